@@ -1,0 +1,1 @@
+"""Layers whose weights, saved inputs or both are low-rank. They know nothing of timing, logging or options."""

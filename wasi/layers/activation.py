@@ -1,0 +1,125 @@
+"""The subspace in which one linear layer's input is kept for the backward pass (DESIGN 3.5)."""
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from wasi.layers.recompute import is_repeat
+from wasi.linalg import tucker
+from wasi.linalg.orthonormal import orthonormalize
+from wasi.linalg.rank import explained_rank
+from wasi.linalg.spectrum import leading_subspace
+
+
+def unfold(x: Tensor, mode: int) -> Tensor:
+    """Mode-`m` unfolding with the mode last: `[prod(other modes), d_m]`."""
+    return x.movedim(mode, -1).reshape(-1, x.shape[mode])
+
+
+class TuckerState(nn.Module):
+    """Bases of the token and feature modes of an activation `[B, *tokens, I]`, tracked from step to step.
+
+    Within an optimizer step the bases stand still; `compress` projects on them and gathers what one
+    subspace iteration needs, `A_m (A_m^T U_m)`, and `advance` orthonormalizes it into the bases of the next
+    step. So recomputation, accumulation and evaluation see one subspace, and every part of a step, however
+    it is chunked, counts once. The batch mode belongs to this batch alone and is decomposed exactly.
+
+    Args:
+        example: an activation of the shape to come, from which the bases start (HOSVD).
+        ranks: one rank per mode, the batch mode first; a rank at or above the mode's size keeps it whole.
+    """
+
+    def __init__(self, example: Tensor, ranks: Sequence[int]):
+        super().__init__()
+        if len(ranks) != example.dim():
+            raise ValueError(f"{len(ranks)} ranks for {example.dim()} modes")
+        self.batch_rank = ranks[0]
+        self.token_ranks = tuple(ranks[1:])
+        for mode in range(1, example.dim()):
+            self.register_buffer(f"basis_{mode}", self._start(example.detach(), mode))
+        self._gathered: dict[int, Tensor] = {}
+
+    def _start(self, x: Tensor, mode: int) -> Tensor | None:
+        rank, size = self.token_ranks[mode - 1], x.shape[mode]
+        return leading_subspace(unfold(x, mode), None, rank) if rank < size else None
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """Tucker ranks per mode, the batch mode first."""
+        return (self.batch_rank, *self.token_ranks)
+
+    def basis(self, mode: int) -> Tensor | None:
+        return getattr(self, f"basis_{mode}")
+
+    @torch.no_grad()
+    def compress(self, x: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+        """Core and factors of `x`; in a first (not repeated) forward pass also gathers for `advance`.
+
+        Sequentially truncated: the feature mode first, which shrinks the tensor most, then the token
+        modes, then the batch mode on what is left.
+        """
+        gather = not is_repeat()
+        factors: list[Tensor | None] = [None] * x.dim()
+        core = x
+        for mode in (x.dim() - 1, *range(1, x.dim() - 1)):
+            core, factors[mode] = self._compress_mode(core, mode, gather)
+        factors[0] = tucker.batch_factor(core, self.batch_rank)
+        if factors[0] is not None:
+            core = tucker.project(core, factors[0], 0)
+        return core, factors
+
+    def _compress_mode(self, x: Tensor, mode: int, gather: bool) -> tuple[Tensor, Tensor | None]:
+        basis = self.basis(mode)
+        if self.token_ranks[mode - 1] >= x.shape[mode]:
+            return x, None
+        if basis is None or basis.shape[0] != x.shape[mode]:  # another image size than the bases were made for
+            basis = self._start(x, mode)
+            setattr(self, f"basis_{mode}", basis)
+        small = tucker.project(x, basis, mode)
+        if gather:
+            self._gather(mode, _iterate(x, small, mode))
+        return small, basis
+
+    def _gather(self, mode: int, product: Tensor) -> None:
+        before = self._gathered.get(mode)
+        if before is None or before.shape != product.shape:
+            self._gathered[mode] = product
+        else:
+            before += product
+
+    @torch.no_grad()
+    def advance(self) -> None:
+        """One subspace iteration per mode from what the step's forward passes gathered."""
+        for mode, product in self._gathered.items():
+            setattr(self, f"basis_{mode}", orthonormalize(product))
+        self._gathered.clear()
+
+    def stored_elements(self, shape: Sequence[int]) -> int:
+        """Elements of core and factors for an input of `shape`, as the paper counts them."""
+        ranks = [min(r, d) for r, d in zip(self.ranks, shape, strict=True)]
+        return prod(ranks) + sum(d * r for d, r in zip(shape, ranks, strict=True))
+
+
+def _iterate(x: Tensor, small: Tensor, mode: int) -> Tensor:
+    """`A_m (A_m^T U)` (`d_m x r_m`) from `x` and its projection `small` on `U` in that mode."""
+    if mode == x.dim() - 1:
+        return x.reshape(-1, x.shape[-1]).mT @ small.reshape(-1, small.shape[-1])
+    left, right = prod(x.shape[:mode]), prod(x.shape[mode + 1 :])
+    return torch.einsum("lnr,lsr->ns", x.reshape(left, -1, right), small.reshape(left, -1, right))
+
+
+def epsilon_ranks(x: Tensor, epsilon: float) -> tuple[int, ...]:
+    """Ranks per mode that explain `epsilon` of the variance of each unfolding of `x`."""
+    return tuple(_mode_rank(unfold(x.detach(), mode), epsilon) for mode in range(x.dim()))
+
+
+def _mode_rank(rows: Tensor, epsilon: float) -> int:
+    if epsilon >= 1:
+        return rows.shape[1]
+    if min(rows.shape) > 1024:
+        return leading_subspace(rows, epsilon, None).shape[1]
+    wide = rows.double()
+    gram = wide.mT @ wide if wide.shape[1] <= wide.shape[0] else wide @ wide.mT
+    return explained_rank(torch.linalg.eigvalsh(gram).flip(0).clamp_min(0), epsilon)

@@ -1,0 +1,90 @@
+"""LoRA adapters (Hu et al., arXiv 2106.09685) on a frozen dense weight, and on both frozen factors of one."""
+
+from collections.abc import Sequence
+from math import prod, sqrt
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wasi.layers.base import LowRankLayer
+
+
+class Adapter(nn.Module):
+    """`scale * X A^T B^T`: `A` (`rank x in`), `B` (`out x rank`, zero at the start), `scale = alpha / rank`."""
+
+    def __init__(
+        self, in_features: int, out_features: int, rank: int, alpha: float, generator: torch.Generator
+    ):
+        super().__init__()
+        bound = 1 / sqrt(in_features)  # as LoRA's authors start A: Kaiming uniform with a = sqrt(5)
+        self.A = nn.Parameter(torch.empty(rank, in_features).uniform_(-bound, bound, generator=generator))
+        self.B = nn.Parameter(torch.zeros(out_features, rank))
+        self.scale = alpha / rank
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(F.linear(x, self.A), self.B) * self.scale
+
+
+class AdapterLinear(LowRankLayer):
+    """`Y = X W^T + b + adapter(X)`; only the adapter trains.
+
+    Args:
+        weight: `O x I`, frozen here; bias: `[O]` or None, left as trainable as it was; rank, alpha: LoRA's.
+    """
+
+    def __init__(
+        self,
+        weight: nn.Parameter,
+        bias: nn.Parameter | None,
+        rank: int,
+        alpha: float,
+        generator: torch.Generator,
+    ):
+        super().__init__(weight.shape[1], weight.shape[0])
+        self.weight = weight.requires_grad_(False)
+        self.register_parameter("bias", bias)
+        self.adapter = Adapter(self.in_features, self.out_features, rank, alpha, generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias) + self.adapter(x)
+
+    def stored_elements(self, shape: Sequence[int]) -> int:
+        return prod(shape) + prod(shape[:-1]) * self.adapter.A.shape[0]
+
+
+class FactoredAdapterLinear(LowRankLayer):
+    """`Y = (X (R + B_r A_r)^T) (L + B_l A_l)^T + b`: frozen factors, an adapter on each (SVD-LLM).
+
+    Args:
+        left: `O x K`; right: `K x I`; both frozen. bias, rank, alpha as for `AdapterLinear`.
+    """
+
+    def __init__(
+        self,
+        left: Tensor,
+        right: Tensor,
+        bias: nn.Parameter | None,
+        rank: int,
+        alpha: float,
+        generator: torch.Generator,
+    ):
+        super().__init__(right.shape[1], left.shape[0])
+        self.L = nn.Parameter(left, requires_grad=False)
+        self.R = nn.Parameter(right, requires_grad=False)
+        self.register_parameter("bias", bias)
+        k = self.weight_rank
+        self.adapter_R = Adapter(self.in_features, k, rank, alpha, generator)
+        self.adapter_L = Adapter(k, self.out_features, rank, alpha, generator)
+
+    @property
+    def weight_rank(self) -> int:
+        return self.L.shape[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = F.linear(x, self.R) + self.adapter_R(x)
+        return F.linear(z, self.L, self.bias) + self.adapter_L(z)
+
+    def stored_elements(self, shape: Sequence[int]) -> int:
+        rank = self.adapter_R.A.shape[0]
+        return prod(shape) + prod(shape[:-1]) * (self.weight_rank + 2 * rank)

@@ -1,0 +1,59 @@
+"""What every layer that replaces an `nn.Linear` tells about itself."""
+
+from collections.abc import Sequence
+from math import prod
+
+from torch import Tensor, nn
+
+from wasi.layers.activation import TuckerState
+from wasi.layers.recompute import CallCounter
+
+
+class LowRankLayer(nn.Module):
+    """A linear layer `[..., in_features] -> [..., out_features]` with low-rank weight, saved input or both.
+
+    `states` hold one `TuckerState` per call in a forward pass; none means that the input is saved as it is.
+    """
+
+    def __init__(self, in_features: int, out_features: int, states: Sequence[TuckerState] = ()):
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.states = nn.ModuleList(states)
+        self.counter = CallCounter(max(len(states), 1))
+
+    @property
+    def weight_rank(self) -> int | None:
+        """Columns kept of the weight, or None for a dense weight."""
+        return None
+
+    @property
+    def activation_ranks(self) -> tuple[int, ...] | None:
+        """Tucker ranks per mode of the (first call's) saved input, or None for a dense one."""
+        return self.states[0].ranks if self.states else None
+
+    def weight_elements(self) -> int:
+        """Elements of all weight matrices held (biases left out, as the paper does)."""
+        return sum(p.numel() for p in self.parameters(recurse=True) if p.dim() == 2)
+
+    def stored_elements(self, shape: Sequence[int]) -> int:
+        """Elements kept for the backward pass of one call with an input of `shape`, as the paper counts."""
+        return self.states[0].stored_elements(shape) if self.states else prod(shape)
+
+    def saved(self, x: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+        """The form in which this call's input is kept: core and factors, or itself and no factors."""
+        if not self.states:
+            return x, [None] * x.dim()
+        return self.states[self.counter.next()].compress(x)
+
+    def advance(self) -> None:
+        """End of an optimizer step: activation bases move on, calls are counted from the start."""
+        self.counter.position = 0
+        for state in self.states:
+            state.advance()
+
+    def extra_repr(self) -> str:
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"weight_rank={self.weight_rank}, activation_ranks={self.activation_ranks}"
+        )

@@ -1,0 +1,62 @@
+"""A weight held as `W = L R`: gradients, tangent step, and the way back to an orthonormal `L` (DESIGN 3.3)."""
+
+import torch
+from torch import Tensor
+
+from wasi.linalg import tucker
+from wasi.linalg.orthonormal import qr_near_orthonormal
+
+# Tikhonov damping of (R R^T)^-1, relative to sigma_1^2: directions far below it take a shorter step.
+DAMPING = 1e-4
+
+
+def factor_gradients(
+    grad: Tensor, core: Tensor, factors: tucker.Factors, left: Tensor, right: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`dL` (`O x K`) and `dR` (`K x I`) for an input held as a Tucker decomposition (DESIGN 3.2).
+
+    Exact for that input, and no `O x I` matrix is formed: with `U` the last factor (`I x r`), either
+    `M = G^T C` (`O x r`) comes first, or, where `r` is large, the input is taken through `R` first.
+    """
+    o, k = left.shape
+    basis = factors[-1]
+    r = core.shape[-1]
+    right_small = right if basis is None else right @ basis
+    if basis is not None and r <= 2 * k:
+        m = tucker.weight_coordinates(grad, core, factors)
+        return m @ right_small.mT, (left.mT @ m) @ basis.mT
+    seen = tucker.contract_gradient(grad, factors).reshape(-1, o)
+    rows = core.reshape(-1, r)
+    d_right = (seen @ left).mT @ rows
+    return seen.mT @ (rows @ right_small.mT), d_right if basis is None else d_right @ basis.mT
+
+
+def tangent_gradient(d_left: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Step direction for `L`: `(I - L L^T) dL (R R^T + delta I)^-1`, and its squared length in weight space.
+
+    With `dR` unchanged, `[direction] R + L [dR]` is the projection of `dW` on the tangent space of the
+    matrices of rank `K`. The squared length is `||(I - L L^T) dL (R R^T + delta I)^-1/2||_F^2`.
+    """
+    normal = d_left - left @ (left.mT @ d_left)
+    gram = right @ right.mT
+    gram.diagonal().add_(DAMPING * _largest(gram))
+    direction = torch.cholesky_solve(normal.mT, torch.linalg.cholesky(gram)).mT
+    return direction, (normal * direction).sum()
+
+
+def _largest(gram: Tensor) -> Tensor:
+    """Largest eigenvalue of a positive definite matrix, closely, by power steps from its diagonal."""
+    v = gram.diagonal().sqrt()
+    for _ in range(3):
+        v = gram @ (v / torch.linalg.vector_norm(v))
+    return torch.linalg.vector_norm(v)
+
+
+def retract(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """The same product with `L` orthonormal again: `L = Q T` (positive diagonal), so `W = Q (T R)`.
+
+    After a tangent step `L^T L = I + O(lr^2)`, hence `T = I + O(lr^2)`: momentum and Adam state stay
+    expressed in a basis that moved only to second order, and are left as they are.
+    """
+    q, t = qr_near_orthonormal(left)
+    return q, t @ right

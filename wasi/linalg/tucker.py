@@ -1,0 +1,82 @@
+"""Tucker decomposition of activations and what the backward pass needs of it (DESIGN 3.2, 3.5).
+
+An activation has shape `[B, *tokens, I]`. A factor is a matrix `[d_m, r_m]` with orthonormal columns for
+each of its modes, or `None` for a mode that is kept whole (`r_m = d_m`, the identity).
+"""
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from torch import Tensor
+
+Factors = Sequence[Tensor | None]
+
+
+def project(x: Tensor, factor: Tensor, mode: int) -> Tensor:
+    """Mode product `x x_m factor^T`: `[..., d_m, ...]` becomes `[..., r_m, ...]`. No unfolding copies."""
+    shape = list(x.shape)
+    shape[mode] = factor.shape[1]
+    if mode == x.dim() - 1:
+        return x @ factor
+    left, right = prod(x.shape[:mode]), prod(x.shape[mode + 1 :])
+    return (factor.mT @ x.reshape(left, x.shape[mode], right)).view(shape)
+
+
+def expand(core: Tensor, factors: Factors) -> Tensor:
+    """The tensor a core and its factors stand for: `core x_1 U_1 ... x_m U_m`, shape `[d_1, ..., d_m]`."""
+    for mode, factor in enumerate(factors):
+        if factor is not None:
+            core = project(core, factor.mT, mode)
+    return core
+
+
+def batch_factor(x: Tensor, rank: int) -> Tensor | None:
+    """Leading left singular vectors (`B x r`) of the batch unfolding of an (already shrunk) tensor, exact.
+
+    Samples change from batch to batch, so there is nothing to warm-start: an eigendecomposition of the
+    smaller Gram matrix of the shrunk tensor costs less than a useful number of iterations.
+    """
+    rows = x.reshape(x.shape[0], -1)
+    b, q = rows.shape
+    if rank >= b:
+        return None
+    if b <= q:
+        return torch.linalg.eigh(rows @ rows.mT)[1][:, -rank:].flip(1).contiguous()
+    vectors = torch.linalg.eigh(rows.mT @ rows)[1][:, -min(rank, q) :].flip(1)
+    return torch.linalg.qr(rows @ vectors)[0]
+
+
+def contract_gradient(grad: Tensor, factors: Factors) -> Tensor:
+    """Output gradient `[B, *tokens, O]` seen through all factors but the last: `[r_1, ..., O]`."""
+    for mode, factor in enumerate(factors[:-1]):
+        if factor is not None:
+            grad = project(grad, factor, mode)
+    return grad
+
+
+def weight_coordinates(grad: Tensor, core: Tensor, factors: Factors) -> Tensor:
+    """`M` (`O x r_I`) with `dW = G^T X = M U_I^T`, contracted in the cheaper of two orders.
+
+    Either the output gradient goes through the factors down to the core, or the core is expanded to the
+    coordinates of every token; the two differ only in rounding.
+    """
+    sizes, ranks = grad.shape[:-1], core.shape[:-1]
+    o, r = grad.shape[-1], core.shape[-1]
+    through_core = _projection_cost(sizes, ranks, o) + prod(ranks) * o * r
+    through_tokens = _projection_cost(sizes, ranks, r) + prod(sizes) * o * r
+    if through_core <= through_tokens:
+        grad = contract_gradient(grad, factors)
+    else:
+        core = expand(core, [*factors[:-1], None])
+    return grad.reshape(-1, o).mT @ core.reshape(-1, r)
+
+
+def _projection_cost(sizes: Sequence[int], ranks: Sequence[int], width: int) -> int:
+    """Multiply-adds of shrinking (or expanding) `sizes x width` to `ranks x width`, mode after mode."""
+    cost, current = 0, list(sizes)
+    for mode, rank in enumerate(ranks):
+        if rank != sizes[mode]:
+            cost += prod(current) * rank * width
+            current[mode] = rank
+    return cost

@@ -1,0 +1,64 @@
+"""What a method may look at before training: a few fixed batches, and what each linear layer sees of them."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from wasi.data.loader import calibration_batches
+
+
+class Calibration:
+    """The same normalised batches of training data each time it is iterated.
+
+    Iterating gives (float32 images `[B, 3, S, S]`, labels `[B]`) pairs.
+    """
+
+    def __init__(self, dataset, normalize: Callable[[Tensor], Tensor], batch_size: int, count: int, seed: int):
+        self._dataset, self._normalize = dataset, normalize
+        self._batch_size, self._count, self._seed = batch_size, count, seed
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels in calibration_batches(self._dataset, self._batch_size, self._count, self._seed):
+            yield self._normalize(images), labels
+
+
+@torch.no_grad()
+def observe_inputs(
+    model: nn.Module,
+    layers: Mapping[str, nn.Module],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    see: Callable[[str, Tensor], None],
+) -> None:
+    """Run `batches` through the model in evaluation mode; `see(name, x)` at every call of each of `layers`."""
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, args, name=name: see(name, args[0]))
+        for name, layer in layers.items()
+    ]
+    training = model.training
+    model.eval()
+    try:
+        device = next(model.parameters()).device
+        for images, _ in batches:
+            model(images.to(device))
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+
+
+def second_moments(
+    model: nn.Module, layers: Mapping[str, nn.Module], batches: Iterable[tuple[Tensor, Tensor]]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Per layer the mean input (`[I]`) and `X^T X / n` (`I x I`), over all tokens of all batches."""
+    sums: dict[str, list] = {}
+
+    def see(name: str, x: Tensor) -> None:
+        rows = x.reshape(-1, x.shape[-1])
+        entry = sums.setdefault(name, [0, 0.0, 0.0])
+        entry[0] += rows.shape[0]
+        entry[1] = entry[1] + rows.sum(0)
+        entry[2] = entry[2] + rows.mT @ rows
+
+    observe_inputs(model, layers, batches, see)
+    return {name: (total / n, moment / n) for name, (n, total, moment) in sums.items()}

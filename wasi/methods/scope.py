@@ -1,0 +1,34 @@
+"""Which linear layers a method replaces, replacing them, and what trains afterwards."""
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from wasi.layers.base import LowRankLayer
+from wasi.models.attention import unpack_attention
+from wasi.models.structure import head_module, linear_sites
+
+
+def scope_linears(model: nn.Module, scope: str) -> dict[str, nn.Linear]:
+    """Name -> `nn.Linear` of `scope` inside the blocks; packed attention is unpacked first where in scope."""
+    if scope != "mlp":
+        unpack_attention(model)
+    return {site.name: model.get_submodule(site.name) for site in linear_sites(model, scope)}
+
+
+def replace_layers(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
+    """Put each of `layers` at its name."""
+    for name, layer in layers.items():
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, layer)
+
+
+def freeze_rest(model: nn.Module) -> None:
+    """Only the head and what the method's own layers declare trainable go on training."""
+    keep = {id(p) for p in head_module(model).parameters()}
+    for layer in model.modules():
+        if isinstance(layer, LowRankLayer):
+            keep |= {id(p) for name, p in layer.named_parameters() if name != "bias"}
+    for parameter in model.parameters():
+        if id(parameter) not in keep:
+            parameter.requires_grad_(False)

@@ -1,0 +1,79 @@
+"""SVD-LLM (Wang et al., arXiv 2403.07378): truncation-aware whitening, then LoRA on both frozen factors."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from wasi.layers.adapter import FactoredAdapterLinear
+from wasi.linalg.rank import explained_rank
+from wasi.methods.calibration import second_moments
+from wasi.methods.scope import freeze_rest, replace_layers, scope_linears
+
+
+def whitened_factors(weight: Tensor, moment: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Rank-`K` factors `U sqrt(Sigma)` (`O x K`) and `sqrt(Sigma) V^T S^-1` (`K x I`) of a weight.
+
+    `moment = X^T X = S S^T` (`I x I`, up to scale) and `W S = U Sigma V^T`: the output error
+    `||(W - L R) X^T||_F` is the root of the sum of the squares of the discarded `Sigma`, the least possible.
+    """
+    s = stable_cholesky(moment.double())
+    u, sigma, vh = torch.linalg.svd(weight.detach().double() @ s, full_matrices=False)
+    root = sigma[:rank].sqrt()
+    right = torch.linalg.solve_triangular(s, root[:, None] * vh[:rank], upper=False, left=False)
+    return (u[:, :rank] * root).to(weight.dtype), right.to(weight.dtype)
+
+
+def stable_cholesky(moment: Tensor) -> Tensor:
+    """Lower Cholesky factor, with the smallest jitter (from 1e-12 of the mean diagonal, tenfold) that works."""
+    jitter = 0.0
+    identity = torch.eye(moment.shape[0], dtype=moment.dtype, device=moment.device)
+    scale = moment.diagonal().mean()
+    while True:
+        factor, info = torch.linalg.cholesky_ex(moment + jitter * scale * identity)
+        if info.item() == 0:
+            return factor
+        if jitter > 1:
+            raise ValueError("the calibration inputs are not finite")
+        jitter = max(10 * jitter, 1e-12)
+
+
+@dataclass
+class SVDLLM:
+    """Args:
+    weight_epsilon: the rank of each layer is the one WASI has at this threshold, unless `keep_ratio` is given.
+    keep_ratio: share of a layer's parameters kept, `K = keep_ratio * O I / (O + I)`.
+    lora_rank, lora_alpha: of the adapters on both factors.
+    calibration_batches: at most so many training batches whiten the weights.
+    """
+
+    name: str
+    scope: str
+    train_rest: bool
+    weight_epsilon: float
+    keep_ratio: float | None
+    lora_rank: int
+    lora_alpha: float
+    seed: int
+
+    def apply(self, model: nn.Module, calibration) -> nn.Module:
+        linears = scope_linears(model, self.scope)
+        moments = second_moments(model, linears, calibration)
+        generator = torch.Generator().manual_seed(self.seed)
+        layers = {}
+        for name, linear in linears.items():
+            left, right = whitened_factors(linear.weight, moments.pop(name)[1], self.rank(linear.weight))
+            layers[name] = FactoredAdapterLinear(
+                left, right, linear.bias, self.lora_rank, self.lora_alpha, generator
+            )
+        replace_layers(model, layers)
+        if not self.train_rest:
+            freeze_rest(model)
+        return model
+
+    def rank(self, weight: Tensor) -> int:
+        """Rank for a weight `O x I`."""
+        o, i = weight.shape
+        if self.keep_ratio is not None:
+            return max(1, int(self.keep_ratio * o * i / (o + i)))
+        return explained_rank(torch.linalg.svdvals(weight.detach()).square(), self.weight_epsilon)

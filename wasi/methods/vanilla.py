@@ -1,0 +1,34 @@
+"""Ordinary fine-tuning: the library's own model, untouched."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from wasi.methods.scope import freeze_rest
+from wasi.models.structure import linear_sites
+
+
+@dataclass
+class Vanilla:
+    """Everything trains. `scope` only says which layers the paper's accounting counts.
+
+    With `train_rest=false`, what lies outside the scope is frozen, except the head.
+    """
+
+    name: str
+    scope: str
+    train_rest: bool
+
+    def apply(self, model: nn.Module, calibration) -> nn.Module:
+        sites = linear_sites(model, self.scope)
+        if not self.train_rest:
+            freeze_rest(model)
+            _unfreeze(model, {site.name for site in sites})
+        return model
+
+
+def _unfreeze(model: nn.Module, names: set[str]) -> None:
+    for name, parameter in model.named_parameters():
+        owner = name.removesuffix("_weight").removesuffix("_bias").removesuffix(".weight").removesuffix(".bias")
+        if owner in names:
+            parameter.requires_grad_(True)
