@@ -1,0 +1,22 @@
+"""`vit_micro`: a ViT of 0.46 M parameters for images of 28 to 32 pixels, small enough to ship pretrained."""
+
+from pathlib import Path
+
+from torch import nn
+
+SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "vit_micro.safetensors"
+
+
+def vit_micro(image_size: int, num_classes: int) -> nn.Module:
+    """timm's VisionTransformer: patch 4, width 96, 4 blocks, 3 heads, class token. Input `B x 3 x S x S`."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    return VisionTransformer(
+        img_size=image_size,
+        patch_size=4,
+        embed_dim=96,
+        depth=4,
+        num_heads=3,
+        mlp_ratio=4.0,
+        num_classes=num_classes,
+    )
