@@ -27,11 +27,13 @@ class Adapter(nn.Module):
 
 
 class AdapterLinear(LowRankLayer):
-    """`Y = X W^T + b + adapter(X)`; only the adapter trains.
+    """`Y = X W^T + b + adapter(X)`; the dense weight is frozen.
 
     Args:
         weight: `O x I`, frozen here; bias: `[O]` or None, left as trainable as it was; rank, alpha: LoRA's.
     """
+
+    trains_bias = False
 
     def __init__(
         self,
@@ -59,6 +61,8 @@ class FactoredAdapterLinear(LowRankLayer):
     Args:
         left: `O x K`; right: `K x I`; both frozen. bias, rank, alpha as for `AdapterLinear`.
     """
+
+    trains_bias = False
 
     def __init__(
         self,

@@ -28,7 +28,7 @@ def freeze_rest(model: nn.Module) -> None:
     keep = {id(p) for p in head_module(model).parameters()}
     for layer in model.modules():
         if isinstance(layer, LowRankLayer):
-            keep |= {id(p) for name, p in layer.named_parameters() if name != "bias"}
+            keep |= {id(p) for name, p in layer.named_parameters() if name != "bias" or layer.trains_bias}
     for parameter in model.parameters():
         if id(parameter) not in keep:
             parameter.requires_grad_(False)

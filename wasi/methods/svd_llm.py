@@ -25,7 +25,7 @@ def whitened_factors(weight: Tensor, moment: Tensor, rank: int) -> tuple[Tensor,
 
 
 def stable_cholesky(moment: Tensor) -> Tensor:
-    """Lower Cholesky factor, with the smallest jitter (from 1e-12 of the mean diagonal, tenfold) that works."""
+    """Lower Cholesky factor, with the least jitter (1e-12 of the mean diagonal, then tenfold) that works."""
     jitter = 0.0
     identity = torch.eye(moment.shape[0], dtype=moment.dtype, device=moment.device)
     scale = moment.diagonal().mean()
@@ -40,11 +40,13 @@ def stable_cholesky(moment: Tensor) -> Tensor:
 
 @dataclass
 class SVDLLM:
-    """Args:
-    weight_epsilon: the rank of each layer is the one WASI has at this threshold, unless `keep_ratio` is given.
-    keep_ratio: share of a layer's parameters kept, `K = keep_ratio * O I / (O + I)`.
-    lora_rank, lora_alpha: of the adapters on both factors.
-    calibration_batches: at most so many training batches whiten the weights.
+    """Factors whitened by the calibration inputs, frozen, with trainable adapters on both.
+
+    Args:
+        weight_epsilon: each layer's rank is the one WASI has at this threshold, unless `keep_ratio` is given.
+        keep_ratio: share of a layer's parameters kept, `K = keep_ratio * O I / (O + I)`.
+        lora_rank, lora_alpha: of the adapters.
+        seed: of the adapters' start.
     """
 
     name: str

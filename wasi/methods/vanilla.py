@@ -1,5 +1,6 @@
 """Ordinary fine-tuning: the library's own model, untouched."""
 
+import re
 from dataclasses import dataclass
 
 from torch import nn
@@ -29,6 +30,5 @@ class Vanilla:
 
 def _unfreeze(model: nn.Module, names: set[str]) -> None:
     for name, parameter in model.named_parameters():
-        owner = name.removesuffix("_weight").removesuffix("_bias").removesuffix(".weight").removesuffix(".bias")
-        if owner in names:
+        if re.sub(r"[._](weight|bias)$", "", name) in names:  # `fc1.weight`, and torchvision's `in_proj_weight`
             parameter.requires_grad_(True)

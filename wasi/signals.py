@@ -1,0 +1,43 @@
+"""SIGINT and SIGTERM as `Interrupted`, held back while a step is half done."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from wasi.errors import Interrupted
+
+_depth = 0
+_pending: int | None = None
+
+
+def _handle(signum: int, frame: object) -> None:
+    global _pending
+    if _depth and _pending is None:  # the first one waits for the end of the step, a second one does not
+        _pending = signum
+        return
+    raise Interrupted(signum)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGINT and SIGTERM raise `Interrupted` inside; the handlers before it come back afterwards."""
+    before = {s: signal.signal(s, _handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """A first signal inside is delivered at the end, so that state is only ever left between two steps."""
+    global _depth, _pending
+    _depth += 1
+    try:
+        yield
+    finally:
+        _depth -= 1
+    if not _depth and _pending is not None:
+        signum, _pending = _pending, None
+        raise Interrupted(signum)

@@ -1,0 +1,125 @@
+"""Epochs of steps, each followed by an evaluation; resumable at any step."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import isfinite
+from pathlib import Path
+from time import perf_counter
+
+import hydra
+from omegaconf import DictConfig
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from wasi.data.loader import eval_batches, num_batches, train_batches
+from wasi.errors import Diverged, Interrupted
+from wasi.signals import uninterrupted
+from wasi.training.checkpoint import FILE_NAME, Progress, load_checkpoint, save_checkpoint
+from wasi.training.evaluate import evaluate
+from wasi.training.step import StepResult, TrainStep
+
+log = logging.getLogger(__name__)
+
+
+class Fit:
+    """Training of one run.
+
+    Args:
+        step: what trains; cfg: the run's configuration; folder: where `checkpoint.pt` lives.
+        tracker: receives `log(step, values)` after every step and epoch.
+    """
+
+    def __init__(self, step: TrainStep, train: Dataset, val: Dataset, cfg: DictConfig, folder: Path, tracker):
+        self.step, self.train, self.val = step, train, val
+        self.cfg, self.folder, self.tracker = cfg, folder, tracker
+        self.per_epoch = num_batches(train, cfg.dataset.batch_size)
+        self.total = self.per_epoch * cfg.train.epochs
+        self.scheduler = hydra.utils.instantiate(
+            cfg.scheduler, optimizer=step.optimizer, total_steps=self.total, steps_per_epoch=self.per_epoch
+        )
+        self.progress: Progress = load_checkpoint(folder, step, self.scheduler)
+        self.resumed_from_step = self.progress.step
+        self._half_done = False
+        self.step_seconds: list[float] = []  # of this process's whole steps
+
+    def run(self) -> dict[str, float]:
+        """Train what is left; `val/acc`, `val/loss` and `train/loss` of the last epoch."""
+        if self.resumed_from_step:
+            log.info("resuming at step %d of %d", self.resumed_from_step, self.total)
+        try:
+            for epoch in range(len(self.progress.epochs), self.cfg.train.epochs):
+                self._epoch(epoch)
+                values = self._evaluate(epoch)
+                with self._whole():
+                    self._finish_epoch(epoch, values)
+        except Interrupted:
+            if not self._half_done:
+                self._save()
+            raise
+        (self.folder / FILE_NAME).unlink(missing_ok=True)
+        return self.progress.epochs[-1]
+
+    def _epoch(self, epoch: int) -> None:
+        data, start = self.cfg.dataset, self.progress.step - epoch * self.per_epoch
+        batches = train_batches(
+            self.train, data.batch_size, self.cfg.seed, epoch, start, data.hflip, data.num_workers
+        )
+        title = f"epoch {epoch + 1}/{self.cfg.train.epochs}"
+        with tqdm(batches, title, self.per_epoch, initial=start, leave=False, disable=None) as bar:
+            for images, labels in bar:
+                with self._whole():
+                    result = self._one(images, labels)
+                bar.set_postfix(loss=f"{result.loss:.3f}")
+
+    def _one(self, images, labels) -> StepResult:
+        progress, rate = self.progress, self.scheduler.get_last_lr()[0]
+        batch = self.step.prepare(images, labels)
+        start = perf_counter()
+        result = self.step(*batch)
+        self.step_seconds.append(perf_counter() - start)
+        self.scheduler.step()
+        progress.step += 1
+        progress.loss_sum += result.loss * result.count
+        progress.count += result.count
+        values = {"train/loss": result.loss, "train/acc": result.correct / result.count, "lr": rate}
+        if result.grad_norm is not None:
+            values["train/grad_norm"] = result.grad_norm
+        self.tracker.log(progress.step, values)
+        every = self.cfg.train.checkpoint_every
+        if every and progress.step % every == 0:
+            self._save()
+        return result
+
+    def _evaluate(self, epoch: int) -> dict[str, float]:
+        data, progress = self.cfg.dataset, self.progress
+        values = evaluate(
+            self.step.model, eval_batches(self.val, data.batch_size, data.num_workers), self.step.normalize
+        )
+        values["train/loss"] = progress.loss_sum / progress.count
+        if not all(isfinite(v) for v in values.values()):
+            raise Diverged(f"validation loss after epoch {epoch + 1} is {values['val/loss']}")
+        return values
+
+    def _finish_epoch(self, epoch: int, values: dict[str, float]) -> None:
+        progress = self.progress
+        progress.epochs.append(values)
+        progress.loss_sum, progress.count = 0.0, 0
+        log.info(
+            "epoch %d/%d: train loss %.4f, val loss %.4f, val acc %.4f",
+            epoch + 1, self.cfg.train.epochs, values["train/loss"], values["val/loss"], values["val/acc"],
+        )
+        self.tracker.log(progress.step, {"val/acc": values["val/acc"], "val/loss": values["val/loss"]})
+        if epoch + 1 < self.cfg.train.epochs:
+            self._save()
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """What is inside happens wholly or, under a second signal, marks the state as unfit to be saved."""
+        with uninterrupted():
+            self._half_done = True
+            yield
+            self._half_done = False
+
+    def _save(self) -> None:
+        save_checkpoint(self.folder, self.step, self.scheduler, self.progress)

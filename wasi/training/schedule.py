@@ -1,0 +1,29 @@
+"""Learning rates as closed forms of the step, so that a resumed run continues exactly."""
+
+from math import cos, pi
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+def cosine(
+    optimizer: Optimizer, total_steps: int, steps_per_epoch: int, warmup_epochs: float, min_lr_ratio: float
+) -> LambdaLR:
+    """Linear warm-up over `warmup_epochs`, then half a cosine down to `min_lr_ratio` of the rate."""
+    warmup = round(warmup_epochs * steps_per_epoch)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        progress = (step - warmup) / max(1, total_steps - warmup)
+        return min_lr_ratio + (1 - min_lr_ratio) * 0.5 * (1 + cos(pi * min(1.0, progress)))
+
+    return LambdaLR(optimizer, factor)
+
+
+def constant(
+    optimizer: Optimizer, total_steps: int, steps_per_epoch: int, warmup_epochs: float
+) -> LambdaLR:
+    """Linear warm-up over `warmup_epochs`, then the same rate to the end."""
+    warmup = round(warmup_epochs * steps_per_epoch)
+    return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warmup) if warmup else 1.0)

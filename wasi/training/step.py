@@ -1,0 +1,88 @@
+"""One whole optimizer step: forward, loss, backward, subspace work, update."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import isfinite
+
+import torch
+import torch.nn.functional as F
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from wasi.errors import Diverged
+from wasi.training.checkpointing import checkpoint_blocks
+from wasi.training.optimizer import build_optimizer
+from wasi.training.subspace import SubspaceIteration
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """`loss`: mean over the batch; `correct` of `count` images; `grad_norm` before clipping, if it was taken."""
+
+    loss: float
+    correct: int
+    count: int
+    grad_norm: float | None
+
+
+class TrainStep:
+    """`step(images, labels)` trains `model` on one batch.
+
+    Args:
+        model: in training mode while a step runs.
+        optimizer: over `model`'s trainable parameters.
+        normalize: uint8 `[B, 3, S, S]` to float32.
+        clip_norm: largest global gradient norm, or None.
+        micro_batch_size: images per forward pass; gradients add up to those of the whole batch.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        normalize: Callable[[Tensor], Tensor],
+        clip_norm: float | None = None,
+        micro_batch_size: int | None = None,
+    ):
+        self.model, self.optimizer, self.normalize = model, optimizer, normalize
+        self.clip_norm, self.micro_batch_size = clip_norm, micro_batch_size
+        self.subspace = SubspaceIteration(model)
+        self.device = next(model.parameters()).device
+
+    def prepare(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """A loader's batch in the form in which a step takes it: on the device, normalised."""
+        return self.normalize(images.to(self.device)), labels.to(self.device)
+
+    def __call__(self, images: Tensor, labels: Tensor) -> StepResult:
+        """Raises Diverged, before any weight changes, when loss or gradient norm is not finite."""
+        self.model.train()
+        loss, correct = self._accumulate(images, labels)
+        if not isfinite(loss):
+            raise Diverged(f"training loss is {loss}")
+        norm = self.subspace.prepare(self.clip_norm)
+        if norm is not None and not isfinite(norm := norm.item()):
+            raise Diverged(f"gradient norm is {norm}")
+        self.optimizer.step()
+        self.subspace.finish()
+        self.optimizer.zero_grad(set_to_none=True)
+        return StepResult(loss, correct, len(labels), norm)
+
+    def _accumulate(self, images: Tensor, labels: Tensor) -> tuple[float, int]:
+        size = self.micro_batch_size or len(labels)
+        loss, correct = 0.0, 0
+        for x, y in zip(images.split(size), labels.split(size), strict=True):
+            logits = self.model(x)
+            part = F.cross_entropy(logits, y) * (len(y) / len(labels))
+            part.backward()
+            loss += part.item()
+            correct += int((logits.detach().argmax(1) == y).sum())
+        return loss, correct
+
+
+def build_step(model: nn.Module, normalize: Callable[[Tensor], Tensor], cfg: DictConfig) -> TrainStep:
+    """The step that `optimizer` and `train` of the configuration ask for."""
+    if cfg.train.gradient_checkpointing:
+        checkpoint_blocks(model)
+    return TrainStep(
+        model, build_optimizer(model, cfg.optimizer), normalize, cfg.train.clip_norm, cfg.train.micro_batch_size
+    )
