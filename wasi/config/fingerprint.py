@@ -1,0 +1,75 @@
+"""The identity of a run: a hash over everything that can change its result, and over nothing else."""
+
+import hashlib
+import json
+import math
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from wasi.config.reads import options_read
+from wasi.data.identity import dataset_identity
+from wasi.models.identity import weights_identity
+
+SCHEMA_VERSION = 1
+
+# Where the bytes lie and how they are fetched does not matter: the identities stand for them.
+_PLACES = {"model": ("weights",), "dataset": ("root", "download", "num_workers")}
+_BOOKKEEPING = ("checkpoint_every", "rerun")
+
+
+def fingerprint(cfg: DictConfig) -> str:
+    """64 hex digits; equal for two configurations exactly when they ask for the same run.
+
+    Raises:
+        UserError: the weights file or the dataset folder cannot be read.
+    """
+    return _digest(_ingredients(cfg, _identities(cfg)))
+
+
+def provisional_fingerprint(cfg: DictConfig) -> str:
+    """`fingerprint`, or where that fails one that is stable all the same, so that a failed run has a folder."""
+    try:
+        return fingerprint(cfg)
+    except Exception:
+        return _digest(OmegaConf.to_container(_without(cfg, "hydra", "sweep", "logger"), resolve=False))
+
+
+def canonical(value: Any) -> Any:
+    """One spelling per value: keys sorted by JSON, 1.0 as 1, what JSON cannot hold as text.
+
+    >>> canonical({"a": (1.0, 0.80), "b": True, "c": float("nan")})
+    {'a': [1, 0.8], 'b': True, 'c': 'nan'}
+    """
+    if isinstance(value, dict):
+        return {str(k): canonical(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [canonical(v) for v in value]
+    if isinstance(value, float) and math.isfinite(value):
+        return int(value) if value.is_integer() else value
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    return str(value)
+
+
+def _identities(cfg: DictConfig) -> dict:
+    return {"weights": weights_identity(cfg.model), "data": dataset_identity(cfg.dataset)}
+
+
+def _ingredients(cfg: DictConfig, identities: dict) -> dict:
+    sections = ("model", "dataset", "method", "optimizer", "scheduler", "train", "device")
+    parts = {name: OmegaConf.to_container(cfg[name], resolve=True, throw_on_missing=True) for name in sections}
+    for name, keys in {**_PLACES, "train": _BOOKKEEPING}.items():
+        parts[name] = {k: v for k, v in parts[name].items() if k not in keys}
+    if options_read(cfg, "method", of="rank"):  # a method that has ranks finds them on these batches
+        parts["calibration_batches"] = cfg.rank.calibration_batches
+    return {"schema_version": SCHEMA_VERSION, "seed": cfg.seed, "identity": identities, **parts}
+
+
+def _digest(ingredients: Any) -> str:
+    text = json.dumps(canonical(ingredients), sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _without(cfg: DictConfig, *keys: str) -> DictConfig:
+    return OmegaConf.masked_copy(cfg, [k for k in cfg if k not in keys])

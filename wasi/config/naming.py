@@ -1,0 +1,42 @@
+"""Folder names made from content, so that equal configurations meet in one folder."""
+
+import re
+
+from omegaconf import DictConfig, OmegaConf
+
+from wasi.config.fingerprint import canonical, provisional_fingerprint
+from wasi.config.reads import options_read
+
+
+def job_folder(cfg: DictConfig) -> str:
+    """For example `wasi-vit_micro-digits-eps_0.8-s0-1f3a09c2d4`. Never raises: a bad option is the job's to report."""
+    names = [_select(cfg, key) for key in ("method.name", "model.name", "dataset.name")]
+    names += [_rank_label(cfg), f"s{_select(cfg, 'seed')}"]
+    readable = "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", str(name))[:40] for name in names if name)
+    return f"{readable.lstrip('.')}-{provisional_fingerprint(cfg)[:10]}"
+
+
+def _rank_label(cfg: DictConfig) -> str:
+    """The ranks as far as the method reads them: `eps_0.8`, `eps_0.8_a0.4`, `eps_0.8_r16x10x40`, `keep_0.5`."""
+    try:
+        read = options_read(cfg, "method", of="rank")
+        rank = {key: canonical(_select(cfg, f"rank.{key}")) for key in read}
+    except Exception:
+        return ""
+    weight, activation, ranks = (rank.get(k) for k in ("weight_epsilon", "activation_epsilon", "activation_ranks"))
+    label = f"eps_{weight}" if weight is not None else ""
+    if rank.get("keep_ratio") is not None:
+        label = f"keep_{rank['keep_ratio']}"
+    if ranks is not None:
+        return f"{label}_r{'x'.join(map(str, ranks))}" if isinstance(ranks, list) else label
+    if activation is None or activation == weight:
+        return label
+    return f"{label}_a{activation}" if label else f"eps_{activation}"
+
+
+def _select(cfg: DictConfig, key: str):
+    try:
+        value = OmegaConf.select(cfg, key)
+    except Exception:
+        return None
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value

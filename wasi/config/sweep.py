@@ -1,0 +1,34 @@
+"""What a command line sweeps over, and what its sweep is called."""
+
+import re
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
+
+from wasi.errors import UserError
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=@-]*")
+
+
+def swept_options(hydra_cfg: DictConfig) -> set[str]:
+    """Keys with several values: groups (`rank`) and options (`optimizer.lr`), the sweeper's own `params` included."""
+    params = hydra_cfg.sweeper.get("params") or {}
+    given = OverridesParser.create().parse_overrides(list(hydra_cfg.overrides.task))
+    by_default = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
+    last = {override.get_key_element(): override for override in [*by_default, *given]}
+    return {key for key, override in last.items() if override.is_sweep_override()}
+
+
+def sweep_name(cfg: DictConfig, swept: set[str] = frozenset()) -> str:
+    """`sweep` as the name of one folder and one W&B group.
+
+    Raises:
+        UserError: empty, hidden, several, or with a slash or blank in it.
+    """
+    allowed = "one name of letters, digits and _ . + = @ -, not starting with a dot, and no slash"
+    if "sweep" in swept:
+        raise UserError("sweep", "several values", allowed)
+    name = cfg.sweep
+    if isinstance(name, bool) or not isinstance(name, (str, int, float)) or not _NAME.fullmatch(str(name)):
+        raise UserError("sweep", name, allowed)
+    return str(name)

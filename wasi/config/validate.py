@@ -1,0 +1,200 @@
+"""Every option's allowed values, checked before anything heavy is imported.
+
+Two tables: what one option may be, and what several may not be together. Options that the composed
+configuration does not have are not looked at; a method, model or dataset checks what only it can know.
+"""
+
+import math
+from collections.abc import Callable, Collection
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from wasi.errors import UserError
+
+Predicate = Callable[[Any], bool]
+_ABSENT = object()
+
+
+def is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    return is_integer(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+def integer_from(low: int) -> Predicate:
+    return lambda value: is_integer(value) and value >= low
+
+
+def number(test: Predicate) -> Predicate:
+    return lambda value: is_number(value) and test(value)
+
+
+def one_of(*names: Any) -> Predicate:
+    return lambda value: isinstance(value, str) and value in names
+
+
+def or_null(test: Predicate) -> Predicate:
+    return lambda value: value is None or test(value)
+
+
+def is_bool(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def is_ranks(value: Any) -> bool:
+    return isinstance(value, (list, ListConfig)) and len(value) > 0 and all(integer_from(1)(r) for r in value)
+
+
+def is_pair_of_betas(value: Any) -> bool:
+    return isinstance(value, (list, ListConfig)) and len(value) == 2 and all(_share(b) and b < 1 for b in value)
+
+
+_share = number(lambda x: 0 <= x <= 1)
+_epsilon = number(lambda x: 0 < x <= 1), "a number in (0, 1]"
+_positive = number(lambda x: x > 0), "a number above 0"
+_not_negative = number(lambda x: x >= 0), "a number from 0 up"
+_below_one = number(lambda x: 0 <= x < 1), "a number in [0, 1)"
+_count = integer_from(1), "a whole number from 1 up"
+_count_or_null = or_null(integer_from(1)), "a whole number from 1 up, or null"
+_yes_no = is_bool, "true or false"
+_text = is_text, "a name"
+
+
+def _names(*names: str) -> tuple[Predicate, str]:
+    return one_of(*names), ", ".join(names[:-1]) + f" or {names[-1]}"
+
+
+OPTIONS: dict[str, tuple[Predicate, str]] = {
+    "seed": (integer_from(0), "a whole number from 0 up"),
+    "model.name": (is_text, "a model's name, for example vit_small_patch16_224"),
+    "model.weights": (is_text, "pretrained, random, surrogate or the path of a .safetensors file"),
+    "dataset.name": _text,
+    "dataset.root": (or_null(is_text), "a folder"),
+    "dataset.download": _yes_no,
+    "dataset.train_size": _count_or_null,
+    "dataset.val_size": _count_or_null,
+    "dataset.image_size": _count_or_null,
+    "dataset.batch_size": _count,
+    "dataset.hflip": (_share, "a probability in [0, 1]"),
+    "dataset.num_workers": (integer_from(0), "a whole number from 0 up"),
+    "rank.weight_epsilon": _epsilon,
+    "rank.activation_epsilon": _epsilon,
+    "rank.activation_selection": _names("epsilon", "fixed", "perplexity"),
+    "rank.activation_ranks": (or_null(is_ranks), "a list of whole numbers from 1 up, one per mode, or null"),
+    "rank.keep_ratio": (or_null(_epsilon[0]), "a number in (0, 1], or null"),
+    "rank.calibration_batches": _count,
+    "method.name": _text,
+    "method.scope": _names("mlp", "attention", "all"),
+    "method.train_rest": _yes_no,
+    "method.weight_epsilon": _epsilon,
+    "device.name": _names("auto", "cpu", "cuda", "pi5", "pi4"),
+    "device.num_threads": _count_or_null,
+    "device.dtype": _names("float32", "bfloat16"),
+    "device.memory_limit_mib": (or_null(_positive[0]), "a number above 0, or null"),
+    "device.flush_denormals": _yes_no,
+    "optimizer.lr": _positive,
+    "optimizer.momentum": _below_one,
+    "optimizer.dampening": _below_one,
+    "optimizer.nesterov": _yes_no,
+    "optimizer.betas": (is_pair_of_betas, "two numbers in [0, 1)"),
+    "optimizer.eps": _positive,
+    "optimizer.weight_decay": _not_negative,
+    "scheduler.warmup_epochs": _not_negative,
+    "scheduler.min_lr_ratio": (_share, "a number in [0, 1]"),
+    "logger.name": _names("wandb", "none"),
+    "logger.mode": _names("online", "offline", "disabled"),
+    "logger.project": _text,
+    "logger.entity": (or_null(is_text), "a name, or null"),
+    "logger.group": (lambda v: is_text(v) or is_number(v), "a name"),
+    "logger.init_timeout": _positive,
+    "train.epochs": _count,
+    "train.micro_batch_size": _count_or_null,
+    "train.gradient_checkpointing": _yes_no,
+    "train.memory": _names("plain", "lean"),
+    "train.clip_norm": (or_null(_positive[0]), "a number above 0, or null"),
+    "train.checkpoint_every": _count_or_null,
+    "train.rerun": _yes_no,
+    "train.measure": _yes_no,
+    "train.monitor": _yes_no,
+}
+
+# The last of a rule's options is the one to blame; the predicate sees their values in this order.
+TOGETHER: list[tuple[tuple[str, ...], Callable[..., bool], str]] = [
+    (
+        ("dataset.batch_size", "train.micro_batch_size"),
+        lambda batch, micro: micro is None or batch % micro == 0,
+        "a divisor of dataset.batch_size={}, or null",
+    ),
+    (
+        ("rank.activation_selection", "rank.activation_ranks"),
+        lambda selection, ranks: ranks is not None or selection != "fixed",
+        "a list with one rank per mode, as rank.activation_selection={}",
+    ),
+    (
+        ("rank.activation_selection", "rank.activation_ranks"),
+        lambda selection, ranks: ranks is None or selection == "fixed",
+        "null with rank.activation_selection={}; a list goes with fixed",
+    ),
+    (
+        ("train.epochs", "scheduler.warmup_epochs"),
+        lambda epochs, warmup: warmup <= epochs,
+        "at most train.epochs={}",
+    ),
+    (
+        ("optimizer.momentum", "optimizer.dampening", "optimizer.nesterov"),
+        lambda momentum, dampening, nesterov: not nesterov or (momentum > 0 and dampening == 0),
+        "false, unless optimizer.momentum={} is above 0 and optimizer.dampening={} is 0",
+    ),
+]
+
+
+def validate(cfg: DictConfig, swept: Collection[str] = ()) -> None:
+    """Refuse the first option that is not allowed.
+
+    Args:
+        swept: keys whose values differ from job to job; rules that concern them are left to the jobs.
+
+    Raises:
+        UserError: names the option, what was given and what is allowed.
+    """
+    alone = [((option,), test, allowed) for option, (test, allowed) in OPTIONS.items()]
+    for options, test, allowed in alone + TOGETHER:
+        if any(_is_swept(option, swept) for option in options):
+            continue
+        *others, value = values = [_value(cfg, option) for option in options]
+        if _ABSENT not in values and not test(*values):
+            raise UserError(options[-1], _show(value), allowed.format(*map(_show, others)))
+
+
+def _value(cfg: DictConfig, option: str) -> Any:
+    """The option's value, or `_ABSENT` when this configuration has no such option."""
+    *sections, key = option.split(".")
+    node = cfg.get(sections[0]) if sections else cfg
+    if not isinstance(node, DictConfig) or key not in node.keys():  # noqa: SIM118 (`in node` hides a missing value)
+        return _ABSENT
+    if OmegaConf.is_missing(node, key):
+        raise UserError(option, "???", OPTIONS[option][1])
+    try:
+        return node[key]
+    except OmegaConfBaseException as error:
+        raise UserError(option, str(error).splitlines()[0], OPTIONS[option][1]) from error
+
+
+def _is_swept(option: str, swept: Collection[str]) -> bool:
+    """An experiment may set anything, so a sweep over experiments leaves everything to the jobs."""
+    return "experiment" in swept or any(option == key or option.startswith(f"{key}.") for key in swept)
+
+
+def _show(value: Any) -> str:
+    """As one would write it on the command line."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
