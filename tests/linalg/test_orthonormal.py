@@ -1,0 +1,32 @@
+import torch
+
+from tests.oracles import decaying
+from wasi.linalg.orthonormal import orthonormalize, qr_near_orthonormal, qr_positive
+
+DOUBLE = torch.float64
+
+
+def test_positive_qr():
+    a = torch.randn(9, 4, dtype=DOUBLE)
+    q, t = qr_positive(a)
+    assert torch.allclose(q @ t, a)
+    assert torch.allclose(q.mT @ q, torch.eye(4, dtype=DOUBLE))
+    assert (t.diagonal() > 0).all() and torch.equal(t, t.triu())
+
+
+def test_cholesky_route_equals_householder():
+    start = qr_positive(torch.randn(30, 5, dtype=DOUBLE))[0] + 0.02 * torch.randn(30, 5, dtype=DOUBLE)
+    for fast, exact in zip(qr_near_orthonormal(start), qr_positive(start), strict=True):
+        assert torch.allclose(fast, exact, atol=1e-12)
+
+
+def test_ill_conditioned_columns_stay_orthonormal_in_single_precision():
+    a = decaying(60, 8, decay=0.3).float()
+    for q in (orthonormalize(a), qr_near_orthonormal(a)[0]):
+        assert torch.allclose(q.mT @ q, torch.eye(8), atol=1e-5)
+
+
+def test_dependent_columns_do_not_fail():
+    column = torch.randn(20, 1)
+    q = orthonormalize(torch.cat([column, column, torch.zeros(20, 1)], 1))
+    assert q.isfinite().all()
