@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from wasi.config.reads import options_read
 from wasi.data.identity import dataset_identity
+from wasi.errors import UserError
 from wasi.models.identity import weights_identity
 
 SCHEMA_VERSION = 1
@@ -53,7 +54,12 @@ def canonical(value: Any) -> Any:
 
 
 def _identities(cfg: DictConfig) -> dict:
-    return {"weights": weights_identity(cfg.model), "data": dataset_identity(cfg.dataset)}
+    weights = weights_identity(cfg.model)
+    if weights == "absent":
+        raise UserError(
+            "model.weights", cfg.model.weights, "pretrained, random, surrogate or an existing .safetensors file"
+        )
+    return {"weights": weights, "data": dataset_identity(cfg.dataset)}
 
 
 def _ingredients(cfg: DictConfig, identities: dict) -> dict:

@@ -9,7 +9,7 @@ from wasi.config.reads import options_read
 
 
 def job_folder(cfg: DictConfig) -> str:
-    """For example `wasi-vit_micro-digits-eps_0.8-s0-1f3a09c2d4`. Never raises: a bad option is the job's to report."""
+    """For example `wasi-vit_micro-digits-eps_0.8-s0-1f3a09c2d4`. Never raises: refusing is up to the job."""
     names = [_select(cfg, key) for key in ("method.name", "model.name", "dataset.name")]
     names += [_rank_label(cfg), f"s{_select(cfg, 'seed')}"]
     readable = "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", str(name))[:40] for name in names if name)

@@ -13,7 +13,7 @@ def options_read(cfg: DictConfig, section: str, of: str) -> set[str]:
     >>> options_read(cfg, "method", of="rank")
     {'a'}
     """
-    pattern = re.compile(r"\$\{%s\.(\w+)\}" % re.escape(of))
+    pattern = re.compile(rf"\$\{{{re.escape(of)}\.(\w+)\}}")
     raw = OmegaConf.to_container(cfg[section], resolve=False)
     return {name for text in _strings(raw) for name in pattern.findall(text)}
 

@@ -7,11 +7,11 @@ from omegaconf import DictConfig
 
 from wasi.errors import UserError
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=@-]*")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
 
 def swept_options(hydra_cfg: DictConfig) -> set[str]:
-    """Keys with several values: groups (`rank`) and options (`optimizer.lr`), the sweeper's own `params` included."""
+    """Keys with several values: groups (`rank`) and options (`optimizer.lr`), the sweeper's `params` included."""
     params = hydra_cfg.sweeper.get("params") or {}
     given = OverridesParser.create().parse_overrides(list(hydra_cfg.overrides.task))
     by_default = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
@@ -25,7 +25,7 @@ def sweep_name(cfg: DictConfig, swept: set[str] = frozenset()) -> str:
     Raises:
         UserError: empty, hidden, several, or with a slash or blank in it.
     """
-    allowed = "one name of letters, digits and _ . + = @ -, not starting with a dot, and no slash"
+    allowed = "one name of letters, digits and _ . + -, not starting with a dot, and no slash"
     if "sweep" in swept:
         raise UserError("sweep", "several values", allowed)
     name = cfg.sweep

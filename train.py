@@ -1,0 +1,57 @@
+"""Fine-tune a vision transformer inside a low-rank subspace; see `python train.py --help`."""
+
+import hydra
+from omegaconf import DictConfig
+
+import wasi.config.resolvers  # noqa: F401  (conf/config.yaml names folders with it)
+from wasi.runs.command import command
+from wasi.runs.job import Run, run_job
+
+
+def train(cfg: DictConfig, run: Run) -> None:
+    """Load the data, build the model, apply the method, fit, measure; `run` collects what is to be reported."""
+    import torch
+    from safetensors.torch import save_model
+
+    from wasi.data.load import load_data
+    from wasi.data.normalize import Normalize
+    from wasi.layers.describe import describe_layers
+    from wasi.measure.run import measure_run
+    from wasi.methods.calibration import Calibration
+    from wasi.models.build import build_model
+    from wasi.models.spec import input_spec
+    from wasi.runs.device import prepare_device
+    from wasi.training.loop import Fit
+    from wasi.training.step import build_step
+
+    device = prepare_device(cfg.device)
+    torch.manual_seed(cfg.seed)  # dropout and stochastic depth draw from the global generator
+
+    spec = input_spec(cfg.model, cfg.dataset.image_size)
+    data = load_data(cfg.dataset, spec, cfg.seed)
+    normalize = Normalize(spec.mean, spec.std)
+
+    model = build_model(cfg.model, data.num_classes, spec, cfg.seed).to(device)
+    calibration = Calibration(
+        data.train, normalize, cfg.dataset.batch_size, cfg.rank.calibration_batches, cfg.seed
+    )
+    model = hydra.utils.instantiate(cfg.method).apply(model, calibration)
+    run.layers = describe_layers(model, cfg.method.scope)
+
+    step = build_step(model, normalize, cfg)
+    fit = Fit(step, data.train, data.val, cfg, run.folder, run.tracker)
+    run.resumed_from_step = fit.resumed_from_step
+    run.metrics |= fit.run()
+    save_model(model, str(run.folder / "model.safetensors"))
+
+    if cfg.train.measure:
+        run.metrics |= measure_run(cfg, step, data)
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(cfg: DictConfig) -> float | None:
+    return run_job(cfg, train)
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,64 @@
+"""How a run ends, and how that is told: one line for the user, the traceback for the log."""
+
+import logging
+import signal
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+from wasi.errors import Diverged, Interrupted, UserError
+
+_log_file = logging.getLogger("wasi.file_only")
+
+
+@dataclass(frozen=True)
+class Ending:
+    """`status` and `error` as in result.json; `exit_code` of a single run; `details` for the log."""
+
+    status: str
+    error: str | None = None
+    exit_code: int = 0
+    signum: int | None = None
+    details: str | None = None
+
+
+def ending_of(error: BaseException) -> Ending:
+    """
+    >>> ending_of(UserError("train.epochs", 0, "a whole number from 1 up"))
+    Ending(status='failed', error='train.epochs=0: allowed is a whole number from 1 up', exit_code=2, \
+signum=None, details=None)
+    """
+    if isinstance(error, (Interrupted, KeyboardInterrupt)):
+        signum = getattr(error, "signum", signal.SIGINT)
+        name = signal.Signals(signum).name
+        return Ending("interrupted", f"stopped by {name}", exit_code=128 + signum, signum=signum)
+    if mistake := _cause(error, UserError):
+        return Ending("failed", one_line(str(mistake)), exit_code=2)
+    if diverged := _cause(error, Diverged):
+        return Ending("diverged", one_line(str(diverged)), exit_code=1)
+    details = "".join(traceback.format_exception(error))
+    return Ending("failed", one_line(f"{type(error).__name__}: {error}"), exit_code=1, details=details)
+
+
+def tell(ending: Ending, log_path: Path) -> None:
+    """An error as one line on stderr and in the log; an unexpected one's traceback in the log only."""
+    if ending.error is None:
+        return
+    print_error(f"{ending.error} (traceback in {log_path})" if ending.details else ending.error)
+    _log_file.error("%s: %s", ending.status, ending.details or ending.error)
+
+
+def print_error(line: str) -> None:
+    print(f"error: {line}", file=sys.stderr, flush=True)
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _cause(error: BaseException | None, kind: type) -> BaseException | None:
+    """The error itself or one behind it: Hydra's `instantiate` wraps what a constructor raises."""
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__
+    return error

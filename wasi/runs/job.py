@@ -1,0 +1,149 @@
+"""One run from its configuration to its result file, however it ends."""
+
+import gc
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from wasi.config.fingerprint import fingerprint
+from wasi.config.sweep import sweep_name
+from wasi.config.validate import validate
+from wasi.errors import Interrupted
+from wasi.runs.ending import Ending, ending_of, tell
+from wasi.runs.lock import sole_owner
+from wasi.runs.provenance import code_version
+from wasi.runs.record import Record
+from wasi.runs.result import read_result
+from wasi.signals import interruptible, uninterrupted
+from wasi.tracking import NullTracker, Tracker, open_tracker
+
+log = logging.getLogger(__name__)
+
+_ended_here: set[Path] = set()  # folders of the sweep under way that this process has dealt with
+
+
+@dataclass
+class Run:
+    """What a run works with, and what it fills in as it goes; whatever it got to is in its result."""
+
+    folder: Path
+    tracker: Tracker = field(default_factory=NullTracker)
+    metrics: dict = field(default_factory=dict)
+    layers: list = field(default_factory=list)
+    resumed_from_step: int = 0
+
+
+Body = Callable[[DictConfig, Run], None]
+
+
+def run_job(cfg: DictConfig, body: Body) -> float | None:
+    """Run `body` in the folder that Hydra made, and leave a result there.
+
+    In a sweep nothing but `Interrupted` is raised: what goes wrong is in the result, and the next job runs.
+    A single run ends the process: 2 after a user's mistake, 1 after any other failure.
+
+    Returns:
+        `val/acc`, for sweepers that optimise; None where there is none.
+    """
+    hydra_cfg = HydraConfig.get()
+    folder, in_sweep = Path(hydra_cfg.runtime.output_dir), hydra_cfg.mode == RunMode.MULTIRUN
+    if in_sweep and folder in _ended_here:
+        log.info("this sweep has already run it: %s", _shown(folder))
+        return (read_result(folder) or {}).get("metrics", {}).get("val/acc")
+    main = threading.current_thread() is threading.main_thread()
+    with interruptible() if main else nullcontext(), sole_owner(folder) as alone:
+        ending = perform(cfg, folder, body) if alone else _taken(folder)
+    _ended_here.add(folder)
+    if ending.exit_code and not in_sweep:
+        sys.exit(ending.exit_code)
+    return (read_result(folder) or {}).get("metrics", {}).get("val/acc")
+
+
+def forget_ended() -> None:
+    """A new sweep begins."""
+    _ended_here.clear()
+
+
+def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
+    """Skip, or run `body` and write down how it ended. Raises only `Interrupted`."""
+    start, record, run = time.monotonic(), Record(cfg, folder), Run(folder)
+    try:
+        validate(cfg)
+        sweep_name(cfg)
+        fingerprint(cfg)  # names the weights file or data folder that cannot be read
+        if record.completed_before() and not cfg.train.rerun:
+            return _skip(record)
+        _start_afresh_or_resume(record)
+        record.begin()
+        run.tracker = open_tracker(cfg, folder, record.fingerprint)
+        body(cfg, run)
+        ending = Ending("completed")
+    except BaseException as error:  # Interrupted and SystemExit too: every ending is written down
+        ending = ending_of(error)
+    with uninterrupted():
+        seconds = time.monotonic() - start
+        record.end(ending.status, ending.error, run.metrics, run.layers, seconds, run.resumed_from_step)
+        tell(ending, folder / "train.log")
+        _close(run, record, ending)
+    if ending.status == "completed":
+        log.info("completed in %.1f s: val/acc %.4f, %s", seconds, run.metrics.get("val/acc", 0), _shown(folder))
+    gc.collect()  # the next job's memory must not start with this one's cycles
+    if ending.signum is not None:
+        raise Interrupted(ending.signum)
+    return ending
+
+
+def _skip(record: Record) -> Ending:
+    log.info("already completed, skipped (train.rerun=true trains it again): %s", _shown(record.folder))
+    _warn_of_other_code(record, "the completed result")
+    return Ending("completed")
+
+
+def _start_afresh_or_resume(record: Record) -> None:
+    """A checkpoint is continued when it belongs to this very run; any other is in the way."""
+    checkpoint = record.folder / "checkpoint.pt"
+    if not checkpoint.exists():
+        return
+    if record.is_same_run() and not record.completed_before():
+        _warn_of_other_code(record, "the checkpoint")
+    else:
+        checkpoint.unlink()
+
+
+def _warn_of_other_code(record: Record, what: str) -> None:
+    before, now = record.previous["provenance"].get("git_commit"), code_version().get("git_commit")
+    if before != now:
+        log.warning("%s comes from another commit (%s, now %s)", what, _short(before), _short(now))
+
+
+def _close(run: Run, record: Record, ending: Ending) -> None:
+    """The result file is written; what W&B may still say against it is a warning."""
+    try:
+        run.tracker.summary(record.content["metrics"])
+        run.tracker.finish(ending.exit_code)
+    except Exception as error:
+        log.warning("the tracker could not be closed: %s", error)
+
+
+def _taken(folder: Path) -> Ending:
+    log.warning("another process is at work in this folder, skipped: %s", _shown(folder))
+    return Ending("failed", "another process is at work in the folder", exit_code=1)
+
+
+def _short(commit: str | None) -> str:
+    return commit[:10] if commit else "none"
+
+
+def _shown(folder: Path) -> str:
+    inside = folder.is_relative_to(Path.cwd())
+    return os.path.relpath(folder) if inside else str(folder)

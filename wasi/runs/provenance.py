@@ -1,0 +1,106 @@
+"""Where a result comes from: code, versions, machine, time. No heavy import."""
+
+import os
+import platform
+import subprocess
+import sys
+from datetime import datetime, timezone
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+_PACKAGES = {
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "timm": "timm",
+    "hydra": "hydra-core",
+    "omegaconf": "omegaconf",
+    "wandb": "wandb",
+    "fvcore": "fvcore",
+    "numpy": "numpy",
+}
+
+
+def provenance() -> dict:
+    """What is known when a run starts; `threads` and `wall_seconds` join when it ends.
+
+    `git_commit` and `git_dirty` are absent where the code is not a git checkout.
+    """
+    return {
+        **code_version(),
+        "versions": versions(),
+        "machine": machine(),
+        "start": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def code_version() -> dict:
+    """The commit of the checkout that holds this package, and whether tracked files differ from it."""
+    commit = _git("rev-parse", "HEAD")
+    if commit is None:
+        return {}
+    return {"git_commit": commit, "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no"))}
+
+
+@cache
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "wasi": _wasi_version()}
+    for name, package in _PACKAGES.items():
+        try:
+            found[name] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@cache
+def machine() -> dict:
+    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    return {
+        "platform": platform.platform(),
+        "architecture": platform.machine(),
+        "processor": _processor(),
+        "cpu_count": os.cpu_count(),
+        "cpu_usable": len(cpus),
+        "hostname": platform.node(),
+    }
+
+
+def threads() -> dict:
+    """Threads that torch uses in this process (absent before its import), and what the environment asked for."""
+    torch = sys.modules.get("torch")
+    found = {"torch": torch.get_num_threads()} if torch is not None else {}
+    if "OMP_NUM_THREADS" in os.environ:
+        found["OMP_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"]
+    return found
+
+
+def _processor() -> str:
+    """The CPU's name; a Raspberry Pi tells its board instead."""
+    try:
+        info = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
+    named = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in info.splitlines())}
+    return named.get("model name") or named.get("Model") or platform.processor() or platform.machine()
+
+
+def _wasi_version() -> str:
+    """From pyproject.toml: the project runs from its checkout and need not be installed."""
+    for line in (_root() / "pyproject.toml").read_text().splitlines():
+        if line.startswith("version"):
+            return line.split('"')[1]
+    return "unknown"
+
+
+def _root() -> Path:
+    return Path(__file__).resolve().parents[2]
+
+
+def _git(*arguments: str) -> str | None:
+    command = ["git", "-C", str(_root()), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

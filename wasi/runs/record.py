@@ -1,0 +1,67 @@
+"""A run's result while it comes into being: `running` at the start, its ending at the end."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from wasi.config.fingerprint import SCHEMA_VERSION, provisional_fingerprint
+from wasi.runs.provenance import provenance, threads
+from wasi.runs.result import FILE_NAME, measured, read_result, strict, write_json
+
+
+class Record:
+    """Args:
+    cfg: the run's configuration; folder: the run's folder, which may hold an earlier result.
+    """
+
+    def __init__(self, cfg: DictConfig, folder: Path):
+        self.folder = folder
+        self.fingerprint = provisional_fingerprint(cfg)
+        self.previous = read_result(folder)
+        self._begun = False
+        self.content: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "status": "running",
+            "error": None,
+            "fingerprint": self.fingerprint,
+            "config": strict(resolved(cfg)),
+            "provenance": provenance(),
+            "metrics": {},
+            "layers": [],
+        }
+
+    def is_same_run(self) -> bool:
+        """Whether the folder's result is of this configuration."""
+        return self.previous is not None and self.previous.get("fingerprint") == self.fingerprint
+
+    def completed_before(self) -> bool:
+        return self.is_same_run() and self.previous.get("status") == "completed"
+
+    def begin(self) -> None:
+        self._begun = True
+        self._write()
+
+    def end(
+        self, status: str, error: str | None, metrics: dict, layers: list, seconds: float, resumed_from_step: int
+    ) -> None:
+        """Write the ending; a run refused before it began leaves a completed result of its kind alone."""
+        if self.completed_before() and not self._begun:
+            return
+        self.content.update(status=status, error=error, metrics=measured(metrics), layers=strict(layers))
+        self.content["provenance"].update(threads=threads(), wall_seconds=seconds)
+        if resumed_from_step:
+            self.content["provenance"]["resumed_from_step"] = resumed_from_step
+        self._write()
+
+    def _write(self) -> None:
+        write_json(self.folder / FILE_NAME, self.content)
+
+
+def resolved(cfg: DictConfig) -> dict:
+    """The configuration without interpolations; as it was written where one of them leads nowhere."""
+    try:
+        return OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException:
+        return OmegaConf.to_container(cfg, resolve=False)

@@ -1,0 +1,57 @@
+"""`result.json`: what a run leaves behind. Either the old or the new file, never half of one; strict JSON."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+FILE_NAME = "result.json"
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write `content` to `path` in one step: a temporary file beside it, fsync, rename.
+
+    Raises:
+        ValueError: a number that JSON does not have (NaN, infinity).
+    """
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_result(folder: Path, file_name: str = FILE_NAME) -> dict[str, Any] | None:
+    """The folder's result, or None where there is none that can be read."""
+    try:
+        result = json.loads((folder / file_name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return result if isinstance(result, dict) else None
+
+
+def measured(metrics: dict[str, Any]) -> dict[str, float | int]:
+    """The metrics that are numbers, as Python's own; one that is None, NaN or infinite was not measured.
+
+    >>> measured({"val/acc": 0.0, "train/loss": float("nan"), "time/x": None})
+    {'val/acc': 0.0}
+    """
+    plain = {name: value.item() if hasattr(value, "item") else value for name, value in metrics.items()}
+    return {name: value for name, value in plain.items() if value is not None and math.isfinite(value)}
+
+
+def strict(value: Any) -> Any:
+    """`value` with keys, and numbers that JSON does not have, as text (a configuration may hold some)."""
+    if isinstance(value, dict):
+        return {str(key): strict(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [strict(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)

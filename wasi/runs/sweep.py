@@ -1,0 +1,88 @@
+"""The frame of a sweep: checked before its first job, told about after its last."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, read_write
+
+import wasi.config.resolvers  # noqa: F401  (a launcher's child process gets it by unpickling the callback)
+from wasi.config.sweep import sweep_name, swept_options
+from wasi.config.validate import validate
+from wasi.errors import UserError
+from wasi.runs.command import resume_command
+from wasi.runs.ending import one_line, print_error
+from wasi.runs.job import forget_ended
+from wasi.runs.lock import sole_owner
+from wasi.runs.result import FILE_NAME, read_result
+from wasi.tracking import check_login
+
+
+class SweepCallback(Callback):
+    """Hydra's hooks around `-m`. A refused sweep ends with 2, one with a failed job with 1."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        try:
+            swept = swept_options(config.hydra)
+            name = sweep_name(config, swept)
+            validate(config, swept)
+            if not swept & {"logger", "experiment"}:
+                check_login(config.logger)
+        except UserError as error:
+            print_error(one_line(str(error)))
+            sys.exit(2)
+        _pin_name(config, name)
+        print(resume_command(name), flush=True)
+        forget_ended()
+        self._start = time.time()
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        folder = Path(config.hydra.sweep.dir)
+        told = _tell_report(folder)
+        failures = failed_jobs(folder, since=self._start)
+        for job, result in failures.items():
+            print_error(f"{job}: {result['status']}: {result['error']}")
+        if failures or not told:
+            sys.exit(1)
+
+
+def _tell_report(folder: Path) -> bool:
+    """Print the sweep's table; whether that worked (Hydra would make a mere warning of an exception here)."""
+    from wasi.report import write_report
+
+    try:
+        print(write_report([folder]), flush=True)
+    except Exception as error:
+        print_error(f"no report for {folder}: {one_line(f'{type(error).__name__}: {error}')}")
+        return False
+    return True
+
+
+def failed_jobs(sweep: Path, since: float) -> dict[Path, dict]:
+    """Results under `sweep` written at or after `since` that are not completed, by job folder.
+
+    One that still says `running` counts when no process is at work there any more.
+    """
+    failures = {}
+    for path in sorted(sweep.rglob(FILE_NAME)):
+        result = read_result(path.parent)
+        if result is None or result.get("status") == "completed" or path.stat().st_mtime < since - 1:
+            continue
+        if result["status"] == "running":
+            with sole_owner(path.parent) as alone:
+                if not alone:
+                    continue
+            result["error"] = "its process died"
+        failures[path.parent] = result
+    return failures
+
+
+def _pin_name(config: DictConfig, name: str) -> None:
+    """Every job gets the name as an override: a launcher's child process would make up a timestamp of its own."""
+    config.sweep = name
+    tasks = config.hydra.overrides.task
+    if not any(override.startswith("sweep=") for override in tasks):
+        with read_write(config.hydra.overrides):
+            tasks.append(f"sweep={name}")
