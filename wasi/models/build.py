@@ -3,22 +3,29 @@
 from torch import nn
 
 from wasi.data.spec import InputSpec
-from wasi.errors import UserError
-from wasi.models import micro, weights
+from wasi.models.loading import load_file
 from wasi.models.rng import seeded
+from wasi.models.spec import architecture_of, library_of
+from wasi.models.surrogate import surrogate_
+from wasi.models.weights_file import tensor_shapes
 
 
 def build_model(cfg_model, num_classes: int, spec: InputSpec, seed: int) -> nn.Module:
-    """The network of `cfg_model` for `num_classes`, in float32; the global generator is left alone."""
-    from timm.models.vision_transformer import checkpoint_filter_fn
+    """The network of `cfg_model` for `num_classes`, in float32 on the CPU.
 
-    with seeded(seed):
-        model = micro.vit_micro(spec.image_size, num_classes)
-    source = str(cfg_model.weights)
+    What is drawn (the head; everything with random or surrogate weights) depends on `seed` alone, and the
+    global generator is left as it was. Raises UserError where the weights cannot be had or do not fit.
+    """
+    library, name, source = library_of(cfg_model), architecture_of(cfg_model), str(cfg_model["weights"])
     if source == "pretrained":
-        if not micro.SHIPPED_WEIGHTS.is_file():
-            raise UserError("model.weights", source, "random or a path; vit_micro's shipped file is missing")
-        source = micro.SHIPPED_WEIGHTS
-    if source != "random":
-        weights.load_file(model, source, "head", checkpoint_filter_fn)
+        with seeded(seed):
+            return library.create_pretrained(name, spec.image_size, num_classes)
+    if source not in ("random", "surrogate"):
+        tensor_shapes(source)  # a wrong path is told before anything is built
+    with seeded(seed):
+        model = library.create(name, spec.image_size, num_classes)
+    if source == "surrogate":
+        surrogate_(model, seed)
+    elif source != "random":
+        load_file(model, source, library.head_prefixes(model), library.adapt)
     return model

@@ -2,12 +2,10 @@
 
 from pathlib import Path
 
-from torch import nn
-
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "vit_micro.safetensors"
 
 
-def vit_micro(image_size: int, num_classes: int) -> nn.Module:
+def vit_micro(image_size: int, num_classes: int):
     """timm's VisionTransformer: patch 4, width 96, 4 blocks, 3 heads, class token. Input `B x 3 x S x S`."""
     from timm.models.vision_transformer import VisionTransformer
 

@@ -1,22 +1,56 @@
-"""What a model wants to see: input size and normalisation, known before any model is built."""
+"""What a model wants to see: input size and normalisation, and which library knows it. No torch at import."""
+
+import importlib
+from types import ModuleType
 
 from wasi.data.spec import InputSpec
 from wasi.errors import UserError
 
-# vit_micro's weights are made from Fashion-MNIST: its grey mean and deviation on three equal channels.
-MICRO_SPEC = InputSpec(image_size=28, mean=(0.2860,) * 3, std=(0.3530,) * 3, interpolation="bilinear")
-MICRO_PATCH = 4
+# Known without importing a library, so that a wrong image size is told at once.
+PATCHES = {
+    "vit_micro": 4,
+    "vit_b_16": 16,
+    "vit_b_32": 32,
+    "vit_l_16": 16,
+    "vit_l_32": 32,
+    "swin_t": 4,
+    "swin_s": 4,
+    "swin_b": 4,
+    "dinov2_vits14": 14,
+    "deit_tiny_patch16_224": 16,
+}
+_LIBRARIES = {
+    "wasi": "wasi.models.wasi_models",
+    "torchvision": "wasi.models.torchvision_models",
+    "timm": "wasi.models.timm_models",
+}
 
 
 def input_spec(cfg_model, image_size: int | None) -> InputSpec:
     """The weights' own input size and normalisation; `image_size` overrides the size.
 
-    Raises UserError when the patch does not divide the size.
+    Raises UserError for an unknown model and for a size it cannot take.
     """
-    check_image_size(image_size or MICRO_SPEC.image_size, MICRO_PATCH, cfg_model.name)
-    return InputSpec(image_size or MICRO_SPEC.image_size, MICRO_SPEC.mean, MICRO_SPEC.std, "bilinear")
+    if image_size is not None:
+        check_image_size(cfg_model["name"], image_size)
+    return library_of(cfg_model).input_spec(architecture_of(cfg_model), image_size)
 
 
-def check_image_size(image_size: int, patch: int, name: str) -> None:
+def check_image_size(name: str, image_size: int, patch: int | None = None) -> None:
+    """UserError when the patch (by default the named model's, if known) does not divide the size."""
+    patch = patch or PATCHES.get(name, 1)
     if image_size < patch or image_size % patch:
-        raise UserError("dataset.image_size", image_size, f"a multiple of {patch}, the patch of {name}")
+        raise UserError("dataset.image_size", image_size, f"a multiple of {patch}, the patch size of {name}")
+
+
+def architecture_of(cfg_model) -> str:
+    """The library's own name of the model."""
+    return cfg_model.get("architecture") or cfg_model["name"]
+
+
+def library_of(cfg_model) -> ModuleType:
+    """The module that builds `cfg_model`: it has input_spec, create, create_pretrained, adapt, head_prefixes."""
+    library = cfg_model["library"]
+    if library not in _LIBRARIES:
+        raise UserError("model.library", library, " | ".join(sorted(_LIBRARIES)))
+    return importlib.import_module(_LIBRARIES[library])

@@ -1,0 +1,196 @@
+"""Packed attention opened up, so that its projections are linear layers which are *called*.
+
+torchvision reads `in_proj_weight` and `qkv.weight` directly, so a layer put in their place would be ignored.
+The modules here take over the very parameters of the originals and compute the same to rounding.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wasi.errors import UserError
+from wasi.models.structure import find_blocks
+
+
+def unpack_attention(model: nn.Module) -> nn.Module:
+    """Replace, in place, the attention of the model's blocks by equal modules with `qkv` and `proj` children.
+
+    Modules that call their linears already are left alone. Raises UserError for an attention that cannot be
+    opened (separate or appended key and value parameters).
+    """
+    for block in find_blocks(model).values():
+        for parent in list(block.modules()):
+            for name, child in parent.named_children():
+                if hasattr(child, "qkv_bias_separate"):  # timm's BEiT, EVA and Swin v2: calls qkv, adds the bias
+                    child.qkv_bias_separate = True
+                opened = _opened(child)
+                if opened is not child:
+                    setattr(parent, name, opened.train(child.training))
+    return model
+
+
+def _opened(module: nn.Module) -> nn.Module:
+    kind = type(module)
+    if isinstance(module, nn.MultiheadAttention):
+        return SelfAttention(module)
+    if kind.__module__.startswith("torchvision.") and kind.__name__ == "ShiftedWindowAttention":
+        return WindowAttention(module)
+    if kind.__module__.startswith("torchvision.") and kind.__name__ == "ShiftedWindowAttentionV2":
+        return CosineWindowAttention(module)
+    return module
+
+
+def _linear(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:
+    """An nn.Linear that holds these very parameters."""
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    linear.weight, linear.bias = weight, bias
+    return linear
+
+
+class SelfAttention(nn.Module):
+    """`nn.MultiheadAttention` of one sequence with itself, `B x N x D` -> `B x N x D`."""
+
+    def __init__(self, original: nn.MultiheadAttention):
+        super().__init__()
+        packed = original.in_proj_weight is not None and original.batch_first
+        if not packed or original.bias_k is not None or original.add_zero_attn:
+            kind = "attention with separate or appended keys and values"
+            raise UserError("method.scope", "attention", f"mlp for a model that has {kind}")
+        self.num_heads = original.num_heads
+        self.dropout = original.dropout
+        self.qkv = _linear(original.in_proj_weight, original.in_proj_bias)
+        self.proj = _linear(original.out_proj.weight, original.out_proj.bias)
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, need_weights: bool = False
+    ) -> tuple[Tensor, None]:
+        if query is not key or key is not value or need_weights:
+            raise ValueError("only the attention of a sequence with itself, without its weights, is supported")
+        batch, tokens, width = query.shape
+        qkv = self.qkv(query).view(batch, tokens, 3, self.num_heads, width // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        dropout = self.dropout if self.training else 0.0
+        out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        return self.proj(out.transpose(1, 2).reshape(batch, tokens, width)), None
+
+
+class WindowAttention(nn.Module):
+    """torchvision's shifted-window attention (Swin), `B x H x W x C` -> `B x H x W x C`.
+
+    `qkv` sees the whole padded map and `proj` the whole map, not windows: a linear layer treats tokens alike,
+    and its input keeps the batch as its first mode.
+    """
+
+    def __init__(self, original: nn.Module):
+        super().__init__()
+        self.window_size, self.shift_size = list(original.window_size), list(original.shift_size)
+        self.num_heads = original.num_heads
+        self.attention_dropout, self.dropout = original.attention_dropout, original.dropout
+        self.qkv = _linear(original.qkv.weight, original.qkv.bias)
+        self.proj = _linear(original.proj.weight, original.proj.bias)
+        self._take_position_bias(original)
+
+    def _take_position_bias(self, original: nn.Module) -> None:
+        self.relative_position_bias_table = original.relative_position_bias_table
+        self.register_buffer("relative_position_index", original.relative_position_index)
+
+    def _bias_per_offset(self) -> Tensor:
+        """`offsets x heads`."""
+        return self.relative_position_bias_table
+
+    def _position_bias(self) -> Tensor:
+        """`heads x n x n` for the n tokens of a window."""
+        n = math.prod(self.window_size)
+        bias = self._bias_per_offset()[self.relative_position_index]
+        return bias.view(n, n, self.num_heads).permute(2, 0, 1)
+
+    def _projected(self, x: Tensor) -> Tensor:
+        return self.qkv(x)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, mask, dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, height, width, _ = x.shape
+        window_h, window_w = self.window_size
+        x = F.pad(x, (0, 0, 0, -width % window_w, 0, -height % window_h))
+        fits = (window_h < x.shape[1], window_w < x.shape[2])  # a window over the whole map is not shifted
+        shift = [shift * fit for shift, fit in zip(self.shift_size, fits, strict=True)]
+        if any(shift):
+            x = torch.roll(x, (-shift[0], -shift[1]), (1, 2))
+        x = self._windows_attend(self._projected(x), shift)
+        if any(shift):
+            x = torch.roll(x, shift, (1, 2))
+        x = self.proj(x[:, :height, :width].contiguous())
+        return F.dropout(x, self.dropout, self.training)
+
+    def _windows_attend(self, qkv: Tensor, shift: list[int]) -> Tensor:
+        """Attention inside each window of `B x H x W x 3C`; back as `B x H x W x C`."""
+        batch, height, width, channels = qkv.shape
+        (window_h, window_w), heads = self.window_size, self.num_heads
+        rows, columns, dim = height // window_h, width // window_w, channels // 3 // heads
+        qkv = qkv.view(batch, rows, window_h, columns, window_w, 3, heads, dim)
+        # windows and heads share one axis: every window has its own mask then, without repeating the bias
+        qkv = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7)
+        q, k, v = qkv.reshape(3, batch, rows * columns * heads, window_h * window_w, dim).unbind(0)
+        dropout = self.attention_dropout if self.training else 0.0
+        out = self._attend(q, k, v, self._mask(rows, columns, shift), dropout)
+        out = out.view(batch, rows, columns, heads, window_h, window_w, dim).permute(0, 1, 4, 2, 5, 3, 6)
+        return out.reshape(batch, height, width, heads * dim)
+
+    def _mask(self, rows: int, columns: int, shift: list[int]) -> Tensor:
+        """What is added to the logits: `1 x (windows * heads) x n x n`."""
+        n = math.prod(self.window_size)
+        bias = self._position_bias().unsqueeze(0)
+        if any(shift):
+            bias = bias + self._shift_mask(rows, columns, shift, bias).unsqueeze(1)
+        return bias.expand(rows * columns, self.num_heads, n, n).reshape(1, -1, n, n)
+
+    def _shift_mask(self, rows: int, columns: int, shift: list[int], like: Tensor) -> Tensor:
+        """-100 between tokens that the cyclic shift made neighbours, else 0: `windows x n x n`."""
+        window_h, window_w = self.window_size
+        region = _regions(rows * window_h, window_h, shift[0], like.device)[:, None] * 3
+        region = region + _regions(columns * window_w, window_w, shift[1], like.device)
+        region = region.view(rows, window_h, columns, window_w).permute(0, 2, 1, 3).reshape(rows * columns, -1)
+        return (region[:, None] != region[:, :, None]).to(like.dtype) * -100.0
+
+
+def _regions(size: int, window: int, shift: int, device: torch.device) -> Tensor:
+    """0, 1 or 2 per position along one axis: before the last window, in it, and what was shifted around."""
+    position = torch.arange(size, device=device)
+    return (position >= size - window).long() + (position >= size - shift).long() * (shift > 0)
+
+
+class CosineWindowAttention(WindowAttention):
+    """The attention of torchvision's Swin v2: cosine similarity, learned scale, position bias from a network.
+
+    The bias of the keys is always zero there, so `qkv` has none and queries' and values' are added after it.
+    """
+
+    def __init__(self, original: nn.Module):
+        super().__init__(original)
+        self.qkv_bias = original.qkv.bias
+        self.qkv.bias = None
+        self.logit_scale = original.logit_scale
+
+    def _take_position_bias(self, original: nn.Module) -> None:
+        self.cpb_mlp = original.cpb_mlp
+        self.register_buffer("relative_coords_table", original.relative_coords_table)
+        self.register_buffer("relative_position_index", original.relative_position_index)
+
+    def _bias_per_offset(self) -> Tensor:
+        return 16 * torch.sigmoid(self.cpb_mlp(self.relative_coords_table).view(-1, self.num_heads))
+
+    def _projected(self, x: Tensor) -> Tensor:
+        if self.qkv_bias is None:
+            return self.qkv(x)
+        q_bias, k_bias, v_bias = self.qkv_bias.chunk(3)
+        return self.qkv(x) + torch.cat([q_bias, torch.zeros_like(k_bias), v_bias])
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float) -> Tensor:
+        scale = self.logit_scale.clamp(max=math.log(100.0)).exp()
+        scale = scale.repeat(q.shape[1] // self.num_heads, 1, 1)  # the axis holds windows x heads
+        q, k = F.normalize(q, dim=-1) * scale, F.normalize(k, dim=-1)
+        return F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=1.0)

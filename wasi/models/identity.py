@@ -1,0 +1,35 @@
+"""What a configuration's weights are, for the fingerprint: a file by its content, anything else by name."""
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+
+from wasi.models.micro import SHIPPED_WEIGHTS
+from wasi.models.weights_file import KEYWORDS
+
+_BLOCK = 2**20
+
+
+def weights_identity(cfg_model) -> str:
+    """`sha256:…` of a weights file, `absent` where there is none, else the keyword (`random`, …)."""
+    source = str(cfg_model["weights"])
+    if source == "pretrained" and cfg_model["name"] == "vit_micro":
+        return _file_identity(SHIPPED_WEIGHTS)
+    return source if source in KEYWORDS else _file_identity(Path(source).expanduser())
+
+
+def _file_identity(path: Path) -> str:
+    if not path.is_file():
+        return "absent"
+    status = path.stat()
+    return _digest(str(path.resolve()), status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _digest(path: str, size: int, mtime_ns: int) -> str:
+    """Read in blocks, once per process for a file of this size and time."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+    return f"sha256:{digest.hexdigest()}"

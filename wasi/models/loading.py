@@ -1,0 +1,69 @@
+"""Weights from a .safetensors file into a model: head and position embedding fitted, the rest exact."""
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from wasi.errors import UserError
+from wasi.models.weights_file import ALLOWED, tensor_shapes
+
+State = dict[str, torch.Tensor]
+Adapter = Callable[[State, nn.Module], State]
+
+
+def load_file(model: nn.Module, path: str | Path, heads: tuple[str, ...], adapt: Adapter) -> None:
+    """Copy a file's tensors into `model`, in place and in the model's dtype.
+
+    `heads` are the prefixes of the classifier's keys: absent, or of another class count, it stays as it is.
+    `adapt` resamples what depends on the image size. Raises UserError (`model.weights`) for any other
+    difference, and for a path that is no safetensors file.
+    """
+    tensor_shapes(path)  # refuses what is no weights file before anything is read
+    try:
+        with safe_open(Path(path).expanduser(), framework="pt") as file:
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError("model.weights", path, f"{ALLOWED}; this file is damaged ({error})") from None
+    load_state(model, state, path, heads, adapt)
+
+
+def load_state(model: nn.Module, state: State, source, heads: tuple[str, ...], adapt: Adapter) -> None:
+    """As `load_file`, from tensors in memory; `source` is what the user gave as `model.weights`."""
+    shapes = {key: value.shape for key, value in model.state_dict().items()}
+    state = _without_foreign_head(state, shapes, heads)
+    try:
+        state = state if _fits(state, shapes) else adapt(state, model)
+    except (KeyError, RuntimeError, ValueError, AttributeError, AssertionError, IndexError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise _foreign(source, f"it does not fit ({reason})") from None
+    wrong = [key for key in state if key in shapes and state[key].shape != shapes[key]]
+    if wrong:
+        key = wrong[0]
+        raise _foreign(source, f"{key} is {[*state[key].shape]} there and {[*shapes[key]]} in the model")
+    result = model.load_state_dict(state, strict=False)
+    missing = [key for key in result.missing_keys if not key.startswith(heads)]
+    if missing or result.unexpected_keys:
+        told = [_count(missing, "missing"), _count(result.unexpected_keys, "unknown")]
+        raise _foreign(source, ", ".join(t for t in told if t))
+
+
+def _without_foreign_head(state: State, shapes: dict[str, torch.Size], heads: tuple[str, ...]) -> State:
+    keys = {key for key in state if key.startswith(heads)}
+    if all(shapes.get(key) == state[key].shape for key in keys):
+        return state
+    return {key: value for key, value in state.items() if key not in keys}
+
+
+def _fits(state: State, shapes: dict[str, torch.Size]) -> bool:
+    return all(shapes.get(key) == value.shape for key, value in state.items())
+
+
+def _foreign(source, difference: str) -> UserError:
+    return UserError("model.weights", source, f"a file of this model's tensors; {difference}")
+
+
+def _count(keys: Collection[str], what: str) -> str:
+    return f"{len(keys)} {what} ({next(iter(keys))})" if keys else ""

@@ -1,0 +1,84 @@
+"""Random weights with the singular spectrum of a pretrained ViT-B/32, for timing where no weights can be had.
+
+In every linear layer of the blocks the cumulative energy is `ENERGY` at the rank that keeps `KEPT` of the
+layer's parameters (rank K keeps `K (O + I) / (O I)`). Directions are random, so ranks and thereby cost and
+memory are those of a real model, and accuracy is not.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from wasi.models.structure import linear_sites
+
+ENERGY = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+KEPT = (0.10, 0.15, 0.22, 0.29, 0.40, 0.57)
+# Aimed at within rounding of KEPT: two of its intervals are equally steep, which would make a plateau.
+_AIM = (0.10, 0.15, 0.218, 0.292, 0.40, 0.57)
+_COARSE = 0.04  # one rank is so large a share of a small layer that nearness means nothing
+
+
+def surrogate_(model: nn.Module, seed: int) -> nn.Module:
+    """Replace the blocks' linear weights in place, at the Frobenius norm that they have."""
+    generator = torch.Generator().manual_seed(seed)
+    for site in linear_sites(model, "all"):
+        weight = _weight(model, site.name)
+        with torch.no_grad():
+            weight.copy_(surrogate_weight(*weight.shape, float(weight.norm()), generator))
+    return model
+
+
+def surrogate_weight(rows: int, columns: int, norm: float, generator: torch.Generator) -> Tensor:
+    """A float32 `rows x columns` matrix of Frobenius norm `norm` with the spectrum above."""
+    values = norm * singular_values(rows, columns).to(torch.float32)
+    rank = len(values)
+    left = _orthonormal(rows, rank, generator)
+    left *= values
+    return left @ _orthonormal(columns, rank, generator).T
+
+
+def singular_values(rows: int, columns: int) -> Tensor:
+    """Decreasing, smooth, of unit total energy; float64, length `min(rows, columns)`."""
+    rank = min(rows, columns)
+    per_rank = (rows + columns) / (rows * columns)
+    knots = torch.tensor([0.0, *_knots(per_rank), rank * per_rank], dtype=torch.float64)
+    energy = torch.tensor([0.0, *ENERGY, 1.0], dtype=torch.float64)
+    kept = torch.arange(rank + 1, dtype=torch.float64) * per_rank
+    return _concave(kept, knots, energy).diff().sqrt().sort(descending=True).values
+
+
+def _knots(per_rank: float) -> list[float]:
+    """Shares at which `ENERGY` is reached, such that the next whole rank is the one nearest to `KEPT`."""
+    if per_rank > _COARSE:
+        return list(_AIM)
+    knots = []
+    for aim, kept in zip(_AIM, KEPT, strict=True):
+        nearest = round(kept / per_rank)
+        knots.append(min(max(aim / per_rank - 0.5, nearest - 0.98), nearest - 0.02) * per_rank)
+    return knots
+
+
+def _concave(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
+    """Schumaker's quadratic spline: through concave data, concave, and with a continuous slope."""
+    mean = values.diff() / knots.diff()
+    inner = (mean[:-1] * mean[1:]).sqrt()
+    slope = torch.cat([mean[:1] ** 2 / inner[:1], inner, mean[-1:] ** 2 / inner[-1:]])
+    first, last, width = slope[:-1], slope[1:], knots.diff()
+    # One more knot per interval, where the slope is the interval's mean: two straight pieces meet there.
+    split = (mean - last) / (first - last)
+    index = (torch.searchsorted(knots, x, right=True) - 1).clamp(0, len(mean) - 1)
+    t, h = (x - knots[index]), split[index] * width[index]
+    before, after = t.clamp(max=h), (t - h).clamp(min=0)
+    rest = (width[index] - h).clamp(min=1e-12)
+    start, centre, end = first[index], mean[index], last[index]
+    rise = start * before + (centre - start) * before**2 / (2 * h)
+    return values[index] + rise + centre * after + (end - centre) * after**2 / (2 * rest)
+
+
+def _orthonormal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
+    return torch.linalg.qr(torch.randn(rows, columns, generator=generator)).Q
+
+
+def _weight(model: nn.Module, name: str) -> Tensor:
+    parent, _, child = name.rpartition(".")
+    owner = model.get_submodule(parent)
+    return owner.in_proj_weight if child == "in_proj" else getattr(owner, child).weight

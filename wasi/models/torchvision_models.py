@@ -1,0 +1,68 @@
+"""torchvision's ViT and Swin classifiers with their IMAGENET1K_V1 weights."""
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+from torchvision import models
+
+from wasi.data.spec import InputSpec
+from wasi.errors import UserError
+from wasi.models.download import download, require_reachable
+from wasi.models.loading import State, load_state
+from wasi.models.spec import check_image_size
+
+NAMES = ("vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32")
+NAMES += ("swin_t", "swin_s", "swin_b", "swin_v2_t", "swin_v2_s", "swin_v2_b")
+_SWIN_PATCH = 4
+
+
+def input_spec(name: str, image_size: int | None) -> InputSpec:
+    """Size, normalisation and interpolation of the weights' own evaluation transform."""
+    if name not in NAMES:
+        raise UserError("model.name", name, " | ".join(NAMES) + " (or model=timm with a timm name)")
+    transform = _weights(name).transforms()
+    size = image_size or transform.crop_size[0]
+    check_image_size(name, size, int(name[-2:]) if name.startswith("vit") else _SWIN_PATCH)
+    return InputSpec(size, tuple(transform.mean), tuple(transform.std), transform.interpolation.value)
+
+
+def create(name: str, image_size: int, num_classes: int) -> nn.Module:
+    """Random weights. The head is drawn small instead of zero: a zero head passes no gradient to the blocks."""
+    size = {"image_size": image_size} if name.startswith("vit") else {}
+    model = models.get_model(name, weights=None, num_classes=num_classes, **size)
+    head = model.heads.head if name.startswith("vit") else model.head
+    nn.init.trunc_normal_(head.weight, std=0.02)
+    nn.init.zeros_(head.bias)
+    return model
+
+
+def create_pretrained(name: str, image_size: int, num_classes: int) -> nn.Module:
+    """Raises UserError when the weights are neither in torch's cache nor can be downloaded."""
+    weights = _weights(name)
+    with download(name, weights.url):
+        if not (Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name).is_file():
+            require_reachable(weights.url)
+        state = weights.get_state_dict(progress=sys.stderr.isatty(), check_hash=True)
+    model = create(name, image_size, num_classes)
+    heads = head_prefixes(model)
+    state = {key: value for key, value in state.items() if not key.startswith(heads)}
+    load_state(model, state, "pretrained", heads, adapt)
+    return model
+
+
+def adapt(state: State, model: nn.Module) -> State:
+    """Position embedding resampled to the model's image size (ViT; Swin has none)."""
+    if not isinstance(model, models.VisionTransformer):
+        return state
+    state = {**state, "encoder.pos_embedding": state["encoder.pos_embedding"].float()}
+    return models.vision_transformer.interpolate_embeddings(model.image_size, model.patch_size, state)
+
+
+def head_prefixes(model: nn.Module) -> tuple[str, ...]:
+    return ("heads.",) if isinstance(model, models.VisionTransformer) else ("head.",)
+
+
+def _weights(name: str) -> models.WeightsEnum:
+    return models.get_model_weights(name)["IMAGENET1K_V1"]

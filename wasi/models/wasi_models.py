@@ -1,0 +1,45 @@
+"""This project's own model: `vit_micro` and its shipped weights."""
+
+from torch import nn
+
+from wasi.data.spec import InputSpec
+from wasi.errors import UserError
+from wasi.models import micro
+from wasi.models.loading import State, load_file
+from wasi.models.spec import check_image_size
+
+# The weights are made from Fashion-MNIST: its grey mean and deviation on three equal channels.
+_MEAN, _STD, _SIZE = (0.2860,) * 3, (0.3530,) * 3, 28
+
+
+def input_spec(name: str, image_size: int | None) -> InputSpec:
+    if name != "vit_micro":
+        raise UserError("model.name", name, "vit_micro (with model.library=wasi)")
+    size = image_size or _SIZE
+    check_image_size(name, size)
+    return InputSpec(size, _MEAN, _STD, "bilinear")
+
+
+def create(name: str, image_size: int, num_classes: int) -> nn.Module:
+    return micro.vit_micro(image_size, num_classes)
+
+
+def create_pretrained(name: str, image_size: int, num_classes: int) -> nn.Module:
+    """Raises UserError when this installation lacks the shipped file."""
+    if not micro.SHIPPED_WEIGHTS.is_file():
+        allowed = f"random | a path of this model's weights; the file that ships with {name} is missing"
+        raise UserError("model.weights", "pretrained", allowed)
+    model = create(name, image_size, num_classes)
+    load_file(model, micro.SHIPPED_WEIGHTS, head_prefixes(model), adapt)
+    return model
+
+
+def adapt(state: State, model: nn.Module) -> State:
+    """Position embedding resampled to the model's grid."""
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
+    return checkpoint_filter_fn(state, model)
+
+
+def head_prefixes(model: nn.Module) -> tuple[str, ...]:
+    return ("head.",)
