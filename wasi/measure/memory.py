@@ -1,0 +1,162 @@
+"""Peak of live tensors during a training step or an inference pass, to the byte, by category."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils._pytree import tree_leaves
+
+from wasi.measure.modes import evaluating, without_fast_path
+from wasi.measure.patches import every_saving_hook, run_first, storage_resizes
+from wasi.measure.storages import StorageLog
+
+MIB = 1024**2
+
+
+@dataclass(frozen=True)
+class MemoryPeak:
+    """Bytes at the peak; `total` is the sum of the five parts."""
+
+    weights: int  # parameters and buffers of the model
+    gradients: int  # what is or becomes the `.grad` of a parameter
+    optimizer: int  # tensors in the optimizer's state
+    activations: int  # the batch, and what lives from the forward to the backward pass
+    temporary: int  # all else
+
+    @property
+    def total(self) -> int:
+        return sum(getattr(self, field.name) for field in fields(self))
+
+    def train_metrics(self) -> dict[str, float]:
+        """The contract's `memory/train_peak_mib` and its five parts, in MiB."""
+        parts = {f"memory/train_{field.name}_mib": getattr(self, field.name) / MIB for field in fields(self)}
+        return {"memory/train_peak_mib": self.total / MIB, **parts}
+
+
+class LiveMemory:
+    """`with LiveMemory(model, optimizer, inputs=(images, labels)) as m: step(images, labels)`; then `m.peak`.
+
+    The peak is that of everything inside the block. An optimizer that makes its state in its first step
+    reaches its working size in the second: run two steps inside. On CUDA the total is the allocator's own
+    peak, and what the categories leave of it (kernel workspaces, rounding) is temporary.
+
+    Args:
+        model: its parameters and buffers are the weights; it may replace them meanwhile.
+        optimizer: state that it has already, if any; optimizers that step inside are noticed by themselves.
+        inputs: the batch, in any nesting. Not needed if the step makes it from data of its own.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer | None = None, inputs: object = ()):
+        self._model, self._optimizer, self._inputs = model, optimizer, inputs
+        first = next(model.parameters(), None)
+        self._device = torch.device("cpu") if first is None else first.device
+        self._log = StorageLog(self._device.type, self._backward_begins)
+        self._allocated: int | None = None
+
+    @property
+    def peak(self) -> MemoryPeak:
+        """The peak so far."""
+        parts = self._log.peak()
+        if self._allocated is not None:
+            parts["temporary"] += self._allocated - sum(parts.values())
+        return MemoryPeak(**parts)
+
+    def __enter__(self) -> "LiveMemory":
+        self._look_around()
+        self._log.label(_tensors(self._inputs), "activations")
+        with ExitStack() as stack:
+            stack.enter_context(self._hooks())
+            stack.enter_context(saved_tensors_hooks(self._saved, lambda saved: saved))
+            stack.enter_context(every_saving_hook(self._saved))
+            stack.enter_context(storage_resizes(self._log.resized))
+            stack.enter_context(self._log)
+            if self._device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(self._device)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._stack.close()
+        if self._device.type == "cuda":
+            self._allocated = torch.cuda.max_memory_allocated(self._device)
+        self._look_around()
+        self._log.close()
+
+    def _look_around(self, optimizer: Optimizer | None = None) -> None:
+        """Label what now is weight, gradient or optimizer state; tensors may have been replaced meanwhile."""
+        parameters = list(self._model.parameters())
+        self._log.label([*parameters, *self._model.buffers()], "weights")
+        for owner in (optimizer, self._optimizer):
+            if owner is not None:
+                self._log.label(_tensors(list(owner.state.values())), "optimizer")
+                parameters += [p for group in owner.param_groups for p in group["params"]]
+        self._log.label([p.grad for p in parameters if p.grad is not None], "gradients")
+
+    def _backward_begins(self) -> None:
+        self._look_around()
+        for block in self._log.alive.values():
+            if block.part == "temporary":
+                block.part = "activations"
+
+    def _saved(self, kept: object) -> object:
+        self._log.label(_tensors(kept), "activations")
+        return kept
+
+    def _forward_begins(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        self._look_around()
+        self._log.label(_tensors((args, kwargs)), "activations")
+
+    @contextmanager
+    def _hooks(self) -> Iterator[None]:
+        around_step = lambda optimizer, args, kwargs: self._look_around(optimizer)  # noqa: E731
+        handles = [
+            self._model.register_forward_pre_hook(self._forward_begins, with_kwargs=True),
+            register_optimizer_step_pre_hook(around_step),
+            register_optimizer_step_post_hook(around_step),
+        ]
+        for parameter in self._model.parameters():
+            if parameter.requires_grad:
+                handles.append(run_first(parameter.register_post_accumulate_grad_hook(self._accumulated)))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _accumulated(self, parameter: Tensor) -> None:
+        self._log.label([parameter.grad], "gradients")
+
+
+def train_peak(
+    model: nn.Module,
+    optimizer: Optimizer | None,
+    step: Callable[[Tensor, Tensor], object],
+    images: Tensor,
+    labels: Tensor,
+    steps: int = 2,
+) -> MemoryPeak:
+    """Peak over `steps` whole steps on one batch. They do train the model."""
+    with LiveMemory(model, optimizer, (images, labels)) as memory:
+        for _ in range(steps):
+            step(images, labels)
+    return memory.peak
+
+
+def inference_peak(model: nn.Module, images: Tensor, run: Callable[[Tensor], object] | None = None) -> MemoryPeak:
+    """Peak of one batch through `run` (the model itself by default) in eval mode without gradients.
+
+    Gradients and optimizer state that a training left behind are no part of it. torchvision's attention
+    takes its written-out path, since the fused one hides its workspace inside one operator.
+    """
+    with evaluating(model), without_fast_path(), LiveMemory(model, inputs=images) as memory:
+        (run or model)(images)
+    peak = memory.peak
+    return MemoryPeak(peak.weights, 0, 0, peak.activations, peak.temporary)
+
+
+def _tensors(tree: object) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]

@@ -1,0 +1,71 @@
+"""Looking at what torch gives no hook for. Each context puts back what it replaced."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.hooks import RemovableHandle
+
+
+def run_first(handle: RemovableHandle) -> RemovableHandle:
+    """Let this hook run before its siblings, one of which may step and drop the gradient at once."""
+    hooks = handle.hooks_dict_ref()
+    for key in [key for key in hooks if key != handle.id]:
+        hooks[key] = hooks.pop(key)
+    return handle
+
+
+class _NotedHook:
+    """A pack hook whose result, what is kept, is told to `saved`; for all else it looks like the hook itself."""
+
+    def __init__(self, hook: Callable[[Tensor], object], saved: Callable[[object], object]):
+        self._hook, self._saved = hook, saved
+
+    def __call__(self, tensor: Tensor) -> object:
+        try:
+            kept = self._hook(tensor)
+        except Exception:  # checkpointing stops a recomputation this way, at the last tensor it keeps
+            self._saved(tensor)
+            raise
+        return self._saved(kept)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._hook, name)
+
+
+@contextmanager
+def every_saving_hook(saved: Callable[[object], object]) -> Iterator[None]:
+    """Whatever other saved-tensor hooks keep (checkpointing, compression) is told to `saved` as well."""
+    original = saved_tensors_hooks.__enter__
+
+    def enter(hooks: saved_tensors_hooks) -> None:
+        inner, hooks.pack_hook = hooks.pack_hook, _NotedHook(hooks.pack_hook, saved)
+        try:
+            return original(hooks)
+        finally:
+            hooks.pack_hook = inner
+
+    saved_tensors_hooks.__enter__ = enter
+    try:
+        yield
+    finally:
+        saved_tensors_hooks.__enter__ = original
+
+
+@contextmanager
+def storage_resizes(resized: Callable[[torch.UntypedStorage], None]) -> Iterator[None]:
+    """`UntypedStorage.resize_` passes no operator; tell `resized` of it."""
+    original = torch.UntypedStorage.resize_
+
+    def resize(storage: torch.UntypedStorage, size: int) -> torch.UntypedStorage:
+        result = original(storage, size)
+        resized(storage)
+        return result
+
+    torch.UntypedStorage.resize_ = resize
+    try:
+        yield
+    finally:
+        torch.UntypedStorage.resize_ = original
