@@ -1,0 +1,64 @@
+"""Timing: counts and minima, quantiles, and the interval of a paired ratio."""
+
+import time
+
+import numpy as np
+import pytest
+
+from wasi.measure.timing import paired_ratio, spread_warning, summary, time_steps
+
+
+def test_time_steps_meets_both_minima():
+    calls = []
+    by_count = time_steps(lambda: calls.append(1), warmup=3, min_count=5, min_seconds=0)
+    assert len(by_count) == 5 and len(calls) == 8
+    by_time = time_steps(lambda: time.sleep(0.01), warmup=0, min_count=1, min_seconds=0.05)
+    assert 2 <= len(by_time) <= 5 and all(10 <= ms < 60 for ms in by_time)
+
+
+def test_time_steps_waits_for_the_device():
+    pending = []
+    samples = time_steps(
+        lambda: pending.append(0.01), 0, 3, 0, synchronize=lambda: [time.sleep(pending.pop()) for _ in pending[:]]
+    )
+    assert all(ms >= 10 for ms in samples)
+
+
+def test_summary_is_numpys_quantiles():
+    assert summary([4.0, 1.0, 3.0, 2.0, 5.0]) == {"p50": 3.0, "p90": pytest.approx(4.6), "iqr": 2.0, "n": 5}
+
+
+def test_wide_spread_is_told_with_its_name():
+    assert spread_warning("time/train_step_ms", [100, 101, 102, 99]) is None
+    assert "time/train_step_ms" in spread_warning("time/train_step_ms", [100, 100, 130, 130])
+
+
+def rounds(rng, scale, drift, n=8, noise=0.03):
+    return [scale * d * (1 + noise * rng.standard_normal(n)) for d in drift]
+
+
+def test_paired_ratio_sees_through_drift():
+    """A machine that becomes twice as slow meanwhile; the pairs still tell a 1.5x apart to a few percent."""
+    rng = np.random.default_rng(0)
+    drift = np.linspace(1, 2, 7)
+    ratio = paired_ratio(rounds(rng, 150, drift), rounds(rng, 100, drift), np.random.default_rng(1))
+    assert ratio["low"] < 1.5 < ratio["high"] and ratio["high"] - ratio["low"] < 0.15
+    assert ratio["low"] <= ratio["p50"] <= ratio["high"]
+
+
+def test_a_a_interval_covers_one():
+    """Over many A/A experiments the 95 % interval contains 1 about that often."""
+    rng = np.random.default_rng(2)
+    hits = 0
+    for _ in range(60):
+        drift = 1 + 0.05 * rng.standard_normal(5)
+        ratio = paired_ratio(rounds(rng, 1, drift), rounds(rng, 1, drift), rng, resamples=300)
+        hits += ratio["low"] <= 1 <= ratio["high"]
+    assert hits >= 54
+
+
+def test_paired_ratio_is_reproducible_and_refuses_unpaired_rounds():
+    a, b = [[1.0, 2.0], [2.0, 3.0]], [[1.0, 1.5], [1.0, 1.1]]
+    assert paired_ratio(a, b, np.random.default_rng(3)) == paired_ratio(a, b, np.random.default_rng(3))
+    with pytest.raises(ValueError, match="2 baseline rounds, 1 of ours"):
+        paired_ratio(a, b[:1], np.random.default_rng(3))
