@@ -53,6 +53,11 @@ class TuckerState(nn.Module):
     def basis(self, mode: int) -> Tensor | None:
         return getattr(self, f"basis_{mode}")
 
+    @property
+    def feature_basis(self) -> Tensor | None:
+        """`I x r`, or None while features are kept whole."""
+        return self.basis(len(self.token_ranks))
+
     @torch.no_grad()
     def compress(self, x: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         """Core and factors of `x`; in a first (not repeated) forward pass also gathers for `advance`.

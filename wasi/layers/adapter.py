@@ -11,15 +11,15 @@ from wasi.layers.base import LowRankLayer
 
 
 class Adapter(nn.Module):
-    """`scale * X A^T B^T`: `A` (`rank x in`), `B` (`out x rank`, zero at the start), `scale = alpha / rank`."""
+    """`scale * X A^T B^T` beside a `weight` (`out x in`): `A` (`rank x in`), `B` (`out x rank`, zero at the start), `scale = alpha / rank`."""
 
-    def __init__(
-        self, in_features: int, out_features: int, rank: int, alpha: float, generator: torch.Generator
-    ):
+    def __init__(self, weight: Tensor, rank: int, alpha: float, generator: torch.Generator):
         super().__init__()
+        out_features, in_features = weight.shape
         bound = 1 / sqrt(in_features)  # as LoRA's authors start A: Kaiming uniform with a = sqrt(5)
-        self.A = nn.Parameter(torch.empty(rank, in_features).uniform_(-bound, bound, generator=generator))
-        self.B = nn.Parameter(torch.zeros(out_features, rank))
+        start = torch.empty(rank, in_features).uniform_(-bound, bound, generator=generator)
+        self.A = nn.Parameter(start.to(weight))
+        self.B = nn.Parameter(weight.new_zeros(out_features, rank))
         self.scale = alpha / rank
 
     def forward(self, x: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class AdapterLinear(LowRankLayer):
         super().__init__(weight.shape[1], weight.shape[0])
         self.weight = weight.requires_grad_(False)
         self.register_parameter("bias", bias)
-        self.adapter = Adapter(self.in_features, self.out_features, rank, alpha, generator)
+        self.adapter = Adapter(weight, rank, alpha, generator)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias) + self.adapter(x)
@@ -77,9 +77,8 @@ class FactoredAdapterLinear(LowRankLayer):
         self.L = nn.Parameter(left, requires_grad=False)
         self.R = nn.Parameter(right, requires_grad=False)
         self.register_parameter("bias", bias)
-        k = self.weight_rank
-        self.adapter_R = Adapter(self.in_features, k, rank, alpha, generator)
-        self.adapter_L = Adapter(k, self.out_features, rank, alpha, generator)
+        self.adapter_R = Adapter(self.R, rank, alpha, generator)
+        self.adapter_L = Adapter(self.L, rank, alpha, generator)
 
     @property
     def weight_rank(self) -> int:

@@ -8,20 +8,23 @@ from torch import Tensor, nn
 
 from wasi.layers.activation import TuckerState
 from wasi.layers.base import LowRankLayer
-from wasi.linalg import factored
+from wasi.linalg import factored, tucker
 
 
 class FactoredProduct(torch.autograd.Function):
-    """`Y = (X R^T) L^T + b`, keeping `L`, `R` and the given core and factors of `X` for the backward pass."""
+    """`Y = (X R^T) L^T + b`, keeping `L`, `R` and the given core and factors of `X` for the backward pass.
+
+    `collect`, where it is not None, receives the weight gradient's coordinates `M` (`O x r`, `dW = M U^T` with
+    `U` the last factor) in place of gradients of `L` and `R`.
+    """
 
     @staticmethod
-    def forward(x, left, right, bias, core, *factors):
+    def forward(x, left, right, bias, collect, core, *factors):
         return F.linear(F.linear(x, right), left, bias)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        _, left, right, bias, core, *factors = inputs
-        ctx.has_bias = bias is not None
+        _, left, right, _, ctx.collect, core, *factors = inputs
         ctx.save_for_backward(left, right, core, *factors)
 
     @staticmethod
@@ -31,18 +34,22 @@ class FactoredProduct(torch.autograd.Function):
         d_x = d_left = d_right = d_bias = None
         if need_x:
             d_x = (grad @ left) @ right
-        if need_left or need_right:
+        if ctx.collect is not None:
+            ctx.collect(tucker.weight_coordinates(grad, core, factors))
+        elif need_left or need_right:
             d_left, d_right = factored.factor_gradients(grad, core, factors, left, right)
         if need_bias:
             d_bias = grad.sum(tuple(range(grad.dim() - 1)))
-        return d_x, d_left, d_right, d_bias, None, *[None] * len(factors)
+        return d_x, d_left, d_right, d_bias, None, None, *[None] * len(factors)
 
 
 class FactoredLinear(LowRankLayer):
     """`Y = X (L R)^T + b` with `L` (`O x K`, orthonormal columns) and `R` (`K x I`), DESIGN 3.1 to 3.3.
 
     Its parameters have ordinary gradients, those of `L` and `R`; `tangent_` and `retract_` turn a step of
-    any optimizer into one on the product `L R`.
+    any optimizer into one on the product `L R`. With `collects` set, the backward pass leaves the weight
+    gradient in `coordinates` instead (`M`, `O x r`: `dW = M U^T`, `U` the saved input's feature basis, which
+    stands still within a step), for `linalg.thin_step`.
 
     Args:
         left, right: the factors; bias: shape `[O]` or None; states: see `LowRankLayer`.
@@ -57,6 +64,8 @@ class FactoredLinear(LowRankLayer):
     ):
         super().__init__(right.shape[1], left.shape[0], states)
         self.L, self.R = left, right
+        self.collects = False
+        self.coordinates: Tensor | None = None
         self.register_parameter("bias", bias)
 
     @property
@@ -67,7 +76,18 @@ class FactoredLinear(LowRankLayer):
         if not (torch.is_grad_enabled() and (self.L.requires_grad or self.R.requires_grad)):
             return F.linear(F.linear(x, self.R), self.L, self.bias)
         core, factors = self.saved(x.detach())
-        return FactoredProduct.apply(x, self.L, self.R, self.bias, core, *factors)
+        collect = self._collect if self.collects else None
+        return FactoredProduct.apply(x, self.L, self.R, self.bias, collect, core, *factors)
+
+    def can_collect(self) -> bool:
+        """Whether a step's whole weight gradient has coordinates in one basis, thinner than the factors."""
+        if len(self.states) != 1 or not (self.L.requires_grad and self.R.requires_grad):
+            return False
+        basis = self.states[0].feature_basis
+        return basis is not None and basis.shape[1] <= self.weight_rank
+
+    def _collect(self, m: Tensor) -> None:
+        self.coordinates = m if self.coordinates is None else self.coordinates + m
 
     @torch.no_grad()
     def tangent_(self) -> Tensor:

@@ -38,10 +38,14 @@ def tangent_gradient(d_left: Tensor, left: Tensor, right: Tensor) -> tuple[Tenso
     matrices of rank `K`. The squared length is `||(I - L L^T) dL (R R^T + delta I)^-1/2||_F^2`.
     """
     normal = d_left - left @ (left.mT @ d_left)
-    gram = right @ right.mT
-    gram.diagonal().add_(DAMPING * _largest(gram))
-    direction = torch.cholesky_solve(normal.mT, torch.linalg.cholesky(gram)).mT
+    direction = torch.cholesky_solve(normal.mT, damped_cholesky(right @ right.mT)).mT
     return direction, (normal * direction).sum()
+
+
+def damped_cholesky(gram: Tensor) -> Tensor:
+    """Lower Cholesky factor of `gram + delta I`, `delta` relative to the largest eigenvalue; overwrites `gram`."""
+    gram.diagonal().add_(DAMPING * _largest(gram))
+    return torch.linalg.cholesky(gram)
 
 
 def _largest(gram: Tensor) -> Tensor:

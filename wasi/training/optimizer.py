@@ -5,7 +5,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from wasi.training.subspace import SubspaceIteration
+from wasi.training.subspace import trainable_factors
 
 
 def build_optimizer(model: nn.Module, cfg: DictConfig) -> torch.optim.Optimizer:
@@ -13,10 +13,9 @@ def build_optimizer(model: nn.Module, cfg: DictConfig) -> torch.optim.Optimizer:
 
     Weight decay acts on the product `L R`, so it scales `R` once and leaves the orthonormal `L` alone.
     """
-    subspace = SubspaceIteration(model)
-    left = [layer.L for layer in subspace.factored]
+    left = [layer.L for layer in trainable_factors(model)]
     skip = {id(p) for p in left}
-    groups = [{"params": [p for p in subspace.parameters if id(p) not in skip]}]
+    groups = [{"params": [p for p in model.parameters() if p.requires_grad and id(p) not in skip]}]
     if left:
         groups.append({"params": left, "weight_decay": 0.0})
     return hydra.utils.instantiate(cfg, _partial_=True, _convert_="all")(groups)

@@ -46,7 +46,7 @@ class TrainStep:
     ):
         self.model, self.optimizer, self.normalize = model, optimizer, normalize
         self.clip_norm, self.micro_batch_size = clip_norm, micro_batch_size
-        self.subspace = SubspaceIteration(model)
+        self.subspace = SubspaceIteration(model, optimizer)
         self.device = next(model.parameters()).device
 
     def prepare(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,10 +56,13 @@ class TrainStep:
     def __call__(self, images: Tensor, labels: Tensor) -> StepResult:
         """Raises Diverged, before any weight changes, when loss or gradient norm is not finite."""
         self.model.train()
-        loss, correct = self._accumulate(images, labels)
-        if not isfinite(loss):
-            raise Diverged(f"training loss is {loss}")
-        norm = self.subspace.prepare(self.clip_norm)
+        try:
+            loss, correct = self._accumulate(images, labels)
+            if not isfinite(loss):
+                raise Diverged(f"training loss is {loss}")
+            norm = self.subspace.prepare(self.clip_norm)
+        except torch.linalg.LinAlgError as error:  # a decomposition met numbers that are not finite
+            raise Diverged(str(error)) from error
         if norm is not None and not isfinite(norm := norm.item()):
             raise Diverged(f"gradient norm is {norm}")
         self.optimizer.step()

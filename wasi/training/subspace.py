@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from wasi.layers.base import LowRankLayer
 from wasi.layers.factored import FactoredLinear
+from wasi.linalg.thin_step import ThinTangent, thin_step_, thin_tangent
 
 
 class SubspaceIteration:
@@ -12,16 +13,23 @@ class SubspaceIteration:
 
     >>> loss.backward(); norm = subspace.prepare(max_norm=2.0)
     >>> optimizer.step(); subspace.finish()
+
+    Where `optimizer` is plain SGD, layers that can do so leave their weight gradient as coordinates, and the
+    same step is made thinly here (`linalg.thin_step`) instead of by the optimizer.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None):
         self.layers = [m for m in model.modules() if isinstance(m, LowRankLayer)]
-        pairs = {id(m.L): m for m in self.layers if isinstance(m, FactoredLinear) and m.L.requires_grad}
-        self.factored = list(pairs.values())  # tied layers share one pair of factors, which steps once
-        in_factors = {id(p) for m in self.factored for p in (m.L, m.R)}
+        factored = trainable_factors(model)
+        thin = optimizer is not None and _is_plain_sgd(optimizer)
+        self.thin = [ThinLayer(layer, optimizer) for layer in factored if thin and layer.can_collect()]
+        collecting = {id(t.layer) for t in self.thin}
+        self.factored = [layer for layer in factored if id(layer) not in collecting]
+        in_factors = {id(p) for layer in factored for p in (layer.L, layer.R)}
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.rest = [p for p in self.parameters if id(p) not in in_factors]
 
+    @torch.no_grad()
     def prepare(self, max_norm: float | None) -> Tensor | None:
         """Between `backward` and `step`: tangent gradients, then clipping by their global norm.
 
@@ -29,16 +37,55 @@ class SubspaceIteration:
         the ordinary gradients of all other parameters. Returned before clipping; None without `max_norm`.
         """
         squares = [layer.tangent_() for layer in self.factored if layer.L.grad is not None]
+        squares += [thin.tangent_() for thin in self.thin]
         if max_norm is None:
             return None
         rest = nn.utils.get_total_norm([p.grad for p in self.rest if p.grad is not None])
         norm = torch.stack([rest.square(), *squares]).sum().sqrt() if squares else rest
         nn.utils.clip_grads_with_norm_(self.parameters, max_norm, norm)
+        for thin in self.thin:
+            thin.tangent.scale_((max_norm / (norm + 1e-6)).clamp(max=1.0))  # as torch's clipping does
         return norm
 
+    @torch.no_grad()
     def finish(self) -> None:
         """After `step`: `L` orthonormal again, activation bases moved on."""
         for layer in self.factored:
             layer.retract_()
+        for thin in self.thin:
+            thin.step_()
         for layer in self.layers:
             layer.advance()
+
+
+class ThinLayer:
+    """One layer's plain SGD step from its gradient's coordinates, with the rates of the optimizer's groups."""
+
+    def __init__(self, layer: FactoredLinear, optimizer: torch.optim.Optimizer):
+        layer.collects = True
+        self.layer = layer
+        self.tangent: ThinTangent | None = None
+        self._group = next(g for g in optimizer.param_groups if any(p is layer.R for p in g["params"]))
+
+    def tangent_(self) -> Tensor:
+        layer = self.layer
+        self.tangent = thin_tangent(layer.coordinates, layer.states[0].feature_basis, layer.L, layer.R)
+        layer.coordinates = None
+        return self.tangent.square
+
+    def step_(self) -> None:
+        thin_step_(self.layer.L, self.layer.R, self.tangent, self._group["lr"], self._group["weight_decay"])
+        self.tangent = None
+
+
+def trainable_factors(model: nn.Module) -> list[FactoredLinear]:
+    """Layers whose factors train; tied layers share one pair of factors, which counts, and steps, once."""
+    layers = [m for m in model.modules() if isinstance(m, FactoredLinear) and m.L.requires_grad]
+    return list({id(m.L): m for m in layers}.values())
+
+
+def _is_plain_sgd(optimizer: torch.optim.Optimizer) -> bool:
+    """SGD without state, whose step is linear in the gradient."""
+    return type(optimizer) is torch.optim.SGD and all(
+        g["momentum"] == 0 and not g["maximize"] for g in optimizer.param_groups
+    )
