@@ -11,6 +11,7 @@ from wasi.config.reads import options_read
 from wasi.data.identity import dataset_identity
 from wasi.errors import UserError
 from wasi.models.identity import weights_identity
+from wasi.models.weights_file import KEYWORDS
 
 SCHEMA_VERSION = 1
 
@@ -55,7 +56,7 @@ def canonical(value: Any) -> Any:
 
 def _identities(cfg: DictConfig) -> dict:
     weights = weights_identity(cfg.model)
-    if weights == "absent":
+    if weights == "absent" and cfg.model.weights not in KEYWORDS:
         raise UserError(
             "model.weights", cfg.model.weights, "pretrained, random, surrogate or an existing .safetensors file"
         )

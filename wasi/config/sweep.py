@@ -30,5 +30,5 @@ def sweep_name(cfg: DictConfig, swept: set[str] = frozenset()) -> str:
         raise UserError("sweep", "several values", allowed)
     name = cfg.sweep
     if isinstance(name, bool) or not isinstance(name, (str, int, float)) or not _NAME.fullmatch(str(name)):
-        raise UserError("sweep", name, allowed)
+        raise UserError("sweep", "null" if name is None else name, allowed)
     return str(name)

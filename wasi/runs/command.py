@@ -1,4 +1,4 @@
-"""The command line around Hydra: exit status after a signal, and the command that resumes a sweep."""
+"""The command line around Hydra: exit status after a signal, and the command that continues where it stopped."""
 
 import shlex
 import signal
@@ -9,6 +9,8 @@ from wasi.errors import Interrupted
 from wasi.runs.ending import print_error
 from wasi.signals import interruptible
 
+_continuing: list[str] = []  # the last of them is told when a signal ends this process
+
 
 def command(main: Callable[[], object]) -> None:
     """Call a `@hydra.main` function; SIGINT and SIGTERM end the process with 130 and 143, without a traceback."""
@@ -16,11 +18,15 @@ def command(main: Callable[[], object]) -> None:
         with interruptible():
             main()
     except Interrupted as stop:
-        print_error(f"stopped by {signal.Signals(stop.signum).name}; the same command continues")
+        continuing = f"; continue with: {_continuing[-1]}" if _continuing else ""
+        print_error(f"stopped by {signal.Signals(stop.signum).name}{continuing}")
         sys.exit(128 + stop.signum)
 
 
-def resume_command(sweep: str) -> str:
-    """This process's own command line, for a shell, with the sweep named."""
-    kept = [argument for argument in sys.orig_argv if not argument.startswith("sweep=")]
-    return shlex.join([*kept, f"sweep={sweep}"])
+def continue_with(option: str, value: object) -> str:
+    """This process's own command line, for a shell, with `option=value` in it: what continues the work begun."""
+    words = [word for word in sys.orig_argv if not word.startswith(f"{option}=")]
+    overrides = [place for place, word in enumerate(words) if "=" in word and not word.startswith("-")]
+    place = overrides[-1] + 1 if overrides else len(words)  # argparse wants all overrides side by side
+    _continuing.append(shlex.join([*words[:place], f"{option}={value}", *words[place:]]))
+    return _continuing[-1]

@@ -36,17 +36,20 @@ signum=None, details=None)
     if mistake := _cause(error, UserError):
         return Ending("failed", one_line(str(mistake)), exit_code=2)
     if diverged := _cause(error, Diverged):
-        return Ending("diverged", one_line(str(diverged)), exit_code=1)
+        return Ending("diverged", one_line(f"diverged: {diverged}"), exit_code=1)
     details = "".join(traceback.format_exception(error))
     return Ending("failed", one_line(f"{type(error).__name__}: {error}"), exit_code=1, details=details)
 
 
 def tell(ending: Ending, log_path: Path) -> None:
-    """An error as one line on stderr and in the log; an unexpected one's traceback in the log only."""
+    """A failure as one line on stderr and in the log; an unexpected one's traceback in the log only."""
     if ending.error is None:
         return
-    print_error(f"{ending.error} (traceback in {log_path})" if ending.details else ending.error)
     _log_file.error("%s: %s", ending.status, ending.details or ending.error)
+    if ending.details:
+        print_error(f"{ending.error} (traceback in {log_path})")
+    elif ending.signum is None:  # a signal ends the whole command, which tells it once
+        print_error(ending.error)
 
 
 def print_error(line: str) -> None:

@@ -19,6 +19,7 @@ from wasi.config.fingerprint import fingerprint
 from wasi.config.sweep import sweep_name
 from wasi.config.validate import validate
 from wasi.errors import Interrupted
+from wasi.runs.command import continue_with
 from wasi.runs.ending import Ending, ending_of, tell
 from wasi.runs.lock import sole_owner
 from wasi.runs.provenance import code_version
@@ -58,8 +59,10 @@ def run_job(cfg: DictConfig, body: Body) -> float | None:
     hydra_cfg = HydraConfig.get()
     folder, in_sweep = Path(hydra_cfg.runtime.output_dir), hydra_cfg.mode == RunMode.MULTIRUN
     if in_sweep and folder in _ended_here:
-        log.info("this sweep has already run it: %s", _shown(folder))
+        log.info("already dealt with in this sweep, skipped: %s", _shown(folder))
         return (read_result(folder) or {}).get("metrics", {}).get("val/acc")
+    if not in_sweep:
+        continue_with("hydra.run.dir", folder)
     main = threading.current_thread() is threading.main_thread()
     with interruptible() if main else nullcontext(), sole_owner(folder) as alone:
         ending = perform(cfg, folder, body) if alone else _taken(folder)

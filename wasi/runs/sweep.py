@@ -12,7 +12,7 @@ import wasi.config.resolvers  # noqa: F401  (a launcher's child process gets it 
 from wasi.config.sweep import sweep_name, swept_options
 from wasi.config.validate import validate
 from wasi.errors import UserError
-from wasi.runs.command import resume_command
+from wasi.runs.command import continue_with
 from wasi.runs.ending import one_line, print_error
 from wasi.runs.job import forget_ended
 from wasi.runs.lock import sole_owner
@@ -34,7 +34,7 @@ class SweepCallback(Callback):
             print_error(one_line(str(error)))
             sys.exit(2)
         _pin_name(config, name)
-        print(resume_command(name), flush=True)
+        print(continue_with("sweep", name), flush=True)
         forget_ended()
         self._start = time.time()
 
