@@ -33,7 +33,10 @@ class ActivationRanks:
         states: dict[str, list[TuckerState]] = {name: [] for name in layers}
 
         def see(name: str, x: Tensor) -> None:
-            states[name].append(TuckerState(x, self._choose(x)))
+            try:
+                states[name].append(TuckerState(x, self._choose(x)))
+            except ValueError as error:
+                raise UserError("model.weights", f"({name})", f"one whose activations can be decomposed: {error}") from error
 
         observe_inputs(model, layers, [next(iter(batches))], see)
         return states

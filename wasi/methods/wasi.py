@@ -34,6 +34,8 @@ class SubspaceMethod:
 
     def apply(self, model: nn.Module, calibration) -> nn.Module:
         linears = scope_linears(model, self.scope)
+        if self.weight_epsilon is not None:
+            _check_weights(linears)
         states = self.activations.states(model, linears, calibration) if self.activations else {}
         layers = {}
         factors = _SharedFactors(self.weight_epsilon) if self.weight_epsilon is not None else None
@@ -46,6 +48,12 @@ class SubspaceMethod:
         if not self.train_rest:
             freeze_rest(model)
         return model
+
+
+def _check_weights(linears: dict[str, nn.Linear]) -> None:
+    for name, linear in linears.items():
+        if not linear.weight.isfinite().all() or not linear.weight.any():
+            raise UserError("model.weights", f"({name})", "a layer whose weight is finite and not zero")
 
 
 class _SharedFactors:
@@ -62,8 +70,6 @@ class _SharedFactors:
         return self._pairs[id(weight)]
 
     def _truncate(self, name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
-        if not weight.isfinite().all() or not weight.any():
-            raise UserError("model.weights", name, "a layer whose weight is finite and not zero")
         left, right = truncate(weight, self.epsilon)
         size = left.numel() + right.numel()
         if size > weight.numel():
