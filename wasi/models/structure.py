@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from wasi.errors import UserError
+from wasi.layers.base import LowRankLayer
 
+_LINEARS = (nn.Linear, LowRankLayer)  # before and after a method was applied
 SCOPES = ("mlp", "attention", "all")
 _ATTENTION_NAMES = ("attn", "attention", "self_attn", "self_attention")
 _CONTAINERS = (nn.Sequential, nn.ModuleList)
@@ -78,9 +80,9 @@ def _attentions(modules: dict[str, nn.Module]) -> list[str]:
 def _looks_like_attention(module: nn.Module, name: str = "") -> bool:
     kind = type(module).__name__
     named = "Attention" in kind or "Attn" in kind or name.rpartition(".")[2] in _ATTENTION_NAMES
-    if not named or "Pool" in kind or isinstance(module, nn.Linear):
+    if not named or "Pool" in kind or isinstance(module, _LINEARS):
         return False
-    return any(isinstance(inner, nn.Linear) for inner in module.modules())
+    return any(isinstance(inner, _LINEARS) for inner in module.modules())
 
 
 def _owner(attention: str, modules: dict[str, nn.Module]) -> str | None:
@@ -97,7 +99,7 @@ def _owner(attention: str, modules: dict[str, nn.Module]) -> str | None:
 
 def _linears_outside(module: nn.Module, inner: nn.Module) -> bool:
     inside = set(inner.modules())
-    return any(isinstance(m, nn.Linear) and m not in inside for m in module.modules())
+    return any(isinstance(m, _LINEARS) and m not in inside for m in module.modules())
 
 
 def _block_sites(block_name: str, block: nn.Module) -> list[LinearSite]:
@@ -110,7 +112,7 @@ def _block_sites(block_name: str, block: nn.Module) -> list[LinearSite]:
         if isinstance(module, nn.MultiheadAttention):
             width = module.embed_dim
             sites.append(LinearSite(f"{block_name}.{name}.in_proj", block_name, role, width, 3 * width, 3))
-        elif isinstance(module, nn.Linear):
+        elif isinstance(module, _LINEARS):
             i, o = module.in_features, module.out_features
             copies = _packed(name) if role == "attention" else 1
             sites.append(LinearSite(f"{block_name}.{name}", block_name, role, i, o, copies))

@@ -1,0 +1,99 @@
+"""The paper's memory accounting: linear weights in scope, and the linear inputs stored for the backward pass.
+
+Computed from shapes at fp32, for comparison with the published tables. Query, key and value count as three
+linears with a copy of their input each. What the paper leaves out (all other weights and activations,
+gradients, optimizer state) is left out here; `memory/train_peak_mib` is what is measured.
+"""
+
+from collections import defaultdict
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from wasi.layers.base import LowRankLayer
+from wasi.measure.modes import evaluating, without_fast_path
+from wasi.models.structure import LinearSite, linear_sites
+
+_FP32_PER_MIB = 1024**2 / 4
+_PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default)
+
+
+def paper_accounting(model: nn.Module, scope: str, example: Tensor, batch_size: int) -> dict[str, float]:
+    """`memory/paper_train_mib` and `memory/paper_inference_mib` of a model, with or without a method applied.
+
+    Args:
+        example: normalised images `[b, 3, S, S]`; the first one is run through the model for the shapes.
+        batch_size: for which the stored inputs are counted.
+    """
+    sites = linear_sites(model, scope)
+    weights = sum(p.numel() for p in _unique_weights(model, sites))
+    stored = _stored_elements(model, sites, example[:1], batch_size)
+    return {
+        "memory/paper_train_mib": (weights + stored) / _FP32_PER_MIB,
+        "memory/paper_inference_mib": weights / _FP32_PER_MIB,
+    }
+
+
+def _site_weights(model: nn.Module, site: LinearSite) -> list[nn.Parameter]:
+    """Matrices held at a site: one dense weight, or factors and adapters."""
+    if site.name.endswith(".in_proj"):
+        return [model.get_parameter(f"{site.name}_weight")]
+    return [p for p in model.get_submodule(site.name).parameters() if p.dim() == 2]
+
+
+def _unique_weights(model: nn.Module, sites: list[LinearSite]) -> list[nn.Parameter]:
+    """Every matrix once, however many sites are tied to it."""
+    return list({id(p): p for site in sites for p in _site_weights(model, site)}.values())
+
+
+def _stored_elements(model: nn.Module, sites: list[LinearSite], image: Tensor, batch_size: int) -> int:
+    """Elements kept by all calls of all sites, from one forward pass of one image."""
+    total = 0
+    low_rank: list[tuple[LinearSite, LowRankLayer]] = []
+    dense: dict[int, LinearSite] = {}
+    for site in sites:
+        module = None if site.name.endswith(".in_proj") else model.get_submodule(site.name)
+        if isinstance(module, LowRankLayer):
+            low_rank.append((site, module))
+        else:
+            dense[_site_weights(model, site)[0].untyped_storage()._cdata] = site
+
+    def see(site: LinearSite, layer: LowRankLayer, x: Tensor) -> None:
+        nonlocal total
+        total += site.copies * layer.stored_elements((x.shape[0] * batch_size, *x.shape[1:]))
+
+    handles = [
+        layer.register_forward_pre_hook(lambda _, args, site=site, layer=layer: see(site, layer, args[0]))
+        for site, layer in low_rank
+    ]
+    try:
+        with evaluating(model), without_fast_path(), _ProductInputs(set(dense)) as products:
+            model(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    unseen = [site.name for key, site in dense.items() if key not in products.elements]
+    if unseen:
+        raise RuntimeError(f"no product with the weight of {unseen[0]} was seen in a forward pass")
+    return total + sum(dense[key].copies * n * batch_size for key, n in products.elements.items())
+
+
+class _ProductInputs(TorchDispatchMode):
+    """Elements that are multiplied with the given weights, by the weight's storage.
+
+    Below the modules, because torchvision's attentions use their weights without calling the layers.
+    """
+
+    def __init__(self, weights: set[int]):
+        super().__init__()
+        self._weights = weights
+        self.elements: dict[int, int] = defaultdict(int)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in _PRODUCTS:
+            *_, x, weight = args
+            key = weight.untyped_storage()._cdata
+            if key in self._weights:
+                self.elements[key] += x.numel()
+        return func(*args, **(kwargs or {}))
