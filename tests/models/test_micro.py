@@ -74,6 +74,15 @@ def test_weights_fit_32_pixels(tmp_path):
     assert torch.equal(loaded.pos_embed[:, 0], trained.pos_embed[:, 0])  # the class token's stays
 
 
+def test_export_of_another_model(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"blocks.0.mlp.fc1.L": torch.zeros(2, 2)}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="low-rank factors"):
+        export(tmp_path, tmp_path / "out.safetensors")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
 def test_export_of_no_run(tmp_path):
     with pytest.raises(UserError, match="RUN_DIR"):
         export(tmp_path)

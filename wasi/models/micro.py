@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+IMAGE_SIZE = 28
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "vit_micro.safetensors"
 
 

@@ -3,6 +3,8 @@
 import importlib
 from types import ModuleType
 
+from omegaconf import MissingMandatoryValue
+
 from wasi.data.spec import InputSpec
 from wasi.errors import UserError
 
@@ -31,9 +33,10 @@ def input_spec(cfg_model, image_size: int | None) -> InputSpec:
 
     Raises UserError for an unknown model and for a size it cannot take.
     """
+    architecture = architecture_of(cfg_model)
     if image_size is not None:
         check_image_size(cfg_model["name"], image_size)
-    return library_of(cfg_model).input_spec(architecture_of(cfg_model), image_size)
+    return library_of(cfg_model).input_spec(architecture, image_size)
 
 
 def check_image_size(name: str, image_size: int, patch: int | None = None) -> None:
@@ -44,8 +47,11 @@ def check_image_size(name: str, image_size: int, patch: int | None = None) -> No
 
 
 def architecture_of(cfg_model) -> str:
-    """The library's own name of the model."""
-    return cfg_model.get("architecture") or cfg_model["name"]
+    """The library's own name of the model. UserError for a name that was left open."""
+    try:
+        return cfg_model.get("architecture") or cfg_model["name"]
+    except MissingMandatoryValue:
+        raise UserError("model.name", "???", "the name of a timm model, as model=timm model.name=NAME") from None
 
 
 def library_of(cfg_model) -> ModuleType:

@@ -54,9 +54,10 @@ def create_pretrained(name: str, image_size: int, num_classes: int) -> nn.Module
 
 def adapt(state: State, model: nn.Module) -> State:
     """Position embedding resampled to the model's image size (ViT; Swin has none)."""
-    if not isinstance(model, models.VisionTransformer):
+    key = "encoder.pos_embedding"
+    if not isinstance(model, models.VisionTransformer) or key not in state:
         return state
-    state = {**state, "encoder.pos_embedding": state["encoder.pos_embedding"].float()}
+    state = {**state, key: state[key].float()}
     return models.vision_transformer.interpolate_embeddings(model.image_size, model.patch_size, state)
 
 

@@ -9,13 +9,13 @@ from wasi.models.loading import State, load_file
 from wasi.models.spec import check_image_size
 
 # The weights are made from Fashion-MNIST: its grey mean and deviation on three equal channels.
-_MEAN, _STD, _SIZE = (0.2860,) * 3, (0.3530,) * 3, 28
+_MEAN, _STD = (0.2860,) * 3, (0.3530,) * 3
 
 
 def input_spec(name: str, image_size: int | None) -> InputSpec:
     if name != "vit_micro":
         raise UserError("model.name", name, "vit_micro (with model.library=wasi)")
-    size = image_size or _SIZE
+    size = image_size or micro.IMAGE_SIZE
     check_image_size(name, size)
     return InputSpec(size, _MEAN, _STD, "bilinear")
 
