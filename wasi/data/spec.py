@@ -1,6 +1,12 @@
-"""What a model wants its images to look like."""
+"""What a model wants its images to look like, and what it gets. No torch at import."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset
 
 
 @dataclass(frozen=True)
@@ -11,3 +17,16 @@ class InputSpec:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: str  # "bilinear" or "bicubic"
+
+
+@dataclass(frozen=True)
+class Data:
+    """Every item of `train` and `val` is (uint8 `[3, S, S]`, label from 0 up); `classes[label]` names it."""
+
+    train: Dataset
+    val: Dataset
+    classes: list[str]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)

@@ -1,0 +1,18 @@
+"""From stored bytes to what the model sees."""
+
+import torch
+from torch import Tensor
+
+from wasi.data.spec import InputSpec
+
+
+class Normalize:
+    """uint8 `[B, 3, S, S]` to float32 `(x / 255 - mean) / std`, on the images' device."""
+
+    def __init__(self, spec: InputSpec):
+        mean, std = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (spec.mean, spec.std))
+        self._scale, self._shift = (1 / (255 * std)).float(), (-mean / std).float()
+
+    def __call__(self, images: Tensor) -> Tensor:
+        scale, shift = self._scale.to(images.device), self._shift.to(images.device)
+        return images.to(torch.float32).mul_(scale).add_(shift)
