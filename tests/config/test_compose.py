@@ -1,0 +1,84 @@
+"""Every file under conf/ composes, resolves, is valid, and names things that exist."""
+
+from pathlib import Path
+
+import pytest
+from hydra.utils import get_object
+from omegaconf import OmegaConf
+
+from wasi.config.validate import validate
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+GROUPS = ("model", "dataset", "method", "rank", "device", "optimizer", "scheduler", "logger")
+OPTIONS = [(path.parent.name, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
+EXPERIMENTS = sorted((CONF / "experiment").glob("*.yaml"))
+
+CONTRACT = {
+    "model": "vit_b_32 vit_b_16 swin_t dinov2_vits14 deit_tiny_patch16_224 timm vit_micro",
+    "dataset": "cifar10 cifar100 cub200 flowers102 pets fashion_mnist digits image_folder synthetic",
+    "method": "vanilla svd_llm wasi wsi asi lora",
+    "rank": "eps_0.4 eps_0.5 eps_0.6 eps_0.7 eps_0.8 eps_0.9 full",
+    "device": "auto cpu cuda pi5 pi4",
+    "logger": "wandb wandb_offline none",
+    "experiment": "headline quickstart pretrain_vit_micro",
+}
+
+
+@pytest.mark.parametrize("group", CONTRACT)
+def test_the_contract_names_exist(group):
+    assert set(CONTRACT[group].split()) <= {path.stem for path in (CONF / group).glob("*.yaml")}
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_an_option_composes(group, option, compose_config):
+    needs = ["model.name=vit_tiny_patch16_224"] if option == "timm" else []
+    cfg = compose_config(f"{group}={option}", *needs, small=False)
+    validate(cfg)
+    for target in _targets(OmegaConf.to_container(cfg, resolve=True)):
+        assert callable(get_object(target)), target
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_an_experiment_composes_and_states_its_command(path, compose_config):
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    command = next(line for line in header if f"experiment={path.stem}" in line)
+    config = "bench" if "bench_device.py" in command else "config"
+    validate(compose_config(f"experiment={path.stem}", config=config, small=False))
+
+
+def test_an_experiment_gives_way_to_the_command_line(compose_config):
+    given = ["train.epochs=3", "dataset.batch_size=7"]
+    cfg = compose_config("experiment=quickstart", *given, with_hydra=True, small=False)
+    assert (cfg.train.epochs, cfg.dataset.batch_size) == (3, 7)
+    assert cfg.hydra.sweeper.params.method == "vanilla,svd_llm,wasi"
+
+
+def test_the_paper_is_the_default(compose_config):
+    cfg = compose_config(small=False)
+    assert (cfg.model.name, cfg.dataset.name, cfg.method.name) == ("vit_b_32", "cifar10", "wasi")
+    assert cfg.optimizer._target_ == "torch.optim.SGD"
+    assert (cfg.optimizer.lr, cfg.optimizer.momentum, cfg.optimizer.weight_decay) == (0.05, 0, 1e-4)
+    assert (cfg.train.epochs, cfg.dataset.batch_size, cfg.train.clip_norm, cfg.seed) == (50, 128, 2.0, 233)
+    assert cfg.logger.mode == "online" and cfg.logger.project == "wasi"
+
+
+@pytest.mark.parametrize("epsilon", [0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
+def test_eps_sets_both_thresholds(epsilon, compose_config):
+    rank = compose_config(f"rank=eps_{epsilon}").rank
+    assert rank.weight_epsilon == rank.activation_epsilon == epsilon
+
+
+def test_a_raspberry_pi_has_four_threads_and_its_memory(compose_config):
+    for name, memory in (("pi5", 8192), ("pi4", 4096)):
+        device = compose_config(f"device={name}").device
+        assert (device.num_threads, device.memory_limit_mib) == (4, memory)
+
+
+def _targets(value):
+    if isinstance(value, dict):
+        if "_target_" in value:
+            yield value["_target_"]
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _targets(item)

@@ -1,0 +1,112 @@
+"""Equal runs have equal fingerprints, different runs different ones."""
+
+import pytest
+
+from wasi.config.fingerprint import canonical, fingerprint, provisional_fingerprint
+from wasi.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (["rank.weight_epsilon=0.8"], ["rank.weight_epsilon=0.80"]),
+        (["rank.weight_epsilon=1"], ["rank.weight_epsilon=1.0"]),
+        (["optimizer.lr=0.05"], ["optimizer.lr=5e-2"]),
+        (["train.clip_norm=2"], ["train.clip_norm=2.0"]),
+        (["rank=eps_0.8"], ["rank=full", "rank.weight_epsilon=0.8", "rank.activation_epsilon=0.8"]),
+        (["dataset.batch_size=32", "seed=1"], ["seed=1", "dataset.batch_size=32"]),
+    ],
+)
+def test_the_same_value_in_another_spelling(one, other, compose_config):
+    assert fingerprint(compose_config(*one)) == fingerprint(compose_config(*other))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "logger=wandb_offline",
+        "sweep=other",
+        "train.checkpoint_every=7",
+        "train.rerun=true",
+        "dataset.num_workers=2",
+        "dataset.root=elsewhere",
+    ],
+)
+def test_what_cannot_change_the_result_does_not_count(override, compose_config):
+    assert fingerprint(compose_config()) == fingerprint(compose_config(override))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=1",
+        "method=vanilla",
+        "method.scope=all",
+        "rank=eps_0.4",
+        "rank.calibration_batches=2",
+        "dataset.batch_size=64",
+        "dataset.train_size=100",
+        "dataset=synthetic",
+        "model.weights=surrogate",
+        "optimizer=adamw",
+        "optimizer.lr=0.06",
+        "scheduler=constant",
+        "train.epochs=3",
+        "train.micro_batch_size=32",
+        "train.gradient_checkpointing=true",
+        "train.measure=false",
+        "device=cpu",
+        "device.num_threads=1",
+    ],
+)
+def test_what_changes_the_result_counts(override, compose_config):
+    assert fingerprint(compose_config()) != fingerprint(compose_config(override))
+
+
+@pytest.mark.parametrize(
+    ("method", "option", "counts"),
+    [
+        ("vanilla", "weight_epsilon", False),
+        ("vanilla", "activation_epsilon", False),
+        ("vanilla", "calibration_batches", False),
+        ("lora", "weight_epsilon", False),
+        ("lora", "activation_epsilon", False),
+        ("wsi", "weight_epsilon", True),
+        ("wsi", "activation_epsilon", False),
+        ("svd_llm", "weight_epsilon", True),
+        ("svd_llm", "activation_epsilon", False),
+        ("svd_llm", "keep_ratio", True),
+        ("asi", "weight_epsilon", False),
+        ("asi", "activation_epsilon", True),
+        ("wasi", "weight_epsilon", True),
+        ("wasi", "activation_epsilon", True),
+    ],
+)
+def test_of_rank_only_what_the_method_reads(method, option, counts, compose_config):
+    value = 3 if option == "calibration_batches" else 0.55
+    plain = fingerprint(compose_config(f"method={method}"))
+    assert (plain != fingerprint(compose_config(f"method={method}", f"rank.{option}={value}"))) == counts
+
+
+def test_weights_count_by_content_not_by_path(tmp_path, compose_config):
+    for name, content in (("a", b"one"), ("b", b"one"), ("c", b"two")):
+        (tmp_path / f"{name}.safetensors").write_bytes(content)
+    a, b, c = (fingerprint(compose_config(f"model.weights={tmp_path}/{name}.safetensors")) for name in "abc")
+    assert a == b != c
+
+
+def test_a_missing_weights_file_is_named(compose_config):
+    with pytest.raises(UserError, match="model.weights=nowhere.safetensors"):
+        fingerprint(compose_config("model.weights=nowhere.safetensors"))
+
+
+def test_what_cannot_be_fingerprinted_still_has_a_stable_stand_in(compose_config):
+    broken = ["model.weights=nowhere.safetensors", "rank.weight_epsilon=abc"]
+    stand_in = provisional_fingerprint(compose_config(*broken))
+    assert stand_in == provisional_fingerprint(compose_config(*broken, "sweep=other", "logger=wandb_offline"))
+    assert stand_in != provisional_fingerprint(compose_config(*broken, "seed=1"))
+
+
+def test_canonical_keeps_booleans_apart_from_numbers():
+    assert canonical([True, 1, 1.0, 0.5, None, float("inf")]) == [True, 1, 1, 0.5, None, "inf"]
+    assert canonical(True) is True and canonical(1.0) is not True

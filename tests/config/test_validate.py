@@ -1,0 +1,131 @@
+"""Every rule refuses what it should, names the option, and lets the rest through."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from wasi.config.validate import OPTIONS, TOGETHER, validate
+from wasi.errors import UserError
+
+COUNT = ["0", "-1", "1.5", "true", "many"]
+SHARE = ["0", "-0.1", "1.01", "nan", "inf", "true", "abc", "'0.5'", "[0.5]"]
+FLAG = ["1", "maybe", "null", "0.0"]
+
+REFUSED = {
+    "seed": ["-1", "1.0", "true", "null", "x"],
+    "rank.weight_epsilon": [*SHARE, "null"],
+    "rank.activation_epsilon": [*SHARE, "null"],
+    "rank.activation_selection": ["best", "null", "1"],
+    "rank.keep_ratio": SHARE,
+    "rank.calibration_batches": [*COUNT, "null"],
+    "method.scope": ["head", "null", "[mlp]"],
+    "method.train_rest": FLAG,
+    "dataset.batch_size": [*COUNT, "null"],
+    "dataset.train_size": COUNT,
+    "dataset.val_size": COUNT,
+    "dataset.image_size": COUNT,
+    "dataset.hflip": ["-0.1", "1.1", "true", "null"],
+    "dataset.num_workers": ["-1", "0.5", "null"],
+    "dataset.download": FLAG,
+    "model.weights": ["null", "3", "true"],
+    "device.name": ["gpu", "null"],
+    "device.num_threads": COUNT,
+    "device.dtype": ["float16", "null"],
+    "device.memory_limit_mib": ["0", "-5", "nan", "true"],
+    "device.flush_denormals": FLAG,
+    "optimizer.lr": ["0", "-1", "nan", "true", "null", "fast"],
+    "optimizer.momentum": ["1", "-0.1", "null"],
+    "optimizer.weight_decay": ["-1", "inf", "null"],
+    "optimizer.nesterov": FLAG,
+    "scheduler.warmup_epochs": ["-1", "null"],
+    "scheduler.min_lr_ratio": ["-0.1", "2", "null"],
+    "train.epochs": [*COUNT, "null"],
+    "train.micro_batch_size": COUNT,
+    "train.gradient_checkpointing": FLAG,
+    "train.memory": ["fat", "null"],
+    "train.clip_norm": ["0", "-2", "nan", "true"],
+    "train.checkpoint_every": COUNT,
+    "train.rerun": FLAG,
+    "train.measure": FLAG,
+    "train.monitor": FLAG,
+}
+
+
+@pytest.mark.parametrize(("option", "given"), [(o, g) for o, values in REFUSED.items() for g in values])
+def test_refused(option, given, composed):
+    cfg = composed(option, given)
+    with pytest.raises(UserError) as error:
+        validate(cfg)
+    assert str(error.value).startswith(f"{option}=") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("ranks", ["[]", "[0,1,2]", "[1,2.5]", "[true]", "8", "[a]"])
+def test_activation_ranks_are_positive_whole_numbers(ranks, composed):
+    cfg = composed("rank.activation_ranks", ranks)
+    cfg.rank.activation_selection = "fixed"
+    with pytest.raises(UserError, match="rank.activation_ranks"):
+        validate(cfg)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "blamed"),
+    [
+        (["train.micro_batch_size=48"], "train.micro_batch_size=48"),
+        (["rank.activation_selection=fixed"], "rank.activation_ranks=null"),
+        (["rank.activation_ranks=[1,2,3]"], "rank.activation_ranks=[1, 2, 3]"),
+        (["rank.activation_selection=perplexity", "rank.activation_ranks=[1]"], "rank.activation_ranks=[1]"),
+        (["scheduler.warmup_epochs=51"], "scheduler.warmup_epochs=51"),
+        (["optimizer.nesterov=true"], "optimizer.nesterov=true"),
+        (["optimizer=adamw", "optimizer.betas=[0.9,1.0]"], "optimizer.betas=[0.9, 1.0]"),
+        (["optimizer=adamw", "optimizer.eps=0"], "optimizer.eps=0"),
+        (["logger=wandb_offline", "logger.mode=later"], "logger.mode=later"),
+        (["logger=wandb", "logger.init_timeout=0"], "logger.init_timeout=0"),
+        (["model=timm"], "model.name=???"),
+        (["rank.weight_epsilon=${rank.nowhere}"], "rank.weight_epsilon="),
+    ],
+)
+def test_refused_together(overrides, blamed, compose_config):
+    with pytest.raises(UserError) as error:
+        validate(compose_config(*overrides))
+    assert str(error.value).startswith(blamed) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["rank.weight_epsilon=1", "rank.activation_epsilon=1e-3"],
+        ["train.micro_batch_size=32", "train.clip_norm=null", "train.checkpoint_every=1", "train.memory=lean"],
+        ["rank.activation_selection=fixed", "rank.activation_ranks=[8,10,40]"],
+        ["optimizer.momentum=0.9", "optimizer.nesterov=true", "optimizer.weight_decay=0"],
+        ["dataset.train_size=1", "dataset.val_size=1", "dataset.image_size=32", "dataset.batch_size=1"],
+        ["scheduler.warmup_epochs=0.5", "scheduler.min_lr_ratio=1", "seed=0"],
+        ["logger=wandb_offline", "logger.group=7", "logger.entity=me"],
+    ],
+)
+def test_allowed(overrides, compose_config):
+    validate(compose_config(*overrides))
+
+
+def test_what_is_swept_over_is_left_to_the_jobs(compose_config):
+    validate(compose_config("rank.weight_epsilon=3"), swept={"rank.weight_epsilon", "method.weight_epsilon"})
+    validate(compose_config("train.epochs=0"), swept={"train"})
+    validate(compose_config("train.epochs=0"), swept={"experiment"})
+    validate(compose_config("rank.activation_selection=fixed"), swept={"rank.activation_ranks"})
+    with pytest.raises(UserError, match="train.epochs"):
+        validate(compose_config("train.epochs=0"), swept={"rank", "method", "seed", "train.rerun"})
+
+
+def test_no_option_of_a_rule_is_a_typing_error():
+    assert {option for options, *_ in TOGETHER for option in options} <= set(OPTIONS)
+
+
+@pytest.fixture
+def composed(compose_config):
+    """One option set past Hydra's own parser, as an experiment file would."""
+    base = compose_config()
+
+    def with_option(option: str, given: str):
+        cfg = base.copy()
+        OmegaConf.update(cfg, option, OmegaConf.create(f"value: {given}").value)
+        return cfg
+
+    return with_option

@@ -1,0 +1,34 @@
+"""What tests of the configuration share."""
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.utils import setup_globals
+from omegaconf import DictConfig
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+SMALL = ("model=vit_micro", "model.weights=random", "dataset=digits", "logger=none")
+
+
+@pytest.fixture
+def compose_config():
+    """`compose_config("seed=1", config="config", with_hydra=False)`: what train.py would get.
+
+    With `small`, on top of vit_micro from random weights on digits, without a logger.
+    """
+
+    def composed(*overrides: str, config="config", with_hydra=False, small=True) -> DictConfig:
+        return _composed(config, with_hydra, (*(SMALL if small else ()), *overrides)).copy()
+
+    return composed
+
+
+@cache
+def _composed(config: str, with_hydra: bool, overrides: tuple[str, ...]) -> DictConfig:
+    import wasi.config.resolvers  # noqa: F401
+
+    setup_globals()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(config, list(overrides), return_hydra_config=with_hydra)
