@@ -13,10 +13,11 @@ from wasi.errors import UserError
 from wasi.models import download
 from wasi.models.build import build_model
 from wasi.models.loading import load_file
-from wasi.models.spec import input_spec
+from wasi.models.spec import PATCHES, architecture_of, input_spec, library_of
 from wasi.models.structure import head_module, linear_sites
 from wasi.models.torchvision_models import adapt, head_prefixes
 
+ROOT = Path(__file__).parents[2]
 DEIT = "deit_tiny_patch16_224"
 MICRO = {"name": "vit_micro", "library": "wasi"}
 
@@ -131,6 +132,20 @@ def test_unknown_timm_name_suggests_close_ones():
 def test_timm_name_left_open():
     with pytest.raises(UserError, match="model.name"):
         input_spec(config("???", "timm"), None)
+
+
+OPTIONS = sorted(path for path in (ROOT / "conf" / "model").glob("*.yaml") if path.stem != "timm")
+
+
+@pytest.mark.parametrize("path", OPTIONS, ids=lambda path: path.stem)
+def test_patch_known_beforehand_is_that_of_the_model(path):
+    cfg = OmegaConf.load(path)
+    assert cfg.name == path.stem and cfg.weights == "pretrained"
+    assert input_spec(cfg, 8 * PATCHES[cfg.name]).image_size == 8 * PATCHES[cfg.name]
+    with torch.device("meta"):
+        model = library_of(cfg).create(architecture_of(cfg), 8 * PATCHES[cfg.name], 3)
+    first = next(m for m in model.modules() if isinstance(m, torch.nn.Conv2d))
+    assert first.kernel_size == first.stride == (PATCHES[cfg.name],) * 2
 
 
 def test_unknown_library():
@@ -283,12 +298,13 @@ def test_timm_model_without_published_weights():
 
 # ---- the real DINOv2 weights that are shared beside the repository
 
-DINOV2 = Path(os.environ.get("WASI_SHARED", "../shared")) / "pretrained" / "dinov2_vits14.safetensors"
+SHARED = Path(os.environ.get("WASI_SHARED", ROOT.parent / "shared"))
+DINOV2 = SHARED / "pretrained" / "dinov2_vits14.safetensors"
 
 
 @pytest.mark.skipif(not DINOV2.is_file(), reason="no shared/pretrained/dinov2_vits14.safetensors")
 def test_dinov2_from_a_file_at_56_pixels():
-    cfg = OmegaConf.load("conf/model/dinov2_vits14.yaml")
+    cfg = OmegaConf.load(ROOT / "conf" / "model" / "dinov2_vits14.yaml")
     cfg.weights = str(DINOV2)
     spec = input_spec(cfg, 56)
     assert spec.image_size == 56
