@@ -10,19 +10,19 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-_repeating = False
+_repeating: bool | None = None  # None: decided by whether a backward pass is under way
 
 
 def is_repeat() -> bool:
-    """Whether this forward repeats an earlier one: under `repeating()`, or inside any backward pass."""
-    return _repeating or torch._C._current_graph_task_id() != -1
+    """Whether this forward repeats an earlier one: inside any backward pass, unless declared otherwise."""
+    return torch._C._current_graph_task_id() != -1 if _repeating is None else _repeating
 
 
 @contextmanager
-def repeating() -> Iterator[None]:
-    """Forward passes inside are repetitions: nothing advances, nothing is gathered."""
+def declared(repeat: bool) -> Iterator[None]:
+    """Forward passes inside are (or, although inside a backward pass, are not) repetitions."""
     global _repeating
-    before, _repeating = _repeating, True
+    before, _repeating = _repeating, repeat
     try:
         yield
     finally:
@@ -55,7 +55,7 @@ def repeat_from(positions: list[tuple[CallCounter, int]]) -> Iterator[None]:
     for counter, position in positions:
         counter.position = position
     try:
-        with repeating():
+        with declared(repeat=True):
             yield
     finally:
         for counter, position in now:

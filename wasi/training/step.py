@@ -6,12 +6,9 @@ from math import isfinite
 
 import torch
 import torch.nn.functional as F
-from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from wasi.errors import Diverged
-from wasi.training.checkpointing import checkpoint_blocks
-from wasi.training.optimizer import build_optimizer
 from wasi.training.subspace import SubspaceIteration
 
 
@@ -80,12 +77,3 @@ class TrainStep:
             loss += part.item()
             correct += int((logits.detach().argmax(1) == y).sum())
         return loss, correct
-
-
-def build_step(model: nn.Module, normalize: Callable[[Tensor], Tensor], cfg: DictConfig) -> TrainStep:
-    """The step that `optimizer` and `train` of the configuration ask for."""
-    if cfg.train.gradient_checkpointing:
-        checkpoint_blocks(model)
-    return TrainStep(
-        model, build_optimizer(model, cfg.optimizer), normalize, cfg.train.clip_norm, cfg.train.micro_batch_size
-    )

@@ -1,0 +1,31 @@
+"""The `layers` of result.json: what a method made of each linear layer in its scope."""
+
+from torch import nn
+
+from wasi.layers.base import LowRankLayer
+from wasi.models.structure import linear_sites
+
+
+def describe_layers(model: nn.Module, scope: str) -> list[dict]:
+    """One entry per linear of `scope`: name, type, sizes, ranks (absent where dense).
+
+    `copies` is the number of times that the paper's accounting counts the layer's input: 3 for packed query,
+    key and value.
+    """
+    low_rank = {name: m for name, m in model.named_modules(remove_duplicate=False) if isinstance(m, LowRankLayer)}
+    entries = []
+    for site in linear_sites(model, scope):
+        layer = low_rank.get(site.name)
+        entry = {
+            "name": site.name,
+            "type": type(layer).__name__ if layer is not None else "Linear",
+            "in_features": site.in_features,
+            "out_features": site.out_features,
+            "copies": site.copies,
+        }
+        if layer is not None and layer.weight_rank is not None:
+            entry["weight_rank"] = layer.weight_rank
+        if layer is not None and layer.activation_ranks is not None:
+            entry["activation_ranks"] = list(layer.activation_ranks)
+        entries.append(entry)
+    return entries

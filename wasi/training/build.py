@@ -1,0 +1,36 @@
+"""The step that a configuration asks for."""
+
+from collections.abc import Callable
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from wasi.training.checkpointing import checkpoint_blocks
+from wasi.training.lean import LeanStep
+from wasi.training.optimizer import build_optimizer
+from wasi.training.step import TrainStep
+
+
+def build_step(model: nn.Module, normalize: Callable[[Tensor], Tensor], cfg: DictConfig) -> TrainStep:
+    """`optimizer`, clipping, accumulation, checkpointing and memory policy of `optimizer=` and `train.*`.
+
+    Args:
+        model: with the method applied, so that the optimizer sees what really trains.
+        normalize: uint8 images to float32.
+    """
+    train = cfg.train
+    options = {"clip_norm": train.clip_norm, "micro_batch_size": train.micro_batch_size}
+    if train.gradient_checkpointing:
+        checkpoint_blocks(model)
+    optimizer = build_optimizer(model, cfg.optimizer)
+    if train.memory == "plain":
+        return TrainStep(model, optimizer, normalize, **options)
+    return LeanStep(
+        model,
+        optimizer,
+        normalize,
+        chunk_size=train.chunk_size or 16,
+        storage=getattr(torch, train.storage or "bfloat16"),
+        **options,
+    )

@@ -1,0 +1,123 @@
+"""`train.memory=lean`: a step in which no wide tensor of the whole batch outlives its block.
+
+Each transformer block runs over the batch in chunks and keeps only its input, stored narrowly. The backward
+pass walks the blocks from the last to the first, repeats each chunk's inside, and adds up its gradients. The
+patch embedding does the same from the images as bytes. So the gradient is that of the whole batch, every
+Tucker basis advances once per step, and clipping is the ordinary one by the global norm.
+
+Gradients are held until the step, as without `lean`; WASI's, kept as coordinates (`O x r`), are thin.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+
+import torch
+from torch import Tensor, nn
+
+from wasi.errors import UserError
+from wasi.layers.base import LowRankLayer
+from wasi.layers.recompute import declared
+from wasi.models.structure import find_blocks
+from wasi.training.step import TrainStep
+
+
+class ChunkedRepeat(torch.autograd.Function):
+    """`run(x)` chunk by chunk without a graph; in the backward pass again, with one, chunk by chunk.
+
+    Args:
+        anchor: empty tensor that requires a gradient, so that parameters inside `run` train even where `x`
+            itself needs no gradient.
+        x: `[B, ...]`; what `run` gives for a chunk of it must not depend on the others.
+        size: images per chunk; storage: type in which `x` waits for the backward pass.
+    """
+
+    @staticmethod
+    def forward(ctx, anchor: Tensor, x: Tensor, run: Callable[[Tensor], Tensor], size: int, storage: torch.dtype):
+        ctx.run, ctx.size, ctx.dtype = run, size, x.dtype
+        ctx.rng = torch.get_rng_state()  # dropout must fall the same way again
+        stored = x.to(storage) if x.is_floating_point() else x
+        ctx.save_for_backward(stored)
+        out = None
+        for start in range(0, len(x), size):
+            # From what is stored, so that the repetition below is exact.
+            part = run(stored[start : start + size].to(x.dtype))
+            if out is None:
+                out = part.new_empty(len(x), *part.shape[1:])
+            out[start : start + size] = part
+        return out
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        (stored,) = ctx.saved_tensors
+        need = ctx.needs_input_grad[1]
+        d_x = torch.empty(stored.shape, dtype=ctx.dtype, device=stored.device) if need else None
+        now = torch.get_rng_state()
+        torch.set_rng_state(ctx.rng)
+        for start in range(0, len(stored), ctx.size):
+            part = slice(start, start + ctx.size)
+            # `to` may return the stored chunk itself: detached, so that it is a leaf of this chunk's graph.
+            x = stored[part].to(ctx.dtype).detach().requires_grad_(need)
+            with torch.enable_grad(), declared(repeat=False):  # the first pass that sees a graph
+                ctx.run(x).backward(grad[part])
+            if need:
+                d_x[part] = x.grad
+        torch.set_rng_state(now)
+        return None, d_x, None, None, None
+
+
+class LeanStep(TrainStep):
+    """`TrainStep` whose blocks and patch embedding run as `ChunkedRepeat`; images stay bytes until used.
+
+    Args:
+        chunk_size: images per chunk; storage: `torch.float32` or `torch.bfloat16`, the type in which block
+            inputs wait for the backward pass. bfloat16 rounds the stream between blocks while training.
+    """
+
+    def __init__(self, *args, chunk_size: int, storage: torch.dtype, **kwargs):
+        super().__init__(*args, **kwargs)
+        _refuse_repeated_layers(self.model)
+        self._chunk_size, self._storage = chunk_size, storage
+        self._anchor = torch.empty(0, device=self.device, requires_grad=True)
+        for block in find_blocks(self.model).values():
+            block.forward = self._chunked(block, block.forward)
+        embedding = first_convolution(self.model)
+        embedding.forward = self._chunked(embedding, self._normalizing(embedding.forward))
+
+    def prepare(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        return images.to(self.device), labels.to(self.device)
+
+    def _normalizing(self, forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        @wraps(forward)
+        def run(x: Tensor) -> Tensor:
+            return forward(x if x.is_floating_point() else self.normalize(x))
+
+        return run
+
+    def _chunked(self, module: nn.Module, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        @wraps(forward)
+        def run(x: Tensor, *args, **kwargs) -> Tensor:
+            trains = x.requires_grad or any(p.requires_grad for p in module.parameters())
+            if not (torch.is_grad_enabled() and trains and module.training):
+                return forward(x, *args, **kwargs)
+            return ChunkedRepeat.apply(
+                self._anchor, x, lambda part: forward(part, *args, **kwargs), self._chunk_size, self._storage
+            )
+
+        return run
+
+
+def first_convolution(model: nn.Module) -> nn.Conv2d:
+    """The patch embedding's convolution, the first in the model.
+
+    Raises:
+        UserError: the model has none, so it cannot take images as bytes.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            return module
+    raise UserError("train.memory", "lean", "plain for a model without a patch embedding's convolution")
+
+
+def _refuse_repeated_layers(model: nn.Module) -> None:
+    if any(isinstance(m, LowRankLayer) and len(m.states) > 1 for m in model.modules()):
+        raise UserError("train.memory", "lean", "plain for a model that calls a linear layer more than once")
