@@ -15,21 +15,20 @@ def train(cfg: DictConfig, run: Run) -> None:
 
     from wasi.data.load import load_data
     from wasi.data.normalize import Normalize
-    from wasi.layers.describe import describe_layers
-    from wasi.measure.run import measure_run
     from wasi.methods.calibration import Calibration
+    from wasi.methods.describe import describe_layers
     from wasi.models.build import build_model
     from wasi.models.spec import input_spec
     from wasi.runs.device import prepare_device
+    from wasi.training.build import build_step
     from wasi.training.loop import Fit
-    from wasi.training.step import build_step
 
     device = prepare_device(cfg.device)
     torch.manual_seed(cfg.seed)  # dropout and stochastic depth draw from the global generator
 
     spec = input_spec(cfg.model, cfg.dataset.image_size)
     data = load_data(cfg.dataset, spec, cfg.seed)
-    normalize = Normalize(spec.mean, spec.std)
+    normalize = Normalize(spec)
 
     model = build_model(cfg.model, data.num_classes, spec, cfg.seed).to(device)
     calibration = Calibration(
@@ -45,6 +44,8 @@ def train(cfg: DictConfig, run: Run) -> None:
     save_model(model, str(run.folder / "model.safetensors"))
 
     if cfg.train.measure:
+        from wasi.measure.run import measure_run
+
         run.metrics |= measure_run(cfg, step, data)
 
 

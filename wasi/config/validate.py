@@ -119,6 +119,8 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "train.micro_batch_size": _count_or_null,
     "train.gradient_checkpointing": _yes_no,
     "train.memory": _names("plain", "lean"),
+    "train.chunk_size": _count_or_null,
+    "train.storage": (or_null(one_of("float32", "bfloat16")), "float32, bfloat16 or null"),
     "train.clip_norm": (or_null(_positive[0]), "a number above 0, or null"),
     "train.checkpoint_every": _count_or_null,
     "train.rerun": _yes_no,
@@ -142,6 +144,19 @@ TOGETHER: list[tuple[tuple[str, ...], Callable[..., bool], str]] = [
         ("rank.activation_selection", "rank.activation_ranks"),
         lambda selection, ranks: ranks is None or selection == "fixed",
         "null with rank.activation_selection={}; a list goes with fixed",
+    ),
+    *[
+        (
+            ("train.memory", f"train.{option}"),
+            lambda memory, value: value is None or memory == "lean",
+            "null with train.memory={}; it goes with lean",
+        )
+        for option in ("chunk_size", "storage")
+    ],
+    (
+        ("train.memory", "train.gradient_checkpointing"),
+        lambda memory, checkpointing: not (checkpointing and memory == "lean"),
+        "false with train.memory={}, which repeats blocks itself",
     ),
     (
         ("train.epochs", "scheduler.warmup_epochs"),
