@@ -9,9 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from wasi.config.reads import options_read
 from wasi.data.identity import dataset_identity
-from wasi.errors import UserError
 from wasi.models.identity import weights_identity
-from wasi.models.weights_file import KEYWORDS
 
 SCHEMA_VERSION = 1
 
@@ -23,16 +21,11 @@ _BOOKKEEPING = ("checkpoint_every", "rerun")
 def fingerprint(cfg: DictConfig) -> str:
     """64 hex digits; equal for two configurations exactly when they ask for the same run.
 
-    Raises:
-        UserError: the weights file or the dataset folder cannot be read.
+    Never raises: a configuration with holes in it gets one from its unresolved form, so that its failure has a
+    folder.
     """
-    return _digest(_ingredients(cfg, _identities(cfg)))
-
-
-def provisional_fingerprint(cfg: DictConfig) -> str:
-    """`fingerprint`, or where that fails one that is stable all the same, so that a failed run has a folder."""
     try:
-        return fingerprint(cfg)
+        return _digest(_ingredients(cfg))
     except Exception:
         return _digest(OmegaConf.to_container(_without(cfg, "hydra", "sweep", "logger"), resolve=False))
 
@@ -54,23 +47,15 @@ def canonical(value: Any) -> Any:
     return str(value)
 
 
-def _identities(cfg: DictConfig) -> dict:
-    weights = weights_identity(cfg.model)
-    if weights == "absent" and cfg.model.weights not in KEYWORDS:
-        raise UserError(
-            "model.weights", cfg.model.weights, "pretrained, random, surrogate or an existing .safetensors file"
-        )
-    return {"weights": weights, "data": dataset_identity(cfg.dataset)}
-
-
-def _ingredients(cfg: DictConfig, identities: dict) -> dict:
+def _ingredients(cfg: DictConfig) -> dict:
     sections = ("model", "dataset", "method", "optimizer", "scheduler", "train", "device")
     parts = {name: OmegaConf.to_container(cfg[name], resolve=True, throw_on_missing=True) for name in sections}
     for name, keys in {**_PLACES, "train": _BOOKKEEPING}.items():
         parts[name] = {k: v for k, v in parts[name].items() if k not in keys}
     if options_read(cfg, "method", of="rank"):  # a method that has ranks finds them on these batches
         parts["calibration_batches"] = cfg.rank.calibration_batches
-    return {"schema_version": SCHEMA_VERSION, "seed": cfg.seed, "identity": identities, **parts}
+    identity = {"weights": weights_identity(cfg.model), "data": dataset_identity(cfg.dataset)}
+    return {"schema_version": SCHEMA_VERSION, "seed": cfg.seed, "identity": identity, **parts}
 
 
 def _digest(ingredients: Any) -> str:

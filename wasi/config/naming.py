@@ -4,7 +4,7 @@ import re
 
 from omegaconf import DictConfig, OmegaConf
 
-from wasi.config.fingerprint import canonical, provisional_fingerprint
+from wasi.config.fingerprint import canonical, fingerprint
 from wasi.config.reads import options_read
 
 
@@ -13,7 +13,7 @@ def job_folder(cfg: DictConfig) -> str:
     names = [_select(cfg, key) for key in ("method.name", "model.name", "dataset.name")]
     names += [_rank_label(cfg), f"s{_select(cfg, 'seed')}"]
     readable = "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", str(name))[:40] for name in names if name)
-    return f"{readable.lstrip('.')}-{provisional_fingerprint(cfg)[:10]}"
+    return f"{readable.lstrip('.')}-{fingerprint(cfg)[:10]}"
 
 
 def _rank_label(cfg: DictConfig) -> str:

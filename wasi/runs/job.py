@@ -15,12 +15,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from wasi.config.fingerprint import fingerprint
 from wasi.config.sweep import sweep_name
 from wasi.config.validate import validate
 from wasi.errors import Interrupted
 from wasi.runs.command import continue_with
 from wasi.runs.ending import Ending, ending_of, tell
+from wasi.runs.inputs import check_inputs
 from wasi.runs.lock import sole_owner
 from wasi.runs.provenance import code_version
 from wasi.runs.record import Record
@@ -83,9 +83,9 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
     try:
         validate(cfg)
         sweep_name(cfg)
-        fingerprint(cfg)  # names the weights file or data folder that cannot be read
         if record.completed_before() and not cfg.train.rerun:
             return _skip(record)
+        check_inputs(cfg)
         _start_afresh_or_resume(record)
         record.begin()
         run.tracker = open_tracker(cfg, folder, record.fingerprint)

@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from wasi.config.fingerprint import SCHEMA_VERSION, provisional_fingerprint
+from wasi.config.fingerprint import SCHEMA_VERSION, fingerprint
 from wasi.runs.provenance import provenance, threads
 from wasi.runs.result import FILE_NAME, measured, read_result, strict, write_json
 
@@ -18,7 +18,7 @@ class Record:
 
     def __init__(self, cfg: DictConfig, folder: Path):
         self.folder = folder
-        self.fingerprint = provisional_fingerprint(cfg)
+        self.fingerprint = fingerprint(cfg)
         self.previous = read_result(folder)
         self._begun = False
         self.content: dict[str, Any] = {

@@ -1,0 +1,50 @@
+"""The command that continues, and exit codes after a signal."""
+
+import shlex
+import signal
+import sys
+
+import pytest
+
+from wasi.errors import Interrupted
+from wasi.runs.command import command, continue_with
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["python", "train.py", "-m"], ["python", "train.py", "-m", "sweep=s"]),
+        (["python", "train.py", "-m", "a=1,2"], ["python", "train.py", "-m", "a=1,2", "sweep=s"]),
+        (["python", "train.py", "a=1,2", "-m"], ["python", "train.py", "a=1,2", "sweep=s", "-m"]),
+        (["python", "train.py", "sweep=old", "a='x y'", "-m"], ["python", "train.py", "a='x y'", "sweep=s", "-m"]),
+        (["python", "train.py", "-m", "--config-dir=c", "a=[1,2]"], [
+            "python", "train.py", "-m", "--config-dir=c", "a=[1,2]", "sweep=s",
+        ]),
+    ],
+)  # fmt: skip
+def test_the_same_words_with_the_sweep_named(words, expected, monkeypatch):
+    monkeypatch.setattr(sys, "orig_argv", words)
+    assert shlex.split(continue_with("sweep", "s")) == expected
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_command(signum, code, capsys):
+    def main():
+        signal.raise_signal(signum)
+
+    with pytest.raises(SystemExit) as end:
+        command(main)
+    assert end.value.code == code
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: stopped by {signal.Signals(signum).name}") and err.count("\n") == 1
+
+
+def test_handlers_come_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit):
+        command(_stopped)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def _stopped():
+    raise Interrupted(signal.SIGTERM)

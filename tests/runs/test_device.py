@@ -1,0 +1,50 @@
+"""Threads as asked for, and back again."""
+
+import os
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from wasi.errors import UserError
+from wasi.runs.device import prepare_device, torch_device
+
+
+@pytest.fixture(autouse=True)
+def as_before():
+    yield
+    prepare_device(OmegaConf.create({"name": "cpu", "num_threads": None, "flush_denormals": False}))
+
+
+def _prepare(**options):
+    plain = {"name": "cpu", "num_threads": None, "flush_denormals": True}
+    return prepare_device(OmegaConf.create({**plain, **options}))
+
+
+def test_threads_are_set_and_given_back():
+    _prepare()
+    before = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
+    _prepare(num_threads=3)
+    assert (torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]) == (3, "3")
+    _prepare()
+    assert (torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")) == before
+
+
+def test_denormals_are_flushed_where_the_processor_can():
+    tiny = torch.tensor([1e-38])
+    _prepare(flush_denormals=False)
+    assert (tiny * 1e-3).item() > 0
+    _prepare(flush_denormals=True)
+    assert ((tiny * 1e-3).item() == 0) == torch.set_flush_denormal(True)
+
+
+@pytest.mark.parametrize("name", ["pi5", "pi4", "cpu"])
+def test_a_raspberry_pi_is_a_cpu(name):
+    assert torch_device(name).type == "cpu"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA")
+def test_cuda_is_refused_where_there_is_none():
+    assert torch_device("auto").type == "cpu"
+    with pytest.raises(UserError, match="device=cuda"):
+        torch_device("cuda")

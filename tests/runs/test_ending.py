@@ -1,0 +1,48 @@
+"""Every way a run can end has a status, an exit code and at most one line on stderr."""
+
+import signal
+
+import pytest
+from hydra.errors import InstantiationException
+
+from wasi.errors import Diverged, Interrupted, UserError
+from wasi.runs.ending import ending_of, tell
+
+MISTAKE = UserError("method.scope", "head", "mlp, attention or all")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "exit_code", "signum"),
+    [
+        (MISTAKE, "failed", 2, None),
+        (Diverged("training loss is nan"), "diverged", 1, None),
+        (RuntimeError("boom"), "failed", 1, None),
+        (SystemExit(0), "failed", 1, None),
+        (MemoryError(), "failed", 1, None),
+        (Interrupted(signal.SIGTERM), "interrupted", 143, signal.SIGTERM),
+        (Interrupted(signal.SIGINT), "interrupted", 130, signal.SIGINT),
+        (KeyboardInterrupt(), "interrupted", 130, signal.SIGINT),
+    ],
+)
+def test_status_and_exit_code(error, status, exit_code, signum):
+    ending = ending_of(error)
+    assert (ending.status, ending.exit_code, ending.signum) == (status, exit_code, signum)
+    assert ending.error
+
+
+def test_a_mistake_inside_instantiate_is_still_the_users():
+    try:
+        try:
+            raise MISTAKE
+        except UserError as error:
+            raise InstantiationException("Error in call to target") from error
+    except InstantiationException as wrapped:
+        assert ending_of(wrapped).error == str(MISTAKE) and ending_of(wrapped).exit_code == 2
+
+
+@pytest.mark.parametrize("error", [MISTAKE, Diverged("x"), ValueError("several\nlines\nof it")])
+def test_one_line_on_stderr(error, capsys, tmp_path):
+    tell(ending_of(error), tmp_path / "train.log")
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1
+    assert ("train.log" in err) == isinstance(error, ValueError)

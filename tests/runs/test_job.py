@@ -1,0 +1,163 @@
+"""`perform`: what is left in the folder after each ending, what is skipped, what is resumed."""
+
+import logging
+import signal
+
+import pytest
+
+from wasi.config.fingerprint import fingerprint
+from wasi.errors import Diverged, Interrupted, UserError
+from wasi.runs import job as module
+from wasi.runs.job import perform
+from wasi.runs.result import read_result
+
+
+@pytest.fixture
+def cfg(compose_config):
+    return compose_config("train.epochs=1", "sweep=here")
+
+
+def trains(cfg, run):
+    run.metrics.update({"val/acc": 0.25, "train/loss": float("nan"), "time/x": 0.0})
+    run.layers = [{"name": "blocks.0.fc1", "activation_ranks": (1, 2)}]
+    run.resumed_from_step = 3
+
+
+def never(cfg, run):
+    raise AssertionError("it was run")
+
+
+def raising(error):
+    def body(cfg, run):
+        assert read_result(run.folder)["status"] == "running"
+        run.metrics["train/loss"] = 2.0
+        raise error
+
+    return body
+
+
+def test_a_completed_run(tmp_path, cfg):
+    assert perform(cfg, tmp_path, trains).exit_code == 0
+    result = read_result(tmp_path)
+    assert list(result) == [
+        "schema_version", "status", "error", "fingerprint", "config", "provenance", "metrics", "layers",
+    ]  # fmt: skip
+    assert (result["status"], result["error"], result["fingerprint"]) == ("completed", None, fingerprint(cfg))
+    assert result["metrics"] == {"val/acc": 0.25, "time/x": 0.0}
+    assert result["layers"] == [{"name": "blocks.0.fc1", "activation_ranks": [1, 2]}]
+    assert result["config"]["method"]["weight_epsilon"] == result["config"]["rank"]["weight_epsilon"] == 0.8
+    assert result["config"]["sweep"] == "here"
+    assert result["provenance"]["resumed_from_step"] == 3 and result["provenance"]["wall_seconds"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (UserError("dataset.root", "x", "a folder"), "failed", 2),
+        (Diverged("training loss is nan"), "diverged", 1),
+        (ZeroDivisionError("by zero"), "failed", 1),
+    ],
+)
+def test_a_run_that_ends_badly_says_so_and_runs_again(error, status, code, tmp_path, cfg, capsys):
+    assert perform(cfg, tmp_path, raising(error)).exit_code == code
+    result = read_result(tmp_path)
+    assert result["status"] == status and result["error"] in capsys.readouterr().err
+    assert result["metrics"] == {"train/loss": 2.0}
+    assert perform(cfg, tmp_path, trains).exit_code == 0
+    assert read_result(tmp_path)["status"] == "completed" and read_result(tmp_path)["error"] is None
+
+
+def test_an_interrupted_run_is_written_down_and_passed_on(tmp_path, cfg):
+    with pytest.raises(Interrupted) as stop:
+        perform(cfg, tmp_path, raising(Interrupted(signal.SIGTERM)))
+    assert stop.value.signum == signal.SIGTERM
+    result = read_result(tmp_path)
+    assert (result["status"], result["error"]) == ("interrupted", "stopped by SIGTERM")
+
+
+def test_what_is_completed_is_skipped_unless_asked_for_again(tmp_path, cfg, compose_config):
+    perform(cfg, tmp_path, trains)
+    before = (tmp_path / "result.json").read_bytes()
+    assert perform(cfg, tmp_path, never).exit_code == 0
+    assert (tmp_path / "result.json").read_bytes() == before
+    again = compose_config("train.epochs=1", "train.rerun=true")
+    assert perform(again, tmp_path, raising(Diverged("x"))).status == "diverged"
+
+
+def test_another_configuration_s_result_does_not_count(tmp_path, cfg, compose_config):
+    perform(cfg, tmp_path, trains)
+    assert perform(compose_config("train.epochs=2"), tmp_path, raising(Diverged("x"))).status == "diverged"
+
+
+def test_a_refused_run_leaves_a_completed_one_alone(tmp_path, cfg, compose_config):
+    perform(cfg, tmp_path, trains)
+    refused = compose_config("train.epochs=1", "logger=wandb_offline", "logger.mode=later")
+    assert perform(refused, tmp_path, never).exit_code == 2
+    assert read_result(tmp_path)["status"] == "completed"
+
+
+def test_a_wrong_option_is_refused_before_the_body(tmp_path, compose_config):
+    assert perform(compose_config("rank.weight_epsilon=2"), tmp_path, never).exit_code == 2
+    result = read_result(tmp_path)
+    assert result["status"] == "failed" and result["error"].startswith("rank.weight_epsilon=2")
+    assert result["config"]["rank"]["weight_epsilon"] == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "option"),
+    [
+        (["dataset.image_size=30"], "dataset.image_size=30"),
+        (["model.weights=nowhere.safetensors"], "model.weights=nowhere.safetensors"),
+        (["dataset=image_folder", "dataset.root=nowhere"], "dataset.root=nowhere"),
+        (["dataset.train_size=5000"], "dataset.train_size=5000"),
+    ],
+)
+def test_inputs_are_checked_before_the_body(overrides, option, tmp_path, compose_config):
+    assert perform(compose_config(*overrides), tmp_path, never).exit_code == 2
+    assert read_result(tmp_path)["error"].startswith(option)
+
+
+def test_a_result_of_other_code_is_used_with_a_warning(tmp_path, cfg, monkeypatch, caplog):
+    perform(cfg, tmp_path, trains)
+    monkeypatch.setattr(module, "code_version", lambda: {"git_commit": "f" * 40})
+    with caplog.at_level(logging.WARNING):
+        perform(cfg, tmp_path, never)
+    assert "another commit" in caplog.text and "ffffffffff" in caplog.text
+
+
+def test_only_its_own_checkpoint_is_continued(tmp_path, cfg, compose_config):
+    checkpoint = tmp_path / "checkpoint.pt"
+
+    def seen(cfg, run):
+        run.metrics["checkpoint"] = float(checkpoint.exists())
+
+    checkpoint.write_bytes(b"of unknown origin")
+    perform(cfg, tmp_path, seen)
+    assert read_result(tmp_path)["metrics"] == {"checkpoint": 0.0}
+
+    with pytest.raises(Interrupted):
+        perform(compose_config("train.epochs=2"), tmp_path, raising(Interrupted(signal.SIGINT)))
+    checkpoint.write_bytes(b"of two epochs")
+    perform(compose_config("train.epochs=2"), tmp_path, seen)
+    assert read_result(tmp_path)["metrics"] == {"checkpoint": 1.0}
+    perform(cfg, tmp_path, seen)
+    assert read_result(tmp_path)["metrics"] == {"checkpoint": 0.0}
+
+
+def test_the_tracker_gets_what_the_result_has(tmp_path, cfg, monkeypatch):
+    told = []
+
+    class Tracker:
+        def summary(self, metrics):
+            told.append(metrics)
+
+        def finish(self, exit_code):
+            told.append(exit_code)
+
+    monkeypatch.setattr(module, "open_tracker", lambda *_: Tracker())
+    perform(cfg, tmp_path, trains)
+    assert told == [{"val/acc": 0.25, "time/x": 0.0}, 0]
+    told.clear()
+    (tmp_path / "other").mkdir()
+    perform(cfg, tmp_path / "other", raising(ValueError("x")))
+    assert told == [{"train/loss": 2.0}, 1]

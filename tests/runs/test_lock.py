@@ -1,0 +1,30 @@
+"""A folder belongs to one process at a time."""
+
+import subprocess
+import sys
+
+from wasi.runs.lock import sole_owner
+
+PROBE = """
+import sys
+from pathlib import Path
+from wasi.runs.lock import sole_owner
+with sole_owner(Path(sys.argv[1])) as alone:
+    sys.exit(0 if alone else 3)
+"""
+
+
+def _another_process_gets_it(folder) -> bool:
+    return subprocess.run([sys.executable, "-c", PROBE, folder], check=False).returncode == 0
+
+
+def test_one_at_a_time(tmp_path):
+    with sole_owner(tmp_path) as alone:
+        assert alone
+        assert not _another_process_gets_it(tmp_path)
+    assert _another_process_gets_it(tmp_path)
+
+
+def test_nothing_is_left_in_the_folder(tmp_path):
+    with sole_owner(tmp_path):
+        assert list(tmp_path.iterdir()) == []

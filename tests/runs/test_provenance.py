@@ -1,0 +1,42 @@
+"""A result says which code made it, where and when."""
+
+import json
+import subprocess
+from datetime import datetime
+from pathlib import Path
+
+from wasi.runs import provenance as module
+from wasi.runs.provenance import provenance
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_what_is_known_at_the_start():
+    found = provenance()
+    assert {"python", "torch", "torchvision", "timm", "hydra", "wandb", "fvcore", "wasi"} <= set(found["versions"])
+    assert found["machine"]["cpu_count"] >= found["machine"]["cpu_usable"] >= 1
+    assert datetime.fromisoformat(found["start"]).tzinfo is not None
+    json.dumps(found, allow_nan=False)
+
+
+def test_the_commit_is_the_checkout_s():
+    head = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    found = provenance()
+    assert found.get("git_commit") == (head.stdout.strip() if head.returncode == 0 else None)
+    assert isinstance(found.get("git_dirty", False), bool)
+
+
+def test_without_git_there_is_no_commit(monkeypatch):
+    monkeypatch.setattr(module, "_git", lambda *_: None)
+    assert not {"git_commit", "git_dirty"} & set(provenance())
+
+
+def test_a_dirty_checkout_is_told_from_a_clean_one(tmp_path, monkeypatch):
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    (tmp_path / "file").write_text("one")
+    for command in (["init", "-q"], ["add", "file"], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*git, *command], check=True)
+    monkeypatch.setattr(module, "_root", lambda: tmp_path)
+    assert module.code_version()["git_dirty"] is False
+    (tmp_path / "file").write_text("two")
+    assert module.code_version()["git_dirty"] is True
