@@ -53,6 +53,11 @@ def check_sizes(cfg_dataset, train: int, val: int) -> None:
 def published_parent(cfg_dataset) -> Path | None:
     """The folder that holds a published archive's folder: `dataset.root`, or its parent when given that folder."""
     root, folder = root_of(cfg_dataset), PUBLISHED[cfg_dataset["name"]].folder
-    if (root / folder).is_dir():
+    if _holds_something(root / folder):
         return root
-    return root.parent if root.is_dir() and root.name == folder else None
+    return root.parent if root.name == folder and _holds_something(root) else None
+
+
+def _holds_something(folder: Path) -> bool:
+    """A failed download leaves an empty folder behind."""
+    return folder.is_dir() and any(folder.iterdir())

@@ -37,6 +37,8 @@ def check_dataset(cfg_dataset) -> None:
     elif name == "digits":
         check_sizes(cfg_dataset, DIGITS_TRAIN, DIGITS_VAL)
     elif name == "image_folder":
+        if cfg_dataset["download"]:
+            raise UserError("dataset.download", "true", "false for image_folder: the images are your own")
         splits = list_splits(cfg_dataset)
         check_sizes(cfg_dataset, *(sum(map(len, splits[split].values())) for split in SPLITS))
 

@@ -43,7 +43,7 @@ def _split(cfg_dataset, files, split: str, spec: InputSpec) -> ArrayImages:
     images = _array(cfg_dataset, files[f"{split}_images"], dimensions=3)
     labels = _array(cfg_dataset, files[f"{split}_labels"], dimensions=1)
     if len(images) != len(labels) or not len(labels) or labels.max() >= len(CLASSES):
-        reason = f"{len(labels)} labels up to {max(labels, default=0)} for {len(images)} images of {len(CLASSES)} classes"
+        reason = f"{len(labels)} labels up to {max(labels, default=0)} for {len(images)} images of 10 classes"
         raise bad_idx(cfg_dataset, files[f"{split}_labels"], ValueError(reason))
     return from_numpy(images, labels, spec)
 

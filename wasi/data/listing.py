@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 
 # What is called an image is one: if it cannot be read, the run ends. Anything else is left alone.
-EXTENSIONS = frozenset(
-    ".jpg .jpeg .jpe .jfif .jp2 .png .apng .bmp .dib .gif .tif .tiff .webp .avif .heic .heif "
-    ".ppm .pgm .pbm .pnm .tga .ico".split()
-)
+EXTENSIONS = {
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".png", ".apng", ".bmp", ".dib", ".gif", ".tif", ".tiff",
+    ".webp", ".avif", ".heic", ".heif", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico",
+}  # fmt: skip
 SPLITS = ("train", "val")
 
 

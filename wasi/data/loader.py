@@ -66,8 +66,7 @@ def _load(dataset: Dataset, batches: tuple[Tensor, ...], num_workers: int) -> It
         generator=generator("workers"),  # else the loader draws its workers' seed from the global one
         worker_init_fn=_leave_signals_to_parent if num_workers else None,
     )
-    for images, labels in loader:
-        yield images, labels
+    return map(tuple, loader)
 
 
 def _leave_signals_to_parent(worker: int) -> None:
