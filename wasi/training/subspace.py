@@ -85,7 +85,12 @@ def trainable_factors(model: nn.Module) -> list[FactoredLinear]:
 
 
 def _is_plain_sgd(optimizer: torch.optim.Optimizer) -> bool:
-    """SGD without state, whose step is linear in the gradient."""
+    """SGD without state, whose step is linear in the gradient, in one process.
+
+    Data parallelism averages gradients of parameters, so there the factors must have theirs.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return False
     return type(optimizer) is torch.optim.SGD and all(
         g["momentum"] == 0 and not g["maximize"] for g in optimizer.param_groups
     )

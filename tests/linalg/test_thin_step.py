@@ -1,0 +1,57 @@
+"""The thin step against the ordinary one on both factors, and against the dense Algorithm 1."""
+
+import pytest
+import torch
+
+from tests.linalg.test_factored import pair, tangent_step
+from tests.oracles import algorithm1_thin
+from wasi.linalg.factored import tangent_gradient
+from wasi.linalg.thin_step import thin_step_, thin_tangent
+
+DOUBLE = torch.float64
+
+
+def gradient(seed=3, r=3):
+    generator = torch.Generator().manual_seed(seed)
+    basis = torch.linalg.qr(torch.randn(11, r, dtype=DOUBLE, generator=generator))[0]
+    return torch.randn(14, r, dtype=DOUBLE, generator=generator), basis
+
+
+@pytest.mark.parametrize("lr", [1e-3, 0.05, 5.0])  # the last one is beyond the series and takes the QR
+def test_equals_the_step_on_both_factors(lr):
+    left, right = pair()
+    m, basis = gradient()
+    expected = tangent_step(left, right, m @ basis.mT, lr)
+    tangent = thin_tangent(m, basis, left, right)
+    thin_step_(left, right, tangent, lr, weight_decay=0.0)
+    assert torch.allclose(left @ right, expected[0] @ expected[1], atol=1e-10)
+    assert torch.allclose(left.mT @ left, torch.eye(4, dtype=DOUBLE), atol=1e-12)
+
+
+def test_same_length_in_weight_space():
+    left, right = pair()
+    m, basis = gradient()
+    dense = m @ basis.mT
+    _, square = tangent_gradient(dense @ right.mT, left, right)
+    assert torch.allclose(thin_tangent(m, basis, left, right).square, square + (left.mT @ dense).square().sum())
+
+
+def test_weight_decay_acts_on_the_product_once():
+    left, right = pair()
+    product = left @ right
+    tangent = thin_tangent(torch.zeros(14, 3, dtype=DOUBLE), gradient()[1], left, right)
+    thin_step_(left, right, tangent, lr=0.1, weight_decay=0.5)
+    assert torch.allclose(left @ right, 0.95 * product)
+
+
+def test_agrees_with_algorithm_1_to_second_order(monkeypatch):
+    monkeypatch.setattr("wasi.linalg.factored.DAMPING", 0.0)
+    m, basis = gradient()
+
+    def difference(lr):
+        left, right = pair()
+        dense = algorithm1_thin(left, right, m, basis, lr)
+        thin_step_(left, right, thin_tangent(m, basis, left, right), lr, weight_decay=0.0)
+        return (left @ right - dense[0] @ dense[1]).norm()
+
+    assert 3.8 < difference(1e-4) / difference(5e-5) < 4.2
