@@ -16,6 +16,7 @@ from wasi.data.download import downloading
 from wasi.data.spec import Data, InputSpec
 from wasi.errors import UserError
 
+_FLOWERS_IMAGES = 8_189
 # What the loaders raise for files that are missing, cut short or not what they should be.
 _BROKEN = (OSError, RuntimeError, EOFError, ValueError, LookupError)
 
@@ -56,7 +57,7 @@ def _flowers102(parent: Path, spec: InputSpec, download: bool) -> Data:
         datasets.Flowers102(str(parent), split, transform=partial(to_tensor, spec=spec), download=download)
         for split in ("train", "val", "test")
     )
-    _count_images(parent / "flowers-102" / "jpg", 8_189)
+    _count_images(parent / "flowers-102" / "jpg", _FLOWERS_IMAGES)
     names = getattr(test, "classes", None) or range(1, 103)  # older releases know no names
     return Data(ConcatDataset([train, val]), test, [str(name) for name in names])
 

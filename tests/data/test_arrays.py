@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from wasi.data.arrays import from_numpy
+from wasi.data.loader import eval_batches
+from wasi.data.normalize import Normalize
+
+
+def test_native_size_is_untouched_and_grey_becomes_three_equal_channels(spec):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 8, 8), np.uint8)
+    data = from_numpy(pixels, np.arange(5), spec(8))
+    image, label = data[3]
+    assert image.dtype == torch.uint8 and image.shape == (3, 8, 8) and label == 3 and type(label) is int
+    for channel in image:
+        assert np.array_equal(channel.numpy(), pixels[3])
+
+
+@pytest.mark.parametrize("size", [5, 13, 32])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_resizing_agrees_with_pillow(spec, size, interpolation):
+    pixels = np.random.default_rng(1).integers(0, 256, (2, 12, 12, 3), np.uint8)
+    data = from_numpy(pixels, [0, 1], spec(size, interpolation))
+    for image, original in zip((data[0][0], data[1][0]), pixels, strict=True):
+        filter_ = getattr(Image.Resampling, interpolation.upper())
+        expected = np.asarray(Image.fromarray(original).resize((size, size), filter_)).astype(int)
+        assert np.abs(image.permute(1, 2, 0).numpy().astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("shape", [(7, 12, 12), (7, 12, 12, 3)])
+def test_a_batch_is_its_items(spec, shape):
+    pixels = np.random.default_rng(2).integers(0, 256, shape, np.uint8)
+    data = from_numpy(pixels, np.arange(7), spec(20, "bicubic"))
+    [(images, labels)] = eval_batches(data, 7)
+    assert images.is_contiguous() and labels.tolist() == list(range(7))
+    for i in range(7):
+        assert torch.equal(images[i], data[i][0])
+
+
+def test_a_choice_of_rows_owns_its_memory(spec):
+    data = from_numpy(np.arange(80, dtype=np.uint8).reshape(5, 4, 4), np.arange(5), spec(4))
+    few = data.take(torch.tensor([1, 4]))
+    assert [label for _, label in (few[0], few[1])] == [1, 4]
+    assert torch.equal(few[1][0], data[4][0])
+    assert few.images.untyped_storage().nbytes() == 2 * 16
+
+
+def test_normalisation_is_the_textbook_formula(spec):
+    images = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
+    mean, std = (torch.tensor(v).double()[:, None, None] for v in ((0.5, 0.4, 0.3), (0.2, 0.25, 0.5)))
+    normalized = Normalize(spec(4))(images)
+    assert normalized.dtype == torch.float32 and normalized.is_contiguous()
+    torch.testing.assert_close(normalized.double(), (images.double() / 255 - mean) / std, rtol=1e-6, atol=1e-6)

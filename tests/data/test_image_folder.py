@@ -1,0 +1,153 @@
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from wasi.data.load import load_data
+from wasi.data.loader import train_batches
+from wasi.errors import UserError
+
+
+@pytest.fixture
+def load(config, spec, image_tree):
+    return lambda **changes: load_data(config("image_folder", **{"root": image_tree, **changes}), spec(8), 0)
+
+
+def refused(load, *parts, **changes):
+    with pytest.raises(UserError) as caught:
+        load(**changes)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in ("dataset.root=", *parts):
+        assert str(part) in message
+    return message
+
+
+def test_classes_labels_and_sizes(load):
+    data = load()
+    assert (len(data.train), len(data.val), data.classes) == (6, 4, ["cat", "dog"])
+    assert [data.train[i][1] for i in range(6)] == [0, 0, 0, 1, 1, 1]
+    image, _ = data.val[3]
+    assert image.shape == (3, 8, 8) and image.dtype == torch.uint8
+    assert len(load(train_size=2).train) == 2
+
+
+def test_the_label_is_that_of_the_class_folder(load, image_tree):
+    for split in ("train", "val"):
+        for path in (image_tree / split / "dog").iterdir():
+            Image.new("RGB", (20, 20), (250, 0, 0)).save(path, quality=95)
+    for images, labels in train_batches(load().train, 4, seed=0, epoch=0):
+        assert ((images[:, 0].float().mean((1, 2)) > 240) == (labels == 1)).all()
+
+
+def test_too_many_is_refused(load):
+    with pytest.raises(UserError, match="dataset.train_size=7: allowed is at most 6 "):
+        load(train_size=7)
+
+
+def test_what_is_no_image_is_left_alone(load, image_tree):
+    for name in (".DS_Store", "Thumbs.db", "notes.txt", "._0.jpg", ".hidden.png"):
+        (image_tree / "train" / "cat" / name).write_bytes(b"\0\1\2")
+    (image_tree / "train" / ".ipynb_checkpoints").mkdir()
+    (image_tree / "readme.md").write_text("hello")
+    (image_tree / "train" / "labels.csv").write_text("a,b")
+    assert len(load().train) == 6
+
+
+def test_any_case_of_extension_any_depth_and_links(load, image_tree):
+    cat = image_tree / "train" / "cat"
+    shutil.copy(cat / "0.jpg", cat / "UPPER.JPG")
+    (cat / "deep").mkdir()
+    shutil.copy(cat / "0.jpg", cat / "deep" / "x.jpeg")
+    os.symlink(cat / "0.jpg", cat / "link.jpg")
+    os.symlink(cat, cat / "deep" / "round")  # a circle
+    assert len(load().train) == 9
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def text(path):
+    path.write_text("this is no image")
+
+
+def dangling(path):
+    path.unlink()
+    os.symlink("/nonexistent/file", path)
+
+
+@pytest.mark.parametrize("damage", [truncate, empty, text, dangling])
+@pytest.mark.parametrize("where", ["train/dog/2.jpg", "val/cat/1.jpg"])
+def test_an_unreadable_image_is_named_before_training(load, image_tree, damage, where):
+    damage(image_tree / where)
+    refused(load, image_tree / where, "cannot be read")
+
+
+@pytest.mark.parametrize("kind", ["png", "gif", "bmp", "tif", "webp", "ppm"])
+def test_a_truncated_image_of_any_kind_is_found(load, image_tree, kind):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    path = image_tree / "train" / "cat" / f"x.{kind}"
+    Image.fromarray(pixels).save(path)
+    load()
+    truncate(path)
+    refused(load, path)
+
+
+def test_the_first_of_several_unreadable_images_is_named(load, image_tree):
+    for name in ("train/cat/1.jpg", "train/dog/0.jpg"):
+        text(image_tree / name)
+    assert "dog" not in refused(load, image_tree / "train/cat/1.jpg").split("holds")[-1]
+
+
+def test_a_damaged_image_that_the_subset_leaves_out_still_counts(load, image_tree):
+    for i in range(3):
+        text(image_tree / "train" / "cat" / f"{i}.jpg")
+    refused(load, "0.jpg", train_size=1)
+
+
+def test_missing_folders(load, image_tree, tmp_path):
+    refused(load, "train/<class>/", tmp_path / "nowhere", root=tmp_path / "nowhere")
+    shutil.rmtree(image_tree / "val")
+    refused(load, image_tree / "val")
+
+
+def test_a_file_as_root(load, tmp_path):
+    (tmp_path / "file").write_text("x")
+    refused(load, tmp_path / "file", root=tmp_path / "file")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_different_classes_are_refused(load, image_tree, split):
+    shutil.rmtree(image_tree / split / "cat")
+    refused(load, "classes must be the same", "cat")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_empty_class_is_refused(load, image_tree, split):
+    for path in (image_tree / split / "cat").iterdir():
+        path.rename(path.with_suffix(".txt"))
+    refused(load, image_tree / split / "cat", "no image")
+
+
+def test_a_single_class_is_refused(load, image_tree):
+    for split in ("train", "val"):
+        shutil.rmtree(image_tree / split / "cat")
+    refused(load, "at least 2")
+
+
+def test_an_image_outside_the_classes_is_refused(load, image_tree):
+    shutil.copy(image_tree / "train" / "cat" / "0.jpg", image_tree / "train" / "lost.jpg")
+    refused(load, image_tree / "train" / "lost.jpg")
+
+
+def test_it_cannot_be_downloaded(load):
+    with pytest.raises(UserError, match="dataset.download=true"):
+        load(download=True)

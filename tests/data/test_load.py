@@ -1,0 +1,101 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from wasi.data import digits
+from wasi.data.catalogue import NAMES
+from wasi.data.load import load_data
+from wasi.errors import UserError
+
+
+def items(dataset):
+    return [dataset[i] for i in range(len(dataset))]
+
+
+def test_digits_are_scikit_learns_in_its_order(config, spec):
+    data, raw = load_data(config("digits"), spec(8), seed=0), load_digits()
+    assert (len(data.train), len(data.val), data.num_classes) == (1437, 360, 10)
+    assert data.classes == [str(c) for c in range(10)]
+    labels = [label for _, label in items(data.train) + items(data.val)]
+    assert labels == raw.target.tolist()
+    first_val = np.rint(raw.images[1437] * 255 / 16)
+    assert np.array_equal(data.val[0][0][1].numpy(), first_val)
+    assert max(int(image.max()) for image, _ in items(data.train)) == 255
+
+
+def test_digits_come_from_the_library_where_its_file_is_elsewhere(monkeypatch):
+    values, labels = digits.read()
+    monkeypatch.setattr(digits, "_FILE", "nowhere.csv")
+    values2, labels2 = digits.read()
+    assert np.array_equal(values, values2) and np.array_equal(labels, labels2)
+
+
+@pytest.mark.parametrize("size", [8, 28, 33])
+def test_images_have_the_models_size(config, spec, size):
+    image, label = load_data(config("digits", train_size=3, val_size=2), spec(size, "bicubic"), 0).train[0]
+    assert image.shape == (3, size, size) and image.dtype == torch.uint8 and isinstance(label, int)
+
+
+def test_the_seed_fixes_which_images_are_used(config, spec):
+    def chosen(size, seed, split="train"):
+        cfg = config("digits", **{f"{split}_size": size})
+        return [image.numpy().tobytes() for image, _ in items(getattr(load_data(cfg, spec(8), seed), split))]
+
+    assert chosen(40, 1) == chosen(40, 1)
+    assert set(chosen(40, 1)) != set(chosen(40, 2))
+    assert set(chosen(10, 1)) < set(chosen(40, 1))
+    assert len(set(chosen(300, 1))) > 290  # without replacement (a few digits are equal in the source)
+    assert set(chosen(40, 1, "val")) != set(chosen(40, 2, "val"))
+    assert chosen(1437, 1) == chosen(None, 2)
+
+
+@pytest.mark.parametrize(("option", "limit"), [("train_size", 1437), ("val_size", 360)])
+def test_more_images_than_there_are_is_refused(config, spec, option, limit):
+    cfg = config("digits", **{option: limit + 1})
+    message = rf"^dataset.{option}={limit + 1}: allowed is at most {limit} \(images in the \w+ split of digits\)$"
+    with pytest.raises(UserError, match=message):
+        load_data(cfg, spec(8), 0)
+    assert len(getattr(load_data(config("digits", **{option: limit}), spec(8), 0), option[:-5])) == limit
+
+
+def test_an_unknown_name_is_refused(config, spec):
+    with pytest.raises(UserError, match="dataset.name=mnist: allowed is cifar10, .*synthetic"):
+        load_data(config("digits", name="mnist"), spec(8), 0)
+
+
+def test_a_missing_root_is_refused(config, spec):
+    with pytest.raises(UserError, match="dataset.root=null"):
+        load_data(config("image_folder", root=None), spec(8), 0)
+
+
+def test_every_data_set_has_its_group_with_the_same_keys(config):
+    keys = ["name", "root", "download", "train_size", "val_size"]
+    keys += ["image_size", "batch_size", "hflip", "num_workers"]
+    folder = Path(__file__).parents[2] / "conf" / "dataset"
+    assert sorted(path.stem for path in folder.glob("*.yaml")) == sorted(NAMES)
+    for name in NAMES:
+        cfg = config(name)
+        assert list(cfg) == keys
+        assert (cfg.name, cfg.batch_size, cfg.download, cfg.root) == (name, 128, False, "data")
+        assert cfg.hflip == (0.0 if name in ("digits", "fashion_mnist", "synthetic") else 0.5)
+
+
+def test_loading_leaves_the_global_random_state_alone(config, spec):
+    before = torch.get_rng_state()
+    for name in ("digits", "synthetic"):
+        load_data(config(name, train_size=5, val_size=5), spec(8), 0).train[0]
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_what_composition_needs_imports_nothing_heavy():
+    code = (
+        "import sys; import wasi.data.check, wasi.data.identity; "
+        "print([m for m in ('torch', 'torchvision', 'PIL', 'sklearn', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,124 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from wasi.data.loader import calibration_batches, eval_batches, num_batches, train_batches
+from wasi.errors import UserError
+
+
+class Numbered(Dataset):
+    """Item i: an image whose left column is i, label i; counts what is loaded."""
+
+    def __init__(self, count):
+        self.count, self.loaded = count, []
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        self.loaded.append(index)
+        image = torch.zeros(3, 2, 2, dtype=torch.uint8)
+        image[:, :, 0] = index
+        return image, index
+
+
+def epoch(*args, **kwargs):
+    return list(train_batches(*args, **kwargs))
+
+
+def labels(batches):
+    return [batch[1].tolist() for batch in batches]
+
+
+def test_an_epoch_has_every_image_once_and_keeps_the_last_smaller_batch():
+    batches = epoch(Numbered(10), 4, seed=0, epoch=0)
+    assert [len(y) for _, y in batches] == [4, 4, 2]
+    assert num_batches(Numbered(10), 4) == 3
+    assert sorted(sum(labels(batches), [])) == list(range(10))
+    for images, y in batches:
+        assert images.dtype == torch.uint8 and y.dtype == torch.int64 and images.is_contiguous()
+        assert torch.equal(images[:, 0, 0, 0].long(), y)
+
+
+def test_the_order_is_a_function_of_seed_and_epoch():
+    first = labels(epoch(Numbered(50), 8, seed=3, epoch=2))
+    assert first == labels(epoch(Numbered(50), 8, seed=3, epoch=2))
+    assert first != labels(epoch(Numbered(50), 8, seed=3, epoch=1))
+    assert first != labels(epoch(Numbered(50), 8, seed=2, epoch=2))
+    assert sum(first, []) != list(range(50))
+
+
+@pytest.mark.parametrize("start", [0, 1, 4, 6, 7])
+def test_resuming_gives_the_rest_of_the_epoch_bit_for_bit_and_loads_nothing_else(start):
+    dataset = Numbered(50)
+    rest = epoch(dataset, 8, seed=3, epoch=2, start=start, hflip=0.5)
+    whole = epoch(Numbered(50), 8, seed=3, epoch=2, hflip=0.5)
+    assert len(rest) == max(0, 7 - start)
+    for (images, y), (images2, y2) in zip(rest, whole[start:], strict=True):
+        assert torch.equal(images, images2) and torch.equal(y, y2)
+    assert dataset.loaded == sum(labels(whole[start:]), [])
+
+
+def test_workers_change_nothing():
+    alone = epoch(Numbered(20), 8, seed=1, epoch=0, hflip=0.5)
+    helped = epoch(Numbered(20), 8, seed=1, epoch=0, hflip=0.5, num_workers=2)
+    for (images, y), (images2, y2) in zip(alone, helped, strict=True):
+        assert torch.equal(images, images2) and torch.equal(y, y2)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_no_global_random_state_is_touched(workers):
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
+    epoch(Numbered(9), 4, seed=0, epoch=0, hflip=0.5, num_workers=workers)
+    list(eval_batches(Numbered(9), 4, workers))
+    list(calibration_batches(Numbered(9), 4, 2, seed=0))
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1] == random.getstate()
+    assert np.array_equal(before[2], np.random.get_state()[1])
+
+
+def flipped(batches):
+    """Per image, in label order: whether it was mirrored (column 0 marks image i > 0)."""
+    marks = {int(y): bool(x[0, 0, 1]) for images, ys in batches for x, y in zip(images, ys, strict=True)}
+    return [marks[i] for i in range(1, len(marks))]
+
+
+def test_flips_follow_their_probability_and_their_key():
+    data = Numbered(250)
+    assert not any(flipped(epoch(data, 32, seed=0, epoch=0)))
+    assert all(flipped(epoch(data, 32, seed=0, epoch=0, hflip=1.0)))
+    half = flipped(epoch(data, 32, seed=0, epoch=0, hflip=0.5))
+    assert 90 < sum(half) < 160
+    assert half != flipped(epoch(data, 32, seed=0, epoch=1, hflip=0.5))
+    assert 10 < sum(flipped(epoch(data, 32, seed=0, epoch=0, hflip=0.1))) < 45
+
+
+def test_a_flip_mirrors_left_and_right_only():
+    class Gradient(Numbered):
+        def __getitem__(self, index):
+            return torch.arange(12, dtype=torch.uint8).reshape(3, 2, 2), 0
+
+    [(images, _)] = epoch(Gradient(1), 1, seed=0, epoch=0, hflip=1.0)
+    assert images[0, 0].tolist() == [[1, 0], [3, 2]]
+
+
+def test_evaluation_keeps_the_order_and_never_flips():
+    batches = list(eval_batches(Numbered(10), 4))
+    assert labels(batches) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert not any(flipped(batches))
+
+
+def test_calibration_is_fixed_by_its_seed_and_unlike_the_first_epoch():
+    first = labels(calibration_batches(Numbered(40), 8, 3, seed=5))
+    assert first == labels(calibration_batches(Numbered(40), 8, 3, seed=5))
+    assert first[:2] == labels(calibration_batches(Numbered(40), 8, 2, seed=5))
+    assert len(set(sum(first, []))) == 24
+    assert first != labels(calibration_batches(Numbered(40), 8, 3, seed=6))
+
+
+def test_more_calibration_than_images_is_refused():
+    with pytest.raises(UserError, match="rank.calibration_batches=4: allowed is at most 3 "):
+        calibration_batches(Numbered(10), 4, 4, seed=0)
