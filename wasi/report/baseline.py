@@ -1,0 +1,128 @@
+"""Which vanilla a group is compared with, and how it compares."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+
+from wasi.report.columns import ACCURACY, COSTS, PAPER, Cost
+from wasi.report.groups import Block, Group
+from wasi.report.load import select
+from wasi.report.options import show
+from wasi.report.provenance import one_machine
+from wasi.report.statistics import SIGNIFICANCE, welch_p
+
+_MUST_AGREE = ("model.", "dataset.", "device.")
+_MEMORY_POLICY = {"train.micro_batch_size": None, "train.gradient_checkpointing": False, "train.memory": "plain"}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A group beside its vanilla; ratios are above 1 where the group is better.
+
+    `vanilla` is None where there is none with the same model, data and device.
+    """
+
+    group: Group
+    vanilla: Group | None
+
+    @cached_property
+    def is_reference(self) -> bool:
+        return self.vanilla is self.group
+
+    @cached_property
+    def accuracy_difference(self) -> float | None:
+        pair = self._means(ACCURACY)
+        return None if pair is None else pair[0] - pair[1]
+
+    @cached_property
+    def accuracy_ratio(self) -> float | None:
+        pair = self._means(ACCURACY)
+        return pair[0] / pair[1] if pair and pair[1] else None
+
+    @cached_property
+    def p(self) -> float | None:
+        if self.accuracy_difference is None:
+            return None
+        return welch_p(self.group.values(ACCURACY), self.vanilla.values(ACCURACY))
+
+    @property
+    def verdict(self) -> str | None:
+        """`differs`, `within noise` or `n=1, no spread`; None where there is nothing to compare."""
+        if self.accuracy_difference is None:
+            return None
+        if self.p is None:
+            return "n=1, no spread"
+        return "differs" if self.p < SIGNIFICANCE else "within noise"
+
+    def ratio(self, cost: Cost) -> float | None:
+        """vanilla / this; None where one of them was not measured, or not under the same conditions."""
+        pair = self._means(cost.metric)
+        if pair is None or not pair[0]:
+            return None
+        if cost.timed and not one_machine([*self.group.runs, *self.vanilla.runs]):
+            return None
+        if cost is PAPER and self.group.scope != self.vanilla.scope:
+            return None
+        return pair[1] / pair[0]
+
+    def _means(self, metric: str) -> tuple[float, float] | None:
+        if self.vanilla is None or self.is_reference:
+            return None
+        ours, theirs = self.group.mean(metric), self.vanilla.mean(metric)
+        return None if ours is None or theirs is None else (ours, theirs)
+
+    @cached_property
+    def remarks(self) -> list[str]:
+        """What a reader must know about the choice of the baseline."""
+        if self.vanilla is None:
+            return ["no completed vanilla run with the same model, data and device"]
+        if self.is_reference:
+            return []
+        told = [
+            f"vanilla has {key}={show(self.vanilla.options.get(key))}, this {show(self.group.options.get(key))}"
+            for key in _differences(self.group, self.vanilla)
+        ]
+        if not one_machine([*self.group.runs, *self.vanilla.runs]) and any(
+            self._means(cost.metric) for cost in COSTS if cost.timed
+        ):
+            told.append("measured on another machine or with other threads than vanilla: no ratio of times")
+        return told
+
+
+def compare(block: Block) -> list[Comparison]:
+    """One comparison per group of the block, in its order."""
+    return [Comparison(group, _vanilla_for(group, block.groups)) for group in block.groups]
+
+
+def _vanilla_for(group: Group, groups: list[Group]) -> Group | None:
+    """The vanilla that shares most options; of equally close ones the most accurate.
+
+    For vanilla itself that is the one without memory policy, checkpointing and accumulation.
+    """
+    candidates = [g for g in groups if g.method == "vanilla" and _must_agree(g) == _must_agree(group)]
+    if group.method == "vanilla":
+        plain = (g for g in candidates if _is_plain(g) and _differences(group, g) <= set(_MEMORY_POLICY))
+        return group if _is_plain(group) else next(plain, group)
+    return min(candidates, key=lambda g: _distance(group, g), default=None)
+
+
+def _must_agree(group: Group) -> str:
+    kept = {k: v for k, v in group.options.items() if k.startswith(_MUST_AGREE)}
+    return json.dumps(kept, sort_keys=True)
+
+
+def _is_plain(group: Group) -> bool:
+    return all(group.options.get(key, plain) == plain for key, plain in _MEMORY_POLICY.items())
+
+
+def _differences(group: Group, vanilla: Group) -> set[str]:
+    """Options outside the method in which the two differ, and the scope."""
+    keys = {k for k in {**group.options, **vanilla.options} if not k.startswith(("method.", "rank."))}
+    return {k for k in {*keys, "method.scope"} if group.options.get(k) != vanilla.options.get(k)}
+
+
+def _distance(group: Group, vanilla: Group) -> tuple:
+    differences = _differences(group, vanilla)
+    rest = select(group.config, "method.train_rest") != select(vanilla.config, "method.train_rest")
+    scope = "method.scope" in differences
+    return len(differences) - scope, scope, rest, -(vanilla.mean(ACCURACY) or 0.0)

@@ -1,0 +1,77 @@
+"""The costs that a report shows, in its order."""
+
+from dataclasses import dataclass
+
+ACCURACY = "val/acc"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A metric of result.json that is better when smaller.
+
+    `title` heads the column; `axis` labels a figure; values are shown divided by `unit`.
+    `timed`: depends on the machine, so it is compared on one machine only.
+    """
+
+    metric: str
+    title: str
+    axis: str
+    meaning: str
+    unit: float = 1.0
+    timed: bool = False
+
+
+PEAK = Cost(
+    "memory/train_peak_mib",
+    "train MiB",
+    "Peak memory of a training step (MiB)",
+    "measured peak of live tensors over a whole training step: weights, gradients, optimizer state, "
+    "activations and temporaries, in MiB (1024² bytes)",
+)
+STEP = Cost(
+    "time/train_step_ms_p50",
+    "step ms",
+    "Time of a training step (ms)",
+    "median time of a whole training step (forward, loss, backward, subspace work, optimizer), in ms",
+    timed=True,
+)
+FLOPS = Cost(
+    "flops/train_step",
+    "step GFLOP",
+    "Work of a training step (GFLOP)",
+    "floating-point operations of one training step (2 per multiply-accumulate, subspace work included, "
+    "the optimizer's arithmetic left out), in 10⁹",
+    unit=1e9,
+)
+INFERENCE = Cost(
+    "time/inference_ms_p50",
+    "infer ms",
+    "Time of inference (ms)",
+    "median time of one forward pass in evaluation over one batch, in ms",
+    timed=True,
+)
+PARAMETERS = Cost(
+    "model/parameters",
+    "params M",
+    "Parameters (10⁶)",
+    "parameters of the whole model after the method is applied, in 10⁶",
+    unit=1e6,
+)
+RSS = Cost(
+    "memory/train_rss_peak_mib",
+    "RSS MiB",
+    "Peak resident memory of training (MiB)",
+    "peak resident memory of the training process above its state before the model exists, in MiB",
+)
+PAPER = Cost(
+    "memory/paper_train_mib",
+    "paper MiB",
+    "Training memory in the paper's accounting (MiB)",
+    "the paper's accounting, computed from shapes: linear weights in scope plus their stored inputs, in MiB",
+)
+
+COSTS = (PEAK, STEP, FLOPS, INFERENCE, PARAMETERS, RSS, PAPER)
+DROPPED_FIRST = (PAPER, RSS, PARAMETERS, INFERENCE)
+"""The order in which a terminal that is too narrow loses columns; report.md has them all."""
+
+PANELS = (PEAK, STEP, FLOPS)

@@ -1,0 +1,112 @@
+"""report.csv, one line per run, and report_groups.csv, one per table row; numbers as they were written."""
+
+import csv
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from wasi.report.baseline import Comparison
+from wasi.report.columns import ACCURACY, COSTS
+from wasi.report.groups import Block, identity
+from wasi.report.load import Run, select
+from wasi.report.options import activation_epsilon, result_options, show, weight_epsilon
+
+_CONFIG = {
+    "model": "model.name",
+    "weights": "model.weights",
+    "dataset": "dataset.name",
+    "batch_size": "dataset.batch_size",
+    "method": "method.name",
+    "scope": "method.scope",
+    "seed": "seed",
+    "epochs": "train.epochs",
+    "optimizer": "optimizer._target_",
+    "lr": "optimizer.lr",
+}
+_COLUMN_OF_ITS_OWN = (*_CONFIG.values(), "method.weight_epsilon", "method.activations.epsilon")
+_METRICS = ("val/acc", "val/loss", "train/loss", *(cost.metric for cost in COSTS))
+_CODE = ("git_commit", "git_dirty", "versions.torch")
+_MACHINE = ("machine.processor", "machine.hostname", "threads.torch")
+_TIMES = ("start", "wall_seconds", "resumed_from_step")
+
+
+def runs_csv(runs: list[Run], base: Path) -> str:
+    """
+    Args:
+        base: folder that paths below it are written relative to.
+    """
+    differing = _differing(runs)
+    return _csv(_run_row(run, differing, base) for run in runs)
+
+
+def groups_csv(blocks: Iterable[tuple[Block, list[Comparison]]]) -> str:
+    return _csv(_group_row(block, comparison) for block, comparisons in blocks for comparison in comparisons)
+
+
+def relative(path: Path, base: Path) -> str:
+    path, base = path.resolve(), base.resolve()
+    return str(path.relative_to(base)) if path.is_relative_to(base) else str(path)
+
+
+def _run_row(run: Run, differing: list[str], base: Path) -> dict[str, Any]:
+    row = {"run": relative(run.path.parent, base), "status": run.status, "error": run.error}
+    row |= {name: select(run.config, key) for name, key in _CONFIG.items()}
+    row |= {"weight_epsilon": weight_epsilon(run.config), "activation_epsilon": activation_epsilon(run.config)}
+    options = result_options(run)
+    row |= {key: options.get(key) for key in differing}
+    row |= {name: run.metrics[name] for name in (*_METRICS, *sorted(run.metrics)) if name in run.metrics}
+    row |= {f"provenance.{key}": select(run.provenance, key) for key in (*_CODE, *_MACHINE, *_TIMES)}
+    return row | {"fingerprint": run.fingerprint}
+
+
+def _differing(runs: list[Run]) -> list[str]:
+    """Options that can change a result, are not the same in all runs and have no column yet, as dotted keys."""
+    configs = [result_options(run) for run in runs]
+    keys = dict.fromkeys(key for config in configs for key in config)
+    keys = [key for key in keys if key not in _COLUMN_OF_ITS_OWN and not key.endswith("._target_")]
+    return [key for key in keys if len({repr(config.get(key)) for config in configs}) > 1]
+
+
+def _group_row(block: Block, comparison: Comparison) -> dict[str, Any]:
+    group, vanilla = comparison.group, comparison.vanilla
+    method, scope, weight, activation = identity(group)
+    row = {"model": block.model, "dataset": block.dataset, "method": method, "scope": scope}
+    row |= {"weight_epsilon": weight, "activation_epsilon": activation}
+    row |= {key: group.options.get(key) for key in block.differing}
+    row |= {"n": len(group.runs), "seeds": " ".join(map(str, group.seeds))}
+    row |= {"val/acc mean": group.mean(ACCURACY), "val/acc std": group.std(ACCURACY)}
+    row |= {"val/acc minus vanilla": comparison.accuracy_difference, "val/acc ratio": comparison.accuracy_ratio}
+    row |= {"welch p": comparison.p, "verdict": comparison.verdict}
+    for cost in COSTS:
+        row |= {f"{cost.metric} mean": group.mean(cost.metric), f"{cost.metric} std": group.std(cost.metric)}
+        row |= {f"{cost.metric} ratio": comparison.ratio(cost)}
+    row |= {"vanilla": " ".join(run.fingerprint for run in vanilla.runs) if vanilla else None}
+    row |= {"remarks": "; ".join(comparison.remarks), "fingerprints": " ".join(r.fingerprint for r in group.runs)}
+    return row
+
+
+def _csv(rows: Iterable[dict[str, Any]]) -> str:
+    """The union of the rows' columns, a column standing where the first row that has it puts it."""
+    rows = list(rows)
+    file = io.StringIO()
+    writer = csv.DictWriter(file, _columns(rows), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    return file.getvalue()
+
+
+def _columns(rows: list[dict[str, Any]]) -> list[str]:
+    columns: list[str] = []
+    for row in rows:
+        place = 0
+        for name in row:
+            if name not in columns:
+                columns.insert(place, name)
+            place = columns.index(name) + 1
+    return columns
+
+
+def _cell(value: Any) -> Any:
+    """Numbers as Python writes them in full; nothing for None, so that what was not measured stays empty."""
+    return value if value is None or isinstance(value, (int, float, str)) else show(value)

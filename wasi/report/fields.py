@@ -1,0 +1,136 @@
+"""A block as columns of text: what the terminal, report.md and the reader's eye share."""
+
+import math
+from dataclasses import dataclass
+
+from wasi.report.baseline import Comparison
+from wasi.report.columns import ACCURACY, COSTS, Cost
+from wasi.report.groups import Block, Group, identity, short_names, shown_option
+from wasi.report.load import Run, select
+from wasi.report.options import activation_label, show, weight_label
+
+DASH = "-"
+WITHIN_NOISE = "≈"
+NO_SPREAD = "(n=1)"
+
+
+@dataclass(frozen=True)
+class Field:
+    """One column: a title and per row a value, with its ratio to vanilla where the column has ratios."""
+
+    title: str
+    values: list[str]
+    ratios: list[str] | None = None
+    is_text: bool = False
+    cost: Cost | None = None
+
+
+def fields_of(block: Block, comparisons: list[Comparison], remarks: list[str]) -> list[Field]:
+    """All columns; one in which no row has a value is left out.
+
+    Args:
+        remarks: texts that rows refer to by number, see `remarks_of`.
+    """
+    fields = [Field("method", [_method(c, remarks) for c in comparisons], is_text=True)]
+    fields += _labels(block)
+    fields.append(Field("n", [str(len(group.runs)) for group in block.groups]))
+    fields += _accuracy(comparisons)
+    fields += [_cost(cost, comparisons) for cost in COSTS]
+    return [field for field in fields if set(field.values) != {DASH}]
+
+
+def remarks_of(comparisons: list[Comparison]) -> list[str]:
+    return list(dict.fromkeys(remark for comparison in comparisons for remark in comparison.remarks))
+
+
+def facts_of(block: Block) -> str:
+    """What all rows of the block have in common: `scope mlp, batch 64, 8 epochs, SGD lr 0.05, seeds 0, 1`."""
+
+    def common(key: str) -> str | None:
+        values = {show(select(group.config, key)) for group in block.groups}
+        value = values.pop()
+        return None if values or value == "null" else value
+
+    facts = [
+        f"{name} {value}" for name, key in (("scope", "method.scope"), ("batch", "dataset.batch_size"))
+        if (value := common(key))
+    ]  # fmt: skip
+    if epochs := common("train.epochs"):
+        facts.append(f"{epochs} epoch{'s' if epochs != '1' else ''}")
+    if optimizer := common("optimizer._target_"):
+        lr = common("optimizer.lr")
+        facts.append(optimizer.rpartition(".")[2] + (f" lr {lr}" if lr else ""))
+    seeds = {tuple(group.seeds) for group in block.groups}
+    if len(seeds) == 1:
+        (only,) = seeds
+        facts.append(f"seed{'s' if len(only) > 1 else ''} {', '.join(map(str, only))}")
+    return ", ".join(facts)
+
+
+def name_of(run: Run) -> str:
+    """`wasi 0.8, vit_micro on digits, seed 1`, as far as the configuration tells."""
+    method, model, dataset = (select(run.config, f"{part}.name") or "?" for part in ("method", "model", "dataset"))
+    ranks = [label for label in (weight_label(run.config), activation_label(run.config)) if label]
+    return f"{' '.join([method, *dict.fromkeys(ranks)])}, {model} on {dataset}, seed {run.config.get('seed', '?')}"
+
+
+def significant(value: float | None, digits: int = 4) -> str:
+    """
+    >>> [significant(v) for v in (None, 0.0, 0.45678, 12.3456, 4041.28, 123456.7)]
+    ['-', '0', '0.4568', '12.35', '4041', '123457']
+    """
+    if value is None:
+        return DASH
+    if value == 0:
+        return "0"
+    places = digits - 1 - math.floor(math.log10(abs(value)))
+    return f"{value:.{min(max(places, 0), 12)}f}"
+
+
+def ratio_text(ratio: float | None) -> str:
+    return "" if ratio is None else f"{significant(ratio, 3)}×"
+
+
+def _method(comparison: Comparison, remarks: list[str]) -> str:
+    numbers = [str(remarks.index(remark) + 1) for remark in comparison.remarks]
+    return comparison.group.method + (f" [{','.join(numbers)}]" if numbers else "")
+
+
+def _labels(block: Block) -> list[Field]:
+    """Scope where it differs, thresholds, every other option that differs, and fingerprints as the last resort."""
+    _, scopes, weights, activations = zip(*map(identity, block.groups), strict=True)
+    fields = [Field("scope", list(scopes), is_text=True)] if len(set(scopes)) > 1 else []
+    fields.append(Field("eps W", [label or DASH for label in weights]))
+    fields.append(Field("eps A", [label or DASH for label in activations]))
+    for key, name in short_names(block.differing).items():
+        fields.append(Field(name, [shown_option(group, key) or DASH for group in block.groups]))
+    if block.alike:
+        fields.append(Field("fingerprint", [group.runs[0].fingerprint[:8] for group in block.groups]))
+    return fields
+
+
+def _accuracy(comparisons: list[Comparison]) -> list[Field]:
+    values = [_mean_and_std(comparison.group) for comparison in comparisons]
+    ratios = [ratio_text(comparison.accuracy_ratio) for comparison in comparisons]
+    differences = [_difference(comparison) for comparison in comparisons]
+    return [Field("val acc", values, ratios), Field("Δ vanilla", differences)]
+
+
+def _mean_and_std(group: Group) -> str:
+    mean, std = group.mean(ACCURACY), group.std(ACCURACY)
+    if mean is None:
+        return DASH
+    return f"{mean:.4f}" if std is None else f"{mean:.4f}±{std:.4f}"
+
+
+def _difference(comparison: Comparison) -> str:
+    if comparison.accuracy_difference is None:
+        return DASH
+    mark = {"differs": "", "within noise": f" {WITHIN_NOISE}", "n=1, no spread": f" {NO_SPREAD}"}
+    return f"{comparison.accuracy_difference:+.4f}{mark[comparison.verdict]}"
+
+
+def _cost(cost: Cost, comparisons: list[Comparison]) -> Field:
+    means = [comparison.group.mean(cost.metric) for comparison in comparisons]
+    values = [significant(None if mean is None else mean / cost.unit) for mean in means]
+    return Field(cost.title, values, [ratio_text(comparison.ratio(cost)) for comparison in comparisons], cost=cost)

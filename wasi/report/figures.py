@@ -1,0 +1,153 @@
+"""Accuracy against cost: one figure per block, one panel per cost."""
+
+import io
+import textwrap
+from dataclasses import dataclass
+
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from wasi.report.baseline import Comparison
+from wasi.report.columns import ACCURACY, PANELS, Cost
+from wasi.report.groups import Block, Group, short_names, shown_option
+from wasi.report.labels import Label, place
+from wasi.report.options import epsilon_label
+from wasi.report.style import SETTINGS, Style, styles
+from wasi.report.ticks import label_log_axis
+
+DPI = 200
+_PANEL_INCHES = 3.1
+_LOG_FROM = 4.0  # a cost whose largest value is this many times its smallest gets a logarithmic axis
+
+
+@dataclass(frozen=True)
+class Series:
+    """Groups that differ only by their thresholds, in the order of these."""
+
+    method: str
+    label: str
+    groups: list[Group]
+
+
+def draw(block: Block, comparisons: list[Comparison]) -> bytes | None:
+    """The figure as PNG; None where accuracy and cost were never measured together."""
+    panels = [cost for cost in PANELS if any(_measured(group, cost) for group in block.groups)]
+    if not panels:
+        return None
+    references = list({id(c.vanilla): c.vanilla for c in comparisons if c.vanilla is not None}.values())
+    with matplotlib.rc_context(SETTINGS):
+        figure = _figure(block, panels, references)
+        image = io.BytesIO()
+        figure.savefig(image, format="png", dpi=DPI)
+    return image.getvalue()
+
+
+def _figure(block: Block, panels: list[Cost], references: list[Group]) -> Figure:
+    figure = Figure(figsize=((_PANEL_INCHES + 0.3) * len(panels) + 0.6, 3.7), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    series = series_of(block)
+    looks = styles([(s.method, s.label) for s in series])
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    labels = [_panel(ax, cost, series, looks, references) for ax, cost in zip(axes, panels, strict=True)]
+    axes[0].set_ylabel("Validation accuracy")
+    points = figure.get_figwidth() * 72
+    title = figure.suptitle(f"{block.model} on {block.dataset}", ha="left", fontsize=10, fontweight="bold")
+    caption = textwrap.fill(_caption(block), int(points / 4.6))
+    axes[0].set_title(caption, loc="left", fontsize=8, color="#555555")
+    _legend(figure, axes, series, int(points / 5.5))
+    figure.canvas.draw()  # fixes the layout: labels are placed in pixels
+    title.set_x(axes[0].get_position().x0)
+    for ax, some in zip(axes, labels, strict=True):
+        place(ax, some)
+    return figure
+
+
+def _panel(ax, cost: Cost, series: list[Series], looks: list[Style], references: list[Group]) -> list[Label]:
+    labels, shown = [], []
+    for reference in references:
+        _reference(ax, reference)
+    for one, style in zip(series, looks, strict=True):
+        groups = [group for group in one.groups if _measured(group, cost)]
+        shown += groups
+        labels += _line(ax, cost, one.label, groups, style)
+    _cost_axis(ax, cost, [group.mean(cost.metric) / cost.unit for group in shown])
+    return labels
+
+
+def _line(ax, cost: Cost, label: str, groups: list[Group], style: Style) -> list[Label]:
+    """One series in one panel, with error bars where several seeds tell a spread; the labels of its points."""
+    x = [group.mean(cost.metric) / cost.unit for group in groups]
+    y = [group.mean(ACCURACY) for group in groups]
+    x_bars = [(group.std(cost.metric) or 0.0) / cost.unit for group in groups]
+    y_bars = [group.std(ACCURACY) or 0.0 for group in groups]
+    ax.plot(x, y, label=label, zorder=4 if style.marker == "*" else 3, **style.marks())
+    for values, axis in ((x_bars, "xerr"), (y_bars, "yerr")):
+        if any(values):
+            bars = {axis: values, "ecolor": style.colour}
+            ax.errorbar(x, y, **bars, fmt="none", elinewidth=0.9, capsize=2, zorder=2)
+    texts = [epsilon_label(group.config) for group in groups]
+    points = zip(x, y, texts, strict=True)
+    return [Label(*point, style.text_colour, style.size) for point in points]
+
+
+def _reference(ax, vanilla: Group) -> None:
+    """vanilla's accuracy across the panel, with its spread as a band."""
+    mean, std = vanilla.mean(ACCURACY), vanilla.std(ACCURACY)
+    if mean is not None:
+        ax.axhline(mean, color="#000000", linestyle=(0, (4, 3)), linewidth=0.8, zorder=1)
+    if std:
+        ax.axhspan(mean - std, mean + std, color="#000000", alpha=0.08, linewidth=0, zorder=0)
+
+
+def _cost_axis(ax, cost: Cost, values: list[float]) -> None:
+    ax.set_xlabel(cost.axis)
+    ax.margins(x=0.12, y=0.12)
+    if values and min(values) > 0 and max(values) / min(values) >= _LOG_FROM:
+        ax.set_xscale("log")
+        label_log_axis(ax, _PANEL_INCHES * 72, SETTINGS["xtick.labelsize"])
+
+
+def _caption(block: Block) -> str:
+    """What the marks of this figure mean."""
+    parts = []
+    if any(epsilon_label(group.config) for group in block.groups):
+        both = any("/" in (epsilon_label(group.config) or "") for group in block.groups)
+        parts.append("points are labelled with epsilon" + (" (weights/activations)" if both else ""))
+    counts = {len(group.runs) for group in block.groups}
+    if max(counts) > 1:
+        counts_text = "–".join(map(str, sorted({min(counts), max(counts)})))
+        parts.append(f"mean ± standard deviation over {counts_text} seeds")
+    if any(group.method == "vanilla" for group in block.groups):
+        parts.append("dashed: vanilla")
+    return "; ".join(parts)
+
+
+def _legend(figure: Figure, axes, series: list[Series], characters: int) -> None:
+    """Below the panels, `characters` wide at most; each series once, also where one panel lacks it."""
+    handles = {}
+    for ax in axes:
+        handles |= {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    labels = [s.label for s in series if s.label in handles]
+    longest = max(map(len, labels), default=0)
+    columns = max(1, min(len(labels), characters // (longest + 6)))
+    figure.legend([handles[label] for label in labels], labels, loc="outside lower center", ncols=columns)
+
+
+def series_of(block: Block) -> list[Series]:
+    """Groups of one method, scope and other options, thresholds apart."""
+    scopes = {group.scope for group in block.groups}
+    names = short_names(block.differing)
+    found: dict[tuple[str, str], list[Group]] = {}
+    for group in block.groups:
+        parts = [group.scope] if len(scopes) > 1 else []
+        shown = {name: shown_option(group, key) for key, name in names.items()}
+        parts += [f"{name}={value}" for name, value in shown.items() if value is not None]
+        if block.alike:
+            parts.append(group.runs[0].fingerprint[:8])
+        found.setdefault((group.method, ", ".join([group.method, *parts])), []).append(group)
+    return [Series(method, label, groups) for (method, label), groups in found.items()]
+
+
+def _measured(group: Group, cost: Cost) -> bool:
+    return group.mean(cost.metric) is not None and group.mean(ACCURACY) is not None

@@ -1,0 +1,153 @@
+"""Runs that differ only by seed, as one group; groups of one model on one data set, as one block."""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from wasi.report import statistics
+from wasi.report.load import Run, select
+from wasi.report.options import (
+    NAMED,
+    activation_label,
+    dataset_label,
+    model_label,
+    result_options,
+    show,
+    weight_label,
+)
+
+_METHODS = ("vanilla", "svd_llm", "wasi", "wsi", "asi", "lora")
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Completed runs of one configuration under different seeds; `options` is what they share."""
+
+    runs: tuple[Run, ...]
+    options: dict[str, Any]
+
+    @property
+    def config(self) -> dict:
+        return self.runs[0].config
+
+    @property
+    def method(self) -> str:
+        return self.config["method"]["name"]
+
+    @property
+    def scope(self) -> str:
+        return str(select(self.config, "method.scope") or "")
+
+    @property
+    def seeds(self) -> list:
+        return [run.config["seed"] for run in self.runs]
+
+    def values(self, metric: str) -> list[float]:
+        """One value per run that has it."""
+        return [run.metrics[metric] for run in self.runs if metric in run.metrics]
+
+    def mean(self, metric: str) -> float | None:
+        return statistics.mean(self.values(metric))
+
+    def std(self, metric: str) -> float | None:
+        return statistics.std(self.values(metric))
+
+
+@dataclass(frozen=True)
+class Block:
+    """All groups of one model on one data set, in the order of a table.
+
+    `differing`: options without a place of their own in which the groups differ, as dotted keys.
+    `alike`: groups that no option tells apart (what the weights or the data folder held, differed).
+    """
+
+    model: str
+    dataset: str
+    groups: list[Group]
+    differing: list[str] = field(default_factory=list)
+    alike: bool = False
+
+
+def blocks_of(runs: Iterable[Run]) -> list[Block]:
+    """Blocks in order of appearance. Runs that are not completed are not looked at."""
+    found: dict[tuple[str, str], list[Group]] = {}
+    for group in _groups(run for run in runs if run.completed):
+        found.setdefault((model_label(group.config), dataset_label(group.config)), []).append(group)
+    return [_block(model, dataset, groups) for (model, dataset), groups in found.items()]
+
+
+def _groups(runs: Iterable[Run]) -> list[Group]:
+    """Runs with equal options; where one seed comes twice among them, something unseen differs: each apart."""
+    alike: dict[str, list[Run]] = {}
+    for run in runs:
+        alike.setdefault(json.dumps(result_options(run), sort_keys=True), []).append(run)
+    groups = []
+    for key, members in alike.items():
+        seeds = [str(run.config["seed"]) for run in members]
+        once = len(set(seeds)) == len(seeds)
+        members.sort(key=lambda run: str(run.config["seed"]))
+        for part in [members] if once else [[run] for run in members]:
+            groups.append(Group(tuple(part), json.loads(key)))
+    return groups
+
+
+def _block(model: str, dataset: str, groups: list[Group]) -> Block:
+    groups = sorted(groups, key=_place)
+    differing = [key for key in _differing(groups) if key not in NAMED]
+    if not _told_apart(groups, differing):
+        differing += [key for key in _differing(groups) if key not in differing and key not in NAMED[:3]]
+    return Block(model, dataset, groups, differing, alike=not _told_apart(groups, differing))
+
+
+def _differing(groups: list[Group]) -> list[str]:
+    """Keys with more than one value; a method's own options are compared within that method."""
+    keys = dict.fromkeys(key for group in groups for key in group.options)
+    found = []
+    for key in keys:
+        values: dict[str, set[str]] = {}
+        for group in groups:
+            family = group.method if key.startswith(("method.", "rank.")) else ""
+            values.setdefault(family, set()).add(json.dumps(group.options.get(key)))
+        if any(len(different) > 1 for different in values.values()):
+            found.append(key)
+    return found
+
+
+def _told_apart(groups: list[Group], differing: list[str]) -> bool:
+    seen = [(*identity(group), *(shown_option(group, key) for key in differing)) for group in groups]
+    return len(set(seen)) == len(seen)
+
+
+def identity(group: Group) -> tuple[str, str, str | None, str | None]:
+    """Method, scope, and what decides the ranks of weights and of activations."""
+    return group.method, group.scope, weight_label(group.config), activation_label(group.config)
+
+
+def shown_option(group: Group, key: str) -> str | None:
+    """None for an option that this group's method does not have."""
+    return show(group.options[key]) if key in group.options else None
+
+
+def short_names(keys: list[str]) -> dict[str, str]:
+    """
+    >>> short_names(["optimizer.lr", "optimizer.eps", "method.eps"])
+    {'optimizer.lr': 'lr', 'optimizer.eps': 'optimizer.eps', 'method.eps': 'method.eps'}
+    """
+    last = [key.rpartition(".")[2] for key in keys]
+    return {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}
+
+
+def _place(group: Group) -> tuple:
+    method, scope, weight, activation = identity(group)
+    rank = _METHODS.index(method) if method in _METHODS else len(_METHODS)
+    return rank, method, scope, *_natural(weight), *_natural(activation), json.dumps(group.options, sort_keys=True)
+
+
+def _natural(label: str | None) -> tuple[float, str]:
+    """Numbers by size, then other labels."""
+    try:
+        return float(label or "-inf"), label or ""
+    except ValueError:
+        return math.inf, label or ""

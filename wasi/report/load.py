@@ -1,0 +1,135 @@
+"""Reads results: every `result.json` below some folders, each run once."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wasi.config.fingerprint import SCHEMA_VERSION
+from wasi.errors import UserError
+from wasi.runs.result import FILE_NAME
+
+STATUSES = ("completed", "running", "interrupted", "failed", "diverged")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One result. `metrics` holds finite numbers only; what is absent was not measured."""
+
+    path: Path
+    status: str
+    error: str | None
+    fingerprint: str
+    config: dict
+    metrics: dict[str, float]
+    provenance: dict = field(default_factory=dict)
+
+    @property
+    def completed(self) -> bool:
+        return self.status == "completed"
+
+
+class Unusable(Exception):
+    """Why a file is left out, in a few words."""
+
+
+def read_runs(dirs: list[Path]) -> tuple[list[Run], list[str]]:
+    """The runs below `dirs`, and a warning for every file left out.
+
+    Of several results with one fingerprint the newest completed one counts; none completed, the newest.
+
+    Raises:
+        UserError: a folder does not exist, or no result can be used.
+    """
+    runs, warnings = [], []
+    for path in _result_files(dirs):
+        try:
+            runs.append(read_run(path))
+        except Unusable as reason:
+            warnings.append(f"left out {path}: {reason}")
+    if not runs:
+        left_out = f" ({'; '.join(warnings)})" if warnings else ""
+        raise UserError("DIR", " ".join(map(str, dirs)), f"a folder with a {FILE_NAME} somewhere below{left_out}")
+    return _each_once(runs), warnings
+
+
+def read_run(path: Path) -> Run:
+    """
+    Raises:
+        Unusable: half a file, another schema, or not a run's result.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise Unusable(f"cannot be read ({type(error).__name__}: {error})") from error
+    if not isinstance(content, dict):
+        raise Unusable("not a JSON object")
+    version = content.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise Unusable(f"schema_version is {version}, this program reads {SCHEMA_VERSION}")
+    status, config = content.get("status"), content.get("config")
+    if status not in STATUSES:
+        raise Unusable(f"status is {status!r}, expected one of {', '.join(STATUSES)}")
+    if not isinstance(config, dict) or (status == "completed" and not _is_complete(config)):
+        raise Unusable("config lacks model.name, dataset.name, method.name or seed")
+    return Run(
+        path=path,
+        status=status,
+        error=None if content.get("error") is None else str(content["error"]),
+        fingerprint=str(content.get("fingerprint") or path.resolve()),
+        config=config,
+        metrics=_numbers(content.get("metrics")),
+        provenance=content["provenance"] if isinstance(content.get("provenance"), dict) else {},
+    )
+
+
+def select(config: Mapping, key: str) -> Any:
+    """The value at a dotted `key`; None where there is none.
+
+    >>> select({"model": {"name": "vit"}}, "model.name")
+    'vit'
+    """
+    value: Any = config
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return None
+        value = value[part]
+    return value
+
+
+def _is_complete(config: dict) -> bool:
+    named = all(isinstance(select(config, f"{part}.name"), str) for part in ("model", "dataset", "method"))
+    return named and select(config, "seed") is not None
+
+
+def _numbers(metrics: Any) -> dict[str, float]:
+    if not isinstance(metrics, dict):
+        return {}
+    plain = {k: v for k, v in metrics.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+    return {name: value for name, value in plain.items() if math.isfinite(value)}
+
+
+def _result_files(dirs: list[Path]) -> list[Path]:
+    """Sorted within each folder; a file reached through two of them once."""
+    found: dict[Path, Path] = {}
+    for folder in dirs:
+        if not folder.is_dir():
+            raise UserError("DIR", folder, "an existing folder")
+        for path in sorted(folder.rglob(FILE_NAME)):
+            found.setdefault(path.resolve(), path)
+    return list(found.values())
+
+
+def _each_once(runs: list[Run]) -> list[Run]:
+    best: dict[str, Run] = {}
+    for run in runs:
+        other = best.get(run.fingerprint)
+        if other is None or _precedence(run) > _precedence(other):
+            best[run.fingerprint] = run
+    return list(best.values())
+
+
+def _precedence(run: Run) -> tuple:
+    return run.completed, str(run.provenance.get("start", "")), run.path.stat().st_mtime

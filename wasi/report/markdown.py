@@ -1,0 +1,82 @@
+"""report.md."""
+
+from wasi.report.baseline import Comparison
+from wasi.report.columns import COSTS
+from wasi.report.fields import Field, facts_of, fields_of, remarks_of
+from wasi.report.groups import Block
+
+_COLUMNS = {
+    "method": "`vanilla` is the library's model, fine-tuned as it is; every other row is compared with it",
+    "eps W, eps A": "share of the squared singular values that a weight keeps (W), and a saved activation in each "
+    "of its modes (A); only where the method reads it",
+    "n": "completed runs that differ only by seed",
+    "val acc": "validation accuracy, a fraction: mean ± sample standard deviation over the n runs",
+    "Δ vanilla": "accuracy minus vanilla's. ≈: within noise, two-sided Welch's t-test over the seeds with "
+    "p ≥ 0.05, not corrected for the number of rows. (n=1): n=1, no spread on one side, so no verdict",
+    **{cost.title: cost.meaning for cost in COSTS},
+}
+
+
+def markdown(
+    blocks: list[tuple[Block, list[Comparison], str | None]],
+    provenance: list[str],
+    not_averaged: list[str],
+    warnings: list[str],
+) -> str:
+    """
+    Args:
+        blocks: each with its comparisons and the file name of its figure, where it has one.
+        provenance, not_averaged, warnings: lines.
+    """
+    parts = ["# Report", "  \n".join(["Code and machine: " + provenance[0], *_bold(provenance[1:])])]
+    for block, comparisons, figure in blocks:
+        parts += _section(block, comparisons, figure)
+    if not_averaged:
+        parts += ["## Not averaged", _list(not_averaged)]
+    if warnings:
+        parts += ["## Warnings", _list(warnings)]
+    ratio = (
+        "A number with × is the ratio to the matching vanilla run, from the means over seeds; above 1 is better: "
+        "vanilla / this for costs, this / vanilla for accuracy. - is what was not measured or does not apply."
+    )
+    explained = [f"**{title}**: {meaning}." for title, meaning in _COLUMNS.items()]
+    parts += ["## What the columns mean", _list(explained), ratio]
+    parts.append("In full precision: `report.csv`, a line per run; `report_groups.csv`, a line per table row.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _section(block: Block, comparisons: list[Comparison], figure: str | None) -> list[str]:
+    remarks = remarks_of(comparisons)
+    parts = [f"## {escape(block.model)} on {escape(block.dataset)}", escape(facts_of(block))]
+    parts.append(_table(fields_of(block, comparisons, remarks)))
+    if remarks:
+        parts.append(_list([f"[{number}] {remark}" for number, remark in enumerate(remarks, start=1)]))
+    if figure:
+        parts.append(f"![Accuracy against cost, {escape(block.model)} on {escape(block.dataset)}]({figure})")
+    return parts
+
+
+def _table(fields: list[Field]) -> str:
+    columns = [[field.title, "---" if field.is_text else "---:", *_cells(field)] for field in fields]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in zip(*columns, strict=True))
+
+
+def _cells(field: Field) -> list[str]:
+    ratios = field.ratios or [""] * len(field.values)
+    pairs = zip(field.values, ratios, strict=True)
+    return [escape(f"{value} ({ratio})" if ratio else value) for value, ratio in pairs]
+
+
+def escape(text: str) -> str:
+    """Text that Markdown takes as it is, within a table too."""
+    for character in ("\\", "|", "*", "_", "`", "<"):
+        text = text.replace(character, f"\\{character}")
+    return " ".join(text.split())
+
+
+def _list(lines: list[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _bold(lines: list[str]) -> list[str]:
+    return [f"**{escape(line)}**" for line in lines]

@@ -1,0 +1,110 @@
+"""What distinguishes one configuration from another, and how that is written down."""
+
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+from wasi.config.fingerprint import canonical
+from wasi.report.load import Run, select
+
+# `rank` is a table of choices: what a method reads of it stands in the method's own section.
+_NOT_RESULTS = ("seed", "sweep", "logger", "hydra", "experiment", "rank")
+_PLACES = ("dataset.root", "dataset.download", "dataset.num_workers", "train.checkpoint_every", "train.rerun")
+_RANK_OPTIONS = (
+    "method.weight_epsilon",
+    "method.keep_ratio",
+    "method.activations._target_",
+    "method.activations.selection",
+    "method.activations.epsilon",
+    "method.activations.ranks",
+)
+NAMED = ("model.name", "dataset.name", "method.name", "method._target_", "method.scope", *_RANK_OPTIONS)
+"""Options that have a place of their own in every table, so that they need no column of differences."""
+
+
+def result_options(run: Run) -> dict[str, Any]:
+    """Every option that can change a result, seeds apart, as dotted key -> value."""
+    config, seed = run.config, run.config.get("seed")
+    sections = {name: value for name, value in config.items() if name not in _NOT_RESULTS}
+    options = {k: v for k, v in flat(sections).items() if k not in _PLACES}
+    options = {k: v for k, v in options.items() if not (k.endswith(".seed") and v == seed)}
+    if select(config, "dataset.name") == "image_folder":  # there the folder is the data set
+        options["dataset.root"] = select(config, "dataset.root")
+    if any(key in options for key in _RANK_OPTIONS):
+        options["rank.calibration_batches"] = select(config, "rank.calibration_batches")
+    return canonical(options)
+
+
+def flat(section: Mapping, prefix: str = "") -> dict[str, Any]:
+    """
+    >>> flat({"a": {"b": 1, "c": [2, 3]}, "d": {}})
+    {'a.b': 1, 'a.c': [2, 3]}
+    """
+    found: dict[str, Any] = {}
+    for key, value in section.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
+def model_label(config: Mapping) -> str:
+    """The name; weights that are not pretrained are always told."""
+    name, weights = select(config, "model.name"), select(config, "model.weights")
+    return f"{name} ({weights} weights)" if weights in ("random", "surrogate") else str(name)
+
+
+def dataset_label(config: Mapping) -> str:
+    name, root = select(config, "dataset.name"), select(config, "dataset.root")
+    return f"{name} ({root})" if name == "image_folder" and root else str(name)
+
+
+def weight_epsilon(config: Mapping) -> float | None:
+    """None where the method does not read it: another method, or a keep ratio instead."""
+    return None if select(config, "method.keep_ratio") is not None else select(config, "method.weight_epsilon")
+
+
+def activation_epsilon(config: Mapping) -> float | None:
+    """None where no activation is compressed, or its ranks are decided otherwise."""
+    selection = select(config, "method.activations.selection")
+    return select(config, "method.activations.epsilon") if selection in (None, "epsilon") else None
+
+
+def weight_label(config: Mapping) -> str | None:
+    """What decides the weights' ranks: `0.8`, or `keep 0.5`; None where nothing does."""
+    keep, epsilon = select(config, "method.keep_ratio"), weight_epsilon(config)
+    if keep is not None:
+        return f"keep {show(keep)}"
+    return None if epsilon is None else show(epsilon)
+
+
+def activation_label(config: Mapping) -> str | None:
+    """What decides the activations' ranks: `0.8`, `16x10x40` or `perplexity`; None where nothing does."""
+    selection, epsilon = select(config, "method.activations.selection"), activation_epsilon(config)
+    if selection == "fixed":
+        return show(select(config, "method.activations.ranks"))
+    if selection not in (None, "epsilon"):
+        return show(selection)
+    return None if epsilon is None else show(epsilon)
+
+
+def epsilon_label(config: Mapping) -> str | None:
+    """Both in one, for a point of a figure: `0.8`, `0.8/0.4`; None for a method without ranks."""
+    labels = [label for label in (weight_label(config), activation_label(config)) if label is not None]
+    return "/".join(dict.fromkeys(labels)) or None
+
+
+def show(value: Any) -> str:
+    """As on the command line, except for lists of ranks and paths.
+
+    >>> [show(v) for v in (None, True, 0.05, 1.0, [16, 10, 40], "a/b/c.safetensors")]
+    ['null', 'true', '0.05', '1', '16x10x40', 'c.safetensors']
+    """
+    value = canonical(value)
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list) and all(isinstance(item, int) for item in value):
+        return "x".join(map(str, value))
+    if isinstance(value, str) and value.endswith(".safetensors"):
+        return PurePath(value).name
+    return str(value)

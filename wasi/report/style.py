@@ -1,0 +1,78 @@
+"""How series look: a colour-blind-safe palette (Okabe and Ito), one colour and marker per method."""
+
+from dataclasses import dataclass
+from typing import Any
+
+_COLOURS = {
+    "vanilla": ("#000000", "*"),
+    "svd_llm": ("#E69F00", "s"),
+    "wasi": ("#0072B2", "o"),
+    "wsi": ("#009E73", "^"),
+    "asi": ("#CC79A7", "v"),
+    "lora": ("#D55E00", "D"),
+}
+_OTHERS = (("#56B4E9", "P"), ("#7F7F7F", "X"), ("#8C6D31", "h"))
+_REFERENCE_LINE = (0, (4, 3))
+_LINES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
+
+SETTINGS = {
+    "font.size": 9,
+    "axes.labelsize": 9,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.6,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+}
+
+
+@dataclass(frozen=True)
+class Style:
+    colour: str
+    marker: str
+    line: Any
+    filled: bool
+
+    @property
+    def size(self) -> float:
+        """Of the marker, in points."""
+        return 11 if self.marker == "*" else 6
+
+    @property
+    def text_colour(self) -> str:
+        """Darker, so that small print can be read on white."""
+        channels = [int(int(self.colour[place : place + 2], 16) * 0.72) for place in (1, 3, 5)]
+        return "#" + "".join(f"{channel:02X}" for channel in channels)
+
+    def marks(self) -> dict[str, Any]:
+        """Keyword arguments of `Axes.plot` for markers and line."""
+        return {
+            "color": self.colour,
+            "marker": self.marker,
+            "markersize": self.size,
+            "markerfacecolor": self.colour if self.filled else "white",
+            "markeredgecolor": self.colour if not self.filled else "white",
+            "markeredgewidth": 1.2 if not self.filled else 0.6,
+            "linestyle": self.line,
+            "linewidth": 1.4,
+        }
+
+
+def styles(series: list[tuple[str, str]]) -> list[Style]:
+    """One style per (method, label): variants of a method share its colour, not its line and fill."""
+    unknown = list(dict.fromkeys(method for method, _ in series if method not in _COLOURS))
+    seen: dict[str, int] = {}
+    found = []
+    for method, _ in series:
+        variant = seen.get(method, 0)
+        seen[method] = variant + 1
+        colour, marker = _COLOURS.get(method) or _OTHERS[unknown.index(method) % len(_OTHERS)]
+        line = _REFERENCE_LINE if method == "vanilla" else _LINES[variant % len(_LINES)]
+        found.append(Style(colour, marker, line, filled=variant % 2 == 0))
+    return found

@@ -1,0 +1,50 @@
+"""The report for a terminal of about 120 columns."""
+
+from wasi.report.baseline import Comparison
+from wasi.report.columns import DROPPED_FIRST
+from wasi.report.fields import Field, facts_of, fields_of, remarks_of
+from wasi.report.groups import Block
+
+WIDTH = 120
+
+LEGEND = (
+    "×: ratio to vanilla, above 1 is better (costs: vanilla / this; accuracy: this / vanilla)",
+    "±: sample standard deviation over the n seeds; eps W, eps A: thresholds for weights and activations",
+    "Δ vanilla: accuracy minus vanilla's; ≈ within noise (Welch's t-test, p >= 0.05); (n=1): no spread, no test",
+)
+
+
+def block_text(block: Block, comparisons: list[Comparison]) -> str:
+    """Heading, table, and the remarks that its rows refer to."""
+    remarks = remarks_of(comparisons)
+    fields = _fitting(fields_of(block, comparisons, remarks))
+    heading = f"{block.model} on {block.dataset}: {facts_of(block)}"
+    notes = [f"  [{number}] {remark}" for number, remark in enumerate(remarks, start=1)]
+    return "\n".join([heading, *_lines(fields), *notes])
+
+
+def _fitting(fields: list[Field]) -> list[Field]:
+    """Costs that matter least go first when there is no room for all; the essential ones stay."""
+    for cost in DROPPED_FIRST:
+        if len(_lines(fields)[0]) <= WIDTH:
+            break
+        fields = [field for field in fields if field.cost is not cost]
+    return fields
+
+
+def _lines(fields: list[Field]) -> list[str]:
+    columns = [_column(field) for field in fields]
+    lines = ["  " + "  ".join(cells) for cells in zip(*columns, strict=True)]
+    rule = "-" * len(lines[0])
+    return [f"  {rule[2:]}" if place == 1 else line for place, line in enumerate([lines[0], "", *lines[1:]])]
+
+
+def _column(field: Field) -> list[str]:
+    """Title and cells of one width; values and ratios stand under one another."""
+    cells = field.values
+    if field.ratios is not None and any(field.ratios):
+        left, right = max(map(len, field.values)), max(map(len, field.ratios))
+        pairs = zip(field.values, field.ratios, strict=True)
+        cells = [f"{value:>{left}} {ratio:>{right}}" for value, ratio in pairs]
+    width = max(len(field.title), *map(len, cells))
+    return [text.ljust(width) if field.is_text else text.rjust(width) for text in [field.title, *cells]]

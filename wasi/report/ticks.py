@@ -1,0 +1,45 @@
+"""Which ticks of a logarithmic axis get a number, so that the numbers do not run into one another."""
+
+import math
+
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+_MULTIPLES = ((1, 2, 3, 4, 6, 8), (1, 2, 3, 4, 6), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,))
+
+
+def label_log_axis(ax, width: float, size: float) -> None:
+    """Plain numbers on the x axis, as many as there is room for.
+
+    Args:
+        width: of the axis; size: of the numbers; both in points.
+    """
+    ax.xaxis.set_major_locator(LogLocator(subs=readable_multiples(*ax.get_xlim(), width, size)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+
+
+def readable_multiples(low: float, high: float, width: float, size: float) -> tuple[int, ...]:
+    """The most multiples of a power of ten whose numbers stand apart between `low` and `high`."""
+    for multiples in _MULTIPLES:
+        ticks = _ticks(low, high, multiples)
+        places = [math.log(tick / low) / math.log(high / low) * width for tick in ticks]
+        widths = [0.62 * size * len(number(tick)) for tick in ticks]
+        ends = [place + wide / 2 for place, wide in zip(places, widths, strict=True)]
+        starts = [place - wide / 2 for place, wide in zip(places, widths, strict=True)]
+        if all(start - end >= 0.6 * size for end, start in zip(ends[:-1], starts[1:], strict=True)):
+            return multiples
+    return _MULTIPLES[-1]
+
+
+def number(value: float) -> str:
+    """
+    >>> [number(v) for v in (0.05, 1.0, 20000.0)]
+    ['0.05', '1', '20000']
+    """
+    return f"{value:.10g}"
+
+
+def _ticks(low: float, high: float, multiples: tuple[int, ...]) -> list[float]:
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [float(f"{multiple}e{decade}") for decade in decades for multiple in multiples]
+    return [tick for tick in ticks if low <= tick <= high]
