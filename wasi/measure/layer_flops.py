@@ -1,0 +1,166 @@
+"""Closed forms for the work of low-rank layers: their product, its gradients, and keeping the subspaces.
+
+Where a layer takes the cheaper of two orders, so does the form here. Of the decompositions the usual way is
+counted: Cholesky for bases that are nearly orthonormal, not the Householder QR it falls back to.
+"""
+
+from collections.abc import Sequence
+from functools import singledispatch
+from math import prod
+
+from wasi.layers.activation import TuckerState
+from wasi.layers.base import LowRankLayer
+from wasi.layers.factored import FactoredLinear, FactoredProduct
+from wasi.layers.tucker_linear import TuckerLinear, TuckerProduct
+from wasi.measure.formulas import cholesky, eigh, matmul, qr, triangular_solve
+
+# Functions that stand for a whole product with the weight in a traced graph.
+PRODUCTS = (FactoredProduct.__name__, TuckerProduct.__name__)
+
+Shape = Sequence[int]
+
+
+def core_shape(layer: LowRankLayer, shape: Shape) -> list[int]:
+    """Shape of what is kept of an input of `shape`: the Tucker core, or the input itself."""
+    if not layer.states:
+        return list(shape)
+    core = [min(r, d) for r, d in zip(layer.states[0].ranks, shape, strict=True)]
+    if core[0] < shape[0]:
+        core[0] = min(core[0], prod(core[1:]))
+    return core
+
+
+@singledispatch
+def forward(layer: LowRankLayer, shape: Shape) -> int:
+    """The product itself."""
+    raise TypeError(f"no FLOP rule for {type(layer).__name__}")
+
+
+@forward.register
+def _(layer: FactoredLinear, shape: Shape) -> int:
+    rows, k = prod(shape[:-1]), layer.weight_rank
+    return matmul(rows, layer.in_features, k) + matmul(rows, k, layer.out_features)
+
+
+@forward.register
+def _(layer: TuckerLinear, shape: Shape) -> int:
+    return matmul(prod(shape[:-1]), layer.in_features, layer.out_features)
+
+
+@singledispatch
+def backward(layer: LowRankLayer, shape: Shape, needs_input: bool) -> int:
+    """Gradients of the weight (or its factors) and, if needed, of the input."""
+    raise TypeError(f"no FLOP rule for {type(layer).__name__}")
+
+
+@backward.register
+def _(layer: FactoredLinear, shape: Shape, needs_input: bool) -> int:
+    o, i, k = layer.out_features, layer.in_features, layer.weight_rank
+    core = core_shape(layer, shape)
+    r, thin = core[-1], core[-1] < i
+    total = forward(layer, shape) if needs_input else 0
+    if layer.collects:
+        return total + _coordinates(shape, core, o)
+    if thin:
+        total += matmul(k, i, r)  # R U
+    if thin and r <= 2 * k:  # M first
+        products = _coordinates(shape, core, o), matmul(o, r, k), matmul(k, o, r), matmul(k, r, i)
+        return total + sum(products)
+    n = prod(core[:-1])
+    total += _shrink(shape[:-1], core[:-1], o)
+    total += matmul(n, o, k) + matmul(k, n, r) + matmul(n, r, k) + matmul(o, n, k)
+    return total + (matmul(k, r, i) if thin else 0)
+
+
+@backward.register
+def _(layer: TuckerLinear, shape: Shape, needs_input: bool) -> int:
+    o, i = layer.out_features, layer.in_features
+    core = core_shape(layer, shape)
+    total = forward(layer, shape) if needs_input else 0
+    return total + _coordinates(shape, core, o) + (matmul(o, core[-1], i) if core[-1] < i else 0)
+
+
+def compression(layer: LowRankLayer, shape: Shape, gather: bool) -> int:
+    """Core and factors of one input; `gather`: and the products from which the bases move on."""
+    if not layer.states:
+        return 0
+    total, current = 0, list(shape)
+    core = core_shape(layer, shape)
+    for mode in (len(shape) - 1, *range(1, len(shape) - 1)):
+        if core[mode] < shape[mode]:
+            total += 2 * prod(current) * core[mode] * (2 if gather else 1)
+            current[mode] = core[mode]
+    if layer.states[0].batch_rank < shape[0]:
+        b, q = shape[0], prod(current[1:])
+        if b <= q:
+            total += matmul(b, q, b) + eigh(b)
+        else:
+            total += matmul(q, b, q) + eigh(q) + matmul(b, q, core[0]) + qr(b, core[0])
+        total += 2 * prod(current) * core[0]
+    return total
+
+
+def step(layer: LowRankLayer, token_shape: Shape) -> int:
+    """What a layer does once per optimizer step: bases move on, and so do the factors.
+
+    Args:
+        token_shape: shape of the layer's inputs without their batch axis.
+    """
+    total = sum(_advance(state, token_shape) for state in layer.states)
+    if isinstance(layer, FactoredLinear):
+        total += _thin_step(layer) if layer.collects else _tangent(layer) + _retraction(layer)
+    return total
+
+
+def _coordinates(shape: Shape, core: Shape, o: int) -> int:
+    """`M` (`O x r`): the gradient goes down to the core, or the core comes up to the tokens."""
+    sizes, ranks, r = shape[:-1], core[:-1], core[-1]
+    down = _shrink(sizes, ranks, o) + matmul(o, prod(ranks), r)
+    up = _shrink(sizes, ranks, r) + matmul(o, prod(sizes), r)
+    return min(down, up)
+
+
+def _shrink(sizes: Shape, ranks: Shape, width: int) -> int:
+    """`sizes x width` to `ranks x width` or back, one mode after another."""
+    total, current = 0, list(sizes)
+    for mode, rank in enumerate(ranks):
+        if rank != sizes[mode]:
+            total += 2 * prod(current) * rank * width
+            current[mode] = rank
+    return total
+
+
+def _advance(state: TuckerState, token_shape: Shape) -> int:
+    ranks = zip(token_shape, state.token_ranks, strict=True)
+    return sum(_near_orthonormal(d, r) for d, r in ranks if r < d)
+
+
+def _near_orthonormal(m: int, n: int) -> int:
+    return matmul(n, m, n) + cholesky(n) + triangular_solve(n, m)
+
+
+def _damped_cholesky(k: int) -> int:
+    return 3 * matmul(k, k, 1) + cholesky(k)
+
+
+def _tangent(layer: FactoredLinear) -> int:
+    o, i, k = layer.out_features, layer.in_features, layer.weight_rank
+    return matmul(k, o, k) + matmul(o, k, k) + matmul(k, i, k) + _damped_cholesky(k) + 2 * triangular_solve(k, o)
+
+
+def _retraction(layer: FactoredLinear) -> int:
+    return _near_orthonormal(layer.out_features, layer.weight_rank) + matmul(
+        layer.weight_rank, layer.weight_rank, layer.in_features
+    )
+
+
+def _thin_step(layer: FactoredLinear) -> int:
+    """`thin_tangent` and `thin_step_`; of the square roots' series one term, as many as a usual step takes."""
+    o, i, k = layer.out_features, layer.in_features, layer.weight_rank
+    r = layer.states[0].feature_basis.shape[1]
+    tangent = 2 * matmul(k, o, r) + matmul(k, i, r) + matmul(k, i, k) + _damped_cholesky(k)
+    tangent += 2 * triangular_solve(k, r) + matmul(r, o, r) + matmul(r, k, r)
+    small = matmul(r, o, r) + 2 * matmul(r, k, r) + matmul(k, r, r) + 3 * matmul(r, r, r)
+    right = matmul(r, k, i) + matmul(r, r, i) + matmul(k, 2 * r, i)
+    left = matmul(o, k, r) + 2 * matmul(o, r, r) + matmul(o, r, k)
+    return tangent + small + right + left
