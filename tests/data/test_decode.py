@@ -69,6 +69,8 @@ def test_transparency_goes_on_white(tmp_path):
     palette.putpalette([9, 9, 9, 200, 0, 0])
     assert (as_file(palette, tmp_path / "z.png", transparency=1) == 255).all()
     assert (as_file(palette, tmp_path / "w.png", transparency=b"\xff\xff") == [200, 0, 0]).all()
+    keyed = Image.fromarray(np.array([[[1, 2, 3], [9, 9, 9]]], np.uint8))
+    assert as_file(keyed, tmp_path / "v.png", transparency=(1, 2, 3)).tolist() == [[[255] * 3, [9] * 3]]
 
 
 def test_exif_orientation_is_applied(tmp_path):

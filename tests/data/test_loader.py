@@ -92,8 +92,21 @@ def test_flips_follow_their_probability_and_their_key():
     assert all(flipped(epoch(data, 32, seed=0, epoch=0, hflip=1.0)))
     half = flipped(epoch(data, 32, seed=0, epoch=0, hflip=0.5))
     assert 90 < sum(half) < 160
-    assert half != flipped(epoch(data, 32, seed=0, epoch=1, hflip=0.5))
     assert 10 < sum(flipped(epoch(data, 32, seed=0, epoch=0, hflip=0.1))) < 45
+
+
+def test_each_batch_of_each_epoch_has_flips_of_its_own():
+    class Marked(Numbered):
+        def __getitem__(self, index):
+            return torch.tensor([1, 0], dtype=torch.uint8).expand(3, 2, 2), index
+
+    def flips(seed, number):
+        """Per place in the epoch, whichever image came there."""
+        return [bool(x[0, 0, 1]) for images, _ in epoch(Marked(64), 32, seed, number, hflip=0.5) for x in images]
+
+    assert flips(0, 0) == flips(0, 0)
+    assert flips(0, 0) != flips(0, 1) and flips(0, 0) != flips(1, 0)
+    assert flips(0, 0)[:32] != flips(0, 0)[32:]
 
 
 def test_a_flip_mirrors_left_and_right_only():

@@ -1,5 +1,6 @@
 import hashlib
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from scipy.io import savemat
 from torchvision import datasets
 
 from wasi.data import cub200, published
+from wasi.data.check import check_dataset
 from wasi.data.load import load_data
 from wasi.errors import UserError
 
@@ -186,6 +188,8 @@ def test_what_is_not_there_is_told_in_one_line(config, spec, tmp_path, name):
     message = str(caught.value)
     assert message.startswith(f"dataset.root={tmp_path}: ") and "dataset.download=true" in message
     assert published.PUBLISHED[name].folder in message and "\n" not in message
+    with pytest.raises(UserError, match=re.escape(message)):
+        check_dataset(config(name, root=tmp_path))  # and so before anything heavy is imported
 
 
 @pytest.mark.parametrize("name", NAMES)

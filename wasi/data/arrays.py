@@ -31,7 +31,7 @@ class ArrayImages(Dataset):
         images = self.images[indices]
         if images.shape[-2:] != (size, size):
             images = F.interpolate(images, (size, size), mode=self.spec.interpolation, antialias=True)
-        images = images.contiguous().expand(-1, 3, -1, -1)
+        images = images.expand(-1, 3, -1, -1)
         return list(zip(images.unbind(), self.labels[indices].tolist(), strict=True))
 
     def take(self, indices: Tensor) -> "ArrayImages":

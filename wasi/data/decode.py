@@ -25,7 +25,8 @@ def read_rgb(path: Path, reduced: bool = False) -> Image.Image:
         if reduced:
             image.draft(image.mode, (1, 1))
         image.load()
-        return to_rgb(ImageOps.exif_transpose(image))
+        ImageOps.exif_transpose(image, in_place=True)
+        return to_rgb(image)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
