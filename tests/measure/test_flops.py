@@ -80,7 +80,7 @@ def test_lean_repeats_whole_blocks_in_chunks(name, chunk):
     optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=1e-3)
     step = LeanStep(net, optimizer, lambda x: x, 2.0, chunk_size=chunk, storage=torch.float32)
     with step.unchunked():
-        flops = step_flops(net, images, 6, repeated=step.repeated, chunk_size=chunk)
+        flops = step_flops(net, images, 6, repeated=step.repeated, chunk_size=step.chunk_size)
     assert flops["flops/train_step"] == pytest.approx(counted(lambda: step(images, labels)), rel=0.01)
 
 
