@@ -32,18 +32,21 @@ class Series:
 
 def draw(block: Block, comparisons: list[Comparison]) -> bytes | None:
     """The figure as PNG; None where accuracy and cost were never measured together."""
-    panels = [cost for cost in PANELS if any(_measured(group, cost) for group in block.groups)]
-    if not panels:
-        return None
-    references = list({id(c.vanilla): c.vanilla for c in comparisons if c.vanilla is not None}.values())
     with matplotlib.rc_context(SETTINGS):
-        figure = _figure(block, panels, references)
+        figure = figure_of(block, comparisons)
+        if figure is None:
+            return None
         image = io.BytesIO()
         figure.savefig(image, format="png", dpi=DPI)
     return image.getvalue()
 
 
-def _figure(block: Block, panels: list[Cost], references: list[Group]) -> Figure:
+def figure_of(block: Block, comparisons: list[Comparison]) -> Figure | None:
+    """Under the settings of `style`; None as in `draw`."""
+    panels = [cost for cost in PANELS if any(_measured(group, cost) for group in block.groups)]
+    if not panels:
+        return None
+    references = list({id(c.vanilla): c.vanilla for c in comparisons if c.vanilla is not None}.values())
     figure = Figure(figsize=((_PANEL_INCHES + 0.3) * len(panels) + 0.6, 3.7), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     series = series_of(block)

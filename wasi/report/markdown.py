@@ -1,5 +1,7 @@
 """report.md."""
 
+from collections.abc import Iterable
+
 from wasi.report.baseline import Comparison
 from wasi.report.columns import COSTS
 from wasi.report.fields import Field, facts_of, fields_of, remarks_of
@@ -28,13 +30,13 @@ def markdown(
         blocks: each with its comparisons and the file name of its figure, where it has one.
         provenance, not_averaged, warnings: lines.
     """
-    parts = ["# Report", "  \n".join(["Code and machine: " + provenance[0], *_bold(provenance[1:])])]
+    parts = ["# Report", "  \n".join(["Code and machine: " + escape(provenance[0]), *_bold(provenance[1:])])]
     for block, comparisons, figure in blocks:
         parts += _section(block, comparisons, figure)
     if not_averaged:
-        parts += ["## Not averaged", _list(not_averaged)]
+        parts += ["## Not averaged", _list(map(escape, not_averaged))]
     if warnings:
-        parts += ["## Warnings", _list(warnings)]
+        parts += ["## Warnings", _list(map(escape, warnings))]
     ratio = (
         "A number with × is the ratio to the matching vanilla run, from the means over seeds; above 1 is better: "
         "vanilla / this for costs, this / vanilla for accuracy. - is what was not measured or does not apply."
@@ -50,7 +52,7 @@ def _section(block: Block, comparisons: list[Comparison], figure: str | None) ->
     parts = [f"## {escape(block.model)} on {escape(block.dataset)}", escape(facts_of(block))]
     parts.append(_table(fields_of(block, comparisons, remarks)))
     if remarks:
-        parts.append(_list([f"[{number}] {remark}" for number, remark in enumerate(remarks, start=1)]))
+        parts.append(_list([f"[{number}] {escape(remark)}" for number, remark in enumerate(remarks, start=1)]))
     if figure:
         parts.append(f"![Accuracy against cost, {escape(block.model)} on {escape(block.dataset)}]({figure})")
     return parts
@@ -74,7 +76,7 @@ def escape(text: str) -> str:
     return " ".join(text.split())
 
 
-def _list(lines: list[str]) -> str:
+def _list(lines: Iterable[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 

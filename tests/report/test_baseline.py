@@ -1,0 +1,116 @@
+import copy
+
+import pytest
+
+from tests.report import fakes
+from wasi.report.baseline import compare
+from wasi.report.columns import COSTS, PAPER, PEAK, STEP
+from wasi.report.groups import blocks_of
+from wasi.report.load import read_runs
+
+
+def compared(folder):
+    (block,) = blocks_of(read_runs([folder])[0])
+    return {(c.group.method, c.group.options["optimizer.lr"]): c for c in compare(block)}
+
+
+def add(folder, acc, cost, *arguments, options=None, provenance=None, **metrics):
+    fields = {} if provenance is None else {"provenance": provenance}
+    fakes.write(folder, fakes.metrics(acc, cost, **metrics), fakes.config(*arguments, options=options), **fields)
+
+
+def test_ratios_are_of_means_over_seeds_and_above_one_when_better(tmp_path):
+    for seed, cost in enumerate((0.9, 1.1)):
+        add(tmp_path, 0.8, cost, "vanilla", None, seed)
+    for seed, cost in enumerate((0.2, 0.3)):
+        add(tmp_path, 0.9, cost, "wasi", 0.8, seed)
+    comparison = compared(tmp_path)["wasi", 0.05]
+    assert comparison.accuracy_ratio == pytest.approx(0.9 / 0.8)
+    assert comparison.accuracy_difference == pytest.approx(0.1)
+    for cost in COSTS:
+        assert comparison.ratio(cost) == pytest.approx(4.0)
+
+
+def test_a_seedless_metric_gives_no_ratio(tmp_path):
+    add(tmp_path, 0.8, 1.0, "vanilla")
+    add(tmp_path, 0.8, 0.5, "wasi", 0.8, **{PEAK.metric: None, STEP.metric: 0.0})
+    comparison = compared(tmp_path)["wasi", 0.05]
+    assert comparison.ratio(PEAK) is None
+    assert comparison.ratio(STEP) is None  # vanilla / 0 is no number
+
+
+def test_vanilla_has_no_ratio_to_itself(tmp_path):
+    add(tmp_path, 0.8, 1.0, "vanilla")
+    comparison = compared(tmp_path)["vanilla", 0.05]
+    assert comparison.is_reference and comparison.ratio(PEAK) is None and comparison.verdict is None
+
+
+def test_the_vanilla_with_the_same_options_is_taken(tmp_path):
+    for lr, cost in ((0.02, 1.0), (0.05, 3.0)):
+        add(tmp_path, 0.8, cost, "vanilla", options={"optimizer.lr": lr})
+        add(tmp_path, 0.8, 0.5, "wasi", 0.8, options={"optimizer.lr": lr})
+    found = compared(tmp_path)
+    assert found["wasi", 0.02].ratio(PEAK) == pytest.approx(2.0)
+    assert found["wasi", 0.05].ratio(PEAK) == pytest.approx(6.0)
+    assert found["wasi", 0.02].remarks == []
+
+
+def test_a_vanilla_with_other_training_options_serves_and_is_remarked(tmp_path):
+    add(tmp_path, 0.8, 1.0, "vanilla")
+    add(tmp_path, 0.7, 0.5, "wasi", 0.8, options={"optimizer.lr": 0.02})
+    comparison = compared(tmp_path)["wasi", 0.02]
+    assert comparison.ratio(PEAK) == pytest.approx(2.0)
+    assert comparison.remarks == ["vanilla has optimizer.lr=0.05, this 0.02"]
+
+
+@pytest.mark.parametrize("option", ["dataset.batch_size", "dataset.train_size", "device.name", "model.weights"])
+def test_a_vanilla_on_other_data_model_or_device_is_none(tmp_path, option):
+    add(tmp_path, 0.8, 1.0, "vanilla")
+    add(tmp_path, 0.8, 0.5, "wasi", 0.8, options={option: "w.safetensors"})
+    comparison = compared(tmp_path)["wasi", 0.05]
+    assert comparison.vanilla is None and comparison.ratio(PEAK) is None
+    assert comparison.remarks == ["no completed vanilla run with the same model, data and device"]
+
+
+def test_times_of_two_machines_have_no_ratio(tmp_path):
+    other = copy.deepcopy(fakes.PROVENANCE)
+    other["threads"]["torch"] = 2
+    add(tmp_path, 0.8, 1.0, "vanilla")
+    add(tmp_path, 0.8, 0.5, "wasi", 0.8, provenance=other)
+    comparison = compared(tmp_path)["wasi", 0.05]
+    assert comparison.ratio(STEP) is None
+    assert comparison.ratio(PEAK) == pytest.approx(2.0)
+    assert "no ratio of times" in comparison.remarks[0]
+
+
+def test_another_scope_leaves_the_papers_accounting_without_ratio(tmp_path):
+    add(tmp_path, 0.8, 1.0, "vanilla")
+    add(tmp_path, 0.8, 0.5, "wasi", 0.8, options={"method.scope": "all"})
+    comparison = compared(tmp_path)["wasi", 0.05]
+    assert comparison.ratio(PAPER) is None
+    assert comparison.ratio(PEAK) == pytest.approx(2.0)
+
+
+def test_vanilla_under_a_memory_policy_is_compared_with_plain_vanilla(tmp_path):
+    add(tmp_path, 0.8, 1.0, "vanilla")
+    add(tmp_path, 0.8, 0.4, "vanilla", options={"train.gradient_checkpointing": True})
+    (block,) = blocks_of(read_runs([tmp_path])[0])
+    ratios = [comparison.ratio(PEAK) for comparison in compare(block)]
+    assert sorted(ratios, key=str) == [pytest.approx(2.5), None]
+
+
+@pytest.mark.parametrize(
+    ("vanilla", "ours", "verdict"),
+    [
+        ((0.90, 0.91, 0.92), (0.905, 0.915, 0.925), "within noise"),
+        ((0.90, 0.901, 0.902), (0.80, 0.801, 0.802), "differs"),
+        ((0.90,), (0.80, 0.801, 0.802), "n=1, no spread"),
+        ((0.90, 0.91), (0.80,), "n=1, no spread"),
+    ],
+)
+def test_verdict_on_the_difference_of_accuracy(tmp_path, vanilla, ours, verdict):
+    for seed, acc in enumerate(vanilla):
+        add(tmp_path, acc, 1.0, "vanilla", None, seed)
+    for seed, acc in enumerate(ours):
+        add(tmp_path, acc, 1.0, "wasi", 0.8, seed)
+    assert compared(tmp_path)["wasi", 0.05].verdict == verdict

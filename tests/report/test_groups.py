@@ -1,0 +1,118 @@
+import pytest
+
+from tests.report import fakes
+from wasi.report.groups import blocks_of
+from wasi.report.load import read_runs
+
+
+def blocks(folder):
+    return blocks_of(read_runs([folder])[0])
+
+
+def add(folder, *arguments, acc=0.9, options=None, **fields):
+    fakes.write(folder, fakes.metrics(acc), fakes.config(*arguments, options=options), **fields)
+
+
+@pytest.mark.parametrize("name", ["vanilla", "wasi", "svd_llm", "lora"])
+def test_runs_that_differ_by_seed_alone_are_one_group(tmp_path, name):
+    for seed in (1, 0, 2):
+        add(tmp_path, name, 0.8, seed)
+    (block,) = blocks(tmp_path)
+    (group,) = block.groups
+    assert group.seeds == [0, 1, 2] and block.differing == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sweep": "another"},
+        {"logger.name": "wandb"},
+        {"dataset.root": "elsewhere"},
+        {"train.checkpoint_every": 3},
+        {"rank.weight_epsilon": 0.4},  # not read by vanilla
+        {"optimizer.momentum": 0},  # 0 and 0.0
+    ],
+)
+def test_what_cannot_change_a_result_does_not_divide(tmp_path, options):
+    add(tmp_path, "vanilla", None, 0)
+    add(tmp_path, "vanilla", None, 1, options=options)
+    (block,) = blocks(tmp_path)
+    assert len(block.groups) == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        ("optimizer.lr", (0.02, 0.05)),
+        ("train.gradient_checkpointing", (False, True)),
+        ("dataset.train_size", (None, 500)),
+        ("method.lora_rank", (4, 8)),
+        ("rank.calibration_batches", (1, 4)),
+        ("model.weights", ("a/w.safetensors", "b/v.safetensors")),
+    ],
+)
+def test_any_other_option_divides_and_becomes_a_column(tmp_path, option, values):
+    for value in values:
+        add(tmp_path, "svd_llm", 0.8, options={option: value})
+    (block,) = blocks(tmp_path)
+    assert len(block.groups) == 2
+    assert block.differing == [option]
+
+
+def test_an_option_that_only_one_method_has_is_no_difference(tmp_path):
+    for name in ("vanilla", "svd_llm", "wasi", "lora"):
+        add(tmp_path, name, 0.8)
+    (block,) = blocks(tmp_path)
+    assert [group.method for group in block.groups] == ["vanilla", "svd_llm", "wasi", "lora"]
+    assert block.differing == []
+
+
+def test_a_difference_behind_equal_labels_is_shown(tmp_path):
+    for epsilon in (0.6, 0.8):  # with a keep ratio the threshold is no label
+        add(tmp_path, "svd_llm", epsilon, options={"method.keep_ratio": 0.5})
+    (block,) = blocks(tmp_path)
+    assert block.differing == ["method.weight_epsilon"] and not block.alike
+
+
+def test_equal_options_and_seed_but_other_files_stand_apart(tmp_path):
+    add(tmp_path, "wasi", 0.8, acc=0.9, fingerprint="a" * 64)
+    add(tmp_path, "wasi", 0.8, acc=0.5, fingerprint="b" * 64)
+    (block,) = blocks(tmp_path)
+    assert len(block.groups) == 2 and block.alike
+
+
+def test_weights_of_one_name_in_two_folders_are_told_apart(tmp_path):
+    for folder in ("a", "b"):
+        add(tmp_path, "wasi", 0.8, options={"model.weights": f"{folder}/w.safetensors"})
+    (block,) = blocks(tmp_path)
+    assert len(block.groups) == 2 and block.alike
+
+
+def test_models_data_and_unusual_weights_are_blocks_of_their_own(tmp_path):
+    add(tmp_path, "wasi", 0.8)
+    add(tmp_path, "wasi", 0.8, options={"model.weights": "surrogate"})
+    add(tmp_path, "wasi", 0.8, options={"dataset.name": "image_folder", "dataset.root": "birds"})
+    add(tmp_path, "wasi", 0.8, options={"dataset.name": "image_folder", "dataset.root": "cars"})
+    assert [(block.model, block.dataset) for block in blocks(tmp_path)] == [
+        ("vit_micro", "digits"),
+        ("vit_micro (surrogate weights)", "digits"),
+        ("vit_micro", "image_folder (birds)"),
+        ("vit_micro", "image_folder (cars)"),
+    ]
+
+
+def test_groups_are_ordered_by_method_and_threshold(tmp_path):
+    for name, epsilon in (("wasi", 0.9), ("asi", 0.4), ("wasi", 0.4), ("vanilla", None), ("wasi", 1.0)):
+        add(tmp_path, name, epsilon)
+    (block,) = blocks(tmp_path)
+    order = [(group.method, group.config["method"].get("weight_epsilon")) for group in block.groups]
+    assert order == [("vanilla", None), ("wasi", 0.4), ("wasi", 0.9), ("wasi", 1.0), ("asi", None)]
+
+
+def test_only_completed_runs_are_averaged(tmp_path):
+    add(tmp_path, "wasi", 0.8, 0, acc=0.9)
+    for seed, status in enumerate(("failed", "diverged", "interrupted", "running"), start=1):
+        add(tmp_path, "wasi", 0.8, seed, acc=0.1, status=status)
+    (block,) = blocks(tmp_path)
+    (group,) = block.groups
+    assert group.mean("val/acc") == 0.9 and group.std("val/acc") is None

@@ -1,0 +1,70 @@
+import pytest
+
+from tests.report import fakes
+from wasi.report.baseline import compare
+from wasi.report.groups import blocks_of
+from wasi.report.load import read_runs
+from wasi.report.table import LEGEND, WIDTH, block_text
+
+
+def text(folder):
+    (block,) = blocks_of(read_runs([folder])[0])
+    return block_text(block, compare(block))
+
+
+def row(table, *starts):
+    (line,) = [line for line in table.splitlines() if line.split()[: len(starts)] == list(starts)]
+    return line.split()
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
+def test_a_sweep_fits_the_terminal_and_keeps_what_the_comparison_needs(tmp_path, seeds):
+    fakes.sweep(tmp_path, seeds=seeds)
+    table = text(tmp_path)
+    assert max(map(len, [*table.splitlines(), *LEGEND])) <= WIDTH
+    for title in ("val acc", "train MiB", "step ms", "step GFLOP"):
+        assert title in table
+
+
+def test_values_ratios_and_heading(tmp_path):
+    fakes.write(tmp_path, fakes.metrics(0.8), fakes.config())
+    fakes.write(tmp_path, fakes.metrics(0.7, 0.25), fakes.config("wasi", 0.8))
+    table = text(tmp_path)
+    assert table.splitlines()[0] == "vit_micro on digits: scope mlp, batch 64, 8 epochs, SGD lr 0.05, seed 0"
+    values = ["0.7000", "0.875×", "-0.1000", "(n=1)", "100.0", "4.00×", "25.00", "4.00×", "0.5000", "4.00×"]
+    assert row(table, "wasi") == ["wasi", "0.8", "0.8", "1", *values, "2.500", "4.00×"]
+    assert row(table, "vanilla")[:6] == ["vanilla", "-", "-", "1", "0.8000", "-"]
+
+
+def test_not_measured_is_a_dash_and_zero_is_zero(tmp_path):
+    peak, step = "memory/train_peak_mib", "time/train_step_ms_p50"
+    fakes.write(tmp_path, fakes.metrics(0.8), fakes.config())
+    fakes.write(tmp_path, fakes.metrics(0.0, **{peak: None, step: 0.0}), fakes.config("wasi", 0.8))
+    wasi = row(text(tmp_path), "wasi")
+    assert wasi[4:9] == ["0.0000", "0×", "-0.8000", "(n=1)", "-"]
+    assert wasi[9] == "0"
+
+
+def test_spread_and_noise_are_marked(tmp_path):
+    for seed, acc in enumerate((0.90, 0.91, 0.92)):
+        fakes.write(tmp_path, fakes.metrics(acc), fakes.config("vanilla", None, seed))
+        fakes.write(tmp_path, fakes.metrics(acc - 0.002), fakes.config("wasi", 0.8, seed))
+        fakes.write(tmp_path, fakes.metrics(acc - 0.3), fakes.config("wasi", 0.4, seed))
+    table = text(tmp_path)
+    assert "0.9100±0.0100" in table
+    assert "≈" in row(table, "wasi", "0.8") and "≈" not in row(table, "wasi", "0.4")
+
+
+def test_a_differing_option_has_its_column(tmp_path):
+    for lr in (0.02, 0.05):
+        fakes.write(tmp_path, fakes.metrics(0.8), fakes.config(options={"optimizer.lr": lr}))
+    lines = text(tmp_path).splitlines()
+    assert "lr" in lines[1].split() and "lr" not in lines[0].split()
+    assert [line.split()[1] for line in lines[3:5]] == ["0.02", "0.05"]
+
+
+def test_a_remark_is_tied_to_its_row(tmp_path):
+    fakes.write(tmp_path, fakes.metrics(0.8), fakes.config("wasi", 0.8))
+    table = text(tmp_path)
+    assert "wasi [1]" in table
+    assert "[1] no completed vanilla run" in table.splitlines()[-1]

@@ -1,0 +1,118 @@
+import copy
+import csv
+import io
+import re
+import sys
+
+import pytest
+
+from tests.report import fakes
+from wasi.errors import UserError
+from wasi.report import write_report
+from wasi.report.markdown import escape
+
+
+def rows(path):
+    return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+
+
+def test_the_whole_report_of_a_sweep(tmp_path):
+    fakes.sweep(tmp_path, seeds=(0, 1), epsilons=(0.6, 0.8))
+    printed = write_report([tmp_path])
+
+    runs, groups = rows(tmp_path / "report.csv"), rows(tmp_path / "report_groups.csv")
+    assert len(runs) == 2 * 5 and len(groups) == 5
+    assert {row["weight_epsilon"] for row in runs if row["method"] == "vanilla"} == {""}
+    assert {row["activation_epsilon"] for row in runs if row["method"] == "svd_llm"} == {""}
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    (figure,) = re.findall(r"!\[.*\]\((.*)\)", text)
+    assert figure == "accuracy_vs_cost_vit_micro_digits.png" and (tmp_path / figure).is_file()
+    assert figure in printed and "vit_micro on digits" in printed
+    assert "commit 0123456789, torch 2.8.0, Cortex-A76 aarch64 pi, 4 threads" in text
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]  # no temporary file
+
+
+def test_numbers_in_the_csv_are_those_of_the_file(tmp_path):
+    acc, peak = 0.1 + 0.2, 1234.5678901234567
+    fakes.write(tmp_path, {"val/acc": acc, "memory/train_peak_mib": peak, "new/metric": 0.0}, fakes.config())
+    write_report([tmp_path])
+    (row,) = rows(tmp_path / "report.csv")
+    assert float(row["val/acc"]) == acc and float(row["memory/train_peak_mib"]) == peak
+    assert float(row["new/metric"]) == 0.0
+    assert row.get("time/train_step_ms_p50", "") == ""
+
+
+def test_runs_without_an_ending_worth_averaging_are_listed(tmp_path):
+    fakes.write(tmp_path, fakes.metrics(0.8), fakes.config())
+    error = "ValueError: first\nsecond"
+    fakes.write(tmp_path, {}, fakes.config("wasi", 0.4), status="failed", error=error)
+    fakes.write(tmp_path, fakes.metrics(0.1), fakes.config("wasi", 0.6), status="diverged", error="diverged: nan")
+    fakes.write(tmp_path, {}, fakes.config("wasi", 0.8), status="running")
+    printed = write_report([tmp_path])
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    for line in (
+        "failed: wasi 0.4, vit_micro on digits, seed 0: ValueError: first second (job1)",
+        "diverged: wasi 0.6, vit_micro on digits, seed 0: diverged: nan (job2)",
+        "running: wasi 0.8, vit_micro on digits, seed 0: still at work",
+    ):
+        assert line in printed and escape(line) in text
+    assert len(rows(tmp_path / "report_groups.csv")) == 1
+    statuses = [row["status"] for row in rows(tmp_path / "report.csv")]
+    assert statuses == ["completed", "failed", "diverged", "running"]
+
+
+def test_failures_alone_make_a_report_without_a_table(tmp_path):
+    fakes.write(tmp_path, {}, fakes.config("wasi", 0.4), status="failed", error="boom")
+    printed = write_report([tmp_path])
+    assert "no completed run" in printed and "boom" in printed
+    assert "boom" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def test_a_failed_run_may_lack_half_its_configuration(tmp_path):
+    fakes.write(tmp_path, {}, {"seed": 3, "method": {"name": "wasi"}}, status="failed", error="boom")
+    assert "failed: wasi, ? on ?, seed 3: boom" in write_report([tmp_path])
+
+
+def test_everything_goes_into_the_first_folder(tmp_path):
+    first, second = tmp_path / "a", tmp_path / "b"
+    fakes.write(first, fakes.metrics(0.8), fakes.config())
+    fakes.write(second, fakes.metrics(0.7, 0.5), fakes.config("wasi", 0.8))
+    write_report([first, second])
+    assert len(rows(first / "report_groups.csv")) == 2
+    assert [path.name for path in second.iterdir()] == ["job0"]
+
+
+def test_mixed_provenance_is_flagged(tmp_path):
+    other = copy.deepcopy(fakes.PROVENANCE) | {"git_commit": "fedcba9876543210", "git_dirty": True}
+    fakes.write(tmp_path, fakes.metrics(0.8), fakes.config())
+    fakes.write(tmp_path, fakes.metrics(0.7), fakes.config("wasi", 0.8), provenance=other)
+    printed = write_report([tmp_path])
+    assert "mixed commits: commit 0123456789 | commit fedcba9876 (dirty)" in printed
+    assert "dirty: some code differed from its commit" in printed
+    assert "**mixed commits" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def test_without_provenance_that_is_what_is_said(tmp_path):
+    fakes.write(tmp_path, fakes.metrics(0.8), fakes.config(), provenance={})
+    assert "not recorded" in write_report([tmp_path])
+
+
+def test_a_terminal_without_unicode_gets_ascii(tmp_path, monkeypatch):
+    fakes.sweep(tmp_path, seeds=(0, 1), epsilons=(0.8,), names=("wasi",))
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    text = write_report([tmp_path])
+    assert text.isascii() and "+-" in text
+
+
+def test_a_folder_that_cannot_be_written_is_a_users_mistake(tmp_path):
+    fakes.write(tmp_path, fakes.metrics(0.8), fakes.config())
+    (tmp_path / "report.csv").mkdir()
+    with pytest.raises(UserError, match="a folder that can be written into"):
+        write_report([tmp_path])
+
+
+def test_without_measurements_there_is_no_figure(tmp_path):
+    fakes.write(tmp_path, {"val/acc": 0.8}, fakes.config())
+    write_report([tmp_path])
+    assert not list(tmp_path.glob("*.png"))
+    assert "![" not in (tmp_path / "report.md").read_text(encoding="utf-8")
