@@ -103,4 +103,4 @@ def test_bases_advance_once_per_step():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_first_convolution_is_the_patch_embedding(name):
-    assert first_convolution(MODELS[name]()).in_channels == 3
+    assert first_convolution(MODELS[name]())[1].in_channels == 3

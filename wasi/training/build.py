@@ -22,7 +22,7 @@ def build_step(model: nn.Module, normalize: Callable[[Tensor], Tensor], cfg: Dic
     train = cfg.train
     options = {"clip_norm": train.clip_norm, "micro_batch_size": train.micro_batch_size}
     if train.gradient_checkpointing:
-        checkpoint_blocks(model)
+        options["repeated"] = checkpoint_blocks(model)
     optimizer = build_optimizer(model, cfg.optimizer)
     if train.memory == "plain":
         return TrainStep(model, optimizer, normalize, **options)

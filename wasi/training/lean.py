@@ -8,7 +8,8 @@ Tucker basis advances once per step, and clipping is the ordinary one by the glo
 Gradients are held until the step, as without `lean`; WASI's, kept as coordinates (`O x r`), are thin.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import wraps
 
 import torch
@@ -76,12 +77,22 @@ class LeanStep(TrainStep):
     def __init__(self, *args, chunk_size: int, storage: torch.dtype, **kwargs):
         super().__init__(*args, **kwargs)
         _refuse_repeated_layers(self.model)
-        self._chunk_size, self._storage = chunk_size, storage
+        self.chunk_size, self._storage = chunk_size, storage
         self._anchor = torch.empty(0, device=self.device, requires_grad=True)
-        for block in find_blocks(self.model).values():
-            block.forward = self._chunked(block, block.forward)
-        embedding = first_convolution(self.model)
-        embedding.forward = self._chunked(embedding, self._normalizing(embedding.forward))
+        blocks, (name, embedding) = find_blocks(self.model), first_convolution(self.model)
+        self.repeated = (name, *blocks)
+        self._whole = {module: module.forward for module in (embedding, *blocks.values())}
+        self._pieces = {block: self._chunked(block, block.forward) for block in blocks.values()}
+        self._pieces[embedding] = self._chunked(embedding, self._normalizing(embedding.forward))
+        _set_forwards(self._pieces)
+
+    @contextmanager
+    def unchunked(self) -> Iterator[None]:
+        _set_forwards(self._whole)
+        try:
+            yield
+        finally:
+            _set_forwards(self._pieces)
 
     def prepare(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         return images.to(self.device), labels.to(self.device)
@@ -100,21 +111,26 @@ class LeanStep(TrainStep):
             if not (torch.is_grad_enabled() and trains and module.training):
                 return forward(x, *args, **kwargs)
             return ChunkedRepeat.apply(
-                self._anchor, x, lambda part: forward(part, *args, **kwargs), self._chunk_size, self._storage
+                self._anchor, x, lambda part: forward(part, *args, **kwargs), self.chunk_size, self._storage
             )
 
         return run
 
 
-def first_convolution(model: nn.Module) -> nn.Conv2d:
-    """The patch embedding's convolution, the first in the model.
+def _set_forwards(forwards: Mapping[nn.Module, Callable[..., Tensor]]) -> None:
+    for module, forward in forwards.items():
+        module.forward = forward
+
+
+def first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d]:
+    """Name and module of the patch embedding's convolution, the first in the model.
 
     Raises:
         UserError: the model has none, so it cannot take images as bytes.
     """
-    for module in model.modules():
+    for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
-            return module
+            return name, module
     raise UserError("train.memory", "lean", "plain for a model without a patch embedding's convolution")
 
 

@@ -1,6 +1,7 @@
 """One whole optimizer step: forward, loss, backward, subspace work, update."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import isfinite
 
@@ -31,7 +32,10 @@ class TrainStep:
         normalize: uint8 `[B, 3, S, S]` to float32.
         clip_norm: largest global gradient norm, or None.
         micro_batch_size: images per forward pass; gradients add up to those of the whole batch.
+        repeated: names of the modules whose forward is repeated in the backward pass.
     """
+
+    chunk_size: int | None = None  # images at a time inside repeated modules, where that is fewer than all
 
     def __init__(
         self,
@@ -40,15 +44,21 @@ class TrainStep:
         normalize: Callable[[Tensor], Tensor],
         clip_norm: float | None = None,
         micro_batch_size: int | None = None,
+        repeated: Sequence[str] = (),
     ):
         self.model, self.optimizer, self.normalize = model, optimizer, normalize
         self.clip_norm, self.micro_batch_size = clip_norm, micro_batch_size
+        self.repeated = tuple(repeated)
         self.subspace = SubspaceIteration(model, optimizer)
         self.device = next(model.parameters()).device
 
     def prepare(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """A loader's batch in the form in which a step takes it: on the device, normalised."""
         return self.normalize(images.to(self.device)), labels.to(self.device)
+
+    def unchunked(self) -> AbstractContextManager:
+        """The model runs its blocks in one piece inside, for those who look at it from outside."""
+        return nullcontext()
 
     def __call__(self, images: Tensor, labels: Tensor) -> StepResult:
         """Raises Diverged, before any weight changes, when loss or gradient norm is not finite."""

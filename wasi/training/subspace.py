@@ -25,6 +25,8 @@ class SubspaceIteration:
         self.thin = [ThinLayer(layer, optimizer) for layer in factored if thin and layer.can_collect()]
         collecting = {id(t.layer) for t in self.thin}
         self.factored = [layer for layer in factored if id(layer) not in collecting]
+        once = {id(layer.retracted): layer for layer in self.layers if layer.retracted is not None}
+        self.retracting = [layer for layer in once.values() if id(layer) not in collecting]
         in_factors = {id(p) for layer in factored for p in (layer.L, layer.R)}
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.rest = [p for p in self.parameters if id(p) not in in_factors]
@@ -36,8 +38,7 @@ class SubspaceIteration:
         The norm is the one that the gradient of the products `L R` has in the tangent space, together with
         the ordinary gradients of all other parameters. Returned before clipping; None without `max_norm`.
         """
-        squares = [layer.tangent_() for layer in self.factored if layer.L.grad is not None]
-        squares += [thin.tangent_() for thin in self.thin]
+        squares = self.tangents()
         if max_norm is None:
             return None
         rest = nn.utils.get_total_norm([p.grad for p in self.rest if p.grad is not None])
@@ -47,10 +48,15 @@ class SubspaceIteration:
             thin.tangent.scale_((max_norm / (norm + 1e-6)).clamp(max=1.0))  # as torch's clipping does
         return norm
 
+    def tangents(self) -> list[Tensor]:
+        """Turn the factors' gradients into tangent gradients; their squared lengths in weight space."""
+        squares = [layer.tangent_() for layer in self.factored if layer.L.grad is not None]
+        return squares + [thin.tangent_() for thin in self.thin]
+
     @torch.no_grad()
     def finish(self) -> None:
-        """After `step`: `L` orthonormal again, activation bases moved on."""
-        for layer in self.factored:
+        """After `step`: weights back at their rank (`L` orthonormal again), activation bases moved on."""
+        for layer in self.retracting:
             layer.retract_()
         for thin in self.thin:
             thin.step_()
@@ -65,7 +71,9 @@ class ThinLayer:
         layer.collects = True
         self.layer = layer
         self.tangent: ThinTangent | None = None
-        self._group = next(g for g in optimizer.param_groups if any(p is layer.R for p in g["params"]))
+        groups = enumerate(optimizer.param_groups)
+        self._optimizer = optimizer  # loading a state gives it new groups, so theirs is looked up at each step
+        self._group = next(i for i, group in groups if any(p is layer.R for p in group["params"]))
 
     def tangent_(self) -> Tensor:
         layer = self.layer
@@ -74,7 +82,8 @@ class ThinLayer:
         return self.tangent.square
 
     def step_(self) -> None:
-        thin_step_(self.layer.L, self.layer.R, self.tangent, self._group["lr"], self._group["weight_decay"])
+        group = self._optimizer.param_groups[self._group]
+        thin_step_(self.layer.L, self.layer.R, self.tangent, group["lr"], group["weight_decay"])
         self.tangent = None
 
 
