@@ -45,7 +45,7 @@ def check_dataset(cfg_dataset) -> None:
 
 def missing(cfg_dataset, what: str, looked_in: list[Path]) -> UserError:
     """`what` is not there: where was looked, and what to do about it."""
-    places = " or ".join(map(str, looked_in))
+    places = " or ".join(str(folder.absolute()) for folder in looked_in)
     allowed = f"a folder that holds {what} (not found in {places}); dataset.download=true fetches what is missing"
     return UserError("dataset.root", cfg_dataset["root"], allowed)
 
