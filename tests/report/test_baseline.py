@@ -60,7 +60,7 @@ def test_a_vanilla_with_other_training_options_serves_and_is_remarked(tmp_path):
     add(tmp_path, 0.7, 0.5, "wasi", 0.8, options={"optimizer.lr": 0.02})
     comparison = compared(tmp_path)["wasi", 0.02]
     assert comparison.ratio(PEAK) == pytest.approx(2.0)
-    assert comparison.remarks == ["vanilla has optimizer.lr=0.05, this 0.02"]
+    assert comparison.remarks == ["compared with a vanilla of optimizer.lr=0.05 (this row 0.02)"]
 
 
 @pytest.mark.parametrize("option", ["dataset.batch_size", "dataset.train_size", "device.name", "model.weights"])

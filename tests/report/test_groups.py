@@ -1,7 +1,7 @@
 import pytest
 
 from tests.report import fakes
-from wasi.report.groups import blocks_of
+from wasi.report.groups import blocks_of, short_names, shown_option
 from wasi.report.load import read_runs
 
 
@@ -65,6 +65,16 @@ def test_an_option_that_only_one_method_has_is_no_difference(tmp_path):
     (block,) = blocks(tmp_path)
     assert [group.method for group in block.groups] == ["vanilla", "svd_llm", "wasi", "lora"]
     assert block.differing == []
+
+
+def test_another_optimizer_is_one_column(tmp_path):
+    add(tmp_path, "vanilla")
+    adamw = {"_target_": "torch.optim.AdamW", "lr": 5e-4, "betas": [0.9, 0.999]}
+    add(tmp_path, "vanilla", options={"optimizer": adamw})
+    (block,) = blocks(tmp_path)
+    assert block.differing == ["optimizer._target_"]
+    assert short_names(block.differing) == {"optimizer._target_": "optimizer"}
+    assert [shown_option(group, "optimizer._target_") for group in block.groups] == ["AdamW", "SGD"]
 
 
 def test_a_difference_behind_equal_labels_is_shown(tmp_path):

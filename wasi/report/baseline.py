@@ -78,10 +78,11 @@ class Comparison:
             return ["no completed vanilla run with the same model, data and device"]
         if self.is_reference:
             return []
-        told = [
-            f"vanilla has {key}={show(self.vanilla.options.get(key))}, this {show(self.group.options.get(key))}"
-            for key in _differences(self.group, self.vanilla)
+        differences = [
+            f"{key}={show(self.vanilla.options.get(key))} (this row {show(self.group.options.get(key))})"
+            for key in sorted(_differences(self.group, self.vanilla))
         ]
+        told = [f"compared with a vanilla of {', '.join(differences)}"] if differences else []
         if not one_machine([*self.group.runs, *self.vanilla.runs]) and any(
             self._means(cost.metric) for cost in COSTS if cost.timed
         ):

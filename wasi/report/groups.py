@@ -102,17 +102,24 @@ def _block(model: str, dataset: str, groups: list[Group]) -> Block:
 
 
 def _differing(groups: list[Group]) -> list[str]:
-    """Keys with more than one value; a method's own options are compared within that method."""
+    """Keys with more than one value; what only one method or optimizer has is compared within it."""
     keys = dict.fromkeys(key for group in groups for key in group.options)
     found = []
     for key in keys:
         values: dict[str, set[str]] = {}
         for group in groups:
-            family = group.method if key.startswith(("method.", "rank.")) else ""
-            values.setdefault(family, set()).add(json.dumps(group.options.get(key)))
+            values.setdefault(_family(group, key), set()).add(json.dumps(group.options.get(key)))
         if any(len(different) > 1 for different in values.values()):
             found.append(key)
     return found
+
+
+def _family(group: Group, key: str) -> str | None:
+    """Among which groups an option is compared: one `optimizer` has no use for another's options."""
+    section, _, name = key.partition(".")
+    if name == "_target_":
+        return None
+    return group.method if section in ("method", "rank") else group.options.get(f"{section}._target_")
 
 
 def _told_apart(groups: list[Group], differing: list[str]) -> bool:
@@ -126,16 +133,20 @@ def identity(group: Group) -> tuple[str, str, str | None, str | None]:
 
 
 def shown_option(group: Group, key: str) -> str | None:
-    """None for an option that this group's method does not have."""
-    return show(group.options[key]) if key in group.options else None
+    """None for an option that this group does not have; of a class its name."""
+    if key not in group.options:
+        return None
+    text = show(group.options[key])
+    return text.rpartition(".")[2] if key.endswith("._target_") else text
 
 
 def short_names(keys: list[str]) -> dict[str, str]:
     """
-    >>> short_names(["optimizer.lr", "optimizer.eps", "method.eps"])
-    {'optimizer.lr': 'lr', 'optimizer.eps': 'optimizer.eps', 'method.eps': 'method.eps'}
+    >>> short_names(["optimizer.lr", "optimizer.eps", "method.eps", "device.name"])
+    {'optimizer.lr': 'lr', 'optimizer.eps': 'optimizer.eps', 'method.eps': 'method.eps', 'device.name': 'device'}
     """
-    last = [key.rpartition(".")[2] for key in keys]
+    sections = [key.removesuffix("._target_").removesuffix(".name") for key in keys]
+    last = [section.rpartition(".")[2] for section in sections]
     return {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}
 
 

@@ -39,7 +39,7 @@ def write(dirs: list[Path]) -> str:
     except OSError as error:
         raise UserError("DIR", folder, f"a folder that can be written into ({error.strerror})") from error
     figures = [figure for *_, figure in illustrated if figure]
-    return _printable(_text(blocks, provenance, not_averaged, warnings, folder, figures))
+    return printable(_text(blocks, provenance, not_averaged, warnings, folder, figures))
 
 
 _ALIKE = "rows with equal options and seed but different fingerprints (weights or data differed) stand apart"
@@ -83,7 +83,7 @@ def _ending(run: Run, folder: Path) -> str:
     return f"{run.status}: {name_of(run)}: {reason} ({relative(run.path.parent, folder)})"
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """The text as far as the terminal's encoding goes."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
