@@ -6,7 +6,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from wasi.layers.activation import TuckerState
+from wasi.layers.factored import FactoredLinear
 from wasi.measure.memory import MIB, LiveMemory, MemoryPeak, inference_peak, train_peak
+from wasi.training.step import TrainStep
 
 # The loss, which the step holds, and the 1.0 from which its backward pass starts.
 LOSS_AND_SEED = 4 + 4
@@ -208,6 +211,24 @@ def test_custom_function(keep_hidden):
     assert peak.gradients == 0
 
 
+class SumInBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return (grad * 2) + (grad * 3)
+
+
+def test_a_sum_in_python_takes_room_of_its_own():
+    """Unlike the engine's own sums of gradients, it is not made in place."""
+    net = nn.Linear(8, 512)
+    x, y = batch(64, 8)
+    peak = train_peak(net, None, lambda x, y: SumInBackward.apply(net(x)).sum().backward(), x, y, steps=1)
+    assert peak.temporary == 3 * size(64, 512)
+
+
 def test_gradient_that_a_hook_drops_at_once_is_a_gradient():
     net = nn.Linear(512, 512, bias=False)
 
@@ -220,6 +241,27 @@ def test_gradient_that_a_hook_drops_at_once_is_a_gradient():
     peak = train_peak(net, None, lambda x, y: net(x).sum().backward(), x, y, steps=1)
     assert peak.gradients == peak.weights == size(512, 512)
     assert peak.temporary == 0
+
+
+class Handover(torch.autograd.Function):
+    """Gives its weight no gradient."""
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        ctx.save_for_backward(weight)
+        return x @ weight
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad @ ctx.saved_tensors[0].mT, None
+
+
+def test_parameter_whose_function_returns_no_gradient():
+    net = nn.Linear(64, 64, bias=False)
+    x, y = batch(2, 64)
+    x.requires_grad_()
+    peak = train_peak(net, None, lambda x, y: Handover.apply(x, net.weight).sum().backward(), x, y)
+    assert (peak.weights, peak.gradients) == (size(64, 64), 0)
 
 
 def test_accumulation_adds_a_temporary_gradient():
@@ -280,6 +322,26 @@ def test_batch_in_every_form_it_is_held():
     peak = train_peak(net, None, step, raw, y, steps=1)
     assert peak.activations == raw.nbytes + y.nbytes + size(64, 512) + size(64, 4) + 4  # and the loss
     assert peak.temporary == size(64, 4)
+
+
+def test_wasi_layer():
+    """Weight rank 8, feature rank 4: the gradient is held as coordinates, 4 wide, and is a gradient."""
+    x, y = batch(64, 512)
+    layer = FactoredLinear(
+        nn.Parameter(torch.linalg.qr(torch.randn(512, 8))[0]),
+        nn.Parameter(torch.randn(8, 512)),
+        None,
+        [TuckerState(torch.randn(64, 512), (64, 4))],
+    )
+    step = TrainStep(layer, torch.optim.SGD(layer.parameters(), lr=1e-3), lambda x: x)
+    peak = train_peak(layer, None, step, x, y)
+    # `L`, `R` and the feature basis
+    assert peak.weights == size(512, 8) + size(8, 512) + size(512, 4)
+    assert peak.optimizer == 0
+    with LiveMemory(layer, None, (x, y)) as memory:
+        layer(x).sum().backward()
+        held = memory._log.alive.values()
+        assert sum(block.nbytes for block in held if block.part == "gradients") == size(512, 4)
 
 
 def test_inference_holds_no_gradient_and_restores_the_mode():

@@ -10,6 +10,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils._pytree import tree_leaves
 
+from wasi.layers.factored import FactoredLinear
 from wasi.measure.modes import evaluating, without_fast_path
 from wasi.measure.patches import every_saving_hook, run_first, storage_resizes
 from wasi.measure.storages import StorageLog
@@ -22,7 +23,7 @@ class MemoryPeak:
     """Bytes at the peak; `total` is the sum of the five parts."""
 
     weights: int  # parameters and buffers of the model
-    gradients: int  # what is or becomes the `.grad` of a parameter
+    gradients: int  # what is or becomes the `.grad` of a parameter, or a layer's own form of it
     optimizer: int  # tensors in the optimizer's state
     activations: int  # the batch, and what lives from the forward to the backward pass
     temporary: int  # all else
@@ -56,6 +57,9 @@ class LiveMemory:
         self._device = torch.device("cpu") if first is None else first.device
         self._log = StorageLog(self._device.type, self._backward_begins)
         self._allocated: int | None = None
+        # Factored layers may hold the gradient of their weight as thin coordinates instead of in `.grad`.
+        factored = [module for module in model.modules() if isinstance(module, FactoredLinear)]
+        self._collecting = {id(p): layer for layer in factored for p in (layer.L, layer.R)}
 
     @property
     def peak(self) -> MemoryPeak:
@@ -128,7 +132,9 @@ class LiveMemory:
                 handle.remove()
 
     def _accumulated(self, parameter: Tensor) -> None:
-        self._log.label([parameter.grad], "gradients")
+        layer = self._collecting.get(id(parameter))
+        gradients = [parameter.grad, None if layer is None else layer.coordinates]
+        self._log.label([g for g in gradients if g is not None], "gradients")
 
 
 def train_peak(
