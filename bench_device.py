@@ -1,0 +1,19 @@
+"""Measure a configuration against its baseline on this machine; see `python bench_device.py --help`."""
+
+import hydra
+from omegaconf import DictConfig
+
+import wasi.bench.naming
+import wasi.config.resolvers  # noqa: F401  (conf/bench.yaml names folders with both)
+from wasi.bench.job import measure, perform
+from wasi.runs.command import command
+from wasi.runs.job import run_job
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="bench")
+def main(cfg: DictConfig) -> None:
+    run_job(cfg, measure, perform)
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,131 @@
+"""Table, CSV file and figure of a sweep."""
+
+import csv
+import io
+
+import pytest
+
+from wasi.bench.csv_file import bench_csv
+from wasi.bench.figure import _ticks, draw
+from wasi.bench.jobs import labels, read_jobs
+from wasi.bench.report import write_report
+from wasi.bench.table import text
+
+from .jobs import config, content, metrics, write_sweep
+
+VANILLA = metrics(1000, 300, 900)
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    write_sweep(
+        tmp_path,
+        [
+            content(config("wasi", 0.8), metrics(500, 200, 300), VANILLA),
+            content(config("wasi", 0.4), metrics(250, 100, 150), VANILLA),
+            content(config("vanilla"), VANILLA, VANILLA),
+            content(config("wasi", 0.9), {}, {}, "failed", "the measuring process was killed by SIGKILL"),
+        ],
+    )
+    return tmp_path
+
+
+def row(table: str, label: str) -> list[str]:
+    return [line for line in table.splitlines() if line.strip().startswith(f"{label}  ")]
+
+
+def test_rows_are_ordered_and_named(sweep):
+    assert labels(read_jobs(sweep)) == ["vanilla", "wasi 0.4", "wasi 0.8", "wasi 0.9"]
+
+
+def test_the_table_says_what_was_measured(sweep):
+    told = text(read_jobs(sweep))
+    times, memory = row(told, "wasi 0.8")
+    assert times.split()[2:] == [
+        "500",
+        "600",
+        "2.00×",
+        "[1.80,",
+        "2.20]",
+        "200",
+        "1.50×",
+        "[1.35,",
+        "1.65]",
+        "3",
+        "6",
+        "-",
+    ]
+    assert memory.split()[2:] == [
+        "300",
+        "3.00×",
+        "90",
+        "30",
+        "0",
+        "150",
+        "30",
+        "330",
+        "100",
+        "10%",
+        "30%",
+        "5%",
+        "5%",
+        "50%",
+    ]
+    assert set("".join(row(told, "wasi 0.9")[0].split()[2:])) == {"-"}
+    assert "wasi 0.9: failed: the measuring process was killed by SIGKILL" in told
+    assert "vit_b_32 (surrogate weights) on synthetic, batch 32, Cortex-A76, 4 threads" in told
+    assert max(map(len, told.splitlines())) <= 160
+
+
+def test_a_baseline_that_is_no_job_has_a_row(tmp_path):
+    write_sweep(tmp_path, [content(config("wasi", 0.8), metrics(500, 200, 300), VANILLA)])
+    times, _ = row(text(read_jobs(tmp_path)), "vanilla (baseline)")
+    assert times.split()[2:4] == ["1000", "1200"]
+
+
+def test_jobs_are_told_apart_by_what_differs(tmp_path):
+    write_sweep(
+        tmp_path,
+        [
+            content(config("wasi", 0.8), metrics(500, 200, 300), None),
+            content(config("wasi", 0.8, train__memory="lean"), metrics(500, 200, 300), None),
+            content(config("wasi", 0.8, method__scope="mlp"), metrics(500, 200, 300), None),
+        ],
+    )
+    assert sorted(labels(read_jobs(tmp_path))) == [
+        "wasi 0.8 scope=all memory=lean",
+        "wasi 0.8 scope=all memory=plain",
+        "wasi 0.8 scope=mlp memory=plain",
+    ]
+
+
+def test_csv_holds_every_number_as_it_is(sweep):
+    rows = list(csv.DictReader(io.StringIO(bench_csv(read_jobs(sweep), sweep))))
+    assert [r["job"] for r in rows] == ["job2", "job1", "job0", "job3"]
+    wasi = rows[2]
+    assert float(wasi["memory/train_rss_peak_mib"]) == 300 * 1.1
+    assert float(wasi["baseline/time/train_step_ms_p50"]) == 1000
+    assert float(wasi["ratio/time/train_step_ms_p50/low"]) == 1.8
+    assert rows[3]["status"] == "failed" and rows[3]["time/train_step_ms_p50"] == ""
+
+
+def test_vanilla_is_the_last_marker():
+    assert list(_ticks(["vanilla", 0.8, 0.4, "lora", "svd_llm"])) == [0.4, 0.8, "svd_llm", "lora", "vanilla"]
+
+
+def test_figure_of_a_block(sweep, tmp_path):
+    assert draw(read_jobs(sweep)).startswith(b"\x89PNG")
+    assert draw([job for job in read_jobs(sweep) if job.status == "failed"]) is None
+
+
+def test_everything_is_written_beside_the_jobs(sweep):
+    told = write_report(sweep)
+    assert {path.name for path in sweep.iterdir() if path.is_file()} == {
+        "bench.csv",
+        "time_vs_epsilon_vit_b_32_surrogate_weights_synthetic_32.png",
+    }
+    assert str(sweep) in told and "bench.csv" in told
+
+
+def test_a_sweep_without_a_job(tmp_path):
+    assert "no benchmark job" in write_report(tmp_path) and (tmp_path / "bench.csv").exists()

@@ -1,0 +1,94 @@
+"""The benchmark jobs of a sweep, as the table, the CSV file and the figure want them."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wasi.bench.job import FILE_NAME
+from wasi.report.load import select
+from wasi.report.options import NAMED, dataset_label, epsilon_label, flat, model_label, show, weight_epsilon
+from wasi.runs.result import read_result
+
+_METHODS = ("vanilla", "svd_llm", "wasi", "wsi", "asi", "lora")
+_NO_DIFFERENCE = ("sweep", "logger", "rank", "bench", "scheduler")
+_BOOKKEEPING = ("train.epochs", "train.checkpoint_every", "train.rerun", "train.measure", "train.monitor")
+
+
+@dataclass(frozen=True)
+class BenchJob:
+    """One bench.json. `options`: flat configuration, of what may differ between two jobs of one model."""
+
+    path: Path
+    content: dict
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def config(self) -> dict:
+        return self.content["config"]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return self.content["metrics"]
+
+    @property
+    def ratio(self) -> dict[str, dict[str, float]]:
+        return self.content["ratio"]
+
+    @property
+    def status(self) -> str:
+        return self.content["status"]
+
+    @property
+    def method(self) -> str:
+        return str(select(self.config, "method.name"))
+
+    @property
+    def block(self) -> tuple[str, str, str]:
+        """What a table and a figure have in common: model, data, batch size."""
+        return (
+            model_label(self.config),
+            dataset_label(self.config),
+            show(select(self.config, "dataset.batch_size")),
+        )
+
+
+def read_jobs(folder: Path) -> list[BenchJob]:
+    """All jobs below `folder`: blocks together, within one method by method, thresholds ascending."""
+    found = []
+    for path in sorted(folder.rglob(FILE_NAME)):
+        content = read_result(path.parent, FILE_NAME)
+        if content is not None:
+            found.append(BenchJob(path, content, _options(content["config"])))
+    blocks = list(dict.fromkeys(job.block for job in found))
+    return sorted(found, key=lambda job: (blocks.index(job.block), *_place(job)))
+
+
+def labels(jobs: list[BenchJob]) -> list[str]:
+    """A name per job of one block: method, thresholds, and the options in which jobs differ."""
+    keys = _differing(jobs)
+    return [" ".join(filter(None, [job.method, epsilon_label(job.config), *_shown(job, keys)])) for job in jobs]
+
+
+def _options(config: dict) -> dict[str, Any]:
+    options = flat({name: value for name, value in config.items() if name not in _NO_DIFFERENCE})
+    return {k: v for k, v in options.items() if k not in _BOOKKEEPING and (k not in NAMED or k == "method.scope")}
+
+
+def _place(job: BenchJob) -> tuple:
+    rank = _METHODS.index(job.method) if job.method in _METHODS else len(_METHODS)
+    return rank, job.method, weight_epsilon(job.config) or 0.0, epsilon_label(job.config) or "", str(job.path)
+
+
+def _differing(jobs: list[BenchJob]) -> list[str]:
+    """Keys with more than one value; a method's own options are compared within the method."""
+    values: dict[str, dict[str, set[str]]] = {}
+    for job in jobs:
+        for key, value in job.options.items():
+            own = key.startswith("method.") and key != "method.scope"
+            values.setdefault(key, {}).setdefault(job.method if own else "", set()).add(json.dumps(value))
+    return [key for key, families in values.items() if any(len(different) > 1 for different in families.values())]
+
+
+def _shown(job: BenchJob, keys: list[str]) -> list[str]:
+    return [f"{key.rpartition('.')[2]}={show(job.options[key])}" for key in keys if key in job.options]

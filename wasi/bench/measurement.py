@@ -1,0 +1,103 @@
+"""What has been measured so far; whatever happens, this much is written down. No torch."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from wasi.bench.ratios import SUBSPACE_PART, ratios
+from wasi.measure.telemetry import Snapshot, throttled_during
+from wasi.measure.timing import spread_warning, summary
+from wasi.runs.result import measured
+
+TRAIN, INFERENCE = "time/train_step_ms", "time/inference_ms"
+
+
+@dataclass
+class Side:
+    """The configuration or its baseline.
+
+    counted: metrics that are told as they are; rounds: kind -> samples in ms, a list per round; breakdown:
+    ms per part of single steps.
+    """
+
+    config: dict
+    counted: dict[str, float] = field(default_factory=dict)
+    rounds: dict[str, list[list[float]]] = field(default_factory=lambda: {TRAIN: [], INFERENCE: []})
+    breakdown: list[dict[str, float]] = field(default_factory=list)
+
+    def samples(self) -> dict:
+        """Everything that was timed, raw."""
+        kept = {kind: rounds for kind, rounds in self.rounds.items() if rounds}
+        return {**kept, **({"time/breakdown_ms": self.breakdown} if self.breakdown else {})}
+
+    def parts(self) -> dict[str, list[float]]:
+        """Part -> milliseconds of every step that was looked into."""
+        return {part: [step[part] for step in self.breakdown] for part in self.breakdown[0]}
+
+    def flat(self, kind: str) -> list[float]:
+        return [ms for samples in self.rounds[kind] for ms in samples]
+
+    def metrics(self) -> dict[str, float]:
+        """The contract's names; `iqr`, the breakdown (mean per step) and the achieved GFLOP/s beside them."""
+        found = dict(self.counted)
+        for kind in (TRAIN, INFERENCE):
+            if samples := self.flat(kind):
+                s = summary(samples)
+                found |= {f"{kind}_{name}": s[name] for name in ("p50", "p90", "iqr")}
+        if self.breakdown:
+            parts = self.parts()
+            found |= {f"time/breakdown_{part}_ms": float(np.mean(ms)) for part, ms in parts.items()}
+            if any(parts[SUBSPACE_PART]):
+                found["time/subspace_ms_p50"] = float(np.median(parts[SUBSPACE_PART]))
+        for flops, time, name in (
+            ("flops/train_step", f"{TRAIN}_p50", "flops/train_achieved_gflops"),
+            ("flops/inference", f"{INFERENCE}_p50", "flops/inference_achieved_gflops"),
+        ):
+            if flops in found and time in found:
+                found[name] = found[flops] / found[time] / 1e6
+        return measured(found)
+
+    def warnings(self, who: str) -> list[str]:
+        told = (
+            spread_warning(f"{who} {kind}", self.flat(kind)) for kind in (TRAIN, INFERENCE) if self.rounds[kind]
+        )
+        return [line for line in told if line]
+
+
+@dataclass
+class Measurement:
+    """Both sides, and what the machine was like meanwhile."""
+
+    ours: Side
+    baseline: Side | None
+    process: dict = field(default_factory=dict)  # what a measuring process told of itself
+    looks: list[Snapshot] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+    def sides(self) -> Iterable[tuple[str, Side]]:
+        """Ours first, with the words for them."""
+        yield "ours", self.ours
+        if self.baseline is not None:
+            yield "baseline", self.baseline
+
+    def throttled(self) -> str | None:
+        return throttled_during(self.looks)
+
+    def warnings(self) -> list[str]:
+        return [*self.remarks, *(line for who, side in self.sides() for line in side.warnings(who))]
+
+    def content(self) -> dict:
+        """The measured sections of bench.json."""
+        base = self.baseline
+        return {
+            "metrics": self.ours.metrics(),
+            "baseline": None if base is None else {"config": base.config, "metrics": base.metrics()},
+            "ratio": {} if base is None else ratios(base, self.ours),
+            "samples": {who: side.samples() for who, side in self.sides()},
+        }
+
+    def telemetry(self) -> dict:
+        """First and last look; absent where the machine tells nothing."""
+        looks = {"before": self.looks[:1], "after": self.looks[1:][-1:]}
+        return {when: look[0].told() for when, look in looks.items() if look and look[0].told()}

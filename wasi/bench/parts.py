@@ -1,0 +1,114 @@
+"""Which callables make up the parts of a training step: decomposition, factor algebra, attention, optimizer.
+
+decomposition: Tucker compression of inputs, bases and factors moved on. factor_algebra: products with factors
+and adapters in place of dense ones. attention: scores, softmax and weighted values, without the projections
+around them. optimizer: clipping, update, gradients dropped. All else (dense products, norms, GELU) is the rest.
+"""
+
+import sys
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from wasi.layers.activation import TuckerState
+from wasi.layers.adapter import Adapter, FactoredAdapterLinear
+from wasi.layers.factored import FactoredProduct
+from wasi.layers.tucker_linear import TuckerProduct
+from wasi.measure.breakdown import Breakdown, Target
+from wasi.measure.timing import synchronizer
+from wasi.training.step import TrainStep
+from wasi.training.subspace import SubspaceIteration
+
+PARTS = ("decomposition", "factor_algebra", "attention", "optimizer", "rest")
+
+_DENSE = "dense"  # a projection inside an attention that is one function: no part of it
+_FOLLOWED = ("attention", "factor_algebra")  # their backward passes are, partly, torch's own nodes
+
+
+def breakdown_steps(step: TrainStep, batch: tuple[Tensor, Tensor], count: int) -> list[dict[str, float]]:
+    """Milliseconds per part for each of `count` whole steps, after one that is not looked at."""
+    step(*batch)
+    found = []
+    for _ in range(count):
+        with StepBreakdown(targets(step), synchronizer(step.device.type)) as breakdown:
+            step(*batch)
+        spent = breakdown.ms()
+        found.append({part: spent[part] for part in PARTS})
+    return found
+
+
+def targets(step: TrainStep) -> dict[str, list[Target]]:
+    """The parts of this very step."""
+    attention: list[Target] = [(F, "scaled_dot_product_attention")]
+    swin = sys.modules.get("torchvision.models.swin_transformer")
+    if swin is not None:  # its attention is one function, projections included
+        attention.append((swin, "shifted_window_attention"))
+    return {
+        "decomposition": [
+            (TuckerState, "compress"),
+            (SubspaceIteration, "tangents"),
+            (SubspaceIteration, "finish"),
+        ],
+        "factor_algebra": [
+            (FactoredProduct, "forward"),
+            (FactoredProduct, "backward"),
+            (TuckerProduct, "backward"),
+            (FactoredAdapterLinear, "forward"),
+            (Adapter, "forward"),
+        ],
+        "attention": attention,
+        "optimizer": [(SubspaceIteration, "prepare"), (step.optimizer, "step"), (step.optimizer, "zero_grad")],
+        _DENSE: [(F, "linear")],
+    }
+
+
+class StepBreakdown(Breakdown):
+    """Breakdown whose attention and factor algebra include the backward passes that torch does on its own.
+
+    A wrapped call that returns has recorded autograd nodes between its arguments and its result; hooks before
+    and after each of them book their time to the same label.
+    """
+
+    def __enter__(self) -> "StepBreakdown":
+        self._nodes: set[torch.autograd.graph.Node] = set()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        super().__exit__(*exception)
+        self._nodes.clear()
+
+    def begin(self, label: str) -> None:
+        super().begin(self._meant(label))
+
+    def called(self, label: str, arguments: object, result: object) -> None:
+        label = self._meant(label)
+        if label not in _FOLLOWED and self._labels[-1] not in _FOLLOWED:
+            return
+        before = {t.grad_fn for t in tree_leaves(arguments) if isinstance(t, Tensor)}
+        for node in _between(result, before):
+            if node not in self._nodes:
+                self._nodes.add(node)
+                node.register_prehook(lambda grads: self.begin(label))
+                node.register_hook(lambda *grads: self.end())
+
+    def _meant(self, label: str) -> str:
+        """A dense product inside an attention is the rest's; anywhere else it belongs to what runs."""
+        if label != _DENSE:
+            return label
+        return "rest" if self._labels[-1] == "attention" else self._labels[-1]
+
+
+def _between(result: object, before: set) -> list:
+    """Autograd nodes from `result` down to those of its inputs, which are left out, as are leaves."""
+    pending = [t.grad_fn for t in tree_leaves(result) if isinstance(t, Tensor) and t.grad_fn is not None]
+    found: dict = {}
+    while pending:
+        node = pending.pop()
+        if node in before or node in found or node.name().endswith("AccumulateGrad"):
+            continue
+        found[node] = None
+        pending += [after for after, _ in node.next_functions if after is not None]
+    return list(found)

@@ -1,0 +1,141 @@
+"""The end of a sweep as text: times and work in one table, memory and a step's parts in another."""
+
+from collections.abc import Callable, Iterable
+
+from wasi.bench.jobs import BenchJob, labels
+
+Cell = Callable[[dict, dict], str]  # metrics, ratio
+
+LEGEND = (
+    "×: baseline / this, above 1 is better, with a 95 % interval over paired rounds; GFLOP: 2 per multiply-add",
+    "peak: live tensors of a whole step, in parts at that moment; RSS: the process's resident peak over its",
+    "baseline after imports; it adds allocator slack, kernel workspaces and code that the tracker cannot see",
+    "share of a step: decompositions, products with factors, attention, optimizer with clipping, the rest",
+)
+
+
+def text(jobs: list[BenchJob]) -> str:
+    """Both tables for each model, data set and batch size."""
+    if not jobs:
+        return "no benchmark job was measured"
+    blocks: dict[tuple, list[BenchJob]] = {}
+    for job in jobs:
+        blocks.setdefault(job.block, []).append(job)
+    return "\n\n".join([*(_block(block, members) for block, members in blocks.items()), "\n".join(LEGEND)])
+
+
+def _block(block: tuple, jobs: list[BenchJob]) -> str:
+    model, dataset, batch = block
+    rows = [
+        *_baseline_row(jobs),
+        *((label, j.metrics, j.ratio) for label, j in zip(labels(jobs), jobs, strict=True)),
+    ]
+    heading = f"{model} on {dataset}, batch {batch}, {_machine(jobs)}"
+    notes = [
+        f"  {label}: {j.status}: {j.content['error']}"
+        for label, j in _with_labels(jobs)
+        if j.status != "completed"
+    ]
+    notes += [
+        f"  {label}: warning: {line}"
+        for label, j in _with_labels(jobs)
+        for line in j.content["environment"].get("warnings", [])
+    ]
+    return "\n".join([heading, *_table(TIMES, rows), "", *_table(MEMORY, rows), *notes])
+
+
+def _with_labels(jobs: list[BenchJob]) -> Iterable[tuple[str, BenchJob]]:
+    return zip(labels(jobs), jobs, strict=True)
+
+
+def _baseline_row(jobs: list[BenchJob]) -> list[tuple[str, dict, dict]]:
+    """The baseline's own numbers, from the first job that has them, unless it is a job itself."""
+    for job in jobs:
+        base = job.content["baseline"]
+        if base and base["metrics"]:
+            name = base["config"]["method"]["name"]
+            return (
+                []
+                if any(other.method == name for other in jobs)
+                else [(f"{name} (baseline)", base["metrics"], {})]
+            )
+    return []
+
+
+def _machine(jobs: list[BenchJob]) -> str:
+    environment = jobs[0].content["environment"]
+    threads = environment.get("threads", {}).get("torch")
+    where = environment.get("cuda") or environment["machine"]["processor"]
+    return f"{where}, {threads} threads" if threads else where
+
+
+def _table(columns: dict[str, Cell], rows: list[tuple[str, dict, dict]]) -> list[str]:
+    cells = [[label, *(cell(metrics, ratio) for cell in columns.values())] for label, metrics, ratio in rows]
+    table = [["job", *columns], *cells]
+    widths = [max(len(row[place]) for row in table) for place in range(len(table[0]))]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in table]
+    return [f"  {line}" for line in [lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:]]]
+
+
+def _value(name: str, scale: float = 1.0) -> Cell:
+    return lambda metrics, _: "-" if name not in metrics else _digits(metrics[name] * scale)
+
+
+def _ratio(name: str) -> Cell:
+    def cell(_, ratio: dict) -> str:
+        r = ratio.get(name)
+        if r is None:
+            return "-"
+        return (
+            f"{r['p50']:.2f}×" if r["low"] == r["high"] else f"{r['p50']:.2f}× [{r['low']:.2f}, {r['high']:.2f}]"
+        )
+
+    return cell
+
+
+def _share(part: str) -> Cell:
+    def cell(metrics: dict, _) -> str:
+        parts = {k: v for k, v in metrics.items() if k.startswith("time/breakdown_")}
+        total = sum(parts.values())
+        return f"{parts[f'time/breakdown_{part}_ms'] / total:.0%}" if total else "-"
+
+    return cell
+
+
+def _digits(value: float) -> str:
+    """Four digits, no exponent.
+
+    >>> [_digits(v) for v in (0.0, 0.01234, 1.2345, 123.45, 12345.6)]
+    ['0', '0.01234', '1.234', '123.5', '12346']
+    """
+    if abs(value) >= 1000:
+        return f"{value:.0f}"
+    return f"{value:.4g}"
+
+
+TIMES: dict[str, Cell] = {
+    "step p50 ms": _value("time/train_step_ms_p50"),
+    "p90": _value("time/train_step_ms_p90"),
+    "speed-up": _ratio("time/train_step_ms_p50"),
+    "inference p50 ms": _value("time/inference_ms_p50"),
+    "speed-up ": _ratio("time/inference_ms_p50"),
+    "step GFLOP": _value("flops/train_step", 1e-9),
+    "GFLOP/s": _value("flops/train_achieved_gflops"),
+    "inference GFLOP": _value("flops/inference", 1e-9),
+}
+MEMORY: dict[str, Cell] = {
+    "peak MiB": _value("memory/train_peak_mib"),
+    "less": _ratio("memory/train_peak_mib"),
+    "weights": _value("memory/train_weights_mib"),
+    "grads": _value("memory/train_gradients_mib"),
+    "optim": _value("memory/train_optimizer_mib"),
+    "activ": _value("memory/train_activations_mib"),
+    "temp": _value("memory/train_temporary_mib"),
+    "RSS": _value("memory/train_rss_peak_mib"),
+    "infer peak": _value("memory/inference_peak_mib"),
+    "decomp": _share("decomposition"),
+    "factors": _share("factor_algebra"),
+    "attn": _share("attention"),
+    "optim ": _share("optimizer"),
+    "rest": _share("rest"),
+}

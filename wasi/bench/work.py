@@ -1,0 +1,124 @@
+"""What a measuring process can be asked to do: every public method is a request, its result goes through JSON."""
+
+import gc
+import logging
+import os
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from wasi.bench.lifeline import release_memory
+from wasi.bench.parts import breakdown_steps
+from wasi.bench.subject import Subject
+from wasi.measure import rss
+from wasi.measure.accounting import paper_accounting
+from wasi.measure.memory import inference_peak, train_peak
+from wasi.measure.modes import evaluating
+from wasi.measure.run import count_parameters, flops
+from wasi.measure.timing import synchronizer, time_steps
+
+log = logging.getLogger(__name__)
+
+_SHORT_MS = 2000.0  # steps longer than this do not notice cold caches
+
+
+class Work:
+    """State between requests: the subject, and how long its last step and pass took."""
+
+    def __init__(self):
+        self._last = {"train": 0.0, "inference": 0.0}
+
+    def load(self, config: dict) -> dict:
+        """Everything but the model. What the process is like then."""
+        self._cfg = OmegaConf.create(config)
+        self.subject = Subject(self._cfg)
+        return {
+            "threads": torch.get_num_threads(),
+            "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
+            "denormals_flushed": _denormals_are_flushed(),
+            "device": str(self.subject.device),
+            **_cuda_name(self.subject.device),
+        }
+
+    def build(self) -> None:
+        self.subject.build()
+        gc.collect()
+        release_memory()
+
+    def time_train(self, warmup: int, min_count: int, min_seconds: float) -> list[float]:
+        """Milliseconds of whole steps, see `time_steps`."""
+        step, batch = self.subject.step, self.subject.batch
+        return self._time("train", lambda: step(*batch), warmup, min_count, min_seconds)
+
+    def time_inference(self, warmup: int, min_count: int, min_seconds: float) -> list[float]:
+        """Milliseconds of a batch in eval mode without gradients."""
+        model, images = self.subject.step.model, self.subject.images
+        with evaluating(model):
+            return self._time("inference", lambda: model(images), warmup, min_count, min_seconds)
+
+    def count(self) -> dict[str, float]:
+        """FLOPs, parameters and the paper's accounting."""
+        step, images, batch_size = self.subject.step, self.subject.images, len(self.subject.images)
+        return {
+            **count_parameters(step.model),
+            **paper_accounting(step.model, self._cfg.method.scope, images, batch_size),
+            **flops(step, images, batch_size),
+        }
+
+    def breakdown(self, count: int) -> list[dict[str, float]]:
+        """Milliseconds per part of single steps, seen from outside."""
+        return breakdown_steps(self.subject.step, self.subject.batch, count)
+
+    def live_peaks(self) -> dict[str, float]:
+        """Live tensors of an inference pass and, then, of training; for a process of its own."""
+        step = self.subject.step
+        inference = inference_peak(step.model, self.subject.images).total / rss.MIB
+        self.subject.images = None  # training holds its own form of the batch
+        training = train_peak(step.model, step.optimizer, step, *self.subject.batch)
+        return {**training.train_metrics(), "memory/inference_peak_mib": inference}
+
+    def rss_peak(self, steps: int) -> dict[str, float]:
+        """Resident memory in MiB, for a process of its own, after `load`.
+
+        baseline: with data, after a model-free warm-up; peak: of whole steps; total: building included.
+        """
+        _model_free_warmup(self.subject.device)
+        release_memory()
+        baseline = rss.current_rss_mib()
+        while_building = rss.peak_rss_mib(self.build)
+        self.subject.images = None
+        step, batch = self.subject.step, self.subject.batch
+        peak = rss.peak_rss_mib(lambda: [step(*batch) for _ in range(steps)] and None)
+        return {"baseline": baseline, "peak": peak, "total": max(while_building, peak)}
+
+    def _time(self, kind: str, run, warmup: int, min_count: int, min_seconds: float) -> list[float]:
+        warmup = max(warmup, int(self._last[kind] < _SHORT_MS))  # the other process has just had the caches
+        samples = time_steps(run, warmup, min_count, min_seconds, synchronizer(self.subject.device.type))
+        self._last[kind] = samples[-1]
+        release_memory()
+        return samples
+
+
+def _denormals_are_flushed() -> bool:
+    """Whether this arithmetic, on every thread, gives zero where the exact result is subnormal."""
+    return not (torch.full((1 << 20,), 1e-38) * 1e-2).any().item()
+
+
+def _cuda_name(device: torch.device) -> dict[str, str]:
+    return {"cuda": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
+
+
+def _model_free_warmup(device: torch.device) -> None:
+    """Thread pool, kernels and autograd loaded, as any training would, without anything of the model."""
+    image = torch.ones(2, 3, 32, 32, device=device)
+    net = nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.Flatten(), nn.Linear(128, 8), nn.LayerNorm(8), nn.GELU()).to(
+        device
+    )
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for _ in range(2):
+        loss: Tensor = net(image).square().sum()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    torch.linalg.qr(torch.ones(4, 2, device=device))

@@ -1,0 +1,201 @@
+"""The state of the machine around a measurement: governor, frequency, temperature, throttling, power.
+
+Reads `vcgencmd` (Raspberry Pi) and sysfs (Linux); what a machine does not tell is absent, never an error.
+No torch.
+"""
+
+import re
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+
+SYSFS = Path("/sys")
+
+# Bits of `get_throttled`: what holds now, and from bit 16 on whether it ever did since boot.
+THROTTLE_BITS = {0: "under-voltage", 1: "frequency capped", 2: "throttled", 3: "soft temperature limit"}
+_NOW = 0x0000F
+_SINCE_BOOT = 0xF0000
+
+_CPU_SENSORS = ("x86_pkg_temp", "cpu-thermal", "cpu_thermal", "soc_thermal", "soc-thermal", "cpu")
+_CPU_CHIPS = ("coretemp", "k10temp", "zenpower", "cpu_thermal", "cpu-thermal")
+
+Run = Callable[[Sequence[str]], str | None]
+
+
+def run_tool(command: Sequence[str]) -> str | None:
+    """What a tool prints, or None where it is missing, fails or hangs."""
+    try:
+        done = subprocess.run(list(command), capture_output=True, text=True, timeout=5, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One look at the machine. None and empty: not told.
+
+    governors: distinct ones over all cores; frequency_mhz: median over cores, now; temperature_c: of the CPU;
+    throttle_flags: bits of `get_throttled`; throttle_count: events counted by x86 cores since boot.
+    """
+
+    governors: list[str] = field(default_factory=list)
+    frequency_mhz: float | None = None
+    temperature_c: float | None = None
+    throttle_flags: int | None = None
+    throttle_count: int | None = None
+
+    def told(self) -> dict:
+        """What is known, for a JSON file."""
+        return {key: value for key, value in asdict(self).items() if value not in (None, [])}
+
+
+def snapshot(run: Run = run_tool, sysfs: Path = SYSFS) -> Snapshot:
+    """What the machine tells now. A few file reads and at most two short processes."""
+    policies = _policies(sysfs)
+    frequencies = [khz for p in policies if (khz := _number(p / "scaling_cur_freq")) is not None]
+    return Snapshot(
+        governors=sorted({text for p in policies if (text := _text(p / "scaling_governor"))}),
+        frequency_mhz=median(frequencies) / 1000 if frequencies else None,
+        temperature_c=_first(parse_temperature(run(["vcgencmd", "measure_temp"])), _sysfs_temperature(sysfs)),
+        throttle_flags=_first(parse_throttled(run(["vcgencmd", "get_throttled"])), _sysfs_throttled(sysfs)),
+        throttle_count=_throttle_count(sysfs),
+    )
+
+
+def throttled_during(snapshots: Sequence[Snapshot]) -> str | None:
+    """Why a run over these looks (in order) counts as throttled, in one line; None when it does not.
+
+    A flag that holds at any look counts, and so does a sticky one that was not set at the first look.
+    """
+    flags = [s.throttle_flags for s in snapshots if s.throttle_flags is not None]
+    if flags:
+        fresh = (flags[-1] & ~flags[0] & _SINCE_BOOT) >> 16
+        for look in flags:
+            fresh |= look & _NOW
+        if fresh:
+            names = [name for bit, name in THROTTLE_BITS.items() if fresh >> bit & 1]
+            return f"the device throttled during the run: {', '.join(names)} (get_throttled {flags[-1]:#x})"
+    counts = [s.throttle_count for s in snapshots if s.throttle_count is not None]
+    if counts and counts[-1] > counts[0]:
+        return f"the device throttled during the run: {counts[-1] - counts[0]} thermal events on its cores"
+    return None
+
+
+def parse_throttled(output: str | None) -> int | None:
+    """
+    >>> hex(parse_throttled("throttled=0x50005\\n"))
+    '0x50005'
+    """
+    found = re.search(r"throttled=(0x[0-9a-fA-F]+)", output or "")
+    return int(found[1], 16) if found else None
+
+
+def parse_temperature(output: str | None) -> float | None:
+    """
+    >>> parse_temperature("temp=48.3'C\\n")
+    48.3
+    """
+    found = re.search(r"temp=(-?\d+(?:\.\d+)?)", output or "")
+    return float(found[1]) if found else None
+
+
+def parse_power(output: str | None) -> float | None:
+    """Watts from `vcgencmd pmic_read_adc`: volts times amperes, summed over the rails that tell both.
+
+    That is what the PMIC delivers; its own losses and what USB devices draw are not in it.
+    """
+    readings = re.findall(r"(\S+)_([AV])\s+(current|volt)\(\d+\)=(-?\d+(?:\.\d+)?)([AV])", output or "")
+    amperes = {rail: float(value) for rail, _, kind, value, _ in readings if kind == "current"}
+    volts = {rail: float(value) for rail, _, kind, value, _ in readings if kind == "volt"}
+    both = amperes.keys() & volts.keys()
+    return sum(amperes[rail] * volts[rail] for rail in both) if both else None
+
+
+def read_power(run: Run = run_tool) -> float | None:
+    """Watts that the Pi 5's PMIC delivers now, or None."""
+    return parse_power(run(["vcgencmd", "pmic_read_adc"]))
+
+
+@contextmanager
+def sampled_power(read: Callable[[], float | None] = read_power, period: float = 0.5):
+    """`with sampled_power() as watts: ...`: a reading every `period` seconds, by a thread that sleeps between."""
+    watts: list[float] = []
+    stop = threading.Event()
+
+    def sample() -> None:
+        while not stop.wait(period):
+            value = read()
+            if value is None:
+                return
+            watts.append(value)
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield watts
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _policies(sysfs: Path) -> list[Path]:
+    cpu = sysfs / "devices/system/cpu"
+    return sorted(cpu.glob("cpufreq/policy*")) or sorted(cpu.glob("cpu[0-9]*/cpufreq"))
+
+
+def _sysfs_temperature(sysfs: Path) -> float | None:
+    """Degrees from the first thermal zone, else hardware monitor, that is a CPU's."""
+    zones = {_text(zone / "type"): zone / "temp" for zone in sorted(sysfs.glob("class/thermal/thermal_zone*"))}
+    chips = {_text(chip / "name"): chip / "temp1_input" for chip in sorted(sysfs.glob("class/hwmon/hwmon*"))}
+    for known, places in ((_CPU_SENSORS, zones), (_CPU_CHIPS, chips)):
+        for name in known:
+            milli = _number(places[name]) if name in places else None
+            if milli is not None:
+                return milli / 1000
+    return None
+
+
+def _sysfs_throttled(sysfs: Path) -> int | None:
+    """The firmware driver's file: the flags of `get_throttled` in bare hexadecimal."""
+    for pattern in ("devices/platform/soc*/*firmware*/get_throttled", "devices/platform/*firmware*/get_throttled"):
+        for path in sorted(sysfs.glob(pattern)):
+            try:
+                return int(_text(path) or "", 16)
+            except ValueError:
+                continue
+    return None
+
+
+def _throttle_count(sysfs: Path) -> int | None:
+    """Thermal throttling events of all cores since boot; a package's count is repeated on each of its cores."""
+    cores = sysfs.glob("devices/system/cpu/cpu[0-9]*/thermal_throttle")
+    counts = [
+        int(count)
+        for core in cores
+        for name in ("core_throttle_count", "package_throttle_count")
+        if (count := _number(core / name)) is not None
+    ]
+    return sum(counts) if counts else None
+
+
+def _first(*values):
+    return next((value for value in values if value is not None), None)
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _number(path: Path) -> float | None:
+    try:
+        return float(_text(path) or "")
+    except ValueError:
+        return None
