@@ -1,6 +1,7 @@
 """Accuracy against cost: one figure per block, one panel per cost."""
 
 import io
+import math
 import textwrap
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from wasi.report.style import SETTINGS, Style, styles
 from wasi.report.ticks import label_log_axis
 
 DPI = 200
-_PANEL_INCHES = 3.1
+_PANEL_INCHES, _HEIGHT_INCHES = 3.1, 3.7
 _LOG_FROM = 4.0  # a cost whose largest value is this many times its smallest gets a logarithmic axis
 
 
@@ -47,14 +48,15 @@ def figure_of(block: Block, comparisons: list[Comparison]) -> Figure | None:
     if not panels:
         return None
     references = list({id(c.vanilla): c.vanilla for c in comparisons if c.vanilla is not None}.values())
-    figure = Figure(figsize=((_PANEL_INCHES + 0.3) * len(panels) + 0.6, 3.7), dpi=DPI, layout="constrained")
+    width = (_PANEL_INCHES + 0.3) * len(panels) + 0.6
+    figure = Figure(figsize=(width, _HEIGHT_INCHES), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     series = series_of(block)
     looks = styles([(s.method, s.label) for s in series])
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     labels = [_panel(ax, cost, series, looks, references) for ax, cost in zip(axes, panels, strict=True)]
     axes[0].set_ylabel("Validation accuracy")
-    points = figure.get_figwidth() * 72
+    points = width * 72
     title = figure.suptitle(f"{block.model} on {block.dataset}", ha="left", fontsize=10, fontweight="bold")
     caption = textwrap.fill(_caption(block), int(points / 4.6))
     axes[0].set_title(caption, loc="left", fontsize=8, color="#555555")
@@ -127,7 +129,7 @@ def _caption(block: Block) -> str:
 
 
 def _legend(figure: Figure, axes, series: list[Series], characters: int) -> None:
-    """Below the panels, `characters` wide at most; each series once, also where one panel lacks it."""
+    """Below the panels, `characters` wide at most, the figure made taller for it; each series once."""
     handles = {}
     for ax in axes:
         handles |= {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
@@ -135,6 +137,7 @@ def _legend(figure: Figure, axes, series: list[Series], characters: int) -> None
     longest = max(map(len, labels), default=0)
     columns = max(1, min(len(labels), characters // (longest + 6)))
     figure.legend([handles[label] for label in labels], labels, loc="outside lower center", ncols=columns)
+    figure.set_figheight(_HEIGHT_INCHES + 0.18 * (math.ceil(len(labels) / columns) - 1))
 
 
 def series_of(block: Block) -> list[Series]:
