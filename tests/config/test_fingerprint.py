@@ -87,6 +87,40 @@ def test_of_rank_only_what_the_method_reads(method, option, counts, compose_conf
     assert (plain != fingerprint(compose_config(f"method={method}", f"rank.{option}={value}"))) == counts
 
 
+SEARCH = "rank.activation_selection=perplexity"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "change", "counts"),
+    [
+        (["rank.activation_selection=fixed", "rank.activation_ranks=[2,2,2]"], "rank.activation_epsilon=0.5", False),
+        (["rank.activation_selection=fixed", "rank.activation_ranks=[2,2,2]"], "rank.weight_epsilon=0.5", True),
+        ([SEARCH], "rank.activation_epsilon=0.5", True),
+        ([SEARCH], "rank.memory_budget_mib=2", True),
+        ([SEARCH, "rank.memory_budget_mib=2"], "rank.activation_epsilon=0.5", False),
+        ([SEARCH, "rank.perplexity_ceiling=2"], "rank.activation_epsilon=0.5", False),
+        ([SEARCH, "rank.perplexity_ceiling=2"], "rank.perplexity_ceiling=3", True),
+        ([SEARCH, "method.activations.perplexity.objective=perplexity"], "method.scope=mlp", False),
+        ([SEARCH], "method.activations.perplexity.objective=perplexity", True),
+        (["method=svd_llm", "rank.keep_ratio=0.5"], "rank.weight_epsilon=0.5", False),
+        (["method=wasi", "rank.keep_ratio=0.5"], "rank.weight_epsilon=0.5", True),
+        (["method=vanilla", "train.monitor=true"], "rank.weight_epsilon=0.5", True),
+        (["method=vanilla", "train.monitor=true"], "rank.activation_epsilon=0.5", True),
+    ],
+)
+def test_an_option_without_effect_beside_the_others_does_not_count(overrides, change, counts, compose_config):
+    plain, changed = (fingerprint(compose_config(*overrides, *more)) for more in ([], [change]))
+    assert (plain != changed) == counts
+
+
+def test_a_perplexity_table_counts_by_content_not_by_path(tmp_path, compose_config):
+    for name, content in (("a", "one"), ("b", "one"), ("c", "two")):
+        (tmp_path / f"{name}.json").write_text(content)
+    tables = [f"rank.perplexity_table={tmp_path}/{name}.json" for name in "abc"]
+    a, b, c = (fingerprint(compose_config(SEARCH, table)) for table in tables)
+    assert a == b != c and a != fingerprint(compose_config(SEARCH))
+
+
 def test_weights_count_by_content_not_by_path(tmp_path, compose_config):
     for name, content in (("a", b"one"), ("b", b"one"), ("c", b"two")):
         (tmp_path / f"{name}.safetensors").write_bytes(content)

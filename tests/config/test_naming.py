@@ -23,6 +23,14 @@ from wasi.config.naming import job_folder
             ["method=wasi", "rank.activation_selection=fixed", "rank.activation_ranks=[2,2,4]"],
             "wasi-vit_micro-digits-eps_0.8_r2x2x4-s233",
         ),
+        (
+            ["method=wasi", "rank.activation_selection=perplexity"],
+            "wasi-vit_micro-digits-eps_0.8_search_a0.8-s233",
+        ),
+        (
+            ["method=asi", "rank.activation_selection=perplexity", "rank.memory_budget_mib=0.5"],
+            "asi-vit_micro-digits-search_0.5MiB-s233",
+        ),
     ],
 )
 def test_the_name_is_readable_and_ends_in_the_fingerprint(overrides, readable, compose_config):

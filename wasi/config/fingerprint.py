@@ -3,11 +3,12 @@
 import hashlib
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from wasi.config.reads import options_read
+from wasi.config.reads import method_as_read, rank_options_read
 from wasi.data.identity import dataset_identity
 from wasi.models.identity import weights_identity
 
@@ -52,15 +53,27 @@ def _ingredients(cfg: DictConfig) -> dict:
     parts = {name: OmegaConf.to_container(cfg[name], resolve=True, throw_on_missing=True) for name in sections}
     for name, keys in {**_PLACES, "train": _BOOKKEEPING}.items():
         parts[name] = {k: v for k, v in parts[name].items() if k not in keys}
-    if options_read(cfg, "method", of="rank"):  # a method that has ranks finds them on these batches
+    parts["method"] = method_as_read(cfg)
+    read = rank_options_read(cfg)
+    if read:  # a method that has ranks finds them on these batches
         parts["calibration_batches"] = cfg.rank.calibration_batches
+    if cfg.train.monitor:  # it holds every method against both thresholds
+        parts["monitored"] = [cfg.rank.weight_epsilon, cfg.rank.activation_epsilon]
     identity = {"weights": weights_identity(cfg.model), "data": dataset_identity(cfg.dataset)}
+    if "perplexity_table" in read and cfg.rank.perplexity_table is not None:
+        identity["perplexity_table"] = _file_digest(cfg.rank.perplexity_table)
+        parts["method"]["activations"]["perplexity"].pop("table")
     return {"schema_version": SCHEMA_VERSION, "seed": cfg.seed, "identity": identity, **parts}
 
 
 def _digest(ingredients: Any) -> str:
     text = json.dumps(canonical(ingredients), sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _file_digest(path: str) -> str:
+    file = Path(path).expanduser()
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "absent"
 
 
 def _without(cfg: DictConfig, *keys: str) -> DictConfig:

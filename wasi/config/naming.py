@@ -5,7 +5,7 @@ import re
 from omegaconf import DictConfig, OmegaConf
 
 from wasi.config.fingerprint import canonical, fingerprint
-from wasi.config.reads import options_read
+from wasi.config.reads import rank_options_read
 
 
 def job_folder(cfg: DictConfig) -> str:
@@ -17,9 +17,12 @@ def job_folder(cfg: DictConfig) -> str:
 
 
 def _rank_label(cfg: DictConfig) -> str:
-    """The ranks as far as the method reads them: `eps_0.8`, `eps_0.8_a0.4`, `eps_0.8_r16x10x40`, `keep_0.5`."""
+    """The ranks as far as the method reads them: `eps_0.8`, `eps_0.8_a0.4`, `eps_0.8_r16x10x40`, `keep_0.5`.
+
+    After a search, its bound: `eps_0.8_search_a0.8` (of that uniform threshold), `search_0.5MiB`, `search_p3`.
+    """
     try:
-        read = options_read(cfg, "method", of="rank")
+        read = rank_options_read(cfg)
         rank = {key: canonical(_select(cfg, f"rank.{key}")) for key in read}
     except Exception:
         return ""
@@ -27,11 +30,21 @@ def _rank_label(cfg: DictConfig) -> str:
     label = f"eps_{weight}" if weight is not None else ""
     if rank.get("keep_ratio") is not None:
         label = f"keep_{rank['keep_ratio']}"
+    if "perplexity_table" in read:
+        return "_".join(filter(None, [label, _search_label(rank)]))
     if ranks is not None:
         return f"{label}_r{'x'.join(map(str, ranks))}" if isinstance(ranks, list) else label
     if activation is None or activation == weight:
         return label
     return f"{label}_a{activation}" if label else f"eps_{activation}"
+
+
+def _search_label(rank: dict) -> str:
+    if rank["memory_budget_mib"] is not None:
+        return f"search_{rank['memory_budget_mib']}MiB"
+    if rank["perplexity_ceiling"] is not None:
+        return f"search_p{rank['perplexity_ceiling']}"
+    return f"search_a{rank['activation_epsilon']}"
 
 
 def _select(cfg: DictConfig, key: str):

@@ -1,21 +1,59 @@
-"""Which options one section of a configuration reads from another, by interpolation."""
+"""Which options a method reads from `rank`, by interpolation, and which of them have an effect."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+_INTERPOLATION = re.compile(r"\$\{rank\.(\w+)\}")
 
-def options_read(cfg: DictConfig, section: str, of: str) -> set[str]:
-    """Names of the `of` options that `section` interpolates.
 
-    >>> cfg = OmegaConf.create({"rank": {"a": 1, "b": 2}, "method": {"x": "${rank.a}", "y": [3]}})
-    >>> options_read(cfg, "method", of="rank")
-    {'a'}
+# What each way of choosing activation ranks looks at.
+_OF_SELECTION = {
+    "epsilon": {"activation_epsilon"},
+    "fixed": {"activation_ranks"},
+    "perplexity": {"activation_epsilon", "perplexity_ceiling", "memory_budget_mib", "perplexity_table"},
+}
+
+
+def rank_options_read(cfg: DictConfig) -> set[str]:
+    """Names of the `rank` options that `method` interpolates and that matter beside each other's values.
+
+    >>> rank = {"activation_selection": "epsilon", "activation_epsilon": 0.8, "activation_ranks": None}
+    >>> method = {"x": "${rank.activation_epsilon}", "y": ["${rank.activation_ranks}"]}
+    >>> rank_options_read(OmegaConf.create({"rank": rank, "method": method}))
+    {'activation_epsilon'}
     """
-    pattern = re.compile(rf"\$\{{{re.escape(of)}\.(\w+)\}}")
-    raw = OmegaConf.to_container(cfg[section], resolve=False)
-    return {name for text in _strings(raw) for name in pattern.findall(text)}
+    raw = OmegaConf.to_container(cfg.method, resolve=False)
+    names = {name for text in _strings(raw) for name in _INTERPOLATION.findall(text)}
+    return names - _without_effect(cfg.rank, names)
+
+
+def method_as_read(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved `method` without those of its entries that stand for `rank` options of no effect."""
+    raw = OmegaConf.to_container(cfg.method, resolve=False)
+    resolved = OmegaConf.to_container(cfg.method, resolve=True, throw_on_missing=True)
+    read = rank_options_read(cfg)
+    return _pruned(raw, resolved, lambda text: set(_INTERPOLATION.findall(text)) <= read)
+
+
+def _without_effect(rank: DictConfig, names: set[str]) -> set[str]:
+    every = set().union(*_OF_SELECTION.values())
+    idle = every - _OF_SELECTION.get(rank.get("activation_selection"), every)
+    if rank.get("perplexity_ceiling") is not None or rank.get("memory_budget_mib") is not None:
+        idle.add("activation_epsilon")  # otherwise it is what the bound is derived from
+    if "keep_ratio" in names and rank.get("keep_ratio") is not None:
+        idle.add("weight_epsilon")
+    return idle
+
+
+def _pruned(raw: dict[str, Any], resolved: dict[str, Any], keep: Callable[[str], bool]) -> dict[str, Any]:
+    return {
+        key: _pruned(raw[key], value, keep) if isinstance(raw[key], dict) else value
+        for key, value in resolved.items()
+        if not isinstance(raw[key], str) or keep(raw[key])
+    }
 
 
 def _strings(value: Any):

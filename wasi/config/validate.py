@@ -89,12 +89,16 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "rank.activation_epsilon": _epsilon,
     "rank.activation_selection": _names("epsilon", "fixed", "perplexity"),
     "rank.activation_ranks": (or_null(is_ranks), "a list of whole numbers from 1 up, one per mode, or null"),
+    "rank.perplexity_ceiling": (or_null(_not_negative[0]), "a number from 0 up, or null"),
+    "rank.memory_budget_mib": (or_null(_positive[0]), "a number above 0, or null"),
+    "rank.perplexity_table": (or_null(is_text), "the path of an earlier run's perplexity.json, or null"),
     "rank.keep_ratio": (or_null(_epsilon[0]), "a number in (0, 1], or null"),
     "rank.calibration_batches": _count,
     "method.name": _text,
     "method.scope": _names("mlp", "attention", "all"),
     "method.train_rest": _yes_no,
     "method.weight_epsilon": _epsilon,
+    "method.update": _names("subspace", "svd"),
     "device.name": _names("auto", "cpu", "cuda", "pi5", "pi4"),
     "device.num_threads": _count_or_null,
     "device.dtype": _names("float32", "bfloat16"),
@@ -126,6 +130,12 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "train.rerun": _yes_no,
     "train.measure": _yes_no,
     "train.monitor": _yes_no,
+    "bench.baseline": (or_null(is_text), "a method's name, or null"),
+    "bench.warmup": (integer_from(0), "a whole number from 0 up"),
+    "bench.min_count": _count,
+    "bench.min_seconds": _not_negative,
+    "bench.rounds": _count,
+    "bench.rerun": _yes_no,
 }
 
 # The last of a rule's options is the one to blame; the predicate sees their values in this order.
@@ -157,6 +167,19 @@ TOGETHER: list[tuple[tuple[str, ...], Callable[..., bool], str]] = [
         ("train.memory", "train.gradient_checkpointing"),
         lambda memory, checkpointing: not (checkpointing and memory == "lean"),
         "false with train.memory={}, which repeats blocks itself",
+    ),
+    *(
+        (
+            ("rank.activation_selection", f"rank.{option}"),
+            lambda selection, value: value is None or selection == "perplexity",
+            "null with rank.activation_selection={}; it goes with perplexity",
+        )
+        for option in ("perplexity_ceiling", "memory_budget_mib", "perplexity_table")
+    ),
+    (
+        ("rank.perplexity_ceiling", "rank.memory_budget_mib"),
+        lambda ceiling, budget: ceiling is None or budget is None,
+        "null with rank.perplexity_ceiling={}; one of them is the bound",
     ),
     (
         ("train.epochs", "scheduler.warmup_epochs"),

@@ -103,8 +103,7 @@ class TuckerState(nn.Module):
 
     def stored_elements(self, shape: Sequence[int]) -> int:
         """Elements of core and factors for an input of `shape`, as the paper counts them."""
-        ranks = [min(r, d) for r, d in zip(self.ranks, shape, strict=True)]
-        return prod(ranks) + sum(d * r for d, r in zip(shape, ranks, strict=True))
+        return tucker.stored_elements(shape, self.ranks)
 
 
 def _iterate(x: Tensor, small: Tensor, mode: int) -> Tensor:

@@ -80,3 +80,9 @@ def _projection_cost(sizes: Sequence[int], ranks: Sequence[int], width: int) -> 
             cost += prod(current) * rank * width
             current[mode] = rank
     return cost
+
+
+def stored_elements(shape: Sequence[int], ranks: Sequence[int]) -> int:
+    """Elements of core and factors of a tensor of `shape`, as the paper counts them."""
+    kept = [min(r, d) for r, d in zip(ranks, shape, strict=True)]
+    return prod(kept) + sum(d * r for d, r in zip(shape, kept, strict=True))

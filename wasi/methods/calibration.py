@@ -1,11 +1,13 @@
 """What a method may look at before training: a few fixed batches, and what each linear layer sees of them."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from wasi.data.loader import calibration_batches
+from wasi.errors import UserError
 
 
 class Calibration:
@@ -45,6 +47,16 @@ def observe_inputs(
         model.train(training)
         for hook in hooks:
             hook.remove()
+
+
+@contextmanager
+def decomposing(name: str) -> Iterator[None]:
+    """A zero or non-finite input of layer `name`, which has no subspace, is told as the weights' fault."""
+    try:
+        yield
+    except ValueError as error:
+        allowed = f"one whose activations can be decomposed: {error}"
+        raise UserError("model.weights", f"({name})", allowed) from error
 
 
 def second_moments(

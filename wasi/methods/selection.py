@@ -1,15 +1,20 @@
 """Tucker ranks of the saved inputs, fixed before training, and the bases they start from (DESIGN 3.5)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from wasi.errors import UserError
 from wasi.layers.activation import TuckerState, epsilon_ranks
-from wasi.methods.calibration import observe_inputs
+from wasi.methods.calibration import decomposing, observe_inputs
+from wasi.methods.perplexity_search import PerplexitySearch
+from wasi.methods.perplexity_table import OPTION as TABLE
 
 Ranks = tuple[int, ...]
+Batch = tuple[Tensor, Tensor]
+Choose = Callable[[str, int, Tensor], Ranks]  # layer, call, its input -> one rank per mode
 
 
 @dataclass
@@ -17,34 +22,64 @@ class ActivationRanks:
     """How ranks are chosen.
 
     Args:
-        selection: `epsilon` (explained variance per mode of a calibration batch) or `fixed`.
+        selection: `epsilon` (explained variance per mode of a calibration batch), `fixed`, or `perplexity`.
         epsilon: threshold for `epsilon`.
         ranks: for `fixed`, one rank per mode of the layers' inputs, the batch mode first.
+        perplexity: the search for `perplexity`.
     """
 
     selection: str
     epsilon: float
     ranks: list[int] | None
+    perplexity: PerplexitySearch | None = None
+
+    def __post_init__(self) -> None:
+        needs = {"epsilon": self.epsilon, "fixed": self.ranks, "perplexity": self.perplexity}
+        if needs.get(self.selection) is None:
+            allowed = "epsilon, fixed or perplexity, with its options"
+            raise UserError("rank.activation_selection", self.selection, allowed)
+
+    @property
+    def artifacts(self) -> dict[str, Any]:
+        """File name -> content (JSON) of what the choice leaves behind."""
+        return self.perplexity.artifacts if self.perplexity else {}
 
     def states(
-        self, model: nn.Module, layers: Mapping[str, nn.Module], batches: Iterable[tuple[Tensor, Tensor]]
+        self, model: nn.Module, layers: Mapping[str, nn.Linear], batches: Iterable[Batch]
     ) -> dict[str, list[TuckerState]]:
         """One state per layer and call, with bases from the first of `batches`."""
         states: dict[str, list[TuckerState]] = {name: [] for name in layers}
+        batch = next(iter(batches))
 
         def see(name: str, x: Tensor) -> None:
-            try:
-                states[name].append(TuckerState(x, self._choose(x)))
-            except ValueError as error:
-                raise UserError("model.weights", f"({name})", f"one whose activations can be decomposed: {error}") from error
+            with decomposing(name):
+                states[name].append(TuckerState(x, choose(name, len(states[name]), x)))
 
-        observe_inputs(model, layers, [next(iter(batches))], see)
+        choose = self._chooser(model, layers, batch)
+        observe_inputs(model, layers, [batch], see)
         return states
 
-    def _choose(self, x: Tensor) -> Ranks:
+    def _chooser(self, model: nn.Module, layers: Mapping[str, nn.Linear], batch: Batch) -> Choose:
         if self.selection == "epsilon":
-            return epsilon_ranks(x, self.epsilon)
+            return lambda name, call, x: epsilon_ranks(x, self.epsilon)
+        if self.selection == "fixed":
+            return self._fixed
+        return self._searched(model, layers, batch)
+
+    def _fixed(self, name: str, call: int, x: Tensor) -> Ranks:
         if len(self.ranks) != x.dim():
             modes = "[b,n,i]" if x.dim() == 3 else "[b,h,w,i]" if x.dim() == 4 else f"{x.dim()} ranks"
             raise UserError("rank.activation_ranks", list(self.ranks), f"{modes}, one rank per mode of this model")
         return tuple(self.ranks)
+
+    def _searched(self, model: nn.Module, layers: Mapping[str, nn.Linear], batch: Batch) -> Choose:
+        chosen = self.perplexity.chosen(model, layers, batch)
+
+        def choose(name: str, call: int, x: Tensor) -> Ranks:
+            table, candidate = chosen.get(name, (None, None))
+            if table is None or table.shapes[call : call + 1] != [tuple(x.shape)]:
+                seen = f"inputs of {'x'.join(map(str, x.shape))} to {name}"
+                raise UserError(TABLE, self.perplexity.table, f"a table of this model and batch size, with {seen}")
+            return candidate.ranks[call]
+
+        return choose

@@ -3,6 +3,7 @@
 from omegaconf import DictConfig
 
 from wasi.data.check import check_dataset
+from wasi.methods.perplexity_table import read_tables
 from wasi.models.spec import check_image_size
 from wasi.models.weights_file import KEYWORDS, tensor_shapes
 
@@ -17,4 +18,6 @@ def check_inputs(cfg: DictConfig) -> None:
         check_image_size(cfg.model.name, cfg.dataset.image_size)
     if cfg.model.weights not in KEYWORDS:
         tensor_shapes(cfg.model.weights)
+    if cfg.rank.perplexity_table is not None:
+        read_tables(cfg.rank.perplexity_table)
     check_dataset(cfg.dataset)

@@ -1,0 +1,133 @@
+"""Perplexity of each layer at each activation threshold, measured on one batch (DESIGN 3.5).
+
+Perplexity is `||dW_exact - dW_lowrank||_F`: the error that a layer's weight gradient has when its input is
+kept as a Tucker decomposition, everything else being exact.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wasi.layers.activation import unfold
+from wasi.linalg import tucker
+from wasi.linalg.rank import explained_rank
+from wasi.linalg.spectrum import leading_subspace
+from wasi.methods.calibration import decomposing
+from wasi.methods.perplexity_table import Candidate, LayerTable
+
+
+def measure_perplexities(
+    model: nn.Module,
+    layers: Mapping[str, nn.Linear],
+    batch: tuple[Tensor, Tensor],
+    epsilons: Sequence[float],
+) -> list[LayerTable]:
+    """One table per layer, from one forward and backward pass of the cross-entropy of `batch`.
+
+    A layer's input is held until its output gradient arrives, as training holds it; weight gradients are
+    formed one layer at a time. Model, parameters and random state stay as they are.
+    """
+    probes = {id(layer): _Probe(name, layer, epsilons) for name, layer in reversed(layers.items())}
+    hooks = [probe.layer.register_forward_hook(probe.see) for probe in probes.values()]
+    training = model.training
+    model.eval()
+    try:
+        device = next(model.parameters()).device
+        images = batch[0].to(device).detach().requires_grad_()
+        # Of the images alone, so that no parameter's gradient is formed, yet every layer's output gets one.
+        torch.autograd.grad(F.cross_entropy(model(images), batch[1].to(device)), images)
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    return [probe.table() for probe in reversed(probes.values()) if probe.shapes]
+
+
+class _Probe:
+    """Watches one layer: one Tucker decomposition per call, gradient errors summed over the calls."""
+
+    def __init__(self, name: str, layer: nn.Linear, epsilons: Sequence[float]):
+        self.name, self.layer, self.epsilons = name, layer, sorted(epsilons)
+        self.shapes: list[tuple[int, ...]] = []
+        self.ranks: list[list[tuple[int, ...]]] = []  # per call, per epsilon
+        self._inputs: dict[int, Tensor] = {}
+        self._errors: list[Tensor] | None = None  # per epsilon, O x I, while calls are being summed
+        self._norms = [0.0] * len(epsilons)
+
+    def see(self, layer: nn.Module, args: tuple, output: Tensor) -> None:
+        call, x = len(self.shapes), args[0].detach()
+        self.shapes.append(tuple(x.shape))
+        self.ranks.append([])
+        self._inputs[call] = x
+        output.register_hook(lambda grad: self._measure(call, grad))
+
+    def _measure(self, call: int, grad: Tensor) -> None:
+        x = self._inputs.pop(call)
+        spectrum = self._decompose(call, x)
+        exact = grad.reshape(-1, grad.shape[-1]).mT @ x.reshape(-1, x.shape[-1])
+        errors = (_low_rank_gradient(grad, *spectrum.compress(ranks)).sub_(exact) for ranks in self.ranks[call])
+        if len(self.shapes) == 1:
+            self._norms = [error.norm().item() for error in errors]
+        else:
+            before = self._errors or [torch.zeros_like(exact)] * len(self.epsilons)
+            self._errors = [old + error for old, error in zip(before, errors, strict=True)]
+            self._norms = [error.norm().item() for error in self._errors]
+
+    def _decompose(self, call: int, x: Tensor) -> "_Spectrum":
+        with decomposing(self.name):
+            spectrum = _Spectrum(x, self.epsilons[-1])
+            self.ranks[call] = [spectrum.ranks(epsilon) for epsilon in self.epsilons]
+        return spectrum
+
+    def table(self) -> LayerTable:
+        for call, x in self._inputs.items():  # its output does not reach the loss: any threshold is exact
+            self._decompose(call, x)
+        self._inputs.clear()
+        self._errors = None
+        candidates = []
+        for i, epsilon in enumerate(self.epsilons):
+            ranks = [of_call[i] for of_call in self.ranks]
+            memory = sum(map(tucker.stored_elements, self.shapes, ranks))
+            candidates.append(Candidate(epsilon, ranks, self._norms[i], memory))
+        return LayerTable(self.name, self.shapes, candidates)
+
+
+class _Spectrum:
+    """Leading directions and energies of every unfolding of `x`, once, for all thresholds up to `highest`."""
+
+    def __init__(self, x: Tensor, highest: float):
+        self.x = x
+        self.total = torch.linalg.vector_norm(x, dtype=torch.float64).square()
+        self.bases: list[Tensor] = []
+        self.energies: list[Tensor] = []
+        for mode in range(x.dim()):
+            rows = unfold(x, mode)
+            basis = leading_subspace(rows, highest, None)
+            self.bases.append(basis)
+            self.energies.append((rows @ basis).double().square().sum(0))
+
+    def ranks(self, epsilon: float) -> tuple[int, ...]:
+        """One rank per mode, as `rank.activation_selection=epsilon` chooses them."""
+        return tuple(
+            d if epsilon >= 1 else explained_rank(energy, epsilon, self.total)
+            for energy, d in zip(self.energies, self.x.shape, strict=True)
+        )
+
+    def compress(self, ranks: Sequence[int]) -> tuple[Tensor, list[Tensor | None]]:
+        """Core and factors of `x`, as a layer's first training step keeps them (`TuckerState.compress`)."""
+        x = core = self.x
+        factors: list[Tensor | None] = [None] * x.dim()
+        for mode in (x.dim() - 1, *range(1, x.dim() - 1)):
+            if ranks[mode] < x.shape[mode]:
+                factors[mode] = self.bases[mode][:, : ranks[mode]]
+                core = tucker.project(core, factors[mode], mode)
+        factors[0] = tucker.batch_factor(core, ranks[0])
+        return core if factors[0] is None else tucker.project(core, factors[0], 0), factors
+
+
+def _low_rank_gradient(grad: Tensor, core: Tensor, factors: list[Tensor | None]) -> Tensor:
+    """`dW` (`O x I`) for the input that `core` and `factors` stand for."""
+    coordinates = tucker.weight_coordinates(grad, core, factors)
+    return coordinates if factors[-1] is None else coordinates @ factors[-1].mT

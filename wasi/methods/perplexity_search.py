@@ -1,0 +1,126 @@
+"""`rank.activation_selection=perplexity`: one threshold per layer, chosen over all layers at once (DESIGN 3.5)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import ceil, floor, log10
+from typing import Any
+
+from torch import Tensor, nn
+
+from wasi.errors import UserError
+from wasi.methods.knapsack import Choice, Option, Unreachable, least_memory, least_perplexity
+from wasi.methods.perplexity import measure_perplexities
+from wasi.methods.perplexity_table import OPTION, Candidate, LayerTable, read_tables, to_json
+
+EPSILONS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+FILE_NAME = "perplexity.json"
+_ELEMENTS_PER_MIB = 1024**2 // 4  # float32
+
+
+@dataclass
+class PerplexitySearch:
+    """Least memory under a ceiling on the summed perplexity, or least perplexity under a memory budget.
+
+    Args:
+        objective: `memory` or `perplexity`: what is made least where neither bound is given. The bound is then
+            what the same threshold for every layer, `uniform_epsilon`, would take of the other quantity.
+        uniform_epsilon: that threshold; a candidate as well in that case.
+        ceiling: largest summed perplexity; budget_mib: largest sum of core and factor elements, as float32 MiB
+            at the calibration batch's size; one of them at most.
+        table: path of a `perplexity.json` to use instead of measuring, or None.
+    """
+
+    objective: str
+    uniform_epsilon: float
+    ceiling: float | None
+    budget_mib: float | None
+    table: str | None
+    artifacts: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.objective not in ("memory", "perplexity"):
+            raise UserError("method.activations.perplexity.objective", self.objective, "memory or perplexity")
+        if self.ceiling is not None and self.budget_mib is not None:
+            raise UserError("rank.memory_budget_mib", self.budget_mib, "null with rank.perplexity_ceiling given")
+
+    def chosen(
+        self, model: nn.Module, layers: Mapping[str, nn.Linear], batch: tuple[Tensor, Tensor]
+    ) -> dict[str, tuple[LayerTable, Candidate]]:
+        """Layer -> its table and the candidate chosen from it; `artifacts` then holds what was found.
+
+        Raises:
+            UserError: a bound that cannot be met, or a table of another model.
+        """
+        tables = self._tables(model, layers, batch)
+        choice, bound = self._choose(tables)
+        candidates = [table.candidates[i] for table, i in zip(tables, choice.indices, strict=True)]
+        self.artifacts[FILE_NAME] = {
+            **bound,
+            "perplexity": choice.perplexity,
+            "memory_mib": choice.memory / _ELEMENTS_PER_MIB,
+            "chosen": {table.name: c.epsilon for table, c in zip(tables, candidates, strict=True)},
+            "layers": to_json(tables),
+        }
+        found = {table.name: (table, c) for table, c in zip(tables, candidates, strict=True)}
+        first = {id(layer): name for name, layer in reversed(layers.items())}  # a module may have two names
+        return {name: found[first[id(layer)]] for name, layer in layers.items() if first[id(layer)] in found}
+
+    def _tables(self, model, layers, batch) -> list[LayerTable]:
+        if self.table is None:
+            uniform = {self.uniform_epsilon} if self._derives_bound() else set()
+            return measure_perplexities(model, layers, batch, sorted({*EPSILONS, *uniform}))
+        tables = read_tables(self.table)
+        unknown = [name for name in (t.name for t in tables) if name not in layers]
+        if unknown or not tables:
+            there = ", ".join(layers)
+            raise UserError(OPTION, self.table, f"a table of this model and scope; its layers are {there}")
+        return tables
+
+    def _derives_bound(self) -> bool:
+        return self.ceiling is None and self.budget_mib is None
+
+    def _choose(self, tables: Sequence[LayerTable]) -> tuple[Choice, dict[str, Any]]:
+        options = [[Option(c.elements, c.perplexity) for c in table.candidates] for table in tables]
+        ceiling, budget, source = self.ceiling, None, "given"
+        if self.budget_mib is not None:
+            budget = floor(self.budget_mib * _ELEMENTS_PER_MIB)
+        elif ceiling is None:
+            source = f"uniform epsilon {self.uniform_epsilon}"
+            uniform = [self._uniform(table) for table in tables]
+            if self.objective == "memory":
+                ceiling = sum(c.perplexity for c in uniform)
+            else:
+                budget = sum(c.elements for c in uniform)
+        try:
+            if budget is None:
+                return least_memory(options, ceiling), {"perplexity_ceiling": ceiling, "bound": source}
+            choice = least_perplexity(options, budget)
+            return choice, {"memory_budget_mib": budget / _ELEMENTS_PER_MIB, "bound": source}
+        except Unreachable as error:
+            raise self._refusal(error.least) from error
+
+    def _uniform(self, table: LayerTable) -> Candidate:
+        candidate = table.at(self.uniform_epsilon)
+        if candidate is None:
+            there = ", ".join(f"{c.epsilon:g}" for c in table.candidates)
+            allowed = f"one that the table holds ({there}), or give a bound"
+            raise UserError("rank.activation_epsilon", self.uniform_epsilon, allowed)
+        return candidate
+
+    def _refusal(self, least: float) -> UserError:
+        option, given = "rank.perplexity_ceiling", self.ceiling
+        if self.budget_mib is not None:
+            option, given, least = "rank.memory_budget_mib", self.budget_mib, least / _ELEMENTS_PER_MIB
+        return UserError(option, given, f"{_upwards(least)} or more, the least possible here")
+
+
+def _upwards(value: float) -> str:
+    """`value` to 6 digits, never less than it.
+
+    >>> _upwards(0.0123456789), _upwards(1234567.1)
+    ('0.0123457', '1234568')
+    """
+    if value == 0:
+        return "0"
+    digits = max(0, 5 - floor(log10(value)))
+    return f"{ceil(value * 10**digits) / 10**digits:.{digits}f}"
