@@ -11,7 +11,10 @@ from wasi.layers.base import LowRankLayer
 
 
 class Adapter(nn.Module):
-    """`scale * X A^T B^T` beside a `weight` (`out x in`): `A` (`rank x in`), `B` (`out x rank`, zero at the start), `scale = alpha / rank`."""
+    """`scale * X A^T B^T` beside a `weight` (`out x in`), `scale = alpha / rank`.
+
+    `A` is `rank x in`; `B`, zero at the start, is `out x rank`.
+    """
 
     def __init__(self, weight: Tensor, rank: int, alpha: float, generator: torch.Generator):
         super().__init__()
@@ -24,6 +27,10 @@ class Adapter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(F.linear(x, self.A), self.B) * self.scale
+
+    def beside(self, weight: Tensor) -> Tensor:
+        """The weight in effect: `weight + scale * B A`."""
+        return weight + self.scale * self.B @ self.A
 
 
 class AdapterLinear(LowRankLayer):
@@ -50,6 +57,9 @@ class AdapterLinear(LowRankLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias) + self.adapter(x)
+
+    def weight_factors(self) -> tuple[Tensor, ...]:
+        return (self.adapter.beside(self.weight),)
 
     def stored_elements(self, shape: Sequence[int]) -> int:
         return prod(shape) + prod(shape[:-1]) * self.adapter.A.shape[0]
@@ -87,6 +97,9 @@ class FactoredAdapterLinear(LowRankLayer):
     def forward(self, x: Tensor) -> Tensor:
         z = F.linear(x, self.R) + self.adapter_R(x)
         return F.linear(z, self.L, self.bias) + self.adapter_L(z)
+
+    def weight_factors(self) -> tuple[Tensor, ...]:
+        return self.adapter_L.beside(self.L), self.adapter_R.beside(self.R)
 
     def stored_elements(self, shape: Sequence[int]) -> int:
         rank = self.adapter_R.A.shape[0]

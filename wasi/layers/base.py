@@ -35,6 +35,21 @@ class LowRankLayer(nn.Module):
         """Tucker ranks per mode of the (first call's) saved input, or None for a dense one."""
         return self.states[0].ranks if self.states else None
 
+    @property
+    def retracted(self) -> nn.Parameter | None:
+        """What `retract_` brings back to its manifold after an optimizer step; None where there is nothing to do.
+
+        Layers that share it are retracted once.
+        """
+        return None
+
+    def retract_(self) -> None:
+        """After an optimizer step on `retracted`, and what goes with it."""
+
+    def weight_factors(self) -> tuple[Tensor, ...]:
+        """The weight in effect (`O x I`), or the two matrices whose product it is."""
+        return (self.weight,)
+
     def weight_elements(self) -> int:
         """Elements of all weight matrices held (biases left out, as the paper does)."""
         return sum(p.numel() for p in self.parameters(recurse=True) if p.dim() == 2)

@@ -72,12 +72,19 @@ class FactoredLinear(LowRankLayer):
     def weight_rank(self) -> int:
         return self.L.shape[1]
 
+    @property
+    def retracted(self) -> nn.Parameter | None:
+        return self.L if self.L.requires_grad else None
+
     def forward(self, x: Tensor) -> Tensor:
         if not (torch.is_grad_enabled() and (self.L.requires_grad or self.R.requires_grad)):
             return F.linear(F.linear(x, self.R), self.L, self.bias)
         core, factors = self.saved(x.detach())
         collect = self._collect if self.collects else None
         return FactoredProduct.apply(x, self.L, self.R, self.bias, collect, core, *factors)
+
+    def weight_factors(self) -> tuple[Tensor, ...]:
+        return self.L, self.R
 
     def can_collect(self) -> bool:
         """Whether a step's whole weight gradient has coordinates in one basis, thinner than the factors."""

@@ -55,7 +55,7 @@ def step_flops(
     with _training_untouched(model):
         traces = _traces(model, example)
     counts = dict.fromkeys(("flops/train_forward", "flops/train_backward"), 0)
-    counts["flops/train_subspace"] = _once_per_step(traces[0])
+    counts["flops/train_subspace"] = _once_per_step(traces[0]) + layer_flops.truncations(model)
     for size, times in sizes.items():
         operators = _at_batch(traces, size)
         again = sum(_repetition(operators, name, to_the_end=chunk_size is not None) for name in repeated)

@@ -8,11 +8,14 @@ from collections.abc import Sequence
 from functools import singledispatch
 from math import prod
 
+from torch import nn
+
 from wasi.layers.activation import TuckerState
 from wasi.layers.base import LowRankLayer
 from wasi.layers.factored import FactoredLinear, FactoredProduct
+from wasi.layers.svd_linear import SvdLinear
 from wasi.layers.tucker_linear import TuckerLinear, TuckerProduct
-from wasi.measure.formulas import cholesky, eigh, matmul, qr, triangular_solve
+from wasi.measure.formulas import cholesky, eigh, matmul, qr, svd, triangular_solve
 
 # Functions that stand for a whole product with the weight in a traced graph.
 PRODUCTS = (FactoredProduct.__name__, TuckerProduct.__name__)
@@ -110,6 +113,16 @@ def step(layer: LowRankLayer, token_shape: Shape) -> int:
     if isinstance(layer, FactoredLinear):
         total += _thin_step(layer) if layer.collects else _tangent(layer) + _retraction(layer)
     return total
+
+
+def truncations(model: nn.Module) -> int:
+    """SVDs that take dense weights back to their rank after every step, and the products; a shared one once."""
+    layers = {id(m.weight): m for m in model.modules() if isinstance(m, SvdLinear) and m.retracted is not None}
+    return sum(_truncation(m.out_features, m.in_features, m.rank) for m in layers.values())
+
+
+def _truncation(o: int, i: int, k: int) -> int:
+    return svd(o, i) + matmul(o, k, i)
 
 
 def _coordinates(shape: Shape, core: Shape, o: int) -> int:

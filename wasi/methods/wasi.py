@@ -2,12 +2,15 @@
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from wasi.errors import UserError
 from wasi.layers.activation import TuckerState
+from wasi.layers.base import LowRankLayer
 from wasi.layers.factored import FactoredLinear
+from wasi.layers.svd_linear import SvdLinear
 from wasi.layers.tucker_linear import TuckerLinear
 from wasi.linalg.rank import truncate
 from wasi.methods.scope import freeze_rest, replace_layers, scope_linears
@@ -22,6 +25,8 @@ class SubspaceMethod:
 
     Args:
         weight_epsilon: explained variance that the factors keep of a weight; None leaves weights dense.
+        update: of the weights: `subspace` steps on the factors; `svd`, the paper's baseline for WSI, steps on the
+            dense product and truncates it to the same rank by an SVD, each time.
         activations: how Tucker ranks are chosen; None saves inputs as they are.
         train_rest: whether what lies outside the scope trains as well (the head always does).
     """
@@ -31,6 +36,18 @@ class SubspaceMethod:
     train_rest: bool
     weight_epsilon: float | None = None
     activations: ActivationRanks | None = None
+    update: str = "subspace"
+
+    def __post_init__(self) -> None:
+        if self.update not in ("subspace", "svd"):
+            raise UserError("method.update", self.update, "subspace or svd")
+        if self.update == "svd" and (self.weight_epsilon is None or self.activations):
+            raise UserError("method.update", self.update, f"for method=wsi only, not for {self.name}")
+
+    @property
+    def artifacts(self) -> dict[str, Any]:
+        """File name -> content (JSON) of what `apply` found out besides the model."""
+        return self.activations.artifacts if self.activations else {}
 
     def apply(self, model: nn.Module, calibration) -> nn.Module:
         linears = scope_linears(model, self.scope)
@@ -42,12 +59,21 @@ class SubspaceMethod:
         made: dict[int, nn.Module] = {}  # a module used under two names stays one module
         for name, linear in linears.items():
             if id(linear) not in made:
-                made[id(linear)] = _layer(name, linear, factors, states.get(name, []))
+                made[id(linear)] = self._layer(name, linear, factors, states.get(name, []))
             layers[name] = made[id(linear)]
         replace_layers(model, layers)
         if not self.train_rest:
             freeze_rest(model)
         return model
+
+    def _layer(
+        self, name: str, linear: nn.Linear, factors: "_SharedFactors | None", states: list[TuckerState]
+    ) -> LowRankLayer:
+        if factors is None:
+            return TuckerLinear(linear.weight, linear.bias, states)
+        if self.update == "svd":
+            return SvdLinear(*factors.product(linear.weight), linear.bias)
+        return FactoredLinear(*factors.of(name, linear.weight), linear.bias, states)
 
 
 def _check_weights(linears: dict[str, nn.Linear]) -> None:
@@ -62,12 +88,20 @@ class _SharedFactors:
     def __init__(self, epsilon: float):
         self.epsilon = epsilon
         self._pairs: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}
+        self._products: dict[int, tuple[nn.Parameter, int]] = {}
 
     def of(self, name: str, weight: Tensor) -> tuple[nn.Parameter, nn.Parameter]:
         if id(weight) not in self._pairs:
             left, right = self._truncate(name, weight)
             self._pairs[id(weight)] = nn.Parameter(left), nn.Parameter(right)
         return self._pairs[id(weight)]
+
+    def product(self, weight: Tensor) -> tuple[nn.Parameter, int]:
+        """The dense `L R` and its rank."""
+        if id(weight) not in self._products:
+            left, right = truncate(weight, self.epsilon)
+            self._products[id(weight)] = nn.Parameter(left @ right), left.shape[1]
+        return self._products[id(weight)]
 
     def _truncate(self, name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
         left, right = truncate(weight, self.epsilon)
@@ -78,11 +112,3 @@ class _SharedFactors:
                 name, left.shape[1], size, weight.numel(),
             )
         return left, right
-
-
-def _layer(
-    name: str, linear: nn.Linear, factors: _SharedFactors | None, states: list[TuckerState]
-) -> FactoredLinear | TuckerLinear:
-    if factors is None:
-        return TuckerLinear(linear.weight, linear.bias, states)
-    return FactoredLinear(*factors.of(name, linear.weight), linear.bias, states)
