@@ -19,9 +19,11 @@ def train(cfg: DictConfig, run: Run) -> None:
     from wasi.methods.describe import describe_layers
     from wasi.models.build import build_model
     from wasi.models.spec import input_spec
+    from wasi.runs.artifacts import write_artifacts
     from wasi.runs.device import prepare_device
     from wasi.training.build import build_step
     from wasi.training.loop import Fit
+    from wasi.training.monitor import Monitor
 
     device = prepare_device(cfg.device)
     torch.manual_seed(cfg.seed)  # dropout and stochastic depth draw from the global generator
@@ -34,11 +36,14 @@ def train(cfg: DictConfig, run: Run) -> None:
     calibration = Calibration(
         data.train, normalize, cfg.dataset.batch_size, cfg.rank.calibration_batches, cfg.seed
     )
-    model = hydra.utils.instantiate(cfg.method).apply(model, calibration)
+    method = hydra.utils.instantiate(cfg.method)
+    model = method.apply(model, calibration)
+    write_artifacts(run.folder, method)
     run.layers = describe_layers(model, cfg.method.scope)
 
     step = build_step(model, normalize, cfg)
-    fit = Fit(step, data.train, data.val, cfg, run.folder, run.tracker)
+    watchers = [Monitor(model, calibration, cfg, run.folder, run.tracker)] if cfg.train.monitor else []
+    fit = Fit(step, data.train, data.val, cfg, run.folder, run.tracker, watchers)
     run.resumed_from_step = fit.resumed_from_step
     run.metrics |= fit.run()
     save_model(model, str(run.folder / "model.safetensors"))

@@ -1,7 +1,7 @@
 """Epochs of steps, each followed by an evaluation; resumable at any step."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import isfinite
 from pathlib import Path
@@ -28,9 +28,19 @@ class Fit:
     Args:
         step: what trains; cfg: the run's configuration; folder: where `checkpoint.pt` lives.
         tracker: receives `log(step, values)` after every step and epoch.
+        on_epoch: each called with (epochs, steps) done, at the start of training and after every epoch.
     """
 
-    def __init__(self, step: TrainStep, train: Dataset, val: Dataset, cfg: DictConfig, folder: Path, tracker):
+    def __init__(
+        self,
+        step: TrainStep,
+        train: Dataset,
+        val: Dataset,
+        cfg: DictConfig,
+        folder: Path,
+        tracker,
+        on_epoch: Sequence[Callable[[int, int], None]] = (),
+    ):
         self.step, self.train, self.val = step, train, val
         self.cfg, self.folder, self.tracker = cfg, folder, tracker
         self.per_epoch = num_batches(train, cfg.dataset.batch_size)
@@ -40,6 +50,7 @@ class Fit:
         )
         self.progress: Progress = load_checkpoint(folder, step, self.scheduler)
         self.resumed_from_step = self.progress.step
+        self.on_epoch = on_epoch
         self._half_done = False
         self.step_seconds: list[float] = []  # of this process's whole steps
 
@@ -48,9 +59,12 @@ class Fit:
         if self.resumed_from_step:
             log.info("resuming at step %d of %d", self.resumed_from_step, self.total)
         try:
+            if not self.progress.step:
+                self._tell(0)
             for epoch in range(len(self.progress.epochs), self.cfg.train.epochs):
                 self._epoch(epoch)
                 values = self._evaluate(epoch)
+                self._tell(epoch + 1)
                 with self._whole():
                     self._finish_epoch(epoch, values)
         except Interrupted:
@@ -59,6 +73,10 @@ class Fit:
             raise
         (self.folder / FILE_NAME).unlink(missing_ok=True)
         return self.progress.epochs[-1]
+
+    def _tell(self, epochs: int) -> None:
+        for listener in self.on_epoch:
+            listener(epochs, self.progress.step)
 
     def _epoch(self, epoch: int) -> None:
         data, start = self.cfg.dataset, self.progress.step - epoch * self.per_epoch
