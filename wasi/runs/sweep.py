@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,8 @@ from omegaconf import DictConfig, read_write
 import wasi.config.resolvers  # noqa: F401  (a launcher's child process gets it by unpickling the callback)
 from wasi.config.sweep import sweep_name, swept_options
 from wasi.config.validate import validate
-from wasi.errors import UserError
 from wasi.runs.command import continue_with
-from wasi.runs.ending import one_line, print_error
+from wasi.runs.ending import ending_of, one_line, print_error
 from wasi.runs.job import forget_ended
 from wasi.runs.lock import sole_owner
 from wasi.runs.result import FILE_NAME, read_result
@@ -21,53 +21,67 @@ from wasi.tracking import check_login
 
 
 class SweepCallback(Callback):
-    """Hydra's hooks around `-m`. A refused sweep ends with 2, one with a failed job with 1."""
+    """Hydra's hooks around `-m`. A refused sweep ends with 2, one with a failed job with 1.
+
+    Another kind of job overrides `file_name` (of its results), `check` and `report`.
+    """
+
+    file_name = FILE_NAME
+
+    def check(self, config: DictConfig, swept: set[str]) -> None:
+        """Raises UserError for what no job could do; options in `swept` differ from job to job."""
+        validate(config, swept)
+        if not swept & {"logger", "experiment"}:
+            check_login(config.logger)
+
+    def report(self, folder: Path) -> str:
+        """Write the sweep's report into its folder; what the terminal shows of it."""
+        from wasi.report import write_report
+
+        return write_report([folder])
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        self._start = time.time()
         try:
             swept = swept_options(config.hydra)
             name = sweep_name(config, swept)
-            validate(config, swept)
-            if not swept & {"logger", "experiment"}:
-                check_login(config.logger)
-        except UserError as error:
-            print_error(one_line(str(error)))
-            sys.exit(2)
+            self.check(config, swept)
+        except Exception as error:  # Hydra would make a mere warning of it and go on
+            ending = ending_of(error)
+            print_error(ending.error)
+            sys.exit(ending.exit_code)
         _pin_name(config, name)
         print(continue_with("sweep", name), flush=True)
         forget_ended()
-        self._start = time.time()
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
-        told = _tell_report(folder)
-        failures = failed_jobs(folder, since=self._start)
+        told = _tell(self.report, folder)
+        failures = failed_jobs(folder, self._start, self.file_name)
         for job, result in failures.items():
             print_error(f"{job}: {result['status']}: {result['error']}")
         if failures or not told:
             sys.exit(1)
 
 
-def _tell_report(folder: Path) -> bool:
+def _tell(report: Callable[[Path], str], folder: Path) -> bool:
     """Print the sweep's table; whether that worked (Hydra would make a mere warning of an exception here)."""
-    from wasi.report import write_report
-
     try:
-        print(write_report([folder]), flush=True)
+        print(report(folder), flush=True)
     except Exception as error:
         print_error(f"no report for {folder}: {one_line(f'{type(error).__name__}: {error}')}")
         return False
     return True
 
 
-def failed_jobs(sweep: Path, since: float) -> dict[Path, dict]:
+def failed_jobs(sweep: Path, since: float, file_name: str = FILE_NAME) -> dict[Path, dict]:
     """Results under `sweep` written at or after `since` that are not completed, by job folder.
 
     One that still says `running` counts when no process is at work there any more.
     """
     failures = {}
-    for path in sorted(sweep.rglob(FILE_NAME)):
-        result = read_result(path.parent)
+    for path in sorted(sweep.rglob(file_name)):
+        result = read_result(path.parent, file_name)
         if result is None or result.get("status") == "completed" or path.stat().st_mtime < since - 1:
             continue
         if result["status"] == "running":

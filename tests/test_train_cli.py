@@ -1,0 +1,153 @@
+"""train.py from outside: what it prints, what it leaves behind, how it ends."""
+
+import json
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+GROUPS = ("model", "dataset", "method", "rank", "device", "optimizer", "scheduler", "logger", "experiment")
+TINY = (
+    *("model=vit_micro", "model.weights=random", "logger=none", "train.measure=false"),
+    *("dataset=digits", "dataset.train_size=64", "dataset.val_size=32", "dataset.batch_size=32"),
+    *("device=cpu", "device.num_threads=1"),
+)
+
+
+def run(*words: str, cwd: Path, python: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
+    return call([sys.executable, *python, str(ROOT / "train.py"), *words], cwd)
+
+
+def call(command: list[str], cwd: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+
+
+def results(folder: Path) -> dict[str, dict]:
+    return {path.parent.name: json.loads(path.read_text()) for path in folder.rglob("result.json")}
+
+
+def light(*words: str, cwd: Path) -> subprocess.CompletedProcess:
+    """Run, and see to it that torch was not imported."""
+    done = run(*words, cwd=cwd, python=("-X", "importtime"))
+    imports = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    assert imports and not any(line.split("|")[-1].strip() == "torch" for line in imports)
+    done.stderr = "".join(f"{line}\n" for line in done.stderr.splitlines() if not line.startswith("import time:"))
+    return done
+
+
+def test_help_names_the_groups_and_imports_nothing_heavy(tmp_path):
+    done = light("--help", cwd=tmp_path)
+    assert done.returncode == 0
+    for group in GROUPS:
+        assert f"\n{group}: " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["rank.weight_epsilon=abc"], "rank.weight_epsilon=abc"),
+        (["dataset.image_size=30"], "dataset.image_size=30"),
+        (["dataset=image_folder", "dataset.root=nowhere"], "dataset.root=nowhere"),
+        (["model.weights=nowhere.safetensors"], "model.weights=nowhere.safetensors"),
+        (["sweep=a/b"], "sweep=a/b"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(words, named, tmp_path):
+    done = light(*TINY, *words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {named}: allowed is ") and done.stderr.count("\n") == 1
+    ((_, result),) = results(tmp_path / "outputs").items()
+    assert result["status"] == "failed" and f"error: {result['error']}\n" == done.stderr
+
+
+@pytest.mark.parametrize("words", [["method=nope"], ["train.epoch=1"], ["method=vanilla,nope", "-m"]])
+def test_what_hydra_rejects_leaves_no_traceback_and_no_run(words, tmp_path):
+    done = light(*TINY, *words, cwd=tmp_path)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert results(tmp_path) == {}
+
+
+@pytest.mark.parametrize("words", [["sweep=a/b"], ["sweep="], ["sweep=a,b"], ["train.epochs=0"]])
+def test_a_sweep_that_cannot_work_stops_before_its_first_job(words, tmp_path):
+    done = light("-m", *TINY, "seed=0,1", *words, cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert not (tmp_path / "multirun").exists()
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("swept")
+    words = [*TINY, "method=vanilla,wasi", "rank=eps_0.6,eps_0.8", "train.epochs=1"]
+    return folder, run("-m", *words, cwd=folder)
+
+
+def test_a_sweep_runs_each_distinct_job_once(swept):
+    folder, done = swept
+    assert done.returncode == 0, done.stderr
+    found = results(folder / "multirun")
+    assert {result["status"] for result in found.values()} == {"completed"}
+    assert sorted(name.rsplit("-", 1)[0] for name in found) == [
+        "vanilla-vit_micro-digits-s233",
+        "wasi-vit_micro-digits-eps_0.6-s233",
+        "wasi-vit_micro-digits-eps_0.8-s233",
+    ]
+    for name, result in found.items():
+        assert result["fingerprint"].startswith(name.rsplit("-", 1)[1])
+        assert 0 <= result["metrics"]["val/acc"] <= 1 and result["layers"]
+        assert result["provenance"]["threads"]["torch"] == 1
+    for job in (folder / "multirun").glob("*/*/"):
+        assert {".hydra", "train.log", "result.json", "model.safetensors"} <= {path.name for path in job.iterdir()}
+        assert not (job / "checkpoint.pt").exists()
+
+
+def test_its_first_line_resumes_it_and_skips_what_is_completed(swept):
+    folder, done = swept
+    before = {path: path.read_bytes() for path in folder.rglob("result.json")}
+    command = done.stdout.splitlines()[0]
+    again = call(shlex.split(command), folder)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.splitlines()[0] == command
+    assert again.stdout.count("already completed, skipped") == 3
+    assert {path: path.read_bytes() for path in folder.rglob("result.json")} == before
+
+
+def test_a_failed_job_does_not_stop_the_others(swept):
+    folder, _ = swept
+    done = run("-m", *TINY, "method=vanilla", "train.epochs=0,1", "sweep=partly", cwd=folder)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    jobs = results(folder / "multirun/partly").values()
+    found = {job["config"]["train"]["epochs"]: job["status"] for job in jobs}
+    assert found == {0: "failed", 1: "completed"}
+    assert "train.epochs=0" in done.stderr.splitlines()[-1]
+
+
+def test_a_stopped_sweep_resumes_to_the_same_numbers(tmp_path):
+    words = [*TINY, "method=wasi", "train.epochs=12"]
+    command = [sys.executable, str(ROOT / "train.py"), "-m", *words, "seed=0,1", "sweep=stopped"]
+    child = subprocess.Popen(command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 200
+    while not list(tmp_path.rglob("checkpoint.pt")):
+        assert child.poll() is None and time.monotonic() < deadline, child.communicate()
+        time.sleep(0.01)
+    child.send_signal(signal.SIGTERM)
+    _, stderr = child.communicate(timeout=60)
+    assert child.returncode == 143 and "Traceback" not in stderr
+    ((name, stopped),) = results(tmp_path).items()
+    assert (stopped["status"], stopped["error"]) == ("interrupted", "stopped by SIGTERM")
+
+    again = call(shlex.split(stderr.splitlines()[-1].split("continue with: ")[1]), tmp_path)
+    assert again.returncode == 0, again.stderr
+    resumed = results(tmp_path)
+    assert len(resumed) == 2 and resumed[name]["provenance"]["resumed_from_step"] > 0
+
+    run(*words, "seed=0", "hydra.run.dir=whole", cwd=tmp_path)
+    whole = results(tmp_path)["whole"]
+    assert whole["status"] == "completed" and whole["metrics"] == resumed[name]["metrics"]
+    weights = [tmp_path / job / "model.safetensors" for job in ("whole", f"multirun/stopped/{name}")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
