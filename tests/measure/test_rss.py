@@ -17,7 +17,7 @@ import numpy as np
 from wasi.measure import rss
 
 def hold_and_release():
-    block = np.ones(%d * 1024**2, dtype=np.uint8)
+    block = np.ones(int(sys.argv[2]) * 1024**2, dtype=np.uint8)
     time.sleep(0.05)
     del block
 
@@ -26,13 +26,13 @@ if sys.argv[1] == "sampled":
 before = rss.current_rss_mib()
 peak, after = rss.peak_rss_mib(hold_and_release), rss.peak_rss_mib(lambda: None)
 print(json.dumps([peak - before, after - before]))
-""" % SIZE
+"""
 
 
 @pytest.mark.parametrize("way", ["high water", "sampled"])
 def test_peak_sees_what_was_released_and_forgets_it(way):
     child = subprocess.run(
-        [sys.executable, "-c", CHILD, way],
+        [sys.executable, "-c", CHILD, way, str(SIZE)],
         env={**os.environ, **rss.child_environment(1), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
         capture_output=True,
         text=True,
