@@ -13,8 +13,11 @@ def train(cfg: DictConfig, run: Run) -> None:
     import torch
     from safetensors.torch import save_model
 
+    from wasi.bench.resident import resident_memory_of
     from wasi.data.load import load_data
+    from wasi.data.loader import first_batch
     from wasi.data.normalize import Normalize
+    from wasi.measure.run import measure_run
     from wasi.methods.calibration import Calibration
     from wasi.methods.describe import describe_layers
     from wasi.models.build import build_model
@@ -49,9 +52,8 @@ def train(cfg: DictConfig, run: Run) -> None:
     save_model(model, str(run.folder / "model.safetensors"))
 
     if cfg.train.measure:
-        from wasi.measure.run import measure_run
-
-        run.metrics |= measure_run(cfg, step, data)
+        run.metrics |= measure_run(cfg, step, first_batch(data.train, cfg), fit.step_seconds)
+        run.metrics |= resident_memory_of(cfg, torch.get_num_threads(), run.folder / "memory.log")
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

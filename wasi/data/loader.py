@@ -41,6 +41,12 @@ def train_batches(
         yield images, labels
 
 
+def first_batch(dataset: Dataset, cfg) -> Batch:
+    """The batch that training with the configuration `cfg` begins with."""
+    data = cfg.dataset
+    return next(train_batches(dataset, data.batch_size, cfg.seed, 0, hflip=data.hflip))
+
+
 def eval_batches(dataset: Dataset, batch_size: int, num_workers: int = 0) -> Iterator[Batch]:
     """All images once, in the data set's order."""
     return _load(dataset, torch.arange(len(dataset)).split(batch_size), num_workers)
