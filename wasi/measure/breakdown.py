@@ -31,6 +31,19 @@ class Breakdown:
         """Milliseconds per label and for `rest`; they sum to the time inside the block."""
         return {label: ns / 1e6 for label, ns in self._spent.items()}
 
+    def begin(self, label: str) -> None:
+        """Time counts for `label` from now on, until `end`."""
+        self._switch()
+        self._labels.append(label)
+
+    def end(self) -> None:
+        """Back to the label that ran before."""
+        self._switch()
+        self._labels.pop()
+
+    def called(self, label: str, arguments: object, result: object) -> None:
+        """A wrapped callable has returned; for subclasses that follow what comes of it."""
+
     def __enter__(self) -> "Breakdown":
         with ExitStack() as stack:
             for label, targets in self._targets.items():
@@ -52,13 +65,13 @@ class Breakdown:
 
         @wraps(original)
         def call(*args, **kwargs):
-            self._switch()
-            self._labels.append(label)
+            self.begin(label)
             try:
-                return original(*args, **kwargs)
+                result = original(*args, **kwargs)
             finally:
-                self._switch()
-                self._labels.pop()
+                self.end()
+            self.called(label, (args, kwargs), result)
+            return result
 
         return staticmethod(call) if isinstance(own, staticmethod) else call
 

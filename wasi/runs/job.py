@@ -45,13 +45,17 @@ class Run:
 
 
 Body = Callable[[DictConfig, Run], None]
+Perform = Callable[[DictConfig, Path, Body], Ending]
 
 
-def run_job(cfg: DictConfig, body: Body) -> float | None:
+def run_job(cfg: DictConfig, body: Body, performer: Perform | None = None) -> float | None:
     """Run `body` in the folder that Hydra made, and leave a result there.
 
     In a sweep nothing but `Interrupted` is raised: what goes wrong is in the result, and the next job runs.
     A single run ends the process: 2 after a user's mistake, 1 after any other failure.
+
+    Args:
+        performer: what to do in place of `perform`, for another kind of job.
 
     Returns:
         `val/acc`, for sweepers that optimise; None where there is none.
@@ -65,7 +69,7 @@ def run_job(cfg: DictConfig, body: Body) -> float | None:
         continue_with("hydra.run.dir", folder)
     main = threading.current_thread() is threading.main_thread()
     with interruptible() if main else nullcontext(), sole_owner(folder) as alone:
-        ending = perform(cfg, folder, body) if alone else _taken(folder)
+        ending = (performer or perform)(cfg, folder, body) if alone else _taken(folder)
     _ended_here.add(folder)
     if ending.exit_code and not in_sweep:
         sys.exit(ending.exit_code)
