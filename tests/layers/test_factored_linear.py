@@ -113,6 +113,19 @@ def test_advancing_is_one_subspace_iteration_on_the_whole_step():
     assert torch.allclose(whole.basis(2), parts.basis(2), atol=1e-12)
 
 
+def test_too_few_rows_leave_a_basis_alone():
+    x = decaying(8, 6, 12)
+    state = TuckerState(x, (8, 6, 7))
+    before = state.basis(2).clone()
+    state.compress(x[:1])  # six rows for seven directions
+    state.advance()
+    assert torch.equal(state.basis(2), before)
+    for _ in range(2):  # the same two images in two parts of one step are enough
+        state.compress(x[:1])
+    state.advance()
+    assert not torch.equal(state.basis(2), before)
+
+
 def test_any_batch_size_and_a_single_image():
     x = decaying(8, 6, 12)
     layer = factored(nn.Linear(12, 7).double(), 0.8, [TuckerState(x, (5, 3, 4))])

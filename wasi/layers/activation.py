@@ -40,6 +40,7 @@ class TuckerState(nn.Module):
         for mode in range(1, example.dim()):
             self.register_buffer(f"basis_{mode}", self._start(example.detach(), mode))
         self._gathered: dict[int, Tensor] = {}
+        self._rows: dict[int, int] = {}
 
     def _start(self, x: Tensor, mode: int) -> Tensor | None:
         rank, size = self.token_ranks[mode - 1], x.shape[mode]
@@ -84,21 +85,27 @@ class TuckerState(nn.Module):
             setattr(self, f"basis_{mode}", basis)
         small = tucker.project(x, basis, mode)
         if gather:
-            self._gather(mode, _iterate(x, small, mode))
+            self._gather(mode, _iterate(x, small, mode), small.numel() // basis.shape[1])
         return small, basis
 
-    def _gather(self, mode: int, product: Tensor) -> None:
+    def _gather(self, mode: int, product: Tensor, rows: int) -> None:
         before = self._gathered.get(mode)
         if before is None or before.shape != product.shape:
-            self._gathered[mode] = product
+            self._gathered[mode], self._rows[mode] = product, rows
         else:
             before += product
+            self._rows[mode] += rows
 
     @torch.no_grad()
     def advance(self) -> None:
-        """One subspace iteration per mode from what the step's forward passes gathered."""
+        """One subspace iteration per mode from what the step's forward passes gathered.
+
+        A basis stays where the step had fewer rows than the basis has columns, as in a last batch of one
+        image: they cannot tell so many directions.
+        """
         for mode, product in self._gathered.items():
-            setattr(self, f"basis_{mode}", orthonormalize(product))
+            if self._rows[mode] >= product.shape[1]:
+                setattr(self, f"basis_{mode}", orthonormalize(product))
         self._gathered.clear()
 
     def stored_elements(self, shape: Sequence[int]) -> int:
@@ -109,7 +116,8 @@ class TuckerState(nn.Module):
 def _iterate(x: Tensor, small: Tensor, mode: int) -> Tensor:
     """`A_m (A_m^T U)` (`d_m x r_m`) from `x` and its projection `small` on `U` in that mode."""
     if mode == x.dim() - 1:
-        return x.reshape(-1, x.shape[-1]).mT @ small.reshape(-1, small.shape[-1])
+        # The transposed product: BLAS is faster with the long side of both factors last.
+        return (small.reshape(-1, small.shape[-1]).mT @ x.reshape(-1, x.shape[-1])).mT
     left, right = prod(x.shape[:mode]), prod(x.shape[mode + 1 :])
     return torch.einsum("lnr,lsr->ns", x.reshape(left, -1, right), small.reshape(left, -1, right))
 

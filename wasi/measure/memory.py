@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from wasi.layers.factored import FactoredLinear
 from wasi.measure.modes import evaluating, without_fast_path
-from wasi.measure.patches import every_saving_hook, run_first, storage_resizes
+from wasi.measure.patches import every_saving_hook, gradients_as_coordinates, run_first, storage_resizes
 from wasi.measure.storages import StorageLog
 
 MIB = 1024**2
@@ -77,6 +77,7 @@ class LiveMemory:
             stack.enter_context(saved_tensors_hooks(self._saved, lambda saved: saved))
             stack.enter_context(every_saving_hook(self._saved))
             stack.enter_context(storage_resizes(self._log.resized))
+            stack.enter_context(gradients_as_coordinates(lambda kept: self._log.label(kept, "gradients")))
             stack.enter_context(self._log)
             if self._device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(self._device)

@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.hooks import RemovableHandle
 
+from wasi.layers.factored import FactoredLinear
+
 
 def run_first(handle: RemovableHandle) -> RemovableHandle:
     """Let this hook run before its siblings, one of which may step and drop the gradient at once."""
@@ -69,3 +71,19 @@ def storage_resizes(resized: Callable[[torch.UntypedStorage], None]) -> Iterator
         yield
     finally:
         torch.UntypedStorage.resize_ = original
+
+
+@contextmanager
+def gradients_as_coordinates(collected: Callable[[object], object]) -> Iterator[None]:
+    """A weight gradient that a layer keeps as coordinates is never a `.grad`; tell `collected` of it."""
+    original = FactoredLinear._collect
+
+    def collect(layer: FactoredLinear, m: torch.Tensor) -> None:
+        original(layer, m)
+        collected([layer.coordinates])
+
+    FactoredLinear._collect = collect
+    try:
+        yield
+    finally:
+        FactoredLinear._collect = original
