@@ -1,0 +1,147 @@
+"""The contract on families that no method was written for: other timm ViTs, and hierarchical models."""
+
+import copy
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from tests.small import METHODS, batch
+from tests.small import method as make
+from wasi.layers.base import LowRankLayer
+from wasi.methods.perplexity_search import PerplexitySearch
+from wasi.methods.selection import ActivationRanks
+from wasi.models.structure import head_module, linear_sites
+from wasi.tracking import NullTracker
+from wasi.training.checkpointing import checkpoint_blocks
+from wasi.training.monitor import Monitor
+from wasi.training.step import TrainStep
+
+VIT = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 5}
+DOUBLE = torch.float64
+
+
+def deit():
+    from timm.models.deit import VisionTransformerDistilled
+
+    return VisionTransformerDistilled(**VIT)
+
+
+def beit():
+    from timm.models.beit import Beit
+
+    return Beit(**VIT, init_values=0.1, use_rel_pos_bias=True)
+
+
+def eva():
+    from timm.models.eva import Eva
+
+    return Eva(**VIT, swiglu_mlp=True, qkv_fused=False)
+
+
+def cait():
+    from timm.models.cait import Cait
+
+    return Cait(**VIT, init_values=0.1)
+
+
+def timm_swin():
+    from timm.models.swin_transformer import SwinTransformer
+
+    sizes = {"embed_dim": 16, "depths": (2, 2), "num_heads": (2, 2), "window_size": 4}
+    return SwinTransformer(16, 2, num_classes=5, drop_path_rate=0, **sizes)
+
+
+def pit():
+    from timm.models.pit import PoolingVisionTransformer
+
+    return PoolingVisionTransformer(16, 4, 4, "overlap", [8, 8], [1, 1], [2, 4], 2, num_classes=5)
+
+
+def pvt():
+    from timm.models.pvt_v2 import PyramidVisionTransformerV2
+
+    sizes = {"depths": (1,) * 4, "embed_dims": (16, 16, 32, 32), "num_heads": (1, 2, 2, 2), "mlp_ratios": (2,) * 4}
+    return PyramidVisionTransformerV2(num_classes=5, **sizes)
+
+
+FAMILIES = {f.__name__: f for f in (deit, beit, eva, cait, timm_swin, pit, pvt)}
+SIZES = {"pvt": 64}
+
+
+def made(family, dtype=torch.float32):
+    torch.manual_seed(0)
+    model = FAMILIES[family]().to(dtype)
+    for head in head_module(model).modules():
+        if isinstance(head, torch.nn.Linear):
+            torch.nn.init.normal_(head.weight, std=0.1)  # so that gradients are not too small to move a float
+    return model
+
+
+def images_for(family, dtype=torch.float32, seed=0):
+    images, labels = batch(6, seed, dtype)
+    size = SIZES.get(family, 16)
+    return torch.nn.functional.interpolate(images, size=(size, size)), labels
+
+
+def sgd(model):
+    return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_contract(family, method):
+    images, labels = images_for(family)
+    sites = linear_sites(made(family), "all")
+    model, other = (make(method, "all").apply(made(family), [(images, labels)]) for _ in range(2))
+    layers = [m for _, m in model.named_modules(remove_duplicate=False) if isinstance(m, LowRankLayer)]
+    assert len(layers) == (0 if method == "vanilla" else len(sites))
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    step = TrainStep(model, sgd(model), None, clip_norm=2.0)
+    for size in (6, 6, 2):
+        step(images[:size], labels[:size])
+    moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert moved and all(p.requires_grad for n, p in model.named_parameters() if n in moved)
+    for layer in layers:  # each of them trains
+        own = {id(p) for p in layer.parameters() if p.requires_grad}
+        assert any(id(p) in own and n in moved for n, p in model.named_parameters()), layer
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(model.eval()(images), other.eval()(images))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_ranks_can_be_searched_and_stability_monitored(family, tmp_path):
+    images, labels = images_for(family)
+    found = PerplexitySearch("memory", 0.8, None, None, None)
+    search = ActivationRanks("perplexity", 0.8, None, found)
+    sites = linear_sites(made(family), "all")
+    model = make("wasi", "all", activations=search).apply(made(family), [(images, labels)])
+    assert len(found.artifacts["perplexity.json"]["chosen"]) == len(sites)
+    rank = {"weight_epsilon": 0.8, "activation_epsilon": 0.8}
+    cfg = OmegaConf.create({"method": {"scope": "all"}, "rank": rank})
+    for i, net in enumerate((model, made(family))):
+        Monitor(net, [(images, labels)], cfg, tmp_path, NullTracker())(i, 0)
+        with open(tmp_path / "monitor.csv") as file:
+            assert len(file.readlines()) == 1 + (i + 1) * len(sites)
+
+
+@pytest.mark.parametrize("method", ["wasi", "svd_llm"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_checkpointing_changes_nothing(family, method):
+    images, labels = images_for(family, DOUBLE)
+    model = make(method, "all").apply(made(family, DOUBLE), [(images, labels)])
+    other = copy.deepcopy(model)
+    checkpoint_blocks(other)
+    for net in (model, other):
+        step = TrainStep(net, sgd(net), None, clip_norm=2.0)
+        for seed in range(2):
+            step(*images_for(family, DOUBLE, seed))
+    assert torch.allclose(model.eval()(images), other.eval()(images), atol=1e-9)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_at_full_rank_nothing_is_lost(family):
+    images, labels = images_for(family, DOUBLE)
+    plain = made(family, DOUBLE)
+    model = make("wasi", "all", epsilon=1.0).apply(made(family, DOUBLE), [(images, labels)])
+    assert torch.allclose(plain.eval()(images), model.eval()(images), atol=1e-9)
