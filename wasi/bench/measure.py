@@ -11,13 +11,13 @@ from omegaconf import DictConfig
 from wasi.bench.baseline import identity
 from wasi.bench.children import Child, ChildFailed
 from wasi.bench.measurement import INFERENCE, TRAIN, Measurement, Side
+from wasi.bench.resident import resident_memory
 from wasi.measure import rss
 from wasi.measure.telemetry import read_power, sampled_power, snapshot
 
 log = logging.getLogger(__name__)
 
-_RSS_STEPS = 2  # an optimizer with state reaches its working size in the second
-_BREAKDOWN_MS = 3000.0  # time that the breakdown may take, roughly
+_BREAKDOWN_MS = 2000.0  # time that the breakdown may take, roughly
 _REQUESTS = {TRAIN: "time_train", INFERENCE: "time_inference"}
 
 _memory_of: dict[str, dict] = {}  # memory is measured once per configuration and command
@@ -59,15 +59,13 @@ class Bench:
         key = identity(side.config)
         if key not in _memory_of:
             log.info("%s: memory", who)
-            with self._child(who, memory=True) as child:
-                process = child.ask("load", config=side.config)
-                peaks = child.ask("rss_peak", steps=_RSS_STEPS)
-            side.counted |= _resident(peaks)
-            with self._child(who, memory=True) as child:
-                child.ask("load", config=side.config)
-                child.ask("build")
-                live = child.ask("live_peaks")
-            _memory_of[key] = {"process": process, "metrics": {**_resident(peaks), **live}}
+            with self._child(who, memory=True) as first, self._child(who, memory=True) as second:
+                process = _load([(first, side), (second, side)])
+                side.counted |= resident_memory(first)
+                first.close()
+                second.ask("build")
+                side.counted |= second.ask("live_peaks")
+            _memory_of[key] = {"process": process, "metrics": dict(side.counted)}
         self._tell_process(_memory_of[key]["process"])
         side.counted |= _memory_of[key]["metrics"]
 
@@ -84,11 +82,7 @@ class Bench:
         return line is None
 
     def _prepare(self, pairs: list) -> None:
-        """Libraries are imported side by side; the models are built one after the other."""
-        for _, side, child in pairs:
-            child.send("load", config=side.config)
-        for _, _, child in pairs:
-            self._tell_process(child.receive())
+        self._tell_process(_load([(child, side) for _, side, child in pairs]))
         for _, _, child in pairs:
             child.ask("build")
 
@@ -150,9 +144,8 @@ class Bench:
         self.result.looks.append(snapshot())
 
 
-def _resident(peaks: dict) -> dict[str, float]:
-    """The step's own peak above the baseline, and the whole process's, imports and building included."""
-    return {
-        "memory/train_rss_peak_mib": peaks["peak"] - peaks["baseline"],
-        "memory/process_rss_peak_mib": peaks["total"],
-    }
+def _load(children: list[tuple[Child, Side]]) -> dict:
+    """Libraries imported and data loaded, side by side; what the first process is like then."""
+    for child, side in children:
+        child.send("load", config=side.config)
+    return [child.receive() for child, _ in children][0]

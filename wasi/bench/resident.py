@@ -39,4 +39,3 @@ def resident_memory_of(cfg: DictConfig, num_threads: int, log: Path) -> dict[str
     if rss.over_limit(wanted, limit):
         raise UserError("device.memory_limit_mib", limit, f"at least {wanted:.0f}, what this run wanted (MiB)")
     return found
-

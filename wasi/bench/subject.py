@@ -1,11 +1,13 @@
 """What is measured: a configuration's model, built as train.py builds it, and its first training batch."""
 
+import importlib
+
 import hydra
 import torch
 from omegaconf import DictConfig
 
 from wasi.data.load import load_data
-from wasi.data.loader import train_batches
+from wasi.data.loader import first_batch
 from wasi.data.normalize import Normalize
 from wasi.errors import UserError
 from wasi.methods.calibration import Calibration
@@ -13,6 +15,8 @@ from wasi.models.build import build_model
 from wasi.models.spec import input_spec
 from wasi.runs.device import prepare_device
 from wasi.training.build import build_step
+
+_LIBRARIES = {"torchvision": "torchvision.models", "timm": "timm.models", "wasi": "timm.models"}
 
 
 class Subject:
@@ -30,7 +34,10 @@ class Subject:
         available, size = len(self._data.train), cfg.dataset.batch_size
         if available < size:
             raise UserError("dataset.batch_size", size, f"at most {available}, the number of training images")
-        self._batch = next(train_batches(self._data.train, size, cfg.seed, 0, hflip=cfg.dataset.hflip))
+        self._batch = first_batch(self._data.train, cfg)
+        # Imports are no part of what building costs.
+        importlib.import_module(_LIBRARIES[cfg.model.library])
+        hydra.utils.get_class(cfg.method._target_)
 
     def build(self) -> None:
         cfg, data, normalize = self.cfg, self._data, Normalize(self._spec)

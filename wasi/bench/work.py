@@ -5,8 +5,9 @@ import logging
 import os
 
 import torch
+import torch.nn.functional as F
 from omegaconf import OmegaConf
-from torch import Tensor, nn
+from torch import nn
 
 from wasi.bench.lifeline import release_memory
 from wasi.bench.parts import breakdown_steps
@@ -111,14 +112,17 @@ def _cuda_name(device: torch.device) -> dict[str, str]:
 
 def _model_free_warmup(device: torch.device) -> None:
     """Thread pool, kernels and autograd loaded, as any training would, without anything of the model."""
-    image = torch.ones(2, 3, 32, 32, device=device)
+    image, tokens = torch.ones(2, 3, 32, 32, device=device), torch.ones(2, 1, 8, 8, device=device)
     net = nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.Flatten(), nn.Linear(128, 8), nn.LayerNorm(8), nn.GELU()).to(
         device
     )
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     for _ in range(2):
-        loss: Tensor = net(image).square().sum()
+        loss = F.cross_entropy(net(image), torch.zeros(2, dtype=torch.long, device=device))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    torch.linalg.qr(torch.ones(4, 2, device=device))
+    F.scaled_dot_product_attention(tokens, tokens, tokens)
+    square = torch.eye(8, device=device)
+    for decompose in (torch.linalg.qr, torch.linalg.svd, torch.linalg.eigh, torch.linalg.cholesky):
+        decompose(square)

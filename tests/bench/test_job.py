@@ -1,0 +1,146 @@
+"""bench.json after every ending; what is skipped and what is measured again."""
+
+import json
+import signal
+
+import pytest
+
+from wasi.bench import job as job_module
+from wasi.bench.children import ChildFailed
+from wasi.bench.job import perform
+from wasi.bench.measurement import TRAIN, Side
+from wasi.bench.naming import bench_fingerprint, bench_folder
+from wasi.errors import Interrupted, UserError
+from wasi.measure.telemetry import Snapshot
+
+KEYS = ["schema_version", "status", "error", "config", "metrics", "baseline", "ratio", "samples", "environment"]
+
+
+@pytest.fixture
+def cfg(compose_config):
+    return compose_config("seed=1", config="bench")
+
+
+def measures(cfg, job):
+    job.result.baseline = Side({"method": {"name": "vanilla"}})
+    for _, side in job.result.sides():
+        side.rounds[TRAIN] = [[1.0, 2.0]]
+        side.counted = {"memory/train_peak_mib": 2.0, "memory/nothing": None}
+    job.result.process = {"threads": 2, "omp_num_threads": "2", "denormals_flushed": True, "device": "cpu"}
+
+
+def raising(error):
+    def body(cfg, job):
+        measures(cfg, job)
+        raise error
+
+    return body
+
+
+def never(cfg, job):
+    raise AssertionError("this job should not have been measured")
+
+
+def read(folder):
+    return json.loads((folder / "bench.json").read_text())
+
+
+def test_a_completed_job(cfg, tmp_path):
+    assert perform(cfg, tmp_path, measures).exit_code == 0
+    found = read(tmp_path)
+    assert list(found) == KEYS and found["status"] == "completed" and found["error"] is None
+    assert found["config"]["method"]["weight_epsilon"] == 0.8  # resolved
+    assert found["metrics"]["time/train_step_ms_p50"] == 1.5 and "memory/nothing" not in found["metrics"]
+    assert found["baseline"]["config"] == {"method": {"name": "vanilla"}}
+    assert found["ratio"]["memory/train_peak_mib"] == {"p50": 1, "low": 1, "high": 1}
+    assert found["samples"]["ours"] == {TRAIN: [[1.0, 2.0]]}
+    environment = found["environment"]
+    assert (
+        environment["threads"] == {"torch": 2, "OMP_NUM_THREADS": "2"} and environment["denormals_flushed"] is True
+    )
+    assert {"machine", "versions", "start", "telemetry", "warnings"} <= environment.keys()
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line", "code"),
+    [
+        (
+            ChildFailed("failed", "baseline: it was killed by SIGKILL"),
+            "failed",
+            "baseline: it was killed by SIGKILL",
+            1,
+        ),
+        (ChildFailed("diverged", "diverged: loss is nan"), "diverged", "diverged: loss is nan", 1),
+        (UserError("model.weights", "x", "y"), "failed", "model.weights=x: allowed is y", 2),
+        (ValueError("two\nlines"), "failed", "ValueError: two lines", 1),
+    ],
+)
+def test_a_failed_job_keeps_what_was_measured(cfg, tmp_path, error, status, line, code):
+    assert perform(cfg, tmp_path, raising(error)).exit_code == code
+    found = read(tmp_path)
+    assert (found["status"], found["error"]) == (status, line)
+    assert found["metrics"]["time/train_step_ms_p50"] == 1.5 and found["ratio"]
+
+
+def test_ctrl_c_keeps_what_was_measured(cfg, tmp_path):
+    with pytest.raises(Interrupted):
+        perform(cfg, tmp_path, raising(Interrupted(signal.SIGINT)))
+    assert read(tmp_path)["status"] == "interrupted" and read(tmp_path)["metrics"]["time/train_step_ms_p50"] == 1.5
+
+
+def test_it_says_running_while_it_runs(cfg, tmp_path):
+    seen = []
+    perform(cfg, tmp_path, lambda cfg, job: seen.append(read(tmp_path)))
+    assert seen[0]["status"] == "running" and list(seen[0]) == KEYS
+
+
+def test_throttling_makes_it_invalid(cfg, tmp_path):
+    def throttles(cfg, job):
+        measures(cfg, job)
+        job.result.looks += [Snapshot(throttle_flags=0), Snapshot(throttle_flags=0x40000)]
+
+    assert perform(cfg, tmp_path, throttles).exit_code == 1
+    found = read(tmp_path)
+    assert found["status"] == "invalid" and "throttled during the run" in found["error"]
+    assert found["environment"]["telemetry"] == {
+        "before": {"throttle_flags": 0},
+        "after": {"throttle_flags": 0x40000},
+    }
+
+
+def test_completed_is_skipped_unless_asked_again(cfg, compose_config, tmp_path):
+    perform(cfg, tmp_path, measures)
+    before = read(tmp_path)
+    assert perform(cfg, tmp_path, never).exit_code == 0 and read(tmp_path) == before
+    again = compose_config("seed=1", "bench.rerun=true", config="bench")
+    assert perform(again, tmp_path, raising(ChildFailed("failed", "x"))).status == "failed"
+    assert perform(cfg, tmp_path, measures).status == "completed"  # what failed is measured again
+    other = compose_config("seed=1", "bench.rounds=2", config="bench")
+    assert perform(other, tmp_path, raising(ChildFailed("failed", "x"))).status == "failed"
+
+
+def test_another_machine_measures_again(cfg, tmp_path, monkeypatch):
+    perform(cfg, tmp_path, measures)
+    monkeypatch.setattr(job_module, "machine", lambda: {"processor": "Cortex-A76"})
+    assert perform(cfg, tmp_path, raising(ChildFailed("failed", "x"))).status == "failed"
+
+
+@pytest.mark.parametrize(
+    "override", ["bench.rounds=0", "bench.min_seconds=-1", "bench.warmup=x", "bench.min_count=1.5"]
+)
+def test_options_that_are_refused(compose_config, tmp_path, override):
+    assert perform(compose_config(override, config="bench"), tmp_path, never).exit_code == 2
+    assert read(tmp_path)["error"].startswith(override.split("=")[0])
+
+
+def test_folders_and_fingerprints(compose_config):
+    def of(*overrides):
+        composed = compose_config(*overrides, config="bench")
+        return bench_folder(composed), bench_fingerprint(composed)
+
+    base = of("method=vanilla", "rank=eps_0.8")
+    assert base == of("method=vanilla", "rank=eps_0.4", "bench.rerun=true")  # vanilla reads no threshold
+    for other in (["bench.rounds=4"], ["bench.baseline=wsi"], ["seed=4"], ["bench.baseline=null"]):
+        assert base[0] != of("method=vanilla", *other)[0] and base[1] != of("method=vanilla", *other)[1]
+    # A baseline that reads thresholds makes them count.
+    assert of("method=vanilla", "bench.baseline=wsi") != of("method=vanilla", "bench.baseline=wsi", "rank=eps_0.4")

@@ -1,0 +1,193 @@
+"""The protocol with made-up processes: who is asked what, when, and what is kept if one of them dies."""
+
+from contextlib import contextmanager
+
+import pytest
+
+from wasi.bench import measure
+from wasi.bench.children import ChildFailed
+from wasi.bench.measure import Bench
+from wasi.bench.measurement import INFERENCE, TRAIN, Measurement, Side
+from wasi.measure.telemetry import Snapshot
+
+PEAKS = {"baseline": 500.0, "peak": 800.0, "total": 900.0}
+LIVE = {"memory/train_peak_mib": 290.0, "memory/inference_peak_mib": 90.0}
+TOLD = {"threads": 3, "omp_num_threads": None, "denormals_flushed": True, "device": "cpu"}
+
+
+class World:
+    """Starts made-up processes and remembers everything that was asked of them, in order."""
+
+    def __init__(self, dies_at: tuple[str, int] | None = None, peaks: dict | None = None):
+        self.asked, self.environments = [], []
+        self.dies_at, self.peaks = dies_at, peaks or {}
+        self.alive: list[FakeChild] = []
+
+    @contextmanager
+    def start(self, role, log, environment):
+        child = FakeChild(self, role)
+        self.environments.append(environment)
+        self.alive.append(child)
+        try:
+            yield child
+        finally:
+            child.close()
+
+    def times(self, do):
+        return [who for who, what in self.asked if what == do]
+
+
+class FakeChild:
+    def __init__(self, world, role):
+        self.world, self.who = world, role or "ours"
+
+    def close(self):
+        if self in self.world.alive:
+            self.world.alive.remove(self)
+
+    def send(self, do, **arguments):
+        self.waiting = do, arguments
+
+    def receive(self):
+        do, arguments = self.waiting
+        return self.ask(do, **arguments)
+
+    def ask(self, do, **arguments):
+        world = self.world
+        world.asked.append((self.who, do))
+        if world.dies_at == (do, len(world.times(do))):
+            raise ChildFailed("failed", "the measuring process was killed by SIGKILL, possibly out of memory")
+        answers = {
+            "load": TOLD,
+            "rss_peak": world.peaks.get(self.who, PEAKS),
+            "live_peaks": LIVE,
+            "count": {"flops/train_step": 1e9},
+            "breakdown": [{"decomposition": 1.0, "rest": 2.0}],
+        }
+        if do.startswith("time"):
+            return [2.0 if self.who == "ours" else 4.0] * arguments["min_count"]
+        return answers.get(do)
+
+
+@pytest.fixture(autouse=True)
+def still(monkeypatch):
+    """A machine that tells one thing, and no memory measured by an earlier test."""
+    monkeypatch.setattr(measure, "snapshot", lambda: Snapshot(temperature_c=40.0))
+    monkeypatch.setattr(measure, "read_power", lambda: None)
+    monkeypatch.setattr(measure, "_memory_of", {})
+
+
+@pytest.fixture
+def bench(compose_config, tmp_path):
+    def made(world, *overrides, baseline=True):
+        cfg = compose_config("bench.rounds=3", "bench.min_count=7", *overrides, config="bench")
+        sides = [Side({"method": {"name": name}}) for name in ("wasi", "vanilla")]
+        result = Measurement(sides[0], sides[1] if baseline else None)
+        return Bench(cfg, result, tmp_path / "log", start=world.start)
+
+    return made
+
+
+def test_everything_is_measured(bench):
+    world = World()
+    job = bench(world)
+    job.run()
+    for side, ms in ((job.result.ours, 2.0), (job.result.baseline, 4.0)):
+        assert side.rounds == {TRAIN: [[ms] * 3] * 3, INFERENCE: [[ms] * 3] * 3}  # 7 samples over 3 rounds
+        metrics = side.metrics()
+        assert metrics["memory/train_rss_peak_mib"] == 300 and metrics["memory/process_rss_peak_mib"] == 900
+        assert metrics["memory/train_peak_mib"] == 290 and metrics["time/breakdown_rest_ms"] == 2
+    assert job.result.content()["ratio"]["time/train_step_ms_p50"] == {"p50": 2, "low": 2, "high": 2}
+    assert world.alive == [] and job.result.process == TOLD
+
+
+def test_turns_are_swapped_in_every_other_round(bench):
+    world = World()
+    bench(world).run()
+    assert world.times("time_train") == ["ours", "baseline", "baseline", "ours", "ours", "baseline"]
+    assert world.times("time_inference") == world.times("time_train")
+
+
+def test_memory_comes_first_in_processes_of_its_own(bench):
+    world = World()
+    bench(world).run()
+    order = [do for _, do in world.asked]
+    assert max(map(order.index, ("rss_peak", "live_peaks"))) < order.index("time_train")
+    slow = ["MALLOC_MMAP_THRESHOLD_" in environment for environment in world.environments]
+    assert slow == [True] * 4 + [False] * 2
+
+
+def test_the_threads_found_are_asked_for_from_then_on(bench):
+    world = World()
+    bench(world, "device.num_threads=null").run()
+    assert [e.get("OMP_NUM_THREADS") for e in world.environments] == [None] * 2 + ["3"] * 4
+    world = World()
+    bench(world, "device.num_threads=2").run()
+    assert {e.get("OMP_NUM_THREADS") for e in world.environments} == {"2"}
+
+
+def test_memory_of_one_configuration_is_measured_once(bench):
+    world = World()
+    job = bench(world)
+    job.result.baseline.config["method"]["name"] = "wasi"  # A/A
+    job.run()
+    assert world.times("rss_peak") == ["ours"]
+    assert job.result.baseline.counted["memory/train_peak_mib"] == 290
+
+
+def test_what_does_not_fit_is_not_timed(bench):
+    world = World()
+    job = bench(world, "device.memory_limit_mib=899")
+    with pytest.raises(ChildFailed, match="device.memory_limit_mib=899: the process wanted 900 MiB") as caught:
+        job.run()
+    assert caught.value.status == "failed" and world.times("time_train") == []
+    assert job.result.ours.metrics()["memory/process_rss_peak_mib"] == 900
+
+
+def test_a_baseline_that_does_not_fit_leaves_ours_measured(bench):
+    world = World(peaks={"baseline": {**PEAKS, "total": 5000.0}})
+    job = bench(world, "device.memory_limit_mib=4096")
+    job.run()
+    assert set(world.times("time_train")) == {"ours"}
+    assert "time/train_step_ms_p50" in job.result.ours.metrics()
+    content = job.result.content()
+    assert "time/train_step_ms_p50" not in content["ratio"] and "memory/train_peak_mib" in content["ratio"]
+    assert "baseline is not timed" in job.result.warnings()[0] and "5000 MiB" in job.result.warnings()[0]
+
+
+def test_without_a_baseline(bench):
+    world = World()
+    job = bench(world, baseline=False)
+    job.run()
+    assert {who for who, _ in world.asked} == {"ours"} and job.result.content()["ratio"] == {}
+
+
+@pytest.mark.parametrize("dies_at", [("rss_peak", 1), ("time_train", 4), ("time_inference", 1), ("breakdown", 2)])
+def test_a_death_keeps_what_was_measured(bench, dies_at):
+    world = World(dies_at)
+    job = bench(world)
+    with pytest.raises(ChildFailed, match="SIGKILL"):
+        job.run()
+    assert world.alive == []
+    timed = sum(len(rounds) for rounds in job.result.ours.rounds.values())
+    assert timed == {"rss_peak": 0, "time_train": 2, "time_inference": 1, "breakdown": 6}[dies_at[0]]
+
+
+def test_power_where_the_machine_tells_it(bench, monkeypatch):
+    @contextmanager
+    def steady():
+        yield [4.0, 6.0]
+
+    monkeypatch.setattr(measure, "read_power", lambda: 5.0)
+    monkeypatch.setattr(measure, "sampled_power", steady)
+    job = bench(World())
+    job.run()
+    assert job.result.ours.metrics()["power/train_watts"] == 5.0
+    assert job.result.ours.metrics()["energy/train_step_joules"] == pytest.approx(5.0 * 0.002)
+
+
+def test_denormals_that_stay_are_told(bench, monkeypatch):
+    monkeypatch.setitem(TOLD, "denormals_flushed", False)
+    job = bench(World())
+    job.run()
+    assert sum("flush_denormals" in line for line in job.result.warnings()) == 1

@@ -1,0 +1,136 @@
+"""Where a step's time is booked, on small models whose parts are made slow on purpose."""
+
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.small import applied, batch
+from wasi.bench import parts
+from wasi.bench.parts import PARTS, StepBreakdown, breakdown_steps, targets
+from wasi.layers.activation import TuckerState
+from wasi.layers.factored import FactoredLinear
+from wasi.linalg import tucker
+from wasi.measure import breakdown
+from wasi.training import subspace
+from wasi.training.step import TrainStep
+
+MS = 1_000_000
+
+
+def step_of(model):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    return TrainStep(model, optimizer, normalize=None, clip_norm=1.0)
+
+
+class Clock:
+    """Time that passes only where a test says so."""
+
+    def __init__(self, monkeypatch):
+        self.now, self._patch = 0, monkeypatch
+        monkeypatch.setattr(breakdown, "time", SimpleNamespace(perf_counter_ns=lambda: self.now))
+
+    def slow(self, owner, name, ms=1, backward=0):
+        """Calls of `owner.name` take `ms`, and their backward passes `backward`."""
+        original = getattr(owner, name)
+
+        def call(*args, **kwargs):
+            self.now += ms * MS
+            result = original(*args, **kwargs)
+            return SlowBackward.apply(result, self, backward) if backward else result
+
+        self._patch.setattr(owner, name, call)
+
+
+class SlowBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, clock, ms):
+        ctx.clock, ctx.ms = clock, ms
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        ctx.clock.now += ctx.ms * MS
+        return grad, None, None
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    return Clock(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("model", "method"),
+    [("swin", "wasi"), *(("timm_vit", name) for name in ("vanilla", "wasi", "wsi", "asi", "svd_llm", "lora"))],
+)
+def test_parts_of_every_method(model, method):
+    (found,) = breakdown_steps(step_of(applied(model, method)), batch(), 1)
+    assert tuple(found) == PARTS and all(ms >= 0 for ms in found.values())
+    assert (found["factor_algebra"] > 0) == (method != "vanilla")
+    assert found["decomposition"] > 0  # an empty loop costs a microsecond, too
+    assert found["attention"] > 0 and found["optimizer"] > 0 and found["rest"] > 0
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "part", "calls"),
+    [
+        (TuckerState, "compress", "decomposition", 8),
+        (FactoredLinear, "retract_", "decomposition", 0),  # plain SGD takes the thin form
+        (subspace, "thin_step_", "decomposition", 8),
+        (tucker, "weight_coordinates", "factor_algebra", 8),
+        (torch.optim.SGD, "step", "optimizer", 1),
+        (torch.nn.utils, "clip_grads_with_norm_", "optimizer", 1),
+        (F, "scaled_dot_product_attention", "attention", 2),
+        (F, "gelu", "rest", 2),
+    ],
+)
+def test_what_takes_time_is_booked_where_it_belongs(clock, owner, name, part, calls):
+    step = step_of(applied("timm_vit", "wasi"))
+    clock.slow(owner, name)
+    (found,) = breakdown_steps(step, batch(), 1)
+    assert found == {**dict.fromkeys(PARTS, 0.0), part: calls}
+
+
+@pytest.mark.parametrize("model", ["torchvision_vit", "timm_vit"])
+def test_backward_passes_of_attention_are_attentions(clock, model):
+    clock.slow(F, "scaled_dot_product_attention", 1, backward=10)
+    (found,) = breakdown_steps(step_of(applied(model, "vanilla")), batch(), 1)
+    assert found == {**dict.fromkeys(PARTS, 0.0), "attention": 22}
+
+
+def test_attention_that_is_one_function(clock):
+    clock.slow(F, "softmax", 1, backward=10)
+    (found,) = breakdown_steps(step_of(applied("swin", "vanilla")), batch(), 1)
+    assert found == {**dict.fromkeys(PARTS, 0.0), "attention": 44}  # four blocks
+
+
+@pytest.mark.parametrize("model", ["torchvision_vit", "swin"])
+def test_projections_are_no_part_of_attention(clock, model):
+    clock.slow(F, "linear", 1, backward=10)
+    (found,) = breakdown_steps(step_of(applied(model, "vanilla")), batch(), 1)
+    assert found["attention"] == 0 and found["rest"] == sum(found.values()) > 11 * 4
+
+
+def test_the_step_is_the_same_with_and_without():
+    plain, watched = (step_of(applied("swin", "wasi")) for _ in range(2))
+    losses = [plain(*batch()).loss for _ in range(3)]
+    seen = []
+    for _ in range(3):
+        with StepBreakdown(targets(watched)):
+            seen.append(watched(*batch()).loss)
+    assert seen == losses
+    assert "step" not in vars(watched.optimizer) and not hasattr(F.scaled_dot_product_attention, "__wrapped__")
+
+
+def test_parts_sum_to_the_step():
+    step = step_of(applied("timm_vit", "wasi"))
+    step(*batch())
+    begin = time.perf_counter()
+    with StepBreakdown(targets(step)) as watched:
+        step(*batch())
+    whole = 1000 * (time.perf_counter() - begin)
+    spent = watched.ms()
+    assert spent.pop(parts._DENSE) == 0
+    assert sum(spent.values()) == pytest.approx(whole, rel=0.1)
