@@ -10,8 +10,7 @@ if TYPE_CHECKING:
     from wasi.bench.measurement import Side
 
 SUBSPACE_PART = "decomposition"
-_RESAMPLES = 2000
-_QUANTILE_RESAMPLES = 500  # one by one, as rounds differ in length
+_RESAMPLES = 1000
 
 
 def ratios(baseline: "Side", ours: "Side") -> dict[str, dict[str, float]]:
@@ -56,15 +55,21 @@ def _parts(baseline: "Side", ours: "Side") -> dict[str, dict[str, float]]:
 
 def _quantile_ratio(over_rounds, under_rounds, percent: float) -> dict[str, float]:
     """Ratio of a quantile over all rounds; rounds are resampled together, then samples within each."""
-    rng, n = _generator(), len(over_rounds)
-    drawn = []
-    for _ in range(_QUANTILE_RESAMPLES):
-        picks = rng.integers(n, size=n)
-        sides = ([rng.choice(rounds[i], len(rounds[i])) for i in picks] for rounds in (over_rounds, under_rounds))
-        top, bottom = (np.percentile(np.concatenate(side), percent) for side in sides)
-        drawn.append(top / bottom)
-    top, bottom = (np.percentile(np.concatenate(rounds), percent) for rounds in (over_rounds, under_rounds))
-    return _interval(top / bottom, drawn)
+    rng = _generator()
+    picks = rng.integers(len(over_rounds), size=(_RESAMPLES, len(over_rounds)))
+    top, bottom = (_drawn_quantiles(rounds, picks, percent, rng) for rounds in (over_rounds, under_rounds))
+    over, under = (np.percentile(np.concatenate(rounds), percent) for rounds in (over_rounds, under_rounds))
+    return _interval(over / under, top / bottom)
+
+
+def _drawn_quantiles(rounds, picks: np.ndarray, percent: float, rng: np.random.Generator) -> np.ndarray:
+    """One quantile per row of `picks` (resamples x rounds), over samples drawn anew from the rounds picked."""
+    widest = max(map(len, rounds))
+    drawn = np.full((len(rounds), len(picks), widest), np.nan)  # rounds differ in length
+    for place, samples in enumerate(rounds):
+        drawn[place, :, : len(samples)] = rng.choice(np.asarray(samples), size=(len(picks), len(samples)))
+    chosen = drawn[picks, np.arange(len(picks))[:, None]]
+    return np.nanpercentile(chosen.reshape(len(picks), -1), percent, axis=1)
 
 
 def _mean_ratio(over: list[float], under: list[float]) -> dict[str, float] | None:
