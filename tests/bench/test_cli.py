@@ -1,0 +1,150 @@
+"""bench_device.py as its users start it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = (
+    "model=vit_micro",
+    "model.weights=random",
+    "dataset=synthetic",
+    "dataset.batch_size=4",
+    "dataset.train_size=16",
+    "dataset.val_size=4",
+    "rank.activation_selection=fixed",
+    "rank.activation_ranks=[4,8,16]",
+    "device=cpu",
+    "device.num_threads=1",
+    "bench.warmup=1",
+    "bench.min_count=4",
+    "bench.min_seconds=0",
+    "bench.rounds=2",
+)
+
+
+def start(*arguments):
+    return subprocess.Popen(
+        [sys.executable, "bench_device.py", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(*arguments):
+    process = start(*arguments)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def cpu_seconds(*arguments):
+    """A loaded machine does not count, so processor time is held against the limit."""
+    before = os.times()
+    found = run(*arguments)
+    after = os.times()
+    return found, after.children_user + after.children_system - before.children_user - before.children_system
+
+
+def test_help_answers_at_once():
+    (code, out, _), seconds = cpu_seconds("--help")
+    assert code == 0 and "bench.baseline" not in out and "baseline: vanilla" in out and seconds < 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["bench.roundz=3"], "roundz"),
+        (["bench.rounds=0"], "bench.rounds=0: allowed is a whole number from 1 up"),
+        (
+            ["bench.baseline=nothing"],
+            "bench.baseline=nothing: allowed is asi, lora, svd_llm, vanilla, wasi, wsi or null",
+        ),
+        (["-m", "bench.baseline=nothing", "seed=1,2"], "bench.baseline=nothing: allowed is"),
+        (["-m", "bench.rounds=0", "seed=1,2"], "bench.rounds=0: allowed is"),
+    ],
+)
+def test_a_wrong_option_answers_at_once(tmp_path, overrides, told):
+    folders = [f"hydra.run.dir={tmp_path}/run", f"hydra.sweep.dir={tmp_path}/sweep"]
+    (code, _, err), seconds = cpu_seconds(*overrides, "model=vit_micro", "dataset=digits", *folders)
+    assert code != 0 and told in err and "Traceback" not in err and seconds < 2
+
+
+def test_a_sweep_from_end_to_end(tmp_path):
+    """vanilla against itself, wasi against vanilla, and two that do not work."""
+    varied = ["method=vanilla,wasi", "dataset.image_size=28,30", f"hydra.sweep.dir={tmp_path}"]
+    code, out, err = run("-m", *SMALL, *varied)
+    results = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("*/bench.json"))]
+    assert len(results) == 4 and code == 1
+    failed = [r for r in results if r["status"] == "failed"]
+    assert len(failed) == 2 and all("image_size=30" in r["error"] and r["metrics"] == {} for r in failed)
+    for done in (r for r in results if r["status"] == "completed"):
+        check(done)
+    assert (tmp_path / "bench.csv").read_text().count("\n") == 5
+    assert len(list(tmp_path.glob("time_vs_epsilon_*.png"))) == 1
+    assert "speed-up" in out and "image_size=30" in err
+
+
+def check(result):
+    metrics, base = result["metrics"], result["baseline"]["metrics"]
+    parts = ("weights", "gradients", "optimizer", "activations", "temporary")
+    for side in (metrics, base):
+        assert sum(side[f"memory/train_{part}_mib"] for part in parts) == pytest.approx(
+            side["memory/train_peak_mib"]
+        )
+        assert side["memory/train_rss_peak_mib"] > 0 and side["flops/train_step"] > 0
+        assert side["time/train_step_ms_p50"] <= side["time/train_step_ms_p90"]
+    if result["config"]["method"]["name"] == "vanilla":
+        exact = [
+            r
+            for name, r in result["ratio"].items()
+            if not name.startswith(("time", "flops/train_ach", "flops/inf"))
+        ]
+        assert exact and all(r == {"p50": 1, "low": 1, "high": 1} for r in exact)
+    assert [len(rounds) for rounds in result["samples"]["ours"]["time/train_step_ms"]] == [2, 2]
+    assert result["baseline"]["config"]["method"]["scope"] == result["config"]["method"]["scope"]
+    assert result["environment"]["threads"] == {"torch": 1, "OMP_NUM_THREADS": "1"}
+
+
+def children_of(process, wanted):
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        found = [p for p in psutil.Process(process.pid).children() if "wasi.bench.child" in " ".join(p.cmdline())]
+        if len(found) >= wanted:
+            return found
+        time.sleep(0.1)
+    raise AssertionError("no measuring process was started")
+
+
+def test_a_child_killed_from_outside_(tmp_path):
+    process = start(*SMALL, "method=vanilla", f"hydra.run.dir={tmp_path}")
+    children_of(process, 1)[0].kill()
+    _, err = process.communicate(timeout=300)
+    result = json.loads((tmp_path / "bench.json").read_text())
+    assert process.returncode == 1 and result["status"] == "failed"
+    assert "the measuring process was killed by SIGKILL, possibly out of memory" in result["error"]
+    assert result["error"] in err
+
+
+def test_ctrl_c_keeps_what_was_measured(tmp_path):
+    process = start(
+        *SMALL, "bench.baseline=null", "bench.rounds=100000", "bench.min_count=200000", f"hydra.run.dir={tmp_path}"
+    )
+    for line in process.stdout:
+        if "round 2/" in line:
+            break
+    children = children_of(process, 1)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    result = json.loads((tmp_path / "bench.json").read_text())
+    assert process.returncode == 130 and result["status"] == "interrupted"
+    assert result["metrics"]["time/train_step_ms_p50"] > 0 and result["baseline"] is None
+    assert psutil.wait_procs(children, timeout=10)[1] == []
