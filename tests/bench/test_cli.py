@@ -124,7 +124,7 @@ def children_of(process, wanted):
     raise AssertionError("no measuring process was started")
 
 
-def test_a_child_killed_from_outside_(tmp_path):
+def test_a_child_killed_from_outside(tmp_path):
     process = start(*SMALL, "method=vanilla", f"hydra.run.dir={tmp_path}")
     children_of(process, 1)[0].kill()
     _, err = process.communicate(timeout=300)
