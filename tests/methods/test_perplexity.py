@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
 
 from tests.small import MODELS, batch, build
 from tests.small import method as make
@@ -13,11 +14,13 @@ from wasi.errors import UserError
 from wasi.layers.activation import TuckerState, epsilon_ranks
 from wasi.layers.base import LowRankLayer
 from wasi.linalg.tucker import expand
+from wasi.measure.memory import LiveMemory, train_peak
 from wasi.methods.perplexity import measure_perplexities
 from wasi.methods.perplexity_search import EPSILONS, PerplexitySearch
 from wasi.methods.perplexity_table import to_json
 from wasi.methods.scope import scope_linears
 from wasi.methods.selection import ActivationRanks
+from wasi.training.step import TrainStep
 
 DOUBLE = torch.float64
 
@@ -102,7 +105,7 @@ def test_measuring_leaves_no_trace():
 
 
 def search(objective="memory", uniform=0.7, ceiling=None, budget_mib=None, table=None):
-    return PerplexitySearch(objective, uniform, ceiling, budget_mib, table)
+    return PerplexitySearch(objective, ceiling, budget_mib, table, uniform)
 
 
 def apply_search(found, name="timm_vit", method="wasi"):
@@ -205,3 +208,19 @@ def test_a_table_without_the_uniform_threshold_is_refused(tmp_path):
 def test_both_bounds_at_once_are_refused():
     with pytest.raises(UserError, match="rank.memory_budget_mib"):
         search(ceiling=1.0, budget_mib=1.0)
+
+
+def test_measuring_takes_no_more_memory_than_a_training_step():
+    def model():
+        torch.manual_seed(0)
+        return VisionTransformer(32, 4, embed_dim=64, depth=4, num_heads=2, num_classes=5)
+
+    images, labels = torch.randn(16, 3, 32, 32), torch.arange(16) % 5
+    net = model()
+    with LiveMemory(net, inputs=(images, labels)) as memory:
+        measure_perplexities(net, scope_linears(net, "all"), (images, labels), EPSILONS)
+    net = model()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    ordinary = train_peak(net, optimizer, TrainStep(net, optimizer, None), images, labels)
+    print(memory.peak, ordinary)
+    assert memory.peak.total <= ordinary.total

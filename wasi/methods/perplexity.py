@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wasi.layers.activation import unfold
 from wasi.linalg import tucker
 from wasi.linalg.rank import explained_rank
-from wasi.linalg.spectrum import leading_subspace
+from wasi.linalg.spectrum import mode_spectrum
 from wasi.methods.calibration import decomposing
 from wasi.methods.perplexity_table import Candidate, LayerTable
 
@@ -103,10 +102,9 @@ class _Spectrum:
         self.bases: list[Tensor] = []
         self.energies: list[Tensor] = []
         for mode in range(x.dim()):
-            rows = unfold(x, mode)
-            basis = leading_subspace(rows, highest, None)
+            basis, energies = mode_spectrum(x, mode, highest)
             self.bases.append(basis)
-            self.energies.append((rows @ basis).double().square().sum(0))
+            self.energies.append(energies)
 
     def ranks(self, epsilon: float) -> tuple[int, ...]:
         """One rank per mode, as `rank.activation_selection=epsilon` chooses them."""

@@ -24,17 +24,17 @@ class PerplexitySearch:
     Args:
         objective: `memory` or `perplexity`: what is made least where neither bound is given. The bound is then
             what the same threshold for every layer, `uniform_epsilon`, would take of the other quantity.
-        uniform_epsilon: that threshold; a candidate as well in that case.
+        uniform_epsilon: that threshold, a candidate as well in that case; `ActivationRanks` hands over its own.
         ceiling: largest summed perplexity; budget_mib: largest sum of core and factor elements, as float32 MiB
             at the calibration batch's size; one of them at most.
         table: path of a `perplexity.json` to use instead of measuring, or None.
     """
 
     objective: str
-    uniform_epsilon: float
     ceiling: float | None
     budget_mib: float | None
     table: str | None
+    uniform_epsilon: float | None = None
     artifacts: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
