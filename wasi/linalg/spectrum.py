@@ -1,5 +1,7 @@
 """Leading eigenvectors of a Gram matrix `A A^T`, exactly or, for long sides, by subspace iteration."""
 
+from math import prod
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,7 @@ from wasi.linalg.rank import explained_rank
 EXACT_SIDE = 1024
 _ITERATIONS = 6
 _OVERSAMPLE = 8
+_PIECE = 2**20  # elements of a tensor that are held in float64 at a time
 
 
 def leading_subspace(rows: Tensor, epsilon: float | None, rank: int | None, seed: int = 0) -> Tensor:
@@ -24,6 +27,34 @@ def leading_subspace(rows: Tensor, epsilon: float | None, rank: int | None, seed
     if min(n, d) <= EXACT_SIDE or (epsilon is not None and epsilon >= 1):
         return _exact(rows, epsilon, rank)
     return _iterated(rows, epsilon, rank, seed)
+
+
+def mode_spectrum(x: Tensor, mode: int, epsilon: float) -> tuple[Tensor, Tensor]:
+    """Leading directions (`d_m x r`) and energies (`r`, float64) of a mode's unfolding of `x`, up to `epsilon`.
+
+    No copy of `x` is made for sides up to `EXACT_SIDE`.
+    """
+    if x.shape[mode] > EXACT_SIDE:
+        rows = x.movedim(mode, -1).reshape(-1, x.shape[mode])
+        basis = leading_subspace(rows, epsilon, None)
+        return basis, (rows @ basis).double().square().sum(0)
+    energy, vectors = torch.linalg.eigh(_mode_gram(x, mode))
+    energy = energy.flip(0).clamp_min(0)
+    r = explained_rank(energy, epsilon)
+    return vectors.flip(1)[:, :r].to(x.dtype).contiguous(), energy[:r]
+
+
+def _mode_gram(x: Tensor, mode: int) -> Tensor:
+    """`A_m^T A_m` (`d_m x d_m`, float64), summed piece by piece."""
+    d = x.shape[mode]
+    view = x.reshape(prod(x.shape[:mode]), d, -1)
+    along = 2 if view.shape[0] == 1 else 0
+    others = view.numel() // view.shape[along]
+    gram = torch.zeros(d, d, dtype=torch.float64, device=x.device)
+    for piece in view.split(max(1, _PIECE // others), along):
+        wide = piece.double().movedim(1, 0).reshape(d, -1)
+        gram.addmm_(wide, wide.mT)
+    return gram
 
 
 def _exact(rows: Tensor, epsilon: float | None, rank: int | None) -> Tensor:
