@@ -90,11 +90,14 @@ def test_of_rank_only_what_the_method_reads(method, option, counts, compose_conf
 SEARCH = "rank.activation_selection=perplexity"
 
 
+FIXED = ["rank.activation_selection=fixed", "rank.activation_ranks=[2,2,2]"]
+
+
 @pytest.mark.parametrize(
     ("overrides", "change", "counts"),
     [
-        (["rank.activation_selection=fixed", "rank.activation_ranks=[2,2,2]"], "rank.activation_epsilon=0.5", False),
-        (["rank.activation_selection=fixed", "rank.activation_ranks=[2,2,2]"], "rank.weight_epsilon=0.5", True),
+        (FIXED, "rank.activation_epsilon=0.5", False),
+        (FIXED, "rank.weight_epsilon=0.5", True),
         ([SEARCH], "rank.activation_epsilon=0.5", True),
         ([SEARCH], "rank.memory_budget_mib=2", True),
         ([SEARCH, "rank.memory_budget_mib=2"], "rank.activation_epsilon=0.5", False),

@@ -30,7 +30,8 @@ def test_thin_oracle_equals_dense_oracle():
 @pytest.mark.parametrize("steps", [1, 5])
 def test_steps_agree_with_algorithm_1_to_second_order(steps, monkeypatch):
     monkeypatch.setattr("wasi.linalg.factored.DAMPING", 0.0)
-    gradients = [torch.randn(14, 11, dtype=DOUBLE, generator=torch.Generator().manual_seed(s)) for s in range(steps)]
+    generator = torch.Generator().manual_seed(0)
+    gradients = [torch.randn(14, 11, dtype=DOUBLE, generator=generator) for _ in range(steps)]
 
     def difference(lr):
         ours = dense = pair()

@@ -112,7 +112,7 @@ def test_contract(family, method):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_ranks_can_be_searched_and_stability_monitored(family, tmp_path):
     images, labels = images_for(family)
-    found = PerplexitySearch("memory", 0.8, None, None, None)
+    found = PerplexitySearch("memory", None, None, None, 0.8)
     search = ActivationRanks("perplexity", 0.8, None, found)
     sites = linear_sites(made(family), "all")
     model = make("wasi", "all", activations=search).apply(made(family), [(images, labels)])

@@ -33,8 +33,8 @@ WHOLE_BATCH = {"torchvision_vit": [8, 6, 8], "timm_vit": [8, 6, 8], "swin": [8, 
 @pytest.mark.parametrize("name", MODELS)
 def test_lean_equals_plain(name, method):
     # A batch mode kept whole does not depend on how the batch is cut.
-    options = {"activations": ActivationRanks("fixed", 1.0, WHOLE_BATCH[name])} if method in ("wasi", "asi") else {}
-    model = applied(name, method, DOUBLE, scope="mlp", **options)
+    whole = ActivationRanks("fixed", 1.0, WHOLE_BATCH[name]) if method in ("wasi", "asi") else None
+    model = applied(name, method, DOUBLE, scope="mlp", activations=whole)
     other = copy.deepcopy(model)
     plain = TrainStep(model, sgd(model), normalize, clip_norm=2.0)
     thin = lean(other, sgd(other), clip_norm=2.0)
@@ -75,9 +75,8 @@ def test_bfloat16_storage_stays_close():
     model = applied("timm_vit", "wasi")
     other = copy.deepcopy(model)
     plain = TrainStep(model, sgd(model), None, clip_norm=2.0)
-    step = LeanStep(
-        other, torch.optim.SGD(groups(other), lr=0.05), lambda x: x, clip_norm=2.0, chunk_size=8, storage=torch.bfloat16
-    )
+    optimizer = torch.optim.SGD(groups(other), lr=0.05)
+    step = LeanStep(other, optimizer, lambda x: x, clip_norm=2.0, chunk_size=8, storage=torch.bfloat16)
     images, labels = batch()
     a, b = plain(images, labels), step(images, labels)
     assert a.loss == pytest.approx(b.loss, rel=1e-2) and a.grad_norm == pytest.approx(b.grad_norm, rel=0.05)

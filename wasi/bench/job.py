@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from wasi.bench.baseline import baseline_config, measured_config
@@ -52,6 +54,7 @@ def perform(cfg: DictConfig, folder: Path, body: Callable[[DictConfig, "Job"], N
         ending = job.end(ending)
         tell(ending, folder / "bench.log")
         _track(cfg, job, ending)
+        _show(job)
     if ending.signum is not None:
         raise Interrupted(ending.signum)
     return ending
@@ -127,6 +130,17 @@ def _ending(error: BaseException) -> Ending:
     if isinstance(error, ChildFailed):
         return Ending(error.status, str(error), exit_code=1)
     return ending_of(error)
+
+
+def _show(job: Job) -> None:
+    """What a sweep shows at its end, for a job that is none of a sweep's."""
+    from wasi.bench.jobs import read_jobs
+    from wasi.bench.table import text
+    from wasi.report.write import printable
+
+    alone = HydraConfig.initialized() and HydraConfig.get().mode != RunMode.MULTIRUN
+    if alone and job.result.ours.metrics():
+        print(printable(text(read_jobs(job.folder))), flush=True)
 
 
 def _track(cfg: DictConfig, job: Job, ending: Ending) -> None:

@@ -101,7 +101,7 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "method.update": _names("subspace", "svd"),
     "device.name": _names("auto", "cpu", "cuda", "pi5", "pi4"),
     "device.num_threads": _count_or_null,
-    "device.dtype": _names("float32", "bfloat16"),
+    "device.dtype": (one_of("float32"), "float32"),
     "device.memory_limit_mib": (or_null(_positive[0]), "a number above 0, or null"),
     "device.flush_denormals": _yes_no,
     "optimizer.lr": _positive,

@@ -16,10 +16,8 @@ def prepare_device(cfg: DictConfig) -> torch.device:
     """Threads and denormals as `device` says, and where tensors live.
 
     Raises:
-        UserError: `cuda` where torch sees none; a number type that training does not have yet.
+        UserError: `cuda` where torch sees none.
     """
-    if cfg.dtype != "float32":
-        raise UserError("device.dtype", cfg.dtype, "float32")
     device = torch_device(cfg.name)
     set_threads(cfg.num_threads)
     if not torch.set_flush_denormal(bool(cfg.flush_denormals)) and cfg.flush_denormals:

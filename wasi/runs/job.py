@@ -103,6 +103,7 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
         tell(ending, folder / "train.log")
         _close(run, record, ending)
     if ending.status == "completed":
+        _checkpoint(folder).unlink(missing_ok=True)
         log.info("completed in %.1f s: val/acc %.4f, %s", seconds, run.metrics.get("val/acc", 0), _shown(folder))
     gc.collect()  # the next job's memory must not start with this one's cycles
     if ending.signum is not None:
@@ -118,13 +119,17 @@ def _skip(record: Record) -> Ending:
 
 def _start_afresh_or_resume(record: Record) -> None:
     """A checkpoint is continued when it belongs to this very run; any other is in the way."""
-    checkpoint = record.folder / "checkpoint.pt"
+    checkpoint = _checkpoint(record.folder)
     if not checkpoint.exists():
         return
     if record.is_same_run() and not record.completed_before():
         _warn_of_other_code(record, "the checkpoint")
     else:
         checkpoint.unlink()
+
+
+def _checkpoint(folder: Path) -> Path:
+    return folder / "checkpoint.pt"
 
 
 def _warn_of_other_code(record: Record, what: str) -> None:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from wasi.data.loader import eval_batches, num_batches, train_batches
 from wasi.errors import Diverged, Interrupted
 from wasi.signals import uninterrupted
-from wasi.training.checkpoint import FILE_NAME, Progress, load_checkpoint, save_checkpoint
+from wasi.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from wasi.training.evaluate import evaluate
 from wasi.training.step import StepResult, TrainStep
 
@@ -71,7 +71,6 @@ class Fit:
             if not self._half_done:
                 self._save()
             raise
-        (self.folder / FILE_NAME).unlink(missing_ok=True)
         return self.progress.epochs[-1]
 
     def _tell(self, epochs: int) -> None:
@@ -128,8 +127,7 @@ class Fit:
             epoch + 1, self.cfg.train.epochs, values["train/loss"], values["val/loss"], values["val/acc"],
         )
         self.tracker.log(progress.step, {"val/acc": values["val/acc"], "val/loss": values["val/loss"]})
-        if epoch + 1 < self.cfg.train.epochs:
-            self._save()
+        self._save()  # after the last epoch too: a run that dies while it is measured need not train again
 
     @contextmanager
     def _whole(self) -> Iterator[None]:

@@ -1,0 +1,98 @@
+"""Epochs, listeners, and a stop in the middle that changes nothing."""
+
+import signal
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from tests.small import CLASSES, applied
+from wasi.errors import Interrupted
+from wasi.signals import _handle
+from wasi.training.loop import Fit
+from wasi.training.step import TrainStep
+
+
+class Tracker:
+    def __init__(self):
+        self.history = []
+
+    def log(self, step, values):
+        self.history.append((step, values))
+
+
+def images(count, seed):
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (count, 3, 16, 16), dtype=torch.uint8, generator=generator)
+    return [(pixels[i], i % CLASSES) for i in range(count)]
+
+
+def normalize(x):
+    return x.float() / 255 - 0.5
+
+
+def fit(folder, listeners=(), method="wasi", epochs=3, every=None):
+    cfg = {
+        "seed": 1,
+        "dataset": {"batch_size": 8, "hflip": 0.5, "num_workers": 0},
+        "train": {"epochs": epochs, "checkpoint_every": every},
+        "scheduler": {"_target_": "wasi.training.schedule.cosine", "warmup_epochs": 1, "min_lr_ratio": 0.0},
+    }
+    model = applied("timm_vit", method)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    step = TrainStep(model, optimizer, normalize, clip_norm=2.0)
+    folder.mkdir(exist_ok=True)
+    return Fit(step, images(20, 0), images(10, 1), OmegaConf.create(cfg), folder, Tracker(), listeners)
+
+
+def parameters(run):
+    return [p.detach() for p in run.step.model.parameters()]
+
+
+def test_a_listener_hears_of_the_start_and_of_every_epoch(tmp_path):
+    heard = []
+    run = fit(tmp_path, [lambda *done: heard.append(done)])
+    result = run.run()
+    assert heard == [(0, 0), (1, 3), (2, 6), (3, 9)]
+    assert set(result) == {"val/acc", "val/loss", "train/loss"}
+    steps = [step for step, values in run.tracker.history if "lr" in values]
+    assert steps == list(range(1, 10))
+    assert [step for step, values in run.tracker.history if "val/acc" in values] == [3, 6, 9]
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 6])
+@pytest.mark.parametrize("method", ["vanilla", "wasi"])
+def test_a_stop_and_a_resumption_give_the_same_run(method, stop_at, tmp_path):
+    whole = fit(tmp_path / "whole", method=method)
+    expected = whole.run()
+    stopped = fit(tmp_path / "parts", method=method)
+    log = stopped.tracker.log
+
+    def stop(step, values):
+        log(step, values)
+        if step == stop_at and "lr" in values:
+            _handle(signal.SIGTERM, None)  # arrives while the step is half done
+
+    stopped.tracker.log = stop
+    with pytest.raises(Interrupted):
+        stopped.run()
+    heard = []
+    resumed = fit(tmp_path / "parts", [lambda *done: heard.append(done)], method)
+    assert resumed.resumed_from_step == stop_at
+    assert resumed.run() == expected
+    assert all(torch.equal(a, b) for a, b in zip(parameters(whole), parameters(resumed), strict=True))
+    assert heard == [done for done in [(1, 3), (2, 6), (3, 9)] if done[1] >= stop_at]
+
+
+def test_a_stop_in_a_listener_is_repeated_there(tmp_path):
+    expected = fit(tmp_path / "whole").run()
+
+    def stop(epochs, step):
+        if epochs == 2:
+            raise Interrupted(signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        fit(tmp_path / "parts", [stop]).run()
+    heard = []
+    assert fit(tmp_path / "parts", [lambda *done: heard.append(done)]).run() == expected
+    assert heard == [(2, 6), (3, 9)]
