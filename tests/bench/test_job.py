@@ -144,3 +144,9 @@ def test_folders_and_fingerprints(compose_config):
         assert base[0] != of("method=vanilla", *other)[0] and base[1] != of("method=vanilla", *other)[1]
     # A baseline that reads thresholds makes them count.
     assert of("method=vanilla", "bench.baseline=wsi") != of("method=vanilla", "bench.baseline=wsi", "rank=eps_0.4")
+
+
+def test_an_experiment_and_the_command_line_set_the_effort(compose_config):
+    assert compose_config(config="bench").bench.min_seconds == 5.0
+    cfg = compose_config("experiment=bench_smoke", "bench.rounds=7", config="bench", small=False)
+    assert (cfg.bench.min_seconds, cfg.bench.rounds, cfg.model.weights) == (0.5, 7, "surrogate")
