@@ -5,12 +5,13 @@ Every method with a threshold is a line; one without is a single marker, vanilla
 
 import io
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from wasi.bench.jobs import BenchJob
+from wasi.bench.jobs import BenchJob, series_names
 from wasi.report.options import weight_epsilon
 from wasi.report.style import SETTINGS, styles
 
@@ -19,17 +20,29 @@ _ALONE = ("lora", "vanilla")  # without a threshold; in the order of the axis' e
 DPI = 200
 
 
+@dataclass
+class Series:
+    """Jobs that differ by their thresholds; `points` are (place on the axis, metrics)."""
+
+    method: str
+    points: list[tuple[object, dict]] = field(default_factory=list)
+
+    def timed(self, kind: str) -> list[tuple[object, float, float]]:
+        """(place, p50, p90) where `kind` was timed."""
+        return [(place, m[f"{kind}_p50"], m[f"{kind}_p90"]) for place, m in self.points if f"{kind}_p50" in m]
+
+
 def draw(jobs: list[BenchJob]) -> bytes | None:
     """The figure of one block as PNG; None where nothing was timed."""
-    points = _points(jobs)
-    if not points:
+    series = _series(jobs)
+    if not series:
         return None
     with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(7.4, 3.4), dpi=DPI, layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(1, len(_PANELS))
         for ax, (kind, title) in zip(axes, _PANELS.items(), strict=True):
-            _panel(ax, points, kind, title)
+            _panel(ax, series, kind, title)
         model, dataset, batch = jobs[0].block
         figure.suptitle(f"{model} on {dataset}, batch {batch}", fontsize=10, fontweight="bold")
         handles = {
@@ -41,19 +54,17 @@ def draw(jobs: list[BenchJob]) -> bytes | None:
     return image.getvalue()
 
 
-def _points(jobs: list[BenchJob]) -> dict[str, list[tuple[object, dict]]]:
-    """method -> (place on the axis, metrics); the baseline from the first job that timed it, if it is no job."""
-    points: dict[str, list[tuple[object, dict]]] = {}
+def _series(jobs: list[BenchJob]) -> dict[str, Series]:
+    """Name -> series; the baseline from the first job that has it, where it is no job itself."""
+    series: dict[str, Series] = {}
+    for name, job in zip(series_names(jobs), jobs, strict=True):
+        series.setdefault(name, Series(job.method)).points.append((_place(job.config), job.metrics))
     for job in jobs:
-        points.setdefault(job.method, []).append((_place(job.config), job.metrics))
-    for job in jobs:
-        base = job.content["baseline"]
-        if base and base["metrics"] and base["config"]["method"]["name"] not in points:
-            points[base["config"]["method"]["name"]] = [(_place(base["config"]), base["metrics"])]
-    timed = {
-        m: [p for p in found if any(f"{kind}_p50" in p[1] for kind in _PANELS)] for m, found in points.items()
-    }
-    return {method: found for method, found in timed.items() if found}
+        base = job.content["baseline"] or {"metrics": {}}
+        if base["metrics"] and all(one.method != base["config"]["method"]["name"] for one in series.values()):
+            method = base["config"]["method"]["name"]
+            series[method] = Series(method, [(_place(base["config"]), base["metrics"])])
+    return {name: one for name, one in series.items() if any(one.timed(kind) for kind in _PANELS)}
 
 
 def _place(config: dict) -> object:
@@ -64,17 +75,23 @@ def _place(config: dict) -> object:
     return config["method"]["name"] if epsilon is None else epsilon
 
 
-def _panel(ax, points: dict[str, list[tuple[object, dict]]], kind: str, title: str) -> None:
-    ticks = _ticks(place for found in points.values() for place, _ in found)
-    unit, scale = _unit([m[f"{kind}_p50"] for found in points.values() for _, m in found if f"{kind}_p50" in m])
-    for (method, found), style in zip(points.items(), styles([(m, m) for m in points]), strict=True):
-        found = sorted((p for p in found if f"{kind}_p50" in p[1]), key=lambda p: ticks[p[0]])
-        x, y = [ticks[place] for place, _ in found], [m[f"{kind}_p50"] * scale for _, m in found]
-        up = [(m[f"{kind}_p90"] - m[f"{kind}_p50"]) * scale for _, m in found]
+def _panel(ax, series: dict[str, Series], kind: str, title: str) -> None:
+    ticks = _ticks(place for one in series.values() for place, _ in one.points)
+    unit, scale = _unit([p50 for one in series.values() for _, p50, _ in one.timed(kind)])
+    looks = styles([(one.method, name) for name, one in series.items()])
+    for (name, one), style in zip(series.items(), looks, strict=True):
+        found = sorted((ticks[place], p50 * scale, p90 * scale) for place, p50, p90 in one.timed(kind))
+        if not found:
+            continue
+        x, y, top = zip(*found, strict=True)
+        up = [high - middle for high, middle in zip(top, y, strict=True)]
         marks = {**style.marks(), **({} if len(x) > 1 else {"linestyle": "none"})}
         ax.errorbar(x, y, yerr=[[0] * len(up), up], fmt="none", ecolor=style.colour, elinewidth=0.9, capsize=2)
-        ax.plot(x, y, label=method, **marks)
+        ax.plot(x, y, label=name, **marks)
     ax.set_xticks(list(ticks.values()), [str(place) for place in ticks])
+    for label, place in zip(ax.get_xticklabels(), ticks, strict=True):
+        if isinstance(place, str):  # names are longer than thresholds
+            label.set(rotation=25, ha="right", rotation_mode="anchor")
     ax.set_xlabel(r"$\varepsilon$ (whisker: p90)")
     ax.set_ylabel(f"Time per iteration ({unit})")
     ax.set_title(title, loc="left", fontsize=9)

@@ -66,8 +66,21 @@ def read_jobs(folder: Path) -> list[BenchJob]:
 
 def labels(jobs: list[BenchJob]) -> list[str]:
     """A name per job of one block: method, thresholds, and the options in which jobs differ."""
+    return [_joined(job.method, epsilon_label(job.config), *shown) for job, shown in _with_differences(jobs)]
+
+
+def series_names(jobs: list[BenchJob]) -> list[str]:
+    """As `labels`, without the thresholds: equal for jobs that belong on one line of a figure."""
+    return [_joined(job.method, *shown) for job, shown in _with_differences(jobs)]
+
+
+def _with_differences(jobs: list[BenchJob]) -> list[tuple[BenchJob, list[str]]]:
     keys = _differing(jobs)
-    return [" ".join(filter(None, [job.method, epsilon_label(job.config), *_shown(job, keys)])) for job in jobs]
+    return [(job, _shown(job, keys)) for job in jobs]
+
+
+def _joined(*parts: str | None) -> str:
+    return " ".join(part for part in parts if part)
 
 
 def _options(config: dict) -> dict[str, Any]:
