@@ -19,7 +19,7 @@ def train(cfg: DictConfig, run: Run) -> None:
     from wasi.data.normalize import Normalize
     from wasi.measure.run import measure_run
     from wasi.methods.calibration import Calibration
-    from wasi.methods.describe import describe_layers
+    from wasi.methods.describe import describe_layers, rank_history
     from wasi.models.build import build_model
     from wasi.models.spec import input_spec
     from wasi.runs.artifacts import write_artifacts
@@ -43,8 +43,11 @@ def train(cfg: DictConfig, run: Run) -> None:
     model = method.apply(model, calibration)
     write_artifacts(run.folder, method)
     run.layers = describe_layers(model, cfg.method.scope)
+    run.tracker.log(0, rank_history(run.layers))
 
     step = build_step(model, normalize, cfg)
+    if cfg.train.measure or cfg.device.memory_limit_mib is not None:  # what does not fit is not trained
+        run.metrics |= resident_memory_of(cfg, torch.get_num_threads(), run.folder / "memory.log")
     watchers = [Monitor(model, calibration, cfg, run.folder, run.tracker)] if cfg.train.monitor else []
     fit = Fit(step, data.train, data.val, cfg, run.folder, run.tracker, watchers)
     run.resumed_from_step = fit.resumed_from_step
@@ -53,7 +56,6 @@ def train(cfg: DictConfig, run: Run) -> None:
 
     if cfg.train.measure:
         run.metrics |= measure_run(cfg, step, first_batch(data.train, cfg), fit.step_seconds)
-        run.metrics |= resident_memory_of(cfg, torch.get_num_threads(), run.folder / "memory.log")
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

@@ -60,7 +60,15 @@ def method(name: str, scope: str = "all", epsilon: float = 0.8, **options):
             return SubspaceMethod(name, scope, activations=activations, **options)
         case "svd_llm":
             return SVDLLM(
-                name, scope, weight_epsilon=epsilon, keep_ratio=None, lora_rank=2, lora_alpha=4, seed=0, **options
+                name,
+                scope,
+                weight_epsilon=epsilon,
+                keep_ratio=None,
+                lora_rank=2,
+                lora_alpha=4,
+                calibration_batches=1,
+                seed=0,
+                **options,
             )
         case "lora":
             return LoRA(name, scope, lora_rank=2, lora_alpha=4, seed=0, **options)

@@ -224,3 +224,11 @@ def test_measuring_takes_no_more_memory_than_a_training_step(monkeypatch):
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     ordinary = train_peak(net, optimizer, TrainStep(net, optimizer, None), images, labels)
     assert memory.peak.total <= ordinary.total
+
+
+def test_the_composed_method_searches_with_its_own_threshold(compose_config):
+    import hydra
+
+    cfg = compose_config("method=wasi", "rank=eps_0.7", "rank.activation_selection=perplexity", "method.scope=mlp")
+    model = hydra.utils.instantiate(cfg.method).apply(build("timm_vit"), [batch()])
+    assert all(m.activation_ranks for m in model.modules() if hasattr(m, "activation_ranks"))

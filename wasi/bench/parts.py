@@ -45,12 +45,13 @@ def targets(step: TrainStep) -> dict[str, list[Target]]:
     swin = sys.modules.get("torchvision.models.swin_transformer")
     if swin is not None:  # its attention is one function, projections included
         attention.append((swin, "shifted_window_attention"))
+    subspace: list[Target] = [
+        (TuckerState, "compress"),
+        (SubspaceIteration, "tangents"),
+        (SubspaceIteration, "finish"),
+    ]
     return {
-        "decomposition": [
-            (TuckerState, "compress"),
-            (SubspaceIteration, "tangents"),
-            (SubspaceIteration, "finish"),
-        ],
+        "decomposition": subspace if step.subspace.layers else [],
         "factor_algebra": [
             (FactoredProduct, "forward"),
             (FactoredProduct, "backward"),

@@ -54,13 +54,10 @@ def _ingredients(cfg: DictConfig) -> dict:
     for name, keys in {**_PLACES, "train": _BOOKKEEPING}.items():
         parts[name] = {k: v for k, v in parts[name].items() if k not in keys}
     parts["method"] = method_as_read(cfg)
-    read = rank_options_read(cfg)
-    if read:  # a method that has ranks finds them on these batches
-        parts["calibration_batches"] = cfg.rank.calibration_batches
     if cfg.train.monitor:  # it holds every method against both thresholds
         parts["monitored"] = [cfg.rank.weight_epsilon, cfg.rank.activation_epsilon]
     identity = {"weights": weights_identity(cfg.model), "data": dataset_identity(cfg.dataset)}
-    if "perplexity_table" in read and cfg.rank.perplexity_table is not None:
+    if "perplexity_table" in rank_options_read(cfg) and cfg.rank.perplexity_table is not None:
         identity["perplexity_table"] = _file_digest(cfg.rank.perplexity_table)
         parts["method"]["activations"]["perplexity"].pop("table")
     return {"schema_version": SCHEMA_VERSION, "seed": cfg.seed, "identity": identity, **parts}

@@ -73,7 +73,7 @@ def _names(*names: str) -> tuple[Predicate, str]:
 
 
 OPTIONS: dict[str, tuple[Predicate, str]] = {
-    "seed": (integer_from(0), "a whole number from 0 up"),
+    "seed": (lambda value: is_integer(value) and 0 <= value < 2**63, "a whole number from 0 up, below 2^63"),
     "model.name": (is_text, "a model's name, for example vit_small_patch16_224"),
     "model.weights": (is_text, "pretrained, random, surrogate or the path of a .safetensors file"),
     "dataset.name": _text,
@@ -98,6 +98,8 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "method.scope": _names("mlp", "attention", "all"),
     "method.train_rest": _yes_no,
     "method.weight_epsilon": _epsilon,
+    "method.lora_rank": _count,
+    "method.lora_alpha": _positive,
     "method.update": _names("subspace", "svd"),
     "device.name": _names("auto", "cpu", "cuda", "pi5", "pi4"),
     "device.num_threads": _count_or_null,

@@ -59,8 +59,9 @@ def _largest(gram: Tensor) -> Tensor:
 def retract(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """The same product with `L` orthonormal again: `L = Q T` (positive diagonal), so `W = Q (T R)`.
 
-    After a tangent step `L^T L = I + O(lr^2)`, hence `T = I + O(lr^2)`: momentum and Adam state stay
-    expressed in a basis that moved only to second order, and are left as they are.
+    After a tangent step of plain SGD `L^T L = I + O(lr^2)`, hence `T = I + O(lr^2)`. Momentum and Adam state is
+    left as it is, in a basis that has moved a little: momentum holds older tangents and Adam scales
+    elementwise, so their steps leave the tangent space and `T = I + O(lr)`; the product `L R` is exact always.
     """
     q, t = qr_near_orthonormal(left)
     return q, t @ right

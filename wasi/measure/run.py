@@ -37,11 +37,12 @@ def measure_run(
         step_seconds: whole steps of the training itself.
     """
     images, labels = step.prepare(*batch)
+    batch_size = len(labels)  # less than asked for where there are fewer training images
     normalised = step.normalize(batch[0].to(step.device))
     return {
         **count_parameters(step.model),
-        **paper_accounting(step.model, cfg.method.scope, normalised, cfg.dataset.batch_size),
-        **flops(step, normalised, cfg.dataset.batch_size),
+        **paper_accounting(step.model, cfg.method.scope, normalised, batch_size),
+        **flops(step, normalised, batch_size),
         **times(step, images, labels, normalised, step_seconds),
         **train_peak(step.model, step.optimizer, step, images, labels).train_metrics(),
         "memory/inference_peak_mib": inference_peak(step.model, normalised).total / 1024**2,

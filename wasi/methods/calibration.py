@@ -61,16 +61,15 @@ def decomposing(name: str) -> Iterator[None]:
 
 def second_moments(
     model: nn.Module, layers: Mapping[str, nn.Module], batches: Iterable[tuple[Tensor, Tensor]]
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """Per layer the mean input (`[I]`) and `X^T X / n` (`I x I`), over all tokens of all batches."""
+) -> dict[str, Tensor]:
+    """Per layer `X^T X / n` (`I x I`) over all `n` tokens of all batches."""
     sums: dict[str, list] = {}
 
     def see(name: str, x: Tensor) -> None:
         rows = x.reshape(-1, x.shape[-1])
-        entry = sums.setdefault(name, [0, 0.0, 0.0])
+        entry = sums.setdefault(name, [0, 0.0])
         entry[0] += rows.shape[0]
-        entry[1] = entry[1] + rows.sum(0)
-        entry[2] = entry[2] + rows.mT @ rows
+        entry[1] = entry[1] + rows.mT @ rows
 
     observe_inputs(model, layers, batches, see)
-    return {name: (total / n, moment / n) for name, (n, total, moment) in sums.items()}
+    return {name: moment / n for name, (n, moment) in sums.items()}

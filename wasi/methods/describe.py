@@ -29,3 +29,14 @@ def describe_layers(model: nn.Module, scope: str) -> list[dict]:
             entry["activation_ranks"] = list(layer.activation_ranks)
         entries.append(entry)
     return entries
+
+
+def rank_history(layers: list[dict]) -> dict[str, int]:
+    """The ranks of `describe_layers` as flat values: `rank/LAYER/weight`, `rank/LAYER/activation_MODE`."""
+    values = {}
+    for layer in layers:
+        if "weight_rank" in layer:
+            values[f"rank/{layer['name']}/weight"] = layer["weight_rank"]
+        for mode, rank in enumerate(layer.get("activation_ranks", ())):
+            values[f"rank/{layer['name']}/activation_{mode}"] = rank
+    return values

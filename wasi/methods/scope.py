@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from wasi.errors import UserError
 from wasi.layers.base import LowRankLayer
 from wasi.models.attention import unpack_attention
 from wasi.models.structure import head_module, linear_sites
@@ -14,6 +15,13 @@ def scope_linears(model: nn.Module, scope: str) -> dict[str, nn.Linear]:
     if scope != "mlp":
         unpack_attention(model)
     return {site.name: model.get_submodule(site.name) for site in linear_sites(model, scope)}
+
+
+def check_weights(linears: Mapping[str, nn.Linear]) -> None:
+    """Raises UserError that names the first layer with a zero or non-finite weight."""
+    for name, linear in linears.items():
+        if not linear.weight.isfinite().all() or not linear.weight.any():
+            raise UserError("model.weights", f"({name})", "a layer whose weight is finite and not zero")
 
 
 def replace_layers(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:

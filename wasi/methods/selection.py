@@ -38,6 +38,8 @@ class ActivationRanks:
         if needs.get(self.selection) is None:
             allowed = "epsilon, fixed or perplexity, with its options"
             raise UserError("rank.activation_selection", self.selection, allowed)
+        if self.perplexity is not None:
+            self.perplexity.uniform_epsilon = self.epsilon
 
     @property
     def artifacts(self) -> dict[str, Any]:
@@ -70,6 +72,11 @@ class ActivationRanks:
         if len(self.ranks) != x.dim():
             modes = "[b,n,i]" if x.dim() == 3 else "[b,h,w,i]" if x.dim() == 4 else f"{x.dim()} ranks"
             raise UserError("rank.activation_ranks", list(self.ranks), f"{modes}, one rank per mode of this model")
+        rows = x.numel()
+        for rank, size in list(zip(self.ranks, x.shape, strict=True))[1:]:
+            if rank < size and rank > rows // size:
+                allowed = f"at most {rows // size} where {name}'s input has {size}, from one calibration batch"
+                raise UserError("rank.activation_ranks", list(self.ranks), allowed)
         return tuple(self.ranks)
 
     def _searched(self, model: nn.Module, layers: Mapping[str, nn.Linear], batch: Batch) -> Choose:

@@ -1,14 +1,15 @@
 """SVD-LLM (Wang et al., arXiv 2403.07378): truncation-aware whitening, then LoRA on both frozen factors."""
 
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
 
 from wasi.layers.adapter import FactoredAdapterLinear
 from wasi.linalg.rank import explained_rank
-from wasi.methods.calibration import second_moments
-from wasi.methods.scope import freeze_rest, replace_layers, scope_linears
+from wasi.methods.calibration import decomposing, second_moments
+from wasi.methods.scope import check_weights, freeze_rest, replace_layers, scope_linears
 
 
 def whitened_factors(weight: Tensor, moment: Tensor, rank: int) -> tuple[Tensor, Tensor]:
@@ -46,6 +47,7 @@ class SVDLLM:
         weight_epsilon: each layer's rank is the one WASI has at this threshold, unless `keep_ratio` is given.
         keep_ratio: share of a layer's parameters kept, `K = keep_ratio * O I / (O + I)`.
         lora_rank, lora_alpha: of the adapters.
+        calibration_batches: training batches whose inputs whiten the weights.
         seed: of the adapters' start.
     """
 
@@ -56,15 +58,18 @@ class SVDLLM:
     keep_ratio: float | None
     lora_rank: int
     lora_alpha: float
+    calibration_batches: int
     seed: int
 
     def apply(self, model: nn.Module, calibration) -> nn.Module:
         linears = scope_linears(model, self.scope)
-        moments = second_moments(model, linears, calibration)
+        check_weights(linears)
+        moments = second_moments(model, linears, islice(calibration, self.calibration_batches))
         generator = torch.Generator().manual_seed(self.seed)
         layers = {}
         for name, linear in linears.items():
-            left, right = whitened_factors(linear.weight, moments.pop(name)[1], self.rank(linear.weight))
+            with decomposing(name):
+                left, right = whitened_factors(linear.weight, moments.pop(name), self.rank(linear.weight))
             layers[name] = FactoredAdapterLinear(
                 left, right, linear.bias, self.lora_rank, self.lora_alpha, generator
             )

@@ -13,7 +13,7 @@ from wasi.layers.factored import FactoredLinear
 from wasi.layers.svd_linear import SvdLinear
 from wasi.layers.tucker_linear import TuckerLinear
 from wasi.linalg.rank import truncate
-from wasi.methods.scope import freeze_rest, replace_layers, scope_linears
+from wasi.methods.scope import check_weights, freeze_rest, replace_layers, scope_linears
 from wasi.methods.selection import ActivationRanks
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class SubspaceMethod:
     def apply(self, model: nn.Module, calibration) -> nn.Module:
         linears = scope_linears(model, self.scope)
         if self.weight_epsilon is not None:
-            _check_weights(linears)
+            check_weights(linears)
         states = self.activations.states(model, linears, calibration) if self.activations else {}
         layers = {}
         factors = _SharedFactors(self.weight_epsilon) if self.weight_epsilon is not None else None
@@ -74,12 +74,6 @@ class SubspaceMethod:
         if self.update == "svd":
             return SvdLinear(*factors.product(linear.weight), linear.bias)
         return FactoredLinear(*factors.of(name, linear.weight), linear.bias, states)
-
-
-def _check_weights(linears: dict[str, nn.Linear]) -> None:
-    for name, linear in linears.items():
-        if not linear.weight.isfinite().all() or not linear.weight.any():
-            raise UserError("model.weights", f"({name})", "a layer whose weight is finite and not zero")
 
 
 class _SharedFactors:

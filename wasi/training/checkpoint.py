@@ -1,4 +1,4 @@
-"""Everything a run needs to continue bit for bit, in one file that is either old or new, never half."""
+"""Everything a run needs to continue (on a CPU bit for bit), in one file that is either old or new, never half."""
 
 import os
 from dataclasses import asdict, dataclass, field

@@ -14,6 +14,7 @@ from functools import wraps
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import get_device_states, set_device_states
 
 from wasi.errors import UserError
 from wasi.layers.base import LowRankLayer
@@ -35,7 +36,7 @@ class ChunkedRepeat(torch.autograd.Function):
     @staticmethod
     def forward(ctx, anchor: Tensor, x: Tensor, run: Callable[[Tensor], Tensor], size: int, storage: torch.dtype):
         ctx.run, ctx.size, ctx.dtype = run, size, x.dtype
-        ctx.rng = torch.get_rng_state()  # dropout must fall the same way again
+        ctx.rng = torch.get_rng_state(), get_device_states(x)  # dropout must fall the same way again
         stored = x.to(storage) if x.is_floating_point() else x
         ctx.save_for_backward(stored)
         out = None
@@ -52,17 +53,18 @@ class ChunkedRepeat(torch.autograd.Function):
         (stored,) = ctx.saved_tensors
         need = ctx.needs_input_grad[1]
         d_x = torch.empty(stored.shape, dtype=ctx.dtype, device=stored.device) if need else None
-        now = torch.get_rng_state()
-        torch.set_rng_state(ctx.rng)
-        for start in range(0, len(stored), ctx.size):
-            part = slice(start, start + ctx.size)
-            # `to` may return the stored chunk itself: detached, so that it is a leaf of this chunk's graph.
-            x = stored[part].to(ctx.dtype).detach().requires_grad_(need)
-            with torch.enable_grad(), declared(repeat=False):  # the first pass that sees a graph
-                ctx.run(x).backward(grad[part])
-            if need:
-                d_x[part] = x.grad
-        torch.set_rng_state(now)
+        on_cpu, (devices, on_devices) = ctx.rng
+        with torch.random.fork_rng(devices):
+            torch.set_rng_state(on_cpu)
+            set_device_states(devices, on_devices)
+            for start in range(0, len(stored), ctx.size):
+                part = slice(start, start + ctx.size)
+                # `to` may return the stored chunk itself: detached, so that it is a leaf of this chunk's graph.
+                x = stored[part].to(ctx.dtype).detach().requires_grad_(need)
+                with torch.enable_grad(), declared(repeat=False):  # the first pass that sees a graph
+                    ctx.run(x).backward(grad[part])
+                if need:
+                    d_x[part] = x.grad
         return None, d_x, None, None, None
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from time import perf_counter
 
 import hydra
+import torch
 from omegaconf import DictConfig
 from torch.utils.data import Dataset
 from tqdm import tqdm
@@ -52,7 +53,7 @@ class Fit:
         self.resumed_from_step = self.progress.step
         self.on_epoch = on_epoch
         self._half_done = False
-        self.step_seconds: list[float] = []  # of this process's whole steps
+        self.step_seconds: list[float] = []  # of this process's steps on whole batches
 
     def run(self) -> dict[str, float]:
         """Train what is left; `val/acc`, `val/loss` and `train/loss` of the last epoch."""
@@ -92,21 +93,33 @@ class Fit:
     def _one(self, images, labels) -> StepResult:
         progress, rate = self.progress, self.scheduler.get_last_lr()[0]
         batch = self.step.prepare(images, labels)
+        self._wait()
         start = perf_counter()
         result = self.step(*batch)
-        self.step_seconds.append(perf_counter() - start)
+        self._wait()
+        if result.count == self.cfg.dataset.batch_size:  # an epoch's last, smaller batch is another thing
+            self.step_seconds.append(perf_counter() - start)
         self.scheduler.step()
         progress.step += 1
         progress.loss_sum += result.loss * result.count
         progress.count += result.count
-        values = {"train/loss": result.loss, "train/acc": result.correct / result.count, "lr": rate}
-        if result.grad_norm is not None:
-            values["train/grad_norm"] = result.grad_norm
-        self.tracker.log(progress.step, values)
+        self.tracker.log(
+            progress.step,
+            {
+                "train/loss": result.loss,
+                "train/acc": result.correct / result.count,
+                "train/grad_norm": result.grad_norm,
+                "lr": rate,
+            },
+        )
         every = self.cfg.train.checkpoint_every
         if every and progress.step % every == 0:
             self._save()
         return result
+
+    def _wait(self) -> None:
+        if self.step.device.type == "cuda":
+            torch.cuda.synchronize()
 
     def _evaluate(self, epoch: int) -> dict[str, float]:
         data, progress = self.cfg.dataset, self.progress

@@ -15,12 +15,12 @@ from wasi.training.subspace import SubspaceIteration
 
 @dataclass(frozen=True)
 class StepResult:
-    """`loss`: mean over the batch; `correct` of `count` images; `grad_norm` before clipping, if it was taken."""
+    """`loss`: mean over the batch; `correct` of `count` images; `grad_norm` before clipping."""
 
     loss: float
     correct: int
     count: int
-    grad_norm: float | None
+    grad_norm: float
 
 
 class TrainStep:
@@ -67,13 +67,13 @@ class TrainStep:
             loss, correct = self._accumulate(images, labels)
             if not isfinite(loss):
                 raise Diverged(f"training loss is {loss}")
-            norm = self.subspace.prepare(self.clip_norm)
+            norm = self.subspace.prepare(self.clip_norm).item()
+            if not isfinite(norm):
+                raise Diverged(f"gradient norm is {norm}")
+            self.optimizer.step()
+            self.subspace.finish()
         except torch.linalg.LinAlgError as error:  # a decomposition met numbers that are not finite
             raise Diverged(str(error)) from error
-        if norm is not None and not isfinite(norm := norm.item()):
-            raise Diverged(f"gradient norm is {norm}")
-        self.optimizer.step()
-        self.subspace.finish()
         self.optimizer.zero_grad(set_to_none=True)
         return StepResult(loss, correct, len(labels), norm)
 

@@ -1,5 +1,7 @@
 """What turns a step of any torch optimizer into one step of subspace iteration (DESIGN 3.3)."""
 
+from collections import Counter
+
 import torch
 from torch import Tensor, nn
 
@@ -22,7 +24,10 @@ class SubspaceIteration:
         self.layers = [m for m in model.modules() if isinstance(m, LowRankLayer)]
         factored = trainable_factors(model)
         thin = optimizer is not None and _is_plain_sgd(optimizer)
-        self.thin = [ThinLayer(layer, optimizer) for layer in factored if thin and layer.can_collect()]
+        alone = _sole_holders(model)  # tied layers each see a part of the gradient, which autograd adds up
+        self.thin = [
+            ThinLayer(layer, optimizer) for layer in factored if thin and layer in alone and layer.can_collect()
+        ]
         collecting = {id(t.layer) for t in self.thin}
         self.factored = [layer for layer in factored if id(layer) not in collecting]
         once = {id(layer.retracted): layer for layer in self.layers if layer.retracted is not None}
@@ -32,20 +37,19 @@ class SubspaceIteration:
         self.rest = [p for p in self.parameters if id(p) not in in_factors]
 
     @torch.no_grad()
-    def prepare(self, max_norm: float | None) -> Tensor | None:
+    def prepare(self, max_norm: float | None) -> Tensor:
         """Between `backward` and `step`: tangent gradients, then clipping by their global norm.
 
         The norm is the one that the gradient of the products `L R` has in the tangent space, together with
-        the ordinary gradients of all other parameters. Returned before clipping; None without `max_norm`.
+        the ordinary gradients of all other parameters. Returned as it was before clipping.
         """
         squares = self.tangents()
-        if max_norm is None:
-            return None
         rest = nn.utils.get_total_norm([p.grad for p in self.rest if p.grad is not None])
         norm = torch.stack([rest.square(), *squares]).sum().sqrt() if squares else rest
-        nn.utils.clip_grads_with_norm_(self.parameters, max_norm, norm)
-        for thin in self.thin:
-            thin.tangent.scale_((max_norm / (norm + 1e-6)).clamp(max=1.0))  # as torch's clipping does
+        if max_norm is not None:
+            nn.utils.clip_grads_with_norm_(self.parameters, max_norm, norm)
+            for thin in self.thin:
+                thin.scale_((max_norm / (norm + 1e-6)).clamp(max=1.0))  # as torch's clipping does
         return norm
 
     def tangents(self) -> list[Tensor]:
@@ -77,11 +81,19 @@ class ThinLayer:
 
     def tangent_(self) -> Tensor:
         layer = self.layer
+        if layer.coordinates is None:  # it took no part in this step
+            return layer.L.new_zeros(())
         self.tangent = thin_tangent(layer.coordinates, layer.states[0].feature_basis, layer.L, layer.R)
         layer.coordinates = None
         return self.tangent.square
 
+    def scale_(self, factor: Tensor) -> None:
+        if self.tangent is not None:
+            self.tangent.scale_(factor)
+
     def step_(self) -> None:
+        if self.tangent is None:
+            return
         group = self._optimizer.param_groups[self._group]
         thin_step_(self.layer.L, self.layer.R, self.tangent, group["lr"], group["weight_decay"])
         self.tangent = None
@@ -91,6 +103,12 @@ def trainable_factors(model: nn.Module) -> list[FactoredLinear]:
     """Layers whose factors train; tied layers share one pair of factors, which counts, and steps, once."""
     layers = [m for m in model.modules() if isinstance(m, FactoredLinear) and m.L.requires_grad]
     return list({id(m.L): m for m in layers}.values())
+
+
+def _sole_holders(model: nn.Module) -> set[FactoredLinear]:
+    layers = [m for m in model.modules() if isinstance(m, FactoredLinear)]
+    holders = Counter(id(layer.L) for layer in layers)
+    return {layer for layer in layers if holders[id(layer.L)] == 1}
 
 
 def _is_plain_sgd(optimizer: torch.optim.Optimizer) -> bool:
