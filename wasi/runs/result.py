@@ -2,9 +2,10 @@
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
+
+from wasi.runs.atomic import atomic_write_text
 
 FILE_NAME = "result.json"
 
@@ -15,16 +16,7 @@ def write_json(path: Path, content: dict) -> None:
     Raises:
         ValueError: a number that JSON does not have (NaN, infinity).
     """
-    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    atomic_write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def read_result(folder: Path, file_name: str = FILE_NAME) -> dict[str, Any] | None:
