@@ -50,10 +50,6 @@ class LowRankLayer(nn.Module):
         """The weight in effect (`O x I`), or the two matrices whose product it is."""
         return (self.weight,)
 
-    def weight_elements(self) -> int:
-        """Elements of all weight matrices held (biases left out, as the paper does)."""
-        return sum(p.numel() for p in self.parameters(recurse=True) if p.dim() == 2)
-
     def stored_elements(self, shape: Sequence[int]) -> int:
         """Elements kept for the backward pass of one call with an input of `shape`, as the paper counts."""
         return self.states[0].stored_elements(shape) if self.states else prod(shape)

@@ -15,7 +15,7 @@ relative Frobenius error of the saved input (empty for one saved whole).
 
 import copy
 import csv
-import os
+import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from wasi.linalg.tucker import expand, project
 from wasi.methods.calibration import observe_inputs
 from wasi.methods.scope import scope_linears
 from wasi.models.structure import linear_sites
+from wasi.runs.atomic import atomic_write_text
 
 FILE_NAME = "monitor.csv"
 _KEYS = ("epoch", "step", "layer", "call")
@@ -142,11 +143,8 @@ def _write(path: Path, rows: list[Row]) -> None:
     """Either the old or the new file, never half of one."""
     known = [*_KEYS, *_VALUES]
     columns = known + sorted({key for row in rows for key in row} - {*known})
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    atomic_write_text(path, text.getvalue())
