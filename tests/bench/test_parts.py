@@ -79,7 +79,7 @@ def test_parts_of_every_method(model, method):
         (TuckerState, "compress", "decomposition", 8),
         (FactoredLinear, "retract_", "decomposition", 0),  # plain SGD takes the thin form
         (subspace, "thin_step_", "decomposition", 8),
-        (tucker, "weight_coordinates", "factor_algebra", 8),
+        (tucker, "weight_coordinates", "factor_algebra", 16),
         (torch.optim.SGD, "step", "optimizer", 1),
         (torch.nn.utils, "clip_grads_with_norm_", "optimizer", 1),
         (F, "scaled_dot_product_attention", "attention", 2),

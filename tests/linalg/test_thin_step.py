@@ -6,7 +6,8 @@ import torch
 from tests.linalg.test_factored import pair, tangent_step
 from tests.oracles import algorithm1_thin
 from wasi.linalg.factored import tangent_gradient
-from wasi.linalg.thin_step import thin_step_, thin_tangent
+from wasi.linalg.thin_step import Coordinates, thin_step_
+from wasi.linalg.thin_step import thin_tangent as tangent_of
 
 DOUBLE = torch.float64
 
@@ -15,6 +16,10 @@ def gradient(seed=3, r=3):
     generator = torch.Generator().manual_seed(seed)
     basis = torch.linalg.qr(torch.randn(11, r, dtype=DOUBLE, generator=generator))[0]
     return torch.randn(14, r, dtype=DOUBLE, generator=generator), basis
+
+
+def thin_tangent(m, basis, left, right):
+    return tangent_of(Coordinates(m, left.mT @ m), basis, right)
 
 
 @pytest.mark.parametrize("lr", [1e-3, 0.05, 5.0])  # the last one is beyond the series and takes the QR

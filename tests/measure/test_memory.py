@@ -325,7 +325,7 @@ def test_batch_in_every_form_it_is_held():
 
 
 def test_wasi_layer():
-    """Weight rank 8, feature rank 4: the gradient is held as coordinates, 4 wide, and is a gradient."""
+    """Weight rank 8, feature rank 4: the gradient is held as coordinates, `M` and `L^T M`, 4 wide, and is a gradient."""
     x, y = batch(64, 512)
     layer = FactoredLinear(
         nn.Parameter(torch.linalg.qr(torch.randn(512, 8))[0]),
@@ -341,7 +341,7 @@ def test_wasi_layer():
     with LiveMemory(layer, None, (x, y)) as memory:
         layer(x).sum().backward()
         held = memory._log.alive.values()
-        assert sum(block.nbytes for block in held if block.part == "gradients") == size(512, 4)
+        assert sum(block.nbytes for block in held if block.part == "gradients") == size(512, 4) + size(8, 4)
 
 
 def test_inference_holds_no_gradient_and_restores_the_mode():

@@ -18,6 +18,7 @@ from wasi.layers.factored import FactoredProduct
 from wasi.layers.tucker_linear import TuckerProduct
 from wasi.measure.breakdown import Breakdown, Target
 from wasi.measure.timing import synchronizer
+from wasi.models import attention as own_attention
 from wasi.training.step import TrainStep
 from wasi.training.subspace import SubspaceIteration
 
@@ -41,7 +42,7 @@ def breakdown_steps(step: TrainStep, batch: tuple[Tensor, Tensor], count: int) -
 
 def targets(step: TrainStep) -> dict[str, list[Target]]:
     """The parts of this very step."""
-    attention: list[Target] = [(F, "scaled_dot_product_attention")]
+    attention: list[Target] = [(F, "scaled_dot_product_attention"), (own_attention, "attend")]
     swin = sys.modules.get("torchvision.models.swin_transformer")
     if swin is not None:  # its attention is one function, projections included
         attention.append((swin, "shifted_window_attention"))

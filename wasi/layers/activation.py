@@ -1,8 +1,6 @@
 """The subspace in which one linear layer's input is kept for the backward pass (DESIGN 3.5)."""
 
 from collections.abc import Sequence
-from math import prod
-
 import torch
 from torch import Tensor, nn
 
@@ -63,29 +61,27 @@ class TuckerState(nn.Module):
     def compress(self, x: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         """Core and factors of `x`; in a first (not repeated) forward pass also gathers for `advance`.
 
-        Sequentially truncated: the feature mode first, which shrinks the tensor most, then the token
-        modes, then the batch mode on what is left.
+        Sequentially truncated: token and feature modes in the order that costs least, each on what the one
+        before left, then the batch mode.
         """
         gather = not is_repeat()
         factors: list[Tensor | None] = [None] * x.dim()
         core = x
-        for mode in (x.dim() - 1, *range(1, x.dim() - 1)):
-            core, factors[mode] = self._compress_mode(core, mode, gather)
+        for mode in tucker.cheapest_order(tuple(x.shape[1:]), self.token_ranks):
+            core, factors[mode + 1] = self._compress_mode(core, mode + 1, gather)
         factors[0] = tucker.batch_factor(core, self.batch_rank)
         if factors[0] is not None:
             core = tucker.project(core, factors[0], 0)
         return core, factors
 
-    def _compress_mode(self, x: Tensor, mode: int, gather: bool) -> tuple[Tensor, Tensor | None]:
+    def _compress_mode(self, x: Tensor, mode: int, gather: bool) -> tuple[Tensor, Tensor]:
         basis = self.basis(mode)
-        if self.token_ranks[mode - 1] >= x.shape[mode]:
-            return x, None
         if basis is None or basis.shape[0] != x.shape[mode]:  # another image size than the bases were made for
             basis = self._start(x, mode)
             setattr(self, f"basis_{mode}", basis)
         small = tucker.project(x, basis, mode)
         if gather:
-            self._gather(mode, _iterate(x, small, mode), small.numel() // basis.shape[1])
+            self._gather(mode, tucker.iterate(x, small, mode), small.numel() // basis.shape[1])
         return small, basis
 
     def _gather(self, mode: int, product: Tensor, rows: int) -> None:
@@ -111,15 +107,6 @@ class TuckerState(nn.Module):
     def stored_elements(self, shape: Sequence[int]) -> int:
         """Elements of core and factors for an input of `shape`, as the paper counts them."""
         return tucker.stored_elements(shape, self.ranks)
-
-
-def _iterate(x: Tensor, small: Tensor, mode: int) -> Tensor:
-    """`A_m (A_m^T U)` (`d_m x r_m`) from `x` and its projection `small` on `U` in that mode."""
-    if mode == x.dim() - 1:
-        # The transposed product: BLAS is faster with the long side of both factors last.
-        return (small.reshape(-1, small.shape[-1]).mT @ x.reshape(-1, x.shape[-1])).mT
-    left, right = prod(x.shape[:mode]), prod(x.shape[mode + 1 :])
-    return torch.einsum("lnr,lsr->ns", x.reshape(left, -1, right), small.reshape(left, -1, right))
 
 
 def epsilon_ranks(x: Tensor, epsilon: float) -> tuple[int, ...]:

@@ -9,18 +9,19 @@ from torch import Tensor, nn
 from wasi.layers.activation import TuckerState
 from wasi.layers.base import LowRankLayer
 from wasi.linalg import factored, tucker
+from wasi.linalg.thin_step import Coordinates
 
 
 class FactoredProduct(torch.autograd.Function):
     """`Y = (X R^T) L^T + b`, keeping `L`, `R` and the given core and factors of `X` for the backward pass.
 
-    `collect`, where it is not None, receives the weight gradient's coordinates `M` (`O x r`, `dW = M U^T` with
-    `U` the last factor) in place of gradients of `L` and `R`.
+    `collect`, where it is not None, receives the weight gradient's coordinates in the basis `U`, the last factor,
+    in place of gradients of `L` and `R`.
     """
 
     @staticmethod
     def forward(x, left, right, bias, collect, core, *factors):
-        return F.linear(F.linear(x, right), left, bias)
+        return factored.product(x, left, right, bias)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -32,14 +33,17 @@ class FactoredProduct(torch.autograd.Function):
         left, right, core, *factors = ctx.saved_tensors
         need_x, need_left, need_right, need_bias = ctx.needs_input_grad[:4]
         d_x = d_left = d_right = d_bias = None
+        if need_x or ctx.collect is not None:
+            d_rank = factored.rank_gradient(grad, left)
         if need_x:
-            d_x = (grad @ left) @ right
+            d_x = d_rank @ right
         if ctx.collect is not None:
-            ctx.collect(tucker.weight_coordinates(grad, core, factors))
+            m, along = (tucker.weight_coordinates(g, core, factors) for g in (grad, d_rank))
+            ctx.collect(Coordinates(m, along))
         elif need_left or need_right:
             d_left, d_right = factored.factor_gradients(grad, core, factors, left, right)
         if need_bias:
-            d_bias = grad.sum(tuple(range(grad.dim() - 1)))
+            d_bias = factored.bias_gradient(grad)
         return d_x, d_left, d_right, d_bias, None, None, *[None] * len(factors)
 
 
@@ -48,8 +52,8 @@ class FactoredLinear(LowRankLayer):
 
     Its parameters have ordinary gradients, those of `L` and `R`; `tangent_` and `retract_` turn a step of
     any optimizer into one on the product `L R`. With `collects` set, the backward pass leaves the weight
-    gradient in `coordinates` instead (`M`, `O x r`: `dW = M U^T`, `U` the saved input's feature basis, which
-    stands still within a step), for `linalg.thin_step`.
+    gradient in `coordinates` instead (in the saved input's feature basis, which stands still within a step), for
+    `linalg.thin_step`.
 
     Args:
         left, right: the factors; bias: shape `[O]` or None; states: see `LowRankLayer`.
@@ -65,7 +69,7 @@ class FactoredLinear(LowRankLayer):
         super().__init__(right.shape[1], left.shape[0], states)
         self.L, self.R = left, right
         self.collects = False
-        self.coordinates: Tensor | None = None
+        self.coordinates: Coordinates | None = None
         self.register_parameter("bias", bias)
 
     @property
@@ -77,7 +81,9 @@ class FactoredLinear(LowRankLayer):
         return self.L if self.L.requires_grad else None
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (torch.is_grad_enabled() and (self.L.requires_grad or self.R.requires_grad)):
+        if not torch.is_grad_enabled():
+            return factored.product(x, self.L, self.R, self.bias)
+        if not (self.L.requires_grad or self.R.requires_grad):
             return F.linear(F.linear(x, self.R), self.L, self.bias)
         core, factors = self.saved(x.detach())
         collect = self._collect if self.collects else None
@@ -93,8 +99,8 @@ class FactoredLinear(LowRankLayer):
         basis = self.states[0].feature_basis
         return basis is not None and basis.shape[1] <= self.weight_rank
 
-    def _collect(self, m: Tensor) -> None:
-        self.coordinates = m if self.coordinates is None else self.coordinates + m
+    def _collect(self, gradient: Coordinates) -> None:
+        self.coordinates = gradient.plus(self.coordinates)
 
     @torch.no_grad()
     def tangent_(self) -> Tensor:

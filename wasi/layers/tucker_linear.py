@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from wasi.layers.activation import TuckerState
 from wasi.layers.base import LowRankLayer
 from wasi.linalg import tucker
+from wasi.linalg.factored import bias_gradient
 
 
 class TuckerProduct(torch.autograd.Function):
@@ -34,7 +35,7 @@ class TuckerProduct(torch.autograd.Function):
             if factors[-1] is not None:
                 d_weight = d_weight @ factors[-1].mT
         if ctx.needs_input_grad[2]:
-            d_bias = grad.sum(tuple(range(grad.dim() - 1)))
+            d_bias = bias_gradient(grad)
         return d_x, d_weight, d_bias, None, *[None] * len(factors)
 
 

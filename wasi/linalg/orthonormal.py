@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-# Below this diagonal the Gram matrix is too ill-conditioned for one Cholesky pass in working precision.
-_WELL_CONDITIONED = 0.3
+# Below the first diagonal one Cholesky pass is not exact enough, below the second even two are not.
+_WELL_CONDITIONED, _CONDITIONED = 0.3, 0.01
 
 
 def qr_positive(a: Tensor) -> tuple[Tensor, Tensor]:
@@ -18,15 +18,20 @@ def qr_positive(a: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def qr_near_orthonormal(a: Tensor) -> tuple[Tensor, Tensor]:
-    """`qr_positive` for a matrix whose columns are almost orthonormal, by Cholesky: matrix products only.
+    """`qr_positive` for a matrix whose columns are not far from orthonormal, by Cholesky: matrix products only.
 
-    Falls back to Householder QR where the Gram matrix is not close enough to the identity to be safe.
+    A second pass makes up for what the first loses to a worse condition (CholeskyQR2, Fukaya et al. 2014);
+    Householder QR takes over where the Gram matrix is not close enough to the identity even for that.
     """
     lower, info = torch.linalg.cholesky_ex(a.mT @ a)
-    if info.item() != 0 or lower.diagonal().min().item() < _WELL_CONDITIONED:
+    smallest = 0.0 if info.item() else lower.diagonal().min().item()
+    if smallest < _CONDITIONED:
         return qr_positive(a)
     q = torch.linalg.solve_triangular(lower.mT, a, upper=True, left=False)
-    return q, lower.mT
+    if smallest >= _WELL_CONDITIONED:
+        return q, lower.mT
+    again = torch.linalg.cholesky(q.mT @ q)
+    return torch.linalg.solve_triangular(again.mT, q, upper=True, left=False), again.mT @ lower.mT
 
 
 def orthonormalize(a: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ each of its modes, or `None` for a mode that is kept whole (`r_m = d_m`, the ide
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import permutations
 from math import prod
 
 import torch
@@ -21,6 +23,33 @@ def project(x: Tensor, factor: Tensor, mode: int) -> Tensor:
         return x @ factor
     left, right = prod(x.shape[:mode]), prod(x.shape[mode + 1 :])
     return (factor.mT @ x.reshape(left, x.shape[mode], right)).view(shape)
+
+
+def iterate(x: Tensor, small: Tensor, mode: int) -> Tensor:
+    """`A_m (A_m^T U)` (`d_m x r_m`) of the mode's unfolding, from `x` and its projection `small = x x_m U^T`."""
+    if mode == x.dim() - 1:
+        # The transposed product: BLAS is faster with the long side of both factors last.
+        return (small.reshape(-1, small.shape[-1]).mT @ x.reshape(-1, x.shape[-1])).mT
+    left, right = prod(x.shape[:mode]), prod(x.shape[mode + 1 :])
+    return (x.reshape(left, -1, right) @ small.reshape(left, -1, right).mT).sum(0)
+
+
+@lru_cache(maxsize=1024)
+def cheapest_order(sizes: tuple[int, ...], ranks: tuple[int, ...]) -> tuple[int, ...]:
+    """Order of modes in which truncating a tensor of `sizes` to `ranks`, one mode after another, costs least.
+
+    Modes that are kept whole are left out. Any order gives an approximation of the same family (ST-HOSVD).
+    """
+    modes = [mode for mode, (d, r) in enumerate(zip(sizes, ranks, strict=True)) if r < d]
+
+    def cost(order: tuple[int, ...]) -> float:
+        total, share = 0.0, 1.0
+        for mode in order:
+            total += share * ranks[mode]
+            share *= ranks[mode] / sizes[mode]
+        return total
+
+    return min(permutations(modes), key=cost)
 
 
 def expand(core: Tensor, factors: Factors) -> Tensor:

@@ -1,6 +1,7 @@
 """Closed forms for the work of low-rank layers: their product, its gradients, and keeping the subspaces.
 
-Where a layer takes the cheaper of two orders, so does the form here. Of the decompositions the usual way is
+Where a layer takes the cheaper of two orders, so does the form here. Biases count where they are part of a product,
+as they are here, unlike those of `nn.Linear`. Of the decompositions the usual way is
 counted: Cholesky for bases that are nearly orthonormal, not the Householder QR it falls back to.
 """
 
@@ -15,6 +16,7 @@ from wasi.layers.base import LowRankLayer
 from wasi.layers.factored import FactoredLinear, FactoredProduct
 from wasi.layers.svd_linear import SvdLinear
 from wasi.layers.tucker_linear import TuckerLinear, TuckerProduct
+from wasi.linalg.tucker import cheapest_order
 from wasi.measure.formulas import cholesky, eigh, matmul, qr, svd, triangular_solve
 
 # Functions that stand for a whole product with the weight in a traced graph.
@@ -42,7 +44,17 @@ def forward(layer: LowRankLayer, shape: Shape) -> int:
 @forward.register
 def _(layer: FactoredLinear, shape: Shape) -> int:
     rows, k = prod(shape[:-1]), layer.weight_rank
+    return _through_rank(layer, rows) + (matmul(rows, 1, layer.out_features) if layer.bias is not None else 0)
+
+
+def _through_rank(layer: FactoredLinear, rows: int) -> int:
+    k = layer.weight_rank
     return matmul(rows, layer.in_features, k) + matmul(rows, k, layer.out_features)
+
+
+def _bias_gradient(layer: LowRankLayer, rows: int) -> int:
+    trains = layer.bias is not None and layer.bias.requires_grad
+    return matmul(1, rows, layer.out_features) if trains else 0
 
 
 @forward.register
@@ -61,9 +73,10 @@ def _(layer: FactoredLinear, shape: Shape, needs_input: bool) -> int:
     o, i, k = layer.out_features, layer.in_features, layer.weight_rank
     core = core_shape(layer, shape)
     r, thin = core[-1], core[-1] < i
-    total = forward(layer, shape) if needs_input else 0
+    total = _bias_gradient(layer, prod(shape[:-1])) + (_through_rank(layer, prod(shape[:-1])) if needs_input else 0)
     if layer.collects:
-        return total + _coordinates(shape, core, o)
+        total += 0 if needs_input else matmul(prod(shape[:-1]), o, k)  # G L, otherwise on the way to dX
+        return total + _coordinates(shape, core, o) + _coordinates(shape, core, k)
     if thin:
         total += matmul(k, i, r)  # R U
     if thin and r <= 2 * k:  # M first
@@ -79,7 +92,7 @@ def _(layer: FactoredLinear, shape: Shape, needs_input: bool) -> int:
 def _(layer: TuckerLinear, shape: Shape, needs_input: bool) -> int:
     o, i = layer.out_features, layer.in_features
     core = core_shape(layer, shape)
-    total = forward(layer, shape) if needs_input else 0
+    total = _bias_gradient(layer, prod(shape[:-1])) + (forward(layer, shape) if needs_input else 0)
     return total + _coordinates(shape, core, o) + (matmul(o, core[-1], i) if core[-1] < i else 0)
 
 
@@ -89,10 +102,9 @@ def compression(layer: LowRankLayer, shape: Shape, gather: bool) -> int:
         return 0
     total, current = 0, list(shape)
     core = core_shape(layer, shape)
-    for mode in (len(shape) - 1, *range(1, len(shape) - 1)):
-        if core[mode] < shape[mode]:
-            total += 2 * prod(current) * core[mode] * (2 if gather else 1)
-            current[mode] = core[mode]
+    for mode in cheapest_order(tuple(shape[1:]), layer.states[0].token_ranks):
+        total += 2 * prod(current) * core[mode + 1] * (2 if gather else 1)
+        current[mode + 1] = core[mode + 1]
     if layer.states[0].batch_rank < shape[0]:
         b, q = shape[0], prod(current[1:])
         if b <= q:
@@ -126,7 +138,7 @@ def _truncation(o: int, i: int, k: int) -> int:
 
 
 def _coordinates(shape: Shape, core: Shape, o: int) -> int:
-    """`M` (`O x r`): the gradient goes down to the core, or the core comes up to the tokens."""
+    """`M` (`o x r`) of a gradient `o` wide: it goes down to the core, or the core comes up to the tokens."""
     sizes, ranks, r = shape[:-1], core[:-1], core[-1]
     down = _shrink(sizes, ranks, o) + matmul(o, prod(ranks), r)
     up = _shrink(sizes, ranks, r) + matmul(o, prod(sizes), r)
@@ -171,9 +183,9 @@ def _thin_step(layer: FactoredLinear) -> int:
     """`thin_tangent` and `thin_step_`; of the square roots' series one term, as many as a usual step takes."""
     o, i, k = layer.out_features, layer.in_features, layer.weight_rank
     r = layer.states[0].feature_basis.shape[1]
-    tangent = 2 * matmul(k, o, r) + matmul(k, i, r) + matmul(k, i, k) + _damped_cholesky(k)
-    tangent += 2 * triangular_solve(k, r) + matmul(r, o, r) + matmul(r, k, r)
-    small = matmul(r, o, r) + 2 * matmul(r, k, r) + matmul(k, r, r) + 3 * matmul(r, r, r)
+    tangent = matmul(k, i, r) + matmul(k, i, k) + _damped_cholesky(k)
+    tangent += 2 * triangular_solve(k, r) + matmul(r, o, r) + 2 * matmul(r, k, r)
+    small = 2 * matmul(r, k, r) + matmul(k, r, r) + 3 * matmul(r, r, r)
     right = matmul(r, k, i) + matmul(r, r, i) + matmul(k, 2 * r, i)
-    left = matmul(o, k, r) + 2 * matmul(o, r, r) + matmul(o, r, k)
+    left = matmul(o, k, 2 * r) + 2 * matmul(o, r, r) + matmul(o, r, k)
     return tangent + small + right + left

@@ -77,7 +77,7 @@ class LiveMemory:
             stack.enter_context(saved_tensors_hooks(self._saved, lambda saved: saved))
             stack.enter_context(every_saving_hook(self._saved))
             stack.enter_context(storage_resizes(self._log.resized))
-            stack.enter_context(gradients_as_coordinates(lambda kept: self._log.label(kept, "gradients")))
+            stack.enter_context(gradients_as_coordinates(lambda kept: self._log.label(_tensors(kept), "gradients")))
             stack.enter_context(self._log)
             if self._device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(self._device)
@@ -134,8 +134,7 @@ class LiveMemory:
 
     def _accumulated(self, parameter: Tensor) -> None:
         layer = self._collecting.get(id(parameter))
-        gradients = [parameter.grad, None if layer is None else layer.coordinates]
-        self._log.label([g for g in gradients if g is not None], "gradients")
+        self._log.label(_tensors([parameter.grad, None if layer is None else layer.coordinates]), "gradients")
 
 
 def train_peak(

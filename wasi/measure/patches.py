@@ -9,6 +9,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.hooks import RemovableHandle
 
 from wasi.layers.factored import FactoredLinear
+from wasi.linalg.thin_step import Coordinates
 
 
 def run_first(handle: RemovableHandle) -> RemovableHandle:
@@ -78,9 +79,9 @@ def gradients_as_coordinates(collected: Callable[[object], object]) -> Iterator[
     """A weight gradient that a layer keeps as coordinates is never a `.grad`; tell `collected` of it."""
     original = FactoredLinear._collect
 
-    def collect(layer: FactoredLinear, m: torch.Tensor) -> None:
-        original(layer, m)
-        collected([layer.coordinates])
+    def collect(layer: FactoredLinear, gradient: Coordinates) -> None:
+        original(layer, gradient)
+        collected(layer.coordinates)
 
     FactoredLinear._collect = collect
     try:

@@ -49,6 +49,18 @@ def _linear(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:
     return linear
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+    """`softmax(q k^T / sqrt(d)) v` for `[B, heads, N, d]`.
+
+    Written out where there are fewer tokens than head dimensions: the probabilities are then smaller than what the
+    fused operator keeps instead, and on a CPU its backward pass takes longer than five plain products.
+    """
+    tokens, dim = q.shape[-2:]
+    if tokens > dim or dropout > 0 or not torch.is_grad_enabled():
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+    return (q * dim**-0.5 @ k.mT).softmax(-1) @ v
+
+
 class SelfAttention(nn.Module):
     """`nn.MultiheadAttention` of one sequence with itself, `B x N x D` -> `B x N x D`."""
 
@@ -72,7 +84,7 @@ class SelfAttention(nn.Module):
         qkv = self.qkv(query).view(batch, tokens, 3, self.num_heads, width // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         dropout = self.dropout if self.training else 0.0
-        out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        out = attend(q, k, v, dropout)
         return self.proj(out.transpose(1, 2).reshape(batch, tokens, width)), None
 
 

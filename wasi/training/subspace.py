@@ -83,7 +83,7 @@ class ThinLayer:
         layer = self.layer
         if layer.coordinates is None:  # it took no part in this step
             return layer.L.new_zeros(())
-        self.tangent = thin_tangent(layer.coordinates, layer.states[0].feature_basis, layer.L, layer.R)
+        self.tangent = thin_tangent(layer.coordinates, layer.states[0].feature_basis, layer.R)
         layer.coordinates = None
         return self.tangent.square
 
