@@ -325,7 +325,7 @@ def test_batch_in_every_form_it_is_held():
 
 
 def test_wasi_layer():
-    """Weight rank 8, feature rank 4: the gradient is held as coordinates, `M` and `L^T M`, 4 wide, and is a gradient."""
+    """Weight rank 8, feature rank 4: coordinates, `M` and `L^T M`, 4 wide, are held, and are the gradient."""
     x, y = batch(64, 512)
     layer = FactoredLinear(
         nn.Parameter(torch.linalg.qr(torch.randn(512, 8))[0]),
@@ -335,8 +335,8 @@ def test_wasi_layer():
     )
     step = TrainStep(layer, torch.optim.SGD(layer.parameters(), lr=1e-3), lambda x: x)
     peak = train_peak(layer, None, step, x, y)
-    # `L`, `R` and the feature basis
-    assert peak.weights == size(512, 8) + size(8, 512) + size(512, 4)
+    # `L`, `R` and the feature basis; a float32 and an int64 scalar, `drift` and `age`
+    assert peak.weights == size(512, 8) + size(8, 512) + size(512, 4) + 4 + 8
     assert peak.optimizer == 0
     with LiveMemory(layer, None, (x, y)) as memory:
         layer(x).sum().backward()

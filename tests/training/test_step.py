@@ -9,7 +9,7 @@ from tests.small import MODELS, applied, batch
 from wasi.errors import Diverged
 from wasi.training.checkpointing import checkpoint_blocks
 from wasi.training.step import TrainStep
-from wasi.training.subspace import SubspaceIteration, trainable_factors
+from wasi.training.subspace import MAX_DRIFT, SubspaceIteration, trainable_factors
 
 DOUBLE = torch.float64
 
@@ -37,7 +37,8 @@ def outputs(model):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_thin_sgd_equals_sgd_on_the_factors(name):
+def test_thin_sgd_equals_sgd_on_the_factors(name, monkeypatch):
+    monkeypatch.setattr("wasi.training.subspace.MAX_DRIFT", 0.0)  # retracts in every step, as the other route does
     model = applied(name, "wasi", DOUBLE)
     other = copy.deepcopy(model)
     thin, a = train(model, sgd(model))
@@ -47,6 +48,24 @@ def test_thin_sgd_equals_sgd_on_the_factors(name):
     assert torch.allclose(outputs(model), outputs(other), atol=1e-9)
     for x, y in zip(a, b, strict=True):
         assert x.loss == pytest.approx(y.loss, rel=1e-9) and x.grad_norm == pytest.approx(y.grad_norm, rel=1e-9)
+
+
+def test_factors_drift_within_bounds_and_are_brought_back():
+    """Where `L` stays nearly orthonormal, retraction once in a while makes no difference that matters."""
+    model = applied("timm_vit", "wasi", DOUBLE)
+    layers, most = trainable_factors(model), 0.0
+    step = TrainStep(model, sgd(model, lr=0.5), None, clip_norm=2.0)
+    before = [layer.drift.item() for layer in layers]
+    retracted = 0
+    for seed in range(12):
+        step(*batch(seed=seed, dtype=DOUBLE))
+        for i, layer in enumerate(layers):
+            off = (layer.L.mT @ layer.L - torch.eye(layer.weight_rank, dtype=DOUBLE)).norm().item()
+            assert off <= 1.01 * layer.drift.item() + 1e-12
+            most = max(most, off)
+            retracted += layer.drift.item() < before[i]
+            before[i] = layer.drift.item()
+    assert 0 < most <= MAX_DRIFT and retracted
 
 
 @pytest.mark.parametrize("method", ["vanilla", "wasi", "wsi", "asi", "svd_llm", "lora"])

@@ -1,6 +1,7 @@
 """The subspace in which one linear layer's input is kept for the backward pass (DESIGN 3.5)."""
 
 from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -24,12 +25,16 @@ class TuckerState(nn.Module):
     step. So recomputation, accumulation and evaluation see one subspace, and every part of a step, however
     it is chunked, counts once. The batch mode belongs to this batch alone and is decomposed exactly.
 
+    Bases turn slowly, so with `update_gap` above 1 this happens in one step of so many only (1 is the paper's).
+
     Args:
         example: an activation of the shape to come, from which the bases start (HOSVD).
         ranks: one rank per mode, the batch mode first; a rank at or above the mode's size keeps it whole.
+        update_gap: steps from one move of the bases to the next; phase: shifts which steps these are, so that
+            the layers of a model can take turns.
     """
 
-    def __init__(self, example: Tensor, ranks: Sequence[int]):
+    def __init__(self, example: Tensor, ranks: Sequence[int], update_gap: int = 1, phase: int = 0):
         super().__init__()
         if len(ranks) != example.dim():
             raise ValueError(f"{len(ranks)} ranks for {example.dim()} modes")
@@ -37,6 +42,8 @@ class TuckerState(nn.Module):
         self.token_ranks = tuple(ranks[1:])
         for mode in range(1, example.dim()):
             self.register_buffer(f"basis_{mode}", self._start(example.detach(), mode))
+        self.update_gap = update_gap
+        self.register_buffer("age", torch.tensor(phase))
         self._gathered: dict[int, Tensor] = {}
         self._rows: dict[int, int] = {}
 
@@ -64,7 +71,7 @@ class TuckerState(nn.Module):
         Sequentially truncated: token and feature modes in the order that costs least, each on what the one
         before left, then the batch mode.
         """
-        gather = not is_repeat()
+        gather = not is_repeat() and int(self.age) % self.update_gap == 0
         factors: list[Tensor | None] = [None] * x.dim()
         core = x
         for mode in tucker.cheapest_order(tuple(x.shape[1:]), self.token_ranks):
@@ -103,6 +110,7 @@ class TuckerState(nn.Module):
             if self._rows[mode] >= product.shape[1]:
                 setattr(self, f"basis_{mode}", orthonormalize(product))
         self._gathered.clear()
+        self.age += 1
 
     def stored_elements(self, shape: Sequence[int]) -> int:
         """Elements of core and factors for an input of `shape`, as the paper counts them."""

@@ -53,7 +53,7 @@ class FactoredLinear(LowRankLayer):
     Its parameters have ordinary gradients, those of `L` and `R`; `tangent_` and `retract_` turn a step of
     any optimizer into one on the product `L R`. With `collects` set, the backward pass leaves the weight
     gradient in `coordinates` instead (in the saved input's feature basis, which stands still within a step), for
-    `linalg.thin_step`.
+    `linalg.thin_step`. `drift` bounds how far `L^T L` is from the identity after such steps.
 
     Args:
         left, right: the factors; bias: shape `[O]` or None; states: see `LowRankLayer`.
@@ -69,6 +69,7 @@ class FactoredLinear(LowRankLayer):
         super().__init__(right.shape[1], left.shape[0], states)
         self.L, self.R = left, right
         self.collects = False
+        self.register_buffer("drift", left.new_zeros(()))
         self.coordinates: Coordinates | None = None
         self.register_parameter("bias", bias)
 
@@ -115,3 +116,4 @@ class FactoredLinear(LowRankLayer):
         left, right = factored.retract(self.L, self.R)
         self.L.copy_(left)
         self.R.copy_(right)
+        self.drift.zero_()

@@ -29,7 +29,7 @@ def product(x: Tensor, left: Tensor, right: Tensor, bias: Tensor | None) -> Tens
 
 
 def rank_gradient(grad: Tensor, left: Tensor) -> Tensor:
-    """`G L`, `[..., O]` to `[..., K]`: the gradient of `X R^T`. Times `R` it is that of `X`. Shaped as `product`."""
+    """`G L`, `[..., O]` to `[..., K]`: the gradient of `X R^T`; times `R` it is that of `X`."""
     rows = grad.reshape(-1, grad.shape[-1])
     return (left.mT @ rows.mT).mT.view(*grad.shape[:-1], -1)
 

@@ -1,7 +1,7 @@
 """Closed forms for the work of low-rank layers: their product, its gradients, and keeping the subspaces.
 
-Where a layer takes the cheaper of two orders, so does the form here. Biases count where they are part of a product,
-as they are here, unlike those of `nn.Linear`. Of the decompositions the usual way is
+Where a layer takes the cheaper of two orders, so does the form here. Biases count, as
+they are part of products here, unlike those of `nn.Linear`. Of the decompositions the usual way is
 counted: Cholesky for bases that are nearly orthonormal, not the Householder QR it falls back to.
 """
 
@@ -43,7 +43,7 @@ def forward(layer: LowRankLayer, shape: Shape) -> int:
 
 @forward.register
 def _(layer: FactoredLinear, shape: Shape) -> int:
-    rows, k = prod(shape[:-1]), layer.weight_rank
+    rows = prod(shape[:-1])
     return _through_rank(layer, rows) + (matmul(rows, 1, layer.out_features) if layer.bias is not None else 0)
 
 
@@ -73,9 +73,10 @@ def _(layer: FactoredLinear, shape: Shape, needs_input: bool) -> int:
     o, i, k = layer.out_features, layer.in_features, layer.weight_rank
     core = core_shape(layer, shape)
     r, thin = core[-1], core[-1] < i
-    total = _bias_gradient(layer, prod(shape[:-1])) + (_through_rank(layer, prod(shape[:-1])) if needs_input else 0)
+    rows = prod(shape[:-1])
+    total = _bias_gradient(layer, rows) + (_through_rank(layer, rows) if needs_input else 0)
     if layer.collects:
-        total += 0 if needs_input else matmul(prod(shape[:-1]), o, k)  # G L, otherwise on the way to dX
+        total += 0 if needs_input else matmul(rows, o, k)  # G L, otherwise on the way to dX
         return total + _coordinates(shape, core, o) + _coordinates(shape, core, k)
     if thin:
         total += matmul(k, i, r)  # R U
@@ -97,13 +98,14 @@ def _(layer: TuckerLinear, shape: Shape, needs_input: bool) -> int:
 
 
 def compression(layer: LowRankLayer, shape: Shape, gather: bool) -> int:
-    """Core and factors of one input; `gather`: and the products from which the bases move on."""
+    """Core and factors of one input; `gather`: and, in their share of steps, the products that move the bases."""
     if not layer.states:
         return 0
-    total, current = 0, list(shape)
+    total, gathered, current = 0, 0, list(shape)
     core = core_shape(layer, shape)
     for mode in cheapest_order(tuple(shape[1:]), layer.states[0].token_ranks):
-        total += 2 * prod(current) * core[mode + 1] * (2 if gather else 1)
+        total += 2 * prod(current) * core[mode + 1]
+        gathered += 2 * prod(current) * core[mode + 1]
         current[mode + 1] = core[mode + 1]
     if layer.states[0].batch_rank < shape[0]:
         b, q = shape[0], prod(current[1:])
@@ -112,7 +114,7 @@ def compression(layer: LowRankLayer, shape: Shape, gather: bool) -> int:
         else:
             total += matmul(q, b, q) + eigh(q) + matmul(b, q, core[0]) + qr(b, core[0])
         total += 2 * prod(current) * core[0]
-    return total
+    return total + (gathered // layer.states[0].update_gap if gather else 0)
 
 
 def step(layer: LowRankLayer, token_shape: Shape) -> int:
@@ -157,7 +159,7 @@ def _shrink(sizes: Shape, ranks: Shape, width: int) -> int:
 
 def _advance(state: TuckerState, token_shape: Shape) -> int:
     ranks = zip(token_shape, state.token_ranks, strict=True)
-    return sum(_near_orthonormal(d, r) for d, r in ranks if r < d)
+    return sum(_near_orthonormal(d, r) for d, r in ranks if r < d) // state.update_gap
 
 
 def _near_orthonormal(m: int, n: int) -> int:
@@ -180,12 +182,9 @@ def _retraction(layer: FactoredLinear) -> int:
 
 
 def _thin_step(layer: FactoredLinear) -> int:
-    """`thin_tangent` and `thin_step_`; of the square roots' series one term, as many as a usual step takes."""
+    """`thin_tangent` and `thin_step_`; the retraction, due once in many steps, is left out."""
     o, i, k = layer.out_features, layer.in_features, layer.weight_rank
     r = layer.states[0].feature_basis.shape[1]
     tangent = matmul(k, i, r) + matmul(k, i, k) + _damped_cholesky(k)
     tangent += 2 * triangular_solve(k, r) + matmul(r, o, r) + 2 * matmul(r, k, r)
-    small = 2 * matmul(r, k, r) + matmul(k, r, r) + 3 * matmul(r, r, r)
-    right = matmul(r, k, i) + matmul(r, r, i) + matmul(k, 2 * r, i)
-    left = matmul(o, k, 2 * r) + 2 * matmul(o, r, r) + matmul(o, r, k)
-    return tangent + small + right + left
+    return tangent + 2 * matmul(o, k, r) + matmul(k, r, i) + matmul(r, k, r) + matmul(r, r, r)

@@ -77,7 +77,7 @@ class LiveMemory:
             stack.enter_context(saved_tensors_hooks(self._saved, lambda saved: saved))
             stack.enter_context(every_saving_hook(self._saved))
             stack.enter_context(storage_resizes(self._log.resized))
-            stack.enter_context(gradients_as_coordinates(lambda kept: self._log.label(_tensors(kept), "gradients")))
+            stack.enter_context(gradients_as_coordinates(lambda kept: self._log.label(kept, "gradients")))
             stack.enter_context(self._log)
             if self._device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(self._device)

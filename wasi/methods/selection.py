@@ -26,12 +26,14 @@ class ActivationRanks:
         epsilon: threshold for `epsilon`.
         ranks: for `fixed`, one rank per mode of the layers' inputs, the batch mode first.
         perplexity: the search for `perplexity`.
+        update_gap: steps between updates of a basis; the layers take turns.
     """
 
     selection: str
     epsilon: float
     ranks: list[int] | None
     perplexity: PerplexitySearch | None = None
+    update_gap: int = 1
 
     def __post_init__(self) -> None:
         needs = {"epsilon": self.epsilon, "fixed": self.ranks, "perplexity": self.perplexity}
@@ -55,11 +57,17 @@ class ActivationRanks:
 
         def see(name: str, x: Tensor) -> None:
             with decomposing(name):
-                states[name].append(TuckerState(x, choose(name, len(states[name]), x)))
+                ranks = choose(name, len(states[name]), x)
+                states[name].append(TuckerState(x, ranks, self.update_gap, self._phase(states)))
 
         choose = self._chooser(model, layers, batch)
         observe_inputs(model, layers, [batch], see)
         return states
+
+    def _phase(self, states: Mapping[str, list[TuckerState]]) -> int:
+        """Any run of `update_gap` layers, and equal layers of successive blocks, get different steps."""
+        index = sum(map(len, states.values()))
+        return (index + index // self.update_gap) % self.update_gap
 
     def _chooser(self, model: nn.Module, layers: Mapping[str, nn.Linear], batch: Batch) -> Choose:
         if self.selection == "epsilon":

@@ -68,8 +68,16 @@ class SubspaceIteration:
             layer.advance()
 
 
+# `||L^T L - I||_F` up to which a thin step leaves `L` as it is: retraction changes nothing about `L R`, and the
+# tangent projection is as exact as `L` is orthonormal.
+MAX_DRIFT = 1e-3
+
+
 class ThinLayer:
-    """One layer's plain SGD step from its gradient's coordinates, with the rates of the optimizer's groups."""
+    """One layer's plain SGD step from its gradient's coordinates, with the rates of the optimizer's groups.
+
+    A thin step moves `L^T L` to second order only, so `L` is brought back when the steps since have added up.
+    """
 
     def __init__(self, layer: FactoredLinear, optimizer: torch.optim.Optimizer):
         layer.collects = True
@@ -95,7 +103,10 @@ class ThinLayer:
         if self.tangent is None:
             return
         group = self._optimizer.param_groups[self._group]
-        thin_step_(self.layer.L, self.layer.R, self.tangent, group["lr"], group["weight_decay"])
+        layer = self.layer
+        layer.drift += thin_step_(layer.L, layer.R, self.tangent, group["lr"], group["weight_decay"])
+        if layer.drift > MAX_DRIFT:
+            layer.retract_()
         self.tangent = None
 
 
