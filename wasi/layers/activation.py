@@ -49,7 +49,7 @@ class TuckerState(nn.Module):
 
     def _start(self, x: Tensor, mode: int) -> Tensor | None:
         rank, size = self.token_ranks[mode - 1], x.shape[mode]
-        return leading_subspace(unfold(x, mode), None, rank) if rank < size else None
+        return leading_subspace(unfold(x, mode), None, rank).contiguous() if rank < size else None
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -108,7 +108,8 @@ class TuckerState(nn.Module):
         """
         for mode, product in self._gathered.items():
             if self._rows[mode] >= product.shape[1]:
-                setattr(self, f"basis_{mode}", orthonormalize(product))
+                # Laid out as a checkpoint is loaded, or a resumed run would differ in its last bits.
+                setattr(self, f"basis_{mode}", orthonormalize(product).contiguous())
         self._gathered.clear()
         self.age += 1
 
