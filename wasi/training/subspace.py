@@ -70,7 +70,7 @@ class SubspaceIteration:
 
 # `||L^T L - I||_F` up to which a thin step leaves `L` as it is: retraction changes nothing about `L R`, and the
 # tangent projection is as exact as `L` is orthonormal.
-MAX_DRIFT = 1e-3
+MAX_DRIFT = 1e-4
 
 
 class ThinLayer:
