@@ -78,7 +78,7 @@ def test_lean_repeats_whole_blocks_in_chunks(name, chunk):
     images, labels = small.batch(6)
     net = small.method(name, "all").apply(small.build("timm_vit"), [(images, labels)])
     optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=1e-3)
-    step = LeanStep(net, optimizer, lambda x: x, 2.0, chunk_size=chunk, storage=torch.float32)
+    step = LeanStep(net, optimizer, lambda x: x, 2.0, chunk_size=chunk, segment_size=2, storage=torch.float32)
     with step.unchunked():
         flops = step_flops(net, images, 6, repeated=step.repeated, chunk_size=step.chunk_size)
     assert flops["flops/train_step"] == pytest.approx(counted(lambda: step(images, labels)), rel=0.01)

@@ -7,8 +7,9 @@ import torch
 
 from tests.small import MODELS, applied, batch
 from tests.training.test_step import DOUBLE, groups, outputs, sgd
+from wasi.errors import UserError
 from wasi.methods.selection import ActivationRanks
-from wasi.training.lean import LeanStep, first_convolution
+from wasi.training.lean import LeanStep, _segments, first_convolution
 from wasi.training.step import TrainStep
 
 
@@ -22,8 +23,9 @@ def normalize(images):
     return images.to(DOUBLE) / 127.5 - 1
 
 
-def lean(model, optimizer, chunk_size=3, storage=DOUBLE, **options):
-    return LeanStep(model, optimizer, normalize, chunk_size=chunk_size, storage=storage, **options)
+def lean(model, optimizer, chunk_size=3, segment_size=2, storage=DOUBLE, **options):
+    sizes = {"chunk_size": chunk_size, "segment_size": segment_size}
+    return LeanStep(model, optimizer, normalize, storage=storage, **sizes, **options)
 
 
 WHOLE_BATCH = {"torchvision_vit": [8, 6, 8], "timm_vit": [8, 6, 8], "swin": [8, 3, 3, 8]}
@@ -76,7 +78,8 @@ def test_bfloat16_storage_stays_close():
     other = copy.deepcopy(model)
     plain = TrainStep(model, sgd(model), None, clip_norm=2.0)
     optimizer = torch.optim.SGD(groups(other), lr=0.05)
-    step = LeanStep(other, optimizer, lambda x: x, clip_norm=2.0, chunk_size=8, storage=torch.bfloat16)
+    options = {"clip_norm": 2.0, "chunk_size": 8, "segment_size": 1}
+    step = LeanStep(other, optimizer, lambda x: x, storage=torch.bfloat16, **options)
     images, labels = batch()
     a, b = plain(images, labels), step(images, labels)
     assert a.loss == pytest.approx(b.loss, rel=1e-2) and a.grad_norm == pytest.approx(b.grad_norm, rel=0.05)
@@ -103,3 +106,38 @@ def test_bases_advance_once_per_step():
 @pytest.mark.parametrize("name", MODELS)
 def test_first_convolution_is_the_patch_embedding(name):
     assert first_convolution(MODELS[name]())[1].in_channels == 3
+
+
+@pytest.mark.parametrize("segment_size", [1, 3, 8])
+def test_any_length_of_segments_gives_the_same_step(segment_size):
+    from timm.models.vision_transformer import VisionTransformer
+
+    torch.manual_seed(0)
+    model = VisionTransformer(16, 4, embed_dim=32, depth=5, num_heads=2, num_classes=5).double()
+    other = copy.deepcopy(model)
+    plain, thin = TrainStep(model, sgd(model), None), lean(other, sgd(other), segment_size=segment_size)
+    images, labels = as_bytes()
+    for _ in range(2):
+        assert plain(normalize(images), labels).loss == pytest.approx(thin(images, labels).loss, rel=1e-9)
+    assert torch.allclose(outputs(model), outputs(other), atol=1e-9)
+
+
+def test_only_what_follows_one_another_makes_a_segment():
+    from torch import nn
+
+    blocks = [nn.Linear(2, 2) for _ in range(6)]
+    model = nn.ModuleList([nn.Sequential(*blocks[:3], nn.GELU(), blocks[3]), nn.ModuleList(blocks[4:])])
+    assert list(_segments(model, blocks, 2)) == [
+        (blocks[:2], True),
+        (blocks[2:3], False),
+        (blocks[3:4], False),
+        (blocks[4:5], False),
+        (blocks[5:], False),
+    ]
+
+
+def test_batch_norms_in_blocks_are_refused():
+    model = MODELS["timm_vit"]()
+    model.blocks[1].norm1 = torch.nn.BatchNorm1d(5)
+    with pytest.raises(UserError, match="batch norm"):
+        lean(model, sgd(model))

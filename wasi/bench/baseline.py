@@ -14,6 +14,7 @@ from wasi.runs.result import strict
 _PLAIN = {
     "memory": "plain",
     "chunk_size": None,
+    "segment_size": None,
     "storage": None,
     "gradient_checkpointing": False,
     "micro_batch_size": None,

@@ -127,6 +127,7 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "train.gradient_checkpointing": _yes_no,
     "train.memory": _names("plain", "lean"),
     "train.chunk_size": _count_or_null,
+    "train.segment_size": _count_or_null,
     "train.storage": (or_null(one_of("float32", "bfloat16")), "float32, bfloat16 or null"),
     "train.clip_norm": (or_null(_positive[0]), "a number above 0, or null"),
     "train.checkpoint_every": _count_or_null,
@@ -164,7 +165,7 @@ TOGETHER: list[tuple[tuple[str, ...], Callable[..., bool], str]] = [
             lambda memory, value: value is None or memory == "lean",
             "null with train.memory={}; it goes with lean",
         )
-        for option in ("chunk_size", "storage")
+        for option in ("chunk_size", "segment_size", "storage")
     ],
     (
         ("train.memory", "train.gradient_checkpointing"),

@@ -18,14 +18,14 @@ def product(x: Tensor, left: Tensor, right: Tensor, bias: Tensor | None) -> Tens
     """
     rows = x.reshape(-1, x.shape[-1])
     k, n = right.shape[0], rows.shape[0]
-    if bias is None:
-        y = (right @ rows.mT).mT @ left.mT
-    else:
-        coordinates = rows.new_empty(k + 1, n)
-        torch.mm(right, rows.mT, out=coordinates[:k])
+    coordinates = rows.new_empty(k + (bias is not None), n)
+    torch.mm(right, rows.mT, out=coordinates[:k])
+    if bias is not None:
         coordinates[k] = 1
-        y = coordinates.mT @ torch.cat([left, bias[:, None]], 1).mT
-    return y.view(*x.shape[:-1], -1)
+        left = torch.cat([left, bias[:, None]], 1)
+    y = rows.new_empty(*x.shape[:-1], left.shape[0])  # no view, which models that add to it in place could not
+    torch.mm(coordinates.mT, left.mT, out=y.view(n, -1))
+    return y
 
 
 def rank_gradient(grad: Tensor, left: Tensor) -> Tensor:

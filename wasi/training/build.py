@@ -30,7 +30,8 @@ def build_step(model: nn.Module, normalize: Callable[[Tensor], Tensor], cfg: Dic
         model,
         optimizer,
         normalize,
-        chunk_size=train.chunk_size or 16,
+        chunk_size=train.chunk_size or 8,
+        segment_size=train.segment_size or 3,
         storage=getattr(torch, train.storage or "bfloat16"),
         **options,
     )

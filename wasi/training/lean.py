@@ -1,16 +1,17 @@
-"""`train.memory=lean`: a step in which no wide tensor of the whole batch outlives its block.
+"""`train.memory=lean`: a step in which no wide tensor of the whole batch exists.
 
-Each transformer block runs over the batch in chunks and keeps only its input, stored narrowly. The backward
-pass walks the blocks from the last to the first, repeats each chunk's inside, and adds up its gradients. The
-patch embedding does the same from the images as bytes. So the gradient is that of the whole batch, every
-Tucker basis advances once per step, and clipping is the ordinary one by the global norm.
+Blocks are taken a few at a time, as segments. A segment runs over the batch in chunks and keeps only its input,
+stored narrowly. The backward pass walks the segments from the last to the first, repeats each chunk's inside, and
+adds up its gradients. The patch embedding does the same from the images as bytes. So the gradient is that of the
+whole batch, every Tucker basis advances once per step, and clipping is the ordinary one by the global norm.
 
 Gradients are held until the step, as without `lean`; WASI's, kept as coordinates (`O x r`), are thin.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
@@ -30,29 +31,30 @@ class ChunkedRepeat(torch.autograd.Function):
         anchor: empty tensor that requires a gradient, so that parameters inside `run` train even where `x`
             itself needs no gradient.
         x: `[B, ...]`; what `run` gives for a chunk of it must not depend on the others.
-        size: images per chunk; storage: type in which `x` waits for the backward pass.
+        run: computes in `dtype`.
+        size: images per chunk; storage: type in which `x` waits for the backward pass; out: type of the result,
+            and of its gradient.
     """
 
     @staticmethod
-    def forward(ctx, anchor: Tensor, x: Tensor, run: Callable[[Tensor], Tensor], size: int, storage: torch.dtype):
-        ctx.run, ctx.size, ctx.dtype = run, size, x.dtype
+    def forward(ctx, anchor, x: Tensor, run: Callable[[Tensor], Tensor], size: int, dtype, storage, out):
+        ctx.run, ctx.size, ctx.in_dtype, ctx.dtype = run, size, x.dtype, dtype
         ctx.rng = torch.get_rng_state(), get_device_states(x)  # dropout must fall the same way again
         stored = x.to(storage) if x.is_floating_point() else x
         ctx.save_for_backward(stored)
-        out = None
+        result = None
         for start in range(0, len(x), size):
-            # From what is stored, so that the repetition below is exact.
-            part = run(stored[start : start + size].to(x.dtype))
-            if out is None:
-                out = part.new_empty(len(x), *part.shape[1:])
-            out[start : start + size] = part
-        return out
+            part = run(_computable(stored[start : start + size], dtype))  # from what the repetition will see
+            if result is None:
+                result = part.new_empty(len(x), *part.shape[1:], dtype=out)
+            result[start : start + size] = part
+        return result
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         (stored,) = ctx.saved_tensors
         need = ctx.needs_input_grad[1]
-        d_x = torch.empty(stored.shape, dtype=ctx.dtype, device=stored.device) if need else None
+        d_x = torch.empty(stored.shape, dtype=ctx.in_dtype, device=stored.device) if need else None
         on_cpu, (devices, on_devices) = ctx.rng
         with torch.random.fork_rng(devices):
             torch.set_rng_state(on_cpu)
@@ -60,32 +62,40 @@ class ChunkedRepeat(torch.autograd.Function):
             for start in range(0, len(stored), ctx.size):
                 part = slice(start, start + ctx.size)
                 # `to` may return the stored chunk itself: detached, so that it is a leaf of this chunk's graph.
-                x = stored[part].to(ctx.dtype).detach().requires_grad_(need)
+                x = _computable(stored[part], ctx.dtype).detach().requires_grad_(need)
                 with torch.enable_grad(), declared(repeat=False):  # the first pass that sees a graph
-                    ctx.run(x).backward(grad[part])
+                    ctx.run(x).backward(grad[part].to(ctx.dtype))
                 if need:
                     d_x[part] = x.grad
-        return None, d_x, None, None, None
+        return None, d_x, None, None, None, None, None
+
+
+def _computable(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Images stay bytes, which the patch embedding normalises itself."""
+    return x.to(dtype) if x.is_floating_point() else x
 
 
 class LeanStep(TrainStep):
-    """`TrainStep` whose blocks and patch embedding run as `ChunkedRepeat`; images stay bytes until used.
+    """`TrainStep` whose patch embedding and segments of blocks run as `ChunkedRepeat`; images stay bytes until used.
 
     Args:
-        chunk_size: images per chunk; storage: `torch.float32` or `torch.bfloat16`, the type in which block
-            inputs wait for the backward pass. bfloat16 rounds the stream between blocks while training.
+        chunk_size: images per chunk; segment_size: blocks that are repeated together, at most.
+        storage: `torch.float32` or `torch.bfloat16`, the type of what passes from one segment to the next, and of
+            its gradient. bfloat16 rounds both while training.
     """
 
-    def __init__(self, *args, chunk_size: int, storage: torch.dtype, **kwargs):
+    def __init__(self, *args, chunk_size: int, segment_size: int, storage: torch.dtype, **kwargs):
         super().__init__(*args, **kwargs)
-        _refuse_repeated_layers(self.model)
+        _refuse_what_chunks_would_change(self.model)
         self.chunk_size, self._storage = chunk_size, storage
+        self._dtype = next(self.model.parameters()).dtype
         self._anchor = torch.empty(0, device=self.device, requires_grad=True)
         blocks, (name, embedding) = find_blocks(self.model), first_convolution(self.model)
         self.repeated = (name, *blocks)
         self._whole = {module: module.forward for module in (embedding, *blocks.values())}
-        self._pieces = {block: self._chunked(block, block.forward) for block in blocks.values()}
-        self._pieces[embedding] = self._chunked(embedding, self._normalizing(embedding.forward))
+        self._pieces = {embedding: self._chunked([embedding], self._normalizing(embedding.forward), self._dtype)}
+        for segment in _segments(self.model, blocks.values(), segment_size):
+            self._pieces |= self._in_one(*segment)
         _set_forwards(self._pieces)
 
     @contextmanager
@@ -106,17 +116,79 @@ class LeanStep(TrainStep):
 
         return run
 
-    def _chunked(self, module: nn.Module, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def _in_one(self, segment: Sequence[nn.Module], followed: bool) -> dict[nn.Module, Callable[..., Tensor]]:
+        """The last block of a segment runs all of it; those before hand on what they are given."""
+        *before, last = forwards = [self._whole[block] for block in segment]
+
+        def whole(x: Tensor, *args, **kwargs) -> Tensor:
+            for forward in before:
+                x = forward(x)
+            return last(x, *args, **kwargs)
+
+        out = self._storage if followed else self._dtype
+        pieces = {segment[-1]: self._chunked(segment, whole, out, last)}
+        for block, forward in zip(segment[:-1], forwards, strict=False):
+            pieces[block] = self._handing_on(segment, forward)
+        return pieces
+
+    def _handing_on(self, segment: Sequence[nn.Module], forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
         @wraps(forward)
-        def run(x: Tensor, *args, **kwargs) -> Tensor:
-            trains = x.requires_grad or any(p.requires_grad for p in module.parameters())
-            if not (torch.is_grad_enabled() and trains and module.training):
-                return forward(x, *args, **kwargs)
-            return ChunkedRepeat.apply(
-                self._anchor, x, lambda part: forward(part, *args, **kwargs), self.chunk_size, self._storage
-            )
+        def run(x: Tensor) -> Tensor:
+            return x if _trains(segment, x) else forward(x)
 
         return run
+
+    def _chunked(
+        self,
+        modules: Sequence[nn.Module],
+        run: Callable[..., Tensor],
+        out: torch.dtype,
+        otherwise: Callable[..., Tensor] | None = None,
+    ) -> Callable[..., Tensor]:
+        """`run`, all of `modules`, in chunks while they train; else `otherwise`, the last of them, on its own."""
+
+        @wraps(run)
+        def chunked(x: Tensor, *args, **kwargs) -> Tensor:
+            if not _trains(modules, x):
+                return (otherwise or run)(x, *args, **kwargs)
+            return ChunkedRepeat.apply(
+                self._anchor,
+                x,
+                lambda part: run(part, *args, **kwargs),
+                self.chunk_size,
+                self._dtype,
+                self._storage,
+                out,
+            )
+
+        return chunked
+
+
+def _trains(modules: Sequence[nn.Module], x: Tensor) -> bool:
+    if not (torch.is_grad_enabled() and modules[0].training):
+        return False
+    return x.requires_grad or any(p.requires_grad for module in modules for p in module.parameters())
+
+
+def _segments(
+    model: nn.Module, blocks: Iterable[nn.Module], size: int
+) -> Iterator[tuple[Sequence[nn.Module], bool]]:
+    """Blocks in groups of at most `size`, and whether another group follows at once.
+
+    Only blocks that an `nn.Sequential` runs one after another can be grouped.
+    """
+    alone = dict.fromkeys(blocks)
+    for parent in [m for m in model.modules() if isinstance(m, nn.Sequential)]:
+        for is_block, run in groupby(parent, lambda module: module in alone):
+            if not is_block:
+                continue
+            run = list(run)
+            for start in range(0, len(run), size):
+                yield run[start : start + size], start + size < len(run)
+            for block in run:
+                del alone[block]
+    for block in alone:
+        yield [block], False
 
 
 def _set_forwards(forwards: Mapping[nn.Module, Callable[..., Tensor]]) -> None:
@@ -136,6 +208,9 @@ def first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d]:
     raise UserError("train.memory", "lean", "plain for a model without a patch embedding's convolution")
 
 
-def _refuse_repeated_layers(model: nn.Module) -> None:
+def _refuse_what_chunks_would_change(model: nn.Module) -> None:
     if any(isinstance(m, LowRankLayer) and len(m.states) > 1 for m in model.modules()):
         raise UserError("train.memory", "lean", "plain for a model that calls a linear layer more than once")
+    blocks = find_blocks(model).values()
+    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for block in blocks for m in block.modules()):
+        raise UserError("train.memory", "lean", "plain for a model whose blocks have batch norms")
