@@ -72,7 +72,7 @@ def test_a_mistake_is_one_line_and_status_2(words, named, tmp_path):
         (["train.epoch=1"], "train.epoch=1: allowed is one of train.checkpoint_every,"),
         (["method=vanilla,nope", "-m"], "method=nope: allowed is asi, "),
         (["method=wasi", "method.update=svd"], "method.update=svd: allowed is for method=wsi only, not with "),
-        (["method=vanilla,lora", "method.lora_rank=4", "-m"], "method.lora_rank=4: allowed is for method=lora or "),
+        (["method=vanilla,lora", "method.lora_rank=4", "-m"], "method.lora_rank=4: allowed is for method=lora"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_composed_is_one_line_and_leaves_no_run(words, told, tmp_path):

@@ -18,7 +18,7 @@ def line(compose_config, *overrides, words=()):
     [
         (["method=wasi", "method.update=svd"], "method.update=svd: allowed is for method=wsi only, not with "),
         (["method=vanilla", "method.lora_rank=3"], "method.lora_rank=3: allowed is for method=lora or svd_llm "),
-        (["method=wsi", "method.activations.epsilon=1"], "method.activations.epsilon=1: allowed is for method=asi"),
+        (["method=wsi", "method.activations.epsilon=1"], "method.activations.epsilon=1: allowed is for method="),
         (["method=asi", "method.activations.rank=1"], "method.activations.rank=1: allowed is one of method."),
         (["optimizer.betas=[0.5,1]"], "optimizer.betas=[0.5,1]: allowed is for optimizer=adamw only"),
         (["train.epoch=1"], "train.epoch=1: allowed is one of train.checkpoint_every, train.chunk_size, "),
