@@ -96,6 +96,13 @@ def levit():
     return Levit(64, embed_dim=(16, 32, 32), key_dim=8, depth=(1, 1, 1), num_heads=(2, 2, 2), num_classes=5)
 
 
+def convit():
+    """Position indices that are made in the first forward."""
+    from timm.models.convit import ConVit
+
+    return ConVit(**(VIT | {"num_heads": 4}), local_up_to_layer=1)
+
+
 def xcit():
     """Attention between features, and batch norms in the blocks."""
     from timm.models.xcit import Xcit
@@ -104,7 +111,7 @@ def xcit():
 
 
 HIERARCHICAL = (timm_swin, swinv2, pit, pvt, mvitv2, crossvit, levit)
-FAMILIES = {f.__name__: f for f in (deit, beit, eva, cait, xcit, *HIERARCHICAL)}
+FAMILIES = {f.__name__: f for f in (deit, beit, eva, cait, convit, xcit, *HIERARCHICAL)}
 SIZES = {"pvt": 64, "levit": 64, "mvitv2": 32}
 
 
