@@ -65,11 +65,26 @@ def test_a_mistake_is_one_line_and_status_2(words, named, tmp_path):
     assert result["status"] == "failed" and f"error: {result['error']}\n" == done.stderr
 
 
-@pytest.mark.parametrize("words", [["method=nope"], ["train.epoch=1"], ["method=vanilla,nope", "-m"]])
-def test_what_hydra_rejects_leaves_no_traceback_and_no_run(words, tmp_path):
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["method=nope"], "method=nope: allowed is asi, lora, svd_llm,"),
+        (["train.epoch=1"], "train.epoch=1: allowed is one of train.checkpoint_every,"),
+        (["method=vanilla,nope", "-m"], "method=nope: allowed is asi, "),
+        (["method=wasi", "method.update=svd"], "method.update=svd: allowed is for method=wsi only, not with "),
+        (["method=vanilla,lora", "method.lora_rank=4", "-m"], "method.lora_rank=4: allowed is for method=lora"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_composed_is_one_line_and_leaves_no_run(words, told, tmp_path):
     done = light(*TINY, *words, cwd=tmp_path)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {told}") and done.stderr.count("\n") == 1
     assert results(tmp_path) == {}
+
+
+def test_hydras_other_refusals_stay_hydras(tmp_path):
+    done = light(*TINY, "rank=[1", cwd=tmp_path)
+    assert done.returncode == 1 and "HYDRA_FULL_ERROR" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("words", [["sweep=a/b"], ["sweep="], ["sweep=a,b"], ["train.epochs=0"]])

@@ -20,7 +20,8 @@ CONTRACT = {
     "rank": "eps_0.4 eps_0.5 eps_0.6 eps_0.7 eps_0.8 eps_0.9 full",
     "device": "auto cpu cuda pi5 pi4",
     "logger": "wandb wandb_offline none",
-    "experiment": "headline quickstart pretrain_vit_micro",
+    "experiment": "headline quickstart pretrain_vit_micro fig3a_rank_stability fig3b_wsi_vs_svd "
+    "fig4_explained_variance fig5_vit_cifar10 fig6_swin_five_datasets fig8_device table1_all_linears ablation",
 }
 
 
@@ -44,6 +45,29 @@ def test_an_experiment_composes_and_states_its_command(path, compose_config):
     command = next(line for line in header if f"experiment={path.stem}" in line)
     config = "bench" if "bench_device.py" in command else "config"
     validate(compose_config(f"experiment={path.stem}", config=config, small=False))
+
+
+OF_THE_PAPER = sorted({path.stem.removesuffix("_small") for path in EXPERIMENTS if path.stem.endswith("_small")})
+
+
+@pytest.mark.parametrize("name", OF_THE_PAPER)
+def test_an_experiment_of_the_paper_comes_in_both_sizes_and_tells_its_run_time(name):
+    for path in (CONF / "experiment" / f"{name}.yaml", CONF / "experiment" / f"{name}_small.yaml"):
+        header = " ".join(line for line in path.read_text().splitlines() if line.startswith("#"))
+        assert any(word in header for word in ("minute", "hours", "days")), path.name
+
+
+@pytest.mark.parametrize("name", [name for name in OF_THE_PAPER if "swin" not in name])
+def test_a_small_experiment_takes_dinov2_where_its_weights_are(name, compose_config, tmp_path):
+    text = (CONF / "experiment" / f"{name}_small.yaml").read_text()
+    (line,) = [line for line in text.splitlines() if line.startswith("# With DINOv2's weights at hand: ")]
+    words = line.partition(": ")[2].replace("FILE", f"{tmp_path}/w.safetensors").split()
+    config = "bench" if "bench_device.py" in text else "config"
+    assert compose_config(f"experiment={name}_small", config=config, small=False).model.name == "vit_micro"
+    cfg = compose_config(f"experiment={name}_small", *words, config=config, small=False)
+    validate(cfg)
+    assert cfg.model.name == "dinov2_vits14" and cfg.model.weights == f"{tmp_path}/w.safetensors"
+    assert cfg.dataset.image_size % 14 == 0
 
 
 def test_an_experiment_gives_way_to_the_command_line(compose_config):

@@ -72,6 +72,16 @@ def test_with_the_rest_frozen_only_scope_and_head_train(name, method):
         assert all("adapter" in n for n, p in trainable.items() if id(p) not in head)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_module_used_twice_stays_one(method):
+    model = build("timm_vit")
+    model.blocks[1].mlp.fc1 = model.blocks[0].mlp.fc1
+    model = make(method, "mlp").apply(model, [batch()])
+    assert model.blocks[1].mlp.fc1 is model.blocks[0].mlp.fc1
+    assert len(low_rank_layers(model)) == (0 if method == "vanilla" else 3)
+    assert TrainStep(model, sgd(model), None)(*batch()).loss > 0
+
+
 @pytest.mark.parametrize("method", ["wasi", "wsi"])
 @pytest.mark.parametrize("name", MODELS)
 def test_at_full_rank_nothing_is_lost(name, method):

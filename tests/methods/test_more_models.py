@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from tests.small import METHODS, batch
 from tests.small import method as make
+from wasi.errors import UserError
 from wasi.layers.base import LowRankLayer
 from wasi.methods.perplexity_search import PerplexitySearch
 from wasi.methods.selection import ActivationRanks
@@ -65,13 +66,61 @@ def pvt():
     return PyramidVisionTransformerV2(num_classes=5, **sizes)
 
 
-FAMILIES = {f.__name__: f for f in (deit, beit, eva, cait, timm_swin, pit, pvt)}
-SIZES = {"pvt": 64}
+def swinv2():
+    from timm.models.swin_transformer_v2 import SwinTransformerV2
+
+    sizes = {"embed_dim": 16, "depths": (1, 1), "num_heads": (2, 2), "window_size": 4}
+    return SwinTransformerV2(16, 2, num_classes=5, drop_path_rate=0, **sizes)
+
+
+def mvitv2():
+    from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
+
+    strides = ((1, 1), (2, 2))
+    cfg = MultiScaleVitCfg((1, 1), (16, 32), (1, 2), stride_q=strides, stride_kv=strides)
+    return MultiScaleVit(cfg, img_size=32, num_classes=5)
+
+
+def crossvit():
+    """Blocks inside a module that owns attentions of its own."""
+    from timm.models.crossvit import CrossVit
+
+    sizes = {"embed_dim": (16, 32), "depth": ((1, 2, 0), (1, 2, 0)), "num_heads": (2, 2), "mlp_ratio": (2, 2, 1)}
+    return CrossVit(img_size=16, img_scale=(1.0, 1.0), patch_size=(4, 8), num_classes=5, **sizes)
+
+
+def levit():
+    """Each linear with a batch norm behind it."""
+    from timm.models.levit import Levit
+
+    return Levit(64, embed_dim=(16, 32, 32), key_dim=8, depth=(1, 1, 1), num_heads=(2, 2, 2), num_classes=5)
+
+
+def convit():
+    """Position indices that are made in the first forward."""
+    from timm.models.convit import ConVit
+
+    return ConVit(**(VIT | {"num_heads": 4}), local_up_to_layer=1)
+
+
+def xcit():
+    """Attention between features, and batch norms in the blocks."""
+    from timm.models.xcit import Xcit
+
+    return Xcit(16, 8, embed_dim=32, depth=2, num_heads=2, num_classes=5, eta=1.0)
+
+
+HIERARCHICAL = (timm_swin, swinv2, pit, pvt, mvitv2, crossvit, levit)
+FAMILIES = {f.__name__: f for f in (deit, beit, eva, cait, convit, xcit, *HIERARCHICAL)}
+SIZES = {"pvt": 64, "levit": 64, "mvitv2": 32}
 
 
 def made(family, dtype=torch.float32):
     torch.manual_seed(0)
     model = FAMILIES[family]().to(dtype)
+    for norm in model.modules():
+        if "Norm" in type(norm).__name__ and getattr(norm, "weight", None) is not None:
+            torch.nn.init.ones_(norm.weight)  # where it starts at zero, a frozen one would cut its block off
     for head in head_module(model).modules():
         if isinstance(head, torch.nn.Linear):
             torch.nn.init.normal_(head.weight, std=0.1)  # so that gradients are not too small to move a float
@@ -88,12 +137,14 @@ def sgd(model):
     return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05)
 
 
+@pytest.mark.parametrize("scope", ["mlp", "attention", "all"])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_contract(family, method):
+def test_contract(family, method, scope):
     images, labels = images_for(family)
-    sites = linear_sites(made(family), "all")
-    model, other = (make(method, "all").apply(made(family), [(images, labels)]) for _ in range(2))
+    sites = linear_sites(made(family), scope)
+    assert len({site.name for site in sites}) == len(sites)
+    model, other = (make(method, scope).apply(made(family), [(images, labels)]) for _ in range(2))
     layers = [m for _, m in model.named_modules(remove_duplicate=False) if isinstance(m, LowRankLayer)]
     assert len(layers) == (0 if method == "vanilla" else len(sites))
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
@@ -145,3 +196,14 @@ def test_at_full_rank_nothing_is_lost(family):
     plain = made(family, DOUBLE)
     model = make("wasi", "all", epsilon=1.0).apply(made(family, DOUBLE), [(images, labels)])
     assert torch.allclose(plain.eval()(images), model.eval()(images), atol=1e-9)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["mixer_s32_224", "convnext_atto", "coatnet_pico_rw_224"])
+def test_a_model_without_attention_of_linear_layers_is_refused(name, method):
+    import timm
+
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    with pytest.raises(UserError, match="method.scope=all: allowed is available only for models with transformer"):
+        make(method, "all").apply(model, [])

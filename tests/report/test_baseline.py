@@ -68,7 +68,7 @@ def test_a_vanilla_on_other_data_model_or_device_is_none(tmp_path, option):
     add(tmp_path, 0.8, 1.0, "vanilla")
     add(tmp_path, 0.8, 0.5, "wasi", 0.8, options={option: "w.safetensors"})
     comparison = compared(tmp_path)["wasi", 0.05]
-    assert comparison.vanilla is None and comparison.ratio(PEAK) is None
+    assert comparison.baseline is None and comparison.ratio(PEAK) is None
     assert comparison.remarks == ["no completed vanilla run with the same model, data and device"]
 
 
@@ -114,3 +114,28 @@ def test_verdict_on_the_difference_of_accuracy(tmp_path, vanilla, ours, verdict)
     for seed, acc in enumerate(ours):
         add(tmp_path, acc, 1.0, "wasi", 0.8, seed)
     assert compared(tmp_path)["wasi", 0.05].verdict == verdict
+
+
+def test_without_vanilla_rows_that_differ_in_one_option_are_compared(tmp_path):
+    for seed, acc in enumerate((0.80, 0.81, 0.82)):
+        add(tmp_path, acc, 1.0, "wsi", 0.8, seed, options={"method.update": "subspace"})
+        add(tmp_path, acc + 0.002, 2.0, "wsi", 0.8, seed, options={"method.update": "svd"})
+        add(tmp_path, acc - 0.1, 1.0, "wsi", 0.4, seed, options={"method.update": "svd"})
+    (block,) = blocks_of(read_runs([tmp_path])[0])
+    alone, first, second = compare(block)  # 0.4, 0.8 subspace, 0.8 svd
+    assert alone.baseline is None and first.baseline is None and second.baseline is first.group
+    assert second.ratio(PEAK) == 0.5 and second.verdict == "within noise" and not second.of_vanilla
+    (remark,) = second.remarks
+    assert remark.endswith("compared with wsi of method.update=subspace, alike in all else")
+
+
+def test_a_cost_within_noise(tmp_path):
+    for seed, (ours, theirs) in enumerate(((1.0, 1.1), (1.3, 1.2), (1.2, 1.0))):
+        add(tmp_path, 0.8, theirs, "vanilla", None, seed, **{PEAK.metric: 400.0})
+        add(tmp_path, 0.8, ours, "wasi", 0.8, seed, **{PEAK.metric: 300.0})
+    comparison = compared(tmp_path)["wasi", 0.05]
+    assert comparison.within_noise(STEP) and not comparison.within_noise(PEAK)
+    single = tmp_path / "single"
+    add(single, 0.8, 1.0, "vanilla")
+    add(single, 0.8, 1.1, "wasi", 0.8)
+    assert not compared(single)["wasi", 0.05].within_noise(STEP)

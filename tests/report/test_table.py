@@ -4,6 +4,7 @@ from tests.report import fakes
 from wasi.report.baseline import compare
 from wasi.report.groups import blocks_of
 from wasi.report.load import read_runs
+from wasi.report.markdown import markdown
 from wasi.report.table import LEGEND, WIDTH, block_text
 
 
@@ -68,3 +69,13 @@ def test_a_remark_is_tied_to_its_row(tmp_path):
     table = text(tmp_path)
     assert "wasi [1]" in table
     assert "[1] no completed vanilla run" in table.splitlines()[-1]
+
+
+def test_costs_carry_their_noise(tmp_path):
+    for seed, cost in enumerate((0.9, 1.0, 1.1)):
+        fakes.write(tmp_path, fakes.metrics(0.8, cost), fakes.config("vanilla", None, seed))
+        fakes.write(tmp_path, fakes.metrics(0.8, cost - 0.02), fakes.config("wasi", 0.8, seed))
+    (block,) = blocks_of(read_runs([tmp_path])[0])
+    assert "1.02×≈" in row(block_text(block, compare(block)), "wasi")
+    text = markdown([(block, compare(block), None)], ["here"], [], [])
+    assert "98.00±10 (1.02×≈)" in text and "100.0±10 |" in text

@@ -186,6 +186,11 @@ TOGETHER: list[tuple[tuple[str, ...], Callable[..., bool], str]] = [
         "null with rank.perplexity_ceiling={}; one of them is the bound",
     ),
     (
+        ("method.name", "method.update"),
+        lambda name, update: name == "wsi" or update == "subspace",
+        "subspace with method={}; svd goes with wsi",
+    ),
+    (
         ("train.epochs", "scheduler.warmup_epochs"),
         lambda epochs, warmup: warmup <= epochs,
         "at most train.epochs={}",

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from wasi.layers.adapter import AdapterLinear
-from wasi.methods.scope import freeze_rest, replace_layers, scope_linears
+from wasi.methods.scope import freeze_rest, once_each, replace_layers, scope_linears
 
 
 @dataclass
@@ -22,11 +22,11 @@ class LoRA:
 
     def apply(self, model: nn.Module, calibration) -> nn.Module:
         generator = torch.Generator().manual_seed(self.seed)
-        layers = {
-            name: AdapterLinear(linear.weight, linear.bias, self.lora_rank, self.lora_alpha, generator)
-            for name, linear in scope_linears(model, self.scope).items()
-        }
-        replace_layers(model, layers)
+
+        def adapted(_: str, linear: nn.Linear) -> nn.Module:
+            return AdapterLinear(linear.weight, linear.bias, self.lora_rank, self.lora_alpha, generator)
+
+        replace_layers(model, once_each(scope_linears(model, self.scope), adapted))
         if not self.train_rest:
             freeze_rest(model)
         return model

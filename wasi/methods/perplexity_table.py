@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 
 from wasi.errors import UserError
@@ -50,13 +51,19 @@ def read_tables(path: str) -> list[LayerTable]:
 
 
 def _layer(layer: dict) -> LayerTable:
+    shapes = _tuples(layer["shapes"])
     candidates = [
         Candidate(float(c["epsilon"]), _tuples(c["ranks"]), float(c["perplexity"]), int(c["elements"]))
         for c in layer["candidates"]
     ]
     if not candidates:
         raise ValueError("a layer without candidates")
-    return LayerTable(str(layer["name"]), _tuples(layer["shapes"]), candidates)
+    for candidate in candidates:
+        if [len(ranks) for ranks in candidate.ranks] != [len(shape) for shape in shapes]:
+            raise ValueError("not one rank per mode of each call")
+        if not 0 <= candidate.perplexity < inf or candidate.elements < 0:
+            raise ValueError("costs that are no costs")
+    return LayerTable(str(layer["name"]), shapes, candidates)
 
 
 def _tuples(rows: list[list[int]]) -> list[tuple[int, ...]]:

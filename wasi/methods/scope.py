@@ -1,6 +1,6 @@
 """Which linear layers a method replaces, replacing them, and what trains afterwards."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torch import nn
 
@@ -22,6 +22,17 @@ def check_weights(linears: Mapping[str, nn.Linear]) -> None:
     for name, linear in linears.items():
         if not linear.weight.isfinite().all() or not linear.weight.any():
             raise UserError("model.weights", f"({name})", "a layer whose weight is finite and not zero")
+
+
+def once_each(
+    linears: Mapping[str, nn.Linear], make: Callable[[str, nn.Linear], nn.Module]
+) -> dict[str, nn.Module]:
+    """`make(name, linear)` under each name; a module used under two names stays one module."""
+    made: dict[int, nn.Module] = {}
+    for name, linear in linears.items():
+        if id(linear) not in made:
+            made[id(linear)] = make(name, linear)
+    return {name: made[id(linear)] for name, linear in linears.items()}
 
 
 def replace_layers(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from wasi.layers.adapter import FactoredAdapterLinear
 from wasi.linalg.rank import explained_rank
 from wasi.methods.calibration import decomposing, second_moments
-from wasi.methods.scope import check_weights, freeze_rest, replace_layers, scope_linears
+from wasi.methods.scope import check_weights, freeze_rest, once_each, replace_layers, scope_linears
 
 
 def whitened_factors(weight: Tensor, moment: Tensor, rank: int) -> tuple[Tensor, Tensor]:
@@ -66,14 +66,13 @@ class SVDLLM:
         check_weights(linears)
         moments = second_moments(model, linears, islice(calibration, self.calibration_batches))
         generator = torch.Generator().manual_seed(self.seed)
-        layers = {}
-        for name, linear in linears.items():
+
+        def factored(name: str, linear: nn.Linear) -> nn.Module:
             with decomposing(name):
                 left, right = whitened_factors(linear.weight, moments.pop(name), self.rank(linear.weight))
-            layers[name] = FactoredAdapterLinear(
-                left, right, linear.bias, self.lora_rank, self.lora_alpha, generator
-            )
-        replace_layers(model, layers)
+            return FactoredAdapterLinear(left, right, linear.bias, self.lora_rank, self.lora_alpha, generator)
+
+        replace_layers(model, once_each(linears, factored))
         if not self.train_rest:
             freeze_rest(model)
         return model

@@ -23,6 +23,8 @@ def unpack_attention(model: nn.Module) -> nn.Module:
     for block in find_blocks(model).values():
         for parent in list(block.modules()):
             for name, child in parent.named_children():
+                if hasattr(child, "get_rel_indices"):  # timm's ConViT: later it would ask a weight for its device
+                    child.rel_indices = child.get_rel_indices(model.patch_embed.num_patches)
                 if hasattr(child, "qkv_bias_separate"):  # timm's BEiT, EVA and Swin v2: calls qkv, adds the bias
                     child.qkv_bias_separate = True
                 opened = _opened(child)

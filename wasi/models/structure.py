@@ -1,9 +1,10 @@
 """Where a transformer's blocks are, and the linear layers inside them. Works by structure, not by model name.
 
 An *attention* is an innermost module with linear layers that is called so, by its class or by its parent
-(pooling excepted). A *block* is the module that owns one, and occurs more than once. A block's linears
-below its attention have the role `attention`, its others `mlp`. Head, patch embedding, patch merging and
-attention pooling lie outside every block; networks that compute position biases are no part of either role.
+(pooling excepted). A *block* is the module that owns one, holds no other block, and occurs more than once.
+Its linears below its attention have the role `attention`, its others `mlp`. Head, patch embedding, patch
+merging and attention pooling lie outside every block; networks that compute position biases are no part of
+either role.
 """
 
 import re
@@ -37,7 +38,9 @@ class LinearSite:
 def find_blocks(model: nn.Module) -> dict[str, nn.Module]:
     """Name -> transformer block, in the model's order; empty for a model without any."""
     modules = dict(model.named_modules())
-    owners = {_owner(name, modules) for name in _attentions(modules)} - {None}
+    owner_of = {name: _owner(name, modules) for name in _attentions(modules)}
+    holders = {o for o in owner_of.values() if any((n or "").startswith(f"{o}.") for n in owner_of.values())}
+    owners = {_owner(n, modules, wrappers=False) if o in holders else o for n, o in owner_of.items()} - {None}
     repeats = Counter(type(modules[name]) for name in owners)
     return {n: m for n, m in modules.items() if n in owners and (repeats[type(m)] > 1 or len(owners) == 1)}
 
@@ -85,13 +88,13 @@ def _looks_like_attention(module: nn.Module, name: str = "") -> bool:
     return any(isinstance(inner, _LINEARS) for inner in module.modules())
 
 
-def _owner(attention: str, modules: dict[str, nn.Module]) -> str | None:
-    """The block of an attention: its nearest ancestor that is not just a container or wrapper."""
+def _owner(attention: str, modules: dict[str, nn.Module], wrappers: bool = True) -> str | None:
+    """The block of an attention: its nearest ancestor that is not just a container, or (`wrappers`) a wrapper."""
     name = attention
     while "." in name:
         name = name.rpartition(".")[0]
         module = modules[name]
-        wrapper = _looks_like_attention(module) and not _linears_outside(module, modules[attention])
+        wrapper = wrappers and _looks_like_attention(module) and not _linears_outside(module, modules[attention])
         if not isinstance(module, _CONTAINERS) and not wrapper:
             return name
     return None
@@ -126,5 +129,6 @@ def _packed(name: str) -> int:
 
 def _what_is_there(model: nn.Module, sites: list[LinearSite]) -> str:
     if not sites:
-        return f"available only for models with transformer blocks, and {type(model).__name__} has none"
+        kind = "transformer blocks that hold an attention of linear layers"
+        return f"available only for models with {kind}, and {type(model).__name__} has none"
     return "a scope with linear layers; here " + ", ".join(sorted({site.role for site in sites}))

@@ -1,33 +1,39 @@
-"""Which vanilla a group is compared with, and how it compares."""
+"""Which vanilla (or, without one, which twin) a group is compared with, and how it compares."""
 
 import json
 from dataclasses import dataclass
 from functools import cached_property
 
 from wasi.report.columns import ACCURACY, COSTS, PAPER, Cost
-from wasi.report.groups import Block, Group
+from wasi.report.groups import Block, Group, identity
 from wasi.report.load import select
 from wasi.report.options import show
 from wasi.report.provenance import one_machine
 from wasi.report.statistics import SIGNIFICANCE, welch_p
 
+_NO_VANILLA = "no completed vanilla run with the same model, data and device"
 _MUST_AGREE = ("model.", "dataset.", "device.")
 _MEMORY_POLICY = {"train.micro_batch_size": None, "train.gradient_checkpointing": False, "train.memory": "plain"}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A group beside its vanilla; ratios are above 1 where the group is better.
+    """A group beside its baseline; ratios are above 1 where the group is better.
 
-    `vanilla` is None where there is none with the same model, data and device.
+    `baseline` is the matching vanilla; without any, the first row that differs in one option alone; or None.
     """
 
     group: Group
-    vanilla: Group | None
+    baseline: Group | None
 
     @cached_property
     def is_reference(self) -> bool:
-        return self.vanilla is self.group
+        return self.baseline is self.group
+
+    @property
+    def of_vanilla(self) -> bool:
+        """Whether it is vanilla that this is compared with."""
+        return self.baseline is not None and self.baseline.method == "vanilla"
 
     @cached_property
     def accuracy_difference(self) -> float | None:
@@ -41,9 +47,7 @@ class Comparison:
 
     @cached_property
     def p(self) -> float | None:
-        if self.accuracy_difference is None:
-            return None
-        return welch_p(self.group.values(ACCURACY), self.vanilla.values(ACCURACY))
+        return None if self.accuracy_difference is None else self._p(ACCURACY)
 
     @property
     def verdict(self) -> str | None:
@@ -55,35 +59,47 @@ class Comparison:
         return "differs" if self.p < SIGNIFICANCE else "within noise"
 
     def ratio(self, cost: Cost) -> float | None:
-        """vanilla / this; None where one of them was not measured, or not under the same conditions."""
+        """baseline / this; None where one of them was not measured, or not under the same conditions."""
         pair = self._means(cost.metric)
         if pair is None or not pair[0]:
             return None
-        if cost.timed and not one_machine([*self.group.runs, *self.vanilla.runs]):
+        if cost.timed and not one_machine([*self.group.runs, *self.baseline.runs]):
             return None
-        if cost is PAPER and self.group.scope != self.vanilla.scope:
+        if cost is PAPER and self.group.scope != self.baseline.scope:
             return None
         return pair[1] / pair[0]
 
+    def within_noise(self, cost: Cost) -> bool:
+        """Whether both sides have a spread and it explains the ratio."""
+        p = None if self.ratio(cost) is None else self._p(cost.metric)
+        return p is not None and p >= SIGNIFICANCE
+
+    def _p(self, metric: str) -> float | None:
+        return welch_p(self.group.values(metric), self.baseline.values(metric))
+
     def _means(self, metric: str) -> tuple[float, float] | None:
-        if self.vanilla is None or self.is_reference:
+        if self.baseline is None or self.is_reference:
             return None
-        ours, theirs = self.group.mean(metric), self.vanilla.mean(metric)
+        ours, theirs = self.group.mean(metric), self.baseline.mean(metric)
         return None if ours is None or theirs is None else (ours, theirs)
 
     @cached_property
     def remarks(self) -> list[str]:
         """What a reader must know about the choice of the baseline."""
-        if self.vanilla is None:
-            return ["no completed vanilla run with the same model, data and device"]
+        if self.baseline is None:
+            return [_NO_VANILLA]
         if self.is_reference:
             return []
+        if not self.of_vanilla:
+            (key,) = _unlike(self.group, self.baseline)
+            row = f"{self.group.method} of {key}={show(self.baseline.options.get(key))}, alike in all else"
+            return [f"no vanilla to compare with; compared with {row}"]
         differences = [
-            f"{key}={show(self.vanilla.options.get(key))} (this row {show(self.group.options.get(key))})"
-            for key in sorted(_differences(self.group, self.vanilla))
+            f"{key}={show(self.baseline.options.get(key))} (this row {show(self.group.options.get(key))})"
+            for key in sorted(_differences(self.group, self.baseline))
         ]
         told = [f"compared with a vanilla of {', '.join(differences)}"] if differences else []
-        if not one_machine([*self.group.runs, *self.vanilla.runs]) and any(
+        if not one_machine([*self.group.runs, *self.baseline.runs]) and any(
             self._means(cost.metric) for cost in COSTS if cost.timed
         ):
             told.append("measured on another machine or with other threads than vanilla: no ratio of times")
@@ -92,7 +108,7 @@ class Comparison:
 
 def compare(block: Block) -> list[Comparison]:
     """One comparison per group of the block, in its order."""
-    return [Comparison(group, _vanilla_for(group, block.groups)) for group in block.groups]
+    return [Comparison(g, _vanilla_for(g, block.groups) or _twin_of(g, block.groups)) for g in block.groups]
 
 
 def _vanilla_for(group: Group, groups: list[Group]) -> Group | None:
@@ -105,6 +121,17 @@ def _vanilla_for(group: Group, groups: list[Group]) -> Group | None:
         plain = (g for g in candidates if _is_plain(g) and _differences(group, g) <= set(_MEMORY_POLICY))
         return group if _is_plain(group) else next(plain, group)
     return min(candidates, key=lambda g: _distance(group, g), default=None)
+
+
+def _twin_of(group: Group, groups: list[Group]) -> Group | None:
+    """The first row before this one with the same labels that differs in one option alone."""
+    before = groups[: groups.index(group)]
+    alike = (g for g in before if identity(g) == identity(group) and _must_agree(g) == _must_agree(group))
+    return next((g for g in alike if len(_unlike(g, group)) == 1), None)
+
+
+def _unlike(a: Group, b: Group) -> set[str]:
+    return {key for key in {**a.options, **b.options} if a.options.get(key) != b.options.get(key)}
 
 
 def _must_agree(group: Group) -> str:

@@ -69,19 +69,19 @@ def _differing(runs: list[Run]) -> list[str]:
 
 
 def _group_row(block: Block, comparison: Comparison) -> dict[str, Any]:
-    group, vanilla = comparison.group, comparison.vanilla
+    group, baseline = comparison.group, comparison.baseline
     method, scope, weight, activation = identity(group)
     row = {"model": block.model, "dataset": block.dataset, "method": method, "scope": scope}
     row |= {"weight_epsilon": weight, "activation_epsilon": activation}
     row |= {key: group.options.get(key) for key in block.differing}
     row |= {"n": len(group.runs), "seeds": " ".join(map(str, group.seeds))}
     row |= {"val/acc mean": group.mean(ACCURACY), "val/acc std": group.std(ACCURACY)}
-    row |= {"val/acc minus vanilla": comparison.accuracy_difference, "val/acc ratio": comparison.accuracy_ratio}
+    row |= {"val/acc minus baseline": comparison.accuracy_difference, "val/acc ratio": comparison.accuracy_ratio}
     row |= {"welch p": comparison.p, "verdict": comparison.verdict}
     for cost in COSTS:
         row |= {f"{cost.metric} mean": group.mean(cost.metric), f"{cost.metric} std": group.std(cost.metric)}
         row |= {f"{cost.metric} ratio": comparison.ratio(cost)}
-    row |= {"vanilla": " ".join(run.fingerprint for run in vanilla.runs) if vanilla else None}
+    row |= {"baseline": " ".join(run.fingerprint for run in baseline.runs) if baseline else None}
     row |= {"remarks": "; ".join(comparison.remarks), "fingerprints": " ".join(r.fingerprint for r in group.runs)}
     return row
 

@@ -16,11 +16,15 @@ NO_SPREAD = "(n=1)"
 
 @dataclass(frozen=True)
 class Field:
-    """One column: a title and per row a value, with its ratio to vanilla where the column has ratios."""
+    """One column: a title and per row a value, with its ratio to the baseline where the column has ratios.
+
+    `spreads`: per row the standard deviation over seeds, for a table that has room for it; "" where there is none.
+    """
 
     title: str
     values: list[str]
     ratios: list[str] | None = None
+    spreads: list[str] | None = None
     is_text: bool = False
     cost: Cost | None = None
 
@@ -113,7 +117,8 @@ def _accuracy(comparisons: list[Comparison]) -> list[Field]:
     values = [_mean_and_std(comparison.group) for comparison in comparisons]
     ratios = [ratio_text(comparison.accuracy_ratio) for comparison in comparisons]
     differences = [_difference(comparison) for comparison in comparisons]
-    return [Field("val acc", values, ratios), Field("Δ vanilla", differences)]
+    twins = any(c.accuracy_difference is not None and not c.of_vanilla for c in comparisons)
+    return [Field("val acc", values, ratios), Field("Δ baseline" if twins else "Δ vanilla", differences)]
 
 
 def _mean_and_std(group: Group) -> str:
@@ -133,4 +138,16 @@ def _difference(comparison: Comparison) -> str:
 def _cost(cost: Cost, comparisons: list[Comparison]) -> Field:
     means = [comparison.group.mean(cost.metric) for comparison in comparisons]
     values = [significant(None if mean is None else mean / cost.unit) for mean in means]
-    return Field(cost.title, values, [ratio_text(comparison.ratio(cost)) for comparison in comparisons], cost=cost)
+    spreads = [_spread(comparison.group, cost) for comparison in comparisons]
+    ratios = [_marked(comparison, cost) for comparison in comparisons]
+    return Field(cost.title, values, ratios, spreads, cost=cost)
+
+
+def _spread(group: Group, cost: Cost) -> str:
+    """"" for equal values too, whose mean may be a rounding away from them."""
+    std, mean = group.std(cost.metric), group.mean(cost.metric)
+    return f"±{significant(std / cost.unit, 2)}" if std and std > 1e-9 * abs(mean) else ""
+
+
+def _marked(comparison: Comparison, cost: Cost) -> str:
+    return ratio_text(comparison.ratio(cost)) + (WITHIN_NOISE if comparison.within_noise(cost) else "")

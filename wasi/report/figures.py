@@ -47,7 +47,7 @@ def figure_of(block: Block, comparisons: list[Comparison]) -> Figure | None:
     panels = [cost for cost in PANELS if any(_measured(group, cost) for group in block.groups)]
     if not panels:
         return None
-    references = list({id(c.vanilla): c.vanilla for c in comparisons if c.vanilla is not None}.values())
+    references = list({id(c.baseline): c.baseline for c in comparisons if c.of_vanilla}.values())
     width = (_PANEL_INCHES + 0.3) * len(panels) + 0.6
     figure = Figure(figsize=(width, _HEIGHT_INCHES), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)

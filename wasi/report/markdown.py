@@ -13,8 +13,9 @@ _COLUMNS = {
     "of its modes (A); only where the method reads it",
     "n": "completed runs that differ only by seed",
     "val acc": "validation accuracy, a fraction: mean ± sample standard deviation over the n runs",
-    "Δ vanilla": "accuracy minus vanilla's. ≈: within noise, two-sided Welch's t-test over the seeds with "
-    "p ≥ 0.05, not corrected for the number of rows. (n=1): n=1, no spread on one side, so no verdict",
+    "Δ vanilla": "accuracy minus vanilla's (Δ baseline: minus that of the row which a remark names). ≈: within "
+    "noise, two-sided Welch's t-test over the seeds with p ≥ 0.05, not corrected for the number of rows. (n=1): "
+    "n=1, no spread on one side, so no verdict",
     **{cost.title: cost.meaning for cost in COSTS},
 }
 
@@ -39,7 +40,9 @@ def markdown(
         parts += ["## Warnings", _list(map(escape, warnings))]
     ratio = (
         "A number with × is the ratio to the matching vanilla run, from the means over seeds; above 1 is better: "
-        "vanilla / this for costs, this / vanilla for accuracy. - is what was not measured or does not apply."
+        "vanilla / this for costs, this / vanilla for accuracy. ≈ behind the ratio of a cost: within noise by the "
+        "same test. ± is the sample standard deviation over the seeds, of costs too. - is what was not measured "
+        "or does not apply."
     )
     explained = [f"**{title}**: {meaning}." for title, meaning in _COLUMNS.items()]
     parts += ["## What the columns mean", _list(explained), ratio]
@@ -64,9 +67,9 @@ def _table(fields: list[Field]) -> str:
 
 
 def _cells(field: Field) -> list[str]:
-    ratios = field.ratios or [""] * len(field.values)
-    pairs = zip(field.values, ratios, strict=True)
-    return [escape(f"{value} ({ratio})" if ratio else value) for value, ratio in pairs]
+    nothing = [""] * len(field.values)
+    cells = zip(field.values, field.spreads or nothing, field.ratios or nothing, strict=True)
+    return [escape(f"{value}{spread}" + (f" ({ratio})" if ratio else "")) for value, spread, ratio in cells]
 
 
 def escape(text: str) -> str:

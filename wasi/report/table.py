@@ -2,7 +2,7 @@
 
 from wasi.report.baseline import Comparison
 from wasi.report.columns import DROPPED_FIRST
-from wasi.report.fields import Field, facts_of, fields_of, remarks_of
+from wasi.report.fields import WITHIN_NOISE, Field, facts_of, fields_of, remarks_of
 from wasi.report.groups import Block
 
 WIDTH = 120
@@ -10,7 +10,7 @@ WIDTH = 120
 LEGEND = (
     "×: ratio to vanilla, above 1 is better (costs: vanilla / this; accuracy: this / vanilla)",
     "±: sample standard deviation over the n seeds; eps W, eps A: thresholds for weights and activations",
-    "Δ vanilla: accuracy minus vanilla's; ≈ within noise (Welch's t-test, p >= 0.05); (n=1): no spread, no test",
+    "Δ vanilla: accuracy minus vanilla's; ≈, of costs too: within noise (Welch's t, p >= 0.05); (n=1): no test",
 )
 
 
@@ -43,8 +43,10 @@ def _column(field: Field) -> list[str]:
     """Title and cells of one width; values and ratios stand under one another."""
     cells = field.values
     if field.ratios is not None and any(field.ratios):
-        left, right = max(map(len, field.values)), max(map(len, field.ratios))
-        pairs = zip(field.values, field.ratios, strict=True)
+        marked = any(ratio.endswith(WITHIN_NOISE) for ratio in field.ratios)
+        ratios = [f"{ratio} " if marked and not ratio.endswith(WITHIN_NOISE) else ratio for ratio in field.ratios]
+        left, right = max(map(len, field.values)), max(map(len, ratios))
+        pairs = zip(field.values, ratios, strict=True)
         cells = [f"{value:>{left}} {ratio:>{right}}" for value, ratio in pairs]
     width = max(len(field.title), *map(len, cells))
     return [text.ljust(width) if field.is_text else text.rjust(width) for text in [field.title, *cells]]

@@ -1,10 +1,17 @@
 """The command line around Hydra: exit status after a signal, and the command that continues where it stopped."""
 
+import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
+from hydra._internal import utils as hydra_utils
+from hydra.errors import ConfigCompositionException
+
+from wasi.config.rejected import rejected
 from wasi.errors import Interrupted
 from wasi.runs.ending import print_error
 from wasi.signals import interruptible
@@ -13,14 +20,43 @@ _continuing: list[str] = []  # the last of them is told when a signal ends this 
 
 
 def command(main: Callable[[], object]) -> None:
-    """Call a `@hydra.main` function; SIGINT and SIGTERM end the process with 130 and 143, without a traceback."""
+    """Call a `@hydra.main` function; SIGINT and SIGTERM end the process with 130 and 143, without a traceback.
+
+    An option or choice that does not exist ends it with 2 and one line.
+    """
     try:
-        with interruptible():
+        with interruptible(), _one_line_for_rejected_options():
             main()
     except Interrupted as stop:
         continuing = f"; continue with: {_continuing[-1]}" if _continuing else ""
         print_error(f"stopped by {signal.Signals(stop.signum).name}{continuing}")
         sys.exit(128 + stop.signum)
+
+
+@contextmanager
+def _one_line_for_rejected_options() -> Iterator[None]:
+    """Hydra tells what it cannot compose in several lines and has no hook for that: its reporter is wrapped."""
+    report = hydra_utils.run_and_report
+
+    def told_first(function: Callable[[], Any]) -> Any:
+        return report(lambda: _tell_rejected(function))
+
+    hydra_utils.run_and_report = told_first
+    try:
+        yield
+    finally:
+        hydra_utils.run_and_report = report
+
+
+def _tell_rejected(function: Callable[[], Any]) -> Any:
+    try:
+        return function()
+    except ConfigCompositionException as error:
+        mistake = rejected(error, sys.argv[1:])
+        if mistake is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        print_error(str(mistake))
+        sys.exit(2)
 
 
 def continue_with(option: str, value: object) -> str:

@@ -4,7 +4,8 @@ One row per linear call in scope, before training (epoch 0) and after every epoc
 tracker's history as `monitor/<layer>/<column>`. All of it is read off: training runs on as if it were not there.
 
 Weights: `weight_rank` held (empty for a dense one); `rank_at_threshold`, what `rank.weight_epsilon` would give
-now; `angle_max_deg` and `angle_mean_deg`, principal angles between the column space now and before training, of
+now (of a weight truncated at that threshold fewer than it holds, from the start: what tells is the change);
+`angle_max_deg` and `angle_mean_deg`, principal angles between the column space now and before training, of
 the columns held, or for a dense weight of as many leading ones as the threshold gave at first.
 
 Inputs, on one fixed calibration batch, with `mode1` for the batch: `modeM_rank_at_threshold`, what

@@ -1,0 +1,44 @@
+"""What Hydra refuses while composing, as one line that names option, given and allowed."""
+
+import pytest
+from hydra.errors import ConfigCompositionException
+
+from wasi.config.rejected import rejected
+
+
+def line(compose_config, *overrides, words=()):
+    with pytest.raises(ConfigCompositionException) as error:
+        compose_config(*overrides)
+    mistake = rejected(error.value, words)
+    return mistake and str(mistake)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["method=wasi", "method.update=svd"], "method.update=svd: allowed is for method=wsi only, not with "),
+        (["method=vanilla", "method.lora_rank=3"], "method.lora_rank=3: allowed is for method=lora or svd_llm "),
+        (["method=wsi", "method.activations.epsilon=1"], "method.activations.epsilon=1: allowed is for method="),
+        (["method=asi", "method.activations.rank=1"], "method.activations.rank=1: allowed is one of method."),
+        (["optimizer.betas=[0.5,1]"], "optimizer.betas=[0.5,1]: allowed is for optimizer=adamw only"),
+        (["train.epoch=1"], "train.epoch=1: allowed is one of train.checkpoint_every, train.chunk_size, "),
+        (["epochs=1"], "epochs=1: allowed is one of dataset, device, "),
+        (["method=wasy"], "method=wasy: allowed is asi, lora, svd_llm, vanilla, wasi, wsi"),
+        (["experiment=fig3"], "experiment=fig3: allowed is ablation, "),
+    ],
+)  # fmt: skip
+def test_option_given_allowed(overrides, told, compose_config):
+    found = line(compose_config, *overrides)
+    assert found.startswith(told) and "\n" not in found
+
+
+def test_a_sweep_over_methods_is_told_how_to_give_their_option(compose_config):
+    words = ["-m", "method=lora,svd_llm", "method.lora_rank=4"]
+    found = line(compose_config, "method.lora_rank=4", words=words)
+    assert found.endswith("; in a sweep over method write 'method.lora_rank=choice(4)'")
+    assert "choice" not in line(compose_config, "method.lora_rank=4", words=["method=wasi", "method.lora_rank=4"])
+
+
+def test_other_refusals_are_not_translated(compose_config):
+    assert line(compose_config, "+seed=3") is None
+    assert line(compose_config, "~method.nothing") is None
