@@ -27,7 +27,7 @@ def rank_options_read(cfg: DictConfig) -> set[str]:
     """
     raw = OmegaConf.to_container(cfg.method, resolve=False)
     names = {name for text in _strings(raw) for name in _INTERPOLATION.findall(text)}
-    return names - _without_effect(cfg.rank, names)
+    return names - _without_effect(cfg, names)
 
 
 def method_as_read(cfg: DictConfig) -> dict[str, Any]:
@@ -38,13 +38,16 @@ def method_as_read(cfg: DictConfig) -> dict[str, Any]:
     return _pruned(raw, resolved, lambda text: set(_INTERPOLATION.findall(text)) <= read)
 
 
-def _without_effect(rank: DictConfig, names: set[str]) -> set[str]:
+def _without_effect(cfg: DictConfig, names: set[str]) -> set[str]:
+    rank = cfg.rank
     every = set().union(*_OF_SELECTION.values())
     idle = every - _OF_SELECTION.get(rank.get("activation_selection"), every)
     if rank.get("perplexity_ceiling") is not None or rank.get("memory_budget_mib") is not None:
         idle.add("activation_epsilon")  # otherwise it is what the bound is derived from
     if "keep_ratio" in names and rank.get("keep_ratio") is not None:
         idle.add("weight_epsilon")
+    if cfg.method.get("init") == "svd":  # it looks at no data
+        idle.add("calibration_batches")
     return idle
 
 

@@ -26,6 +26,11 @@ def explained_rank(energies: Tensor, epsilon: float, total: Tensor | float | Non
     return min(int(short.sum()) + 1, energies.numel())
 
 
+def weight_rank(weight: Tensor, epsilon: float) -> int:
+    """The rank that `truncate` keeps of a weight (`O x I`), from its singular values alone."""
+    return explained_rank(torch.linalg.svdvals(weight.detach()).square(), epsilon)
+
+
 def truncate(weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     """Factors `L` (`O x K`, orthonormal columns) and `R` (`K x I`) of a weight (`O x I`), DESIGN 3.1.
 

@@ -59,17 +59,43 @@ def decomposing(name: str) -> Iterator[None]:
         raise UserError("model.weights", f"({name})", allowed) from error
 
 
+class Moments:
+    """Sums over the rows `z` (`n x D`) that it is given, in their precision and on their device."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._sum: Tensor | float = 0.0
+        self._square: Tensor | float = 0.0
+
+    def add(self, rows: Tensor) -> None:
+        self.count += rows.shape[0]
+        self._sum = self._sum + rows.sum(0)
+        self._square = self._square + rows.mT @ rows
+
+    @property
+    def mean(self) -> Tensor:
+        """`[D]`."""
+        return self._sum / self.count
+
+    @property
+    def second(self) -> Tensor:
+        """`E[z z^T]`, `D x D`."""
+        return self._square / self.count
+
+    @property
+    def covariance(self) -> Tensor:
+        """`E[(z - mean)(z - mean)^T]`, `D x D`."""
+        return self.second - torch.outer(self.mean, self.mean)
+
+
 def second_moments(
     model: nn.Module, layers: Mapping[str, nn.Module], batches: Iterable[tuple[Tensor, Tensor]]
 ) -> dict[str, Tensor]:
     """Per layer `X^T X / n` (`I x I`) over all `n` tokens of all batches."""
-    sums: dict[str, list] = {}
+    moments: dict[str, Moments] = {}
 
     def see(name: str, x: Tensor) -> None:
-        rows = x.reshape(-1, x.shape[-1])
-        entry = sums.setdefault(name, [0, 0.0])
-        entry[0] += rows.shape[0]
-        entry[1] = entry[1] + rows.mT @ rows
+        moments.setdefault(name, Moments()).add(x.reshape(-1, x.shape[-1]))
 
     observe_inputs(model, layers, batches, see)
-    return {name: moment / n for name, (n, moment) in sums.items()}
+    return {name: seen.second for name, seen in moments.items()}

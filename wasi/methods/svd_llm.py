@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from wasi.layers.adapter import FactoredAdapterLinear
-from wasi.linalg.rank import explained_rank
+from wasi.linalg.rank import weight_rank
 from wasi.methods.calibration import decomposing, second_moments
 from wasi.methods.scope import check_weights, freeze_rest, once_each, replace_layers, scope_linears
 
@@ -82,4 +82,4 @@ class SVDLLM:
         o, i = weight.shape
         if self.keep_ratio is not None:
             return max(1, int(self.keep_ratio * o * i / (o + i)))
-        return explained_rank(torch.linalg.svdvals(weight.detach()).square(), self.weight_epsilon)
+        return weight_rank(weight, self.weight_epsilon)

@@ -1,7 +1,9 @@
 """WASI and its two halves: factored weights (WSI), low-rank saved inputs (ASI), or both."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,7 +14,9 @@ from wasi.layers.base import LowRankLayer
 from wasi.layers.factored import FactoredLinear
 from wasi.layers.svd_linear import SvdLinear
 from wasi.layers.tucker_linear import TuckerLinear
-from wasi.linalg.rank import truncate
+from wasi.linalg.rank import truncate, weight_rank
+from wasi.methods.calibration import decomposing
+from wasi.methods.output_init import OutputMoments, output_moments
 from wasi.methods.scope import check_weights, freeze_rest, replace_layers, scope_linears
 from wasi.methods.selection import ActivationRanks
 
@@ -27,6 +31,10 @@ class SubspaceMethod:
         weight_epsilon: explained variance that the factors keep of a weight; None leaves weights dense.
         update: of the weights: `subspace` steps on the factors; `svd`, the paper's baseline for WSI, steps on the
             dense product and truncates it to the same rank by an SVD, each time.
+        init: where the factors start, at the same rank: `svd`, at the truncated weight (the paper's); `output`, in
+            the subspace that matters most for the layer's outputs on calibration data, with what the mean output
+            loses in the bias.
+        calibration_batches: training batches that `init=output` looks at.
         activations: how Tucker ranks are chosen; None saves inputs as they are.
         train_rest: whether what lies outside the scope trains as well (the head always does).
     """
@@ -37,8 +45,14 @@ class SubspaceMethod:
     weight_epsilon: float | None = None
     activations: ActivationRanks | None = None
     update: str = "subspace"
+    init: str = "svd"
+    calibration_batches: int = 1
 
     def __post_init__(self) -> None:
+        if self.init not in ("svd", "output"):
+            raise UserError("method.init", self.init, "svd or output")
+        if self.init == "output" and self.weight_epsilon is None:
+            raise UserError("method.init", self.init, f"for method=wasi or wsi, not for {self.name}")
         if self.update not in ("subspace", "svd"):
             raise UserError("method.update", self.update, "subspace or svd")
         if self.update == "svd" and (self.weight_epsilon is None or self.activations):
@@ -54,8 +68,8 @@ class SubspaceMethod:
         if self.weight_epsilon is not None:
             check_weights(linears)
         states = self.activations.states(model, linears, calibration) if self.activations else {}
+        factors = self._factors(model, linears, calibration) if self.weight_epsilon is not None else None
         layers = {}
-        factors = _SharedFactors(self.weight_epsilon) if self.weight_epsilon is not None else None
         made: dict[int, nn.Module] = {}  # a module used under two names stays one module
         for name, linear in linears.items():
             if id(linear) not in made:
@@ -66,23 +80,33 @@ class SubspaceMethod:
             freeze_rest(model)
         return model
 
+    def _factors(self, model: nn.Module, linears: Mapping[str, nn.Linear], calibration) -> "_SharedFactors":
+        batches = islice(calibration, self.calibration_batches)
+        moments = output_moments(model, linears, batches) if self.init == "output" else {}
+        return _SharedFactors(self.weight_epsilon, moments)
+
     def _layer(
         self, name: str, linear: nn.Linear, factors: "_SharedFactors | None", states: list[TuckerState]
     ) -> LowRankLayer:
         if factors is None:
             return TuckerLinear(linear.weight, linear.bias, states)
         if self.update == "svd":
-            return SvdLinear(*factors.product(linear.weight), linear.bias)
-        return FactoredLinear(*factors.of(name, linear.weight), linear.bias, states)
+            return SvdLinear(*factors.product(name, linear.weight), factors.bias(linear))
+        return FactoredLinear(*factors.of(name, linear.weight), factors.bias(linear), states)
 
 
 class _SharedFactors:
-    """Factors of each weight; linears that share a weight share one pair."""
+    """Factors of each weight; linears that share a weight share one pair.
 
-    def __init__(self, epsilon: float):
-        self.epsilon = epsilon
+    Args:
+        epsilon: decides the rank; moments: by the weight's id, where a weight starts from its outputs.
+    """
+
+    def __init__(self, epsilon: float, moments: Mapping[int, OutputMoments]):
+        self.epsilon, self.moments = epsilon, moments
         self._pairs: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}
         self._products: dict[int, tuple[nn.Parameter, int]] = {}
+        self._biases: dict[tuple[int, int], nn.Parameter] = {}
 
     def of(self, name: str, weight: Tensor) -> tuple[nn.Parameter, nn.Parameter]:
         if id(weight) not in self._pairs:
@@ -90,15 +114,25 @@ class _SharedFactors:
             self._pairs[id(weight)] = nn.Parameter(left), nn.Parameter(right)
         return self._pairs[id(weight)]
 
-    def product(self, weight: Tensor) -> tuple[nn.Parameter, int]:
+    def product(self, name: str, weight: Tensor) -> tuple[nn.Parameter, int]:
         """The dense `L R` and its rank."""
         if id(weight) not in self._products:
-            left, right = truncate(weight, self.epsilon)
+            left, right = self._start(name, weight)
             self._products[id(weight)] = nn.Parameter(left @ right), left.shape[1]
         return self._products[id(weight)]
 
+    def bias(self, linear: nn.Linear) -> nn.Parameter | None:
+        """The linear's own or, once its factors are made, one that makes up for what they lose of the mean."""
+        weight, bias = linear.weight, linear.bias
+        if bias is None or id(weight) not in self.moments:
+            return bias
+        key = id(weight), id(bias)
+        if key not in self._biases:
+            self._biases[key] = nn.Parameter(self.moments[id(weight)].absorbed(bias), bias.requires_grad)
+        return self._biases[key]
+
     def _truncate(self, name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
-        left, right = truncate(weight, self.epsilon)
+        left, right = self._start(name, weight)
         size = left.numel() + right.numel()
         if size > weight.numel():
             log.warning(
@@ -106,3 +140,9 @@ class _SharedFactors:
                 name, left.shape[1], size, weight.numel(),
             )
         return left, right
+
+    def _start(self, name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
+        if id(weight) not in self.moments:
+            return truncate(weight, self.epsilon)
+        with decomposing(name):
+            return self.moments[id(weight)].factors(weight_rank(weight, self.epsilon))

@@ -76,7 +76,7 @@ def _computable(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class LeanStep(TrainStep):
-    """`TrainStep` whose patch embedding and segments of blocks run as `ChunkedRepeat`; images stay bytes until used.
+    """`TrainStep` whose patch embedding and segments of blocks run as `ChunkedRepeat`; images stay bytes so long.
 
     Args:
         chunk_size: images per chunk; segment_size: blocks that are repeated together, at most.
