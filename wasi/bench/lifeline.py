@@ -23,11 +23,3 @@ def claim_stdout() -> TextIO:
     sys.stdout.flush()
     os.dup2(2, 1)
     return pipe
-
-
-def release_memory() -> None:
-    """Give freed memory back to the system, where the C library can (glibc): the other process may need it."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError):
-        return

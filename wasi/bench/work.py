@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from omegaconf import OmegaConf
 from torch import nn
 
-from wasi.bench.lifeline import release_memory
+from wasi.allocator import release_memory
 from wasi.bench.parts import breakdown_steps
 from wasi.bench.subject import Subject
 from wasi.measure import rss
@@ -21,14 +21,9 @@ from wasi.measure.timing import synchronizer, time_steps
 
 log = logging.getLogger(__name__)
 
-_SHORT_MS = 2000.0  # steps longer than this do not notice cold caches
-
 
 class Work:
-    """State between requests: the subject, and how long its last step and pass took."""
-
-    def __init__(self):
-        self._last = {"train": 0.0, "inference": 0.0}
+    """State between requests: the subject."""
 
     def load(self, config: dict) -> dict:
         """Everything but the model. What the process is like then."""
@@ -50,13 +45,13 @@ class Work:
     def time_train(self, warmup: int, min_count: int, min_seconds: float) -> list[float]:
         """Milliseconds of whole steps, see `time_steps`."""
         step, batch = self.subject.step, self.subject.batch
-        return self._time("train", lambda: step(*batch), warmup, min_count, min_seconds)
+        return self._time(lambda: step(*batch), warmup, min_count, min_seconds)
 
     def time_inference(self, warmup: int, min_count: int, min_seconds: float) -> list[float]:
         """Milliseconds of a batch in eval mode without gradients."""
         model, images = self.subject.step.model, self.subject.images
         with evaluating(model):
-            return self._time("inference", lambda: model(images), warmup, min_count, min_seconds)
+            return self._time(lambda: model(images), warmup, min_count, min_seconds)
 
     def count(self) -> dict[str, float]:
         """FLOPs, parameters and the paper's accounting."""
@@ -93,10 +88,9 @@ class Work:
         peak = rss.peak_rss_mib(lambda: [step(*batch) for _ in range(steps)] and None)
         return {"baseline": baseline, "peak": peak, "total": max(while_building, peak)}
 
-    def _time(self, kind: str, run, warmup: int, min_count: int, min_seconds: float) -> list[float]:
-        warmup = max(warmup, int(self._last[kind] < _SHORT_MS))  # the other process has just had the caches
+    def _time(self, run, warmup: int, min_count: int, min_seconds: float) -> list[float]:
+        warmup = max(warmup, 1)  # the other process has just had the caches, and the memory
         samples = time_steps(run, warmup, min_count, min_seconds, synchronizer(self.subject.device.type))
-        self._last[kind] = samples[-1]
         release_memory()
         return samples
 

@@ -6,6 +6,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from wasi.allocator import keep_freed_memory
 from wasi.training.checkpointing import checkpoint_blocks
 from wasi.training.lean import LeanStep
 from wasi.training.optimizer import build_optimizer
@@ -25,6 +26,7 @@ def build_step(model: nn.Module, normalize: Callable[[Tensor], Tensor], cfg: Dic
         options["repeated"] = checkpoint_blocks(model)
     optimizer = build_optimizer(model, cfg.optimizer)
     if train.memory == "plain":
+        keep_freed_memory()
         return TrainStep(model, optimizer, normalize, **options)
     return LeanStep(
         model,
