@@ -26,6 +26,7 @@ def test_the_same_value_in_another_spelling(one, other, compose_config):
         "logger=wandb_offline",
         "sweep=other",
         "train.checkpoint_every=7",
+        "train.eval_every=3",
         "train.rerun=true",
         "dataset.num_workers=2",
         "dataset.root=elsewhere",

@@ -31,11 +31,11 @@ def normalize(x):
     return x.float() / 255 - 0.5
 
 
-def fit(folder, listeners=(), method="wasi", epochs=3, every=None):
+def fit(folder, listeners=(), method="wasi", epochs=3, every=None, eval_every=1):
     cfg = {
         "seed": 1,
         "dataset": {"batch_size": 8, "hflip": 0.5, "num_workers": 0},
-        "train": {"epochs": epochs, "checkpoint_every": every},
+        "train": {"epochs": epochs, "checkpoint_every": every, "eval_every": eval_every},
         "scheduler": {"_target_": "wasi.training.schedule.cosine", "warmup_epochs": 1, "min_lr_ratio": 0.0},
     }
     model = applied("timm_vit", method)
@@ -58,6 +58,12 @@ def test_a_listener_hears_of_the_start_and_of_every_epoch(tmp_path):
     steps = [step for step, values in run.tracker.history if "lr" in values]
     assert steps == list(range(1, 10))
     assert [step for step, values in run.tracker.history if "val/acc" in values] == [3, 6, 9]
+
+
+def test_evaluation_when_due_and_at_the_end_changes_no_result(tmp_path):
+    often, seldom = fit(tmp_path / "often"), fit(tmp_path / "seldom", eval_every=2)
+    assert often.run() == seldom.run()
+    assert [step for step, values in seldom.tracker.history if "val/acc" in values] == [6, 9]
 
 
 @pytest.mark.parametrize("stop_at", [1, 4, 6])

@@ -130,6 +130,7 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "train.chunk_size": _count_or_null,
     "train.segment_size": _count_or_null,
     "train.storage": (or_null(one_of("float32", "bfloat16")), "float32, bfloat16 or null"),
+    "train.eval_every": _count,
     "train.clip_norm": (or_null(_positive[0]), "a number above 0, or null"),
     "train.checkpoint_every": _count_or_null,
     "train.rerun": _yes_no,

@@ -1,4 +1,4 @@
-"""Epochs of steps, each followed by an evaluation; resumable at any step."""
+"""Epochs of steps, evaluated every so often and at the end; resumable at any step."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -64,7 +64,7 @@ class Fit:
                 self._tell(0)
             for epoch in range(len(self.progress.epochs), self.cfg.train.epochs):
                 self._epoch(epoch)
-                values = self._evaluate(epoch)
+                values = self._results(epoch)
                 self._tell(epoch + 1)
                 with self._whole():
                     self._finish_epoch(epoch, values)
@@ -121,12 +121,13 @@ class Fit:
         if self.step.device.type == "cuda":
             torch.cuda.synchronize()
 
-    def _evaluate(self, epoch: int) -> dict[str, float]:
-        data, progress = self.cfg.dataset, self.progress
-        values = evaluate(
-            self.step.model, eval_batches(self.val, data.batch_size, data.num_workers), self.step.normalize
-        )
-        values["train/loss"] = progress.loss_sum / progress.count
+    def _results(self, epoch: int) -> dict[str, float]:
+        """`train/loss` of the epoch and, where it is due, `val/acc` and `val/loss`."""
+        data, progress, train = self.cfg.dataset, self.progress, self.cfg.train
+        values = {"train/loss": progress.loss_sum / progress.count}
+        if (epoch + 1) % train.eval_every == 0 or epoch + 1 == train.epochs:
+            batches = eval_batches(self.val, data.batch_size, data.num_workers)
+            values |= evaluate(self.step.model, batches, self.step.normalize)
         if not all(isfinite(v) for v in values.values()):
             raise Diverged(f"validation loss after epoch {epoch + 1} is {values['val/loss']}")
         return values
@@ -135,11 +136,11 @@ class Fit:
         progress = self.progress
         progress.epochs.append(values)
         progress.loss_sum, progress.count = 0.0, 0
-        log.info(
-            "epoch %d/%d: train loss %.4f, val loss %.4f, val acc %.4f",
-            epoch + 1, self.cfg.train.epochs, values["train/loss"], values["val/loss"], values["val/acc"],
-        )
-        self.tracker.log(progress.step, {"val/acc": values["val/acc"], "val/loss": values["val/loss"]})
+        told = ", ".join(f"{name.replace('/', ' ')} {value:.4f}" for name, value in values.items())
+        log.info("epoch %d/%d: %s", epoch + 1, self.cfg.train.epochs, told)
+        validated = {name: value for name, value in values.items() if name.startswith("val/")}
+        if validated:
+            self.tracker.log(progress.step, validated)
         self._save()  # after the last epoch too: a run that dies while it is measured need not train again
 
     @contextmanager
