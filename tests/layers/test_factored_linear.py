@@ -113,6 +113,31 @@ def test_advancing_is_one_subspace_iteration_on_the_whole_step():
     assert torch.allclose(whole.basis(2), parts.basis(2), atol=1e-12)
 
 
+def test_bases_move_in_their_turn_only():
+    x = decaying(8, 6, 12)
+    first, second = (TuckerState(x, (8, 6, 4), update_gap=3, phase=phase) for phase in (0, 2))
+    moved = []
+    for _ in range(6):
+        before = [state.basis(2).clone() for state in (first, second)]
+        for state in (first, second):
+            state.compress(torch.randn(8, 6, 12, dtype=torch.float64))
+            state.advance()
+        moved.append([not torch.equal(b, s.basis(2)) for b, s in zip(before, (first, second), strict=True)])
+    assert moved == [[True, False], [False, True], [False, False]] * 2
+
+
+def test_whose_turn_it_is_survives_a_checkpoint():
+    x = decaying(8, 6, 12)
+    state, loaded = (TuckerState(x, (8, 6, 4), update_gap=2) for _ in range(2))
+    state.compress(x)
+    state.advance()
+    loaded.load_state_dict(state.state_dict())
+    for one in (state, loaded):
+        one.compress(x)
+        one.advance()
+    assert torch.equal(state.basis(2), loaded.basis(2))
+
+
 def test_too_few_rows_leave_a_basis_alone():
     x = decaying(8, 6, 12)
     state = TuckerState(x, (8, 6, 7))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.oracles import algorithm1_dense, algorithm1_thin, decaying
-from wasi.linalg.factored import factor_gradients, retract, tangent_gradient
+from wasi.linalg.factored import bias_gradient, factor_gradients, product, rank_gradient, retract, tangent_gradient
 
 DOUBLE = torch.float64
 
@@ -70,6 +70,21 @@ def test_retraction_keeps_the_product_and_the_signs():
     assert torch.allclose(new_left @ new_right, moved @ right)
     assert torch.allclose(new_left.mT @ new_left, torch.eye(4, dtype=DOUBLE))
     assert ((new_left * left).sum(0) > 0.9).all()
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 6), (2, 3, 4)])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_product_and_its_gradients_against_autograd(shape, with_bias):
+    left, right = pair()
+    bias = torch.randn(14, dtype=DOUBLE, requires_grad=True) if with_bias else None
+    x = torch.randn(*shape, 11, dtype=DOUBLE, requires_grad=True)
+    y = torch.nn.functional.linear(x, left @ right, bias)
+    assert torch.allclose(product(x.detach(), left, right, None if bias is None else bias.detach()), y)
+    grad = torch.randn(*shape, 14, dtype=DOUBLE)
+    y.backward(grad)
+    assert torch.allclose(rank_gradient(grad, left) @ right, x.grad)
+    if with_bias:
+        assert torch.allclose(bias_gradient(grad), bias.grad)
 
 
 @pytest.mark.parametrize("r", [3, 10, None])

@@ -20,6 +20,14 @@ def test_cholesky_route_equals_householder():
         assert torch.allclose(fast, exact, atol=1e-12)
 
 
+def test_a_second_pass_makes_up_for_a_worse_condition():
+    q = qr_positive(torch.randn(60, 6, dtype=DOUBLE))[0]
+    a = (q * torch.tensor([1.0, 0.5, 0.3, 0.1, 0.05, 0.02]) + 0.01 * q[:, :1]).float()
+    left, t = qr_near_orthonormal(a)
+    assert torch.allclose(left.mT @ left, torch.eye(6), atol=2e-6)
+    assert torch.allclose(left @ t, a, atol=1e-6) and torch.equal(t, t.triu()) and (t.diagonal() > 0).all()
+
+
 def test_ill_conditioned_columns_stay_orthonormal_in_single_precision():
     a = decaying(60, 8, decay=0.3).float()
     for q in (orthonormalize(a), qr_near_orthonormal(a)[0]):

@@ -41,6 +41,21 @@ def test_weight_coordinates_are_exact_in_either_order(shape, out):
     assert torch.allclose(kept, dense)
 
 
+def test_cheapest_order_and_modes_kept_whole():
+    assert tucker.cheapest_order((50, 768), (10, 40)) == (0, 1)  # ten columns for the tokens against forty
+    assert tucker.cheapest_order((50, 768), (40, 4)) == (1, 0)
+    assert tucker.cheapest_order((7, 7, 96), (7, 3, 20)) == (1, 2)
+    assert tucker.cheapest_order((50, 768), (50, 800)) == ()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_iterate_is_one_step_of_the_power_method(shape):
+    x = decaying(*shape)
+    for mode, u in enumerate(bases(shape, SHAPES[shape])):
+        rows = x.movedim(mode, -1).reshape(-1, shape[mode])
+        assert torch.allclose(tucker.iterate(x, tucker.project(x, u, mode), mode), rows.mT @ (rows @ u))
+
+
 @pytest.mark.parametrize("shape", [(5, 12), (12, 5)])
 def test_batch_factor_spans_the_leading_singular_vectors(shape):
     x = decaying(*shape)

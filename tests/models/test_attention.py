@@ -6,7 +6,7 @@ from torchvision.models import SwinTransformer, VisionTransformer
 from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformerBlockV2
 
 from wasi.errors import UserError
-from wasi.models.attention import unpack_attention
+from wasi.models.attention import attend, unpack_attention
 from wasi.models.structure import linear_sites
 
 
@@ -149,3 +149,15 @@ def test_timm_models_that_read_the_weight_directly(kind):
         model.get_submodule(site.name).register_forward_pre_hook(lambda _, args, name=site.name: seen.add(name))
     model(images)
     assert seen == {site.name for site in linear_sites(model, "all")}
+
+
+@pytest.mark.parametrize("tokens", [5, 40])
+def test_attention_written_out_equals_the_fused_one(tokens):
+    q, k, v = (torch.randn(2, 3, tokens, 8, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    grad = torch.randn(2, 3, tokens, 8, dtype=torch.float64)
+    fused = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    expected = torch.autograd.grad(fused, (q, k, v), grad)
+    ours = attend(q, k, v, 0.0)
+    assert torch.allclose(ours, fused)
+    for a, b in zip(torch.autograd.grad(ours, (q, k, v), grad), expected, strict=True):
+        assert torch.allclose(a, b)

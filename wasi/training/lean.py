@@ -209,6 +209,9 @@ def first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d]:
 
 
 def _refuse_what_chunks_would_change(model: nn.Module) -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        allowed = "plain for data-parallel training: its gradients are complete only after the last chunk"
+        raise UserError("train.memory", "lean", allowed)
     if any(isinstance(m, LowRankLayer) and len(m.states) > 1 for m in model.modules()):
         raise UserError("train.memory", "lean", "plain for a model that calls a linear layer more than once")
     blocks = find_blocks(model).values()
