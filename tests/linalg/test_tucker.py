@@ -42,10 +42,11 @@ def test_weight_coordinates_are_exact_in_either_order(shape, out):
 
 
 def test_cheapest_order_and_modes_kept_whole():
-    assert tucker.cheapest_order((50, 768), (10, 40)) == (0, 1)  # ten columns for the tokens against forty
-    assert tucker.cheapest_order((50, 768), (40, 4)) == (1, 0)
-    assert tucker.cheapest_order((7, 7, 96), (7, 3, 20)) == (1, 2)
-    assert tucker.cheapest_order((50, 768), (50, 800)) == ()
+    assert tucker.truncation_order((50, 768), (10, 40)) == (0, 1)  # ten columns for the tokens against forty
+    assert tucker.truncation_order((50, 768), (40, 30)) == (1, 0)
+    assert tucker.truncation_order((50, 768), (2, 4)) == (1, 0)  # four features ride along
+    assert tucker.truncation_order((7, 7, 96), (7, 3, 20)) == (1, 2)
+    assert tucker.truncation_order((50, 768), (50, 800)) == ()
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -16,6 +16,7 @@ from wasi.layers.activation import TuckerState
 from wasi.layers.adapter import Adapter, FactoredAdapterLinear
 from wasi.layers.factored import FactoredProduct
 from wasi.layers.tucker_linear import TuckerProduct
+from wasi.linalg import factored
 from wasi.measure.breakdown import Breakdown, Target
 from wasi.measure.timing import synchronizer
 from wasi.models import attention as own_attention
@@ -54,6 +55,7 @@ def targets(step: TrainStep) -> dict[str, list[Target]]:
     return {
         "decomposition": subspace if step.subspace.layers else [],
         "factor_algebra": [
+            (factored, "coordinates"),
             (FactoredProduct, "forward"),
             (FactoredProduct, "backward"),
             (TuckerProduct, "backward"),

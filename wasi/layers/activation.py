@@ -65,31 +65,45 @@ class TuckerState(nn.Module):
         return self.basis(len(self.token_ranks))
 
     @torch.no_grad()
-    def compress(self, x: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+    def compress(self, x: Tensor, features: Tensor | None = None) -> tuple[Tensor, list[Tensor | None]]:
         """Core and factors of `x`; in a first (not repeated) forward pass also gathers for `advance`.
 
         Sequentially truncated: token and feature modes in the order that costs least, each on what the one
         before left, then the batch mode.
+
+        Args:
+            features: `x` times `first_basis(x)`, where the caller has it already.
         """
         gather = not is_repeat() and int(self.age) % self.update_gap == 0
         factors: list[Tensor | None] = [None] * x.dim()
         core = x
-        for mode in tucker.cheapest_order(tuple(x.shape[1:]), self.token_ranks):
-            core, factors[mode + 1] = self._compress_mode(core, mode + 1, gather)
+        for mode in self._order(x):
+            basis, small = self._basis_for(core, mode + 1), features
+            if core is not x or small is None:
+                small = tucker.project(core, basis, mode + 1)
+            if gather:
+                self._gather(mode + 1, tucker.iterate(core, small, mode + 1), small.numel() // basis.shape[1])
+            core, factors[mode + 1] = small, basis
         factors[0] = tucker.batch_factor(core, self.batch_rank)
         if factors[0] is not None:
             core = tucker.project(core, factors[0], 0)
         return core, factors
 
-    def _compress_mode(self, x: Tensor, mode: int, gather: bool) -> tuple[Tensor, Tensor]:
+    def first_basis(self, x: Tensor) -> Tensor | None:
+        """The feature basis (`I x r`), where `compress` begins with it."""
+        order = self._order(x)
+        features = x.dim() - 1
+        return self._basis_for(x, features) if order and order[0] == features - 1 else None
+
+    def _order(self, x: Tensor) -> tuple[int, ...]:
+        return tucker.truncation_order(tuple(x.shape[1:]), self.token_ranks)
+
+    def _basis_for(self, x: Tensor, mode: int) -> Tensor:
         basis = self.basis(mode)
         if basis is None or basis.shape[0] != x.shape[mode]:  # another image size than the bases were made for
             basis = self._start(x, mode)
             setattr(self, f"basis_{mode}", basis)
-        small = tucker.project(x, basis, mode)
-        if gather:
-            self._gather(mode, tucker.iterate(x, small, mode), small.numel() // basis.shape[1])
-        return small, basis
+        return basis
 
     def _gather(self, mode: int, product: Tensor, rows: int) -> None:
         before = self._gathered.get(mode)

@@ -54,11 +54,9 @@ class LowRankLayer(nn.Module):
         """Elements kept for the backward pass of one call with an input of `shape`, as the paper counts."""
         return self.states[0].stored_elements(shape) if self.states else prod(shape)
 
-    def saved(self, x: Tensor) -> tuple[Tensor, list[Tensor | None]]:
-        """The form in which this call's input is kept: core and factors, or itself and no factors."""
-        if not self.states:
-            return x, [None] * x.dim()
-        return self.states[self.counter.next()].compress(x)
+    def next_state(self) -> TuckerState | None:
+        """This call's, or None where inputs are saved as they are."""
+        return self.states[self.counter.next()] if self.states else None
 
     def advance(self) -> None:
         """End of an optimizer step: activation bases move on, calls are counted from the start."""

@@ -15,17 +15,18 @@ from wasi.linalg.thin_step import Coordinates
 class FactoredProduct(torch.autograd.Function):
     """`Y = (X R^T) L^T + b`, keeping `L`, `R` and the given core and factors of `X` for the backward pass.
 
+    `through`, of which `Y` is made, is what `linalg.factored.coordinates` gives for `X`; no gradient flows there.
     `collect`, where it is not None, receives the weight gradient's coordinates in the basis `U`, the last factor,
     in place of gradients of `L` and `R`.
     """
 
     @staticmethod
-    def forward(x, left, right, bias, collect, core, *factors):
-        return factored.product(x, left, right, bias)
+    def forward(x, left, right, bias, through, collect, core, *factors):
+        return factored.from_coordinates(through, left, bias, x.shape)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        _, left, right, _, ctx.collect, core, *factors = inputs
+        _, left, right, _, _, ctx.collect, core, *factors = inputs
         ctx.save_for_backward(left, right, core, *factors)
 
     @staticmethod
@@ -44,7 +45,7 @@ class FactoredProduct(torch.autograd.Function):
             d_left, d_right = factored.factor_gradients(grad, core, factors, left, right)
         if need_bias:
             d_bias = factored.bias_gradient(grad)
-        return d_x, d_left, d_right, d_bias, None, None, *[None] * len(factors)
+        return d_x, d_left, d_right, d_bias, None, None, None, *[None] * len(factors)
 
 
 class FactoredLinear(LowRankLayer):
@@ -86,9 +87,18 @@ class FactoredLinear(LowRankLayer):
             return factored.product(x, self.L, self.R, self.bias)
         if not (self.L.requires_grad or self.R.requires_grad):
             return F.linear(F.linear(x, self.R), self.L, self.bias)
-        core, factors = self.saved(x.detach())
+        through, core, factors = self._look_at(x.detach())
         collect = self._collect if self.collects else None
-        return FactoredProduct.apply(x, self.L, self.R, self.bias, collect, core, *factors)
+        return FactoredProduct.apply(x, self.L, self.R, self.bias, through, collect, core, *factors)
+
+    @torch.no_grad()
+    def _look_at(self, x: Tensor) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+        """What the forward pass needs of an input, and the core and factors in which it is kept."""
+        state = self.next_state()
+        basis = None if state is None else state.first_basis(x)
+        through, features = factored.coordinates(x, self.R, self.bias is not None, basis)
+        core, factors = (x, [None] * x.dim()) if state is None else state.compress(x, features)
+        return through, core, factors
 
     def weight_factors(self) -> tuple[Tensor, ...]:
         return self.L, self.R

@@ -54,5 +54,5 @@ class TuckerLinear(LowRankLayer):
     def forward(self, x: Tensor) -> Tensor:
         if not (torch.is_grad_enabled() and self.weight.requires_grad):
             return F.linear(x, self.weight, self.bias)
-        core, factors = self.saved(x.detach())
+        core, factors = self.next_state().compress(x.detach())
         return TuckerProduct.apply(x, self.weight, self.bias, core, *factors)

@@ -11,25 +11,41 @@ DAMPING = 1e-4
 
 
 def product(x: Tensor, left: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:
-    """`Y = (X R^T) L^T + b`, `[..., I]` to `[..., O]`; not differentiable, see `layers.factored`.
+    """`Y = (X R^T) L^T + b`, `[..., I]` to `[..., O]`; not differentiable, see `layers.factored`."""
+    through, _ = coordinates(x, right, bias is not None)
+    return from_coordinates(through, left, bias, x.shape)
 
-    Shaped for BLAS: `R X^T` needs no padding of `K` inside the kernel as `X R^T` does, and the bias is one more
-    column of `L`, which saves a pass over the wide result.
+
+def coordinates(
+    x: Tensor, right: Tensor, one: bool, basis: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """`R X^T` (`K x n` for the `n` rows of `x`, with a last row of ones if asked for) and `X U` (`[..., r]`).
+
+    Shaped for BLAS: this way round `K` needs no padding inside the kernel. The few columns of a basis `U`
+    (`I x r`) ride along in the product, where a pass over `x` of their own would cost several times as much.
     """
     rows = x.reshape(-1, x.shape[-1])
-    k, n = right.shape[0], rows.shape[0]
-    coordinates = rows.new_empty(k + (bias is not None), n)
-    torch.mm(right, rows.mT, out=coordinates[:k])
+    k, r = right.shape[0], 0 if basis is None else basis.shape[1]
+    found = rows.new_empty(r + k + one, rows.shape[0])
+    torch.mm(right if basis is None else torch.cat([basis.mT, right]), rows.mT, out=found[: r + k])
+    if one:
+        found[-1] = 1
+    # A copy, so that what is kept of it does not keep all the rest.
+    seen = None if basis is None else found[:r].mT.clone(memory_format=torch.contiguous_format)
+    return found[r:], None if seen is None else seen.view(*x.shape[:-1], r)
+
+
+def from_coordinates(through: Tensor, left: Tensor, bias: Tensor | None, shape: torch.Size) -> Tensor:
+    """`Y` from `coordinates` of an `X` of `shape`. The bias is one more column of `L`, not a pass over `Y`."""
     if bias is not None:
-        coordinates[k] = 1
         left = torch.cat([left, bias[:, None]], 1)
-    y = rows.new_empty(*x.shape[:-1], left.shape[0])  # no view, which models that add to it in place could not
-    torch.mm(coordinates.mT, left.mT, out=y.view(n, -1))
+    y = left.new_empty(*shape[:-1], left.shape[0])  # no view, which models that add to it in place could not
+    torch.mm(through.mT, left.mT, out=y.view(-1, left.shape[0]))
     return y
 
 
 def rank_gradient(grad: Tensor, left: Tensor) -> Tensor:
-    """`G L`, `[..., O]` to `[..., K]`: the gradient of `X R^T`; times `R` it is that of `X`."""
+    """`G L`, `[..., O]` to `[..., K]`: the gradient of `X R^T`; times `R` it is that of `X`. Shaped for BLAS."""
     rows = grad.reshape(-1, grad.shape[-1])
     return (left.mT @ rows.mT).mT.view(*grad.shape[:-1], -1)
 

@@ -34,17 +34,26 @@ def iterate(x: Tensor, small: Tensor, mode: int) -> Tensor:
     return (x.reshape(left, -1, right) @ small.reshape(left, -1, right).mT).sum(0)
 
 
+# So few feature directions cost next to nothing beside a layer's own product (`factored.coordinates`).
+FEW_FEATURES = 16
+
+
 @lru_cache(maxsize=1024)
-def cheapest_order(sizes: tuple[int, ...], ranks: tuple[int, ...]) -> tuple[int, ...]:
+def truncation_order(sizes: tuple[int, ...], ranks: tuple[int, ...]) -> tuple[int, ...]:
     """Order of modes in which truncating a tensor of `sizes` to `ranks`, one mode after another, costs least.
 
-    Modes that are kept whole are left out. Any order gives an approximation of the same family (ST-HOSVD).
+    Modes that are kept whole are left out; features (the last mode) come first where they are few. Any order gives
+    an approximation of the same family (ST-HOSVD).
     """
     modes = [mode for mode, (d, r) in enumerate(zip(sizes, ranks, strict=True)) if r < d]
+    features = len(sizes) - 1
 
     def cost(order: tuple[int, ...]) -> float:
         total, share = 0.0, 1.0
         for mode in order:
+            if share == 1 and mode == features and ranks[mode] <= FEW_FEATURES:
+                share *= ranks[mode] / sizes[mode]
+                continue
             total += share * ranks[mode]
             share *= ranks[mode] / sizes[mode]
         return total

@@ -16,7 +16,7 @@ from wasi.layers.base import LowRankLayer
 from wasi.layers.factored import FactoredLinear, FactoredProduct
 from wasi.layers.svd_linear import SvdLinear
 from wasi.layers.tucker_linear import TuckerLinear, TuckerProduct
-from wasi.linalg.tucker import cheapest_order
+from wasi.linalg.tucker import truncation_order
 from wasi.measure.formulas import cholesky, eigh, matmul, qr, svd, triangular_solve
 
 # Functions that stand for a whole product with the weight in a traced graph.
@@ -103,7 +103,7 @@ def compression(layer: LowRankLayer, shape: Shape, gather: bool) -> int:
         return 0
     total, gathered, current = 0, 0, list(shape)
     core = core_shape(layer, shape)
-    for mode in cheapest_order(tuple(shape[1:]), layer.states[0].token_ranks):
+    for mode in truncation_order(tuple(shape[1:]), layer.states[0].token_ranks):
         total += 2 * prod(current) * core[mode + 1]
         gathered += 2 * prod(current) * core[mode + 1]
         current[mode + 1] = core[mode + 1]

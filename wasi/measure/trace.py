@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from wasi.layers.base import LowRankLayer
+from wasi.layers.factored import FactoredLinear
+from wasi.layers.tucker_linear import TuckerLinear
 from wasi.measure import formulas
 from wasi.measure.layer_flops import PRODUCTS
 
@@ -67,7 +69,7 @@ def _handle(found: list[Operator], read: Callable, modules: dict[str, nn.Module]
     def handle(inputs, outputs) -> int:
         scope = outputs[0].node().scopeName().split("/")[-1]
         module = modules.get(scope)
-        if read is _layer_product or not _belongs_to_compression(module, outputs):
+        if read is _layer_product or not _in_closed_form(module, outputs):
             operator = read(scope, module, inputs, outputs)
             if operator is not None:
                 found.append(operator)
@@ -77,10 +79,10 @@ def _handle(found: list[Operator], read: Callable, modules: dict[str, nn.Module]
     return handle
 
 
-def _belongs_to_compression(module: nn.Module | None, outputs) -> bool:
-    """Work of a layer on its saved input, which has a closed form, other than its product without gradients."""
-    tracked = isinstance(module, LowRankLayer) and len(module.states) > 0
-    return tracked and torch.is_grad_enabled() and not outputs[0].requiresGrad()
+def _in_closed_form(module: nn.Module | None, outputs) -> bool:
+    """Work of a training layer around its product's Function, which `layer_flops` knows as a whole."""
+    known = isinstance(module, (FactoredLinear, TuckerLinear))
+    return known and torch.is_grad_enabled() and not outputs[0].requiresGrad()
 
 
 def _sizes(value) -> list[int]:
