@@ -8,9 +8,8 @@ import pytest
 
 PROGRAM = """
 import resource, torch
-import sys
-from wasi import allocator
-print(getattr(allocator, sys.argv[1])())
+from wasi.allocator import keep_freed_memory
+print(keep_freed_memory())
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(5):
@@ -24,22 +23,16 @@ print(faults())
 MANY = 5 * 2**25 / 4096 / 10  # a fault per page, or per few where pages are large
 
 
-def run(choice, **environment):
+def run(**environment):
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))}
-    done = subprocess.run([sys.executable, "-c", PROGRAM, choice], env={**clean, **environment}, stdout=subprocess.PIPE)
+    done = subprocess.run([sys.executable, "-c", PROGRAM], env={**clean, **environment}, stdout=subprocess.PIPE)
     took_effect, faults = done.stdout.decode().split()
     return took_effect == "True", int(faults)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="malloc's options are glibc's")
 def test_freed_memory_is_found_again_unless_the_environment_says_otherwise():
-    kept, few = run("keep_freed_memory")
+    kept, few = run()
     assert kept and few < 1000
-    left_alone, many = run("keep_freed_memory", MALLOC_MMAP_THRESHOLD_="65536")
+    left_alone, many = run(MALLOC_MMAP_THRESHOLD_="65536")
     assert not left_alone and many > MANY
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="malloc's options are glibc's")
-def test_freed_memory_goes_back_at_once():
-    returned, many = run("return_freed_memory")
-    assert returned and many > MANY

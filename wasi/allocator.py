@@ -3,10 +3,9 @@
 import ctypes
 import os
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -2, -3, -4  # malloc.h
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
 _SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_")
 _TOP_PAD = 64 * 2**20
-_LARGE = 2**20
 
 
 def keep_freed_memory() -> bool:
@@ -17,25 +16,13 @@ def keep_freed_memory() -> bool:
 
     Returns whether it took effect.
     """
-    return _set({_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: _TOP_PAD})
-
-
-def return_freed_memory() -> bool:
-    """From now on what a large tensor (1 MiB or more) held goes back to the system when it is freed.
-
-    Otherwise the heap keeps the holes between what lives on, and the process is larger than its tensors ever are.
-    Settings of malloc in the environment win. Returns whether it took effect.
-    """
-    return _set({_M_MMAP_THRESHOLD: _LARGE})
-
-
-def _set(options: dict[int, int]) -> bool:
     if any(name in os.environ for name in (*_SETTINGS, "GLIBC_TUNABLES")):
         return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False
+    options = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: _TOP_PAD}
     return all(mallopt(name, value) for name, value in options.items())
 
 

@@ -6,7 +6,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from wasi.allocator import keep_freed_memory, return_freed_memory
+from wasi.allocator import keep_freed_memory
 from wasi.training.checkpointing import checkpoint_blocks
 from wasi.training.lean import LeanStep
 from wasi.training.optimizer import build_optimizer
@@ -28,7 +28,6 @@ def build_step(model: nn.Module, normalize: Callable[[Tensor], Tensor], cfg: Dic
     if train.memory == "plain":
         keep_freed_memory()
         return TrainStep(model, optimizer, normalize, **options)
-    return_freed_memory()
     return LeanStep(
         model,
         optimizer,
