@@ -17,7 +17,7 @@ from wasi.layers.tucker_linear import TuckerLinear
 from wasi.linalg.rank import truncate, weight_rank
 from wasi.methods.calibration import decomposing
 from wasi.methods.output_init import OutputMoments, output_moments
-from wasi.methods.scope import check_weights, freeze_rest, replace_layers, scope_linears
+from wasi.methods.scope import check_weights, freeze_rest, once_each, replace_layers, scope_linears
 from wasi.methods.selection import ActivationRanks
 
 log = logging.getLogger(__name__)
@@ -69,13 +69,11 @@ class SubspaceMethod:
             check_weights(linears)
         states = self.activations.states(model, linears, calibration) if self.activations else {}
         factors = self._factors(model, linears, calibration) if self.weight_epsilon is not None else None
-        layers = {}
-        made: dict[int, nn.Module] = {}  # a module used under two names stays one module
-        for name, linear in linears.items():
-            if id(linear) not in made:
-                made[id(linear)] = self._layer(name, linear, factors, states.get(name, []))
-            layers[name] = made[id(linear)]
-        replace_layers(model, layers)
+
+        def made(name: str, linear: nn.Linear) -> LowRankLayer:
+            return self._layer(name, linear, factors, states.get(name, []))
+
+        replace_layers(model, once_each(linears, made))
         if not self.train_rest:
             freeze_rest(model)
         return model
