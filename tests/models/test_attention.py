@@ -153,11 +153,12 @@ def test_timm_models_that_read_the_weight_directly(kind):
 
 @pytest.mark.parametrize("tokens", [5, 40])
 def test_attention_written_out_equals_the_fused_one(tokens):
-    q, k, v = (torch.randn(2, 3, tokens, 8, dtype=torch.float64, requires_grad=True) for _ in range(3))
-    grad = torch.randn(2, 3, tokens, 8, dtype=torch.float64)
-    fused = torch.nn.functional.scaled_dot_product_attention(q, k, v)
-    expected = torch.autograd.grad(fused, (q, k, v), grad)
-    ours = attend(q, k, v, 0.0)
+    qkv = torch.randn(2, tokens, 3, 3, 8, dtype=torch.float64, requires_grad=True)
+    grad = torch.randn(2, tokens, 3, 8, dtype=torch.float64)
+    q, k, v = (x.transpose(1, 2) for x in qkv.unbind(2))
+    fused = torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+    ours = attend(qkv, 0.0)
+    assert ("PackedAttention" in type(ours.grad_fn).__name__) == (tokens == 5)
     assert torch.allclose(ours, fused)
-    for a, b in zip(torch.autograd.grad(ours, (q, k, v), grad), expected, strict=True):
-        assert torch.allclose(a, b)
+    expected, found = (torch.autograd.grad(out, qkv, grad)[0] for out in (fused, ours))
+    assert torch.allclose(found, expected)

@@ -102,7 +102,7 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "method.lora_rank": _count,
     "method.lora_alpha": _positive,
     "method.update": _names("subspace", "svd"),
-    "method.init": _names("svd", "output"),
+    "method.init": _names("svd", "output", "features"),
     "device.name": _names("auto", "cpu", "cuda", "pi5", "pi4"),
     "device.num_threads": _count_or_null,
     "device.dtype": (one_of("float32"), "float32"),

@@ -25,13 +25,43 @@ def basis_from_inputs(weight: Tensor, covariance: Tensor, ridge: float | Tensor,
 
 def basis_from_outputs(weight: Tensor, covariance: Tensor, ridge: float | Tensor, rank: int) -> Tensor:
     """The same from the covariance `W C W^T` (`O x O`) of the outputs, the cheap way for `O <= I`."""
-    vectors = torch.linalg.eigh(covariance + ridge * (weight @ weight.mT))[1]
-    return vectors[:, -rank:].flip(-1)
+    return _leading(covariance + ridge * (weight @ weight.mT), rank)
 
 
-def lost_output(left: Tensor, output: Tensor) -> Tensor:
-    """`(I - L L^T) y`, the part of an output `y` (`[O]`) outside the span of `L` (`O x K`)."""
-    return output - left @ (left.mT @ output)
+def project_inputs(
+    weight: Tensor, moment: Tensor, sensitivity: Tensor, ridge: Tensor, damping: Tensor, rank: int
+) -> tuple[Tensor, Tensor]:
+    """`L` (`O x K`, orthonormal) and `R` (`K x I`) of the `W'` that makes `tr S (W' - W) C (W' - W)^T` least.
+
+    The cheap way for `I <= O`, where `S` (`O x O`) need not exist. With `C = s s^T` and `V` the leading eigenvectors
+    of `s^T (W^T S W) s`, it is `W' = W s V V^T s^-1`.
+
+    Args:
+        weight: `W`, `O x I`; moment: `C`, `I x I`; sensitivity: `W^T S W`, `I x I`; ridge: added to the diagonal
+            of `C`, above 0; damping: to that of `S`; rank: at most `I`.
+    """
+    s = torch.linalg.cholesky(_plus_diagonal(moment, ridge))
+    vectors = _leading(s.mT @ (sensitivity + damping * (weight.mT @ weight)) @ s, rank)
+    left, t = torch.linalg.qr(weight @ (s @ vectors))
+    return left, t @ torch.linalg.solve_triangular(s, vectors.mT, upper=False, left=False)
+
+
+def project_outputs(
+    weight: Tensor, moment: Tensor, sensitivity: Tensor, ridge: Tensor, damping: Tensor, rank: int
+) -> tuple[Tensor, Tensor]:
+    """The same from `moment`, `W C W^T`, and `sensitivity`, `S` itself (both `O x O`), the cheap way for `O <= I`.
+
+    With `S = t t^T` and `U` the leading eigenvectors of `t^T (W C W^T) t`, it is `W' = t^-T U U^T t^T W`.
+    """
+    t = torch.linalg.cholesky(_plus_diagonal(sensitivity, damping))
+    vectors = _leading(t.mT @ (moment + ridge * (weight @ weight.mT)) @ t, rank)
+    left, u = torch.linalg.qr(torch.linalg.solve_triangular(t.mT, vectors, upper=True))
+    return left, u @ (t @ vectors).mT @ weight
+
+
+def _leading(matrix: Tensor, rank: int) -> Tensor:
+    """Leading `rank` eigenvectors, as columns, of a symmetric matrix."""
+    return torch.linalg.eigh(matrix)[1][:, -rank:].flip(-1)
 
 
 def _plus_diagonal(matrix: Tensor, value: float | Tensor) -> Tensor:

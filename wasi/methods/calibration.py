@@ -63,14 +63,16 @@ class Moments:
     """Sums over the rows `z` (`n x D`) that it is given, in their precision and on their device."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count: Tensor | float = 0
         self._sum: Tensor | float = 0.0
         self._square: Tensor | float = 0.0
 
-    def add(self, rows: Tensor) -> None:
-        self.count += rows.shape[0]
-        self._sum = self._sum + rows.sum(0)
-        self._square = self._square + rows.mT @ rows
+    def add(self, rows: Tensor, weights: Tensor | None = None) -> None:
+        """`weights` (`[n]`): how often each row counts; None = once."""
+        weighed = rows if weights is None else rows * weights[:, None]
+        self.count = self.count + (len(rows) if weights is None else weights.sum())
+        self._sum = self._sum + weighed.sum(0)
+        self._square = self._square + weighed.mT @ rows
 
     @property
     def mean(self) -> Tensor:

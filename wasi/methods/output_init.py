@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Mapping
 
+import torch
 from torch import Tensor, nn
 
-from wasi.linalg.output_subspace import RIDGE, basis_from_inputs, basis_from_outputs, lost_output
+from wasi.linalg.output_subspace import RIDGE, basis_from_inputs, basis_from_outputs
 from wasi.methods.calibration import Moments, observe_inputs
 
 _ROWS = 4096  # tokens that are taken to float64 at a time
@@ -15,24 +16,34 @@ class OutputMoments:
 
     Kept in float64, of the inputs or of `W x`, whichever is narrower, until `factors` is called. Each bias has a
     mean of its own, which it can absorb; where there is no bias nothing can, and the moment stays uncentred.
+    Tokens can be given weights.
     """
 
     def __init__(self, weight: Tensor):
         self.weight = weight.detach()
         self.of_outputs = weight.shape[0] < weight.shape[1]
         self._power: Tensor | float = 0.0  # of the inputs, summed over tokens
-        self._moments: dict[int | None, Moments] = {}  # by the bias's id
+        self._inputs: dict[int | None, Tensor | float] = {}  # summed over tokens, by the bias's id
+        self._moments: dict[int | None, Moments] = {}  # likewise
         self._lost: dict[int | None, Tensor] = {}
 
-    def add(self, x: Tensor, bias: Tensor | None) -> None:
-        """One call's input, `[..., I]`."""
-        moments = self._moments.setdefault(_key(bias), Moments())
-        for rows in x.reshape(-1, x.shape[-1]).split(_ROWS):
-            self._power = self._power + rows.double().square().sum()
-            moments.add((rows @ self.weight.mT if self.of_outputs else rows).double())
+    @property
+    def seen(self) -> bool:
+        return bool(self._moments)
+
+    def add(self, x: Tensor, bias: Tensor | None, weights: Tensor | None = None) -> None:
+        """One call's input, `[..., I]`, and (float64) how much each of its tokens counts; None = all alike."""
+        key, rows = _key(bias), x.reshape(-1, x.shape[-1])
+        moments = self._moments.setdefault(key, Moments())
+        weights = rows.new_ones(len(rows), dtype=torch.float64) if weights is None else weights
+        for part, weight in zip(rows.split(_ROWS), weights.split(_ROWS), strict=True):
+            wide = part.double()
+            self._power = self._power + weight @ wide.square().sum(1)
+            self._inputs[key] = self._inputs.get(key, 0.0) + weight @ wide
+            moments.add((part @ self.weight.mT).double() if self.of_outputs else wide, weight)
 
     def factors(self, rank: int) -> tuple[Tensor, Tensor]:
-        """`L` (`O x K`, orthonormal columns) and `R = L^T W` (`K x I`); lets go of the moments.
+        """`L` (`O x K`, orthonormal columns) and `R` (`K x I`); lets go of the moments.
 
         Raises ValueError for inputs that are zero or not finite.
         """
@@ -40,18 +51,23 @@ class OutputMoments:
         covariance, mean_square = self._pooled()
         if not mean_square > 0 or not mean_square.isfinite() or not covariance.isfinite().all():
             raise ValueError("its inputs are zero or not finite")
-        basis = basis_from_outputs if self.of_outputs else basis_from_inputs
-        left = basis(weight, covariance, RIDGE * mean_square, rank).contiguous()
+        left, right = self._truncate(weight, covariance, RIDGE * mean_square, rank)
         for key, moments in self._moments.items():
-            output = moments.mean if self.of_outputs else weight @ moments.mean
-            self._lost[key] = lost_output(left, output)
+            mean = self._inputs[key] / moments.count
+            self._lost[key] = weight @ mean - left @ (right @ mean)
         self._moments.clear()
-        return left.to(self.weight.dtype), (left.mT @ weight).to(self.weight.dtype)
+        return left.to(self.weight.dtype).contiguous(), right.to(self.weight.dtype)
 
     def absorbed(self, bias: Tensor) -> Tensor:
         """`bias` (`[O]`) plus what `factors` lost of the mean output that it was added to."""
         lost = self._lost.get(_key(bias), 0.0)  # nothing where its linear was never called
         return (bias.detach().double() + lost).to(bias.dtype)
+
+    def _truncate(self, weight: Tensor, moment: Tensor, ridge: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+        """`L` and `R` (float64) from the pooled moment, of the inputs or of the outputs."""
+        basis = basis_from_outputs if self.of_outputs else basis_from_inputs
+        left = basis(weight, moment, ridge, rank)
+        return left, left.mT @ weight
 
     def _pooled(self) -> tuple[Tensor, Tensor]:
         """The moment over all tokens, and the inputs' mean square (a scalar)."""

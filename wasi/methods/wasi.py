@@ -16,11 +16,15 @@ from wasi.layers.svd_linear import SvdLinear
 from wasi.layers.tucker_linear import TuckerLinear
 from wasi.linalg.rank import truncate, weight_rank
 from wasi.methods.calibration import decomposing
+from wasi.methods.feature_init import feature_moments
 from wasi.methods.output_init import OutputMoments, output_moments
 from wasi.methods.scope import check_weights, freeze_rest, once_each, replace_layers, scope_linears
 from wasi.methods.selection import ActivationRanks
 
 log = logging.getLogger(__name__)
+
+# method.init -> what is looked at on calibration data, by the weight's id.
+_MOMENTS = {"svd": lambda *_: {}, "output": output_moments, "features": feature_moments}
 
 
 @dataclass
@@ -31,10 +35,10 @@ class SubspaceMethod:
         weight_epsilon: explained variance that the factors keep of a weight; None leaves weights dense.
         update: of the weights: `subspace` steps on the factors; `svd`, the paper's baseline for WSI, steps on the
             dense product and truncates it to the same rank by an SVD, each time.
-        init: where the factors start, at the same rank: `svd`, at the truncated weight (the paper's); `output`, in
-            the subspace that matters most for the layer's outputs on calibration data, with what the mean output
-            loses in the bias.
-        calibration_batches: training batches that `init=output` looks at.
+        init: where the factors start, at the same rank: `svd`, at the truncated weight (the paper's); `output` and
+            `features`, in the subspace that matters most on calibration data for the layer's outputs, or for the
+            model's final features, with what the mean output loses in the bias.
+        calibration_batches: training batches that they look at.
         activations: how Tucker ranks are chosen; None saves inputs as they are.
         train_rest: whether what lies outside the scope trains as well (the head always does).
     """
@@ -49,9 +53,9 @@ class SubspaceMethod:
     calibration_batches: int = 1
 
     def __post_init__(self) -> None:
-        if self.init not in ("svd", "output"):
-            raise UserError("method.init", self.init, "svd or output")
-        if self.init == "output" and self.weight_epsilon is None:
+        if self.init not in _MOMENTS:
+            raise UserError("method.init", self.init, "svd, output or features")
+        if self.init != "svd" and self.weight_epsilon is None:
             raise UserError("method.init", self.init, f"for method=wasi or wsi, not for {self.name}")
         if self.update not in ("subspace", "svd"):
             raise UserError("method.update", self.update, "subspace or svd")
@@ -80,8 +84,7 @@ class SubspaceMethod:
 
     def _factors(self, model: nn.Module, linears: Mapping[str, nn.Linear], calibration) -> "_SharedFactors":
         batches = islice(calibration, self.calibration_batches)
-        moments = output_moments(model, linears, batches) if self.init == "output" else {}
-        return _SharedFactors(self.weight_epsilon, moments)
+        return _SharedFactors(self.weight_epsilon, _MOMENTS[self.init](model, linears, batches))
 
     def _layer(
         self, name: str, linear: nn.Linear, factors: "_SharedFactors | None", states: list[TuckerState]

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wasi.errors import UserError
+from wasi.models.packed_attention import PackedAttention
 from wasi.models.structure import find_blocks
 
 
@@ -51,16 +52,17 @@ def _linear(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:
     return linear
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
-    """`softmax(q k^T / sqrt(d)) v` for `[B, heads, N, d]`.
+def attend(qkv: Tensor, dropout: float) -> Tensor:
+    """`softmax(q k^T / sqrt(d)) v` of a pack `[B, N, 3, heads, d]`, as `[B, N, heads, d]`.
 
-    Written out where there are fewer tokens than head dimensions: the probabilities are then smaller than what the
-    fused operator keeps instead, and on a CPU its backward pass takes longer than five plain products.
+    With fewer tokens than head dimensions the probabilities are smaller than what the fused operator keeps instead,
+    and on a CPU its backward pass takes longer than plain products.
     """
-    tokens, dim = q.shape[-2:]
-    if tokens > dim or dropout > 0 or not torch.is_grad_enabled():
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
-    return (q * dim**-0.5 @ k.mT).softmax(-1) @ v
+    tokens, dim = qkv.shape[1], qkv.shape[-1]
+    if tokens <= dim and dropout == 0 and torch.is_grad_enabled() and qkv.device.type == "cpu":
+        return PackedAttention.apply(qkv)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(1, 2)
 
 
 class SelfAttention(nn.Module):
@@ -84,10 +86,8 @@ class SelfAttention(nn.Module):
             raise ValueError("only the attention of a sequence with itself, without its weights, is supported")
         batch, tokens, width = query.shape
         qkv = self.qkv(query).view(batch, tokens, 3, self.num_heads, width // self.num_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        dropout = self.dropout if self.training else 0.0
-        out = attend(q, k, v, dropout)
-        return self.proj(out.transpose(1, 2).reshape(batch, tokens, width)), None
+        out = attend(qkv, self.dropout if self.training else 0.0)
+        return self.proj(out.reshape(batch, tokens, width)), None
 
 
 class WindowAttention(nn.Module):
