@@ -6,7 +6,7 @@ import torch
 from tests.linalg.test_factored import pair, tangent_step
 from tests.oracles import algorithm1_thin
 from wasi.linalg.factored import tangent_gradient
-from wasi.linalg.thin_step import Coordinates, thin_step_
+from wasi.linalg.thin_step import Coordinates, lift, thin_step_
 from wasi.linalg.thin_step import thin_tangent as tangent_of
 
 DOUBLE = torch.float64
@@ -19,7 +19,7 @@ def gradient(seed=3, r=3):
 
 
 def thin_tangent(m, basis, left, right):
-    return tangent_of(Coordinates(m, left.mT @ m), basis, right)
+    return tangent_of(Coordinates(m, left.mT @ m), basis, lift(basis, right))
 
 
 @pytest.mark.parametrize("lr", [1e-3, 0.05, 5.0])

@@ -335,8 +335,8 @@ def test_wasi_layer():
     )
     step = TrainStep(layer, torch.optim.SGD(layer.parameters(), lr=1e-3), lambda x: x)
     peak = train_peak(layer, None, step, x, y)
-    # `L`, `R` and the feature basis; a float32 and an int64 scalar, `drift` and `age`
-    assert peak.weights == size(512, 8) + size(8, 512) + size(512, 4) + 4 + 8
+    # `L`, `R` and the feature basis; the lift; a float32 (`drift`) and three int64 scalars
+    assert peak.weights == size(512, 8) + size(8, 512) + size(512, 4) + size(8, 4) + size(4, 4) + 4 + 3 * 8
     assert peak.optimizer == 0
     with LiveMemory(layer, None, (x, y)) as memory:
         layer(x).sum().backward()

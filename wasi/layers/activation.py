@@ -44,6 +44,7 @@ class TuckerState(nn.Module):
             self.register_buffer(f"basis_{mode}", self._start(example.detach(), mode))
         self.update_gap = update_gap
         self.register_buffer("age", torch.tensor(phase))
+        self.register_buffer("moves", torch.tensor(0))  # how often the feature basis has changed
         self._gathered: dict[int, Tensor] = {}
         self._rows: dict[int, int] = {}
 
@@ -102,8 +103,13 @@ class TuckerState(nn.Module):
         basis = self.basis(mode)
         if basis is None or basis.shape[0] != x.shape[mode]:  # another image size than the bases were made for
             basis = self._start(x, mode)
-            setattr(self, f"basis_{mode}", basis)
+            self._move(mode, basis)
         return basis
+
+    def _move(self, mode: int, basis: Tensor) -> None:
+        # Laid out as a checkpoint is loaded, or a resumed run would differ in its last bits.
+        setattr(self, f"basis_{mode}", basis.contiguous())
+        self.moves += mode == len(self.token_ranks)
 
     def _gather(self, mode: int, product: Tensor, rows: int) -> None:
         before = self._gathered.get(mode)
@@ -122,8 +128,7 @@ class TuckerState(nn.Module):
         """
         for mode, product in self._gathered.items():
             if self._rows[mode] >= product.shape[1]:
-                # Laid out as a checkpoint is loaded, or a resumed run would differ in its last bits.
-                setattr(self, f"basis_{mode}", orthonormalize(product).contiguous())
+                self._move(mode, orthonormalize(product))
         self._gathered.clear()
         self.age += 1
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from wasi.layers.activation import TuckerState
 from wasi.layers.base import LowRankLayer
 from wasi.linalg import factored, tucker
-from wasi.linalg.thin_step import Coordinates
+from wasi.linalg.thin_step import Coordinates, Lift, ThinTangent, lift, thin_tangent
 
 
 class FactoredProduct(torch.autograd.Function):
@@ -54,7 +54,8 @@ class FactoredLinear(LowRankLayer):
     Its parameters have ordinary gradients, those of `L` and `R`; `tangent_` and `retract_` turn a step of
     any optimizer into one on the product `L R`. With `collects` set, the backward pass leaves the weight
     gradient in `coordinates` instead (in the saved input's feature basis, which stands still within a step), for
-    `linalg.thin_step`. `drift` bounds how far `L^T L` is from the identity after such steps.
+    `linalg.thin_step`. `drift` bounds how far `L^T L` is from the identity after such steps. The lift that they
+    need is made anew when the basis has moved or the factors were retracted, and kept in between.
 
     Args:
         left, right: the factors; bias: shape `[O]` or None; states: see `LowRankLayer`.
@@ -73,6 +74,11 @@ class FactoredLinear(LowRankLayer):
         self.register_buffer("drift", left.new_zeros(()))
         self.coordinates: Coordinates | None = None
         self.register_parameter("bias", bias)
+        if self._is_thin():
+            rank, features = self.weight_rank, self.states[0].feature_basis.shape[1]
+            self.register_buffer("lift_b", left.new_zeros(rank, features))
+            self.register_buffer("lift_overlap", left.new_zeros(features, features))
+            self.register_buffer("lifted_at", torch.tensor(-1))  # `moves` of the state then
 
     @property
     def weight_rank(self) -> int:
@@ -105,13 +111,26 @@ class FactoredLinear(LowRankLayer):
 
     def can_collect(self) -> bool:
         """Whether a step's whole weight gradient has coordinates in one basis, thinner than the factors."""
-        if len(self.states) != 1 or not (self.L.requires_grad and self.R.requires_grad):
+        return self._is_thin() and self.L.requires_grad and self.R.requires_grad
+
+    def _is_thin(self) -> bool:
+        if len(self.states) != 1:
             return False
         basis = self.states[0].feature_basis
         return basis is not None and basis.shape[1] <= self.weight_rank
 
     def _collect(self, gradient: Coordinates) -> None:
         self.coordinates = gradient.plus(self.coordinates)
+
+    @torch.no_grad()
+    def thin_tangent(self) -> ThinTangent:
+        """Of the collected gradient, which it lets go of."""
+        state = self.states[0]
+        if self.lifted_at != state.moves:
+            self.lift_b, self.lift_overlap = lift(state.feature_basis, self.R)
+            self.lifted_at.copy_(state.moves)
+        gradient, self.coordinates = self.coordinates, None
+        return thin_tangent(gradient, state.feature_basis, Lift(self.lift_b, self.lift_overlap))
 
     @torch.no_grad()
     def tangent_(self) -> Tensor:
@@ -127,3 +146,5 @@ class FactoredLinear(LowRankLayer):
         self.L.copy_(left)
         self.R.copy_(right)
         self.drift.zero_()
+        if self._is_thin():
+            self.lifted_at.fill_(-1)

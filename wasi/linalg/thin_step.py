@@ -24,11 +24,29 @@ class Coordinates(NamedTuple):
         return self if other is None else Coordinates(self.m + other.m, self.along + other.along)
 
 
+class Lift(NamedTuple):
+    """How a gradient `M U^T` acts on `L`, whatever `M` is.
+
+    b: `(R R^T + delta I)^-1 R U`, `K x r`: `b^T R` is the part of `U^T` in the row space of `R`;
+    overlap: `(R U)^T b`, `r x r`: `U^T` times that part.
+    """
+
+    b: Tensor
+    overlap: Tensor
+
+
+def lift(basis: Tensor, right: Tensor) -> Lift:
+    """Of `U` (`I x r`, orthonormal columns) at `R` (`K x I`)."""
+    seen = right @ basis
+    b = torch.cholesky_solve(seen, damped_cholesky(right @ right.mT))
+    return Lift(b, seen.mT @ b)
+
+
 @dataclass
 class ThinTangent:
     """Tangent gradient `(M - L A) b^T` (of `L`) and `A U^T` (of `R`), both linear in the gradient.
 
-    m: `M`, `O x r`; along: `A = L^T M`, `K x r`; b: `(R R^T + delta I)^-1 R U`, `K x r`; basis: `U`, `I x r`;
+    m: `M`, `O x r`; along: `A = L^T M`, `K x r`; b: of the `Lift`, `K x r`; basis: `U`, `I x r`;
     gram: `(M - L A)^T (M - L A)`, `r x r`; square: squared length in weight space, a scalar.
     """
 
@@ -46,14 +64,15 @@ class ThinTangent:
         self.gram *= factor.square()
 
 
-def thin_tangent(gradient: Coordinates, basis: Tensor, right: Tensor) -> ThinTangent:
-    """Tangent gradient of `dW = M U^T` at `W = L R`; `U` (`I x r`) and `L` have orthonormal columns."""
+def thin_tangent(gradient: Coordinates, basis: Tensor, lifted: Lift) -> ThinTangent:
+    """Tangent gradient of `dW = M U^T` at `W = L R`; `U` (`I x r`) and `L` have orthonormal columns.
+
+    With the lift of an earlier `R` it is still a tangent, no longer exactly the nearest one.
+    """
     m, along = gradient
-    seen = right @ basis
-    b = torch.cholesky_solve(seen, damped_cholesky(right @ right.mT))
     gram = m.mT @ m - along.mT @ along  # as L is orthonormal, without a pass over it
-    square = along.square().sum() + (gram * (seen.mT @ b)).sum()
-    return ThinTangent(m, along, b, basis, gram, square)
+    square = along.square().sum() + (gram * lifted.overlap).sum()
+    return ThinTangent(m, along, lifted.b, basis, gram, square)
 
 
 def thin_step_(left: Tensor, right: Tensor, tangent: ThinTangent, lr: float, weight_decay: float) -> Tensor:

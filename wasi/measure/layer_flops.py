@@ -182,9 +182,9 @@ def _retraction(layer: FactoredLinear) -> int:
 
 
 def _thin_step(layer: FactoredLinear) -> int:
-    """`thin_tangent` and `thin_step_`; the retraction, due once in many steps, is left out."""
+    """`thin_tangent` and `thin_step_`; `lift` is due when the basis moves, a retraction once in many steps (left out)."""
     o, i, k = layer.out_features, layer.in_features, layer.weight_rank
     r = layer.states[0].feature_basis.shape[1]
-    tangent = matmul(k, i, r) + matmul(k, i, k) + _damped_cholesky(k)
-    tangent += 2 * triangular_solve(k, r) + matmul(r, o, r) + 2 * matmul(r, k, r)
+    lift = matmul(k, i, r) + matmul(k, i, k) + _damped_cholesky(k) + 2 * triangular_solve(k, r) + matmul(r, k, r)
+    tangent = lift // layer.states[0].update_gap + matmul(r, o, r) + matmul(r, k, r)
     return tangent + 2 * matmul(o, k, r) + matmul(k, r, i) + matmul(r, k, r) + matmul(r, r, r)

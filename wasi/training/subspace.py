@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from wasi.layers.base import LowRankLayer
 from wasi.layers.factored import FactoredLinear
-from wasi.linalg.thin_step import ThinTangent, thin_step_, thin_tangent
+from wasi.linalg.thin_step import ThinTangent, thin_step_
 
 
 class SubspaceIteration:
@@ -91,8 +91,7 @@ class ThinLayer:
         layer = self.layer
         if layer.coordinates is None:  # it took no part in this step
             return layer.L.new_zeros(())
-        self.tangent = thin_tangent(layer.coordinates, layer.states[0].feature_basis, layer.R)
-        layer.coordinates = None
+        self.tangent = layer.thin_tangent()
         return self.tangent.square
 
     def scale_(self, factor: Tensor) -> None:
