@@ -127,7 +127,9 @@ class FactoredLinear(LowRankLayer):
         """Of the collected gradient, which it lets go of."""
         state = self.states[0]
         if self.lifted_at != state.moves:
-            self.lift_b, self.lift_overlap = lift(state.feature_basis, self.R)
+            found = lift(state.feature_basis, self.R)
+            self.lift_b.copy_(found.b)  # into the layout that a loaded checkpoint has, or its last bits would differ
+            self.lift_overlap.copy_(found.overlap)
             self.lifted_at.copy_(state.moves)
         gradient, self.coordinates = self.coordinates, None
         return thin_tangent(gradient, state.feature_basis, Lift(self.lift_b, self.lift_overlap))

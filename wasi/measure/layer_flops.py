@@ -182,7 +182,7 @@ def _retraction(layer: FactoredLinear) -> int:
 
 
 def _thin_step(layer: FactoredLinear) -> int:
-    """`thin_tangent` and `thin_step_`; `lift` is due when the basis moves, a retraction once in many steps (left out)."""
+    """`thin_tangent`, `thin_step_`, and `lift` when the basis moves; retractions, due rarely, are left out."""
     o, i, k = layer.out_features, layer.in_features, layer.weight_rank
     r = layer.states[0].feature_basis.shape[1]
     lift = matmul(k, i, r) + matmul(k, i, k) + _damped_cholesky(k) + 2 * triangular_solve(k, r) + matmul(r, k, r)
