@@ -38,3 +38,14 @@ def decaying(*shape: int, seed: int = 0, decay: float = 0.6) -> Tensor:
         scaled = u * decay ** torch.arange(size, dtype=torch.float64)
         x = torch.tensordot(scaled, x, ([1], [mode])).movedim(0, mode)
     return x
+
+
+def weighted_truncation(weight: Tensor, outputs: Tensor, inputs: Tensor, rank: int) -> Tensor:
+    """The `W'` of a rank that makes `tr S (W' - W) C (W' - W)^T` least: `S^1/2 W C^1/2` truncated, mapped back."""
+    roots = []
+    for matrix in (outputs, inputs):
+        values, vectors = torch.linalg.eigh(matrix)
+        roots.append((vectors * values.sqrt() @ vectors.mT, vectors / values.sqrt() @ vectors.mT))
+    (s, s_inverse), (c, c_inverse) = roots
+    u, values, vh = torch.linalg.svd(s @ weight @ c, full_matrices=False)
+    return s_inverse @ (u[:, :rank] * values[:rank] @ vh[:rank]) @ c_inverse

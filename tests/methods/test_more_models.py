@@ -10,7 +10,9 @@ from tests.small import METHODS, batch
 from tests.small import method as make
 from wasi.errors import UserError
 from wasi.layers.base import LowRankLayer
+from wasi.methods.feature_init import feature_moments
 from wasi.methods.perplexity_search import PerplexitySearch
+from wasi.methods.scope import scope_linears
 from wasi.methods.selection import ActivationRanks
 from wasi.models.structure import head_module, linear_sites
 from wasi.tracking import NullTracker
@@ -190,12 +192,21 @@ def test_checkpointing_changes_nothing(family, method):
     assert torch.allclose(model.eval()(images), other.eval()(images), atol=1e-9)
 
 
+@pytest.mark.parametrize("init", ["svd", "output", "features"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_at_full_rank_nothing_is_lost(family):
+def test_at_full_rank_nothing_is_lost(family, init):
     images, labels = images_for(family, DOUBLE)
     plain = made(family, DOUBLE)
-    model = make("wasi", "all", epsilon=1.0).apply(made(family, DOUBLE), [(images, labels)])
+    model = make("wasi", "all", epsilon=1.0, init=init).apply(made(family, DOUBLE), [(images, labels)])
     assert torch.allclose(plain.eval()(images), model.eval()(images), atol=1e-9)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_linear_reaches_the_features(family):
+    model = made(family)
+    linears = scope_linears(model, "all")
+    found = feature_moments(model, linears, [images_for(family)])
+    assert found.keys() == {id(linear.weight) for linear in linears.values()}
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -33,8 +33,8 @@ def project_inputs(
 ) -> tuple[Tensor, Tensor]:
     """`L` (`O x K`, orthonormal) and `R` (`K x I`) of the `W'` that makes `tr S (W' - W) C (W' - W)^T` least.
 
-    The cheap way for `I <= O`, where `S` (`O x O`) need not exist. With `C = s s^T` and `V` the leading eigenvectors
-    of `s^T (W^T S W) s`, it is `W' = W s V V^T s^-1`.
+    The cheap way for `I <= O`, where `S` (`O x O`) need not exist. With `C = s s^T` and `V` the leading
+    eigenvectors of `s^T (W^T S W) s`, it is `W' = W s V V^T s^-1`.
 
     Args:
         weight: `W`, `O x I`; moment: `C`, `I x I`; sensitivity: `W^T S W`, `I x I`; ridge: added to the diagonal

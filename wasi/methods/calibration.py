@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from wasi.data.loader import calibration_batches
 from wasi.errors import UserError
+from wasi.measure.modes import evaluating
 
 
 class Calibration:
@@ -25,7 +26,6 @@ class Calibration:
             yield self._normalize(images), labels
 
 
-@torch.no_grad()
 def observe_inputs(
     model: nn.Module,
     layers: Mapping[str, nn.Module],
@@ -37,14 +37,12 @@ def observe_inputs(
         layer.register_forward_pre_hook(lambda _, args, name=name: see(name, args[0]))
         for name, layer in layers.items()
     ]
-    training = model.training
-    model.eval()
+    device = next(model.parameters()).device
     try:
-        device = next(model.parameters()).device
-        for images, _ in batches:
-            model(images.to(device))
+        with evaluating(model):
+            for images, _ in batches:
+                model(images.to(device))
     finally:
-        model.train(training)
         for hook in hooks:
             hook.remove()
 

@@ -8,21 +8,23 @@ to the features. As K-FAC does with curvature, the error of a weight `W'` is tak
 
     E[|g|^2 |(W' - W)(x - mean)|_S^2],   S = E g g^T,
 
-tokens weighed by `|g|^2` and outputs by `S`; the best `W'` of rank `K` is found exactly (`linalg.output_subspace`).
+tokens weighed by `|g|^2` and outputs by `S`. `linalg.output_subspace` finds the best `W'` of rank `K`, exactly.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from wasi.errors import UserError
 from wasi.linalg.output_subspace import project_inputs, project_outputs
+from wasi.measure.modes import evaluating
+from wasi.methods.calibration import decomposing
 from wasi.methods.output_init import OutputMoments
 from wasi.models.structure import head_module
 
-# Share of its mean that is added to the diagonal of `S`: it comes from few images, and training moves the features.
+# Share of its mean that is added to the diagonal of `S`, which comes from few images while training moves the
+# features.
 _DAMPING = 0.1
 _IMAGES = 8  # whose graph is held at a time
 
@@ -36,19 +38,20 @@ class FeatureMoments(OutputMoments):
         self._size = 0.0  # sum of |g|^2
 
     def observe(self, x: Tensor, bias: Tensor | None, grad: Tensor) -> None:
-        """One call's input, `[..., I]`, and `g` at its output, `[..., O]`."""
+        """One call's input, `[..., I]`, and `g` at its output, `[..., O]`; ValueError for a `g` not finite."""
         rows = grad.reshape(-1, grad.shape[-1])
         weights = rows.double().square().sum(-1)
-        if not weights.any():
+        size = weights.sum()
+        if not size.isfinite():
+            raise ValueError("the features' gradient at its output is not finite")
+        if size == 0:
             return
         self.add(x, bias, weights)
         narrow = (rows if self.of_outputs else rows @ self.weight).double()
         self._sensitivity = self._sensitivity + narrow.mT @ narrow
-        self._size = self._size + weights.sum()
+        self._size = self._size + size
 
     def _truncate(self, weight: Tensor, moment: Tensor, ridge: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-        if not self._sensitivity.isfinite().all():
-            raise ValueError("the features' gradient at its output is not finite")
         damping = _DAMPING * self._size / weight.shape[0]
         project = project_outputs if self.of_outputs else project_inputs
         left, right = project(weight, moment, self._sensitivity, ridge, damping, rank)
@@ -61,50 +64,55 @@ def feature_moments(
 ) -> dict[int, FeatureMoments]:
     """By the weight's id, over all batches; a weight that does not reach the features is left out.
 
-    Raises UserError for a model whose classifier is never called.
+    Raises UserError for a model whose classifier is never called, and for a layer whose input or gradient is not
+    finite.
     """
     found: dict[int, FeatureMoments] = {}
-    device = next(model.parameters()).device
-    generator = torch.Generator().manual_seed(0)
-    with _recorded(model, set(linears.values())) as (calls, features):
-        for images, _ in batches:
-            for part in images.split(_IMAGES):
-                calls.clear(), features.clear()
-                model(part.to(device))
-                for (linear, x, _), grad in zip(calls, _gradients(calls, features, generator), strict=True):
-                    if grad is not None:
-                        moments = found.setdefault(id(linear.weight), FeatureMoments(linear.weight))
-                        moments.observe(x, linear.bias, grad)
+    names = {linear: name for name, linear in linears.items()}  # a linear under two names is looked at once
+    features: list[Tensor] = []
+
+    def called(linear: nn.Linear, args: tuple[Tensor], output: Tensor) -> Tensor:
+        x = args[0].detach()
+        with decomposing(names[linear]):
+            if not x.isfinite().all():
+                raise ValueError("its inputs are not finite")
+
+        def see(grad: Tensor) -> None:  # as soon as it is known, so that gradients are held one at a time
+            with decomposing(names[linear]):
+                found.setdefault(id(linear.weight), FeatureMoments(linear.weight)).observe(x, linear.bias, grad)
+
+        output = output.clone()  # no view, which would lose its hook to an activation in place
+        if output.requires_grad:
+            output.register_hook(see)
+        return output
+
+    def fed(head: nn.Module, args: tuple[Tensor]) -> None:
+        if args[0].requires_grad:
+            features.append(args[0])
+
+    head = head_module(model)
+    heads = head if isinstance(head, nn.ModuleList) else [head]
+    hooks = [linear.register_forward_hook(called) for linear in names]
+    hooks += [each.register_forward_pre_hook(fed) for each in heads]
+    device, generator = next(model.parameters()).device, torch.Generator().manual_seed(0)
+    try:
+        with evaluating(model), torch.enable_grad():
+            for images, _ in batches:
+                for part in images.split(_IMAGES):
+                    part = part.to(device).detach().requires_grad_()  # reaches layers that are frozen, too
+                    model(part)
+                    _pull(features, part, generator)
+                    features.clear()
+    finally:
+        for hook in hooks:
+            hook.remove()
     return {key: moments for key, moments in found.items() if moments.seen}
 
 
-def _gradients(calls: list, features: list[Tensor], generator: torch.Generator) -> tuple[Tensor | None, ...]:
-    """Of `v . features` with respect to each call's output."""
+def _pull(features: list[Tensor], images: Tensor, generator: torch.Generator) -> None:
+    """The backward pass of `v . features`, of the images alone so that no parameter's gradient is formed."""
     if not features:
-        raise UserError("method.init", "features", "svd or output for a model that does not call its classifier")
+        allowed = "svd or output for a model that does not call its classifier on what its blocks compute"
+        raise UserError("method.init", "features", allowed)
     probes = [torch.randn(f.shape, generator=generator, dtype=f.dtype).to(f.device) for f in features]
-    return torch.autograd.grad(features, [out for _, _, out in calls], probes, allow_unused=True)
-
-
-@contextmanager
-def _recorded(model: nn.Module, linears: set[nn.Linear]) -> Iterator[tuple[list, list[Tensor]]]:
-    """In evaluation mode: each call of one of `linears` as (it, input, output), and each input of the classifier."""
-    calls: list[tuple[nn.Linear, Tensor, Tensor]] = []
-    features: list[Tensor] = []
-
-    def called(linear: nn.Linear, args: tuple[Tensor], output: Tensor) -> None:
-        calls.append((linear, args[0].detach(), output))
-
-    head = head_module(model)
-    heads = list(head) if isinstance(head, nn.ModuleList) else [head]
-    hooks = [linear.register_forward_hook(called) for linear in linears]
-    hooks += [h.register_forward_pre_hook(lambda _, args: features.append(args[0])) for h in heads]
-    training = model.training
-    model.eval()
-    try:
-        with torch.enable_grad():
-            yield calls, features
-    finally:
-        model.train(training)
-        for hook in hooks:
-            hook.remove()
+    torch.autograd.grad(features, images, probes, allow_unused=True)
