@@ -10,7 +10,7 @@ from torch import nn
 from tests import small
 from wasi.measure.dispatch_flops import flop_counter
 from wasi.measure.flops import inference_flops, step_flops
-from wasi.measure.modes import evaluating, without_fast_path
+from wasi.models.modes import evaluating, without_fast_path
 from wasi.models.structure import find_blocks
 from wasi.training.checkpointing import checkpoint_blocks
 from wasi.training.lean import LeanStep

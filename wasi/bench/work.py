@@ -15,9 +15,9 @@ from wasi.bench.subject import Subject
 from wasi.measure import rss
 from wasi.measure.accounting import paper_accounting
 from wasi.measure.memory import inference_peak, train_peak
-from wasi.measure.modes import evaluating
 from wasi.measure.run import count_parameters, flops
 from wasi.measure.timing import synchronizer, time_steps
+from wasi.models.modes import evaluating
 
 log = logging.getLogger(__name__)
 

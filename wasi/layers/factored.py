@@ -128,7 +128,8 @@ class FactoredLinear(LowRankLayer):
         state = self.states[0]
         if self.lifted_at != state.moves:
             found = lift(state.feature_basis, self.R)
-            self.lift_b.copy_(found.b)  # into the layout that a loaded checkpoint has, or its last bits would differ
+            # Into the layout that a loaded checkpoint has, or a resumed run would differ in its last bits.
+            self.lift_b.copy_(found.b)
             self.lift_overlap.copy_(found.overlap)
             self.lifted_at.copy_(state.moves)
         gradient, self.coordinates = self.coordinates, None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from wasi.layers.base import LowRankLayer
-from wasi.measure.modes import evaluating, without_fast_path
+from wasi.models.modes import evaluating, without_fast_path
 from wasi.models.structure import LinearSite, linear_sites
 
 _FP32_PER_MIB = 1024**2 / 4

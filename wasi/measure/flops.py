@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from wasi.layers.recompute import call_positions, repeat_from
 from wasi.measure import layer_flops
-from wasi.measure.modes import evaluating, without_fast_path
 from wasi.measure.trace import Operator, trace
+from wasi.models.modes import evaluating, without_fast_path
 
 
 def inference_flops(model: nn.Module, example: Tensor, batch_size: int) -> int:

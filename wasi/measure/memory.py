@@ -11,9 +11,9 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, 
 from torch.utils._pytree import tree_leaves
 
 from wasi.layers.factored import FactoredLinear
-from wasi.measure.modes import evaluating, without_fast_path
 from wasi.measure.patches import every_saving_hook, gradients_as_coordinates, run_first, storage_resizes
 from wasi.measure.storages import StorageLog
+from wasi.models.modes import evaluating, without_fast_path
 
 MIB = 1024**2
 

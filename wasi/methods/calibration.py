@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from wasi.data.loader import calibration_batches
 from wasi.errors import UserError
-from wasi.measure.modes import evaluating
+from wasi.models.modes import evaluating
 
 
 class Calibration:

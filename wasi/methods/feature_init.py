@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from wasi.errors import UserError
 from wasi.linalg.output_subspace import project_inputs, project_outputs
-from wasi.measure.modes import evaluating
 from wasi.methods.calibration import decomposing
 from wasi.methods.output_init import OutputMoments
+from wasi.models.modes import evaluating
 from wasi.models.structure import head_module
 
 # Share of its mean that is added to the diagonal of `S`, which comes from few images while training moves the

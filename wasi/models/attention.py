@@ -55,8 +55,8 @@ def _linear(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:
 def attend(qkv: Tensor, dropout: float) -> Tensor:
     """`softmax(q k^T / sqrt(d)) v` of a pack `[B, N, 3, heads, d]`, as `[B, N, heads, d]`.
 
-    With fewer tokens than head dimensions the probabilities are smaller than what the fused operator keeps instead,
-    and on a CPU its backward pass takes longer than plain products.
+    With fewer tokens than head dimensions the probabilities are smaller than what the fused operator keeps
+    instead, and on a CPU its backward pass takes longer than plain products.
     """
     tokens, dim = qkv.shape[1], qkv.shape[-1]
     if tokens <= dim and dropout == 0 and torch.is_grad_enabled() and qkv.device.type == "cpu":

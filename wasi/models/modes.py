@@ -1,4 +1,4 @@
-"""Contexts in which a model is measured."""
+"""Contexts in which a model is looked at."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
