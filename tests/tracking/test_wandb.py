@@ -1,6 +1,7 @@
 """W&B, offline: what was logged is in its file, under the contract's names."""
 
 import json
+import time
 
 import pytest
 
@@ -93,6 +94,16 @@ def test_without_a_logger_nothing_is_written(tmp_path, compose_config):
 
 
 def _records(folder) -> list:
+    """All records of a finished run, whose last ones the backend may still be writing when `finish` returns."""
+    deadline = time.monotonic() + 20
+    while True:
+        records = _written(folder)
+        if any(r.WhichOneof("record_type") == "exit" for r in records) or time.monotonic() > deadline:
+            return records
+        time.sleep(0.05)
+
+
+def _written(folder) -> list:
     """The record log: 32 KiB blocks of [crc u32, length u16, kind u8] chunks after a 7-byte header."""
     from wandb.proto.wandb_internal_pb2 import Record
 
