@@ -167,3 +167,19 @@ def test_a_function_without_a_rule_is_told(caplog):
     with caplog.at_level(logging.WARNING):
         step_flops(Net(), torch.zeros(1, 3), 2)
     assert "no rule for Doubled" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["wasi", "lora"])
+def test_attention_on_few_tokens(name):
+    """There training has a Function of its own, which takes images one at a time."""
+    from torchvision.models import VisionTransformer
+
+    torch.manual_seed(0)
+    images, labels = small.batch(6)
+    sizes = {"num_layers": 2, "num_heads": 2, "hidden_dim": 32, "mlp_dim": 64, "num_classes": small.CLASSES}
+    net = VisionTransformer(image_size=images.shape[-1], patch_size=images.shape[-1] // 2, **sizes)
+    net = small.method(name, "all").apply(net, [(images, labels)])
+    trainable = [p for p in net.parameters() if p.requires_grad]
+    step = TrainStep(net, torch.optim.SGD(trainable, lr=1e-3), lambda x: x, 2.0)
+    flops = step_flops(net, images, len(images))
+    assert flops["flops/train_step"] == pytest.approx(counted(lambda: step(images, labels)), rel=0.01)

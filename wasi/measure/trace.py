@@ -18,7 +18,6 @@ from wasi.layers.factored import FactoredLinear
 from wasi.layers.tucker_linear import TuckerLinear
 from wasi.measure import formulas
 from wasi.measure.layer_flops import PRODUCTS
-from wasi.models.packed_attention import PackedAttention
 
 log = logging.getLogger(__name__)
 
@@ -142,12 +141,6 @@ def _attention(scope, module, inputs, outputs) -> Operator:
     return Operator(scope, forward, formulas.fused_attention_backward(*shapes) if count else 0, saves=count > 0)
 
 
-def _packed_attention(scope, module, inputs, outputs) -> Operator:
-    batch, tokens, _, heads, dim = _sizes(inputs[0])
-    forward = formulas.attention(*[[batch, heads, tokens, dim]] * 3)
-    return Operator(scope, forward, 2 * forward * _needs(inputs[0]), saves=_needs(inputs[0]) > 0)
-
-
 def _saver(scope, module, inputs, outputs) -> Operator | None:
     return Operator(scope) if outputs[0].requiresGrad() else None
 
@@ -184,7 +177,6 @@ _READERS = {
     "aten::einsum": _einsum,
     "aten::_convolution": _convolution,
     "aten::scaled_dot_product_attention": _attention,
-    f"prim::PythonOp.{PackedAttention.__name__}": _packed_attention,
     "aten::dropout": _dropout,
     "aten::mul": _scaling,
     **{
