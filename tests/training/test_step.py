@@ -7,6 +7,7 @@ import torch
 
 from tests.small import MODELS, applied, batch
 from wasi.errors import Diverged
+from wasi.linalg.thin_step import lift
 from wasi.training.checkpointing import checkpoint_blocks
 from wasi.training.step import TrainStep
 from wasi.training.subspace import MAX_DRIFT, SubspaceIteration, trainable_factors
@@ -66,6 +67,23 @@ def test_factors_drift_within_bounds_and_are_brought_back():
             retracted += layer.drift.item() < before[i]
             before[i] = layer.drift.item()
     assert 0 < most <= MAX_DRIFT and retracted
+
+
+@pytest.mark.parametrize("retracts", [False, True])
+def test_the_lift_is_kept_until_the_basis_moves_or_the_factors_turn(retracts, monkeypatch):
+    monkeypatch.setattr("wasi.training.subspace.MAX_DRIFT", 0.0 if retracts else 1e9)
+    model = applied("timm_vit", "wasi", DOUBLE)
+    layers, made = trainable_factors(model), []
+    for state in (layer.states[0] for layer in layers):
+        state.update_gap = 3
+        state.age.zero_()
+    step = TrainStep(model, sgd(model, lr=0.5), None, clip_norm=2.0)
+    for seed in range(6):
+        fresh = [lift(layer.states[0].feature_basis, layer.R.detach()).b for layer in layers]
+        step(*batch(seed=seed, dtype=DOUBLE))
+        made.append([torch.allclose(layer.lift_b, b) for layer, b in zip(layers, fresh, strict=True)])
+    moved = [True, True, False, False, True, False]  # bases move at the end of the first step and the fourth
+    assert made == [[retracts or due] * len(layers) for due in moved]
 
 
 @pytest.mark.parametrize("method", ["vanilla", "wasi", "wsi", "asi", "svd_llm", "lora"])

@@ -56,6 +56,7 @@ class OutputMoments:
             mean = self._inputs[key] / moments.count
             self._lost[key] = weight @ mean - left @ (right @ mean)
         self._moments.clear()
+        self._inputs.clear()
         return left.to(self.weight.dtype).contiguous(), right.to(self.weight.dtype)
 
     def absorbed(self, bias: Tensor) -> Tensor:
