@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from wasi.layers.factored import FactoredLinear
 from wasi.layers.tucker_linear import TuckerLinear
 from wasi.measure import formulas
 from wasi.measure.layer_flops import PRODUCTS
+from wasi.models import attention
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +49,7 @@ def trace(model: nn.Module, images: Tensor) -> list[Operator]:
     """Operators of `model(images)` in the order they ran, in the model's present mode and gradient mode."""
     found: list[Operator] = []
     modules = dict(model.named_modules())
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), patch.object(attention, "PackedAttention", _WholeBatchAttention):
         warnings.simplefilter("ignore")  # fvcore's import and its tracing tell that torch.jit is old
         from fvcore.nn import FlopCountAnalysis
 
@@ -63,6 +65,15 @@ def trace(model: nn.Module, images: Tensor) -> list[Operator]:
         if kind.startswith("prim::PythonOp"):
             log.warning("flops: no rule for %s, counted as none", kind.removeprefix("prim::PythonOp."))
     return found
+
+
+class _WholeBatchAttention:
+    """`PackedAttention`'s products as operators whose number does not depend on the batch."""
+
+    @staticmethod
+    def apply(qkv: Tensor) -> Tensor:
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        return ((q * qkv.shape[-1] ** -0.5 @ k.mT).softmax(-1) @ v).transpose(1, 2)
 
 
 def _handle(found: list[Operator], read: Callable, modules: dict[str, nn.Module]) -> Callable:

@@ -59,12 +59,9 @@ def attend(qkv: Tensor, dropout: float) -> Tensor:
     instead, and on a CPU its backward pass takes longer than plain products.
     """
     tokens, dim = qkv.shape[1], qkv.shape[-1]
-    few = tokens <= dim and dropout == 0 and torch.is_grad_enabled() and qkv.device.type == "cpu"
-    if few and not torch.jit.is_tracing():
+    if tokens <= dim and dropout == 0 and torch.is_grad_enabled() and qkv.device.type == "cpu":
         return PackedAttention.apply(qkv)
     q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-    if few:  # the same products, told as operators whose number does not depend on the batch
-        return ((q * dim**-0.5 @ k.mT).softmax(-1) @ v).transpose(1, 2)
     return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(1, 2)
 
 
