@@ -36,9 +36,22 @@ def test_weight_coordinates_are_exact_in_either_order(shape, out):
     grad = torch.randn(*shape[:-1], out, dtype=torch.float64)
     x = tucker.expand(core, factors)
     dense = grad.reshape(-1, out).mT @ x.reshape(-1, shape[-1])
-    assert torch.allclose(tucker.weight_coordinates(grad, core, factors) @ factors[-1].mT, dense)
-    kept = tucker.weight_coordinates(grad, x, [None] * x.dim())
-    assert torch.allclose(kept, dense)
+    coordinates, total = tucker.weight_coordinates(grad, core, factors, total=True)
+    assert torch.allclose(coordinates @ factors[-1].mT, dense)
+    assert torch.allclose(total, grad.reshape(-1, out).sum(0))
+    kept, total = tucker.weight_coordinates(grad, x, [None] * x.dim())
+    assert torch.allclose(kept, dense) and total is None
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("whole", [None, 0, 1])
+def test_the_sum_that_rides_along_with_any_first_factor(shape, whole):
+    factors = bases(shape, SHAPES[shape])
+    factors = [None if mode == whole else factor for mode, factor in enumerate(factors)]
+    grad = torch.randn(*shape[:-1], 7, dtype=torch.float64)
+    seen, total = tucker.contract_gradient(grad, factors, total=True)
+    assert torch.allclose(seen, tucker.contract_gradient(grad, factors)[0])
+    assert torch.allclose(total, grad.reshape(-1, 7).sum(0))
 
 
 def test_cheapest_order_and_modes_kept_whole():

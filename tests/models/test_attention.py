@@ -7,6 +7,7 @@ from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformerB
 
 from wasi.errors import UserError
 from wasi.models.attention import attend, unpack_attention
+from wasi.models.packed_attention import GROUP
 from wasi.models.structure import linear_sites
 
 
@@ -151,10 +152,10 @@ def test_timm_models_that_read_the_weight_directly(kind):
     assert seen == {site.name for site in linear_sites(model, "all")}
 
 
-@pytest.mark.parametrize("tokens", [5, 40])
-def test_attention_written_out_equals_the_fused_one(tokens):
-    qkv = torch.randn(2, tokens, 3, 3, 8, dtype=torch.float64, requires_grad=True)
-    grad = torch.randn(2, tokens, 3, 8, dtype=torch.float64)
+@pytest.mark.parametrize(("batch", "tokens"), [(2, 5), (2 * GROUP + 1, 5), (2, 40)])
+def test_attention_written_out_equals_the_fused_one(batch, tokens):
+    qkv = torch.randn(batch, tokens, 3, 3, 8, dtype=torch.float64, requires_grad=True)
+    grad = torch.randn(batch, tokens, 3, 8, dtype=torch.float64)
     q, k, v = (x.transpose(1, 2) for x in qkv.unbind(2))
     fused = torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
     ours = attend(qkv, 0.0)

@@ -39,12 +39,13 @@ class FactoredProduct(torch.autograd.Function):
         if need_x:
             d_x = d_rank @ right
         if ctx.collect is not None:
-            m, along = (tucker.weight_coordinates(g, core, factors) for g in (grad, d_rank))
+            m, d_bias = tucker.weight_coordinates(grad, core, factors, need_bias)
+            along, _ = tucker.weight_coordinates(d_rank, core, factors)
             ctx.collect(Coordinates(m, along))
         elif need_left or need_right:
-            d_left, d_right = factored.factor_gradients(grad, core, factors, left, right)
-        if need_bias:
-            d_bias = factored.bias_gradient(grad)
+            d_left, d_right, d_bias = factored.factor_gradients(grad, core, factors, left, right, need_bias)
+        elif need_bias:
+            d_bias = tucker.row_sum(grad)
         return d_x, d_left, d_right, d_bias, None, None, None, *[None] * len(factors)
 
 

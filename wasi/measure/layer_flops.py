@@ -148,9 +148,10 @@ def _coordinates(shape: Shape, core: Shape, o: int) -> int:
 
 
 def _shrink(sizes: Shape, ranks: Shape, width: int) -> int:
-    """`sizes x width` to `ranks x width` or back, one mode after another."""
+    """`sizes x width` to `ranks x width` or back, one mode after another, the batch last."""
     total, current = 0, list(sizes)
-    for mode, rank in enumerate(ranks):
+    for mode in (*range(1, len(sizes)), 0):
+        rank = ranks[mode]
         if rank != sizes[mode]:
             total += 2 * prod(current) * rank * width
             current[mode] = rank

@@ -127,5 +127,5 @@ class _Spectrum:
 
 def _low_rank_gradient(grad: Tensor, core: Tensor, factors: list[Tensor | None]) -> Tensor:
     """`dW` (`O x I`) for the input that `core` and `factors` stand for."""
-    coordinates = tucker.weight_coordinates(grad, core, factors)
+    coordinates, _ = tucker.weight_coordinates(grad, core, factors)
     return coordinates if factors[-1] is None else coordinates @ factors[-1].mT
