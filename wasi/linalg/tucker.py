@@ -80,8 +80,8 @@ def batch_factor(x: Tensor, rank: int) -> Tensor | None:
     if rank >= b:
         return None
     if b <= q:
-        return torch.linalg.eigh(rows @ rows.mT)[1][:, -rank:].flip(1).contiguous()
-    vectors = torch.linalg.eigh(rows.mT @ rows)[1][:, -min(rank, q) :].flip(1)
+        return torch.linalg.eigh(rows @ rows.mT)[1][:, -rank:].contiguous()
+    vectors = torch.linalg.eigh(rows.mT @ rows)[1][:, -min(rank, q) :]
     return torch.linalg.qr(rows @ vectors)[0]
 
 
