@@ -1,5 +1,7 @@
 """The layers against `nn.Linear` and against autograd through the reconstructed input."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +10,7 @@ from tests.oracles import decaying, hosvd
 from wasi.layers.activation import TuckerState, epsilon_ranks
 from wasi.layers.factored import FactoredLinear
 from wasi.layers.tucker_linear import TuckerLinear
+from wasi.linalg.factored import beside
 from wasi.linalg.rank import truncate
 from wasi.linalg.tucker import expand
 
@@ -216,3 +219,26 @@ def test_epsilon_ranks_against_svd(epsilon):
         e = torch.linalg.svdvals(x.movedim(mode, 0).reshape(x.shape[mode], -1)).square()
         expected = len(e) if epsilon == 1 else int((e.cumsum(0) < epsilon * e.sum()).sum()) + 1
         assert rank == expected
+
+
+def test_the_bias_stays_beside_left_through_steps_and_loading():
+    linear = nn.Linear(11, 14)
+    layer = FactoredLinear(nn.Parameter(torch.randn(14, 4)), nn.Parameter(torch.randn(4, 11)), linear.bias)
+
+    def both():
+        return beside(layer.L.detach(), layer.bias.detach())
+
+    def copied():
+        return both().data_ptr() != layer.L.data_ptr()
+
+    expected = torch.cat([layer.L, layer.bias[:, None]], 1).detach()
+    assert torch.equal(both(), expected) and not copied()
+    saved = layer.state_dict()
+    assert all(t.is_contiguous() for t in saved.values())
+    layer(torch.randn(3, 11)).sum().backward()
+    torch.optim.SGD(layer.parameters(), lr=0.1).step()
+    assert not copied() and not torch.equal(both(), expected)
+    layer.load_state_dict(saved)
+    assert torch.equal(both(), expected) and not copied()
+    moved = copy.deepcopy(layer)  # a copy may lie otherwise, and computes the same
+    assert torch.equal(beside(moved.L.detach(), moved.bias.detach()), expected)

@@ -71,15 +71,27 @@ class FactoredLinear(LowRankLayer):
     ):
         super().__init__(right.shape[1], left.shape[0], states)
         self.L, self.R = left, right
+        self.register_parameter("bias", bias)
+        self._lay_out()
         self.collects = False
         self.register_buffer("drift", left.new_zeros(()))
         self.coordinates: Coordinates | None = None
-        self.register_parameter("bias", bias)
         if self._is_thin():
             rank, features = self.weight_rank, self.states[0].feature_basis.shape[1]
             self.register_buffer("lift_b", left.new_zeros(rank, features))
             self.register_buffer("lift_overlap", left.new_zeros(features, features))
             self.register_buffer("lifted_at", torch.tensor(-1))  # `moves` of the state then
+
+    def _lay_out(self) -> None:
+        """The bias lies beside `L`, so that the product of both need not put it there each time."""
+        if self.bias is not None:
+            self.L.data, self.bias.data = factored.side_by_side(self.L.data, self.bias.data)
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for key in (f"{prefix}L", f"{prefix}bias"):
+            if key in destination and not keep_vars:  # how they lie in memory is nobody else's concern
+                destination[key] = destination[key].contiguous()
 
     @property
     def weight_rank(self) -> int:

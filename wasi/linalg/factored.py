@@ -38,10 +38,25 @@ def coordinates(
 def from_coordinates(through: Tensor, left: Tensor, bias: Tensor | None, shape: torch.Size) -> Tensor:
     """`Y` from `coordinates` of an `X` of `shape`. The bias is one more column of `L`, not a pass over `Y`."""
     if bias is not None:
-        left = torch.cat([left, bias[:, None]], 1)
+        left = beside(left, bias)
     y = left.new_empty(*shape[:-1], left.shape[0])  # no view, which models that add to it in place could not
     torch.mm(through.mT, left.mT, out=y.view(-1, left.shape[0]))
     return y
+
+
+def beside(left: Tensor, bias: Tensor) -> Tensor:
+    """`[L b]`, `O x (K + 1)`: a view where the two lie in memory like that (`side_by_side`), else a copy."""
+    o, k = left.shape
+    follows = bias.data_ptr() == left.data_ptr() + k * left.element_size()
+    if follows and left.stride() == (k + 1, 1) and bias.stride() == (k + 1,):
+        return left.as_strided((o, k + 1), (k + 1, 1))
+    return torch.cat([left, bias[:, None]], 1)
+
+
+def side_by_side(left: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Copies of `L` (`O x K`) and `b` (`[O]`) that are views of one matrix `[L b]`."""
+    both = torch.cat([left, bias[:, None]], 1)
+    return both[:, :-1], both[:, -1]
 
 
 def rank_gradient(grad: Tensor, left: Tensor) -> Tensor:
