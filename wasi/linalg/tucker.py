@@ -20,7 +20,7 @@ def project(x: Tensor, factor: Tensor, mode: int) -> Tensor:
     shape = list(x.shape)
     shape[mode] = factor.shape[1]
     if mode == x.dim() - 1:  # the transposed product, which BLAS does in four fifths of the time
-        return (factor.mT @ x.reshape(-1, x.shape[mode]).mT).mT.reshape(shape)
+        return (factor.mT @ x.reshape(-1, x.shape[mode]).mT).mT.contiguous().view(shape)
     left, right = prod(x.shape[:mode]), prod(x.shape[mode + 1 :])
     return (factor.mT @ x.reshape(left, x.shape[mode], right)).view(shape)
 
