@@ -242,3 +242,13 @@ def test_the_bias_stays_beside_left_through_steps_and_loading():
     assert torch.equal(both(), expected) and not copied()
     moved = copy.deepcopy(layer)  # a copy may lie otherwise, and computes the same
     assert torch.equal(beside(moved.L.detach(), moved.bias.detach()), expected)
+
+
+def test_layers_that_share_left_each_add_their_own_bias():
+    left, right = nn.Parameter(torch.randn(14, 4)), nn.Parameter(torch.randn(4, 11))
+    first, second = (FactoredLinear(left, right, nn.Parameter(torch.randn(14))) for _ in range(2))
+    assert first.L is second.L
+    x = torch.randn(3, 11)
+    for layer in (first, second):
+        torch.testing.assert_close(layer(x), nn.functional.linear(x, left @ right, layer.bias))
+    assert beside(left.detach(), first.bias.detach()).data_ptr() == left.data_ptr()

@@ -17,7 +17,7 @@ from wasi.measure.telemetry import read_power, sampled_power, snapshot
 
 log = logging.getLogger(__name__)
 
-_BREAKDOWN_MS = 2000.0  # time that the breakdown may take, roughly
+_BREAKDOWN_MS = 6000.0  # time that the breakdown may take, roughly
 _REQUESTS = {TRAIN: "time_train", INFERENCE: "time_inference"}
 
 _memory_of: dict[str, dict] = {}  # memory is measured once per configuration and command

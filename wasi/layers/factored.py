@@ -83,8 +83,11 @@ class FactoredLinear(LowRankLayer):
             self.register_buffer("lifted_at", torch.tensor(-1))  # `moves` of the state then
 
     def _lay_out(self) -> None:
-        """The bias lies beside `L`, so that the product of both need not put it there each time."""
-        if self.bias is not None:
+        """The bias lies beside `L`, so that the product of both need not put it there each time.
+
+        Where layers share `L`, it can lie beside one bias only: the first's.
+        """
+        if self.bias is not None and self.L.is_contiguous():
             self.L.data, self.bias.data = factored.side_by_side(self.L.data, self.bias.data)
 
     def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
