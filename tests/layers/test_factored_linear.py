@@ -10,7 +10,7 @@ from tests.oracles import decaying, hosvd
 from wasi.layers.activation import TuckerState, epsilon_ranks
 from wasi.layers.factored import FactoredLinear
 from wasi.layers.tucker_linear import TuckerLinear
-from wasi.linalg.factored import beside
+from wasi.linalg.factored import with_bias_column
 from wasi.linalg.rank import truncate
 from wasi.linalg.tucker import expand
 
@@ -226,7 +226,7 @@ def test_the_bias_stays_beside_left_through_steps_and_loading():
     layer = FactoredLinear(nn.Parameter(torch.randn(14, 4)), nn.Parameter(torch.randn(4, 11)), linear.bias)
 
     def both():
-        return beside(layer.L.detach(), layer.bias.detach())
+        return with_bias_column(layer.L.detach(), layer.bias.detach())
 
     def copied():
         return both().data_ptr() != layer.L.data_ptr()
@@ -241,7 +241,7 @@ def test_the_bias_stays_beside_left_through_steps_and_loading():
     layer.load_state_dict(saved)
     assert torch.equal(both(), expected) and not copied()
     moved = copy.deepcopy(layer)  # a copy may lie otherwise, and computes the same
-    assert torch.equal(beside(moved.L.detach(), moved.bias.detach()), expected)
+    assert torch.equal(with_bias_column(moved.L.detach(), moved.bias.detach()), expected)
 
 
 def test_layers_that_share_left_each_add_their_own_bias():
@@ -251,4 +251,4 @@ def test_layers_that_share_left_each_add_their_own_bias():
     x = torch.randn(3, 11)
     for layer in (first, second):
         torch.testing.assert_close(layer(x), nn.functional.linear(x, left @ right, layer.bias))
-    assert beside(left.detach(), first.bias.detach()).data_ptr() == left.data_ptr()
+    assert with_bias_column(left.detach(), first.bias.detach()).data_ptr() == left.data_ptr()

@@ -10,6 +10,7 @@ from wasi.linalg.thin_step import Coordinates, lift, thin_step_
 from wasi.linalg.thin_step import thin_tangent as tangent_of
 
 DOUBLE = torch.float64
+ZERO = torch.zeros((), dtype=DOUBLE)
 
 
 def gradient(seed=3, r=3):
@@ -22,14 +23,36 @@ def thin_tangent(m, basis, left, right):
     return tangent_of(Coordinates(m, left.mT @ m), basis, lift(basis, right))
 
 
+def step_(left, right, m, basis, lr, drift=ZERO):
+    return thin_step_(left, right, thin_tangent(m, basis, left, right), lr, 0.0, drift)
+
+
+def off_orthonormal(left):
+    return (left.mT @ left - torch.eye(left.shape[1], dtype=DOUBLE)).norm()
+
+
 @pytest.mark.parametrize("lr", [1e-3, 0.05, 5.0])
 def test_equals_the_step_on_both_factors(lr):
     left, right = pair()
     m, basis = gradient()
     expected = tangent_step(left, right, m @ basis.mT, lr)
-    moved = thin_step_(left, right, thin_tangent(m, basis, left, right), lr, weight_decay=0.0)
+    moved = step_(left, right, m, basis, lr)
     assert torch.allclose(left @ right, expected[0] @ expected[1], atol=1e-10)
-    assert torch.allclose(moved, (left.mT @ left - torch.eye(4, dtype=DOUBLE)).norm())
+    assert torch.allclose(moved, off_orthonormal(left))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_what_has_drifted_is_taken_along_and_stays_bounded(sign):
+    left, right = pair()
+    left += 1e-3 * torch.randn(14, 4, dtype=DOUBLE, generator=torch.Generator().manual_seed(5))
+    _, basis = gradient()
+    first = drift = off_orthonormal(left)
+    for _ in range(20):
+        b = lift(basis, right).b
+        m = sign * left @ b / b.norm().square()  # in the span of L: to second order, hardly anything is added
+        drift = step_(left, right, m, basis, 0.01, drift)
+        assert off_orthonormal(left) <= drift < 2 * first
+    assert (off_orthonormal(left) > 1.02 * first) == (sign > 0)
 
 
 def test_same_length_in_weight_space():
@@ -44,7 +67,7 @@ def test_weight_decay_acts_on_the_product_once():
     left, right = pair()
     product = left @ right
     tangent = thin_tangent(torch.zeros(14, 3, dtype=DOUBLE), gradient()[1], left, right)
-    thin_step_(left, right, tangent, lr=0.1, weight_decay=0.5)
+    thin_step_(left, right, tangent, lr=0.1, weight_decay=0.5, drift=ZERO)
     assert torch.allclose(left @ right, 0.95 * product)
 
 
@@ -55,7 +78,7 @@ def test_agrees_with_algorithm_1_to_second_order(monkeypatch):
     def difference(lr):
         left, right = pair()
         dense = algorithm1_thin(left, right, m, basis, lr)
-        thin_step_(left, right, thin_tangent(m, basis, left, right), lr, weight_decay=0.0)
+        step_(left, right, m, basis, lr)
         return (left @ right - dense[0] @ dense[1]).norm()
 
     assert 3.8 < difference(1e-4) / difference(5e-5) < 4.2

@@ -36,11 +36,11 @@ def test_weight_coordinates_are_exact_in_either_order(shape, out):
     grad = torch.randn(*shape[:-1], out, dtype=torch.float64)
     x = tucker.expand(core, factors)
     dense = grad.reshape(-1, out).mT @ x.reshape(-1, shape[-1])
-    coordinates, total = tucker.weight_coordinates(grad, core, factors, total=True)
+    coordinates, summed = tucker.weight_coordinates(grad, core, factors, with_sum=True)
     assert torch.allclose(coordinates @ factors[-1].mT, dense)
-    assert torch.allclose(total, grad.reshape(-1, out).sum(0))
-    kept, total = tucker.weight_coordinates(grad, x, [None] * x.dim())
-    assert torch.allclose(kept, dense) and total is None
+    assert torch.allclose(summed, grad.reshape(-1, out).sum(0))
+    kept, summed = tucker.weight_coordinates(grad, x, [None] * x.dim())
+    assert torch.allclose(kept, dense) and summed is None
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -49,9 +49,9 @@ def test_the_sum_that_rides_along_with_any_first_factor(shape, whole):
     factors = bases(shape, SHAPES[shape])
     factors = [None if mode == whole else factor for mode, factor in enumerate(factors)]
     grad = torch.randn(*shape[:-1], 7, dtype=torch.float64)
-    seen, total = tucker.contract_gradient(grad, factors, total=True)
+    seen, summed = tucker.contract_gradient(grad, factors, with_sum=True)
     assert torch.allclose(seen, tucker.contract_gradient(grad, factors)[0])
-    assert torch.allclose(total, grad.reshape(-1, 7).sum(0))
+    assert torch.allclose(summed, grad.reshape(-1, 7).sum(0))
 
 
 def test_cheapest_order_and_modes_kept_whole():

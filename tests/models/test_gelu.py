@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torchvision.models import VisionTransformer
 
+from tests.small import applied
 from wasi.models.gelu import OverwritingGELU, overwrite_hidden
 
 
@@ -60,3 +61,11 @@ def test_a_gelu_whose_input_others_may_see_is_left_alone():
     block.norm_first = nn.Sequential(nn.LayerNorm(12), nn.GELU())
     overwrite_hidden(model)
     assert type(block.mlp.act) is nn.GELU and type(block.norm_first[1]) is nn.GELU
+
+
+@pytest.mark.parametrize("scope", ["mlp", "all"])
+@pytest.mark.parametrize("name", ["torchvision_vit", "timm_vit"])
+@pytest.mark.parametrize(("method", "overwrites"), [("vanilla", False), ("wasi", True), ("lora", True)])
+def test_every_method_but_vanilla_overwrites(name, method, overwrites, scope):
+    kinds = {type(m) for m in applied(name, method, scope=scope).modules() if isinstance(m, nn.GELU)}
+    assert kinds == {OverwritingGELU if overwrites else nn.GELU}

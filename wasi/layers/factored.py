@@ -54,12 +54,13 @@ class FactoredLinear(LowRankLayer):
 
     Its parameters have ordinary gradients, those of `L` and `R`; `tangent_` and `retract_` turn a step of
     any optimizer into one on the product `L R`. With `collects` set, the backward pass leaves the weight
-    gradient in `coordinates` instead (in the saved input's feature basis, which stands still within a step), for
-    `linalg.thin_step`. `drift` bounds how far `L^T L` is from the identity after such steps. The lift that they
-    need is made anew when the basis has moved or the factors were retracted, and kept in between.
+    gradient in `coordinates` instead (in the saved input's feature basis, which stands still in a step), for
+    `linalg.thin_step`. `drift` bounds how far `L^T L` is from the identity after such steps (`thin_step_`). The
+    lift that they need is made anew when the basis has moved or the factors were retracted, and kept in between.
 
     Args:
-        left, right: the factors; bias: shape `[O]` or None; states: see `LowRankLayer`.
+        left, right: the factors; bias: shape `[O]` or None; `left` and `bias` may get other memory here.
+        states: see `LowRankLayer`.
     """
 
     def __init__(
@@ -83,17 +84,18 @@ class FactoredLinear(LowRankLayer):
             self.register_buffer("lifted_at", torch.tensor(-1))  # `moves` of the state then
 
     def _lay_out(self) -> None:
-        """The bias lies beside `L`, so that the product of both need not put it there each time.
+        """Let the bias lie beside `L`, so that the product of both need not put it there each time.
 
-        Where layers share `L`, it can lie beside one bias only: the first's.
+        On a CPU; elsewhere strided parameters would cost the optimizer more. Where layers share `L`, it can lie
+        beside one bias only, the first's. A copy of the layer need not be laid out so: it computes the same.
         """
-        if self.bias is not None and self.L.is_contiguous():
+        if self.bias is not None and self.L.device.type == "cpu" and self.L.is_contiguous():
             self.L.data, self.bias.data = factored.side_by_side(self.L.data, self.bias.data)
 
     def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         for key in (f"{prefix}L", f"{prefix}bias"):
-            if key in destination and not keep_vars:  # how they lie in memory is nobody else's concern
+            if key in destination and not keep_vars:  # safetensors refuses views of a part
                 destination[key] = destination[key].contiguous()
 
     @property

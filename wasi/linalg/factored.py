@@ -38,13 +38,13 @@ def coordinates(
 def from_coordinates(through: Tensor, left: Tensor, bias: Tensor | None, shape: torch.Size) -> Tensor:
     """`Y` from `coordinates` of an `X` of `shape`. The bias is one more column of `L`, not a pass over `Y`."""
     if bias is not None:
-        left = beside(left, bias)
+        left = with_bias_column(left, bias)
     y = left.new_empty(*shape[:-1], left.shape[0])  # no view, which models that add to it in place could not
     torch.mm(through.mT, left.mT, out=y.view(-1, left.shape[0]))
     return y
 
 
-def beside(left: Tensor, bias: Tensor) -> Tensor:
+def with_bias_column(left: Tensor, bias: Tensor) -> Tensor:
     """`[L b]`, `O x (K + 1)`: a view where the two lie in memory like that (`side_by_side`), else a copy."""
     o, k = left.shape
     follows = bias.data_ptr() == left.data_ptr() + k * left.element_size()

@@ -75,15 +75,20 @@ def thin_tangent(gradient: Coordinates, basis: Tensor, lifted: Lift) -> ThinTang
     return ThinTangent(m, along, lifted.b, basis, gram, square)
 
 
-def thin_step_(left: Tensor, right: Tensor, tangent: ThinTangent, lr: float, weight_decay: float) -> Tensor:
-    """In place: `L <- L - lr (M - L A) B^T`, `R <- (1 - lr wd) R - lr A U^T`; how far `L^T L` has moved from `I`.
+def thin_step_(
+    left: Tensor, right: Tensor, tangent: ThinTangent, lr: float, weight_decay: float, drift: Tensor
+) -> Tensor:
+    """In place: `L <- L - lr (M - L A) B^T`, `R <- (1 - lr wd) R - lr A U^T`; the drift after it, a scalar.
 
-    The step of `L` is orthogonal to `L`, so `L^T L` moves by `B E B^T` alone, `E = lr^2 (M - L A)^T (M - L A)`:
-    second order in the step. Its Frobenius norm, a scalar, says when `factored.retract` is due.
+    The drift bounds `||L^T L - I||_F` and says when `factored.retract` is due. A step orthogonal to an orthonormal
+    `L` adds `lr^2 B (M^T M - A^T A) B^T`, second order in the step. What `L` has drifted before is taken along:
+    `E = L^T L - I` becomes `(I + lr A B^T)^T E (I + lr A B^T)`.
     """
     a, b = tangent.along, tangent.b
     normal = torch.addmm(tangent.m, left, a, alpha=-1)
     left.addmm_(normal, b.mT, alpha=-lr)
     right.addmm_(a, tangent.basis.mT, alpha=-lr, beta=1 - lr * weight_decay)
-    moved = (lr**2 * tangent.gram) @ (b.mT @ b)
-    return (moved * moved.mT).sum().clamp_min(0).sqrt()
+    squares = b.mT @ b
+    added = (lr**2 * tangent.gram) @ squares
+    turned = (lr**2 * a.mT @ a * squares).sum()
+    return drift * (1 + turned.clamp_min(0).sqrt()).square() + (added * added.mT).sum().clamp_min(0).sqrt()

@@ -16,7 +16,7 @@ Factors = Sequence[Tensor | None]
 
 
 def project(x: Tensor, factor: Tensor, mode: int) -> Tensor:
-    """Mode product `x x_m factor^T`: `[..., d_m, ...]` becomes `[..., r_m, ...]`. No unfolding copies."""
+    """Mode product `x x_m factor^T`: `[..., d_m, ...]` becomes `[..., r_m, ...]`. Nothing wide is copied."""
     shape = list(x.shape)
     shape[mode] = factor.shape[1]
     if mode == x.dim() - 1:  # the transposed product, which BLAS does in four fifths of the time
@@ -62,15 +62,19 @@ def truncation_order(sizes: tuple[int, ...], ranks: tuple[int, ...]) -> tuple[in
 
 
 def expand(core: Tensor, factors: Factors) -> Tensor:
-    """The tensor a core and its factors stand for: `core x_1 U_1 ... x_m U_m`, shape `[d_1, ..., d_m]`."""
-    for mode, factor in enumerate(factors):
-        if factor is not None:
-            core = project(core, factor.mT, mode)
+    """The tensor a core and its factors stand for: `core x_1 U_1 ... x_m U_m`, shape `[d_1, ..., d_m]`.
+
+    In the order of `contract_gradient` backwards, which costs the same; features last.
+    """
+    last = len(factors) - 1
+    for mode in (*reversed(_token_modes_first(last)), last):
+        if factors[mode] is not None:
+            core = project(core, factors[mode].mT, mode)
     return core
 
 
 def batch_factor(x: Tensor, rank: int) -> Tensor | None:
-    """Leading left singular vectors (`B x r`) of the batch unfolding of an (already shrunk) tensor, exact.
+    """Leading left singular vectors (`B x r`, in any order) of the batch unfolding of a shrunk tensor, exact.
 
     Samples change from batch to batch, so there is nothing to warm-start: an eigendecomposition of the
     smaller Gram matrix of the shrunk tensor costs less than a useful number of iterations.
@@ -91,26 +95,26 @@ def row_sum(grad: Tensor) -> Tensor:
     return (rows.new_ones(1, rows.shape[0]) @ rows)[0]
 
 
-def contract_gradient(grad: Tensor, factors: Factors, total: bool = False) -> tuple[Tensor, Tensor | None]:
+def contract_gradient(grad: Tensor, factors: Factors, with_sum: bool = False) -> tuple[Tensor, Tensor | None]:
     """Output gradient `G` (`[B, *tokens, O]`) seen through all factors but the last, `[r_1, ..., O]`.
 
-    Token modes go first: what is laid out by tokens needs no copy for it.
+    Token modes go first: a gradient of `[B, N, O]` needs no copy for that, however its rows are laid out.
 
     Args:
-        total: also give `G` summed over its rows, `[O]` (a bias's gradient). It takes a column of ones beside the
-            first factor, not a pass of its own over `G`.
+        with_sum: also give `G` summed over its rows, `[O]` (a bias's gradient). It takes a column of ones beside
+            the first factor, not a pass of its own over `G`.
     """
     summed = None
     for mode in _token_modes_first(len(factors) - 1):
         factor = factors[mode]
         if factor is None:
             continue
-        if total and summed is None:
+        if with_sum and summed is None:
             both = project(grad, torch.cat([factor, factor.new_ones(len(factor), 1)], 1), mode)
             grad, summed = both.narrow(mode, 0, factor.shape[1]), row_sum(both.select(mode, -1))
         else:
             grad = project(grad, factor, mode)
-    return grad, row_sum(grad) if total and summed is None else summed
+    return grad, row_sum(grad) if with_sum and summed is None else summed
 
 
 def _token_modes_first(modes: int) -> tuple[int, ...]:
@@ -118,7 +122,7 @@ def _token_modes_first(modes: int) -> tuple[int, ...]:
 
 
 def weight_coordinates(
-    grad: Tensor, core: Tensor, factors: Factors, total: bool = False
+    grad: Tensor, core: Tensor, factors: Factors, with_sum: bool = False
 ) -> tuple[Tensor, Tensor | None]:
     """`M` (`O x r_I`) with `dW = G^T X = M U_I^T`, contracted in the cheaper of two orders.
 
@@ -126,17 +130,17 @@ def weight_coordinates(
     coordinates of every token; the two differ only in rounding.
 
     Args:
-        total: also give `G` summed over its rows, `[O]`; None otherwise.
+        with_sum: also give `G` summed over its rows, `[O]`; None otherwise.
     """
     sizes, ranks = grad.shape[:-1], core.shape[:-1]
     o, r = grad.shape[-1], core.shape[-1]
     through_core = _projection_cost(sizes, ranks, o) + prod(ranks) * o * r
     through_tokens = _projection_cost(sizes, ranks, r) + prod(sizes) * o * r
     if through_core <= through_tokens:
-        grad, summed = contract_gradient(grad, factors, total)
+        grad, summed = contract_gradient(grad, factors, with_sum)
     else:
         core = expand(core, [*factors[:-1], None])
-        summed = row_sum(grad) if total else None
+        summed = row_sum(grad) if with_sum else None
     return grad.reshape(-1, o).mT @ core.reshape(-1, r), summed
 
 

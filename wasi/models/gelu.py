@@ -22,7 +22,7 @@ def overwrite_hidden(model: nn.Module) -> nn.Module:
             children = list(mlp.named_children())
             for (_, before), (name, gelu) in zip(children, children[1:], strict=False):
                 if isinstance(before, nn.Linear) and type(gelu) is nn.GELU:
-                    setattr(mlp, name, OverwritingGELU(gelu.approximate))
+                    setattr(mlp, name, OverwritingGELU(gelu.approximate).train(gelu.training))
     return model
 
 

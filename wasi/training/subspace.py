@@ -103,7 +103,8 @@ class ThinLayer:
             return
         group = self._optimizer.param_groups[self._group]
         layer = self.layer
-        layer.drift += thin_step_(layer.L, layer.R, self.tangent, group["lr"], group["weight_decay"])
+        rates = group["lr"], group["weight_decay"]
+        layer.drift.copy_(thin_step_(layer.L, layer.R, self.tangent, *rates, layer.drift))
         if layer.drift > MAX_DRIFT:
             layer.retract_()
         self.tangent = None
