@@ -66,7 +66,7 @@ def test_factors_drift_within_bounds_and_are_brought_back():
             most = max(most, off)
             retracted += layer.drift.item() < before[i]
             before[i] = layer.drift.item()
-    assert 0 < most <= MAX_DRIFT == 1e-3 and retracted
+    assert 0 < most <= MAX_DRIFT == 1e-4 and retracted
 
 
 @pytest.mark.parametrize("retracts", [False, True])
@@ -142,7 +142,7 @@ def test_every_optimizer_trains_and_keeps_l_orthonormal(optimizer, method):
     assert losses[-1] < 0.9 * losses[0]
     for layer in trainable_factors(model):
         # Thin steps bring `L` back once in a while, the other route each time.
-        tolerance = 1e-3 if (method, optimizer) == ("wasi", "sgd") else 1e-5
+        tolerance = 1e-4 if (method, optimizer) == ("wasi", "sgd") else 1e-5
         assert torch.allclose(layer.L.mT @ layer.L, torch.eye(layer.weight_rank), atol=tolerance)
 
 

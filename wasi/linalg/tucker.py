@@ -67,7 +67,7 @@ def expand(core: Tensor, factors: Factors) -> Tensor:
     In the order of `contract_gradient` backwards, which costs the same; features last.
     """
     last = len(factors) - 1
-    for mode in (*reversed(_token_modes_first(last)), last):
+    for mode in (*reversed(token_modes_first(last)), last):
         if factors[mode] is not None:
             core = project(core, factors[mode].mT, mode)
     return core
@@ -105,7 +105,7 @@ def contract_gradient(grad: Tensor, factors: Factors, with_sum: bool = False) ->
             the first factor, not a pass of its own over `G`.
     """
     summed = None
-    for mode in _token_modes_first(len(factors) - 1):
+    for mode in token_modes_first(len(factors) - 1):
         factor = factors[mode]
         if factor is None:
             continue
@@ -117,7 +117,8 @@ def contract_gradient(grad: Tensor, factors: Factors, with_sum: bool = False) ->
     return grad, row_sum(grad) if with_sum and summed is None else summed
 
 
-def _token_modes_first(modes: int) -> tuple[int, ...]:
+def token_modes_first(modes: int) -> tuple[int, ...]:
+    """Order in which `contract_gradient` takes the batch and token modes of an input with so many."""
     return (*range(1, modes), 0)
 
 
@@ -147,7 +148,7 @@ def weight_coordinates(
 def _projection_cost(sizes: Sequence[int], ranks: Sequence[int], width: int) -> int:
     """Multiply-adds of shrinking `sizes x width` to `ranks x width`, mode after mode, or of the way back."""
     cost, current = 0, list(sizes)
-    for mode in _token_modes_first(len(sizes)):
+    for mode in token_modes_first(len(sizes)):
         rank = ranks[mode]
         if rank != sizes[mode]:
             cost += prod(current) * rank * width

@@ -16,7 +16,7 @@ from wasi.layers.base import LowRankLayer
 from wasi.layers.factored import FactoredLinear, FactoredProduct
 from wasi.layers.svd_linear import SvdLinear
 from wasi.layers.tucker_linear import TuckerLinear, TuckerProduct
-from wasi.linalg.tucker import truncation_order
+from wasi.linalg.tucker import token_modes_first, truncation_order
 from wasi.measure.formulas import cholesky, eigh, matmul, qr, svd, triangular_solve
 
 # Functions that stand for a whole product with the weight in a traced graph.
@@ -148,9 +148,9 @@ def _coordinates(shape: Shape, core: Shape, o: int) -> int:
 
 
 def _shrink(sizes: Shape, ranks: Shape, width: int) -> int:
-    """`sizes x width` to `ranks x width` or back, one mode after another, the batch last."""
+    """`sizes x width` to `ranks x width` or back, one mode after another."""
     total, current = 0, list(sizes)
-    for mode in (*range(1, len(sizes)), 0):
+    for mode in token_modes_first(len(sizes)):
         rank = ranks[mode]
         if rank != sizes[mode]:
             total += 2 * prod(current) * rank * width

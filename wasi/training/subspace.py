@@ -69,8 +69,8 @@ class SubspaceIteration:
 
 
 # `||L^T L - I||_F` up to which a thin step leaves `L` as it is: retraction changes nothing about `L R`, and the
-# tangent projection is as exact as `L` is orthonormal, so to a thousandth at worst.
-MAX_DRIFT = 1e-3
+# tangent projection is as exact as `L` is orthonormal.
+MAX_DRIFT = 1e-4
 
 
 class ThinLayer:
