@@ -31,14 +31,26 @@ def off_orthonormal(left):
     return (left.mT @ left - torch.eye(left.shape[1], dtype=DOUBLE)).norm()
 
 
-@pytest.mark.parametrize("lr", [1e-3, 0.05, 5.0])
-def test_equals_the_step_on_both_factors(lr):
+def test_a_long_step_equals_that_on_both_factors():
     left, right = pair()
     m, basis = gradient()
-    expected = tangent_step(left, right, m @ basis.mT, lr)
-    moved = step_(left, right, m, basis, lr)
+    expected = tangent_step(left, right, m @ basis.mT, lr=5.0)
+    moved = step_(left, right, m, basis, lr=5.0)
     assert torch.allclose(left @ right, expected[0] @ expected[1], atol=1e-10)
-    assert torch.allclose(moved, off_orthonormal(left))
+    assert torch.allclose(moved, off_orthonormal(left)) and moved > 1
+
+
+def test_a_short_step_leaves_the_factor_orthonormal_to_fourth_order():
+    m, basis = gradient()
+
+    def off(lr):
+        left, right = pair()
+        bound = step_(left, right, m, basis, lr)
+        assert off_orthonormal(left) <= bound * (1 + 1e-9)
+        return off_orthonormal(left)
+
+    assert 15.5 < off(2e-3) / off(1e-3) < 16.5
+    assert off(1e-3) < 1e-8
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -71,14 +83,32 @@ def test_weight_decay_acts_on_the_product_once():
     assert torch.allclose(left @ right, 0.95 * product)
 
 
-def test_agrees_with_algorithm_1_to_second_order(monkeypatch):
+def products(lr, m, basis):
+    """`L R` after the thin step, after the step on both factors, and after Algorithm 1."""
+    left, right = pair()
+    step_(left, right, m, basis, lr)
+    routes = (left, right), tangent_step(*pair(), m @ basis.mT, lr), algorithm1_thin(*pair(), m, basis, lr)
+    return [left @ right for left, right in routes]
+
+
+def test_what_keeps_the_factor_orthonormal_changes_the_product_to_second_order_as_told():
+    m, basis = gradient()
+    left, right = pair()
+    tangent, lr = thin_tangent(m, basis, left, right), 1e-5
+    thin, both, _ = products(lr, m, basis)
+    b = tangent.b
+    told = lr**2 / 2 * left @ b @ tangent.gram @ (basis.mT - b.mT @ right)
+    assert torch.allclose((thin - both) / told.norm(), told / told.norm(), atol=1e-3)
+
+
+def test_agrees_with_algorithm_1_to_second_order_and_better_than_the_step_on_both_factors(monkeypatch):
     monkeypatch.setattr("wasi.linalg.factored.DAMPING", 0.0)
     m, basis = gradient()
 
-    def difference(lr):
-        left, right = pair()
-        dense = algorithm1_thin(left, right, m, basis, lr)
-        step_(left, right, m, basis, lr)
-        return (left @ right - dense[0] @ dense[1]).norm()
+    def differences(lr):
+        thin, both, dense = products(lr, m, basis)
+        return (thin - dense).norm(), (both - dense).norm()
 
-    assert 3.8 < difference(1e-4) / difference(5e-5) < 4.2
+    once, half = differences(1e-4), differences(5e-5)
+    assert 3.8 < once[0] / half[0] < 4.2
+    assert half[0] < 0.85 * half[1]

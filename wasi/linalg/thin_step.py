@@ -75,20 +75,38 @@ def thin_tangent(gradient: Coordinates, basis: Tensor, lifted: Lift) -> ThinTang
     return ThinTangent(m, along, lifted.b, basis, gram, square)
 
 
+# ||E||_F of `thin_step_` up to which what it leaves of E, a quarter of its square, is nothing to bring `L` back for.
+_SMALL_STRETCH = 1e-2
+
+
 def thin_step_(
     left: Tensor, right: Tensor, tangent: ThinTangent, lr: float, weight_decay: float, drift: Tensor
 ) -> Tensor:
-    """In place: `L <- L - lr (M - L A) B^T`, `R <- (1 - lr wd) R - lr A U^T`; the drift after it, a scalar.
+    """In place: `L <- L - lr (M - L A') B^T`, `R <- (1 - lr wd) R - lr A' U^T`; the drift after it, a scalar.
 
-    The drift bounds `||L^T L - I||_F` and says when `factored.retract` is due. A step orthogonal to an orthonormal
-    `L` adds `lr^2 B (M^T M - A^T A) B^T`, second order in the step. What `L` has drifted before is taken along:
-    `E = L^T L - I` becomes `(I + lr A B^T)^T E (I + lr A B^T)`.
+    With `A' = A` the step, orthogonal to `L`, would stretch `L^T L = I` by `E = lr^2 B G B^T`, where `G` is
+    `(M - L A)^T (M - L A)`. `A' = A - lr/2 B G` leaves `E^2 / 4` of that. It changes the product `L R` by
+    `lr^2/2 L B G (U^T - B^T R)`, nothing where inputs lie in the row space of `R`, and for the better: this is a
+    part of the difference from Algorithm 1, of second order too. A step so long that `E` is not small keeps `A`.
+
+    The drift bounds `||L^T L - I||_F`, rounding of `L` included, and says when `factored.retract` is due. What `L` had drifted before,
+    `D = L^T L - I`, becomes `(I + lr A' B^T)^T D (I + lr A' B^T)`.
     """
     a, b = tangent.along, tangent.b
+    squares = b.mT @ b
+    stretch = (lr**2 * tangent.gram) @ squares
+    size = _root(stretch * stretch.mT)
+    is_small = size <= _SMALL_STRETCH
+    a = torch.where(is_small, torch.addmm(a, b, tangent.gram, alpha=-lr / 2), a)
+    added = torch.where(is_small, size.square() / 4, size)
+    turned = _root(lr**2 * a.mT @ a * squares)
     normal = torch.addmm(tangent.m, left, a, alpha=-1)
     left.addmm_(normal, b.mT, alpha=-lr)
     right.addmm_(a, tangent.basis.mT, alpha=-lr, beta=1 - lr * weight_decay)
-    squares = b.mT @ b
-    added = (lr**2 * tangent.gram) @ squares
-    turned = (lr**2 * a.mT @ a * squares).sum()
-    return drift * (1 + turned.clamp_min(0).sqrt()).square() + (added * added.mT).sum().clamp_min(0).sqrt()
+    rounding = torch.finfo(left.dtype).eps * left.shape[1] ** 0.5
+    return drift * (1 + turned).square() + added + rounding
+
+
+def _root(squares: Tensor) -> Tensor:
+    """Of a sum that rounding may have left below zero."""
+    return squares.sum().clamp_min(0).sqrt()

@@ -188,4 +188,5 @@ def _thin_step(layer: FactoredLinear) -> int:
     r = layer.states[0].feature_basis.shape[1]
     lift = matmul(k, i, r) + matmul(k, i, k) + _damped_cholesky(k) + 2 * triangular_solve(k, r) + matmul(r, k, r)
     tangent = lift // layer.states[0].update_gap + matmul(r, o, r) + matmul(r, k, r)
-    return tangent + 2 * matmul(o, k, r) + matmul(k, r, i) + matmul(r, k, r) + matmul(r, r, r)
+    small = 2 * matmul(r, k, r) + matmul(r, r, r) + matmul(k, r, r)
+    return tangent + 2 * matmul(o, k, r) + matmul(k, r, i) + small

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wasi.errors import UserError
+from wasi.layers.base import LowRankLayer
+from wasi.linalg import absorbed, factored
 from wasi.models.packed_attention import PackedAttention
 from wasi.models.structure import find_blocks
 
@@ -85,9 +87,28 @@ class SelfAttention(nn.Module):
         if query is not key or key is not value or need_weights:
             raise ValueError("only the attention of a sequence with itself, without its weights, is supported")
         batch, tokens, width = query.shape
+        if not (self.training or torch.is_grad_enabled()) and self._is_absorbed(tokens):
+            return self._absorbed(query), None
         qkv = self.qkv(query).view(batch, tokens, 3, self.num_heads, width // self.num_heads)
         out = attend(qkv, self.dropout if self.training else 0.0)
         return self.proj(out.reshape(batch, tokens, width)), None
+
+    def _is_absorbed(self, tokens: int) -> bool:
+        """Whether both projections are pairs of factors so thin that products of them are worth making."""
+        layers = self.qkv, self.proj
+        if not all(isinstance(layer, LowRankLayer) and len(layer.weight_factors()) == 2 for layer in layers):
+            return False
+        ranks = (layer.weight_rank for layer in layers)
+        return absorbed.saves_work(tokens, self.qkv.in_features // self.num_heads, *ranks)
+
+    def _absorbed(self, x: Tensor) -> Tensor:
+        (left, right), (out_left, out_right) = self.qkv.weight_factors(), self.proj.weight_factors()
+        through, _ = factored.coordinates(x, right, self.qkv.bias is not None)
+        if self.qkv.bias is not None:
+            left = factored.with_bias_column(left, self.qkv.bias)
+        mixed = absorbed.mix(through, left, self.num_heads, x.shape[1])
+        out_right = absorbed.output_factor(left, out_right, self.num_heads)
+        return factored.product(mixed, out_left, out_right, self.proj.bias)
 
 
 class WindowAttention(nn.Module):
