@@ -14,7 +14,7 @@ def net(conv):
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("size", [(12, 8), (13, 9)])  # the second leaves rows and columns over, as a convolution may
+@pytest.mark.parametrize("size", [(12, 8), (13, 9)])  # a convolution may leave pixels over
 def test_the_same_output_and_gradients(bias, size):
     original = net(nn.Conv2d(3, 5, (4, 2), (4, 2), bias=bias)).double()
     model = multiply_patches(copy.deepcopy(original))

@@ -75,7 +75,7 @@ def thin_tangent(gradient: Coordinates, basis: Tensor, lifted: Lift) -> ThinTang
     return ThinTangent(m, along, lifted.b, basis, gram, square)
 
 
-# ||E||_F of `thin_step_` up to which what it leaves of E, a quarter of its square, is nothing to bring `L` back for.
+# `||E||_F` of `thin_step_` up to which a quarter of its square is nothing to bring `L` back for.
 _SMALL_STRETCH = 1e-2
 
 
@@ -89,8 +89,8 @@ def thin_step_(
     `lr^2/2 L B G (U^T - B^T R)`, nothing where inputs lie in the row space of `R`, and for the better: this is a
     part of the difference from Algorithm 1, of second order too. A step so long that `E` is not small keeps `A`.
 
-    The drift bounds `||L^T L - I||_F`, rounding of `L` included, and says when `factored.retract` is due. What `L` had drifted before,
-    `D = L^T L - I`, becomes `(I + lr A' B^T)^T D (I + lr A' B^T)`.
+    The drift bounds `||L^T L - I||_F`, rounding of `L` included, and says when `factored.retract` is due. What
+    `L` had drifted before, `D = L^T L - I`, becomes `(I + lr A' B^T)^T D (I + lr A' B^T)`.
     """
     a, b = tangent.along, tangent.b
     squares = b.mT @ b

@@ -1,23 +1,42 @@
 """Patch embeddings as one product: a convolution whose patches do not overlap is nothing else."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 
 class PatchConv2d(nn.Conv2d):
     """`nn.Conv2d` of patches side by side, `[B, C, H, W]` to `[B, O, H / p, W / q]`, computed by BLAS on a CPU.
 
-    The result lies in memory as `[B, H / p, W / q, O]`, which is the order that transformers want tokens in.
+    The result lies in memory as `[B, H / p, W / q, O]`, the order that transformers want tokens in. For the
+    backward pass images are kept, not patches, which are copied together once more. A trace sees the convolution.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         p, q = self.kernel_size
-        if x.device.type != "cpu" or x.dim() != 4 or x.shape[2] % p or x.shape[3] % q:
+        whole = x.dim() == 4 and x.shape[2] % p == x.shape[3] % q == 0
+        if not whole or x.device.type != "cpu" or torch.jit.is_tracing():
             return super().forward(x)
-        batch, channels, height, width = x.shape
-        patches = x.reshape(batch, channels, height // p, p, width // q, q).permute(0, 2, 4, 1, 3, 5)
-        out = F.linear(patches.flatten(3), self.weight.flatten(1), self.bias)
-        return out.permute(0, 3, 1, 2)
+        patches = _patches(x, p, q)
+        ours = patches.data_ptr()
+
+        def pack(kept: Tensor) -> Tensor | None:
+            return None if kept.data_ptr() == ours else kept
+
+        def unpack(kept: Tensor | None) -> Tensor:
+            return _patches(x.detach(), p, q) if kept is None else kept
+
+        with saved_tensors_hooks(pack, unpack):
+            out = F.linear(patches, self.weight.flatten(1), self.bias)
+        return out.view(len(x), x.shape[2] // p, x.shape[3] // q, -1).permute(0, 3, 1, 2)
+
+
+def _patches(x: Tensor, p: int, q: int) -> Tensor:
+    """`[B, C, H, W]` as rows, `(B H/p W/q) x (C p q)`."""
+    batch, channels, height, width = x.shape
+    apart = x.reshape(batch, channels, height // p, p, width // q, q)
+    return apart.permute(0, 2, 4, 1, 3, 5).reshape(-1, channels * p * q)
 
 
 def multiply_patches(model: nn.Module) -> nn.Module:
