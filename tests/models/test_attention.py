@@ -7,6 +7,7 @@ from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformerB
 
 from tests import small
 from wasi.errors import UserError
+from wasi.linalg import absorbed
 from wasi.linalg.absorbed import saves_work
 from wasi.models.attention import SelfAttention, attend, unpack_attention
 from wasi.models.packed_attention import GROUP
@@ -180,31 +181,38 @@ def absorbing(method_name="wasi", epsilon=0.4, heads=2, bias=True):
     return small.method(method_name, "all", epsilon).apply(net.double(), calibration).eval()
 
 
+def absorbs(model, monkeypatch):
+    """Whether inference goes that way, in every block alike; and the logits."""
+    times = []
+    monkeypatch.setattr(absorbed, "mix", lambda *args, mix=absorbed.mix: times.append(1) or mix(*args))
+    with torch.no_grad():
+        logits = model(small.batch(3, seed=1, dtype=torch.float64)[0])
+    assert len(times) in (0, 2)
+    return bool(times), logits
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("method_name", ["wasi", "wsi", "svd_llm"])
 def test_thin_projections_are_absorbed_at_inference_and_change_nothing(method_name, bias, monkeypatch):
     model = absorbing(method_name, bias=bias)
+    found, logits = absorbs(model, monkeypatch)
+    assert found
+    expected = model(small.batch(3, seed=1, dtype=torch.float64)[0]).detach()  # with gradients layers are called
+    torch.testing.assert_close(logits, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("method_name", "epsilon"), [("wasi", 0.99), ("lora", 0.4), ("asi", 0.4)])
+def test_projections_that_are_not_thin_are_called(method_name, epsilon, monkeypatch):
+    assert not absorbs(absorbing(method_name, epsilon), monkeypatch)[0]
+
+
+@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
+def test_a_layer_with_a_hook_is_called(register, monkeypatch):
+    model, calls = absorbing(), []
     attention = [m for m in model.modules() if isinstance(m, SelfAttention)]
-    images = small.batch(3, seed=1, dtype=torch.float64)[0]
-    calls = []
     for module in attention:
-        module.qkv.register_forward_hook(lambda *_: calls.append(1))
-    with torch.no_grad():
-        absorbed = model(images)
-    assert not calls
-    expected = model(images)  # with gradients the layers are called
-    assert len(calls) == len(attention) == 2
-    torch.testing.assert_close(absorbed, expected.detach(), rtol=1e-10, atol=1e-10)
-
-
-def test_projections_that_are_not_thin_are_called():
-    for model in (absorbing(epsilon=0.99), absorbing("lora"), absorbing("asi")):
-        attention = next(m for m in model.modules() if isinstance(m, SelfAttention))
-        calls = []
-        attention.qkv.register_forward_hook(lambda *_, calls=calls: calls.append(1))
-        with torch.no_grad():
-            model(small.batch(3, dtype=torch.float64)[0])
-        assert calls
+        getattr(module.proj, register)(lambda *_: calls.append(1))
+    assert not absorbs(model, monkeypatch)[0] and len(calls) == 2
 
 
 def test_absorbing_is_chosen_where_it_takes_fewer_multiply_adds():

@@ -94,12 +94,18 @@ class SelfAttention(nn.Module):
         return self.proj(out.reshape(batch, tokens, width)), None
 
     def _is_absorbed(self, tokens: int) -> bool:
-        """Whether both projections are pairs of factors so thin that products of them are worth making."""
+        """Whether both projections are pairs of factors so thin that products of them are worth making.
+
+        A layer that somebody looks at through a hook is called, as in torch's own fast path.
+        """
         layers = self.qkv, self.proj
-        if not all(isinstance(layer, LowRankLayer) and len(layer.weight_factors()) == 2 for layer in layers):
+        ranks = [layer.weight_rank if isinstance(layer, LowRankLayer) else None for layer in layers]
+        head_dim = self.qkv.in_features // self.num_heads
+        if None in ranks or not absorbed.saves_work(tokens, head_dim, *ranks):
             return False
-        ranks = (layer.weight_rank for layer in layers)
-        return absorbed.saves_work(tokens, self.qkv.in_features // self.num_heads, *ranks)
+        if any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers):
+            return False
+        return all(len(layer.weight_factors()) == 2 for layer in layers)
 
     def _absorbed(self, x: Tensor) -> Tensor:
         (left, right), (out_left, out_right) = self.qkv.weight_factors(), self.proj.weight_factors()
