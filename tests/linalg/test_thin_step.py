@@ -83,6 +83,16 @@ def test_weight_decay_acts_on_the_product_once():
     assert torch.allclose(left @ right, 0.95 * product)
 
 
+def test_rounding_of_many_short_steps_stays_within_the_drift():
+    left, right = (t.float() for t in pair())
+    m, basis = (t.float() for t in gradient())
+    drift = first = off_orthonormal(left.double()).float()
+    for _ in range(200):
+        drift = step_(left, right, m, basis, 1e-6, drift)
+        assert off_orthonormal(left.double()) <= drift
+    assert first + 1e-5 < drift < 1e-4
+
+
 def products(lr, m, basis):
     """`L R` after the thin step, after the step on both factors, and after Algorithm 1."""
     left, right = pair()

@@ -6,8 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision.models import VisionTransformer
 
 from tests import small
+from wasi.linalg import absorbed
 from wasi.measure.dispatch_flops import flop_counter
 from wasi.measure.flops import inference_flops, step_flops
 from wasi.models.modes import evaluating, without_fast_path
@@ -35,6 +37,13 @@ def build(model: str, name: str, scope: str, checkpointed: bool = False, optimiz
     return net, step, images, labels
 
 
+def few_tokens(images):
+    """A ViT that sees four patches and a class token."""
+    torch.manual_seed(0)
+    sizes = {"num_layers": 2, "num_heads": 2, "hidden_dim": 32, "mlp_dim": 64, "num_classes": small.CLASSES}
+    return VisionTransformer(image_size=images.shape[-1], patch_size=images.shape[-1] // 2, **sizes)
+
+
 CASES = [(model, name, "all") for model in ("torchvision_vit", "timm_vit") for name in METHODS]
 CASES += [("swin", name, "all") for name in ("vanilla", "wasi", "svd_llm")]
 CASES += [("timm_vit", name, "mlp") for name in ("wasi", "asi", "lora")]
@@ -48,6 +57,19 @@ def test_whole_step_and_inference(model, name, scope):
     assert (flops["flops/train_subspace"] > 0) == (name in ("wasi", "wsi", "asi"))
     with evaluating(net), without_fast_path():
         assert flops["flops/inference"] == pytest.approx(counted(lambda: net(images)), rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["wasi", "svd_llm"])
+def test_inference_with_thin_attention(name, monkeypatch):
+    """It multiplies factors with each other then, and so must the trace."""
+    images, labels = small.batch(6)
+    net = small.method(name, "all", 0.4).apply(few_tokens(images), [(images, labels)])
+    traced = inference_flops(net, images, len(images))
+    with evaluating(net):
+        absorbing = counted(lambda: net(images))
+        assert traced == pytest.approx(absorbing, rel=1e-3)
+        monkeypatch.setattr(absorbed, "saves_work", lambda *sizes: False)
+        assert counted(lambda: net(images)) > 1.1 * absorbing
 
 
 @pytest.mark.parametrize("model", small.MODELS)
@@ -172,13 +194,8 @@ def test_a_function_without_a_rule_is_told(caplog):
 @pytest.mark.parametrize("name", ["wasi", "lora"])
 def test_attention_on_few_tokens(name):
     """There training has a Function of its own, which takes images one at a time."""
-    from torchvision.models import VisionTransformer
-
-    torch.manual_seed(0)
     images, labels = small.batch(6)
-    sizes = {"num_layers": 2, "num_heads": 2, "hidden_dim": 32, "mlp_dim": 64, "num_classes": small.CLASSES}
-    net = VisionTransformer(image_size=images.shape[-1], patch_size=images.shape[-1] // 2, **sizes)
-    net = small.method(name, "all").apply(net, [(images, labels)])
+    net = small.method(name, "all").apply(few_tokens(images), [(images, labels)])
     trainable = [p for p in net.parameters() if p.requires_grad]
     step = TrainStep(net, torch.optim.SGD(trainable, lr=1e-3), lambda x: x, 2.0)
     flops = step_flops(net, images, len(images))

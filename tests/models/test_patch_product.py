@@ -31,12 +31,39 @@ def test_the_same_output_and_gradients(bias, size):
         torch.testing.assert_close(ours.grad, theirs.grad)
 
 
+def test_images_are_kept_for_the_backward_pass_and_not_their_patches():
+    model, kept = multiply_patches(net(nn.Conv2d(3, 5, 4, 4))), []
+    images = torch.randn(2, 3, 8, 8)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.data_ptr()) or t, lambda t: t):
+        model(images)
+    assert set(kept) == {images.data_ptr(), model[0].weight.data_ptr()}
+
+
+def test_an_input_changed_in_place_is_told():
+    model = multiply_patches(net(nn.Conv2d(3, 5, 4, 4)))
+    images = torch.randn(2, 3, 8, 8)
+    out = model(images)
+    images.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
+
+
+def test_no_images():
+    conv = nn.Conv2d(3, 5, 4, 4)
+    assert multiply_patches(net(conv))[0](torch.randn(0, 3, 8, 8)).shape == (0, 5, 2, 2)
+
+
 @pytest.mark.parametrize(
     "options", [{"stride": 2}, {"padding": 1}, {"dilation": 2}, {"groups": 3}, {"padding": "same", "stride": 1}]
 )
 def test_other_convolutions_are_left_alone(options):
     conv = nn.Conv2d(3, 6, 4, **{"stride": 4, **options})
     assert type(multiply_patches(net(conv))[0]) is nn.Conv2d
+
+
+def test_only_the_first_convolution_is_replaced():
+    model = multiply_patches(nn.Sequential(nn.Conv2d(3, 6, 4, 4), nn.Conv2d(6, 6, 2, 2)))
+    assert [type(m) for m in model] == [PatchConv2d, nn.Conv2d]
 
 
 def test_parameters_and_mode_carry_over():

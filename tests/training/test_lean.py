@@ -9,7 +9,8 @@ from tests.small import MODELS, applied, batch
 from tests.training.test_step import DOUBLE, groups, outputs, sgd
 from wasi.errors import UserError
 from wasi.methods.selection import ActivationRanks
-from wasi.training.lean import LeanStep, _segments, first_convolution
+from wasi.models.structure import first_convolution
+from wasi.training.lean import LeanStep, _segments
 from wasi.training.step import TrainStep
 
 

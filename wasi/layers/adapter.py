@@ -73,6 +73,7 @@ class FactoredAdapterLinear(LowRankLayer):
     """
 
     trains_bias = False
+    has_factors = True
 
     def __init__(
         self,

@@ -13,10 +13,12 @@ class LowRankLayer(nn.Module):
     """A linear layer `[..., in_features] -> [..., out_features]` with low-rank weight, saved input or both.
 
     `trains_bias` says whether the bias belongs to what the method trains, or to the rest of the model.
+    `has_factors`, whether `weight_factors` are two matrices.
     `states` hold one `TuckerState` per call in a forward pass; none means that the input is saved as it is.
     """
 
     trains_bias = True
+    has_factors = False
 
     def __init__(self, in_features: int, out_features: int, states: Sequence[TuckerState] = ()):
         super().__init__()

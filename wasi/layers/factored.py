@@ -63,6 +63,8 @@ class FactoredLinear(LowRankLayer):
         states: see `LowRankLayer`.
     """
 
+    has_factors = True
+
     def __init__(
         self,
         left: nn.Parameter,
@@ -75,7 +77,7 @@ class FactoredLinear(LowRankLayer):
         self.register_parameter("bias", bias)
         self._lay_out()
         self.collects = False
-        self.register_buffer("drift", left.new_zeros(()))
+        self.register_buffer("drift", factored.off_orthonormal(left.detach()))
         self.coordinates: Coordinates | None = None
         if self._is_thin():
             rank, features = self.weight_rank, self.states[0].feature_basis.shape[1]
@@ -166,6 +168,7 @@ class FactoredLinear(LowRankLayer):
         left, right = factored.retract(self.L, self.R)
         self.L.copy_(left)
         self.R.copy_(right)
-        self.drift.zero_()
+        if self.collects:
+            self.drift.copy_(factored.off_orthonormal(self.L))
         if self._is_thin():
             self.lifted_at.fill_(-1)

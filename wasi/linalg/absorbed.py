@@ -1,9 +1,10 @@
 """Attention in the coordinates of a low-rank projection: queries, keys and values are never formed.
 
 Let `[q k v] = Z L^T` with coordinates `Z = X R^T` (`N x K` an image; where there is a bias, it is a column of `L`
-and `Z` has one of ones). Then head `h` scores `Z (Lq_h^T Lk_h) Z^T` and gives the output projection
-`P_h Z (Lv_h^T Wo_h^T)`: as many queries as before, but one key and value, `Z` itself, for all heads. The same to
-rounding, and less work where `K` is small. DeepSeek-V2 (arXiv 2405.04434, 2.1) absorbs its projections so.
+and `Z` has one of ones). Head `h` then has the scores `Z (Lq_h^T Lk_h) Z^T`, and adds `P_h Z (Lv_h^T Ro_h^T)` to
+the coordinates of the output projection, `Ro_h` being its columns of `R_o`: as many queries as before, but one key
+and value, `Z` itself, for all heads. The same to rounding, and less work where `K` is small. DeepSeek-V2 (arXiv
+2405.04434, 2.1) absorbs its projections so.
 """
 
 import torch
@@ -11,12 +12,19 @@ from torch import Tensor
 
 
 def saves_work(tokens: int, head_dim: int, rank: int, out_rank: int) -> bool:
-    """Whether it needs fewer multiply-adds, by head and token, than queries, keys, values and `R_o` in turn.
+    """Whether it needs fewer multiply-adds than queries, keys, values and `R_o` in turn, even for a single image.
 
-    rank: `K`, that of the packed projection; out_rank: that of the output projection.
+    Scores are written out, so never where they would be larger than queries and keys.
+
+    Args:
+        rank: `K`, that of the packed projection; out_rank: that of the output projection.
     """
-    absorbed = rank * rank + 2 * tokens * rank + rank * out_rank
-    return absorbed < 3 * head_dim * rank + 2 * tokens * head_dim + head_dim * out_rank
+    if tokens > head_dim:
+        return False
+    of_factors = head_dim * rank * (rank + out_rank)
+    absorbed = tokens * (rank * rank + 2 * tokens * rank + rank * out_rank) + of_factors
+    called = tokens * (3 * head_dim * rank + 2 * tokens * head_dim + head_dim * out_rank)
+    return absorbed < called
 
 
 def mix(through: Tensor, left: Tensor, heads: int, tokens: int) -> Tensor:
@@ -40,5 +48,5 @@ def output_factor(left: Tensor, out_right: Tensor, heads: int) -> Tensor:
 
 
 def _by_head(left: Tensor, heads: int) -> Tensor:
-    """`[3, heads, d, K]`, a view where `left` is laid out row by row."""
-    return left.reshape(3, heads, -1, left.shape[1])
+    """`[3, heads, d, K]`, a view."""
+    return left.view(3, heads, -1, left.shape[1])

@@ -120,3 +120,10 @@ def retract(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """
     q, t = qr_near_orthonormal(left)
     return q, t @ right
+
+
+def off_orthonormal(left: Tensor) -> Tensor:
+    """`||L^T L - I||_F`, a scalar."""
+    gram = left.mT @ left
+    gram.diagonal().sub_(1)
+    return torch.linalg.vector_norm(gram)

@@ -1,7 +1,7 @@
 """A plain SGD step on `W = L R` from the gradient's coordinates alone: `dW = M U^T`, `M` of `O x r` (DESIGN 3.3).
 
-The same step as `factored.tangent_gradient` and a step of SGD on both factors, but every product is `r` wide where
-those are `K` wide, and no gradient of the size of a factor exists.
+To first order (see `thin_step_`) the same step as `factored.tangent_gradient` and a step of SGD on both factors,
+but every product is `r` wide where those are `K` wide, and no gradient of the size of a factor exists.
 """
 
 from dataclasses import dataclass
@@ -85,12 +85,12 @@ def thin_step_(
     """In place: `L <- L - lr (M - L A') B^T`, `R <- (1 - lr wd) R - lr A' U^T`; the drift after it, a scalar.
 
     With `A' = A` the step, orthogonal to `L`, would stretch `L^T L = I` by `E = lr^2 B G B^T`, where `G` is
-    `(M - L A)^T (M - L A)`. `A' = A - lr/2 B G` leaves `E^2 / 4` of that. It changes the product `L R` by
-    `lr^2/2 L B G (U^T - B^T R)`, nothing where inputs lie in the row space of `R`, and for the better: this is a
-    part of the difference from Algorithm 1, of second order too. A step so long that `E` is not small keeps `A`.
+    `(M - L A)^T (M - L A)`. `A' = A - lr/2 B G` leaves `E^2 / 4` of that. To second order it changes
+    `L R` by `lr^2/2 L B G (U^T - B^T R)`, nothing where inputs lie in the row space of `R`, and for the better, as
+    this is a part of the difference from Algorithm 1. A step so long that `E` is not small keeps `A`.
 
-    The drift bounds `||L^T L - I||_F`, rounding of `L` included, and says when `factored.retract` is due. What
-    `L` had drifted before, `D = L^T L - I`, becomes `(I + lr A' B^T)^T D (I + lr A' B^T)`.
+    The drift bounds `||L^T L - I||_F`, rounding of `L` included, and says when `factored.retract` is due. What `L`
+    had drifted before, `D = L^T L - I`, becomes `(I + lr A' B^T)^T D (I + lr A' B^T)`.
     """
     a, b = tangent.along, tangent.b
     squares = b.mT @ b

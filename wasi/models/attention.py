@@ -96,16 +96,17 @@ class SelfAttention(nn.Module):
     def _is_absorbed(self, tokens: int) -> bool:
         """Whether both projections are pairs of factors so thin that products of them are worth making.
 
-        A layer that somebody looks at through a hook is called, as in torch's own fast path.
+        A projection with a hook is called, for who looks at it (as in torch's own fast path); but a trace, which
+        hooks every module, must see what runs without it.
         """
         layers = self.qkv, self.proj
-        ranks = [layer.weight_rank if isinstance(layer, LowRankLayer) else None for layer in layers]
-        head_dim = self.qkv.in_features // self.num_heads
-        if None in ranks or not absorbed.saves_work(tokens, head_dim, *ranks):
+        if not all(isinstance(layer, LowRankLayer) and layer.has_factors for layer in layers):
             return False
-        if any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers):
+        hooked = any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
+        if hooked and not torch.jit.is_tracing():
             return False
-        return all(len(layer.weight_factors()) == 2 for layer in layers)
+        ranks = (layer.weight_rank for layer in layers)
+        return absorbed.saves_work(tokens, self.qkv.in_features // self.num_heads, *ranks)
 
     def _absorbed(self, x: Tensor) -> Tensor:
         (left, right), (out_left, out_right) = self.qkv.weight_factors(), self.proj.weight_factors()

@@ -1,54 +1,80 @@
-"""Patch embeddings as one product: a convolution whose patches do not overlap is nothing else."""
+"""The patch embedding as one product: a convolution whose patches do not overlap is nothing else."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
+from torch.autograd.function import once_differentiable
+
+from wasi.linalg.tucker import row_sum
+from wasi.models.structure import first_convolution
 
 
-class PatchConv2d(nn.Conv2d):
-    """`nn.Conv2d` of patches side by side, `[B, C, H, W]` to `[B, O, H / p, W / q]`, computed by BLAS on a CPU.
+class PatchProduct(torch.autograd.Function):
+    """`nn.functional.conv2d` of patches side by side: `x` is `[B, C, H, W]`, `weight` `[O, C, p, q]`.
 
-    The result lies in memory as `[B, H / p, W / q, O]`, the order that transformers want tokens in. For the
-    backward pass images are kept, not patches, which are copied together once more. A trace sees the convolution.
+    Images are kept for the backward pass, not patches, which are copied together once more there.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        p, q = self.kernel_size
-        whole = x.dim() == 4 and x.shape[2] % p == x.shape[3] % q == 0
-        if not whole or x.device.type != "cpu" or torch.jit.is_tracing():
-            return super().forward(x)
-        patches = _patches(x, p, q)
-        ours = patches.data_ptr()
+    @staticmethod
+    def forward(x, weight, bias):
+        p, q = weight.shape[2:]
+        rows, flat = patches(x, p, q), weight.flatten(1).mT
+        out = rows @ flat if bias is None else torch.addmm(bias, rows, flat)
+        return out.view(len(x), x.shape[2] // p, x.shape[3] // q, len(weight)).permute(0, 3, 1, 2)
 
-        def pack(kept: Tensor) -> Tensor | None:
-            return None if kept.data_ptr() == ours else kept
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs[:2])
 
-        def unpack(kept: Tensor | None) -> Tensor:
-            return _patches(x.detach(), p, q) if kept is None else kept
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        p, q = weight.shape[2:]
+        grad = grad.permute(0, 2, 3, 1)
+        rows = grad.reshape(-1, len(weight))
+        d_x = d_weight = d_bias = None
+        if ctx.needs_input_grad[0]:
+            apart = (rows @ weight.flatten(1)).view(*grad.shape[:3], x.shape[1], p, q)
+            d_x = apart.permute(0, 3, 1, 4, 2, 5).reshape(x.shape)
+        if ctx.needs_input_grad[1]:
+            d_weight = (rows.mT @ patches(x, p, q)).view(weight.shape)
+        if ctx.needs_input_grad[2]:
+            d_bias = row_sum(rows)
+        return d_x, d_weight, d_bias
 
-        with saved_tensors_hooks(pack, unpack):
-            out = F.linear(patches, self.weight.flatten(1), self.bias)
-        return out.view(len(x), x.shape[2] // p, x.shape[3] // q, -1).permute(0, 3, 1, 2)
 
-
-def _patches(x: Tensor, p: int, q: int) -> Tensor:
+def patches(x: Tensor, p: int, q: int) -> Tensor:
     """`[B, C, H, W]` as rows, `(B H/p W/q) x (C p q)`."""
     batch, channels, height, width = x.shape
     apart = x.reshape(batch, channels, height // p, p, width // q, q)
     return apart.permute(0, 2, 4, 1, 3, 5).reshape(-1, channels * p * q)
 
 
+class PatchConv2d(nn.Conv2d):
+    """`nn.Conv2d` of patches side by side, `[B, C, H, W]` to `[B, O, H / p, W / q]`, computed by BLAS on a CPU.
+
+    The result lies in memory as `[B, H / p, W / q, O]`, the order that transformers want tokens in. A trace sees
+    the convolution, which is the same work.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        p, q = self.kernel_size
+        whole = x.dim() == 4 and len(x) > 0 and x.shape[2] % p == x.shape[3] % q == 0
+        if not whole or x.device.type != "cpu" or torch.jit.is_tracing():
+            return super().forward(x)
+        return PatchProduct.apply(x, self.weight, self.bias)
+
+
 def multiply_patches(model: nn.Module) -> nn.Module:
-    """Put, in place, `PatchConv2d` with the very parameters for every convolution of patches side by side."""
-    for parent in list(model.modules()):
-        for name, child in parent.named_children():
-            if _is_of_patches(child):
-                setattr(parent, name, _of_patches(child))
+    """Put, in place, a `PatchConv2d` with the very parameters for the patch embedding, where it can be one."""
+    found = first_convolution(model)
+    if found is not None and _is_of_patches(found[1]):
+        parent, _, child = found[0].rpartition(".")
+        setattr(model.get_submodule(parent), child, _of_patches(found[1]))
     return model
 
 
-def _is_of_patches(module: nn.Module) -> bool:
+def _is_of_patches(module: nn.Conv2d) -> bool:
     return (
         type(module) is nn.Conv2d
         and module.stride == module.kernel_size

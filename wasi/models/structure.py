@@ -132,3 +132,9 @@ def _what_is_there(model: nn.Module, sites: list[LinearSite]) -> str:
         kind = "transformer blocks that hold an attention of linear layers"
         return f"available only for models with {kind}, and {type(model).__name__} has none"
     return "a scope with linear layers; here " + ", ".join(sorted({site.role for site in sites}))
+
+
+def first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d] | None:
+    """Name and module of the model's first convolution: in a vision transformer, the patch embedding's."""
+    found = ((name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
+    return next(found, None)

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import get_device_states, set_device_states
 from wasi.errors import UserError
 from wasi.layers.base import LowRankLayer
 from wasi.layers.recompute import declared
-from wasi.models.structure import find_blocks
+from wasi.models.structure import find_blocks, first_convolution
 from wasi.training.step import TrainStep
 
 
@@ -90,7 +90,7 @@ class LeanStep(TrainStep):
         self.chunk_size, self._storage = chunk_size, storage
         self._dtype = next(self.model.parameters()).dtype
         self._anchor = torch.empty(0, device=self.device, requires_grad=True)
-        blocks, (name, embedding) = find_blocks(self.model), first_convolution(self.model)
+        blocks, (name, embedding) = find_blocks(self.model), _patch_embedding(self.model)
         self.repeated = (name, *blocks)
         self._whole = {module: module.forward for module in (embedding, *blocks.values())}
         self._pieces = {embedding: self._chunked([embedding], self._normalizing(embedding.forward), self._dtype)}
@@ -196,16 +196,16 @@ def _set_forwards(forwards: Mapping[nn.Module, Callable[..., Tensor]]) -> None:
         module.forward = forward
 
 
-def first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d]:
-    """Name and module of the patch embedding's convolution, the first in the model.
+def _patch_embedding(model: nn.Module) -> tuple[str, nn.Conv2d]:
+    """Name and module of the patch embedding's convolution.
 
     Raises:
         UserError: the model has none, so it cannot take images as bytes.
     """
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d):
-            return name, module
-    raise UserError("train.memory", "lean", "plain for a model without a patch embedding's convolution")
+    found = first_convolution(model)
+    if found is None:
+        raise UserError("train.memory", "lean", "plain for a model without a patch embedding's convolution")
+    return found
 
 
 def _refuse_what_chunks_would_change(model: nn.Module) -> None:

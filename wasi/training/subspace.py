@@ -76,7 +76,7 @@ MAX_DRIFT = 1e-4
 class ThinLayer:
     """One layer's plain SGD step from its gradient's coordinates, with the rates of the optimizer's groups.
 
-    A thin step moves `L^T L` to second order only, so `L` is brought back when the steps since have added up.
+    A thin step hardly moves `L^T L`, so `L` is brought back only when the steps since may have added up.
     """
 
     def __init__(self, layer: FactoredLinear, optimizer: torch.optim.Optimizer):
