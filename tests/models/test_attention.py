@@ -181,23 +181,24 @@ def absorbing(method_name="wasi", epsilon=0.4, heads=2, bias=True):
     return small.method(method_name, "all", epsilon).apply(net.double(), calibration).eval()
 
 
-def absorbs(model, monkeypatch):
+def absorbs(model, monkeypatch, batch=None):
     """Whether inference goes that way, in every block alike; and the logits."""
-    times = []
+    times, batch = [], small.batch(3, dtype=torch.float64)[0] if batch is None else batch
     monkeypatch.setattr(absorbed, "mix", lambda *args, mix=absorbed.mix: times.append(1) or mix(*args))
     with torch.no_grad():
-        logits = model(small.batch(3, seed=1, dtype=torch.float64)[0])
+        logits = model(batch)
     assert len(times) in (0, 2)
     return bool(times), logits
 
 
 @pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("images", [3, 2 * absorbed.GROUP + 1])
 @pytest.mark.parametrize("method_name", ["wasi", "wsi", "svd_llm"])
-def test_thin_projections_are_absorbed_at_inference_and_change_nothing(method_name, bias, monkeypatch):
-    model = absorbing(method_name, bias=bias)
-    found, logits = absorbs(model, monkeypatch)
+def test_thin_projections_are_absorbed_at_inference_and_change_nothing(method_name, images, bias, monkeypatch):
+    model, batch = absorbing(method_name, bias=bias), small.batch(images, seed=1, dtype=torch.float64)[0]
+    found, logits = absorbs(model, monkeypatch, batch)
     assert found
-    expected = model(small.batch(3, seed=1, dtype=torch.float64)[0]).detach()  # with gradients layers are called
+    expected = model(batch).detach()  # with gradients layers are called
     torch.testing.assert_close(logits, expected, rtol=1e-10, atol=1e-10)
 
 

@@ -10,6 +10,9 @@ and value, `Z` itself, for all heads. The same to rounding, and less work where 
 import torch
 from torch import Tensor
 
+# Images at a time, few enough for their queries and scores to be in the cache still.
+GROUP = 4
+
 
 def saves_work(tokens: int, head_dim: int, rank: int, out_rank: int) -> bool:
     """Whether it needs fewer multiply-adds than queries, keys, values and `R_o` in turn, even for a single image.
@@ -28,7 +31,7 @@ def saves_work(tokens: int, head_dim: int, rank: int, out_rank: int) -> bool:
 
 
 def mix(through: Tensor, left: Tensor, heads: int, tokens: int) -> Tensor:
-    """Each head's `softmax(q k^T / sqrt(d)) Z`, side by side as `[B, N, heads * K]`.
+    """Each head's `softmax(q k^T / sqrt(d)) Z`, side by side as `[B, N, heads * K]`; a few images at a time.
 
     through: `Z^T`, `K x (B N)`; left: `L`, `3 heads d x K`.
     """
@@ -36,8 +39,13 @@ def mix(through: Tensor, left: Tensor, heads: int, tokens: int) -> Tensor:
     z = through.mT.view(-1, tokens, k)
     q, key, _ = _by_head(left, heads)
     to_query = (q.mT @ key * q.shape[1] ** -0.5).transpose(0, 1).reshape(k, heads * k)
-    queries = (through.mT @ to_query).view(-1, tokens * heads, k)
-    return (torch.softmax(queries @ z.mT, -1) @ z).view(-1, tokens, heads * k)
+    mixed = left.new_empty(len(z), tokens, heads * k)
+    for some, seen in zip(mixed.split(GROUP), z.split(GROUP), strict=True):
+        queries = (seen.reshape(-1, k) @ to_query).view(-1, tokens * heads, k)
+        weights = queries @ seen.mT
+        torch.softmax(weights, -1, out=weights)
+        torch.bmm(weights, seen, out=some.view(-1, tokens * heads, k))
+    return mixed
 
 
 def output_factor(left: Tensor, out_right: Tensor, heads: int) -> Tensor:
