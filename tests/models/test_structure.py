@@ -6,8 +6,9 @@ import torch
 import torchvision
 from torch import nn
 
+from tests import small
 from wasi.errors import UserError
-from wasi.models.structure import find_blocks, head_module, linear_sites
+from wasi.models.structure import find_blocks, first_convolution, head_module, linear_sites
 
 # name -> blocks, mlp linears, attention linears
 EXPECTED = {
@@ -106,3 +107,11 @@ def test_head(name):
 def test_model_without_a_head():
     with pytest.raises(UserError, match="model.name"):
         head_module(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("name", small.MODELS)
+def test_first_convolution_is_the_patch_embedding(name):
+    model = small.build(name)
+    found, convolution = first_convolution(model)
+    assert convolution.in_channels == 3 and model.get_submodule(found) is convolution
+    assert first_convolution(nn.Linear(2, 2)) is None

@@ -9,8 +9,7 @@ from tests.small import MODELS, applied, batch
 from tests.training.test_step import DOUBLE, groups, outputs, sgd
 from wasi.errors import UserError
 from wasi.methods.selection import ActivationRanks
-from wasi.models.structure import first_convolution
-from wasi.training.lean import LeanStep, _segments
+from wasi.training.lean import LeanStep, _patch_embedding, _segments
 from wasi.training.step import TrainStep
 
 
@@ -104,9 +103,9 @@ def test_bases_advance_once_per_step():
         assert torch.allclose(a, b, atol=1e-9), name
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_first_convolution_is_the_patch_embedding(name):
-    assert first_convolution(MODELS[name]())[1].in_channels == 3
+def test_a_model_without_a_patch_embedding_is_refused():
+    with pytest.raises(UserError, match="train.memory.*patch embedding"):
+        _patch_embedding(torch.nn.Sequential(torch.nn.Linear(2, 2)))
 
 
 @pytest.mark.parametrize("segment_size", [1, 3, 8])
