@@ -74,6 +74,7 @@ def still(monkeypatch):
     """A machine that tells one thing, and no memory measured by an earlier test."""
     monkeypatch.setattr(measure, "snapshot", lambda: Snapshot(temperature_c=40.0))
     monkeypatch.setattr(measure, "read_power", lambda: None)
+    monkeypatch.setattr(measure.rss, "available_mib", lambda: 1e6)
     monkeypatch.setattr(measure, "_memory_of", {})
 
 
@@ -106,6 +107,23 @@ def test_turns_are_swapped_in_every_other_round(bench):
     bench(world).run()
     assert world.times("time_train") == ["ours", "baseline", "baseline", "ours", "ours", "baseline"]
     assert world.times("time_inference") == world.times("time_train")
+
+
+@pytest.mark.parametrize(("available", "releases"), [(2701.0, 0), (2699.0, 12)])
+def test_freed_memory_is_kept_between_turns_where_all_fit(bench, monkeypatch, available, releases):
+    monkeypatch.setattr(measure.rss, "available_mib", lambda: available)  # 1.5 times 900 MiB each are wanted
+    world = World()
+    job = bench(world)
+    job.run()
+    assert len(world.times("release")) == releases
+    assert any("given back after each turn" in line for line in job.result.warnings()) == bool(releases)
+
+
+def test_alone_nothing_is_given_back(bench, monkeypatch):
+    monkeypatch.setattr(measure.rss, "available_mib", lambda: 1.0)
+    world = World()
+    bench(world, baseline=False).run()
+    assert world.times("release") == []
 
 
 def test_memory_comes_first_in_processes_of_its_own(bench):

@@ -39,6 +39,10 @@ class Work:
 
     def build(self) -> None:
         self.subject.build()
+        self.release()
+
+    def release(self) -> None:
+        """Give freed memory back. The system may take seconds over it, at the cost of steps meanwhile."""
         gc.collect()
         release_memory()
 
@@ -89,10 +93,8 @@ class Work:
         return {"baseline": baseline, "peak": peak, "total": max(while_building, peak)}
 
     def _time(self, run, warmup: int, min_count: int, min_seconds: float) -> list[float]:
-        warmup = max(warmup, 1)  # the other process has just had the caches, and the memory
-        samples = time_steps(run, warmup, min_count, min_seconds, synchronizer(self.subject.device.type))
-        release_memory()
-        return samples
+        warmup = max(warmup, 1)  # the other process has just had the caches
+        return time_steps(run, warmup, min_count, min_seconds, synchronizer(self.subject.device.type))
 
 
 def _denormals_are_flushed() -> bool:

@@ -25,6 +25,11 @@ def current_rss_mib() -> float:
     return psutil.Process().memory_info().rss / MIB
 
 
+def available_mib() -> float:
+    """Memory of the machine that processes could have now without swapping."""
+    return psutil.virtual_memory().available / MIB
+
+
 def peak_rss_mib(run: Callable[[], object]) -> float:
     """Highest resident memory of this process while `run` runs, imports and all, in MiB.
 
