@@ -11,6 +11,7 @@ from tests.small import applied, batch
 from wasi.bench import parts
 from wasi.bench.parts import PARTS, StepBreakdown, breakdown_steps, targets
 from wasi.layers.activation import TuckerState
+from wasi.layers.batch_mode import BatchMode
 from wasi.layers.factored import FactoredLinear
 from wasi.linalg import tucker
 from wasi.measure import breakdown
@@ -76,7 +77,8 @@ def test_parts_of_every_method(model, method):
 @pytest.mark.parametrize(
     ("owner", "name", "part", "calls"),
     [
-        (TuckerState, "compress", "decomposition", 8),
+        (TuckerState, "shrink", "decomposition", 8),
+        (BatchMode, "read", "decomposition", 8),
         (FactoredLinear, "retract_", "decomposition", 0),  # plain SGD takes the thin form
         (subspace, "thin_step_", "decomposition", 8),
         (tucker, "weight_coordinates", "factor_algebra", 16),

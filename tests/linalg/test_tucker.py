@@ -71,12 +71,11 @@ def test_iterate_is_one_step_of_the_power_method(shape):
 
 
 @pytest.mark.parametrize("shape", [(5, 12), (12, 5)])
-def test_batch_factor_spans_the_leading_singular_vectors(shape):
-    x = decaying(*shape)
-    u = tucker.batch_factor(x, 3)
-    exact = torch.linalg.svd(x)[0][:, :3]
+def test_batch_factors_span_the_leading_singular_vectors(shape):
+    x = torch.stack([decaying(*shape), decaying(*shape).flip(0)])
+    u = tucker.batch_factors(x, 3)
+    exact = torch.linalg.svd(x)[0][..., :3]
     assert torch.allclose(u @ u.mT, exact @ exact.mT, atol=1e-8)
-    assert tucker.batch_factor(x, shape[0]) is None
 
 
 @pytest.mark.parametrize("rows, size", [(2000, 1100), (1100, 2000)])

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from wasi.layers.activation import TuckerState
 from wasi.layers.adapter import Adapter, FactoredAdapterLinear
+from wasi.layers.batch_mode import BatchMode
 from wasi.layers.factored import FactoredProduct
 from wasi.layers.tucker_linear import TuckerProduct
 from wasi.linalg import factored
@@ -48,7 +49,8 @@ def targets(step: TrainStep) -> dict[str, list[Target]]:
     if swin is not None:  # its attention is one function, projections included
         attention.append((swin, "shifted_window_attention"))
     subspace: list[Target] = [
-        (TuckerState, "compress"),
+        (TuckerState, "shrink"),
+        (BatchMode, "read"),
         (SubspaceIteration, "tangents"),
         (SubspaceIteration, "finish"),
     ]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from wasi.layers.batch_mode import BatchMode
 from wasi.layers.recompute import is_repeat
 from wasi.linalg import tucker
 from wasi.linalg.orthonormal import orthonormalize
@@ -20,7 +21,7 @@ def unfold(x: Tensor, mode: int) -> Tensor:
 class TuckerState(nn.Module):
     """Bases of the token and feature modes of an activation `[B, *tokens, I]`, tracked from step to step.
 
-    Within an optimizer step the bases stand still; `compress` projects on them and gathers what one
+    Within an optimizer step the bases stand still; `shrink` projects on them and gathers what one
     subspace iteration needs, `A_m (A_m^T U_m)`, and `advance` orthonormalizes it into the bases of the next
     step. So recomputation, accumulation and evaluation see one subspace, and every part of a step, however
     it is chunked, counts once. The batch mode belongs to this batch alone and is decomposed exactly.
@@ -65,12 +66,21 @@ class TuckerState(nn.Module):
         """`I x r`, or None while features are kept whole."""
         return self.basis(len(self.token_ranks))
 
+    def compress(self, x: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+        """Core and factors of `x`; in a first (not repeated) forward pass also gathers for `advance`."""
+        core, factors, batch_mode = self.shrink(x)
+        if batch_mode is not None:
+            core, factors[0] = batch_mode.read()
+        return core, factors
+
     @torch.no_grad()
-    def compress(self, x: Tensor, features: Tensor | None = None) -> tuple[Tensor, list[Tensor | None]]:
-        """Core and factors of `x`; in a first (not repeated) forward pass also gathers for `advance`.
+    def shrink(
+        self, x: Tensor, features: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor | None], BatchMode | None]:
+        """`compress`, but for the batch mode: of `core` and `factors[0]` it gives what is to be read later.
 
         Sequentially truncated: token and feature modes in the order that costs least, each on what the one
-        before left, then the batch mode.
+        before left, then the batch mode. None where that is kept whole.
 
         Args:
             features: `x` times `first_basis(x)`, where the caller has it already.
@@ -85,13 +95,10 @@ class TuckerState(nn.Module):
             if gather:
                 self._gather(mode + 1, tucker.iterate(core, small, mode + 1), small.numel() // basis.shape[1])
             core, factors[mode + 1] = small, basis
-        factors[0] = tucker.batch_factor(core, self.batch_rank)
-        if factors[0] is not None:
-            core = tucker.project(core, factors[0], 0)
-        return core, factors
+        return core, factors, BatchMode(core, self.batch_rank) if self.batch_rank < len(core) else None
 
     def first_basis(self, x: Tensor) -> Tensor | None:
-        """The feature basis (`I x r`), where `compress` begins with it."""
+        """The feature basis (`I x r`), where `shrink` begins with it."""
         order = self._order(x)
         features = x.dim() - 1
         return self._basis_for(x, features) if order and order[0] == features - 1 else None

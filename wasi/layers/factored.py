@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 from wasi.layers.activation import TuckerState
 from wasi.layers.base import LowRankLayer
+from wasi.layers.batch_mode import BatchMode
 from wasi.linalg import factored, tucker
 from wasi.linalg.thin_step import Coordinates, Lift, ThinTangent, lift, thin_tangent
 
 
 class FactoredProduct(torch.autograd.Function):
-    """`Y = (X R^T) L^T + b`, keeping `L`, `R` and the given core and factors of `X` for the backward pass.
+    """`Y = (X R^T) L^T + b`, keeping `L`, `R` and what `TuckerState.shrink` gives for `X` for the backward pass.
 
     `through`, of which `Y` is made, is what `linalg.factored.coordinates` gives for `X`; no gradient flows there.
     `collect`, where it is not None, receives the weight gradient's coordinates in the basis `U`, the last factor,
@@ -21,17 +22,19 @@ class FactoredProduct(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(x, left, right, bias, through, collect, core, *factors):
+    def forward(x, left, right, bias, through, collect, batch_mode, core, *factors):
         return factored.from_coordinates(through, left, bias, x.shape)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        _, left, right, _, _, ctx.collect, core, *factors = inputs
-        ctx.save_for_backward(left, right, core, *factors)
+        _, left, right, _, _, ctx.collect, ctx.batch_mode, *decomposition = inputs
+        ctx.save_for_backward(left, right, *decomposition)
 
     @staticmethod
     def backward(ctx, grad):
         left, right, core, *factors = ctx.saved_tensors
+        if ctx.batch_mode is not None:
+            core, factors[0] = ctx.batch_mode.read()
         need_x, need_left, need_right, need_bias = ctx.needs_input_grad[:4]
         d_x = d_left = d_right = d_bias = None
         if need_x or ctx.collect is not None:
@@ -46,7 +49,7 @@ class FactoredProduct(torch.autograd.Function):
             d_left, d_right, d_bias = factored.factor_gradients(grad, core, factors, left, right, need_bias)
         elif need_bias:
             d_bias = tucker.row_sum(grad)
-        return d_x, d_left, d_right, d_bias, None, None, None, *[None] * len(factors)
+        return d_x, d_left, d_right, d_bias, None, None, None, None, *[None] * len(factors)
 
 
 class FactoredLinear(LowRankLayer):
@@ -113,18 +116,18 @@ class FactoredLinear(LowRankLayer):
             return factored.product(x, self.L, self.R, self.bias)
         if not (self.L.requires_grad or self.R.requires_grad):
             return F.linear(F.linear(x, self.R), self.L, self.bias)
-        through, core, factors = self._look_at(x.detach())
+        through, core, factors, batch_mode = self._look_at(x.detach())
         collect = self._collect if self.collects else None
-        return FactoredProduct.apply(x, self.L, self.R, self.bias, through, collect, core, *factors)
+        return FactoredProduct.apply(x, self.L, self.R, self.bias, through, collect, batch_mode, core, *factors)
 
     @torch.no_grad()
-    def _look_at(self, x: Tensor) -> tuple[Tensor, Tensor, list[Tensor | None]]:
-        """What the forward pass needs of an input, and the core and factors in which it is kept."""
+    def _look_at(self, x: Tensor) -> tuple[Tensor, Tensor, list[Tensor | None], BatchMode | None]:
+        """What the forward pass needs of an input, and the decomposition in which it is kept."""
         state = self.next_state()
         basis = None if state is None else state.first_basis(x)
         through, features = factored.coordinates(x, self.R, self.bias is not None, basis)
-        core, factors = (x, [None] * x.dim()) if state is None else state.compress(x, features)
-        return through, core, factors
+        kept = (x, [None] * x.dim(), None) if state is None else state.shrink(x, features)
+        return through, *kept
 
     def weight_factors(self) -> tuple[Tensor, ...]:
         return self.L, self.R

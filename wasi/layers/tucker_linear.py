@@ -12,20 +12,22 @@ from wasi.linalg import tucker
 
 
 class TuckerProduct(torch.autograd.Function):
-    """`Y = X W^T + b`, keeping `W` and the given core and factors of `X` for the backward pass."""
+    """`Y = X W^T + b`, keeping `W` and what `TuckerState.shrink` gives for `X` for the backward pass."""
 
     @staticmethod
-    def forward(x, weight, bias, core, *factors):
+    def forward(x, weight, bias, batch_mode, core, *factors):
         return F.linear(x, weight, bias)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        _, weight, _, core, *factors = inputs
-        ctx.save_for_backward(weight, core, *factors)
+        _, weight, _, ctx.batch_mode, *decomposition = inputs
+        ctx.save_for_backward(weight, *decomposition)
 
     @staticmethod
     def backward(ctx, grad):
         weight, core, *factors = ctx.saved_tensors
+        if ctx.batch_mode is not None:
+            core, factors[0] = ctx.batch_mode.read()
         d_x = d_weight = d_bias = None
         if ctx.needs_input_grad[0]:
             d_x = grad @ weight
@@ -35,7 +37,7 @@ class TuckerProduct(torch.autograd.Function):
                 d_weight = d_weight @ factors[-1].mT
         elif ctx.needs_input_grad[2]:
             d_bias = tucker.row_sum(grad)
-        return d_x, d_weight, d_bias, None, *[None] * len(factors)
+        return d_x, d_weight, d_bias, None, None, *[None] * len(factors)
 
 
 class TuckerLinear(LowRankLayer):
@@ -53,5 +55,5 @@ class TuckerLinear(LowRankLayer):
     def forward(self, x: Tensor) -> Tensor:
         if not (torch.is_grad_enabled() and self.weight.requires_grad):
             return F.linear(x, self.weight, self.bias)
-        core, factors = self.next_state().compress(x.detach())
-        return TuckerProduct.apply(x, self.weight, self.bias, core, *factors)
+        core, factors, batch_mode = self.next_state().shrink(x.detach())
+        return TuckerProduct.apply(x, self.weight, self.bias, batch_mode, core, *factors)

@@ -73,19 +73,19 @@ def expand(core: Tensor, factors: Factors) -> Tensor:
     return core
 
 
-def batch_factor(x: Tensor, rank: int) -> Tensor | None:
-    """Leading left singular vectors (`B x r`, in any order) of the batch unfolding of a shrunk tensor, exact.
+def batch_factors(rows: Tensor, rank: int) -> Tensor:
+    """Leading left singular vectors (`[..., B, r]`, in any order) of batch unfoldings of shrunk tensors, exact.
 
     Samples change from batch to batch, so there is nothing to warm-start: an eigendecomposition of the
     smaller Gram matrix of the shrunk tensor costs less than a useful number of iterations.
+
+    Args:
+        rows: `[..., B, q]`; rank: below `B`; there are no more vectors than `q`.
     """
-    rows = x.reshape(x.shape[0], -1)
-    b, q = rows.shape
-    if rank >= b:
-        return None
+    b, q = rows.shape[-2:]
     if b <= q:
-        return torch.linalg.eigh(rows @ rows.mT)[1][:, -rank:].contiguous()
-    vectors = torch.linalg.eigh(rows.mT @ rows)[1][:, -min(rank, q) :]
+        return torch.linalg.eigh(rows @ rows.mT)[1][..., -rank:].contiguous()
+    vectors = torch.linalg.eigh(rows.mT @ rows)[1][..., -min(rank, q) :]
     return torch.linalg.qr(rows @ vectors)[0]
 
 

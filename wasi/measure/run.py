@@ -6,7 +6,8 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-import wasi.layers.activation as activation
+from wasi.layers.activation import TuckerState
+from wasi.layers.batch_mode import BatchMode
 from wasi.measure.accounting import paper_accounting
 from wasi.measure.breakdown import Breakdown
 from wasi.measure.flops import step_flops
@@ -18,7 +19,8 @@ from wasi.training.subspace import SubspaceIteration
 _WARMUP = 3  # steps of a run's own that are not yet at speed
 _SUBSPACE = {
     "subspace": [
-        (activation.TuckerState, "compress"),
+        (TuckerState, "shrink"),
+        (BatchMode, "read"),
         (SubspaceIteration, "tangents"),
         (SubspaceIteration, "finish"),
     ]

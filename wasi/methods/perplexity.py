@@ -121,8 +121,10 @@ class _Spectrum:
             if ranks[mode] < x.shape[mode]:
                 factors[mode] = self.bases[mode][:, : ranks[mode]]
                 core = tucker.project(core, factors[mode], mode)
-        factors[0] = tucker.batch_factor(core, ranks[0])
-        return core if factors[0] is None else tucker.project(core, factors[0], 0), factors
+        if ranks[0] < len(core):
+            factors[0] = tucker.batch_factors(core.flatten(1), ranks[0])
+            core = tucker.project(core, factors[0], 0)
+        return core, factors
 
 
 def _low_rank_gradient(grad: Tensor, core: Tensor, factors: list[Tensor | None]) -> Tensor:
