@@ -8,6 +8,7 @@ from wasi.bench import measure
 from wasi.bench.children import ChildFailed
 from wasi.bench.measure import Bench
 from wasi.bench.measurement import INFERENCE, TRAIN, Measurement, Side
+from wasi.bench.work import Work
 from wasi.measure.telemetry import Snapshot
 
 PEAKS = {"baseline": 500.0, "peak": 800.0, "total": 900.0}
@@ -116,6 +117,7 @@ def test_freed_memory_is_kept_between_turns_where_all_fit(bench, monkeypatch, av
     job = bench(world)
     job.run()
     assert len(world.times("release")) == releases
+    assert all(hasattr(Work, do) for _, do in world.asked)
     assert any("given back after each turn" in line for line in job.result.warnings()) == bool(releases)
 
 

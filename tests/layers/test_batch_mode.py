@@ -7,7 +7,10 @@ import torch
 
 from tests.oracles import decaying
 from wasi.layers import batch_mode
+from wasi.layers.activation import TuckerState
 from wasi.layers.batch_mode import BatchMode
+from wasi.layers.factored import FactoredLinear
+from wasi.layers.tucker_linear import TuckerLinear
 from wasi.linalg import tucker
 
 
@@ -43,6 +46,18 @@ def test_those_alike_are_decomposed_together_and_each_as_alone(decomposed, shape
     assert decomposed == [3]
     check(apart, other, 2)
     assert decomposed == [3, 1]
+
+
+def test_layers_wait_for_the_backward_pass(decomposed):
+    x = decaying(6, 3, 4)
+    weights = (torch.nn.Parameter(torch.randn(4, 4, dtype=x.dtype)) for _ in range(2))
+    asi = [TuckerLinear(weight, None, [TuckerState(x, (2, 2, 2))]) for weight in weights]
+    left, right = (torch.nn.Parameter(torch.eye(4, dtype=x.dtype)) for _ in range(2))
+    wasi = FactoredLinear(left, right, None, [TuckerState(x, (2, 2, 2))])
+    y = torch.nn.Sequential(*asi, wasi)(x)
+    assert decomposed == []
+    y.sum().backward()
+    assert decomposed == [3]
 
 
 def test_what_is_dropped_unread_is_not_decomposed(decomposed):

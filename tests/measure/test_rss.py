@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from wasi.measure import rss
@@ -52,3 +53,7 @@ def test_limit_tells_wanted_and_allowed():
     assert rss.over_limit(1234.4, 1000) == (
         "device.memory_limit_mib=1000: the process wanted 1234 MiB, imports included"
     )
+
+
+def test_available_memory_is_a_part_of_the_machines():
+    assert 0 < rss.available_mib() <= psutil.virtual_memory().total / rss.MIB

@@ -12,13 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from wasi.layers.activation import TuckerState
 from wasi.layers.adapter import Adapter, FactoredAdapterLinear
-from wasi.layers.batch_mode import BatchMode
 from wasi.layers.factored import FactoredProduct
 from wasi.layers.tucker_linear import TuckerProduct
 from wasi.linalg import factored
 from wasi.measure.breakdown import Breakdown, Target
+from wasi.measure.run import SUBSPACE_WORK
 from wasi.measure.timing import synchronizer
 from wasi.models import attention as own_attention
 from wasi.training.step import TrainStep
@@ -48,14 +47,8 @@ def targets(step: TrainStep) -> dict[str, list[Target]]:
     swin = sys.modules.get("torchvision.models.swin_transformer")
     if swin is not None:  # its attention is one function, projections included
         attention.append((swin, "shifted_window_attention"))
-    subspace: list[Target] = [
-        (TuckerState, "shrink"),
-        (BatchMode, "read"),
-        (SubspaceIteration, "tangents"),
-        (SubspaceIteration, "finish"),
-    ]
     return {
-        "decomposition": subspace if step.subspace.layers else [],
+        "decomposition": SUBSPACE_WORK if step.subspace.layers else [],
         "factor_algebra": [
             (factored, "coordinates"),
             (FactoredProduct, "forward"),

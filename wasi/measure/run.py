@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from wasi.layers.activation import TuckerState
 from wasi.layers.batch_mode import BatchMode
 from wasi.measure.accounting import paper_accounting
-from wasi.measure.breakdown import Breakdown
+from wasi.measure.breakdown import Breakdown, Target
 from wasi.measure.flops import step_flops
 from wasi.measure.memory import inference_peak, train_peak
 from wasi.measure.timing import summary, synchronizer, time_steps
@@ -17,14 +17,12 @@ from wasi.training.step import TrainStep
 from wasi.training.subspace import SubspaceIteration
 
 _WARMUP = 3  # steps of a run's own that are not yet at speed
-_SUBSPACE = {
-    "subspace": [
-        (TuckerState, "shrink"),
-        (BatchMode, "read"),
-        (SubspaceIteration, "tangents"),
-        (SubspaceIteration, "finish"),
-    ]
-}
+SUBSPACE_WORK: list[Target] = [
+    (TuckerState, "shrink"),
+    (BatchMode, "read"),
+    (SubspaceIteration, "tangents"),
+    (SubspaceIteration, "finish"),
+]
 
 
 def measure_run(
@@ -97,7 +95,7 @@ def subspace_ms(step: TrainStep, images: Tensor, labels: Tensor, count: int = 5)
     """Decomposition, tangent projection and retraction within whole steps, seen from outside."""
     spent = []
     for _ in range(count):
-        with Breakdown(_SUBSPACE, synchronizer(step.device.type)) as breakdown:
+        with Breakdown({"subspace": SUBSPACE_WORK}, synchronizer(step.device.type)) as breakdown:
             step(images, labels)
         spent.append(breakdown.ms()["subspace"])
     return spent
