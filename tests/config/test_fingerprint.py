@@ -92,6 +92,7 @@ def test_of_rank_only_what_the_method_reads(method, option, counts, compose_conf
 SEARCH = "rank.activation_selection=perplexity"
 
 
+SHARED = ["method=wasi", "method.init=features", "rank.weight_allocation=sensitivity"]
 FIXED = ["rank.activation_selection=fixed", "rank.activation_ranks=[2,2,2]"]
 
 
@@ -107,6 +108,12 @@ FIXED = ["rank.activation_selection=fixed", "rank.activation_ranks=[2,2,2]"]
         ([SEARCH, "rank.perplexity_ceiling=2"], "rank.perplexity_ceiling=3", True),
         ([SEARCH, "method.activations.perplexity.objective=perplexity"], "method.scope=mlp", False),
         ([SEARCH], "method.activations.perplexity.objective=perplexity", True),
+        ([*SHARED], "rank.weight_epsilon=0.5", True),
+        ([*SHARED, "rank.parameter_ratio=0.5"], "rank.weight_epsilon=0.5", False),
+        ([*SHARED, "rank.parameter_ratio=0.5"], "rank.parameter_ratio=0.6", True),
+        (["method=wasi", "method.init=features"], "rank.weight_allocation=sensitivity", True),
+        (["method=vanilla"], "rank.weight_allocation=sensitivity", False),
+        (["method=asi"], "rank.parameter_ratio=0.5", False),
         (["method=svd_llm", "rank.keep_ratio=0.5"], "rank.weight_epsilon=0.5", False),
         (["method=wasi", "rank.keep_ratio=0.5"], "rank.weight_epsilon=0.5", True),
         (["method=vanilla", "train.monitor=true"], "rank.weight_epsilon=0.5", True),

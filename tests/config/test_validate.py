@@ -16,6 +16,8 @@ REFUSED = {
     "rank.activation_epsilon": [*SHARE, "null"],
     "rank.activation_selection": ["best", "null", "1"],
     "rank.keep_ratio": SHARE,
+    "rank.weight_allocation": ["uniform", "null", "1"],
+    "rank.parameter_ratio": SHARE,
     "rank.perplexity_ceiling": ["-1", "nan", "true", "low"],
     "rank.memory_budget_mib": ["0", "-1", "inf", "true"],
     "rank.perplexity_table": ["3", "true", "''"],
@@ -76,6 +78,9 @@ def test_activation_ranks_are_positive_whole_numbers(ranks, composed):
     ("overrides", "blamed"),
     [
         (["train.micro_batch_size=48"], "train.micro_batch_size=48"),
+        (["rank.weight_allocation=sensitivity"], "rank.weight_allocation=sensitivity"),
+        (["rank.weight_allocation=sensitivity", "method.init=output"], "rank.weight_allocation=sensitivity"),
+        (["rank.parameter_ratio=0.5", "method.init=features"], "rank.parameter_ratio=0.5"),
         (["rank.activation_selection=fixed"], "rank.activation_ranks=null"),
         (["rank.activation_ranks=[1,2,3]"], "rank.activation_ranks=[1, 2, 3]"),
         (["rank.activation_selection=perplexity", "rank.activation_ranks=[1]"], "rank.activation_ranks=[1]"),

@@ -86,6 +86,8 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "dataset.hflip": (_share, "a probability in [0, 1]"),
     "dataset.num_workers": (integer_from(0), "a whole number from 0 up"),
     "rank.weight_epsilon": _epsilon,
+    "rank.weight_allocation": _names("epsilon", "sensitivity"),
+    "rank.parameter_ratio": (or_null(_epsilon[0]), "a number in (0, 1], or null"),
     "rank.activation_epsilon": _epsilon,
     "rank.activation_selection": _names("epsilon", "fixed", "perplexity"),
     "rank.activation_ranks": (or_null(is_ranks), "a list of whole numbers from 1 up, one per mode, or null"),
@@ -186,6 +188,16 @@ TOGETHER: list[tuple[tuple[str, ...], Callable[..., bool], str]] = [
         ("rank.perplexity_ceiling", "rank.memory_budget_mib"),
         lambda ceiling, budget: ceiling is None or budget is None,
         "null with rank.perplexity_ceiling={}; one of them is the bound",
+    ),
+    (
+        ("method.init", "rank.weight_allocation"),
+        lambda init, allocation: init == "features" or allocation == "epsilon",
+        "epsilon with method.init={}; sensitivity goes with features",
+    ),
+    (
+        ("rank.weight_allocation", "rank.parameter_ratio"),
+        lambda allocation, ratio: ratio is None or allocation == "sensitivity",
+        "null with rank.weight_allocation={}; it goes with sensitivity",
     ),
     (
         ("method.name", "method.update"),

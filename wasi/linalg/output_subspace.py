@@ -40,8 +40,8 @@ def project_inputs(
         weight: `W`, `O x I`; moment: `C`, `I x I`; sensitivity: `W^T S W`, `I x I`; ridge: added to the diagonal
             of `C`, above 0; damping: to that of `S`; rank: at most `I`.
     """
-    s = torch.linalg.cholesky(_plus_diagonal(moment, ridge))
-    vectors = _leading(s.mT @ (sensitivity + damping * (weight.mT @ weight)) @ s, rank)
+    s, matrix = _seen_from_inputs(weight, moment, sensitivity, ridge, damping)
+    vectors = _leading(matrix, rank)
     left, t = torch.linalg.qr(weight @ (s @ vectors))
     return left, t @ torch.linalg.solve_triangular(s, vectors.mT, upper=False, left=False)
 
@@ -53,10 +53,48 @@ def project_outputs(
 
     With `S = t t^T` and `U` the leading eigenvectors of `t^T (W C W^T) t`, it is `W' = t^-T U U^T t^T W`.
     """
-    t = torch.linalg.cholesky(_plus_diagonal(sensitivity, damping))
-    vectors = _leading(t.mT @ (moment + ridge * (weight @ weight.mT)) @ t, rank)
+    t, matrix = _seen_from_outputs(weight, moment, sensitivity, ridge, damping)
+    vectors = _leading(matrix, rank)
     left, u = torch.linalg.qr(torch.linalg.solve_triangular(t.mT, vectors, upper=True))
     return left, u @ (t @ vectors).mT @ weight
+
+
+def damages_from_inputs(
+    weight: Tensor, moment: Tensor, sensitivity: Tensor, ridge: Tensor, damping: Tensor
+) -> Tensor:
+    """What each direction adds to the error of `project_inputs` where it is left out, non-increasing, `[I]`.
+
+    The error at rank `K` is the sum of all but the first `K`. Arguments as for `project_inputs`.
+    """
+    return _eigenvalues(_seen_from_inputs(weight, moment, sensitivity, ridge, damping)[1])
+
+
+def damages_from_outputs(
+    weight: Tensor, moment: Tensor, sensitivity: Tensor, ridge: Tensor, damping: Tensor
+) -> Tensor:
+    """The same for `project_outputs`, `[O]`."""
+    return _eigenvalues(_seen_from_outputs(weight, moment, sensitivity, ridge, damping)[1])
+
+
+def _seen_from_inputs(
+    weight: Tensor, moment: Tensor, sensitivity: Tensor, ridge: Tensor, damping: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`s` (lower triangular) of `C = s s^T`, and `s^T (W^T S W) s`."""
+    s = torch.linalg.cholesky(_plus_diagonal(moment, ridge))
+    return s, s.mT @ (sensitivity + damping * (weight.mT @ weight)) @ s
+
+
+def _seen_from_outputs(
+    weight: Tensor, moment: Tensor, sensitivity: Tensor, ridge: Tensor, damping: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`t` (lower triangular) of `S = t t^T`, and `t^T (W C W^T) t`."""
+    t = torch.linalg.cholesky(_plus_diagonal(sensitivity, damping))
+    return t, t.mT @ (moment + ridge * (weight @ weight.mT)) @ t
+
+
+def _eigenvalues(matrix: Tensor) -> Tensor:
+    """Of a positive semi-definite matrix, non-increasing; what rounding makes negative is 0."""
+    return torch.linalg.eigvalsh(matrix).flip(0).clamp_min(0)
 
 
 def _leading(matrix: Tensor, rank: int) -> Tensor:

@@ -31,11 +31,12 @@ def weight_rank(weight: Tensor, epsilon: float) -> int:
     return explained_rank(torch.linalg.svdvals(weight.detach()).square(), epsilon)
 
 
-def truncate(weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    """Factors `L` (`O x K`, orthonormal columns) and `R` (`K x I`) of a weight (`O x I`), DESIGN 3.1.
+def truncate(weight: Tensor, epsilon: float, rank: int | None = None) -> tuple[Tensor, Tensor]:
+    """Factors `L` (`O x K`, orthonormal columns) and `R` (`K x I`) of a weight (`O x I`).
 
-    `L = U[:, :K]`, `R = S[:K] V[:K]`: the best approximation of rank `K` (Eckart-Young).
+    `L = U[:, :K]`, `R = S[:K] V[:K]`: the best approximation of rank `K` (Eckart-Young). `K` is `rank` or, where
+    that is None, the least that explains `epsilon`.
     """
     u, s, vh = torch.linalg.svd(weight.detach(), full_matrices=False)
-    k = explained_rank(s.square(), epsilon)
+    k = explained_rank(s.square(), epsilon) if rank is None else rank
     return u[:, :k].contiguous(), (s[:k, None] * vh[:k]).contiguous()

@@ -17,7 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from wasi.errors import UserError
-from wasi.linalg.output_subspace import project_inputs, project_outputs
+from wasi.linalg.output_subspace import (
+    damages_from_inputs,
+    damages_from_outputs,
+    project_inputs,
+    project_outputs,
+)
 from wasi.methods.calibration import decomposing
 from wasi.methods.output_init import OutputMoments
 from wasi.models.modes import evaluating
@@ -51,12 +56,24 @@ class FeatureMoments(OutputMoments):
         self._sensitivity = self._sensitivity + narrow.mT @ narrow
         self._size = self._size + size
 
+    def damages(self) -> Tensor:
+        """What leaving out each direction of the weight adds to the features' squared error, non-increasing.
+
+        `[min(O, I)]`, float64, by the module's equation. It is a sum over all images and tokens seen and not
+        normalised, so that layers that saw the same images can be compared. Raises ValueError as `factors` does.
+        """
+        estimate = damages_from_outputs if self.of_outputs else damages_from_inputs
+        moment, ridge = self._pooled()
+        return estimate(self.weight.double(), moment, self._sensitivity, ridge, self._damping())
+
     def _truncate(self, weight: Tensor, moment: Tensor, ridge: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-        damping = _DAMPING * self._size / weight.shape[0]
         project = project_outputs if self.of_outputs else project_inputs
-        left, right = project(weight, moment, self._sensitivity, ridge, damping, rank)
+        left, right = project(weight, moment, self._sensitivity, ridge, self._damping(), rank)
         self._sensitivity = 0.0
         return left, right
+
+    def _damping(self) -> Tensor:
+        return _DAMPING * self._size / self.weight.shape[0]
 
 
 def feature_moments(

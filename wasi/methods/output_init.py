@@ -48,10 +48,7 @@ class OutputMoments:
         Raises ValueError for inputs that are zero or not finite.
         """
         weight = self.weight.double()
-        covariance, mean_square = self._pooled()
-        if not mean_square > 0 or not mean_square.isfinite() or not covariance.isfinite().all():
-            raise ValueError("its inputs are zero or not finite")
-        left, right = self._truncate(weight, covariance, RIDGE * mean_square, rank)
+        left, right = self._truncate(weight, *self._pooled(), rank)
         for key, moments in self._moments.items():
             mean = self._inputs[key] / moments.count
             self._lost[key] = weight @ mean - left @ (right @ mean)
@@ -71,13 +68,16 @@ class OutputMoments:
         return left, left.mT @ weight
 
     def _pooled(self) -> tuple[Tensor, Tensor]:
-        """The moment over all tokens, and the inputs' mean square (a scalar)."""
+        """The moment over all tokens, and the ridge that goes with it (a scalar)."""
         count = sum(moments.count for moments in self._moments.values())
         pooled = sum(
             moments.count / count * (moments.second if key is None else moments.covariance)
             for key, moments in self._moments.items()
         )
-        return pooled, self._power / count / self.weight.shape[1]
+        mean_square = self._power / count / self.weight.shape[1]
+        if not mean_square > 0 or not mean_square.isfinite() or not pooled.isfinite().all():
+            raise ValueError("its inputs are zero or not finite")
+        return pooled, RIDGE * mean_square
 
 
 def output_moments(

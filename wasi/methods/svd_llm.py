@@ -1,15 +1,19 @@
 """SVD-LLM (Wang et al., arXiv 2403.07378): truncation-aware whitening, then LoRA on both frozen factors."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 
 import torch
 from torch import Tensor, nn
 
+from wasi.errors import UserError
 from wasi.layers.adapter import FactoredAdapterLinear
 from wasi.linalg.rank import weight_rank
 from wasi.methods.calibration import decomposing, second_moments
+from wasi.methods.feature_init import feature_moments
 from wasi.methods.scope import check_weights, freeze_rest, once_each, replace_layers, scope_linears
+from wasi.methods.weight_ranks import OPTION, check_allocation, log_ranks, sensitivity_ranks
 
 
 def whitened_factors(weight: Tensor, moment: Tensor, rank: int) -> tuple[Tensor, Tensor]:
@@ -46,6 +50,8 @@ class SVDLLM:
     Args:
         weight_epsilon: each layer's rank is the one WASI has at this threshold, unless `keep_ratio` is given.
         keep_ratio: share of a layer's parameters kept, `K = keep_ratio * O I / (O + I)`.
+        weight_allocation, parameter_ratio: ranks are those of WASI with `init=features`; `sensitivity` leaves no
+            room for `keep_ratio`.
         lora_rank, lora_alpha: of the adapters.
         calibration_batches: training batches whose inputs whiten the weights.
         seed: of the adapters' start.
@@ -60,22 +66,40 @@ class SVDLLM:
     lora_alpha: float
     calibration_batches: int
     seed: int
+    weight_allocation: str = "epsilon"
+    parameter_ratio: float | None = None
+
+    def __post_init__(self) -> None:
+        check_allocation(self.weight_allocation, self.parameter_ratio)
+        if self.weight_allocation == "sensitivity" and self.keep_ratio is not None:
+            raise UserError(OPTION, self.weight_allocation, f"epsilon with rank.keep_ratio={self.keep_ratio}")
 
     def apply(self, model: nn.Module, calibration) -> nn.Module:
         linears = scope_linears(model, self.scope)
         check_weights(linears)
+        ranks = self._allocated(model, linears, calibration)
         moments = second_moments(model, linears, islice(calibration, self.calibration_batches))
-        generator = torch.Generator().manual_seed(self.seed)
+        generator, sizes = torch.Generator().manual_seed(self.seed), []
 
         def factored(name: str, linear: nn.Linear) -> nn.Module:
+            rank = ranks.get(id(linear.weight)) or self.rank(linear.weight)
             with decomposing(name):
-                left, right = whitened_factors(linear.weight, moments.pop(name), self.rank(linear.weight))
+                left, right = whitened_factors(linear.weight, moments.pop(name), rank)
+            sizes.append((rank, *linear.weight.shape))
             return FactoredAdapterLinear(left, right, linear.bias, self.lora_rank, self.lora_alpha, generator)
 
         replace_layers(model, once_each(linears, factored))
+        log_ranks(sizes)
         if not self.train_rest:
             freeze_rest(model)
         return model
+
+    def _allocated(self, model: nn.Module, linears: Mapping[str, nn.Linear], calibration) -> dict[int, int]:
+        """Rank of a weight by its id; none where each weight has its own (`rank`)."""
+        if self.weight_allocation == "epsilon":
+            return {}
+        moments = feature_moments(model, linears, islice(calibration, self.calibration_batches))
+        return sensitivity_ranks(linears, moments, self.weight_epsilon, self.parameter_ratio)
 
     def rank(self, weight: Tensor) -> int:
         """Rank for a weight `O x I`."""

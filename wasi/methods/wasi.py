@@ -20,6 +20,7 @@ from wasi.methods.feature_init import feature_moments
 from wasi.methods.output_init import OutputMoments, output_moments
 from wasi.methods.scope import check_weights, freeze_rest, once_each, replace_layers, scope_linears
 from wasi.methods.selection import ActivationRanks
+from wasi.methods.weight_ranks import OPTION, check_allocation, log_ranks, sensitivity_ranks
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,11 @@ class SubspaceMethod:
             `features`, in the subspace that matters most on calibration data for the layer's outputs, or for the
             model's final features, with what the mean output loses in the bias.
         calibration_batches: training batches that they look at.
+        weight_allocation: `epsilon`, every weight keeps `weight_epsilon` of its own; `sensitivity` (with
+            `init=features`), as many parameters in all, but at the ranks that move the model's final features
+            least, with no factors larger than their dense weight.
+        parameter_ratio: with `sensitivity`, the parameters of all factors as a share of the dense weights', in
+            place of `weight_epsilon`.
         activations: how Tucker ranks are chosen; None saves inputs as they are.
         train_rest: whether what lies outside the scope trains as well (the head always does).
     """
@@ -51,12 +57,17 @@ class SubspaceMethod:
     update: str = "subspace"
     init: str = "svd"
     calibration_batches: int = 1
+    weight_allocation: str = "epsilon"
+    parameter_ratio: float | None = None
 
     def __post_init__(self) -> None:
         if self.init not in _MOMENTS:
             raise UserError("method.init", self.init, "svd, output or features")
         if self.init != "svd" and self.weight_epsilon is None:
             raise UserError("method.init", self.init, f"for method=wasi or wsi, not for {self.name}")
+        check_allocation(self.weight_allocation, self.parameter_ratio)
+        if self.weight_allocation == "sensitivity" and self.init != "features":
+            raise UserError(OPTION, self.weight_allocation, f"epsilon with method.init={self.init}")
         if self.update not in ("subspace", "svd"):
             raise UserError("method.update", self.update, "subspace or svd")
         if self.update == "svd" and (self.weight_epsilon is None or self.activations):
@@ -78,13 +89,18 @@ class SubspaceMethod:
             return self._layer(name, linear, factors, states.get(name, []))
 
         replace_layers(model, once_each(linears, made))
+        if factors is not None:
+            log_ranks(factors.sizes())
         if not self.train_rest:
             freeze_rest(model)
         return model
 
     def _factors(self, model: nn.Module, linears: Mapping[str, nn.Linear], calibration) -> "_SharedFactors":
-        batches = islice(calibration, self.calibration_batches)
-        return _SharedFactors(self.weight_epsilon, _MOMENTS[self.init](model, linears, batches))
+        moments = _MOMENTS[self.init](model, linears, islice(calibration, self.calibration_batches))
+        ranks = {}
+        if self.weight_allocation == "sensitivity":
+            ranks = sensitivity_ranks(linears, moments, self.weight_epsilon, self.parameter_ratio)
+        return _SharedFactors(self.weight_epsilon, moments, ranks)
 
     def _layer(
         self, name: str, linear: nn.Linear, factors: "_SharedFactors | None", states: list[TuckerState]
@@ -100,11 +116,12 @@ class _SharedFactors:
     """Factors of each weight; linears that share a weight share one pair.
 
     Args:
-        epsilon: decides the rank; moments: by the weight's id, where a weight starts from its outputs.
+        epsilon: decides the rank of a weight that has none in `ranks`; moments: where a weight starts from its
+            outputs; both by the weight's id.
     """
 
-    def __init__(self, epsilon: float, moments: Mapping[int, OutputMoments]):
-        self.epsilon, self.moments = epsilon, moments
+    def __init__(self, epsilon: float, moments: Mapping[int, OutputMoments], ranks: Mapping[int, int]):
+        self.epsilon, self.moments, self.ranks = epsilon, moments, ranks
         self._pairs: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}
         self._products: dict[int, tuple[nn.Parameter, int]] = {}
         self._biases: dict[tuple[int, int], nn.Parameter] = {}
@@ -121,6 +138,11 @@ class _SharedFactors:
             left, right = self._start(name, weight)
             self._products[id(weight)] = nn.Parameter(left @ right), left.shape[1]
         return self._products[id(weight)]
+
+    def sizes(self) -> list[tuple[int, int, int]]:
+        """Rank, outputs and inputs of each weight that was factored."""
+        pairs = [(left.shape[1], left.shape[0], right.shape[1]) for left, right in self._pairs.values()]
+        return pairs + [(rank, *product.shape) for product, rank in self._products.values()]
 
     def bias(self, linear: nn.Linear) -> nn.Parameter | None:
         """The linear's own or, once its factors are made, one that makes up for what they lose of the mean."""
@@ -143,7 +165,8 @@ class _SharedFactors:
         return left, right
 
     def _start(self, name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
+        rank = self.ranks.get(id(weight))
         if id(weight) not in self.moments:
-            return truncate(weight, self.epsilon)
+            return truncate(weight, self.epsilon, rank)
         with decomposing(name):
-            return self.moments[id(weight)].factors(weight_rank(weight, self.epsilon))
+            return self.moments[id(weight)].factors(rank or weight_rank(weight, self.epsilon))
