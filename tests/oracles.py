@@ -4,15 +4,8 @@ import torch
 from torch import Tensor
 
 
-def algorithm1_dense(left: Tensor, right: Tensor, d_weight: Tensor, lr: float) -> tuple[Tensor, Tensor]:
-    """The paper's Algorithm 1 made consistent (DESIGN 3.3), on the dense weight."""
-    updated = left @ right - lr * d_weight
-    new_left = torch.linalg.qr(updated @ (left.mT @ updated).mT)[0]
-    return new_left, new_left.mT @ updated
-
-
 def algorithm1_thin(left: Tensor, right: Tensor, m: Tensor, basis: Tensor, lr: float) -> tuple[Tensor, Tensor]:
-    """The same step for `dW = M U^T`, on thin matrices only: `W+ = [L, M] [[R], [-lr U^T]]`."""
+    """`wasi.linalg.subspace.algorithm_1` for `dW = M U^T`, on thin matrices only: `W+ = [L, M] [[R], [-lr U^T]]`."""
     columns = torch.cat([left, m], 1)
     rows = torch.cat([right, -lr * basis.mT], 0)
     projected = (left.mT @ columns) @ rows

@@ -6,23 +6,22 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from omegaconf import OmegaConf
 
 from tests.small import applied, batch
 from wasi.bench import parts
 from wasi.bench.parts import PARTS, StepBreakdown, breakdown_steps, targets
-from wasi.layers.activation import TuckerState
-from wasi.layers.batch_mode import BatchMode
 from wasi.layers.factored import FactoredLinear
 from wasi.linalg import tucker
 from wasi.measure import breakdown
-from wasi.training import subspace
+from wasi.training.optimizer import build_optimizer
 from wasi.training.step import TrainStep
 
 MS = 1_000_000
 
 
 def step_of(model):
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    optimizer = build_optimizer(model, OmegaConf.create({"_target_": "torch.optim.SGD", "lr": 0.01}))
     return TrainStep(model, optimizer, normalize=None, clip_norm=1.0)
 
 
@@ -77,11 +76,9 @@ def test_parts_of_every_method(model, method):
 @pytest.mark.parametrize(
     ("owner", "name", "part", "calls"),
     [
-        (TuckerState, "shrink", "decomposition", 8),
-        (BatchMode, "read", "decomposition", 8),
-        (FactoredLinear, "retract_", "decomposition", 0),  # plain SGD takes the thin form
-        (subspace, "thin_step_", "decomposition", 8),
-        (tucker, "weight_coordinates", "factor_algebra", 16),
+        (tucker, "compress", "decomposition", 8),
+        (FactoredLinear, "fold_", "decomposition", 8),
+        (tucker, "weight_coordinates", "factor_algebra", 8),
         (torch.optim.SGD, "step", "optimizer", 1),
         (torch.nn.utils, "clip_grads_with_norm_", "optimizer", 1),
         (F, "scaled_dot_product_attention", "attention", 2),

@@ -5,12 +5,8 @@ import torch
 from torchvision.models import SwinTransformer, VisionTransformer
 from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformerBlockV2
 
-from tests import small
 from wasi.errors import UserError
-from wasi.linalg import absorbed
-from wasi.linalg.absorbed import saves_work
-from wasi.models.attention import SelfAttention, attend, unpack_attention
-from wasi.models.packed_attention import GROUP
+from wasi.models.attention import unpack_attention
 from wasi.models.structure import linear_sites
 
 
@@ -153,77 +149,3 @@ def test_timm_models_that_read_the_weight_directly(kind):
         model.get_submodule(site.name).register_forward_pre_hook(lambda _, args, name=site.name: seen.add(name))
     model(images)
     assert seen == {site.name for site in linear_sites(model, "all")}
-
-
-@pytest.mark.parametrize(("batch", "tokens"), [(2, 5), (2 * GROUP + 1, 5), (2, 40)])
-def test_attention_written_out_equals_the_fused_one(batch, tokens):
-    qkv = torch.randn(batch, tokens, 3, 3, 8, dtype=torch.float64, requires_grad=True)
-    grad = torch.randn(batch, tokens, 3, 8, dtype=torch.float64)
-    q, k, v = (x.transpose(1, 2) for x in qkv.unbind(2))
-    fused = torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
-    ours = attend(qkv, 0.0)
-    assert ("PackedAttention" in type(ours.grad_fn).__name__) == (tokens == 5)
-    assert torch.allclose(ours, fused)
-    expected, found = (torch.autograd.grad(out, qkv, grad)[0] for out in (fused, ours))
-    assert torch.allclose(found, expected)
-
-
-def absorbing(method_name="wasi", epsilon=0.4, heads=2, bias=True):
-    """A small ViT whose attention has thin projections, in evaluation mode and double precision."""
-    torch.manual_seed(0)
-    net = VisionTransformer(16, 8, 2, heads, 32, 64, num_classes=5)
-    for parameter in net.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    if not bias:
-        for block in net.encoder.layers:
-            block.self_attention.in_proj_bias = block.self_attention.out_proj.bias = None
-    calibration = [small.batch(dtype=torch.float64)]
-    return small.method(method_name, "all", epsilon).apply(net.double(), calibration).eval()
-
-
-def absorbs(model, monkeypatch, batch=None):
-    """Whether inference goes that way, in every block alike; and the logits."""
-    times, batch = [], small.batch(3, dtype=torch.float64)[0] if batch is None else batch
-    monkeypatch.setattr(absorbed, "mix", lambda *args, mix=absorbed.mix: times.append(1) or mix(*args))
-    with torch.no_grad():
-        logits = model(batch)
-    assert len(times) in (0, 2)
-    return bool(times), logits
-
-
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("images", [3, 2 * absorbed.GROUP + 1])
-@pytest.mark.parametrize("method_name", ["wasi", "wsi", "svd_llm"])
-def test_thin_projections_are_absorbed_at_inference_and_change_nothing(method_name, images, bias, monkeypatch):
-    model, batch = absorbing(method_name, bias=bias), small.batch(images, seed=1, dtype=torch.float64)[0]
-    found, logits = absorbs(model, monkeypatch, batch)
-    assert found
-    expected = model(batch).detach()  # with gradients layers are called
-    torch.testing.assert_close(logits, expected, rtol=1e-10, atol=1e-10)
-
-
-@pytest.mark.parametrize(("method_name", "epsilon"), [("wasi", 0.99), ("lora", 0.4), ("asi", 0.4)])
-def test_projections_that_are_not_thin_are_called(method_name, epsilon, monkeypatch):
-    assert not absorbs(absorbing(method_name, epsilon), monkeypatch)[0]
-
-
-@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
-def test_a_layer_with_a_hook_is_called(register, monkeypatch):
-    model, calls = absorbing(), []
-    attention = [m for m in model.modules() if isinstance(m, SelfAttention)]
-    for module in attention:
-        getattr(module.proj, register)(lambda *_: calls.append(1))
-    assert not absorbs(model, monkeypatch)[0] and len(calls) == 2
-
-
-def test_absorbing_is_chosen_where_it_takes_fewer_multiply_adds():
-    """ViT-B/32 has 50 tokens and heads of 64. At ranks 58 and 38 (epsilon 0.4) a head of one image takes
-    50 * 11 368 + 356 352 multiply-adds in place of 50 * 19 968, at 90 and 62 50 * 22 680 + 875 520 of 50 * 27 648.
-    """
-    assert saves_work(50, 64, 58, 38)
-    assert not saves_work(50, 64, 90, 62)
-    assert not saves_work(50, 64, 230, 154)
-
-
-def test_absorbing_is_not_chosen_where_scores_would_be_large():
-    assert saves_work(64, 64, 20, 20) and not saves_work(65, 64, 20, 20)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.small import MODELS, applied, batch
-from tests.training.test_step import DOUBLE, groups, outputs, sgd
+from tests.training.test_step import DOUBLE, outputs, sgd
 from wasi.errors import UserError
 from wasi.methods.selection import ActivationRanks
 from wasi.training.lean import LeanStep, _patch_embedding, _segments
@@ -77,7 +77,7 @@ def test_bfloat16_storage_stays_close():
     model = applied("timm_vit", "wasi")
     other = copy.deepcopy(model)
     plain = TrainStep(model, sgd(model), None, clip_norm=2.0)
-    optimizer = torch.optim.SGD(groups(other), lr=0.05)
+    optimizer = sgd(other)
     options = {"clip_norm": 2.0, "chunk_size": 8, "segment_size": 1}
     step = LeanStep(other, optimizer, lambda x: x, storage=torch.bfloat16, **options)
     images, labels = batch()

@@ -105,7 +105,7 @@ def test_values_follow_their_definitions(method, tmp_path):
     assert float(row["angle_mean_deg"]) == pytest.approx(torch.rad2deg(cosines.acos()).mean().item(), rel=1e-6)
     ranks = epsilon_ranks(x, 0.7)
     assert [int(row[f"mode{m}_rank_at_threshold"]) for m in (1, 2, 3)] == list(ranks)
-    state = layer.states[0] if method == "wasi" else TuckerState(x0, epsilon_ranks(x0, 0.7))
+    state = layer.state if method == "wasi" else TuckerState(x0, epsilon_ranks(x0, 0.7))
     features = x @ state.feature_basis
     assert float(row["mode3_variance"]) == pytest.approx((features.square().sum() / x.square().sum()).item())
     if method == "wasi":

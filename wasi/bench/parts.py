@@ -15,11 +15,9 @@ from torch.utils._pytree import tree_leaves
 from wasi.layers.adapter import Adapter, FactoredAdapterLinear
 from wasi.layers.factored import FactoredProduct
 from wasi.layers.tucker_linear import TuckerProduct
-from wasi.linalg import factored
 from wasi.measure.breakdown import Breakdown, Target
 from wasi.measure.run import SUBSPACE_WORK
 from wasi.measure.timing import synchronizer
-from wasi.models import attention as own_attention
 from wasi.training.step import TrainStep
 from wasi.training.subspace import SubspaceIteration
 
@@ -43,14 +41,13 @@ def breakdown_steps(step: TrainStep, batch: tuple[Tensor, Tensor], count: int) -
 
 def targets(step: TrainStep) -> dict[str, list[Target]]:
     """The parts of this very step."""
-    attention: list[Target] = [(F, "scaled_dot_product_attention"), (own_attention, "attend")]
+    attention: list[Target] = [(F, "scaled_dot_product_attention")]
     swin = sys.modules.get("torchvision.models.swin_transformer")
     if swin is not None:  # its attention is one function, projections included
         attention.append((swin, "shifted_window_attention"))
     return {
         "decomposition": SUBSPACE_WORK if step.subspace.layers else [],
         "factor_algebra": [
-            (factored, "coordinates"),
             (FactoredProduct, "forward"),
             (FactoredProduct, "backward"),
             (TuckerProduct, "backward"),

@@ -63,7 +63,7 @@ class Work:
         return {
             **count_parameters(step.model),
             **paper_accounting(step.model, self._cfg.method.scope, images, batch_size),
-            **flops(step, images, batch_size),
+            **flops(step, *self.subject.batch, images),
         }
 
     def breakdown(self, count: int) -> list[dict[str, float]]:

@@ -92,6 +92,7 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "rank.activation_selection": _names("epsilon", "fixed", "perplexity"),
     "rank.activation_ranks": (or_null(is_ranks), "a list of whole numbers from 1 up, one per mode, or null"),
     "rank.basis_update_gap": _count,
+    "rank.batch_mode": _names("whole", "cut"),
     "rank.perplexity_ceiling": (or_null(_not_negative[0]), "a number from 0 up, or null"),
     "rank.memory_budget_mib": (or_null(_positive[0]), "a number above 0, or null"),
     "rank.perplexity_table": (or_null(is_text), "the path of an earlier run's perplexity.json, or null"),

@@ -1,14 +1,12 @@
-"""The subspace in which one linear layer's input is kept for the backward pass (DESIGN 3.5)."""
+"""The subspace in which one linear layer's input is kept for the backward pass (activation subspace iteration)."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from wasi.layers.batch_mode import BatchMode
-from wasi.layers.recompute import is_repeat
 from wasi.linalg import tucker
-from wasi.linalg.orthonormal import orthonormalize
+from wasi.linalg.orthonormal import independent_columns
 from wasi.linalg.rank import explained_rank
 from wasi.linalg.spectrum import leading_subspace
 
@@ -19,134 +17,102 @@ def unfold(x: Tensor, mode: int) -> Tensor:
 
 
 class TuckerState(nn.Module):
-    """Bases of the token and feature modes of an activation `[B, *tokens, I]`, tracked from step to step.
+    """Bases `U_m` (`d_m x r_m`, orthonormal) of the token and feature modes of an activation `[B, *tokens, I]`.
 
-    Within an optimizer step the bases stand still; `shrink` projects on them and gathers what one
-    subspace iteration needs, `A_m (A_m^T U_m)`, and `advance` orthonormalizes it into the bases of the next
-    step. So recomputation, accumulation and evaluation see one subspace, and every part of a step, however
-    it is chunked, counts once. The batch mode belongs to this batch alone and is decomposed exactly.
+    Within an optimizer step the bases stand still. A warm-started subspace iteration moves them on at its end:
+    `U_m <- orth(A_m^T A_m U_m)`, `A_m` being the unfolding of all that the step saw. The product `A_m^T A_m U_m` is
+    half the gradient of the energy `||A_m U_m||_F^2` that the basis captures, and it is collected like one: the
+    autograd Function of the layer hands it to `U_m.grad`. So micro-batches, chunks and calls add up, what a
+    checkpointed block repeats counts once, and a graph that is dropped counts never.
 
-    Bases turn slowly, so with `update_gap` above 1 this happens in one step of so many only (1 is the paper's).
+    The batch mode is kept whole unless `ranks` cut it: samples are new in every batch, so nothing can be tracked.
 
     Args:
         example: an activation of the shape to come, from which the bases start (HOSVD).
         ranks: one rank per mode, the batch mode first; a rank at or above the mode's size keeps it whole.
-        update_gap: steps from one move of the bases to the next; phase: shifts which steps these are, so that
-            the layers of a model can take turns.
+        update_gap: steps from one move of the bases to the next (1 is the paper's).
+        phase: shifts which steps these are, so that the layers of a model can take turns.
     """
 
     def __init__(self, example: Tensor, ranks: Sequence[int], update_gap: int = 1, phase: int = 0):
         super().__init__()
         if len(ranks) != example.dim():
             raise ValueError(f"{len(ranks)} ranks for {example.dim()} modes")
-        self.batch_rank = ranks[0]
+        self.batch_rank, self.update_gap = ranks[0], update_gap
         self.token_ranks = tuple(ranks[1:])
-        for mode in range(1, example.dim()):
-            self.register_buffer(f"basis_{mode}", self._start(example.detach(), mode))
-        self.update_gap = update_gap
+        for mode, rank in enumerate(self.token_ranks, 1):
+            is_cut = rank < example.shape[mode]
+            start = leading_subspace(unfold(example.detach(), mode), None, rank) if is_cut else None
+            self.register_buffer(f"basis_{mode}", None if start is None else start.contiguous())
         self.register_buffer("age", torch.tensor(phase))
-        self.register_buffer("moves", torch.tensor(0))  # how often the feature basis has changed
-        self._gathered: dict[int, Tensor] = {}
-        self._rows: dict[int, int] = {}
-
-    def _start(self, x: Tensor, mode: int) -> Tensor | None:
-        rank, size = self.token_ranks[mode - 1], x.shape[mode]
-        return leading_subspace(unfold(x, mode), None, rank).contiguous() if rank < size else None
+        self._watch()
 
     @property
     def ranks(self) -> tuple[int, ...]:
         """Tucker ranks per mode, the batch mode first."""
         return (self.batch_rank, *self.token_ranks)
 
-    def basis(self, mode: int) -> Tensor | None:
-        return getattr(self, f"basis_{mode}")
+    @property
+    def bases(self) -> list[Tensor | None]:
+        """One basis per token mode and the feature mode, None where the mode is kept whole."""
+        return [getattr(self, f"basis_{mode}") for mode in range(1, len(self.ranks))]
 
     @property
     def feature_basis(self) -> Tensor | None:
-        """`I x r`, or None while features are kept whole."""
-        return self.basis(len(self.token_ranks))
+        """`U` of the feature mode, `I x r`, or None while features are kept whole."""
+        return self.bases[-1]
 
     def compress(self, x: Tensor) -> tuple[Tensor, list[Tensor | None]]:
-        """Core and factors of `x`; in a first (not repeated) forward pass also gathers for `advance`."""
-        core, factors, batch_mode = self.shrink(x)
-        if batch_mode is not None:
-            core, factors[0] = batch_mode.read()
+        """Core and factors of `x`, see `wasi.linalg.tucker.compress`; nothing is collected."""
+        core, factors, _ = tucker.compress(x, self.bases, self.batch_rank, [False] * (x.dim() - 1))
         return core, factors
 
     @torch.no_grad()
-    def shrink(
-        self, x: Tensor, features: Tensor | None = None
-    ) -> tuple[Tensor, list[Tensor | None], BatchMode | None]:
-        """`compress`, but for the batch mode: of `core` and `factors[0]` it gives what is to be read later.
+    def advance(self) -> bool:
+        """End of an optimizer step: one subspace iteration per mode, in steps where it is due.
 
-        Sequentially truncated: token and feature modes in the order that costs least, each on what the one
-        before left, then the batch mode. None where that is kept whole.
+        A basis stays where the step cannot tell so many directions, as a last batch of one image.
 
-        Args:
-            features: `x` times `first_basis(x)`, where the caller has it already.
+        Returns:
+            Whether a basis moved.
         """
-        gather = not is_repeat() and int(self.age) % self.update_gap == 0
-        factors: list[Tensor | None] = [None] * x.dim()
-        core = x
-        for mode in self._order(x):
-            basis, small = self._basis_for(core, mode + 1), features
-            if core is not x or small is None:
-                small = tucker.project(core, basis, mode + 1)
-            if gather:
-                self._gather(mode + 1, tucker.iterate(core, small, mode + 1), small.numel() // basis.shape[1])
-            core, factors[mode + 1] = small, basis
-        return core, factors, BatchMode(core, self.batch_rank) if self.batch_rank < len(core) else None
-
-    def first_basis(self, x: Tensor) -> Tensor | None:
-        """The feature basis (`I x r`), where `shrink` begins with it."""
-        order = self._order(x)
-        features = x.dim() - 1
-        return self._basis_for(x, features) if order and order[0] == features - 1 else None
-
-    def _order(self, x: Tensor) -> tuple[int, ...]:
-        return tucker.truncation_order(tuple(x.shape[1:]), self.token_ranks)
-
-    def _basis_for(self, x: Tensor, mode: int) -> Tensor:
-        basis = self.basis(mode)
-        if basis is None or basis.shape[0] != x.shape[mode]:  # another image size than the bases were made for
-            basis = self._start(x, mode)
-            self._move(mode, basis)
-        return basis
-
-    def _move(self, mode: int, basis: Tensor) -> None:
-        # Laid out as a checkpoint is loaded, or a resumed run would differ in its last bits.
-        setattr(self, f"basis_{mode}", basis.contiguous())
-        self.moves += mode == len(self.token_ranks)
-
-    def _gather(self, mode: int, product: Tensor, rows: int) -> None:
-        before = self._gathered.get(mode)
-        if before is None or before.shape != product.shape:
-            self._gathered[mode], self._rows[mode] = product, rows
-        else:
-            before += product
-            self._rows[mode] += rows
-
-    @torch.no_grad()
-    def advance(self) -> None:
-        """One subspace iteration per mode from what the step's forward passes gathered.
-
-        A basis stays where the step had fewer rows than the basis has columns, as in a last batch of one
-        image: they cannot tell so many directions.
-        """
-        for mode, product in self._gathered.items():
-            if self._rows[mode] >= product.shape[1]:
-                self._move(mode, orthonormalize(product))
-        self._gathered.clear()
+        moved = False
+        for basis in self.bases:
+            if basis is not None and basis.grad is not None:
+                found = independent_columns(basis.grad)
+                if found is not None:
+                    basis.copy_(found)
+                    moved = True
+                basis.grad = None
         self.age += 1
+        self._watch()
+        return moved
+
+    def _watch(self) -> None:
+        """In a step at whose end the bases move, and in no other, they ask autograd for their product."""
+        due = int(self.age) % self.update_gap == 0
+        for basis in self.bases:
+            if basis is not None:
+                basis.requires_grad_(due)
+
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._watch()
 
     def stored_elements(self, shape: Sequence[int]) -> int:
         """Elements of core and factors for an input of `shape`, as the paper counts them."""
         return tucker.stored_elements(shape, self.ranks)
 
 
-def epsilon_ranks(x: Tensor, epsilon: float) -> tuple[int, ...]:
-    """Ranks per mode that explain `epsilon` of the variance of each unfolding of `x`."""
-    return tuple(_mode_rank(unfold(x.detach(), mode), epsilon) for mode in range(x.dim()))
+def epsilon_ranks(x: Tensor, epsilon: float, batch_mode: str = "cut") -> tuple[int, ...]:
+    """Ranks per mode that explain `epsilon` of the variance of each unfolding of `x`.
+
+    Args:
+        batch_mode: `whole` keeps the first mode as it is, `cut` gives it a rank like the others.
+    """
+    ranks = [_mode_rank(unfold(x.detach(), mode), epsilon) for mode in range(1, x.dim())]
+    first = x.shape[0] if batch_mode == "whole" else _mode_rank(unfold(x.detach(), 0), epsilon)
+    return (first, *ranks)
 
 
 def _mode_rank(rows: Tensor, epsilon: float) -> int:

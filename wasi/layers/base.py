@@ -6,26 +6,27 @@ from math import prod
 from torch import Tensor, nn
 
 from wasi.layers.activation import TuckerState
-from wasi.layers.recompute import CallCounter
 
 
 class LowRankLayer(nn.Module):
     """A linear layer `[..., in_features] -> [..., out_features]` with low-rank weight, saved input or both.
 
-    `trains_bias` says whether the bias belongs to what the method trains, or to the rest of the model.
-    `has_factors`, whether `weight_factors` are two matrices.
-    `states` hold one `TuckerState` per call in a forward pass; none means that the input is saved as it is.
+    Class attributes: `trains_bias` says whether the bias belongs to what the method trains, or to the rest of the
+    model; `has_factors`, whether `weight_factors` are two matrices.
+
+    Args:
+        in_features, out_features: as of `nn.Linear`.
+        state: bases of the saved input, shared by all calls of the layer; None saves inputs as they are.
     """
 
     trains_bias = True
     has_factors = False
 
-    def __init__(self, in_features: int, out_features: int, states: Sequence[TuckerState] = ()):
+    def __init__(self, in_features: int, out_features: int, state: TuckerState | None = None):
         super().__init__()
         self.in_features = in_features
         self.out_features = out_features
-        self.states = nn.ModuleList(states)
-        self.counter = CallCounter(max(len(states), 1))
+        self.state = state
 
     @property
     def weight_rank(self) -> int | None:
@@ -34,19 +35,8 @@ class LowRankLayer(nn.Module):
 
     @property
     def activation_ranks(self) -> tuple[int, ...] | None:
-        """Tucker ranks per mode of the (first call's) saved input, or None for a dense one."""
-        return self.states[0].ranks if self.states else None
-
-    @property
-    def retracted(self) -> nn.Parameter | None:
-        """What `retract_` brings back to its manifold after an optimizer step; None where there is nothing to do.
-
-        Layers that share it are retracted once.
-        """
-        return None
-
-    def retract_(self) -> None:
-        """After an optimizer step on `retracted`, and what goes with it."""
+        """Tucker ranks per mode of the saved input, or None for a dense one."""
+        return None if self.state is None else self.state.ranks
 
     def weight_factors(self) -> tuple[Tensor, ...]:
         """The weight in effect (`O x I`), or the two matrices whose product it is."""
@@ -54,17 +44,18 @@ class LowRankLayer(nn.Module):
 
     def stored_elements(self, shape: Sequence[int]) -> int:
         """Elements kept for the backward pass of one call with an input of `shape`, as the paper counts."""
-        return self.states[0].stored_elements(shape) if self.states else prod(shape)
+        return prod(shape) if self.state is None else self.state.stored_elements(shape)
 
-    def next_state(self) -> TuckerState | None:
-        """This call's, or None where inputs are saved as they are."""
-        return self.states[self.counter.next()] if self.states else None
+    def kept(self, x: Tensor) -> tuple[int, list[Tensor | None]]:
+        """Batch rank and bases (one per further mode) in which an input like `x` is kept.
 
-    def advance(self) -> None:
-        """End of an optimizer step: activation bases move on, calls are counted from the start."""
-        self.counter.position = 0
-        for state in self.states:
-            state.advance()
+        A token mode of another size than its basis, as with another image size, is kept whole.
+        """
+        if self.state is None:
+            return len(x), [None] * (x.dim() - 1)
+        bases = self.state.bases
+        fits = [b is not None and len(b) == size for b, size in zip(bases, x.shape[1:], strict=True)]
+        return self.state.batch_rank, [b if fit else None for b, fit in zip(bases, fits, strict=True)]
 
     def extra_repr(self) -> str:
         return (

@@ -27,10 +27,6 @@ class SvdLinear(LowRankLayer):
     def weight_rank(self) -> int:
         return self.rank
 
-    @property
-    def retracted(self) -> nn.Parameter | None:
-        return self.weight if self.weight.requires_grad else None
-
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)
 

@@ -1,7 +1,5 @@
 """The linear layer of ASI: a dense weight whose input is kept as a Tucker decomposition."""
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,48 +10,41 @@ from wasi.linalg import tucker
 
 
 class TuckerProduct(torch.autograd.Function):
-    """`Y = X W^T + b`, keeping `W` and what `TuckerState.shrink` gives for `X` for the backward pass."""
+    """`Y = X W^T + b` that keeps `W` (`O x I`) and a Tucker decomposition of `X` for the backward pass."""
 
     @staticmethod
-    def forward(x, weight, bias, batch_mode, core, *factors):
+    def forward(ctx, x, weight, bias, batch_rank, *bases):
+        core, factors, products = tucker.compress(x, bases, batch_rank, ctx.needs_input_grad[4:])
+        ctx.save_for_backward(weight, core, *factors, *products)
         return F.linear(x, weight, bias)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
-        _, weight, _, ctx.batch_mode, *decomposition = inputs
-        ctx.save_for_backward(weight, *decomposition)
-
-    @staticmethod
     def backward(ctx, grad):
-        weight, core, *factors = ctx.saved_tensors
-        if ctx.batch_mode is not None:
-            core, factors[0] = ctx.batch_mode.read()
-        d_x = d_weight = d_bias = None
-        if ctx.needs_input_grad[0]:
-            d_x = grad @ weight
-        if ctx.needs_input_grad[1]:
-            d_weight, d_bias = tucker.weight_coordinates(grad, core, factors, ctx.needs_input_grad[2])
-            if factors[-1] is not None:
-                d_weight = d_weight @ factors[-1].mT
-        elif ctx.needs_input_grad[2]:
-            d_bias = tucker.row_sum(grad)
-        return d_x, d_weight, d_bias, None, None, *[None] * len(factors)
+        weight, core, *rest = ctx.saved_tensors
+        factors, products = rest[: core.dim()], rest[core.dim() :]
+        need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
+        d_x = grad @ weight if need_x else None
+        d_weight = None
+        if need_weight:
+            d_weight = tucker.weight_coordinates(grad, core, factors)
+            d_weight = d_weight if factors[-1] is None else d_weight @ factors[-1].mT
+        return d_x, d_weight, tucker.row_sum(grad) if need_bias else None, None, *products
 
 
 class TuckerLinear(LowRankLayer):
     """`Y = X W^T + b` with a dense trainable `W` (`O x I`) and a low-rank saved input (ASI).
 
     Args:
-        weight, bias: the parameters of the `nn.Linear` it replaces; states: see `LowRankLayer`.
+        weight, bias: the parameters of the `nn.Linear` it replaces; state: see `LowRankLayer`.
     """
 
-    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None, states: Sequence[TuckerState]):
-        super().__init__(weight.shape[1], weight.shape[0], states)
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None, state: TuckerState):
+        super().__init__(weight.shape[1], weight.shape[0], state)
         self.weight = weight
         self.register_parameter("bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:
         if not (torch.is_grad_enabled() and self.weight.requires_grad):
             return F.linear(x, self.weight, self.bias)
-        core, factors, batch_mode = self.next_state().shrink(x.detach())
-        return TuckerProduct.apply(x, self.weight, self.bias, batch_mode, core, *factors)
+        batch_rank, bases = self.kept(x)
+        return TuckerProduct.apply(x, self.weight, self.bias, batch_rank, *bases)

@@ -5,6 +5,7 @@ from torch import Tensor
 
 # Below the first diagonal one Cholesky pass is not exact enough, below the second even two are not.
 _WELL_CONDITIONED, _CONDITIONED = 0.3, 0.01
+_DEPENDENT = 1e-3  # as above, for columns of unit length: the last one adds no direction that rounding did not make
 
 
 def qr_positive(a: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,3 +43,12 @@ def orthonormalize(a: Tensor) -> Tensor:
     """
     length = torch.linalg.vector_norm(a, dim=0)
     return qr_near_orthonormal(a / length.clamp_min(torch.finfo(a.dtype).tiny))[0]
+
+
+def independent_columns(a: Tensor) -> Tensor | None:
+    """`orthonormalize(a)`, or None where the columns of `a` are linearly dependent to the precision of float32."""
+    scaled = a / torch.linalg.vector_norm(a, dim=0).clamp_min(torch.finfo(a.dtype).tiny)
+    lower, info = torch.linalg.cholesky_ex(scaled.mT @ scaled)
+    if info.item() or lower.diagonal().min() < _DEPENDENT:
+        return None
+    return qr_near_orthonormal(scaled)[0]

@@ -1,4 +1,4 @@
-"""Tucker decomposition of activations and what the backward pass needs of it (DESIGN 3.2, 3.5).
+"""Tucker decomposition of activations and what the backward pass needs of it.
 
 An activation has shape `[B, *tokens, I]`. A factor is a matrix `[d_m, r_m]` with orthonormal columns for
 each of its modes, or `None` for a mode that is kept whole (`r_m = d_m`, the identity).
@@ -34,26 +34,46 @@ def iterate(x: Tensor, small: Tensor, mode: int) -> Tensor:
     return (x.reshape(left, -1, right) @ small.reshape(left, -1, right).mT).sum(0)
 
 
-# So few feature directions cost next to nothing beside a layer's own product (`factored.coordinates`).
-FEW_FEATURES = 16
+def compress(
+    x: Tensor, bases: Factors, batch_rank: int, wanted: Sequence[bool]
+) -> tuple[Tensor, list[Tensor | None], list[Tensor | None]]:
+    """A Tucker decomposition of `x` (`[B, *tokens, I]`) in given bases, and what moves these on.
+
+    Sequentially truncated: token and feature modes in the order that costs least, each on what the one before left.
+    Then, where `batch_rank < B`, the batch mode is cut to its leading singular vectors, exactly.
+
+    Args:
+        bases: per token mode and for the feature mode `U_m` (`d_m x r_m`), or None to keep the mode whole.
+        wanted: per basis, whether `A_m^T A_m U_m` is asked for.
+
+    Returns:
+        The core, one factor per mode with the batch mode first, and the products (None where not wanted).
+    """
+    core, products = x, [None] * len(bases)
+    ranks = tuple(d if u is None else u.shape[1] for d, u in zip(x.shape[1:], bases, strict=True))
+    for position in truncation_order(tuple(x.shape[1:]), ranks):
+        small = project(core, bases[position], position + 1)
+        if wanted[position]:
+            products[position] = iterate(core, small, position + 1)
+        core = small
+    factor = None
+    if batch_rank < len(x):
+        factor = batch_factor(core.flatten(1), batch_rank)
+        core = project(core, factor, 0)
+    return core, [factor, *bases], products
 
 
 @lru_cache(maxsize=1024)
 def truncation_order(sizes: tuple[int, ...], ranks: tuple[int, ...]) -> tuple[int, ...]:
     """Order of modes in which truncating a tensor of `sizes` to `ranks`, one mode after another, costs least.
 
-    Modes that are kept whole are left out; features (the last mode) come first where they are few. Any order gives
-    an approximation of the same family (ST-HOSVD).
+    Modes that are kept whole are left out. Any order gives an approximation of the same family (ST-HOSVD).
     """
     modes = [mode for mode, (d, r) in enumerate(zip(sizes, ranks, strict=True)) if r < d]
-    features = len(sizes) - 1
 
     def cost(order: tuple[int, ...]) -> float:
         total, share = 0.0, 1.0
         for mode in order:
-            if share == 1 and mode == features and ranks[mode] <= FEW_FEATURES:
-                share *= ranks[mode] / sizes[mode]
-                continue
             total += share * ranks[mode]
             share *= ranks[mode] / sizes[mode]
         return total
@@ -73,19 +93,19 @@ def expand(core: Tensor, factors: Factors) -> Tensor:
     return core
 
 
-def batch_factors(rows: Tensor, rank: int) -> Tensor:
-    """Leading left singular vectors (`[..., B, r]`, in any order) of batch unfoldings of shrunk tensors, exact.
+def batch_factor(rows: Tensor, rank: int) -> Tensor:
+    """Leading left singular vectors (`B x r`, in any order) of the batch unfolding of a shrunk tensor, exact.
 
     Samples change from batch to batch, so there is nothing to warm-start: an eigendecomposition of the
     smaller Gram matrix of the shrunk tensor costs less than a useful number of iterations.
 
     Args:
-        rows: `[..., B, q]`; rank: below `B`; there are no more vectors than `q`.
+        rows: `B x q`; rank: below `B`; there are no more vectors than `q`.
     """
-    b, q = rows.shape[-2:]
+    b, q = rows.shape
     if b <= q:
-        return torch.linalg.eigh(rows @ rows.mT)[1][..., -rank:].contiguous()
-    vectors = torch.linalg.eigh(rows.mT @ rows)[1][..., -min(rank, q) :]
+        return torch.linalg.eigh(rows @ rows.mT)[1][:, -rank:].contiguous()
+    vectors = torch.linalg.eigh(rows.mT @ rows)[1][:, -min(rank, q) :]
     return torch.linalg.qr(rows @ vectors)[0]
 
 
@@ -95,26 +115,12 @@ def row_sum(grad: Tensor) -> Tensor:
     return (rows.new_ones(1, rows.shape[0]) @ rows)[0]
 
 
-def contract_gradient(grad: Tensor, factors: Factors, with_sum: bool = False) -> tuple[Tensor, Tensor | None]:
-    """Output gradient `G` (`[B, *tokens, O]`) seen through all factors but the last, `[r_1, ..., O]`.
-
-    Token modes go first: a gradient of `[B, N, O]` needs no copy for that, however its rows are laid out.
-
-    Args:
-        with_sum: also give `G` summed over its rows, `[O]` (a bias's gradient). It takes a column of ones beside
-            the first factor, not a pass of its own over `G`.
-    """
-    summed = None
+def contract_gradient(grad: Tensor, factors: Factors) -> Tensor:
+    """Output gradient `G` (`[B, *tokens, O]`) seen through all factors but the last, `[r_1, ..., O]`."""
     for mode in token_modes_first(len(factors) - 1):
-        factor = factors[mode]
-        if factor is None:
-            continue
-        if with_sum and summed is None:
-            both = project(grad, torch.cat([factor, factor.new_ones(len(factor), 1)], 1), mode)
-            grad, summed = both.narrow(mode, 0, factor.shape[1]), row_sum(both.select(mode, -1))
-        else:
-            grad = project(grad, factor, mode)
-    return grad, row_sum(grad) if with_sum and summed is None else summed
+        if factors[mode] is not None:
+            grad = project(grad, factors[mode], mode)
+    return grad
 
 
 def token_modes_first(modes: int) -> tuple[int, ...]:
@@ -122,27 +128,21 @@ def token_modes_first(modes: int) -> tuple[int, ...]:
     return (*range(1, modes), 0)
 
 
-def weight_coordinates(
-    grad: Tensor, core: Tensor, factors: Factors, with_sum: bool = False
-) -> tuple[Tensor, Tensor | None]:
+def weight_coordinates(grad: Tensor, core: Tensor, factors: Factors) -> Tensor:
     """`M` (`O x r_I`) with `dW = G^T X = M U_I^T`, contracted in the cheaper of two orders.
 
     Either the output gradient goes through the factors down to the core, or the core is expanded to the
     coordinates of every token; the two differ only in rounding.
-
-    Args:
-        with_sum: also give `G` summed over its rows, `[O]`; None otherwise.
     """
     sizes, ranks = grad.shape[:-1], core.shape[:-1]
     o, r = grad.shape[-1], core.shape[-1]
     through_core = _projection_cost(sizes, ranks, o) + prod(ranks) * o * r
     through_tokens = _projection_cost(sizes, ranks, r) + prod(sizes) * o * r
     if through_core <= through_tokens:
-        grad, summed = contract_gradient(grad, factors, with_sum)
+        grad = contract_gradient(grad, factors)
     else:
         core = expand(core, [*factors[:-1], None])
-        summed = row_sum(grad) if with_sum else None
-    return grad.reshape(-1, o).mT @ core.reshape(-1, r), summed
+    return grad.reshape(-1, o).mT @ core.reshape(-1, r)
 
 
 def _projection_cost(sizes: Sequence[int], ranks: Sequence[int], width: int) -> int:

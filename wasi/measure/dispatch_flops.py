@@ -1,4 +1,4 @@
-"""torch's own FLOP counter, with formulas for what it lacks: the independent check of `wasi.measure.flops`.
+"""torch's own FLOP counter, with formulas for what it lacks.
 
 >>> with flop_counter() as counter:
 ...     step(images, labels)

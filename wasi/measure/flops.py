@@ -1,139 +1,104 @@
-"""Work of a training step and of an inference pass, in FLOPs (2 per multiply-add), without running the step.
+"""Work of a training step and of an inference pass, in FLOPs (2 per multiply-add).
 
-The forward pass is counted by fvcore, the backward pass and the subspace work by closed forms:
-- a product with k operands that need gradients costs k times its forward in the backward pass;
-- fused attention computes its scores again: five products for the gradients of query, key and value;
-- what needs no gradient costs nothing, so nothing is counted below the first trainable operand;
-- what is computed again (gradient checkpointing) counts as backward;
-- low-rank layers have forms of their own (`layer_flops`).
-Products, attention and decompositions count. Elementwise work, norms, losses and the optimizer do not.
+The forward pass is counted by fvcore on the model as it runs without gradients. The whole step is counted by torch's
+dispatch counter while it really runs, with all that is repeated, accumulated and decomposed, so nothing is modelled and
+a new layer needs no rule. Products, attention, convolutions and decompositions count; elementwise work does not.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+import logging
+import warnings
+from math import prod
 
-import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from wasi.layers.recompute import call_positions, repeat_from
-from wasi.measure import layer_flops
-from wasi.measure.trace import Operator, trace
+from wasi.measure.breakdown import Breakdown, Target
+from wasi.measure.dispatch_flops import flop_counter
 from wasi.models.modes import evaluating, without_fast_path
 
-
-def inference_flops(model: nn.Module, example: Tensor, batch_size: int) -> int:
-    """One batch in eval mode.
-
-    Args:
-        example: normalised images, of which the first gives shape and device.
-    """
-    with evaluating(model), without_fast_path():
-        traces = _traces(model, example)
-    return sum(operator.forward for operator in _at_batch(traces, batch_size))
+log = logging.getLogger(__name__)
 
 
-def step_flops(
-    model: nn.Module,
-    example: Tensor,
-    batch_size: int,
-    micro_batch_size: int | None = None,
-    repeated: Iterable[str] = (),
-    chunk_size: int | None = None,
-) -> dict[str, int]:
-    """The contract's `flops/*` of one whole step and of inference.
+def inference_flops(model: nn.Module, images: Tensor) -> int:
+    """One batch in eval mode, by fvcore.
 
     Args:
-        model: as it trains: after the method was applied and the step was built, with whole blocks.
-        repeated: names of modules whose forward is repeated in the backward pass.
-        chunk_size: images at a time in repeated modules that first run without a graph (lean), and so are
-            repeated to their end; None for checkpointing, which repeats up to the last tensor needed.
+        images: the normalised batch, `[B, 3, S, S]`.
     """
-    sizes = Counter(_pieces(batch_size, micro_batch_size, chunk_size))
-    repeated = list(repeated)
-    with _training_untouched(model):
-        traces = _traces(model, example)
-    counts = dict.fromkeys(("flops/train_forward", "flops/train_backward"), 0)
-    counts["flops/train_subspace"] = _once_per_step(traces[0]) + layer_flops.truncations(model)
-    for size, times in sizes.items():
-        operators = _at_batch(traces, size)
-        again = sum(_repetition(operators, name, to_the_end=chunk_size is not None) for name in repeated)
-        counts["flops/train_forward"] += times * sum(op.forward for op in operators)
-        counts["flops/train_backward"] += times * (again + sum(op.backward for op in operators))
-        counts["flops/train_subspace"] += times * sum(_compression(op, gather=True) for op in operators)
-    counts["flops/train_step"] = sum(counts.values())
-    return {**counts, "flops/inference": inference_flops(model, example, batch_size)}
+    with warnings.catch_warnings(), evaluating(model), without_fast_path():
+        warnings.simplefilter("ignore")  # fvcore's import and its tracing tell that torch.jit is old
+        from fvcore.nn import FlopCountAnalysis
+
+        analysis = FlopCountAnalysis(model, images)
+        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+        for kind in ("batch_norm", "group_norm", "layer_norm", "instance_norm", "adaptive_avg_pool2d"):
+            analysis.set_op_handle(f"aten::{kind}", lambda inputs, outputs: 0)
+        analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
+        analysis.set_op_handle("aten::baddbmm", _batched_product_macs)
+        macs = analysis.total()
+        unknown = [kind for kind in analysis.unsupported_ops() if kind.startswith("prim::PythonOp")]
+    for kind in unknown:
+        log.warning("flops: fvcore has no rule for %s, counted as none", kind.removeprefix("prim::PythonOp."))
+    return 2 * int(macs)
 
 
-def _pieces(batch_size: int, micro_batch_size: int | None, chunk_size: int | None) -> list[int]:
-    """Sizes of the pieces in which a batch goes through the model."""
-    micro = _split(batch_size, micro_batch_size or batch_size)
-    return [piece for size in micro for piece in _split(size, chunk_size or size)]
+def step_flops(step, images: Tensor, labels: Tensor, normalised: Tensor, subspace: list[Target]) -> dict[str, int]:
+    """The `flops/*` metrics of one whole step, which is made, and of inference.
+
+    `flops/train_backward` is what of the step is neither forward pass nor subspace work, so what is computed again
+    counts there. The arithmetic of the optimizer is left out of all of them, but for what `subspace` names.
+
+    Args:
+        step: as it trains, a `TrainStep`; images, labels: a batch as `step.prepare` gives it.
+        normalised: the same images as the model takes them; subspace: callables whose work is subspace work.
+    """
+    forward = inference_flops(step.model, normalised)
+    counter = flop_counter()
+    with counter, _Phases(counter, {"subspace": subspace, "optimizer": [(step.optimizer, "step")]}) as phases:
+        step(images, labels)
+    spent = phases.flops()
+    whole = spent["rest"] + spent["subspace"]
+    return {
+        "flops/train_forward": forward,
+        "flops/train_backward": whole - forward - spent["subspace"],
+        "flops/train_subspace": spent["subspace"],
+        "flops/train_step": whole,
+        "flops/inference": forward,
+    }
 
 
-def _split(total: int, size: int) -> list[int]:
-    return [min(size, total - start) for start in range(0, total, size)]
+class _Phases(Breakdown):
+    """A breakdown of the FLOPs of a counter, in place of time, by the callable in which they are spent."""
+
+    def __init__(self, counter: FlopCounterMode, targets: dict[str, list[Target]]):
+        super().__init__(targets)
+        self._counter = counter
+
+    def __enter__(self) -> "_Phases":
+        super().__enter__()
+        self._since = self._counter.get_total_flops()
+        return self
+
+    def flops(self) -> dict[str, int]:
+        """FLOPs per label and for `rest`."""
+        return dict(self._spent)
+
+    def _switch(self) -> None:
+        now = self._counter.get_total_flops()
+        self._spent[self._labels[-1]] += now - self._since
+        self._since = now
 
 
-def _once_per_step(operators: list[Operator]) -> int:
-    """Bases and factors move on once, however often a layer is called and whoever shares its factors."""
-    layers = {id(operator.layer): operator for operator in operators if operator.layer is not None}
-    return sum(layer_flops.step(operator.layer, operator.shape[1:]) for operator in layers.values())
+def _sizes(value) -> list[int]:
+    return value.type().sizes()
 
 
-def _repetition(operators: list[Operator], name: str, to_the_end: bool) -> int:
-    """Forward again; of a module in which nothing is saved, nothing."""
-    inside = [op for op in operators if op.scope == name or op.scope.startswith(f"{name}.")]
-    last = max((position for position, op in enumerate(inside) if op.saves), default=-1)
-    if last < 0:
-        return 0
-    if to_the_end:  # the first forward did not keep inputs for the backward pass, so compression is not repeated
-        return sum(op.forward for op in inside)
-    again = inside[:last] if inside[last].early else inside[: last + 1]
-    return sum(op.forward + _compression(op, gather=False) for op in again)
+def _attention_macs(inputs, outputs) -> int:
+    """Scores and weighted values: `B H Lq Lk (d + dv)`."""
+    query, key, value = (_sizes(v) for v in inputs[:3])
+    return prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
-def _compression(operator: Operator, gather: bool) -> int:
-    return 0 if operator.layer is None else layer_flops.compression(operator.layer, operator.shape, gather)
-
-
-def _traces(model: nn.Module, example: Tensor) -> tuple[list[Operator], list[Operator]]:
-    """Operators for two and for three images, from which those of any batch follow."""
-    few, more = (trace(model, example[:1].expand(n, *example.shape[1:]).contiguous()) for n in (2, 3))
-    if [op.scope for op in few] != [op.scope for op in more]:
-        raise RuntimeError("flops: the model does not run the same operators for 2 images and for 3")
-    return few, more
-
-
-def _at_batch(traces: tuple[list[Operator], list[Operator]], batch_size: int) -> list[Operator]:
-    """Costs are linear in the batch, but for low-rank layers, which are worked out from their input's shape."""
-
-    def at(two: int, three: int) -> int:
-        return two + (batch_size - 2) * (three - two)
-
-    operators = []
-    for a, b in zip(*traces, strict=True):
-        forward, backward, shape = at(a.forward, b.forward), at(a.backward, b.backward), a.shape
-        if a.layer is not None:
-            shape = (at(a.shape[0], b.shape[0]), *a.shape[1:])
-            forward = layer_flops.forward(a.layer, shape)
-            backward = layer_flops.backward(a.layer, shape, a.needs_input)
-        operators.append(replace(a, forward=forward, backward=backward, shape=shape))
-    return operators
-
-
-@contextmanager
-def _training_untouched(model: nn.Module) -> Iterator[None]:
-    """Training mode with gradients; random state, buffers, modes and call counters return to what they were."""
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    model.train()
-    try:
-        with torch.random.fork_rng(), torch.enable_grad(), repeat_from(call_positions(model)):
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        for buffer, before in buffers:
-            buffer.copy_(before)
+def _batched_product_macs(inputs, outputs) -> int:
+    a, b = (_sizes(v) for v in inputs[1:3])
+    return prod(a) * b[-1]

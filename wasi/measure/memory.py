@@ -10,8 +10,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils._pytree import tree_leaves
 
-from wasi.layers.factored import FactoredLinear
-from wasi.measure.patches import every_saving_hook, gradients_as_coordinates, run_first, storage_resizes
+from wasi.measure.patches import every_saving_hook, run_first, storage_resizes
 from wasi.measure.storages import StorageLog
 from wasi.models.modes import evaluating, without_fast_path
 
@@ -57,9 +56,6 @@ class LiveMemory:
         self._device = torch.device("cpu") if first is None else first.device
         self._log = StorageLog(self._device.type, self._backward_begins)
         self._allocated: int | None = None
-        # Factored layers may hold the gradient of their weight as thin coordinates instead of in `.grad`.
-        factored = [module for module in model.modules() if isinstance(module, FactoredLinear)]
-        self._collecting = {id(p): layer for layer in factored for p in (layer.L, layer.R)}
 
     @property
     def peak(self) -> MemoryPeak:
@@ -77,7 +73,6 @@ class LiveMemory:
             stack.enter_context(saved_tensors_hooks(self._saved, lambda saved: saved))
             stack.enter_context(every_saving_hook(self._saved))
             stack.enter_context(storage_resizes(self._log.resized))
-            stack.enter_context(gradients_as_coordinates(lambda kept: self._log.label(kept, "gradients")))
             stack.enter_context(self._log)
             if self._device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(self._device)
@@ -123,7 +118,9 @@ class LiveMemory:
             register_optimizer_step_pre_hook(around_step),
             register_optimizer_step_post_hook(around_step),
         ]
-        for parameter in self._model.parameters():
+        groups = [] if self._optimizer is None else self._optimizer.param_groups
+        stepped = [p for group in groups for p in group["params"]]  # not only the model's parameters
+        for parameter in {id(p): p for p in [*self._model.parameters(), *stepped]}.values():
             if parameter.requires_grad:
                 handles.append(run_first(parameter.register_post_accumulate_grad_hook(self._accumulated)))
         try:
@@ -133,8 +130,7 @@ class LiveMemory:
                 handle.remove()
 
     def _accumulated(self, parameter: Tensor) -> None:
-        layer = self._collecting.get(id(parameter))
-        self._log.label(_tensors([parameter.grad, None if layer is None else layer.coordinates]), "gradients")
+        self._log.label(_tensors(parameter.grad), "gradients")
 
 
 def train_peak(

@@ -8,9 +8,6 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.hooks import RemovableHandle
 
-from wasi.layers.factored import FactoredLinear
-from wasi.linalg.thin_step import Coordinates
-
 
 def run_first(handle: RemovableHandle) -> RemovableHandle:
     """Let this hook run before its siblings, one of which may step and drop the gradient at once."""
@@ -72,19 +69,3 @@ def storage_resizes(resized: Callable[[torch.UntypedStorage], None]) -> Iterator
         yield
     finally:
         torch.UntypedStorage.resize_ = original
-
-
-@contextmanager
-def gradients_as_coordinates(collected: Callable[[object], object]) -> Iterator[None]:
-    """A weight gradient that a layer keeps as coordinates is never a `.grad`; tell `collected` of it."""
-    original = FactoredLinear._collect
-
-    def collect(layer: FactoredLinear, gradient: Coordinates) -> None:
-        original(layer, gradient)
-        collected(layer.coordinates)
-
-    FactoredLinear._collect = collect
-    try:
-        yield
-    finally:
-        FactoredLinear._collect = original

@@ -1,4 +1,4 @@
-"""Perplexity of each layer at each activation threshold, measured on one batch (DESIGN 3.5).
+"""Perplexity of each layer at each activation threshold, measured on one batch .
 
 Perplexity is `||dW_exact - dW_lowrank||_F`: the error that a layer's weight gradient has when its input is
 kept as a Tucker decomposition, everything else being exact.
@@ -22,13 +22,14 @@ def measure_perplexities(
     layers: Mapping[str, nn.Linear],
     batch: tuple[Tensor, Tensor],
     epsilons: Sequence[float],
+    batch_mode: str = "cut",
 ) -> list[LayerTable]:
     """One table per layer, from one forward and backward pass of the cross-entropy of `batch`.
 
     A layer's input is held until its output gradient arrives, as training holds it; weight gradients are
     formed one layer at a time. Model, parameters and random state stay as they are.
     """
-    probes = {id(layer): _Probe(name, layer, epsilons) for name, layer in reversed(layers.items())}
+    probes = {id(layer): _Probe(name, layer, epsilons, batch_mode) for name, layer in reversed(layers.items())}
     hooks = [probe.layer.register_forward_hook(probe.see) for probe in probes.values()]
     training = model.training
     model.eval()
@@ -47,7 +48,8 @@ def measure_perplexities(
 class _Probe:
     """Watches one layer: one Tucker decomposition per call, gradient errors summed over the calls."""
 
-    def __init__(self, name: str, layer: nn.Linear, epsilons: Sequence[float]):
+    def __init__(self, name: str, layer: nn.Linear, epsilons: Sequence[float], batch_mode: str):
+        self.batch_mode = batch_mode
         self.name, self.layer, self.epsilons = name, layer, sorted(epsilons)
         self.shapes: list[tuple[int, ...]] = []
         self.ranks: list[list[tuple[int, ...]]] = []  # per call, per epsilon
@@ -76,7 +78,7 @@ class _Probe:
 
     def _decompose(self, call: int, x: Tensor) -> "_Spectrum":
         with decomposing(self.name):
-            spectrum = _Spectrum(x, self.epsilons[-1])
+            spectrum = _Spectrum(x, self.epsilons[-1], self.batch_mode)
             self.ranks[call] = [spectrum.ranks(epsilon) for epsilon in self.epsilons]
         return spectrum
 
@@ -96,8 +98,8 @@ class _Probe:
 class _Spectrum:
     """Leading directions and energies of every unfolding of `x`, once, for all thresholds up to `highest`."""
 
-    def __init__(self, x: Tensor, highest: float):
-        self.x = x
+    def __init__(self, x: Tensor, highest: float, batch_mode: str):
+        self.x, self.batch_mode = x, batch_mode
         self.total = torch.linalg.vector_norm(x, dtype=torch.float64).square()
         self.bases: list[Tensor] = []
         self.energies: list[Tensor] = []
@@ -109,8 +111,8 @@ class _Spectrum:
     def ranks(self, epsilon: float) -> tuple[int, ...]:
         """One rank per mode, as `rank.activation_selection=epsilon` chooses them."""
         return tuple(
-            d if epsilon >= 1 else explained_rank(energy, epsilon, self.total)
-            for energy, d in zip(self.energies, self.x.shape, strict=True)
+            d if epsilon >= 1 or (mode == 0 and self.batch_mode == "whole") else explained_rank(e, epsilon, self.total)
+            for mode, (e, d) in enumerate(zip(self.energies, self.x.shape, strict=True))
         )
 
     def compress(self, ranks: Sequence[int]) -> tuple[Tensor, list[Tensor | None]]:
@@ -122,12 +124,12 @@ class _Spectrum:
                 factors[mode] = self.bases[mode][:, : ranks[mode]]
                 core = tucker.project(core, factors[mode], mode)
         if ranks[0] < len(core):
-            factors[0] = tucker.batch_factors(core.flatten(1), ranks[0])
+            factors[0] = tucker.batch_factor(core.flatten(1), ranks[0])
             core = tucker.project(core, factors[0], 0)
         return core, factors
 
 
 def _low_rank_gradient(grad: Tensor, core: Tensor, factors: list[Tensor | None]) -> Tensor:
     """`dW` (`O x I`) for the input that `core` and `factors` stand for."""
-    coordinates, _ = tucker.weight_coordinates(grad, core, factors)
+    coordinates = tucker.weight_coordinates(grad, core, factors)
     return coordinates if factors[-1] is None else coordinates @ factors[-1].mT

@@ -1,4 +1,4 @@
-"""`rank.activation_selection=perplexity`: one threshold per layer, chosen over all layers at once (DESIGN 3.5)."""
+"""`rank.activation_selection=perplexity`: one threshold per layer, chosen over all layers at once."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +25,7 @@ class PerplexitySearch:
         objective: `memory` or `perplexity`: what is made least where neither bound is given. The bound is then
             what the same threshold for every layer, `uniform_epsilon`, would take of the other quantity.
         uniform_epsilon: that threshold, a candidate as well in that case; `ActivationRanks` hands over its own.
+        batch_mode: `whole` or `cut`, handed over likewise.
         ceiling: largest summed perplexity; budget_mib: largest sum of core and factor elements, as float32 MiB
             at the calibration batch's size; one of them at most.
         table: path of a `perplexity.json` to use instead of measuring, or None.
@@ -35,6 +36,7 @@ class PerplexitySearch:
     budget_mib: float | None
     table: str | None
     uniform_epsilon: float | None = None
+    batch_mode: str = "whole"
     artifacts: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -68,7 +70,7 @@ class PerplexitySearch:
     def _tables(self, model, layers, batch) -> list[LayerTable]:
         if self.table is None:
             uniform = {self.uniform_epsilon} if self._derives_bound() else set()
-            return measure_perplexities(model, layers, batch, sorted({*EPSILONS, *uniform}))
+            return measure_perplexities(model, layers, batch, sorted({*EPSILONS, *uniform}), self.batch_mode)
         tables = read_tables(self.table)
         unknown = [name for name in (t.name for t in tables) if name not in layers]
         if unknown or not tables:

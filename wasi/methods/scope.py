@@ -7,21 +7,16 @@ from torch import nn
 from wasi.errors import UserError
 from wasi.layers.base import LowRankLayer
 from wasi.models.attention import unpack_attention
-from wasi.models.gelu import overwrite_hidden
-from wasi.models.patch_product import multiply_patches
 from wasi.models.structure import head_module, linear_sites
 
 
 def scope_linears(model: nn.Module, scope: str) -> dict[str, nn.Linear]:
     """Name -> `nn.Linear` of `scope` inside the blocks.
 
-    The model is made ready for that first: packed attention is unpacked where in scope, GELUs overwrite, patches
-    are embedded by a product.
+    Packed attention is opened first where it is in scope.
     """
     if scope != "mlp":
         unpack_attention(model)
-    overwrite_hidden(model)
-    multiply_patches(model)
     return {site.name: model.get_submodule(site.name) for site in linear_sites(model, scope)}
 
 

@@ -1,4 +1,4 @@
-"""Tucker ranks of the saved inputs, fixed before training, and the bases they start from (DESIGN 3.5)."""
+"""Tucker ranks of the saved inputs, fixed before training, and the bases they start from ."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from wasi.methods.perplexity_table import OPTION as TABLE
 
 Ranks = tuple[int, ...]
 Batch = tuple[Tensor, Tensor]
-Choose = Callable[[str, int, Tensor], Ranks]  # layer, call, its input -> one rank per mode
+Choose = Callable[[str, Tensor], Ranks]  # layer, its input -> one rank per mode
 
 
 @dataclass
@@ -27,6 +27,8 @@ class ActivationRanks:
         ranks: for `fixed`, one rank per mode of the layers' inputs, the batch mode first.
         perplexity: the search for `perplexity`.
         update_gap: steps between updates of a basis; the layers take turns.
+        batch_mode: `whole` keeps the batch mode as it is; `cut`, the paper's way, gives it a rank like the others.
+            A list of `fixed` ranks says so itself.
     """
 
     selection: str
@@ -34,6 +36,7 @@ class ActivationRanks:
     ranks: list[int] | None
     perplexity: PerplexitySearch | None = None
     update_gap: int = 1
+    batch_mode: str = "whole"
 
     def __post_init__(self) -> None:
         needs = {"epsilon": self.epsilon, "fixed": self.ranks, "perplexity": self.perplexity}
@@ -42,6 +45,7 @@ class ActivationRanks:
             raise UserError("rank.activation_selection", self.selection, allowed)
         if self.perplexity is not None:
             self.perplexity.uniform_epsilon = self.epsilon
+            self.perplexity.batch_mode = self.batch_mode
 
     @property
     def artifacts(self) -> dict[str, Any]:
@@ -50,33 +54,32 @@ class ActivationRanks:
 
     def states(
         self, model: nn.Module, layers: Mapping[str, nn.Linear], batches: Iterable[Batch]
-    ) -> dict[str, list[TuckerState]]:
-        """One state per layer and call, with bases from the first of `batches`."""
-        states: dict[str, list[TuckerState]] = {name: [] for name in layers}
+    ) -> dict[str, TuckerState]:
+        """One state per layer, with bases from its first call on the first of `batches`."""
+        states: dict[str, TuckerState] = {}
         batch = next(iter(batches))
 
         def see(name: str, x: Tensor) -> None:
-            with decomposing(name):
-                ranks = choose(name, len(states[name]), x)
-                states[name].append(TuckerState(x, ranks, self.update_gap, self._phase(states)))
+            if name not in states:
+                with decomposing(name):
+                    states[name] = TuckerState(x, choose(name, x), self.update_gap, self._phase(len(states)))
 
         choose = self._chooser(model, layers, batch)
         observe_inputs(model, layers, [batch], see)
         return states
 
-    def _phase(self, states: Mapping[str, list[TuckerState]]) -> int:
+    def _phase(self, index: int) -> int:
         """Any run of `update_gap` layers, and equal layers of successive blocks, get different steps."""
-        index = sum(map(len, states.values()))
         return (index + index // self.update_gap) % self.update_gap
 
     def _chooser(self, model: nn.Module, layers: Mapping[str, nn.Linear], batch: Batch) -> Choose:
         if self.selection == "epsilon":
-            return lambda name, call, x: epsilon_ranks(x, self.epsilon)
+            return lambda name, x: epsilon_ranks(x, self.epsilon, self.batch_mode)
         if self.selection == "fixed":
             return self._fixed
         return self._searched(model, layers, batch)
 
-    def _fixed(self, name: str, call: int, x: Tensor) -> Ranks:
+    def _fixed(self, name: str, x: Tensor) -> Ranks:
         if len(self.ranks) != x.dim():
             modes = "[b,n,i]" if x.dim() == 3 else "[b,h,w,i]" if x.dim() == 4 else f"{x.dim()} ranks"
             raise UserError("rank.activation_ranks", list(self.ranks), f"{modes}, one rank per mode of this model")
@@ -90,11 +93,11 @@ class ActivationRanks:
     def _searched(self, model: nn.Module, layers: Mapping[str, nn.Linear], batch: Batch) -> Choose:
         chosen = self.perplexity.chosen(model, layers, batch)
 
-        def choose(name: str, call: int, x: Tensor) -> Ranks:
+        def choose(name: str, x: Tensor) -> Ranks:
             table, candidate = chosen.get(name, (None, None))
-            if table is None or table.shapes[call : call + 1] != [tuple(x.shape)]:
+            if table is None or table.shapes[:1] != [tuple(x.shape)]:
                 seen = f"inputs of {'x'.join(map(str, x.shape))} to {name}"
                 raise UserError(TABLE, self.perplexity.table, f"a table of this model and batch size, with {seen}")
-            return candidate.ranks[call]
+            return candidate.ranks[0]
 
         return choose

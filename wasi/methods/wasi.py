@@ -86,7 +86,7 @@ class SubspaceMethod:
         factors = self._factors(model, linears, calibration) if self.weight_epsilon is not None else None
 
         def made(name: str, linear: nn.Linear) -> LowRankLayer:
-            return self._layer(name, linear, factors, states.get(name, []))
+            return self._layer(name, linear, factors, states.get(name))
 
         replace_layers(model, once_each(linears, made))
         if factors is not None:
@@ -103,13 +103,13 @@ class SubspaceMethod:
         return _SharedFactors(self.weight_epsilon, moments, ranks)
 
     def _layer(
-        self, name: str, linear: nn.Linear, factors: "_SharedFactors | None", states: list[TuckerState]
+        self, name: str, linear: nn.Linear, factors: "_SharedFactors | None", state: TuckerState | None
     ) -> LowRankLayer:
         if factors is None:
-            return TuckerLinear(linear.weight, linear.bias, states)
+            return TuckerLinear(linear.weight, linear.bias, state)
         if self.update == "svd":
             return SvdLinear(*factors.product(name, linear.weight), factors.bias(linear))
-        return FactoredLinear(*factors.of(name, linear.weight), factors.bias(linear), states)
+        return FactoredLinear(*factors.of(name, linear.weight), factors.bias(linear), state)
 
 
 class _SharedFactors:

@@ -11,9 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wasi.errors import UserError
-from wasi.layers.base import LowRankLayer
-from wasi.linalg import absorbed, factored
-from wasi.models.packed_attention import PackedAttention
 from wasi.models.structure import find_blocks
 
 
@@ -54,19 +51,6 @@ def _linear(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:
     return linear
 
 
-def attend(qkv: Tensor, dropout: float) -> Tensor:
-    """`softmax(q k^T / sqrt(d)) v` of a pack `[B, N, 3, heads, d]`, as `[B, N, heads, d]`.
-
-    With fewer tokens than head dimensions the probabilities are smaller than what the fused operator keeps
-    instead, and on a CPU its backward pass takes longer than plain products.
-    """
-    tokens, dim = qkv.shape[1], qkv.shape[-1]
-    if tokens <= dim and dropout == 0 and torch.is_grad_enabled() and qkv.device.type == "cpu":
-        return PackedAttention.apply(qkv)
-    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(1, 2)
-
-
 class SelfAttention(nn.Module):
     """`nn.MultiheadAttention` of one sequence with itself, `B x N x D` -> `B x N x D`."""
 
@@ -87,35 +71,10 @@ class SelfAttention(nn.Module):
         if query is not key or key is not value or need_weights:
             raise ValueError("only the attention of a sequence with itself, without its weights, is supported")
         batch, tokens, width = query.shape
-        if not (self.training or torch.is_grad_enabled()) and self._is_absorbed(tokens):
-            return self._absorbed(query), None
         qkv = self.qkv(query).view(batch, tokens, 3, self.num_heads, width // self.num_heads)
-        out = attend(qkv, self.dropout if self.training else 0.0)
-        return self.proj(out.reshape(batch, tokens, width)), None
-
-    def _is_absorbed(self, tokens: int) -> bool:
-        """Whether both projections are pairs of factors so thin that products of them are worth making.
-
-        A projection with a hook is called, for who looks at it (as in torch's own fast path); but a trace, which
-        hooks every module, must see what runs without it.
-        """
-        layers = self.qkv, self.proj
-        if not all(isinstance(layer, LowRankLayer) and layer.has_factors for layer in layers):
-            return False
-        hooked = any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
-        if hooked and not torch.jit.is_tracing():
-            return False
-        ranks = (layer.weight_rank for layer in layers)
-        return absorbed.saves_work(tokens, self.qkv.in_features // self.num_heads, *ranks)
-
-    def _absorbed(self, x: Tensor) -> Tensor:
-        (left, right), (out_left, out_right) = self.qkv.weight_factors(), self.proj.weight_factors()
-        through, _ = factored.coordinates(x, right, self.qkv.bias is not None)
-        if self.qkv.bias is not None:
-            left = factored.with_bias_column(left, self.qkv.bias)
-        mixed = absorbed.mix(through, left, self.num_heads, x.shape[1])
-        out_right = absorbed.output_factor(left, out_right, self.num_heads)
-        return factored.product(mixed, out_left, out_right, self.proj.bias)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        out = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
+        return self.proj(out.transpose(1, 2).reshape(batch, tokens, width)), None
 
 
 class WindowAttention(nn.Module):

@@ -8,7 +8,6 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from wasi.layers.recompute import CallCounter, call_positions, repeat_from
 from wasi.models.structure import find_blocks
 
 
@@ -32,20 +31,19 @@ def _checkpointed(block: nn.Module, forward):
 
 
 def _contexts(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
-    """For the first forward pass, and for its repetition from the same calls."""
-    return nullcontext(), _repetition(block, call_positions(block))
+    """For the first forward pass, and for its repetition."""
+    return nullcontext(), _repetition(block)
 
 
 @contextmanager
-def _repetition(block: nn.Module, positions: list[tuple[CallCounter, int]]) -> Iterator[None]:
-    """Repeat from `positions`; the running statistics of batch norms have seen this batch already."""
+def _repetition(block: nn.Module) -> Iterator[None]:
+    """The running statistics of batch norms have seen this batch already."""
     norms = [norm for norm in block.modules() if isinstance(norm, _BatchNorm) and norm.track_running_stats]
     before = [(norm, norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
     try:
-        with repeat_from(positions):
-            yield
+        yield
     finally:
         for norm, momentum, count in before:
             norm.momentum = momentum

@@ -9,7 +9,6 @@ Gradients are held until the step, as without `lean`; WASI's, kept as coordinate
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import wraps
 from itertools import groupby
 
@@ -18,8 +17,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import get_device_states, set_device_states
 
 from wasi.errors import UserError
-from wasi.layers.base import LowRankLayer
-from wasi.layers.recompute import declared
 from wasi.models.structure import find_blocks, first_convolution
 from wasi.training.step import TrainStep
 
@@ -63,7 +60,7 @@ class ChunkedRepeat(torch.autograd.Function):
                 part = slice(start, start + ctx.size)
                 # `to` may return the stored chunk itself: detached, so that it is a leaf of this chunk's graph.
                 x = _computable(stored[part], ctx.dtype).detach().requires_grad_(need)
-                with torch.enable_grad(), declared(repeat=False):  # the first pass that sees a graph
+                with torch.enable_grad():
                     ctx.run(x).backward(grad[part].to(ctx.dtype))
                 if need:
                     d_x[part] = x.grad
@@ -97,14 +94,6 @@ class LeanStep(TrainStep):
         for segment in _segments(self.model, blocks.values(), segment_size):
             self._pieces |= self._in_one(*segment)
         _set_forwards(self._pieces)
-
-    @contextmanager
-    def unchunked(self) -> Iterator[None]:
-        _set_forwards(self._whole)
-        try:
-            yield
-        finally:
-            _set_forwards(self._pieces)
 
     def prepare(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         return images.to(self.device), labels.to(self.device)
@@ -212,8 +201,6 @@ def _refuse_what_chunks_would_change(model: nn.Module) -> None:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         allowed = "plain for data-parallel training: its gradients are complete only after the last chunk"
         raise UserError("train.memory", "lean", allowed)
-    if any(isinstance(m, LowRankLayer) and len(m.states) > 1 for m in model.modules()):
-        raise UserError("train.memory", "lean", "plain for a model that calls a linear layer more than once")
     blocks = find_blocks(model).values()
     if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for block in blocks for m in block.modules()):
         raise UserError("train.memory", "lean", "plain for a model whose blocks have batch norms")

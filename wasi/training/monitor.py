@@ -26,7 +26,6 @@ from torch import Tensor, nn
 
 from wasi.layers.activation import TuckerState, epsilon_ranks
 from wasi.layers.base import LowRankLayer
-from wasi.layers.recompute import declared
 from wasi.linalg.angles import left_spectrum, principal_angles
 from wasi.linalg.rank import explained_rank
 from wasi.linalg.tucker import expand, project
@@ -79,8 +78,7 @@ class Monitor:
             rows.append({"layer": name, "call": calls[name], **weights[name], **inputs})
             calls[name] += 1
 
-        with declared(repeat=True):  # so that no basis gathers what it sees
-            observe_inputs(model, layers, [next(iter(self.batches))], see)
+        observe_inputs(model, layers, [next(iter(self.batches))], see)
         return rows
 
     def _weight(self, name: str, layer: nn.Module) -> Row:
@@ -100,10 +98,10 @@ class Monitor:
         if not x.any():
             return {}  # there is no variance to explain
         ranks = epsilon_ranks(x, self.activation_epsilon)
-        tracked = isinstance(layer, LowRankLayer) and len(layer.states) > 0
+        tracked = isinstance(layer, LowRankLayer) and layer.state is not None
         if not tracked and (name, call) not in self._bases:
             self._bases[name, call] = TuckerState(x, ranks)
-        state = layer.states[call % len(layer.states)] if tracked else self._bases[name, call]
+        state = layer.state if tracked else self._bases[name, call]
         core, factors = state.compress(x)
         total = x.square().sum()
         row: Row = {}

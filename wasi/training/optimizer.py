@@ -1,21 +1,79 @@
 """The optimizer over a model that a method has already been applied to."""
 
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+
 import hydra
 import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from wasi.training.subspace import trainable_factors
+from wasi.layers.base import LowRankLayer
+from wasi.layers.factored import FactoredLinear
+from wasi.models.structure import find_blocks
+from wasi.training.swan import Swan
+
+Group = dict[str, object]
 
 
 def build_optimizer(model: nn.Module, cfg: DictConfig) -> torch.optim.Optimizer:
     """Instantiate `optimizer=` over what trains.
 
-    Weight decay acts on the product `L R`, so it scales `R` once and leaves the orthonormal `L` alone.
+    An optimizer without state steps on the coordinates of a factored layer where it has them (`FactoredLinear.C`, see
+    `coordinate_groups`), any other on the factors. Weight decay acts on the product `L R`, so it leaves `L` alone.
     """
-    left = [layer.L for layer in trainable_factors(model)]
-    skip = {id(p) for p in left}
-    groups = [{"params": [p for p in model.parameters() if p.requires_grad and id(p) not in skip]}]
-    if left:
-        groups.append({"params": left, "weight_decay": 0.0})
+    kind = hydra.utils.get_class(cfg["_target_"])
+    stateless = kind is Swan or (kind is torch.optim.SGD and not cfg.get("momentum"))
+    groups = coordinate_groups(model) if stateless and not _is_distributed() else []
+    in_coordinates = [layer for layer in trainable_factors(model) if layer.C is not None]
+    held = {id(p) for layer in in_coordinates for p in (layer.L, layer.R)}
+    left = [layer.L for layer in trainable_factors(model) if layer.C is None]
+    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in held]
+    groups += _by_role(model, rest, {id(p) for p in left}, kind is Swan)
     return hydra.utils.instantiate(cfg, _partial_=True, _convert_="all")(groups)
+
+
+def coordinate_groups(model: nn.Module) -> list[Group]:
+    """One group per width `in_features`, of the coordinates `C` of the factored layers that can use them."""
+    layers = trainable_factors(model)
+    holders = Counter(id(m.L) for m in model.modules() if isinstance(m, FactoredLinear))
+    by_width = defaultdict(list)
+    for layer in layers:
+        if holders[id(layer.L)] == 1 and layer.use_coordinates():
+            by_width[layer.in_features].append(layer.C)
+    return [{"params": cs, "whiten": True, "in_features": width} for width, cs in by_width.items()]
+
+
+def _by_role(model: nn.Module, parameters: list[nn.Parameter], left: set[int], whiten: bool) -> list[Group]:
+    """Ordinary parameters: those that decay, the left factors, which do not, and of both the matrices to whiten."""
+    matrices = {id(p) for p in _block_matrices(model)} if whiten else set()
+    groups = []
+    for decays in (True, False):
+        for is_matrix in (False, True):
+            chosen = [
+                p for p in parameters if (id(p) not in left) == decays and (id(p) in matrices) == is_matrix
+            ]
+            if chosen:
+                groups.append(
+                    {"params": chosen} | ({} if decays else {"weight_decay": 0.0}) | {"whiten": is_matrix}
+                )
+    return groups
+
+
+def _block_matrices(model: nn.Module) -> Iterator[nn.Parameter]:
+    """Weights of the linear layers inside the transformer blocks, factors and adapters included."""
+    for block in find_blocks(model).values():
+        for module in block.modules():
+            if isinstance(module, (nn.Linear, nn.MultiheadAttention, LowRankLayer)):
+                yield from (p for p in module.parameters() if p.dim() == 2)
+
+
+def trainable_factors(model: nn.Module) -> list[FactoredLinear]:
+    """Layers whose factors train; tied layers share one pair of factors, which counts, and steps, once."""
+    layers = [m for m in model.modules() if isinstance(m, FactoredLinear) and m.L.requires_grad]
+    return list({id(m.L): m for m in layers}.values())
+
+
+def _is_distributed() -> bool:
+    """Data parallelism averages gradients of parameters, which the coordinates are not."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

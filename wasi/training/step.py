@@ -1,7 +1,6 @@
 """One whole optimizer step: forward, loss, backward, subspace work, update."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import isfinite
 
@@ -55,10 +54,6 @@ class TrainStep:
     def prepare(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """A loader's batch in the form in which a step takes it: on the device, normalised."""
         return self.normalize(images.to(self.device)), labels.to(self.device)
-
-    def unchunked(self) -> AbstractContextManager:
-        """The model runs its blocks in one piece inside, for those who look at it from outside."""
-        return nullcontext()
 
     def __call__(self, images: Tensor, labels: Tensor) -> StepResult:
         """Raises Diverged, before any weight changes, when loss or gradient norm is not finite."""

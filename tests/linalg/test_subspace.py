@@ -1,0 +1,61 @@
+"""Steps on factors against Algorithm 1 on dense matrices, and the polar factor against an SVD."""
+
+import pytest
+import torch
+
+from tests.oracles import algorithm1_thin, decaying
+from wasi.linalg.subspace import algorithm_1, fold, polar_factor, retract, tangent_gradient
+
+LEFT, RIGHT = torch.linalg.qr(decaying(20, 6, decay=0.9))[0], decaying(6, 15, seed=1, decay=0.9)
+BASIS = torch.linalg.qr(torch.randn(15, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64))[0]
+M = decaying(20, 4, seed=2, decay=0.9)
+
+
+def test_algorithm_1_moves_no_static_weight_and_equals_its_thin_form():
+    left, right = LEFT, RIGHT
+    for _ in range(3):
+        left, right = algorithm_1(left, right, torch.zeros(20, 15, dtype=torch.float64), 1.0)
+    assert torch.allclose(left @ right, LEFT @ RIGHT)
+    dense, thin = algorithm_1(LEFT, RIGHT, M @ BASIS.mT, 0.1), algorithm1_thin(LEFT, RIGHT, M, BASIS, 0.1)
+    assert torch.allclose(dense[0] @ dense[1], thin[0] @ thin[1])
+
+
+def test_fold_is_algorithm_1_to_second_order_and_leaves_left_orthonormal_to_fourth():
+    off, stretch = [], []
+    for lr in (0.02, 0.01):
+        left, right = fold(LEFT, RIGHT, -lr * M, BASIS)
+        exact = algorithm_1(LEFT, RIGHT, M @ BASIS.mT, lr)
+        off.append((left @ right - exact[0] @ exact[1]).norm().item())
+        stretch.append((left.mT @ left - torch.eye(6, dtype=torch.float64)).norm().item())
+    assert 3.5 < off[0] / off[1] < 4.5
+    assert 12 < stretch[0] / stretch[1] < 20
+
+
+def test_a_long_fold_stays_finite():
+    left, right = fold(LEFT, RIGHT, -1e3 * M, BASIS)
+    assert left.isfinite().all() and right.isfinite().all()
+
+
+def test_a_tangent_step_with_retraction_is_algorithm_1_to_second_order():
+    d_weight, off = M @ BASIS.mT, []
+    for lr in (0.02, 0.01):
+        direction, square = tangent_gradient(d_weight @ RIGHT.mT, LEFT, RIGHT)
+        left, right = retract(LEFT - lr * direction, RIGHT - lr * LEFT.mT @ d_weight)
+        exact = algorithm_1(LEFT, RIGHT, d_weight, lr)
+        off.append((left @ right - exact[0] @ exact[1]).norm().item())
+        assert torch.allclose(left.mT @ left, torch.eye(6, dtype=torch.float64))
+        assert 0 < square < d_weight.square().sum()
+    assert 3.5 < off[0] / off[1] < 4.5
+
+
+@pytest.mark.parametrize("shape", [(20, 4), (5, 5)])
+def test_polar_factor_against_an_svd(shape):
+    m = decaying(*shape, decay=0.7)
+    u, _, vh = torch.linalg.svd(m, full_matrices=False)
+    assert torch.allclose(polar_factor(m), u @ vh, atol=1e-6)
+
+
+def test_a_direction_of_pure_rounding_is_not_raised():
+    m = torch.cat([decaying(20, 3), 1e-9 * decaying(20, 1, seed=3)], 1)
+    assert torch.linalg.svdvals(polar_factor(m))[-1] < 0.1
+    assert not polar_factor(torch.zeros(4, 2)).any()

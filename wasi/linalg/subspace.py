@@ -1,0 +1,96 @@
+"""Steps on a weight held as `W = L R`: Algorithm 1 of the paper, and the same step without any dense matrix.
+
+`L` is `O x K` with orthonormal columns, `R` is `K x I`. See `docs/method.md` for the derivations.
+"""
+
+import torch
+from torch import Tensor
+
+from wasi.linalg.orthonormal import qr_near_orthonormal, qr_positive
+
+# `||E||_F` up to which `fold` removes the stretch `E` of `L`; see there.
+_SMALL_STRETCH = 1e-2
+
+
+def algorithm_1(left: Tensor, right: Tensor, d_weight: Tensor, lr: float) -> tuple[Tensor, Tensor]:
+    """Algorithm 1 of arXiv 2510.09160 on dense matrices, made consistent: one subspace iteration on `W+`.
+
+    It is the reference that `fold` and `tangent_gradient` follow to second order in `lr`; training never calls it.
+    The published algorithm lacks the last line and pairs the new `L` with the old `R`.
+
+    Args:
+        left: `L`, `O x K`, orthonormal columns; right: `R`, `K x I`; d_weight: `dLoss/dW`, `O x I`.
+
+    Returns:
+        The next `L` and `R`.
+    """
+    w_next = left @ right - lr * d_weight  # W+ = L R - lr dW      O x I
+    r_hat = left.mT @ w_next  #              R^ = L^T W+           K x I
+    l_next, _ = qr_positive(w_next @ r_hat.mT)  # L+ = orth(W+ R^^T)  O x K
+    return l_next, l_next.mT @ w_next  #     R+ = L+^T W+          K x I
+
+
+def fold(left: Tensor, right: Tensor, update: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
+    """`L` and `R` after a step `W + C U^T` whose rows lie in the span of an activation's feature basis `U`.
+
+    With `A = L^T C` and `B = (R R^T + delta I)^-1 R U`, the step `L + (C - L A) B^T`, `R + A U^T` adds to `L R` the
+    projection of `C U^T` on the tangent space of the matrices of rank `K`, as one iteration of Algorithm 1 does to
+    first order. It would stretch `L^T L = I` by `E = B N^T N B^T` with `N = C - L A`; with `A + B N^T N / 2` in
+    place of `A` the stretch is `E^2 / 4`. Where `||E||_F` is above 1e-2 that term is left out.
+
+    Args:
+        left: `L`, `O x K`; right: `R`, `K x I`; update: `C`, `O x r`, the step in coordinates of the basis;
+        basis: `U`, `I x r`, orthonormal columns.
+    """
+    a = left.mT @ update  #                              A      K x r
+    b = damped_solve(right @ right.mT, right @ basis)  # B      K x r
+    gram = update.mT @ update - a.mT @ a  #              N^T N  r x r, as L is orthonormal
+    stretch = gram @ (b.mT @ b)
+    is_small = (stretch * stretch.mT).sum() <= _SMALL_STRETCH**2  # ||E||_F^2 = tr (N^T N B^T B)^2
+    a = a + torch.where(is_small, 0.5, 0.0) * (b @ gram)
+    return torch.addmm(left, update - left @ a, b.mT), torch.addmm(right, a, basis.mT)
+
+
+def tangent_gradient(d_left: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """The direction `(I - L L^T) dL (R R^T + delta I)^-1` for a linear step on `L`, with `dR` unchanged for `R`.
+
+    `direction R + L dR` is then the projection of `dW` on the tangent space of the matrices of rank `K`.
+
+    Returns:
+        The direction (`O x K`) and its squared length in weight space, a scalar.
+    """
+    normal = d_left - left @ (left.mT @ d_left)
+    direction = damped_solve(right @ right.mT, normal.mT).mT
+    return direction, (normal * direction).sum()
+
+
+def retract(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """The same product with `L` orthonormal again: `L = Q T` with a positive diagonal, so `W = Q (T R)`."""
+    q, t = qr_near_orthonormal(left)
+    return q, t @ right
+
+
+def damped_solve(gram: Tensor, rows: Tensor) -> Tensor:
+    """`(gram + delta I)^-1 rows` by Cholesky; overwrites the `K x K` matrix `gram`.
+
+    The Tikhonov damping `delta` is 1e-4 of the largest eigenvalue in float32 (sqrt(eps) / 3 in general), so that
+    directions in which the weight is nearly zero take a shorter step.
+    """
+    v = gram.diagonal().sqrt()
+    for _ in range(3):  # power steps: the largest eigenvalue of a positive definite matrix, closely
+        v = gram @ (v / torch.linalg.vector_norm(v))
+    gram.diagonal().add_(torch.finfo(gram.dtype).eps ** 0.5 / 3 * torch.linalg.vector_norm(v))
+    return torch.cholesky_solve(rows, torch.linalg.cholesky(gram))
+
+
+def polar_factor(matrix: Tensor) -> Tensor:
+    """`M (M^T M)^(-1/2)` of a tall `M` (`O x r`): the nearest matrix with orthonormal columns, all of length 1.
+
+    By an eigendecomposition of the `r x r` Gram matrix in float64. Directions in which `M` is below 1e-6 of its
+    largest singular value are noise and are damped instead of being raised to length 1.
+    """
+    wide = matrix.double()
+    values, vectors = torch.linalg.eigh(wide.mT @ wide)
+    values = values.clamp_min(0)
+    scale = (values + 1e-12 * values[-1]).clamp_min(torch.finfo(torch.float32).tiny).rsqrt()
+    return matrix @ ((vectors * scale) @ vectors.mT).to(matrix.dtype)
