@@ -57,7 +57,7 @@ def test_wasi_layers_count_factors_core_and_bases():
     def make(linear):
         o, i = linear.weight.shape
         left, right = nn.Parameter(torch.eye(o)[:, :5].clone()), nn.Parameter(torch.randn(5, i))
-        return FactoredLinear(left, right, linear.bias, [TuckerState(torch.randn(16, 17, i), (3, 4, 6))])
+        return FactoredLinear(left, right, linear.bias, TuckerState(torch.randn(16, 17, i), (3, 4, 6)))
 
     model = replace(tiny_vit(), "all", make)
     weights = site_sum(lambda i, o, _: 5 * (i + o))

@@ -157,6 +157,6 @@ def _projection_cost(sizes: Sequence[int], ranks: Sequence[int], width: int) -> 
 
 
 def stored_elements(shape: Sequence[int], ranks: Sequence[int]) -> int:
-    """Elements of core and factors of a tensor of `shape`, as the paper counts them."""
+    """Elements of core and factors of a tensor of `shape`; a mode that is kept whole has no factor."""
     kept = [min(r, d) for r, d in zip(ranks, shape, strict=True)]
-    return prod(kept) + sum(d * r for d, r in zip(shape, kept, strict=True))
+    return prod(kept) + sum(d * r for d, r in zip(shape, kept, strict=True) if r < d)
