@@ -12,7 +12,7 @@ from wasi.layers.adapter import FactoredAdapterLinear
 from wasi.linalg.rank import truncate, weight_rank
 from wasi.methods.calibration import decomposing, second_moments
 from wasi.methods.feature_init import feature_moments
-from wasi.methods.scope import check_weights, freeze_rest, once_each, replace_layers, scope_linears
+from wasi.methods.scope import check_weights, freeze_rest, replace_each, scope_linears
 from wasi.methods.weight_ranks import OPTION, check_allocation, log_ranks, sensitivity_ranks
 
 # Of the square roots of singular values, relative to the largest; how a direction's scale is divided between the
@@ -93,7 +93,7 @@ class SVDLLM:
             sizes.append((rank, *linear.weight.shape))
             return FactoredAdapterLinear(left, right, linear.bias, self.lora_rank, self.lora_alpha, generator)
 
-        replace_layers(model, once_each(linears, factored))
+        replace_each(model, linears, factored)
         log_ranks(sizes)
         if not self.train_rest:
             freeze_rest(model)
