@@ -9,7 +9,6 @@ from tests.small import CLASSES, MODELS, batch, build
 from tests.small import method as make
 from wasi.errors import UserError
 from wasi.layers.base import LowRankLayer
-from wasi.linalg.output_subspace import RIDGE
 from wasi.methods import feature_init
 from wasi.methods.feature_init import FeatureMoments, feature_moments
 from wasi.methods.scope import scope_linears
@@ -51,7 +50,7 @@ def weighed_mean(pairs):
 
 def expected(weight, groups, rank):
     """The best `W'` for groups, one for each bias, of (inputs, gradients); a group under the key None has none."""
-    moment = sensitivity = size = power = 0.0
+    moment = sensitivity = size = squared = power = 0.0
     for key, pairs in groups.items():
         mean = 0.0 if key is None else weighed_mean(pairs)
         for x, g in pairs:
@@ -59,9 +58,10 @@ def expected(weight, groups, rank):
             moment = moment + (x - mean).mT @ tokens @ (x - mean)
             sensitivity = sensitivity + g.mT @ g
             power, size = power + (tokens @ x.square()).sum(), size + tokens.sum()
+            squared = squared + tokens.square().sum()
     o, i = weight.shape
-    moment = moment / size + RIDGE * power / size / i * torch.eye(i, dtype=DOUBLE)
-    sensitivity = sensitivity / size + 0.1 / o * torch.eye(o, dtype=DOUBLE)  # a tenth of its mean eigenvalue
+    moment = moment / size + squared / size**2 * power / size / i * torch.eye(i, dtype=DOUBLE)  # one more token
+    sensitivity = sensitivity / size + 0.3 / o * torch.eye(o, dtype=DOUBLE)  # a share of its mean eigenvalue
     return weighted_truncation(weight, sensitivity, moment, rank)
 
 

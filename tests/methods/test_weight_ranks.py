@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.methods.test_feature_init import features_of, shrinking
 from tests.small import MODELS, batch, build
 from tests.small import method as make
 from wasi.errors import UserError
@@ -58,18 +59,30 @@ def test_damages_add_up_to_the_error_of_the_factors(shape):
         damages, (left, right) = moments.damages(), moments.factors(rank)
         size = g.square().sum(1)
         inputs = (x * size[:, None]).mT @ x / size.sum()
-        outputs = g.mT @ g + 0.1 * size.sum() / shape[0] * torch.eye(shape[0], dtype=DOUBLE)
+        one_more = size.square().sum() / size.sum() ** 2 * inputs.trace() / shape[1]
+        inputs = inputs + one_more * torch.eye(shape[1], dtype=DOUBLE)
+        outputs = g.mT @ g + 0.3 * size.sum() / shape[0] * torch.eye(shape[0], dtype=DOUBLE)
         lost = weight - left @ right
         assert torch.allclose(torch.trace(outputs @ lost @ inputs @ lost.mT), damages[rank:].sum(), rtol=1e-6)
 
 
-def test_damages_grow_with_the_images_of_all_layers_alike():
-    """Sums and not means: twice the same images, twice the damage, up to the probes' draw."""
-    model = build("timm_vit", dtype=DOUBLE)
-    linears = scope_linears(model, "all")
-    once, twice = (feature_moments(model, linears, [batch(64, dtype=DOUBLE)] * n) for n in (1, 2))
-    for key, moments in once.items():
-        assert twice[key].damages().sum() == pytest.approx(2 * moments.damages().sum().item(), rel=0.2)
+@pytest.mark.parametrize("name", MODELS)
+def test_damages_predict_how_far_the_features_move(name):
+    """Of any layer, in one unit, within an order of magnitude: tokens of an image are taken as uncorrelated."""
+    model, calibration = shrinking(name, 0), batch(128, dtype=DOUBLE)
+    dense, linears = features_of(model, calibration[0]), scope_linears(model, "all")
+    moments = feature_moments(model, linears, [calibration])
+    predicted, moved = [], []
+    for linear in linears.values():
+        weight, seen, rank = linear.weight.data, moments[id(linear.weight)], min(linear.weight.shape) // 8
+        predicted.append(seen.damages()[rank:].sum())
+        left, right = seen.factors(rank)
+        bias, linear.bias.data = linear.bias.data, seen.absorbed(linear.bias)
+        linear.weight.data = left @ right
+        moved.append((features_of(model, calibration[0]) - dense).square().sum())
+        linear.weight.data, linear.bias.data = weight, bias
+    ratios = torch.stack(moved) / torch.stack(predicted)
+    assert ratios.min() > 0.1 and ratios.max() < 10
 
 
 @pytest.mark.parametrize("method, update", [("wsi", "svd"), ("wasi", "subspace")])

@@ -8,6 +8,8 @@ whitening with an orthonormal left factor. Everything here is meant for float64.
 import torch
 from torch import Tensor
 
+from wasi.linalg.rank import truncate
+
 # Added to the diagonal of `C`, relative to the inputs' mean square: directions that the data does not touch are
 # then ordered by the weight's own energy, far below all that it does touch and far above rounding.
 RIDGE = 1e-9
@@ -20,7 +22,7 @@ def basis_from_inputs(weight: Tensor, covariance: Tensor, ridge: float | Tensor,
         weight: `W`, `O x I`; covariance: `C`, `I x I`; ridge: above 0, in the units of `C`; rank: at most `I`.
     """
     s = torch.linalg.cholesky(_plus_diagonal(covariance, ridge))
-    return torch.linalg.svd(weight @ s, full_matrices=False)[0][:, :rank]
+    return truncate(weight @ s, 1.0, rank)[0]
 
 
 def basis_from_outputs(weight: Tensor, covariance: Tensor, ridge: float | Tensor, rank: int) -> Tensor:

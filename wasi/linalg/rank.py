@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from wasi.linalg.orthonormal import qr_positive
+
 
 def explained_rank(energies: Tensor, epsilon: float, total: Tensor | float | None = None) -> int:
     """Smallest `K >= 1` whose leading `energies` add up to at least `epsilon` of the whole.
@@ -28,7 +30,7 @@ def explained_rank(energies: Tensor, epsilon: float, total: Tensor | float | Non
 
 def weight_rank(weight: Tensor, epsilon: float) -> int:
     """The rank that `truncate` keeps of a weight (`O x I`), from its singular values alone."""
-    return explained_rank(torch.linalg.svdvals(weight.detach()).square(), epsilon)
+    return explained_rank(_energies(torch.linalg.eigvalsh(_gram(weight.detach().double()))), epsilon)
 
 
 def truncate(weight: Tensor, epsilon: float, rank: int | None = None) -> tuple[Tensor, Tensor]:
@@ -36,7 +38,24 @@ def truncate(weight: Tensor, epsilon: float, rank: int | None = None) -> tuple[T
 
     `L = U[:, :K]`, `R = S[:K] V[:K]`: the best approximation of rank `K` (Eckart-Young). `K` is `rank` or, where
     that is None, the least that explains `epsilon`.
+
+    From the eigenvectors of `W W^T` or `W^T W`, whichever is smaller, in float64. That squares the condition, so
+    directions below 1e-8 of the largest are not singular vectors to the last digit; but as `L` is orthonormal and
+    `R = L^T W`, what `L` spans is kept exactly, and at full rank `L R` is `W` to rounding.
     """
-    u, s, vh = torch.linalg.svd(weight.detach(), full_matrices=False)
-    k = explained_rank(s.square(), epsilon) if rank is None else rank
-    return u[:, :k].contiguous(), (s[:k, None] * vh[:k]).contiguous()
+    wide = weight.detach().double()
+    energies, vectors = torch.linalg.eigh(_gram(wide))
+    k = explained_rank(_energies(energies), epsilon) if rank is None else rank
+    leading = vectors[:, -k:].flip(-1)
+    left = leading if len(wide) <= wide.shape[1] else qr_positive(wide @ leading)[0]
+    return left.to(weight.dtype).contiguous(), (left.mT @ wide).to(weight.dtype)
+
+
+def _gram(wide: Tensor) -> Tensor:
+    """`W W^T` or `W^T W`, the smaller."""
+    return wide @ wide.mT if len(wide) <= wide.shape[1] else wide.mT @ wide
+
+
+def _energies(eigenvalues: Tensor) -> Tensor:
+    """Squared singular values, non-increasing, from the eigenvalues of a Gram matrix."""
+    return eigenvalues.flip(0).clamp_min(0)

@@ -10,6 +10,8 @@ from wasi.data.loader import calibration_batches
 from wasi.errors import UserError
 from wasi.models.modes import evaluating
 
+CHUNK = 16  # images that go through the model at a time
+
 
 class Calibration:
     """The same normalised batches of training data each time it is iterated.
@@ -24,6 +26,12 @@ class Calibration:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for images, labels in calibration_batches(self._dataset, self._batch_size, self._count, self._seed):
             yield self._normalize(images), labels
+
+
+def in_chunks(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same images and labels, at most `CHUNK` at a time, for what only adds up over images."""
+    for images, labels in batches:
+        yield from zip(images.split(CHUNK), labels.split(CHUNK), strict=True)
 
 
 def observe_inputs(
@@ -97,5 +105,5 @@ def second_moments(
     def see(name: str, x: Tensor) -> None:
         moments.setdefault(name, Moments()).add(x.reshape(-1, x.shape[-1]))
 
-    observe_inputs(model, layers, batches, see)
+    observe_inputs(model, layers, in_chunks(batches), see)
     return {name: seen.second for name, seen in moments.items()}

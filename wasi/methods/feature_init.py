@@ -30,7 +30,7 @@ from wasi.models.structure import head_module
 
 # Share of its mean that is added to the diagonal of `S`, which comes from few images while training moves the
 # features.
-_DAMPING = 0.1
+_DAMPING = 0.3
 _IMAGES = 8  # whose graph is held at a time
 
 
@@ -41,6 +41,7 @@ class FeatureMoments(OutputMoments):
         super().__init__(weight)
         self._sensitivity: Tensor | float = 0.0  # sum of g g^T, or of (W^T g)(W^T g)^T, the narrower
         self._size = 0.0  # sum of |g|^2
+        self._squared_size = 0.0  # sum of |g|^4
 
     def observe(self, x: Tensor, bias: Tensor | None, grad: Tensor) -> None:
         """One call's input, `[..., I]`, and `g` at its output, `[..., O]`; ValueError for a `g` not finite."""
@@ -55,6 +56,7 @@ class FeatureMoments(OutputMoments):
         narrow = (rows if self.of_outputs else rows @ self.weight).double()
         self._sensitivity = self._sensitivity + narrow.mT @ narrow
         self._size = self._size + size
+        self._squared_size = self._squared_size + weights.square().sum()
 
     def damages(self) -> Tensor:
         """What leaving out each direction of the weight adds to the features' squared error, non-increasing.
@@ -71,6 +73,15 @@ class FeatureMoments(OutputMoments):
         left, right = project(weight, moment, self._sensitivity, ridge, self._damping(), rank)
         self._sensitivity = 0.0
         return left, right
+
+    def _ridge(self) -> Tensor:
+        """As if one more token of no preferred direction had been seen.
+
+        Of `n` tokens that count alike that is `1 / n`; weighed ones are as good as `(sum w)^2 / sum w^2` of them
+        (Kish 1965). In a last block that is one token an image, often fewer than there are directions: without a
+        ridge, those that none of them touches would seem to do no damage.
+        """
+        return self._squared_size / self._size**2
 
     def _damping(self) -> Tensor:
         return _DAMPING * self._size / self.weight.shape[0]

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from wasi.layers.adapter import AdapterLinear
-from wasi.methods.scope import freeze_rest, once_each, replace_layers, scope_linears
+from wasi.methods.scope import freeze_rest, replace_each, scope_linears
 
 
 @dataclass
@@ -26,7 +26,7 @@ class LoRA:
         def adapted(_: str, linear: nn.Linear) -> nn.Module:
             return AdapterLinear(linear.weight, linear.bias, self.lora_rank, self.lora_alpha, generator)
 
-        replace_layers(model, once_each(scope_linears(model, self.scope), adapted))
+        replace_each(model, scope_linears(model, self.scope), adapted)
         if not self.train_rest:
             freeze_rest(model)
         return model

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from wasi.linalg.output_subspace import RIDGE, basis_from_inputs, basis_from_outputs
-from wasi.methods.calibration import Moments, observe_inputs
+from wasi.methods.calibration import Moments, in_chunks, observe_inputs
 
 _ROWS = 4096  # tokens that are taken to float64 at a time
 
@@ -43,7 +43,7 @@ class OutputMoments:
             moments.add((part @ self.weight.mT).double() if self.of_outputs else wide, weight)
 
     def factors(self, rank: int) -> tuple[Tensor, Tensor]:
-        """`L` (`O x K`, orthonormal columns) and `R` (`K x I`); lets go of the moments.
+        """`L` (`O x K`, orthonormal columns) and `R` (`K x I`). Once only: lets go of the moments and the weight.
 
         Raises ValueError for inputs that are zero or not finite.
         """
@@ -52,9 +52,11 @@ class OutputMoments:
         for key, moments in self._moments.items():
             mean = self._inputs[key] / moments.count
             self._lost[key] = weight @ mean - left @ (right @ mean)
+        dtype = self.weight.dtype
         self._moments.clear()
         self._inputs.clear()
-        return left.to(self.weight.dtype).contiguous(), right.to(self.weight.dtype)
+        del self.weight
+        return left.to(dtype).contiguous(), right.to(dtype)
 
     def absorbed(self, bias: Tensor) -> Tensor:
         """`bias` (`[O]`) plus what `factors` lost of the mean output that it was added to."""
@@ -77,7 +79,11 @@ class OutputMoments:
         mean_square = self._power / count / self.weight.shape[1]
         if not mean_square > 0 or not mean_square.isfinite() or not pooled.isfinite().all():
             raise ValueError("its inputs are zero or not finite")
-        return pooled, RIDGE * mean_square
+        return pooled, self._ridge() * mean_square
+
+    def _ridge(self) -> Tensor | float:
+        """Share of the inputs' mean square that is added to the diagonal of their moment."""
+        return RIDGE
 
 
 def output_moments(
@@ -92,7 +98,7 @@ def output_moments(
         linear = once[name]
         found.setdefault(id(linear.weight), OutputMoments(linear.weight)).add(x, linear.bias)
 
-    observe_inputs(model, once, batches, see)
+    observe_inputs(model, once, in_chunks(batches), see)
     return found
 
 

@@ -27,22 +27,22 @@ def check_weights(linears: Mapping[str, nn.Linear]) -> None:
             raise UserError("model.weights", f"({name})", "a layer whose weight is finite and not zero")
 
 
-def once_each(
-    linears: Mapping[str, nn.Linear], make: Callable[[str, nn.Linear], nn.Module]
-) -> dict[str, nn.Module]:
-    """`make(name, linear)` under each name; a module used under two names stays one module."""
-    made: dict[int, nn.Module] = {}
-    for name, linear in linears.items():
+def replace_each(
+    model: nn.Module, linears: dict[str, nn.Linear], make: Callable[[str, nn.Linear], nn.Module]
+) -> None:
+    """Put `make(name, linear)` in the place of each of `linears`; a linear under two names is replaced once.
+
+    One at a time, and taken out of `linears`, so that a dense weight whose last linear has gone is freed before
+    the next one is worked on. `make` must not keep what it was given.
+    """
+    made: dict[int, nn.Module] = {}  # by the linear's id: those still to come are alive, so none is taken twice
+    for name in list(linears):
+        linear = linears.pop(name)
         if id(linear) not in made:
             made[id(linear)] = make(name, linear)
-    return {name: made[id(linear)] for name, linear in linears.items()}
-
-
-def replace_layers(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
-    """Put each of `layers` at its name."""
-    for name, layer in layers.items():
         parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, layer)
+        setattr(model.get_submodule(parent), child, made[id(linear)])
+        del linear
 
 
 def freeze_rest(model: nn.Module) -> None:

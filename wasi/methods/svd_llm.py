@@ -9,11 +9,15 @@ from torch import Tensor, nn
 
 from wasi.errors import UserError
 from wasi.layers.adapter import FactoredAdapterLinear
-from wasi.linalg.rank import weight_rank
+from wasi.linalg.rank import truncate, weight_rank
 from wasi.methods.calibration import decomposing, second_moments
 from wasi.methods.feature_init import feature_moments
-from wasi.methods.scope import check_weights, freeze_rest, once_each, replace_layers, scope_linears
+from wasi.methods.scope import check_weights, freeze_rest, replace_each, scope_linears
 from wasi.methods.weight_ranks import OPTION, check_allocation, log_ranks, sensitivity_ranks
+
+# Of the square roots of singular values, relative to the largest; how a direction's scale is divided between the
+# two factors does not change their product.
+_LEAST_ROOT = 1e-4
 
 
 def whitened_factors(weight: Tensor, moment: Tensor, rank: int) -> tuple[Tensor, Tensor]:
@@ -21,12 +25,13 @@ def whitened_factors(weight: Tensor, moment: Tensor, rank: int) -> tuple[Tensor,
 
     `moment = X^T X = S S^T` (`I x I`, up to scale) and `W S = U Sigma V^T`: the output error
     `||(W - L R) X^T||_F` is the root of the sum of the squares of the discarded `Sigma`, the least possible.
+    The right factor is computed as the equal `Sigma^-1/2 U^T W`, without `S^-1`.
     """
-    s = stable_cholesky(moment.double())
-    u, sigma, vh = torch.linalg.svd(weight.detach().double() @ s, full_matrices=False)
-    root = sigma[:rank].sqrt()
-    right = torch.linalg.solve_triangular(s, root[:, None] * vh[:rank], upper=False, left=False)
-    return (u[:, :rank] * root).to(weight.dtype), right.to(weight.dtype)
+    wide = weight.detach().double()
+    left, seen = truncate(wide @ stable_cholesky(moment.double()), 1.0, rank)  # U, Sigma V^T
+    root = torch.linalg.vector_norm(seen, dim=1).sqrt()
+    root = root.clamp_min(_LEAST_ROOT * root.max())
+    return (left * root).to(weight.dtype), ((left.mT @ wide) / root[:, None]).to(weight.dtype)
 
 
 def stable_cholesky(moment: Tensor) -> Tensor:
@@ -88,7 +93,7 @@ class SVDLLM:
             sizes.append((rank, *linear.weight.shape))
             return FactoredAdapterLinear(left, right, linear.bias, self.lora_rank, self.lora_alpha, generator)
 
-        replace_layers(model, once_each(linears, factored))
+        replace_each(model, linears, factored)
         log_ranks(sizes)
         if not self.train_rest:
             freeze_rest(model)

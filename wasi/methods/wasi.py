@@ -18,7 +18,7 @@ from wasi.linalg.rank import truncate, weight_rank
 from wasi.methods.calibration import decomposing
 from wasi.methods.feature_init import feature_moments
 from wasi.methods.output_init import OutputMoments, output_moments
-from wasi.methods.scope import check_weights, freeze_rest, once_each, replace_layers, scope_linears
+from wasi.methods.scope import check_weights, freeze_rest, replace_each, scope_linears
 from wasi.methods.selection import ActivationRanks
 from wasi.methods.weight_ranks import OPTION, check_allocation, log_ranks, sensitivity_ranks
 
@@ -88,7 +88,7 @@ class SubspaceMethod:
         def made(name: str, linear: nn.Linear) -> LowRankLayer:
             return self._layer(name, linear, factors, states.get(name))
 
-        replace_layers(model, once_each(linears, made))
+        replace_each(model, linears, made)
         if factors is not None:
             log_ranks(factors.sizes())
         if not self.train_rest:

@@ -1,0 +1,96 @@
+"""Applying a method: dense weights go one by one, and calibration does not depend on how images are grouped."""
+
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+from tests.small import MODELS, batch, build
+from tests.small import method as make
+from wasi.layers.factored import FactoredLinear
+from wasi.methods import calibration
+from wasi.methods import svd_llm as svd_llm_module
+from wasi.methods import wasi as wasi_module
+from wasi.methods.scope import replace_each, scope_linears
+
+DOUBLE = torch.float64
+KINDS = [
+    ("wsi", {"init": "svd"}),
+    ("wsi", {"init": "svd", "update": "svd"}),
+    ("wsi", {"init": "output"}),
+    ("wasi", {"init": "features"}),
+    ("wsi", {"init": "features", "weight_allocation": "sensitivity"}),
+    ("svd_llm", {}),
+    ("svd_llm", {"weight_allocation": "sensitivity"}),
+]
+
+
+@pytest.mark.parametrize("method, options", KINDS)
+@pytest.mark.parametrize("name", MODELS)
+def test_a_dense_weight_is_freed_before_the_next_is_factored(name, method, options, monkeypatch):
+    model = build(name)
+    weights = [weakref.ref(linear.weight) for linear in scope_linears(model, "all").values()]
+    alive = []
+
+    def counting(function):
+        def counted(*args, **kwargs):
+            alive.append(sum(weight() is not None for weight in weights))
+            return function(*args, **kwargs)
+
+        return counted
+
+    if method == "svd_llm":
+        monkeypatch.setattr(svd_llm_module, "whitened_factors", counting(svd_llm_module.whitened_factors))
+    else:
+        monkeypatch.setattr(wasi_module._SharedFactors, "_start", counting(wasi_module._SharedFactors._start))
+    make(method, "all", 0.6, **options).apply(model, [batch()])
+    assert alive == list(range(len(weights), 0, -1)) and not any(weight() is not None for weight in weights)
+
+
+def test_a_tied_weight_stays_until_its_last_linear_goes():
+    model = build("timm_vit")
+    first, second = (block.mlp for block in model.blocks)
+    second.fc1.weight = first.fc1.weight
+    tied = weakref.ref(first.fc1.weight)
+    seen = []
+
+    def made(name, linear):
+        seen.append((name, tied() is not None))
+        return nn.Linear(linear.in_features, linear.out_features)
+
+    del first, second
+    replace_each(model, scope_linears(model, "mlp"), made)
+    assert seen == [(f"blocks.{i}.mlp.fc{j}", i + j < 3) for i in (0, 1) for j in (1, 2)] and tied() is None
+
+
+def factors_of(name, method, options):
+    batches = [batch(20, 1, DOUBLE), batch(7, 2, DOUBLE)]
+    applied = make(method, "all", 0.6, calibration_batches=2, **options) if method != "svd_llm" else make(method)
+    model = applied.apply(build(name, dtype=DOUBLE), batches)
+    return [m.L @ m.R for m in model.modules() if hasattr(m, "R")]
+
+
+@pytest.mark.parametrize("method, options", [KINDS[2], KINDS[4], ("svd_llm", {})])
+@pytest.mark.parametrize("chunk", [3, 100])
+def test_how_many_images_go_at_a_time_changes_nothing(chunk, method, options, monkeypatch):
+    by_default = factors_of("swin", method, options)
+    monkeypatch.setattr(calibration, "CHUNK", chunk)
+    for a, b in zip(factors_of("swin", method, options), by_default, strict=True):
+        assert a.shape == b.shape and torch.allclose(a, b, atol=1e-9)
+
+
+@pytest.mark.parametrize("method, options", [KINDS[2], KINDS[4], KINDS[6]])
+def test_at_most_sixteen_images_are_in_the_model(method, options):
+    model, sizes = build("timm_vit"), []
+    model.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    make(method, "mlp", 0.6, **options).apply(model, [batch(40)])
+    assert max(sizes) <= 16 and sum(sizes) in (40, 80)  # twice where sensitivities are looked at first
+
+
+def test_a_module_under_two_names_is_replaced_by_one():
+    model = build("timm_vit")
+    model.blocks[1].mlp.fc2 = model.blocks[0].mlp.fc2
+    make("wsi", "mlp", 0.6).apply(model, [batch()])
+    first, second = (block.mlp.fc2 for block in model.blocks)
+    assert first is second and isinstance(first, FactoredLinear)
