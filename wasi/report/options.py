@@ -8,7 +8,7 @@ from wasi.config.fingerprint import canonical
 from wasi.report.load import Run, select
 
 # `rank` is a table of choices: what a method reads of it stands in the method's own section.
-_NOT_RESULTS = ("seed", "sweep", "logger", "hydra", "experiment", "rank")
+_NOT_RESULTS = ("seed", "sweep", "recipe", "tune", "bench", "logger", "hydra", "experiment", "rank")
 _PLACES = ("dataset.root", "dataset.download", "dataset.num_workers", "train.checkpoint_every", "train.rerun")
 _RANK_OPTIONS = (
     "method.weight_epsilon",
