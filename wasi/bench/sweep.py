@@ -36,4 +36,4 @@ def _drop_seeds(sweeper: DictConfig) -> None:
     """`seed` out of the sweeper's own parameters; seeds on the command line are swept as asked for."""
     if "seed" in (sweeper.get("params") or {}):
         with read_write(sweeper):
-            del sweeper.params["seed"]
+            sweeper.params = {key: value for key, value in sweeper.params.items() if key != "seed"}
