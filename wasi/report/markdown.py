@@ -16,8 +16,8 @@ _COLUMNS = {
     "val acc": "validation accuracy, a fraction: mean ± sample standard deviation over the n runs",
     "Δ vanilla": "accuracy minus vanilla's (Δ baseline: minus that of the row which a remark names). ≈: within "
     "noise, two-sided t-test with p ≥ 0.05, not corrected for the number of rows: paired where both rows have the "
-    "same seeds (in brackets the 95 % interval of the mean difference), else Welch's. (n=1): no spread on one side, "
-    "so no verdict",
+    "same seeds (in brackets the 95 % interval of the mean difference), else Welch's. (n=1): no spread on one "
+    "side, so no verdict",
     "Pareto": "● where no other row is at least as good in accuracy, step time and peak memory and better in one",
     **{cost.title: cost.meaning for cost in COSTS},
 }
@@ -44,8 +44,8 @@ def markdown(
     ratio = (
         "A number with × is the ratio to the matching vanilla run, from the means over seeds; above 1 is better: "
         "vanilla / this for costs, this / vanilla for accuracy. ≈ behind the ratio of a cost: within noise by "
-        "Welch's t-test over the seeds. ± is the sample standard deviation over the seeds, of costs too. - is what "
-        "was not measured or does not apply."
+        "Welch's t-test over the seeds. ± is the sample standard deviation over the seeds, of costs too. - is "
+        "what was not measured or does not apply."
     )
     explained = [f"**{title}**: {meaning}." for title, meaning in _COLUMNS.items()]
     parts += ["## What the columns mean", _list(explained), ratio]
