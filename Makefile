@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SWEEP ?= quickstart
 
-.PHONY: help install quickstart test lint clean
+.PHONY: help install quickstart test lint tables clean
 
 help:
 	@echo "make quickstart   install into $(VENV), sweep vanilla, svd_llm and wasi over digits, print the table"
 	@echo "make test         install into $(VENV), run the tests"
 	@echo "make lint         install into $(VENV), run the linter"
+	@echo "make tables       write the tables of README.md and docs/*.md anew from results/; CHECK=--check only looks"
 	@echo "make clean        remove $(VENV)"
 
 install: $(STAMP)
@@ -28,6 +29,9 @@ test: $(STAMP)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
+
+tables: $(STAMP)
+	$(BIN)/python -m wasi.results tables $(CHECK)
 
 clean:
 	rm -rf $(VENV)

@@ -102,7 +102,9 @@ def test_vanilla_under_a_memory_policy_is_compared_with_plain_vanilla(tmp_path):
 @pytest.mark.parametrize(
     ("vanilla", "ours", "verdict"),
     [
-        ((0.90, 0.91, 0.92), (0.905, 0.915, 0.925), "within noise"),
+        ((0.90, 0.91, 0.92), (0.905, 0.93, 0.91), "within noise"),
+        ((0.90, 0.91, 0.92), (0.905, 0.9152, 0.9249), "differs"),  # by seed, though their ranges overlap
+        ((0.90, 0.91, 0.92), (0.905, 0.9152, 0.9249, 0.91), "within noise"),  # other seeds: not paired
         ((0.90, 0.901, 0.902), (0.80, 0.801, 0.802), "differs"),
         ((0.90,), (0.80, 0.801, 0.802), "n=1, no spread"),
         ((0.90, 0.91), (0.80,), "n=1, no spread"),
@@ -119,7 +121,8 @@ def test_verdict_on_the_difference_of_accuracy(tmp_path, vanilla, ours, verdict)
 def test_without_vanilla_rows_that_differ_in_one_option_are_compared(tmp_path):
     for seed, acc in enumerate((0.80, 0.81, 0.82)):
         add(tmp_path, acc, 1.0, "wsi", 0.8, seed, options={"method.update": "subspace"})
-        add(tmp_path, acc + 0.002, 2.0, "wsi", 0.8, seed, options={"method.update": "svd"})
+        apart = (0.002, -0.004, 0.003)[seed]
+        add(tmp_path, acc + apart, 2.0, "wsi", 0.8, seed, options={"method.update": "svd"})
         add(tmp_path, acc - 0.1, 1.0, "wsi", 0.4, seed, options={"method.update": "svd"})
     (block,) = blocks_of(read_runs([tmp_path])[0])
     alone, first, second = compare(block)  # 0.4, 0.8 subspace, 0.8 svd

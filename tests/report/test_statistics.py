@@ -1,9 +1,10 @@
 import statistics as standard
 
 import pytest
+from scipy.stats import t as student
 from scipy.stats import ttest_ind
 
-from wasi.report.statistics import mean, std, welch_p
+from wasi.report.statistics import Paired, mean, paired, std, welch_p
 
 SAMPLES = [
     ([0.91, 0.93, 0.92], [0.95, 0.94, 0.97]),
@@ -28,3 +29,19 @@ def test_without_spread_there_is_no_verdict():
 def test_two_samples_without_scatter():
     assert welch_p([0.5, 0.5], [0.5, 0.5]) == 1.0
     assert welch_p([0.5, 0.5], [0.4, 0.4]) == 0.0
+
+
+def test_paired_differences_by_hand():
+    """Differences 1, 2, 6: mean 3, standard error sqrt(7 / 3)."""
+    found = paired({1: 2.0, 2: 4.0, 3: 9.0, 4: 0.0}, {3: 3.0, 2: 2.0, 1: 1.0, 5: 0.0})
+    half = student.ppf(0.975, 2) * (7 / 3) ** 0.5
+    assert (found.n, found.difference) == (3, pytest.approx(3.0))
+    assert (found.low, found.high) == (pytest.approx(3 - half), pytest.approx(3 + half))
+    assert found.p == pytest.approx(2 * student.sf(3 / (7 / 3) ** 0.5, 2))
+
+
+def test_pairs_without_scatter_or_too_few():
+    assert paired({1: 0.5}, {2: 0.5}) is None
+    assert paired({1: 0.5}, {1: 0.25}) == Paired(1, 0.25)
+    assert paired({1: 0.5, 2: 0.75}, {1: 0.25, 2: 0.5}) == Paired(2, 0.25, 0.25, 0.25, 0.0)
+    assert paired({1: 0.5, 2: 0.75}, {1: 0.5, 2: 0.75}).p == 1.0

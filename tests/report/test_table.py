@@ -33,7 +33,7 @@ def test_values_ratios_and_heading(tmp_path):
     table = text(tmp_path)
     assert table.splitlines()[0] == "vit_micro on digits: scope mlp, batch 64, 8 epochs, SGD lr 0.05, seed 0"
     values = ["0.7000", "0.875×", "-0.1000", "(n=1)", "100.0", "4.00×", "25.00", "4.00×", "0.5000", "4.00×"]
-    assert row(table, "wasi") == ["wasi", "0.8", "0.8", "1", *values, "2.500", "4.00×"]
+    assert row(table, "wasi") == ["wasi", "0.8", "0.8", "1", *values, "2.500", "4.00×", "●"]
     assert row(table, "vanilla")[:6] == ["vanilla", "-", "-", "1", "0.8000", "-"]
 
 
@@ -49,7 +49,7 @@ def test_not_measured_is_a_dash_and_zero_is_zero(tmp_path):
 def test_spread_and_noise_are_marked(tmp_path):
     for seed, acc in enumerate((0.90, 0.91, 0.92)):
         fakes.write(tmp_path, fakes.metrics(acc), fakes.config("vanilla", None, seed))
-        fakes.write(tmp_path, fakes.metrics(acc - 0.002), fakes.config("wasi", 0.8, seed))
+        fakes.write(tmp_path, fakes.metrics(acc - 0.002 + 0.003 * (seed % 2)), fakes.config("wasi", 0.8, seed))
         fakes.write(tmp_path, fakes.metrics(acc - 0.3), fakes.config("wasi", 0.4, seed))
     table = text(tmp_path)
     assert "0.9100±0.0100" in table

@@ -1,4 +1,4 @@
-"""What a configuration is compared with: the same model, data, device and seed under another method, plain."""
+"""What a configuration is compared with: the same model, data, device and seed, plain or under a recipe."""
 
 import json
 
@@ -19,32 +19,42 @@ _PLAIN = {
     "gradient_checkpointing": False,
     "micro_batch_size": None,
 }
-_NOT_MEASURED = ("bench", "sweep", "logger")
+_OF_A_STEP = (*_PLAIN, "clip_norm", "step_in_backward")
+_NOT_MEASURED = ("bench", "sweep", "logger", "recipe")
 
 
 def baseline_config(cfg: DictConfig) -> DictConfig | None:
     """`cfg` with the method of `bench.baseline` as its YAML has it (but for the scope) and a plain step.
 
+    With `bench.baseline_recipe`, method, ranks, optimizer, clipping and memory policy are that recipe's.
+
     Raises:
-        UserError: there is no such method.
+        UserError: there is no such method or recipe.
     """
-    name = cfg.bench.baseline
-    if name is None:
+    check_baseline(cfg.bench)
+    if cfg.bench.baseline is None:
         return None
-    check_baseline(name)
-    method = compose(HydraConfig.get().job.config_name, overrides=[f"method={name}"]).method
+    recipe = cfg.bench.get("baseline_recipe")
+    choice = f"method={cfg.bench.baseline}" if recipe is None else f"recipe={recipe}"
+    chosen = compose(HydraConfig.get().job.config_name, overrides=[choice])
     other = cfg.copy()
     with open_dict(other):
-        other.method = OmegaConf.create({**OmegaConf.to_container(method), "scope": cfg.method.scope})
-        other.train.update(_PLAIN)
+        other.method = OmegaConf.create({**OmegaConf.to_container(chosen.method), "scope": cfg.method.scope})
+        if recipe is None:
+            other.train.update(_PLAIN)
+        else:
+            other.rank, other.optimizer = chosen.rank, chosen.optimizer
+            other.train.update({key: chosen.train[key] for key in _OF_A_STEP if key in chosen.train})
     return other
 
 
-def check_baseline(name: str | None) -> None:
-    """Raises UserError when `bench.baseline` names no method."""
-    methods = GlobalHydra.instance().hydra.config_loader.get_group_options("method")
-    if name is not None and name not in methods:
-        raise UserError("bench.baseline", name, f"{', '.join(methods)} or null")
+def check_baseline(bench: DictConfig) -> None:
+    """Raises UserError when `bench.baseline` names no method, or `bench.baseline_recipe` no recipe."""
+    for option, group in (("baseline", "method"), ("baseline_recipe", "recipe")):
+        name = bench.get(option)
+        choices = GlobalHydra.instance().hydra.config_loader.get_group_options(group)
+        if name is not None and name not in choices:
+            raise UserError(f"bench.{option}", name, f"{', '.join(choices)} or null")
 
 
 def measured_config(cfg: DictConfig) -> dict:

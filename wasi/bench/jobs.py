@@ -11,7 +11,7 @@ from wasi.report.options import NAMED, dataset_label, epsilon_label, flat, model
 from wasi.runs.result import read_result
 
 _METHODS = ("vanilla", "svd_llm", "wasi", "wsi", "asi", "lora")
-_NO_DIFFERENCE = ("sweep", "logger", "rank", "bench", "scheduler")
+_NO_DIFFERENCE = ("sweep", "recipe", "tune", "logger", "rank", "bench", "scheduler")
 _BOOKKEEPING = ("train.epochs", "train.checkpoint_every", "train.rerun", "train.measure", "train.monitor")
 
 
@@ -65,7 +65,10 @@ def read_jobs(folder: Path) -> list[BenchJob]:
 
 
 def labels(jobs: list[BenchJob]) -> list[str]:
-    """A name per job of one block: method, thresholds, and the options in which jobs differ."""
+    """A name per job of one block: its recipe, or method, thresholds, and the options in which jobs differ."""
+    recipes = [job.config.get("recipe") for job in jobs]
+    if all(recipes) and len(set(recipes)) == len(recipes):
+        return recipes
     return [_joined(job.method, epsilon_label(job.config), *shown) for job, shown in _with_differences(jobs)]
 
 

@@ -29,7 +29,8 @@ def _how(cfg: DictConfig) -> dict:
     try:
         bench = OmegaConf.to_container(cfg.bench, resolve=True)
         bench.pop("rerun", None)
-        rank = None if bench.get("baseline") in _READS_NO_RANK else OmegaConf.to_container(cfg.rank, resolve=True)
+        own_ranks = bench.get("baseline") in _READS_NO_RANK or bench.get("baseline_recipe") is not None
+        rank = None if own_ranks else OmegaConf.to_container(cfg.rank, resolve=True)
     except Exception:
         return {}
     return {"bench": bench, "rank": rank}

@@ -1,8 +1,9 @@
 """The frame of a sweep of benchmark jobs; the table over its jobs at the end."""
 
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, read_write
 
 import wasi.bench.naming  # noqa: F401  (a launcher's child process gets the resolver by unpickling the callback)
 from wasi.bench.baseline import check_baseline
@@ -15,12 +16,24 @@ class BenchCallback(SweepCallback):
 
     file_name = FILE_NAME
 
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """An experiment's seeds are for accuracy: a benchmark repeats by rounds, and takes the first of them."""
+        _drop_seeds(config.hydra.sweeper)
+        super().on_multirun_start(config, **kwargs)
+
     def check(self, config: DictConfig, swept: set[str]) -> None:
         super().check(config, swept)
-        if not swept & {"bench.baseline", "experiment"}:
-            check_baseline(config.bench.baseline)
+        if not swept & {"bench", "bench.baseline", "bench.baseline_recipe", "experiment"}:
+            check_baseline(config.bench)
 
     def report(self, folder: Path) -> str:
         from wasi.bench.report import write_report
 
         return write_report(folder)
+
+
+def _drop_seeds(sweeper: DictConfig) -> None:
+    """`seed` out of the sweeper's own parameters; seeds on the command line are swept as asked for."""
+    if "seed" in (sweeper.get("params") or {}):
+        with read_write(sweeper):
+            sweeper.params = {key: value for key, value in sweeper.params.items() if key != "seed"}

@@ -28,7 +28,7 @@ def fingerprint(cfg: DictConfig) -> str:
     try:
         return _digest(_ingredients(cfg))
     except Exception:
-        return _digest(OmegaConf.to_container(_without(cfg, "hydra", "sweep", "logger"), resolve=False))
+        return _digest(OmegaConf.to_container(_without(cfg, "hydra", "sweep", "recipe", "logger"), resolve=False))
 
 
 def canonical(value: Any) -> Any:

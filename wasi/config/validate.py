@@ -140,6 +140,7 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "train.measure": _yes_no,
     "train.monitor": _yes_no,
     "bench.baseline": (or_null(is_text), "a method's name, or null"),
+    "bench.baseline_recipe": (or_null(is_text), "a recipe's name, or null"),
     "bench.warmup": (integer_from(0), "a whole number from 0 up"),
     "bench.min_count": _count,
     "bench.min_seconds": _not_negative,
@@ -251,8 +252,10 @@ def _value(cfg: DictConfig, option: str) -> Any:
 
 
 def _is_swept(option: str, swept: Collection[str]) -> bool:
-    """An experiment may set anything, so a sweep over experiments leaves everything to the jobs."""
-    return "experiment" in swept or any(option == key or option.startswith(f"{key}.") for key in swept)
+    """An experiment or a recipe may set anything, so a sweep over them leaves everything to the jobs."""
+    if "experiment" in swept or "recipe" in swept:
+        return True
+    return any(option == key or option.startswith(f"{key}.") for key in swept)
 
 
 def _show(value: Any) -> str:

@@ -9,7 +9,7 @@ from wasi.report.groups import Block, Group, identity
 from wasi.report.load import select
 from wasi.report.options import show
 from wasi.report.provenance import one_machine
-from wasi.report.statistics import SIGNIFICANCE, welch_p
+from wasi.report.statistics import SIGNIFICANCE, Paired, paired, welch_p
 
 _NO_VANILLA = "no completed vanilla run with the same model, data and device"
 _MUST_AGREE = ("model.", "dataset.", "device.")
@@ -47,7 +47,18 @@ class Comparison:
 
     @cached_property
     def p(self) -> float | None:
-        return None if self.accuracy_difference is None else self._p(ACCURACY)
+        """Of no difference in accuracy, by a t-test: paired where both sides have the same seeds, else Welch's."""
+        if self.accuracy_difference is None:
+            return None
+        return self._welch_p(ACCURACY) if self.pairing is None else self.pairing.p
+
+    @cached_property
+    def pairing(self) -> Paired | None:
+        """The difference of accuracies seed by seed; None unless both sides have the same seeds."""
+        if self.accuracy_difference is None:
+            return None
+        ours, theirs = self.group.by_seed(ACCURACY), self.baseline.by_seed(ACCURACY)
+        return paired(ours, theirs) if ours.keys() == theirs.keys() else None
 
     @property
     def verdict(self) -> str | None:
@@ -71,10 +82,10 @@ class Comparison:
 
     def within_noise(self, cost: Cost) -> bool:
         """Whether both sides have a spread and it explains the ratio."""
-        p = None if self.ratio(cost) is None else self._p(cost.metric)
+        p = None if self.ratio(cost) is None else self._welch_p(cost.metric)
         return p is not None and p >= SIGNIFICANCE
 
-    def _p(self, metric: str) -> float | None:
+    def _welch_p(self, metric: str) -> float | None:
         return welch_p(self.group.values(metric), self.baseline.values(metric))
 
     def _means(self, metric: str) -> tuple[float, float] | None:

@@ -53,7 +53,7 @@ def _run_row(run: Run, differing: list[str], base: Path) -> dict[str, Any]:
     row = {"run": relative(run.path.parent, base), "status": run.status, "error": run.error}
     row |= {name: select(run.config, key) for name, key in _CONFIG.items()}
     row |= {"weight_epsilon": weight_epsilon(run.config), "activation_epsilon": activation_epsilon(run.config)}
-    options = result_options(run)
+    options = result_options(run.config)
     row |= {key: options.get(key) for key in differing}
     row |= {name: run.metrics[name] for name in (*_METRICS, *sorted(run.metrics)) if name in run.metrics}
     row |= {f"provenance.{key}": select(run.provenance, key) for key in (*_CODE, *_MACHINE, *_TIMES)}
@@ -62,7 +62,7 @@ def _run_row(run: Run, differing: list[str], base: Path) -> dict[str, Any]:
 
 def _differing(runs: list[Run]) -> list[str]:
     """Options that can change a result, are not the same in all runs and have no column yet, as dotted keys."""
-    configs = [result_options(run) for run in runs]
+    configs = [result_options(run.config) for run in runs]
     keys = dict.fromkeys(key for config in configs for key in config)
     keys = [key for key in keys if key not in _COLUMN_OF_ITS_OWN and not key.endswith("._target_")]
     return [key for key in keys if len({repr(config.get(key)) for config in configs}) > 1]
@@ -77,13 +77,22 @@ def _group_row(block: Block, comparison: Comparison) -> dict[str, Any]:
     row |= {"n": len(group.runs), "seeds": " ".join(map(str, group.seeds))}
     row |= {"val/acc mean": group.mean(ACCURACY), "val/acc std": group.std(ACCURACY)}
     row |= {"val/acc minus baseline": comparison.accuracy_difference, "val/acc ratio": comparison.accuracy_ratio}
-    row |= {"welch p": comparison.p, "verdict": comparison.verdict}
+    pairing = comparison.pairing
+    row |= {"paired low": pairing and pairing.low, "paired high": pairing and pairing.high}
+    row |= {"p": comparison.p, "test": _test(comparison), "verdict": comparison.verdict}
     for cost in COSTS:
         row |= {f"{cost.metric} mean": group.mean(cost.metric), f"{cost.metric} std": group.std(cost.metric)}
         row |= {f"{cost.metric} ratio": comparison.ratio(cost)}
     row |= {"baseline": " ".join(run.fingerprint for run in baseline.runs) if baseline else None}
     row |= {"remarks": "; ".join(comparison.remarks), "fingerprints": " ".join(r.fingerprint for r in group.runs)}
     return row
+
+
+def _test(comparison: Comparison) -> str | None:
+    """Which t-test gave `p`."""
+    if comparison.p is None:
+        return None
+    return "Welch" if comparison.pairing is None else "paired"
 
 
 def _csv(rows: Iterable[dict[str, Any]]) -> str:

@@ -8,6 +8,7 @@ from wasi.report.columns import ACCURACY, COSTS, Cost
 from wasi.report.groups import Block, Group, identity, short_names, shown_option
 from wasi.report.load import Run, select
 from wasi.report.options import activation_label, show, weight_label
+from wasi.report.summary import front_of
 
 DASH = "-"
 WITHIN_NOISE = "≈"
@@ -40,6 +41,7 @@ def fields_of(block: Block, comparisons: list[Comparison], remarks: list[str]) -
     fields.append(Field("n", [str(len(group.runs)) for group in block.groups]))
     fields += _accuracy(comparisons)
     fields += [_cost(cost, comparisons) for cost in COSTS]
+    fields.append(_front(comparisons))
     return [field for field in fields if set(field.values) != {DASH}]
 
 
@@ -118,7 +120,9 @@ def _accuracy(comparisons: list[Comparison]) -> list[Field]:
     ratios = [ratio_text(comparison.accuracy_ratio) for comparison in comparisons]
     differences = [_difference(comparison) for comparison in comparisons]
     twins = any(c.accuracy_difference is not None and not c.of_vanilla for c in comparisons)
-    return [Field("val acc", values, ratios), Field("Δ baseline" if twins else "Δ vanilla", differences)]
+    intervals = [_interval(comparison) for comparison in comparisons]
+    title = "Δ baseline" if twins else "Δ vanilla"
+    return [Field("val acc", values, ratios), Field(title, differences, spreads=intervals)]
 
 
 def _mean_and_std(group: Group) -> str:
@@ -133,6 +137,17 @@ def _difference(comparison: Comparison) -> str:
         return DASH
     mark = {"differs": "", "within noise": f" {WITHIN_NOISE}", "n=1, no spread": f" {NO_SPREAD}"}
     return f"{comparison.accuracy_difference:+.4f}{mark[comparison.verdict]}"
+
+
+def _interval(comparison: Comparison) -> str:
+    pairing = comparison.pairing
+    return "" if pairing is None or pairing.low is None else f" [{pairing.low:+.4f}, {pairing.high:+.4f}]"
+
+
+def _front(comparisons: list[Comparison]) -> Field:
+    """A mark for every row on the front of accuracy, step time and peak memory."""
+    marks = front_of([comparison.group for comparison in comparisons])
+    return Field("Pareto", ["●" if marked else DASH for marked in marks])
 
 
 def _cost(cost: Cost, comparisons: list[Comparison]) -> Field:

@@ -44,6 +44,9 @@ class Group:
     def seeds(self) -> list:
         return [run.config["seed"] for run in self.runs]
 
+    def by_seed(self, metric: str) -> dict[str, float]:
+        return {str(run.config["seed"]): run.metrics[metric] for run in self.runs if metric in run.metrics}
+
     def values(self, metric: str) -> list[float]:
         """One value per run that has it."""
         return [run.metrics[metric] for run in self.runs if metric in run.metrics]
@@ -82,7 +85,7 @@ def _groups(runs: Iterable[Run]) -> list[Group]:
     """Runs with equal options; where one seed comes twice among them, something unseen differs: each apart."""
     alike: dict[str, list[Run]] = {}
     for run in runs:
-        alike.setdefault(json.dumps(result_options(run), sort_keys=True), []).append(run)
+        alike.setdefault(json.dumps(result_options(run.config), sort_keys=True), []).append(run)
     groups = []
     for key, members in alike.items():
         seeds = [str(run.config["seed"]) for run in members]

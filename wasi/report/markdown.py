@@ -6,6 +6,7 @@ from wasi.report.baseline import Comparison
 from wasi.report.columns import COSTS
 from wasi.report.fields import Field, facts_of, fields_of, remarks_of
 from wasi.report.groups import Block
+from wasi.report.summary import summary
 
 _COLUMNS = {
     "method": "`vanilla` is the library's model, fine-tuned as it is; every other row is compared with it",
@@ -14,8 +15,10 @@ _COLUMNS = {
     "n": "completed runs that differ only by seed",
     "val acc": "validation accuracy, a fraction: mean ± sample standard deviation over the n runs",
     "Δ vanilla": "accuracy minus vanilla's (Δ baseline: minus that of the row which a remark names). ≈: within "
-    "noise, two-sided Welch's t-test over the seeds with p ≥ 0.05, not corrected for the number of rows. (n=1): "
-    "n=1, no spread on one side, so no verdict",
+    "noise, two-sided t-test with p ≥ 0.05, not corrected for the number of rows: paired where both rows have the "
+    "same seeds (in brackets the 95 % interval of the mean difference), else Welch's. (n=1): no spread on one "
+    "side, so no verdict",
+    "Pareto": "● where no other row is at least as good in accuracy, step time and peak memory and better in one",
     **{cost.title: cost.meaning for cost in COSTS},
 }
 
@@ -40,9 +43,9 @@ def markdown(
         parts += ["## Warnings", _list(map(escape, warnings))]
     ratio = (
         "A number with × is the ratio to the matching vanilla run, from the means over seeds; above 1 is better: "
-        "vanilla / this for costs, this / vanilla for accuracy. ≈ behind the ratio of a cost: within noise by the "
-        "same test. ± is the sample standard deviation over the seeds, of costs too. - is what was not measured "
-        "or does not apply."
+        "vanilla / this for costs, this / vanilla for accuracy. ≈ behind the ratio of a cost: within noise by "
+        "Welch's t-test over the seeds. ± is the sample standard deviation over the seeds, of costs too. - is "
+        "what was not measured or does not apply."
     )
     explained = [f"**{title}**: {meaning}." for title, meaning in _COLUMNS.items()]
     parts += ["## What the columns mean", _list(explained), ratio]
@@ -53,6 +56,7 @@ def markdown(
 def _section(block: Block, comparisons: list[Comparison], figure: str | None) -> list[str]:
     remarks = remarks_of(comparisons)
     parts = [f"## {escape(block.model)} on {escape(block.dataset)}", escape(facts_of(block))]
+    parts += [escape(sentence) for sentence in summary(comparisons)]
     parts.append(_table(fields_of(block, comparisons, remarks)))
     if remarks:
         parts.append(_list([f"[{number}] {escape(remark)}" for number, remark in enumerate(remarks, start=1)]))

@@ -5,10 +5,10 @@ from pathlib import PurePath
 from typing import Any
 
 from wasi.config.fingerprint import canonical
-from wasi.report.load import Run, select
+from wasi.report.load import select
 
 # `rank` is a table of choices: what a method reads of it stands in the method's own section.
-_NOT_RESULTS = ("seed", "sweep", "logger", "hydra", "experiment", "rank")
+_NOT_RESULTS = ("seed", "sweep", "recipe", "tune", "bench", "logger", "hydra", "experiment", "rank")
 _PLACES = ("dataset.root", "dataset.download", "dataset.num_workers", "train.checkpoint_every", "train.rerun")
 _RANK_OPTIONS = (
     "method.weight_epsilon",
@@ -22,9 +22,9 @@ NAMED = ("model.name", "dataset.name", "method.name", "method._target_", "method
 """Options that have a place of their own in every table, so that they need no column of differences."""
 
 
-def result_options(run: Run) -> dict[str, Any]:
+def result_options(config: Mapping) -> dict[str, Any]:
     """Every option that can change a result, seeds apart, as dotted key -> value."""
-    config, seed = run.config, run.config.get("seed")
+    seed = config.get("seed")
     sections = {name: value for name, value in config.items() if name not in _NOT_RESULTS}
     options = {k: v for k, v in flat(sections).items() if k not in _PLACES}
     options = {k: v for k, v in options.items() if not (k.endswith(".seed") and v == seed)}

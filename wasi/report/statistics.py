@@ -1,9 +1,24 @@
 """Means, spreads, and whether two small samples differ."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 
 SIGNIFICANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A mean difference over `n` pairs, its 95 % t-interval (`low`, `high`), and the two-sided p of no difference.
+
+    Interval and p are None for a single pair, which has no spread to judge by.
+    """
+
+    n: int
+    difference: float
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
 
 
 def mean(values: Sequence[float]) -> float | None:
@@ -22,6 +37,28 @@ def std(values: Sequence[float]) -> float | None:
     return math.sqrt(math.fsum((v - centre) ** 2 for v in values) / (len(values) - 1))
 
 
+def paired(a: Mapping[Hashable, float], b: Mapping[Hashable, float]) -> Paired | None:
+    """`a` minus `b` over the keys (seeds) that both have; None where they share none.
+
+    Differences without any scatter have an interval of no width, and p = 1 when they are zero, else p = 0.
+    """
+    shared = [key for key in a if key in b]
+    if not shared:
+        return None
+    differences = [a[key] - b[key] for key in shared]
+    centre = mean(differences)
+    if len(shared) == 1:
+        return Paired(1, centre)
+    if _without_scatter(differences):
+        return Paired(len(shared), centre, centre, centre, 0.0 if any(differences) else 1.0)
+
+    from scipy.stats import ttest_rel
+
+    test = ttest_rel([a[key] for key in shared], [b[key] for key in shared])
+    low, high = test.confidence_interval(0.95)
+    return Paired(len(shared), centre, float(low), float(high), float(test.pvalue))
+
+
 def welch_p(a: Sequence[float], b: Sequence[float]) -> float | None:
     """Two-sided p of Welch's t-test (unequal variances); None where either sample has no spread to judge by.
 
@@ -29,12 +66,14 @@ def welch_p(a: Sequence[float], b: Sequence[float]) -> float | None:
     """
     if len(a) < 2 or len(b) < 2:
         return None
-    va, vb = std(a) ** 2 / len(a), std(b) ** 2 / len(b)
-    difference = mean(a) - mean(b)
-    if va + vb == 0:
-        return 0.0 if difference else 1.0
+    if _without_scatter(a) and _without_scatter(b):
+        return 1.0 if _without_scatter([*a, *b]) else 0.0
 
-    from scipy.special import stdtr
+    from scipy.stats import ttest_ind
 
-    freedom = (va + vb) ** 2 / (va**2 / (len(a) - 1) + vb**2 / (len(b) - 1))
-    return float(2 * stdtr(freedom, -abs(difference) / math.sqrt(va + vb)))
+    return float(ttest_ind(a, b, equal_var=False).pvalue)
+
+
+def _without_scatter(values: Sequence[float]) -> bool:
+    """Whether the values are equal up to rounding."""
+    return std(values) <= 1e-12 * max(map(abs, values))

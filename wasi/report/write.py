@@ -15,7 +15,7 @@ from wasi.report.provenance import provenance_lines
 from wasi.report.table import LEGEND, block_text
 from wasi.runs.atomic import atomic_write_bytes, atomic_write_text
 
-_ASCII = str.maketrans({"±": "+-", "×": "x", "≈": "~", "Δ": "-"})
+_ASCII = str.maketrans({"±": "+-", "×": "x", "≈": "~", "Δ": "-", "●": "*"})
 _WITHOUT_ERROR = {
     "running": "still at work, or its process died without an ending",
     "interrupted": "stopped; the same command continues it",

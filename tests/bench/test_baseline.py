@@ -1,0 +1,63 @@
+"""What a benchmark compares with: a method as its YAML has it, or a recipe with its own optimizer."""
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import open_dict
+
+from tests.conftest import CONF, SMALL
+from wasi.bench.baseline import baseline_config, identity, measured_config
+from wasi.bench.sweep import BenchCallback
+from wasi.errors import UserError
+
+
+@pytest.fixture
+def job_config():
+    """The configuration of a bench job, as the job sees it: Hydra knows its own."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+
+        def composed(*overrides):
+            cfg = compose("bench", [*SMALL, *overrides], return_hydra_config=True)
+            HydraConfig.instance().set_config(cfg)
+            with open_dict(cfg):
+                del cfg["hydra"]
+            return cfg
+
+        yield composed
+
+
+def test_a_method_keeps_the_optimizer_and_is_plain(job_config):
+    cfg = job_config("recipe=lora_r8_lean", "optimizer.lr=0.5")
+    baseline = baseline_config(cfg)
+    assert (baseline.method.name, baseline.method.scope) == ("vanilla", "all")
+    assert (baseline.optimizer.lr, baseline.train.memory) == (0.5, "plain")
+    assert baseline_config(job_config("bench.baseline=null")) is None
+
+
+def test_a_recipe_brings_its_optimizer_and_policy(job_config):
+    cfg = job_config("recipe=vanilla_sgd", "bench.baseline_recipe=lora_r8_lean", "seed=5", "train.clip_norm=7")
+    baseline = baseline_config(cfg)
+    assert (baseline.method.name, baseline.method.lora_rank, baseline.method.seed) == ("lora", 8, 5)
+    assert baseline.optimizer._target_ == "torch.optim.AdamW" and baseline.optimizer.lr == 2e-3
+    assert (baseline.train.memory, baseline.train.clip_norm) == ("lean", 2.0)
+    assert (baseline.seed, baseline.model, baseline.dataset) == (5, cfg.model, cfg.dataset)
+
+
+def test_a_recipe_measured_against_itself_is_one_and_the_same(job_config):
+    cfg = job_config("recipe=vanilla", "bench.baseline_recipe=vanilla")
+    assert identity(measured_config(baseline_config(cfg))) == identity(measured_config(cfg))
+
+
+@pytest.mark.parametrize("option", ["bench.baseline", "bench.baseline_recipe"])
+def test_a_name_that_does_not_exist(job_config, option):
+    with pytest.raises(UserError, match=f"{option}=nope: allowed is "):
+        baseline_config(job_config(f"{option}=nope"))
+
+
+def test_seeds_of_an_experiment_are_left_out(job_config, monkeypatch):
+    monkeypatch.setattr(BenchCallback, "check", lambda *_: None)
+    job_config()
+    cfg = compose("bench", ["experiment=pareto"], return_hydra_config=True)
+    assert "seed" in cfg.hydra.sweeper.params
+    BenchCallback().on_multirun_start(cfg)
+    assert set(cfg.hydra.sweeper.params) == {"recipe"}

@@ -1,0 +1,187 @@
+"""Kept results and the tables made from them, on numbers whose outcome is known."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from scipy.stats import ttest_ind, ttest_rel
+
+from tests.report import fakes
+from wasi.errors import UserError
+from wasi.results.collect import collect
+from wasi.results.documents import stale_documents, update
+from wasi.results.record import read_records
+from wasi.results.rows import compare
+from wasi.results.verdict import sentences
+
+ROOT = Path(__file__).resolve().parents[2]
+NOISE = [0.003, -0.001, 0.002, -0.002, 0.001]
+DIFFERENCE = [0.001, 0.0, -0.001, 0.002, -0.002]
+
+
+def _config(recipe, name, seed, memory, epsilon=None):
+    options = {"train.memory": memory}
+    return fakes.config(name, epsilon, seed, options) | {"recipe": recipe, "bench": {"baseline_recipe": "vanilla"}}
+
+
+def _row(folder, recipe, name, below, step, inference, peak, epsilon=None, commit="c" * 40):
+    """Five runs at 0.9 - below, up to noise that all rows share, and a benchmark."""
+    memory = "lean" if recipe.endswith("_lean") else "plain"
+    code = fakes.PROVENANCE | {"git_commit": commit}
+    for seed, (noise, own) in enumerate(zip(NOISE, DIFFERENCE, strict=True)):
+        numbers = {"val/acc": 0.9 + noise - below + (own if below else 0), "memory/train_peak_mib": 1.0}
+        fakes.write(folder, numbers, _config(recipe, name, seed, memory, epsilon), provenance=code)
+    ratio = {"time/train_step_ms_p50": {"p50": step, "low": step - 0.1, "high": step + 0.1}}
+    ratio["time/inference_ms_p50"] = {"p50": inference, "low": inference, "high": inference}
+    content = {
+        "schema_version": 1, "status": "completed", "error": None, "ratio": ratio,
+        "config": _config(recipe, name, 0, memory, epsilon),
+        "metrics": {"memory/train_peak_mib": peak, "memory/process_rss_peak_mib": peak + 500},
+        "baseline": {"config": _config("vanilla", "vanilla", 0, "plain"), "metrics": {}},
+        "samples": {"ours": {"time/train_step_ms": [[1.0, 3.0], [2.0]]}, "baseline": {}},
+        "environment": code | {"fingerprint": recipe},
+    }  # fmt: skip
+    job = folder / f"bench_{recipe}"
+    job.mkdir(parents=True)
+    (job / "bench.json").write_text(json.dumps(content))
+
+
+def _sweep(folder, wasi_below=0.01, **fields):
+    _row(folder, "vanilla", "vanilla", 0.0, 1.0, 1.0, 900, **fields)
+    _row(folder, "lora_r8", "lora", 0.004, 1.1, 1.0, 700, **fields)
+    _row(folder, "lora_r8_lean", "lora", 0.004, 0.8, 1.0, 120, **fields)
+    _row(folder, "wasi_0.8", "wasi", wasi_below, 1.4, 1.6, 500, epsilon=0.8, **fields)
+    _row(folder, "wasi_0.8_lean", "wasi", wasi_below, 1.0, 1.6, 80, epsilon=0.8, **fields)
+
+
+@pytest.fixture
+def kept(tmp_path):
+    _sweep(tmp_path / "sweep")
+    collect([tmp_path / "sweep"], tmp_path / "results" / "t")
+    return tmp_path / "results" / "t"
+
+
+def _change(path, **provenance):
+    content = json.loads(path.read_text())
+    content["provenance"] |= provenance
+    path.write_text(json.dumps(content))
+
+
+def test_differences_are_paired_over_seeds(kept):
+    found = compare("t", read_records(kept))
+    row = next(row for row in found.rows if row.name == "wasi_0.8")
+    ours, theirs = (list(r.accuracy.values()) for r in (row, found.baseline))
+    difference = found.difference(row)
+    low, high = ttest_rel(ours, theirs).confidence_interval(0.95)
+    assert (difference.n, difference.low, difference.high) == (5, pytest.approx(low), pytest.approx(high))
+    unpaired = ttest_ind(ours, theirs).confidence_interval(0.95)  # the noise is shared, so this one is wider
+    assert difference.high - difference.low < 0.9 * (unpaired.high - unpaired.low)
+
+
+def test_the_front_is_of_accuracy_time_and_memory(kept):
+    found = compare("t", read_records(kept))
+    assert found.front == {"vanilla", "lora_r8", "lora_r8_lean", "wasi_0.8", "wasi_0.8_lean"}
+    rows = {row.name: row for row in found.rows}
+    assert rows["wasi_0.8_lean"].point == (pytest.approx(0.8906), 1.0, -80)
+
+
+def test_a_row_that_meets_every_target_is_named(kept):
+    told = " ".join(sentences(compare("t", read_records(kept))))
+    assert told.startswith("wasi_0.8 meets the four targets at once: at most 1.5 points below vanilla")
+    assert "No other row is better than every WASI row" in told
+
+
+def test_a_missed_target_and_a_better_rival_are_named(tmp_path):
+    _sweep(tmp_path / "sweep", wasi_below=0.02)
+    _row(tmp_path / "sweep", "best", "lora", 0.001, 1.5, 3.0, 60)
+    collect([tmp_path / "sweep"], tmp_path / "t")
+    told = " ".join(sentences(compare("t", read_records(tmp_path / "t"))))
+    assert "No WASI row meets the four targets" in told and "wasi_0.8 misses accuracy and inference time." in told
+    assert "best is better than every WASI row in accuracy, step time and peak of live tensors together." in told
+
+
+def test_what_was_not_measured_is_not_judged(kept):
+    for path in kept.glob("bench_*"):
+        path.unlink()
+    (told,) = sentences(compare("t", read_records(kept)))
+    assert told.endswith("not measured for every row: inference time, memory, step time.")
+
+
+@pytest.mark.parametrize(
+    ("provenance", "told"),
+    [
+        ({"git_commit": "d" * 40}, "results of one commit, not "),
+        ({"git_dirty": True}, "of a dirty tree"),
+        ({"processor": "another"}, "results of one processor"),
+    ],
+)
+@pytest.mark.parametrize("file", ["job0.json", "bench_lora_r8.json"])
+def test_mixtures_are_refused(kept, file, provenance, told):
+    _change(kept / file, **provenance)
+    with pytest.raises(UserError, match=told):
+        compare("t", read_records(kept))
+
+
+def test_one_row_of_two_configurations_is_refused(kept):
+    content = json.loads((kept / "job0.json").read_text())
+    content["config"]["optimizer.lr"] = 7
+    (kept / "job0.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="one configuration in row vanilla"):
+        compare("t", read_records(kept))
+
+
+def test_collecting_again_replaces_and_leaves_other_files_alone(tmp_path, kept):
+    (kept / "notes.json").write_text("{}")
+    fresh = tmp_path / "fresh"
+    fakes.write(fresh, {"val/acc": 0.5}, fakes.config())
+    fakes.write(fresh, {}, fakes.config(seed=1), status="failed")
+    (left_out,) = collect([fresh], kept)
+    assert left_out.endswith("job1: failed")
+    assert sorted(path.name for path in kept.iterdir()) == ["job0.json", "notes.json"]
+
+
+def _document(root, body="old\n", end="<!-- /table -->\n"):
+    (root / "docs").mkdir()
+    (root / "README.md").write_text(f"# Title\n\n<!-- table: t -->\n{body}{end}\nafter\n")
+
+
+def test_a_document_is_made_from_results_alone(tmp_path, kept):
+    _document(tmp_path)
+    assert update(tmp_path) == [tmp_path / "README.md"]
+    text = (tmp_path / "README.md").read_text()
+    assert text.startswith("# Title\n\n<!-- table: t -->\n") and text.endswith("\n<!-- /table -->\n\nafter\n")
+    cells = ["**wasi_0.8**", "SGD, 0.05", "0.8906 ± 0.0021 (n=5)", "-1.00 [-1.20, -0.80]", "1.40× [1.30, 1.50]"]
+    assert f"\n| {' | '.join(cells)} | 1.60× | 500 | 1000 |\n" in text
+    assert "\nold\n" not in text and stale_documents(tmp_path) == {}
+
+
+def test_markers_without_end_or_results_are_refused(tmp_path, kept):
+    _document(tmp_path, end="")
+    with pytest.raises(UserError, match="table=t: allowed is followed by"):
+        stale_documents(tmp_path)
+    (tmp_path / "README.md").write_text("<!-- table: nope -->\n<!-- /table -->\n")
+    with pytest.raises(UserError, match="table=nope"):
+        stale_documents(tmp_path)
+
+
+def test_the_command_checks_and_refuses_in_one_line(tmp_path, kept):
+    def tables(*words):
+        command = [sys.executable, "-m", "wasi.results", "tables", "--root", str(tmp_path), *words]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    _document(tmp_path)
+    before = (tmp_path / "README.md").read_text()
+    checked = tables("--check")
+    assert (checked.returncode, checked.stderr.count("\n")) == (1, 1) and "README.md" in checked.stderr
+    assert (tmp_path / "README.md").read_text() == before
+    assert tables().returncode == 0 and tables("--check").returncode == 0
+    _change(kept / "job0.json", git_dirty=True)
+    refused = tables()
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert refused.stderr.startswith("error: table=t: allowed is ")
+
+
+def test_the_documents_here_are_up_to_date():
+    assert stale_documents(ROOT) == {}

@@ -1,0 +1,24 @@
+"""Which rows no other row beats in everything."""
+
+from collections.abc import Sequence
+
+
+def better_everywhere(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Whether `a` beats `b` in every quantity; larger is better."""
+    return all(ours > theirs for ours, theirs in zip(a, b, strict=True))
+
+
+def on_front(points: Sequence[Sequence[float] | None]) -> list[bool]:
+    """For each point whether no other is at least as good in every quantity and better in one; larger is better.
+
+    A point that is None (something was not measured) is on no front and keeps no other off it.
+
+    >>> on_front([(1.0, 3.0), (2.0, 2.0), (2.0, 1.0), None])
+    [True, True, False, False]
+    """
+    known = [point for point in points if point is not None]
+    return [point is not None and not any(_dominates(other, point) for other in known) for point in points]
+
+
+def _dominates(a: Sequence[float], b: Sequence[float]) -> bool:
+    return tuple(a) != tuple(b) and all(ours >= theirs for ours, theirs in zip(a, b, strict=True))

@@ -1,0 +1,43 @@
+"""What a block's table says, in plain words, and which of its rows are on the Pareto front."""
+
+from wasi.report.baseline import Comparison
+from wasi.report.columns import ACCURACY, PEAK, STEP
+from wasi.report.groups import Group
+from wasi.report.options import epsilon_label
+from wasi.report.pareto import on_front
+from wasi.report.provenance import one_machine
+
+
+def front_of(groups: list[Group]) -> list[bool]:
+    """Per group whether no other is at least as good in accuracy, step time and peak memory, and better in one.
+
+    None is, where times come from several machines, or for a single group.
+    """
+    if len(groups) < 2 or not one_machine([run for group in groups for run in group.runs]):
+        return [False] * len(groups)
+    return on_front([_point(group) for group in groups])
+
+
+def summary(comparisons: list[Comparison]) -> list[str]:
+    """One sentence on which rows differ from vanilla in accuracy; none where no row was tested against it."""
+    tested = [c for c in comparisons if c.of_vanilla and c.p is not None]
+    if not tested:
+        return []
+    kinds = {
+        "above vanilla": [c for c in tested if c.verdict == "differs" and c.accuracy_difference > 0],
+        "below vanilla": [c for c in tested if c.verdict == "differs" and c.accuracy_difference < 0],
+        "not told apart from vanilla by their seeds": [c for c in tested if c.verdict == "within noise"],
+    }
+    told = [f"{', '.join(map(_name, found))} {words}" for words, found in kinds.items() if found]
+    return [f"In accuracy: {'; '.join(told)}."]
+
+
+def _name(comparison: Comparison) -> str:
+    group = comparison.group
+    name = group.config.get("recipe") or " ".join(filter(None, [group.method, epsilon_label(group.config)]))
+    return f"{name} ({100 * comparison.accuracy_difference:+.2f} points)"
+
+
+def _point(group: Group) -> tuple[float, float, float] | None:
+    point = group.mean(ACCURACY), group.mean(STEP.metric), group.mean(PEAK.metric)
+    return None if None in point else (point[0], -point[1], -point[2])

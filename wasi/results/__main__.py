@@ -1,0 +1,63 @@
+"""`python -m wasi.results collect SWEEP [SWEEP ...] --into FOLDER` and `python -m wasi.results tables [--check]`.
+
+Exit status 1 where results make no table, a document is stale (`--check`), or there is nothing to collect.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from wasi.errors import UserError
+from wasi.results.collect import collect
+from wasi.results.documents import stale_documents, update
+from wasi.runs.command import command
+from wasi.runs.ending import one_line, print_error
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def main() -> None:
+    arguments = _parser().parse_args()
+    try:
+        sys.exit(arguments.act(arguments))
+    except UserError as error:
+        print_error(one_line(str(error)))
+        sys.exit(1)
+
+
+def _collect(arguments: argparse.Namespace) -> int:
+    for line in collect(arguments.sweeps, arguments.into):
+        print(f"left out {line}")
+    print(f"{len(list(arguments.into.glob('*.json')))} results in {arguments.into}")
+    return 0
+
+
+def _tables(arguments: argparse.Namespace) -> int:
+    root = arguments.root
+    if not arguments.check:
+        written = [str(path.relative_to(root)) for path in update(root)]
+        print(f"written: {', '.join(written)}" if written else "every table is as results/ says")
+        return 0
+    stale = [str(path.relative_to(root)) for path in stale_documents(root)]
+    if stale:
+        print_error(f"tables of {', '.join(stale)} are not what results/ says: make tables")
+    return 1 if stale else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    about = "Keep raw results in results/, and make the documents' tables from them."
+    parser = argparse.ArgumentParser(prog="python -m wasi.results", description=about)
+    commands = parser.add_subparsers(required=True, metavar="collect | tables")
+    gather = commands.add_parser("collect", help="keep the completed jobs of finished sweeps as small JSON files")
+    gather.add_argument("sweeps", metavar="SWEEP", nargs="+", type=Path, help="a sweep's folder")
+    gather.add_argument("--into", metavar="FOLDER", required=True, type=Path, help="its files are replaced")
+    gather.set_defaults(act=_collect)
+    tables = commands.add_parser("tables", help="write the tables of README.md and docs/*.md anew from results/")
+    tables.add_argument("--check", action="store_true", help="write nothing; exit status 1 when one is stale")
+    tables.add_argument("--root", type=Path, default=ROOT, help="the folder of README.md, docs/ and results/")
+    tables.set_defaults(act=_tables)
+    return parser
+
+
+if __name__ == "__main__":
+    command(main)

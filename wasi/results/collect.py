@@ -1,0 +1,50 @@
+"""From the folders of finished sweeps to the files that are kept."""
+
+import json
+from pathlib import Path
+
+from wasi.bench.job import FILE_NAME as BENCH_NAME
+from wasi.errors import UserError
+from wasi.results.record import Record, record_of
+from wasi.runs.atomic import atomic_write_text
+from wasi.runs.result import FILE_NAME as RUN_NAME
+from wasi.runs.result import read_result
+
+
+def collect(sweeps: list[Path], into: Path) -> list[str]:
+    """Make `into` hold the completed jobs below `sweeps` and no others; a line for every job left out.
+
+    Raises:
+        UserError: a folder is missing, or no job below them is completed.
+    """
+    kept: dict[str, Record] = {}
+    left_out = []
+    for sweep in sweeps:
+        if not sweep.is_dir():
+            raise UserError("SWEEP", sweep, "an existing folder")
+        for name in (RUN_NAME, BENCH_NAME):
+            for path in sorted(sweep.rglob(name)):
+                content = read_result(path.parent, name)
+                if content is None or content.get("status") != "completed":
+                    status = "cannot be read" if content is None else content.get("status")
+                    left_out.append(f"{path.parent}: {status}")
+                else:
+                    kept[f"{path.parent.name}.json"] = record_of(content)
+    if not kept:
+        raise UserError("SWEEP", " ".join(map(str, sweeps)), f"a folder with a completed job below it {left_out}")
+    into.mkdir(parents=True, exist_ok=True)
+    for name, record in kept.items():
+        atomic_write_text(into / name, record.text())
+    for path in into.glob("*.json"):
+        if path.name not in kept and _is_record(path):
+            path.unlink()
+    return left_out
+
+
+def _is_record(path: Path) -> bool:
+    """Whether an earlier `collect` wrote it; anything else in the folder is not ours to remove."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and {"kind", "row", "fingerprint"} <= content.keys()

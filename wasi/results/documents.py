@@ -1,0 +1,49 @@
+"""Tables between markers in README.md and docs/*.md.
+
+A document says `<!-- table: NAME -->` and, some lines below, `<!-- /table -->`; what stands between is replaced by
+the table of results/NAME/*.json.
+"""
+
+import re
+from pathlib import Path
+
+from wasi.errors import UserError
+from wasi.results.record import read_records
+from wasi.results.rows import compare
+from wasi.results.table import markdown
+from wasi.runs.atomic import atomic_write_text
+
+_OPENING = re.compile(r"^<!-- table: (\S+) -->$", re.MULTILINE)
+_TABLE = re.compile(r"^<!-- table: (\S+) -->\n(?:(?!<!-- table: ).*\n)*?<!-- /table -->$", re.MULTILINE)
+
+
+def stale_documents(root: Path) -> dict[Path, str]:
+    """Documents below `root` that differ from what results/ says, with their new text. Writes nothing.
+
+    Raises:
+        UserError: a marker without an end, a name without results, or results that make no table.
+    """
+    found, tables = {}, {}
+    for path in [root / "README.md", *sorted((root / "docs").glob("*.md"))]:
+        if not path.is_file():
+            continue
+        old = path.read_text(encoding="utf-8")
+        opened, closed = _OPENING.findall(old), _TABLE.findall(old)
+        if opened != closed:
+            name = next(name for name in opened if opened.count(name) > closed.count(name))
+            raise UserError("table", name, f"followed by <!-- /table --> in {path.relative_to(root)}")
+        for name in closed:
+            if name not in tables:
+                tables[name] = markdown(compare(name, read_records(root / "results" / name)))
+        new = _TABLE.sub(lambda match: f"<!-- table: {match[1]} -->\n{tables[match[1]]}\n<!-- /table -->", old)
+        if new != old:
+            found[path] = new
+    return found
+
+
+def update(root: Path) -> list[Path]:
+    """Write the documents that are stale; which they were."""
+    stale = stale_documents(root)
+    for path, text in stale.items():
+        atomic_write_text(path, text)
+    return list(stale)

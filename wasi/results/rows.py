@@ -1,0 +1,145 @@
+"""Records as the rows of a table: each configuration's accuracy, times and memory beside vanilla's."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from wasi.errors import UserError
+from wasi.report.pareto import on_front
+from wasi.report.statistics import Paired, mean, paired, std
+from wasi.results.record import BENCH, RUN, Record
+
+STEP, INFERENCE = "time/train_step_ms_p50", "time/inference_ms_p50"
+PEAK, PROCESS = "memory/train_peak_mib", "memory/process_rss_peak_mib"
+TEST, VALIDATION = "test/acc", "val/acc"
+_MEMORY_POLICY = ("train.memory", "train.step_in_backward")
+_BASELINE = "vanilla"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One configuration: its runs, which differ by seed, and its benchmark where there is one.
+
+    accuracy: seed -> fraction.
+    """
+
+    name: str
+    config: dict[str, Any]
+    accuracy: dict[int, float]
+    bench: Record | None
+
+    @property
+    def method(self) -> str:
+        return str(self.config["method.name"])
+
+    @property
+    def is_lean(self) -> bool:
+        return self.config.get("train.memory") == "lean"
+
+    @property
+    def mean(self) -> float | None:
+        return mean(list(self.accuracy.values()))
+
+    @property
+    def std(self) -> float | None:
+        return std(list(self.accuracy.values()))
+
+    def ratio(self, metric: str) -> float | None:
+        """baseline / this, from runs in turns; above 1 is better."""
+        found = None if self.bench is None else self.bench.ratio.get(metric)
+        return None if found is None else found["p50"]
+
+    def measured(self, metric: str) -> float | None:
+        return None if self.bench is None else self.bench.metrics.get(metric)
+
+    @cached_property
+    def point(self) -> tuple[float, float, float] | None:
+        """Accuracy, speed of a step and minus the peak of live tensors; None where one is missing."""
+        point = self.mean, self.ratio(STEP), self.measured(PEAK)
+        return None if None in point else (point[0], point[1], -point[2])
+
+    def differs_by_memory_policy_only(self, other: "Row") -> bool:
+        return _without_policy(self.config) == _without_policy(other.config)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows of one table. accuracy_metric: `test/acc` where every run has it, else `val/acc`."""
+
+    rows: list[Row]
+    baseline: Row | None
+    accuracy_metric: str
+    records: list[Record]
+
+    def difference(self, row: Row) -> Paired | None:
+        """Accuracy minus the baseline's, over equal seeds; None for the baseline itself."""
+        if self.baseline is None or row is self.baseline:
+            return None
+        return paired(row.accuracy, self.baseline.accuracy)
+
+    @cached_property
+    def front(self) -> set[str]:
+        """Names of the rows that no other beats in accuracy, time and memory together."""
+        marks = on_front([row.point for row in self.rows])
+        return {row.name for row, marked in zip(self.rows, marks, strict=True) if marked}
+
+
+def compare(table: str, records: list[Record]) -> Comparison:
+    """
+    Args:
+        table: its name, for what is refused.
+
+    Raises:
+        UserError: the records are not of one clean commit, one processor per kind and one task, or those of a row
+            not of one configuration.
+    """
+    _refuse_mixtures(table, records)
+    runs = [record for record in records if record.kind == RUN]
+    metric = TEST if runs and all(TEST in record.metrics for record in runs) else VALIDATION
+    names = dict.fromkeys(record.row for record in records)
+    rows = [_row(table, name, [r for r in records if r.row == name], metric) for name in names]
+    bases = {record.baseline for record in records if record.kind == BENCH and record.baseline}
+    if len(bases) > 1:
+        raise UserError("table", table, f"benchmarks against one baseline, not {', '.join(sorted(bases))}")
+    name = bases.pop() if bases else _BASELINE
+    baseline = next((row for row in rows if row.name == name), None)
+    rows = sorted(rows, key=lambda row: _place(row, baseline))
+    return Comparison(rows, baseline, metric, records)
+
+
+def _row(table: str, name: str, records: list[Record], metric: str) -> Row:
+    configs = {repr(sorted(record.config.items(), key=lambda item: item[0])) for record in records}
+    runs = [record for record in records if record.kind == RUN]
+    benches = [record for record in records if record.kind == BENCH]
+    seeds = [record.seed for record in runs]
+    if len(configs) > 1 or len(set(seeds)) < len(seeds) or len(benches) > 1:
+        raise UserError("table", table, f"one configuration in row {name}, with each seed and one benchmark once")
+    accuracy = {record.seed: record.metrics[metric] for record in runs if metric in record.metrics}
+    return Row(name, records[0].config, dict(sorted(accuracy.items())), benches[0] if benches else None)
+
+
+def _refuse_mixtures(table: str, records: list[Record]) -> None:
+    def several(values: list, what: str) -> None:
+        different = list(dict.fromkeys(map(str, values)))
+        if len(different) > 1:
+            raise UserError("table", table, f"results of one {what}, not {' and '.join(different)}")
+
+    several([(record.provenance.get("git_commit") or "none")[:10] for record in records], "commit")
+    dirty = next((record for record in records if record.provenance.get("git_dirty", True)), None)
+    if dirty is not None:
+        which = f"{dirty.row}, seed {dirty.seed}"
+        raise UserError("table", table, f"results of committed code; {which} is of a dirty tree")
+    for kind in (RUN, BENCH):
+        several([r.provenance.get("processor") for r in records if r.kind == kind], f"processor ({kind})")
+    for key in records[0].shared:
+        several([record.shared.get(key) for record in records], key)
+
+
+def _without_policy(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in _MEMORY_POLICY}
+
+
+def _place(row: Row, baseline: Row | None) -> tuple:
+    """The baseline first, then method by method, larger thresholds first, a lean row after its plain one."""
+    threshold = -float(row.config.get("method.weight_epsilon") or 0)
+    return row is not baseline, baseline is None or row.method != baseline.method, row.method, threshold, row.name

@@ -1,0 +1,100 @@
+"""A table of kept results as Markdown."""
+
+from wasi.report.statistics import Paired
+from wasi.results.record import BENCH, RUN, Record
+from wasi.results.rows import INFERENCE, PEAK, PROCESS, STEP, TEST, Comparison, Row
+from wasi.results.verdict import sentences
+
+_TITLES = ("", "optimizer, lr", "{accuracy}", "Δ {baseline}, points", "step", "inference")
+_TITLES += ("live MiB", "process MiB")
+_LEGEND = (
+    "Accuracy: mean ± sample standard deviation over n seeds; Δ: mean difference to {baseline} on equal seeds and "
+    "its 95 % t-interval. Step and inference: {baseline}'s time / this row's, both measured in turns, with a 95 % "
+    "interval; above 1 is faster. live: peak of live tensors in a step, optimizer state included; process: "
+    "resident peak of the whole process from its start. **Bold**: on the Pareto front of accuracy, step time and "
+    "live peak."
+)
+
+
+def markdown(comparison: Comparison) -> str:
+    """Sentences, the table, what its columns mean, and where the numbers come from."""
+    baseline = comparison.baseline.name if comparison.baseline else "baseline"
+    accuracy = "test acc" if comparison.accuracy_metric == TEST else "val acc"
+    titles = [title.format(accuracy=accuracy, baseline=baseline) for title in _TITLES]
+    lines = [titles, ["---", "---", *["---:"] * (len(titles) - 2)]]
+    lines += [_cells(row, comparison) for row in comparison.rows]
+    table = "\n".join(f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in lines)
+    told = [" ".join(sentences(comparison)), table, _LEGEND.format(baseline=baseline), _source(comparison.records)]
+    return "\n\n".join(part for part in told if part)
+
+
+def _cells(row: Row, comparison: Comparison) -> list[str]:
+    return [
+        f"**{row.name}**" if row.name in comparison.front else row.name,
+        f"{_optimizer(row)}, {row.config['optimizer.lr']:g}",
+        _accuracy(row),
+        _difference(comparison.difference(row)),
+        _ratio(row, STEP),
+        _ratio(row, INFERENCE),
+        _mib(row, PEAK),
+        _mib(row, PROCESS),
+    ]
+
+
+def _optimizer(row: Row) -> str:
+    """The class's name, as users of the library know it."""
+    return str(row.config["optimizer._target_"]).rpartition(".")[2]
+
+
+def _accuracy(row: Row) -> str:
+    if row.mean is None:
+        return "-"
+    spread = "" if row.std is None else f" ± {row.std:.4f}"
+    return f"{row.mean:.4f}{spread} (n={len(row.accuracy)})"
+
+
+def _difference(difference: Paired | None) -> str:
+    if difference is None:
+        return "-"
+    bounds = (difference.low, difference.high)
+    interval = "" if difference.low is None else f" [{', '.join(f'{100 * bound:+.2f}' for bound in bounds)}]"
+    return f"{100 * difference.difference:+.2f}{interval}"
+
+
+def _ratio(row: Row, metric: str) -> str:
+    found = None if row.bench is None else row.bench.ratio.get(metric)
+    if found is None:
+        return "-"
+    text = f"{found['p50']:.2f}×"
+    return text if found["low"] == found["high"] else f"{text} [{found['low']:.2f}, {found['high']:.2f}]"
+
+
+def _mib(row: Row, metric: str) -> str:
+    value = row.measured(metric)
+    return "-" if value is None else f"{value:.0f}"
+
+
+def _source(records: list[Record]) -> str:
+    """One line: task, commit, versions, and the machines of the runs and of the benchmark."""
+    shared = records[0].shared
+    size = f" at {shared['dataset.image_size']} px" if shared["dataset.image_size"] else ""
+    images = f"{shared['dataset.train_size']} images of " if shared["dataset.train_size"] else ""
+    weights = "" if shared["model.weights"] == "pretrained" else f" ({shared['model.weights']})"
+    facts = [
+        f"{shared['model.name']}{weights} on {images}{shared['dataset.name']}{size}",
+        f"batch {shared['dataset.batch_size']}, {shared['train.epochs']} epochs",
+        f"commit {(records[0].provenance.get('git_commit') or 'unknown')[:10]}",
+    ]
+    torch = dict.fromkeys((record.provenance.get("versions") or {}).get("torch") for record in records)
+    facts.append(f"torch {' and '.join(map(str, torch))}")
+    for kind, words in ((RUN, "accuracy"), (BENCH, "times and memory")):
+        where = dict.fromkeys(_machine(record) for record in records if record.kind == kind)
+        if where:
+            facts.append(f"{words}: {'; '.join(where)}")
+    return f"<sub>{', '.join(facts)}.</sub>"
+
+
+def _machine(record: Record) -> str:
+    threads = record.provenance.get("threads")
+    counted = f", {threads} thread{'' if threads == 1 else 's'}" if threads else ""
+    return f"{record.provenance.get('processor')}{counted}"

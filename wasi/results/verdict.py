@@ -1,0 +1,85 @@
+"""What a table says, in sentences made from its numbers: the targets for WASI, and its rivals."""
+
+from collections.abc import Callable
+
+from wasi.report.pareto import better_everywhere
+from wasi.results.rows import INFERENCE, PEAK, STEP, Comparison, Row
+
+POINTS_BELOW, STEP_SPEED, SHARE_OF_LORA, INFERENCE_SPEED = 1.5, 1.3, 0.7, 1.3
+TARGETS = (
+    f"at most {POINTS_BELOW} points below {{baseline}}, a step at least {STEP_SPEED}× as fast as {{baseline}}'s, "
+    f"under train.memory=lean at most {SHARE_OF_LORA} of the least peak of a lean LoRA, and inference at least "
+    f"{INFERENCE_SPEED}× as fast as the fastest plain LoRA's"
+)
+
+
+def sentences(comparison: Comparison) -> list[str]:
+    """On the four targets at once, and on rows that beat every WASI row; what cannot be judged says why."""
+    found = [_targets_sentence(comparison), _rivals_sentence(comparison)]
+    return [sentence for sentence in found if sentence]
+
+
+def _targets_sentence(comparison: Comparison) -> str | None:
+    candidates = [row for row in comparison.rows if row.method == "wasi" and not row.is_lean]
+    if comparison.baseline is None or not candidates:
+        return None
+    wanted = TARGETS.format(baseline=comparison.baseline.name)
+    missed = {row.name: _missed(row, comparison) for row in candidates}
+    unknown = sorted({word for misses in missed.values() for word, met in misses.items() if met is None})
+    if unknown:
+        return f"The four targets ({wanted}) cannot be judged: not measured for every row: {', '.join(unknown)}."
+    meeting = [name for name, misses in missed.items() if not misses]
+    if meeting:
+        rows = f"{_listed(meeting)} {'meets' if len(meeting) == 1 else 'meet'}"
+        return f"{rows} the four targets at once: {wanted}."
+    nearest = min(missed, key=lambda name: len(missed[name]))
+    misses = _listed(list(missed[nearest]))
+    return f"No WASI row meets the four targets at once ({wanted}); {nearest} misses {misses}."
+
+
+def _missed(row: Row, comparison: Comparison) -> dict[str, bool | None]:
+    """The targets that the row misses: False; or that cannot be judged: None."""
+    twin = next((other for other in comparison.rows if _is_lean_twin(other, row)), None)
+    difference = comparison.difference(row)
+    loras = [other for other in comparison.rows if other.method == "lora"]
+    peaks = [lora.measured(PEAK) for lora in loras if lora.is_lean]
+    speeds = [lora.ratio(INFERENCE) for lora in loras if not lora.is_lean]
+    least, fastest = _extreme(min, peaks), _extreme(max, speeds)
+    judged = {
+        "accuracy": _at_least(difference and difference.difference, -POINTS_BELOW / 100),
+        "step time": _at_least(row.ratio(STEP), STEP_SPEED),
+        "memory": _at_least(least and SHARE_OF_LORA * least, twin and twin.measured(PEAK)),
+        "inference time": _at_least(row.ratio(INFERENCE), fastest and INFERENCE_SPEED * fastest),
+    }
+    return {name: met for name, met in judged.items() if not met}
+
+
+def _at_least(value: float | None, bound: float | None) -> bool | None:
+    return None if value is None or bound is None else value >= bound
+
+
+def _rivals_sentence(comparison: Comparison) -> str | None:
+    ours = [row for row in comparison.rows if row.method == "wasi" and row.point]
+    others = [row for row in comparison.rows if row.method != "wasi" and row.point]
+    if not ours or not others:
+        return None
+    what = "in accuracy, step time and peak of live tensors together"
+    rivals = [row.name for row in others if all(better_everywhere(row.point, wasi.point) for wasi in ours)]
+    if rivals:
+        return f"{_listed(rivals)} {'is' if len(rivals) == 1 else 'are'} better than every WASI row {what}."
+    front = [row.name for row in ours if row.name in comparison.front]
+    tail = f"; on the Pareto front: {_listed(front)}" if front else "; yet no WASI row is on the Pareto front"
+    return f"No other row is better than every WASI row {what}{tail}."
+
+
+def _is_lean_twin(other: Row, row: Row) -> bool:
+    return other.is_lean and other.differs_by_memory_policy_only(row)
+
+
+def _extreme(choose: Callable, values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return choose(known) if known else None
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
