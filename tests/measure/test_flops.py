@@ -1,6 +1,7 @@
-"""Closed forms against torch's dispatch counter, for every method, and against counts by hand."""
+"""fvcore against torch's dispatch counter, and the phases of a step against counts by hand."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,13 +13,12 @@ from tests import small
 from wasi.linalg import absorbed
 from wasi.measure.dispatch_flops import flop_counter
 from wasi.measure.flops import inference_flops, step_flops
+from wasi.measure.forward_flops import forward_flops
+from wasi.measure.run import flops
 from wasi.models.modes import evaluating, without_fast_path
-from wasi.models.structure import find_blocks
 from wasi.training.checkpointing import checkpoint_blocks
 from wasi.training.lean import LeanStep
 from wasi.training.step import TrainStep
-
-METHODS = ["vanilla", "wasi", "wsi", "asi", "lora", "svd_llm"]
 
 
 def counted(run) -> int:
@@ -27,14 +27,16 @@ def counted(run) -> int:
     return counter.get_total_flops()
 
 
-def build(model: str, name: str, scope: str, checkpointed: bool = False, optimizer=torch.optim.SGD, micro=None):
+def build(model: str, name: str, scope: str = "all", optimizer=torch.optim.SGD, make=TrainStep, **options):
     images, labels = small.batch(6)
     net = small.method(name, scope).apply(small.build(model), [(images, labels)])
-    if checkpointed:
-        checkpoint_blocks(net)
     trainable = [p for p in net.parameters() if p.requires_grad]
-    step = TrainStep(net, optimizer(trainable, lr=1e-3), lambda x: x, 2.0, micro)
-    return net, step, images, labels
+    return make(net, optimizer(trainable, lr=1e-3), lambda x: x, 2.0, **options), images, labels
+
+
+def counts(model: str, name: str, **options) -> dict[str, int]:
+    step, images, labels = build(model, name, **options)
+    return flops(step, images, labels, images)
 
 
 def few_tokens(images):
@@ -44,19 +46,34 @@ def few_tokens(images):
     return VisionTransformer(image_size=images.shape[-1], patch_size=images.shape[-1] // 2, **sizes)
 
 
-CASES = [(model, name, "all") for model in ("torchvision_vit", "timm_vit") for name in METHODS]
-CASES += [("swin", name, "all") for name in ("vanilla", "wasi", "svd_llm")]
-CASES += [("timm_vit", name, "mlp") for name in ("wasi", "asi", "lora")]
+def vit_micro():
+    from wasi.models.micro import vit_micro
+
+    return vit_micro(28, 10), torch.randn(2, 3, 28, 28)
 
 
-@pytest.mark.parametrize(("model", "name", "scope"), CASES)
-def test_whole_step_and_inference(model, name, scope):
-    net, step, images, labels = build(model, name, scope)
-    flops = step_flops(net, images, len(images))
-    assert flops["flops/train_step"] == pytest.approx(counted(lambda: step(images, labels)), rel=0.01)
-    assert (flops["flops/train_subspace"] > 0) == (name in ("wasi", "wsi", "asi"))
+def swin_t():
+    from torchvision.models import swin_t
+
+    return swin_t(num_classes=10), torch.randn(2, 3, 64, 64)
+
+
+@pytest.mark.parametrize("name", small.METHODS)
+@pytest.mark.parametrize("model", small.MODELS)
+def test_fvcore_and_the_dispatch_counter_agree_on_the_forward_pass(model, name):
+    step, images, labels = build(model, name)
+    net = step.model.train()
+    with torch.no_grad():
+        assert forward_flops(net, images) == counted(lambda: net(images))
     with evaluating(net), without_fast_path():
-        assert flops["flops/inference"] == pytest.approx(counted(lambda: net(images)), rel=0.01)
+        assert inference_flops(net, images) == counted(lambda: net(images))
+
+
+@pytest.mark.parametrize("make", [vit_micro, swin_t])
+def test_they_agree_on_whole_models(make):
+    net, images = make()
+    with evaluating(net), without_fast_path():
+        assert forward_flops(net, images) == counted(lambda: net(images)) > 1e6
 
 
 @pytest.mark.parametrize("name", ["wasi", "svd_llm"])
@@ -64,111 +81,149 @@ def test_inference_with_thin_attention(name, monkeypatch):
     """It multiplies factors with each other then, and so must the trace."""
     images, labels = small.batch(6)
     net = small.method(name, "all", 0.4).apply(few_tokens(images), [(images, labels)])
-    traced = inference_flops(net, images, len(images))
+    traced = inference_flops(net, images)
     with evaluating(net):
         absorbing = counted(lambda: net(images))
-        assert traced == pytest.approx(absorbing, rel=1e-3)
+        assert traced == absorbing
         monkeypatch.setattr(absorbed, "saves_work", lambda *sizes: False)
         assert counted(lambda: net(images)) > 1.1 * absorbing
 
 
+class Products(nn.Module):
+    """Every product of a `4 x 6 x 8` input that a trace may hold in another form than a linear layer's."""
+
+    def forward(self, x):
+        batch, tokens, width = x.shape
+        square = x.new_ones(width, width)
+        return (
+            torch.baddbmm(x, x, square.expand(batch, width, width)),
+            x.clone().baddbmm_(x, square.expand(batch, width, width)),
+            x.new_ones(tokens, tokens) @ x,  # the first factor is the one that is repeated
+            x @ square[0],
+            x[0].clone().addmm_(x[0], square),
+            torch.mm(x[0], square, out=x.new_empty(tokens, width)),
+            torch.einsum("bnd,bmd->bnm", x, x),
+            torch.einsum("bnd,hd->bhn", x, square),
+        )
+
+
+def test_every_form_of_a_product():
+    x = torch.randn(4, 6, 8)
+    whole, one = 4 * 6 * 8 * 8, 6 * 8 * 8
+    expected = 2 * (2 * whole + 4 * 6 * 6 * 8 + 4 * 6 * 8 + 2 * one + 4 * 6 * 6 * 8 + whole)
+    assert forward_flops(Products(), x) == expected == counted(lambda: Products()(x))
+
+
 @pytest.mark.parametrize("model", small.MODELS)
 def test_vanilla_forward_and_backward_apart(model):
-    net, _, images, labels = build(model, "vanilla", "mlp")
-    flops = step_flops(net, images, len(images))
+    step, images, labels = build(model, "vanilla")
+    found = flops(step, images, labels, images)
+    net = step.model
     with flop_counter() as counter:
         loss = F.cross_entropy(net(images), labels)
-    assert flops["flops/train_forward"] == counter.get_total_flops()
-    assert flops["flops/train_backward"] == counted(loss.backward)
+    assert found["flops/train_forward"] == counter.get_total_flops()
+    assert found["flops/train_backward"] == counted(loss.backward)
+    assert found["flops/train_subspace"] == 0
+
+
+@pytest.mark.parametrize("name", small.METHODS)
+def test_phases_sum_to_the_step(name):
+    step, images, labels = build("timm_vit", name)
+    found = flops(step, images, labels, images)
+    phases = [found[f"flops/train_{phase}"] for phase in ("forward", "backward", "subspace")]
+    assert sum(phases) == found["flops/train_step"] == counted(lambda: step(images, labels))
+    assert (phases[2] > 0) == (name in ("wasi", "wsi", "asi"))
+
+
+def net_by_hand():
+    """`B x 8` to 16 to 5, the first layer frozen: with the batch of 6 and the loss, a whole step by hand."""
+    net = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 5))
+    net[0].requires_grad_(False)
+    return net, 2 * 6 * 8 * 16 + 2 * 6 * 16 * 5, 2 * 6 * 16 * 5
+
+
+class Multiplies(torch.optim.SGD):
+    """An optimizer with a product of 10 x 10 matrices in its step."""
+
+    def step(self, closure=None):
+        self.multiply()
+        return super().step(closure)
+
+    def multiply(self):
+        return torch.ones(10, 10) @ torch.ones(10, 10)
+
+
+def test_a_step_by_hand_without_the_optimizer_unless_that_is_subspace_work():
+    net, forward, backward = net_by_hand()
+    optimizer = Multiplies([p for p in net.parameters() if p.requires_grad], lr=0.1)
+    step = TrainStep(net, optimizer, lambda x: x)
+    x, y = torch.randn(6, 8), torch.arange(6) % 5
+    assert step_flops(step, x, y, x, []) == {
+        "flops/train_forward": forward,
+        "flops/train_backward": backward,  # nothing below the first operand that trains
+        "flops/train_subspace": 0,
+        "flops/train_step": forward + backward,
+    }
+    whitened = step_flops(step, x, y, x, [(Multiplies, "multiply")])
+    assert whitened["flops/train_subspace"] == 2 * 10**3
+    assert whitened["flops/train_backward"] == backward
+
+
+def test_subspace_work_counts_wherever_it_runs():
+    """In the forward pass, in the backward pass and between them, once each time."""
+    def multiply(*_) -> None:
+        torch.ones(10, 10) @ torch.ones(10, 10)
+
+    work = SimpleNamespace(multiply=multiply)
+    net, forward, backward = net_by_hand()
+    net[1].register_forward_hook(lambda *_: work.multiply() if torch.is_grad_enabled() else None)
+    net[2].weight.register_hook(lambda _: work.multiply())
+    optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1)
+    optimizer.register_step_pre_hook(lambda *_: work.multiply())
+    x, y = torch.randn(6, 8), torch.arange(6) % 5
+    found = step_flops(TrainStep(net, optimizer, lambda x: x), x, y, x, [(work, "multiply")])
+    assert found["flops/train_subspace"] == 3 * 2 * 10**3
+    assert (found["flops/train_forward"], found["flops/train_backward"]) == (forward, backward)
 
 
 @pytest.mark.parametrize("model, name", [("torchvision_vit", "vanilla"), ("timm_vit", "lora"), ("swin", "wasi")])
 def test_checkpointing_counts_as_backward(model, name):
-    plain, *_, images, labels = build(model, name, "all")
-    before = step_flops(plain, images, len(images))
-    net, step, *_ = build(model, name, "all", checkpointed=True)
-    flops = step_flops(net, images, len(images), repeated=find_blocks(net))
-    assert flops["flops/train_step"] == pytest.approx(counted(lambda: step(images, labels)), rel=0.01)
-    assert flops["flops/train_backward"] > before["flops/train_backward"]
-    for same in ("flops/train_forward", "flops/train_subspace", "flops/inference"):
-        assert flops[same] == before[same]
+    """Modules run again inside the backward pass, each up to the last tensor that it keeps."""
+    before = counts(model, name)
+    step, images, labels = build(model, name)
+    once = counted(lambda: step.model.train()(images))
+    checkpoint_blocks(step.model)
+    found = flops(step, images, labels, images)
+    more = {key: found[key] - before[key] for key in found}
+    assert 0.3 * once < more["flops/train_step"] < once
+    assert more["flops/train_backward"] > 0.3 * before["flops/train_forward"]
+    assert more["flops/train_forward"] == more["flops/inference"] == 0
 
 
-@pytest.mark.parametrize("name", ["vanilla", "wasi", "lora"])
 @pytest.mark.parametrize("chunk", [3, 4])
-def test_lean_repeats_whole_blocks_in_chunks(name, chunk):
-    images, labels = small.batch(6)
-    net = small.method(name, "all").apply(small.build("timm_vit"), [(images, labels)])
-    optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=1e-3)
-    step = LeanStep(net, optimizer, lambda x: x, 2.0, chunk_size=chunk, segment_size=2, storage=torch.float32)
-    with step.unchunked():
-        flops = step_flops(net, images, 6, repeated=step.repeated, chunk_size=step.chunk_size)
-    assert flops["flops/train_step"] == pytest.approx(counted(lambda: step(images, labels)), rel=0.01)
+def test_lean_repeats_everything_but_the_head(chunk):
+    before = counts("timm_vit", "vanilla")
+    lean = {"chunk_size": chunk, "segment_size": 2, "storage": torch.float32}
+    found = counts("timm_vit", "vanilla", make=LeanStep, **lean)
+    head = 2 * 6 * 32 * small.CLASSES
+    again = found["flops/train_backward"] - before["flops/train_backward"]
+    assert again == before["flops/train_forward"] - head
+    assert found["flops/train_forward"] == before["flops/train_forward"]
 
 
-@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
-@pytest.mark.parametrize("micro", [None, 3])
-def test_either_form_of_the_subspace_step_and_micro_batches(optimizer, micro):
-    """SGD steps on the thin gradient coordinates, AdamW on gradients of the factors."""
-    net, step, images, labels = build("timm_vit", "wasi", "all", optimizer=optimizer, micro=micro)
-    flops = step_flops(net, images, len(images), micro)
-    assert flops["flops/train_step"] == pytest.approx(counted(lambda: step(images, labels)), rel=0.01)
+@pytest.mark.parametrize("micro", [2, 3])
+def test_accumulation_changes_nothing_for_a_dense_model(micro):
+    assert counts("timm_vit", "vanilla", micro_batch_size=micro) == counts("timm_vit", "vanilla")
 
 
-def test_nothing_below_the_first_trainable_operand():
-    net, _, images, labels = build("torchvision_vit", "vanilla", "mlp")
-    for p in net.parameters():
-        p.requires_grad_(False)
-    net.heads.requires_grad_(True)
-    head = 2 * len(images) * 32 * small.CLASSES
-    assert step_flops(net, images, len(images))["flops/train_backward"] == head
-
-
-def test_unfused_attention_of_a_bias_that_trains():
-    """Four products where the fused kernel takes five."""
-
-    class Attend(nn.Module):
-        def __init__(self, trains: bool):
-            super().__init__()
-            self.qkv = nn.Linear(8, 24, bias=False)
-            self.bias = nn.Parameter(torch.zeros(5, 5), requires_grad=trains)
-
-        def forward(self, x):
-            return F.scaled_dot_product_attention(*self.qkv(x).chunk(3, -1), attn_mask=self.bias)
-
-    x, pairs = torch.randn(4, 2, 5, 8), 4 * 2 * 5 * 5
-    project = 2 * 4 * 2 * 5 * 8 * 24
-    for trains, products in [(False, 5), (True, 4)]:
-        net = Attend(trains)
-        got = step_flops(net, x, 4)
-        assert got["flops/train_forward"] == project + 2 * 2 * pairs * 8
-        assert got["flops/train_backward"] == project + products * 2 * pairs * 8
-        out = net(x).sum()
-        assert counted(out.backward) == got["flops/train_backward"]
-
-
-def test_counting_leaves_the_model_and_the_random_state_alone():
-    net, step, images, labels = build("timm_vit", "wasi", "all")
-    step(images, labels)
-    net.eval()
-    before = {k: v.clone() for k, v in net.state_dict().items()}
-    state = torch.get_rng_state()
-    step_flops(net, images, len(images))
-    assert torch.equal(torch.get_rng_state(), state) and not net.training
-    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
-    other = build("timm_vit", "wasi", "all")[1]
-    other(images, labels)
-    assert step(images, labels) == other(images, labels)
-
-
-def test_fast_path_hides_nothing_from_inference():
+def test_the_fast_path_hides_nothing_from_inference():
     net = small.build("torchvision_vit")
     images = torch.randn(4, 3, 16, 16)
     with evaluating(net):
         hidden = counted(lambda: net(images))
         with without_fast_path():
             full = counted(lambda: net(images))
-    assert inference_flops(net, images, 4) == full > hidden
+    assert inference_flops(net, images) == full > hidden
 
 
 class Doubled(torch.autograd.Function):
@@ -181,22 +236,11 @@ class Doubled(torch.autograd.Function):
         return 2 * grad
 
 
-def test_a_function_without_a_rule_is_told(caplog):
+def test_a_function_that_a_trace_cannot_see_into_is_told(caplog):
     class Net(nn.Module):
         def forward(self, x):
             return Doubled.apply(x)
 
     with caplog.at_level(logging.WARNING):
-        step_flops(Net(), torch.zeros(1, 3), 2)
-    assert "no rule for Doubled" in caplog.text
-
-
-@pytest.mark.parametrize("name", ["wasi", "lora"])
-def test_attention_on_few_tokens(name):
-    """There training has a Function of its own, which takes images one at a time."""
-    images, labels = small.batch(6)
-    net = small.method(name, "all").apply(few_tokens(images), [(images, labels)])
-    trainable = [p for p in net.parameters() if p.requires_grad]
-    step = TrainStep(net, torch.optim.SGD(trainable, lr=1e-3), lambda x: x, 2.0)
-    flops = step_flops(net, images, len(images))
-    assert flops["flops/train_step"] == pytest.approx(counted(lambda: step(images, labels)), rel=0.01)
+        forward_flops(Net(), torch.zeros(1, 3))
+    assert "Doubled" in caplog.text

@@ -58,12 +58,12 @@ class Work:
             return self._time(lambda: model(images), warmup, min_count, min_seconds)
 
     def count(self) -> dict[str, float]:
-        """FLOPs, parameters and the paper's accounting."""
+        """FLOPs, parameters and the paper's accounting. Trains a step further, as timing does."""
         step, images, batch_size = self.subject.step, self.subject.images, len(self.subject.images)
         return {
             **count_parameters(step.model),
             **paper_accounting(step.model, self._cfg.method.scope, images, batch_size),
-            **flops(step, images, batch_size),
+            **flops(step, *self.subject.batch, images),
         }
 
     def breakdown(self, count: int) -> list[dict[str, float]]:

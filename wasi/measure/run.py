@@ -10,7 +10,7 @@ from wasi.layers.activation import TuckerState
 from wasi.layers.batch_mode import BatchMode
 from wasi.measure.accounting import paper_accounting
 from wasi.measure.breakdown import Breakdown, Target
-from wasi.measure.flops import step_flops
+from wasi.measure.flops import inference_flops, step_flops
 from wasi.measure.memory import inference_peak, train_peak
 from wasi.measure.timing import summary, synchronizer, time_steps
 from wasi.training.step import TrainStep
@@ -42,7 +42,7 @@ def measure_run(
     return {
         **count_parameters(step.model),
         **paper_accounting(step.model, cfg.method.scope, normalised, batch_size),
-        **flops(step, normalised, batch_size),
+        **flops(step, images, labels, normalised),
         **times(step, images, labels, normalised, step_seconds),
         **train_peak(step.model, step.optimizer, step, images, labels).train_metrics(),
         "memory/inference_peak_mib": inference_peak(step.model, normalised).total / 1024**2,
@@ -58,12 +58,12 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
     }
 
 
-def flops(step: TrainStep, images: Tensor, batch_size: int) -> dict[str, int]:
-    """FLOPs of the step as it really runs, repetitions included."""
-    with step.unchunked():
-        return step_flops(
-            step.model, images, batch_size, step.micro_batch_size, step.repeated, step.chunk_size
-        )
+def flops(step: TrainStep, images: Tensor, labels: Tensor, normalised: Tensor) -> dict[str, int]:
+    """FLOPs of a whole step as it really runs, which trains the model that step further, and of inference."""
+    return {
+        **step_flops(step, images, labels, normalised, SUBSPACE_WORK),
+        "flops/inference": inference_flops(step.model, normalised),
+    }
 
 
 def times(
