@@ -12,6 +12,7 @@ from wasi.measure.accounting import paper_accounting
 from wasi.measure.breakdown import Breakdown, Target
 from wasi.measure.flops import inference_flops, step_flops
 from wasi.measure.memory import inference_peak, train_peak
+from wasi.measure.stored_inputs import stored_inputs_mib
 from wasi.measure.timing import summary, synchronizer, time_steps
 from wasi.training.step import TrainStep
 from wasi.training.subspace import SubspaceIteration
@@ -42,6 +43,7 @@ def measure_run(
     return {
         **count_parameters(step.model),
         **paper_accounting(step.model, cfg.method.scope, normalised, batch_size),
+        "memory/stored_inputs_mib": stored_inputs_mib(step.model, cfg.method.scope, step, images, labels),
         **flops(step, images, labels, normalised),
         **times(step, images, labels, normalised, step_seconds),
         **train_peak(step.model, step.optimizer, step, images, labels).train_metrics(),
