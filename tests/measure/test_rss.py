@@ -30,18 +30,48 @@ print(json.dumps([peak - before, after - before]))
 """
 
 
-@pytest.mark.parametrize("way", ["high water", "sampled"])
-def test_peak_sees_what_was_released_and_forgets_it(way):
-    child = subprocess.run(
-        [sys.executable, "-c", CHILD, way, str(SIZE)],
-        env={**os.environ, **rss.child_environment(1), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+def run(program: str, way: str, size: int) -> str:
+    """What the program prints in a process of its own."""
+    path = os.pathsep.join(p for p in sys.path if p)
+    return subprocess.run(
+        [sys.executable, "-c", program, way, str(size)],
+        env={**os.environ, **rss.child_environment(1), "PYTHONPATH": path},
         capture_output=True,
         text=True,
         check=True,
-    )
-    peak, after = json.loads(child.stdout)
+    ).stdout
+
+
+@pytest.mark.parametrize("way", ["high water", "sampled"])
+def test_peak_sees_what_was_released_and_forgets_it(way):
+    peak, after = json.loads(run(CHILD, way, SIZE))
     assert SIZE * 0.98 < peak < SIZE * 1.1
     assert after < SIZE / 2
+
+
+SINCE_THE_BEGINNING = """
+import json, sys
+import numpy as np
+
+block = np.ones(int(sys.argv[2]) * 1024**2, dtype=np.uint8)  # as an import might, before anything measures
+del block
+from wasi.measure import rss
+
+def without_proc():
+    raise OSError
+
+if sys.argv[1] == "getrusage":
+    rss._high_water_mib = without_proc
+print(json.dumps([rss.process_peak_mib(), rss.current_rss_mib()]))
+"""
+
+
+@pytest.mark.parametrize("way", ["high water", "getrusage"])
+def test_the_processs_peak_is_that_since_it_began(way):
+    peak, now = json.loads(run(SINCE_THE_BEGINNING, way, SIZE))
+    # Linux's ru_maxrss starts from what the parent held when it forked.
+    highest = SIZE + now if way == "high water" else max(SIZE + now, rss.process_peak_mib())
+    assert now < SIZE < peak < 1.1 * highest
 
 
 def test_child_environment_fixes_threads_and_returns_freed_memory():

@@ -16,6 +16,7 @@ from wasi.measure import rss
 from wasi.measure.accounting import paper_accounting
 from wasi.measure.memory import inference_peak, train_peak
 from wasi.measure.run import count_parameters, flops
+from wasi.measure.stored_inputs import stored_inputs_mib
 from wasi.measure.timing import synchronizer, time_steps
 from wasi.models.modes import evaluating
 
@@ -58,12 +59,14 @@ class Work:
             return self._time(lambda: model(images), warmup, min_count, min_seconds)
 
     def count(self) -> dict[str, float]:
-        """FLOPs, parameters and the paper's accounting."""
+        """What is counted of model and step. Trains a few steps further, as timing does."""
         step, images, batch_size = self.subject.step, self.subject.images, len(self.subject.images)
+        scope, batch = self._cfg.method.scope, self.subject.batch
         return {
             **count_parameters(step.model),
-            **paper_accounting(step.model, self._cfg.method.scope, images, batch_size),
-            **flops(step, *self.subject.batch, images),
+            **paper_accounting(step.model, scope, images, batch_size),
+            "memory/stored_inputs_mib": stored_inputs_mib(step.model, scope, step, *batch),
+            **flops(step, *batch, images),
         }
 
     def breakdown(self, count: int) -> list[dict[str, float]]:
@@ -81,16 +84,17 @@ class Work:
     def rss_peak(self, steps: int) -> dict[str, float]:
         """Resident memory in MiB, for a process of its own, after `load`.
 
-        baseline: with data, after a model-free warm-up; peak: of whole steps; total: building included.
+        baseline: with data, after a model-free warm-up; peak: of whole steps; total: since the process began.
         """
         _model_free_warmup(self.subject.device)
+        so_far = rss.process_peak_mib()  # before the marks of what follows are reset
         release_memory()
         baseline = rss.current_rss_mib()
         while_building = rss.peak_rss_mib(self.build)
         self.subject.images = None
         step, batch = self.subject.step, self.subject.batch
         peak = rss.peak_rss_mib(lambda: [step(*batch) for _ in range(steps)] and None)
-        return {"baseline": baseline, "peak": peak, "total": max(while_building, peak)}
+        return {"baseline": baseline, "peak": peak, "total": max(so_far, while_building, peak)}
 
     def _time(self, run, warmup: int, min_count: int, min_seconds: float) -> list[float]:
         warmup = max(warmup, 1)  # the other process has just had the caches

@@ -16,7 +16,7 @@ from wasi.models.modes import evaluating, without_fast_path
 from wasi.models.structure import LinearSite, linear_sites
 
 _FP32_PER_MIB = 1024**2 / 4
-_PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default)
+PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default)
 
 
 def paper_accounting(model: nn.Module, scope: str, example: Tensor, batch_size: int) -> dict[str, float]:
@@ -35,7 +35,7 @@ def paper_accounting(model: nn.Module, scope: str, example: Tensor, batch_size: 
     }
 
 
-def _site_weights(model: nn.Module, site: LinearSite) -> list[nn.Parameter]:
+def site_weights(model: nn.Module, site: LinearSite) -> list[nn.Parameter]:
     """Matrices held at a site: one dense weight, or factors and adapters."""
     if site.name.endswith(".in_proj"):
         return [model.get_parameter(f"{site.name}_weight")]
@@ -44,7 +44,7 @@ def _site_weights(model: nn.Module, site: LinearSite) -> list[nn.Parameter]:
 
 def _unique_weights(model: nn.Module, sites: list[LinearSite]) -> list[nn.Parameter]:
     """Every matrix once, however many sites are tied to it."""
-    return list({id(p): p for site in sites for p in _site_weights(model, site)}.values())
+    return list({id(p): p for site in sites for p in site_weights(model, site)}.values())
 
 
 def _stored_elements(model: nn.Module, sites: list[LinearSite], image: Tensor, batch_size: int) -> int:
@@ -57,7 +57,7 @@ def _stored_elements(model: nn.Module, sites: list[LinearSite], image: Tensor, b
         if isinstance(module, LowRankLayer):
             low_rank.append((site, module))
         else:
-            dense[_site_weights(model, site)[0].untyped_storage()._cdata] = site
+            dense[site_weights(model, site)[0].untyped_storage()._cdata] = site
 
     def see(site: LinearSite, layer: LowRankLayer, x: Tensor) -> None:
         nonlocal total
@@ -91,7 +91,7 @@ class _ProductInputs(TorchDispatchMode):
         self.elements: dict[int, int] = defaultdict(int)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func in _PRODUCTS:
+        if func in PRODUCTS:
             *_, x, weight = args
             key = weight.untyped_storage()._cdata
             if key in self._weights:

@@ -18,21 +18,28 @@ class Breakdown:
     Args:
         targets: label -> callables; one callable belongs to one label.
         synchronize: waits for the device; called around every wrapped call.
+        read: what is shared out in place of nanoseconds: any count that only grows.
     """
 
-    def __init__(self, targets: Mapping[str, Sequence[Target]], synchronize: Callable[[], object] | None = None):
+    def __init__(
+        self,
+        targets: Mapping[str, Sequence[Target]],
+        synchronize: Callable[[], object] | None = None,
+        read: Callable[[], int] | None = None,
+    ):
         self._targets = targets
         self._wait = synchronize or (lambda: None)
-        self._spent = dict.fromkeys([*targets, "rest"], 0)
+        self._read = read or time.perf_counter_ns
+        self.spent = dict.fromkeys([*targets, "rest"], 0)
         self._labels: list[str] = []
         self._since = 0
 
     def ms(self) -> dict[str, float]:
         """Milliseconds per label and for `rest`; they sum to the time inside the block."""
-        return {label: ns / 1e6 for label, ns in self._spent.items()}
+        return {label: ns / 1e6 for label, ns in self.spent.items()}
 
     def begin(self, label: str) -> None:
-        """Time counts for `label` from now on, until `end`."""
+        """What comes counts for `label` from now on, until `end`."""
         self._switch()
         self._labels.append(label)
 
@@ -52,7 +59,7 @@ class Breakdown:
                     setattr(owner, name, self._wrapped(label, owner, name))
             self._stack = stack.pop_all()
         self._wait()
-        self._labels, self._since = ["rest"], time.perf_counter_ns()
+        self._labels, self._since = ["rest"], self._read()
         return self
 
     def __exit__(self, *exception) -> None:
@@ -76,10 +83,10 @@ class Breakdown:
         return staticmethod(call) if isinstance(own, staticmethod) else call
 
     def _switch(self) -> None:
-        """Book the time since the last switch to the label that was running."""
+        """Book what came since the last switch to the label that was running."""
         self._wait()
-        now = time.perf_counter_ns()
-        self._spent[self._labels[-1]] += now - self._since
+        now = self._read()
+        self.spent[self._labels[-1]] += now - self._since
         self._since = now
 
 

@@ -3,6 +3,10 @@
 >>> with flop_counter() as counter:
 ...     step(images, labels)
 >>> counter.get_total_flops()
+
+Decompositions take the leading terms of Golub & Van Loan, Matrix Computations (4th ed.): Householder QR with
+explicit thin `Q` (5.2), symmetric QR algorithm with vectors (8.3), R-SVD (8.6), LU (3.2), Cholesky (4.2),
+triangular solves (3.1). Everything elementwise, norms included, is left out.
 """
 
 from math import prod
@@ -10,16 +14,14 @@ from math import prod
 import torch
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from wasi.measure import formulas
-
 _aten = torch.ops.aten
 
 
 def flop_counter() -> FlopCounterMode:
     """A context that counts what runs inside, forward, backward and decompositions, 2 per multiply-add."""
-    # Newer releases have some of these formulas themselves; theirs are kept.
-    lacking = {operator: count for operator, count in _FORMULAS.items() if operator not in flop_registry}
-    counter = FlopCounterMode(display=False, custom_mapping=lacking)
+    counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
+    same = {lacking: flop_registry[known] for lacking, known in _SAME_AS.items()}
+    counter.flop_registry.update({**same, **flop_registry})  # torch's own formulas, where it has them, are kept
     counter.mod_tracker = _NoModules()
     return counter
 
@@ -36,6 +38,23 @@ class _NoModules:
         pass
 
 
+def _qr(m: int, n: int) -> int:
+    """Thin QR of `m x n`: `R` and explicit `Q`."""
+    m, n = max(m, n), min(m, n)
+    return 4 * m * n**2 - 4 * n**3 // 3
+
+
+def _svd(m: int, n: int) -> int:
+    """Thin SVD of `m x n`."""
+    m, n = max(m, n), min(m, n)
+    return 6 * m * n**2 + 20 * n**3
+
+
+def _triangular_solve(a: tuple[int, ...], b: tuple[int, ...]) -> int:
+    """A triangular `n x n` system, from either side: `n` per entry of the right-hand sides."""
+    return a[-1] * b[-2] * b[-1]
+
+
 def _batched(formula):
     """A count from the matrices' shapes; leading axes of the first multiply."""
 
@@ -46,19 +65,24 @@ def _batched(formula):
 
 
 _FORMULAS = {
-    _aten.addmm_: lambda _, a, b, **__: formulas.matmul(*a, b[1]),
-    _aten.baddbmm_: lambda _, a, b, **__: a[0] * formulas.matmul(*a[1:], b[2]),
-    _aten.mv: _batched(lambda a, x, *_: formulas.matmul(*a[-2:], 1)),
-    _aten.linalg_qr: _batched(lambda a, *_: formulas.qr(*a[-2:])),
-    _aten._linalg_svd: _batched(lambda a, *_: formulas.svd(*a[-2:])),
-    _aten._linalg_eigh: _batched(lambda a, *_: formulas.eigh(a[-1])),
-    _aten.linalg_cholesky_ex: _batched(lambda a, *_: formulas.cholesky(a[-1])),
-    _aten.cholesky_solve: _batched(lambda b, a, *_: 2 * formulas.triangular_solve(a[-1], b[-1])),
-    _aten.linalg_solve_triangular: _batched(
-        lambda a, b, *_: formulas.triangular_solve(a[-1], prod(b[-2:]) // a[-1])
-    ),
-    _aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: formulas.attention(q, k, v),
+    _aten.mv: lambda a, *_, **__: 2 * prod(a),
+    _aten.addmv: lambda _, a, *__, **___: 2 * prod(a),
+    _aten.dot: lambda a, *_, **__: 2 * prod(a),
+    _aten.linalg_qr: _batched(lambda a, *_: _qr(*a[-2:])),
+    _aten._linalg_svd: _batched(lambda a, *_: _svd(*a[-2:])),
+    _aten._linalg_eigh: _batched(lambda a, *_: 9 * a[-1] ** 3),
+    _aten.linalg_cholesky_ex: _batched(lambda a, *_: a[-1] ** 3 // 3),
+    _aten.cholesky_solve: _batched(lambda b, a, *_: 2 * _triangular_solve(a, b)),
+    _aten.linalg_solve_triangular: _batched(lambda a, b, *_: _triangular_solve(a, b)),
+    _aten._linalg_solve_ex: _batched(lambda a, b, *_: 2 * a[-1] ** 3 // 3 + 2 * prod(b) * a[-1] // prod(a[:-2])),
+    _aten.linalg_inv_ex: _batched(lambda a, *_: 2 * a[-1] ** 3),
+}
+_SAME_AS = {
+    _aten.addmm_: _aten.addmm,
+    _aten.baddbmm_: _aten.baddbmm,
+    _aten._int_mm: _aten.mm,
+    _aten._scaled_dot_product_flash_attention_for_cpu: _aten._scaled_dot_product_flash_attention,
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: (
-        lambda grad, q, k, v, *_, **__: formulas.fused_attention_backward(q, k, v)
+        _aten._scaled_dot_product_flash_attention_backward
     ),
 }

@@ -1,104 +1,70 @@
 """Work of a training step and of an inference pass, in FLOPs (2 per multiply-add).
 
-The forward pass is counted by fvcore on the model as it runs without gradients. The whole step is counted by torch's
-dispatch counter while it really runs, with all that is repeated, accumulated and decomposed, so nothing is modelled and
-a new layer needs no rule. Products, attention, convolutions and decompositions count; elementwise work does not.
+A whole real step is counted by torch's dispatch counter, so that accumulation, checkpointing, `lean` and whatever
+a layer does are in the count as they run. Forward passes are counted by fvcore. Products, attention and
+decompositions count. Elementwise work, norms and losses do not.
 """
 
-import logging
-import warnings
-from math import prod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from wasi.measure.breakdown import Breakdown, Target
 from wasi.measure.dispatch_flops import flop_counter
-from wasi.models.modes import evaluating, without_fast_path
-
-log = logging.getLogger(__name__)
+from wasi.measure.forward_flops import forward_flops
+from wasi.models.modes import evaluating
+from wasi.training.step import TrainStep
 
 
 def inference_flops(model: nn.Module, images: Tensor) -> int:
-    """One batch in eval mode, by fvcore.
+    """One batch of normalised images in eval mode."""
+    with evaluating(model):
+        return forward_flops(model, images)
+
+
+def step_flops(
+    step: TrainStep, images: Tensor, labels: Tensor, normalised: Tensor, subspace_work: Sequence[Target]
+) -> dict[str, int]:
+    """`flops/train_{forward,backward,subspace}` of a whole step, and their sum `flops/train_step`.
+
+    Trains the model a step further, which takes as long as any step; the forward pass takes one without gradients.
+
+    - forward: a forward pass of the whole batch, as it runs in training mode without gradients;
+    - subspace: all that runs inside `subspace_work`, in whichever pass;
+    - backward: all else of the step, so what is computed again, or for the backward pass only, counts there.
+
+    What runs in the optimizer's `step` but not in `subspace_work` is left out.
 
     Args:
-        images: the normalised batch, `[B, 3, S, S]`.
+        images, labels: as the step takes them; normalised: the same images as the model takes them.
+        subspace_work: callables, each as its owner and its name there.
     """
-    with warnings.catch_warnings(), evaluating(model), without_fast_path():
-        warnings.simplefilter("ignore")  # fvcore's import and its tracing tell that torch.jit is old
-        from fvcore.nn import FlopCountAnalysis
-
-        analysis = FlopCountAnalysis(model, images)
-        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-        for kind in ("batch_norm", "group_norm", "layer_norm", "instance_norm", "adaptive_avg_pool2d"):
-            analysis.set_op_handle(f"aten::{kind}", lambda inputs, outputs: 0)
-        analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
-        analysis.set_op_handle("aten::baddbmm", _batched_product_macs)
-        macs = analysis.total()
-        unknown = [kind for kind in analysis.unsupported_ops() if kind.startswith("prim::PythonOp")]
-    for kind in unknown:
-        log.warning("flops: fvcore has no rule for %s, counted as none", kind.removeprefix("prim::PythonOp."))
-    return 2 * int(macs)
-
-
-def step_flops(step, images: Tensor, labels: Tensor, normalised: Tensor, subspace: list[Target]) -> dict[str, int]:
-    """The `flops/*` metrics of one whole step, which is made, and of inference.
-
-    `flops/train_backward` is what of the step is neither forward pass nor subspace work, so what is computed again
-    counts there. The arithmetic of the optimizer is left out of all of them, but for what `subspace` names.
-
-    Args:
-        step: as it trains, a `TrainStep`; images, labels: a batch as `step.prepare` gives it.
-        normalised: the same images as the model takes them; subspace: callables whose work is subspace work.
-    """
-    forward = inference_flops(step.model, normalised)
-    counter = flop_counter()
-    with counter, _Phases(counter, {"subspace": subspace, "optimizer": [(step.optimizer, "step")]}) as phases:
-        step(images, labels)
-    spent = phases.flops()
-    whole = spent["rest"] + spent["subspace"]
+    step.model.train()
+    forward = forward_flops(step.model, normalised)
+    with flop_counter() as counter:
+        phases = Breakdown({"subspace": subspace_work, "optimizer": ()}, read=counter.get_total_flops)
+        with phases, _optimizers_in(phases, "optimizer"):
+            step(images, labels)
+    subspace, rest = phases.spent["subspace"], phases.spent["rest"]
     return {
         "flops/train_forward": forward,
-        "flops/train_backward": whole - forward - spent["subspace"],
-        "flops/train_subspace": spent["subspace"],
-        "flops/train_step": whole,
-        "flops/inference": forward,
+        "flops/train_backward": rest - forward,
+        "flops/train_subspace": subspace,
+        "flops/train_step": rest + subspace,
     }
 
 
-class _Phases(Breakdown):
-    """A breakdown of the FLOPs of a counter, in place of time, by the callable in which they are spent."""
-
-    def __init__(self, counter: FlopCounterMode, targets: dict[str, list[Target]]):
-        super().__init__(targets)
-        self._counter = counter
-
-    def __enter__(self) -> "_Phases":
-        super().__enter__()
-        self._since = self._counter.get_total_flops()
-        return self
-
-    def flops(self) -> dict[str, int]:
-        """FLOPs per label and for `rest`."""
-        return dict(self._spent)
-
-    def _switch(self) -> None:
-        now = self._counter.get_total_flops()
-        self._spent[self._labels[-1]] += now - self._since
-        self._since = now
-
-
-def _sizes(value) -> list[int]:
-    return value.type().sizes()
-
-
-def _attention_macs(inputs, outputs) -> int:
-    """Scores and weighted values: `B H Lq Lk (d + dv)`."""
-    query, key, value = (_sizes(v) for v in inputs[:3])
-    return prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
-
-
-def _batched_product_macs(inputs, outputs) -> int:
-    a, b = (_sizes(v) for v in inputs[1:3])
-    return prod(a) * b[-1]
+@contextmanager
+def _optimizers_in(phases: Breakdown, label: str) -> Iterator[None]:
+    """Whatever torch optimizer steps inside, its step belongs to `label`."""
+    handles = [
+        register_optimizer_step_pre_hook(lambda *_: phases.begin(label)),
+        register_optimizer_step_post_hook(lambda *_: phases.end()),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

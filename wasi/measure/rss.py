@@ -5,6 +5,7 @@ The allocator decides what of freed memory goes back to the system. `child_envir
 """
 
 import os
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +43,20 @@ def peak_rss_mib(run: Callable[[], object]) -> float:
     with _Sampler() as sampler:
         run()
     return sampler.peak / MIB
+
+
+def process_peak_mib() -> float:
+    """Highest resident memory of this process since it began, imports and all, in MiB.
+
+    Where the kernel's high-water mark can be read, it is that since `peak_rss_mib` last reset it.
+    """
+    try:
+        return _high_water_mib()
+    except (OSError, StopIteration):
+        import resource  # of Unix only, as are the platforms without /proc that torch trains on
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / (MIB if sys.platform == "darwin" else 1024)
 
 
 def over_limit(total_rss_mib: float, limit_mib: float | None) -> str | None:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from wasi.linalg import tucker
 from wasi.measure.accounting import paper_accounting
 from wasi.measure.breakdown import Breakdown, Target
-from wasi.measure.flops import step_flops
+from wasi.measure.flops import inference_flops, step_flops
 from wasi.measure.memory import inference_peak, train_peak
+from wasi.measure.stored_inputs import stored_inputs_mib
 from wasi.measure.timing import summary, synchronizer, time_steps
 from wasi.training import swan
 from wasi.training.step import TrainStep
@@ -42,10 +43,11 @@ def measure_run(
     return {
         **count_parameters(step.model),
         **paper_accounting(step.model, cfg.method.scope, normalised, batch_size),
+        "memory/stored_inputs_mib": stored_inputs_mib(step.model, cfg.method.scope, step, images, labels),
+        **flops(step, images, labels, normalised),
         **times(step, images, labels, normalised, step_seconds),
         **train_peak(step.model, step.optimizer, step, images, labels).train_metrics(),
         "memory/inference_peak_mib": inference_peak(step.model, normalised).total / 1024**2,
-        **flops(step, images, labels, normalised),
     }
 
 
@@ -59,8 +61,11 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
 
 
 def flops(step: TrainStep, images: Tensor, labels: Tensor, normalised: Tensor) -> dict[str, int]:
-    """FLOPs of the step as it really runs, repetitions included; it trains the model by one step."""
-    return step_flops(step, images, labels, normalised, SUBSPACE_WORK)
+    """FLOPs of a whole step as it really runs, which trains the model that step further, and of inference."""
+    return {
+        **step_flops(step, images, labels, normalised, SUBSPACE_WORK),
+        "flops/inference": inference_flops(step.model, normalised),
+    }
 
 
 def times(

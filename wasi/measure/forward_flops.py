@@ -1,0 +1,84 @@
+"""FLOPs of a forward pass by fvcore, in the model's present mode, as it runs without gradients.
+
+fvcore counts multiply-adds, so its total counts twice. Products, convolutions and attention count; norms and
+elementwise work, for some of which fvcore has estimates, do not.
+"""
+
+import logging
+import warnings
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from wasi.models.modes import without_fast_path
+
+log = logging.getLogger(__name__)
+
+
+@torch.no_grad()
+def forward_flops(model: nn.Module, images: Tensor) -> int:
+    """FLOPs (2 per multiply-add) of `model(images)`, which is run once under `torch.jit`'s tracing.
+
+    A trace does not see into an autograd Function: one that runs without gradients too counts as nothing, with
+    a warning.
+    """
+    with warnings.catch_warnings(), without_fast_path():
+        warnings.simplefilter("ignore")  # fvcore's import and its tracing tell that torch.jit is old
+        from fvcore.nn import FlopCountAnalysis
+
+        analysis = FlopCountAnalysis(model, images)
+        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+        analysis.clear_op_handles().set_op_handle(**_handles())
+        total = analysis.total()
+    for kind in analysis.unsupported_ops():
+        if kind.startswith("prim::PythonOp"):
+            name = kind.removeprefix("prim::PythonOp.")
+            log.warning("flops: %s is opaque to a trace, its forward pass counts as backward", name)
+    return int(2 * total)
+
+
+_PRODUCTS = ("mm", "bmm", "matmul", "mv", "dot")
+_PRODUCTS_ADDED = ("addmm", "addmm_", "baddbmm", "baddbmm_", "addmv")
+
+
+def _handles() -> dict:
+    """fvcore's own, and more for what it lacks or takes in one form only (no broadcast, no `out=`)."""
+    from fvcore.nn.jit_handles import conv_flop_jit, linear_flop_jit
+
+    return {
+        "aten::linear": linear_flop_jit,
+        "aten::_convolution": conv_flop_jit,
+        **{f"aten::{name}": lambda inputs, outputs: _product(inputs[0], outputs) for name in _PRODUCTS},
+        **{f"aten::{name}": lambda inputs, outputs: _product(inputs[1], outputs) for name in _PRODUCTS_ADDED},
+        "aten::einsum": _einsum,
+        "aten::scaled_dot_product_attention": _attention,
+    }
+
+
+def _product(left, outputs) -> int:
+    """Multiply-adds of a product of matrices: the size of the result times the inner dimension."""
+    return prod(_sizes(outputs[0])) * _sizes(left)[-1]
+
+
+def _attention(inputs, outputs) -> int:
+    """`softmax(Q K^T) V` for `[..., L, d]`: two products."""
+    query, key, value = map(_sizes, inputs[:3])
+    return prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
+def _einsum(inputs, outputs) -> int | float:
+    """Two operands exactly; fvcore rounds to four digits, and takes the best order of more."""
+    from fvcore.nn.jit_handles import einsum_flop_jit
+
+    equation = inputs[0].toIValue().replace(" ", "")
+    operands = [_sizes(x) for x in inputs[1].node().inputs()]
+    if len(operands) != 2 or "." in equation:
+        return einsum_flop_jit(inputs, outputs)
+    terms = equation.split("->")[0].split(",")
+    sizes = {c: n for term, shape in zip(terms, operands, strict=True) for c, n in zip(term, shape, strict=True)}
+    return prod(sizes.values())
+
+
+def _sizes(value) -> list[int]:
+    return value.type().sizes()

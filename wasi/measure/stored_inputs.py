@@ -1,0 +1,140 @@
+"""What the linear layers in scope keep of their inputs for the backward pass, measured on real saved tensors.
+
+The counterpart of the stored inputs in `wasi.measure.accounting`, which are computed from shapes. The two agree
+but where the accounting describes another thing than what happens:
+
+- it counts the input of packed query, key and value three times; here one storage counts once, whoever shares it;
+- it counts an input for every dense linear; one that is frozen keeps none;
+- it knows of no checkpointing, `lean` or accumulation, under which less is kept (see `stored_inputs_mib`).
+"""
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from wasi.layers.base import LowRankLayer
+from wasi.measure.accounting import PRODUCTS, site_weights
+from wasi.models.structure import linear_sites
+
+_MIB = 1024**2
+
+
+def stored_inputs_mib(
+    model: nn.Module, scope: str, step: Callable[[Tensor, Tensor], object], images: Tensor, labels: Tensor
+) -> float:
+    """`memory/stored_inputs_mib`: MiB that the linears in `scope` keep of their inputs in a whole training step.
+
+    Counted are the storages, each once and whole, of what these layers saved for the backward pass and of what is
+    alive when the model's forward pass ends: of a dense linear its input, of a low-rank layer all that it saves
+    but weights: the input, or core and bases (in a step that moves the bases, as much again as these); what an
+    adapter sees. With accumulation that is the largest
+    micro-batch's. What a checkpointed block computes, or one under `lean`, is not alive then and does not count,
+    nor do the inputs of blocks that are kept in its place, which are no linear's.
+
+    Args:
+        step: trains `model`, a step further, on images and labels.
+    """
+    with _Kept(model, scope) as kept:
+        step(images, labels)
+    return kept.highest / _MIB
+
+
+class _Kept:
+    """Follows the forward passes of `model`; `highest`: bytes kept at the end of the one that kept most."""
+
+    def __init__(self, model: nn.Module, scope: str):
+        self.highest = 0
+        self._model = model
+        self._storages: list[weakref.ref] = []
+        self._saved: list[torch.UntypedStorage] = []  # by the operator about to run
+        self._depth = 0  # inside a low-rank layer
+        self._layers: list[LowRankLayer] = []
+        dense = []
+        for site in linear_sites(model, scope):
+            module = None if site.name.endswith(".in_proj") else model.get_submodule(site.name)
+            if isinstance(module, LowRankLayer):
+                self._layers.append(module)
+            else:
+                dense += site_weights(model, site)
+        self._dense = _keys(dense)
+        held = (tensor for layer in self._layers for tensor in layer.buffers(recurse=False))
+        self._weights = _keys([*model.parameters(), *held])
+
+    def __enter__(self) -> "_Kept":
+        with ExitStack() as stack:
+            stack.enter_context(self._hooks())
+            stack.enter_context(saved_tensors_hooks(self._pack, lambda tensor: tensor))
+            stack.enter_context(_Operators(self._runs))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._stack.close()
+
+    @contextmanager
+    def _hooks(self) -> Iterator[None]:
+        handles = [
+            self._model.register_forward_pre_hook(lambda *_: self._storages.clear()),
+            self._model.register_forward_hook(lambda *_: self._forward_ends()),
+        ]
+        for layer in self._layers:
+            handles.append(layer.register_forward_pre_hook(lambda *_: self._enters(1)))
+            # Checkpointing leaves a layer by an exception where it has all that it repeats for.
+            handles.append(layer.register_forward_hook(lambda *_: self._enters(-1), always_call=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _enters(self, change: int) -> None:
+        self._depth += change
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if self._depth:
+            self._keep(storage)
+        else:
+            self._saved.append(storage)
+        return tensor
+
+    def _runs(self, func, args: tuple) -> None:
+        """Autograd saves an operator's inputs just before it runs: what came since the last one is of this one."""
+        if func in PRODUCTS:
+            *_, x, weight = args
+            if weight.untyped_storage()._cdata in self._dense:
+                key = x.untyped_storage()._cdata
+                for storage in self._saved:
+                    if storage._cdata == key:
+                        self._keep(storage)
+        self._saved.clear()
+
+    def _keep(self, storage: torch.UntypedStorage) -> None:
+        if storage._cdata not in self._weights:
+            self._storages.append(weakref.ref(storage))
+
+    def _forward_ends(self) -> None:
+        self._saved.clear()
+        alive = {s._cdata: s.nbytes() for s in (ref() for ref in self._storages) if s is not None}
+        self.highest = max(self.highest, sum(alive.values()))
+
+
+class _Operators(TorchDispatchMode):
+    """Tells `runs` of every operator below autograd, before it runs."""
+
+    def __init__(self, runs: Callable):
+        super().__init__()
+        self._runs = runs
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self._runs(func, args)
+        return func(*args, **(kwargs or {}))
+
+
+def _keys(tensors: Iterable[Tensor]) -> set[int]:
+    return {tensor.untyped_storage()._cdata for tensor in tensors}
