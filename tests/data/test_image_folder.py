@@ -115,8 +115,8 @@ def test_a_damaged_image_that_the_subset_leaves_out_still_counts(load, image_tre
 
 def test_missing_folders(load, image_tree, tmp_path):
     refused(load, "train/<class>/", tmp_path / "nowhere", root=tmp_path / "nowhere")
-    shutil.rmtree(image_tree / "val")
-    refused(load, image_tree / "val")
+    shutil.rmtree(image_tree / "train")
+    refused(load, image_tree / "train")
 
 
 def test_a_file_as_root(load, tmp_path):

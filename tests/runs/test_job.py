@@ -41,6 +41,7 @@ def test_a_completed_run(tmp_path, cfg):
     result = read_result(tmp_path)
     assert list(result) == [
         "schema_version", "status", "error", "fingerprint", "config", "provenance", "metrics", "layers",
+        "classes",
     ]  # fmt: skip
     assert (result["status"], result["error"], result["fingerprint"]) == ("completed", None, fingerprint(cfg))
     assert result["metrics"] == {"val/acc": 0.25, "time/x": 0.0}

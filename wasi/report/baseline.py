@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 
-from wasi.report.columns import ACCURACY, COSTS, PAPER, Cost
+from wasi.report.columns import COSTS, PAPER, VALIDATION, Cost
 from wasi.report.groups import Block, Group, identity
 from wasi.report.load import select
 from wasi.report.options import show
@@ -37,17 +37,17 @@ class Comparison:
 
     @cached_property
     def accuracy_difference(self) -> float | None:
-        pair = self._means(ACCURACY)
+        pair = self._means(self.group.accuracy)
         return None if pair is None else pair[0] - pair[1]
 
     @cached_property
     def accuracy_ratio(self) -> float | None:
-        pair = self._means(ACCURACY)
+        pair = self._means(self.group.accuracy)
         return pair[0] / pair[1] if pair and pair[1] else None
 
     @cached_property
     def p(self) -> float | None:
-        return None if self.accuracy_difference is None else self._p(ACCURACY)
+        return None if self.accuracy_difference is None else self._p(self.group.accuracy)
 
     @property
     def verdict(self) -> str | None:
@@ -112,7 +112,7 @@ def compare(block: Block) -> list[Comparison]:
 
 
 def _vanilla_for(group: Group, groups: list[Group]) -> Group | None:
-    """The vanilla that shares most options; of equally close ones the most accurate.
+    """The vanilla that shares most options; of equally close ones the most accurate on validation images.
 
     For vanilla itself that is the one without memory policy, checkpointing and accumulation.
     """
@@ -153,4 +153,4 @@ def _distance(group: Group, vanilla: Group) -> tuple:
     differences = _differences(group, vanilla)
     rest = select(group.config, "method.train_rest") != select(vanilla.config, "method.train_rest")
     scope = "method.scope" in differences
-    return len(differences) - scope, scope, rest, -(vanilla.mean(ACCURACY) or 0.0)
+    return len(differences) - scope, scope, rest, -(vanilla.mean(VALIDATION) or 0.0)

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from wasi.report.baseline import Comparison
-from wasi.report.columns import ACCURACY, COSTS, Cost
+from wasi.report.columns import COSTS, TEST, Cost
 from wasi.report.groups import Block, Group, identity, short_names, shown_option
 from wasi.report.load import Run, select
 from wasi.report.options import activation_label, show, weight_label
@@ -118,11 +118,12 @@ def _accuracy(comparisons: list[Comparison]) -> list[Field]:
     ratios = [ratio_text(comparison.accuracy_ratio) for comparison in comparisons]
     differences = [_difference(comparison) for comparison in comparisons]
     twins = any(c.accuracy_difference is not None and not c.of_vanilla for c in comparisons)
-    return [Field("val acc", values, ratios), Field("Δ baseline" if twins else "Δ vanilla", differences)]
+    title = "test acc" if comparisons[0].group.accuracy == TEST else "val acc"
+    return [Field(title, values, ratios), Field("Δ baseline" if twins else "Δ vanilla", differences)]
 
 
 def _mean_and_std(group: Group) -> str:
-    mean, std = group.mean(ACCURACY), group.std(ACCURACY)
+    mean, std = group.mean(group.accuracy), group.std(group.accuracy)
     if mean is None:
         return DASH
     return f"{mean:.4f}" if std is None else f"{mean:.4f}±{std:.4f}"
