@@ -247,8 +247,22 @@ def test_train_can_be_the_name_of_a_class(config, spec, undivided):
     assert data.classes == ["bus", "train"]
 
 
-def test_parts_without_classes_are_no_classes(load, undivided):
-    refused(load, "0 class folder(s) found", root=undivided(train=5, val=5))
+@pytest.mark.parametrize("parts", [{"train": 5, "val": 5}, {"train": 5, "test": 5}])
+def test_parts_without_classes_are_no_classes(load, undivided, parts):
+    refused(load, "0 class folder(s) found", root=undivided(**parts))
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_images_without_classes_beside_undivided_classes_are_refused(load, undivided, part):
+    root = undivided(cat=5, dog=5, **{part: 3})
+    refused(load, f"{root / part} has no class folders", root=root)
+
+
+def test_test_images_without_labels_are_left_alone(load, image_tree):
+    (image_tree / "test").mkdir()
+    shutil.copy(image_tree / "train" / "cat" / "0.jpg", image_tree / "test" / "17.jpg")
+    data = load()
+    assert (len(data.train), len(data.val), data.test) == (6, 4, None)
 
 
 def test_the_fraction_counts_for_the_fingerprint_where_it_is_read(config, image_tree, undivided):

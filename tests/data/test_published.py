@@ -57,6 +57,14 @@ def test_cub_follows_its_published_split(load_cub, cub):
         assert [int(data.train[i][0][0, 4, 4]) // 40 for i in range(4)] == pytest.approx([0, 2, 3, 4], abs=1)
 
 
+@pytest.mark.parametrize("val_size", [1, 2])
+def test_cub_validates_on_images_that_do_not_train(load_cub, val_size):
+    data = load_cub(val_source="train", val_size=val_size)
+    train, val = ([int(part[i][0][0, 4, 4]) // 40 for i in range(len(part))] for part in (data.train, data.val))
+    assert len(set(train)) == len(train) == 4 - val_size and len(val) == val_size and not set(train) & set(val)
+    assert set(labels(data.train)) == {0, 1} and len(set(labels(data.val))) == val_size
+
+
 def test_cub_with_a_lost_image_or_table_is_refused(load_cub, cub):
     lost = cub / "images" / "002.Bird_2" / "x_1.jpg"
     lost.rename(lost.with_suffix(".bak"))
@@ -129,6 +137,16 @@ def test_cifar_trains_on_its_batches_and_tests_on_its_test_file(config, spec, ci
     assert labels(data.test) == [0, 1, 2] and data.classes[:2] == ["class 0", "class 1"]
     stored = pickle.loads((folder / ("test_batch" if name == "cifar10" else "test")).read_bytes())["data"]
     assert np.array_equal(data.test[1][0].numpy(), stored[1].reshape(3, 32, 32))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 233])
+def test_cifar_validates_on_images_of_every_class_that_do_not_train(config, spec, cifar, seed):
+    name, folder = cifar
+    data = load_data(config(name, root=folder.parent, val_fraction=0.5), spec(32), seed)
+    half = len(data.train) // 2
+    assert sorted(labels(data.val)) == sorted(labels(data.train)) == [0] * half + [1] * half
+    train, val = ({part[i][0].numpy().tobytes() for i in range(len(part))} for part in (data.train, data.val))
+    assert len(train | val) == (20 if name == "cifar10" else 4) and not train & val
 
 
 def test_a_damaged_cifar_is_refused(config, spec, cifar):

@@ -119,6 +119,8 @@ def _listed(cfg_dataset) -> dict[str, ByClass]:
     folders = _class_folders_by_part(root)
     if not {"train", WHOLE} & folders.keys():
         raise _bad(cfg_dataset, f"there is no folder {root / 'train'}")
+    for part in {"val", "test"} & folders.get(WHOLE, {}).keys():
+        raise _bad(cfg_dataset, f"{root / part} has no class folders")
     _check_classes(cfg_dataset, folders)
     parts = {part: {name: _image_files(f) for name, f in classes.items()} for part, classes in folders.items()}
     for part, classes in parts.items():
@@ -134,12 +136,13 @@ def _listed(cfg_dataset) -> dict[str, ByClass]:
 def _class_folders_by_part(root: Path) -> dict[str, dict[str, Path]]:
     """Class folders by part: train, val and test as far as they exist, or `WHOLE` in place of train and val.
 
-    A single folder of one of these names that holds images rather than class folders is a class among others.
+    Test images without class folders have no labels, and are left alone beside train. Beside undivided classes, a
+    folder of one of these names that holds no class folders is a class itself.
     """
     parts = {part: _class_folders(root / part) for part in ("train", "val", "test") if (root / part).is_dir()}
-    if parts.get("train") or parts.get("val") or len(parts) > 1:
-        return parts
     test = {part: classes for part, classes in parts.items() if part == "test" and classes}
+    if parts.get("train") or parts.get("val") or len(parts) > 1:
+        return {part: classes for part, classes in parts.items() if part != "test"} | test
     return {WHOLE: {name: path for name, path in _class_folders(root).items() if name not in test}, **test}
 
 
