@@ -12,6 +12,7 @@ from wasi.report.options import activation_label, show, weight_label
 DASH = "-"
 WITHIN_NOISE = "≈"
 NO_SPREAD = "(n=1)"
+_BALANCE = 0.02  # from which difference on balanced accuracy is shown beside accuracy
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,18 @@ def _accuracy(comparisons: list[Comparison]) -> list[Field]:
     differences = [_difference(comparison) for comparison in comparisons]
     twins = any(c.accuracy_difference is not None and not c.of_vanilla for c in comparisons)
     title = "test acc" if comparisons[0].group.accuracy == TEST else "val acc"
-    return [Field(title, values, ratios), Field("Δ baseline" if twins else "Δ vanilla", differences)]
+    difference = Field("Δ baseline" if twins else "Δ vanilla", differences)
+    return [Field(title, values, ratios), *_balanced(comparisons), difference]
+
+
+def _balanced(comparisons: list[Comparison]) -> list[Field]:
+    """A column of balanced accuracy, where some row's is another story than its accuracy."""
+    metric = f"{comparisons[0].group.accuracy.partition('/')[0]}/balanced_acc"
+    means = [comparison.group.mean(metric) for comparison in comparisons]
+    pairs = [(c.group.mean(c.group.accuracy), mean) for c, mean in zip(comparisons, means, strict=True)]
+    if not any(mean is not None and acc is not None and abs(acc - mean) > _BALANCE for acc, mean in pairs):
+        return []
+    return [Field("balanced", [DASH if mean is None else f"{mean:.4f}" for mean in means])]
 
 
 def _mean_and_std(group: Group) -> str:

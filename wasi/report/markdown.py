@@ -14,6 +14,7 @@ _COLUMNS = {
     "n": "completed runs that differ only by seed",
     "test acc, val acc": "accuracy on the test images, or where a run of the table has none, on those of "
     "validation, by which choices are made; a fraction: mean ± sample standard deviation over the n runs",
+    "balanced": "balanced accuracy on the same images: the mean recall of the classes, of whatever size",
     "Δ vanilla": "accuracy minus vanilla's (Δ baseline: minus that of the row which a remark names). ≈: within "
     "noise, two-sided Welch's t-test over the seeds with p ≥ 0.05, not corrected for the number of rows. (n=1): "
     "n=1, no spread on one side, so no verdict",

@@ -106,7 +106,8 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
         _close(run, record, ending)
     if ending.status == "completed":
         _remove_checkpoint(folder)
-        told = [f"{name} {run.metrics[name]:.4f}" for name in ("val/acc", "test/acc") if name in run.metrics]
+        names = ("val/acc", "test/acc", "test/balanced_acc")
+        told = [f"{name} {run.metrics[name]:.4f}" for name in names if name in run.metrics]
         log.info("completed in %.1f s: %s", seconds, ", ".join([*told, _shown(folder)]))
     gc.collect()  # the next job's memory must not start with this one's cycles
     if ending.signum is not None:
