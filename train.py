@@ -25,6 +25,7 @@ def train(cfg: DictConfig, run: Run) -> None:
     from wasi.runs.artifacts import write_artifacts
     from wasi.runs.device import prepare_device
     from wasi.training.build import build_step
+    from wasi.training.evaluate import test
     from wasi.training.loop import Fit
     from wasi.training.monitor import Monitor
 
@@ -53,6 +54,8 @@ def train(cfg: DictConfig, run: Run) -> None:
     run.resumed_from_step = fit.resumed_from_step
     run.metrics |= fit.run()
     save_model(model, str(run.folder / "model.safetensors"))
+    tested, run.classes = test(model, data, normalize, cfg.dataset)
+    run.metrics |= tested
 
     if cfg.train.measure:
         run.metrics |= measure_run(cfg, step, first_batch(data.train, cfg), fit.step_seconds)

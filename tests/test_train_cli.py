@@ -143,7 +143,7 @@ def test_a_failed_job_does_not_stop_the_others(swept):
 
 
 def test_a_stopped_sweep_resumes_to_the_same_numbers(tmp_path):
-    words = [*TINY, "method=wasi", "train.epochs=12"]
+    words = [*TINY, "method=wasi", "train.epochs=12", "train.select=best"]
     command = [sys.executable, str(ROOT / "train.py"), "-m", *words, "seed=0,1", "sweep=stopped"]
     child = subprocess.Popen(command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 200

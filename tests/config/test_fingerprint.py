@@ -45,6 +45,11 @@ def test_what_cannot_change_the_result_does_not_count(override, compose_config):
         "rank=eps_0.4",
         "dataset.batch_size=64",
         "dataset.train_size=100",
+        "dataset.val_size=100",
+        "dataset.test_size=100",
+        "dataset.val_fraction=0.2",
+        "dataset.val_source=test",
+        "train.select=best",
         "dataset=synthetic",
         "model.weights=surrogate",
         "optimizer=adamw",
@@ -99,6 +104,11 @@ FIXED = ["rank.activation_selection=fixed", "rank.activation_ranks=[2,2,2]"]
 @pytest.mark.parametrize(
     ("overrides", "change", "counts"),
     [
+        (["dataset.val_size=100"], "dataset.val_fraction=0.2", False),
+        (["dataset.val_source=test"], "dataset.val_fraction=0.2", False),
+        (["dataset=synthetic"], "dataset.val_fraction=0.2", False),
+        (["dataset=flowers102"], "dataset.val_fraction=0.2", False),
+        (["train.select=best"], "train.eval_every=2", True),
         (FIXED, "rank.activation_epsilon=0.5", False),
         (FIXED, "rank.weight_epsilon=0.5", True),
         ([SEARCH], "rank.activation_epsilon=0.5", True),

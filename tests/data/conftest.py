@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from wasi.data.idx import FILES
+from wasi.data.fashion_mnist import FILES
 from wasi.data.spec import InputSpec
 
 CONF = Path(__file__).parents[2] / "conf" / "dataset"
@@ -35,13 +35,13 @@ def spec():
 
 @pytest.fixture
 def idx_folder(tmp_path):
-    """Writes a small Fashion-MNIST of 30 training and 10 validation images of 6 x 5 pixels."""
+    """Writes a small Fashion-MNIST of 30 training and 10 test images of 6 x 5 pixels."""
 
     def make(folder=tmp_path / "idx", gz=False):
         folder.mkdir(parents=True, exist_ok=True)
         rng = np.random.default_rng(0)
         arrays = {}
-        for split, count in (("train", 30), ("val", 10)):
+        for split, count in (("train", 30), ("test", 10)):
             arrays[f"{split}_images"] = rng.integers(0, 256, (count, 6, 5), np.uint8)
             arrays[f"{split}_labels"] = (np.arange(count) % 10).astype(np.uint8)
         for role, array in arrays.items():

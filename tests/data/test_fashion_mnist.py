@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from wasi.data import fashion_mnist, idx
-from wasi.data.idx import FILES
+from wasi.data.fashion_mnist import DEBIAN_FOLDER, FILES
 from wasi.data.load import load_data
 from wasi.errors import UserError
 
 DEBIAN = pytest.mark.skipif(
-    not (idx.DEBIAN_FOLDER / "train-images-idx3-ubyte.gz").is_file(), reason="needs Debian's dataset-fashion-mnist"
+    not (DEBIAN_FOLDER / "train-images-idx3-ubyte.gz").is_file(), reason="needs Debian's dataset-fashion-mnist"
 )
 
 
@@ -23,7 +23,7 @@ def pixels(dataset):
 @pytest.mark.parametrize("below", ["", "FashionMNIST/raw"])
 def test_plain_and_compressed_files_in_either_place(config, spec, idx_folder, tmp_path, gz, below):
     _, arrays = idx_folder(tmp_path / "root" / below, gz)
-    data = load_data(config("fashion_mnist", root=tmp_path / "root"), spec(6), 0)
+    data = load_data(config("fashion_mnist", root=tmp_path / "root", val_source="test"), spec(6), 0)
     assert (len(data.train), len(data.val), data.num_classes) == (30, 10, 10)
     assert [label for _, label in (data.train[i] for i in range(30))] == arrays["train_labels"].tolist()
     assert data.val[0][0].shape == (3, 6, 6)  # the 6 x 5 pixels made square
@@ -45,8 +45,8 @@ def test_only_the_rows_asked_for_stay_in_memory(config, spec, idx_folder):
 
 def test_too_many_is_told_from_the_header(config, spec, idx_folder):
     folder, _ = idx_folder(gz=True)
-    with pytest.raises(UserError, match="dataset.train_size=31: allowed is at most 30 "):
-        load_data(config("fashion_mnist", root=folder, train_size=31), spec(6), 0)
+    with pytest.raises(UserError, match="dataset.train_size=31: allowed is at most 20 "):
+        load_data(config("fashion_mnist", root=folder, train_size=31, val_size=10), spec(6), 0)
 
 
 @pytest.mark.parametrize("gz", [False, True])
@@ -103,11 +103,11 @@ DAMAGES = [damage_checksum, damage_stream, not_gzip, not_idx, other_numbers, too
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("role", ["train_images", "val_labels"])
+@pytest.mark.parametrize("role", ["train_images", "test_labels"])
 def test_a_damaged_file_is_named(config, spec, idx_folder, damage, role):
     folder, _ = idx_folder(gz=True)
     path = folder / f"{FILES[role]}.gz"
-    if damage is damage_stream and role == "val_labels":
+    if damage is damage_stream and role == "test_labels":
         pytest.skip("too short to have a middle")
     damage(path)
     with pytest.raises(UserError) as caught:
@@ -120,7 +120,7 @@ def test_a_damaged_file_is_named(config, spec, idx_folder, damage, role):
 def test_files_that_do_not_fit_each_other(config, spec, idx_folder):
     folder, _ = idx_folder()
     labels = folder / FILES["train_labels"]
-    labels.write_bytes((folder / FILES["val_labels"]).read_bytes())
+    labels.write_bytes((folder / FILES["test_labels"]).read_bytes())
     with pytest.raises(UserError, match="train-labels.*10 labels up to 9 for 30 images"):
         load_data(config("fashion_mnist", root=folder), spec(6), 0)
 
@@ -137,7 +137,7 @@ def test_swapped_images_and_labels(config, spec, idx_folder):
 
 def test_labels_beyond_the_classes(config, spec, idx_folder):
     folder, _ = idx_folder()
-    path = folder / FILES["val_labels"]
+    path = folder / FILES["test_labels"]
     path.write_bytes(path.read_bytes()[:-1] + b"\x0a")
     with pytest.raises(UserError, match="labels up to 10 for 10 images of 10 classes"):
         load_data(config("fashion_mnist", root=folder), spec(6), 0)
@@ -165,11 +165,10 @@ def test_debians_files_stand_in_for_the_default_root_and_it_says_so(
     config, spec, idx_folder, tmp_path, monkeypatch, caplog
 ):
     folder, _ = idx_folder(gz=True)
-    monkeypatch.setattr(idx, "DEBIAN_FOLDER", folder)
     monkeypatch.setattr(fashion_mnist, "DEBIAN_FOLDER", folder)
     monkeypatch.chdir(tmp_path)
     with caplog.at_level(logging.INFO):
-        assert len(load_data(config("fashion_mnist"), spec(6), 0).train) == 30
+        assert len(load_data(config("fashion_mnist", val_source="test"), spec(6), 0).train) == 30
     assert str(folder) in caplog.text
 
 
@@ -189,8 +188,8 @@ def fake_download(idx_folder, monkeypatch, error=None):
 def test_download_only_when_nothing_is_there(config, spec, idx_folder, tmp_path, monkeypatch):
     calls = fake_download(idx_folder, monkeypatch)
     cfg = config("fashion_mnist", root=tmp_path / "new", download=True)
-    assert len(load_data(cfg, spec(6), 0).train) == 30
-    assert len(load_data(cfg, spec(6), 0).train) == 30
+    assert len(load_data(cfg, spec(6), 0).test) == 10
+    assert len(load_data(cfg, spec(6), 0).test) == 10
     assert calls == [(str(tmp_path / "new"), True)]
 
 
@@ -206,7 +205,7 @@ def test_a_failed_download_is_one_line(config, spec, idx_folder, tmp_path, monke
 
 @DEBIAN
 def test_the_real_data(config, spec):
-    data = load_data(config("fashion_mnist", root=idx.DEBIAN_FOLDER), spec(28), 0)
+    data = load_data(config("fashion_mnist", root=DEBIAN_FOLDER, val_source="test"), spec(28), 0)
     assert (len(data.train), len(data.val)) == (60_000, 10_000)
     assert data.train.labels.bincount().tolist() == [6000] * 10
     assert abs(data.train.images.float().mean() / 255 - 0.2860) < 1e-4  # the figure everybody normalises by

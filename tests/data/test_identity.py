@@ -6,9 +6,8 @@ import shutil
 import pytest
 from PIL import Image
 
-from wasi.data import identity, idx
-from wasi.data.catalogue import NAMES
-from wasi.data.identity import dataset_identity
+from wasi.data.catalogue import NAMES, dataset_identity
+from wasi.data.fashion_mnist import DEBIAN_FOLDER
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -28,6 +27,9 @@ def test_it_is_distinct_for_distinct_data(config, tmp_path):
     [
         ({"train_size": 5}, True),
         ({"val_size": 5}, True),
+        ({"test_size": 5}, True),
+        ({"val_fraction": 0.2}, True),
+        ({"val_source": "test"}, True),
         ({"image_size": 32}, True),
         ({"batch_size": 7}, True),
         ({"hflip": 0.25}, True),
@@ -83,9 +85,9 @@ def test_fashion_mnist_is_its_content_compressed_or_not(config, idx_folder, tmp_
 def test_fashion_mnist_is_the_same_before_and_after_its_download(config, tmp_path):
     before = dataset_identity(config("fashion_mnist", root=tmp_path, download=True))
     assert before["content"] != "absent"
-    if not (idx.DEBIAN_FOLDER / "train-images-idx3-ubyte.gz").is_file():
+    if not (DEBIAN_FOLDER / "train-images-idx3-ubyte.gz").is_file():
         pytest.skip("needs Debian's dataset-fashion-mnist")
-    assert before == dataset_identity(config("fashion_mnist", root=idx.DEBIAN_FOLDER))
+    assert before == dataset_identity(config("fashion_mnist", root=DEBIAN_FOLDER))
 
 
 def test_broken_files_never_raise(config, idx_folder):
@@ -93,4 +95,4 @@ def test_broken_files_never_raise(config, idx_folder):
     for path in folder.iterdir():
         path.write_bytes(b"xy")
     assert dataset_identity(config("fashion_mnist", root=folder))["content"] == "absent"
-    assert identity.dataset_identity({"name": "image_folder", "root": None})["content"] == "absent"
+    assert dataset_identity({"name": "image_folder", "root": None})["content"] == "absent"

@@ -1,11 +1,14 @@
+import logging
 import os
 import shutil
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from wasi.data.catalogue import dataset_identity
 from wasi.data.load import load_data
 from wasi.data.loader import train_batches
 from wasi.errors import UserError
@@ -115,8 +118,8 @@ def test_a_damaged_image_that_the_subset_leaves_out_still_counts(load, image_tre
 
 def test_missing_folders(load, image_tree, tmp_path):
     refused(load, "train/<class>/", tmp_path / "nowhere", root=tmp_path / "nowhere")
-    shutil.rmtree(image_tree / "val")
-    refused(load, image_tree / "val")
+    shutil.rmtree(image_tree / "train")
+    refused(load, image_tree / "train")
 
 
 def test_a_file_as_root(load, tmp_path):
@@ -151,3 +154,124 @@ def test_an_image_outside_the_classes_is_refused(load, image_tree):
 def test_it_cannot_be_downloaded(load):
     with pytest.raises(UserError, match="dataset.download=true"):
         load(download=True)
+
+
+@pytest.fixture
+def undivided(tmp_path):
+    """A folder of `ROOT/<class>/*` with so many images of each class; every image has a colour of its own."""
+
+    def make(**counts):
+        shade = iter(range(1000))
+        for name, count in counts.items():
+            (tmp_path / "flat" / name).mkdir(parents=True)
+            for i in range(count):
+                number = next(shade)
+                image = Image.new("RGB", (8, 8), (number % 250, number // 250, 0))
+                image.save(tmp_path / "flat" / name / f"{i}.png")
+        return tmp_path / "flat"
+
+    return make
+
+
+def colours(part):
+    return [tuple(part[i][0][:, 0, 0].tolist()) for i in range(len(part))]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_an_undivided_folder_is_divided_by_class_and_says_so(config, spec, undivided, caplog, seed):
+    cfg = config("image_folder", root=undivided(cat=95, dog=5))
+    with caplog.at_level(logging.INFO):
+        data = load_data(cfg, spec(8), seed)
+    assert data.classes == ["cat", "dog"]
+    assert [Counter(torch.as_tensor(part.labels).tolist()) for part in (data.train, data.val, data.test)] == [
+        {0: 78, 1: 3}, {0: 8, 1: 1}, {0: 9, 1: 1}
+    ]  # fmt: skip
+    everything = colours(data.train) + colours(data.val) + colours(data.test)
+    assert len(set(everything)) == len(everything) == 100
+    assert "cat 78/8/9, dog 3/1/1" in caplog.text and "81 images train, 9 validate" in caplog.text
+
+
+def test_an_undivided_folder_tests_on_the_same_images_whatever_the_seed(config, spec, undivided):
+    cfg = config("image_folder", root=undivided(cat=20, dog=20))
+    one, other = (load_data(cfg, spec(8), seed) for seed in (0, 1))
+    assert colours(one.test) == colours(other.test) and colours(one.val) != colours(other.val)
+
+
+def test_sizes_of_an_undivided_folder(config, spec, undivided):
+    root = undivided(cat=10, dog=10, eel=1)
+    data = load_data(config("image_folder", root=root, test_size=5, val_size=3, train_size=7), spec(8), 0)
+    assert [len(part) for part in (data.train, data.val, data.test)] == [7, 3, 5]
+    assert 2 not in [*data.val.labels, *data.test.labels]
+    for changes, message in (
+        ({"test_size": 19}, "dataset.test_size=19: allowed is at most 18 of the 21 images"),
+        ({"test_size": 10, "val_size": 9}, "dataset.val_size=9: allowed is at most 8 of the 11 images"),
+        ({"val_fraction": 0.95}, "dataset.val_fraction=0.95: allowed is a share that takes at most 18 of the 21"),
+        ({"train_size": 18}, "dataset.train_size=18: allowed is at most 17 "),
+    ):
+        with pytest.raises(UserError, match=message):
+            load_data(config("image_folder", root=root, **changes), spec(8), 0)
+
+
+def test_a_test_folder_is_used_beside_undivided_classes(config, spec, undivided):
+    root = undivided(cat=10, dog=10)
+    for name in ("cat", "dog"):
+        (root / "test" / name).mkdir(parents=True)
+        (root / name / "0.png").rename(root / "test" / name / "0.png")
+    data = load_data(config("image_folder", root=root), spec(8), 0)
+    assert data.classes == ["cat", "dog"] and [len(p) for p in (data.train, data.val, data.test)] == [16, 2, 2]
+    assert set(colours(data.test)) == {(0, 0, 0), (10, 0, 0)}
+
+
+def test_test_and_validation_folders_are_used_where_they_are(load, image_tree):
+    assert load().test is None  # the user has divided the images, without a test
+    shutil.copytree(image_tree / "val", image_tree / "test")
+    (image_tree / "test" / "cat" / "1.jpg").unlink()
+    data = load()
+    assert (len(data.train), len(data.val), len(data.test)) == (6, 4, 3)
+    shutil.rmtree(image_tree / "val")
+    data = load()
+    assert (len(data.train), len(data.val), len(data.test)) == (5, 1, 3)
+    (image_tree / "test" / "eel").mkdir()
+    refused(load, "only test has eel")
+
+
+def test_what_needs_a_test_split_is_refused_without_one(load):
+    with pytest.raises(UserError, match="dataset.val_source=test: allowed is train"):
+        load(val_source="test")
+    with pytest.raises(UserError, match="dataset.test_size=2: allowed is null"):
+        load(test_size=2)
+
+
+def test_train_can_be_the_name_of_a_class(config, spec, undivided):
+    data = load_data(config("image_folder", root=undivided(bus=10, train=10)), spec(8), 0)
+    assert data.classes == ["bus", "train"]
+
+
+@pytest.mark.parametrize("parts", [{"train": 5, "val": 5}, {"train": 5, "test": 5}])
+def test_parts_without_classes_are_no_classes(load, undivided, parts):
+    refused(load, "0 class folder(s) found", root=undivided(**parts))
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_images_without_classes_beside_undivided_classes_are_refused(load, undivided, part):
+    root = undivided(cat=5, dog=5, **{part: 3})
+    refused(load, f"{root / part} has no class folders", root=root)
+
+
+def test_test_images_without_labels_are_left_alone(load, image_tree):
+    (image_tree / "test").mkdir()
+    shutil.copy(image_tree / "train" / "cat" / "0.jpg", image_tree / "test" / "17.jpg")
+    data = load()
+    assert (len(data.train), len(data.val), data.test) == (6, 4, None)
+
+
+def test_the_fraction_counts_for_the_fingerprint_where_it_is_read(config, image_tree, undivided):
+    def differ(root, **others):
+        cfgs = [config("image_folder", root=root, val_fraction=share, **others) for share in (0.1, 0.2)]
+        return len({str(dataset_identity(cfg)) for cfg in cfgs}) == 2
+
+    root = undivided(cat=5, dog=5)
+    assert differ(root) and differ(root, val_size=2) and differ(root, val_source="test")
+    assert not differ(root, val_size=2, test_size=2) and not differ(image_tree)
+    shutil.rmtree(image_tree / "val")
+    assert differ(image_tree) and not differ(image_tree, val_size=2)

@@ -18,7 +18,7 @@ def items(dataset):
 
 
 def test_digits_are_scikit_learns_in_its_order(config, spec):
-    data, raw = load_data(config("digits"), spec(8), seed=0), load_digits()
+    data, raw = load_data(config("digits", val_source="test"), spec(8), seed=0), load_digits()
     assert (len(data.train), len(data.val), data.num_classes) == (1437, 360, 10)
     assert data.classes == [str(c) for c in range(10)]
     labels = [label for _, label in items(data.train) + items(data.val)]
@@ -42,8 +42,8 @@ def test_images_have_the_models_size(config, spec, size):
 
 
 def test_the_seed_fixes_which_images_are_used(config, spec):
-    def chosen(size, seed, split="train"):
-        cfg = config("digits", **{f"{split}_size": size})
+    def chosen(size, seed, split="train", source="train"):
+        cfg = config("digits", **{f"{split}_size": size, "val_source": source})
         return [image.numpy().tobytes() for image, _ in items(getattr(load_data(cfg, spec(8), seed), split))]
 
     assert chosen(40, 1) == chosen(40, 1)
@@ -51,16 +51,29 @@ def test_the_seed_fixes_which_images_are_used(config, spec):
     assert set(chosen(10, 1)) < set(chosen(40, 1))
     assert len(set(chosen(300, 1))) > 290  # without replacement (a few digits are equal in the source)
     assert set(chosen(40, 1, "val")) != set(chosen(40, 2, "val"))
-    assert chosen(1437, 1) == chosen(None, 2)
+    assert chosen(1437, 1, source="test") == chosen(None, 2, source="test")
 
 
-@pytest.mark.parametrize(("option", "limit"), [("train_size", 1437), ("val_size", 360)])
-def test_more_images_than_there_are_is_refused(config, spec, option, limit):
-    cfg = config("digits", **{option: limit + 1})
-    message = rf"^dataset.{option}={limit + 1}: allowed is at most {limit} \(images in the \w+ split of digits\)$"
-    with pytest.raises(UserError, match=message):
-        load_data(cfg, spec(8), 0)
-    assert len(getattr(load_data(config("digits", **{option: limit}), spec(8), 0), option[:-5])) == limit
+@pytest.mark.parametrize(
+    ("option", "limit", "reason", "others"),
+    [
+        ("train_size", 1437, r"images in the training split of digits\)", {"val_source": "test"}),
+        ("val_size", 360, r"images in the test split of digits\)", {"val_source": "test"}),
+        ("train_size", 1293, r"images in the training split of digits, 144 of which validate\)", {}),
+        ("train_size", 1400, r"images in the training split of digits, 37 of which validate\)", {"val_size": 37}),
+        ("val_size", 1427, "of the 1437 images of digits, so every class keeps one to train", {}),
+        ("test_size", 360, r"images in the test split of digits\)", {}),
+    ],
+)
+def test_more_images_than_there_are_is_refused(config, spec, option, limit, reason, others):
+    with pytest.raises(UserError, match=rf"^dataset.{option}={limit + 1}: allowed is at most {limit} .?{reason}$"):
+        load_data(config("digits", **{option: limit + 1, **others}), spec(8), 0)
+    assert len(getattr(load_data(config("digits", **{option: limit, **others}), spec(8), 0), option[:-5])) == limit
+
+
+def test_a_fraction_that_would_take_the_last_image_of_a_class_is_refused(config, spec):
+    with pytest.raises(UserError, match="^dataset.val_fraction=0.999: allowed is a share .* at most 1427 "):
+        load_data(config("digits", val_fraction=0.999), spec(8), 0)
 
 
 def test_an_unknown_name_is_refused(config, spec):
@@ -74,7 +87,7 @@ def test_a_missing_root_is_refused(config, spec):
 
 
 def test_every_data_set_has_its_group_with_the_same_keys(config):
-    keys = ["name", "root", "download", "train_size", "val_size"]
+    keys = ["name", "root", "download", "train_size", "val_size", "test_size", "val_source", "val_fraction"]
     keys += ["image_size", "batch_size", "hflip", "num_workers"]
     folder = Path(__file__).parents[2] / "conf" / "dataset"
     assert sorted(path.stem for path in folder.glob("*.yaml")) == sorted(NAMES)
@@ -82,6 +95,7 @@ def test_every_data_set_has_its_group_with_the_same_keys(config):
         cfg = config(name)
         assert list(cfg) == keys
         assert (cfg.name, cfg.batch_size, cfg.download, cfg.root) == (name, 128, False, "data")
+        assert (cfg.val_source, cfg.val_fraction, cfg.test_size) == ("train", 0.1, None)
         assert cfg.hflip == (0.0 if name in ("digits", "fashion_mnist", "synthetic") else 0.5)
 
 
@@ -94,7 +108,7 @@ def test_loading_leaves_the_global_random_state_alone(config, spec):
 
 def test_what_composition_needs_imports_nothing_heavy():
     code = (
-        "import sys; import wasi.data.check, wasi.data.identity; "
+        "import sys; import wasi.data.catalogue; "
         "print([m for m in ('torch', 'torchvision', 'PIL', 'sklearn', 'numpy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -9,7 +9,7 @@ from scipy.io import savemat
 from torchvision import datasets
 
 from wasi.data import cub200, published
-from wasi.data.check import check_dataset
+from wasi.data.catalogue import check_dataset
 from wasi.data.load import load_data
 from wasi.errors import UserError
 
@@ -43,15 +43,26 @@ def cub(tmp_path):
 
 @pytest.fixture
 def load_cub(config, spec, cub):
-    return lambda **changes: load_data(config("cub200", **{"root": cub.parent, **changes}), spec(8), 0)
+    def load(**changes):
+        return load_data(config("cub200", **{"root": cub.parent, "val_source": "test", **changes}), spec(8), 0)
+
+    return load
 
 
 def test_cub_follows_its_published_split(load_cub, cub):
     for root in (cub.parent, cub):
         data = load_cub(root=root)
-        assert labels(data.train) == [0, 0, 1, 1] and labels(data.val) == [0, 1]
+        assert labels(data.train) == [0, 0, 1, 1] and labels(data.test) == [0, 1]
         assert data.classes == ["Bird_1", "Bird_2"]
         assert [int(data.train[i][0][0, 4, 4]) // 40 for i in range(4)] == pytest.approx([0, 2, 3, 4], abs=1)
+
+
+@pytest.mark.parametrize("val_size", [1, 2])
+def test_cub_validates_on_images_that_do_not_train(load_cub, val_size):
+    data = load_cub(val_source="train", val_size=val_size)
+    train, val = ([int(part[i][0][0, 4, 4]) // 40 for i in range(len(part))] for part in (data.train, data.val))
+    assert len(set(train)) == len(train) == 4 - val_size and len(val) == val_size and not set(train) & set(val)
+    assert set(labels(data.train)) == {0, 1} and len(set(labels(data.val))) == val_size
 
 
 def test_cub_with_a_lost_image_or_table_is_refused(load_cub, cub):
@@ -98,7 +109,7 @@ def test_cub_is_fetched_only_where_something_is_missing(load_cub, cub, tmp_path,
 
 @pytest.fixture(params=["cifar10", "cifar100"])
 def cifar(request, tmp_path, monkeypatch):
-    """Two training images per batch file and three test images, with checksums to match."""
+    """Four training images of two classes per batch file, and three test images, with checksums to match."""
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[request.param]
     folder, rng = tmp_path / kind.base_folder, np.random.default_rng(0)
     folder.mkdir()
@@ -110,22 +121,32 @@ def cifar(request, tmp_path, monkeypatch):
 
     def batch(name, count):
         data = rng.integers(0, 256, (count, 3072), np.uint8)
-        return write(name, {"data": data, label_key: list(range(count))})
+        return write(name, {"data": data, label_key: [i % (2 if count == 4 else 3) for i in range(count)]})
 
-    monkeypatch.setattr(kind, "train_list", [batch(name, 2) for name, _ in kind.train_list])
+    monkeypatch.setattr(kind, "train_list", [batch(name, 4) for name, _ in kind.train_list])
     monkeypatch.setattr(kind, "test_list", [batch(name, 3) for name, _ in kind.test_list])
     name, checksum = write(kind.meta["filename"], {kind.meta["key"]: [f"class {i}" for i in range(100)]})
     monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": checksum})
     return request.param, folder
 
 
-def test_cifar_trains_on_its_batches_and_validates_on_its_test_file(config, spec, cifar):
+def test_cifar_trains_on_its_batches_and_tests_on_its_test_file(config, spec, cifar):
     name, folder = cifar
-    data = load_data(config(name, root=folder.parent), spec(32), 0)
-    assert len(data.train) == (10 if name == "cifar10" else 2) and len(data.val) == 3
-    assert labels(data.val) == [0, 1, 2] and data.classes[:2] == ["class 0", "class 1"]
+    data = load_data(config(name, root=folder.parent, val_size=2), spec(32), 0)
+    assert len(data.train) == (18 if name == "cifar10" else 2) and sorted(labels(data.val)) == [0, 1]
+    assert labels(data.test) == [0, 1, 2] and data.classes[:2] == ["class 0", "class 1"]
     stored = pickle.loads((folder / ("test_batch" if name == "cifar10" else "test")).read_bytes())["data"]
-    assert np.array_equal(data.val[1][0].numpy(), stored[1].reshape(3, 32, 32))
+    assert np.array_equal(data.test[1][0].numpy(), stored[1].reshape(3, 32, 32))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 233])
+def test_cifar_validates_on_images_of_every_class_that_do_not_train(config, spec, cifar, seed):
+    name, folder = cifar
+    data = load_data(config(name, root=folder.parent, val_fraction=0.5), spec(32), seed)
+    half = len(data.train) // 2
+    assert sorted(labels(data.val)) == sorted(labels(data.train)) == [0] * half + [1] * half
+    train, val = ({part[i][0].numpy().tobytes() for i in range(len(part))} for part in (data.train, data.val))
+    assert len(train | val) == (20 if name == "cifar10" else 4) and not train & val
 
 
 def test_a_damaged_cifar_is_refused(config, spec, cifar):
@@ -135,7 +156,7 @@ def test_a_damaged_cifar_is_refused(config, spec, cifar):
         load_data(config(name, root=folder.parent), spec(32), 0)
 
 
-def test_flowers_train_on_train_and_val_and_validate_on_test(config, spec, tmp_path, monkeypatch):
+def test_flowers_follow_their_published_splits(config, spec, tmp_path, monkeypatch):
     folder = tmp_path / "flowers-102"
     for number in range(1, 8):
         picture(folder / "jpg" / f"image_{number:05d}.jpg")
@@ -148,7 +169,9 @@ def test_flowers_train_on_train_and_val_and_validate_on_test(config, spec, tmp_p
     monkeypatch.setattr(datasets.Flowers102, "_file_dict", {**datasets.Flowers102._file_dict, **sums})
     monkeypatch.setattr(published, "_FLOWERS_IMAGES", 7)
     data = load_data(config("flowers102", root=tmp_path), spec(8), 0)
-    assert labels(data.train) == [0, 1, 2, 0] and labels(data.val) == [1, 2, 101]
+    assert [labels(part) for part in (data.train, data.val, data.test)] == [[0, 1], [2, 0], [1, 2, 101]]
+    as_test = load_data(config("flowers102", root=tmp_path, val_source="test"), spec(8), 0)
+    assert labels(as_test.train) == [0, 1, 2, 0] and labels(as_test.val) == [1, 2, 101]
     assert data.num_classes == 102 and data.train[0][0].shape == (3, 8, 8)
     (folder / "jpg" / "image_00004.jpg").unlink()
     with pytest.raises(UserError, match="6 of 7 images"):
@@ -164,30 +187,30 @@ def test_pets_follow_their_published_split(config, spec, tmp_path):
     for name, _ in rows:
         picture(folder / "images" / f"{name}.jpg")
     data = load_data(config("pets", root=tmp_path), spec(8), 0)
-    assert labels(data.train) == [0, 1, 1] and labels(data.val) == [0, 1]
+    assert labels(data.train) == [0, 1] and labels(data.val) == [1] and labels(data.test) == [0, 1]
     assert data.classes == ["Abyssinian", "Beagle"]
     (folder / "images" / "beagle_3.jpg").unlink()
     with pytest.raises(UserError, match="dataset.root=.*4 of 5 images"):
         load_data(config("pets", root=tmp_path), spec(8), 0)
 
 
-NAMES = {
-    "cifar10": (50_000, 10_000),
-    "cifar100": (50_000, 10_000),
-    "cub200": (5_994, 5_788),
-    "flowers102": (2_040, 6_149),
-    "pets": (3_680, 3_669),
+NAMES = {  # images and classes to train, images to test; a validation split, where there is one
+    "cifar10": (50_000, 10, 10_000, None),
+    "cifar100": (50_000, 100, 10_000, None),
+    "cub200": (5_994, 200, 5_794, None),
+    "flowers102": (1_020, 102, 6_149, 1_020),
+    "pets": (3_680, 37, 3_669, None),
 }
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_not_there_is_told_in_one_line(config, spec, tmp_path, name):
-    (tmp_path / published.PUBLISHED[name].folder).mkdir()  # a failed download leaves this
+    (tmp_path / published.ARCHIVES[name].folder).mkdir()  # a failed download leaves this
     with pytest.raises(UserError) as caught:
         load_data(config(name, root=tmp_path), spec(8), 0)
     message = str(caught.value)
     assert message.startswith(f"dataset.root={tmp_path}: ") and "dataset.download=true" in message
-    assert published.PUBLISHED[name].folder in message and "\n" not in message
+    assert published.ARCHIVES[name].folder in message and "\n" not in message
     with pytest.raises(UserError, match=re.escape(message)):
         check_dataset(config(name, root=tmp_path))  # and so before anything heavy is imported
 
@@ -207,7 +230,9 @@ def test_a_failed_download_is_told_in_one_line(config, spec, tmp_path, monkeypat
 
 @pytest.mark.parametrize("name", NAMES)
 def test_too_many_images_are_refused_before_any_download(config, spec, tmp_path, name):
-    train, val = NAMES[name]
-    for option, limit in (("train_size", train), ("val_size", val)):
+    train, classes, test, val = NAMES[name]
+    limits = [("test_size", test), ("val_size", val or train - classes)]
+    limits.append(("train_size", train if val else train - round(train / 10)))
+    for option, limit in limits:
         with pytest.raises(UserError, match=f"dataset.{option}={limit + 1}: allowed is at most {limit} "):
             load_data(config(name, root=tmp_path, download=True, **{option: limit + 1}), spec(8), 0)

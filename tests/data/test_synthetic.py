@@ -1,14 +1,14 @@
 import torch
 
 from wasi.data.load import load_data
-from wasi.data.synthetic import SyntheticImages
+from wasi.data.noise import SyntheticImages
 
 
 def test_any_size_and_the_same_images_whatever_the_size_or_seed(config, spec):
     small = load_data(config("synthetic"), spec(16), seed=0)
-    large = load_data(config("synthetic", train_size=100_000, val_size=3), spec(16), seed=1)
-    assert (len(small.train), len(small.val), small.num_classes) == (512, 128, 10)
-    assert (len(large.train), len(large.val)) == (100_000, 3)
+    large = load_data(config("synthetic", train_size=100_000, val_size=3, test_size=5), spec(16), seed=1)
+    assert (len(small.train), len(small.val), len(small.test), small.num_classes) == (512, 128, 128, 10)
+    assert (len(large.train), len(large.val), len(large.test)) == (100_000, 3, 5)
     for i in (0, 7, 511):
         assert torch.equal(small.train[i][0], large.train[i][0]) and small.train[i][1] == large.train[i][1]
     assert large.train[99_999][0].shape == (3, 16, 16)

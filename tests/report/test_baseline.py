@@ -142,3 +142,21 @@ def test_a_cost_within_noise(tmp_path):
     add(single, 0.8, 1.0, "vanilla")
     add(single, 0.8, 1.1, "wasi", 0.8)
     assert not compared(single)["wasi", 0.05].within_noise(STEP)
+
+
+def test_test_accuracy_is_compared_where_every_run_has_it(tmp_path):
+    add(tmp_path, 0.8, 1.0, "vanilla", **{"test/acc": 0.7})
+    add(tmp_path, 0.9, 1.0, "wasi", 0.8, **{"test/acc": 0.6})
+    assert compared(tmp_path)["wasi", 0.05].accuracy_difference == pytest.approx(-0.1)
+    add(tmp_path, 0.9, 1.0, "wasi", 0.4)  # without a test split
+    (block,) = blocks_of(read_runs([tmp_path])[0])
+    assert block.accuracy == "val/acc"
+    assert [c.accuracy_difference for c in compare(block)] == pytest.approx([None, 0.1, 0.1])
+
+
+def test_the_baseline_is_never_chosen_by_test_accuracy(tmp_path):
+    for rate, val, test in ((0.1, 0.9, 0.5), (0.2, 0.8, 0.95)):
+        options = {"optimizer.lr": rate}
+        add(tmp_path, val, 1.0, "vanilla", options=options, **{"test/acc": test})
+    add(tmp_path, 0.7, 1.0, "wasi", 0.8, options={"optimizer.lr": 0.3}, **{"test/acc": 0.7})
+    assert compared(tmp_path)["wasi", 0.3].baseline.options["optimizer.lr"] == 0.1

@@ -116,3 +116,23 @@ def test_without_measurements_there_is_no_figure(tmp_path):
     write_report([tmp_path])
     assert not list(tmp_path.glob("*.png"))
     assert "![" not in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("tested", [True, False])
+def test_the_accuracy_that_is_quoted_is_named(tmp_path, tested):
+    title, column = ("test acc", "test/acc") if tested else ("val acc", "val/acc")
+    for name in ("vanilla", "lora"):
+        numbers = fakes.metrics(0.8, **({"test/acc": 0.7} if tested else {}))
+        fakes.write(tmp_path, numbers, fakes.config(name))
+    printed = write_report([tmp_path])
+    assert title in printed and f"| {title} |" in (tmp_path / "report.md").read_text(encoding="utf-8")
+    means = {row[f"{column} mean"] for row in rows(tmp_path / "report_groups.csv")}
+    assert means == {"0.7" if tested else "0.8"}
+
+
+@pytest.mark.parametrize(("balanced", "shown"), [(0.5, True), (0.945, False)])
+def test_an_imbalanced_data_set_does_not_look_fine(tmp_path, balanced, shown):
+    numbers = fakes.metrics(0.9, **{"test/acc": 0.95, "test/balanced_acc": balanced})
+    fakes.write(tmp_path, numbers, fakes.config())
+    printed = write_report([tmp_path])
+    assert ("balanced" in printed) == shown and (f"{balanced:.4f}" in printed) == shown

@@ -41,6 +41,7 @@ def test_a_completed_run(tmp_path, cfg):
     result = read_result(tmp_path)
     assert list(result) == [
         "schema_version", "status", "error", "fingerprint", "config", "provenance", "metrics", "layers",
+        "classes",
     ]  # fmt: skip
     assert (result["status"], result["error"], result["fingerprint"]) == ("completed", None, fingerprint(cfg))
     assert result["metrics"] == {"val/acc": 0.25, "time/x": 0.0}
@@ -161,3 +162,26 @@ def test_the_tracker_gets_what_the_result_has(tmp_path, cfg, monkeypatch):
     (tmp_path / "other").mkdir()
     perform(cfg, tmp_path / "other", raising(ValueError("x")))
     assert told == [{"train/loss": 2.0}, 1]
+
+
+def test_the_best_weights_are_removed_with_the_checkpoint(tmp_path, cfg, compose_config):
+    files = [tmp_path / "checkpoint.pt", tmp_path / "best.pt"]
+
+    def leaves(cfg, run):
+        assert not any(file.exists() for file in files)
+        for file in files:
+            file.write_bytes(b"of this run")
+
+    perform(cfg, tmp_path, raising(ZeroDivisionError("by zero")))
+    for file in files:
+        file.write_bytes(b"of another run")
+    perform(compose_config("train.epochs=2", "sweep=here"), tmp_path, leaves)
+    assert not any(file.exists() for file in files)
+
+
+def test_the_classes_are_in_the_result(tmp_path, cfg):
+    def body(cfg, run):
+        run.classes = [{"name": "cat", "count": 2, "recall": 0.5}]
+
+    perform(cfg, tmp_path, body)
+    assert read_result(tmp_path)["classes"] == [{"name": "cat", "count": 2, "recall": 0.5}]

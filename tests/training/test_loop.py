@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from tests.small import CLASSES, applied
 from wasi.errors import Interrupted
 from wasi.signals import _handle
+from wasi.training import loop
 from wasi.training.loop import Fit
 from wasi.training.step import TrainStep
 
@@ -31,11 +32,11 @@ def normalize(x):
     return x.float() / 255 - 0.5
 
 
-def fit(folder, listeners=(), method="wasi", epochs=3, every=None, eval_every=1):
+def fit(folder, listeners=(), method="wasi", epochs=3, every=None, eval_every=1, select="last"):
     cfg = {
         "seed": 1,
         "dataset": {"batch_size": 8, "hflip": 0.5, "num_workers": 0},
-        "train": {"epochs": epochs, "checkpoint_every": every, "eval_every": eval_every},
+        "train": {"epochs": epochs, "checkpoint_every": every, "eval_every": eval_every, "select": select},
         "scheduler": {"_target_": "wasi.training.schedule.cosine", "warmup_epochs": 1, "min_lr_ratio": 0.0},
     }
     model = applied("timm_vit", method)
@@ -54,7 +55,9 @@ def test_a_listener_hears_of_the_start_and_of_every_epoch(tmp_path):
     run = fit(tmp_path, [lambda *done: heard.append(done)])
     result = run.run()
     assert heard == [(0, 0), (1, 3), (2, 6), (3, 9)]
-    assert set(result) == {"val/acc", "val/loss", "train/loss"}
+    assert set(result) == {
+        "train/loss", "val/acc", "val/loss", "val/balanced_acc", "val/best_acc", "val/best_epoch",
+    }  # fmt: skip
     steps = [step for step, values in run.tracker.history if "lr" in values]
     assert steps == list(range(1, 10))
     assert [step for step, values in run.tracker.history if "val/acc" in values] == [3, 6, 9]
@@ -62,7 +65,9 @@ def test_a_listener_hears_of_the_start_and_of_every_epoch(tmp_path):
 
 def test_evaluation_when_due_and_at_the_end_changes_no_result(tmp_path):
     often, seldom = fit(tmp_path / "often"), fit(tmp_path / "seldom", eval_every=2)
-    assert often.run() == seldom.run()
+    results = often.run(), seldom.run()
+    last = [{name: value for name, value in result.items() if "best" not in name} for result in results]
+    assert last[0] == last[1]
     assert [step for step, values in seldom.tracker.history if "val/acc" in values] == [6, 9]
 
 
@@ -102,3 +107,92 @@ def test_a_stop_in_a_listener_is_repeated_there(tmp_path):
     heard = []
     assert fit(tmp_path / "parts", [lambda *done: heard.append(done)]).run() == expected
     assert heard == [(2, 6), (3, 9)]
+
+
+def planned(monkeypatch, *accuracies):
+    """Validation finds these accuracies, epoch after epoch."""
+
+    def results(self, epoch):
+        return {"train/loss": float(epoch), "val/acc": accuracies[epoch], "val/loss": 1.0}
+
+    monkeypatch.setattr(Fit, "_results", results)
+
+
+def state(run):
+    return {name: value.clone() for name, value in run.step.model.state_dict().items()}
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("method", ["vanilla", "wasi"])
+def test_the_weights_of_the_best_epoch_are_kept(method, tmp_path, monkeypatch):
+    planned(monkeypatch, 0.2, 0.7, 0.7)
+    after = []
+    run = fit(tmp_path, [lambda *done: after.append(state(run))], method, select="best")
+    result = run.run()
+    assert equal(state(run), after[2]) and not equal(after[2], after[3])
+    assert result == {
+        "train/loss": 1.0, "val/acc": 0.7, "val/loss": 1.0, "val/best_acc": 0.7, "val/best_epoch": 2,
+    }  # fmt: skip
+
+
+def test_the_last_weights_are_kept_by_default_and_the_best_epoch_is_told(tmp_path, monkeypatch):
+    planned(monkeypatch, 0.2, 0.7, 0.4)
+    after = []
+    run = fit(tmp_path, [lambda *done: after.append(state(run))])
+    result = run.run()
+    assert equal(state(run), after[3]) and not (tmp_path / "best.pt").exists()
+    assert (result["val/acc"], result["val/best_acc"], result["val/best_epoch"]) == (0.4, 0.7, 2)
+
+
+@pytest.mark.parametrize("stop_at", [2, 3, 5, 6, 8, 9])
+def test_the_best_weights_survive_a_stop(stop_at, tmp_path, monkeypatch):
+    planned(monkeypatch, 0.6, 0.7, 0.5)
+    whole = fit(tmp_path / "whole", select="best")
+    expected = whole.run()
+    stopped = fit(tmp_path / "parts", select="best")
+    log = stopped.tracker.log
+
+    def stop(step, values):
+        log(step, values)
+        if step == stop_at and "lr" in values:
+            _handle(signal.SIGTERM, None)
+
+    stopped.tracker.log = stop
+    with pytest.raises(Interrupted):
+        stopped.run()
+    resumed = fit(tmp_path / "parts", select="best")
+    assert resumed.resumed_from_step == stop_at
+    assert resumed.run() == expected and equal(state(resumed), state(whole))
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_a_process_killed_between_its_two_files_loses_no_weights(epoch, tmp_path, monkeypatch):
+    planned(monkeypatch, 0.5, 0.6, 0.7)
+    whole = fit(tmp_path / "whole", select="best")
+    expected = whole.run()
+
+    class Killed(BaseException):
+        pass
+
+    def killed(folder, step):
+        if killing.progress.step == 3 * epoch:
+            raise Killed
+        save(folder, step)
+
+    save = loop.save_best
+    monkeypatch.setattr(loop, "save_best", killed)
+    killing = fit(tmp_path / "parts", select="best")
+    with pytest.raises(Killed):
+        killing.run()
+    monkeypatch.setattr(loop, "save_best", save)
+    resumed = fit(tmp_path / "parts", select="best")
+    assert resumed.resumed_from_step == 3 * epoch
+    assert resumed.run() == expected and equal(state(resumed), state(whole))
+
+
+def test_the_best_of_epochs_that_were_validated(tmp_path):
+    run = fit(tmp_path, epochs=4, eval_every=3, select="best")
+    assert run.run()["val/best_epoch"] in (3, 4)

@@ -9,13 +9,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from wasi.config.reads import method_as_read, rank_options_read
-from wasi.data.identity import dataset_identity
+from wasi.data.catalogue import dataset_identity
 from wasi.models.identity import weights_identity
 
 SCHEMA_VERSION = 1
 
 # Where the bytes lie and how they are fetched does not matter: the identities stand for them.
-_PLACES = {"model": ("weights",), "dataset": ("root", "download", "num_workers")}
+_PLACES = {"model": ("weights",)}
 _BOOKKEEPING = ("checkpoint_every", "eval_every", "rerun")
 
 
@@ -49,10 +49,12 @@ def canonical(value: Any) -> Any:
 
 
 def _ingredients(cfg: DictConfig) -> dict:
-    sections = ("model", "dataset", "method", "optimizer", "scheduler", "train", "device")
+    sections = ("model", "method", "optimizer", "scheduler", "train", "device")
     parts = {name: OmegaConf.to_container(cfg[name], resolve=True, throw_on_missing=True) for name in sections}
     for name, keys in {**_PLACES, "train": _BOOKKEEPING}.items():
         parts[name] = {k: v for k, v in parts[name].items() if k not in keys}
+    if cfg.train.select == "best":
+        parts["train"]["eval_every"] = cfg.train.eval_every  # which epochs there are to select from
     parts["method"] = method_as_read(cfg)
     if cfg.train.monitor:  # it holds every method against both thresholds
         parts["monitored"] = [cfg.rank.weight_epsilon, cfg.rank.activation_epsilon]

@@ -1,63 +1,70 @@
-"""What is known of every data set without reading it. No torch at import."""
+"""Every data set by name, and what is known and refused before torch is imported. No torch at import."""
 
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Set
+from types import ModuleType
 
+from wasi.data import digits, fashion_mnist, image_folder, published, synthetic
+from wasi.data.sizes import check_sizes
 from wasi.errors import UserError
 
-DEFAULT_ROOT = "data"
-
-
-@dataclass(frozen=True)
-class Published:
-    """An archive with a published split: images in it, and the folder below `dataset.root` it unpacks to."""
-
-    train: int
-    val: int
-    folder: str
-
-
-PUBLISHED = {
-    "cifar10": Published(50_000, 10_000, "cifar-10-batches-py"),
-    "cifar100": Published(50_000, 10_000, "cifar-100-python"),
-    "cub200": Published(5_994, 5_788, "CUB_200_2011"),
-    "flowers102": Published(2_040, 6_149, "flowers-102"),
-    "pets": Published(3_680, 3_669, "oxford-iiit-pet"),
+_KINDS: dict[str, ModuleType] = {
+    **dict.fromkeys(published.ARCHIVES, published),
+    "fashion_mnist": fashion_mnist,
+    "digits": digits,
+    "image_folder": image_folder,
+    "synthetic": synthetic,
 }
-DIGITS_TRAIN, DIGITS_VAL = 1_437, 360
-NAMES = (*PUBLISHED, "fashion_mnist", "digits", "image_folder", "synthetic")
+NAMES = tuple(_KINDS)
+_PLACES = ("root", "download", "num_workers")  # where the bytes lie and how they are fetched
 
 
-def root_of(cfg_dataset) -> Path:
-    """`dataset.root` as a path; UserError where there is none."""
-    root = cfg_dataset["root"]
-    if root is None:
-        raise UserError("dataset.root", "null", f"a folder for dataset={cfg_dataset['name']}")
-    return Path(str(root)).expanduser()
+def kind_of(cfg_dataset) -> ModuleType:
+    """The module that knows this kind of data set.
+
+    Its `load(cfg, spec)` gives the published splits. Its other functions import no torch and read no image:
+    `available(cfg)` counts the images of those splits (None where a download has to come first) and raises
+    UserError where the data are not there; `identity(cfg)` says what the data are; `cut_parts(cfg)` names the
+    parts that have no split of their own and are cut out of the training images.
+
+    Raises:
+        UserError: there is no such data set.
+    """
+    name = cfg_dataset["name"]
+    if name not in _KINDS:
+        raise UserError("dataset.name", name, ", ".join(NAMES))
+    return _KINDS[name]
 
 
-def is_default_root(cfg_dataset) -> bool:
-    return Path(str(cfg_dataset["root"])) == Path(DEFAULT_ROOT)
+def check_dataset(cfg_dataset) -> None:
+    """Refuse data that are not there, or too few. Opens no image.
+
+    Raises:
+        UserError: names `dataset.root` and where it looked, or the size that is too large.
+    """
+    available = kind_of(cfg_dataset).available(cfg_dataset)
+    if available is not None:
+        check_sizes(cfg_dataset, available)
 
 
-def check_sizes(cfg_dataset, train: int, val: int) -> None:
-    """UserError when more images are asked for than the split has."""
-    for option, available in (("train_size", train), ("val_size", val)):
-        asked = cfg_dataset[option]
-        if asked is not None and asked > available:
-            split = "training" if option == "train_size" else "validation"
-            limit = f"at most {available} (images in the {split} split of {cfg_dataset['name']})"
-            raise UserError(f"dataset.{option}", asked, limit)
+def dataset_identity(cfg_dataset) -> dict:
+    """JSON-able; equal exactly when the same images are used in the same way, wherever they lie. Never raises.
+
+    Its "content" is "absent" where files that are read as they are cannot be found. `val_fraction` counts only
+    where it decides how large a part is.
+    """
+    content, cut = "absent", {"val", "test"}
+    try:
+        kind = kind_of(cfg_dataset)
+        cut = kind.cut_parts(cfg_dataset)
+        content = kind.identity(cfg_dataset)
+    except (UserError, OSError, EOFError, ValueError):
+        pass
+    idle = {*_PLACES, *(() if _fraction_counts(cfg_dataset, cut) else ("val_fraction",))}
+    choices = {str(key): cfg_dataset[key] for key in cfg_dataset if key not in idle}
+    return {**choices, "name": str(cfg_dataset["name"]), "content": content}
 
 
-def published_parent(cfg_dataset) -> Path | None:
-    """The folder that holds a published archive's folder: `dataset.root`, or its parent when given that folder."""
-    root, folder = root_of(cfg_dataset), PUBLISHED[cfg_dataset["name"]].folder
-    if _holds_something(root / folder):
-        return root
-    return root.parent if root.name == folder and _holds_something(root) else None
-
-
-def _holds_something(folder: Path) -> bool:
-    """A failed download leaves an empty folder behind."""
-    return folder.is_dir() and any(folder.iterdir())
+def _fraction_counts(cfg_dataset, cut: Set[str]) -> bool:
+    """Whether `val_fraction` decides how large a part is."""
+    held = set() if cfg_dataset.get("val_source") == "test" else {"val"}
+    return any(cfg_dataset.get(f"{part}_size") is None for part in cut & (held | {"test"}))

@@ -5,14 +5,14 @@ from pathlib import Path
 from torchvision.datasets.utils import download_and_extract_archive
 
 from wasi.data.files import FileImages
-from wasi.data.spec import Data, InputSpec
+from wasi.data.spec import InputSpec, Splits
 
 URL = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
 MD5 = "97eceeb196236b17998738112f37df78"
 FOLDER = "CUB_200_2011"
 
 
-def load(parent: Path, spec: InputSpec, download: bool) -> Data:
+def load(parent: Path, spec: InputSpec, download: bool) -> Splits:
     """Reads `parent/CUB_200_2011`, fetched first where `download` is set and something is missing.
 
     Raises:
@@ -28,7 +28,7 @@ def load(parent: Path, spec: InputSpec, download: bool) -> Data:
     return _read(folder, spec)
 
 
-def _read(folder: Path, spec: InputSpec) -> Data:
+def _read(folder: Path, spec: InputSpec) -> Splits:
     paths = {key: folder / "images" / name for key, name in _table(folder / "images.txt").items()}
     labels = {key: int(value) - 1 for key, value in _table(folder / "image_class_labels.txt").items()}
     training = {key: int(value) for key, value in _table(folder / "train_test_split.txt").items()}
@@ -46,7 +46,7 @@ def _read(folder: Path, spec: InputSpec) -> Data:
         keys = [key for key in paths if training[key] == flag]
         return FileImages([paths[key] for key in keys], [labels[key] for key in keys], spec)
 
-    return Data(split(1), split(0), classes)
+    return Splits(split(1), None, split(0), classes)
 
 
 def _table(path: Path) -> dict[str, str]:

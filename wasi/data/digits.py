@@ -1,32 +1,55 @@
 """scikit-learn's handwritten digits: 1797 grey images of 8 x 8 pixels, embedded in the library."""
 
+from __future__ import annotations
+
 import importlib.util
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
+from wasi.data.sizes import Available
+from wasi.data.spec import InputSpec, Splits
 
-from wasi.data.arrays import from_numpy
-from wasi.data.catalogue import DIGITS_TRAIN
-from wasi.data.spec import Data, InputSpec
+if TYPE_CHECKING:
+    import numpy as np
 
 _FILE = "datasets/data/digits.csv.gz"
 _CLASSES = 10
+_AVAILABLE = Available(train=1_437, val=None, test=360, classes=_CLASSES)
 
 
-def load(cfg_dataset, spec: InputSpec) -> Data:
-    """The first 1437 images train and the last 360 validate; values 0..16 become 0..255."""
+def available(cfg_dataset) -> Available:
+    return _AVAILABLE
+
+
+def identity(cfg_dataset) -> str:
+    return "built in"
+
+
+def cut_parts(cfg_dataset) -> set[str]:
+    return {"val"}
+
+
+def load(cfg_dataset, spec: InputSpec) -> Splits:
+    """The first 1437 images train and the last 360 test; values 0..16 become 0..255."""
+    import numpy as np
+
+    from wasi.data.arrays import from_numpy
+
     values, labels = read()
     images = np.rint(values.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-    train, val = slice(None, DIGITS_TRAIN), slice(DIGITS_TRAIN, None)
-    return Data(
+    train, test = slice(None, _AVAILABLE.train), slice(_AVAILABLE.train, None)
+    return Splits(
         from_numpy(images[train], labels[train], spec),
-        from_numpy(images[val], labels[val], spec),
+        None,
+        from_numpy(images[test], labels[test], spec),
         [str(digit) for digit in range(_CLASSES)],
     )
 
 
 def read() -> tuple[np.ndarray, np.ndarray]:
     """Values 0..16 `[1797, 64]` and labels `[1797]`."""
+    import numpy as np
+
     # Importing scikit-learn costs a second and 80 MiB, which a small device would rather keep.
     package = importlib.util.find_spec("sklearn").submodule_search_locations[0]
     if (path := Path(package, _FILE)).is_file():

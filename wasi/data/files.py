@@ -20,3 +20,7 @@ class FileImages(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return to_tensor(read_rgb(self.paths[index]), self.spec), self.labels[index]
+
+    def __add__(self, other: "FileImages") -> "FileImages":
+        """These images, then those of `other`."""
+        return FileImages([*self.paths, *other.paths], [*self.labels, *other.labels], self.spec)

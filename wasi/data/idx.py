@@ -1,36 +1,17 @@
-"""The IDX files of Fashion-MNIST, plain or gzipped: finding, describing and reading them. No torch at import."""
+"""IDX files, plain or gzipped: describing and reading them. No torch at import."""
 
 import gzip
 import struct
 import zlib
-from collections.abc import Mapping
 from functools import lru_cache
 from math import prod
 from pathlib import Path
 
-DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
-FILES = {
-    "train_images": "train-images-idx3-ubyte",
-    "train_labels": "train-labels-idx1-ubyte",
-    "val_images": "t10k-images-idx3-ubyte",
-    "val_labels": "t10k-labels-idx1-ubyte",
-}
+BROKEN = (OSError, EOFError, ValueError, zlib.error)
+"""What is raised for a file that is not whole, or no IDX file."""
+
 _UNSIGNED_BYTE = 0x08
 _BLOCK = 2**20
-
-
-def candidate_folders(root: Path, default: bool) -> list[Path]:
-    """Where to look, in order; Debian's package only stands in for the default root."""
-    return [root, root / "FashionMNIST" / "raw", *([DEBIAN_FOLDER] if default else [])]
-
-
-def find_files(folders: list[Path]) -> Mapping[str, Path] | None:
-    """The four files of the first folder that has them all, by their role, or None."""
-    for folder in folders:
-        found = {role: path for role, name in FILES.items() if (path := _plain_or_gzipped(folder / name))}
-        if len(found) == len(FILES):
-            return found
-    return None
 
 
 def describe(path: Path) -> dict:
@@ -74,10 +55,6 @@ def read_array(path: Path):
         if stream.read(1):  # also makes gzip compare its checksum
             raise ValueError("bytes after the end of the array")
     return array
-
-
-def _plain_or_gzipped(path: Path) -> Path | None:
-    return next((p for p in (path, path.with_name(f"{path.name}.gz")) if p.is_file()), None)
 
 
 def _open(path: Path):

@@ -20,11 +20,29 @@ class InputSpec:
 
 
 @dataclass(frozen=True)
+class Splits:
+    """A data set as published; None where it has no such split.
+
+    Items are those of `Data`; every split has `labels`, one integer per image, known without reading an image.
+    """
+
+    train: Dataset
+    val: Dataset | None
+    test: Dataset | None
+    classes: list[str]
+
+
+@dataclass(frozen=True)
 class Data:
-    """Every item of `train` and `val` is (uint8 `[3, S, S]`, label from 0 up); `classes[label]` names it."""
+    """What a run uses. Every item is (uint8 `[3, S, S]`, label from 0 up); `classes[label]` names it.
+
+    `train` and `val` have no image in common. `test` is read once, after training; None where there is none, and
+    the very images of `val` under `dataset.val_source=test`.
+    """
 
     train: Dataset
     val: Dataset
+    test: Dataset | None
     classes: list[str]
 
     @property

@@ -1,19 +1,114 @@
-"""Choosing which images of a split a run uses."""
+"""Which images of the published splits train, validate and test."""
 
+from collections.abc import Sequence
+from math import floor
+
+import torch
+from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from wasi.data.arrays import ArrayImages
 from wasi.data.draws import permutation
+from wasi.data.sizes import held_out
+from wasi.data.spec import Data, Splits
 
 
-def choose(dataset: Dataset, size: int | None, seed: int, split: str) -> Dataset:
-    """`size` images drawn without replacement, a function of `seed` and `split` alone; None means all.
+class Chosen(Subset):
+    """The images of `dataset` at `indices`, with their labels."""
 
-    They keep the data set's order, and a smaller choice is part of a larger one.
+    def __init__(self, dataset: Dataset, indices: Tensor):
+        super().__init__(dataset, indices.tolist())
+        self.labels = torch.as_tensor(dataset.labels)[indices]
+
+
+def divide(cfg_dataset, splits: Splits, seed: int) -> Data:
+    """The images that a run uses, in each split's own order.
+
+    Validation is the published split, or else a stratified part of the training images; `val_source=test` makes
+    it the test split, and everything else trains. `seed` decides which images are drawn, but for those that test:
+    they are the same for every seed, so that what was chosen under one seed was never tested on under another.
     """
-    if size is None or size == len(dataset):
-        return dataset
-    indices = permutation(len(dataset), "choose", split, seed)[:size].sort().values
-    if isinstance(dataset, ArrayImages):
-        return dataset.take(indices)
-    return Subset(dataset, indices.tolist())
+    train, test = splits.train, splits.test
+    if cfg_dataset["val_source"] == "test":
+        if splits.val is not None:
+            train = train + splits.val
+        val = test = part_of(test, cfg_dataset["val_size"], "val", seed)
+    else:
+        test = None if test is None else part_of(test, cfg_dataset["test_size"], "test")
+        if splits.val is None:
+            train, val = hold_out(train, held_out(cfg_dataset, len(train)), "val", seed)
+        else:
+            val = part_of(splits.val, cfg_dataset["val_size"], "val", seed)
+    return Data(draw(train, cfg_dataset["train_size"], seed), val, test, splits.classes)
+
+
+def hold_out(images: Dataset, size: int, *key: object) -> tuple[Dataset, Dataset]:
+    """(the rest, `size` images drawn stratified by class); every class keeps one image in the rest."""
+    held = stratified(images.labels, size, *key, keep=1)
+    left = torch.ones(len(images), dtype=torch.bool)
+    left[held] = False
+    return take(images, left.nonzero().flatten()), take(images, held)
+
+
+def part_of(images: Dataset, size: int | None, *key: object) -> Dataset:
+    """`size` images drawn stratified by class; None means all."""
+    return images if size is None else take(images, stratified(images.labels, size, *key))
+
+
+def draw(images: Dataset, size: int | None, seed: int) -> Dataset:
+    """`size` images drawn uniformly without replacement; a smaller draw is part of a larger. None means all."""
+    if size is None:
+        return images
+    return take(images, permutation(len(images), "choose", "train", seed)[:size].sort().values)
+
+
+def stratified(labels: Sequence[int] | Tensor, size: int, *key: object, keep: int = 0) -> Tensor:
+    """Indices (int64 `[size]`, sorted) drawn without replacement, each class in proportion to its images.
+
+    A function of the labels, `size` and `key` alone.
+
+    Args:
+        keep: images of every class that are never drawn.
+    """
+    labels = torch.as_tensor(labels)
+    shuffled = permutation(len(labels), "stratified", *key)
+    members = [shuffled[labels[shuffled] == label] for label in labels[shuffled].unique().tolist()]
+    order = permutation(len(members), "ties", *key).tolist()  # else small classes would always give first
+    members = [members[place] for place in order]
+    counts = allocate([len(one) for one in members], size, keep)
+    return torch.cat([one[:count] for one, count in zip(members, counts, strict=True)]).sort().values
+
+
+def allocate(counts: list[int], size: int, keep: int = 0) -> list[int]:
+    """How many each class gives so that they sum to `size`: its share rounded down or up, where that is possible.
+
+    Every class that can gives at least one if `size` is enough for that; none gives its last `keep` images.
+
+    Raises:
+        ValueError: `size` is more than all can give.
+
+    >>> allocate([95, 5], 10), allocate([98, 2], 10, keep=1), allocate([5, 1, 1], 4, keep=1)
+    ([9, 1], [9, 1], [4, 0, 0])
+    """
+    most = [max(count - keep, 0) for count in counts]
+    if size > sum(most):
+        raise ValueError(f"{size} of {sum(most)} images that can be given")
+    shares = [size * count / sum(counts) for count in counts]
+    least = [min(1, room) for room in most] if size >= sum(map(bool, most)) else [0] * len(counts)
+    given = [min(max(floor(share), low), high) for share, low, high in zip(shares, least, most, strict=True)]
+    while missing := size - sum(given):
+        one = 1 if missing > 0 else -1
+        movable = [c for c in range(len(counts)) if least[c] <= given[c] + one <= most[c]]
+        given[max(movable, key=lambda c: one * (shares[c] - given[c]))] += one
+    return given
+
+
+def take(images: Dataset, indices: Tensor) -> Dataset:
+    """The images at `indices`; few rows of arrays are copied, so that the memory of the others can be freed."""
+    if len(indices) == len(images):
+        return images
+    if isinstance(images, Chosen):
+        images, indices = images.dataset, torch.tensor(images.indices)[indices]
+    if isinstance(images, ArrayImages) and len(indices) <= len(images) // 2:
+        return images.take(indices)
+    return Chosen(images, indices)

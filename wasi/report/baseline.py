@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 
-from wasi.report.columns import ACCURACY, COSTS, PAPER, Cost
+from wasi.report.columns import COSTS, PAPER, VALIDATION, Cost
 from wasi.report.groups import Block, Group, identity
 from wasi.report.load import select
 from wasi.report.options import show
@@ -37,12 +37,12 @@ class Comparison:
 
     @cached_property
     def accuracy_difference(self) -> float | None:
-        pair = self._means(ACCURACY)
+        pair = self._means(self.group.accuracy)
         return None if pair is None else pair[0] - pair[1]
 
     @cached_property
     def accuracy_ratio(self) -> float | None:
-        pair = self._means(ACCURACY)
+        pair = self._means(self.group.accuracy)
         return pair[0] / pair[1] if pair and pair[1] else None
 
     @cached_property
@@ -50,14 +50,14 @@ class Comparison:
         """Of no difference in accuracy, by a t-test: paired where both sides have the same seeds, else Welch's."""
         if self.accuracy_difference is None:
             return None
-        return self._welch_p(ACCURACY) if self.pairing is None else self.pairing.p
+        return self._welch_p(self.group.accuracy) if self.pairing is None else self.pairing.p
 
     @cached_property
     def pairing(self) -> Paired | None:
         """The difference of accuracies seed by seed; None unless both sides have the same seeds."""
         if self.accuracy_difference is None:
             return None
-        ours, theirs = self.group.by_seed(ACCURACY), self.baseline.by_seed(ACCURACY)
+        ours, theirs = self.group.by_seed(self.group.accuracy), self.baseline.by_seed(self.group.accuracy)
         return paired(ours, theirs) if ours.keys() == theirs.keys() else None
 
     @property
@@ -123,7 +123,7 @@ def compare(block: Block) -> list[Comparison]:
 
 
 def _vanilla_for(group: Group, groups: list[Group]) -> Group | None:
-    """The vanilla that shares most options; of equally close ones the most accurate.
+    """The vanilla that shares most options; of equally close ones the most accurate on validation images.
 
     For vanilla itself that is the one without memory policy, checkpointing and accumulation.
     """
@@ -164,4 +164,4 @@ def _distance(group: Group, vanilla: Group) -> tuple:
     differences = _differences(group, vanilla)
     rest = select(group.config, "method.train_rest") != select(vanilla.config, "method.train_rest")
     scope = "method.scope" in differences
-    return len(differences) - scope, scope, rest, -(vanilla.mean(ACCURACY) or 0.0)
+    return len(differences) - scope, scope, rest, -(vanilla.mean(VALIDATION) or 0.0)

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-ACCURACY = "val/acc"
+TEST, VALIDATION = "test/acc", "val/acc"
+ACCURACY_NAMES = {TEST: "test", VALIDATION: "validation"}
 
 
 @dataclass(frozen=True)

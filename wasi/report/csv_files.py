@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from wasi.report.baseline import Comparison
-from wasi.report.columns import ACCURACY, COSTS
+from wasi.report.columns import COSTS
 from wasi.report.groups import Block, identity
 from wasi.report.load import Run, select
 from wasi.report.options import activation_epsilon, result_options, show, weight_epsilon
@@ -25,7 +25,7 @@ _CONFIG = {
     "lr": "optimizer.lr",
 }
 _COLUMN_OF_ITS_OWN = (*_CONFIG.values(), "method.weight_epsilon", "method.activations.epsilon")
-_METRICS = ("val/acc", "val/loss", "train/loss", *(cost.metric for cost in COSTS))
+_METRICS = ("test/acc", "test/loss", "val/acc", "val/loss", "train/loss", *(cost.metric for cost in COSTS))
 _CODE = ("git_commit", "git_dirty", "versions.torch")
 _MACHINE = ("machine.processor", "machine.hostname", "threads.torch")
 _TIMES = ("start", "wall_seconds", "resumed_from_step")
@@ -75,9 +75,10 @@ def _group_row(block: Block, comparison: Comparison) -> dict[str, Any]:
     row |= {"weight_epsilon": weight, "activation_epsilon": activation}
     row |= {key: group.options.get(key) for key in block.differing}
     row |= {"n": len(group.runs), "seeds": " ".join(map(str, group.seeds))}
-    row |= {"val/acc mean": group.mean(ACCURACY), "val/acc std": group.std(ACCURACY)}
-    row |= {"val/acc minus baseline": comparison.accuracy_difference, "val/acc ratio": comparison.accuracy_ratio}
-    pairing = comparison.pairing
+    accuracy, pairing = group.accuracy, comparison.pairing
+    row |= {f"{accuracy} mean": group.mean(accuracy), f"{accuracy} std": group.std(accuracy)}
+    row |= {f"{accuracy} minus baseline": comparison.accuracy_difference}
+    row |= {f"{accuracy} ratio": comparison.accuracy_ratio}
     row |= {"paired low": pairing and pairing.low, "paired high": pairing and pairing.high}
     row |= {"p": comparison.p, "test": _test(comparison), "verdict": comparison.verdict}
     for cost in COSTS:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from wasi.report.baseline import Comparison
-from wasi.report.columns import ACCURACY, COSTS, Cost
+from wasi.report.columns import COSTS, TEST, Cost
 from wasi.report.groups import Block, Group, identity, short_names, shown_option
 from wasi.report.load import Run, select
 from wasi.report.options import activation_label, show, weight_label
@@ -13,6 +13,7 @@ from wasi.report.summary import front_of
 DASH = "-"
 WITHIN_NOISE = "≈"
 NO_SPREAD = "(n=1)"
+_BALANCE = 0.02  # from which difference on balanced accuracy is shown beside accuracy
 
 
 @dataclass(frozen=True)
@@ -120,13 +121,24 @@ def _accuracy(comparisons: list[Comparison]) -> list[Field]:
     ratios = [ratio_text(comparison.accuracy_ratio) for comparison in comparisons]
     differences = [_difference(comparison) for comparison in comparisons]
     twins = any(c.accuracy_difference is not None and not c.of_vanilla for c in comparisons)
+    title = "test acc" if comparisons[0].group.accuracy == TEST else "val acc"
     intervals = [_interval(comparison) for comparison in comparisons]
-    title = "Δ baseline" if twins else "Δ vanilla"
-    return [Field("val acc", values, ratios), Field(title, differences, spreads=intervals)]
+    difference = Field("Δ baseline" if twins else "Δ vanilla", differences, spreads=intervals)
+    return [Field(title, values, ratios), *_balanced(comparisons), difference]
+
+
+def _balanced(comparisons: list[Comparison]) -> list[Field]:
+    """A column of balanced accuracy, where some row's is another story than its accuracy."""
+    metric = f"{comparisons[0].group.accuracy.partition('/')[0]}/balanced_acc"
+    means = [comparison.group.mean(metric) for comparison in comparisons]
+    pairs = [(c.group.mean(c.group.accuracy), mean) for c, mean in zip(comparisons, means, strict=True)]
+    if not any(mean is not None and acc is not None and abs(acc - mean) > _BALANCE for acc, mean in pairs):
+        return []
+    return [Field("balanced", [DASH if mean is None else f"{mean:.4f}" for mean in means])]
 
 
 def _mean_and_std(group: Group) -> str:
-    mean, std = group.mean(ACCURACY), group.std(ACCURACY)
+    mean, std = group.mean(group.accuracy), group.std(group.accuracy)
     if mean is None:
         return DASH
     return f"{mean:.4f}" if std is None else f"{mean:.4f}±{std:.4f}"

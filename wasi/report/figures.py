@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from wasi.report.baseline import Comparison
-from wasi.report.columns import ACCURACY, PANELS, Cost
+from wasi.report.columns import ACCURACY_NAMES, PANELS, Cost
 from wasi.report.groups import Block, Group, short_names, shown_option
 from wasi.report.labels import Label, place
 from wasi.report.options import epsilon_label
@@ -55,7 +55,7 @@ def figure_of(block: Block, comparisons: list[Comparison]) -> Figure | None:
     looks = styles([(s.method, s.label) for s in series])
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     labels = [_panel(ax, cost, series, looks, references) for ax, cost in zip(axes, panels, strict=True)]
-    axes[0].set_ylabel("Validation accuracy")
+    axes[0].set_ylabel(f"{ACCURACY_NAMES[block.accuracy].capitalize()} accuracy")
     points = width * 72
     title = figure.suptitle(f"{block.model} on {block.dataset}", ha="left", fontsize=10, fontweight="bold")
     caption = textwrap.fill(_caption(block), int(points / 4.6))
@@ -83,9 +83,9 @@ def _panel(ax, cost: Cost, series: list[Series], looks: list[Style], references:
 def _line(ax, cost: Cost, label: str, groups: list[Group], style: Style) -> list[Label]:
     """One series in one panel, with error bars where several seeds tell a spread; the labels of its points."""
     x = [group.mean(cost.metric) / cost.unit for group in groups]
-    y = [group.mean(ACCURACY) for group in groups]
+    y = [group.mean(group.accuracy) for group in groups]
     x_bars = [(group.std(cost.metric) or 0.0) / cost.unit for group in groups]
-    y_bars = [group.std(ACCURACY) or 0.0 for group in groups]
+    y_bars = [group.std(group.accuracy) or 0.0 for group in groups]
     ax.plot(x, y, label=label, zorder=4 if style.marker == "*" else 3, **style.marks())
     for values, axis in ((x_bars, "xerr"), (y_bars, "yerr")):
         if any(values):
@@ -98,7 +98,7 @@ def _line(ax, cost: Cost, label: str, groups: list[Group], style: Style) -> list
 
 def _reference(ax, vanilla: Group) -> None:
     """vanilla's accuracy across the panel, with its spread as a band."""
-    mean, std = vanilla.mean(ACCURACY), vanilla.std(ACCURACY)
+    mean, std = vanilla.mean(vanilla.accuracy), vanilla.std(vanilla.accuracy)
     if mean is not None:
         ax.axhline(mean, color="#000000", linestyle=(0, (4, 3)), linewidth=0.8, zorder=1)
     if std:
@@ -156,4 +156,4 @@ def series_of(block: Block) -> list[Series]:
 
 
 def _measured(group: Group, cost: Cost) -> bool:
-    return group.mean(cost.metric) is not None and group.mean(ACCURACY) is not None
+    return group.mean(cost.metric) is not None and group.mean(group.accuracy) is not None

@@ -3,10 +3,11 @@
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from wasi.report import statistics
+from wasi.report.columns import TEST, VALIDATION
 from wasi.report.load import Run, select
 from wasi.report.options import (
     NAMED,
@@ -23,10 +24,14 @@ _METHODS = ("vanilla", "svd_llm", "wasi", "wsi", "asi", "lora")
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Completed runs of one configuration under different seeds; `options` is what they share."""
+    """Completed runs of one configuration under different seeds; `options` is what they share.
+
+    `accuracy`: the metric that is quoted, `test/acc` where all runs of the block have it, otherwise `val/acc`.
+    """
 
     runs: tuple[Run, ...]
     options: dict[str, Any]
+    accuracy: str = VALIDATION
 
     @property
     def config(self) -> dict:
@@ -72,6 +77,11 @@ class Block:
     differing: list[str] = field(default_factory=list)
     alike: bool = False
 
+    @property
+    def accuracy(self) -> str:
+        """Of all its groups."""
+        return self.groups[0].accuracy
+
 
 def blocks_of(runs: Iterable[Run]) -> list[Block]:
     """Blocks in order of appearance. Runs that are not completed are not looked at."""
@@ -97,7 +107,8 @@ def _groups(runs: Iterable[Run]) -> list[Group]:
 
 
 def _block(model: str, dataset: str, groups: list[Group]) -> Block:
-    groups = sorted(groups, key=_place)
+    tested = all(TEST in run.metrics for group in groups for run in group.runs)
+    groups = [replace(group, accuracy=TEST if tested else VALIDATION) for group in sorted(groups, key=_place)]
     differing = [key for key in _differing(groups) if key not in NAMED]
     if not _told_apart(groups, differing):
         differing += [key for key in _differing(groups) if key not in differing and key not in NAMED[:3]]

@@ -13,7 +13,9 @@ _COLUMNS = {
     "eps W, eps A": "share of the squared singular values that a weight keeps (W), and a saved activation in each "
     "of its modes (A); only where the method reads it",
     "n": "completed runs that differ only by seed",
-    "val acc": "validation accuracy, a fraction: mean ± sample standard deviation over the n runs",
+    "test acc, val acc": "accuracy on the test images, or where a run of the table has none, on those of "
+    "validation, by which choices are made; a fraction: mean ± sample standard deviation over the n runs",
+    "balanced": "balanced accuracy on the same images: the mean recall of the classes, of whatever size",
     "Δ vanilla": "accuracy minus vanilla's (Δ baseline: minus that of the row which a remark names). ≈: within "
     "noise, two-sided t-test with p ≥ 0.05, not corrected for the number of rows: paired where both rows have the "
     "same seeds (in brackets the 95 % interval of the mean difference), else Welch's. (n=1): no spread on one "

@@ -1,7 +1,7 @@
 """What a block's table says, in plain words, and which of its rows are on the Pareto front."""
 
 from wasi.report.baseline import Comparison
-from wasi.report.columns import ACCURACY, PEAK, STEP
+from wasi.report.columns import PEAK, STEP
 from wasi.report.groups import Group
 from wasi.report.options import epsilon_label
 from wasi.report.pareto import on_front
@@ -39,5 +39,5 @@ def _name(comparison: Comparison) -> str:
 
 
 def _point(group: Group) -> tuple[float, float, float] | None:
-    point = group.mean(ACCURACY), group.mean(STEP.metric), group.mean(PEAK.metric)
+    point = group.mean(group.accuracy), group.mean(STEP.metric), group.mean(PEAK.metric)
     return None if None in point else (point[0], -point[1], -point[2])

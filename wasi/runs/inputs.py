@@ -2,7 +2,7 @@
 
 from omegaconf import DictConfig
 
-from wasi.data.check import check_dataset
+from wasi.data.catalogue import check_dataset
 from wasi.methods.perplexity_table import read_tables
 from wasi.models.spec import check_image_size
 from wasi.models.weights_file import KEYWORDS, tensor_shapes

@@ -41,6 +41,7 @@ class Run:
     tracker: Tracker = field(default_factory=NullTracker)
     metrics: dict = field(default_factory=dict)
     layers: list = field(default_factory=list)
+    classes: list = field(default_factory=list)
     resumed_from_step: int = 0
 
 
@@ -99,12 +100,15 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
         ending = ending_of(error)
     with uninterrupted():
         seconds = time.monotonic() - start
-        record.end(ending.status, ending.error, run.metrics, run.layers, seconds, run.resumed_from_step)
+        found = {"metrics": run.metrics, "layers": run.layers, "classes": run.classes}
+        record.end(ending.status, ending.error, found, seconds, run.resumed_from_step)
         tell(ending, folder / "train.log")
         _close(run, record, ending)
     if ending.status == "completed":
-        _checkpoint(folder).unlink(missing_ok=True)
-        log.info("completed in %.1f s: val/acc %.4f, %s", seconds, run.metrics.get("val/acc", 0), _shown(folder))
+        _remove_checkpoint(folder)
+        names = ("val/acc", "test/acc", "test/balanced_acc")
+        told = [f"{name} {run.metrics[name]:.4f}" for name in names if name in run.metrics]
+        log.info("completed in %.1f s: %s", seconds, ", ".join([*told, _shown(folder)]))
     gc.collect()  # the next job's memory must not start with this one's cycles
     if ending.signum is not None:
         raise Interrupted(ending.signum)
@@ -125,11 +129,17 @@ def _start_afresh_or_resume(record: Record) -> None:
     if record.is_same_run() and not record.completed_before():
         _warn_of_other_code(record, "the checkpoint")
     else:
-        checkpoint.unlink()
+        _remove_checkpoint(record.folder)
 
 
 def _checkpoint(folder: Path) -> Path:
     return folder / "checkpoint.pt"
+
+
+def _remove_checkpoint(folder: Path) -> None:
+    """And the weights of the best epoch beside it."""
+    for file in (_checkpoint(folder), folder / "best.pt"):
+        file.unlink(missing_ok=True)
 
 
 def _warn_of_other_code(record: Record, what: str) -> None:

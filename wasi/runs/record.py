@@ -30,6 +30,7 @@ class Record:
             "provenance": provenance(),
             "metrics": {},
             "layers": [],
+            "classes": [],
         }
 
     def is_same_run(self) -> bool:
@@ -43,13 +44,15 @@ class Record:
         self._begun = True
         self._write()
 
-    def end(
-        self, status: str, error: str | None, metrics: dict, layers: list, seconds: float, resumed_from_step: int
-    ) -> None:
-        """Write the ending; a run refused before it began leaves a completed result of its kind alone."""
+    def end(self, status: str, error: str | None, found: dict, seconds: float, resumed_from_step: int) -> None:
+        """Write the ending; a run refused before it began leaves a completed result of its kind alone.
+
+        Args:
+            found: `metrics`, `layers` and `classes`.
+        """
         if self.completed_before() and not self._begun:
             return
-        self.content.update(status=status, error=error, metrics=measured(metrics), layers=strict(layers))
+        self.content.update(status=status, error=error, **strict(found) | {"metrics": measured(found["metrics"])})
         self.content["provenance"].update(threads=threads(), wall_seconds=seconds)
         if resumed_from_step:
             self.content["provenance"]["resumed_from_step"] = resumed_from_step

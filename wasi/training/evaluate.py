@@ -1,24 +1,83 @@
-"""Accuracy and loss over a data set."""
+"""Accuracy, loss and recall over a data set."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wasi.data.loader import eval_batches
+from wasi.data.spec import Data
+
+_TOP5_ABOVE = 20  # classes
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model makes of a data set.
+
+    loss: mean cross-entropy; counts, correct: int64 `[C]`, images of every class, and those of them named right;
+    in_top5: images whose class is among the five highest logits.
+    """
+
+    loss: float
+    counts: Tensor
+    correct: Tensor
+    in_top5: int
+
+    def metrics(self, split: str) -> dict[str, float]:
+        """`<split>/acc`, `loss`, `balanced_acc` and, of more than 20 classes, `acc_top5`; shares in [0, 1].
+
+        Balanced accuracy is the mean recall of the classes that have images, whatever the number of these.
+        """
+        images = int(self.counts.sum())
+        seen = self.counts > 0
+        recalls = self.correct[seen].double() / self.counts[seen]
+        values = {
+            f"{split}/acc": int(self.correct.sum()) / images,
+            f"{split}/loss": self.loss,
+            f"{split}/balanced_acc": recalls.mean().item(),
+        }
+        return values | ({f"{split}/acc_top5": self.in_top5 / images} if len(self.counts) > _TOP5_ABOVE else {})
+
+    def classes(self, names: Sequence[str]) -> list[dict]:
+        """Per class its `name`, `count` of images and, where there are any, `recall`."""
+        rows = zip(names, self.counts.tolist(), self.correct.tolist(), strict=True)
+        return [
+            {"name": name, "count": count, **({"recall": correct / count} if count else {})}
+            for name, count, correct in rows
+        ]
+
 
 @torch.no_grad()
 def evaluate(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], normalize: Callable[[Tensor], Tensor]
-) -> dict[str, float]:
-    """`val/acc` (a fraction) and `val/loss` (mean cross-entropy) over uint8 image batches."""
+) -> Evaluation:
+    """The model in evaluation mode over uint8 image batches, of which there is at least one."""
     model.eval()
     device = next(model.parameters()).device
-    loss, correct, count = 0.0, 0, 0
+    loss, in_top5, counts, correct = 0.0, 0, 0, 0
     for images, labels in batches:
         labels = labels.to(device)
         logits = model(normalize(images.to(device)))
         loss += F.cross_entropy(logits, labels, reduction="sum").item()
-        correct += int((logits.argmax(1) == labels).sum())
-        count += len(labels)
-    return {"val/acc": correct / count, "val/loss": loss / count}
+        classes = logits.shape[1]
+        counts = counts + labels.bincount(minlength=classes)
+        correct = correct + labels[logits.argmax(1) == labels].bincount(minlength=classes)
+        in_top5 += int((logits.topk(min(5, classes)).indices == labels[:, None]).sum())
+    return Evaluation(loss / int(counts.sum()), counts.cpu(), correct.cpu(), in_top5)
+
+
+def test(
+    model: nn.Module, data: Data, normalize: Callable[[Tensor], Tensor], cfg_dataset
+) -> tuple[dict[str, float], list[dict]]:
+    """`test/*` of the finished model, and its classes on the test images.
+
+    Without a test split there are no metrics, and the classes are those of validation. Nothing else reads test
+    images, but for the check of a user's folder for damaged files.
+    """
+    images = data.val if data.test is None else data.test
+    batches = eval_batches(images, cfg_dataset.batch_size, cfg_dataset.num_workers)
+    result = evaluate(model, batches, normalize)
+    return {} if data.test is None else result.metrics("test"), result.classes(data.classes)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from wasi.data.loader import eval_batches, num_batches, train_batches
 from wasi.errors import Diverged, Interrupted
 from wasi.signals import uninterrupted
-from wasi.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from wasi.training.checkpoint import Progress, load_best, load_checkpoint, save_best, save_checkpoint
 from wasi.training.evaluate import evaluate
 from wasi.training.step import StepResult, TrainStep
 
@@ -54,9 +54,14 @@ class Fit:
         self.on_epoch = on_epoch
         self._half_done = False
         self.step_seconds: list[float] = []  # of this process's steps on whole batches
+        self._save_if_best()  # a process that died between the two files left the older of this one
 
     def run(self) -> dict[str, float]:
-        """Train what is left; `val/acc`, `val/loss` and `train/loss` of the last epoch."""
+        """Train what is left, and leave the model with the weights of the last or best epoch (`train.select`).
+
+        Returns:
+            `train/loss` and `val/*` of that epoch, and `val/best_acc` of `val/best_epoch` (from 1).
+        """
         if self.resumed_from_step:
             log.info("resuming at step %d of %d", self.resumed_from_step, self.total)
         try:
@@ -72,7 +77,13 @@ class Fit:
             if not self._half_done:
                 self._save()
             raise
-        return self.progress.epochs[-1]
+        best, selected = self.progress.best_epoch, self.cfg.train.epochs
+        if self.cfg.train.select == "best":
+            load_best(self.folder, self.step)
+            log.info("kept the weights of epoch %d, the best of validation", best)
+            selected = best
+        best_acc = self.progress.epochs[best - 1]["val/acc"]
+        return self.progress.epochs[selected - 1] | {"val/best_acc": best_acc, "val/best_epoch": best}
 
     def _tell(self, epochs: int) -> None:
         for listener in self.on_epoch:
@@ -122,12 +133,12 @@ class Fit:
             torch.cuda.synchronize()
 
     def _results(self, epoch: int) -> dict[str, float]:
-        """`train/loss` of the epoch and, where it is due, `val/acc` and `val/loss`."""
+        """`train/loss` of the epoch and, where it is due, `val/*`."""
         data, progress, train = self.cfg.dataset, self.progress, self.cfg.train
         values = {"train/loss": progress.loss_sum / progress.count}
         if (epoch + 1) % train.eval_every == 0 or epoch + 1 == train.epochs:
             batches = eval_batches(self.val, data.batch_size, data.num_workers)
-            values |= evaluate(self.step.model, batches, self.step.normalize)
+            values |= evaluate(self.step.model, batches, self.step.normalize).metrics("val")
         if not all(isfinite(v) for v in values.values()):
             raise Diverged(f"validation loss after epoch {epoch + 1} is {values['val/loss']}")
         return values
@@ -142,6 +153,14 @@ class Fit:
         if validated:
             self.tracker.log(progress.step, validated)
         self._save()  # after the last epoch too: a run that dies while it is measured need not train again
+        self._save_if_best()
+
+    def _save_if_best(self) -> None:
+        """After the checkpoint of an epoch that is the best so far."""
+        epochs = len(self.progress.epochs)
+        ended = self.progress.step == epochs * self.per_epoch
+        if self.cfg.train.select == "best" and ended and epochs and self.progress.best_epoch == epochs:
+            save_best(self.folder, self.step)
 
     @contextmanager
     def _whole(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Downloads end in data or in one line."""
+"""Where a data set's files lie, and what is told when they are not there. No torch at import."""
 
 import logging
 import tarfile
@@ -7,13 +7,34 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
+from pathlib import Path
 
 from wasi.errors import UserError
 
 log = logging.getLogger(__name__)
 
+DEFAULT_ROOT = "data"
 # What urllib, torchvision's checksums and the unpackers raise; OSError includes URLError and time-outs.
 _FAILURES = (OSError, EOFError, RuntimeError, HTTPException, tarfile.TarError, zipfile.BadZipFile, zlib.error)
+
+
+def root_of(cfg_dataset) -> Path:
+    """`dataset.root` as a path; UserError where there is none."""
+    root = cfg_dataset["root"]
+    if root is None:
+        raise UserError("dataset.root", "null", f"a folder for dataset={cfg_dataset['name']}")
+    return Path(str(root)).expanduser()
+
+
+def is_default_root(cfg_dataset) -> bool:
+    return Path(str(cfg_dataset["root"])) == Path(DEFAULT_ROOT)
+
+
+def missing(cfg_dataset, what: str, looked_in: list[Path]) -> UserError:
+    """`what` is not there: where was looked, and what to do about it."""
+    places = " or ".join(str(folder.absolute()) for folder in looked_in)
+    allowed = f"a folder that holds {what} (not found in {places}); dataset.download=true fetches what is missing"
+    return UserError("dataset.root", cfg_dataset["root"], allowed)
 
 
 @contextmanager

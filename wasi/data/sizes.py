@@ -1,0 +1,71 @@
+"""How many images training, validation and test get, known before any is read. No torch at import."""
+
+from dataclasses import dataclass
+
+from wasi.errors import UserError
+
+
+@dataclass(frozen=True)
+class Available:
+    """Images in each published split of a data set, None where it has no such split.
+
+    `classes`: how many classes the training split holds images of.
+    """
+
+    train: int
+    val: int | None
+    test: int | None
+    classes: int
+
+
+def held_out(cfg_dataset, images: int, option: str = "val_size") -> int:
+    """How many of `images` are held out: what `option` asks for, else `val_fraction` of them, at least one."""
+    asked = cfg_dataset[option]
+    return max(1, round(cfg_dataset["val_fraction"] * images)) if asked is None else asked
+
+
+def check_sizes(cfg_dataset, has: Available) -> None:
+    """Refuse to take more images from a split than it has, or to hold out the last one of a class.
+
+    Raises:
+        UserError: names the option that asks for too much, or for a split that there is not.
+    """
+    name = cfg_dataset["name"]
+    if has.test is None and cfg_dataset["val_source"] == "test":
+        raise UserError("dataset.val_source", "test", f"train, as this {name} has no test split")
+    if has.test is None and cfg_dataset["test_size"] is not None:
+        raise UserError("dataset.test_size", cfg_dataset["test_size"], f"null, as this {name} has no test split")
+    if cfg_dataset["val_source"] == "test":
+        _at_most(cfg_dataset, "train_size", has.train + (has.val or 0), "training")
+        _at_most(cfg_dataset, "val_size", has.test, "test")
+        return
+    if has.test is not None:
+        _at_most(cfg_dataset, "test_size", has.test, "test")
+    if has.val is not None:
+        _at_most(cfg_dataset, "val_size", has.val, "validation")
+        _at_most(cfg_dataset, "train_size", has.train, "training")
+        return
+    held = held_out(cfg_dataset, has.train)
+    check_held_out(cfg_dataset, "val_size", has.train, has.classes)
+    _at_most(cfg_dataset, "train_size", has.train - held, "training", f", {held} of which validate")
+
+
+def check_held_out(cfg_dataset, option: str, images: int, classes: int) -> None:
+    """Every class keeps one of `images` for training; UserError otherwise.
+
+    `option`: `val_size` or `test_size`; where it is null, `val_fraction` is to blame.
+    """
+    most = images - classes
+    if held_out(cfg_dataset, images, option) <= most:
+        return
+    some = f"at most {most} of the {images} images of {cfg_dataset['name']}, so every class keeps one to train"
+    if cfg_dataset[option] is None:
+        raise UserError("dataset.val_fraction", cfg_dataset["val_fraction"], f"a share that takes {some}")
+    raise UserError(f"dataset.{option}", cfg_dataset[option], some)
+
+
+def _at_most(cfg_dataset, option: str, available: int, split: str, but: str = "") -> None:
+    asked = cfg_dataset[option]
+    if asked is not None and asked > available:
+        limit = f"at most {available} (images in the {split} split of {cfg_dataset['name']}{but})"
+        raise UserError(f"dataset.{option}", asked, limit)
