@@ -20,7 +20,7 @@ def line(compose_config, *overrides, words=()):
         (["method=vanilla", "method.lora_rank=3"], "method.lora_rank=3: allowed is for method=lora or svd_llm "),
         (["method=wsi", "method.activations.epsilon=1"], "method.activations.epsilon=1: allowed is for method="),
         (["method=asi", "method.activations.rank=1"], "method.activations.rank=1: allowed is one of method."),
-        (["optimizer.betas=[0.5,1]"], "optimizer.betas=[0.5,1]: allowed is for optimizer=adamw only"),
+        (["optimizer.betas=[0.5,1]"], "optimizer.betas=[0.5,1]: allowed is for optimizer=adamw or swan only"),
         (["train.epoch=1"], "train.epoch=1: allowed is one of train.checkpoint_every, train.chunk_size, "),
         (["epochs=1"], "epochs=1: allowed is one of dataset, device, "),
         (["method=wasy"], "method=wasy: allowed is asi, lora, svd_llm, vanilla, wasi, wsi"),
