@@ -135,4 +135,4 @@ def test_an_imbalanced_data_set_does_not_look_fine(tmp_path, balanced, shown):
     numbers = fakes.metrics(0.9, **{"test/acc": 0.95, "test/balanced_acc": balanced})
     fakes.write(tmp_path, numbers, fakes.config())
     printed = write_report([tmp_path])
-    assert ("balanced" in printed) == shown and (f"{balanced:.4f}" in printed) == shown
+    assert ("  balanced" in printed) == shown and (f"{balanced:.4f}" in printed) == shown
