@@ -9,6 +9,8 @@ def metrics(step_ms: float, inference_ms: float, peak: float) -> dict:
         **{f"memory/train_{part}_mib": share * peak for part, share in parts.items()},
         "memory/train_peak_mib": peak,
         "memory/train_rss_peak_mib": peak * 1.1,
+        "memory/process_rss_peak_mib": peak * 2,
+        "memory/stored_inputs_mib": peak * 0.4,
         "memory/inference_peak_mib": peak / 3,
         "time/train_step_ms_p50": step_ms,
         "time/train_step_ms_p90": step_ms * 1.2,

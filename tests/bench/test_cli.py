@@ -100,7 +100,8 @@ def check(result):
         assert sum(side[f"memory/train_{part}_mib"] for part in parts) == pytest.approx(
             side["memory/train_peak_mib"]
         )
-        assert side["memory/train_rss_peak_mib"] > 0 and side["flops/train_step"] > 0
+        assert side["memory/process_rss_peak_mib"] > side["memory/train_rss_peak_mib"] > 0
+        assert side["memory/stored_inputs_mib"] > 0 and side["flops/train_step"] > 0
         assert side["time/train_step_ms_p50"] <= side["time/train_step_ms_p90"]
     if result["config"]["method"]["name"] == "vanilla":
         exact = [

@@ -32,9 +32,13 @@ def build(model: str, name: str, scope: str = "all", optimizer=torch.optim.SGD, 
     return make(net, optimizer(trainable, lr=1e-3), lambda x: x, 2.0, **options), images, labels
 
 
+def flops_of(step, images, labels) -> dict[str, int]:
+    return flops(step, images, labels, images)
+
+
 def counts(model: str, name: str, **options) -> dict[str, int]:
     step, images, labels = build(model, name, **options)
-    return flops(step, images, labels, images)
+    return flops_of(step, images, labels)
 
 
 def vit_micro():
@@ -95,7 +99,7 @@ def test_every_form_of_a_product():
 @pytest.mark.parametrize("model", small.MODELS)
 def test_vanilla_forward_and_backward_apart(model):
     step, images, labels = build(model, "vanilla")
-    found = flops(step, images, labels, images)
+    found = flops_of(step, images, labels)
     net = step.model
     with flop_counter() as counter:
         loss = F.cross_entropy(net(images), labels)
@@ -107,7 +111,7 @@ def test_vanilla_forward_and_backward_apart(model):
 @pytest.mark.parametrize("name", small.METHODS)
 def test_phases_sum_to_the_step(name):
     step, images, labels = build("timm_vit", name)
-    found = flops(step, images, labels, images)
+    found = flops_of(step, images, labels)
     phases = [found[f"flops/train_{phase}"] for phase in ("forward", "backward", "subspace")]
     assert sum(phases) == found["flops/train_step"] == counted(lambda: step(images, labels))
     assert (phases[2] > 0) == (name in ("wasi", "wsi", "asi"))
@@ -171,7 +175,7 @@ def test_checkpointing_counts_as_backward(model, name):
     step, images, labels = build(model, name)
     once = counted(lambda: step.model.train()(images))
     checkpoint_blocks(step.model)
-    found = flops(step, images, labels, images)
+    found = flops_of(step, images, labels)
     more = {key: found[key] - before[key] for key in found}
     assert 0.3 * once < more["flops/train_step"] < once
     assert more["flops/train_backward"] > 0.3 * before["flops/train_forward"]

@@ -70,6 +70,8 @@ def metrics(acc: float, cost: float = 1.0, **others) -> dict:
         "val/loss": 1 - acc,
         "memory/train_peak_mib": 400 * cost,
         "memory/train_rss_peak_mib": 450 * cost,
+        "memory/process_rss_peak_mib": 900 * cost,
+        "memory/stored_inputs_mib": 200 * cost,
         "memory/paper_train_mib": 300 * cost,
         "time/train_step_ms_p50": 100 * cost,
         "time/inference_ms_p50": 10 * cost,

@@ -10,6 +10,7 @@ LEGEND = (
     "×: baseline / this, above 1 is better, with a 95 % interval over paired rounds; GFLOP: 2 per multiply-add",
     "peak: live tensors of a whole step, in parts at that moment; RSS: the process's resident peak over its",
     "baseline after imports; it adds allocator slack, kernel workspaces and code that the tracker cannot see",
+    "process: the resident peak since the process began; inputs: what linears in scope keep for the backward pass",
     "share of a step: decompositions, products with factors, attention, optimizer with clipping, the rest",
 )
 
@@ -131,7 +132,9 @@ MEMORY: dict[str, Cell] = {
     "optim": _value("memory/train_optimizer_mib"),
     "activ": _value("memory/train_activations_mib"),
     "temp": _value("memory/train_temporary_mib"),
+    "inputs": _value("memory/stored_inputs_mib"),
     "RSS": _value("memory/train_rss_peak_mib"),
+    "process": _value("memory/process_rss_peak_mib"),
     "infer peak": _value("memory/inference_peak_mib"),
     "decomp": _share("decomposition"),
     "factors": _share("factor_algebra"),

@@ -4,6 +4,7 @@ The counterpart of the stored inputs in `wasi.measure.accounting`, which are com
 but where the accounting describes another thing than what happens:
 
 - it counts the input of packed query, key and value three times; here one storage counts once, whoever shares it;
+- it counts core and bases; what a layer saves besides to move its bases on counts here only;
 - it counts an input for every dense linear; one that is frozen keeps none;
 - it knows of no checkpointing, `lean` or accumulation, under which less is kept (see `stored_inputs_mib`).
 """

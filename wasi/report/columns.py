@@ -64,6 +64,19 @@ RSS = Cost(
     "Peak resident memory of training (MiB)",
     "peak resident memory of the training process above its state before the model exists, in MiB",
 )
+PROCESS = Cost(
+    "memory/process_rss_peak_mib",
+    "proc MiB",
+    "Peak resident memory of the process (MiB)",
+    "peak resident memory of the whole training process since it began: imports, building, calibration and "
+    "training, in MiB",
+)
+STORED = Cost(
+    "memory/stored_inputs_mib",
+    "inputs MiB",
+    "Inputs kept by the linear layers (MiB)",
+    "what the linear layers in scope really keep of their inputs for the backward pass, in MiB",
+)
 PAPER = Cost(
     "memory/paper_train_mib",
     "paper MiB",
@@ -71,8 +84,8 @@ PAPER = Cost(
     "the paper's accounting, computed from shapes: linear weights in scope plus their stored inputs, in MiB",
 )
 
-COSTS = (PEAK, STEP, FLOPS, INFERENCE, PARAMETERS, RSS, PAPER)
-DROPPED_FIRST = (PAPER, RSS, PARAMETERS, INFERENCE)
+COSTS = (PEAK, PROCESS, STEP, FLOPS, INFERENCE, PARAMETERS, RSS, STORED, PAPER)
+DROPPED_FIRST = (PAPER, STORED, RSS, PARAMETERS, FLOPS)
 """The order in which a terminal that is too narrow loses columns; report.md has them all."""
 
 PANELS = (PEAK, STEP, FLOPS)
