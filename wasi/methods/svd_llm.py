@@ -10,6 +10,7 @@ from wasi.layers.adapter import FactoredAdapterLinear
 from wasi.linalg.rank import weight_rank
 from wasi.methods.calibration import decomposing, second_moments
 from wasi.methods.scope import check_weights, freeze_rest, once_each, replace_layers, scope_linears
+from wasi.models.restart import given_factors
 
 
 def whitened_factors(weight: Tensor, moment: Tensor, rank: int) -> tuple[Tensor, Tensor]:
@@ -67,9 +68,12 @@ class SVDLLM:
         moments = second_moments(model, linears, islice(calibration, self.calibration_batches))
         generator = torch.Generator().manual_seed(self.seed)
 
-        def factored(name: str, linear: nn.Linear) -> nn.Module:
+        def whitened(name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
             with decomposing(name):
-                left, right = whitened_factors(linear.weight, moments.pop(name), self.rank(linear.weight))
+                return whitened_factors(weight, moments.pop(name), self.rank(weight))
+
+        def factored(name: str, linear: nn.Linear) -> nn.Module:
+            left, right = given_factors(linear.weight) or whitened(name, linear.weight)
             return FactoredAdapterLinear(left, right, linear.bias, self.lora_rank, self.lora_alpha, generator)
 
         replace_layers(model, once_each(linears, factored))

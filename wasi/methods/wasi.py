@@ -20,6 +20,7 @@ from wasi.methods.feature_init import feature_moments
 from wasi.methods.output_init import OutputMoments, output_moments
 from wasi.methods.scope import check_weights, freeze_rest, once_each, replace_layers, scope_linears
 from wasi.methods.selection import ActivationRanks
+from wasi.models.restart import given_factors
 
 log = logging.getLogger(__name__)
 
@@ -83,8 +84,9 @@ class SubspaceMethod:
         return model
 
     def _factors(self, model: nn.Module, linears: Mapping[str, nn.Linear], calibration) -> "_SharedFactors":
+        fresh = {name: linear for name, linear in linears.items() if given_factors(linear.weight) is None}
         batches = islice(calibration, self.calibration_batches)
-        return _SharedFactors(self.weight_epsilon, _MOMENTS[self.init](model, linears, batches))
+        return _SharedFactors(self.weight_epsilon, _MOMENTS[self.init](model, fresh, batches) if fresh else {})
 
     def _layer(
         self, name: str, linear: nn.Linear, factors: "_SharedFactors | None", states: list[TuckerState]
@@ -143,6 +145,8 @@ class _SharedFactors:
         return left, right
 
     def _start(self, name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
+        if (given := given_factors(weight)) is not None:
+            return given
         if id(weight) not in self.moments:
             return truncate(weight, self.epsilon)
         with decomposing(name):
