@@ -150,8 +150,8 @@ def _fill(node: DictConfig, values: dict[str, Any], given: set[str], prefix: str
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m wasi.evaluate",
-        description="Accuracy, loss and balanced accuracy of a finished run's model on the test split (where there "
-        "is none, the validation split) of the run's own data, or of those that overrides name.",
+        description="Accuracy, loss and balanced accuracy of a finished run's model on the test split (where "
+        "there is none, the validation split) of the run's own data, or of those that overrides name.",
         epilog="Example: python -m wasi.evaluate RUN dataset=image_folder dataset.root=FOLDER device=cpu",
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="a finished run's folder, or its model.safetensors")

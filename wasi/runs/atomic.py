@@ -21,11 +21,15 @@ def atomic_write_bytes(path: Path, content: bytes) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """The name of a temporary file beside `path`, to be written inside; then fsync and rename to `path`.
 
-    No temporary file is left behind by a failure; one that kills the process leaves `path` as it was.
+    No temporary file is left behind by a failure; one that kills the process leaves `path` as it was. The new file
+    can be read by whom the user's umask lets, whatever the library that writes it thinks.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        os.chmod(temporary, mode)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
