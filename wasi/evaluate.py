@@ -65,6 +65,8 @@ def configuration(run: Path, header: ModelHeader, overrides: Sequence[str]) -> D
 
 def evaluate_run(run: Path, cfg: DictConfig) -> tuple[str, int, dict[str, float]]:
     """Name of the split (`test` where the data set has one, else `val`), its size, and the measures on it."""
+    import torch
+
     from wasi.data.load import load_data
     from wasi.data.loader import eval_batches
     from wasi.data.normalize import Normalize
@@ -76,30 +78,24 @@ def evaluate_run(run: Path, cfg: DictConfig) -> tuple[str, int, dict[str, float]
     data = load_data(cfg.dataset, header.input, cfg.seed)
     split = "test" if getattr(data, "test", None) is not None else "val"
     images = getattr(data, split)
+    outputs = torch.tensor(_outputs_of(data, header, cfg.dataset.name))
     batches = eval_batches(images, cfg.dataset.batch_size, cfg.dataset.num_workers)
-    outputs = _outputs_of(data, header, cfg.dataset.name)
-    return split, len(images), measure(model.to(device), batches, Normalize(header.input), outputs)
+    by_output = ((batch, outputs[labels]) for batch, labels in batches)
+    return split, len(images), measure(model.to(device), by_output, Normalize(header.input))
 
 
 def measure(
-    model: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    normalize: Callable[[Tensor], Tensor],
-    outputs: Sequence[int],
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], normalize: Callable[[Tensor], Tensor]
 ) -> dict[str, float]:
-    """Accuracy `acc`, mean cross-entropy `loss`, and `balanced_acc`, the mean of the classes' accuracies.
-
-    Args:
-        outputs: for each label of the data set the model's output that stands for it.
-    """
+    """Accuracy `acc`, mean cross-entropy `loss`, and `balanced_acc`, the mean of the classes' accuracies."""
     import torch
     import torch.nn.functional as F
 
-    device, place = next(model.parameters()).device, torch.tensor(outputs)
+    device = next(model.parameters()).device
     loss, predicted, wanted = 0.0, [], []
     with torch.inference_mode():
         for images, labels in batches:
-            logits, labels = model(normalize(images.to(device))), place[labels].to(device)
+            logits, labels = model(normalize(images.to(device))), labels.to(device)
             loss += F.cross_entropy(logits, labels, reduction="sum").item()
             predicted.append(logits.argmax(1))
             wanted.append(labels)
