@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from wasi.errors import UserError
 from wasi.models.header import METADATA_KEY, ModelHeader
 from wasi.models.loading import read_state
 from wasi.models.modes import without_fast_path
@@ -29,11 +30,18 @@ def write(file: Path, form: str, run: Path, model: nn.Module, header: ModelHeade
 
 
 def exported_program(model: nn.Module, image_size: int) -> torch.export.ExportedProgram:
-    """The forward pass on normalised float32 images `[B, 3, S, S]` for any `B`, as a graph of plain operators."""
+    """The forward pass on normalised float32 images `[B, 3, S, S]` for any `B`, as a graph of plain operators.
+
+    Raises UserError (`--format`) for a model whose Python cannot be followed.
+    """
     example = torch.zeros(2, 3, image_size, image_size)  # a batch of one would be taken for a constant
     shapes = ({0: torch.export.Dim("batch", min=1)},)
-    with torch.no_grad(), without_fast_path():
-        return torch.export.export(model, (example,), dynamic_shapes=shapes)
+    try:
+        with torch.no_grad(), without_fast_path():
+            return torch.export.export(model, (example,), dynamic_shapes=shapes)
+    except Exception as error:  # torch.export has classes of its own for what it cannot follow
+        reason = " ".join(str(error).split())[:200]
+        raise UserError("--format", "torch or onnx", f"dense for this model (torch.export: {reason})") from error
 
 
 def _write_torch(file: Path, program: torch.export.ExportedProgram, header: ModelHeader) -> str:
