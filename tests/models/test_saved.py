@@ -161,3 +161,12 @@ def test_a_real_timm_name(tmp_path):
     save_model(tmp_path / "model.safetensors", model, header)
     opened, _ = open_model(tmp_path)
     assert torch.equal(logits(opened, IMAGES), logits(model, IMAGES))
+
+
+def test_equal_models_make_equal_files(tmp_path, monkeypatch):
+    serve(monkeypatch, "timm_vit")
+    contents = set()
+    for _ in range(8):
+        saved(tmp_path, "timm_vit", "wasi")
+        contents.add((tmp_path / "model.safetensors").read_bytes())
+    assert len(contents) == 1

@@ -24,7 +24,7 @@ from wasi.runs.atomic import replacing
 
 def save_model(path: Path, model: nn.Module, header: ModelHeader) -> None:
     """Write `model`, as trained, to `path`: a temporary file first, then renamed."""
-    metadata = {"format": "pt", METADATA_KEY: header.to_json()}
+    metadata = {METADATA_KEY: header.to_json()}  # one key: safetensors writes several in any order
     with replacing(path) as temporary:
         save_file(separate(inference_state(model, header)), temporary, metadata)
 
