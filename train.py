@@ -11,7 +11,6 @@ from wasi.runs.job import Run, run_job
 def train(cfg: DictConfig, run: Run) -> None:
     """Load the data, build the model, apply the method, fit, measure; `run` collects what is to be reported."""
     import torch
-    from safetensors.torch import save_model
 
     from wasi.bench.resident import resident_memory_of
     from wasi.data.load import load_data
@@ -21,7 +20,10 @@ def train(cfg: DictConfig, run: Run) -> None:
     from wasi.methods.calibration import Calibration
     from wasi.methods.describe import describe_layers, rank_history
     from wasi.models.build import build_model
+    from wasi.models.header import header_of
+    from wasi.models.saved import save_model
     from wasi.models.spec import input_spec
+    from wasi.models.weights_file import FILE_NAME
     from wasi.runs.artifacts import write_artifacts
     from wasi.runs.device import prepare_device
     from wasi.training.build import build_step
@@ -53,7 +55,8 @@ def train(cfg: DictConfig, run: Run) -> None:
     fit = Fit(step, data.train, data.val, cfg, run.folder, run.tracker, watchers)
     run.resumed_from_step = fit.resumed_from_step
     run.metrics |= fit.run()
-    save_model(model, str(run.folder / "model.safetensors"))
+    if cfg.train.save == "model":
+        save_model(run.folder / FILE_NAME, model, header_of(cfg, spec, data.classes, run.layers))
     tested, run.classes = test(model, data, normalize, cfg.dataset)
     run.metrics |= tested
 

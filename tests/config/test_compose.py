@@ -106,3 +106,13 @@ def _targets(value):
     if isinstance(value, list):
         for item in value:
             yield from _targets(item)
+
+
+@pytest.mark.parametrize("method", CONTRACT["method"].split())
+def test_every_choice_of_photos_can_be_overridden(method, compose_config):
+    from hydra.utils import instantiate
+
+    words = ("model=vit_micro", f"method={method}", "optimizer=adamw", "rank=eps_0.9", "train.memory=plain")
+    cfg = compose_config("experiment=photos", *words, small=False)
+    assert (cfg.method.name, cfg.method.scope, cfg.train.memory) == (method, "all", "plain")
+    assert instantiate(cfg.method).name == method

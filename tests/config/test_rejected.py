@@ -23,7 +23,7 @@ def line(compose_config, *overrides, words=()):
         (["optimizer.betas=[0.5,1]"], "optimizer.betas=[0.5,1]: allowed is for optimizer=adamw or swan only"),
         (["train.epoch=1"], "train.epoch=1: allowed is one of train.checkpoint_every, train.chunk_size, "),
         (["epochs=1"], "epochs=1: allowed is one of dataset, device, "),
-        (["method=wasy"], "method=wasy: allowed is asi, lora, svd_llm, vanilla, wasi, wsi"),
+        (["method=wasy"], "method=wasy: allowed is asi, lora, svd_llm, vanilla, wasi, wasi_features, wsi"),
         (["experiment=fig3"], "experiment=fig3: allowed is ablation, "),
     ],
 )  # fmt: skip

@@ -1,10 +1,14 @@
+import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from wasi.data import decode
 from wasi.data.decode import read_rgb, to_rgb, to_tensor
+from wasi.errors import UserError
 
 GREY = np.linspace(0, 255, 60).astype(np.uint8).reshape(6, 10)
 
@@ -101,3 +105,27 @@ def test_the_square_is_torchvisions_resize_and_centre_crop(spec, size):
 def test_a_square_of_the_right_size_is_untouched(spec):
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     assert np.array_equal(to_tensor(Image.fromarray(pixels), spec(16)).permute(1, 2, 0).numpy(), pixels)
+
+
+def test_an_image_above_the_limit_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    Image.new("L", (9, 7)).save(tmp_path / "x.png")
+    monkeypatch.setattr(decode, "MAX_PIXELS", 9 * 7)
+    assert read_rgb(tmp_path / "x.png").size == (9, 7)
+    monkeypatch.setattr(decode, "MAX_PIXELS", 9 * 7 - 1)
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
+    with pytest.raises(UserError, match="at most 62 pixels; this one has 9 x 7"):
+        read_rgb(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("side", [10_000, 100_000])
+def test_a_small_file_that_claims_a_large_image(tmp_path, side):
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    (tmp_path / "x.png").write_bytes(png)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with pytest.raises(UserError, match=f"image={tmp_path}.*at most 89478485 pixels"):
+            read_rgb(tmp_path / "x.png")

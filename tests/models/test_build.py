@@ -291,6 +291,24 @@ def test_torchvision_weights_from_an_earlier_download_need_no_network(no_network
     assert model.head.weight.shape == (10, 768)
 
 
+class Command:
+    """Unpickled, it runs a command; a file of tensors alone has none."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_torchvision_weights_that_are_more_than_tensors_are_refused(no_network, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    torch.save({"a": Command(tmp_path / "ran")}, tmp_path / "checkpoints" / "swin_t-704ceda3.pth")
+    with pytest.raises(UserError, match="model.weights=pretrained"):
+        build(config("swin_t", "torchvision", "pretrained"), 32)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_timm_model_without_published_weights():
     with pytest.raises(UserError, match="timm has none"):
         build(config("vit_base_patch16_18x2_224", "timm", "pretrained"))

@@ -5,7 +5,7 @@ from omegaconf import OmegaConf
 from wasi.errors import UserError
 from wasi.models import micro
 from wasi.models.build import build_model
-from wasi.models.export import export
+from wasi.models.ship_micro import ship
 from wasi.models.spec import input_spec
 
 
@@ -49,7 +49,7 @@ def test_export_then_load_keeps_backbone_to_half_precision(tmp_path):
 
     trained = build(seed=3)
     save_file(trained.state_dict(), tmp_path / "model.safetensors")
-    shipped = export(tmp_path, tmp_path / "out" / "vit_micro.safetensors")
+    shipped = ship(tmp_path, tmp_path / "out" / "vit_micro.safetensors")
     state = load_file(shipped)
     assert {v.dtype for v in state.values()} == {torch.float16}
     assert not any(key.startswith("head.") for key in state)
@@ -79,13 +79,13 @@ def test_export_of_another_model(tmp_path):
 
     save_file({"blocks.0.mlp.fc1.L": torch.zeros(2, 2)}, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match="low-rank factors"):
-        export(tmp_path, tmp_path / "out.safetensors")
+        ship(tmp_path, tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
 
 
 def test_export_of_no_run(tmp_path):
-    with pytest.raises(UserError, match="RUN_DIR"):
-        export(tmp_path)
+    with pytest.raises(UserError, match="RUN="):
+        ship(tmp_path)
 
 
 def test_missing_shipped_file(monkeypatch, tmp_path):

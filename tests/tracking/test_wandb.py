@@ -1,6 +1,7 @@
 """W&B, offline: what was logged is in its file, under the contract's names."""
 
 import json
+import sys
 import time
 
 import pytest
@@ -44,6 +45,22 @@ def test_an_offline_run_reads_back(tmp_path, offline):
     metrics = [r.metric for r in records if r.WhichOneof("record_type") == "metric"]
     assert "train/step" in {m.name for m in metrics} and "train/step" in {m.step_metric for m in metrics}
     assert next(r.exit.exit_code for r in records if r.WhichOneof("record_type") == "exit") == 0
+
+
+def test_nothing_tells_where_files_lie(tmp_path, compose_config, monkeypatch):
+    places = tmp_path / "secret" / "photos", tmp_path / "here" / "data"
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    weights = f"model.weights={places[0]}/w.safetensors"
+    cfg = compose_config("logger=wandb_offline", weights, f"dataset.root={places[1]}")
+    tracker = open_tracker(cfg, tmp_path, "abc")
+    tracker.finish(0)
+    records = _records(tmp_path)
+    assert not any(str(tmp_path) in str(record) or sys.executable in str(record) for record in records)
+    run = next(r.run for r in records if r.WhichOneof("record_type") == "run")
+    config = {item.key: json.loads(item.value_json) for item in run.config.update}
+    assert (config["model"]["weights"], config["dataset"]["root"]) == ("w.safetensors", "data")
+    assert config["scheduler"]["_target_"] == cfg.scheduler._target_
 
 
 def test_a_failed_run_is_marked_and_the_next_one_is_its_own(tmp_path, offline):

@@ -16,7 +16,7 @@ SCHEMA_VERSION = 1
 
 # Where the bytes lie and how they are fetched does not matter: the identities stand for them.
 _PLACES = {"model": ("weights",)}
-_BOOKKEEPING = ("checkpoint_every", "eval_every", "rerun")
+_BOOKKEEPING = ("checkpoint_every", "eval_every", "rerun", "save")
 
 
 def fingerprint(cfg: DictConfig) -> str:

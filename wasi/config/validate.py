@@ -75,7 +75,7 @@ def _names(*names: str) -> tuple[Predicate, str]:
 OPTIONS: dict[str, tuple[Predicate, str]] = {
     "seed": (lambda value: is_integer(value) and 0 <= value < 2**63, "a whole number from 0 up, below 2^63"),
     "model.name": (is_text, "a model's name, for example vit_small_patch16_224"),
-    "model.weights": (is_text, "pretrained, random, surrogate or the path of a .safetensors file"),
+    "model.weights": (is_text, "pretrained, random, surrogate, a .safetensors file or a run's folder"),
     "dataset.name": _text,
     "dataset.root": (or_null(is_text), "a folder"),
     "dataset.download": _yes_no,
@@ -141,6 +141,7 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "train.clip_norm": (or_null(_positive[0]), "a number above 0, or null"),
     "train.checkpoint_every": _count_or_null,
     "train.rerun": _yes_no,
+    "train.save": _names("model", "none"),
     "train.measure": _yes_no,
     "train.monitor": _yes_no,
     "bench.baseline": (or_null(is_text), "a method's name, or null"),

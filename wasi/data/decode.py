@@ -1,5 +1,8 @@
 """Image files of any kind to square RGB bytes."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +11,12 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from wasi.data.spec import InputSpec
+from wasi.errors import UserError
+
+# A quarter of a gigabyte as RGB. A small file can claim any size, and decoding it takes that memory.
+MAX_PIXELS = 2**28 // 3
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow refuses twice as much itself, and warns of what `_open` refuses
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _FULL_SCALES = {"I": (65_535, 2**31 - 1), "F": (1, 255, 65_535)}
@@ -19,14 +28,29 @@ def read_rgb(path: Path, reduced: bool = False) -> Image.Image:
     `reduced` lets a JPEG decode at an eighth of its size: every byte is still read, at a fraction of the cost.
 
     Raises:
+        UserError: the image has more than `MAX_PIXELS` pixels.
         Exception: whatever the decoder raises for a file that is damaged, cut short or of an unknown kind.
     """
-    with Image.open(path) as image:
+    with _open(path) as image:
         if reduced:
             image.draft(image.mode, (1, 1))
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
         return to_rgb(image)
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Image.Image]:
+    """`Image.open`, which reads the size alone; UserError for one above `MAX_PIXELS`."""
+    allowed = f"an image of at most {MAX_PIXELS} pixels"
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise UserError("image", path, f"{allowed}; this one has {width} x {height}")
+            yield image
+    except Image.DecompressionBombError as error:
+        raise UserError("image", path, f"{allowed} ({error})") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -52,7 +52,7 @@ def identity(cfg_dataset):
     digest, count, total = hashlib.sha256(), 0, 0
     for classes in _class_folders_by_part(root).values():
         for folder in classes.values():
-            for path in _image_files(folder):
+            for path in image_files(folder):
                 size = path.stat().st_size
                 digest.update(os.fsencode(path.relative_to(root)) + b"\0%d\n" % size)
                 count, total = count + 1, total + size
@@ -122,7 +122,7 @@ def _listed(cfg_dataset) -> dict[str, ByClass]:
     for part in {"val", "test"} & folders.get(WHOLE, {}).keys():
         raise _bad(cfg_dataset, f"{root / part} has no class folders")
     _check_classes(cfg_dataset, folders)
-    parts = {part: {name: _image_files(f) for name, f in classes.items()} for part, classes in folders.items()}
+    parts = {part: {name: image_files(f) for name, f in classes.items()} for part, classes in folders.items()}
     for part, classes in parts.items():
         for path in (root / part).iterdir():
             if _is_image(path.name) and path.is_file():
@@ -153,7 +153,7 @@ def _class_folders(part: Path) -> dict[str, Path]:
     return {name: part / name for name in folders}
 
 
-def _image_files(folder: Path) -> list[Path]:
+def image_files(folder: Path) -> list[Path]:
     """Image files at any depth below `folder`, by extension, sorted; hidden names do not count."""
     found, visited = [], set()
     for place, folders, files in os.walk(folder, followlinks=True):

@@ -14,6 +14,7 @@ from wasi.methods.calibration import decomposing, second_moments
 from wasi.methods.feature_init import feature_moments
 from wasi.methods.scope import check_weights, freeze_rest, replace_each, scope_linears
 from wasi.methods.weight_ranks import OPTION, check_allocation, log_ranks, sensitivity_ranks
+from wasi.models.restart import given_factors
 
 # Of the square roots of singular values, relative to the largest; how a direction's scale is divided between the
 # two factors does not change their product.
@@ -86,11 +87,14 @@ class SVDLLM:
         moments = second_moments(model, linears, islice(calibration, self.calibration_batches))
         generator, sizes = torch.Generator().manual_seed(self.seed), []
 
-        def factored(name: str, linear: nn.Linear) -> nn.Module:
-            rank = ranks.get(id(linear.weight)) or self.rank(linear.weight)
+        def whitened(name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
+            rank = ranks.get(id(weight)) or self.rank(weight)
             with decomposing(name):
-                left, right = whitened_factors(linear.weight, moments.pop(name), rank)
-            sizes.append((rank, *linear.weight.shape))
+                return whitened_factors(weight, moments.pop(name), rank)
+
+        def factored(name: str, linear: nn.Linear) -> nn.Module:
+            left, right = given_factors(linear.weight) or whitened(name, linear.weight)
+            sizes.append((left.shape[1], *linear.weight.shape))
             return FactoredAdapterLinear(left, right, linear.bias, self.lora_rank, self.lora_alpha, generator)
 
         replace_each(model, linears, factored)

@@ -21,6 +21,7 @@ from wasi.methods.output_init import OutputMoments, output_moments
 from wasi.methods.scope import check_weights, freeze_rest, replace_each, scope_linears
 from wasi.methods.selection import ActivationRanks
 from wasi.methods.weight_ranks import OPTION, check_allocation, log_ranks, sensitivity_ranks
+from wasi.models.restart import given_factors
 
 log = logging.getLogger(__name__)
 
@@ -96,10 +97,12 @@ class SubspaceMethod:
         return model
 
     def _factors(self, model: nn.Module, linears: Mapping[str, nn.Linear], calibration) -> "_SharedFactors":
-        moments = _MOMENTS[self.init](model, linears, islice(calibration, self.calibration_batches))
+        fresh = {name: linear for name, linear in linears.items() if given_factors(linear.weight) is None}
+        batches = islice(calibration, self.calibration_batches)
+        moments = _MOMENTS[self.init](model, fresh, batches) if fresh else {}
         ranks = {}
-        if self.weight_allocation == "sensitivity":
-            ranks = sensitivity_ranks(linears, moments, self.weight_epsilon, self.parameter_ratio)
+        if self.weight_allocation == "sensitivity" and fresh:
+            ranks = sensitivity_ranks(fresh, moments, self.weight_epsilon, self.parameter_ratio)
         return _SharedFactors(self.weight_epsilon, moments, ranks)
 
     def _layer(
@@ -165,6 +168,8 @@ class _SharedFactors:
         return left, right
 
     def _start(self, name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
+        if (given := given_factors(weight)) is not None:
+            return given
         rank = self.ranks.get(id(weight))
         if id(weight) not in self.moments:
             return truncate(weight, self.epsilon, rank)

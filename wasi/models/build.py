@@ -4,10 +4,11 @@ from torch import nn
 
 from wasi.data.spec import InputSpec
 from wasi.models.loading import load_file
+from wasi.models.restart import load_saved
 from wasi.models.rng import seeded
-from wasi.models.spec import architecture_of, library_of
+from wasi.models.spec import architecture_of, check_architecture, library_of
 from wasi.models.surrogate import surrogate_
-from wasi.models.weights_file import tensor_shapes
+from wasi.models.weights_file import saved_header, tensor_shapes
 
 
 def build_model(cfg_model, num_classes: int, spec: InputSpec, seed: int) -> nn.Module:
@@ -20,12 +21,17 @@ def build_model(cfg_model, num_classes: int, spec: InputSpec, seed: int) -> nn.M
     if source == "pretrained":
         with seeded(seed):
             return library.create_pretrained(name, spec.image_size, num_classes)
-    if source not in ("random", "surrogate"):
-        tensor_shapes(source)  # a wrong path is told before anything is built
+    header = None
+    if source not in ("random", "surrogate"):  # a wrong path is told before anything is built
+        tensor_shapes(source)
+        header = saved_header(source)
+        check_architecture(cfg_model, header)
     with seeded(seed):
         model = library.create(name, spec.image_size, num_classes)
     if source == "surrogate":
         surrogate_(model, seed)
+    elif header is not None:
+        load_saved(model, source, header, library.head_prefixes(model), library.adapt)
     elif source != "random":
         load_file(model, source, library.head_prefixes(model), library.adapt)
     return model

@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from wasi.models.micro import SHIPPED_WEIGHTS
-from wasi.models.weights_file import KEYWORDS
+from wasi.models.weights_file import KEYWORDS, weights_path
 
 _BLOCK = 2**20
 
@@ -15,7 +15,7 @@ def weights_identity(cfg_model) -> str:
     source = str(cfg_model["weights"])
     if source == "pretrained" and cfg_model["name"] == "vit_micro":
         return _file_identity(SHIPPED_WEIGHTS)
-    return source if source in KEYWORDS else _file_identity(Path(source).expanduser())
+    return source if source in KEYWORDS else _file_identity(weights_path(source))
 
 
 def _file_identity(path: Path) -> str:

@@ -8,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from wasi.errors import UserError
-from wasi.models.weights_file import ALLOWED, tensor_shapes
+from wasi.models.weights_file import tensor_shapes, weights_path
 
 State = dict[str, torch.Tensor]
 Adapter = Callable[[State, nn.Module], State]
@@ -22,12 +22,16 @@ def load_file(model: nn.Module, path: str | Path, heads: tuple[str, ...], adapt:
     difference, and for a path that is no safetensors file.
     """
     tensor_shapes(path)  # refuses what is no weights file before anything is read
+    load_state(model, read_state(path, "model.weights"), path, heads, adapt)
+
+
+def read_state(source: str | Path, option: str) -> State:
+    """The tensors of a safetensors file or of a run's model. UserError (`option`) for a damaged file."""
     try:
-        with safe_open(Path(path).expanduser(), framework="pt") as file:
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        with safe_open(weights_path(source), framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise UserError("model.weights", path, f"{ALLOWED}; this file is damaged ({error})") from None
-    load_state(model, state, path, heads, adapt)
+        raise UserError(option, source, f"a whole safetensors file; this one is damaged ({error})") from None
 
 
 def load_state(model: nn.Module, state: State, source, heads: tuple[str, ...], adapt: Adapter) -> None:

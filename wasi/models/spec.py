@@ -1,12 +1,15 @@
 """What a model wants to see: input size and normalisation, and which library knows it. No torch at import."""
 
 import importlib
+from dataclasses import replace
 from types import ModuleType
 
 from omegaconf import MissingMandatoryValue
 
 from wasi.data.spec import InputSpec
 from wasi.errors import UserError
+from wasi.models.header import ModelHeader
+from wasi.models.weights_file import saved_header
 
 # Known without importing a library, so that a wrong image size is told at once.
 PATCHES = {
@@ -29,14 +32,29 @@ _LIBRARIES = {
 
 
 def input_spec(cfg_model, image_size: int | None) -> InputSpec:
-    """The weights' own input size and normalisation; `image_size` overrides the size.
+    """The weights' own input size and normalisation (a run's, for its model); `image_size` overrides the size.
 
     Raises UserError for an unknown model and for a size it cannot take.
     """
-    architecture = architecture_of(cfg_model)
+    architecture, header = architecture_of(cfg_model), saved_header(cfg_model["weights"])
+    check_architecture(cfg_model, header)
     if image_size is not None:
         check_image_size(cfg_model["name"], image_size)
-    return library_of(cfg_model).input_spec(architecture, image_size)
+    elif header is not None:
+        return header.input
+    spec = library_of(cfg_model).input_spec(architecture, image_size)
+    return spec if header is None else replace(header.input, image_size=spec.image_size)
+
+
+def check_architecture(cfg_model, header: ModelHeader | None) -> None:
+    """UserError when `model.weights` is a run's model, of `header`, but of another architecture than `model=`."""
+    if header is None:
+        return
+    asked = cfg_model["library"], architecture_of(cfg_model)
+    there = header.library, header.architecture
+    if [_untagged(name) for name in asked] != [_untagged(name) for name in there]:
+        allowed = f"a run of {asked[1]} ({asked[0]}); this one's model is {there[1]} ({there[0]})"
+        raise UserError("model.weights", cfg_model["weights"], allowed)
 
 
 def check_image_size(name: str, image_size: int, patch: int | None = None) -> None:
@@ -44,6 +62,11 @@ def check_image_size(name: str, image_size: int, patch: int | None = None) -> No
     patch = patch or PATCHES.get(name, 1)
     if image_size < patch or image_size % patch:
         raise UserError("dataset.image_size", image_size, f"a multiple of {patch}, the patch size of {name}")
+
+
+def _untagged(name: str) -> str:
+    """timm's `NAME.TAG` names the same architecture for every tag."""
+    return name.partition(".")[0]
 
 
 def architecture_of(cfg_model) -> str:

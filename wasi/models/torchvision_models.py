@@ -44,7 +44,7 @@ def create_pretrained(name: str, image_size: int, num_classes: int) -> nn.Module
     with download(name, weights.url):
         if not (Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name).is_file():
             require_reachable(weights.url)
-        state = weights.get_state_dict(progress=sys.stderr.isatty(), check_hash=True)
+        state = weights.get_state_dict(progress=sys.stderr.isatty(), check_hash=True, weights_only=True)
     model = create(name, image_size, num_classes)
     heads = head_prefixes(model)
     state = {key: value for key, value in state.items() if not key.startswith(heads)}

@@ -3,37 +3,83 @@
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 from wasi.errors import UserError
+from wasi.models.header import METADATA_KEY, ModelHeader
 
 KEYWORDS = ("pretrained", "random", "surrogate")
-ALLOWED = " | ".join(KEYWORDS) + " | the path of a .safetensors file"
+ALLOWED = " | ".join(KEYWORDS) + " | the path of a .safetensors file or of a finished run's folder"
+FILE_NAME = "model.safetensors"  # of a run's model, in the run's folder
+RUN = "RUN"  # a command's argument, as errors call it
+_ALLOWED_RUN = f"the folder of a finished run, or its {FILE_NAME}"
 _MAX_HEADER = 100 * 2**20  # the format's own limit
 
 
-def tensor_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
+def weights_path(source: str | Path) -> Path:
+    """The file that `source` means: itself, or the model in a run's folder."""
+    path = Path(source).expanduser()
+    return path / FILE_NAME if path.is_dir() else path
+
+
+def tensor_shapes(source: str | Path) -> dict[str, tuple[int, ...]]:
     """Name -> shape of a safetensors file's tensors, from its header alone.
 
-    Raises UserError (`model.weights`) for a path that is no such file, and for one that holds low-rank factors.
+    Raises UserError (`model.weights`) for a path that is no such file, and for one that holds low-rank factors
+    without saying of which model.
     """
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise UserError("model.weights", path, f"{ALLOWED}; there is no such file")
-    try:
-        header = _header(file)
-        shapes = {key: tuple(entry["shape"]) for key, entry in header.items() if key != "__metadata__"}
-    except OSError as error:
-        raise UserError("model.weights", path, f"{ALLOWED}; this file cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError, AttributeError, struct.error):
-        raise UserError("model.weights", path, f"{ALLOWED}; this file is not in safetensors format") from None
-    if any(key.endswith((".L", ".R")) for key in shapes):
-        raise UserError("model.weights", path, "a file of dense weights; this one holds low-rank factors")
+    content = _read(source, "model.weights", ALLOWED)
+    shapes = {key: tuple(entry["shape"]) for key, entry in content.items() if key != "__metadata__"}
+    if METADATA_KEY not in content.get("__metadata__", {}) and any(key.endswith((".L", ".R")) for key in shapes):
+        allowed = "a file of dense weights or a run's model; this one holds low-rank factors without a header"
+        raise UserError("model.weights", source, allowed)
     return shapes
 
 
-def _header(file: Path) -> dict:
-    with file.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        if length > _MAX_HEADER:
-            raise ValueError("no safetensors header")
-        return json.loads(stream.read(length))
+def saved_header(source: str | Path) -> ModelHeader | None:
+    """The header of a run's model that `model.weights` points at; None for keywords and other weights.
+
+    Raises UserError for a path that is no safetensors file.
+    """
+    if str(source) in KEYWORDS:
+        return None
+    content = _read(source, "model.weights", ALLOWED)
+    if METADATA_KEY not in content.get("__metadata__", {}):
+        return None
+    return _parsed(content, source, "model.weights", ALLOWED)
+
+
+def run_header(run: str | Path) -> ModelHeader:
+    """The header of the model of `RUN`, a run's folder or its model file. Raises UserError where there is none."""
+    content = _read(run, RUN, _ALLOWED_RUN)
+    if METADATA_KEY not in content.get("__metadata__", {}):
+        raise UserError(RUN, run, f"{_ALLOWED_RUN}; this file has tensors, but not the header that a run writes")
+    return _parsed(content, run, RUN, _ALLOWED_RUN)
+
+
+def _parsed(content: dict[str, Any], source: str | Path, option: str, allowed: str) -> ModelHeader:
+    try:
+        return ModelHeader.from_json(content["__metadata__"][METADATA_KEY])
+    except ValueError as error:
+        raise UserError(option, source, f"{allowed}; {error}") from None
+
+
+def _read(source: str | Path, option: str, allowed: str) -> dict[str, Any]:
+    """The JSON at the head of a safetensors file: per tensor its `shape` and place, and `__metadata__`."""
+    file = weights_path(source)
+    if not file.is_file():
+        missing = f"it has no {FILE_NAME}" if file != Path(source).expanduser() else "there is no such file"
+        raise UserError(option, source, f"{allowed}; {missing}")
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > _MAX_HEADER:
+                raise ValueError("no safetensors header")
+            content = json.loads(stream.read(length))
+        if not all("shape" in entry for key, entry in content.items() if key != "__metadata__"):
+            raise ValueError("a tensor without a shape")
+        return content
+    except OSError as error:
+        raise UserError(option, source, f"{allowed}; this file cannot be read ({error.strerror})") from None
+    except (ValueError, TypeError, AttributeError, struct.error):
+        raise UserError(option, source, f"{allowed}; this file is not in safetensors format") from None

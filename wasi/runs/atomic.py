@@ -1,6 +1,8 @@
 """Files that are either old or new, never half of one."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -10,12 +12,25 @@ def atomic_write_text(path: Path, text: str) -> None:
 
 
 def atomic_write_bytes(path: Path, content: bytes) -> None:
-    """A temporary file beside `path`, fsync, rename; no temporary file is left behind by a failure."""
+    """Replace `path` by a file with `content` in one step."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """The name of a temporary file beside `path`, to be written inside; then fsync and rename to `path`.
+
+    No temporary file is left behind by a failure; one that kills the process leaves `path` as it was. The new file
+    can be read by whom the user's umask lets, whatever the library that writes it thinks.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        yield temporary
+        os.chmod(temporary, mode)
+        with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:

@@ -1,11 +1,15 @@
 """What data and model can refuse before torch is imported."""
 
+import logging
+
 from omegaconf import DictConfig
 
 from wasi.data.catalogue import check_dataset
 from wasi.methods.perplexity_table import read_tables
-from wasi.models.spec import check_image_size
-from wasi.models.weights_file import KEYWORDS, tensor_shapes
+from wasi.models.spec import check_architecture, check_image_size
+from wasi.models.weights_file import KEYWORDS, saved_header, tensor_shapes
+
+log = logging.getLogger(__name__)
 
 
 def check_inputs(cfg: DictConfig) -> None:
@@ -17,7 +21,18 @@ def check_inputs(cfg: DictConfig) -> None:
     if cfg.dataset.image_size is not None:
         check_image_size(cfg.model.name, cfg.dataset.image_size)
     if cfg.model.weights not in KEYWORDS:
-        tensor_shapes(cfg.model.weights)
+        _check_weights_file(cfg)
     if cfg.rank.perplexity_table is not None:
         read_tables(cfg.rank.perplexity_table)
     check_dataset(cfg.dataset)
+
+
+def _check_weights_file(cfg: DictConfig) -> None:
+    shapes, header = tensor_shapes(cfg.model.weights), saved_header(cfg.model.weights)
+    check_architecture(cfg.model, header)
+    if header is None or cfg.method.scope in ("all", header.scope) or not any(k.endswith(".L") for k in shapes):
+        return
+    log.warning(
+        "model.weights=%s was made with method.scope=%s: with %s, its factors outside it become dense weights",
+        cfg.model.weights, header.scope, cfg.method.scope,
+    )  # fmt: skip

@@ -35,9 +35,10 @@ class WandbTracker:
                 resume="allow",
                 mode=logger.mode,
                 dir=str(folder),
-                config={**OmegaConf.to_container(cfg, resolve=True), "fingerprint": fingerprint},
+                config={**without_places(OmegaConf.to_container(cfg, resolve=True)), "fingerprint": fingerprint},
                 reinit="finish_previous",
-                settings=wandb.Settings(init_timeout=logger.init_timeout, silent=True),
+                # The metadata that W&B gathers itself are the paths of program, interpreter and folder.
+                settings=wandb.Settings(init_timeout=logger.init_timeout, silent=True, x_disable_meta=True),
             )
         if self._run.url:
             log.info("W&B: %s", self._run.url)
@@ -57,6 +58,22 @@ class WandbTracker:
 def run_id(sweep: str, fingerprint: str) -> str:
     """The same for the same configuration in the same sweep, so that a resumed run continues its history."""
     return hashlib.sha256(f"{sweep}\n{fingerprint}".encode()).hexdigest()[:16]
+
+
+def without_places(value: Any) -> Any:
+    """A configuration for others to see: absolute paths become relative to the working folder, or names.
+
+    >>> without_places({"dataset": {"root": "/home/someone/photos"}, "lr": 0.1})
+    {'dataset': {'root': 'photos'}, 'lr': 0.1}
+    """
+    if isinstance(value, dict):
+        return {key: without_places(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_places(item) for item in value]
+    if not isinstance(value, str) or not os.path.isabs(os.path.expanduser(value)):
+        return value
+    path, here = Path(os.path.expanduser(value)), Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else path.name
 
 
 def log_in() -> None:

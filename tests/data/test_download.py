@@ -1,0 +1,25 @@
+"""Archives from the network."""
+
+import io
+import tarfile
+
+import pytest
+from torchvision.datasets.utils import extract_archive
+
+from wasi.data.root import downloading
+from wasi.errors import UserError
+
+
+@pytest.mark.parametrize("name", ["../outside.txt", "{absolute}"])
+def test_an_archive_cannot_write_outside_its_folder(name, tmp_path):
+    outside = tmp_path / "outside.txt"
+    with tarfile.open(tmp_path / "x.tgz", "w:gz") as tar:
+        member = tarfile.TarInfo(name.format(absolute=outside))
+        member.size = 4
+        tar.addfile(member, io.BytesIO(b"evil"))
+    cfg = {"name": "cub200", "root": str(tmp_path)}
+    (tmp_path / "inside").mkdir()
+    with pytest.raises(UserError, match="dataset.download=true"), downloading(cfg, "CUB_200_2011/"):
+        extract_archive(str(tmp_path / "x.tgz"), str(tmp_path / "inside"))
+        raise OSError("extracted")  # an absolute name may lose its root and land inside instead
+    assert not outside.exists()

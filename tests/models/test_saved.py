@@ -1,0 +1,172 @@
+"""A trained model from its file: the same logits, in this package's modules and in the library's own."""
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from tests.models.saving import LIBRARIES, SPEC, logits, saved, serve, trained
+from tests.small import MODELS, batch
+from wasi.errors import UserError
+from wasi.layers.base import LowRankLayer
+from wasi.models.header import METADATA_KEY, ModelHeader
+from wasi.models.loading import read_state
+from wasi.models.outline import outline
+from wasi.models.saved import dense_state, inference_state, open_model
+from wasi.models.weights_file import run_header
+
+METHODS = ("vanilla", "lora", "svd_llm", "wsi", "wasi", "asi")
+EACH = [(kind, method, "all") for kind in MODELS for method in METHODS]
+EACH += [("torchvision_vit", "wasi", "mlp"), ("swin", "svd_llm", "mlp"), ("timm_vit", "lora", "attention")]
+IMAGES = batch(3)[0]
+
+
+@pytest.mark.parametrize(("kind", "method", "scope"), EACH)
+def test_an_opened_model_computes_what_the_trained_one_did(kind, method, scope, tmp_path, monkeypatch):
+    serve(monkeypatch, kind)
+    model, header = saved(tmp_path, kind, method, scope)
+    opened, told = open_model(tmp_path)
+    assert told == header == open_model(tmp_path / "model.safetensors")[1]
+    assert not opened.training and not any(isinstance(m, LowRankLayer) for m in opened.modules())
+    torch.testing.assert_close(logits(opened, IMAGES), logits(model, IMAGES), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "method", "scope"), EACH)
+def test_dense_weights_load_strictly_into_the_librarys_own_model(kind, method, scope, tmp_path, monkeypatch):
+    serve(monkeypatch, kind)
+    model, header = saved(tmp_path, kind, method, scope)
+    plain = MODELS[kind]()
+    plain.load_state_dict(dense_state(header, read_state(tmp_path, "RUN")), strict=True)
+    torch.testing.assert_close(logits(plain, IMAGES), logits(model, IMAGES), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_file_holds_two_factors_per_layer_and_nothing_of_training(kind, tmp_path, monkeypatch):
+    serve(monkeypatch, kind)
+    _, header = saved(tmp_path, kind, "wasi")
+    keys = load_file(tmp_path / "model.safetensors").keys()
+    inside = {key for key in keys if key.startswith(tuple(f"{layer['name']}." for layer in header.layers))}
+    assert {key.rpartition(".")[2] for key in inside} == {"L", "R", "bias"}
+    assert len([key for key in inside if key.endswith(".L")]) == len(header.layers)
+
+
+def test_dense_files_have_the_librarys_keys(tmp_path, monkeypatch):
+    serve(monkeypatch, "torchvision_vit")
+    saved(tmp_path, "torchvision_vit", "lora")
+    assert load_file(tmp_path / "model.safetensors").keys() == MODELS["torchvision_vit"]().state_dict().keys()
+
+
+def test_the_header_says_what_it_takes(tmp_path, monkeypatch):
+    serve(monkeypatch, "swin")
+    _, header = saved(tmp_path, "swin", "svd_llm")
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
+        content = json.loads(file.metadata()[METADATA_KEY])
+    assert content["architecture"] == {"library": "torchvision", "name": "swin"}
+    assert (content["format_version"], content["method"], content["scope"]) == (1, "svd_llm", "all")
+    assert content["num_classes"] == len(content["classes"]) == 5
+    assert content["input"] == {
+        "image_size": 16, "mean": [0.5] * 3, "std": [0.25] * 3, "interpolation": "bilinear"
+    }  # fmt: skip
+    ranks = {layer["name"]: layer["weight_rank"] for layer in content["layers"]}
+    state = load_file(tmp_path / "model.safetensors")
+    assert ranks and all(state[f"{name}.L"].shape[1] == rank for name, rank in ranks.items())
+    assert ModelHeader.from_json(header.to_json()) == header
+
+
+def test_an_outline_takes_no_memory_and_no_random_numbers(monkeypatch):
+    serve(monkeypatch, "swin")
+    _, header = trained("swin", "vanilla")
+    before = torch.get_rng_state()
+    model = outline(header)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert not any(buffer.is_meta for buffer in model.buffers())
+    assert not any(parameter.is_meta for parameter in MODELS["swin"]().parameters())
+
+
+def test_saving_changes_nothing_in_the_model(tmp_path, monkeypatch):
+    serve(monkeypatch, "torchvision_vit")
+    model, header = trained("torchvision_vit", "wasi")
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    inference_state(model, header)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def _no_model(folder):
+    folder.mkdir()
+
+
+def _no_safetensors(folder):
+    folder.mkdir()
+    (folder / "model.safetensors").write_text("weights")
+
+
+def _no_header(folder):
+    folder.mkdir()
+    save_file({"a.L": torch.zeros(2, 2)}, folder / "model.safetensors")
+
+
+def _of_another_version(folder):
+    folder.mkdir()
+    header = json.dumps({"format_version": 99})
+    save_file({"a.L": torch.zeros(2, 2)}, folder / "model.safetensors", {METADATA_KEY: header})
+
+
+def _incomplete_header(folder):
+    folder.mkdir()
+    header = json.dumps({"format_version": 1, "method": "wasi"})
+    save_file({"a.L": torch.zeros(2, 2)}, folder / "model.safetensors", {METADATA_KEY: header})
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda folder: None, "there is no such file"),
+        (_no_model, "it has no model.safetensors"),
+        (_no_safetensors, "not in safetensors format"),
+        (_no_header, "not the header that a run writes"),
+        (_of_another_version, "format_version is 99"),
+        (_incomplete_header, "incomplete"),
+    ],
+)
+def test_what_is_no_runs_model_is_told_in_one_line(make, reason, tmp_path):
+    make(tmp_path / "run")
+    with pytest.raises(UserError, match=reason) as error:
+        run_header(tmp_path / "run")
+    assert str(error.value).startswith(f"RUN={tmp_path / 'run'}") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("damage", ["cut short", "of another architecture"])
+def test_a_model_that_cannot_be_opened_is_told_in_one_line(damage, tmp_path, monkeypatch):
+    serve(monkeypatch, "timm_vit")
+    saved(tmp_path, "timm_vit", "wasi")
+    file = tmp_path / "model.safetensors"
+    if damage == "cut short":
+        file.write_bytes(file.read_bytes()[:-100])
+    else:
+        monkeypatch.setattr(LIBRARIES["timm_vit"], "create", lambda *_: MODELS["swin"]())
+    with pytest.raises(UserError, match="RUN=") as error:
+        open_model(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_real_timm_name(tmp_path):
+    from wasi.models.saved import save_model
+    from wasi.models.timm_models import create
+
+    header = ModelHeader("timm", "test_vit.r160_in1k", "vanilla", "mlp", ("a", "b"), SPEC, ())
+    model = create("test_vit.r160_in1k", 16, 2)
+    save_model(tmp_path / "model.safetensors", model, header)
+    opened, _ = open_model(tmp_path)
+    assert torch.equal(logits(opened, IMAGES), logits(model, IMAGES))
+
+
+def test_equal_models_make_equal_files(tmp_path, monkeypatch):
+    serve(monkeypatch, "timm_vit")
+    contents = set()
+    for _ in range(8):
+        saved(tmp_path, "timm_vit", "wasi")
+        contents.add((tmp_path / "model.safetensors").read_bytes())
+    assert len(contents) == 1

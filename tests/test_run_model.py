@@ -1,0 +1,198 @@
+"""A finished run's model from outside: predicted with, evaluated, exported, trained on."""
+
+import csv
+import importlib
+import json
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.test_train_cli import TINY, call, run
+from wasi.cli import run_cli
+from wasi.data.decode import read_rgb, to_tensor
+from wasi.data.normalize import Normalize
+from wasi.models.saved import open_model
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMANDS = ("predict", "evaluate", "export")
+
+
+@dataclass
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def wasi(monkeypatch, capsys):
+    """`wasi("predict", RUN, IMAGE)`: what `python -m wasi.predict RUN IMAGE` does, in this process."""
+
+    def called(command: str, *words: object) -> Done:
+        module = importlib.import_module(f"wasi.{command}" + (".__main__" if command == "export" else ""))
+        monkeypatch.setattr(sys, "argv", [command, *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            run_cli(module.main)
+        return Done(ended.value.code, *capsys.readouterr())
+
+    return called
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a run, trained with wasi on digits."""
+    folder = tmp_path_factory.mktemp("finished")
+    done = run(*TINY, "method=wasi", "method.scope=all", "train.epochs=2", "hydra.run.dir=first", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "first"
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder with three images of different sizes and modes, and two files that are none."""
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "deep").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "a.png")
+    Image.fromarray(pixels[:28, :28, 0]).save(folder / "deep" / "b.png")
+    Image.fromarray(pixels[:10]).save(folder / "deep" / "c.jpg")
+    (folder / "broken.png").write_bytes(b"no image")
+    (folder / "notes.txt").write_text("no image either, and not called one")
+    return folder
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_and_a_wrong_folder_import_no_torch(command, tmp_path):
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import runpy\n"
+        f"try: runpy.run_module('wasi.{command}', run_name='__main__', alter_sys=True)\n"
+        "finally: print('torch' in sys.modules)"
+    )
+    extra = {"predict": ["x.png"], "evaluate": [], "export": ["--format", "dense"]}[command]
+    told = call([sys.executable, "-c", code, "--help"], tmp_path)
+    assert told.returncode == 0 and told.stdout.splitlines()[-1] == "False"
+    wrong = call([sys.executable, "-c", code, "nowhere", *extra], tmp_path)
+    assert wrong.returncode == 2 and wrong.stdout == "False\n"
+    assert wrong.stderr.startswith("error: RUN=nowhere") and len(wrong.stderr.splitlines()) == 1
+
+
+def test_predictions_are_the_models(finished, photos, tmp_path, wasi):
+    done = wasi("predict", finished, photos, "--top", 2, "--csv", tmp_path / "out.csv", "--batch-size", 2)
+    assert done.returncode == 1  # for the file that cannot be read
+    (error,) = done.stderr.splitlines()
+    assert error.startswith(f"error: {photos / 'broken.png'} cannot be read")
+    model, header = open_model(finished)
+    with open(tmp_path / "out.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["rank"] for row in rows] == ["1", "2"] * 3
+    for path in (photos / "a.png", photos / "deep" / "b.png", photos / "deep" / "c.jpg"):
+        images = Normalize(header.input)(to_tensor(read_rgb(path), header.input)[None])
+        shares, labels = model(images).softmax(1)[0].sort(descending=True)
+        mine = [row for row in rows if row["image"] == str(path)]
+        assert [row["class"] for row in mine] == [header.classes[label] for label in labels[:2]]
+        found = torch.tensor([float(row["probability"]) for row in mine])
+        torch.testing.assert_close(found, shares[:2], rtol=1e-4, atol=1e-6)
+        assert f"{path}  {mine[0]['class']} {shares[0]:.4f}" in done.stdout
+
+
+def test_images_alone_end_in_success(finished, photos, wasi):
+    done = wasi("predict", finished / "model.safetensors", photos / "a.png")
+    assert done.returncode == 0 and done.stderr == "" and len(done.stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["{empty}"], "IMAGE={empty}"),
+        (["{photos}", "--csv", "{empty}/deep/out.csv"], "--csv={empty}/deep/out.csv"),
+    ],
+)
+def test_what_predict_refuses(words, named, finished, photos, tmp_path, wasi):
+    names = {"empty": tmp_path, "photos": photos}
+    done = wasi("predict", finished, *(word.format(**names) for word in words))
+    assert done.returncode == 2 and named.format(**names) in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_evaluation_is_the_runs_own(finished, wasi):
+    metrics = json.loads((finished / "result.json").read_text())["metrics"]
+    done = wasi("evaluate", finished)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    split = lines[0].split(", ")[1].split()[0]
+    assert lines[1] == f"{split}/acc {metrics[f'{split}/acc']:.4f}"
+    assert abs(float(lines[2].split()[1]) - metrics[f"{split}/loss"]) < 2e-4
+    assert lines[3].startswith(f"{split}/balanced_acc ")
+
+
+def test_evaluation_on_other_data(finished, tmp_path, wasi):
+    """A class of the folder is the output of its name, wherever it stands among the folder's."""
+    for split in ("train", "val"):
+        for name in ("7", "3"):
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            for number in range(2):
+                pixels = np.random.default_rng(number).integers(0, 256, (28, 28, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "data" / split / name / f"{number}.png")
+    done = wasi("evaluate", finished, "dataset=image_folder", f"dataset.root={tmp_path / 'data'}")
+    assert done.returncode == 0, done.stderr
+    model, header = open_model(finished)
+    spec, right = header.input, []
+    for name in ("3", "7"):
+        for path in sorted((tmp_path / "data" / "val" / name).iterdir()):
+            logits = model(Normalize(spec)(to_tensor(read_rgb(path), spec)[None]))
+            right.append(header.classes[logits.argmax()] == name)
+    assert f"/acc {sum(right) / 4:.4f}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["dataset=synthetic"], "dataset=synthetic: allowed is a data set of the model's classes"),
+        (["dataset=nothing"], "dataset=nothing"),
+        (["dataset.nothing=1"], "dataset.nothing=1"),
+        (["dataset.image_size=32"], "dataset.image_size=32: allowed is 28"),
+        (["rank=eps_0.4"], "OVERRIDE=rank=eps_0.4"),
+        (["dataset.val_size=0"], "dataset.val_size=0"),
+    ],
+)
+def test_what_evaluate_refuses(words, named, finished, wasi):
+    done = wasi("evaluate", finished, *words)
+    assert done.returncode == 2 and named in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_a_model_alone_is_evaluated_on_data_that_are_named(finished, tmp_path, wasi):
+    shutil.copy(finished / "model.safetensors", tmp_path)
+    refused = wasi("evaluate", tmp_path)
+    assert refused.returncode == 2 and "dataset=NAME" in refused.stderr
+    done = wasi("evaluate", tmp_path / "model.safetensors", "dataset=digits")
+    assert done.returncode == 0 and "360 images" in done.stdout
+
+
+def test_export_prints_what_it_made(finished, tmp_path, wasi):
+    done = wasi("export", finished, "--format", "dense", "--output", tmp_path / "dense.safetensors")
+    assert done.returncode == 0, done.stderr
+    assert "MiB" in done.stdout and "largest difference of logits" in done.stdout and "latency" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["dense.safetensors"]
+    again = wasi("export", finished, "--format", "dense", "--output", finished / "model.safetensors")
+    assert again.returncode == 2 and "--output=" in again.stderr
+
+
+def test_training_goes_on_from_a_run(finished, tmp_path):
+    """With a step of no length, the second run ends where the first did, at the ranks that the first had."""
+    words = [*TINY, "method=wasi", "method.scope=all", "train.epochs=1", f"model.weights={finished}"]
+    words += ["rank.weight_epsilon=0.3", "optimizer.lr=1e-9", "train.save=none"]
+    done = run(*words, "hydra.run.dir=second", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folders = finished, tmp_path / "second"
+    first, second = (json.loads((folder / "result.json").read_text()) for folder in folders)
+    assert second["metrics"]["val/loss"] == pytest.approx(first["metrics"]["val/loss"], rel=1e-4)
+    ranks = [[layer["weight_rank"] for layer in result["layers"]] for result in (first, second)]
+    assert ranks[0] == ranks[1]
+    assert not (tmp_path / "second" / "model.safetensors").exists()  # as asked for
+    other = run(*TINY, "model=deit_tiny_patch16_224", f"model.weights={finished}", cwd=tmp_path)
+    assert other.returncode == 2 and "this one's model is vit_micro" in other.stderr

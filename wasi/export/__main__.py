@@ -1,0 +1,79 @@
+"""`python -m wasi.export RUN --format torch|onnx|dense [--output FILE]`."""
+
+import argparse
+import logging
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+
+from wasi.cli import run_cli
+from wasi.errors import UserError
+from wasi.models.weights_file import run_header, weights_path
+from wasi.runs.atomic import replacing
+from wasi.runs.ending import print_error
+
+_NAMES = {"torch": "model.pt2", "onnx": "model.onnx", "dense": "dense.safetensors"}
+_NEEDS = {"onnx": ("onnx", "onnxruntime", "onnxscript")}
+
+
+def main() -> int:
+    options = _parser().parse_args()
+    run, form = options.run, options.format
+    run_header(run)  # a wrong folder, file or missing package is told before torch is imported
+    output = options.output or weights_path(run).parent / _NAMES[form]
+    _check_packages(form)
+    _check_output(output, run)
+    from wasi.export.check import Deviates, compare
+    from wasi.export.formats import write
+    from wasi.models.saved import open_model
+
+    warnings.simplefilter("ignore")  # the exporters' own, about themselves
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    model, header = open_model(run)
+    try:
+        with replacing(output) as temporary:
+            told = write(temporary, form, run, model, header)
+            found = compare(temporary, form, model, header)
+    except Deviates as error:
+        print_error(f"{output} is not written: {error}")
+        return 1
+    print(f"{output}: {told}, {output.stat().st_size / 2**20:.2f} MiB")
+    print(f"largest difference of logits {found.difference:.1e} (logits up to {found.largest:.2f})")
+    print(f"latency of one image {found.exported_ms:.2f} ms (this package's model: {found.trained_ms:.2f} ms)")
+    return 0
+
+
+def _check_packages(form: str) -> None:
+    if missing := [name for name in _NEEDS.get(form, ()) if find_spec(name) is None]:
+        allowed = f"torch or dense without {', '.join(missing)} (python -m pip install -r requirements-export.txt)"
+        raise UserError("--format", form, allowed)
+
+
+def _check_output(output: Path, run: Path) -> None:
+    if output.is_dir() or not output.absolute().parent.is_dir():
+        raise UserError("--output", output, "a file in a folder that exists")
+    if output.resolve() == weights_path(run).resolve():
+        raise UserError("--output", output, "another file than the run's model itself")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m wasi.export",
+        description="A finished run's model for use without this package. Factored layers stay two thin matrices "
+        "in torch and onnx; dense multiplies them. The file is checked against the trained model before it is "
+        "put in place.",
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="a finished run's folder, or its model.safetensors")
+    parser.add_argument(
+        "--format",
+        choices=tuple(_NAMES),
+        required=True,
+        help="torch: a torch.export program; onnx: with any batch size; dense: weights for timm or torchvision",
+    )
+    names = ", ".join(_NAMES.values())
+    parser.add_argument("--output", type=Path, metavar="FILE", help=f"by default in the run's folder: {names}")
+    return parser
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,38 @@
+"""Run as a script, where `wasi` cannot be imported: an exported program on given inputs, and its latency.
+
+`python bare.py PROGRAM.pt2 INPUTS.pt OUTPUTS.pt` reads a list of batches and writes a list of logits; it prints
+the median time of the first batch, in milliseconds.
+"""
+
+import sys
+from collections.abc import Callable
+from statistics import median
+from time import perf_counter
+
+
+def median_ms(call: Callable[[], object], warmup: int = 3, count: int = 10) -> float:
+    """Median wall time of `count` calls after `warmup` untimed ones, in milliseconds."""
+    for _ in range(warmup):
+        call()
+    times = []
+    for _ in range(count):
+        start = perf_counter()
+        call()
+        times.append(perf_counter() - start)
+    return 1000 * median(times)
+
+
+def main(program_file: str, inputs: str, outputs: str) -> None:
+    sys.modules["wasi"] = None  # an import of it would raise ImportError
+    import torch
+
+    with open(program_file, "rb") as file:
+        program = torch.export.load(file).module()
+    batches = torch.load(inputs, weights_only=True)
+    with torch.no_grad():
+        torch.save([program(batch) for batch in batches], outputs)
+        print(median_ms(lambda: program(batches[0])))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,66 @@
+"""Writing a trained model in each format; every file carries the model's header."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from wasi.errors import UserError
+from wasi.models.header import METADATA_KEY, ModelHeader
+from wasi.models.loading import read_state
+from wasi.models.modes import without_fast_path
+from wasi.models.saved import dense_state, separate
+from wasi.models.weights_file import RUN
+
+_OUTPUT = "logits"
+_INPUT = "images"
+
+
+def write(file: Path, form: str, run: Path, model: nn.Module, header: ModelHeader) -> str:
+    """Write the model of `run` to `file`; what else there is to tell of it.
+
+    Args:
+        form: `torch`, `onnx` or `dense`; model, header: as `open_model(run)` gives them.
+    """
+    if form == "dense":
+        return _write_dense(file, run, header)
+    program = exported_program(model, header.input.image_size)
+    return _write_onnx(file, program, header) if form == "onnx" else _write_torch(file, program, header)
+
+
+def exported_program(model: nn.Module, image_size: int) -> torch.export.ExportedProgram:
+    """The forward pass on normalised float32 images `[B, 3, S, S]` for any `B`, as a graph of plain operators.
+
+    Raises UserError (`--format`) for a model whose Python cannot be followed.
+    """
+    example = torch.zeros(2, 3, image_size, image_size)  # a batch of one would be taken for a constant
+    shapes = ({0: torch.export.Dim("batch", min=1)},)
+    try:
+        with torch.no_grad(), without_fast_path():
+            return torch.export.export(model, (example,), dynamic_shapes=shapes)
+    except Exception as error:  # torch.export has classes of its own for what it cannot follow
+        reason = " ".join(str(error).split())[:200]
+        raise UserError("--format", "torch or onnx", f"dense for this model (torch.export: {reason})") from error
+
+
+def _write_torch(file: Path, program: torch.export.ExportedProgram, header: ModelHeader) -> str:
+    with file.open("wb") as stream:
+        torch.export.save(program, stream, extra_files={f"{METADATA_KEY}.json": header.to_json()})
+    return f"torch.export of torch {torch.__version__}"
+
+
+def _write_onnx(file: Path, program: torch.export.ExportedProgram, header: ModelHeader) -> str:
+    """The operator set is the one that torch's exporter takes by default, which common runtimes know."""
+    names = {"input_names": [_INPUT], "output_names": [_OUTPUT]}
+    onnx = torch.onnx.export(program, dynamo=True, verbose=False, **names)
+    onnx.model.metadata_props[METADATA_KEY] = header.to_json()
+    onnx.save(file, external_data=False)
+    return f"ONNX operator set {onnx.model.opset_imports['']}"
+
+
+def _write_dense(file: Path, run: Path, header: ModelHeader) -> str:
+    """Metadata hold class names and input, but no header: this file is no run's model."""
+    state = separate(dense_state(header, read_state(run, RUN)))
+    save_file(state, file, {"format": "pt", "classes": "\n".join(header.classes)})
+    return f"state dict of {header.library}'s {header.architecture}, {header.num_classes} classes"

@@ -1,0 +1,133 @@
+"""`python -m wasi.predict RUN IMAGE|FOLDER ...`: classes and probabilities of images by a trained model."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wasi.cli import run_cli
+from wasi.data.image_folder import image_files
+from wasi.errors import UserError
+from wasi.models.weights_file import run_header
+from wasi.runs.atomic import atomic_write_text
+from wasi.runs.ending import one_line, print_error
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from wasi.data.spec import InputSpec
+
+Ranking = list[tuple[str, float]]  # class and probability, the likeliest first
+
+
+def main() -> int:
+    options = _parser().parse_args()
+    header = run_header(options.run)  # a wrong folder is told before torch is imported
+    if options.csv is not None and not options.csv.absolute().parent.is_dir():
+        raise UserError("--csv", options.csv, "a file in a folder that exists")
+    rankings, unreadable = {}, []
+    paths = _listed(options.images)
+    for path, ranking in predict(options.run, paths, options.top, options.batch_size, unreadable):
+        rankings[path] = ranking
+        print(f"{path}  " + "  ".join(f"{name} {share:.4f}" for name, share in ranking), flush=True)
+    if options.csv is not None:
+        atomic_write_text(options.csv, _as_csv(rankings))
+        print(f"{options.csv}: {len(rankings)} images, {min(options.top, header.num_classes)} classes each")
+    for path, reason in unreadable:
+        print_error(f"{path} cannot be read: {one_line(reason)}")
+    return 1 if unreadable else 0
+
+
+def predict(
+    run: Path, paths: Iterable[Path], top: int, batch_size: int, unreadable: list[tuple[Path, str]]
+) -> Iterator[tuple[Path, Ranking]]:
+    """The `top` classes of each image, in the order given; what cannot be read goes to `unreadable`, with why.
+
+    Raises UserError where `run` has no model that can be opened.
+    """
+    import torch
+
+    from wasi.data.normalize import Normalize
+    from wasi.models.saved import open_model
+
+    model, header = open_model(run)
+    normalize, top = Normalize(header.input), min(top, header.num_classes)
+    for names, images in _batches(paths, header.input, batch_size, unreadable):
+        with torch.inference_mode():
+            shares, labels = model(normalize(images)).softmax(1).topk(top)
+        for name, *found in zip(names, shares.tolist(), labels.tolist(), strict=True):
+            yield name, [(header.classes[label], share) for share, label in zip(*found, strict=True)]
+
+
+def _batches(
+    paths: Iterable[Path], spec: InputSpec, batch_size: int, unreadable: list[tuple[Path, str]]
+) -> Iterator[tuple[list[Path], Tensor]]:
+    """Up to `batch_size` readable images at a time, uint8 `[B, 3, S, S]`."""
+    import torch
+
+    from wasi.data.decode import read_rgb, to_tensor
+
+    names, images = [], []
+    for path in paths:
+        try:
+            images.append(to_tensor(read_rgb(path), spec))
+        except Exception as error:  # decoders raise what they like
+            unreadable.append((path, str(error) or type(error).__name__))
+            continue
+        names.append(path)
+        if len(names) == batch_size:
+            yield names, torch.stack(images)
+            names, images = [], []
+    if names:
+        yield names, torch.stack(images)
+
+
+def _listed(images: Sequence[Path]) -> list[Path]:
+    """Files as they are given, folders as all images below them. UserError for a folder without any."""
+    paths = []
+    for given in images:
+        found = image_files(given) if given.is_dir() else [given]
+        if not found:
+            raise UserError("IMAGE", given, "an image file, or a folder with some in it")
+        paths += found
+    return paths
+
+
+def _as_csv(rankings: dict[Path, Ranking]) -> str:
+    """One row per image and class: image, rank (from 1), class, probability."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("image", "rank", "class", "probability"))
+    for path, ranking in rankings.items():
+        writer.writerows((path, rank, name, share) for rank, (name, share) in enumerate(ranking, 1))
+    return text.getvalue()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m wasi.predict",
+        description="The likeliest classes of images by the model of a finished run. Images that cannot be read "
+        "are listed at the end, and the exit status is 1 then.",
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="a finished run's folder, or its model.safetensors")
+    parser.add_argument(
+        "images", metavar="IMAGE|FOLDER", nargs="+", type=Path, help="an image, or a folder of them at any depth"
+    )
+    parser.add_argument("--top", type=_count, default=5, metavar="N", help="classes per image (5)")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write image, rank, class and probability there")
+    parser.add_argument("--batch-size", type=_count, default=32, metavar="N", help="images at a time (32)")
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 up")
+    return int(text)
+
+
+if __name__ == "__main__":
+    run_cli(main)
