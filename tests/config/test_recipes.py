@@ -13,7 +13,7 @@ from wasi.config.validate import validate
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 RECIPES = sorted(path.stem for path in (CONF / "recipe").glob("*.yaml"))
-SWEEPING = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml") if "recipe:" in path.read_text())
+SWEEPING = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml") if "      recipe:" in path.read_text())
 NEEDS_SWAN = pytest.mark.skipif(not (CONF / "optimizer" / "swan.yaml").exists(), reason="no optimizer=swan yet")
 
 
