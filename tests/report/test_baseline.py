@@ -63,10 +63,13 @@ def test_a_vanilla_with_other_training_options_serves_and_is_remarked(tmp_path):
     assert comparison.remarks == ["compared with a vanilla of optimizer.lr=0.05 (this row 0.02)"]
 
 
-@pytest.mark.parametrize("option", ["dataset.batch_size", "dataset.train_size", "device.name", "model.weights"])
-def test_a_vanilla_on_other_data_model_or_device_is_none(tmp_path, option):
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("dataset.batch_size", 32), ("dataset.train_size", 7), ("device.name", "cuda"), ("model.weights", "w.safetensors")],
+)
+def test_a_vanilla_on_other_data_model_or_device_is_none(tmp_path, option, value):
     add(tmp_path, 0.8, 1.0, "vanilla")
-    add(tmp_path, 0.8, 0.5, "wasi", 0.8, options={option: "w.safetensors"})
+    add(tmp_path, 0.8, 0.5, "wasi", 0.8, options={option: value})
     comparison = compared(tmp_path)["wasi", 0.05]
     assert comparison.baseline is None and comparison.ratio(PEAK) is None
     assert comparison.remarks == ["no completed vanilla run with the same model, data and device"]

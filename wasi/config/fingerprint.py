@@ -9,14 +9,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from wasi.config.reads import method_as_read, rank_options_read
+from wasi.config.relevance import SECTIONS, relevant
 from wasi.data.identity import dataset_identity
 from wasi.models.identity import weights_identity
 
 SCHEMA_VERSION = 1
 
-# Where the bytes lie and how they are fetched does not matter: the identities stand for them.
-_PLACES = {"model": ("weights",), "dataset": ("root", "download", "num_workers")}
-_BOOKKEEPING = ("checkpoint_every", "eval_every", "rerun")
 
 
 def fingerprint(cfg: DictConfig) -> str:
@@ -49,14 +47,12 @@ def canonical(value: Any) -> Any:
 
 
 def _ingredients(cfg: DictConfig) -> dict:
-    sections = ("model", "dataset", "method", "optimizer", "scheduler", "train", "device")
-    parts = {name: OmegaConf.to_container(cfg[name], resolve=True, throw_on_missing=True) for name in sections}
-    for name, keys in {**_PLACES, "train": _BOOKKEEPING}.items():
-        parts[name] = {k: v for k, v in parts[name].items() if k not in keys}
+    resolved = {n: OmegaConf.to_container(cfg[n], resolve=True, throw_on_missing=True) for n in SECTIONS}
+    parts = relevant(resolved)
     parts["method"] = method_as_read(cfg)
-    if cfg.train.monitor:  # it holds every method against both thresholds
-        parts["monitored"] = [cfg.rank.weight_epsilon, cfg.rank.activation_epsilon]
-    identity = {"weights": weights_identity(cfg.model), "data": dataset_identity(cfg.dataset)}
+    parts["model"].pop("weights")  # their identity stands for them
+    data = {**resolved["dataset"], **parts["dataset"]}
+    identity = {"weights": weights_identity(cfg.model), "data": dataset_identity(data)}
     if "perplexity_table" in rank_options_read(cfg) and cfg.rank.perplexity_table is not None:
         identity["perplexity_table"] = _file_digest(cfg.rank.perplexity_table)
         parts["method"]["activations"]["perplexity"].pop("table")

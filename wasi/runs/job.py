@@ -42,6 +42,7 @@ class Run:
     metrics: dict = field(default_factory=dict)
     layers: list = field(default_factory=list)
     resumed_from_step: int = 0
+    only_measure: bool = False  # it was trained before, without being measured
 
 
 Body = Callable[[DictConfig, Run], None]
@@ -88,12 +89,18 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
         validate(cfg)
         sweep_name(cfg)
         if record.completed_before() and not cfg.train.rerun:
-            return _skip(record)
+            run.only_measure = cfg.train.measure and record.lacks_measurement()
+            if not run.only_measure:
+                return _skip(record, cfg.train.monitor)
+            log.info("already completed, measured now: %s", _shown(folder))
         check_inputs(cfg)
-        _start_afresh_or_resume(record)
-        record.begin()
+        if not run.only_measure:
+            _start_afresh_or_resume(record)
+            record.begin()
         run.tracker = open_tracker(cfg, folder, record.fingerprint)
         body(cfg, run)
+        if run.only_measure:
+            record.add(run.metrics)
         ending = Ending("completed")
     except BaseException as error:  # Interrupted and SystemExit too: every ending is written down
         ending = ending_of(error)
@@ -104,16 +111,19 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
         _close(run, record, ending)
     if ending.status == "completed":
         _checkpoint(folder).unlink(missing_ok=True)
-        log.info("completed in %.1f s: val/acc %.4f, %s", seconds, run.metrics.get("val/acc", 0), _shown(folder))
+        accuracy = record.content["metrics"].get("val/acc", 0)
+        log.info("completed in %.1f s: val/acc %.4f, %s", seconds, accuracy, _shown(folder))
     gc.collect()  # the next job's memory must not start with this one's cycles
     if ending.signum is not None:
         raise Interrupted(ending.signum)
     return ending
 
 
-def _skip(record: Record) -> Ending:
+def _skip(record: Record, monitor: bool) -> Ending:
     log.info("already completed, skipped (train.rerun=true trains it again): %s", _shown(record.folder))
     _warn_of_other_code(record, "the completed result")
+    if monitor and not (record.folder / "monitor.csv").exists():
+        log.warning("train.monitor=true has no effect on a completed run: train.rerun=true trains it under watch")
     return Ending("completed")
 
 
