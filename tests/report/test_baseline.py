@@ -65,7 +65,7 @@ def test_a_vanilla_with_other_training_options_serves_and_is_remarked(tmp_path):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("dataset.batch_size", 32), ("dataset.train_size", 7), ("device.name", "cuda"), ("model.weights", "w.safetensors")],
+    [("dataset.batch_size", 32), ("dataset.train_size", 7), ("device.name", "cuda"), ("model.weights", "random")],
 )
 def test_a_vanilla_on_other_data_model_or_device_is_none(tmp_path, option, value):
     add(tmp_path, 0.8, 1.0, "vanilla")
