@@ -65,7 +65,12 @@ def test_a_vanilla_with_other_training_options_serves_and_is_remarked(tmp_path):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("dataset.batch_size", 32), ("dataset.train_size", 7), ("device.name", "cuda"), ("model.weights", "random")],
+    [
+        ("dataset.batch_size", 32),
+        ("dataset.train_size", 7),
+        ("device.name", "cuda"),
+        ("model.weights", "w.safetensors"),
+    ],
 )
 def test_a_vanilla_on_other_data_model_or_device_is_none(tmp_path, option, value):
     add(tmp_path, 0.8, 1.0, "vanilla")
@@ -145,3 +150,17 @@ def test_a_cost_within_noise(tmp_path):
     add(single, 0.8, 1.0, "vanilla")
     add(single, 0.8, 1.1, "wasi", 0.8)
     assert not compared(single)["wasi", 0.05].within_noise(STEP)
+
+
+def test_a_sweep_of_recipes_is_compared_with_the_recipe_that_it_names(tmp_path):
+    def one(acc, name, recipe, lr):
+        named = {"recipe": recipe, "bench": {"baseline_recipe": "tuned_vanilla"}}
+        fakes.write(tmp_path, fakes.metrics(acc), fakes.config(name, 0.8, 0, {"optimizer.lr": lr}) | named)
+
+    one(0.9, "vanilla", "tuned_vanilla", 0.01)
+    one(0.8, "vanilla", "vanilla", 0.05)  # alike in more options
+    one(0.7, "wasi", "wasi", 0.05)
+    (block,) = blocks_of(read_runs([tmp_path])[0])
+    found = {comparison.group.recipe: comparison for comparison in compare(block)}
+    assert found["wasi"].accuracy_difference == pytest.approx(-0.2) and found["wasi"].remarks == []
+    assert found["vanilla"].accuracy_difference == pytest.approx(-0.1) and found["tuned_vanilla"].is_reference
