@@ -51,6 +51,9 @@ def train(cfg: DictConfig, run: Run) -> None:
     step = build_step(model, normalize, cfg)
     if cfg.train.measure or cfg.device.memory_limit_mib is not None:  # what does not fit is not trained
         run.metrics |= resident_memory_of(cfg, torch.get_num_threads(), run.folder / "memory.log")
+    if run.only_measure:  # none of these numbers depends on what the weights have become
+        run.metrics |= measure_run(cfg, step, first_batch(data.train, cfg), step_seconds=())
+        return
     watchers = [Monitor(model, calibration, cfg, run.folder, run.tracker)] if cfg.train.monitor else []
     fit = Fit(step, data.train, data.val, cfg, run.folder, run.tracker, watchers)
     run.resumed_from_step = fit.resumed_from_step

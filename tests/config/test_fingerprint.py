@@ -30,6 +30,11 @@ def test_the_same_value_in_another_spelling(one, other, compose_config):
         "train.rerun=true",
         "dataset.num_workers=2",
         "dataset.root=elsewhere",
+        "train.measure=false",
+        "train.monitor=true",
+        "device.memory_limit_mib=4096",
+        "dataset.image_size=28",
+        "train.micro_batch_size=128",
     ],
 )
 def test_what_cannot_change_the_result_does_not_count(override, compose_config):
@@ -58,9 +63,9 @@ def test_what_cannot_change_the_result_does_not_count(override, compose_config):
         "train.epochs=3",
         "train.micro_batch_size=32",
         "train.gradient_checkpointing=true",
-        "train.measure=false",
-        "device=cpu",
+        "device=cuda",
         "device.num_threads=1",
+        "dataset.image_size=32",
     ],
 )
 def test_what_changes_the_result_counts(override, compose_config):
@@ -126,8 +131,14 @@ FIXED = ["rank.activation_selection=fixed", "rank.activation_ranks=[2,2,2]"]
         (["method=asi"], "rank.parameter_ratio=0.5", False),
         (["method=svd_llm", "rank.keep_ratio=0.5"], "rank.weight_epsilon=0.5", False),
         (["method=wasi", "rank.keep_ratio=0.5"], "rank.weight_epsilon=0.5", True),
-        (["method=vanilla", "train.monitor=true"], "rank.weight_epsilon=0.5", True),
-        (["method=vanilla", "train.monitor=true"], "rank.activation_epsilon=0.5", True),
+        (["method=vanilla", "train.monitor=true"], "rank.weight_epsilon=0.5", False),
+        (["train.memory=lean"], "train.chunk_size=16", False),
+        (["train.memory=lean"], "train.segment_size=2", False),
+        (["train.memory=lean"], "train.storage=bfloat16", False),
+        (["train.memory=lean"], "train.storage=float32", True),
+        (["dataset.batch_size=64"], "train.micro_batch_size=64", False),
+        (["dataset.batch_size=64"], "train.micro_batch_size=32", True),
+        (["device=cpu", "device.num_threads=4"], "device=pi5", False),
     ],
 )
 def test_an_option_without_effect_beside_the_others_does_not_count(overrides, change, counts, compose_config):

@@ -63,10 +63,18 @@ def test_a_vanilla_with_other_training_options_serves_and_is_remarked(tmp_path):
     assert comparison.remarks == ["compared with a vanilla of optimizer.lr=0.05 (this row 0.02)"]
 
 
-@pytest.mark.parametrize("option", ["dataset.batch_size", "dataset.train_size", "device.name", "model.weights"])
-def test_a_vanilla_on_other_data_model_or_device_is_none(tmp_path, option):
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("dataset.batch_size", 32),
+        ("dataset.train_size", 7),
+        ("device.name", "cuda"),
+        ("model.weights", "w.safetensors"),
+    ],
+)
+def test_a_vanilla_on_other_data_model_or_device_is_none(tmp_path, option, value):
     add(tmp_path, 0.8, 1.0, "vanilla")
-    add(tmp_path, 0.8, 0.5, "wasi", 0.8, options={option: "w.safetensors"})
+    add(tmp_path, 0.8, 0.5, "wasi", 0.8, options={option: value})
     comparison = compared(tmp_path)["wasi", 0.05]
     assert comparison.baseline is None and comparison.ratio(PEAK) is None
     assert comparison.remarks == ["no completed vanilla run with the same model, data and device"]
@@ -160,3 +168,17 @@ def test_the_baseline_is_never_chosen_by_test_accuracy(tmp_path):
         add(tmp_path, val, 1.0, "vanilla", options=options, **{"test/acc": test})
     add(tmp_path, 0.7, 1.0, "wasi", 0.8, options={"optimizer.lr": 0.3}, **{"test/acc": 0.7})
     assert compared(tmp_path)["wasi", 0.3].baseline.options["optimizer.lr"] == 0.1
+
+
+def test_a_sweep_of_recipes_is_compared_with_the_recipe_that_it_names(tmp_path):
+    def one(acc, name, recipe, lr):
+        named = {"recipe": recipe, "bench": {"baseline_recipe": "tuned_vanilla"}}
+        fakes.write(tmp_path, fakes.metrics(acc), fakes.config(name, 0.8, 0, {"optimizer.lr": lr}) | named)
+
+    one(0.9, "vanilla", "tuned_vanilla", 0.01)
+    one(0.8, "vanilla", "vanilla", 0.05)  # alike in more options
+    one(0.7, "wasi", "wasi", 0.05)
+    (block,) = blocks_of(read_runs([tmp_path])[0])
+    found = {comparison.group.recipe: comparison for comparison in compare(block)}
+    assert found["wasi"].accuracy_difference == pytest.approx(-0.2) and found["wasi"].remarks == []
+    assert found["vanilla"].accuracy_difference == pytest.approx(-0.1) and found["tuned_vanilla"].is_reference

@@ -77,5 +77,5 @@ def test_costs_carry_their_noise(tmp_path):
         fakes.write(tmp_path, fakes.metrics(0.8, cost - 0.02), fakes.config("wasi", 0.8, seed))
     (block,) = blocks_of(read_runs([tmp_path])[0])
     assert "1.02×≈" in row(block_text(block, compare(block)), "wasi")
-    text = markdown([(block, compare(block), None)], ["here"], [], [])
+    text = markdown([(block, compare(block), None)], ["here"], [], [], [])
     assert "98.00±10 (1.02×≈)" in text and "100.0±10 |" in text

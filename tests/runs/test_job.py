@@ -85,6 +85,36 @@ def test_what_is_completed_is_skipped_unless_asked_for_again(tmp_path, cfg, comp
     assert perform(again, tmp_path, raising(Diverged("x"))).status == "diverged"
 
 
+def test_a_completed_run_is_measured_later_without_training_again(tmp_path, compose_config):
+    unmeasured, measured = (compose_config("train.epochs=1", f"train.measure={on}") for on in ("false", "true"))
+
+    def measures(cfg, run):
+        assert run.only_measure
+        run.metrics["memory/train_peak_mib"] = 2.0
+
+    perform(unmeasured, tmp_path, trains)
+    before = read_result(tmp_path)
+    assert perform(measured, tmp_path, raising_in_measurement).exit_code == 1
+    assert read_result(tmp_path) == before
+    assert perform(measured, tmp_path, measures).exit_code == 0
+    after = read_result(tmp_path)
+    assert after["metrics"] == {**before["metrics"], "memory/train_peak_mib": 2.0}
+    told = after["provenance"].pop("measured")
+    assert after["provenance"] == before["provenance"] and after["layers"] == before["layers"] and "start" in told
+    assert perform(measured, tmp_path, never).exit_code == 0
+
+
+def raising_in_measurement(cfg, run):
+    raise ValueError("x")
+
+
+def test_a_completed_run_that_was_not_watched_says_so(tmp_path, cfg, compose_config, caplog):
+    perform(cfg, tmp_path, trains)
+    with caplog.at_level(logging.WARNING):
+        perform(compose_config("train.epochs=1", "train.monitor=true"), tmp_path, never)
+    assert "train.rerun=true trains it under watch" in caplog.text
+
+
 def test_another_configuration_s_result_does_not_count(tmp_path, cfg, compose_config):
     perform(cfg, tmp_path, trains)
     assert perform(compose_config("train.epochs=2"), tmp_path, raising(Diverged("x"))).status == "diverged"

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from wasi.bench.job import FILE_NAME
+from wasi.config.relevance import relevant
 from wasi.report.load import select
 from wasi.report.options import NAMED, dataset_label, epsilon_label, flat, model_label, show, weight_epsilon
 from wasi.runs.result import read_result
 
 _METHODS = ("vanilla", "svd_llm", "wasi", "wsi", "asi", "lora")
-_NO_DIFFERENCE = ("sweep", "recipe", "tune", "logger", "rank", "bench", "scheduler")
-_BOOKKEEPING = ("train.epochs", "train.checkpoint_every", "train.rerun", "train.measure", "train.monitor")
+_NOT_OF_A_STEP = ("scheduler.", "train.epochs")
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,8 @@ def _joined(*parts: str | None) -> str:
 
 
 def _options(config: dict) -> dict[str, Any]:
-    options = flat({name: value for name, value in config.items() if name not in _NO_DIFFERENCE})
-    return {k: v for k, v in options.items() if k not in _BOOKKEEPING and (k not in NAMED or k == "method.scope")}
+    options = {k: v for k, v in flat(relevant(config)).items() if not k.startswith(_NOT_OF_A_STEP)}
+    return {k: v for k, v in options.items() if k not in NAMED or k == "method.scope"}
 
 
 def _place(job: BenchJob) -> tuple:

@@ -8,7 +8,9 @@ from omegaconf import DictConfig, read_write
 import wasi.bench.naming  # noqa: F401  (a launcher's child process gets the resolver by unpickling the callback)
 from wasi.bench.baseline import check_baseline
 from wasi.bench.job import FILE_NAME
+from wasi.errors import UserError
 from wasi.runs.sweep import SweepCallback
+from wasi.runs.tuning import is_tuned_sweep
 
 
 class BenchCallback(SweepCallback):
@@ -23,6 +25,8 @@ class BenchCallback(SweepCallback):
 
     def check(self, config: DictConfig, swept: set[str]) -> None:
         super().check(config, swept)
+        if is_tuned_sweep(config.hydra):
+            raise UserError("hydra/sweeper", "tuned", "basic, as a benchmark tunes nothing")
         if not swept & {"bench", "bench.baseline", "bench.baseline_recipe", "experiment"}:
             check_baseline(config.bench)
 

@@ -9,14 +9,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from wasi.config.reads import method_as_read, rank_options_read
+from wasi.config.relevance import SECTIONS, relevant
 from wasi.data.catalogue import dataset_identity
 from wasi.models.identity import weights_identity
 
 SCHEMA_VERSION = 1
 
-# Where the bytes lie and how they are fetched does not matter: the identities stand for them.
-_PLACES = {"model": ("weights",)}
-_BOOKKEEPING = ("checkpoint_every", "eval_every", "rerun", "save")
 
 
 def fingerprint(cfg: DictConfig) -> str:
@@ -49,16 +47,12 @@ def canonical(value: Any) -> Any:
 
 
 def _ingredients(cfg: DictConfig) -> dict:
-    sections = ("model", "method", "optimizer", "scheduler", "train", "device")
-    parts = {name: OmegaConf.to_container(cfg[name], resolve=True, throw_on_missing=True) for name in sections}
-    for name, keys in {**_PLACES, "train": _BOOKKEEPING}.items():
-        parts[name] = {k: v for k, v in parts[name].items() if k not in keys}
-    if cfg.train.select == "best":
-        parts["train"]["eval_every"] = cfg.train.eval_every  # which epochs there are to select from
+    resolved = {n: OmegaConf.to_container(cfg[n], resolve=True, throw_on_missing=True) for n in SECTIONS}
+    parts = relevant(resolved)
     parts["method"] = method_as_read(cfg)
-    if cfg.train.monitor:  # it holds every method against both thresholds
-        parts["monitored"] = [cfg.rank.weight_epsilon, cfg.rank.activation_epsilon]
-    identity = {"weights": weights_identity(cfg.model), "data": dataset_identity(cfg.dataset)}
+    parts["model"].pop("weights")  # their identity stands for them
+    data = {**resolved["dataset"], **parts.pop("dataset")}  # likewise, with what is chosen of them
+    identity = {"weights": weights_identity(cfg.model), "data": dataset_identity(data)}
     if "perplexity_table" in rank_options_read(cfg) and cfg.rank.perplexity_table is not None:
         identity["perplexity_table"] = _file_digest(cfg.rank.perplexity_table)
         parts["method"]["activations"]["perplexity"].pop("table")

@@ -57,6 +57,14 @@ def is_pair_of_betas(value: Any) -> bool:
     return isinstance(value, (list, ListConfig)) and len(value) == 2 and all(_share(b) and b < 1 for b in value)
 
 
+def is_names(value: Any) -> bool:
+    return isinstance(value, (list, ListConfig)) and len(value) > 0 and all(map(is_text, value))
+
+
+def _is_rates(value: Any) -> bool:
+    return isinstance(value, (list, ListConfig)) and len(value) > 0 and all(is_number(v) and v > 0 for v in value)
+
+
 _share = number(lambda x: 0 <= x <= 1)
 _epsilon = number(lambda x: 0 < x <= 1), "a number in (0, 1]"
 _positive = number(lambda x: x > 0), "a number above 0"
@@ -144,6 +152,15 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "train.save": _names("model", "none"),
     "train.measure": _yes_no,
     "train.monitor": _yes_no,
+    "tune.lr": (
+        lambda v: v is None or _is_rates(v) or (isinstance(v, DictConfig) and all(map(_is_rates, v.values()))),
+        "a list of numbers above 0, a mapping from optimizers to such lists, or null",
+    ),
+    "tune.optimizer": (or_null(is_names), "a list of optimizers, or null"),
+    "tune.options": (
+        lambda v: isinstance(v, DictConfig) and all(isinstance(tried, ListConfig) for tried in v.values()),
+        "a mapping from options to lists of values",
+    ),
     "bench.baseline": (or_null(is_text), "a method's name, or null"),
     "bench.baseline_recipe": (or_null(is_text), "a recipe's name, or null"),
     "bench.warmup": (integer_from(0), "a whole number from 0 up"),

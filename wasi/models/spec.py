@@ -24,6 +24,15 @@ PATCHES = {
     "dinov2_vits14": 14,
     "deit_tiny_patch16_224": 16,
 }
+# What `dataset.image_size: null` stands for with the weights that these models are published with.
+SIZES = {
+    "vit_micro": 28,
+    "vit_b_16": 224,
+    "vit_b_32": 224,
+    "swin_t": 224,
+    "dinov2_vits14": 518,
+    "deit_tiny_patch16_224": 224,
+}
 _LIBRARIES = {
     "wasi": "wasi.models.wasi_models",
     "torchvision": "wasi.models.torchvision_models",

@@ -99,7 +99,8 @@ class Comparison:
         """What a reader must know about the choice of the baseline."""
         if self.baseline is None:
             return [_NO_VANILLA]
-        if self.is_reference:
+        named = select(self.group.config, "bench.baseline_recipe")
+        if self.is_reference or (named and self.baseline.recipe == named):
             return []
         if not self.of_vanilla:
             (key,) = _unlike(self.group, self.baseline)
@@ -123,15 +124,25 @@ def compare(block: Block) -> list[Comparison]:
 
 
 def _vanilla_for(group: Group, groups: list[Group]) -> Group | None:
-    """The vanilla that shares most options; of equally close ones the most accurate on validation images.
+    """The row of `bench.baseline_recipe`, where the sweep names one and has it.
+
+    Else the vanilla that shares most options; of equally close ones the most accurate on validation images.
 
     For vanilla itself that is the one without memory policy, checkpointing and accumulation.
     """
+    if named := _named_baseline(group, groups):
+        return named
     candidates = [g for g in groups if g.method == "vanilla" and _must_agree(g) == _must_agree(group)]
     if group.method == "vanilla":
         plain = (g for g in candidates if _is_plain(g) and _differences(group, g) <= set(_MEMORY_POLICY))
         return group if _is_plain(group) else next(plain, group)
     return min(candidates, key=lambda g: _distance(group, g), default=None)
+
+
+def _named_baseline(group: Group, groups: list[Group]) -> Group | None:
+    recipe = select(group.config, "bench.baseline_recipe")
+    alike = (g for g in groups if recipe and g.recipe == recipe and _must_agree(g) == _must_agree(group))
+    return next(alike, None)
 
 
 def _twin_of(group: Group, groups: list[Group]) -> Group | None:

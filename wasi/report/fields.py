@@ -106,7 +106,9 @@ def _method(comparison: Comparison, remarks: list[str]) -> str:
 def _labels(block: Block) -> list[Field]:
     """Scope where it differs, thresholds, every other option that differs, and fingerprints as the last resort."""
     _, scopes, weights, activations = zip(*map(identity, block.groups), strict=True)
-    fields = [Field("scope", list(scopes), is_text=True)] if len(set(scopes)) > 1 else []
+    recipes = [group.recipe or DASH for group in block.groups]
+    fields = [Field("recipe", recipes, is_text=True)] if set(recipes) != {DASH} else []
+    fields += [Field("scope", list(scopes), is_text=True)] if len(set(scopes)) > 1 else []
     fields.append(Field("eps W", [label or DASH for label in weights]))
     fields.append(Field("eps A", [label or DASH for label in activations]))
     for key, name in short_names(block.differing).items():

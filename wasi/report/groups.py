@@ -42,6 +42,10 @@ class Group:
         return self.config["method"]["name"]
 
     @property
+    def recipe(self) -> str | None:
+        return select(self.config, "recipe")
+
+    @property
     def scope(self) -> str:
         return str(select(self.config, "method.scope") or "")
 

@@ -10,6 +10,7 @@ from typing import Any
 from wasi.config.fingerprint import SCHEMA_VERSION
 from wasi.errors import UserError
 from wasi.runs.result import FILE_NAME
+from wasi.runs.tuning import not_chosen
 
 STATUSES = ("completed", "running", "interrupted", "failed", "diverged")
 
@@ -74,6 +75,9 @@ def read_run(path: Path) -> Run:
         raise Unusable(f"status is {status!r}, expected one of {', '.join(STATUSES)}")
     if not isinstance(config, dict) or (status == "completed" and not _is_complete(config)):
         raise Unusable("config lacks model.name, dataset.name, method.name or seed")
+    provenance = content["provenance"] if isinstance(content.get("provenance"), dict) else {}
+    if provenance.get("device") and isinstance(config.get("device"), dict):
+        config["device"]["name"] = provenance["device"]  # what `auto` was on the machine that ran it
     return Run(
         path=path,
         status=status,
@@ -81,7 +85,7 @@ def read_run(path: Path) -> Run:
         fingerprint=str(content.get("fingerprint") or path.resolve()),
         config=config,
         metrics=_numbers(content.get("metrics")),
-        provenance=content["provenance"] if isinstance(content.get("provenance"), dict) else {},
+        provenance=provenance,
     )
 
 
@@ -119,7 +123,12 @@ def _result_files(dirs: list[Path]) -> list[Path]:
             raise UserError("DIR", folder, "an existing folder")
         for path in sorted(folder.rglob(FILE_NAME)):
             found.setdefault(path.resolve(), path)
-    return list(found.values())
+    return [path for path in found.values() if not was_tried_only(path.parent)]
+
+
+def was_tried_only(job: Path) -> bool:
+    """Whether a tuned sweep tried the job's options and chose others: then it is no part of a comparison."""
+    return job.name in not_chosen(job.parent)
 
 
 def _each_once(runs: list[Run]) -> list[Run]:

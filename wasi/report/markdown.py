@@ -28,17 +28,20 @@ _COLUMNS = {
 def markdown(
     blocks: list[tuple[Block, list[Comparison], str | None]],
     provenance: list[str],
+    tuning: list[str],
     not_averaged: list[str],
     warnings: list[str],
 ) -> str:
     """
     Args:
         blocks: each with its comparisons and the file name of its figure, where it has one.
-        provenance, not_averaged, warnings: lines.
+        provenance, tuning, not_averaged, warnings: lines.
     """
     parts = ["# Report", "  \n".join(["Code and machine: " + escape(provenance[0]), *_bold(provenance[1:])])]
     for block, comparisons, figure in blocks:
         parts += _section(block, comparisons, figure)
+    if tuning:
+        parts += ["## Tuning", _list(map(_loud, tuning))]
     if not_averaged:
         parts += ["## Not averaged", _list(map(escape, not_averaged))]
     if warnings:
@@ -87,6 +90,10 @@ def escape(text: str) -> str:
 
 def _list(lines: Iterable[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _loud(line: str) -> str:
+    return f"**{escape(line)}**" if line.startswith("WARNING") else escape(line)
 
 
 def _bold(lines: list[str]) -> list[str]:

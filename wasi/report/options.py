@@ -5,11 +5,9 @@ from pathlib import PurePath
 from typing import Any
 
 from wasi.config.fingerprint import canonical
+from wasi.config.relevance import relevant
 from wasi.report.load import select
 
-# `rank` is a table of choices: what a method reads of it stands in the method's own section.
-_NOT_RESULTS = ("seed", "sweep", "recipe", "tune", "bench", "logger", "hydra", "experiment", "rank")
-_PLACES = ("dataset.root", "dataset.download", "dataset.num_workers", "train.checkpoint_every", "train.rerun")
 _RANK_OPTIONS = (
     "method.weight_epsilon",
     "method.keep_ratio",
@@ -25,8 +23,7 @@ NAMED = ("model.name", "dataset.name", "method.name", "method._target_", "method
 def result_options(config: Mapping) -> dict[str, Any]:
     """Every option that can change a result, seeds apart, as dotted key -> value."""
     seed = config.get("seed")
-    sections = {name: value for name, value in config.items() if name not in _NOT_RESULTS}
-    options = {k: v for k, v in flat(sections).items() if k not in _PLACES}
+    options = flat(relevant(config))
     options = {k: v for k, v in options.items() if not (k.endswith(".seed") and v == seed)}
     if select(config, "dataset.name") == "image_folder":  # there the folder is the data set
         options["dataset.root"] = select(config, "dataset.root")

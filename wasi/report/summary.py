@@ -34,7 +34,7 @@ def summary(comparisons: list[Comparison]) -> list[str]:
 
 def _name(comparison: Comparison) -> str:
     group = comparison.group
-    name = group.config.get("recipe") or " ".join(filter(None, [group.method, epsilon_label(group.config)]))
+    name = group.recipe or " ".join(filter(None, [group.method, epsilon_label(group.config)]))
     return f"{name} ({100 * comparison.accuracy_difference:+.2f} points)"
 
 

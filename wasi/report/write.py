@@ -13,6 +13,7 @@ from wasi.report.load import Run, read_runs
 from wasi.report.markdown import markdown
 from wasi.report.provenance import provenance_lines
 from wasi.report.table import LEGEND, block_text
+from wasi.report.tuning import tuning_lines
 from wasi.runs.atomic import atomic_write_bytes, atomic_write_text
 
 _ASCII = str.maketrans({"±": "+-", "×": "x", "≈": "~", "Δ": "-", "●": "*"})
@@ -29,28 +30,37 @@ def write(dirs: list[Path]) -> str:
     blocks = [(block, compare(block)) for block in blocks_of(runs)]
     provenance = provenance_lines([run for run in runs if run.completed] or runs)
     warnings += [f"{block.model} on {block.dataset}: {_ALIKE}" for block, _ in blocks if block.alike]
+    tuning = tuning_lines(dirs)
     not_averaged = [_ending(run, folder) for run in runs if not run.completed]
     try:
         atomic_write_text(folder / "report.csv", runs_csv(runs, folder))
         atomic_write_text(folder / "report_groups.csv", groups_csv(blocks))
         illustrated = [(*pair, _write_figure(*pair, folder)) for pair in blocks]
-        text = markdown(illustrated, provenance, not_averaged, warnings)
+        text = markdown(illustrated, provenance, tuning, not_averaged, warnings)
         atomic_write_text(folder / "report.md", text)
     except OSError as error:
         raise UserError("DIR", folder, f"a folder that can be written into ({error.strerror})") from error
     figures = [figure for *_, figure in illustrated if figure]
-    return printable(_text(blocks, provenance, not_averaged, warnings, folder, figures))
+    return printable(_text(blocks, provenance, tuning, not_averaged, warnings, folder, figures))
 
 
 _ALIKE = "rows with equal options and seed but different fingerprints (weights or data differed) stand apart"
 
 
 def _text(
-    blocks: list, provenance: list[str], not_averaged: list[str], warnings: list[str], folder: Path, figures: list
+    blocks: list,
+    provenance: list[str],
+    tuning: list[str],
+    not_averaged: list[str],
+    warnings: list[str],
+    folder: Path,
+    figures: list[str],
 ) -> str:
     parts = [block_text(*pair) for pair in blocks] or ["no completed run yet"]
     if blocks:
         parts.append("\n".join([*LEGEND, *provenance]))
+    if tuning:
+        parts.append("\n".join(tuning))
     if not_averaged:
         parts.append("\n".join(["not averaged:", *(f"  {line}" for line in not_averaged)]))
     if warnings:

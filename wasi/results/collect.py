@@ -5,6 +5,7 @@ from pathlib import Path
 
 from wasi.bench.job import FILE_NAME as BENCH_NAME
 from wasi.errors import UserError
+from wasi.report.load import was_tried_only
 from wasi.results.record import Record, record_of
 from wasi.runs.atomic import atomic_write_text
 from wasi.runs.result import FILE_NAME as RUN_NAME
@@ -24,6 +25,8 @@ def collect(sweeps: list[Path], into: Path) -> list[str]:
             raise UserError("SWEEP", sweep, "an existing folder")
         for name in (RUN_NAME, BENCH_NAME):
             for path in sorted(sweep.rglob(name)):
+                if was_tried_only(path.parent):
+                    continue
                 content = read_result(path.parent, name)
                 if content is None or content.get("status") != "completed":
                     status = "cannot be read" if content is None else content.get("status")

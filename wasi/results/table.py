@@ -82,7 +82,7 @@ def _source(records: list[Record]) -> str:
     weights = "" if shared["model.weights"] == "pretrained" else f" ({shared['model.weights']})"
     facts = [
         f"{shared['model.name']}{weights} on {images}{shared['dataset.name']}{size}",
-        f"batch {shared['dataset.batch_size']}, {shared['train.epochs']} epochs",
+        f"batch {shared['dataset.batch_size']}, epochs {shared['train.epochs']}",
         f"commit {(records[0].provenance.get('git_commit') or 'unknown')[:10]}",
     ]
     torch = dict.fromkeys((record.provenance.get("versions") or {}).get("torch") for record in records)

@@ -43,6 +43,7 @@ class Run:
     layers: list = field(default_factory=list)
     classes: list = field(default_factory=list)
     resumed_from_step: int = 0
+    only_measure: bool = False  # it was trained before, without being measured
 
 
 Body = Callable[[DictConfig, Run], None]
@@ -89,12 +90,18 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
         validate(cfg)
         sweep_name(cfg)
         if record.completed_before() and not cfg.train.rerun:
-            return _skip(record)
+            run.only_measure = cfg.train.measure and record.lacks_measurement()
+            if not run.only_measure:
+                return _skip(record, cfg.train.monitor)
+            log.info("already completed, measured now: %s", _shown(folder))
         check_inputs(cfg)
-        _start_afresh_or_resume(record)
-        record.begin()
+        if not run.only_measure:
+            _start_afresh_or_resume(record)
+            record.begin()
         run.tracker = open_tracker(cfg, folder, record.fingerprint)
         body(cfg, run)
+        if run.only_measure:
+            record.add(run.metrics)
         ending = Ending("completed")
     except BaseException as error:  # Interrupted and SystemExit too: every ending is written down
         ending = ending_of(error)
@@ -107,7 +114,7 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
     if ending.status == "completed":
         _remove_checkpoint(folder)
         names = ("val/acc", "test/acc", "test/balanced_acc")
-        told = [f"{name} {run.metrics[name]:.4f}" for name in names if name in run.metrics]
+        told = [f"{name} {record.content['metrics'][name]:.4f}" for name in names if name in record.content['metrics']]
         log.info("completed in %.1f s: %s", seconds, ", ".join([*told, _shown(folder)]))
     gc.collect()  # the next job's memory must not start with this one's cycles
     if ending.signum is not None:
@@ -115,9 +122,11 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
     return ending
 
 
-def _skip(record: Record) -> Ending:
+def _skip(record: Record, monitor: bool) -> Ending:
     log.info("already completed, skipped (train.rerun=true trains it again): %s", _shown(record.folder))
     _warn_of_other_code(record, "the completed result")
+    if monitor and not (record.folder / "monitor.csv").exists():
+        log.warning("train.monitor=true has no effect on a completed run: train.rerun=true trains it under watch")
     return Ending("completed")
 
 

@@ -1,5 +1,6 @@
 """A run's result while it comes into being: `running` at the start, its ending at the end."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from wasi.config.fingerprint import SCHEMA_VERSION, fingerprint
+from wasi.config.hardware import device_class
 from wasi.runs.provenance import provenance, threads
 from wasi.runs.result import FILE_NAME, measured, read_result, strict, write_json
+
+_MEASURED = "memory/train_peak_mib"
 
 
 class Record:
@@ -27,7 +31,7 @@ class Record:
             "error": None,
             "fingerprint": self.fingerprint,
             "config": strict(resolved(cfg)),
-            "provenance": provenance(),
+            "provenance": {**provenance(), "device": _device(cfg)},
             "metrics": {},
             "layers": [],
             "classes": [],
@@ -39,6 +43,20 @@ class Record:
 
     def completed_before(self) -> bool:
         return self.is_same_run() and self.previous.get("status") == "completed"
+
+    def lacks_measurement(self) -> bool:
+        """Whether the completed result is of a run with `train.measure=false`."""
+        before = self.previous or {}
+        asked = before.get("config", {}).get("train", {}).get("measure", True)
+        return self.completed_before() and not asked and _MEASURED not in before.get("metrics", {})
+
+    def add(self, metrics: dict) -> None:
+        """What was measured after a completed run, into its result; with the code that measured."""
+        self.content = copy.deepcopy(self.previous)
+        self.content["metrics"].update(measured(metrics))
+        now = {key: value for key, value in provenance().items() if key in ("git_commit", "git_dirty", "start")}
+        self.content["provenance"]["measured"] = now
+        self._write()
 
     def begin(self) -> None:
         self._begun = True
@@ -60,6 +78,14 @@ class Record:
 
     def _write(self) -> None:
         write_json(self.folder / FILE_NAME, self.content)
+
+
+def _device(cfg: DictConfig) -> str | None:
+    """`cpu` or `cuda`; None where the configuration does not tell."""
+    try:
+        return device_class(cfg.device.name)
+    except OmegaConfBaseException:
+        return None
 
 
 def resolved(cfg: DictConfig) -> dict:

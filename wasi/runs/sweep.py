@@ -17,6 +17,7 @@ from wasi.runs.ending import ending_of, one_line, print_error
 from wasi.runs.job import forget_ended
 from wasi.runs.lock import sole_owner
 from wasi.runs.result import FILE_NAME, read_result
+from wasi.runs.tuning import check_tuning, not_chosen
 from wasi.tracking import check_login
 
 
@@ -40,19 +41,22 @@ class SweepCallback(Callback):
 
         return write_report([folder])
 
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        _exit_if_refused(lambda: check_tuning(config.hydra))
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         self._start = time.time()
-        try:
-            swept = swept_options(config.hydra)
-            name = sweep_name(config, swept)
-            self.check(config, swept)
-        except Exception as error:  # Hydra would make a mere warning of it and go on
-            ending = ending_of(error)
-            print_error(ending.error)
-            sys.exit(ending.exit_code)
+        _exit_if_refused(lambda: self._check_sweep(config))
+        name = str(config.sweep)
         _pin_name(config, name)
         print(continue_with("sweep", name), flush=True)
         forget_ended()
+
+    def _check_sweep(self, config: DictConfig) -> None:
+        swept = swept_options(config.hydra)
+        sweep_name(config, swept)
+        check_tuning(config.hydra)
+        self.check(config, swept)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
@@ -62,6 +66,16 @@ class SweepCallback(Callback):
             print_error(f"{job}: {result['status']}: {result['error']}")
         if failures or not told:
             sys.exit(1)
+
+
+def _exit_if_refused(check: Callable[[], None]) -> None:
+    """Hydra would make a mere warning of a callback's exception and go on."""
+    try:
+        check()
+    except Exception as error:
+        ending = ending_of(error)
+        print_error(ending.error)
+        sys.exit(ending.exit_code)
 
 
 def _tell(report: Callable[[Path], str], folder: Path) -> bool:
@@ -77,12 +91,15 @@ def _tell(report: Callable[[Path], str], folder: Path) -> bool:
 def failed_jobs(sweep: Path, since: float, file_name: str = FILE_NAME) -> dict[Path, dict]:
     """Results under `sweep` written at or after `since` that are not completed, by job folder.
 
-    One that still says `running` counts when no process is at work there any more.
+    One that still says `running` counts when no process is at work there any more. A learning rate that was tried
+    and diverged is no failure but an answer.
     """
-    failures = {}
+    failures, tried = {}, not_chosen(sweep)
     for path in sorted(sweep.rglob(file_name)):
         result = read_result(path.parent, file_name)
         if result is None or result.get("status") == "completed" or path.stat().st_mtime < since - 1:
+            continue
+        if result["status"] == "diverged" and path.parent.name in tried:
             continue
         if result["status"] == "running":
             with sole_owner(path.parent) as alone:

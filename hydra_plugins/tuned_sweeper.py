@@ -1,0 +1,64 @@
+"""Hydra's plugin `hydra/sweeper=tuned`: a sweep's rows are tuned on validation before their other seeds are run.
+
+Hydra looks for plugins in the modules of this namespace only, and imports them all at every start.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
+from omegaconf import OmegaConf
+
+from wasi.errors import UserError
+from wasi.runs.ending import print_error
+from wasi.runs.tuning import Plan, Row, grid_of, tuned, write_tuning
+
+
+class TunedSweeper(BasicSweeper):
+    """The basic sweeper in two stages: each row's grid with one seed, then every seed at the best point."""
+
+    def sweep(self, arguments: list[str]) -> Any:
+        folder = Path(self.config.hydra.sweep.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, folder / "multirun.yaml")
+        self._launched = 0
+        try:
+            plan = self._plan(arguments)
+        except UserError as error:
+            print_error(str(error))
+            sys.exit(2)
+        first = self._launch(plan.first_stage())
+        rows = tuned(plan, first)
+        write_tuning(folder, plan, rows)
+        for row in rows:
+            print(*row.told(), sep="\n", flush=True)
+        return [first, self._launch(plan.second_stage(rows))]
+
+    def _plan(self, arguments: list[str]) -> Plan:
+        """
+        Raises:
+            UserError: a grid is none.
+        """
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        (jobs,) = self.split_arguments(parser.parse_overrides([*self._parse_config(), *arguments]), None)
+        self.validate_batch_is_legal(jobs)  # what cannot be composed is refused before anything is composed for
+        return Plan.of(jobs, lambda row: grid_of(self._composed(row).tune, row.overrides))
+
+    def _composed(self, row: Row):
+        return self.hydra_context.config_loader.load_sweep_config(self.config, row.words())
+
+    def _launch(self, jobs: Sequence[Sequence[str]]) -> list[JobReturn]:
+        returns: list[JobReturn] = []
+        self.validate_batch_is_legal(jobs)
+        size = self.max_batch_size or max(len(jobs), 1)
+        for batch in self.split_overrides_to_chunks([list(job) for job in jobs], size):
+            done = self.launcher.launch(batch, initial_job_idx=self._launched)
+            for job in done:
+                _ = job.return_value  # raises what the job raised
+            returns += done
+            self._launched += len(batch)
+        return returns

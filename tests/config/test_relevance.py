@@ -1,0 +1,44 @@
+"""The one list of what changes a result, as fingerprint and report use it."""
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from wasi.config.fingerprint import fingerprint
+from wasi.config.hardware import device_class
+from wasi.models.spec import SIZES, input_spec
+from wasi.report.options import result_options
+
+
+@pytest.mark.parametrize("name", sorted(SIZES))
+def test_sizes_are_those_of_the_published_weights(name, compose_config):
+    assert input_spec(compose_config(f"model={name}", small=False).model, None).image_size == SIZES[name]
+
+
+def test_auto_is_what_torch_finds():
+    assert device_class("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert [device_class(name) for name in ("cpu", "pi5", "pi4", "cuda")] == ["cpu", "cpu", "cpu", "cuda"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ([], ["train.measure=false", "train.monitor=true", "device.memory_limit_mib=4096", "train.eval_every=2"]),
+        (["train.memory=lean"], ["train.memory=lean", "train.chunk_size=16", "train.storage=bfloat16"]),
+        ([], ["dataset.image_size=28", "train.micro_batch_size=128"]),
+        ([], ["train.memory=lean"]),
+        ([], ["dataset.image_size=32"]),
+        ([], ["device.num_threads=1"]),
+        ([], ["method.scope=all"]),
+        ([], ["rank.activation_epsilon=0.5"]),
+    ],
+)
+def test_the_report_groups_by_what_the_fingerprint_counts(one, other, compose_config):
+    a, b = (compose_config(*words) for words in (one, other))
+    options = [result_options(OmegaConf.to_container(cfg, resolve=True)) for cfg in (a, b)]
+    assert (options[0] == options[1]) == (fingerprint(a) == fingerprint(b))
+
+
+def test_seeds_alone_do_not_make_groups(compose_config):
+    a, b = (OmegaConf.to_container(compose_config(f"seed={s}", "method=lora"), resolve=True) for s in (1, 2))
+    assert result_options(a) == result_options(b)

@@ -1,0 +1,119 @@
+"""Which jobs a tuned sweep has, what it chooses, and that its first stage is never trained twice."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from wasi.report.tuning import tuning_lines
+from wasi.results.collect import collect
+from wasi.runs.tuning import Plan, Row, TunedRow, grid_of, not_chosen
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = (
+    *("model=vit_micro", "model.weights=random", "method=vanilla", "logger=none", "train.measure=false"),
+    *("dataset=digits", "dataset.train_size=64", "dataset.val_size=32", "dataset.batch_size=32", "train.epochs=1"),
+    *("device=cpu", "device.num_threads=1"),
+)
+
+
+def tune(lr=None, optimizer=None, **options):
+    return OmegaConf.create({"lr": lr, "optimizer": optimizer, "options": options})
+
+
+def test_a_grid_is_a_product_with_rates_of_their_own_for_each_optimizer():
+    assert grid_of(tune(), {}) == [{}]
+    assert grid_of(tune([1, 2]), {}) == [{"optimizer.lr": 1}, {"optimizer.lr": 2}]
+    found = grid_of(tune({"sgd": [0.1], "adamw": [1e-4, 1e-3]}, ["sgd", "adamw"], **{"rank.x": ["a"]}), {})
+    assert found == [
+        {"optimizer": "sgd", "optimizer.lr": 0.1, "rank.x": "a"},
+        {"optimizer": "adamw", "optimizer.lr": 1e-4, "rank.x": "a"},
+        {"optimizer": "adamw", "optimizer.lr": 1e-3, "rank.x": "a"},
+    ]
+
+
+def test_what_a_command_line_decides_is_not_tuned():
+    given = tune([1, 2], ["sgd", "adamw"], **{"rank.x": [3, 4]})
+    assert grid_of(given, {"optimizer.lr": "7", "optimizer": "sgd"}) == [{"rank.x": 3}, {"rank.x": 4}]
+
+
+def test_the_jobs_of_both_stages():
+    jobs = [["method=a", "seed=1"], ["method=a", "seed=2"], ["method=b", "seed=1"], ["method=b", "seed=2"]]
+    plan = Plan.of(jobs, lambda row: [{"lr": 1e-05}, {"lr": 2}] if row.name == "a" else [{}])
+    first = plan.first_stage()
+    assert first == [["method=a", "lr=1e-05", "seed=1"], ["method=a", "lr=2", "seed=1"]]
+    (row,) = [TunedRow(plan.rows[0], ["x", "y"], [0.1, 0.2], ["completed"] * 2)]
+    chosen = (["method=a", "lr=2"], ["method=b"])
+    both = [[*words, f"seed={seed}"] for words in chosen for seed in (1, 2)]
+    assert plan.second_stage([row]) == both
+    failed = TunedRow(plan.rows[0], ["x", "y"], [None, None], ["diverged"] * 2)
+    assert plan.second_stage([failed]) == [["method=b", "seed=1"], ["method=b", "seed=2"]]
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "choice", "edge"),
+    [((0.1, 0.3, 0.2), 2, []), ((0.3, 0.3, 0.2), 1, ["lr"]), ((None, 0.1, 0.2), 3, ["lr"])],
+)
+def test_a_choice_and_the_edge_of_its_grid(accuracies, choice, edge):
+    row = Row("wasi", {}, [{"lr": 1}, {"lr": 2}, {"lr": 3}])
+    found = TunedRow(row, ["x", "y", "z"], list(accuracies), ["completed"] * 3)
+    assert found.choice == {"lr": choice} and found.on_edge == edge
+    assert any("EDGE" in line for line in found.told()) == bool(edge)
+
+
+def test_the_edge_is_that_of_the_rates_of_the_chosen_optimizer():
+    points = [{"o": "sgd", "lr": 0.1}, *({"o": "adamw", "lr": rate} for rate in (1e-5, 1e-4, 1e-3))]
+    row = Row("", {}, points)
+    assert TunedRow(row, list("wxyz"), [0.1, 0.2, 0.3, 0.2], [""] * 4).on_edge == []
+    assert TunedRow(row, list("wxyz"), [0.1, 0.4, 0.3, 0.2], [""] * 4).on_edge == ["lr"]
+
+
+def train(*words, cwd):
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *words, *TINY],
+        cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("words", [("tune.lr=[0.1,0.2]",), ("-m", "tune.lr=[0.1,0.2]", "seed=1,2")])
+def test_without_its_sweeper_a_grid_is_refused(words, tmp_path):
+    process = train(*words, cwd=tmp_path)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2 and err.count("\n") == 1
+    assert err.startswith("error: tune.lr=[0.1,0.2]: allowed is for a sweep with hydra/sweeper=tuned only")
+
+
+def test_killed_between_its_stages_a_tuned_sweep_goes_on_and_trains_nothing_twice(tmp_path):
+    words = ("-m", "hydra/sweeper=tuned", "sweep=t", "tune.lr=[0.01,0.05]", "seed=1,2,3")
+    sweep = tmp_path / "multirun" / "t"
+    process = train(*words, cwd=tmp_path)
+    while not (sweep / "tuning.json").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    assert process.returncode == 143
+    tried = {path: path.read_text() for path in sweep.glob("*-s1-*/result.json")}
+    assert [json.loads(text)["status"] for text in tried.values()] == ["completed"] * 2
+
+    process = train(*words, cwd=tmp_path)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert all(path.read_text() == text for path, text in tried.items())
+    tuning = json.loads((sweep / "tuning.json").read_text())
+    (row,), (left_out,) = tuning["rows"], tuning["left_out"]
+    best = max(row["points"], key=lambda point: point["val/acc"])
+    assert row["choice"] == best["values"] and best["job"] != left_out and row["on_edge"] == ["optimizer.lr"]
+    assert "WARNING: tuning" in out and "EDGE of its grid (0.01, 0.05)" in out
+    results = [json.loads(path.read_text()) for path in sweep.glob("*/result.json")]
+    rates = {(r["config"]["seed"], r["config"]["optimizer"]["lr"]) for r in results}
+    chosen = row["choice"]["optimizer.lr"]
+    assert rates == {(1, 0.01), (1, 0.05), (2, chosen), (3, chosen)} and len(results) == 4
+
+    assert not_chosen(sweep) == {left_out} and len(tuning_lines([sweep])) == 3
+    assert collect([sweep], tmp_path / "kept") == [] and len(list((tmp_path / "kept").iterdir())) == 3

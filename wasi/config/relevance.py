@@ -1,0 +1,49 @@
+"""What of a configuration can change a run's result: the one list of fingerprints and of grouping."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from wasi.config.hardware import device_class
+from wasi.models.spec import SIZES
+from wasi.models.weights_file import KEYWORDS
+
+# `rank` is a table of choices: what a method reads of it stands in the method's own section.
+SECTIONS = ("model", "dataset", "method", "optimizer", "scheduler", "train", "device")
+_WITHOUT_EFFECT = {
+    "dataset": ("root", "download", "num_workers"),
+    "train": ("checkpoint_every", "eval_every", "rerun", "save", "measure", "monitor"),
+    "device": ("memory_limit_mib",),
+}
+_LEAN = {"chunk_size": 16, "segment_size": 2, "storage": "bfloat16"}  # what null stands for
+
+
+def relevant(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The sections of a resolved configuration without what has no effect, and null for a default written out.
+
+    Equal for two configurations that differ in bookkeeping, in `device.name` within one class of devices, in
+    `train.micro_batch_size` = `dataset.batch_size` or null, and the like. Seeds are kept where a section has one.
+    """
+    parts = {
+        name: {key: value for key, value in config[name].items() if key not in _WITHOUT_EFFECT.get(name, ())}
+        for name in SECTIONS
+        if isinstance(config.get(name), Mapping)
+    }
+    if parts.get("train", {}).get("select") == "best":  # among the epochs that are evaluated
+        parts["train"]["eval_every"] = config["train"]["eval_every"]
+    for name, key, default in _defaults(parts):
+        if parts.get(name, {}).get(key) == default:
+            parts[name][key] = None
+    if "name" in parts.get("device", {}):
+        parts["device"]["name"] = device_class(parts["device"]["name"])
+    return parts
+
+
+def _defaults(parts: dict[str, dict[str, Any]]) -> list[tuple[str, str, Any]]:
+    """Section, option, and the value that its null stands for, as far as that is known without a library."""
+    found = [("train", key, value) for key, value in _LEAN.items()]
+    if (batch := parts.get("dataset", {}).get("batch_size")) is not None:
+        found.append(("train", "micro_batch_size", batch))
+    model = parts.get("model", {})
+    if model.get("name") in SIZES and model.get("weights") in KEYWORDS:
+        found.append(("dataset", "image_size", SIZES[model["name"]]))
+    return found
