@@ -66,7 +66,7 @@ def test_help_answers_at_once():
         (["bench.rounds=0"], "bench.rounds=0: allowed is a whole number from 1 up"),
         (
             ["bench.baseline=nothing"],
-            "bench.baseline=nothing: allowed is asi, lora, svd_llm, vanilla, wasi, wsi or null",
+            "bench.baseline=nothing: allowed is asi, lora, svd_llm, vanilla, wasi, wasi_features, wsi or null",
         ),
         (["-m", "bench.baseline=nothing", "seed=1,2"], "bench.baseline=nothing: allowed is"),
         (["-m", "bench.rounds=0", "seed=1,2"], "bench.rounds=0: allowed is"),
