@@ -13,9 +13,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 
+from wasi.config.validate import validate
 from wasi.errors import UserError
 from wasi.runs.ending import print_error
-from wasi.runs.tuning import Plan, Row, grid_of, tuned, write_tuning
+from wasi.runs.tuning import Grid, Plan, Row, grid_of, tuned, write_tuning
 
 
 class TunedSweeper(BasicSweeper):
@@ -41,15 +42,18 @@ class TunedSweeper(BasicSweeper):
     def _plan(self, arguments: list[str]) -> Plan:
         """
         Raises:
-            UserError: a grid is none.
+            UserError: a grid is no list of allowed values.
         """
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         (jobs,) = self.split_arguments(parser.parse_overrides([*self._parse_config(), *arguments]), None)
         self.validate_batch_is_legal(jobs)  # what cannot be composed is refused before anything is composed for
-        return Plan.of(jobs, lambda row: grid_of(self._composed(row).tune, row.overrides))
+        return Plan.of(jobs, self._grid)
 
-    def _composed(self, row: Row):
-        return self.hydra_context.config_loader.load_sweep_config(self.config, row.words())
+    def _grid(self, row: Row) -> Grid:
+        """The points that the row's own configuration asks for: a recipe may bring them."""
+        tune = self.hydra_context.config_loader.load_sweep_config(self.config, row.words()).tune
+        validate(OmegaConf.create({"tune": tune}))
+        return grid_of(tune, row.overrides)
 
     def _launch(self, jobs: Sequence[Sequence[str]]) -> list[JobReturn]:
         returns: list[JobReturn] = []

@@ -16,7 +16,7 @@ from wasi.runs.tuning import Plan, Row, TunedRow, grid_of, not_chosen
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = (
-    *("model=vit_micro", "model.weights=random", "method=vanilla", "logger=none", "train.measure=false"),
+    *("model=vit_micro", "model.weights=random", "logger=none", "train.measure=false"),
     *("dataset=digits", "dataset.train_size=64", "dataset.val_size=32", "dataset.batch_size=32", "train.epochs=1"),
     *("device=cpu", "device.num_threads=1"),
 )
@@ -88,8 +88,17 @@ def test_without_its_sweeper_a_grid_is_refused(words, tmp_path):
     assert err.startswith("error: tune.lr=[0.1,0.2]: allowed is for a sweep with hydra/sweeper=tuned only")
 
 
+@pytest.mark.parametrize("rows", ["method=vanilla,wasi", "recipe=vanilla,lora_r8"])
+def test_a_grid_of_values_that_are_not_allowed_trains_nothing(rows, tmp_path):
+    process = train("-m", "hydra/sweeper=tuned", "sweep=t", rows, "tune.lr=[-1]", cwd=tmp_path)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2 and err.count("\n") == 1
+    assert err.startswith("error: tune.lr=[-1]: allowed is a list of numbers above 0")
+    assert not list(tmp_path.rglob("result.json"))
+
+
 def test_killed_between_its_stages_a_tuned_sweep_goes_on_and_trains_nothing_twice(tmp_path):
-    words = ("-m", "hydra/sweeper=tuned", "sweep=t", "tune.lr=[0.01,0.05]", "seed=1,2,3")
+    words = ("-m", "hydra/sweeper=tuned", "sweep=t", "method=vanilla", "tune.lr=[0.01,0.05]", "seed=1,2,3")
     sweep = tmp_path / "multirun" / "t"
     process = train(*words, cwd=tmp_path)
     while not (sweep / "tuning.json").exists():
