@@ -3,6 +3,8 @@
 `L` is `O x K` with orthonormal columns, `R` is `K x I`. See `docs/method.md` for the derivations.
 """
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -83,14 +85,33 @@ def damped_solve(gram: Tensor, rows: Tensor) -> Tensor:
     return torch.cholesky_solve(rows, torch.linalg.cholesky(gram))
 
 
-def polar_factor(matrix: Tensor) -> Tensor:
-    """`M (M^T M)^(-1/2)` of a tall `M` (`O x r`): the nearest matrix with orthonormal columns, all of length 1.
+def polar_factors(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """`M (M^T M)^(-1/2)` of each tall `M` (`O x r`): the nearest matrix with orthonormal columns, all of length 1.
 
-    By an eigendecomposition of the `r x r` Gram matrix in float64. Directions in which `M` is below 1e-6 of its
+    By eigendecompositions of the `r x r` Gram matrices in float64. Directions in which `M` is below 1e-6 of its
     largest singular value are noise and are damped instead of being raised to length 1.
     """
-    wide = matrix.double()
-    values, vectors = torch.linalg.eigh(wide.mT @ wide)
+    wide = [matrix.double() for matrix in matrices]
+    roots = _on_cpu(_inverse_root, [matrix.mT @ matrix for matrix in wide])
+    return [matrix @ root.to(matrix.dtype) for matrix, root in zip(matrices, roots, strict=True)]
+
+
+def _inverse_root(gram: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(gram)
     values = values.clamp_min(0)
     scale = (values + 1e-12 * values[-1]).clamp_min(torch.finfo(torch.float32).tiny).rsqrt()
-    return matrix @ ((vectors * scale) @ vectors.mT).to(matrix.dtype)
+    return (vectors * scale) @ vectors.mT
+
+
+def _on_cpu(function: Callable[[Tensor], Tensor], squares: Sequence[Tensor]) -> list[Tensor]:
+    """`function` of each square matrix. From an accelerator they come and go together, in two transfers.
+
+    A decomposition of so small a matrix takes an accelerator longer than a CPU, and each makes the host wait.
+    """
+    if not squares or squares[0].device.type == "cpu":
+        return [function(square) for square in squares]
+    sizes = [len(square) for square in squares]
+    together = torch.cat([square.flatten() for square in squares]).cpu().split([n * n for n in sizes])
+    found = [function(part.view(n, n)).flatten() for part, n in zip(together, sizes, strict=True)]
+    back = torch.cat(found).to(squares[0].device).split([n * n for n in sizes])
+    return [part.view(n, n) for part, n in zip(back, sizes, strict=True)]

@@ -1,9 +1,11 @@
 """SGD whose matrix gradients are whitened: an adaptive step without optimizer state for matrices."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from wasi.linalg.subspace import polar_factor
+from wasi.linalg.subspace import polar_factors
 
 
 class Swan(torch.optim.AdamW):
@@ -25,23 +27,31 @@ class Swan(torch.optim.AdamW):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        held = []
-        for group in self.param_groups:
-            for parameter in group["params"] if group.get("whiten") else ():
-                if parameter.grad is not None:
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    columns = group.get("in_features", parameter.shape[1])
-                    parameter.add_(whitened(parameter.grad, columns), alpha=-0.2 * group["lr"])
-                    held.append((parameter, parameter.grad))
-                    parameter.grad = None  # AdamW passes over parameters without a gradient
+        groups = [group for group in self.param_groups if group.get("whiten")]
+        chosen = [(p, group) for group in groups for p in group["params"] if p.grad is not None]
+        gradients = [parameter.grad for parameter, _ in chosen]
+        on_cpu = all(gradient.device.type == "cpu" for gradient in gradients)
+        for some in [[one] for one in chosen] if on_cpu else [chosen]:  # together only where waiting costs more
+            self._whitened_step(some)
         super().step()
-        for parameter, grad in held:
-            parameter.grad = grad
+        for (parameter, _), gradient in zip(chosen, gradients, strict=True):
+            parameter.grad = gradient
         return loss
 
+    def _whitened_step(self, chosen: Sequence[tuple[Tensor, dict]]) -> None:
+        """Step on parameters, each with its group; without a gradient, AdamW passes over them then."""
+        widths = [group.get("in_features", parameter.shape[1]) for parameter, group in chosen]
+        steps = whitened([parameter.grad for parameter, _ in chosen], widths)
+        for (parameter, group), step in zip(chosen, steps, strict=True):
+            parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(step, alpha=-0.2 * group["lr"])
+            parameter.grad = None
 
-def whitened(grad: Tensor, in_features: int) -> Tensor:
-    """The polar factor of a matrix gradient (`O x r`), scaled as if spread over `O x in_features` entries of size 1."""
-    rows, columns = grad.shape
-    polar = polar_factor(grad) if rows >= columns else polar_factor(grad.mT).mT
-    return polar * (rows * in_features / min(rows, columns)) ** 0.5
+
+def whitened(gradients: Sequence[Tensor], in_features: Sequence[int]) -> list[Tensor]:
+    """Polar factors of matrix gradients (`O x r`), scaled to the length of `O x in_features` entries of size 1."""
+    tall = [gradient if len(gradient) >= gradient.shape[1] else gradient.mT for gradient in gradients]
+    found = []
+    for gradient, polar, width in zip(gradients, polar_factors(tall), in_features, strict=True):
+        polar = polar if polar.shape == gradient.shape else polar.mT
+        found.append(polar * (len(gradient) * width / min(gradient.shape)) ** 0.5)
+    return found
