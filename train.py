@@ -55,7 +55,7 @@ def train(cfg: DictConfig, run: Run) -> None:
     save_model(model, str(run.folder / "model.safetensors"))
 
     if cfg.train.measure:
-        run.metrics |= measure_run(cfg, step, first_batch(data.train, cfg), fit.step_seconds)
+        run.metrics |= measure_run(cfg, method, step, first_batch(data.train, cfg), fit.step_seconds)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

@@ -99,6 +99,7 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "method.scope": _names("mlp", "attention", "all"),
     "method.train_rest": _yes_no,
     "method.weight_epsilon": _epsilon,
+    "method.merge": _yes_no,
     "method.lora_rank": _count,
     "method.lora_alpha": _positive,
     "method.update": _names("subspace", "svd"),

@@ -10,9 +10,10 @@ from wasi.layers.activation import TuckerState
 from wasi.layers.batch_mode import BatchMode
 from wasi.measure.accounting import paper_accounting
 from wasi.measure.breakdown import Breakdown, Target
-from wasi.measure.flops import step_flops
+from wasi.measure.flops import inference_flops, step_flops
 from wasi.measure.memory import inference_peak, train_peak
 from wasi.measure.timing import summary, synchronizer, time_steps
+from wasi.methods.method import Method
 from wasi.training.step import TrainStep
 from wasi.training.subspace import SubspaceIteration
 
@@ -26,27 +27,47 @@ SUBSPACE_WORK: list[Target] = [
 
 
 def measure_run(
-    cfg: DictConfig, step: TrainStep, batch: tuple[Tensor, Tensor], step_seconds: Sequence[float]
+    cfg: DictConfig, method: Method, step: TrainStep, batch: tuple[Tensor, Tensor], step_seconds: Sequence[float]
 ) -> dict[str, float]:
     """Metrics of section `memory`, `flops`, `time` and `model` of result.json, but for the process's RSS.
 
     Trains `step.model` a few steps further, so the run's weights must have been saved.
 
     Args:
+        method: that was applied; it says how the model is deployed.
         batch: a whole training batch as the loader gives it (uint8 images, labels).
         step_seconds: whole steps of the training itself.
     """
     images, labels = step.prepare(*batch)
     batch_size = len(labels)  # less than asked for where there are fewer training images
     normalised = step.normalize(batch[0].to(step.device))
-    return {
-        **count_parameters(step.model),
-        **paper_accounting(step.model, cfg.method.scope, normalised, batch_size),
-        **flops(step, normalised, batch_size),
-        **times(step, images, labels, normalised, step_seconds),
+    metrics = {
+        **counts(method, step, cfg.method.scope, normalised, batch_size),
+        **times(step, images, labels, step_seconds),
         **train_peak(step.model, step.optimizer, step, images, labels).train_metrics(),
-        "memory/inference_peak_mib": inference_peak(step.model, normalised).total / 1024**2,
     }
+    with method.deployed(step.model):
+        metrics["time/inference_ms_p50"] = summary(inference_ms(step, normalised))["p50"]
+        metrics["memory/inference_peak_mib"] = inference_peak(step.model, normalised).total / 1024**2
+    return metrics
+
+
+def counts(method: Method, step: TrainStep, scope: str, images: Tensor, batch_size: int) -> dict[str, float]:
+    """What is counted, not measured: parameters, the paper's accounting, FLOPs; of inference, as deployed.
+
+    Args:
+        scope: of the paper's accounting; images: normalised.
+    """
+    found = {
+        **count_parameters(step.model),
+        **paper_accounting(step.model, scope, images, batch_size),
+        **flops(step, images, batch_size),
+    }
+    with method.deployed(step.model):
+        inference = paper_accounting(step.model, scope, images, batch_size)["memory/paper_inference_mib"]
+        found["memory/paper_inference_mib"] = inference
+        found["flops/inference"] = inference_flops(step.model, images, batch_size)
+    return found
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
@@ -59,7 +80,7 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
 
 
 def flops(step: TrainStep, images: Tensor, batch_size: int) -> dict[str, int]:
-    """FLOPs of the step as it really runs, repetitions included."""
+    """FLOPs of a step as it really runs, repetitions included."""
     with step.unchunked():
         return step_flops(
             step.model, images, batch_size, step.micro_batch_size, step.repeated, step.chunk_size
@@ -67,17 +88,16 @@ def flops(step: TrainStep, images: Tensor, batch_size: int) -> dict[str, int]:
 
 
 def times(
-    step: TrainStep, images: Tensor, labels: Tensor, normalised: Tensor, step_seconds: Sequence[float]
+    step: TrainStep, images: Tensor, labels: Tensor, step_seconds: Sequence[float]
 ) -> dict[str, float]:
     """Whole steps of the training after warm-up, where there were enough of them; otherwise of further steps."""
     samples = [1000 * s for s in step_seconds[_WARMUP:]]
     if len(samples) < 5:
         samples = time_steps(lambda: step(images, labels), 1, 5, 0.0, synchronizer(step.device.type))
-    train, inference = summary(samples), summary(inference_ms(step, normalised))
+    train = summary(samples)
     metrics = {
         "time/train_step_ms_p50": train["p50"],
         "time/train_step_ms_p90": train["p90"],
-        "time/inference_ms_p50": inference["p50"],
     }
     if step.subspace.layers:
         metrics["time/subspace_ms_p50"] = summary(subspace_ms(step, images, labels))["p50"]

@@ -6,12 +6,16 @@ import torch
 from torch import nn
 
 from wasi.layers.adapter import AdapterLinear
+from wasi.methods.method import Method
 from wasi.methods.scope import freeze_rest, once_each, replace_layers, scope_linears
 
 
 @dataclass
-class LoRA:
-    """Adapters of `lora_rank` and `lora_alpha` on the linears of `scope`; the head trains, the rest by option."""
+class LoRA(Method):
+    """Adapters of `lora_rank` and `lora_alpha` on the linears of `scope`; the head trains, the rest by option.
+
+    Merged for inference, the linears are ordinary dense ones.
+    """
 
     name: str
     scope: str
@@ -19,6 +23,7 @@ class LoRA:
     lora_rank: int
     lora_alpha: float
     seed: int
+    merge: bool = True
 
     def apply(self, model: nn.Module, calibration) -> nn.Module:
         generator = torch.Generator().manual_seed(self.seed)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from wasi.layers.adapter import FactoredAdapterLinear
 from wasi.linalg.rank import weight_rank
 from wasi.methods.calibration import decomposing, second_moments
+from wasi.methods.method import Method
 from wasi.methods.scope import check_weights, freeze_rest, once_each, replace_layers, scope_linears
 
 
@@ -40,7 +41,7 @@ def stable_cholesky(moment: Tensor) -> Tensor:
 
 
 @dataclass
-class SVDLLM:
+class SVDLLM(Method):
     """Factors whitened by the calibration inputs, frozen, with trainable adapters on both.
 
     Args:
@@ -49,6 +50,7 @@ class SVDLLM:
         lora_rank, lora_alpha: of the adapters.
         calibration_batches: training batches whose inputs whiten the weights.
         seed: of the adapters' start.
+        merge: into the two factors, for inference.
     """
 
     name: str
@@ -60,6 +62,7 @@ class SVDLLM:
     lora_alpha: float
     calibration_batches: int
     seed: int
+    merge: bool = True
 
     def apply(self, model: nn.Module, calibration) -> nn.Module:
         linears = scope_linears(model, self.scope)

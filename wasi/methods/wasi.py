@@ -17,6 +17,7 @@ from wasi.layers.tucker_linear import TuckerLinear
 from wasi.linalg.rank import truncate, weight_rank
 from wasi.methods.calibration import decomposing
 from wasi.methods.feature_init import feature_moments
+from wasi.methods.method import Method
 from wasi.methods.output_init import OutputMoments, output_moments
 from wasi.methods.scope import check_weights, freeze_rest, once_each, replace_layers, scope_linears
 from wasi.methods.selection import ActivationRanks
@@ -28,7 +29,7 @@ _MOMENTS = {"svd": lambda *_: {}, "output": output_moments, "features": feature_
 
 
 @dataclass
-class SubspaceMethod:
+class SubspaceMethod(Method):
     """Replaces the linears of `scope`.
 
     Args:
