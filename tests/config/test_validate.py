@@ -86,7 +86,7 @@ def test_activation_ranks_are_positive_whole_numbers(ranks, composed):
             ["rank.activation_selection=perplexity", "rank.perplexity_ceiling=2", "rank.memory_budget_mib=3"],
             "rank.memory_budget_mib=3",
         ),
-        (["+method.update=svd"], "method.update=svd"),
+        (["method.update=svd"], "method.update=svd"),
         (["scheduler.warmup_epochs=51"], "scheduler.warmup_epochs=51"),
         (["optimizer.nesterov=true"], "optimizer.nesterov=true"),
         (["optimizer=adamw", "optimizer.betas=[0.9,1.0]"], "optimizer.betas=[0.9, 1.0]"),

@@ -46,7 +46,7 @@ def _without_effect(cfg: DictConfig, names: set[str]) -> set[str]:
         idle.add("activation_epsilon")  # otherwise it is what the bound is derived from
     if "keep_ratio" in names and rank.get("keep_ratio") is not None:
         idle.add("weight_epsilon")
-    if cfg.method.get("init") == "svd":  # it looks at no data
+    if cfg.method.get("init") in ("svd", "random"):  # they look at no data
         idle.add("calibration_batches")
     return idle
 

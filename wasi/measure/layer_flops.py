@@ -18,6 +18,7 @@ from wasi.layers.svd_linear import SvdLinear
 from wasi.layers.tucker_linear import TuckerLinear, TuckerProduct
 from wasi.linalg.tucker import token_modes_first, truncation_order
 from wasi.measure.formulas import cholesky, eigh, matmul, qr, svd, triangular_solve
+from wasi.training.subspace import moves_in_subspace
 
 # Functions that stand for a whole product with the weight in a traced graph.
 PRODUCTS = (FactoredProduct.__name__, TuckerProduct.__name__)
@@ -124,7 +125,7 @@ def step(layer: LowRankLayer, token_shape: Shape) -> int:
         token_shape: shape of the layer's inputs without their batch axis.
     """
     total = sum(_advance(state, token_shape) for state in layer.states)
-    if isinstance(layer, FactoredLinear):
+    if isinstance(layer, FactoredLinear) and moves_in_subspace(layer):
         total += _thin_step(layer) if layer.collects else _tangent(layer) + _retraction(layer)
     return total
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from wasi.errors import UserError
@@ -19,13 +20,14 @@ from wasi.methods.calibration import decomposing
 from wasi.methods.feature_init import feature_moments
 from wasi.methods.method import Method
 from wasi.methods.output_init import OutputMoments, output_moments
+from wasi.methods.random_init import random_factors
 from wasi.methods.scope import check_weights, freeze_rest, once_each, replace_layers, scope_linears
 from wasi.methods.selection import ActivationRanks
 
 log = logging.getLogger(__name__)
 
 # method.init -> what is looked at on calibration data, by the weight's id.
-_MOMENTS = {"svd": lambda *_: {}, "output": output_moments, "features": feature_moments}
+_MOMENTS = {"svd": lambda *_: {}, "random": lambda *_: {}, "output": output_moments, "features": feature_moments}
 
 
 @dataclass
@@ -35,10 +37,13 @@ class SubspaceMethod(Method):
     Args:
         weight_epsilon: explained variance that the factors keep of a weight; None leaves weights dense.
         update: of the weights: `subspace` steps on the factors; `svd`, the paper's baseline for WSI, steps on the
-            dense product and truncates it to the same rank by an SVD, each time.
+            dense product and truncates it to the same rank by an SVD, each time; `none` leaves the factors to the
+            optimizer, as ordinary parameters.
         init: where the factors start, at the same rank: `svd`, at the truncated weight (the paper's); `output` and
             `features`, in the subspace that matters most on calibration data for the layer's outputs, or for the
-            model's final features, with what the mean output loses in the bias.
+            model's final features, with what the mean output loses in the bias; `random`, a control, anywhere,
+            with the weight's Frobenius norm.
+        seed: of the random factors.
         calibration_batches: training batches that they look at.
         activations: how Tucker ranks are chosen; None saves inputs as they are.
         train_rest: whether what lies outside the scope trains as well (the head always does).
@@ -52,14 +57,15 @@ class SubspaceMethod(Method):
     update: str = "subspace"
     init: str = "svd"
     calibration_batches: int = 1
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.init not in _MOMENTS:
-            raise UserError("method.init", self.init, "svd, output or features")
+            raise UserError("method.init", self.init, "svd, output, features or random")
         if self.init != "svd" and self.weight_epsilon is None:
             raise UserError("method.init", self.init, f"for method=wasi or wsi, not for {self.name}")
-        if self.update not in ("subspace", "svd"):
-            raise UserError("method.update", self.update, "subspace or svd")
+        if self.update not in ("subspace", "svd", "none"):
+            raise UserError("method.update", self.update, "subspace, svd or none")
         if self.update == "svd" and (self.weight_epsilon is None or self.activations):
             raise UserError("method.update", self.update, f"for method=wsi only, not for {self.name}")
 
@@ -85,7 +91,8 @@ class SubspaceMethod(Method):
 
     def _factors(self, model: nn.Module, linears: Mapping[str, nn.Linear], calibration) -> "_SharedFactors":
         batches = islice(calibration, self.calibration_batches)
-        return _SharedFactors(self.weight_epsilon, _MOMENTS[self.init](model, linears, batches))
+        generator = torch.Generator().manual_seed(self.seed) if self.init == "random" else None
+        return _SharedFactors(self.weight_epsilon, _MOMENTS[self.init](model, linears, batches), generator)
 
     def _layer(
         self, name: str, linear: nn.Linear, factors: "_SharedFactors | None", states: list[TuckerState]
@@ -94,7 +101,9 @@ class SubspaceMethod(Method):
             return TuckerLinear(linear.weight, linear.bias, states)
         if self.update == "svd":
             return SvdLinear(*factors.product(name, linear.weight), factors.bias(linear))
-        return FactoredLinear(*factors.of(name, linear.weight), factors.bias(linear), states)
+        layer = FactoredLinear(*factors.of(name, linear.weight), factors.bias(linear), states)
+        layer.update = self.update
+        return layer
 
 
 class _SharedFactors:
@@ -102,10 +111,13 @@ class _SharedFactors:
 
     Args:
         epsilon: decides the rank; moments: by the weight's id, where a weight starts from its outputs.
+        generator: of factors that start at random, else None.
     """
 
-    def __init__(self, epsilon: float, moments: Mapping[int, OutputMoments]):
-        self.epsilon, self.moments = epsilon, moments
+    def __init__(
+        self, epsilon: float, moments: Mapping[int, OutputMoments], generator: torch.Generator | None = None
+    ):
+        self.epsilon, self.moments, self.generator = epsilon, moments, generator
         self._pairs: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}
         self._products: dict[int, tuple[nn.Parameter, int]] = {}
         self._biases: dict[tuple[int, int], nn.Parameter] = {}
@@ -144,6 +156,8 @@ class _SharedFactors:
         return left, right
 
     def _start(self, name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
+        if self.generator is not None:
+            return random_factors(weight, weight_rank(weight, self.epsilon), self.generator)
         if id(weight) not in self.moments:
             return truncate(weight, self.epsilon)
         with decomposing(name):

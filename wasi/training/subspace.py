@@ -30,7 +30,7 @@ class SubspaceIteration:
         ]
         collecting = {id(t.layer) for t in self.thin}
         self.factored = [layer for layer in factored if id(layer) not in collecting]
-        once = {id(layer.retracted): layer for layer in self.layers if layer.retracted is not None}
+        once = {id(m.retracted): m for m in self.layers if m.retracted is not None and moves_in_subspace(m)}
         self.retracting = [layer for layer in once.values() if id(layer) not in collecting]
         in_factors = {id(p) for layer in factored for p in (layer.L, layer.R)}
         self.parameters = [p for p in model.parameters() if p.requires_grad]
@@ -111,9 +111,15 @@ class ThinLayer:
 
 
 def trainable_factors(model: nn.Module) -> list[FactoredLinear]:
-    """Layers whose factors train; tied layers share one pair of factors, which counts, and steps, once."""
+    """Layers whose factors take subspace steps; tied layers share one pair, which counts, and steps, once."""
     layers = [m for m in model.modules() if isinstance(m, FactoredLinear) and m.L.requires_grad]
+    layers = [m for m in layers if moves_in_subspace(m)]
     return list({id(m.L): m for m in layers}.values())
+
+
+def moves_in_subspace(layer: LowRankLayer) -> bool:
+    """False where `method.update=none` leaves a layer's factors to the optimizer, as ordinary parameters."""
+    return getattr(layer, "update", "subspace") != "none"
 
 
 def _sole_holders(model: nn.Module) -> set[FactoredLinear]:
