@@ -2,16 +2,27 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
+
+from wasi.layers.base import LowRankLayer
 
 
 class Method:
     """Base class of all methods.
 
-    `merge`: whether inference is measured with adapters merged into the weights, as one would deploy the model.
+    A subclass declares, beside `apply`, what is special about it, all of it optional:
+
+    - `appearance`: per name (of a YAML) how reports show it, see `wasi.methods.declared.Appearance`;
+    - `merge`: whether inference is measured with adapters merged into the weights, as one would deploy the model;
+    - `parameter_groups`, `wrap_step`: how its training differs;
+    - `step_parts`: which of its callables belong to which part of a step in a breakdown of time.
+
+    Work that its layers do around an optimizer step follows from the layers themselves (`LowRankLayer`).
     """
 
+    appearance = {}
     merge: bool = True
 
     def apply(self, model: nn.Module, calibration) -> nn.Module:
@@ -22,12 +33,32 @@ class Method:
         """
         raise NotImplementedError
 
+    def parameter_groups(self, model: nn.Module, defaults: dict[str, Any]) -> list[dict[str, Any]]:
+        """Trainable parameters for which the optimizer has options of their own; all others keep theirs.
+
+        >>> Method().parameter_groups(nn.Linear(2, 2), {"lr": 0.1})  # LoRA+ gives B [{"params": [...], "lr": 1.6}]
+        []
+
+        Args:
+            defaults: the optimizer's options.
+        """
+        return []
+
+    def wrap_step(self, step):
+        """The `TrainStep` as it is to be used; for example with hooks on `step.optimizer`."""
+        return step
+
+    def step_parts(self) -> dict[str, list[tuple[object, str]]]:
+        """Part of a step (`decomposition`, `factor_algebra`) -> (owner, attribute) of callables in it."""
+        return {}
+
     def merged(self, layer: nn.Module) -> nn.Module | None:
         """What computes the same as `layer` in inference, with its adapters merged; None for all other layers.
 
         It shares no memory with `layer`, so that both can go their own ways.
         """
-        return layer.merged() if self.merge and hasattr(layer, "merged") else None
+        adapted = isinstance(layer, LowRankLayer) and hasattr(layer, "merged")
+        return layer.merged() if self.merge and adapted else None
 
     @contextmanager
     def deployed(self, model: nn.Module) -> Iterator[None]:
