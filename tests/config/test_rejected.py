@@ -19,11 +19,11 @@ def line(compose_config, *overrides, words=()):
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["method=asi", "method.update=svd"], "method.update=svd: allowed is for method=wasi or wsi only, not with "),
+        (["method=asi", "method.update=svd"], "method.update=svd: allowed is for method=wasi or wsi only"),
         (["method=vanilla", "method.lora_rank=3"], "method.lora_rank=3: allowed is for method=lora or svd_llm "),
         (["method=wsi", "method.activations.epsilon=1"], "method.activations.epsilon=1: allowed is for method="),
         (["method=asi", "method.activations.rank=1"], "method.activations.rank=1: allowed is one of method."),
-        (["optimizer.betas=[0.5,1]"], "optimizer.betas=[0.5,1]: allowed is for optimizer=adamw only"),
+        (["optimizer.betas=[0.5,1]"], "optimizer.betas=[0.5,1]: allowed is for optimizer=adamw"),
         (["train.epoch=1"], "train.epoch=1: allowed is one of train.checkpoint_every, train.chunk_size, "),
         (["epochs=1"], "epochs=1: allowed is one of dataset, device, "),
         (["method=wasy"], f"method=wasy: allowed is {', '.join(METHODS)}"),
