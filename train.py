@@ -45,7 +45,7 @@ def train(cfg: DictConfig, run: Run) -> None:
     run.layers = describe_layers(model, cfg.method.scope)
     run.tracker.log(0, rank_history(run.layers))
 
-    step = build_step(model, normalize, cfg)
+    step = build_step(model, normalize, cfg, method)
     if cfg.train.measure or cfg.device.memory_limit_mib is not None:  # what does not fit is not trained
         run.metrics |= resident_memory_of(cfg, torch.get_num_threads(), run.folder / "memory.log")
     watchers = [Monitor(model, calibration, cfg, run.folder, run.tracker)] if cfg.train.monitor else []

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from tests.small import MODELS, applied, batch
+from tests.small import METHODS, MODELS, applied, batch
 from wasi.errors import Diverged
 from wasi.linalg.thin_step import lift
 from wasi.training.checkpointing import checkpoint_blocks
@@ -88,7 +88,7 @@ def test_the_lift_is_kept_until_the_basis_moves_or_the_factors_turn(retracts, mo
     assert made == [[retracts or due] * len(layers) for due in moved]
 
 
-@pytest.mark.parametrize("method", ["vanilla", "wasi", "wsi", "asi", "svd_llm", "lora"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", MODELS)
 def test_gradient_checkpointing_changes_nothing(name, method):
     model = applied(name, method, DOUBLE)

@@ -10,8 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from wasi.config.fingerprint import canonical, fingerprint
 from wasi.config.naming import job_folder
-
-_READS_NO_RANK = (None, "vanilla", "lora")
+from wasi.methods.declared import reads_rank
 
 
 def bench_fingerprint(cfg: DictConfig) -> str:
@@ -29,7 +28,7 @@ def _how(cfg: DictConfig) -> dict:
     try:
         bench = OmegaConf.to_container(cfg.bench, resolve=True)
         bench.pop("rerun", None)
-        rank = None if bench.get("baseline") in _READS_NO_RANK else OmegaConf.to_container(cfg.rank, resolve=True)
+        rank = OmegaConf.to_container(cfg.rank, resolve=True) if reads_rank(str(bench.get("baseline"))) else None
     except Exception:
         return {}
     return {"bench": bench, "rank": rank}

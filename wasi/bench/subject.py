@@ -48,7 +48,7 @@ class Subject:
         )
         self.method = hydra.utils.instantiate(cfg.method)
         model = self.method.apply(model, calibration)
-        self.step = build_step(model, normalize, cfg)
+        self.step = build_step(model, normalize, cfg, self.method)
         self.batch = self.step.prepare(*self._batch)
         self.images = normalize(self._batch[0].to(self.device))
         del self._data, self._batch

@@ -63,7 +63,7 @@ class Work:
 
     def breakdown(self, count: int) -> list[dict[str, float]]:
         """Milliseconds per part of single steps, seen from outside."""
-        return breakdown_steps(self.subject.step, self.subject.batch, count)
+        return breakdown_steps(self.subject.step, self.subject.batch, count, self.subject.method.step_parts())
 
     def live_peaks(self) -> dict[str, float]:
         """Live tensors of an inference pass and, then, of training; for a process of its own."""

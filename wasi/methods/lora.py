@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from wasi.layers.adapter import AdapterLinear
+from wasi.layers.adapter import Adapter, AdapterLinear
 from wasi.methods.method import Method
 from wasi.methods.scope import freeze_rest, once_each, replace_layers, scope_linears
 
@@ -16,6 +16,8 @@ class LoRA(Method):
 
     Merged for inference, the linears are ordinary dense ones.
     """
+
+    appearance = {"lora": {"order": 5, "colour": "#D55E00", "marker": "D"}}
 
     name: str
     scope: str
@@ -35,3 +37,6 @@ class LoRA(Method):
         if not self.train_rest:
             freeze_rest(model)
         return model
+
+    def step_parts(self) -> dict[str, list[tuple[object, str]]]:
+        return {"factor_algebra": [(Adapter, "forward")]}

@@ -14,6 +14,8 @@ from wasi.models.structure import find_blocks, head_module, linear_sites
 class LinearProbe(Method):
     """Only the head trains. `scope` says which layers the paper's accounting counts."""
 
+    appearance = {"linear_probe": {"order": 7, "colour": "#7F7F7F", "marker": "X"}}
+
     name: str
     scope: str
 
@@ -26,6 +28,8 @@ class LinearProbe(Method):
 @dataclass
 class BitFit(LinearProbe):
     """The head and every bias train, those of norms and of the patch embedding too (arXiv 2106.10199)."""
+
+    appearance = {"bitfit": {"order": 8, "colour": "#8C6D31", "marker": "h"}}
 
     def apply(self, model: nn.Module, calibration) -> nn.Module:
         model = super().apply(model, calibration)
@@ -42,6 +46,8 @@ class FreezeFirst(Method):
     Patch embedding, class token and positions are frozen with any number of blocks, 0 too: where nothing trains
     below, the backward pass ends and nothing is saved for it.
     """
+
+    appearance = {"freeze_first": {"order": 9, "colour": "#F0E442", "marker": "<"}}
 
     name: str
     scope: str

@@ -6,7 +6,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from wasi.layers.adapter import FactoredAdapterLinear
+from wasi.layers.adapter import Adapter, FactoredAdapterLinear
 from wasi.linalg.rank import weight_rank
 from wasi.methods.calibration import decomposing, second_moments
 from wasi.methods.method import Method
@@ -53,6 +53,8 @@ class SVDLLM(Method):
         merge: into the two factors, for inference.
     """
 
+    appearance = {"svd_llm": {"order": 1, "colour": "#E69F00", "marker": "s"}}
+
     name: str
     scope: str
     train_rest: bool
@@ -79,6 +81,9 @@ class SVDLLM(Method):
         if not self.train_rest:
             freeze_rest(model)
         return model
+
+    def step_parts(self) -> dict[str, list[tuple[object, str]]]:
+        return {"factor_algebra": [(FactoredAdapterLinear, "forward"), (Adapter, "forward")]}
 
     def rank(self, weight: Tensor) -> int:
         """Rank for a weight `O x I`."""

@@ -17,6 +17,8 @@ class Vanilla(Method):
     With `train_rest=false`, what lies outside the scope is frozen, except the head.
     """
 
+    appearance = {"vanilla": {"order": 0, "colour": "#000000", "marker": "*", "reference": True}}
+
     name: str
     scope: str
     train_rest: bool

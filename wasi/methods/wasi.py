@@ -49,6 +49,12 @@ class SubspaceMethod(Method):
         train_rest: whether what lies outside the scope trains as well (the head always does).
     """
 
+    appearance = {
+        "wasi": {"order": 2, "colour": "#0072B2", "marker": "o"},
+        "wsi": {"order": 3, "colour": "#009E73", "marker": "^"},
+        "asi": {"order": 4, "colour": "#CC79A7", "marker": "v"},
+    }
+
     name: str
     scope: str
     train_rest: bool
