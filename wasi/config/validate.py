@@ -101,6 +101,7 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "method.weight_epsilon": _epsilon,
     "method.merge": _yes_no,
     "method.frozen_blocks": (integer_from(0), "a whole number from 0 up"),
+    "method.base": (or_null(one_of("int8", "nf4")), "int8, nf4 or null"),
     "method.lora_rank": _count_or_null,
     "method.lora_alpha": (or_null(_positive[0]), "a number above 0, or null"),
     "method.block_size": _count_or_null,
