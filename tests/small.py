@@ -60,7 +60,7 @@ def method(name: str, scope: str = "all", epsilon: float = 0.8, **options):
     """As its YAML composes it at these thresholds, with small sizes; `options` are given as they are."""
     options = {key: value for key, value in options.items() if value is not None}
     rank = OmegaConf.to_container(OmegaConf.load(_CONF / "rank" / "full.yaml"), resolve=False)
-    rank |= {"weight_epsilon": epsilon, "activation_epsilon": epsilon}
+    rank |= {"weight_epsilon": epsilon, "activation_epsilon": epsilon, "basis_update_gap": 1}
     section = OmegaConf.to_container(OmegaConf.load(_CONF / "method" / f"{name}.yaml"), resolve=False)
     section |= {key: value for key, value in _SMALL.items() if key in section} | {"scope": scope}
     section = {key: value for key, value in section.items() if key not in options}

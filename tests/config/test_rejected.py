@@ -20,7 +20,7 @@ def line(compose_config, *overrides, words=()):
     ("overrides", "told"),
     [
         (["method=asi", "method.update=svd"], "method.update=svd: allowed is for method=wasi or wsi only"),
-        (["method=vanilla", "method.lora_rank=3"], "method.lora_rank=3: allowed is for method=lora or svd_llm "),
+        (["method=vanilla", "method.lora_rank=3"], "method.lora_rank=3: allowed is for method=lora or "),
         (["method=wsi", "method.activations.epsilon=1"], "method.activations.epsilon=1: allowed is for method="),
         (["method=asi", "method.activations.rank=1"], "method.activations.rank=1: allowed is one of method."),
         (["optimizer.betas=[0.5,1]"], "optimizer.betas=[0.5,1]: allowed is for optimizer=adamw"),

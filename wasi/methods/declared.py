@@ -51,6 +51,12 @@ def appearance(name: str) -> Appearance | None:
     return Appearance(**declared[name]) if name in declared else None
 
 
+def is_reference(name: str) -> bool:
+    """Whether the others are compared with this method."""
+    found = appearance(name)
+    return found is not None and found.reference
+
+
 def reads_rank(name: str) -> bool:
     """Whether the method's YAML refers to options of `rank`."""
     path = _path(name)
