@@ -57,6 +57,12 @@ def test_first_blocks_and_what_feeds_them_stay(name, count):
     assert in_head(model) <= moved(model) and graph == [False] * count
 
 
+def test_by_default_half_of_the_blocks_stay():
+    halves = [FreezeFirst("freeze_first", "mlp", count).apply(build("timm_vit"), []) for count in (None, 1)]
+    frozen = [[n for n, p in model.named_parameters() if not p.requires_grad] for model in halves]
+    assert frozen[0] == frozen[1]
+
+
 def test_more_blocks_than_there_are_are_refused():
     with pytest.raises(UserError, match="method.frozen_blocks.*from 0 to 2"):
         FreezeFirst("freeze_first", "mlp", 3).apply(build("timm_vit"), [])

@@ -100,7 +100,7 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "method.train_rest": _yes_no,
     "method.weight_epsilon": _epsilon,
     "method.merge": _yes_no,
-    "method.frozen_blocks": (integer_from(0), "a whole number from 0 up"),
+    "method.frozen_blocks": (or_null(integer_from(0)), "a whole number from 0 up, or null"),
     "method.base": (or_null(one_of("int8", "nf4")), "int8, nf4 or null"),
     "method.lora_rank": _count_or_null,
     "method.lora_alpha": (or_null(_positive[0]), "a number above 0, or null"),

@@ -41,7 +41,7 @@ class BitFit(LinearProbe):
 
 @dataclass
 class FreezeFirst(Method):
-    """Full fine-tuning but for the first `frozen_blocks` blocks and all that comes before them.
+    """Full fine-tuning but for the first `frozen_blocks` blocks (None: half of them) and all that feeds them.
 
     Patch embedding, class token and positions are frozen with any number of blocks, 0 too: where nothing trains
     below, the backward pass ends and nothing is saved for it.
@@ -51,19 +51,20 @@ class FreezeFirst(Method):
 
     name: str
     scope: str
-    frozen_blocks: int
+    frozen_blocks: int | None
 
     def apply(self, model: nn.Module, calibration) -> nn.Module:
         """Raises UserError for more blocks than the model has."""
         linear_sites(model, self.scope)
         blocks = [f"{name}." for name in find_blocks(model)]
-        if self.frozen_blocks > len(blocks):
-            allowed = f"from 0 to {len(blocks)}, the number of blocks of this model"
+        count = len(blocks) // 2 if self.frozen_blocks is None else self.frozen_blocks
+        if count > len(blocks):
+            allowed = f"from 0 to {len(blocks)}, the number of blocks of this model, or null"
             raise UserError("method.frozen_blocks", self.frozen_blocks, allowed)
         head = {id(p) for p in head_module(model).parameters()}
         names = [name for name, _ in model.named_parameters()]  # in the order in which a model is built and runs
-        if self.frozen_blocks:
-            frozen = tuple(blocks[: self.frozen_blocks])
+        if count:
+            frozen = tuple(blocks[:count])
             end = 1 + max(place for place, name in enumerate(names) if name.startswith(frozen))
         else:
             end = next(place for place, name in enumerate(names) if name.startswith(blocks[0]))
