@@ -48,11 +48,11 @@ def train(cfg: DictConfig, run: Run) -> None:
     run.layers = describe_layers(model, cfg.method.scope)
     run.tracker.log(0, rank_history(run.layers))
 
-    step = build_step(model, normalize, cfg)
+    step = build_step(model, normalize, cfg, method)
     if cfg.train.measure or cfg.device.memory_limit_mib is not None:  # what does not fit is not trained
         run.metrics |= resident_memory_of(cfg, torch.get_num_threads(), run.folder / "memory.log")
     if run.only_measure:  # none of these numbers depends on what the weights have become
-        run.metrics |= measure_run(cfg, step, first_batch(data.train, cfg), step_seconds=())
+        run.metrics |= measure_run(cfg, method, step, first_batch(data.train, cfg), step_seconds=())
         return
     watchers = [Monitor(model, calibration, cfg, run.folder, run.tracker)] if cfg.train.monitor else []
     fit = Fit(step, data.train, data.val, cfg, run.folder, run.tracker, watchers)
@@ -64,7 +64,7 @@ def train(cfg: DictConfig, run: Run) -> None:
     run.metrics |= tested
 
     if cfg.train.measure:
-        run.metrics |= measure_run(cfg, step, first_batch(data.train, cfg), fit.step_seconds)
+        run.metrics |= measure_run(cfg, method, step, first_batch(data.train, cfg), fit.step_seconds)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

@@ -1,13 +1,13 @@
 """Small models of every family, batches for them, and methods applied to them."""
 
+from pathlib import Path
+
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch import nn
 
-from wasi.methods.lora import LoRA
-from wasi.methods.selection import ActivationRanks
-from wasi.methods.svd_llm import SVDLLM
-from wasi.methods.vanilla import Vanilla
-from wasi.methods.wasi import SubspaceMethod
+from wasi.methods.declared import method_names
 
 CLASSES = 5
 
@@ -46,35 +46,26 @@ def batch(size: int = 8, seed: int = 0, dtype: torch.dtype = torch.float32) -> t
     return images, torch.randint(CLASSES, (size,), generator=generator)
 
 
+_CONF = Path(__file__).resolve().parents[1] / "conf"
+_SMALL = {"lora_rank": 2, "lora_alpha": 4, "frozen_blocks": 1}
+METHODS = tuple(name for name in method_names() if name != "peft")  # which needs a package that may not be there
+
+
+def method_options(name: str) -> set[str]:
+    """What can be given as `method.*`."""
+    return set(OmegaConf.load(_CONF / "method" / f"{name}.yaml"))
+
+
 def method(name: str, scope: str = "all", epsilon: float = 0.8, **options):
-    activations = options.pop("activations", None) or ActivationRanks("epsilon", epsilon, None)
-    options = {"train_rest": name != "lora", **options}
-    match name:
-        case "vanilla":
-            return Vanilla(name, scope, **options)
-        case "wasi":
-            return SubspaceMethod(name, scope, weight_epsilon=epsilon, activations=activations, **options)
-        case "wsi":
-            return SubspaceMethod(name, scope, weight_epsilon=epsilon, **options)
-        case "asi":
-            return SubspaceMethod(name, scope, activations=activations, **options)
-        case "svd_llm":
-            return SVDLLM(
-                name,
-                scope,
-                weight_epsilon=epsilon,
-                keep_ratio=None,
-                lora_rank=2,
-                lora_alpha=4,
-                calibration_batches=1,
-                seed=0,
-                **options,
-            )
-        case "lora":
-            return LoRA(name, scope, lora_rank=2, lora_alpha=4, seed=0, **options)
-
-
-METHODS = ("vanilla", "svd_llm", "wasi", "wsi", "asi", "lora")
+    """As its YAML composes it at these thresholds, with small sizes; `options` are given as they are."""
+    options = {key: value for key, value in options.items() if value is not None}
+    rank = OmegaConf.to_container(OmegaConf.load(_CONF / "rank" / "full.yaml"), resolve=False)
+    rank |= {"weight_epsilon": epsilon, "activation_epsilon": epsilon, "basis_update_gap": 1}
+    section = OmegaConf.to_container(OmegaConf.load(_CONF / "method" / f"{name}.yaml"), resolve=False)
+    section |= {key: value for key, value in _SMALL.items() if key in section} | {"scope": scope}
+    section = {key: value for key, value in section.items() if key not in options}
+    cfg = OmegaConf.create({"seed": 0, "rank": rank, "method": section})
+    return instantiate(cfg.method, _partial_=True, _convert_="all")(**options)
 
 
 def applied(model_name: str, method_name: str, dtype: torch.dtype = torch.float32, **options) -> nn.Module:

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+METHODS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
 SMALL = (
     "model=vit_micro",
     "model.weights=random",
@@ -66,7 +67,7 @@ def test_help_answers_at_once():
         (["bench.rounds=0"], "bench.rounds=0: allowed is a whole number from 1 up"),
         (
             ["bench.baseline=nothing"],
-            "bench.baseline=nothing: allowed is asi, lora, svd_llm, vanilla, wasi, wasi_features, wsi or null",
+            f"bench.baseline=nothing: allowed is {', '.join(METHODS)} or null",
         ),
         (["-m", "bench.baseline=nothing", "seed=1,2"], "bench.baseline=nothing: allowed is"),
         (["-m", "bench.rounds=0", "seed=1,2"], "bench.rounds=0: allowed is"),

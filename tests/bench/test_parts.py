@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 from omegaconf import OmegaConf
 
-from tests.small import applied, batch
+from tests.small import METHODS, applied, batch
+from tests.small import method as make
 from wasi.bench import parts
 from wasi.bench.parts import PARTS, StepBreakdown, breakdown_steps, targets
+from wasi.layers.base import LowRankLayer
 from wasi.layers.factored import FactoredLinear
 from wasi.linalg import tucker
 from wasi.measure import breakdown
@@ -63,13 +65,14 @@ def clock(monkeypatch):
 
 @pytest.mark.parametrize(
     ("model", "method"),
-    [("swin", "wasi"), *(("timm_vit", name) for name in ("vanilla", "wasi", "wsi", "asi", "svd_llm", "lora"))],
+    [("swin", "wasi"), *(("timm_vit", name) for name in METHODS)],
 )
 def test_parts_of_every_method(model, method):
-    (found,) = breakdown_steps(step_of(applied(model, method)), batch(), 1)
+    (found,) = breakdown_steps(step_of(applied(model, method)), batch(), 1, make(method).step_parts())
     assert tuple(found) == PARTS and all(ms >= 0 for ms in found.values())
-    assert (found["factor_algebra"] > 0) == (method != "vanilla")
-    assert (found["decomposition"] > 0) == (method != "vanilla")
+    replaced = any(isinstance(m, LowRankLayer) for m in applied(model, method).modules())
+    assert (found["factor_algebra"] > 0) == replaced
+    assert (found["decomposition"] > 0) == replaced
     assert found["attention"] > 0 and found["optimizer"] > 0 and found["rest"] > 0
 
 

@@ -112,7 +112,7 @@ def test_csv_holds_every_number_as_it_is(sweep):
 
 
 def test_vanilla_is_the_last_marker():
-    assert list(_ticks(["vanilla", 0.8, 0.4, "lora", "svd_llm"])) == [0.4, 0.8, "svd_llm", "lora", "vanilla"]
+    assert list(_ticks(["vanilla", 0.8, 0.4, "lora", "svd_llm"])) == [0.4, 0.8, "lora", "svd_llm", "vanilla"]
 
 
 def test_figure_of_a_block(sweep, tmp_path):

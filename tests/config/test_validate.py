@@ -95,7 +95,7 @@ def test_activation_ranks_are_positive_whole_numbers(ranks, composed):
             ["rank.activation_selection=perplexity", "rank.perplexity_ceiling=2", "rank.memory_budget_mib=3"],
             "rank.memory_budget_mib=3",
         ),
-        (["+method.update=svd"], "method.update=svd"),
+        (["method.update=svd"], "method.update=svd"),
         (["scheduler.warmup_epochs=51"], "scheduler.warmup_epochs=51"),
         (["optimizer.nesterov=true"], "optimizer.nesterov=true"),
         (["dataset.val_source=test", "dataset.test_size=9"], "dataset.test_size=9"),

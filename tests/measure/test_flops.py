@@ -179,7 +179,7 @@ def test_checkpointing_counts_as_backward(model, name):
     more = {key: found[key] - before[key] for key in found}
     assert 0.3 * once < more["flops/train_step"] < once
     assert more["flops/train_backward"] > 0.3 * before["flops/train_forward"]
-    assert more["flops/train_forward"] == more["flops/inference"] == 0
+    assert more["flops/train_forward"] == 0
 
 
 @pytest.mark.parametrize("chunk", [3, 4])

@@ -185,7 +185,7 @@ def test_a_misspelt_one_is_refused(method, given, compose_config):
     cfg = compose_config(f"method={method}", "method.init=output")
     validate(cfg)
     OmegaConf.update(cfg, "method.init", OmegaConf.create(f"x: {given}").x)
-    with pytest.raises(UserError, match=r"^method\.init=.*svd, output or features$"):
+    with pytest.raises(UserError, match=r"^method\.init=.*svd, output, features or random$"):
         validate(cfg)
 
 

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from tests.small import MODELS, applied, batch
+from tests.small import METHODS, MODELS, applied, batch, method_options
 from tests.training.test_step import DOUBLE, outputs, sgd
 from wasi.errors import UserError
 from wasi.methods.selection import ActivationRanks
@@ -31,11 +31,11 @@ def lean(model, optimizer, chunk_size=3, segment_size=2, storage=DOUBLE, **optio
 WHOLE_BATCH = {"torchvision_vit": [8, 6, 8], "timm_vit": [8, 6, 8], "swin": [8, 3, 3, 8]}
 
 
-@pytest.mark.parametrize("method", ["vanilla", "wasi", "wsi", "asi", "svd_llm", "lora"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", MODELS)
 def test_lean_equals_plain(name, method):
     # A batch mode kept whole does not depend on how the batch is cut.
-    whole = ActivationRanks("fixed", 1.0, WHOLE_BATCH[name]) if method in ("wasi", "asi") else None
+    whole = ActivationRanks("fixed", 1.0, WHOLE_BATCH[name]) if "activations" in method_options(method) else None
     model = applied(name, method, DOUBLE, scope="mlp", activations=whole)
     other = copy.deepcopy(model)
     plain = TrainStep(model, sgd(model), normalize, clip_norm=2.0)

@@ -12,11 +12,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from wasi.bench.jobs import BenchJob, series_names
+from wasi.methods.declared import place as declared_place
 from wasi.report.options import weight_epsilon
 from wasi.report.style import SETTINGS, styles
 
 _PANELS = {"time/train_step_ms": "Training step", "time/inference_ms": "Inference"}
-_ALONE = ("lora", "vanilla")  # without a threshold; in the order of the axis' end
 DPI = 200
 
 
@@ -100,10 +100,10 @@ def _panel(ax, series: dict[str, Series], kind: str, title: str) -> None:
 
 
 def _ticks(places: Iterable[object]) -> dict[object, int]:
-    """Thresholds ascending, then methods without any, vanilla last."""
+    """Thresholds ascending, then methods without any, the first of them last."""
     distinct = set(places)
     thresholds = sorted(p for p in distinct if not isinstance(p, str))
-    names = sorted((p for p in distinct if isinstance(p, str)), key=lambda p: (p in _ALONE, p == "vanilla", p))
+    names = sorted((p for p in distinct if isinstance(p, str)), key=declared_place, reverse=True)
     return {place: position for position, place in enumerate([*thresholds, *names])}
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from wasi.bench.job import FILE_NAME
 from wasi.config.relevance import relevant
+from wasi.methods.declared import place
 from wasi.report.load import select
 from wasi.report.options import NAMED, dataset_label, epsilon_label, flat, model_label, show, weight_epsilon
 from wasi.runs.result import read_result
 
-_METHODS = ("vanilla", "svd_llm", "wasi", "wsi", "asi", "lora")
 _NOT_OF_A_STEP = ("scheduler.", "train.epochs")
 
 
@@ -92,8 +92,7 @@ def _options(config: dict) -> dict[str, Any]:
 
 
 def _place(job: BenchJob) -> tuple:
-    rank = _METHODS.index(job.method) if job.method in _METHODS else len(_METHODS)
-    return rank, job.method, weight_epsilon(job.config) or 0.0, epsilon_label(job.config) or "", str(job.path)
+    return *place(job.method), weight_epsilon(job.config) or 0.0, epsilon_label(job.config) or "", str(job.path)
 
 
 def _differing(jobs: list[BenchJob]) -> list[str]:

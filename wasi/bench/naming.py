@@ -10,8 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from wasi.config.fingerprint import canonical, fingerprint
 from wasi.config.naming import job_folder
-
-_READS_NO_RANK = (None, "vanilla", "lora")
+from wasi.methods.declared import reads_rank
 
 
 def bench_fingerprint(cfg: DictConfig) -> str:
@@ -29,7 +28,7 @@ def _how(cfg: DictConfig) -> dict:
     try:
         bench = OmegaConf.to_container(cfg.bench, resolve=True)
         bench.pop("rerun", None)
-        own_ranks = bench.get("baseline") in _READS_NO_RANK or bench.get("baseline_recipe") is not None
+        own_ranks = bench.get("baseline_recipe") is not None or not reads_rank(str(bench.get("baseline")))
         rank = None if own_ranks else OmegaConf.to_container(cfg.rank, resolve=True)
     except Exception:
         return {}

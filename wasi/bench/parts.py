@@ -6,17 +6,17 @@ around them. optimizer: clipping, update, gradients dropped. All else (dense pro
 """
 
 import sys
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from wasi.layers.adapter import Adapter, FactoredAdapterLinear
 from wasi.layers.factored import FactoredProduct
 from wasi.layers.tucker_linear import TuckerProduct
 from wasi.measure.breakdown import Breakdown, Target
-from wasi.measure.run import SUBSPACE_WORK
+from wasi.measure.run import subspace_work, tracks_subspaces
 from wasi.measure.timing import synchronizer
 from wasi.training.step import TrainStep
 from wasi.training.subspace import SubspaceIteration
@@ -27,32 +27,38 @@ _DENSE = "dense"  # a projection inside an attention that is one function: no pa
 _FOLLOWED = ("attention", "factor_algebra")  # their backward passes are, partly, torch's own nodes
 
 
-def breakdown_steps(step: TrainStep, batch: tuple[Tensor, Tensor], count: int) -> list[dict[str, float]]:
-    """Milliseconds per part for each of `count` whole steps, after one that is not looked at."""
+def breakdown_steps(
+    step: TrainStep, batch: tuple[Tensor, Tensor], count: int, own: Mapping[str, Sequence[Target]] | None = None
+) -> list[dict[str, float]]:
+    """Milliseconds per part for each of `count` whole steps, after one that is not looked at.
+
+    Args:
+        own: what the method's own layers add to the parts (`Method.step_parts`).
+    """
     step(*batch)
     found = []
     for _ in range(count):
-        with StepBreakdown(targets(step), synchronizer(step.device.type)) as breakdown:
+        with StepBreakdown(targets(step, own), synchronizer(step.device.type)) as breakdown:
             step(*batch)
         spent = breakdown.ms()
         found.append({part: spent[part] for part in PARTS})
     return found
 
 
-def targets(step: TrainStep) -> dict[str, list[Target]]:
-    """The parts of this very step."""
+def targets(step: TrainStep, own: Mapping[str, Sequence[Target]] | None = None) -> dict[str, list[Target]]:
+    """The parts of this very step; `own` as for `breakdown_steps`."""
+    own = own or {}
     attention: list[Target] = [(F, "scaled_dot_product_attention")]
     swin = sys.modules.get("torchvision.models.swin_transformer")
     if swin is not None:  # its attention is one function, projections included
         attention.append((swin, "shifted_window_attention"))
     return {
-        "decomposition": SUBSPACE_WORK if step.subspace.layers else [],
+        "decomposition": [*(subspace_work(step) if tracks_subspaces(step) else []), *own.get("decomposition", ())],
         "factor_algebra": [
             (FactoredProduct, "forward"),
             (FactoredProduct, "backward"),
             (TuckerProduct, "backward"),
-            (FactoredAdapterLinear, "forward"),
-            (Adapter, "forward"),
+            *own.get("factor_algebra", ()),
         ],
         "attention": attention,
         "optimizer": [(SubspaceIteration, "prepare"), (step.optimizer, "step"), (step.optimizer, "zero_grad")],

@@ -22,7 +22,8 @@ _LIBRARIES = {"torchvision": "torchvision.models", "timm": "timm.models", "wasi"
 class Subject:
     """Data at once, the model on `build`.
 
-    step: one whole optimizer step; batch: its two arguments; images: the batch as inference sees it.
+    method: applied to the model; step: one whole optimizer step; batch: its two arguments; images: the batch as
+    inference sees it.
     """
 
     def __init__(self, cfg: DictConfig):
@@ -45,8 +46,9 @@ class Subject:
         calibration = Calibration(
             data.train, normalize, cfg.dataset.batch_size, cfg.rank.calibration_batches, cfg.seed
         )
-        model = hydra.utils.instantiate(cfg.method).apply(model, calibration)
-        self.step = build_step(model, normalize, cfg)
+        self.method = hydra.utils.instantiate(cfg.method)
+        model = self.method.apply(model, calibration)
+        self.step = build_step(model, normalize, cfg, self.method)
         self.batch = self.step.prepare(*self._batch)
         self.images = normalize(self._batch[0].to(self.device))
         del self._data, self._batch

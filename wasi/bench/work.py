@@ -13,10 +13,8 @@ from wasi.allocator import release_memory
 from wasi.bench.parts import breakdown_steps
 from wasi.bench.subject import Subject
 from wasi.measure import rss
-from wasi.measure.accounting import paper_accounting
 from wasi.measure.memory import inference_peak, train_peak
-from wasi.measure.run import count_parameters, flops
-from wasi.measure.stored_inputs import stored_inputs_mib
+from wasi.measure.run import counts
 from wasi.measure.timing import synchronizer, time_steps
 from wasi.models.modes import evaluating
 
@@ -53,30 +51,25 @@ class Work:
         return self._time(lambda: step(*batch), warmup, min_count, min_seconds)
 
     def time_inference(self, warmup: int, min_count: int, min_seconds: float) -> list[float]:
-        """Milliseconds of a batch in eval mode without gradients."""
+        """Milliseconds of a batch in eval mode without gradients, adapters merged."""
         model, images = self.subject.step.model, self.subject.images
-        with evaluating(model):
+        with self.subject.method.deployed(model), evaluating(model):
             return self._time(lambda: model(images), warmup, min_count, min_seconds)
 
     def count(self) -> dict[str, float]:
         """What is counted of model and step. Trains a few steps further, as timing does."""
-        step, images, batch_size = self.subject.step, self.subject.images, len(self.subject.images)
-        scope, batch = self._cfg.method.scope, self.subject.batch
-        return {
-            **count_parameters(step.model),
-            **paper_accounting(step.model, scope, images, batch_size),
-            "memory/stored_inputs_mib": stored_inputs_mib(step.model, scope, step, *batch),
-            **flops(step, *batch, images),
-        }
+        step, images = self.subject.step, self.subject.images
+        return counts(self.subject.method, step, self._cfg.method.scope, self.subject.batch, images)
 
     def breakdown(self, count: int) -> list[dict[str, float]]:
         """Milliseconds per part of single steps, seen from outside."""
-        return breakdown_steps(self.subject.step, self.subject.batch, count)
+        return breakdown_steps(self.subject.step, self.subject.batch, count, self.subject.method.step_parts())
 
     def live_peaks(self) -> dict[str, float]:
         """Live tensors of an inference pass and, then, of training; for a process of its own."""
         step = self.subject.step
-        inference = inference_peak(step.model, self.subject.images).total / rss.MIB
+        with self.subject.method.deployed(step.model):
+            inference = inference_peak(step.model, self.subject.images).total / rss.MIB
         self.subject.images = None  # training holds its own form of the batch
         training = train_peak(step.model, step.optimizer, step, *self.subject.batch)
         return {**training.train_metrics(), "memory/inference_peak_mib": inference}

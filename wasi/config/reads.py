@@ -48,7 +48,7 @@ def _without_effect(cfg: DictConfig, names: set[str]) -> set[str]:
         idle.add("weight_epsilon")
     if "parameter_ratio" in names and rank.get("parameter_ratio") is not None:
         idle.add("weight_epsilon")
-    if cfg.method.get("init") == "svd":  # it looks at no data
+    if cfg.method.get("init") in ("svd", "random"):  # they look at no data
         idle.add("calibration_batches")
     return idle
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wasi.layers.base import LowRankLayer
+from wasi.layers.factored import FactoredLinear
 
 
 class Adapter(nn.Module):
@@ -64,6 +65,15 @@ class AdapterLinear(LowRankLayer):
     def stored_elements(self, shape: Sequence[int]) -> int:
         return prod(shape) + prod(shape[:-1]) * self.adapter.A.shape[0]
 
+    @torch.no_grad()
+    def merged(self) -> nn.Linear:
+        """A linear layer of its own with the weight in effect; nothing in it trains."""
+        with torch.device("meta"):
+            linear = nn.Linear(self.in_features, self.out_features, bias=False)
+        linear.weight = nn.Parameter(self.adapter.beside(self.weight), requires_grad=False)
+        linear.bias = _frozen_copy(self.bias)
+        return linear.train(self.training)
+
 
 class FactoredAdapterLinear(LowRankLayer):
     """`Y = (X (R + B_r A_r)^T) (L + B_l A_l)^T + b`: frozen factors, an adapter on each (SVD-LLM).
@@ -105,3 +115,13 @@ class FactoredAdapterLinear(LowRankLayer):
     def stored_elements(self, shape: Sequence[int]) -> int:
         rank = self.adapter_R.A.shape[0]
         return prod(shape) + prod(shape[:-1]) * (self.weight_rank + 2 * rank)
+
+    @torch.no_grad()
+    def merged(self) -> FactoredLinear:
+        """A layer of its own with the two factors in effect, `L' R'`; nothing in it trains."""
+        left, right = (nn.Parameter(factor, requires_grad=False) for factor in self.weight_factors())
+        return FactoredLinear(left, right, _frozen_copy(self.bias)).train(self.training)
+
+
+def _frozen_copy(bias: nn.Parameter | None) -> nn.Parameter | None:
+    return None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)

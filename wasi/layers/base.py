@@ -12,7 +12,8 @@ class LowRankLayer(nn.Module):
     """A linear layer `[..., in_features] -> [..., out_features]` with low-rank weight, saved input or both.
 
     Class attributes: `trains_bias` says whether the bias belongs to what the method trains, or to the rest of the
-    model; `has_factors`, whether `weight_factors` are two matrices.
+    model; `has_factors`, whether `weight_factors` are two matrices. `update`, `subspace` or `none`, says how two
+    trainable factors are stepped on: as their product, or as ordinary parameters that the optimizer alone moves.
 
     Args:
         in_features, out_features: as of `nn.Linear`.
@@ -21,6 +22,7 @@ class LowRankLayer(nn.Module):
 
     trains_bias = True
     has_factors = False
+    update = "subspace"
 
     def __init__(self, in_features: int, out_features: int, state: TuckerState | None = None):
         super().__init__()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from wasi.layers.base import LowRankLayer
+from wasi.layers.quantized import QuantizedAdapterLinear
 from wasi.models.modes import evaluating, without_fast_path
 from wasi.models.structure import LinearSite, linear_sites
 
@@ -27,7 +28,7 @@ def paper_accounting(model: nn.Module, scope: str, example: Tensor, batch_size: 
         batch_size: for which the stored inputs are counted.
     """
     sites = linear_sites(model, scope)
-    weights = sum(p.numel() for p in _unique_weights(model, sites))
+    weights = sum(p.numel() for p in _unique_weights(model, sites)) + _quantized_bytes(model, sites) / 4
     stored = _stored_elements(model, sites, example[:1], batch_size)
     return {
         "memory/paper_train_mib": (weights + stored) / _FP32_PER_MIB,
@@ -45,6 +46,12 @@ def site_weights(model: nn.Module, site: LinearSite) -> list[nn.Parameter]:
 def _unique_weights(model: nn.Module, sites: list[LinearSite]) -> list[nn.Parameter]:
     """Every matrix once, however many sites are tied to it."""
     return list({id(p): p for site in sites for p in site_weights(model, site)}.values())
+
+
+def _quantized_bytes(model: nn.Module, sites: list[LinearSite]) -> int:
+    """Codes and scales of weights that are held in fewer bits."""
+    layers = {model.get_submodule(site.name) for site in sites if not site.name.endswith(".in_proj")}
+    return sum(layer.base.nbytes for layer in layers if isinstance(layer, QuantizedAdapterLinear))
 
 
 def _stored_elements(model: nn.Module, sites: list[LinearSite], image: Tensor, batch_size: int) -> int:

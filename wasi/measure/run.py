@@ -13,6 +13,7 @@ from wasi.measure.flops import inference_flops, step_flops
 from wasi.measure.memory import inference_peak, train_peak
 from wasi.measure.stored_inputs import stored_inputs_mib
 from wasi.measure.timing import summary, synchronizer, time_steps
+from wasi.methods.method import Method
 from wasi.training import swan
 from wasi.training.step import TrainStep
 from wasi.training.subspace import SubspaceIteration
@@ -26,29 +27,63 @@ SUBSPACE_WORK: list[Target] = [
 ]
 
 
+def subspace_work(step: TrainStep) -> list[Target]:
+    """`SUBSPACE_WORK` and what an optimizer that holds its moments in a subspace declares as `subspace_work`."""
+    return [*SUBSPACE_WORK, *getattr(step.optimizer, "subspace_work", ())]
+
+
+def tracks_subspaces(step: TrainStep) -> bool:
+    """Whether there is any subspace work in a step of this model and optimizer."""
+    return bool(step.subspace.layers) or hasattr(step.optimizer, "subspace_work")
+
+
 def measure_run(
-    cfg: DictConfig, step: TrainStep, batch: tuple[Tensor, Tensor], step_seconds: Sequence[float]
+    cfg: DictConfig, method: Method, step: TrainStep, batch: tuple[Tensor, Tensor], step_seconds: Sequence[float]
 ) -> dict[str, float]:
     """Metrics of section `memory`, `flops`, `time` and `model` of result.json, but for the process's RSS.
 
     Trains `step.model` a few steps further, so the run's weights must have been saved.
 
     Args:
+        method: that was applied; it says how the model is deployed.
         batch: a whole training batch as the loader gives it (uint8 images, labels).
         step_seconds: whole steps of the training itself.
     """
     images, labels = step.prepare(*batch)
-    batch_size = len(labels)  # less than asked for where there are fewer training images
     normalised = step.normalize(batch[0].to(step.device))
-    return {
-        **count_parameters(step.model),
-        **paper_accounting(step.model, cfg.method.scope, normalised, batch_size),
-        "memory/stored_inputs_mib": stored_inputs_mib(step.model, cfg.method.scope, step, images, labels),
-        **flops(step, images, labels, normalised),
-        **times(step, images, labels, normalised, step_seconds),
+    metrics = {
+        **counts(method, step, cfg.method.scope, (images, labels), normalised),
+        **times(step, images, labels, step_seconds),
         **train_peak(step.model, step.optimizer, step, images, labels).train_metrics(),
-        "memory/inference_peak_mib": inference_peak(step.model, normalised).total / 1024**2,
     }
+    with method.deployed(step.model):
+        metrics["time/inference_ms_p50"] = summary(inference_ms(step, normalised))["p50"]
+        metrics["memory/inference_peak_mib"] = inference_peak(step.model, normalised).total / 1024**2
+    return metrics
+
+
+def counts(
+    method: Method, step: TrainStep, scope: str, batch: tuple[Tensor, Tensor], normalised: Tensor
+) -> dict[str, float]:
+    """What is counted, not timed: parameters, stored inputs, the paper's accounting, FLOPs; of inference, as deployed.
+
+    Trains `step.model` a few steps further.
+
+    Args:
+        scope: of the paper's accounting; batch: images and labels as the step takes them.
+        normalised: the same images as the model takes them.
+    """
+    found = {
+        **count_parameters(step.model),
+        **paper_accounting(step.model, scope, normalised, len(normalised)),
+        "memory/stored_inputs_mib": stored_inputs_mib(step.model, scope, step, *batch),
+        **flops(step, *batch, normalised),
+    }
+    with method.deployed(step.model):
+        inference = paper_accounting(step.model, scope, normalised, len(normalised))
+        found["memory/paper_inference_mib"] = inference["memory/paper_inference_mib"]
+        found["flops/inference"] = inference_flops(step.model, normalised)
+    return found
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
@@ -61,27 +96,23 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
 
 
 def flops(step: TrainStep, images: Tensor, labels: Tensor, normalised: Tensor) -> dict[str, int]:
-    """FLOPs of a whole step as it really runs, which trains the model that step further, and of inference."""
-    return {
-        **step_flops(step, images, labels, normalised, SUBSPACE_WORK),
-        "flops/inference": inference_flops(step.model, normalised),
-    }
+    """FLOPs of a whole step as it really runs, which trains the model that step further."""
+    return step_flops(step, images, labels, normalised, subspace_work(step))
 
 
 def times(
-    step: TrainStep, images: Tensor, labels: Tensor, normalised: Tensor, step_seconds: Sequence[float]
+    step: TrainStep, images: Tensor, labels: Tensor, step_seconds: Sequence[float]
 ) -> dict[str, float]:
     """Whole steps of the training after warm-up, where there were enough of them; otherwise of further steps."""
     samples = [1000 * s for s in step_seconds[_WARMUP:]]
     if len(samples) < 5:
         samples = time_steps(lambda: step(images, labels), 1, 5, 0.0, synchronizer(step.device.type))
-    train, inference = summary(samples), summary(inference_ms(step, normalised))
+    train = summary(samples)
     metrics = {
         "time/train_step_ms_p50": train["p50"],
         "time/train_step_ms_p90": train["p90"],
-        "time/inference_ms_p50": inference["p50"],
     }
-    if step.subspace.layers:
+    if tracks_subspaces(step):
         metrics["time/subspace_ms_p50"] = summary(subspace_ms(step, images, labels))["p50"]
     return metrics
 
@@ -97,7 +128,7 @@ def subspace_ms(step: TrainStep, images: Tensor, labels: Tensor, count: int = 5)
     """Decomposition, tangent projection and retraction within whole steps, seen from outside."""
     spent = []
     for _ in range(count):
-        with Breakdown({"subspace": SUBSPACE_WORK}, synchronizer(step.device.type)) as breakdown:
+        with Breakdown({"subspace": subspace_work(step)}, synchronizer(step.device.type)) as breakdown:
             step(images, labels)
         spent.append(breakdown.ms()["subspace"])
     return spent

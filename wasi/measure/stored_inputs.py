@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from wasi.layers.activation import TuckerState
 from wasi.layers.base import LowRankLayer
 from wasi.measure.accounting import PRODUCTS, site_weights
 from wasi.models.structure import linear_sites
@@ -63,7 +64,8 @@ class _Kept:
             else:
                 dense += site_weights(model, site)
         self._dense = _keys(dense)
-        held = (tensor for layer in self._layers for tensor in layer.buffers(recurse=False))
+        parts = (part for layer in self._layers for part in layer.modules() if not isinstance(part, TuckerState))
+        held = (tensor for part in parts for tensor in part.buffers(recurse=False))
         self._weights = _keys([*model.parameters(), *held])
 
     def __enter__(self) -> "_Kept":

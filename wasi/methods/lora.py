@@ -5,13 +5,24 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from wasi.layers.adapter import AdapterLinear
+from wasi.errors import UserError
+from wasi.layers.adapter import Adapter, AdapterLinear
+from wasi.layers.quantized import KINDS, QuantizedAdapterLinear
+from wasi.methods.method import Method
 from wasi.methods.scope import freeze_rest, replace_each, scope_linears
 
 
 @dataclass
-class LoRA:
-    """Adapters of `lora_rank` and `lora_alpha` on the linears of `scope`; the head trains, the rest by option."""
+class LoRA(Method):
+    """Adapters of `lora_rank` and `lora_alpha` on the linears of `scope`; the head trains, the rest by option.
+
+    Merged for inference, the linears are ordinary dense ones.
+
+    Args:
+        base: `int8` or `nf4` for frozen weights in 8 or 4 bits, which are not merged; None for others.
+    """
+
+    appearance = {"lora": {"order": 5, "colour": "#D55E00", "marker": "D"}}
 
     name: str
     scope: str
@@ -19,14 +30,24 @@ class LoRA:
     lora_rank: int
     lora_alpha: float
     seed: int
+    merge: bool = True
+    base: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.base not in (None, *KINDS):
+            raise UserError("method.base", self.base, f"{', '.join(KINDS)} or null")
 
     def apply(self, model: nn.Module, calibration) -> nn.Module:
         generator = torch.Generator().manual_seed(self.seed)
 
         def adapted(_: str, linear: nn.Linear) -> nn.Module:
-            return AdapterLinear(linear.weight, linear.bias, self.lora_rank, self.lora_alpha, generator)
+            given = linear.weight, linear.bias, self.lora_rank, self.lora_alpha, generator
+            return AdapterLinear(*given) if self.base is None else QuantizedAdapterLinear(*given, self.base)
 
         replace_each(model, scope_linears(model, self.scope), adapted)
         if not self.train_rest:
             freeze_rest(model)
         return model
+
+    def step_parts(self) -> dict[str, list[tuple[object, str]]]:
+        return {"factor_algebra": [(Adapter, "forward")]}

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from wasi.errors import UserError
-from wasi.layers.adapter import FactoredAdapterLinear
+from wasi.layers.adapter import Adapter, FactoredAdapterLinear
 from wasi.linalg.rank import truncate, weight_rank
 from wasi.methods.calibration import decomposing, second_moments
 from wasi.methods.feature_init import feature_moments
+from wasi.methods.method import Method
 from wasi.methods.scope import check_weights, freeze_rest, replace_each, scope_linears
 from wasi.methods.weight_ranks import OPTION, check_allocation, log_ranks, sensitivity_ranks
 from wasi.models.restart import given_factors
@@ -50,7 +51,7 @@ def stable_cholesky(moment: Tensor) -> Tensor:
 
 
 @dataclass
-class SVDLLM:
+class SVDLLM(Method):
     """Factors whitened by the calibration inputs, frozen, with trainable adapters on both.
 
     Args:
@@ -61,7 +62,10 @@ class SVDLLM:
         lora_rank, lora_alpha: of the adapters.
         calibration_batches: training batches whose inputs whiten the weights.
         seed: of the adapters' start.
+        merge: into the two factors, for inference.
     """
+
+    appearance = {"svd_llm": {"order": 1, "colour": "#E69F00", "marker": "s"}}
 
     name: str
     scope: str
@@ -74,6 +78,7 @@ class SVDLLM:
     seed: int
     weight_allocation: str = "epsilon"
     parameter_ratio: float | None = None
+    merge: bool = True
 
     def __post_init__(self) -> None:
         check_allocation(self.weight_allocation, self.parameter_ratio)
@@ -102,6 +107,9 @@ class SVDLLM:
         if not self.train_rest:
             freeze_rest(model)
         return model
+
+    def step_parts(self) -> dict[str, list[tuple[object, str]]]:
+        return {"factor_algebra": [(FactoredAdapterLinear, "forward"), (Adapter, "forward")]}
 
     def _allocated(self, model: nn.Module, linears: Mapping[str, nn.Linear], calibration) -> dict[int, int]:
         """Rank of a weight by its id; none where each weight has its own (`rank`)."""

@@ -5,16 +5,19 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from wasi.methods.method import Method
 from wasi.methods.scope import freeze_rest
 from wasi.models.structure import linear_sites
 
 
 @dataclass
-class Vanilla:
+class Vanilla(Method):
     """Everything trains. `scope` only says which layers the paper's accounting counts.
 
     With `train_rest=false`, what lies outside the scope is frozen, except the head.
     """
+
+    appearance = {"vanilla": {"order": 0, "colour": "#000000", "marker": "*", "reference": True}}
 
     name: str
     scope: str

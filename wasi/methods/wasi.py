@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from wasi.errors import UserError
@@ -17,7 +18,9 @@ from wasi.layers.tucker_linear import TuckerLinear
 from wasi.linalg.rank import truncate, weight_rank
 from wasi.methods.calibration import decomposing
 from wasi.methods.feature_init import feature_moments
+from wasi.methods.method import Method
 from wasi.methods.output_init import OutputMoments, output_moments
+from wasi.methods.random_init import random_factors
 from wasi.methods.scope import check_weights, freeze_rest, replace_each, scope_linears
 from wasi.methods.selection import ActivationRanks
 from wasi.methods.weight_ranks import OPTION, check_allocation, log_ranks, sensitivity_ranks
@@ -26,20 +29,23 @@ from wasi.models.restart import given_factors
 log = logging.getLogger(__name__)
 
 # method.init -> what is looked at on calibration data, by the weight's id.
-_MOMENTS = {"svd": lambda *_: {}, "output": output_moments, "features": feature_moments}
+_MOMENTS = {"svd": lambda *_: {}, "random": lambda *_: {}, "output": output_moments, "features": feature_moments}
 
 
 @dataclass
-class SubspaceMethod:
+class SubspaceMethod(Method):
     """Replaces the linears of `scope`.
 
     Args:
         weight_epsilon: explained variance that the factors keep of a weight; None leaves weights dense.
         update: of the weights: `subspace` steps on the factors; `svd`, the paper's baseline for WSI, steps on the
-            dense product and truncates it to the same rank by an SVD, each time.
+            dense product and truncates it to the same rank by an SVD, each time; `none` leaves the factors to the
+            optimizer, as ordinary parameters.
         init: where the factors start, at the same rank: `svd`, at the truncated weight (the paper's); `output` and
             `features`, in the subspace that matters most on calibration data for the layer's outputs, or for the
-            model's final features, with what the mean output loses in the bias.
+            model's final features, with what the mean output loses in the bias; `random`, a control, anywhere,
+            with the weight's Frobenius norm.
+        seed: of the random factors.
         calibration_batches: training batches that they look at.
         weight_allocation: `epsilon`, every weight keeps `weight_epsilon` of its own; `sensitivity` (with
             `init=features`), as many parameters in all, but at the ranks that move the model's final features
@@ -50,6 +56,12 @@ class SubspaceMethod:
         train_rest: whether what lies outside the scope trains as well (the head always does).
     """
 
+    appearance = {
+        "wasi": {"order": 2, "colour": "#0072B2", "marker": "o"},
+        "wsi": {"order": 3, "colour": "#009E73", "marker": "^"},
+        "asi": {"order": 4, "colour": "#CC79A7", "marker": "v"},
+    }
+
     name: str
     scope: str
     train_rest: bool
@@ -58,19 +70,20 @@ class SubspaceMethod:
     update: str = "subspace"
     init: str = "svd"
     calibration_batches: int = 1
+    seed: int = 0
     weight_allocation: str = "epsilon"
     parameter_ratio: float | None = None
 
     def __post_init__(self) -> None:
         if self.init not in _MOMENTS:
-            raise UserError("method.init", self.init, "svd, output or features")
+            raise UserError("method.init", self.init, "svd, output, features or random")
         if self.init != "svd" and self.weight_epsilon is None:
             raise UserError("method.init", self.init, f"for method=wasi or wsi, not for {self.name}")
         check_allocation(self.weight_allocation, self.parameter_ratio)
         if self.weight_allocation == "sensitivity" and self.init != "features":
             raise UserError(OPTION, self.weight_allocation, f"epsilon with method.init={self.init}")
-        if self.update not in ("subspace", "svd"):
-            raise UserError("method.update", self.update, "subspace or svd")
+        if self.update not in ("subspace", "svd", "none"):
+            raise UserError("method.update", self.update, "subspace, svd or none")
         if self.update == "svd" and (self.weight_epsilon is None or self.activations):
             raise UserError("method.update", self.update, f"for method=wsi only, not for {self.name}")
 
@@ -103,7 +116,8 @@ class SubspaceMethod:
         ranks = {}
         if self.weight_allocation == "sensitivity" and fresh:
             ranks = sensitivity_ranks(fresh, moments, self.weight_epsilon, self.parameter_ratio)
-        return _SharedFactors(self.weight_epsilon, moments, ranks)
+        generator = torch.Generator().manual_seed(self.seed) if self.init == "random" else None
+        return _SharedFactors(self.weight_epsilon, moments, ranks, generator)
 
     def _layer(
         self, name: str, linear: nn.Linear, factors: "_SharedFactors | None", state: TuckerState | None
@@ -112,7 +126,9 @@ class SubspaceMethod:
             return TuckerLinear(linear.weight, linear.bias, state)
         if self.update == "svd":
             return SvdLinear(*factors.product(name, linear.weight), factors.bias(linear))
-        return FactoredLinear(*factors.of(name, linear.weight), factors.bias(linear), state)
+        layer = FactoredLinear(*factors.of(name, linear.weight), factors.bias(linear), state)
+        layer.update = self.update
+        return layer
 
 
 class _SharedFactors:
@@ -121,10 +137,17 @@ class _SharedFactors:
     Args:
         epsilon: decides the rank of a weight that has none in `ranks`; moments: where a weight starts from its
             outputs; both by the weight's id.
+        generator: of factors that start at random, else None.
     """
 
-    def __init__(self, epsilon: float, moments: Mapping[int, OutputMoments], ranks: Mapping[int, int]):
-        self.epsilon, self.moments, self.ranks = epsilon, moments, ranks
+    def __init__(
+        self,
+        epsilon: float,
+        moments: Mapping[int, OutputMoments],
+        ranks: Mapping[int, int],
+        generator: torch.Generator | None = None,
+    ):
+        self.epsilon, self.moments, self.ranks, self.generator = epsilon, moments, ranks, generator
         self._pairs: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}
         self._products: dict[int, tuple[nn.Parameter, int]] = {}
         self._biases: dict[tuple[int, int], nn.Parameter] = {}
@@ -170,6 +193,8 @@ class _SharedFactors:
     def _start(self, name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
         if (given := given_factors(weight)) is not None:
             return given
+        if self.generator is not None:
+            return random_factors(weight, weight_rank(weight, self.epsilon), self.generator)
         rank = self.ranks.get(id(weight))
         if id(weight) not in self.moments:
             return truncate(weight, self.epsilon, rank)

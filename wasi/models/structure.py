@@ -107,9 +107,10 @@ def _linears_outside(module: nn.Module, inner: nn.Module) -> bool:
 
 def _block_sites(block_name: str, block: nn.Module) -> list[LinearSite]:
     attentions = tuple(f"{name}." for name in _attentions(dict(block.named_modules())))
+    replaced = tuple(f"{name}." for name, module in block.named_modules() if isinstance(module, LowRankLayer))
     sites = []
     for name, module in block.named_modules():
-        if _POSITION_NETWORK.search(f"{name}."):
+        if _POSITION_NETWORK.search(f"{name}.") or name.startswith(replaced):  # what a layer is made of is no site
             continue
         role = "attention" if f"{name}.".startswith(attentions) else "mlp"
         if isinstance(module, nn.MultiheadAttention):

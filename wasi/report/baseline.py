@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 
+from wasi.methods.declared import is_reference
 from wasi.report.columns import COSTS, PAPER, VALIDATION, Cost
 from wasi.report.groups import Block, Group, identity
 from wasi.report.load import select
@@ -33,7 +34,7 @@ class Comparison:
     @property
     def of_vanilla(self) -> bool:
         """Whether it is vanilla that this is compared with."""
-        return self.baseline is not None and self.baseline.method == "vanilla"
+        return self.baseline is not None and is_reference(self.baseline.method)
 
     @cached_property
     def accuracy_difference(self) -> float | None:
@@ -132,8 +133,8 @@ def _vanilla_for(group: Group, groups: list[Group]) -> Group | None:
     """
     if named := _named_baseline(group, groups):
         return named
-    candidates = [g for g in groups if g.method == "vanilla" and _must_agree(g) == _must_agree(group)]
-    if group.method == "vanilla":
+    candidates = [g for g in groups if is_reference(g.method) and _must_agree(g) == _must_agree(group)]
+    if is_reference(group.method):
         plain = (g for g in candidates if _is_plain(g) and _differences(group, g) <= set(_MEMORY_POLICY))
         return group if _is_plain(group) else next(plain, group)
     return min(candidates, key=lambda g: _distance(group, g), default=None)

@@ -9,6 +9,7 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from wasi.methods.declared import is_reference
 from wasi.report.baseline import Comparison
 from wasi.report.columns import ACCURACY_NAMES, PANELS, Cost
 from wasi.report.groups import Block, Group, short_names, shown_option
@@ -123,7 +124,7 @@ def _caption(block: Block) -> str:
     if max(counts) > 1:
         counts_text = "–".join(map(str, sorted({min(counts), max(counts)})))
         parts.append(f"mean ± standard deviation over {counts_text} seeds")
-    if any(group.method == "vanilla" for group in block.groups):
+    if any(is_reference(group.method) for group in block.groups):
         parts.append("dashed: vanilla")
     return "; ".join(parts)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from wasi.methods.declared import place
 from wasi.report import statistics
 from wasi.report.columns import TEST, VALIDATION
 from wasi.report.load import Run, select
@@ -18,8 +19,6 @@ from wasi.report.options import (
     show,
     weight_label,
 )
-
-_METHODS = ("vanilla", "svd_llm", "wasi", "wsi", "asi", "lora")
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,8 +169,8 @@ def short_names(keys: list[str]) -> dict[str, str]:
 
 def _place(group: Group) -> tuple:
     method, scope, weight, activation = identity(group)
-    rank = _METHODS.index(method) if method in _METHODS else len(_METHODS)
-    return rank, method, scope, *_natural(weight), *_natural(activation), json.dumps(group.options, sort_keys=True)
+    ranks = *_natural(weight), *_natural(activation)
+    return *place(method), scope, *ranks, json.dumps(group.options, sort_keys=True)
 
 
 def _natural(label: str | None) -> tuple[float, str]:

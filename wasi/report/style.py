@@ -1,17 +1,11 @@
-"""How series look: a colour-blind-safe palette (Okabe and Ito), one colour and marker per method."""
+"""How series look: each method in the colour and marker that it declares, variants apart by line and fill."""
 
 from dataclasses import dataclass
 from typing import Any
 
-_COLOURS = {
-    "vanilla": ("#000000", "*"),
-    "svd_llm": ("#E69F00", "s"),
-    "wasi": ("#0072B2", "o"),
-    "wsi": ("#009E73", "^"),
-    "asi": ("#CC79A7", "v"),
-    "lora": ("#D55E00", "D"),
-}
-_OTHERS = (("#56B4E9", "P"), ("#7F7F7F", "X"), ("#8C6D31", "h"))
+from wasi.methods.declared import Appearance, appearance
+
+_OTHERS = (("#56B4E9", "p"), ("#7F7F7F", "d"), ("#8C6D31", "8"))  # for methods that declare nothing
 _REFERENCE_LINE = (0, (4, 3))
 _LINES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
 
@@ -66,13 +60,13 @@ class Style:
 
 def styles(series: list[tuple[str, str]]) -> list[Style]:
     """One style per (method, label): variants of a method share its colour, not its line and fill."""
-    unknown = list(dict.fromkeys(method for method, _ in series if method not in _COLOURS))
+    unknown = list(dict.fromkeys(method for method, _ in series if appearance(method) is None))
     seen: dict[str, int] = {}
     found = []
     for method, _ in series:
         variant = seen.get(method, 0)
         seen[method] = variant + 1
-        colour, marker = _COLOURS.get(method) or _OTHERS[unknown.index(method) % len(_OTHERS)]
-        line = _REFERENCE_LINE if method == "vanilla" else _LINES[variant % len(_LINES)]
-        found.append(Style(colour, marker, line, filled=variant % 2 == 0))
+        look = appearance(method) or Appearance(0, *_OTHERS[unknown.index(method) % len(_OTHERS)])
+        line = _REFERENCE_LINE if look.reference else _LINES[variant % len(_LINES)]
+        found.append(Style(look.colour, look.marker, line, filled=variant % 2 == 0))
     return found

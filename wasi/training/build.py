@@ -1,34 +1,44 @@
 """The step that a configuration asks for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from wasi.allocator import keep_freed_memory
+from wasi.methods.method import Method
+from wasi.training.baselines import mark_projected
 from wasi.training.checkpointing import checkpoint_blocks
 from wasi.training.lean import LeanStep
 from wasi.training.optimizer import build_optimizer
 from wasi.training.step import TrainStep
 
 
-def build_step(model: nn.Module, normalize: Callable[[Tensor], Tensor], cfg: DictConfig) -> TrainStep:
+def build_step(
+    model: nn.Module, normalize: Callable[[Tensor], Tensor], cfg: DictConfig, method: Method | None = None
+) -> TrainStep:
     """`optimizer`, clipping, accumulation, checkpointing and memory policy of `optimizer=` and `train.*`.
 
     Args:
         model: with the method applied, so that the optimizer sees what really trains.
         normalize: uint8 images to float32.
+        method: that was applied; its parameter groups and its way of stepping count.
     """
+    method = method or Method()
     train = cfg.train
     options = {"clip_norm": train.clip_norm, "micro_batch_size": train.micro_batch_size}
     if train.gradient_checkpointing:
         options["repeated"] = checkpoint_blocks(model)
+    if "rank" in cfg.optimizer:
+        mark_projected(model, cfg.method.scope)
     optimizer = build_optimizer(model, cfg.optimizer)
+    _regroup(optimizer, method.parameter_groups(model, optimizer.defaults))
     if train.memory == "plain":
         keep_freed_memory()
-        return TrainStep(model, optimizer, normalize, **options)
-    return LeanStep(
+        return method.wrap_step(TrainStep(model, optimizer, normalize, **options))
+    step = LeanStep(
         model,
         optimizer,
         normalize,
@@ -37,3 +47,14 @@ def build_step(model: nn.Module, normalize: Callable[[Tensor], Tensor], cfg: Dic
         storage=getattr(torch, train.storage or "bfloat16"),
         **options,
     )
+    return method.wrap_step(step)
+
+
+def _regroup(optimizer: torch.optim.Optimizer, groups: Iterable[dict[str, Any]]) -> None:
+    """Take the parameters of `groups` out of the optimizer's groups and add these."""
+    for group in groups:
+        taken = {id(p) for p in group["params"]}
+        for other in optimizer.param_groups:
+            other["params"] = [p for p in other["params"] if id(p) not in taken]
+        optimizer.param_groups = [other for other in optimizer.param_groups if other["params"]]
+        optimizer.add_param_group(group)

@@ -22,7 +22,7 @@ def build_optimizer(model: nn.Module, cfg: DictConfig) -> torch.optim.Optimizer:
     An optimizer without state steps on the coordinates of a factored layer where it has them (`FactoredLinear.C`, see
     `coordinate_groups`), any other on the factors. Weight decay acts on the product `L R`, so it leaves `L` alone.
     """
-    kind = hydra.utils.get_class(cfg["_target_"])
+    kind = hydra.utils.get_object(cfg["_target_"])
     stateless = kind is Swan or (kind is torch.optim.SGD and not cfg.get("momentum"))
     groups = coordinate_groups(model) if stateless and not _is_distributed() else []
     in_coordinates = [layer for layer in trainable_factors(model) if layer.C is not None]
@@ -69,8 +69,9 @@ def _block_matrices(model: nn.Module) -> Iterator[nn.Parameter]:
 
 
 def trainable_factors(model: nn.Module) -> list[FactoredLinear]:
-    """Layers whose factors train; tied layers share one pair of factors, which counts, and steps, once."""
+    """Layers that train as a product; tied layers share one pair of factors, which counts, and steps, once."""
     layers = [m for m in model.modules() if isinstance(m, FactoredLinear) and m.L.requires_grad]
+    layers = [m for m in layers if m.update != "none"]
     return list({id(m.L): m for m in layers}.values())
 
 

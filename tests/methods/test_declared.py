@@ -1,0 +1,40 @@
+"""What methods declare is complete, and can be read without torch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+
+from wasi.methods.declared import appearance, method_names, place, reads_rank
+
+CONF = Path(__file__).resolve().parents[2] / "conf" / "method"
+
+
+def test_every_method_has_a_look_of_its_own():
+    looks = {name: appearance(name) for name in method_names()}
+    assert None not in looks.values() and looks.keys() == {path.stem for path in CONF.glob("*.yaml")}
+    for kind in ("order", "colour"):
+        values = [getattr(look, kind) for look in looks.values()]
+        assert len(set(values)) == len(values), kind
+    assert [name for name, look in looks.items() if look.reference] == method_names()[:1]
+
+
+def test_what_is_read_from_the_source_is_what_the_class_has():
+    for name in method_names():
+        config = OmegaConf.load(CONF / f"{name}.yaml")
+        declared = get_class(config._target_).appearance[name]
+        assert config.name == name
+        assert {key: getattr(appearance(name), key) for key in declared} == declared
+
+
+def test_a_method_that_is_not_there_comes_last_and_reads_nothing():
+    assert appearance("nope") is None and not reads_rank("nope")
+    assert sorted(["nope", *method_names()], key=place)[-1] == "nope"
+
+
+def test_torch_is_not_imported():
+    code = "import sys; from wasi.methods.declared import *; from wasi.methods import declared\n"
+    code += "assert declared.appearance('lora').order == 5 and 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=CONF.parents[1])

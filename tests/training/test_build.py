@@ -1,0 +1,45 @@
+"""What a method may change about its training."""
+
+import torch
+
+from tests.small import applied, batch
+from wasi.methods.method import Method
+from wasi.training.build import build_step
+
+
+class Biased(Method):
+    """Biases at ten times the rate and without decay; counts its steps."""
+
+    steps = 0
+
+    def parameter_groups(self, model, defaults):
+        biases = [p for n, p in model.named_parameters() if n.endswith("bias")]
+        return [{"params": biases, "lr": 10 * defaults["lr"], "weight_decay": 0.0}]
+
+    def wrap_step(self, step):
+        step.optimizer.register_step_post_hook(lambda *_: setattr(self, "steps", self.steps + 1))
+        return step
+
+
+def test_groups_and_hooks_of_a_method_count(compose_config):
+    method, model = Biased(), applied("timm_vit", "vanilla")
+    options = ["optimizer.lr=0.01", "optimizer.weight_decay=0.1", "train.clip_norm=null"]
+    step = build_step(model, None, compose_config("method=vanilla", *options), method)
+    held = [p for group in step.optimizer.param_groups for p in group["params"]]
+    assert sorted(map(id, held)) == sorted(map(id, model.parameters()))
+    images, labels = batch()
+    torch.nn.functional.cross_entropy(model.train()(images), labels).backward()
+    expected = {}
+    for name, p in model.named_parameters():
+        rate, decay = (0.1, 0.0) if name.endswith("bias") else (0.01, 0.1)
+        expected[name] = p.detach() - rate * (p.grad + decay * p.detach())
+    model.zero_grad()
+    step(images, labels)
+    assert method.steps == 1
+    for name, p in model.named_parameters():
+        assert torch.allclose(p, expected[name], atol=1e-6), name
+
+
+def test_without_any_the_groups_are_the_optimizers(compose_config):
+    step = build_step(applied("timm_vit", "vanilla"), None, compose_config("method=vanilla"), Method())
+    assert len(step.optimizer.param_groups) == 1

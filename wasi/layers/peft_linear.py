@@ -1,0 +1,45 @@
+"""A linear layer with an adapter of Hugging Face's peft, as one of the low-rank layers."""
+
+import copy
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from wasi.layers.base import LowRankLayer
+
+
+class PeftLinear(LowRankLayer):
+    """`Y = layer(X)` for a tuner layer of peft around an `nn.Linear`, with one adapter.
+
+    Args:
+        layer: peft's; its dense weight, the parameter `base_layer.weight`, is frozen.
+        rank: numbers per token that the adapter keeps for the backward pass beside the input.
+    """
+
+    trains_bias = False
+
+    def __init__(self, layer: nn.Module, rank: int = 0):
+        super().__init__(layer.in_features, layer.out_features)
+        self.layer, self._rank = layer, rank
+
+    @property
+    def bias(self) -> nn.Parameter | None:
+        return self.layer.get_base_layer().bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.flatten(0, -2)).unflatten(0, x.shape[:-1])  # some tuners take no images of tokens
+
+    def weight_factors(self) -> tuple[Tensor, ...]:
+        return (self.merged().weight,)
+
+    def stored_elements(self, shape: Sequence[int]) -> int:
+        return prod(shape) + prod(shape[:-1]) * self._rank
+
+    @torch.no_grad()
+    def merged(self) -> nn.Linear:
+        """A linear layer of its own with the weight in effect, as peft merges it; nothing in it trains."""
+        layer = copy.deepcopy(self.layer)
+        layer.merge()
+        return layer.get_base_layer().requires_grad_(False).train(self.training)

@@ -1,0 +1,108 @@
+"""A frozen weight in 8 or 4 bits, and LoRA beside it (QLoRA, Dettmers et al., arXiv 2305.14314)."""
+
+from collections.abc import Sequence
+from math import prod
+from types import ModuleType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from wasi.layers.adapter import Adapter
+from wasi.layers.base import LowRankLayer
+from wasi.optional import optional
+
+KINDS = ("int8", "nf4")
+
+
+class QuantizedWeight(nn.Module):
+    """`O x I` numbers as codes and scales, both buffers.
+
+    Args:
+        weight: what is quantised.
+        kind: `int8`, symmetric with one scale per row, the largest magnitude over 127; or `nf4`, the 16 levels of
+            NormalFloat with one scale per 64 numbers, two codes a byte, by bitsandbytes.
+    """
+
+    def __init__(self, weight: Tensor, kind: str):
+        super().__init__()
+        self.shape, self.kind = tuple(weight.shape), kind
+        weight = weight.detach()
+        if kind == "int8":
+            scale = weight.abs().amax(1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny) / 127
+            code = (weight / scale).round().to(torch.int8)
+        else:
+            code, state = _bitsandbytes().quantize_4bit(weight.float(), blocksize=64, quant_type="nf4")
+            scale = state.absmax
+            self.register_buffer("levels", state.code)
+        self.register_buffer("code", code)
+        self.register_buffer("scale", scale)
+
+    def dense(self, dtype: torch.dtype) -> Tensor:
+        """`O x I`, made anew."""
+        if self.kind == "int8":
+            return self.code.to(dtype) * self.scale.to(dtype)
+        library, options = _bitsandbytes(), {"blocksize": 64, "quant_type": "nf4", "dtype": torch.float32}
+        state = library.QuantState(self.scale, torch.Size(self.shape), self.levels, **options)
+        return library.dequantize_4bit(self.code, state).to(dtype)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(buffer.nbytes for buffer in self.buffers())
+
+    def extra_repr(self) -> str:
+        return f"{self.shape[0]} x {self.shape[1]}, {self.kind}"
+
+
+def _bitsandbytes() -> ModuleType:
+    return optional("bitsandbytes.functional", "method.base", "nf4")
+
+
+class QuantizedAdapterLinear(LowRankLayer):
+    """`Y = X Q^T + b + adapter(X)` with a quantised, frozen `Q`; all arithmetic is in the input's precision.
+
+    The dense `Q` exists while it is multiplied with, in forward and backward pass each, and is not kept between.
+    For inference it stays as it is: merged with the adapter it would need all its bits again.
+
+    Args:
+        weight: `O x I`; bias: `[O]` or None, left as trainable as it was; rank, alpha: LoRA's; kind: of `Q`.
+    """
+
+    trains_bias = False
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: nn.Parameter | None,
+        rank: int,
+        alpha: float,
+        generator: torch.Generator,
+        kind: str,
+    ):
+        super().__init__(weight.shape[1], weight.shape[0])
+        self.base = QuantizedWeight(weight, kind)
+        self.register_parameter("bias", bias)
+        self.adapter = Adapter(weight.detach(), rank, alpha, generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.base.dense(x.dtype)
+        own = weight.untyped_storage().data_ptr()
+
+        def pack(saved: Tensor) -> object:
+            if saved.untyped_storage().data_ptr() != own:
+                return saved
+            return saved.size(), saved.stride(), saved.storage_offset()
+
+        def unpack(kept: object) -> Tensor:
+            return kept if isinstance(kept, Tensor) else self.base.dense(x.dtype).as_strided(*kept)
+
+        with saved_tensors_hooks(pack, unpack):
+            y = F.linear(x, weight, self.bias)
+        return y + self.adapter(x)
+
+    def weight_factors(self) -> tuple[Tensor, ...]:
+        return (self.adapter.beside(self.base.dense(self.adapter.A.dtype)),)
+
+    def stored_elements(self, shape: Sequence[int]) -> int:
+        return prod(shape) + prod(shape[:-1]) * self.adapter.A.shape[0]

@@ -1,0 +1,86 @@
+"""What methods declare of themselves, for those who only need to know, without importing the methods and torch."""
+
+import ast
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+_CONF = Path(__file__).resolve().parents[2] / "conf" / "method"
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """How reports show a method.
+
+    order: its place among the others in tables and legends, ascending; colour: `#RRGGBB`; marker: matplotlib's;
+    reference: whether it is what the others are compared with, drawn as a dashed line.
+    """
+
+    order: float
+    colour: str
+    marker: str
+    reference: bool = False
+
+
+def method_names() -> list[str]:
+    """The methods that there are, one per file of `conf/method`, in their order; undeclared ones at the end."""
+    return sorted((path.stem for path in _CONF.glob("*.yaml")), key=place)
+
+
+def place(name: str) -> tuple[float, str]:
+    """A sorting key for methods."""
+    found = appearance(name)
+    return (float("inf") if found is None else found.order), name
+
+
+@cache
+def appearance(name: str) -> Appearance | None:
+    """What the class behind `conf/method/NAME.yaml` declares in `appearance[NAME]`, if anything.
+
+    The dictionary is read from the class's source, so it must be written out there.
+    """
+    target = _config(name).get("_target_")
+    if not isinstance(target, str):
+        return None
+    module, _, class_name = target.rpartition(".")
+    declared = _class_attribute(module, class_name, "appearance") or {}
+    return Appearance(**declared[name]) if name in declared else None
+
+
+def is_reference(name: str) -> bool:
+    """Whether the others are compared with this method."""
+    found = appearance(name)
+    return found is not None and found.reference
+
+
+def reads_rank(name: str) -> bool:
+    """Whether the method's YAML refers to options of `rank`."""
+    path = _path(name)
+    return path is not None and "${rank." in path.read_text()
+
+
+def _path(name: str) -> Path | None:
+    path = _CONF / f"{name}.yaml"
+    return path if path.is_file() else None
+
+
+def _config(name: str) -> dict[str, Any]:
+    path = _path(name)
+    return {} if path is None else OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+
+
+def _class_attribute(module: str, class_name: str, attribute: str) -> Any:
+    """The literal that a class body assigns to `attribute`; None where it does not."""
+    spec = find_spec(module)
+    if spec is None or spec.origin is None:
+        return None
+    for node in ast.parse(Path(spec.origin).read_text()).body:
+        if isinstance(node, ast.ClassDef) and node.name == class_name:
+            for statement in node.body:
+                if isinstance(statement, ast.Assign) and getattr(statement.targets[0], "id", None) == attribute:
+                    return ast.literal_eval(statement.value)
+    return None

@@ -1,0 +1,94 @@
+"""What every method has; a method is a subclass with an `apply`, named by `conf/method/NAME.yaml`."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from wasi.layers.base import LowRankLayer
+
+
+class Method:
+    """Base class of all methods.
+
+    A subclass declares, beside `apply`, what is special about it, all of it optional:
+
+    - `appearance`: per name (of a YAML) how reports show it, see `wasi.methods.declared.Appearance`;
+    - `merge`: whether inference is measured with adapters merged into the weights, as one would deploy the model;
+    - `parameter_groups`, `wrap_step`: how its training differs;
+    - `step_parts`: which of its callables belong to which part of a step in a breakdown of time.
+
+    Work that its layers do around an optimizer step follows from the layers themselves (`LowRankLayer`).
+    """
+
+    appearance = {}
+    merge: bool = True
+
+    def apply(self, model: nn.Module, calibration) -> nn.Module:
+        """Make of a pretrained model what is to be trained; parameters with `requires_grad` train.
+
+        Args:
+            calibration: batches of training data to look at, the same each time it is iterated.
+        """
+        raise NotImplementedError
+
+    def parameter_groups(self, model: nn.Module, defaults: dict[str, Any]) -> list[dict[str, Any]]:
+        """Trainable parameters for which the optimizer has options of their own; all others keep theirs.
+
+        >>> Method().parameter_groups(nn.Linear(2, 2), {"lr": 0.1})  # LoRA+ gives B [{"params": [...], "lr": 1.6}]
+        []
+
+        Args:
+            defaults: the optimizer's options.
+        """
+        return []
+
+    def wrap_step(self, step):
+        """The `TrainStep` as it is to be used; for example with hooks on `step.optimizer`."""
+        return step
+
+    def step_parts(self) -> dict[str, list[tuple[object, str]]]:
+        """Part of a step (`decomposition`, `factor_algebra`) -> (owner, attribute) of callables in it."""
+        return {}
+
+    def merged(self, layer: nn.Module) -> nn.Module | None:
+        """What computes the same as `layer` in inference, with its adapters merged; None for all other layers.
+
+        It shares no memory with `layer`, so that both can go their own ways.
+        """
+        adapted = isinstance(layer, LowRankLayer) and hasattr(layer, "merged")
+        return layer.merged() if self.merge and adapted else None
+
+    @contextmanager
+    def deployed(self, model: nn.Module) -> Iterator[None]:
+        """Inside, `model` is as one would deploy it: each layer that has adapters is replaced by its merged form.
+
+        Afterwards the very same layers are back, untouched. Adding `B A` to a weight in place and subtracting it
+        again would round it twice and so change the training that follows; so merged weights are new tensors, and
+        while the context lasts these weights exist twice. Inference's measured memory does not include that: the
+        original layers are not part of the model meanwhile, and on a GPU they wait in the host's memory.
+        Evaluation during training needs none of this, since unmerged outputs are equal to rounding.
+        """
+        places = [(parent, name, child) for parent in model.modules() for name, child in parent._modules.items()]
+        forms = {child: self.merged(child) for child in dict.fromkeys(child for *_, child in places) if child}
+        places = [(parent, name, child) for parent, name, child in places if forms.get(child) is not None]
+        for parent, name, child in places:
+            setattr(parent, name, forms[child])
+        aside = _only_in((child for *_, child in places), model)
+        devices = [parameter.device for parameter in aside]
+        for parameter in aside:
+            parameter.data = parameter.data.cpu()
+        try:
+            yield
+        finally:
+            for parameter, device in zip(aside, devices, strict=True):
+                parameter.data = parameter.data.to(device)
+            for parent, name, child in places:
+                setattr(parent, name, child)
+
+
+def _only_in(layers: Iterable[nn.Module], model: nn.Module) -> list[nn.Parameter]:
+    """Parameters of `layers` that `model` does not have, each once."""
+    there = {id(p) for p in model.parameters()}
+    return list({id(p): p for layer in layers for p in layer.parameters() if id(p) not in there}.values())

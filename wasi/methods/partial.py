@@ -1,0 +1,75 @@
+"""Fine-tuning of a part of the library's own model: its head, its biases, its last blocks."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from wasi.errors import UserError
+from wasi.methods.method import Method
+from wasi.methods.scope import freeze_rest
+from wasi.models.structure import find_blocks, head_module, linear_sites
+
+
+@dataclass
+class LinearProbe(Method):
+    """Only the head trains. `scope` says which layers the paper's accounting counts."""
+
+    appearance = {"linear_probe": {"order": 7, "colour": "#7F7F7F", "marker": "X"}}
+
+    name: str
+    scope: str
+
+    def apply(self, model: nn.Module, calibration) -> nn.Module:
+        linear_sites(model, self.scope)
+        freeze_rest(model)
+        return model
+
+
+@dataclass
+class BitFit(LinearProbe):
+    """The head and every bias train, those of norms and of the patch embedding too (arXiv 2106.10199)."""
+
+    appearance = {"bitfit": {"order": 8, "colour": "#8C6D31", "marker": "h"}}
+
+    def apply(self, model: nn.Module, calibration) -> nn.Module:
+        model = super().apply(model, calibration)
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):  # also torchvision's `in_proj_bias` and timm's `q_bias`
+                parameter.requires_grad_(True)
+        return model
+
+
+@dataclass
+class FreezeFirst(Method):
+    """Full fine-tuning but for the first `frozen_blocks` blocks (None: half of them) and all that feeds them.
+
+    Patch embedding, class token and positions are frozen with any number of blocks, 0 too: where nothing trains
+    below, the backward pass ends and nothing is saved for it.
+    """
+
+    appearance = {"freeze_first": {"order": 9, "colour": "#F0E442", "marker": "<"}}
+
+    name: str
+    scope: str
+    frozen_blocks: int | None
+
+    def apply(self, model: nn.Module, calibration) -> nn.Module:
+        """Raises UserError for more blocks than the model has."""
+        linear_sites(model, self.scope)
+        blocks = [f"{name}." for name in find_blocks(model)]
+        count = len(blocks) // 2 if self.frozen_blocks is None else self.frozen_blocks
+        if count > len(blocks):
+            allowed = f"from 0 to {len(blocks)}, the number of blocks of this model, or null"
+            raise UserError("method.frozen_blocks", self.frozen_blocks, allowed)
+        head = {id(p) for p in head_module(model).parameters()}
+        names = [name for name, _ in model.named_parameters()]  # in the order in which a model is built and runs
+        if count:
+            frozen = tuple(blocks[:count])
+            end = 1 + max(place for place, name in enumerate(names) if name.startswith(frozen))
+        else:
+            end = next(place for place, name in enumerate(names) if name.startswith(blocks[0]))
+        for name in names[:end]:
+            parameter = model.get_parameter(name)
+            if id(parameter) not in head:
+                parameter.requires_grad_(False)
+        return model

@@ -1,0 +1,141 @@
+"""Adapters of Hugging Face's peft (https://github.com/huggingface/peft) on the linears of `scope`."""
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wasi.errors import UserError
+from wasi.layers.peft_linear import PeftLinear
+from wasi.methods.method import Method
+from wasi.methods.scope import replace_each, scope_linears
+from wasi.models.modes import evaluating
+from wasi.models.structure import head_module
+from wasi.optional import optional
+
+# What peft calls our `lora_rank`, `lora_alpha` and `block_size` where a tuner has them, and what a type sets.
+_LORA = {"lora_rank": "r", "lora_alpha": "lora_alpha"}
+_TYPES: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
+    "lora": ("LoraConfig", _LORA, {}),
+    "dora": ("LoraConfig", _LORA, {"use_dora": True}),
+    "rslora": ("LoraConfig", _LORA, {"use_rslora": True}),
+    "pissa": ("LoraConfig", _LORA, {"init_lora_weights": "pissa"}),
+    "olora": ("LoraConfig", _LORA, {"init_lora_weights": "olora"}),
+    "eva": ("LoraConfig", _LORA, {"init_lora_weights": "eva"}),
+    "corda": ("LoraConfig", _LORA, {"init_lora_weights": "corda"}),
+    "vera": ("VeraConfig", {"lora_rank": "r"}, {}),
+    "ia3": ("IA3Config", {}, {"feedforward_modules": []}),
+    "oft": ("OFTConfig", {"block_size": "oft_block_size"}, {"r": 0}),
+    "boft": ("BOFTConfig", {"block_size": "boft_block_size"}, {}),
+}
+# Types that start from calibration data, and where peft has their options.
+_STARTS = {"eva": ("peft", "EvaConfig"), "corda": ("peft.tuners.lora.config", "CordaConfig")}
+_DEFAULTS = {"lora_rank": 8, "lora_alpha": 16, "block_size": 8}
+
+
+@dataclass
+class Peft(Method):
+    """A tuner of peft on each linear of `scope`; the head trains, the rest by option.
+
+    Args:
+        type: of the tuner, a key of `_TYPES`. AdaLoRA is none of them: the state of its rank budget is no part of
+            a model's, so that a resumed run would be another one.
+        lora_rank, lora_alpha: of LoRA and its variants, the rank also of VeRA; None = 8 and 16.
+        block_size: of the orthogonal blocks of OFT and BOFT, a divisor of each linear's width; None = 8.
+        calibration_batches: training batches whose inputs decide where EVA and CorDA start.
+        seed: of the adapters' start.
+        merge: into the weights, as peft does it, for inference.
+    """
+
+    appearance = {"peft": {"order": 6, "colour": "#56B4E9", "marker": "P"}}
+
+    name: str
+    scope: str
+    train_rest: bool
+    type: str
+    lora_rank: int | None
+    lora_alpha: float | None
+    block_size: int | None
+    calibration_batches: int
+    seed: int
+    merge: bool = True
+
+    def __post_init__(self) -> None:
+        if self.type not in _TYPES:
+            raise UserError("method.type", self.type, ", ".join(_TYPES))
+        for option in _DEFAULTS:
+            if getattr(self, option) is not None and option not in _TYPES[self.type][1]:
+                takes = [name for name, (_, options, _) in _TYPES.items() if option in options]
+                allowed = f"null with method.type={self.type}; it goes with {', '.join(takes)}"
+                raise UserError(f"method.{option}", getattr(self, option), allowed)
+        self._peft = optional("peft", "method", self.name)
+
+    def apply(self, model: nn.Module, calibration) -> nn.Module:
+        linears = scope_linears(model, self.scope)
+        trained = [p for p in model.parameters() if p.requires_grad] if self.train_rest else []
+        weights = {id(linear.weight) for linear in linears.values()}
+        images = islice(calibration, self.calibration_batches) if self.type in _STARTS else ()
+        device = next(model.parameters()).device
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)  # peft draws from the global generator
+            self._inject(model, self._config(list(linears)), [x.to(device) for x, _ in images])
+        tuned = {id(linear): model.get_submodule(name) for name, linear in reversed(linears.items())}
+        layers = {name: tuned[id(linear)] for name, linear in linears.items()}
+        layers = {name: layer for name, layer in layers.items() if hasattr(layer, "base_layer")}  # EVA spares some
+        replace_each(model, layers, lambda _, layer: PeftLinear(layer, _numbers_per_token(layer)))
+        for parameter in [*head_module(model).parameters(), *trained]:  # peft freezes all but its adapters
+            parameter.requires_grad_(id(parameter) not in weights)
+        return model
+
+    def step_parts(self) -> dict[str, list[tuple[object, str]]]:
+        return {"factor_algebra": [(PeftLinear, "forward")]}
+
+    def _inject(self, model: nn.Module, config: Any, images: list[Tensor]) -> None:
+        """Replace the targets of `config` in place by peft's layers; those that start from data see `images`."""
+        if self.type == "corda":
+            _observe_for_corda(model, config, images)
+        tuned = self._peft.get_peft_model(model, config)
+        if self.type == "eva":
+            self._peft.initialize_lora_eva_weights(
+                tuned,
+                images,
+                forward_fn=lambda whole, batch: whole(batch),
+                prepare_model_inputs_fn=None,
+                prepare_layer_inputs_fn=lambda args, *_: args[0].flatten(0, -2),
+                show_progress_bar=False,
+            )
+
+    def _config(self, targets: list[str]) -> Any:
+        kind, options, fixed = _TYPES[self.type]
+        given = {ours: getattr(self, ours) for ours in options}
+        given = {options[ours]: _DEFAULTS[ours] if value is None else value for ours, value in given.items()}
+        if self.type == "vera":
+            given["projection_prng_key"] = self.seed
+        if self.type in _STARTS:
+            module, config = _STARTS[self.type]
+            given[f"{self.type}_config"] = getattr(optional(module, "method.type", self.type), config)()
+        return getattr(self._peft, kind)(target_modules=targets, **fixed, **given)
+
+
+def _observe_for_corda(model: nn.Module, config: Any, images: list[Tensor]) -> None:
+    """CorDA's covariances of inputs, which peft takes from one sequence of tokens at a time."""
+    corda = optional("peft.tuners.lora.corda", "method.type", "corda")
+
+    def run() -> None:
+        for batch in images:
+            for image in batch.split(1):
+                model(image)
+
+    with evaluating(model):
+        try:
+            corda.preprocess_corda(model, config, run_model=run)
+        except RuntimeError as error:
+            allowed = f"eva or pissa for a model whose linears see more than sequences of tokens ({error})"
+            raise UserError("method.type", "corda", allowed) from error
+
+
+def _numbers_per_token(layer: nn.Module) -> int:
+    """The rank of a low-rank adapter, 0 for an adapter of another kind."""
+    return layer.r["default"] if hasattr(layer, "lora_A") or hasattr(layer, "vera_A") else 0

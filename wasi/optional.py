@@ -1,0 +1,23 @@
+"""Packages that only some methods and optimizers need (requirements-baselines.txt)."""
+
+import importlib
+import warnings
+from types import ModuleType
+
+from wasi.errors import UserError
+
+
+def optional(module: str, option: str, given: object) -> ModuleType:
+    """Import `module`, which `option=given` needs.
+
+    Raises:
+        UserError: it cannot be imported.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        allowed = f"with {package} installed only (pip install -r requirements-baselines.txt): {error}"
+        raise UserError(option, given, allowed) from error

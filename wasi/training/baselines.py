@@ -1,0 +1,118 @@
+"""Memory-saving optimizers of other packages (requirements-baselines.txt), as `optimizer=` builds them.
+
+GaLore (Zhao et al., arXiv 2403.03507) and APOLLO (Zhu et al., arXiv 2412.05270) hold Adam's moments of a dense
+weight's gradient in a subspace of rank `rank`, renewed every `update_proj_gap` steps. They do so for the weights
+that `mark_projected` has marked; all other parameters get ordinary AdamW. Both declare in an attribute
+`subspace_work` which callables project, so that this work (an SVD of each marked gradient where one is due, two
+products per step) is measured as subspace work.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from wasi.errors import UserError
+from wasi.models.structure import linear_sites
+from wasi.optional import optional
+
+_MARK = "is_projected"
+
+
+def mark_projected(model: nn.Module, scope: str) -> None:
+    """Mark the trainable dense weights of the linears in `scope`."""
+    for site in linear_sites(model, scope):
+        if site.name.endswith(".in_proj"):
+            weight = model.get_parameter(f"{site.name}_weight")
+        else:
+            weight = getattr(model.get_submodule(site.name), "weight", None)
+        if weight is not None and weight.requires_grad:
+            setattr(weight, _MARK, True)
+
+
+def galore(groups: list[dict[str, Any]], *, rank, update_proj_gap, scale, proj_type, **options) -> Optimizer:
+    """AdamW of galore-torch; `options` are AdamW's."""
+    package = optional("galore_torch", "optimizer", "galore")
+    projection = {"rank": rank, "update_proj_gap": update_proj_gap, "scale": scale, "proj_type": proj_type}
+    groups = _split(groups, projection, "galore")
+    optimizer = package.GaLoreAdamW(groups, no_deprecation_warning=True, **options)
+    projector = optional("galore_torch.galore_projector", "optimizer", "galore").GaLoreProjector
+    optimizer.subspace_work = [(projector, "project"), (projector, "project_back")]
+
+    def restored(state: dict[str, Any], group: dict[str, Any]) -> object:
+        return projector(**{name: group[name] for name in projection})
+
+    return _plain_state(optimizer, ("ortho_matrix",), restored)
+
+
+def apollo(
+    groups: list[dict[str, Any]], *, rank, update_proj_gap, scale, proj_type, proj, scale_type, **options
+) -> Optimizer:
+    """AdamW of apollo-torch; `options` are AdamW's. A random projection is drawn from seeds that it counts up."""
+    package = optional("apollo_torch", "optimizer", "apollo")
+    projection = {"rank": rank, "update_proj_gap": update_proj_gap, "scale": scale, "proj_type": proj_type}
+    groups = _split(groups, {**projection, "proj": proj, "scale_type": scale_type}, "apollo")
+    optimizer = package.APOLLOAdamW(groups, **options)
+    random, svd = (optional(f"apollo_torch.{kind}_projector", "optimizer", "apollo") for kind in ("random", "svd"))
+    optimizer.subspace_work = [(random.GradientProjector, "project"), (svd.GaLoreProjector, "project")]
+
+    def restored(state: dict[str, Any], group: dict[str, Any]) -> object:
+        return optimizer._initialize_projector(group, state)
+
+    return _plain_state(optimizer, ("ortho_matrix", "seed", "svd_count"), restored)
+
+
+def adamw8bit(groups: list[dict[str, Any]], **options) -> Optimizer:
+    """AdamW of bitsandbytes with 8-bit moments in blocks; tensors below 4096 numbers keep theirs in 32 bits."""
+    return optional("bitsandbytes", "optimizer", "adamw8bit").optim.AdamW8bit(groups, **options)
+
+
+def _split(groups: Iterable[dict[str, Any]], projection: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """Each group's marked weights in a group of their own, which carries `projection`."""
+    found = []
+    for group in groups:
+        marked = [p for p in group["params"] if hasattr(p, _MARK)]
+        plain = [p for p in group["params"] if not hasattr(p, _MARK)]
+        found += [{**group, "params": plain}] if plain else []
+        found += [{**group, **projection, "params": marked}] if marked else []
+    if not any("rank" in group for group in found):
+        raise UserError("optimizer", name, "with a method that trains dense weights of its scope")
+    return found
+
+
+def _plain_state(
+    optimizer: Optimizer, kept: tuple[str, ...], restored: Callable[[dict, dict], object]
+) -> Optimizer:
+    """Let the state hold tensors and numbers, so that `torch.load(weights_only=True)` takes it and memory is seen.
+
+    Both packages keep an object with its projection under `projector`. What it consists of (`kept`) stands beside
+    it in the state, and in place of it in the state dictionary; loading makes the object anew.
+    """
+
+    def expose(*_) -> None:
+        for state in optimizer.state.values():
+            if "projector" in state:
+                projector = state["projector"]
+                if projector.ortho_matrix._is_view():  # a slice, which would keep all of an SVD's factor alive
+                    projector.ortho_matrix = projector.ortho_matrix.clone()
+                state["projection"] = {name: getattr(projector, name) for name in kept}
+
+    def without_objects(_, content: dict[str, Any]) -> dict[str, Any]:
+        states = content["state"].items()
+        plain = {key: {k: v for k, v in state.items() if k != "projector"} for key, state in states}
+        return {**content, "state": plain}
+
+    def rebuild(_) -> None:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                state = optimizer.state.get(parameter, {})
+                if "projection" in state:
+                    state["projector"] = restored(state, group)
+                    for name, value in state["projection"].items():
+                        setattr(state["projector"], name, value)
+
+    optimizer.register_step_post_hook(expose)
+    optimizer.register_state_dict_post_hook(without_objects)
+    optimizer.register_load_state_dict_post_hook(rebuild)
+    return optimizer
