@@ -221,3 +221,27 @@ def test_gradients_that_are_not_finite_change_no_weight_without_clipping():
     with pytest.raises(Diverged, match="gradient norm"):
         TrainStep(model, sgd(model), None, clip_norm=None)(*batch())
     assert all(torch.equal(v, before[k]) for k, v in model.named_parameters())
+
+
+def test_the_head_has_a_rate_of_its_own():
+    model = applied("timm_vit", "wasi")
+    found = optimizer(model, "torch.optim.AdamW", lr=1e-3, head_lr_ratio=20.0)
+    rates = {id(p): group["lr"] for group in found.param_groups for p in group["params"]}
+    head = {id(p) for p in model.head.parameters()}
+    assert {rates[p] for p in head} == {2e-2} and {rate for p, rate in rates.items() if p not in head} == {1e-3}
+    assert len(rates) == sum(len(group["params"]) for group in found.param_groups)
+
+
+def test_momentum_whitens_the_mean_of_gradients():
+    weight = torch.nn.Parameter(torch.zeros(6, 4, dtype=DOUBLE))
+    swan = Swan([{"params": [weight], "whiten": True}], lr=1.0, momentum=0.5, weight_decay=0.0)
+    first, second = torch.randn(6, 4, dtype=DOUBLE), torch.randn(6, 4, dtype=DOUBLE)
+    weight.grad = first
+    swan.step()
+    before = weight.detach().clone()
+    swan.load_state_dict(copy.deepcopy(swan.state_dict()))
+    weight.grad = second
+    swan.step()
+    expected = torch.linalg.svd(first / 4 + second / 2, full_matrices=False)
+    step = (before - weight.detach()) / (0.2 * 6**0.5)
+    assert torch.allclose(step, expected[0] @ expected[2], atol=1e-6)

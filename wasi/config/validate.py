@@ -130,6 +130,7 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "device.flush_denormals": _yes_no,
     "optimizer.lr": _positive,
     "optimizer.momentum": _below_one,
+    "optimizer.head_lr_ratio": _positive,
     "optimizer.dampening": _below_one,
     "optimizer.nesterov": _yes_no,
     "optimizer.betas": (is_pair_of_betas, "two numbers in [0, 1)"),

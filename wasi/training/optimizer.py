@@ -10,7 +10,7 @@ from torch import nn
 
 from wasi.layers.base import LowRankLayer
 from wasi.layers.factored import FactoredLinear
-from wasi.models.structure import find_blocks
+from wasi.models.structure import find_blocks, head_module
 from wasi.training.swan import Swan
 
 Group = dict[str, object]
@@ -21,6 +21,7 @@ def build_optimizer(model: nn.Module, cfg: DictConfig) -> torch.optim.Optimizer:
 
     An optimizer without state steps on the coordinates of a factored layer where it has them (`FactoredLinear.C`, see
     `coordinate_groups`), any other on the factors. Weight decay acts on the product `L R`, so it leaves `L` alone.
+    `head_lr_ratio` is the classifier's learning rate over that of the rest; it starts from nothing.
     """
     kind = hydra.utils.get_object(cfg["_target_"])
     stateless = kind is Swan or (kind is torch.optim.SGD and not cfg.get("momentum"))
@@ -30,7 +31,10 @@ def build_optimizer(model: nn.Module, cfg: DictConfig) -> torch.optim.Optimizer:
     left = [layer.L for layer in trainable_factors(model) if layer.C is None]
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in held]
     groups += _by_role(model, rest, {id(p) for p in left}, kind is Swan)
-    return hydra.utils.instantiate(cfg, _partial_=True, _convert_="all")(groups)
+    options = {key: value for key, value in cfg.items() if key != "head_lr_ratio"}
+    if (ratio := cfg.get("head_lr_ratio", 1.0)) != 1.0:
+        groups = _with_head_rate(groups, {id(p) for p in head_module(model).parameters()}, ratio * cfg.lr)
+    return hydra.utils.instantiate(options, _partial_=True, _convert_="all")(groups)
 
 
 def coordinate_groups(model: nn.Module) -> list[Group]:
@@ -58,6 +62,17 @@ def _by_role(model: nn.Module, parameters: list[nn.Parameter], left: set[int], w
                     {"params": chosen} | ({} if decays else {"weight_decay": 0.0}) | {"whiten": is_matrix}
                 )
     return groups
+
+
+def _with_head_rate(groups: list[Group], head: set[int], lr: float) -> list[Group]:
+    """The same groups, but that the parameters of the head (by id) are in groups of their own with another rate."""
+    found = []
+    for group in groups:
+        inside = [p for p in group["params"] if id(p) in head]
+        outside = [p for p in group["params"] if id(p) not in head]
+        found += [{**group, "params": outside}] if outside else []
+        found += [{**group, "params": inside, "lr": lr}] if inside else []
+    return found
 
 
 def _block_matrices(model: nn.Module) -> Iterator[nn.Parameter]:

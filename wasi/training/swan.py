@@ -19,7 +19,13 @@ class Swan(torch.optim.AdamW):
 
     Args:
         params: parameter groups; lr, betas, eps, weight_decay: as of `torch.optim.AdamW`.
+        momentum: share of the running mean of a matrix gradient that a step keeps, in [0, 1). Above 0 the mean is
+            state: of a weight held as coordinates as many numbers as these, in a basis that turns slowly.
     """
+
+    def __init__(self, params, lr: float, momentum: float = 0.0, **options):
+        super().__init__(params, lr=lr, **options)
+        self.momentum = momentum
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -41,10 +47,19 @@ class Swan(torch.optim.AdamW):
     def _whitened_step(self, chosen: Sequence[tuple[Tensor, dict]]) -> None:
         """Step on parameters, each with its group; without a gradient, AdamW passes over them then."""
         widths = [group.get("in_features", parameter.shape[1]) for parameter, group in chosen]
-        steps = whitened([parameter.grad for parameter, _ in chosen], widths)
+        steps = whitened([self._mean_gradient(parameter) for parameter, _ in chosen], widths)
         for (parameter, group), step in zip(chosen, steps, strict=True):
             parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(step, alpha=-0.2 * group["lr"])
             parameter.grad = None
+
+    def _mean_gradient(self, parameter: Tensor) -> Tensor:
+        if not self.momentum:
+            return parameter.grad
+        state = self.state[parameter]
+        if "mean_gradient" not in state:
+            state["mean_gradient"] = torch.zeros_like(parameter.grad)
+            state["step"] = torch.zeros(())  # AdamW looks for one in every state that it loads
+        return state["mean_gradient"].lerp_(parameter.grad, 1 - self.momentum)
 
 
 def whitened(gradients: Sequence[Tensor], in_features: Sequence[int]) -> list[Tensor]:
