@@ -49,25 +49,19 @@ def is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value)
 
 
-def is_ranks(value: Any) -> bool:
-    return isinstance(value, (list, ListConfig)) and len(value) > 0 and all(integer_from(1)(r) for r in value)
+def list_of(test: Predicate) -> Predicate:
+    return lambda value: isinstance(value, (list, ListConfig)) and len(value) > 0 and all(map(test, value))
 
 
 def is_pair_of_betas(value: Any) -> bool:
     return isinstance(value, (list, ListConfig)) and len(value) == 2 and all(_share(b) and b < 1 for b in value)
 
 
-def is_names(value: Any) -> bool:
-    return isinstance(value, (list, ListConfig)) and len(value) > 0 and all(map(is_text, value))
-
-
-def _is_rates(value: Any) -> bool:
-    return isinstance(value, (list, ListConfig)) and len(value) > 0 and all(is_number(v) and v > 0 for v in value)
-
-
 _share = number(lambda x: 0 <= x <= 1)
 _epsilon = number(lambda x: 0 < x <= 1), "a number in (0, 1]"
 _positive = number(lambda x: x > 0), "a number above 0"
+_is_rates = list_of(_positive[0])
+_ranks_or_null = or_null(list_of(integer_from(1))), "a list of whole numbers from 1 up, one per mode, or null"
 _not_negative = number(lambda x: x >= 0), "a number from 0 up"
 _below_one = number(lambda x: 0 <= x < 1), "a number in [0, 1)"
 _count = integer_from(1), "a whole number from 1 up"
@@ -102,7 +96,7 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "rank.parameter_ratio": (or_null(_epsilon[0]), "a number in (0, 1], or null"),
     "rank.activation_epsilon": _epsilon,
     "rank.activation_selection": _names("epsilon", "fixed", "perplexity"),
-    "rank.activation_ranks": (or_null(is_ranks), "a list of whole numbers from 1 up, one per mode, or null"),
+    "rank.activation_ranks": _ranks_or_null,
     "rank.basis_update_gap": _count,
     "rank.batch_mode": _names("whole", "cut"),
     "rank.perplexity_ceiling": (or_null(_not_negative[0]), "a number from 0 up, or null"),
@@ -169,7 +163,7 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
         lambda v: v is None or _is_rates(v) or (isinstance(v, DictConfig) and all(map(_is_rates, v.values()))),
         "a list of numbers above 0, a mapping from optimizers to such lists, or null",
     ),
-    "tune.optimizer": (or_null(is_names), "a list of optimizers, or null"),
+    "tune.optimizer": (or_null(list_of(is_text)), "a list of optimizers, or null"),
     "tune.options": (
         lambda v: isinstance(v, DictConfig) and all(isinstance(tried, ListConfig) for tried in v.values()),
         "a mapping from options to lists of values",
