@@ -142,6 +142,14 @@ def test_collecting_again_replaces_and_leaves_other_files_alone(tmp_path, kept):
     assert sorted(path.name for path in kept.iterdir()) == ["job0.json", "notes.json"]
 
 
+def test_a_row_can_be_named_and_added(tmp_path, kept):
+    before = {path.name for path in kept.iterdir()}
+    fakes.write(tmp_path / "more" / "one", {"val/acc": 0.5}, fakes.config(), provenance=fakes.PROVENANCE)
+    collect([tmp_path / "more"], kept, row="mine")
+    assert {path.name for path in kept.iterdir()} >= before
+    assert [record.row for record in read_records(kept) if record.metrics.get("val/acc") == 0.5] == ["mine"]
+
+
 def _document(root, body="old\n", end="<!-- /table -->\n"):
     (root / "docs").mkdir()
     (root / "README.md").write_text(f"# Title\n\n<!-- table: t -->\n{body}{end}\nafter\n")

@@ -26,7 +26,7 @@ def main() -> None:
 
 
 def _collect(arguments: argparse.Namespace) -> int:
-    for line in collect(arguments.sweeps, arguments.into):
+    for line in collect(arguments.sweeps, arguments.into, arguments.row):
         print(f"left out {line}")
     print(f"{len(list(arguments.into.glob('*.json')))} results in {arguments.into}")
     return 0
@@ -51,6 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     gather = commands.add_parser("collect", help="keep the completed jobs of finished sweeps as small JSON files")
     gather.add_argument("sweeps", metavar="SWEEP", nargs="+", type=Path, help="a sweep's folder")
     gather.add_argument("--into", metavar="FOLDER", required=True, type=Path, help="its files are replaced")
+    add = "the row's name for all of these jobs, which are added to the folder (default: the recipe's name)"
+    gather.add_argument("--row", metavar="NAME", help=add)
     gather.set_defaults(act=_collect)
     tables = commands.add_parser("tables", help="write the tables of README.md and docs/*.md anew from results/")
     tables.add_argument("--check", action="store_true", help="write nothing; exit status 1 when one is stale")

@@ -1,6 +1,7 @@
 """From the folders of finished sweeps to the files that are kept."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from wasi.bench.job import FILE_NAME as BENCH_NAME
@@ -12,8 +13,11 @@ from wasi.runs.result import FILE_NAME as RUN_NAME
 from wasi.runs.result import read_result
 
 
-def collect(sweeps: list[Path], into: Path) -> list[str]:
+def collect(sweeps: list[Path], into: Path, row: str | None = None) -> list[str]:
     """Make `into` hold the completed jobs below `sweeps` and no others; a line for every job left out.
+
+    Args:
+        row: one name for all of these jobs, for a configuration that has none of its own; they are added to `into`.
 
     Raises:
         UserError: a folder is missing, or no job below them is completed.
@@ -32,16 +36,20 @@ def collect(sweeps: list[Path], into: Path) -> list[str]:
                     status = "cannot be read" if content is None else content.get("status")
                     left_out.append(f"{path.parent}: {status}")
                 else:
-                    kept[f"{path.parent.name}.json"] = record_of(content)
+                    kept[f"{path.parent.name}.json"] = _named(record_of(content), row)
     if not kept:
         raise UserError("SWEEP", " ".join(map(str, sweeps)), f"a folder with a completed job below it {left_out}")
     into.mkdir(parents=True, exist_ok=True)
     for name, record in kept.items():
         atomic_write_text(into / name, record.text())
     for path in into.glob("*.json"):
-        if path.name not in kept and _is_record(path):
+        if row is None and path.name not in kept and _is_record(path):
             path.unlink()
     return left_out
+
+
+def _named(record: Record, row: str | None) -> Record:
+    return record if row is None else replace(record, row=row)
 
 
 def _is_record(path: Path) -> bool:
