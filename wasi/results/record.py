@@ -55,6 +55,7 @@ def record_of(content: dict) -> Record:
     where = content.get("environment") or content["provenance"]
     code = {key: where[key] for key in _CODE if key in where}
     code |= {"processor": select(where, "machine.processor"), "threads": select(where, "threads.torch")}
+    code |= {"device": str(where["device"]).partition(":")[0]} if where.get("device") else {}
     told = {
         "row": row_name(config),
         "seed": config["seed"],

@@ -97,4 +97,5 @@ def _source(records: list[Record]) -> str:
 def _machine(record: Record) -> str:
     threads = record.provenance.get("threads")
     counted = f", {threads} thread{'' if threads == 1 else 's'}" if threads else ""
-    return f"{record.provenance.get('processor')}{counted}"
+    device = record.provenance.get("device", "cpu")
+    return f"{record.provenance.get('processor')}{counted}{'' if device == 'cpu' else f' and {device}'}"
