@@ -116,10 +116,18 @@ def check(result):
     assert result["environment"]["threads"] == {"torch": 1, "OMP_NUM_THREADS": "1"}
 
 
+def _command_of(process):
+    """Empty for one that has just ended, as helpers of a start do."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
 def children_of(process, wanted):
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        found = [p for p in psutil.Process(process.pid).children() if "wasi.bench.child" in " ".join(p.cmdline())]
+        found = [p for p in psutil.Process(process.pid).children() if "wasi.bench.child" in _command_of(p)]
         if len(found) >= wanted:
             return found
         time.sleep(0.1)

@@ -25,6 +25,7 @@ def test_the_optimizer_alone_moves_the_factors(method, optimizer, compose_config
     model = applied("timm_vit", method, update="none")
     other = copy.deepcopy(model)
     step = TrainStep(model, build_optimizer(model, cfg), None)
+    del cfg.head_lr_ratio  # not torch's
     own = instantiate(cfg, _partial_=True, _convert_="all")([p for p in other.parameters() if p.requires_grad])
     for seed in range(1 if method == "wasi" else 3):  # bases of saved inputs move after a step, as ever
         images, labels = batch(seed=seed)
