@@ -120,6 +120,11 @@ class FactoredLinear(LowRankLayer):
         self.C = self._no_update().requires_grad_()
         return True
 
+    @property
+    def has_update(self) -> bool:
+        """Whether an optimizer has stepped on `C` since the last `fold_`: then it holds memory of its own."""
+        return self.C is not None and self.C.stride() != (0, 0)
+
     def _no_update(self) -> Tensor:
         """Zeros of shape `O x r` that share one element of memory."""
         return self.L.new_zeros(()).expand(self.out_features, self.state.feature_basis.shape[1])

@@ -7,6 +7,7 @@ from wasi.layers.base import LowRankLayer
 from wasi.layers.factored import FactoredLinear
 from wasi.layers.svd_linear import SvdLinear
 from wasi.training.optimizer import trainable_factors
+from wasi.training.swan import Swan
 
 
 class SubspaceIteration:
@@ -52,9 +53,10 @@ class SubspaceIteration:
             norm = torch.stack([norm.square(), *squares]).sum().sqrt()
         if max_norm is not None:
             nn.utils.clip_grads_with_norm_(self._parameters + [layer.C for layer in self.folding], max_norm, norm)
-        for layer in self.folding:
-            if layer.C.grad is not None:
-                layer.C.data = torch.zeros_like(layer.C.grad)
+        if not isinstance(self.optimizer, Swan):  # which makes coordinates one by one, in place of their gradients
+            for layer in self.folding:
+                if layer.C.grad is not None:
+                    layer.C.data = torch.zeros_like(layer.C.grad)
         return norm
 
     def tangents(self) -> list[Tensor]:
@@ -65,7 +67,7 @@ class SubspaceIteration:
     def finish(self) -> None:
         """After `step`: steps folded, weights back at their rank, activation bases moved on."""
         for layer in self.folding:
-            if layer.C.grad is not None:
+            if layer.has_update:
                 self._fold(layer)
         for layer in self.tangent:
             layer.retract_()

@@ -35,22 +35,26 @@ class Swan(torch.optim.AdamW):
                 loss = closure()
         groups = [group for group in self.param_groups if group.get("whiten")]
         chosen = [(p, group) for group in groups for p in group["params"] if p.grad is not None]
-        gradients = [parameter.grad for parameter, _ in chosen]
-        on_cpu = all(gradient.device.type == "cpu" for gradient in gradients)
+        on_cpu = all(parameter.device.type == "cpu" for parameter, _ in chosen)
         for some in [[one] for one in chosen] if on_cpu else [chosen]:  # together only where waiting costs more
             self._whitened_step(some)
         super().step()
-        for (parameter, _), gradient in zip(chosen, gradients, strict=True):
-            parameter.grad = gradient
         return loss
 
     def _whitened_step(self, chosen: Sequence[tuple[Tensor, dict]]) -> None:
-        """Step on parameters, each with its group; without a gradient, AdamW passes over them then."""
+        """Step on parameters, each with its group, and let go of their gradients: AdamW passes over them then.
+
+        Coordinates of a step, which are zero and share one element of memory until now, take the gradient's place.
+        """
         widths = [group.get("in_features", parameter.shape[1]) for parameter, group in chosen]
         steps = whitened([self._mean_gradient(parameter) for parameter, _ in chosen], widths)
         for (parameter, group), step in zip(chosen, steps, strict=True):
-            parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(step, alpha=-0.2 * group["lr"])
+            step *= -0.2 * group["lr"]
             parameter.grad = None
+            if parameter.stride() == (0, 0):
+                parameter.data = step
+            else:
+                parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(step)
 
     def _mean_gradient(self, parameter: Tensor) -> Tensor:
         if not self.momentum:
