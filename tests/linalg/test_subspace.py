@@ -4,11 +4,17 @@ import pytest
 import torch
 
 from tests.oracles import algorithm1_thin, decaying
-from wasi.linalg.subspace import algorithm_1, fold, polar_factors, retract, tangent_gradient
+from wasi.linalg.subspace import algorithm_1, fold_, polar_factors, retract, tangent_gradient
 
 LEFT, RIGHT = torch.linalg.qr(decaying(20, 6, decay=0.9))[0], decaying(6, 15, seed=1, decay=0.9)
 BASIS = torch.linalg.qr(torch.randn(15, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64))[0]
 M = decaying(20, 4, seed=2, decay=0.9)
+
+
+def fold(update, decay=1.0):
+    left, right = LEFT.clone(), RIGHT.clone()
+    fold_(left, right, update, BASIS, decay)
+    return left, right
 
 
 def test_algorithm_1_moves_no_static_weight_and_equals_its_thin_form():
@@ -23,7 +29,7 @@ def test_algorithm_1_moves_no_static_weight_and_equals_its_thin_form():
 def test_fold_is_algorithm_1_to_second_order_and_leaves_left_orthonormal_to_fourth():
     off, stretch = [], []
     for lr in (0.02, 0.01):
-        left, right = fold(LEFT, RIGHT, -lr * M, BASIS)
+        left, right = fold(-lr * M)
         exact = algorithm_1(LEFT, RIGHT, M @ BASIS.mT, lr)
         off.append((left @ right - exact[0] @ exact[1]).norm().item())
         stretch.append((left.mT @ left - torch.eye(6, dtype=torch.float64)).norm().item())
@@ -31,8 +37,13 @@ def test_fold_is_algorithm_1_to_second_order_and_leaves_left_orthonormal_to_four
     assert 12 < stretch[0] / stretch[1] < 20
 
 
+def test_weight_decay_acts_on_the_product():
+    left, right = fold(torch.zeros_like(M), decay=0.9)
+    assert torch.allclose(left @ right, 0.9 * LEFT @ RIGHT) and torch.allclose(left, LEFT)
+
+
 def test_a_long_fold_stays_finite():
-    left, right = fold(LEFT, RIGHT, -1e3 * M, BASIS)
+    left, right = fold(-1e3 * M)
     assert left.isfinite().all() and right.isfinite().all()
 
 

@@ -10,7 +10,7 @@ One step of the weight `W = L R` of one layer, `n` being the number of rows (ima
         dL = M (R U)^T, dR = (L^T M) U^T                  gradients of the factors, or
         dC = M                                            gradient of coordinates C of a step W + C U^T
     optimizer                                                                   step
-        on L and R, as on any parameters, or on C: C <- -lr M, then `fold` takes C U^T into L and R (Algorithm 1)
+        on L and R, as on any parameters, or on C: C <- -lr M, then `fold_` takes C U^T into L and R (Algorithm 1)
     every `update_gap` steps                                                    activation subspace iteration
         U_m <- orth(A_m^T A_m U_m), and L <- orth(L) without changing L R
 """
@@ -132,10 +132,7 @@ class FactoredLinear(LowRankLayer):
     @torch.no_grad()
     def fold_(self, decay: float = 1.0) -> None:
         """Take the step `C U^T` into `L` and `R`, after weight decay of the product by the factor `decay`."""
-        self.R *= decay
-        left, right = subspace.fold(self.L, self.R, self.C, self.state.feature_basis)
-        self.L.copy_(left)
-        self.R.copy_(right)
+        subspace.fold_(self.L, self.R, self.C, self.state.feature_basis, decay)
         self.C.data = self._no_update()
 
     @torch.no_grad()

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from wasi.linalg.orthonormal import qr_near_orthonormal, qr_positive
 
-# `||E||_F` up to which `fold` removes the stretch `E` of `L`; see there.
+# `||E||_F` up to which `fold_` removes the stretch `E` of `L`; see there.
 _SMALL_STRETCH = 1e-2
 
 
 def algorithm_1(left: Tensor, right: Tensor, d_weight: Tensor, lr: float) -> tuple[Tensor, Tensor]:
     """Algorithm 1 of arXiv 2510.09160 on dense matrices, made consistent: one subspace iteration on `W+`.
 
-    It is the reference that `fold` and `tangent_gradient` follow to second order in `lr`; training never calls it.
+    It is the reference that `fold_` and `tangent_gradient` follow to second order in `lr`; training never calls it.
     The published algorithm lacks the last line and pairs the new `L` with the old `R`.
 
     Args:
@@ -32,8 +32,8 @@ def algorithm_1(left: Tensor, right: Tensor, d_weight: Tensor, lr: float) -> tup
     return l_next, l_next.mT @ w_next  #     R+ = L+^T W+          K x I
 
 
-def fold(left: Tensor, right: Tensor, update: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
-    """`L` and `R` after a step `W + C U^T` whose rows lie in the span of an activation's feature basis `U`.
+def fold_(left: Tensor, right: Tensor, update: Tensor, basis: Tensor, decay: float = 1.0) -> None:
+    """Take into `L` and `R`, in place, a step `W + C U^T` whose rows lie in the span of a feature basis `U`.
 
     With `A = L^T C` and `B = (R R^T + delta I)^-1 R U`, the step `L + (C - L A) B^T`, `R + A U^T` adds to `L R` the
     projection of `C U^T` on the tangent space of the matrices of rank `K`, as one iteration of Algorithm 1 does to
@@ -42,7 +42,7 @@ def fold(left: Tensor, right: Tensor, update: Tensor, basis: Tensor) -> tuple[Te
 
     Args:
         left: `L`, `O x K`; right: `R`, `K x I`; update: `C`, `O x r`, the step in coordinates of the basis;
-        basis: `U`, `I x r`, orthonormal columns.
+        basis: `U`, `I x r`, orthonormal columns; decay: factor of weight decay, of `W` before the step.
     """
     a = left.mT @ update  #                              A      K x r
     b = damped_solve(right @ right.mT, right @ basis)  # B      K x r
@@ -50,7 +50,8 @@ def fold(left: Tensor, right: Tensor, update: Tensor, basis: Tensor) -> tuple[Te
     stretch = gram @ (b.mT @ b)
     is_small = (stretch * stretch.mT).sum() <= _SMALL_STRETCH**2  # ||E||_F^2 = tr (N^T N B^T B)^2
     a = a + torch.where(is_small, 0.5, 0.0) * (b @ gram)
-    return torch.addmm(left, update - left @ a, b.mT), torch.addmm(right, a, basis.mT)
+    left.addmm_(torch.addmm(update, left, a, alpha=-1), b.mT)
+    right.addmm_(a, basis.mT, beta=decay)
 
 
 def tangent_gradient(d_left: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
