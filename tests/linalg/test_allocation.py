@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 import torch
 
-from wasi.linalg.allocation import allocate, largest_rank
+from wasi.linalg.allocation import allocate, largest_rank, rank_step
 
 COSTS = [3, 5, 4]
 
@@ -45,6 +45,21 @@ def test_at_equal_costs_it_is_the_best_under_the_budget(seed, budget):
     ranks = allocate(damages, costs, budget)
     least = min(damage(damages, other) for other in every(damages) if price(other, costs) <= budget)
     assert damage(damages, ranks) == pytest.approx(least)
+
+
+@pytest.mark.parametrize("budget", [60, 75, 110])
+def test_in_steps_no_ranks_of_its_cost_do_less_damage(budget):
+    damages, steps = spectra(0, lengths=(9, 6, 11)), [4, 1, 4]
+    ranks = allocate(damages, COSTS, budget, steps)
+    cost = price(ranks, COSTS)
+    others = [r for r in every(damages) if all(k % step == 0 for k, step in zip(r, steps, strict=True))]
+    least = min(damage(damages, other) for other in others if price(other, COSTS) <= cost)
+    assert cost <= budget and ranks in [list(r) for r in others]
+    assert damage(damages, ranks) == pytest.approx(least)
+
+
+def test_only_wide_layers_take_directions_in_steps():
+    assert [rank_step(largest) for largest in (1, 63, 64, 307)] == [1, 1, 16, 16]
 
 
 def test_a_layer_without_damage_keeps_one_direction():

@@ -31,7 +31,7 @@ from wasi.models.structure import head_module
 # Share of its mean that is added to the diagonal of `S`, which comes from few images while training moves the
 # features.
 _DAMPING = 0.3
-_IMAGES = 8  # whose graph is held at a time
+_IMAGES = 16  # whose graph is held at a time
 
 
 class FeatureMoments(OutputMoments):

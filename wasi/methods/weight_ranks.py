@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor, nn
 
 from wasi.errors import UserError
-from wasi.linalg.allocation import allocate, largest_rank
+from wasi.linalg.allocation import allocate, largest_rank, rank_step
 from wasi.linalg.rank import weight_rank
 from wasi.methods.calibration import decomposing
 from wasi.methods.feature_init import FeatureMoments
@@ -32,7 +32,8 @@ def sensitivity_ranks(
 ) -> dict[int, int]:
     """The rank of each weight, by its id, that together move the model's final features least.
 
-    No factors get larger than their dense weight. A weight without moments, of which the features tell nothing,
+    No factors get larger than their dense weight; ranks of wide weights are multiples of 16, unless the budget is
+    too small for that (`linalg.allocation.rank_step`). A weight without moments, of which the features tell nothing,
     keeps the same share of its parameters as all weights together.
 
     Args:
@@ -56,7 +57,10 @@ def sensitivity_ranks(
     seen = [key for key in weights if key in moments]
     costs = [sum(weights[key][1].shape) for key in seen]
     damages = [_damages(*weights[key], moments[key]) for key in seen]
-    return ranks | dict(zip(seen, allocate(damages, costs, max(budget, sum(costs))), strict=True))
+    steps = [rank_step(len(damage)) for damage in damages]
+    if sum(step * cost for step, cost in zip(steps, costs, strict=True)) > budget:
+        steps = [1] * len(seen)
+    return ranks | dict(zip(seen, allocate(damages, costs, max(budget, sum(costs)), steps), strict=True))
 
 
 def log_ranks(factored: Iterable[tuple[int, int, int]]) -> None:
