@@ -11,7 +11,7 @@ _INTERPOLATION = re.compile(r"\$\{rank\.(\w+)\}")
 
 # What each way of choosing activation ranks looks at.
 _OF_SELECTION = {
-    "epsilon": {"activation_epsilon"},
+    "epsilon": {"activation_epsilon", "token_epsilon"},
     "fixed": {"activation_ranks"},
     "perplexity": {"activation_epsilon", "perplexity_ceiling", "memory_budget_mib", "perplexity_table"},
 }

@@ -95,6 +95,7 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "rank.init": _names("svd", "output", "features", "random"),
     "rank.parameter_ratio": (or_null(_epsilon[0]), "a number in (0, 1], or null"),
     "rank.activation_epsilon": _epsilon,
+    "rank.token_epsilon": (or_null(_epsilon[0]), "a number in (0, 1], or null"),
     "rank.activation_selection": _names("epsilon", "fixed", "perplexity"),
     "rank.activation_ranks": _ranks_or_null,
     "rank.basis_update_gap": _count,
@@ -214,6 +215,11 @@ TOGETHER: list[tuple[tuple[str, ...], Callable[..., bool], str]] = [
             "null with rank.activation_selection={}; it goes with perplexity",
         )
         for option in ("perplexity_ceiling", "memory_budget_mib", "perplexity_table")
+    ),
+    (
+        ("rank.activation_selection", "rank.token_epsilon"),
+        lambda selection, epsilon: epsilon is None or selection == "epsilon",
+        "null with rank.activation_selection={}; it goes with epsilon",
     ),
     (
         ("rank.perplexity_ceiling", "rank.memory_budget_mib"),

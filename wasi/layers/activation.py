@@ -104,13 +104,18 @@ class TuckerState(nn.Module):
         return tucker.stored_elements(shape, self.ranks)
 
 
-def epsilon_ranks(x: Tensor, epsilon: float, batch_mode: str = "cut") -> tuple[int, ...]:
+def epsilon_ranks(
+    x: Tensor, epsilon: float, batch_mode: str = "cut", token_epsilon: float | None = None
+) -> tuple[int, ...]:
     """Ranks per mode that explain `epsilon` of the variance of each unfolding of `x`.
 
     Args:
         batch_mode: `whole` keeps the first mode as it is, `cut` gives it a rank like the others.
+        token_epsilon: in place of `epsilon` for the modes between the first and the last.
     """
-    ranks = [_mode_rank(unfold(x.detach(), mode), epsilon) for mode in range(1, x.dim())]
+    of_tokens = epsilon if token_epsilon is None else token_epsilon
+    ranks = [_mode_rank(unfold(x.detach(), mode), of_tokens) for mode in range(1, x.dim() - 1)]
+    ranks.append(_mode_rank(x.detach().flatten(0, -2), epsilon))
     first = x.shape[0] if batch_mode == "whole" else _mode_rank(unfold(x.detach(), 0), epsilon)
     return (first, *ranks)
 

@@ -5,8 +5,6 @@ each of its modes, or `None` for a mode that is kept whole (`r_m = d_m`, the ide
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
-from itertools import permutations
 from math import prod
 
 import torch
@@ -39,8 +37,8 @@ def compress(
 ) -> tuple[Tensor, list[Tensor | None], list[Tensor | None]]:
     """A Tucker decomposition of `x` (`[B, *tokens, I]`) in given bases, and what moves these on.
 
-    Sequentially truncated: token and feature modes in the order that costs least, each on what the one before left.
-    Then, where `batch_rank < B`, the batch mode is cut to its leading singular vectors, exactly.
+    Sequentially truncated, each mode on what the one before left: features first, which leaves the least to copy for
+    the token modes, then the token modes. Then, where `batch_rank < B`, the batch mode is cut to its leading singular vectors, exactly.
 
     Args:
         bases: per token mode and for the feature mode `U_m` (`d_m x r_m`), or None to keep the mode whole.
@@ -50,8 +48,10 @@ def compress(
         The core, one factor per mode with the batch mode first, and the products (None where not wanted).
     """
     core, products = x, [None] * len(bases)
-    ranks = tuple(d if u is None else u.shape[1] for d, u in zip(x.shape[1:], bases, strict=True))
-    for position in truncation_order(tuple(x.shape[1:]), ranks):
+    last = len(bases) - 1
+    for position in (last, *range(last)):
+        if bases[position] is None:
+            continue
         small = project(core, bases[position], position + 1)
         if wanted[position]:
             products[position] = iterate(core, small, position + 1)
@@ -61,24 +61,6 @@ def compress(
         factor = batch_factor(core.flatten(1), batch_rank)
         core = project(core, factor, 0)
     return core, [factor, *bases], products
-
-
-@lru_cache(maxsize=1024)
-def truncation_order(sizes: tuple[int, ...], ranks: tuple[int, ...]) -> tuple[int, ...]:
-    """Order of modes in which truncating a tensor of `sizes` to `ranks`, one mode after another, costs least.
-
-    Modes that are kept whole are left out. Any order gives an approximation of the same family (ST-HOSVD).
-    """
-    modes = [mode for mode, (d, r) in enumerate(zip(sizes, ranks, strict=True)) if r < d]
-
-    def cost(order: tuple[int, ...]) -> float:
-        total, share = 0.0, 1.0
-        for mode in order:
-            total += share * ranks[mode]
-            share *= ranks[mode] / sizes[mode]
-        return total
-
-    return min(permutations(modes), key=cost)
 
 
 def expand(core: Tensor, factors: Factors) -> Tensor:

@@ -23,7 +23,7 @@ class ActivationRanks:
 
     Args:
         selection: `epsilon` (explained variance per mode of a calibration batch), `fixed`, or `perplexity`.
-        epsilon: threshold for `epsilon`.
+        epsilon: threshold for `epsilon`; token_epsilon: of the token modes, where it is another.
         ranks: for `fixed`, one rank per mode of the layers' inputs, the batch mode first.
         perplexity: the search for `perplexity`.
         update_gap: steps between updates of a basis; the layers take turns.
@@ -37,6 +37,7 @@ class ActivationRanks:
     perplexity: PerplexitySearch | None = None
     update_gap: int = 1
     batch_mode: str = "whole"
+    token_epsilon: float | None = None
 
     def __post_init__(self) -> None:
         needs = {"epsilon": self.epsilon, "fixed": self.ranks, "perplexity": self.perplexity}
@@ -74,7 +75,7 @@ class ActivationRanks:
 
     def _chooser(self, model: nn.Module, layers: Mapping[str, nn.Linear], batch: Batch) -> Choose:
         if self.selection == "epsilon":
-            return lambda name, x: epsilon_ranks(x, self.epsilon, self.batch_mode)
+            return lambda name, x: epsilon_ranks(x, self.epsilon, self.batch_mode, self.token_epsilon)
         if self.selection == "fixed":
             return self._fixed
         return self._searched(model, layers, batch)

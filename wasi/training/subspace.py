@@ -33,9 +33,14 @@ class SubspaceIteration:
         self._group_of = {
             id(p): number for number, group in enumerate(optimizer.param_groups) for p in group["params"]
         }
-        inside = {id(p) for layer in factored for p in (layer.L, layer.R)}
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
-        self._rest = [p for p in self._parameters if id(p) not in inside]
+        whitened = {
+            id(p)
+            for group in optimizer.param_groups
+            if isinstance(optimizer, Swan) and group.get("whiten")
+            for p in group["params"]
+        }
+        stepped = [p for p in model.parameters() if p.requires_grad] + [layer.C for layer in self.folding]
+        self._clipped = [p for p in stepped if id(p) not in whitened]
 
     @torch.no_grad()
     def prepare(self, max_norm: float | None) -> Tensor:
@@ -43,17 +48,17 @@ class SubspaceIteration:
 
         Of a layer in coordinates the norm is that of `dW` itself, `||M U^T||_F = ||M||_F`; of a tangent step, the
         length in weight space; else that of the parameters' gradients. Returned as it was before clipping.
+        Gradients that `Swan` whitens are neither counted nor clipped: its step has one length whatever theirs is.
         """
         squares = self.tangents()
         in_tangent = {id(p) for layer in self.tangent for p in (layer.L, layer.R)}
-        ordinary = [p for p in self._parameters if id(p) not in in_tangent and p.grad is not None]
-        stepped = ordinary + [layer.C for layer in self.folding if layer.C.grad is not None]
-        norm = nn.utils.get_total_norm([p.grad for p in stepped])
+        clipped = [p for p in self._clipped if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in clipped if id(p) not in in_tangent])
         if squares:
             norm = torch.stack([norm.square(), *squares]).sum().sqrt()
         if max_norm is not None:
-            nn.utils.clip_grads_with_norm_(self._parameters + [layer.C for layer in self.folding], max_norm, norm)
-        if not isinstance(self.optimizer, Swan):  # which makes coordinates one by one, in place of their gradients
+            nn.utils.clip_grads_with_norm_(clipped, max_norm, norm)
+        if not isinstance(self.optimizer, Swan):  # which makes coordinates one layer at a time
             for layer in self.folding:
                 if layer.C.grad is not None:
                     layer.C.data = torch.zeros_like(layer.C.grad)

@@ -19,8 +19,10 @@ class Swan(torch.optim.AdamW):
 
     Args:
         params: parameter groups; lr, betas, eps, weight_decay: as of `torch.optim.AdamW`.
-        momentum: share of the running mean of a matrix gradient that a step keeps, in [0, 1). Above 0 the mean is
-            state: of a weight held as coordinates as many numbers as these, in a basis that turns slowly.
+        momentum: factor by which past matrix gradients count less with every step, in [0, 1). Above 0 their sum is
+            state: of a weight held as coordinates as many numbers as these, in a basis that turns slowly. `zero_grad`
+            makes it the parameter's `.grad`, into which autograd adds the next gradient, so no gradient is held
+            beside it.
     """
 
     def __init__(self, params, lr: float, momentum: float = 0.0, **options):
@@ -33,37 +35,52 @@ class Swan(torch.optim.AdamW):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        groups = [group for group in self.param_groups if group.get("whiten")]
-        chosen = [(p, group) for group in groups for p in group["params"] if p.grad is not None]
+        chosen = [(p, group) for p, group in self._whitened_parameters() if p.grad is not None]
         on_cpu = all(parameter.device.type == "cpu" for parameter, _ in chosen)
         for some in [[one] for one in chosen] if on_cpu else [chosen]:  # together only where waiting costs more
             self._whitened_step(some)
         super().step()
         return loss
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        super().zero_grad(set_to_none)
+        for parameter, _ in self._whitened_parameters():
+            if "momentum_buffer" in self.state.get(parameter, {}):
+                parameter.grad = self.state[parameter]["momentum_buffer"]
+
+    def load_state_dict(self, state_dict) -> None:
+        super().load_state_dict(state_dict)
+        self.zero_grad()
+
+    def _whitened_parameters(self) -> list[tuple[Tensor, dict]]:
+        return [(p, group) for group in self.param_groups if group.get("whiten") for p in group["params"]]
+
     def _whitened_step(self, chosen: Sequence[tuple[Tensor, dict]]) -> None:
         """Step on parameters, each with its group, and let go of their gradients: AdamW passes over them then.
 
-        Coordinates of a step, which are zero and share one element of memory until now, take the gradient's place.
+        Coordinates of a step are zero, and share one element of memory, until they become the step here.
         """
         widths = [group.get("in_features", parameter.shape[1]) for parameter, group in chosen]
-        steps = whitened([self._mean_gradient(parameter) for parameter, _ in chosen], widths)
+        steps = whitened([self._with_momentum(parameter) for parameter, _ in chosen], widths)
         for (parameter, group), step in zip(chosen, steps, strict=True):
             step *= -0.2 * group["lr"]
+            if self.momentum:
+                parameter.grad *= self.momentum
             parameter.grad = None
             if parameter.stride() == (0, 0):
                 parameter.data = step
             else:
                 parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(step)
 
-    def _mean_gradient(self, parameter: Tensor) -> Tensor:
-        if not self.momentum:
-            return parameter.grad
-        state = self.state[parameter]
-        if "mean_gradient" not in state:
-            state["mean_gradient"] = torch.zeros_like(parameter.grad)
-            state["step"] = torch.zeros(())  # AdamW looks for one in every state that it loads
-        return state["mean_gradient"].lerp_(parameter.grad, 1 - self.momentum)
+    def _with_momentum(self, parameter: Tensor) -> Tensor:
+        """The gradient, with momentum as a sum that is state from now on."""
+        if self.momentum:
+            state = self.state[parameter]
+            state.setdefault("step", torch.zeros(()))  # AdamW looks for one in every state that it loads
+            buffer = state.setdefault("momentum_buffer", parameter.grad)
+            if parameter.grad is not buffer:  # `zero_grad` was not called
+                parameter.grad = buffer.add_(parameter.grad)
+        return parameter.grad
 
 
 def whitened(gradients: Sequence[Tensor], in_features: Sequence[int]) -> list[Tensor]:
