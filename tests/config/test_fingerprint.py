@@ -116,6 +116,8 @@ FIXED = ["rank.activation_selection=fixed", "rank.activation_ranks=[2,2,2]"]
         (["train.select=best"], "train.eval_every=2", True),
         (FIXED, "rank.activation_epsilon=0.5", False),
         (FIXED, "rank.weight_epsilon=0.5", True),
+        (["method=wasi"], "rank.token_epsilon=1", True),
+        (["method=wsi"], "rank.token_epsilon=1", False),
         ([SEARCH], "rank.activation_epsilon=0.5", True),
         ([SEARCH], "rank.memory_budget_mib=2", True),
         ([SEARCH, "rank.memory_budget_mib=2"], "rank.activation_epsilon=0.5", False),

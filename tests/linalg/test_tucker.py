@@ -41,11 +41,17 @@ def test_weight_coordinates_are_exact_in_either_order(shape, out):
     assert torch.allclose(tucker.row_sum(grad), grad.reshape(-1, out).sum(0))
 
 
-def test_cheapest_order_and_modes_kept_whole():
-    assert tucker.truncation_order((50, 768), (10, 40)) == (0, 1)  # ten columns for the tokens against forty
-    assert tucker.truncation_order((50, 768), (40, 30)) == (1, 0)
-    assert tucker.truncation_order((7, 7, 96), (7, 3, 20)) == (1, 2)
-    assert tucker.truncation_order((50, 768), (50, 800)) == ()
+@pytest.mark.parametrize("shape", SHAPES)
+def test_compress_keeps_the_projection_on_its_bases_and_whole_modes_as_they_are(shape):
+    x = decaying(*shape)
+    chosen = [None, *bases(shape, SHAPES[shape])[2:]]  # the first token mode whole
+    core, factors, products = tucker.compress(x, chosen, len(x), [False] * len(chosen))
+    projected = x
+    for mode, u in enumerate(chosen, 1):
+        if u is not None:
+            projected = torch.tensordot(u @ u.mT, projected, ([1], [mode])).movedim(0, mode)
+    assert torch.allclose(tucker.expand(core, factors), projected)
+    assert factors[0] is None and products == [None] * len(chosen)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

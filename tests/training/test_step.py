@@ -150,7 +150,8 @@ def test_clipping_is_that_of_the_weights_own_gradient():
     model = applied("timm_vit", "wasi", DOUBLE, epsilon=0.99, activations=free)
     step = TrainStep(model, sgd(model, lr=1.0, weight_decay=0.0), None, clip_norm=1e-6)
     before = {layer: (layer.L @ layer.R).detach() for layer in step.subspace.folding}
-    rest = {p: p.detach().clone() for p in step.subspace._rest}
+    factors = {id(p) for layer in before for p in layer.weight_factors()}
+    rest = {p: p.detach().clone() for p in model.parameters() if id(p) not in factors}
     step(*batch(dtype=DOUBLE))
     moved = sum((layer.L @ layer.R - w).square().sum() for layer, w in before.items())
     moved += sum((p - old).square().sum() for p, old in rest.items())
@@ -245,3 +246,39 @@ def test_momentum_whitens_the_mean_of_gradients():
     expected = torch.linalg.svd(first / 4 + second / 2, full_matrices=False)
     step = (before - weight.detach()) / (0.2 * 6**0.5)
     assert torch.allclose(step, expected[0] @ expected[2], atol=1e-6)
+
+
+@pytest.mark.parametrize("micro_batch_size", [None, 4])
+def test_momentum_that_gradients_add_up_in_is_the_mean_of_whole_gradients(micro_batch_size):
+    def trained(zero_grad):
+        model = applied("timm_vit", "wasi", DOUBLE)
+        swan = optimizer(model, "wasi.training.swan.Swan", lr=2e-3, momentum=0.8)
+        swan.zero_grad = lambda set_to_none: zero_grad(swan)
+        step = TrainStep(model, swan, None, micro_batch_size=micro_batch_size)
+        for _ in range(3):
+            step(*batch(dtype=DOUBLE))
+        return model.state_dict()
+
+    kept = trained(lambda swan: Swan.zero_grad(swan))
+    apart = trained(lambda swan: torch.optim.Optimizer.zero_grad(swan))
+    assert all(torch.allclose(kept[k], apart[k], rtol=1e-9, atol=1e-9) for k in kept)
+
+
+def test_a_gradient_is_no_memory_beside_the_momentum():
+    model = applied("timm_vit", "wasi")
+    step = TrainStep(model, optimizer(model, "wasi.training.swan.Swan", lr=2e-3, momentum=0.8), None)
+    step(*batch())
+    layers = step.subspace.folding
+    assert layers and all(m.C.grad is step.optimizer.state[m.C]["momentum_buffer"] for m in layers)
+
+
+def test_clipping_leaves_whitened_gradients_alone():
+    model = applied("timm_vit", "wasi")
+    step = TrainStep(model, optimizer(model, "wasi.training.swan.Swan", lr=2e-3), None)
+    step._accumulate(*batch())
+    before = [layer.C.grad.clone() for layer in step.subspace.folding]
+    norm = step.subspace.prepare(max_norm=1e-9)
+    clipped = [p.grad for p in step.subspace._clipped if p.grad is not None]
+    assert torch.nn.utils.get_total_norm(clipped) < 1e-8 < norm
+    after = [layer.C.grad for layer in step.subspace.folding]
+    assert before and all(map(torch.equal, before, after))

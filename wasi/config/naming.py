@@ -17,7 +17,7 @@ def job_folder(cfg: DictConfig) -> str:
 
 
 def _rank_label(cfg: DictConfig) -> str:
-    """The ranks as far as the method reads them: `eps_0.8`, `eps_0.8_a0.4`, `eps_0.8_r16x10x40`, `keep_0.5`.
+    """The ranks as far as the method reads them: `eps_0.8`, `eps_0.8_a0.4_t1`, `eps_0.8_r16x10x40`, `keep_0.5`.
 
     After a search, its bound: `eps_0.8_search_a0.8` (of that uniform threshold), `search_0.5MiB`, `search_p3`.
     """
@@ -34,9 +34,9 @@ def _rank_label(cfg: DictConfig) -> str:
         return "_".join(filter(None, [label, _search_label(rank)]))
     if ranks is not None:
         return f"{label}_r{'x'.join(map(str, ranks))}" if isinstance(ranks, list) else label
-    if activation is None or activation == weight:
-        return label
-    return f"{label}_a{activation}" if label else f"eps_{activation}"
+    if activation is not None and activation != weight:
+        label = f"{label}_a{activation}" if label else f"eps_{activation}"
+    return label if rank.get("token_epsilon") is None else f"{label}_t{rank['token_epsilon']}"
 
 
 def _search_label(rank: dict) -> str:

@@ -38,7 +38,7 @@ def compress(
     """A Tucker decomposition of `x` (`[B, *tokens, I]`) in given bases, and what moves these on.
 
     Sequentially truncated, each mode on what the one before left: features first, which leaves the least to copy for
-    the token modes, then the token modes. Then, where `batch_rank < B`, the batch mode is cut to its leading singular vectors, exactly.
+    the token modes, then these. Where `batch_rank < B`, the batch mode is cut last, to its leading singular vectors.
 
     Args:
         bases: per token mode and for the feature mode `U_m` (`d_m x r_m`), or None to keep the mode whole.

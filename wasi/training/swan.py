@@ -77,9 +77,10 @@ class Swan(torch.optim.AdamW):
         if self.momentum:
             state = self.state[parameter]
             state.setdefault("step", torch.zeros(()))  # AdamW looks for one in every state that it loads
-            buffer = state.setdefault("momentum_buffer", parameter.grad)
-            if parameter.grad is not buffer:  # `zero_grad` was not called
-                parameter.grad = buffer.add_(parameter.grad)
+            if "momentum_buffer" not in state:
+                parameter.grad = state["momentum_buffer"] = parameter.grad.clone()
+            elif parameter.grad is not state["momentum_buffer"]:  # `zero_grad` was not called
+                parameter.grad = state["momentum_buffer"].add_(parameter.grad)
         return parameter.grad
 
 
