@@ -4,10 +4,12 @@ import copy
 
 import pytest
 import torch
+from timm.models.vision_transformer import VisionTransformer
 
 from tests.small import METHODS, MODELS, applied, batch, method_options
-from tests.training.test_step import DOUBLE, outputs, sgd
+from tests.training.test_step import DOUBLE, optimizer, outputs, sgd
 from wasi.errors import UserError
+from wasi.measure.memory import train_peak
 from wasi.methods.selection import ActivationRanks
 from wasi.training.lean import LeanStep, _patch_embedding, _segments
 from wasi.training.step import TrainStep
@@ -48,8 +50,6 @@ def test_lean_equals_plain(name, method):
 
 
 def test_dropout_falls_the_same_way_again():
-    from timm.models.vision_transformer import VisionTransformer
-
     def run(make):
         torch.manual_seed(0)
         model = VisionTransformer(16, 4, embed_dim=32, depth=2, num_heads=2, num_classes=5, proj_drop_rate=0.3)
@@ -103,6 +103,38 @@ def test_bases_advance_once_per_step():
         assert torch.allclose(a, b, atol=1e-9), name
 
 
+@pytest.mark.parametrize("make", [lean, TrainStep])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("method", ["vanilla", "wasi", "wsi"])
+@pytest.mark.parametrize("name", MODELS)
+def test_steps_in_the_backward_pass_are_those_after_it(name, method, momentum, make):
+    def trained(in_backward):
+        model = applied(name, method, DOUBLE)
+        swan = optimizer(model, "wasi.training.swan.Swan", lr=2e-3, momentum=momentum)
+        options = {"normalize": normalize} if make is TrainStep else {}
+        step = make(model, swan, step_in_backward=in_backward, **options)
+        assert bool(step.in_backward) is in_backward
+        for seed in range(3):
+            step(*step.prepare(*as_bytes(seed=seed)))
+        return model
+
+    assert torch.allclose(outputs(trained(True)), outputs(trained(False)), atol=1e-9)
+
+
+def test_a_step_in_the_backward_pass_holds_few_gradients():
+    def peak(in_backward):
+        torch.manual_seed(0)
+        model = VisionTransformer(16, 4, embed_dim=64, depth=8, num_heads=2, num_classes=5).double()
+        swan = optimizer(model, "wasi.training.swan.Swan", lr=2e-3)
+        step = lean(model, swan, segment_size=1, step_in_backward=in_backward)
+        return train_peak(model, swan, step, *step.prepare(*as_bytes(3))), model
+
+    before, _ = peak(False)
+    after, model = peak(True)
+    matrices = 8 * sum(p.numel() for p in model.blocks.parameters() if p.dim() == 2)
+    assert before.gradients > 0.9 * matrices and after.gradients < 0.3 * matrices and after.total < before.total
+
+
 def test_a_model_without_a_patch_embedding_is_refused():
     with pytest.raises(UserError, match="train.memory.*patch embedding"):
         _patch_embedding(torch.nn.Sequential(torch.nn.Linear(2, 2)))
@@ -110,8 +142,6 @@ def test_a_model_without_a_patch_embedding_is_refused():
 
 @pytest.mark.parametrize("segment_size", [1, 3, 8])
 def test_any_length_of_segments_gives_the_same_step(segment_size):
-    from timm.models.vision_transformer import VisionTransformer
-
     torch.manual_seed(0)
     model = VisionTransformer(16, 4, embed_dim=32, depth=5, num_heads=2, num_classes=5).double()
     other = copy.deepcopy(model)

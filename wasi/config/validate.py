@@ -127,6 +127,7 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "optimizer.momentum": _below_one,
     "optimizer.head_lr_ratio": _positive,
     "optimizer.dampening": _below_one,
+    "optimizer._target_": _text,
     "optimizer.nesterov": _yes_no,
     "optimizer.betas": (is_pair_of_betas, "two numbers in [0, 1)"),
     "optimizer.eps": _positive,
@@ -148,6 +149,7 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "train.epochs": _count,
     "train.micro_batch_size": _count_or_null,
     "train.gradient_checkpointing": _yes_no,
+    "train.step_in_backward": _yes_no,
     "train.memory": _names("plain", "lean"),
     "train.chunk_size": _count_or_null,
     "train.segment_size": _count_or_null,
@@ -250,6 +252,16 @@ TOGETHER: list[tuple[tuple[str, ...], Callable[..., bool], str]] = [
         ("train.epochs", "scheduler.warmup_epochs"),
         lambda epochs, warmup: warmup <= epochs,
         "at most train.epochs={}",
+    ),
+    (
+        ("optimizer._target_", "train.step_in_backward"),
+        lambda optimizer, in_backward: not in_backward or optimizer.endswith(".Swan"),
+        "false, unless optimizer=swan",
+    ),
+    (
+        ("train.micro_batch_size", "train.step_in_backward"),
+        lambda size, in_backward: not in_backward or size is None,
+        "false with train.micro_batch_size={}: a gradient is complete only after the last of them",
     ),
     (
         ("optimizer.momentum", "optimizer.dampening", "optimizer.nesterov"),

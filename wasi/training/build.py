@@ -28,7 +28,11 @@ def build_step(
     """
     method = method or Method()
     train = cfg.train
-    options = {"clip_norm": train.clip_norm, "micro_batch_size": train.micro_batch_size}
+    options = {
+        "clip_norm": train.clip_norm,
+        "micro_batch_size": train.micro_batch_size,
+        "step_in_backward": train.step_in_backward,
+    }
     if train.gradient_checkpointing:
         options["repeated"] = checkpoint_blocks(model)
     if "rank" in cfg.optimizer:

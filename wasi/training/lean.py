@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import get_device_states, set_device_states
 
 from wasi.errors import UserError
+from wasi.layers.factored import FactoredLinear
 from wasi.models.structure import find_blocks, first_convolution
 from wasi.training.step import TrainStep
 
@@ -31,10 +32,12 @@ class ChunkedRepeat(torch.autograd.Function):
         run: computes in `dtype`.
         size: images per chunk; storage: type in which `x` waits for the backward pass; out: type of the result,
             and of its gradient.
+        done: called when the backward pass is over and every gradient inside `run` is complete.
     """
 
     @staticmethod
-    def forward(ctx, anchor, x: Tensor, run: Callable[[Tensor], Tensor], size: int, dtype, storage, out):
+    def forward(ctx, anchor, x: Tensor, run: Callable[[Tensor], Tensor], size: int, dtype, storage, out, done):
+        ctx.done = done
         ctx.run, ctx.size, ctx.in_dtype, ctx.dtype = run, size, x.dtype, dtype
         ctx.rng = torch.get_rng_state(), get_device_states(x)  # dropout must fall the same way again
         stored = x.to(storage) if x.is_floating_point() else x
@@ -64,7 +67,8 @@ class ChunkedRepeat(torch.autograd.Function):
                     ctx.run(x).backward(grad[part].to(ctx.dtype))
                 if need:
                     d_x[part] = x.grad
-        return None, d_x, None, None, None, None, None
+        ctx.done()
+        return None, d_x, None, None, None, None, None, None
 
 
 def _computable(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -94,9 +98,16 @@ class LeanStep(TrainStep):
         for segment in _segments(self.model, blocks.values(), segment_size):
             self._pieces |= self._in_one(*segment)
         _set_forwards(self._pieces)
+        for parameter in _stepped_on([embedding, *blocks.values()]):
+            if parameter in self.in_backward:  # which waits for the last chunk
+                self.in_backward[parameter].remove()
 
     def prepare(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         return images.to(self.device), labels.to(self.device)
+
+    def _complete_inside(self, modules: Sequence[nn.Module]) -> None:
+        if self.in_backward:
+            self.complete(_stepped_on(modules))
 
     def _normalizing(self, forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         @wraps(forward)
@@ -148,9 +159,17 @@ class LeanStep(TrainStep):
                 self._dtype,
                 self._storage,
                 out,
+                lambda: self._complete_inside(modules),
             )
 
         return chunked
+
+
+def _stepped_on(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
+    """Parameters, and coordinates of factored layers."""
+    for module in modules:
+        yield from module.parameters()
+        yield from (m.C for m in module.modules() if isinstance(m, FactoredLinear) and m.C is not None)
 
 
 def _trains(modules: Sequence[nn.Module], x: Tensor) -> bool:

@@ -1,6 +1,6 @@
 """One whole optimizer step: forward, loss, backward, subspace work, update."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
@@ -32,6 +32,8 @@ class TrainStep:
         clip_norm: largest global gradient norm, or None.
         micro_batch_size: images per forward pass; gradients add up to those of the whole batch.
         repeated: names of the modules whose forward is repeated in the backward pass.
+        step_in_backward: `optimizer`, a `Swan`, steps on a matrix as soon as its gradient is complete, which is let go
+            then. A step that diverges may have moved some weights already.
     """
 
     chunk_size: int | None = None  # images at a time inside repeated modules, where that is fewer than all
@@ -44,12 +46,18 @@ class TrainStep:
         clip_norm: float | None = None,
         micro_batch_size: int | None = None,
         repeated: Sequence[str] = (),
+        step_in_backward: bool = False,
     ):
         self.model, self.optimizer, self.normalize = model, optimizer, normalize
         self.clip_norm, self.micro_batch_size = clip_norm, micro_batch_size
         self.repeated = tuple(repeated)
         self.subspace = SubspaceIteration(model, optimizer)
         self.device = next(model.parameters()).device
+        self.in_backward = {}  # parameter -> the hook that steps on it
+        if step_in_backward:
+            matrices = [p for group in optimizer.param_groups if group["whiten"] for p in group["params"]]
+            hook = lambda parameter: self.complete([parameter])  # noqa: E731
+            self.in_backward = {p: p.register_post_accumulate_grad_hook(hook) for p in matrices}
 
     def prepare(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """A loader's batch in the form in which a step takes it: on the device, normalised."""
@@ -72,12 +80,20 @@ class TrainStep:
         self.optimizer.zero_grad(set_to_none=True)
         return StepResult(loss, correct, len(labels), norm)
 
+    @torch.no_grad()
+    def complete(self, parameters: Iterable[Tensor]) -> None:
+        """Step on matrices whose gradients are complete, in the middle of a backward pass."""
+        self.optimizer.step_matrices(parameters)
+        self.subspace.fold()
+
     def _accumulate(self, images: Tensor, labels: Tensor) -> tuple[float, int]:
         size = self.micro_batch_size or len(labels)
         loss, correct = 0.0, 0
         for x, y in zip(images.split(size), labels.split(size), strict=True):
             logits = self.model(x)
             part = F.cross_entropy(logits, y) * (len(y) / len(labels))
+            if self.in_backward and not part.isfinite():
+                raise Diverged(f"training loss is {part.item()}")
             part.backward()
             loss += part.item()
             correct += int((logits.detach().argmax(1) == y).sum())

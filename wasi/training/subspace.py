@@ -71,9 +71,7 @@ class SubspaceIteration:
     @torch.no_grad()
     def finish(self) -> None:
         """After `step`: steps folded, weights back at their rank, activation bases moved on."""
-        for layer in self.folding:
-            if layer.has_update:
-                self._fold(layer)
+        self.fold()
         for layer in self.tangent:
             layer.retract_()
         for layer in self.truncating:
@@ -81,6 +79,12 @@ class SubspaceIteration:
         for layer in self.layers:
             if layer.state is not None and layer.state.advance() and layer in self.folding:
                 layer.retract_()
+
+    def fold(self) -> None:
+        """Take the steps that the optimizer has made in coordinates, since the last call, into the factors."""
+        for layer in self.folding:
+            if layer.has_update:
+                self._fold(layer)
 
     def _fold(self, layer: FactoredLinear) -> None:
         group = self.optimizer.param_groups[self._group_of[id(layer.C)]]  # looked up: loading a state makes new ones

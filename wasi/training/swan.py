@@ -1,6 +1,6 @@
 """SGD whose matrix gradients are whitened: an adaptive step without optimizer state for matrices."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -35,12 +35,20 @@ class Swan(torch.optim.AdamW):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self.step_matrices()
+        super().step()
+        return loss
+
+    @torch.no_grad()
+    def step_matrices(self, only: Iterable[Tensor] | None = None) -> None:
+        """The step of the parameters that are whitened; of these alone, where some are given."""
         chosen = [(p, group) for p, group in self._whitened_parameters() if p.grad is not None]
+        if only is not None:
+            wanted = {id(p) for p in only}
+            chosen = [(p, group) for p, group in chosen if id(p) in wanted]
         on_cpu = all(parameter.device.type == "cpu" for parameter, _ in chosen)
         for some in [[one] for one in chosen] if on_cpu else [chosen]:  # together only where waiting costs more
             self._whitened_step(some)
-        super().step()
-        return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         super().zero_grad(set_to_none)
