@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SWEEP ?= quickstart
 
-.PHONY: help install quickstart test lint tables clean
+.PHONY: help install quickstart test lint tables docs clean
 
 help:
 	@echo "make quickstart   install into $(VENV), sweep vanilla, svd_llm and wasi over digits, print the table"
 	@echo "make test         install into $(VENV), run the tests"
-	@echo "make lint         install into $(VENV), run the linter"
+	@echo "make lint         install into $(VENV), run the linter, check that imports go one way"
 	@echo "make tables       write the tables of README.md and docs/*.md anew from results/; CHECK=--check only looks"
+	@echo "make docs         build the documentation as a site in site/, links checked"
 	@echo "make clean        remove $(VENV)"
 
 install: $(STAMP)
@@ -29,9 +30,14 @@ test: $(STAMP)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache
 
 tables: $(STAMP)
 	$(BIN)/python -m wasi.results tables $(CHECK)
+
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet -r requirements-docs.txt
+	$(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV)

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wasi.atomic import atomic_write_text
 from wasi.cli import run_cli
 from wasi.data.image_folder import image_files
 from wasi.errors import UserError
 from wasi.models.weights_file import run_header
-from wasi.runs.atomic import atomic_write_text
 from wasi.runs.ending import one_line, print_error
 
 if TYPE_CHECKING:

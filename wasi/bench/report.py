@@ -3,11 +3,11 @@
 import re
 from pathlib import Path
 
+from wasi.atomic import atomic_write_bytes, atomic_write_text
 from wasi.bench.csv_file import bench_csv
 from wasi.bench.jobs import BenchJob, read_jobs
 from wasi.bench.table import text
 from wasi.report.write import printable
-from wasi.runs.atomic import atomic_write_bytes, atomic_write_text
 
 CSV_NAME = "bench.csv"
 

@@ -6,10 +6,10 @@ import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
+from wasi.atomic import replacing
 from wasi.cli import run_cli
 from wasi.errors import UserError
 from wasi.models.weights_file import run_header, weights_path
-from wasi.runs.atomic import replacing
 from wasi.runs.ending import print_error
 
 _NAMES = {"torch": "model.pt2", "onnx": "model.onnx", "dense": "dense.safetensors"}

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from wasi.atomic import replacing
 from wasi.errors import UserError
 from wasi.layers.base import LowRankLayer
 from wasi.models.factor_pair import FactorPair
@@ -19,7 +20,6 @@ from wasi.models.header import METADATA_KEY, ModelHeader
 from wasi.models.loading import State, read_state
 from wasi.models.outline import outline, unpacked_names
 from wasi.models.weights_file import RUN, run_header
-from wasi.runs.atomic import replacing
 
 
 def save_model(path: Path, model: nn.Module, header: ModelHeader) -> None:

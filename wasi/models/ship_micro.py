@@ -3,11 +3,11 @@
 import sys
 from pathlib import Path
 
+from wasi.atomic import replacing
 from wasi.cli import run_cli
 from wasi.errors import UserError
 from wasi.models.micro import IMAGE_SIZE, SHIPPED_WEIGHTS, vit_micro
 from wasi.models.weights_file import FILE_NAME
-from wasi.runs.atomic import replacing
 
 
 def ship(run: Path, target: Path = SHIPPED_WEIGHTS) -> Path:

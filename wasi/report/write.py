@@ -4,6 +4,7 @@ import re
 import sys
 from pathlib import Path
 
+from wasi.atomic import atomic_write_bytes, atomic_write_text
 from wasi.errors import UserError
 from wasi.report.baseline import compare
 from wasi.report.csv_files import groups_csv, relative, runs_csv
@@ -14,7 +15,6 @@ from wasi.report.markdown import markdown
 from wasi.report.provenance import provenance_lines
 from wasi.report.table import LEGEND, block_text
 from wasi.report.tuning import tuning_lines
-from wasi.runs.atomic import atomic_write_bytes, atomic_write_text
 
 _ASCII = str.maketrans({"±": "+-", "×": "x", "≈": "~", "Δ": "-", "●": "*"})
 _WITHOUT_ERROR = {

@@ -7,11 +7,11 @@ the table of results/NAME/*.json.
 import re
 from pathlib import Path
 
+from wasi.atomic import atomic_write_text
 from wasi.errors import UserError
 from wasi.results.record import read_records
 from wasi.results.rows import compare
 from wasi.results.table import markdown
-from wasi.runs.atomic import atomic_write_text
 
 _OPENING = re.compile(r"^<!-- table: (\S+) -->$", re.MULTILINE)
 _TABLE = re.compile(r"^<!-- table: (\S+) -->\n(?:(?!<!-- table: ).*\n)*?<!-- /table -->$", re.MULTILINE)

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from wasi.runs.atomic import atomic_write_text
+from wasi.atomic import atomic_write_text
 
 FILE_NAME = "result.json"
 

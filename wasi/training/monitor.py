@@ -24,6 +24,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from wasi.atomic import atomic_write_text
 from wasi.layers.activation import TuckerState, epsilon_ranks
 from wasi.layers.base import LowRankLayer
 from wasi.linalg.angles import left_spectrum, principal_angles
@@ -32,7 +33,6 @@ from wasi.linalg.tucker import expand, project
 from wasi.methods.calibration import observe_inputs
 from wasi.methods.scope import scope_linears
 from wasi.models.structure import linear_sites
-from wasi.runs.atomic import atomic_write_text
 
 FILE_NAME = "monitor.csv"
 _KEYS = ("epoch", "step", "layer", "call")

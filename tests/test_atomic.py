@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from wasi.runs.atomic import replacing
+from wasi.atomic import replacing
 
 
 def test_a_failure_leaves_the_old_file_and_no_other(tmp_path):
@@ -24,7 +24,7 @@ def test_a_kill_while_writing_leaves_the_old_file(tmp_path):
     path.write_text("old")
     code = (
         "import os, signal, sys, pathlib\n"
-        "from wasi.runs.atomic import replacing\n"
+        "from wasi.atomic import replacing\n"
         "with replacing(pathlib.Path(sys.argv[1])) as temporary:\n"
         "    temporary.write_text('ne')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
