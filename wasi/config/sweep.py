@@ -3,6 +3,7 @@
 import re
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
 from wasi.errors import UserError
@@ -12,11 +13,16 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
 def swept_options(hydra_cfg: DictConfig) -> set[str]:
     """Keys with several values: groups (`rank`) and options (`optimizer.lr`), the sweeper's `params` included."""
+    return {override.get_key_element() for override in sweep_overrides(hydra_cfg)}
+
+
+def sweep_overrides(hydra_cfg: DictConfig) -> list[Override]:
+    """The overrides with several values; the command line wins over the sweeper's `params`."""
     params = hydra_cfg.sweeper.get("params") or {}
     given = OverridesParser.create().parse_overrides(list(hydra_cfg.overrides.task))
     by_default = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
     last = {override.get_key_element(): override for override in [*by_default, *given]}
-    return {key for key, override in last.items() if override.is_sweep_override()}
+    return [override for override in last.values() if override.is_sweep_override()]
 
 
 def sweep_name(cfg: DictConfig, swept: set[str] = frozenset()) -> str:

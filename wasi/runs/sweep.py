@@ -16,6 +16,7 @@ from wasi.runs.command import continue_with
 from wasi.runs.ending import ending_of, one_line, print_error
 from wasi.runs.job import forget_ended
 from wasi.runs.lock import sole_owner
+from wasi.runs.plan import write_plan
 from wasi.runs.result import FILE_NAME, read_result
 from wasi.runs.tuning import check_tuning, not_chosen
 from wasi.tracking import check_login
@@ -49,6 +50,7 @@ class SweepCallback(Callback):
         _exit_if_refused(lambda: self._check_sweep(config))
         name = str(config.sweep)
         _pin_name(config, name)
+        write_plan(Path(config.hydra.sweep.dir), config.hydra)
         print(continue_with("sweep", name), flush=True)
         forget_ended()
 

@@ -1,0 +1,72 @@
+"""`python -m wasi.status`, on sweeps as they lie on disk."""
+
+import subprocess
+import sys
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from wasi.errors import UserError
+from wasi.runs.lock import sole_owner
+from wasi.runs.result import write_json
+from wasi.status import jobs, lines, seconds_left
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _job(sweep, name, status, error=None, wall=None, minutes_ago=0.0, epoch=None):
+    folder = sweep / name
+    folder.mkdir(parents=True)
+    start = (datetime.now(timezone.utc) - timedelta(minutes=minutes_ago)).isoformat(timespec="seconds")
+    provenance = {"start": start} | ({} if wall is None else {"wall_seconds": wall})
+    write_json(folder / "result.json", {"status": status, "error": error, "provenance": provenance})
+    if epoch is not None:
+        log = "[2026-01-01][x][INFO] epoch 1/9: train loss 1.0\n" * 99
+        (folder / "train.log").write_text(f"{log}[2026-01-01][x][INFO] epoch {epoch}: train loss 0.5\n")
+    return folder
+
+
+def test_what_is_done_runs_failed_and_is_left(tmp_path):
+    _job(tmp_path, "a", "completed", wall=600.0)
+    _job(tmp_path, "b", "completed", wall=700.0)
+    running = _job(tmp_path, "c", "running", minutes_ago=5, epoch="3/9")
+    _job(tmp_path, "d", "failed", error="train.epochs=0: allowed is more")
+    _job(tmp_path, "e", "running", minutes_ago=500)
+    write_json(tmp_path / "sweep.json", {"jobs": 7})
+    with sole_owner(running):
+        first, *rest = lines(tmp_path)
+        left = seconds_left(jobs(tmp_path), planned=7)
+    assert first == (f"{tmp_path}: 2 completed, 1 running, 1 failed, 1 died, at most 2 not begun, about 38 min left")
+    assert left == pytest.approx(350 + 3 * 650, abs=3)  # two to come, and the dead one again
+    assert rest == [
+        "  running      c: epoch 3/9, since 5 min",
+        "  failed       d: train.epochs=0: allowed is more",
+        "  died         e",
+    ]
+
+
+def test_nothing_is_foretold_from_nothing(tmp_path):
+    _job(tmp_path, "a", "interrupted")
+    assert seconds_left(jobs(tmp_path), planned=3) is None
+    assert next(lines(tmp_path)) == f"{tmp_path}: 1 interrupted"
+
+
+@pytest.mark.parametrize("name", ["nowhere", "empty"])
+def test_a_folder_without_jobs_is_refused(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=rf"SWEEP=.*{name}: allowed is "):
+        jobs(tmp_path / name)
+
+
+def test_the_command_takes_no_torch_and_ends_in_one_line(tmp_path):
+    def run(*words):
+        check = "import sys, runpy; sys.argv[0] = 'status'\n"
+        check += "try: runpy.run_module('wasi.status', run_name='__main__')\n"
+        check += "finally: assert 'torch' not in sys.modules"
+        return subprocess.run([sys.executable, "-c", check, *words], cwd=ROOT, capture_output=True, text=True)
+
+    _job(tmp_path, "a", "completed", wall=1.0)
+    assert run(str(tmp_path)).stdout == f"{tmp_path}: 1 completed\n"
+    refused = run(str(tmp_path), "--watch", "0")
+    assert refused.returncode == 2 and refused.stderr == "error: --watch=0.0: allowed is a number of seconds above 0\n"
