@@ -8,6 +8,7 @@ from torch import nn
 
 from tests.small import MODELS, batch, build
 from tests.small import method as make
+from wasi.errors import UserError
 from wasi.layers.factored import FactoredLinear
 from wasi.methods import calibration
 from wasi.methods import svd_llm as svd_llm_module
@@ -94,3 +95,9 @@ def test_a_module_under_two_names_is_replaced_by_one():
     make("wsi", "mlp", 0.6).apply(model, [batch()])
     first, second = (block.mlp.fc2 for block in model.blocks)
     assert first is second and isinstance(first, FactoredLinear)
+
+
+@pytest.mark.parametrize("method", ["lora", "svd_llm"])
+def test_an_adapter_of_more_rank_than_any_weight_is_refused(method):
+    with pytest.raises(UserError, match=r"^method\.lora_rank=100000: allowed is at most \d+"):
+        make(method, "all", lora_rank=100000).apply(build("timm_vit"), [batch()])

@@ -31,6 +31,18 @@ def rejected(error: ConfigCompositionException, words: Sequence[str] = ()) -> Us
     return UserError(option, value, allowed)
 
 
+def rejected_null(error: ValueError, words: Sequence[str]) -> UserError | None:
+    """`model=null`, for which Hydra has a traceback; None for another error, and for a group that may be null."""
+    if not str(error).startswith("Config group override must be"):
+        return None
+    for word in words:
+        group, _, value = word.partition("=")
+        files = sorted((_CONF / group).glob("*.yaml")) if group else []
+        if files and value.strip() in ("null", "", "~"):
+            return UserError(group, value, ", ".join(file.stem for file in files))
+    return None
+
+
 def _unknown_choice(error: MissingConfigException) -> UserError | None:
     group, _, name = (error.missing_cfg_file or "").rpartition("/")
     return UserError(group, name, ", ".join(error.options)) if group and error.options else None

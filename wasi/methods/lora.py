@@ -9,7 +9,7 @@ from wasi.errors import UserError
 from wasi.layers.adapter import Adapter, AdapterLinear
 from wasi.layers.quantized import KINDS, QuantizedAdapterLinear
 from wasi.methods.method import Method
-from wasi.methods.scope import freeze_rest, replace_each, scope_linears
+from wasi.methods.scope import check_adapter_rank, freeze_rest, replace_each, scope_linears
 
 
 @dataclass
@@ -38,13 +38,15 @@ class LoRA(Method):
             raise UserError("method.base", self.base, f"{', '.join(KINDS)} or null")
 
     def apply(self, model: nn.Module, calibration) -> nn.Module:
+        linears = scope_linears(model, self.scope)
+        check_adapter_rank(self.lora_rank, linears)
         generator = torch.Generator().manual_seed(self.seed)
 
         def adapted(_: str, linear: nn.Linear) -> nn.Module:
             given = linear.weight, linear.bias, self.lora_rank, self.lora_alpha, generator
             return AdapterLinear(*given) if self.base is None else QuantizedAdapterLinear(*given, self.base)
 
-        replace_each(model, scope_linears(model, self.scope), adapted)
+        replace_each(model, linears, adapted)
         if not self.train_rest:
             freeze_rest(model)
         return model

@@ -45,6 +45,13 @@ def replace_each(
         del linear
 
 
+def check_adapter_rank(rank: int, linears: Mapping[str, nn.Linear]) -> None:
+    """Raises UserError for a rank that no linear can have."""
+    largest = max(min(linear.weight.shape) for linear in linears.values())
+    if rank > largest:
+        raise UserError("method.lora_rank", rank, f"at most {largest}, the largest rank of a weight in scope")
+
+
 def freeze_rest(model: nn.Module) -> None:
     """Only the head and what the method's own layers declare trainable go on training."""
     keep = {id(p) for p in head_module(model).parameters()}

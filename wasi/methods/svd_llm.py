@@ -13,7 +13,7 @@ from wasi.linalg.rank import truncate, weight_rank
 from wasi.methods.calibration import decomposing, second_moments
 from wasi.methods.feature_init import feature_moments
 from wasi.methods.method import Method
-from wasi.methods.scope import check_weights, freeze_rest, replace_each, scope_linears
+from wasi.methods.scope import check_adapter_rank, check_weights, freeze_rest, replace_each, scope_linears
 from wasi.methods.weight_ranks import OPTION, check_allocation, log_ranks, sensitivity_ranks
 from wasi.models.restart import given_factors
 
@@ -88,6 +88,7 @@ class SVDLLM(Method):
     def apply(self, model: nn.Module, calibration) -> nn.Module:
         linears = scope_linears(model, self.scope)
         check_weights(linears)
+        check_adapter_rank(self.lora_rank, linears)
         ranks = self._allocated(model, linears, calibration)
         moments = second_moments(model, linears, islice(calibration, self.calibration_batches))
         generator, sizes = torch.Generator().manual_seed(self.seed), []

@@ -10,10 +10,12 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, read_write
 
 import wasi.config.resolvers  # noqa: F401  (a launcher's child process gets it by unpickling the callback)
+from wasi.config.known import check_known
 from wasi.config.sweep import sweep_name, swept_options
 from wasi.config.validate import validate
 from wasi.runs.command import continue_with
 from wasi.runs.ending import ending_of, one_line, print_error
+from wasi.runs.folder import check_folder
 from wasi.runs.job import forget_ended
 from wasi.runs.lock import sole_owner
 from wasi.runs.plan import write_plan
@@ -32,6 +34,7 @@ class SweepCallback(Callback):
 
     def check(self, config: DictConfig, swept: set[str]) -> None:
         """Raises UserError for what no job could do; options in `swept` differ from job to job."""
+        check_known(config, swept)
         validate(config, swept)
         if not swept & {"logger", "experiment"}:
             check_login(config.logger)
@@ -43,7 +46,11 @@ class SweepCallback(Callback):
         return write_report([folder])
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        _exit_if_refused(lambda: check_tuning(config.hydra))
+        def check() -> None:
+            check_tuning(config.hydra)
+            check_folder("hydra.run.dir", config.hydra.run.dir)
+
+        _exit_if_refused(check)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         self._start = time.time()
@@ -58,6 +65,7 @@ class SweepCallback(Callback):
         swept = swept_options(config.hydra)
         sweep_name(config, swept)
         check_tuning(config.hydra)
+        check_folder("hydra.sweep.dir", config.hydra.sweep.dir)
         self.check(config, swept)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:

@@ -1,0 +1,60 @@
+"""Options that no file knows, sections taken away, and a method's options under their other name."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from tests.conftest import CONF
+from wasi.config.known import check_known
+from wasi.config.rejected import rejected_null
+from wasi.errors import UserError
+
+
+@pytest.mark.parametrize("config", ["config", "bench"])
+@pytest.mark.parametrize("file", sorted(CONF.glob("*/*.yaml")), ids=lambda file: f"{file.parent.name}={file.stem}")
+def test_everything_that_is_shipped_is_known(file, config, compose_config):
+    group = file.parent.name
+    if group == "bench" and config == "config":
+        pytest.skip("an option of bench_device.py alone")
+    extra = ["model.name=vit_tiny_patch16_224"] if file.stem == "timm" else []
+    check_known(compose_config(f"{group}={file.stem}", *extra, config=config))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["+train.epoch=5"], "train.epoch=5: allowed is one of train.checkpoint_every, "),
+        (["+foo=1"], "foo=1: allowed is one of "),
+        (["+dataset.roots=x"], "dataset.roots=x: allowed is one of dataset.batch_size, "),
+        (["+rank.epsilon=0.3"], "rank.epsilon=0.3: allowed is one of rank.activation_epsilon, "),
+        (["~train.epochs"], "~train.epochs=: allowed is only what a run does without"),
+        (["method.activations.epsilon=5"], "method.activations.epsilon=5: allowed is a number in (0, 1]"),
+        (["method.name=foo"], "method.name=foo: allowed is asi, "),
+        (["method.seed=abc"], "method.seed=abc: allowed is a whole number from 0 up"),
+        (["method.calibration_batches=-3"], "method.calibration_batches=-3: allowed is a whole number from 1 up"),
+        (["method=svd_llm", "method.weight_epsilon=0"], "method.weight_epsilon=0: allowed is a number in (0, 1]"),
+    ],
+)
+def test_refused(overrides, told, compose_config):
+    with pytest.raises(UserError) as error:
+        check_known(compose_config(*overrides))
+    assert str(error.value).startswith(told) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("section", ["train", "model", "optimizer", "rank"])
+def test_a_section_is_no_null(section, compose_config):
+    cfg = compose_config()
+    OmegaConf.update(cfg, section, None, force_add=True)
+    with pytest.raises(UserError, match=f"^{section}=null: allowed is "):
+        check_known(cfg)
+
+
+@pytest.mark.parametrize("overrides", [["+optimizer.fused=false"], ["method=wasi", "method.init=features"]])
+def test_what_a_class_takes_as_an_argument_is_left_to_it(overrides, compose_config):
+    check_known(compose_config(*overrides))
+
+
+def test_a_group_that_hydra_has_a_traceback_for():
+    error = ValueError("Config group override must be a string or a list. Got NoneType")
+    assert str(rejected_null(error, ["seed=1", "optimizer=null"])).startswith("optimizer=null: allowed is adamw, ")
+    assert rejected_null(ValueError("another"), ["optimizer=null"]) is None
+    assert rejected_null(error, ["seed=null"]) is None

@@ -1,0 +1,103 @@
+"""Options that the configuration files do not know, and options of a method reached by another name.
+
+`validate` looks at the options that a configuration has. This looks at the configuration: Hydra lets `+train.epoch=5`
+add an option that nothing reads, `~train.epochs` and `train=null` take away what a run needs, and
+`method.activations.epsilon=5` pass by the rule of `rank.activation_epsilon`.
+"""
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from wasi.config.validate import OPTIONS
+from wasi.errors import UserError
+
+_CONF = Path(__file__).resolve().parents[2] / "conf"
+_GROUPS = ("model", "dataset", "method", "rank", "device", "optimizer", "scheduler", "logger")
+# Groups of which some class or function takes every option as an argument, and refuses what it does not know.
+_INSTANTIATED = ("method", "optimizer", "scheduler", "logger")
+_REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+
+
+def check_known(cfg: DictConfig, swept: Collection[str] = ()) -> None:
+    """Raises UserError for the first option that is unknown, missing, or not allowed under its other name.
+
+    Args:
+        swept: keys whose values differ from job to job.
+    """
+    folders, main = _folders(), _yaml(_CONF / "config.yaml")
+    groups = {path.name for folder in folders for path in folder.iterdir() if path.is_dir()} - {"hydra"}
+    _refuse_unknown("", cfg, set(main) - {"defaults", "hydra"} | groups)
+    own = {key: value for key, value in main.items() if isinstance(value, dict) and key != "hydra"}
+    for section in (*_GROUPS, *own):
+        if not isinstance(cfg.get(section), DictConfig):
+            raise UserError(section, "null", _choices(section, folders) or f"a section, by {section}.OPTION=VALUE")
+    for section, needed in own.items():
+        _refuse_unknown(section, cfg[section], needed)
+        _refuse_missing(section, cfg[section], needed)
+    for section in set(_GROUPS) - set(_INSTANTIATED):
+        _refuse_unknown(section, cfg[section], set().union(*_files(section, folders)) - {"defaults"})
+    if "method" not in swept and "recipe" not in swept and "experiment" not in swept:
+        _check_method(cfg.method, folders)
+
+
+def _check_method(method: DictConfig, folders: list[Path]) -> None:
+    """Its name, and each option that its file takes from another, by that one's rule."""
+    files = {content.get("name"): content for content in _files("method", folders)}
+    name = method.get("name")
+    if name not in files:
+        raise UserError("method.name", name, f"{', '.join(sorted(filter(None, files)))}, by method=NAME")
+    for path, reference in _references(files[name]):
+        value = OmegaConf.select(method, path)
+        if reference in OPTIONS and not OPTIONS[reference][0](value):
+            raise UserError(f"method.{path}", value, OPTIONS[reference][1])
+
+
+def _references(content: Mapping[str, Any], inside: str = "") -> Iterator[tuple[str, str]]:
+    """Options of a file that are another option's value: where they stand, and whose."""
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _references(value, f"{inside}{key}.")
+        elif isinstance(value, str) and (found := _REFERENCE.fullmatch(value)):
+            yield f"{inside}{key}", found.group(1)
+
+
+def _refuse_unknown(section: str, node: DictConfig, known: Collection[str]) -> None:
+    for key in node:
+        if key not in known and not str(key).startswith("_"):
+            option = f"{section}.{key}" if section else str(key)
+            inside = f"{section}." if section else ""
+            listed = ", ".join(f"{inside}{name}" for name in sorted(known) if not name.startswith("_"))
+            raise UserError(option, OmegaConf.to_container(node, resolve=False)[key], f"one of {listed}")
+
+
+def _refuse_missing(section: str, node: DictConfig, needed: Collection[str]) -> None:
+    for key in needed:
+        if key not in node.keys():  # noqa: SIM118 (`in node` hides a missing value)
+            raise UserError(f"~{section}.{key}", "", f"only what a run does without; {section}.{key} takes a value")
+
+
+def _choices(section: str, folders: list[Path]) -> str:
+    return ", ".join(sorted({file.stem for folder in folders for file in (folder / section).glob("*.yaml")}))
+
+
+def _files(section: str, folders: list[Path]) -> list[dict[str, Any]]:
+    return [_yaml(file) for folder in folders for file in sorted((folder / section).glob("*.yaml"))]
+
+
+def _folders() -> list[Path]:
+    """The project's configuration folder, and those of `--config-dir`."""
+    given = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
+    others = [Path(source.path) for source in given if source.schema == "file"]
+    return list(dict.fromkeys([_CONF, *(path for path in others if path.is_dir())]))
+
+
+@cache
+def _yaml(file: Path) -> dict[str, Any]:
+    return yaml.safe_load(file.read_text(encoding="utf-8")) or {}
