@@ -134,8 +134,7 @@ def _skip(record: Record, monitor: bool) -> Ending:
 
 def _start_afresh_or_resume(record: Record) -> None:
     """A checkpoint is continued when it belongs to this very run; any other is in the way."""
-    checkpoint = _checkpoint(record.folder)
-    if not checkpoint.exists():
+    if not any(file.exists() for file in _checkpoints(record.folder)):
         return
     if record.is_same_run() and not record.completed_before():
         _warn_of_other_code(record, "the checkpoint")
@@ -143,13 +142,14 @@ def _start_afresh_or_resume(record: Record) -> None:
         _remove_checkpoint(record.folder)
 
 
-def _checkpoint(folder: Path) -> Path:
-    return folder / "checkpoint.pt"
+def _checkpoints(folder: Path) -> tuple[Path, Path]:
+    """The last and the one before it, which is used where the last cannot be read."""
+    return folder / "checkpoint.pt", folder / "checkpoint_before.pt"
 
 
 def _remove_checkpoint(folder: Path) -> None:
     """And the weights of the best epoch beside it."""
-    for file in (_checkpoint(folder), folder / "best.pt"):
+    for file in (*_checkpoints(folder), folder / "best.pt"):
         file.unlink(missing_ok=True)
 
 

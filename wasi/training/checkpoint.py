@@ -1,6 +1,8 @@
 """Everything a run needs to continue (on a CPU bit for bit), in files that are either old or new, never half."""
 
+import logging
 import os
+import pickle
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -8,8 +10,11 @@ import torch
 
 from wasi.training.step import TrainStep
 
-FILE_NAME = "checkpoint.pt"
+log = logging.getLogger(__name__)
+
+FILE_NAME, BEFORE_NAME = "checkpoint.pt", "checkpoint_before.pt"
 BEST_NAME = "best.pt"
+_UNREADABLE = (OSError, EOFError, RuntimeError, pickle.UnpicklingError, KeyError, ValueError)
 
 
 @dataclass
@@ -29,28 +34,42 @@ class Progress:
 
 
 def save_checkpoint(folder: Path, step: TrainStep, scheduler, progress: Progress) -> None:
-    """Write `folder/checkpoint.pt`."""
+    """Write `folder/checkpoint.pt`; the one before it is kept as `checkpoint_before.pt`."""
     state = {
         "model": step.model.state_dict(),
         "optimizer": step.optimizer.state_dict(),
         "scheduler": scheduler.state_dict(),
         "rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state_all() if step.device.type == "cuda" else [],
         "progress": asdict(progress),
     }
-    _replace(folder / FILE_NAME, state)
+    _replace(folder / FILE_NAME, state, keep=folder / BEFORE_NAME)
 
 
 def load_checkpoint(folder: Path, step: TrainStep, scheduler) -> Progress:
-    """Continue from `folder/checkpoint.pt` where there is one; otherwise from the start."""
-    path = folder / FILE_NAME
-    if not path.exists():
+    """Continue from the newest checkpoint in `folder` that can be read; from the start where there is none."""
+    state = _newest(folder, step.device)
+    if state is None:
         return Progress()
-    state = torch.load(path, map_location=step.device, weights_only=True)
     step.model.load_state_dict(state["model"])
     step.optimizer.load_state_dict(state["optimizer"])
     scheduler.load_state_dict(state["scheduler"])
     torch.set_rng_state(state["rng"].cpu())
+    for number, generator in enumerate(state.get("cuda_rng", ())[: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(generator.cpu(), number)
     return Progress(**state["progress"])
+
+
+def _newest(folder: Path, device: torch.device) -> dict | None:
+    """A file that a full disk or a dying machine has cut is told, and the one before it taken."""
+    for path in (folder / FILE_NAME, folder / BEFORE_NAME):
+        if not path.exists():
+            continue
+        try:
+            return torch.load(path, map_location=device, weights_only=True)
+        except _UNREADABLE as error:
+            log.warning("%s cannot be read, left aside: %s", path, str(error).partition("\n")[0])
+    return None
 
 
 def save_best(folder: Path, step: TrainStep) -> None:
@@ -64,11 +83,17 @@ def load_best(folder: Path, step: TrainStep) -> None:
     step.model.load_state_dict(state)
 
 
-def _replace(path: Path, state: dict) -> None:
-    """Write under a temporary name, then rename."""
+def _replace(path: Path, state: dict, keep: Path | None = None) -> None:
+    """Write under a temporary name, then rename; the file that was there gets the name `keep`, if that is given."""
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if keep is not None and path.exists():
+        os.replace(path, keep)
     os.replace(temporary, path)

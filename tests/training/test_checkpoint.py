@@ -1,0 +1,65 @@
+"""Checkpoints: the newest that can be read is continued."""
+
+import pytest
+import torch
+
+from tests.small import applied, batch
+from tests.training.test_step import optimizer
+from wasi.training import checkpoint
+from wasi.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from wasi.training.step import TrainStep
+
+
+def _trainer(momentum=0.9):
+    model = applied("timm_vit", "wasi")
+    swan = optimizer(model, "wasi.training.swan.Swan", lr=1e-3, momentum=momentum)
+    return TrainStep(model, swan, None), torch.optim.lr_scheduler.LambdaLR(swan, lambda step: 1.0)
+
+
+def _trained(folder, steps, micro_batch_size=None):
+    step, scheduler = _trainer()
+    step.micro_batch_size = micro_batch_size
+    for number in range(steps):
+        step(*batch(seed=number))
+        save_checkpoint(folder, step, scheduler, Progress(step=number + 1))
+    return step
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+@pytest.mark.parametrize("micro_batch_size", [None, 3])
+def test_continued_bit_for_bit_momentum_included(tmp_path, micro_batch_size):
+    _trained(tmp_path, 2, micro_batch_size)
+    step, scheduler = _trainer()
+    step.micro_batch_size = micro_batch_size
+    assert load_checkpoint(tmp_path, step, scheduler).step == 2
+    step(*batch(seed=2))
+    (tmp_path / "whole").mkdir()
+    whole = _trained(tmp_path / "whole", 3, micro_batch_size).model.state_dict()
+    assert all(torch.equal(value, whole[name]) for name, value in step.model.state_dict().items())
+
+
+@pytest.mark.parametrize("damage", [_cut, lambda path: path.unlink(), lambda path: path.write_bytes(b"")])
+def test_the_one_before_a_damaged_checkpoint_is_used(tmp_path, damage):
+    _trained(tmp_path, 3)
+    damage(tmp_path / "checkpoint.pt")
+    step, scheduler = _trainer()
+    assert load_checkpoint(tmp_path, step, scheduler).step == 2
+    damage(tmp_path / "checkpoint_before.pt")
+    assert load_checkpoint(tmp_path, step, scheduler) == Progress()
+
+
+def test_a_full_disk_leaves_the_checkpoints_that_there_are(tmp_path, monkeypatch):
+    step = _trained(tmp_path, 2)
+
+    def full(state, file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(checkpoint.torch, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        save_checkpoint(tmp_path, step, _trainer()[1], Progress(step=3))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
