@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from tests.conftest import CONF
-from wasi.config.known import check_known
+from wasi.config.known import check_config
 from wasi.config.rejected import rejected_null
 from wasi.errors import UserError
 
@@ -16,7 +16,7 @@ def test_everything_that_is_shipped_is_known(file, config, compose_config):
     if group == "bench" and config == "config":
         pytest.skip("an option of bench_device.py alone")
     extra = ["model.name=vit_tiny_patch16_224"] if file.stem == "timm" else []
-    check_known(compose_config(f"{group}={file.stem}", *extra, config=config))
+    check_config(compose_config(f"{group}={file.stem}", *extra, config=config))
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_everything_that_is_shipped_is_known(file, config, compose_config):
 )
 def test_refused(overrides, told, compose_config):
     with pytest.raises(UserError) as error:
-        check_known(compose_config(*overrides))
+        check_config(compose_config(*overrides))
     assert str(error.value).startswith(told) and "\n" not in str(error.value)
 
 
@@ -45,12 +45,12 @@ def test_a_section_is_no_null(section, compose_config):
     cfg = compose_config()
     OmegaConf.update(cfg, section, None, force_add=True)
     with pytest.raises(UserError, match=f"^{section}=null: allowed is "):
-        check_known(cfg)
+        check_config(cfg)
 
 
 @pytest.mark.parametrize("overrides", [["+optimizer.fused=false"], ["method=wasi", "method.init=features"]])
 def test_what_a_class_takes_as_an_argument_is_left_to_it(overrides, compose_config):
-    check_known(compose_config(*overrides))
+    check_config(compose_config(*overrides))
 
 
 def test_a_group_that_hydra_has_a_traceback_for():

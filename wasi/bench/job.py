@@ -17,9 +17,8 @@ from wasi.bench.measure import Bench
 from wasi.bench.measurement import Measurement, Side
 from wasi.bench.naming import bench_fingerprint
 from wasi.config.fingerprint import SCHEMA_VERSION
-from wasi.config.known import check_known
+from wasi.config.known import check_config
 from wasi.config.sweep import sweep_name
-from wasi.config.validate import validate
 from wasi.errors import Interrupted
 from wasi.runs.ending import Ending, ending_of, tell
 from wasi.runs.inputs import check_inputs
@@ -38,8 +37,7 @@ def perform(cfg: DictConfig, folder: Path, body: Callable[[DictConfig, "Job"], N
     """Skip, or measure and write down what was measured. Raises only `Interrupted`."""
     job = Job(cfg, folder)
     try:
-        check_known(cfg)
-        validate(cfg)
+        check_config(cfg)
         sweep_name(cfg)
         if job.completed_before() and not cfg.bench.rerun:
             log.info(

@@ -1,6 +1,6 @@
-"""Options that the configuration files do not know, and options of a method reached by another name.
+"""A whole configuration: `validate`, and before it what is in the files, after it a method's options by another name.
 
-`validate` looks at the options that a configuration has. This looks at the configuration: Hydra lets `+train.epoch=5`
+`validate` looks at the options that a configuration has. But Hydra lets `+train.epoch=5`
 add an option that nothing reads, `~train.epochs` and `train=null` take away what a run needs, and
 `method.activations.epsilon=5` pass by the rule of `rank.activation_epsilon`.
 """
@@ -15,7 +15,7 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from wasi.config.validate import OPTIONS
+from wasi.config.validate import OPTIONS, validate
 from wasi.errors import UserError
 
 _CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -25,15 +25,23 @@ _INSTANTIATED = ("method", "optimizer", "scheduler", "logger")
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
-def check_known(cfg: DictConfig, swept: Collection[str] = ()) -> None:
-    """Raises UserError for the first option that is unknown, missing, or not allowed under its other name.
+def check_config(cfg: DictConfig, swept: Collection[str] = ()) -> None:
+    """Raises UserError for the first option that is unknown, missing, or not allowed, under any of its names.
 
     Args:
-        swept: keys whose values differ from job to job.
+        swept: keys whose values differ from job to job; rules that concern them are left to the jobs.
     """
+    check_sections(cfg)
+    validate(cfg, swept)
+    if not {"method", "recipe", "experiment"} & set(swept):
+        check_method(cfg.method)
+
+
+def check_sections(cfg: DictConfig) -> None:
+    """Every section is there, and no option that nothing reads."""
     folders, main = _folders(), _yaml(_CONF / "config.yaml")
     groups = {path.name for folder in folders for path in folder.iterdir() if path.is_dir()} - {"hydra"}
-    _refuse_unknown("", cfg, set(main) - {"defaults", "hydra"} | groups)
+    _refuse_unknown("", cfg, set(main) - {"defaults"} | groups)
     own = {key: value for key, value in main.items() if isinstance(value, dict) and key != "hydra"}
     for section in (*_GROUPS, *own):
         if not isinstance(cfg.get(section), DictConfig):
@@ -43,13 +51,11 @@ def check_known(cfg: DictConfig, swept: Collection[str] = ()) -> None:
         _refuse_missing(section, cfg[section], needed)
     for section in set(_GROUPS) - set(_INSTANTIATED):
         _refuse_unknown(section, cfg[section], set().union(*_files(section, folders)) - {"defaults"})
-    if "method" not in swept and "recipe" not in swept and "experiment" not in swept:
-        _check_method(cfg.method, folders)
 
 
-def _check_method(method: DictConfig, folders: list[Path]) -> None:
+def check_method(method: DictConfig) -> None:
     """Its name, and each option that its file takes from another, by that one's rule."""
-    files = {content.get("name"): content for content in _files("method", folders)}
+    files = {content.get("name"): content for content in _files("method", _folders())}
     name = method.get("name")
     if name not in files:
         raise UserError("method.name", name, f"{', '.join(sorted(filter(None, files)))}, by method=NAME")

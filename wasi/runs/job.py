@@ -15,9 +15,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from wasi.config.known import check_known
+from wasi.config.known import check_config
 from wasi.config.sweep import sweep_name
-from wasi.config.validate import validate
 from wasi.errors import Interrupted
 from wasi.runs.command import continue_with
 from wasi.runs.ending import Ending, ending_of, tell
@@ -88,8 +87,7 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
     """Skip, or run `body` and write down how it ended. Raises only `Interrupted`."""
     start, record, run = time.monotonic(), Record(cfg, folder), Run(folder)
     try:
-        check_known(cfg)
-        validate(cfg)
+        check_config(cfg)
         sweep_name(cfg)
         if record.completed_before() and not cfg.train.rerun:
             run.only_measure = cfg.train.measure and record.lacks_measurement()

@@ -10,9 +10,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, read_write
 
 import wasi.config.resolvers  # noqa: F401  (a launcher's child process gets it by unpickling the callback)
-from wasi.config.known import check_known
+from wasi.config.known import check_config
 from wasi.config.sweep import sweep_name, swept_options
-from wasi.config.validate import validate
 from wasi.runs.command import continue_with
 from wasi.runs.ending import ending_of, one_line, print_error
 from wasi.runs.folder import check_folder
@@ -34,8 +33,7 @@ class SweepCallback(Callback):
 
     def check(self, config: DictConfig, swept: set[str]) -> None:
         """Raises UserError for what no job could do; options in `swept` differ from job to job."""
-        check_known(config, swept)
-        validate(config, swept)
+        check_config(config, swept)
         if not swept & {"logger", "experiment"}:
             check_login(config.logger)
 
