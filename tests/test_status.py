@@ -1,5 +1,6 @@
 """`python -m wasi.status`, on sweeps as they lie on disk."""
 
+import platform
 import subprocess
 import sys
 from datetime import datetime, timedelta, timezone
@@ -15,11 +16,12 @@ from wasi.status import jobs, lines, seconds_left
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def _job(sweep, name, status, error=None, wall=None, minutes_ago=0.0, epoch=None):
+def _job(sweep, name, status, error=None, wall=None, minutes_ago=0.0, epoch=None, machine=None):
     folder = sweep / name
     folder.mkdir(parents=True)
     start = (datetime.now(timezone.utc) - timedelta(minutes=minutes_ago)).isoformat(timespec="seconds")
-    provenance = {"start": start} | ({} if wall is None else {"wall_seconds": wall})
+    provenance = {"start": start, "machine": {"hostname": machine or platform.node()}}
+    provenance |= {} if wall is None else {"wall_seconds": wall}
     write_json(folder / "result.json", {"status": status, "error": error, "provenance": provenance})
     if epoch is not None:
         log = "[2026-01-01][x][INFO] epoch 1/9: train loss 1.0\n" * 99
@@ -46,6 +48,11 @@ def test_what_is_done_runs_failed_and_is_left(tmp_path):
     ]
 
 
+def test_a_process_on_another_machine_is_not_told_dead(tmp_path):
+    _job(tmp_path, "a", "running", machine="another")
+    assert next(lines(tmp_path)) == f"{tmp_path}: 1 running"
+
+
 def test_nothing_is_foretold_from_nothing(tmp_path):
     _job(tmp_path, "a", "interrupted")
     assert seconds_left(jobs(tmp_path), planned=3) is None
@@ -67,6 +74,7 @@ def test_the_command_takes_no_torch_and_ends_in_one_line(tmp_path):
         return subprocess.run([sys.executable, "-c", check, *words], cwd=ROOT, capture_output=True, text=True)
 
     _job(tmp_path, "a", "completed", wall=1.0)
-    assert run(str(tmp_path)).stdout == f"{tmp_path}: 1 completed\n"
+    told = run(str(tmp_path))
+    assert told.returncode == 0 and told.stdout == f"{tmp_path}: 1 completed\n", told.stderr
     refused = run(str(tmp_path), "--watch", "0")
     assert refused.returncode == 2 and refused.stderr == "error: --watch=0.0: allowed is a number of seconds above 0\n"

@@ -55,6 +55,8 @@ def test_help_names_the_groups_and_imports_nothing_heavy(tmp_path):
         (["dataset=image_folder", "dataset.root=nowhere"], "dataset.root=nowhere"),
         (["model.weights=nowhere.safetensors"], "model.weights=nowhere.safetensors"),
         (["sweep=a/b"], "sweep=a/b"),
+        (["+train.epoch=5"], "train.epoch=5"),
+        (["dataset.image_size=56000"], "dataset.image_size=56000"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(words, named, tmp_path):
@@ -70,6 +72,8 @@ def test_a_mistake_is_one_line_and_status_2(words, named, tmp_path):
     [
         (["method=nope"], "method=nope: allowed is asi, "),
         (["train.epoch=1"], "train.epoch=1: allowed is one of train.checkpoint_every,"),
+        (["optimizer=null"], "optimizer=null: allowed is adamw, "),
+        (["hydra.run.dir=."], "hydra.run.dir=.: allowed is a folder of its own"),
         (["method=vanilla,nope", "-m"], "method=nope: allowed is asi, "),
         (["method=asi", "method.update=svd"], "method.update=svd: allowed is for method=wasi or wsi only"),
         (["method=vanilla,lora", "method.lora_rank=4", "-m"], "method.lora_rank=4: allowed is for method=lora"),

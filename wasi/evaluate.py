@@ -12,6 +12,7 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
 from wasi.cli import run_cli
+from wasi.config.files import CONF
 from wasi.config.rejected import rejected
 from wasi.config.validate import validate
 from wasi.data.catalogue import check_dataset
@@ -23,8 +24,6 @@ from wasi.runs.result import read_result
 
 if TYPE_CHECKING:
     from wasi.data.spec import Data
-
-_CONF = Path(__file__).resolve().parents[1] / "conf"
 
 
 def main() -> None:
@@ -102,7 +101,7 @@ def _composed(overrides: Sequence[str]) -> DictConfig:
         if word.lstrip("+").partition("=")[0].partition(".")[0] not in sections or "=" not in word:
             raise UserError("OVERRIDE", word, "dataset=NAME, dataset.OPTION=VALUE, device=NAME or seed=N")
     try:
-        with initialize_config_dir(str(_CONF), version_base="1.3"):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose("config", [*overrides, "logger=none"])
     except ConfigCompositionException as error:
         raise rejected(error, overrides) or UserError("OVERRIDE", overrides, one_line(str(error))) from None

@@ -5,6 +5,7 @@ a job's process has died can be seen only on the machine that it ran on.
 """
 
 import argparse
+import platform
 import re
 import time
 from collections import Counter
@@ -16,7 +17,7 @@ from statistics import median
 
 from wasi.cli import run_cli
 from wasi.errors import UserError
-from wasi.runs.lock import sole_owner
+from wasi.runs.lock import is_at_work
 from wasi.runs.plan import read_plan
 from wasi.runs.result import FILE_NAME, read_result
 
@@ -56,8 +57,8 @@ def _job(folder: Path) -> Job | None:
     status, provenance = result.get("status", "running"), result.get("provenance", {})
     seconds = provenance.get("wall_seconds")
     if status == "running":
-        with sole_owner(folder) as alone:
-            status = "died" if alone else "running"
+        is_here = provenance.get("machine", {}).get("hostname") == platform.node()
+        status = "died" if is_here and not is_at_work(folder) else "running"
         seconds = _since(provenance.get("start"))
     return Job(folder, status, result.get("error"), seconds, _epochs(folder) if status != "completed" else None)
 

@@ -5,7 +5,7 @@ from omegaconf import OmegaConf
 
 from tests.conftest import CONF
 from wasi.config.known import check_config
-from wasi.config.rejected import rejected_null
+from wasi.config.rejected import rejected
 from wasi.errors import UserError
 
 
@@ -25,6 +25,7 @@ def test_everything_that_is_shipped_is_known(file, config, compose_config):
         (["+train.epoch=5"], "train.epoch=5: allowed is one of train.checkpoint_every, "),
         (["+foo=1"], "foo=1: allowed is one of "),
         (["+dataset.roots=x"], "dataset.roots=x: allowed is one of dataset.batch_size, "),
+        (["+logger.groups=x"], "logger.groups=x: allowed is one of logger."),
         (["+rank.epsilon=0.3"], "rank.epsilon=0.3: allowed is one of rank.activation_epsilon, "),
         (["~train.epochs"], "~train.epochs=: allowed is only what a run does without"),
         (["method.activations.epsilon=5"], "method.activations.epsilon=5: allowed is a number in (0, 1]"),
@@ -55,6 +56,6 @@ def test_what_a_class_takes_as_an_argument_is_left_to_it(overrides, compose_conf
 
 def test_a_group_that_hydra_has_a_traceback_for():
     error = ValueError("Config group override must be a string or a list. Got NoneType")
-    assert str(rejected_null(error, ["seed=1", "optimizer=null"])).startswith("optimizer=null: allowed is adamw, ")
-    assert rejected_null(ValueError("another"), ["optimizer=null"]) is None
-    assert rejected_null(error, ["seed=null"]) is None
+    assert str(rejected(error, ["seed=1", "optimizer=null"])).startswith("optimizer=null: allowed is adamw, ")
+    assert rejected(ValueError("another"), ["optimizer=null"]) is None
+    assert rejected(error, ["seed=null"]) is None

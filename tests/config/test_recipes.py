@@ -85,3 +85,20 @@ def test_the_name_is_recorded_and_does_not_count(compose_config):
     )  # fmt: skip
     assert OmegaConf.select(named, "recipe") == "lora_r8" and by_hand.recipe is None
     assert fingerprint(named) == fingerprint(by_hand)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipes_optimizer_takes_every_option_that_the_recipe_gives_it(name, compose_config):
+    from tests.small import build
+    from wasi.training.optimizer import build_optimizer
+
+    build_optimizer(build("timm_vit"), compose_config(f"recipe={name}").optimizer)
+
+
+@pytest.mark.parametrize("choice", ["adamw", "sgd", "swan"])
+def test_photos_can_be_given_another_optimizer(choice, compose_config):
+    from tests.small import build
+    from wasi.training.optimizer import build_optimizer
+
+    cfg = compose_config("experiment=photos", "model=vit_micro", f"optimizer={choice}", small=False)
+    build_optimizer(build("timm_vit"), cfg.optimizer)

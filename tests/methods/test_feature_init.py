@@ -9,7 +9,7 @@ from tests.small import CLASSES, MODELS, batch, build
 from tests.small import method as make
 from wasi.errors import UserError
 from wasi.layers.base import LowRankLayer
-from wasi.methods import feature_init
+from wasi.methods import calibration as calibration_module
 from wasi.methods.feature_init import FeatureMoments, feature_moments
 from wasi.methods.scope import scope_linears
 from wasi.models.structure import head_module, linear_sites
@@ -298,9 +298,9 @@ def test_two_applications_agree_bit_by_bit(name):
 @pytest.mark.parametrize("images", [4, 20])
 def test_how_many_images_go_at_a_time_does_not_matter(images, monkeypatch):
     calibration = [batch(20, 1, DOUBLE)]
-    by_eight = product_of(build("timm_vit", dtype=DOUBLE), calibration)
-    monkeypatch.setattr(feature_init, "_IMAGES", images)
-    for a, b in zip(product_of(build("timm_vit", dtype=DOUBLE), calibration), by_eight, strict=True):
+    by_sixteen = product_of(build("timm_vit", dtype=DOUBLE), calibration)
+    monkeypatch.setattr(calibration_module, "CHUNK", images)
+    for a, b in zip(product_of(build("timm_vit", dtype=DOUBLE), calibration), by_sixteen, strict=True):
         assert torch.allclose(a, b, atol=1e-6)
 
 

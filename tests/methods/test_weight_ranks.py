@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from tests.methods.test_feature_init import features_of, shrinking
@@ -151,3 +152,12 @@ def test_one_line_tells_parameters_and_ranks(caplog):
         f"{len(layers)} weights as factors of rank {min(ranks)} to {max(ranks)}: "
         f"{sizes} parameters, {sizes / dense:.3f} of the dense {dense}"
     )
+
+
+@pytest.mark.parametrize(("ratio", "whole_steps"), [(0.5, True), (0.02, False)])
+def test_ranks_of_wide_weights_are_multiples_of_sixteen_where_the_budget_allows(ratio, whole_steps):
+    torch.manual_seed(0)
+    model = VisionTransformer(16, 8, embed_dim=192, depth=1, num_heads=2, num_classes=5)
+    applied = make("wsi", "mlp", parameter_ratio=ratio, **SENSITIVITY).apply(model, [batch()])
+    ranks = ranks_of(applied).values()
+    assert all(rank % 16 == 0 for rank in ranks) is whole_steps and all(rank > 0 for rank in ranks)

@@ -272,6 +272,19 @@ def test_a_gradient_is_no_memory_beside_the_momentum():
     assert layers and all(m.C.grad is step.optimizer.state[m.C]["momentum_buffer"] for m in layers)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("method", ["vanilla", "wasi"])
+def test_a_whitened_gradient_that_is_not_finite_changes_no_weight(method, value):
+    model = applied("timm_vit", method)
+    step = TrainStep(model, optimizer(model, "wasi.training.swan.Swan", lr=2e-3), None)
+    last = step.subspace.folding[-1].C if method == "wasi" else model.blocks[-1].mlp.fc2.weight
+    last.register_hook(lambda gradient: torch.full_like(gradient, value))
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(Diverged, match="gradient norm"):
+        step(*batch())
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
 def test_clipping_leaves_whitened_gradients_alone():
     model = applied("timm_vit", "wasi")
     step = TrainStep(model, optimizer(model, "wasi.training.swan.Swan", lr=2e-3), None)

@@ -1,27 +1,25 @@
 """A whole configuration: `validate`, and before it what is in the files, after it a method's options by another name.
 
-`validate` looks at the options that a configuration has. But Hydra lets `+train.epoch=5`
-add an option that nothing reads, `~train.epochs` and `train=null` take away what a run needs, and
-`method.activations.epsilon=5` pass by the rule of `rank.activation_epsilon`.
+`validate` looks at the options that a configuration has. But Hydra lets `+train.epoch=5` add an option that nothing
+reads, `~train.epochs` and `train=null` take away what a run needs, and `method.activations.epsilon=5` pass by the rule
+of `rank.activation_epsilon`.
 """
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from wasi.config.files import CONF, content, of_group
 from wasi.config.validate import OPTIONS, validate
 from wasi.errors import UserError
 
-_CONF = Path(__file__).resolve().parents[2] / "conf"
 _GROUPS = ("model", "dataset", "method", "rank", "device", "optimizer", "scheduler", "logger")
 # Groups of which some class or function takes every option as an argument, and refuses what it does not know.
-_INSTANTIATED = ("method", "optimizer", "scheduler", "logger")
+_INSTANTIATED = ("method", "optimizer", "scheduler")
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
@@ -38,8 +36,8 @@ def check_config(cfg: DictConfig, swept: Collection[str] = ()) -> None:
 
 
 def check_sections(cfg: DictConfig) -> None:
-    """Every section is there, and no option that nothing reads."""
-    folders, main = _folders(), _yaml(_CONF / "config.yaml")
+    """Raises UserError for a section that is not there, and for an option that nothing reads."""
+    folders, main = _folders(), content(CONF / "config.yaml")
     groups = {path.name for folder in folders for path in folder.iterdir() if path.is_dir()} - {"hydra"}
     _refuse_unknown("", cfg, set(main) - {"defaults"} | groups)
     own = {key: value for key, value in main.items() if isinstance(value, dict) and key != "hydra"}
@@ -54,8 +52,8 @@ def check_sections(cfg: DictConfig) -> None:
 
 
 def check_method(method: DictConfig) -> None:
-    """Its name, and each option that its file takes from another, by that one's rule."""
-    files = {content.get("name"): content for content in _files("method", _folders())}
+    """Raises UserError for a name that is no method's, and for an option, by the rule of the one it is taken from."""
+    files = {file.get("name"): file for file in _files("method", _folders())}
     name = method.get("name")
     if name not in files:
         raise UserError("method.name", name, f"{', '.join(sorted(filter(None, files)))}, by method=NAME")
@@ -65,9 +63,9 @@ def check_method(method: DictConfig) -> None:
             raise UserError(f"method.{path}", value, OPTIONS[reference][1])
 
 
-def _references(content: Mapping[str, Any], inside: str = "") -> Iterator[tuple[str, str]]:
+def _references(node: Mapping[str, Any], inside: str = "") -> Iterator[tuple[str, str]]:
     """Options of a file that are another option's value: where they stand, and whose."""
-    for key, value in content.items():
+    for key, value in node.items():
         if isinstance(value, Mapping):
             yield from _references(value, f"{inside}{key}.")
         elif isinstance(value, str) and (found := _REFERENCE.fullmatch(value)):
@@ -90,20 +88,15 @@ def _refuse_missing(section: str, node: DictConfig, needed: Collection[str]) -> 
 
 
 def _choices(section: str, folders: list[Path]) -> str:
-    return ", ".join(sorted({file.stem for folder in folders for file in (folder / section).glob("*.yaml")}))
+    return ", ".join(sorted({file.stem for folder in folders for file in of_group(section, folder)}))
 
 
 def _files(section: str, folders: list[Path]) -> list[dict[str, Any]]:
-    return [_yaml(file) for folder in folders for file in sorted((folder / section).glob("*.yaml"))]
+    return [content(file) for folder in folders for file in of_group(section, folder)]
 
 
 def _folders() -> list[Path]:
     """The project's configuration folder, and those of `--config-dir`."""
     given = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
     others = [Path(source.path) for source in given if source.schema == "file"]
-    return list(dict.fromkeys([_CONF, *(path for path in others if path.is_dir())]))
-
-
-@cache
-def _yaml(file: Path) -> dict[str, Any]:
-    return yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    return list(dict.fromkeys([CONF, *(path for path in others if path.is_dir())]))

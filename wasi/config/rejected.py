@@ -6,19 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from hydra.errors import ConfigCompositionException, MissingConfigException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from wasi.config.files import content, of_group
 from wasi.errors import UserError
 
-_CONF = Path(__file__).resolve().parents[2] / "conf"
 _GIVEN = re.compile(r"use \+([^\s=]+)=(.*)")  # the override, as Hydra repeats it
 
 
-def rejected(error: ConfigCompositionException, words: Sequence[str] = ()) -> UserError | None:
+def rejected(error: Exception, words: Sequence[str] = ()) -> UserError | None:
     """The mistake behind `error`: an option that does not exist (here), or a choice that its group does not have.
 
     None for anything else. `words` are those of the command line.
     """
+    if not isinstance(error, ConfigCompositionException):
+        return _null_group(words) if str(error).startswith("Config group override must be") else None
     if isinstance(error, MissingConfigException):
         return _unknown_choice(error)
     given, node = _GIVEN.search(str(error)), getattr(error.__cause__, "parent_node", None)
@@ -31,14 +33,11 @@ def rejected(error: ConfigCompositionException, words: Sequence[str] = ()) -> Us
     return UserError(option, value, allowed)
 
 
-def rejected_null(error: ValueError, words: Sequence[str]) -> UserError | None:
-    """`model=null`, for which Hydra has a traceback; None for another error, and for a group that may be null."""
-    if not str(error).startswith("Config group override must be"):
-        return None
+def _null_group(words: Sequence[str]) -> UserError | None:
+    """`model=null`, for which Hydra has a traceback."""
     for word in words:
         group, _, value = word.partition("=")
-        files = sorted((_CONF / group).glob("*.yaml")) if group else []
-        if files and value.strip() in ("null", "", "~"):
+        if value == "null" and (files := of_group(group)):
             return UserError(group, value, ", ".join(file.stem for file in files))
     return None
 
@@ -54,7 +53,7 @@ def _allowed(option: str, node: DictConfig) -> str:
     has = [str(key) for key in node if not str(key).startswith("_")]
     inside = option.rpartition(".")[0]
     listed = f"one of {', '.join(sorted(f'{inside}.{key}' if inside else key for key in has))}"
-    owners = [file.stem for file in sorted((_CONF / section).glob("*.yaml")) if _has(file, rest)]
+    owners = [file.stem for file in of_group(section) if _has(file, rest)]
     if not rest or not owners:
         return listed
     here = f", not with {section}={node.get('name')}" if node.get("name") else ""
@@ -62,7 +61,7 @@ def _allowed(option: str, node: DictConfig) -> str:
 
 
 def _has(file: Path, keys: list[str]) -> bool:
-    value: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+    value: Any = content(file)
     for key in keys:
         if not isinstance(value, dict) or key not in value:
             return False

@@ -23,7 +23,7 @@ from wasi.linalg.output_subspace import (
     project_inputs,
     project_outputs,
 )
-from wasi.methods.calibration import decomposing
+from wasi.methods.calibration import decomposing, in_chunks
 from wasi.methods.output_init import OutputMoments
 from wasi.models.modes import evaluating
 from wasi.models.structure import head_module
@@ -31,7 +31,6 @@ from wasi.models.structure import head_module
 # Share of its mean that is added to the diagonal of `S`, which comes from few images while training moves the
 # features.
 _DAMPING = 0.3
-_IMAGES = 16  # whose graph is held at a time
 
 
 class FeatureMoments(OutputMoments):
@@ -125,12 +124,11 @@ def feature_moments(
     device, generator = next(model.parameters()).device, torch.Generator().manual_seed(0)
     try:
         with evaluating(model), torch.enable_grad():
-            for images, _ in batches:
-                for part in images.split(_IMAGES):
-                    part = part.to(device).detach().requires_grad_()  # reaches layers that are frozen, too
-                    model(part)
-                    _pull(features, part, generator)
-                    features.clear()
+            for images, _ in in_chunks(batches):
+                images = images.to(device).detach().requires_grad_()  # reaches layers that are frozen, too
+                model(images)
+                _pull(features, images, generator)
+                features.clear()
     finally:
         for hook in hooks:
             hook.remove()

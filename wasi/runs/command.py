@@ -11,7 +11,7 @@ from typing import Any
 from hydra._internal import utils as hydra_utils
 from hydra.errors import ConfigCompositionException
 
-from wasi.config.rejected import rejected, rejected_null
+from wasi.config.rejected import rejected
 from wasi.errors import Interrupted
 from wasi.runs.ending import print_error
 from wasi.signals import interruptible
@@ -51,15 +51,9 @@ def _one_line_for_rejected_options() -> Iterator[None]:
 def _tell_rejected(function: Callable[[], Any]) -> Any:
     try:
         return function()
-    except ConfigCompositionException as error:
+    except (ConfigCompositionException, ValueError) as error:
         mistake = rejected(error, sys.argv[1:])
         if mistake is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        print_error(str(mistake))
-        sys.exit(2)
-    except ValueError as error:
-        mistake = rejected_null(error, sys.argv[1:])
-        if mistake is None:
             raise
         print_error(str(mistake))
         sys.exit(2)

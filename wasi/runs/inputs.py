@@ -21,7 +21,7 @@ def check_inputs(cfg: DictConfig) -> None:
         UserError: names the option.
     """
     if cfg.dataset.image_size is not None:
-        _check_batch_fits(cfg.dataset.image_size, cfg.dataset.batch_size)
+        _check_batch_fits(cfg.dataset, 1 if cfg.train.memory == "lean" else 4)
         check_image_size(cfg.model.name, cfg.dataset.image_size)
     if cfg.model.weights not in KEYWORDS:
         _check_weights_file(cfg)
@@ -30,12 +30,18 @@ def check_inputs(cfg: DictConfig) -> None:
     check_dataset(cfg.dataset)
 
 
-def _check_batch_fits(image_size: int, batch_size: int) -> None:
-    """What no machine could hold is refused before it is tried: a step needs several times its batch of images."""
-    batch, memory = 3 * 4 * batch_size * image_size**2, psutil.virtual_memory().total
+def _check_batch_fits(cfg_dataset: DictConfig, number_size: int) -> None:
+    """A size at which a step, which needs several times its batch of images, would swallow the machine.
+
+    Args:
+        number_size: bytes in which a step holds a number of its images.
+    """
+    size, count = cfg_dataset.image_size, cfg_dataset.batch_size
+    batch, memory = 3 * number_size * count * size**2 / 2**30, psutil.virtual_memory().total / 2**30
     if batch > memory / 4:
-        allowed = f"a size at which a batch of {batch_size} images (here {batch / 2**30:.3g} GiB in float32) takes at "
-        raise UserError("dataset.image_size", image_size, f"{allowed}most a quarter of {memory / 2**30:.3g} GiB memory")
+        here = f"here {batch:.3g} GiB of {memory:.3g}"
+        allowed = f"a size at which a batch of {count} images takes at most a quarter of the memory ({here})"
+        raise UserError("dataset.image_size", size, allowed)
 
 
 def _check_weights_file(cfg: DictConfig) -> None:

@@ -20,6 +20,12 @@ def sole_owner(folder: Path) -> Iterator[bool]:
         os.close(handle)
 
 
+def is_at_work(folder: Path) -> bool:
+    """Whether another process has the folder."""
+    with sole_owner(folder) as alone:
+        return not alone
+
+
 def _locked(handle: int) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

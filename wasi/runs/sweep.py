@@ -16,7 +16,7 @@ from wasi.runs.command import continue_with
 from wasi.runs.ending import ending_of, one_line, print_error
 from wasi.runs.folder import check_folder
 from wasi.runs.job import forget_ended
-from wasi.runs.lock import sole_owner
+from wasi.runs.lock import is_at_work
 from wasi.runs.plan import write_plan
 from wasi.runs.result import FILE_NAME, read_result
 from wasi.runs.tuning import check_tuning, not_chosen
@@ -44,11 +44,8 @@ class SweepCallback(Callback):
         return write_report([folder])
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        def check() -> None:
-            check_tuning(config.hydra)
-            check_folder("hydra.run.dir", config.hydra.run.dir)
-
-        _exit_if_refused(check)
+        _exit_if_refused(lambda: check_tuning(config.hydra))
+        _exit_if_refused(lambda: check_folder("hydra.run.dir", config.hydra.run.dir))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         self._start = time.time()
@@ -110,9 +107,8 @@ def failed_jobs(sweep: Path, since: float, file_name: str = FILE_NAME) -> dict[P
         if result["status"] == "diverged" and path.parent.name in tried:
             continue
         if result["status"] == "running":
-            with sole_owner(path.parent) as alone:
-                if not alone:
-                    continue
+            if is_at_work(path.parent):
+                continue
             result["error"] = "its process died"
         failures[path.parent] = result
     return failures

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 FILE_NAME, BEFORE_NAME = "checkpoint.pt", "checkpoint_before.pt"
 BEST_NAME = "best.pt"
-_UNREADABLE = (OSError, EOFError, RuntimeError, pickle.UnpicklingError, KeyError, ValueError)
+_DAMAGED = (EOFError, RuntimeError, pickle.UnpicklingError)  # what torch.load has for a cut file
 
 
 @dataclass
@@ -48,26 +48,26 @@ def save_checkpoint(folder: Path, step: TrainStep, scheduler, progress: Progress
 
 def load_checkpoint(folder: Path, step: TrainStep, scheduler) -> Progress:
     """Continue from the newest checkpoint in `folder` that can be read; from the start where there is none."""
-    state = _newest(folder, step.device)
+    state = _newest(folder)
     if state is None:
         return Progress()
     step.model.load_state_dict(state["model"])
     step.optimizer.load_state_dict(state["optimizer"])
     scheduler.load_state_dict(state["scheduler"])
-    torch.set_rng_state(state["rng"].cpu())
+    torch.set_rng_state(state["rng"])
     for number, generator in enumerate(state.get("cuda_rng", ())[: torch.cuda.device_count()]):
-        torch.cuda.set_rng_state(generator.cpu(), number)
+        torch.cuda.set_rng_state(generator, number)
     return Progress(**state["progress"])
 
 
-def _newest(folder: Path, device: torch.device) -> dict | None:
+def _newest(folder: Path) -> dict | None:
     """A file that a full disk or a dying machine has cut is told, and the one before it taken."""
     for path in (folder / FILE_NAME, folder / BEFORE_NAME):
         if not path.exists():
             continue
         try:
-            return torch.load(path, map_location=device, weights_only=True)
-        except _UNREADABLE as error:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except _DAMAGED as error:
             log.warning("%s cannot be read, left aside: %s", path, str(error).partition("\n")[0])
     return None
 
@@ -84,7 +84,11 @@ def load_best(folder: Path, step: TrainStep) -> None:
 
 
 def _replace(path: Path, state: dict, keep: Path | None = None) -> None:
-    """Write under a temporary name, then rename; the file that was there gets the name `keep`, if that is given."""
+    """Write under a temporary name, then rename; the file that was there gets the name `keep`, if that is given.
+
+    One temporary name, so that a killed process leaves one file, which the next save overwrites; `wasi.atomic` has one
+    for every process.
+    """
     temporary = path.with_name(path.name + ".tmp")
     try:
         with open(temporary, "wb") as file:

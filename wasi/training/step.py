@@ -7,8 +7,9 @@ from math import isfinite
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from wasi.errors import Diverged
+from wasi.errors import Diverged, UserError
 from wasi.training.subspace import SubspaceIteration
 
 
@@ -53,11 +54,14 @@ class TrainStep:
         self.repeated = tuple(repeated)
         self.subspace = SubspaceIteration(model, optimizer)
         self.device = next(model.parameters()).device
-        self.in_backward = {}  # parameter -> the hook that steps on it
+        self.in_backward: dict[Tensor, RemovableHandle] = {}  # parameter -> the hook that steps on it
         if step_in_backward:
-            matrices = [p for group in optimizer.param_groups if group["whiten"] for p in group["params"]]
-            hook = lambda parameter: self.complete([parameter])  # noqa: E731
-            self.in_backward = {p: p.register_post_accumulate_grad_hook(hook) for p in matrices}
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                allowed = "false for data-parallel training: its gradients are complete only after the backward pass"
+                raise UserError("train.step_in_backward", "true", allowed)
+            for parameter, _ in optimizer.whitened_parameters():
+                hook = parameter.register_post_accumulate_grad_hook(lambda p: self.complete([p]))
+                self.in_backward[parameter] = hook
 
     def prepare(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """A loader's batch in the form in which a step takes it: on the device, normalised."""

@@ -33,12 +33,8 @@ class SubspaceIteration:
         self._group_of = {
             id(p): number for number, group in enumerate(optimizer.param_groups) for p in group["params"]
         }
-        whitened = {
-            id(p)
-            for group in optimizer.param_groups
-            if isinstance(optimizer, Swan) and group.get("whiten")
-            for p in group["params"]
-        }
+        self._whitened = [p for p, _ in optimizer.whitened_parameters()] if isinstance(optimizer, Swan) else []
+        whitened = {id(p) for p in self._whitened}
         stepped = [p for p in model.parameters() if p.requires_grad] + [layer.C for layer in self.folding]
         self._clipped = [p for p in stepped if id(p) not in whitened]
 
@@ -48,7 +44,8 @@ class SubspaceIteration:
 
         Of a layer in coordinates the norm is that of `dW` itself, `||M U^T||_F = ||M||_F`; of a tangent step, the
         length in weight space; else that of the parameters' gradients. Returned as it was before clipping.
-        Gradients that `Swan` whitens are neither counted nor clipped: its step has one length whatever theirs is.
+        Gradients that `Swan` whitens are neither counted nor clipped: its step has one length whatever theirs is. Where
+        one of them is not finite, neither is what is returned.
         """
         squares = self.tangents()
         in_tangent = {id(p) for layer in self.tangent for p in (layer.L, layer.R)}
@@ -56,6 +53,7 @@ class SubspaceIteration:
         norm = nn.utils.get_total_norm([p.grad for p in clipped if id(p) not in in_tangent])
         if squares:
             norm = torch.stack([norm.square(), *squares]).sum().sqrt()
+        norm = norm + 0.0 * nn.utils.get_total_norm([p.grad for p in self._whitened if p.grad is not None])
         if max_norm is not None:
             nn.utils.clip_grads_with_norm_(clipped, max_norm, norm)
         if not isinstance(self.optimizer, Swan):  # which makes coordinates one layer at a time

@@ -42,7 +42,7 @@ class Swan(torch.optim.AdamW):
     @torch.no_grad()
     def step_matrices(self, only: Iterable[Tensor] | None = None) -> None:
         """The step of the parameters that are whitened; of these alone, where some are given."""
-        chosen = [(p, group) for p, group in self._whitened_parameters() if p.grad is not None]
+        chosen = [(p, group) for p, group in self.whitened_parameters() if p.grad is not None]
         if only is not None:
             wanted = {id(p) for p in only}
             chosen = [(p, group) for p, group in chosen if id(p) in wanted]
@@ -52,7 +52,7 @@ class Swan(torch.optim.AdamW):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         super().zero_grad(set_to_none)
-        for parameter, _ in self._whitened_parameters():
+        for parameter, _ in self.whitened_parameters():
             if "momentum_buffer" in self.state.get(parameter, {}):
                 parameter.grad = self.state[parameter]["momentum_buffer"]
 
@@ -60,7 +60,8 @@ class Swan(torch.optim.AdamW):
         super().load_state_dict(state_dict)
         self.zero_grad()
 
-    def _whitened_parameters(self) -> list[tuple[Tensor, dict]]:
+    def whitened_parameters(self) -> list[tuple[Tensor, dict]]:
+        """Each with its group."""
         return [(p, group) for group in self.param_groups if group.get("whiten") for p in group["params"]]
 
     def _whitened_step(self, chosen: Sequence[tuple[Tensor, dict]]) -> None:
@@ -73,7 +74,7 @@ class Swan(torch.optim.AdamW):
         for (parameter, group), step in zip(chosen, steps, strict=True):
             step *= -0.2 * group["lr"]
             if self.momentum:
-                parameter.grad *= self.momentum
+                parameter.grad *= self.momentum  # the sum, for the next step
             parameter.grad = None
             if parameter.stride() == (0, 0):
                 parameter.data = step

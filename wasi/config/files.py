@@ -1,0 +1,20 @@
+"""The configuration files, as they are written."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+@cache
+def content(file: Path) -> dict[str, Any]:
+    """Of a YAML file, interpolations as text."""
+    return OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+
+
+def of_group(group: str, folder: Path = CONF) -> list[Path]:
+    """The files that a group chooses from, by name."""
+    return sorted((folder / group).glob("*.yaml"))
