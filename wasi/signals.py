@@ -18,6 +18,18 @@ def _handle(signum: int, frame: object) -> None:
     raise Interrupted(signum)
 
 
+def pending() -> int | None:
+    """The signal that waits for the end of `uninterrupted`."""
+    return _pending
+
+
+def hold(signum: int) -> None:
+    """As if this signal, unless it is 0, had come inside `uninterrupted`: another process has seen it."""
+    global _pending
+    if signum and _depth and _pending is None:
+        _pending = signum
+
+
 @contextmanager
 def interruptible() -> Iterator[None]:
     """SIGINT and SIGTERM raise `Interrupted` inside; the handlers before it come back afterwards."""

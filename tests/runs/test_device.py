@@ -7,17 +7,18 @@ import torch
 from omegaconf import OmegaConf
 
 from wasi.errors import UserError
+from wasi.runs.command import with_device_number
 from wasi.runs.device import prepare_device, torch_device
 
 
 @pytest.fixture(autouse=True)
 def as_before():
     yield
-    prepare_device(OmegaConf.create({"name": "cpu", "num_threads": None, "flush_denormals": False}))
+    prepare_device(OmegaConf.create({"name": "cpu", "num_threads": None, "flush_denormals": False, "tf32": False}))
 
 
 def _prepare(**options):
-    plain = {"name": "cpu", "num_threads": None, "flush_denormals": True}
+    plain = {"name": "cpu", "num_threads": None, "flush_denormals": True, "tf32": False}
     return prepare_device(OmegaConf.create({**plain, **options}))
 
 
@@ -48,3 +49,16 @@ def test_cuda_is_refused_where_there_is_none():
     assert torch_device("auto").type == "cpu"
     with pytest.raises(UserError, match="device=cuda"):
         torch_device("cuda")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA")
+@pytest.mark.parametrize(("options", "named"), [({"name": "cuda:1"}, "device=cuda:1"), ({"tf32": True}, "device.tf32")])
+def test_what_a_cpu_cannot_do_is_refused(options, named):
+    with pytest.raises(UserError, match=named):
+        _prepare(**options)
+
+
+def test_a_numbered_device_is_a_choice_and_a_name():
+    words = ["train.py", "device=cuda:1", "device.dtype=bfloat16"]
+    assert with_device_number(words) == ["train.py", "device=cuda", "device.name=cuda:1", "device.dtype=bfloat16"]
+    assert with_device_number(["train.py", "device=cuda"]) == ["train.py", "device=cuda"]

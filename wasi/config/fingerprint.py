@@ -30,13 +30,15 @@ def fingerprint(cfg: DictConfig) -> str:
 
 
 def canonical(value: Any) -> Any:
-    """One spelling per value: keys sorted by JSON, 1.0 as 1, what JSON cannot hold as text.
+    """One spelling per value: keys sorted by JSON, 1.0 as 1, what JSON cannot hold as text, null as no key.
 
-    >>> canonical({"a": (1.0, 0.80), "b": True, "c": float("nan")})
+    So an option that comes to be, null or with a default that counts as null, leaves older fingerprints as they are.
+
+    >>> canonical({"a": (1.0, 0.80), "b": True, "c": float("nan"), "d": None})
     {'a': [1, 0.8], 'b': True, 'c': 'nan'}
     """
     if isinstance(value, dict):
-        return {str(k): canonical(v) for k, v in value.items()}
+        return {str(k): canonical(v) for k, v in value.items() if v is not None}
     if isinstance(value, (list, tuple)):
         return [canonical(v) for v in value]
     if isinstance(value, float) and math.isfinite(value):

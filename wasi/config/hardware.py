@@ -1,4 +1,4 @@
-"""Which class of device a run gets, told without importing torch."""
+"""Which class of device a run gets, and how many processes train it, told without importing torch."""
 
 import ctypes
 import importlib.util
@@ -13,7 +13,12 @@ def device_class(name: str) -> str:
     """`cuda` or `cpu`, for a value of `device.name`; `auto` is CUDA where torch would find one."""
     if name == "auto":
         return "cuda" if _torch_finds_cuda() else "cpu"
-    return "cuda" if name == "cuda" else "cpu"
+    return "cuda" if name.split(":")[0] == "cuda" else "cpu"
+
+
+def launched() -> tuple[int, int]:
+    """This process's rank and their number, as `torchrun` tells them in the environment; (0, 1) without it."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 @cache

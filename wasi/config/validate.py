@@ -5,6 +5,7 @@ configuration does not have are not looked at; a method, model or dataset checks
 """
 
 import math
+import re
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -70,6 +71,11 @@ _yes_no = is_bool, "true or false"
 _text = is_text, "a name"
 
 
+def _is_device(value: Any) -> bool:
+    names = ("auto", "cpu", "cuda", "pi5", "pi4")
+    return isinstance(value, str) and (value in names or re.fullmatch(r"cuda:\d+", value) is not None)
+
+
 def _names(*names: str) -> tuple[Predicate, str]:
     return one_of(*names), ", ".join(names[:-1]) + f" or {names[-1]}"
 
@@ -118,9 +124,10 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "method.activations": (or_null(lambda value: isinstance(value, DictConfig)), "options of a class, or null"),
     "method.update": _names("subspace", "svd", "none"),
     "method.init": _names("svd", "output", "features", "random"),
-    "device.name": _names("auto", "cpu", "cuda", "pi5", "pi4"),
+    "device.name": (_is_device, "auto, cpu, cuda, cuda:N, pi5 or pi4"),
     "device.num_threads": _count_or_null,
-    "device.dtype": (one_of("float32"), "float32"),
+    "device.dtype": _names("float32", "bfloat16"),
+    "device.tf32": _yes_no,
     "device.memory_limit_mib": (or_null(_positive[0]), "a number above 0, or null"),
     "device.flush_denormals": _yes_no,
     "optimizer.lr": _positive,

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from wasi.layers.activation import TuckerState
 from wasi.layers.base import LowRankLayer
+from wasi.layers.precision import as_autocast, without_autocast
 from wasi.linalg import subspace, tucker
 
 
@@ -107,7 +108,9 @@ class FactoredLinear(LowRankLayer):
         if not (torch.is_grad_enabled() and (self.L.requires_grad or self.R.requires_grad)):
             return F.linear(F.linear(x, self.R), self.L, self.bias)
         batch_rank, bases = self.kept(x)
-        return FactoredProduct.apply(x, self.L, self.R, self.bias, self.C, batch_rank, *bases)
+        x, left, right, bias, *bases = as_autocast(x, self.L, self.R, self.bias, *bases)
+        with without_autocast(x):
+            return FactoredProduct.apply(x, left, right, bias, self.C, batch_rank, *bases)
 
     def use_coordinates(self) -> bool:
         """Make `C` what a step acts on, where the weight gradient has fewer coordinates than the factors; else False.

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from wasi.layers.activation import TuckerState
 from wasi.layers.base import LowRankLayer
+from wasi.layers.precision import as_autocast, without_autocast
 from wasi.linalg import tucker
 
 
@@ -47,4 +48,6 @@ class TuckerLinear(LowRankLayer):
         if not (torch.is_grad_enabled() and self.weight.requires_grad):
             return F.linear(x, self.weight, self.bias)
         batch_rank, bases = self.kept(x)
-        return TuckerProduct.apply(x, self.weight, self.bias, batch_rank, *bases)
+        x, weight, bias, *bases = as_autocast(x, self.weight, self.bias, *bases)
+        with without_autocast(x):
+            return TuckerProduct.apply(x, weight, bias, batch_rank, *bases)

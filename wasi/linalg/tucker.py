@@ -84,11 +84,13 @@ def batch_factor(rows: Tensor, rank: int) -> Tensor:
     Args:
         rows: `B x q`; rank: below `B`; there are no more vectors than `q`.
     """
+    dtype = rows.dtype
+    rows = rows.to(torch.promote_types(dtype, torch.float32))  # no decomposition knows a narrower type
     b, q = rows.shape
     if b <= q:
-        return torch.linalg.eigh(rows @ rows.mT)[1][:, -rank:].contiguous()
+        return torch.linalg.eigh(rows @ rows.mT)[1][:, -rank:].contiguous().to(dtype)
     vectors = torch.linalg.eigh(rows.mT @ rows)[1][:, -min(rank, q) :]
-    return torch.linalg.qr(rows @ vectors)[0]
+    return torch.linalg.qr(rows @ vectors)[0].to(dtype)
 
 
 def row_sum(grad: Tensor) -> Tensor:

@@ -1,19 +1,22 @@
 """The command line around Hydra: exit status after a signal, and the command that continues where it stopped."""
 
 import os
+import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from hydra._internal import utils as hydra_utils
 from hydra.errors import ConfigCompositionException
 
+from wasi.config.hardware import launched
 from wasi.config.rejected import rejected
 from wasi.errors import Interrupted
 from wasi.runs.ending import print_error
+from wasi.runs.processes import without_a_folder
 from wasi.signals import interruptible
 
 _continuing: list[str] = []  # the last of them is told when a signal ends this process
@@ -24,6 +27,7 @@ def command(main: Callable[[], object]) -> None:
 
     An option or choice that does not exist ends it with 2 and one line.
     """
+    sys.argv = without_a_folder(with_device_number(sys.argv))
     try:
         with interruptible(), _one_line_for_rejected_options():
             main()
@@ -31,6 +35,19 @@ def command(main: Callable[[], object]) -> None:
         continuing = f"; continue with: {_continuing[-1]}" if _continuing else ""
         print_error(f"stopped by {signal.Signals(stop.signum).name}{continuing}")
         sys.exit(128 + stop.signum)
+
+
+def with_device_number(words: Sequence[str]) -> list[str]:
+    """`device=cuda:1` as `device=cuda device.name=cuda:1`, as a choice of Hydra's is the name of a file.
+
+    >>> with_device_number(["train.py", "device=cuda:1"])
+    ['train.py', 'device=cuda', 'device.name=cuda:1']
+    """
+    found = []
+    for word in words:
+        named = re.fullmatch(r"device=(cuda:\d+)", word)
+        found += ["device=cuda", f"device.name={named[1]}"] if named else [word]
+    return found
 
 
 @contextmanager
@@ -61,8 +78,16 @@ def _tell_rejected(function: Callable[[], Any]) -> Any:
 
 def continue_with(option: str, value: object) -> str:
     """This process's own command line, for a shell, with `option=value` in it: what continues the work begun."""
-    words = [word for word in sys.orig_argv if not word.startswith(f"{option}=")]
+    words = [word for word in _own_words() if not word.startswith(f"{option}=")]
     overrides = [place for place, word in enumerate(words) if "=" in word and not word.startswith("-")]
     place = overrides[-1] + 1 if overrides else len(words)  # argparse wants all overrides side by side
     _continuing.append(shlex.join([*words[:place], f"{option}={value}", *words[place:]]))
     return _continuing[-1]
+
+
+def _own_words() -> list[str]:
+    """The command line of this process, with `torchrun` before it where that started it."""
+    processes = os.environ.get("LOCAL_WORLD_SIZE")
+    if launched()[1] == 1 or processes is None:
+        return list(sys.orig_argv)
+    return ["torchrun", f"--nproc_per_node={processes}", *sys.argv]

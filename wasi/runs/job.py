@@ -15,13 +15,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from wasi.config.hardware import launched
 from wasi.config.known import check_config
 from wasi.config.sweep import sweep_name
 from wasi.errors import Interrupted
 from wasi.runs.command import continue_with
-from wasi.runs.ending import Ending, ending_of, tell
+from wasi.runs.ending import Ending, ending_of, print_error, tell
 from wasi.runs.inputs import check_inputs
 from wasi.runs.lock import sole_owner
+from wasi.runs.processes import Others, check_processes, follow
 from wasi.runs.provenance import code_version
 from wasi.runs.record import Record
 from wasi.runs.result import read_result
@@ -85,13 +87,17 @@ def forget_ended() -> None:
 
 def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
     """Skip, or run `body` and write down how it ended. Raises only `Interrupted`."""
-    start, record, run = time.monotonic(), Record(cfg, folder), Run(folder)
+    if launched()[0]:
+        return _perform_beside(cfg, body)
+    start, record, run, others = time.monotonic(), Record(cfg, folder), Run(folder), Others()
     try:
         check_config(cfg)
+        check_processes(cfg, HydraConfig.get().mode == RunMode.MULTIRUN)
         sweep_name(cfg)
         if record.completed_before() and not cfg.train.rerun:
             run.only_measure = cfg.train.measure and record.lacks_measurement()
             if not run.only_measure:
+                others.dismiss()
                 return _skip(record, cfg.train.monitor)
             log.info("already completed, measured now: %s", _shown(folder))
         check_inputs(cfg)
@@ -99,12 +105,15 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
             _start_afresh_or_resume(record)
             record.begin()
         run.tracker = open_tracker(cfg, folder, record.fingerprint)
+        others.start(folder)
         body(cfg, run)
         if run.only_measure:
             record.add(run.metrics)
         ending = Ending("completed")
     except BaseException as error:  # Interrupted and SystemExit too: every ending is written down
         ending = ending_of(error)
+    if ending.signum is None:
+        others.dismiss()
     with uninterrupted():
         seconds = time.monotonic() - start
         found = {"metrics": run.metrics, "layers": run.layers, "classes": run.classes}
@@ -120,6 +129,18 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
     if ending.signum is not None:
         raise Interrupted(ending.signum)
     return ending
+
+
+def _perform_beside(cfg: DictConfig, body: Body) -> Ending:
+    """In any process but the first of a data-parallel run, which writes down how it ended."""
+    try:
+        follow(cfg, lambda own, folder: body(own, Run(folder)))
+    except BaseException as error:
+        ending = ending_of(error)
+        if ending.details:  # else the first process tells the same
+            print_error(f"process {launched()[0]}: {ending.error}")
+        return ending
+    return Ending("completed")
 
 
 def _skip(record: Record, monitor: bool) -> Ending:

@@ -9,6 +9,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from wasi.config.hardware import launched
+
 _PACKAGES = {
     "torch": "torch",
     "torchvision": "torchvision",
@@ -73,6 +75,11 @@ def threads() -> dict:
     if "OMP_NUM_THREADS" in os.environ:
         found["OMP_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"]
     return found
+
+
+def processes() -> dict:
+    """How many processes trained together, where there were several."""
+    return {"processes": launched()[1]} if launched()[1] > 1 else {}
 
 
 def _processor() -> str:

@@ -9,7 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from wasi.config.fingerprint import SCHEMA_VERSION, fingerprint
 from wasi.config.hardware import device_class
-from wasi.runs.provenance import provenance, threads
+from wasi.runs.provenance import processes, provenance, threads
 from wasi.runs.result import FILE_NAME, measured, read_result, strict, write_json
 
 _MEASURED = "memory/train_peak_mib"
@@ -71,7 +71,7 @@ class Record:
         if self.completed_before() and not self._begun:
             return
         self.content.update(status=status, error=error, **strict(found) | {"metrics": measured(found["metrics"])})
-        self.content["provenance"].update(threads=threads(), wall_seconds=seconds)
+        self.content["provenance"].update(threads=threads(), wall_seconds=seconds, **processes())
         if resumed_from_step:
             self.content["provenance"]["resumed_from_step"] = resumed_from_step
         self._write()

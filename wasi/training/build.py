@@ -9,17 +9,19 @@ from torch import Tensor, nn
 
 from wasi.allocator import keep_freed_memory
 from wasi.methods.method import Method
+from wasi.training import parallel
 from wasi.training.baselines import mark_projected
 from wasi.training.checkpointing import checkpoint_blocks
 from wasi.training.lean import LeanStep
 from wasi.training.optimizer import build_optimizer
+from wasi.training.precision import autocast_forward
 from wasi.training.step import TrainStep
 
 
 def build_step(
     model: nn.Module, normalize: Callable[[Tensor], Tensor], cfg: DictConfig, method: Method | None = None
 ) -> TrainStep:
-    """`optimizer`, clipping, accumulation, checkpointing and memory policy of `optimizer=` and `train.*`.
+    """Optimizer, clipping, accumulation, checkpointing, memory policy and precision, as configured.
 
     Args:
         model: with the method applied, so that the optimizer sees what really trains.
@@ -28,6 +30,7 @@ def build_step(
     """
     method = method or Method()
     train = cfg.train
+    parallel.equal(model)
     options = {
         "clip_norm": train.clip_norm,
         "micro_batch_size": train.micro_batch_size,
@@ -37,6 +40,8 @@ def build_step(
         options["repeated"] = checkpoint_blocks(model)
     if "rank" in cfg.optimizer:
         mark_projected(model, cfg.method.scope)
+    if cfg.device.dtype != "float32":
+        autocast_forward(model, getattr(torch, cfg.device.dtype))
     optimizer = build_optimizer(model, cfg.optimizer)
     _regroup(optimizer, method.parameter_groups(model, optimizer.defaults))
     if train.memory == "plain":

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from wasi.data.loader import eval_batches
 from wasi.data.spec import Data
+from wasi.training import parallel
 
 _TOP5_ABOVE = 20  # classes
 
@@ -54,19 +55,25 @@ class Evaluation:
 def evaluate(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], normalize: Callable[[Tensor], Tensor]
 ) -> Evaluation:
-    """The model in evaluation mode over uint8 image batches, of which there is at least one."""
+    """The model in evaluation mode over uint8 image batches, of which there is at least one.
+
+    In data-parallel training each process looks at its share of every batch; the result is the whole's.
+    """
     model.eval()
     device = next(model.parameters()).device
     loss, in_top5, counts, correct = 0.0, 0, 0, 0
     for images, labels in batches:
-        labels = labels.to(device)
-        logits = model(normalize(images.to(device)))
+        own, labels = parallel.share(images), parallel.share(labels).to(device)
+        own = own if len(own) else images[:1]  # for the number of classes; not counted
+        logits = model(normalize(own.to(device)))[: len(labels)]
         loss += F.cross_entropy(logits, labels, reduction="sum").item()
         classes = logits.shape[1]
         counts = counts + labels.bincount(minlength=classes)
         correct = correct + labels[logits.argmax(1) == labels].bincount(minlength=classes)
         in_top5 += int((logits.topk(min(5, classes)).indices == labels[:, None]).sum())
-    return Evaluation(loss / int(counts.sum()), counts.cpu(), correct.cpu(), in_top5)
+    loss, in_top5 = parallel.totals(torch.tensor([loss, in_top5], dtype=torch.float64, device=device)).tolist()
+    counts, correct = parallel.totals(counts).cpu(), parallel.totals(correct).cpu()
+    return Evaluation(loss / int(counts.sum()), counts, correct, int(in_top5))
 
 
 def test(

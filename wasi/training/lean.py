@@ -39,6 +39,8 @@ class ChunkedRepeat(torch.autograd.Function):
     def forward(ctx, anchor, x: Tensor, run: Callable[[Tensor], Tensor], size: int, dtype, storage, out, done):
         ctx.done = done
         ctx.run, ctx.size, ctx.in_dtype, ctx.dtype = run, size, x.dtype, dtype
+        kind = x.device.type
+        ctx.autocast = {"dtype": torch.get_autocast_dtype(kind), "enabled": torch.is_autocast_enabled(kind)}
         ctx.rng = torch.get_rng_state(), get_device_states(x)  # dropout must fall the same way again
         stored = x.to(storage) if x.is_floating_point() else x
         ctx.save_for_backward(stored)
@@ -63,8 +65,9 @@ class ChunkedRepeat(torch.autograd.Function):
                 part = slice(start, start + ctx.size)
                 # `to` may return the stored chunk itself: detached, so that it is a leaf of this chunk's graph.
                 x = _computable(stored[part], ctx.dtype).detach().requires_grad_(need)
-                with torch.enable_grad():
-                    ctx.run(x).backward(grad[part].to(ctx.dtype))
+                with torch.enable_grad(), torch.autocast(x.device.type, **ctx.autocast):
+                    y = ctx.run(x)
+                y.backward(grad[part].to(y.dtype))
                 if need:
                     d_x[part] = x.grad
         ctx.done()
@@ -217,9 +220,6 @@ def _patch_embedding(model: nn.Module) -> tuple[str, nn.Conv2d]:
 
 
 def _refuse_what_chunks_would_change(model: nn.Module) -> None:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        allowed = "plain for data-parallel training: its gradients are complete only after the last chunk"
-        raise UserError("train.memory", "lean", allowed)
     blocks = find_blocks(model).values()
     if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for block in blocks for m in block.modules()):
         raise UserError("train.memory", "lean", "plain for a model whose blocks have batch norms")

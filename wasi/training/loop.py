@@ -13,9 +13,11 @@ from omegaconf import DictConfig
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from wasi.data.draws import generator
 from wasi.data.loader import eval_batches, num_batches, train_batches
 from wasi.errors import Diverged, Interrupted
 from wasi.signals import uninterrupted
+from wasi.training import parallel
 from wasi.training.checkpoint import Progress, load_best, load_checkpoint, save_best, save_checkpoint
 from wasi.training.evaluate import evaluate
 from wasi.training.step import StepResult, TrainStep
@@ -51,6 +53,8 @@ class Fit:
         )
         self.progress: Progress = load_checkpoint(folder, step, self.scheduler)
         self.resumed_from_step = self.progress.step
+        if parallel.rank():  # dropout falls in each process in its own way
+            torch.manual_seed(generator("dropout", cfg.seed, parallel.rank(), self.progress.step).initial_seed())
         self.on_epoch = on_epoch
         self._half_done = False
         self.step_seconds: list[float] = []  # of this process's steps on whole batches
@@ -79,6 +83,7 @@ class Fit:
             raise
         best, selected = self.progress.best_epoch, self.cfg.train.epochs
         if self.cfg.train.select == "best":
+            parallel.told_by_first(None)  # the first process has written it
             load_best(self.folder, self.step)
             log.info("kept the weights of epoch %d, the best of validation", best)
             selected = best
@@ -103,7 +108,7 @@ class Fit:
 
     def _one(self, images, labels) -> StepResult:
         progress, rate = self.progress, self.scheduler.get_last_lr()[0]
-        batch = self.step.prepare(images, labels)
+        batch = self.step.prepare(parallel.share(images), parallel.share(labels))
         self._wait()
         start = perf_counter()
         result = self.step(*batch)
@@ -123,6 +128,7 @@ class Fit:
                 "lr": rate,
             },
         )
+        parallel.stop_together(self.step.device)
         every = self.cfg.train.checkpoint_every
         if every and progress.step % every == 0:
             self._save()
@@ -159,7 +165,8 @@ class Fit:
         """After the checkpoint of an epoch that is the best so far."""
         epochs = len(self.progress.epochs)
         ended = self.progress.step == epochs * self.per_epoch
-        if self.cfg.train.select == "best" and ended and epochs and self.progress.best_epoch == epochs:
+        wanted = self.cfg.train.select == "best" and not parallel.rank()
+        if wanted and ended and epochs and self.progress.best_epoch == epochs:
             save_best(self.folder, self.step)
 
     @contextmanager
@@ -171,4 +178,5 @@ class Fit:
             self._half_done = False
 
     def _save(self) -> None:
-        save_checkpoint(self.folder, self.step, self.scheduler, self.progress)
+        if not parallel.rank():  # one writer
+            save_checkpoint(self.folder, self.step, self.scheduler, self.progress)

@@ -25,7 +25,7 @@ def build_optimizer(model: nn.Module, cfg: DictConfig) -> torch.optim.Optimizer:
     """
     kind = hydra.utils.get_object(cfg["_target_"])
     stateless = kind is Swan or (kind is torch.optim.SGD and not cfg.get("momentum"))
-    groups = coordinate_groups(model) if stateless and not _is_distributed() else []
+    groups = coordinate_groups(model) if stateless else []
     in_coordinates = [layer for layer in trainable_factors(model) if layer.C is not None]
     held = {id(p) for layer in in_coordinates for p in (layer.L, layer.R)}
     left = [layer.L for layer in trainable_factors(model) if layer.C is None]
@@ -88,8 +88,3 @@ def trainable_factors(model: nn.Module) -> list[FactoredLinear]:
     layers = [m for m in model.modules() if isinstance(m, FactoredLinear) and m.L.requires_grad]
     layers = [m for m in layers if m.update != "none"]
     return list({id(m.L): m for m in layers}.values())
-
-
-def _is_distributed() -> bool:
-    """Data parallelism averages gradients of parameters, which the coordinates are not."""
-    return torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from wasi.errors import Diverged, UserError
+from wasi.training import parallel
 from wasi.training.subspace import SubspaceIteration
 
 
@@ -24,7 +25,7 @@ class StepResult:
 
 
 class TrainStep:
-    """`step(images, labels)` trains `model` on one batch.
+    """`step(images, labels)` trains `model` on one batch, or, in data-parallel training, on this process's share of it.
 
     Args:
         model: in training mode while a step runs.
@@ -56,7 +57,7 @@ class TrainStep:
         self.device = next(model.parameters()).device
         self.in_backward: dict[Tensor, RemovableHandle] = {}  # parameter -> the hook that steps on it
         if step_in_backward:
-            if torch.distributed.is_available() and torch.distributed.is_initialized():
+            if parallel.is_parallel():
                 allowed = "false for data-parallel training: its gradients are complete only after the backward pass"
                 raise UserError("train.step_in_backward", "true", allowed)
             for parameter, _ in optimizer.whitened_parameters():
@@ -71,7 +72,7 @@ class TrainStep:
         """Raises Diverged, before any weight changes, when loss or gradient norm is not finite."""
         self.model.train()
         try:
-            loss, correct = self._accumulate(images, labels)
+            loss, correct, count = self._accumulate(images, labels)
             if not isfinite(loss):
                 raise Diverged(f"training loss is {loss}")
             norm = self.subspace.prepare(self.clip_norm).item()
@@ -82,7 +83,7 @@ class TrainStep:
         except torch.linalg.LinAlgError as error:  # a decomposition met numbers that are not finite
             raise Diverged(str(error)) from error
         self.optimizer.zero_grad(set_to_none=True)
-        return StepResult(loss, correct, len(labels), norm)
+        return StepResult(loss, correct, count, norm)
 
     @torch.no_grad()
     def complete(self, parameters: Iterable[Tensor]) -> None:
@@ -90,15 +91,23 @@ class TrainStep:
         self.optimizer.step_matrices(parameters)
         self.subspace.fold()
 
-    def _accumulate(self, images: Tensor, labels: Tensor) -> tuple[float, int]:
+    def _accumulate(self, images: Tensor, labels: Tensor) -> tuple[float, int, int]:
+        """Gradients of the whole batch's mean loss; that loss, images named right, and images."""
         size = self.micro_batch_size or len(labels)
+        count = int(parallel.totals(torch.tensor(len(labels), device=self.device)))
         loss, correct = 0.0, 0
-        for x, y in zip(images.split(size), labels.split(size), strict=True):
+        parallel.keep_sums_once(self.subspace.summed())
+        parts = zip(images.split(size), labels.split(size), strict=True) if len(labels) else ()
+        for x, y in parts:
             logits = self.model(x)
-            part = F.cross_entropy(logits, y) * (len(y) / len(labels))
+            part = F.cross_entropy(logits, y) * (len(y) / count)
             if self.in_backward and not part.isfinite():
                 raise Diverged(f"training loss is {part.item()}")
             part.backward()
             loss += part.item()
             correct += int((logits.detach().argmax(1) == y).sum())
-        return loss, correct
+        if parallel.is_parallel():
+            parallel.sum_gradients(self.subspace.summed())
+            found = parallel.totals(torch.tensor([loss, correct], dtype=torch.float64, device=self.device))
+            loss, correct = found[0].item(), int(found[1])
+        return loss, correct, count

@@ -35,8 +35,13 @@ class SubspaceIteration:
         }
         self._whitened = [p for p, _ in optimizer.whitened_parameters()] if isinstance(optimizer, Swan) else []
         whitened = {id(p) for p in self._whitened}
-        stepped = [p for p in model.parameters() if p.requires_grad] + [layer.C for layer in self.folding]
-        self._clipped = [p for p in stepped if id(p) not in whitened]
+        self._stepped = [p for p in model.parameters() if p.requires_grad] + [layer.C for layer in self.folding]
+        self._clipped = [p for p in self._stepped if id(p) not in whitened]
+
+    def summed(self) -> list[Tensor]:
+        """What has a gradient that is a sum over a step's images: what is stepped on, and bases about to move."""
+        bases = [basis for layer in self.layers if layer.state is not None for basis in layer.state.bases]
+        return [*self._stepped, *(basis for basis in bases if basis is not None and basis.requires_grad)]
 
     @torch.no_grad()
     def prepare(self, max_norm: float | None) -> Tensor:

@@ -1,0 +1,73 @@
+"""`torchrun --nproc_per_node=N train.py …`: the first process keeps the run's record, the others train beside it.
+
+A process imports torch only when it is one of several, so that a refusal stays quick.
+"""
+
+import atexit
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from wasi.config.hardware import launched
+from wasi.errors import UserError
+
+
+class Others:
+    """The other processes of this run, which wait to be told its folder; none, without `torchrun`."""
+
+    def __init__(self):
+        self._waiting = launched()[1] > 1
+
+    def start(self, folder: Path) -> None:
+        """They call the run's body too, from here on."""
+        self._tell(str(folder))
+
+    def dismiss(self) -> None:
+        """Those that were not needed end."""
+        self._tell(None)
+
+    def _tell(self, folder: str | None) -> None:
+        if self._waiting:
+            from wasi.training import parallel
+
+            self._waiting = False
+            parallel.join()
+            parallel.told_by_first(folder)
+
+
+def check_processes(cfg: DictConfig, in_sweep: bool) -> None:
+    """Raises UserError for what several processes cannot do together."""
+    processes = launched()[1]
+    if processes == 1:
+        return
+    if in_sweep:
+        allowed = f"RUN under torchrun, whose {processes} processes train one run together (hydra.mode=RUN)"
+        raise UserError("hydra.mode", "MULTIRUN", allowed)
+    if cfg.train.measure:
+        allowed = f"false for {processes} processes: memory and time are measured of one"
+        raise UserError("train.measure", "true", allowed)
+
+
+def follow(cfg: DictConfig, body: Callable[[DictConfig, Path], None]) -> None:
+    """In any process but the first: call `body` with what concerns this process and the first one's folder."""
+    from wasi.training import parallel
+
+    parallel.join()
+    folder = parallel.told_by_first(None)
+    if folder is None:
+        return
+    own = OmegaConf.merge(cfg, {"train": {"save": "none", "monitor": False}, "device": {"memory_limit_mib": None}})
+    body(own, Path(folder))
+
+
+def without_a_folder(words: list[str]) -> list[str]:
+    """The command line of any process but the first: Hydra's files go where they are deleted, its log nowhere."""
+    if not launched()[0]:
+        return words
+    folder = tempfile.mkdtemp(prefix="wasi-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    given = [word for word in words if not word.startswith("hydra.run.dir=")]
+    return [*given, f"hydra.run.dir={folder}", "hydra.output_subdir=null", "hydra/job_logging=disabled"]
