@@ -64,10 +64,10 @@ def follow(cfg: DictConfig, body: Callable[[DictConfig, Path], None]) -> None:
 
 
 def without_a_folder(words: list[str]) -> list[str]:
-    """The command line of any process but the first: Hydra's files go where they are deleted, its log nowhere."""
+    """The command line of any process but the first: Hydra's files go where they are deleted, and little is told."""
     if not launched()[0]:
         return words
     folder = tempfile.mkdtemp(prefix="wasi-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     given = [word for word in words if not word.startswith("hydra.run.dir=")]
-    return [*given, f"hydra.run.dir={folder}", "hydra.output_subdir=null", "hydra/job_logging=disabled"]
+    return [*given, f"hydra.run.dir={folder}", "hydra.output_subdir=null", "hydra.job_logging.root.level=ERROR"]
