@@ -1,6 +1,8 @@
+import pytest
 import torch
 
 from tests.oracles import decaying
+from wasi.linalg import orthonormal
 from wasi.linalg.orthonormal import orthonormalize, qr_near_orthonormal, qr_positive
 
 DOUBLE = torch.float64
@@ -38,3 +40,25 @@ def test_dependent_columns_do_not_fail():
     column = torch.randn(20, 1)
     q = orthonormalize(torch.cat([column, column, torch.zeros(20, 1)], 1))
     assert q.isfinite().all()
+
+
+@pytest.mark.parametrize("condition", [1.0, 1e2, 1e4])
+def test_without_reading_any_condition_gives_the_same(condition, monkeypatch):
+    generator = torch.Generator().manual_seed(3)
+    u, _ = torch.linalg.qr(torch.randn(40, 6, generator=generator))
+    v, _ = torch.linalg.qr(torch.randn(6, 6, generator=generator))
+    a = u * torch.logspace(0, -float(torch.log10(torch.tensor(condition))), 6) @ v.mT
+    expected = qr_positive(a.double())
+    monkeypatch.setattr(orthonormal, "reading_is_free", lambda a: False)
+    q, t = qr_near_orthonormal(a)
+    assert torch.allclose(q.mT @ q, torch.eye(6), atol=1e-5)
+    assert torch.allclose(q @ t, a, atol=1e-5)
+    assert torch.allclose(q.double(), expected[0], atol=1e-6 * condition + 1e-5)
+
+
+def test_a_matrix_without_a_factor_is_an_error_or_nan(monkeypatch):
+    indefinite = torch.diag(torch.tensor([1.0, -1.0]))
+    with pytest.raises(torch.linalg.LinAlgError):
+        orthonormal.cholesky(indefinite)
+    monkeypatch.setattr(orthonormal, "reading_is_free", lambda a: False)
+    assert orthonormal.cholesky(indefinite).isnan().any()

@@ -50,7 +50,7 @@ def test_core_and_bases_of_an_mlps_inputs(model, hidden, name):
     moving = BLOCKS * 4 * sum(BATCH * 3 * 5 + 2 * basis for basis in bases) / MIB
     assert stored(net) == moving
     for state in (m for m in net.modules() if isinstance(m, TuckerState)):
-        state.update_gap, state.age = 100, torch.tensor(1)
+        state.update_gap, state._steps = 100, 1
         state.advance()
     assert stored(net) == moving - BLOCKS * 4 * sum(bases) / MIB == pytest.approx(accounted(net), rel=1e-12)
 

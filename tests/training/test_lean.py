@@ -166,12 +166,6 @@ def test_only_what_follows_one_another_makes_a_segment():
     ]
 
 
-def test_data_parallel_training_is_refused(monkeypatch):
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    model = applied("timm_vit", "wasi")
-    with pytest.raises(UserError, match="data-parallel"):
-        lean(model, sgd(model))
-
 
 def test_batch_norms_in_blocks_are_refused():
     model = MODELS["timm_vit"]()

@@ -45,6 +45,7 @@ class TuckerState(nn.Module):
             start = leading_subspace(unfold(example.detach(), mode), None, rank) if is_cut else None
             self.register_buffer(f"basis_{mode}", None if start is None else start.contiguous())
         self.register_buffer("age", torch.tensor(phase))
+        self._steps = phase  # `age`, which on an accelerator takes time to read
         self._watch()
 
     @property
@@ -74,29 +75,31 @@ class TuckerState(nn.Module):
         A basis stays where the step cannot tell so many directions, as a last batch of one image.
 
         Returns:
-            Whether a basis moved.
+            Whether a basis moved; on an accelerator, where to look takes time, whether one was to move.
         """
         moved = False
         for basis in self.bases:
             if basis is not None and basis.grad is not None:
-                found = independent_columns(basis.grad)
-                if found is not None:
+                found = independent_columns(basis.grad, otherwise=basis)
+                if found is not basis:
                     basis.copy_(found)
                     moved = True
                 basis.grad = None
+        self._steps += 1
         self.age += 1
         self._watch()
         return moved
 
     def _watch(self) -> None:
         """In a step at whose end the bases move, and in no other, they ask autograd for their product."""
-        due = int(self.age) % self.update_gap == 0
+        due = self._steps % self.update_gap == 0
         for basis in self.bases:
             if basis is not None:
                 basis.requires_grad_(due)
 
     def _load_from_state_dict(self, *args, **kwargs) -> None:
         super()._load_from_state_dict(*args, **kwargs)
+        self._steps = int(self.age)
         self._watch()
 
     def stored_elements(self, shape: Sequence[int]) -> int:

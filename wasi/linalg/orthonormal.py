@@ -18,12 +18,20 @@ def qr_positive(a: Tensor) -> tuple[Tensor, Tensor]:
     return q * sign, t * sign[:, None]
 
 
+def reading_is_free(a: Tensor) -> bool:
+    """Whether a branch may look at numbers of `a`; on an accelerator the host would wait for all work before it."""
+    return a.device.type == "cpu"
+
+
 def qr_near_orthonormal(a: Tensor) -> tuple[Tensor, Tensor]:
     """`qr_positive` for a matrix whose columns are not far from orthonormal, by Cholesky: matrix products only.
 
     A second pass makes up for what the first loses to a worse condition (CholeskyQR2, Fukaya et al. 2014);
-    Householder QR takes over where the Gram matrix is not close enough to the identity even for that.
+    Householder QR takes over where the Gram matrix is not close enough to the identity even for that. On an
+    accelerator nothing is read: there it is shifted CholeskyQR3, whatever the condition (Fukaya et al. 2020).
     """
+    if not reading_is_free(a):
+        return _shifted_cholesky_qr(a)
     lower, info = torch.linalg.cholesky_ex(a.mT @ a)
     smallest = 0.0 if info.item() else lower.diagonal().min().item()
     if smallest < _CONDITIONED:
@@ -33,6 +41,28 @@ def qr_near_orthonormal(a: Tensor) -> tuple[Tensor, Tensor]:
         return q, lower.mT
     again = torch.linalg.cholesky(q.mT @ q)
     return torch.linalg.solve_triangular(again.mT, q, upper=True, left=False), again.mT @ lower.mT
+
+
+def _shifted_cholesky_qr(a: Tensor) -> tuple[Tensor, Tensor]:
+    """Three Cholesky passes, the first with a shift of `11 (m n + n (n + 1)) u |A|^2` that keeps it from failing."""
+    m, n = a.shape
+    shift = 11 * (m * n + n * (n + 1)) * torch.finfo(a.dtype).eps / 2 * torch.linalg.vector_norm(a).square()
+    q, t = a, None
+    for shifted in (shift, 0.0, 0.0):
+        gram = q.mT @ q
+        gram.diagonal().add_(shifted)
+        upper = cholesky(gram).mT
+        q = torch.linalg.solve_triangular(upper, q, upper=True, left=False)
+        t = upper if t is None else upper @ t
+    return q, t
+
+
+def cholesky(gram: Tensor) -> Tensor:
+    """The lower factor. Of a matrix that has none LinAlgError, or, where nothing is read, NaN."""
+    if reading_is_free(gram):
+        return torch.linalg.cholesky(gram)
+    lower, info = torch.linalg.cholesky_ex(gram)
+    return torch.where(info == 0, lower, torch.nan)
 
 
 def orthonormalize(a: Tensor) -> Tensor:
@@ -45,10 +75,11 @@ def orthonormalize(a: Tensor) -> Tensor:
     return qr_near_orthonormal(a / length.clamp_min(torch.finfo(a.dtype).tiny))[0]
 
 
-def independent_columns(a: Tensor) -> Tensor | None:
-    """`orthonormalize(a)`, or None where the columns of `a` are linearly dependent to the precision of float32."""
+def independent_columns(a: Tensor, otherwise: Tensor) -> Tensor:
+    """`orthonormalize(a)`; `otherwise` where the columns of `a` are linearly dependent to the precision of float32."""
     scaled = a / torch.linalg.vector_norm(a, dim=0).clamp_min(torch.finfo(a.dtype).tiny)
     lower, info = torch.linalg.cholesky_ex(scaled.mT @ scaled)
-    if info.item() or lower.diagonal().min() < _DEPENDENT:
-        return None
-    return qr_near_orthonormal(scaled)[0]
+    independent = (info == 0) & (lower.diagonal().min() >= _DEPENDENT)
+    if not reading_is_free(a):
+        return torch.where(independent, qr_near_orthonormal(scaled)[0], otherwise)
+    return qr_near_orthonormal(scaled)[0] if independent else otherwise

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from wasi.linalg.orthonormal import qr_near_orthonormal, qr_positive
+from wasi.linalg.orthonormal import cholesky, qr_near_orthonormal, qr_positive
 
 # `||E||_F` up to which `fold_` removes the stretch `E` of `L`; see there.
 _SMALL_STRETCH = 1e-2
@@ -83,7 +83,7 @@ def damped_solve(gram: Tensor, rows: Tensor) -> Tensor:
     for _ in range(3):  # power steps: the largest eigenvalue of a positive definite matrix, closely
         v = gram @ (v / torch.linalg.vector_norm(v))
     gram.diagonal().add_(torch.finfo(gram.dtype).eps ** 0.5 / 3 * torch.linalg.vector_norm(v))
-    return torch.cholesky_solve(rows, torch.linalg.cholesky(gram))
+    return torch.cholesky_solve(rows, cholesky(gram))
 
 
 def polar_factors(matrices: Sequence[Tensor]) -> list[Tensor]:

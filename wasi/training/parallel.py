@@ -72,6 +72,11 @@ def totals(values: Tensor) -> Tensor:
     return values
 
 
+def total(count: int, device: torch.device) -> int:
+    """A number's sum over the processes."""
+    return int(totals(torch.tensor(count, device=device))) if is_parallel() else count
+
+
 def keep_sums_once(parameters: Iterable[Tensor]) -> None:
     """Before a backward pass: what its gradients are added to, as a momentum, counts in the first process only."""
     if rank():

@@ -72,10 +72,12 @@ class TrainStep:
         """Raises Diverged, before any weight changes, when loss or gradient norm is not finite."""
         self.model.train()
         try:
-            loss, correct, count = self._accumulate(images, labels)
+            found, count = self._accumulate(images, labels)
+            norm = self.subspace.prepare(self.clip_norm)
+            # the one place in a step where the host waits for the device
+            loss, correct, norm = torch.cat([found, norm.double().view(1)]).tolist()
             if not isfinite(loss):
                 raise Diverged(f"training loss is {loss}")
-            norm = self.subspace.prepare(self.clip_norm).item()
             if not isfinite(norm):
                 raise Diverged(f"gradient norm is {norm}")
             self.optimizer.step()
@@ -83,7 +85,7 @@ class TrainStep:
         except torch.linalg.LinAlgError as error:  # a decomposition met numbers that are not finite
             raise Diverged(str(error)) from error
         self.optimizer.zero_grad(set_to_none=True)
-        return StepResult(loss, correct, count, norm)
+        return StepResult(loss, int(correct), count, norm)
 
     @torch.no_grad()
     def complete(self, parameters: Iterable[Tensor]) -> None:
@@ -91,11 +93,10 @@ class TrainStep:
         self.optimizer.step_matrices(parameters)
         self.subspace.fold()
 
-    def _accumulate(self, images: Tensor, labels: Tensor) -> tuple[float, int, int]:
-        """Gradients of the whole batch's mean loss; that loss, images named right, and images."""
-        size = self.micro_batch_size or len(labels)
-        count = int(parallel.totals(torch.tensor(len(labels), device=self.device)))
-        loss, correct = 0.0, 0
+    def _accumulate(self, images: Tensor, labels: Tensor) -> tuple[Tensor, int]:
+        """Gradients of the whole batch's mean loss; that loss and the images named right, `[2]`, float64; images."""
+        size, count = self.micro_batch_size or len(labels), parallel.total(len(labels), self.device)
+        found = torch.zeros(2, dtype=torch.float64, device=self.device)
         parallel.keep_sums_once(self.subspace.summed())
         parts = zip(images.split(size), labels.split(size), strict=True) if len(labels) else ()
         for x, y in parts:
@@ -104,10 +105,7 @@ class TrainStep:
             if self.in_backward and not part.isfinite():
                 raise Diverged(f"training loss is {part.item()}")
             part.backward()
-            loss += part.item()
-            correct += int((logits.detach().argmax(1) == y).sum())
-        if parallel.is_parallel():
-            parallel.sum_gradients(self.subspace.summed())
-            found = parallel.totals(torch.tensor([loss, correct], dtype=torch.float64, device=self.device))
-            loss, correct = found[0].item(), int(found[1])
-        return loss, correct, count
+            found[0] += part.detach()
+            found[1] += (logits.detach().argmax(1) == y).sum()
+        parallel.sum_gradients(self.subspace.summed())
+        return parallel.totals(found), count
