@@ -13,7 +13,7 @@ def train(cfg: DictConfig, run: Run) -> None:
     import torch
 
     from wasi.bench.resident import resident_memory_of
-    from wasi.data.load import load_data
+    from wasi.data.catalogue import load_data
     from wasi.data.loader import first_batch
     from wasi.data.normalize import Normalize
     from wasi.measure.run import measure_run

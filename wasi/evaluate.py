@@ -64,7 +64,7 @@ def evaluate_run(run: Path, cfg: DictConfig) -> tuple[str, int, dict[str, float]
     """Name of the split (`test` where the data set has one, else `val`), its size, and the measures on it."""
     import torch
 
-    from wasi.data.load import load_data
+    from wasi.data.catalogue import load_data
     from wasi.data.loader import eval_batches
     from wasi.data.normalize import Normalize
     from wasi.models.saved import open_model
