@@ -33,7 +33,11 @@ class FileImages(Dataset):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return to_tensor(read_rgb(self.paths[index]), self.spec), self.labels[index]
+        return to_tensor(self.picture(index), self.spec), self.labels[index]
+
+    def picture(self, index: int) -> Image.Image:
+        """The image at its own size, in RGB."""
+        return read_rgb(self.paths[index])
 
     def __add__(self, other: "FileImages") -> "FileImages":
         """These images, then those of `other`."""
