@@ -197,6 +197,7 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "bench.min_seconds": _not_negative,
     "bench.rounds": _count,
     "bench.rerun": _yes_no,
+    "bench.data": _yes_no,
 }
 
 # The last of a rule's options is the one to blame; the predicate sees their values in this order.

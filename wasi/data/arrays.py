@@ -73,11 +73,18 @@ def from_numpy(images, labels, spec: InputSpec) -> ArrayImages:
 
 
 def _resized(images: Tensor, spec: InputSpec) -> Tensor:
-    """uint8 `[B, C, S, S]`. On a GPU, where torch has no such kernel for bytes, by way of floats: within one level."""
+    """uint8 `[B, C, S, S]`."""
     size = (spec.image_size, spec.image_size)
     if images.shape[-2:] == size:
         return images
-    if images.device.type == "cpu":
-        return F.interpolate(images, size, mode=spec.interpolation, antialias=True)
-    resized = F.interpolate(images.float(), size, mode=spec.interpolation, antialias=True)
-    return resized.round_().clamp_(0, 255).byte()
+    if images.device.type != "cpu":
+        return resized_as_floats(images, spec)
+    return F.interpolate(images, size, mode=spec.interpolation, antialias=True)
+
+
+def resized_as_floats(images: Tensor, spec: InputSpec) -> Tensor:
+    """As torch's own kernel for bytes, which only CPUs have, to one level: it rounds after the width, too."""
+    resized = images.float()
+    for size in ((images.shape[-2], spec.image_size), (spec.image_size, spec.image_size)):
+        resized = F.interpolate(resized, size, mode=spec.interpolation, antialias=True).round_().clamp_(0, 255)
+    return resized.byte()
