@@ -13,7 +13,8 @@ def train(cfg: DictConfig, run: Run) -> None:
     import torch
 
     from wasi.bench.resident import resident_memory_of
-    from wasi.data.load import load_data
+    from wasi.data.augment import augmented, batch_mix
+    from wasi.data.catalogue import load_data
     from wasi.data.loader import first_batch
     from wasi.data.normalize import Normalize
     from wasi.measure.run import measure_run
@@ -55,7 +56,9 @@ def train(cfg: DictConfig, run: Run) -> None:
         run.metrics |= measure_run(cfg, method, step, first_batch(data.train, cfg), step_seconds=())
         return
     watchers = [Monitor(model, calibration, cfg, run.folder, run.tracker)] if cfg.train.monitor else []
-    fit = Fit(step, data.train, data.val, cfg, run.folder, run.tracker, watchers)
+    train_images = augmented(data.train, cfg.augment, spec, cfg.seed)
+    mix = batch_mix(cfg.augment, data.num_classes)
+    fit = Fit(step, train_images, data.val, cfg, run.folder, run.tracker, watchers, mix)
     run.resumed_from_step = fit.resumed_from_step
     run.metrics |= fit.run()
     if cfg.train.save == "model":

@@ -7,7 +7,8 @@ from hydra.types import RunMode
 from torch.utils.data import Dataset
 
 from train import train
-from wasi.data import load
+from wasi.data import catalogue
+from wasi.data.spec import Data
 from wasi.runs import job as module
 from wasi.runs.ending import Ending
 from wasi.runs.job import Run, run_job
@@ -40,14 +41,14 @@ def test_test_images_are_read_once_and_at_the_very_end(method, tmp_path, monkeyp
         "train.monitor=true", "device=cpu",
     )  # fmt: skip
     guarded = []
-    loading = load.load_data
+    loading = catalogue.load_data
 
     def guard(*args):
         data = loading(*args)
         guarded.append(Guarded(data.test, tmp_path))
-        return load.Data(data.train, data.val, guarded[0], data.classes)
+        return Data(data.train, data.val, guarded[0], data.classes)
 
-    monkeypatch.setattr(load, "load_data", guard)
+    monkeypatch.setattr(catalogue, "load_data", guard)
     run = Run(tmp_path)
     train(cfg, run)
     assert guarded[0].reads == 12

@@ -64,8 +64,8 @@ def evaluate_run(run: Path, cfg: DictConfig) -> tuple[str, int, dict[str, float]
     """Name of the split (`test` where the data set has one, else `val`), its size, and the measures on it."""
     import torch
 
-    from wasi.data.load import load_data
-    from wasi.data.loader import eval_batches
+    from wasi.data.catalogue import load_data
+    from wasi.data.loader import Loader, eval_batches
     from wasi.data.normalize import Normalize
     from wasi.models.saved import open_model
     from wasi.runs.device import prepare_device
@@ -77,7 +77,7 @@ def evaluate_run(run: Path, cfg: DictConfig) -> tuple[str, int, dict[str, float]
     split = "test" if data.test is not None else "val"
     images = getattr(data, split)
     outputs = torch.tensor(_outputs_of(data, header, cfg.dataset.name))
-    batches = eval_batches(images, cfg.dataset.batch_size, cfg.dataset.num_workers)
+    batches = eval_batches(Loader(images, cfg.dataset.num_workers, device), cfg.dataset.batch_size)
     by_output = ((batch, outputs[labels]) for batch, labels in batches)
     found = evaluate(model.to(device), by_output, Normalize(header.input))
     return split, len(images), found.metrics(split)

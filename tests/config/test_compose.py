@@ -9,13 +9,14 @@ from omegaconf import OmegaConf
 from wasi.config.validate import validate
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-GROUPS = ("model", "dataset", "method", "rank", "device", "optimizer", "scheduler", "logger")
+GROUPS = ("model", "dataset", "augment", "method", "rank", "device", "optimizer", "scheduler", "logger")
 OPTIONS = [(path.parent.name, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 EXPERIMENTS = sorted((CONF / "experiment").glob("*.yaml"))
 
 CONTRACT = {
     "model": "vit_b_32 vit_b_16 swin_t dinov2_vits14 deit_tiny_patch16_224 timm vit_micro",
     "dataset": "cifar10 cifar100 cub200 flowers102 pets fashion_mnist digits image_folder synthetic",
+    "augment": "paper deit",
     "method": "vanilla svd_llm wasi wsi asi lora",
     "rank": "eps_0.4 eps_0.5 eps_0.6 eps_0.7 eps_0.8 eps_0.9 full",
     "device": "auto cpu cuda pi5 pi4",

@@ -25,7 +25,7 @@ def line(compose_config, *overrides, words=()):
         (["method=asi", "method.activations.rank=1"], "method.activations.rank=1: allowed is one of method."),
         (["optimizer.betas=[0.5,1]"], "optimizer.betas=[0.5,1]: allowed is for optimizer=adamw"),
         (["train.epoch=1"], "train.epoch=1: allowed is one of train.checkpoint_every, train.chunk_size, "),
-        (["epochs=1"], "epochs=1: allowed is one of dataset, device, "),
+        (["epochs=1"], "epochs=1: allowed is one of augment, dataset, "),
         (["method=wasy"], f"method=wasy: allowed is {', '.join(METHODS)}"),
         (["experiment=fig3"], "experiment=fig3: allowed is ablation, "),
     ],

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from wasi.data.arrays import from_numpy
+from wasi.data.arrays import from_numpy, resized_as_floats
 from wasi.data.loader import eval_batches
 from wasi.data.normalize import Normalize
 
@@ -36,6 +36,27 @@ def test_a_batch_is_its_items(spec, shape):
     assert images.is_contiguous() and labels.tolist() == list(range(7))
     for i in range(7):
         assert torch.equal(images[i], data[i][0])
+
+
+@pytest.mark.parametrize("size", [5, 13, 32])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_resizing_for_a_gpu_is_that_of_the_cpu_to_one_level(spec, size, interpolation):
+    pixels = np.random.default_rng(1).integers(0, 256, (6, 12, 12, 3), np.uint8)
+    data = from_numpy(pixels, np.arange(6), spec(size, interpolation))
+    [(images, _)] = eval_batches(data, 6)
+    other = resized_as_floats(data.images, data.spec)
+    assert other.dtype == torch.uint8 and (other.int() - images.int()).abs().max() <= 1
+
+
+def test_most_rows_share_the_memory_of_all_and_can_be_chosen_from_again(spec):
+    data = from_numpy(np.arange(80, dtype=np.uint8).reshape(5, 4, 4), np.arange(5), spec(4))
+    most = data.take(torch.tensor([4, 0, 2]))
+    assert most.images is data.images and [most[i][1] for i in range(3)] == [4, 0, 2]
+    again = most.take(torch.tensor([2, 0, 1]))
+    assert [label for _, label in (again[i] for i in range(3))] == [2, 4, 0]
+    assert torch.equal(again[1][0], data[4][0]) and again.picture(1).getpixel((3, 3)) == (79, 79, 79)
+    few = most.take(torch.tensor([2]))
+    assert few.images.untyped_storage().nbytes() == 16 and few[0][1] == 2
 
 
 def test_a_choice_of_rows_owns_its_memory(spec):

@@ -8,8 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from wasi.data.catalogue import dataset_identity
-from wasi.data.load import load_data
+from wasi.data.catalogue import dataset_identity, load_data
 from wasi.data.loader import train_batches
 from wasi.errors import UserError
 

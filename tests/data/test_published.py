@@ -8,9 +8,8 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision import datasets
 
-from wasi.data import cub200, published
-from wasi.data.catalogue import check_dataset
-from wasi.data.load import load_data
+from wasi.data import published
+from wasi.data.catalogue import check_dataset, load_data
 from wasi.errors import UserError
 
 
@@ -99,12 +98,12 @@ def test_cub_is_fetched_only_where_something_is_missing(load_cub, cub, tmp_path,
         calls.append((url, root, filename, md5))
         cub.rename(tmp_path / "new" / "CUB_200_2011")
 
-    monkeypatch.setattr(cub200, "download_and_extract_archive", fetch)
+    monkeypatch.setattr("torchvision.datasets.utils.download_and_extract_archive", fetch)
     load_cub(download=True)
     assert not calls
     (tmp_path / "new").mkdir()
     assert len(load_cub(root=tmp_path / "new", download=True).train) == 4
-    assert calls == [(cub200.URL, str(tmp_path / "new"), "CUB_200_2011.tgz", cub200.MD5)]
+    assert calls == [(published.CUB_URL, str(tmp_path / "new"), "CUB_200_2011.tgz", published.CUB_MD5)]
 
 
 @pytest.fixture(params=["cifar10", "cifar100"])

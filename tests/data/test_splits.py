@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from wasi.data.load import load_data
+from wasi.data.catalogue import load_data
 from wasi.data.spec import Splits
 from wasi.data.splits import allocate, divide, stratified
 

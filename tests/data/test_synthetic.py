@@ -1,7 +1,7 @@
 import torch
 
-from wasi.data.load import load_data
-from wasi.data.noise import SyntheticImages
+from wasi.data.catalogue import load_data
+from wasi.data.synthetic import SyntheticImages
 
 
 def test_any_size_and_the_same_images_whatever_the_size_or_seed(config, spec):

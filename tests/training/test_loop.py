@@ -1,17 +1,23 @@
 """Epochs, listeners, and a stop in the middle that changes nothing."""
 
 import signal
+from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
 from tests.small import CLASSES, applied
+from wasi.data.arrays import ArrayImages
+from wasi.data.augment import augmented, batch_mix
+from wasi.data.spec import InputSpec
 from wasi.errors import Interrupted
 from wasi.signals import _handle
 from wasi.training import loop
 from wasi.training.loop import Fit
 from wasi.training.step import TrainStep
+
+CONF = Path(__file__).parents[2] / "conf" / "augment"
 
 
 class Tracker:
@@ -32,7 +38,18 @@ def normalize(x):
     return x.float() / 255 - 0.5
 
 
-def fit(folder, listeners=(), method="wasi", epochs=3, every=None, eval_every=1, select="last"):
+def augmentation():
+    """Images under DeiT's recipe, and what mixes their batches."""
+    cfg = OmegaConf.load(CONF / "deit.yaml")
+    pixels = torch.stack([pixels for pixels, _ in images(20, 0)])
+    spec = InputSpec(16, (0.5,) * 3, (0.5,) * 3, "bicubic")
+    data = ArrayImages(pixels, torch.arange(20) % CLASSES, spec)
+    return augmented(data, cfg, spec, 1), batch_mix(cfg, CLASSES)
+
+
+def fit(
+    folder, listeners=(), method="wasi", epochs=3, every=None, eval_every=1, select="last", train=None, mix=None
+):
     cfg = {
         "seed": 1,
         "dataset": {"batch_size": 8, "hflip": 0.5, "num_workers": 0},
@@ -43,7 +60,8 @@ def fit(folder, listeners=(), method="wasi", epochs=3, every=None, eval_every=1,
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     step = TrainStep(model, optimizer, normalize, clip_norm=2.0)
     folder.mkdir(exist_ok=True)
-    return Fit(step, images(20, 0), images(10, 1), OmegaConf.create(cfg), folder, Tracker(), listeners)
+    train = train or images(20, 0)
+    return Fit(step, train, images(10, 1), OmegaConf.create(cfg), folder, Tracker(), listeners, mix)
 
 
 def parameters(run):
@@ -71,12 +89,14 @@ def test_evaluation_when_due_and_at_the_end_changes_no_result(tmp_path):
     assert [step for step, values in seldom.tracker.history if "val/acc" in values] == [6, 9]
 
 
+@pytest.mark.parametrize("augment", [False, True])
 @pytest.mark.parametrize("stop_at", [1, 4, 6])
 @pytest.mark.parametrize("method", ["vanilla", "wasi"])
-def test_a_stop_and_a_resumption_give_the_same_run(method, stop_at, tmp_path):
-    whole = fit(tmp_path / "whole", method=method)
+def test_a_stop_and_a_resumption_give_the_same_run(method, stop_at, augment, tmp_path):
+    data = dict(zip(("train", "mix"), augmentation() if augment else (None, None), strict=True))
+    whole = fit(tmp_path / "whole", method=method, **data)
     expected = whole.run()
-    stopped = fit(tmp_path / "parts", method=method)
+    stopped = fit(tmp_path / "parts", method=method, **data)
     log = stopped.tracker.log
 
     def stop(step, values):
@@ -88,7 +108,7 @@ def test_a_stop_and_a_resumption_give_the_same_run(method, stop_at, tmp_path):
     with pytest.raises(Interrupted):
         stopped.run()
     heard = []
-    resumed = fit(tmp_path / "parts", [lambda *done: heard.append(done)], method)
+    resumed = fit(tmp_path / "parts", [lambda *done: heard.append(done)], method, **data)
     assert resumed.resumed_from_step == stop_at
     assert resumed.run() == expected
     assert all(torch.equal(a, b) for a, b in zip(parameters(whole), parameters(resumed), strict=True))

@@ -295,3 +295,17 @@ def test_clipping_leaves_whitened_gradients_alone():
     assert torch.nn.utils.get_total_norm(clipped) < 1e-8 < norm
     after = [layer.C.grad for layer in step.subspace.folding]
     assert before and all(map(torch.equal, before, after))
+
+
+@pytest.mark.parametrize("micro", [None, 2])
+def test_smoothed_and_mixed_labels_are_the_shares_that_the_loss_is_of(micro):
+    model = applied("timm_vit", "vanilla", DOUBLE)
+    images, labels = batch(dtype=DOUBLE)
+    shares = torch.nn.functional.one_hot(labels, outputs(model).shape[1]).to(DOUBLE)
+    mixed = 0.7 * shares + 0.3 * shares.roll(1, 0)
+    smooth = 0.9 * mixed + 0.1 / shares.shape[1]
+    expected = -(smooth * model(images).log_softmax(1)).sum(1).mean().item()
+    step = TrainStep(model, sgd(model), None, micro_batch_size=micro, label_smoothing=0.1)
+    correct = int((model(images).argmax(1) == labels).sum())
+    result = step(images, mixed)
+    assert result.loss == pytest.approx(expected) and (result.correct, result.count) == (correct, len(labels))

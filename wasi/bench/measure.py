@@ -54,6 +54,8 @@ class Bench:
             self._prepare(pairs)
             self._rounds(pairs, release)
             self._further(pairs)
+        if self._cfg.bench.data:
+            self._loading()
         self._look()
 
     def _memory(self, who: str, side: Side) -> None:
@@ -119,6 +121,13 @@ class Bench:
             p50 = side.metrics()[f"{TRAIN}_p50"]
             side.breakdown = child.ask("breakdown", count=min(10, max(2, int(_BREAKDOWN_MS / p50))))
             self._power(side, child, p50)
+
+    def _loading(self) -> None:
+        """Loading alone, in a process that does nothing else."""
+        bench, ours = self._cfg.bench, self.result.ours
+        turn = {"warmup": bench.warmup, "min_count": bench.min_count, "min_seconds": bench.min_seconds}
+        with self._child("ours") as child:
+            ours.counted |= child.ask("loading", config=ours.config, **turn)
 
     def _power(self, side: Side, child: Child, p50: float) -> None:
         """Watts while steps run one after another, where the machine can tell."""

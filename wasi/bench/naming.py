@@ -28,6 +28,8 @@ def _how(cfg: DictConfig) -> dict:
     try:
         bench = OmegaConf.to_container(cfg.bench, resolve=True)
         bench.pop("rerun", None)
+        if not bench.get("data"):
+            bench.pop("data", None)  # as before there was this option
         own_ranks = bench.get("baseline_recipe") is not None or not reads_rank(str(bench.get("baseline")))
         rank = None if own_ranks else OmegaConf.to_container(cfg.rank, resolve=True)
     except Exception:

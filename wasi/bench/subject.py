@@ -6,7 +6,7 @@ import hydra
 import torch
 from omegaconf import DictConfig
 
-from wasi.data.load import load_data
+from wasi.data.catalogue import load_data
 from wasi.data.loader import first_batch
 from wasi.data.normalize import Normalize
 from wasi.errors import UserError

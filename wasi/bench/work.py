@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from wasi.allocator import release_memory
+from wasi.bench.loading import loading
 from wasi.bench.parts import breakdown_steps
 from wasi.bench.subject import Subject
 from wasi.measure import rss
@@ -64,6 +65,10 @@ class Work:
     def breakdown(self, count: int) -> list[dict[str, float]]:
         """Milliseconds per part of single steps, seen from outside."""
         return breakdown_steps(self.subject.step, self.subject.batch, count, self.subject.method.step_parts())
+
+    def loading(self, config: dict, warmup: int, min_count: int, min_seconds: float) -> dict[str, float]:
+        """Throughput of loading alone, for a process of its own; needs no `load`."""
+        return loading(OmegaConf.create(config), warmup, min_count, min_seconds)
 
     def live_peaks(self) -> dict[str, float]:
         """Live tensors of an inference pass and, then, of training; for a process of its own."""

@@ -17,7 +17,7 @@ from wasi.config.files import CONF, content, of_group
 from wasi.config.validate import OPTIONS, validate
 from wasi.errors import UserError
 
-_GROUPS = ("model", "dataset", "method", "rank", "device", "optimizer", "scheduler", "logger")
+_GROUPS = ("model", "dataset", "augment", "method", "rank", "device", "optimizer", "scheduler", "logger")
 # Groups of which some class or function takes every option as an argument, and refuses what it does not know.
 _INSTANTIATED = ("method", "optimizer", "scheduler")
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")

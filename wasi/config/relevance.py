@@ -8,12 +8,13 @@ from wasi.models.spec import SIZES
 from wasi.models.weights_file import KEYWORDS
 
 # `rank` is a table of choices: what a method reads of it stands in the method's own section.
-SECTIONS = ("model", "dataset", "method", "optimizer", "scheduler", "train", "device")
+SECTIONS = ("model", "dataset", "augment", "method", "optimizer", "scheduler", "train", "device")
 _WITHOUT_EFFECT = {
     "dataset": ("root", "download", "num_workers"),
     "train": ("checkpoint_every", "eval_every", "rerun", "save", "measure", "monitor"),
     "device": ("memory_limit_mib",),
 }
+_NO_AUGMENTATION = (None, 0)
 _LEAN = {"chunk_size": 16, "segment_size": 2, "storage": "bfloat16"}  # what null stands for
 
 
@@ -28,6 +29,7 @@ def relevant(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         for name in SECTIONS
         if isinstance(config.get(name), Mapping)
     }
+    parts |= _augmentation(parts.pop("augment", {}))
     if parts.get("train", {}).get("select") == "best":  # among the epochs that are evaluated
         parts["train"]["eval_every"] = config["train"]["eval_every"]
     for name, key, default in _defaults(parts):
@@ -36,6 +38,14 @@ def relevant(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     if "name" in parts.get("device", {}):
         parts["device"]["name"] = device_class(parts["device"]["name"])
     return parts
+
+
+def _augmentation(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What is switched on; no section where nothing is, as in runs from before there was any."""
+    on = {key: value for key, value in options.items() if value not in _NO_AUGMENTATION}
+    if "scale" not in on:
+        on.pop("ratio", None)
+    return {"augment": on} if on else {}
 
 
 def _defaults(parts: dict[str, dict[str, Any]]) -> list[tuple[str, str, Any]]:

@@ -58,6 +58,15 @@ def is_pair_of_betas(value: Any) -> bool:
     return isinstance(value, (list, ListConfig)) and len(value) == 2 and all(_share(b) and b < 1 for b in value)
 
 
+def is_range(test: Predicate) -> Predicate:
+    """Two numbers that pass `test`, the second not below the first."""
+    return lambda value: list_of(number(test))(value) and len(value) == 2 and value[0] <= value[1]
+
+
+# The words that timm's `create_transform` takes for its three kinds of policy.
+_POLICY = re.compile(
+    r"rand(-(m|n|mmax|inc)\d+|-(mstd|p)\d+(\.\d+)?)*|augmix(-(m|w|d|b)\d+|-(mstd|a)\d+(\.\d+)?)*|(v0|original)r?|3a"
+)
 _share = number(lambda x: 0 <= x <= 1)
 _epsilon = number(lambda x: 0 < x <= 1), "a number in (0, 1]"
 _positive = number(lambda x: x > 0), "a number above 0"
@@ -95,7 +104,16 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "dataset.image_size": _count_or_null,
     "dataset.batch_size": _count,
     "dataset.hflip": (_share, "a probability in [0, 1]"),
-    "dataset.num_workers": (integer_from(0), "a whole number from 0 up"),
+    "dataset.num_workers": (or_null(integer_from(0)), "a whole number from 0 up, or null"),
+    "augment.auto_augment": (
+        lambda value: value is None or (is_text(value) and _POLICY.fullmatch(value) is not None),
+        "a policy in timm's words, for example rand-m9-mstd0.5-inc1 or augmix-m3-w3, or null",
+    ),
+    "augment.scale": (or_null(is_range(lambda x: 0 < x <= 1)), "two numbers in (0, 1], the smaller first, or null"),
+    "augment.ratio": (is_range(lambda x: x > 0), "two numbers above 0, the smaller first"),
+    "augment.mixup_alpha": _not_negative,
+    "augment.cutmix_alpha": _not_negative,
+    "augment.label_smoothing": _below_one,
     "rank.weight_epsilon": _epsilon,
     "rank.weight_allocation": _names("epsilon", "sensitivity"),
     "rank.init": _names("svd", "output", "features", "random"),
@@ -185,6 +203,7 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "bench.min_seconds": _not_negative,
     "bench.rounds": _count,
     "bench.rerun": _yes_no,
+    "bench.data": _yes_no,
 }
 
 # The last of a rule's options is the one to blame; the predicate sees their values in this order.

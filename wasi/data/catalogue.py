@@ -1,11 +1,29 @@
-"""Every data set by name, and what is known and refused before torch is imported. No torch at import."""
+"""Every data set by name: refused or identified without torch, and loaded.
 
+A kind of data set is a module beside this one that knows its files, their sizes and their checks:
+
+- `available(cfg)` counts the images of the published splits (None where a download has to come first), and raises
+  UserError where the data are not there;
+- `identity(cfg)` says what the data are, JSON-able;
+- `cut_parts(cfg)` names the parts that have no split of their own and are cut out of the training images;
+- `load(cfg, spec)` gives the published splits.
+
+The first three import no torch and read no image.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
 from collections.abc import Set
 from types import ModuleType
 
 from wasi.data import digits, fashion_mnist, image_folder, published, synthetic
-from wasi.data.sizes import check_sizes
+from wasi.data.sizes import Available, check_sizes
+from wasi.data.spec import Data, InputSpec
 from wasi.errors import UserError
+
+log = logging.getLogger(__name__)
 
 _KINDS: dict[str, ModuleType] = {
     **dict.fromkeys(published.ARCHIVES, published),
@@ -16,19 +34,11 @@ _KINDS: dict[str, ModuleType] = {
 }
 NAMES = tuple(_KINDS)
 _PLACES = ("root", "download", "num_workers")  # where the bytes lie and how they are fetched
+_MOST_LISTED = 20  # classes
 
 
 def kind_of(cfg_dataset) -> ModuleType:
-    """The module that knows this kind of data set.
-
-    Its `load(cfg, spec)` gives the published splits. Its other functions import no torch and read no image:
-    `available(cfg)` counts the images of those splits (None where a download has to come first) and raises
-    UserError where the data are not there; `identity(cfg)` says what the data are; `cut_parts(cfg)` names the
-    parts that have no split of their own and are cut out of the training images.
-
-    Raises:
-        UserError: there is no such data set.
-    """
+    """The module that knows this kind of data set; UserError where there is no such data set."""
     name = cfg_dataset["name"]
     if name not in _KINDS:
         raise UserError("dataset.name", name, ", ".join(NAMES))
@@ -44,6 +54,48 @@ def check_dataset(cfg_dataset) -> None:
     available = kind_of(cfg_dataset).available(cfg_dataset)
     if available is not None:
         check_sizes(cfg_dataset, available)
+
+
+def load_data(cfg_dataset, spec: InputSpec, seed: int) -> Data:
+    """The images that this run uses, as the model wants them; `seed` decides only which ones.
+
+    Raises:
+        UserError: the data are missing, broken or too few, or could not be downloaded.
+    """
+    from wasi.data.splits import divide
+
+    check_dataset(cfg_dataset)
+    splits = kind_of(cfg_dataset).load(cfg_dataset, spec)
+    sizes = [None if part is None else len(part) for part in (splits.train, splits.val, splits.test)]
+    check_sizes(cfg_dataset, Available(*sizes, classes=len(_per_class(splits.train))))
+    data = divide(cfg_dataset, splits, seed)
+    _tell(cfg_dataset, data)
+    return data
+
+
+def _tell(cfg_dataset, data: Data) -> None:
+    """How many images each part has; of a folder that was divided here, how many of which class too."""
+    name, cut = cfg_dataset["name"], kind_of(cfg_dataset).cut_parts(cfg_dataset)
+    tested = "none for a test" if data.test is None else f"{len(data.test)} test"
+    if data.test is data.val:
+        log.info("%s: %d images train, %d validate and test: dataset.val_source=test holds nothing out, so that "
+                 "test/acc is val/acc", name, len(data.train), len(data.val))  # fmt: skip
+    else:
+        source = "held out of the training images" if "val" in cut else "of a split of their own"
+        log.info("%s: %d images train, %d validate (%s), %s", name, len(data.train), len(data.val), source, tested)
+    if name == "image_folder" and cut:
+        counts = [_per_class(part) for part in (data.train, data.val, data.test) if part is not None]
+        listed = [
+            f"{label} {'/'.join(str(count[number]) for count in counts)}"
+            for number, label in enumerate(data.classes[:_MOST_LISTED])
+        ]
+        more = [f"and {len(data.classes) - _MOST_LISTED} more"] if len(data.classes) > _MOST_LISTED else []
+        log.info("images by class (train/val%s): %s", "/test" * (len(counts) > 2), ", ".join(listed + more))
+
+
+def _per_class(part) -> Counter[int]:
+    """Images of each label."""
+    return Counter(part.labels.tolist() if hasattr(part.labels, "tolist") else part.labels)
 
 
 def dataset_identity(cfg_dataset) -> dict:

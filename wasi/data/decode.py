@@ -1,4 +1,4 @@
-"""Image files of any kind to square RGB bytes."""
+"""Image files of any kind, to square RGB bytes when a batch asks for them."""
 
 import warnings
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from wasi.data.spec import InputSpec
 from wasi.errors import UserError
@@ -20,6 +21,27 @@ warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _FULL_SCALES = {"I": (65_535, 2**31 - 1), "F": (1, 255, 65_535)}
+
+
+class FileImages(Dataset):
+    """Items (uint8 `[3, S, S]`, label), one file each."""
+
+    def __init__(self, paths: list[Path], labels: list[int], spec: InputSpec):
+        self.paths, self.labels, self.spec = paths, labels, spec
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return to_tensor(self.picture(index), self.spec), self.labels[index]
+
+    def picture(self, index: int) -> Image.Image:
+        """The image at its own size, in RGB."""
+        return read_rgb(self.paths[index])
+
+    def __add__(self, other: "FileImages") -> "FileImages":
+        """These images, then those of `other`."""
+        return FileImages([*self.paths, *other.paths], [*self.labels, *other.labels], self.spec)
 
 
 def read_rgb(path: Path, reduced: bool = False) -> Image.Image:

@@ -1,14 +1,27 @@
-"""Fashion-MNIST from its IDX files, compressed or not, wherever they are."""
+"""Fashion-MNIST from its four IDX files, compressed or not, wherever they are."""
 
+from __future__ import annotations
+
+import gzip
 import logging
-from collections.abc import Mapping
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from wasi.data import idx
-from wasi.data.root import downloading, is_default_root, missing, root_of
+from wasi.data.root import DEFAULT_ROOT, downloading, missing, root_of
 from wasi.data.sizes import Available
 from wasi.data.spec import InputSpec, Splits
 from wasi.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from wasi.data.arrays import ArrayImages
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +43,8 @@ _PUBLISHED = {
     "test_images": (7_840_016, 0x678FE0B1),
     "test_labels": (10_008, 0x80142C1F),
 }
+_UNSIGNED_BYTE = 0x08
+_BLOCK = 2**20
 
 
 def available(cfg_dataset) -> Available | None:
@@ -39,22 +54,26 @@ def available(cfg_dataset) -> Available | None:
         UserError: files are missing, or not whole.
     """
     folders = _folders(cfg_dataset)
-    files = _find(folders)
-    if files:
-        train, test = (_count(cfg_dataset, files[f"{split}_images"]) for split in ("train", "test"))
-        return Available(train, None, test, len(CLASSES))
+    if files := _find(folders):
+        counts = []
+        for path in (files["train_images"], files["test_images"]):
+            with _whole(cfg_dataset, path):
+                counts.append(_shape(path)[0])
+        return Available(counts[0], None, counts[1], len(CLASSES))
     if not cfg_dataset["download"]:
         raise missing(cfg_dataset, f"{', '.join(FILES.values())} (or each with .gz)", folders)
     return None
 
 
 def identity(cfg_dataset):
-    files = _find(_folders(cfg_dataset))
-    if files:
-        return [idx.describe(path) for path in files.values()]
-    if not cfg_dataset.get("download"):
+    """Name, bytes and CRC-32 of what is in the files, whether compressed or not."""
+    if files := _find(_folders(cfg_dataset)):
+        found = {role: _content(path) for role, path in files.items()}
+    elif cfg_dataset.get("download"):
+        found = _PUBLISHED
+    else:
         return "absent"
-    return [{"file": FILES[role], "bytes": size, "crc32": crc} for role, (size, crc) in _PUBLISHED.items()]
+    return [{"file": FILES[role], "bytes": size, "crc32": crc} for role, (size, crc) in found.items()]
 
 
 def cut_parts(cfg_dataset) -> set[str]:
@@ -64,7 +83,13 @@ def cut_parts(cfg_dataset) -> set[str]:
 def load(cfg_dataset, spec: InputSpec) -> Splits:
     """Raises UserError for files that are not whole, do not fit each other, or cannot be downloaded."""
     root, folders = root_of(cfg_dataset), _folders(cfg_dataset)
-    files = _find(folders) or _download(cfg_dataset, root, folders)
+    files = _find(folders)
+    if not files:
+        from torchvision.datasets import FashionMNIST
+
+        with downloading(cfg_dataset, "the four files " + ", ".join(FILES.values())):
+            FashionMNIST(str(root), download=True)
+        files = _find(folders)
     folder = files["train_images"].parent
     if folder == DEBIAN_FOLDER and root != DEBIAN_FOLDER:
         log.info("fashion_mnist: nothing in %s, using Debian's files in %s", root, folder)
@@ -75,58 +100,106 @@ def load(cfg_dataset, spec: InputSpec) -> Splits:
 def _folders(cfg_dataset) -> list[Path]:
     """Where to look, in order; Debian's package only stands in for the default root."""
     root = root_of(cfg_dataset)
-    debian = [DEBIAN_FOLDER] if is_default_root(cfg_dataset) else []
+    debian = [DEBIAN_FOLDER] if root == Path(DEFAULT_ROOT) else []
     return [root, root / "FashionMNIST" / "raw", *debian]
 
 
 def _find(folders: list[Path]) -> Mapping[str, Path] | None:
     """The four files of the first folder that has them all, by their role, or None."""
     for folder in folders:
-        found = {role: path for role, name in FILES.items() if (path := _plain_or_gzipped(folder / name))}
+        places = {role: (folder / name, folder / f"{name}.gz") for role, name in FILES.items()}
+        found = {role: path for role, pair in places.items() if (path := next(filter(Path.is_file, pair), None))}
         if len(found) == len(FILES):
             return found
     return None
 
 
-def _plain_or_gzipped(path: Path) -> Path | None:
-    return next((p for p in (path, path.with_name(f"{path.name}.gz")) if p.is_file()), None)
-
-
-def _download(cfg_dataset, root: Path, folders: list[Path]):
-    from torchvision.datasets import FashionMNIST
-
-    with downloading(cfg_dataset, "the four files " + ", ".join(FILES.values())):
-        FashionMNIST(str(root), download=True)
-    return _find(folders)
-
-
-def _split(cfg_dataset, files, split: str, spec: InputSpec):
+def _split(cfg_dataset, files: Mapping[str, Path], split: str, spec: InputSpec) -> ArrayImages:
     from wasi.data.arrays import from_numpy
 
-    images = _array(cfg_dataset, files[f"{split}_images"], dimensions=3)
-    labels = _array(cfg_dataset, files[f"{split}_labels"], dimensions=1)
-    if len(images) != len(labels) or not len(labels) or labels.max() >= len(CLASSES):
-        reason = f"{len(labels)} labels up to {max(labels, default=0)} for {len(images)} images of 10 classes"
-        raise _bad(cfg_dataset, files[f"{split}_labels"], ValueError(reason))
+    with _whole(cfg_dataset, path := files[f"{split}_images"]):
+        images = read_array(path, dimensions=3)
+    with _whole(cfg_dataset, path := files[f"{split}_labels"]):
+        labels = read_array(path, dimensions=1)
+        if len(images) != len(labels) or not len(labels) or labels.max() >= len(CLASSES):
+            most = max(labels, default=0)
+            raise ValueError(f"{len(labels)} labels up to {most} for {len(images)} images of 10 classes")
     return from_numpy(images, labels, spec)
 
 
-def _array(cfg_dataset, path: Path, dimensions: int):
+@contextmanager
+def _whole(cfg_dataset, path: Path) -> Iterator[None]:
+    """What is raised inside for a file that is not whole, or no IDX file, becomes a UserError that names it."""
     try:
-        array = idx.read_array(path)
-        if array.ndim != dimensions:
-            raise ValueError(f"{array.ndim} dimensions where {dimensions} are needed")
-    except idx.BROKEN as error:
-        raise _bad(cfg_dataset, path, error) from error
+        yield
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        allowed = f"a folder with whole IDX files; {path}: {error}"
+        raise UserError("dataset.root", cfg_dataset["root"], allowed) from error
+
+
+def read_array(path: Path, dimensions: int) -> np.ndarray:
+    """uint8, filled in place: nothing of its size is held beside it.
+
+    Raises:
+        OSError, EOFError, ValueError, zlib.error: the file is not whole, or of another kind or shape.
+    """
+    import numpy as np
+
+    shape = _shape(path)
+    array = np.empty(shape, np.uint8)
+    rest = memoryview(array.reshape(-1))
+    with _open(path) as stream:
+        _exactly(stream, 4 + 4 * len(shape))
+        while count := stream.readinto(rest[:_BLOCK]):
+            rest = rest[count:]
+        if len(rest):
+            raise EOFError("the file ends early")
+        if stream.read(1):  # also makes gzip compare its checksum
+            raise ValueError("bytes after the end of the array")
+    if len(shape) != dimensions:
+        raise ValueError(f"{len(shape)} dimensions where {dimensions} are needed")
     return array
 
 
-def _count(cfg_dataset, path: Path) -> int:
-    try:
-        return idx.read_shape(path)[0]
-    except idx.BROKEN as error:
-        raise _bad(cfg_dataset, path, error) from error
+def _shape(path: Path) -> tuple[int, ...]:
+    """From the header of an IDX file of unsigned bytes, if the file's length fits it. Raises as `read_array`."""
+    with _open(path) as stream:
+        zeros, kind, dimensions = struct.unpack(">HBB", _exactly(stream, 4))
+        if zeros or kind != _UNSIGNED_BYTE or not dimensions:
+            raise ValueError("not an IDX file of unsigned bytes")
+        shape = struct.unpack(f">{dimensions}I", _exactly(stream, 4 * dimensions))
+    size, expected = _content(path)[0], 4 + 4 * dimensions + prod(shape)
+    if size != expected % 2**32:
+        raise ValueError(f"{size} bytes where its header asks for {expected}")
+    return shape
 
 
-def _bad(cfg_dataset, path: Path, error: Exception) -> UserError:
-    return UserError("dataset.root", cfg_dataset["root"], f"a folder with whole IDX files; {path}: {error}")
+def _content(path: Path) -> tuple[int, int]:
+    """(bytes, CRC-32) of what is inside."""
+    status = path.stat()
+    return _content_of(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _content_of(path: Path, size: int, mtime_ns: int) -> tuple[int, int]:
+    """The same for a file of this size and time; a gzip file has its own record of them at its end."""
+    with open(path, "rb") as stream:
+        if path.suffix == ".gz":
+            stream.seek(-min(8, size), 2)
+            crc, length = struct.unpack("<II", _exactly(stream, 8))
+            return length, crc
+        crc = 0
+        while block := stream.read(_BLOCK):
+            crc = zlib.crc32(block, crc)
+    return size, crc
+
+
+def _open(path: Path):
+    return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
+
+
+def _exactly(stream, count: int) -> bytes:
+    data = stream.read(count)
+    if len(data) < count:
+        raise EOFError("the file ends early")
+    return data

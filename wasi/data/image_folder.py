@@ -70,7 +70,7 @@ def load(cfg_dataset, spec: InputSpec) -> Splits:
     Raises:
         UserError: a layout that is not one of the above, or the first image that cannot be read.
     """
-    from wasi.data.files import FileImages
+    from wasi.data.decode import FileImages
     from wasi.data.splits import hold_out
 
     def images(part: str) -> FileImages | None:

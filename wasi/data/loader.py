@@ -1,16 +1,74 @@
 """Batches in an order that is a function of (seed, epoch) alone; the process's random state is never touched."""
 
+import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from wasi.data.arrays import ArrayImages
+from wasi.data.augment import AugmentedImages
 from wasi.data.draws import generator, permutation
 from wasi.errors import UserError
 
-Batch = tuple[Tensor, Tensor]  # uint8 [B, 3, S, S], int64 [B]
+Batch = tuple[Tensor, Tensor]  # uint8 [B, 3, S, S], int64 [B] or, mixed, float32 [B, C]
+SMALL = 2**30  # bytes of images that may live on a GPU
+_MOST_WORKERS = 16
+_CPU = torch.device("cpu")
+
+
+class Loader:
+    """Batches of one data set, the images on `device`.
+
+    Images held in memory are resized where they are used: on a GPU, where a small set lives in its published bytes.
+    Files, and what is augmented, come through worker processes, and for a GPU from pinned memory.
+
+    Args:
+        num_workers: processes that decode and augment; None: as many as that needs, 2 or, for a GPU, one per core up to
+            16, and none for images held in memory.
+        persistent: whether they live as long as this object, or as one pass over the data.
+        resident: whether a small set may live on a GPU; otherwise each batch is brought there.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        num_workers: int | None = 0,
+        device: torch.device = _CPU,
+        resident: bool = True,
+        persistent: bool = True,
+    ):
+        self.dataset, self._device = dataset, device
+        gpu = device.type == "cuda"
+        if num_workers is None and isinstance(dataset, ArrayImages):
+            num_workers = 0
+        elif num_workers is None:
+            num_workers = min(_MOST_WORKERS, len(os.sched_getaffinity(0))) if gpu else 2
+        self._in_memory = isinstance(dataset, ArrayImages) and (gpu or num_workers == 0)
+        if self._in_memory and gpu and resident and dataset.images.nbytes <= SMALL:
+            self.dataset = dataset.to(device)
+        self._items: list[list[int]] = []  # of every batch of the present pass
+        self._loader = None if self._in_memory else DataLoader(
+            dataset,
+            batch_sampler=self._items,
+            num_workers=num_workers,
+            persistent_workers=persistent and num_workers > 0,
+            pin_memory=gpu,
+            generator=generator("workers"),  # else the loader draws its workers' seed from the global one
+            worker_init_fn=_leave_signals_to_parent if num_workers else None,
+        )  # fmt: skip
+
+    def load(self, batches: Iterable[Tensor]) -> Iterator[Batch]:
+        """The items of each of `batches` (int64); one pass at a time."""
+        if self._in_memory:
+            for indices in batches:
+                yield self.dataset.batch(indices, self._device)
+            return
+        self._items[:] = [indices.tolist() for indices in batches]
+        for images, labels in self._loader:
+            yield images.to(self._device, non_blocking=True), labels
 
 
 def num_batches(dataset: Dataset, batch_size: int) -> int:
@@ -19,37 +77,43 @@ def num_batches(dataset: Dataset, batch_size: int) -> int:
 
 
 def train_batches(
-    dataset: Dataset,
+    images: Dataset | Loader,
     batch_size: int,
     seed: int,
     epoch: int,
     start: int = 0,
     hflip: float = 0.0,
-    num_workers: int = 0,
+    num_workers: int | None = 0,
+    mix: Callable[..., Batch] | None = None,
 ) -> Iterator[Batch]:
     """One epoch, shuffled, from batch `start` on (those before are not loaded).
 
     Args:
         hflip: probability that an image is mirrored; drawn per image from (seed, epoch, batch).
+        mix: of images and labels of a batch, see `batch_mix`.
     """
-    order = permutation(len(dataset), "order", seed, epoch)
-    batches = _load(dataset, order.split(batch_size)[start:], num_workers)
-    for number, (images, labels) in enumerate(batches, start):
+    loader = _loader(images, num_workers)
+    order = permutation(len(loader.dataset), "order", seed, epoch)
+    if isinstance(loader.dataset, AugmentedImages):
+        order = order + epoch * len(order)
+    for number, (batch, labels) in enumerate(loader.load(order.split(batch_size)[start:]), start):
         if hflip > 0:
-            mirrored = torch.rand(len(images), generator=generator("hflip", seed, epoch, number)) < hflip
-            images[mirrored] = images[mirrored].flip(-1)
-        yield images, labels
+            mirrored = torch.rand(len(batch), generator=generator("hflip", seed, epoch, number)) < hflip
+            rows = mirrored.nonzero().flatten().to(batch.device)
+            batch[rows] = batch[rows].flip(-1)
+        yield (batch, labels) if mix is None else mix(batch, labels, seed, epoch, number)
 
 
 def first_batch(dataset: Dataset, cfg) -> Batch:
-    """The batch that training with the configuration `cfg` begins with."""
+    """The batch that training with the configuration `cfg` begins with, not augmented but for mirror images."""
     data = cfg.dataset
     return next(train_batches(dataset, data.batch_size, cfg.seed, 0, hflip=data.hflip))
 
 
-def eval_batches(dataset: Dataset, batch_size: int, num_workers: int = 0) -> Iterator[Batch]:
+def eval_batches(images: Dataset | Loader, batch_size: int, num_workers: int | None = 0) -> Iterator[Batch]:
     """All images once, in the data set's order."""
-    return _load(dataset, torch.arange(len(dataset)).split(batch_size), num_workers)
+    loader = _loader(images, num_workers)
+    return loader.load(torch.arange(len(loader.dataset)).split(batch_size))
 
 
 def calibration_batches(dataset: Dataset, batch_size: int, count: int, seed: int) -> Iterator[Batch]:
@@ -61,18 +125,11 @@ def calibration_batches(dataset: Dataset, batch_size: int, count: int, seed: int
     if count > available:
         raise UserError("rank.calibration_batches", count, f"at most {available} (batches in the training images)")
     order = permutation(len(dataset), "calibration", seed)
-    return _load(dataset, order.split(batch_size)[:count], num_workers=0)
+    return Loader(dataset).load(order.split(batch_size)[:count])
 
 
-def _load(dataset: Dataset, batches: tuple[Tensor, ...], num_workers: int) -> Iterator[Batch]:
-    loader = DataLoader(
-        dataset,
-        batch_sampler=[indices.tolist() for indices in batches],
-        num_workers=num_workers,
-        generator=generator("workers"),  # else the loader draws its workers' seed from the global one
-        worker_init_fn=_leave_signals_to_parent if num_workers else None,
-    )
-    return map(tuple, loader)
+def _loader(images: Dataset | Loader, num_workers: int | None) -> Loader:
+    return images if isinstance(images, Loader) else Loader(images, num_workers)
 
 
 def _leave_signals_to_parent(worker: int) -> None:

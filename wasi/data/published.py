@@ -1,8 +1,14 @@
-"""CIFAR, Flowers-102 and Pets: torchvision's readers of the published splits; CUB-200 beside them."""
+"""CIFAR, CUB-200, Flowers-102 and Pets: published archives in their published splits, by torchvision's readers.
 
-from collections.abc import Iterator
+CUB-200-2011 (Wah et al. 2011), of which torchvision has none, is read here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from wasi.data.root import downloading, missing, root_of
@@ -10,22 +16,8 @@ from wasi.data.sizes import Available
 from wasi.data.spec import InputSpec, Splits
 from wasi.errors import UserError
 
-
-@dataclass(frozen=True)
-class Archive:
-    """The folder below `dataset.root` that an archive unpacks to, and the images in it."""
-
-    folder: str
-    available: Available
-
-
-ARCHIVES = {
-    "cifar10": Archive("cifar-10-batches-py", Available(50_000, None, 10_000, 10)),
-    "cifar100": Archive("cifar-100-python", Available(50_000, None, 10_000, 100)),
-    "cub200": Archive("CUB_200_2011", Available(5_994, None, 5_794, 200)),
-    "flowers102": Archive("flowers-102", Available(1_020, 1_020, 6_149, 102)),
-    "pets": Archive("oxford-iiit-pet", Available(3_680, None, 3_669, 37)),
-}
+CUB_URL = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
+CUB_MD5 = "97eceeb196236b17998738112f37df78"
 _FLOWERS_IMAGES = 8_189
 # What the readers raise for files that are missing, cut short or not what they should be.
 _BROKEN = (OSError, RuntimeError, EOFError, ValueError, LookupError)
@@ -33,10 +25,10 @@ _BROKEN = (OSError, RuntimeError, EOFError, ValueError, LookupError)
 
 def available(cfg_dataset) -> Available:
     """Raises UserError where the archive's folder is not there and is not to be downloaded."""
-    name = cfg_dataset["name"]
+    archive = _archive(cfg_dataset)
     if _parent(cfg_dataset) is None and not cfg_dataset["download"]:
-        raise missing(cfg_dataset, f"{ARCHIVES[name].folder}/ for dataset={name}", [root_of(cfg_dataset)])
-    return ARCHIVES[name].available
+        raise missing(cfg_dataset, f"{archive.folder}/ for dataset={cfg_dataset['name']}", [root_of(cfg_dataset)])
+    return archive.available
 
 
 def identity(cfg_dataset) -> str:
@@ -44,21 +36,25 @@ def identity(cfg_dataset) -> str:
 
 
 def cut_parts(cfg_dataset) -> set[str]:
-    return {"val"} if ARCHIVES[cfg_dataset["name"]].available.val is None else set()
+    return {"val"} if _archive(cfg_dataset).available.val is None else set()
 
 
 def load(cfg_dataset, spec: InputSpec) -> Splits:
     """Raises UserError where the archive is incomplete or cannot be downloaded."""
-    name, download = cfg_dataset["name"], bool(cfg_dataset["download"])
+    archive, download = _archive(cfg_dataset), bool(cfg_dataset["download"])
     parent = _parent(cfg_dataset) or root_of(cfg_dataset)
-    folder = ARCHIVES[name].folder
-    with downloading(cfg_dataset, f"{folder}/") if download else _reading(cfg_dataset, parent / folder):
-        return _read(name, parent, spec, download)
+    folder = parent / archive.folder
+    with downloading(cfg_dataset, f"{folder.name}/") if download else _reading(cfg_dataset, folder):
+        return archive.read(parent, spec, download)
+
+
+def _archive(cfg_dataset) -> Archive:
+    return ARCHIVES[cfg_dataset["name"]]
 
 
 def _parent(cfg_dataset) -> Path | None:
     """The folder that holds the archive's folder: `dataset.root`, or its parent when given that folder."""
-    root, folder = root_of(cfg_dataset), ARCHIVES[cfg_dataset["name"]].folder
+    root, folder = root_of(cfg_dataset), _archive(cfg_dataset).folder
     if _holds_something(root / folder):
         return root
     return root.parent if root.name == folder and _holds_something(root) else None
@@ -79,25 +75,13 @@ def _reading(cfg_dataset, folder: Path) -> Iterator[None]:
         raise UserError("dataset.root", cfg_dataset["root"], allowed) from error
 
 
-def _read(name: str, parent: Path, spec: InputSpec, download: bool) -> Splits:
+def _cifar(kind: str, parent: Path, spec: InputSpec, download: bool) -> Splits:
+    """The train batches train, the test batch tests; images stay 32 px in memory."""
     from torchvision import datasets
 
-    if name == "cub200":
-        from wasi.data import cub200
-
-        return cub200.load(parent, spec, download)
-    if name == "flowers102":
-        return _flowers102(parent, spec, download)
-    if name == "pets":
-        return _pets(parent, spec, download)
-    return _cifar({"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name], parent, spec, download)
-
-
-def _cifar(kind: type, parent: Path, spec: InputSpec, download: bool) -> Splits:
-    """The train batches train, the test batch tests; images stay 32 px in memory."""
     from wasi.data.arrays import from_numpy
 
-    train, test = (kind(str(parent), train=train, download=download) for train in (True, False))
+    train, test = (getattr(datasets, kind)(str(parent), train=part, download=download) for part in (True, False))
     images = [from_numpy(source.data, source.targets, spec) for source in (train, test)]
     return Splits(images[0], None, images[1], list(train.classes))
 
@@ -106,7 +90,7 @@ def _flowers102(parent: Path, spec: InputSpec, download: bool) -> Splits:
     """The three published splits: 10 + 10 images per class, and the rest tests."""
     from torchvision.datasets import Flowers102
 
-    from wasi.data.files import FileImages
+    from wasi.data.decode import FileImages
 
     sources = [Flowers102(str(parent), split, download=download) for split in ("train", "val", "test")]
     _count_images(parent / "flowers-102" / "jpg", _FLOWERS_IMAGES)
@@ -119,7 +103,7 @@ def _pets(parent: Path, spec: InputSpec, download: bool) -> Splits:
     """Published trainval trains, published test tests; 37 breeds."""
     from torchvision.datasets import OxfordIIITPet
 
-    from wasi.data.files import FileImages
+    from wasi.data.decode import FileImages
 
     train, test = (OxfordIIITPet(str(parent), split, download=download) for split in ("trainval", "test"))
     _count_images(parent / "oxford-iiit-pet" / "images", len(train) + len(test))
@@ -132,3 +116,69 @@ def _count_images(folder: Path, expected: int) -> None:
     found = sum(1 for _ in folder.glob("*.jpg"))
     if found < expected:
         raise FileNotFoundError(f"{folder} has {found} of {expected} images")
+
+
+def _cub200(parent: Path, spec: InputSpec, download: bool) -> Splits:
+    """The split of train_test_split.txt; 200 kinds of birds. Fetched only where something is missing."""
+    folder = parent / "CUB_200_2011"
+    try:
+        return _read_cub200(folder, spec)
+    except FileNotFoundError:
+        if not download:
+            raise
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    download_and_extract_archive(CUB_URL, str(parent), filename=f"{folder.name}.tgz", md5=CUB_MD5)
+    return _read_cub200(folder, spec)
+
+
+def _read_cub200(folder: Path, spec: InputSpec) -> Splits:
+    from wasi.data.decode import FileImages
+
+    paths = {key: folder / "images" / name for key, name in _table(folder / "images.txt").items()}
+    labels = {key: int(value) - 1 for key, value in _table(folder / "image_class_labels.txt").items()}
+    training = {key: int(value) for key, value in _table(folder / "train_test_split.txt").items()}
+    names = _table(folder / "classes.txt")
+    classes = [names[str(number)].partition(".")[2] for number in range(1, len(names) + 1)]
+    if not paths.keys() == labels.keys() == training.keys():
+        raise ValueError("images.txt, image_class_labels.txt and train_test_split.txt list different images")
+    if not all(0 <= label < len(classes) for label in labels.values()):
+        raise ValueError("image_class_labels.txt names a class that classes.txt does not have")
+    lost = next((path for path in paths.values() if not path.is_file()), None)
+    if lost:
+        raise FileNotFoundError(f"{lost} is missing")
+
+    def split(flag: int) -> FileImages:
+        keys = [key for key in paths if training[key] == flag]
+        return FileImages([paths[key] for key in keys], [labels[key] for key in keys], spec)
+
+    return Splits(split(1), None, split(0), classes)
+
+
+def _table(path: Path) -> dict[str, str]:
+    """Lines of `key value`."""
+    rows = [line.split(maxsplit=1) for line in path.read_text().splitlines() if line.strip()]
+    if not all(len(row) == 2 for row in rows):
+        raise ValueError(f"{path} has lines that are not `number value`")
+    return {key: value.strip() for key, value in rows}
+
+
+@dataclass(frozen=True)
+class Archive:
+    """folder: what the archive unpacks to below `dataset.root`; available: the images in it.
+
+    read: (the folder that holds it, spec, whether to download what is missing) to the published splits.
+    """
+
+    folder: str
+    available: Available
+    read: Callable[[Path, InputSpec, bool], Splits]
+
+
+ARCHIVES = {
+    "cifar10": Archive("cifar-10-batches-py", Available(50_000, None, 10_000, 10), partial(_cifar, "CIFAR10")),
+    "cifar100": Archive("cifar-100-python", Available(50_000, None, 10_000, 100), partial(_cifar, "CIFAR100")),
+    "cub200": Archive("CUB_200_2011", Available(5_994, None, 5_794, 200), _cub200),
+    "flowers102": Archive("flowers-102", Available(1_020, 1_020, 6_149, 102), _flowers102),
+    "pets": Archive("oxford-iiit-pet", Available(3_680, None, 3_669, 37), _pets),
+}

@@ -26,10 +26,6 @@ def root_of(cfg_dataset) -> Path:
     return Path(str(root)).expanduser()
 
 
-def is_default_root(cfg_dataset) -> bool:
-    return Path(str(cfg_dataset["root"])) == Path(DEFAULT_ROOT)
-
-
 def missing(cfg_dataset, what: str, looked_in: list[Path]) -> UserError:
     """`what` is not there: where was looked, and what to do about it."""
     places = " or ".join(str(folder.absolute()) for folder in looked_in)

@@ -104,11 +104,7 @@ def allocate(counts: list[int], size: int, keep: int = 0) -> list[int]:
 
 
 def take(images: Dataset, indices: Tensor) -> Dataset:
-    """The images at `indices`; few rows of arrays are copied, so that the memory of the others can be freed."""
+    """The images at `indices`, in that order."""
     if len(indices) == len(images):
         return images
-    if isinstance(images, Chosen):
-        images, indices = images.dataset, torch.tensor(images.indices)[indices]
-    if isinstance(images, ArrayImages) and len(indices) <= len(images) // 2:
-        return images.take(indices)
-    return Chosen(images, indices)
+    return images.take(indices) if isinstance(images, ArrayImages) else Chosen(images, indices)

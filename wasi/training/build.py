@@ -35,6 +35,7 @@ def build_step(
         "clip_norm": train.clip_norm,
         "micro_batch_size": train.micro_batch_size,
         "step_in_backward": train.step_in_backward,
+        "label_smoothing": cfg.augment.label_smoothing,
     }
     if train.gradient_checkpointing:
         options["repeated"] = checkpoint_blocks(model)

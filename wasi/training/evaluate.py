@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wasi.data.loader import eval_batches
+from wasi.data.loader import Loader, eval_batches
 from wasi.data.spec import Data
 from wasi.training import parallel
 
@@ -85,6 +85,7 @@ def test(
     images, but for the check of a user's folder for damaged files.
     """
     images = data.val if data.test is None else data.test
-    batches = eval_batches(images, cfg_dataset.batch_size, cfg_dataset.num_workers)
+    loader = Loader(images, cfg_dataset.num_workers, next(model.parameters()).device)
+    batches = eval_batches(loader, cfg_dataset.batch_size)
     result = evaluate(model, batches, normalize)
     return {} if data.test is None else result.metrics("test"), result.classes(data.classes)

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from wasi.data.draws import generator
-from wasi.data.loader import eval_batches, num_batches, train_batches
+from wasi.data.loader import Batch, Loader, eval_batches, num_batches, train_batches
 from wasi.errors import Diverged, Interrupted
 from wasi.signals import uninterrupted
 from wasi.training import parallel
@@ -32,6 +32,7 @@ class Fit:
         step: what trains; cfg: the run's configuration; folder: where `checkpoint.pt` lives.
         tracker: receives `log(step, values)` after every step and epoch.
         on_epoch: each called with (epochs, steps) done, at the start of training and after every epoch.
+        mix: of images and labels of a training batch, see `batch_mix`.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Fit:
         folder: Path,
         tracker,
         on_epoch: Sequence[Callable[[int, int], None]] = (),
+        mix: Callable[..., Batch] | None = None,
     ):
         self.step, self.train, self.val = step, train, val
         self.cfg, self.folder, self.tracker = cfg, folder, tracker
@@ -55,7 +57,8 @@ class Fit:
         self.resumed_from_step = self.progress.step
         if parallel.rank():  # dropout falls in each process in its own way
             torch.manual_seed(generator("dropout", cfg.seed, parallel.rank(), self.progress.step).initial_seed())
-        self.on_epoch = on_epoch
+        self.on_epoch, self.mix = on_epoch, mix
+        self._loaders: dict[str, Loader] = {}  # while it runs
         self._half_done = False
         self.step_seconds: list[float] = []  # of this process's steps on whole batches
         self._save_if_best()  # a process that died between the two files left the older of this one
@@ -68,6 +71,12 @@ class Fit:
         """
         if self.resumed_from_step:
             log.info("resuming at step %d of %d", self.resumed_from_step, self.total)
+        workers, gpu = self.cfg.dataset.num_workers, self.step.device.type == "cuda"
+        on_device = {"device": self.step.device, "resident": self.cfg.train.get("memory") != "lean"}
+        self._loaders = {
+            "train": Loader(self.train, workers, **on_device),
+            "val": Loader(self.val, workers, **on_device, persistent=gpu),  # a small machine has one set at a time
+        }
         try:
             if not self.progress.step:
                 self._tell(0)
@@ -81,6 +90,8 @@ class Fit:
             if not self._half_done:
                 self._save()
             raise
+        finally:
+            self._loaders.clear()  # and with them their workers, and images on the device
         best, selected = self.progress.best_epoch, self.cfg.train.epochs
         if self.cfg.train.select == "best":
             parallel.told_by_first(None)  # the first process has written it
@@ -97,7 +108,7 @@ class Fit:
     def _epoch(self, epoch: int) -> None:
         data, start = self.cfg.dataset, self.progress.step - epoch * self.per_epoch
         batches = train_batches(
-            self.train, data.batch_size, self.cfg.seed, epoch, start, data.hflip, data.num_workers
+            self._loaders["train"], data.batch_size, self.cfg.seed, epoch, start, data.hflip, mix=self.mix
         )
         title = f"epoch {epoch + 1}/{self.cfg.train.epochs}"
         with tqdm(batches, title, self.per_epoch, initial=start, leave=False, disable=None) as bar:
@@ -143,7 +154,7 @@ class Fit:
         data, progress, train = self.cfg.dataset, self.progress, self.cfg.train
         values = {"train/loss": progress.loss_sum / progress.count}
         if (epoch + 1) % train.eval_every == 0 or epoch + 1 == train.epochs:
-            batches = eval_batches(self.val, data.batch_size, data.num_workers)
+            batches = eval_batches(self._loaders["val"], data.batch_size)
             values |= evaluate(self.step.model, batches, self.step.normalize).metrics("val")
         if not all(isfinite(v) for v in values.values()):
             raise Diverged(f"validation loss after epoch {epoch + 1} is {values['val/loss']}")

@@ -36,6 +36,7 @@ class TrainStep:
         repeated: names of the modules whose forward is repeated in the backward pass.
         step_in_backward: `optimizer`, a `Swan`, steps on a matrix as soon as its gradient is complete, which is let go
             then. A step that diverges may have moved some weights already.
+        label_smoothing: share of every label that is spread over all classes.
     """
 
     chunk_size: int | None = None  # images at a time inside repeated modules, where that is fewer than all
@@ -49,9 +50,11 @@ class TrainStep:
         micro_batch_size: int | None = None,
         repeated: Sequence[str] = (),
         step_in_backward: bool = False,
+        label_smoothing: float = 0.0,
     ):
         self.model, self.optimizer, self.normalize = model, optimizer, normalize
         self.clip_norm, self.micro_batch_size = clip_norm, micro_batch_size
+        self.label_smoothing = label_smoothing
         self.repeated = tuple(repeated)
         self.subspace = SubspaceIteration(model, optimizer)
         self.device = next(model.parameters()).device
@@ -101,11 +104,12 @@ class TrainStep:
         parts = zip(images.split(size), labels.split(size), strict=True) if len(labels) else ()
         for x, y in parts:
             logits = self.model(x)
-            part = F.cross_entropy(logits, y) * (len(y) / count)
+            part = F.cross_entropy(logits, y, label_smoothing=self.label_smoothing) * (len(y) / count)
             if self.in_backward and not part.isfinite():
                 raise Diverged(f"training loss is {part.item()}")
             part.backward()
             found[0] += part.detach()
-            found[1] += (logits.detach().argmax(1) == y).sum()
+            named = y if y.dim() == 1 else y.argmax(1)  # of mixed images the class with the larger share
+            found[1] += (logits.detach().argmax(1) == named).sum()
         parallel.sum_gradients(self.subspace.summed())
         return parallel.totals(found), count

@@ -1,0 +1,114 @@
+"""Augmentation by timm and torchvision (`augment.*`), as a function of (seed, epoch, image or batch) alone.
+
+What a run draws depends neither on the number of workers nor on where it was resumed.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, Subset
+
+from wasi.data.draws import generator
+from wasi.data.spec import InputSpec
+
+
+def augmented(images: Dataset, cfg_augment, spec: InputSpec, seed: int) -> Dataset:
+    """`images` under RandAugment and random crops; themselves where none is asked for."""
+    if cfg_augment.auto_augment is None and cfg_augment.scale is None:
+        return images
+    from timm.data import auto_augment, create_transform
+
+    auto_augment.NAME_TO_OP |= dict.fromkeys(("Posterize", "PosterizeIncreasing", "PosterizeOriginal"), _posterize)
+    square = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0)}  # the whole of the centred square
+    crop = {"scale": tuple(cfg_augment.scale), "ratio": tuple(cfg_augment.ratio)} if cfg_augment.scale else square
+    transform = create_transform(
+        spec.image_size,
+        is_training=True,
+        **crop,
+        hflip=0.0,  # dataset.hflip, a batch at a time
+        color_jitter=None,
+        auto_augment=cfg_augment.auto_augment,
+        interpolation=spec.interpolation,
+        mean=spec.mean,
+        std=spec.std,
+        normalize=False,
+    )
+    return AugmentedImages(images, transform, seed)
+
+
+class AugmentedImages(Dataset):
+    """Item `epoch * n + index`, n the number of images: (uint8 `[3, S, S]`, label) of image `index` in that epoch."""
+
+    def __init__(self, images: Dataset, transform: Callable[[Image.Image], Tensor], seed: int):
+        self.images, self.labels, self.transform, self.seed = images, images.labels, transform, seed
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, item: int) -> tuple[Tensor, int]:
+        epoch, index = divmod(item, len(self))
+        image = _picture(self.images, index)
+        with seeded("augment", self.seed, epoch, index):
+            return self.transform(image), int(self.labels[index])
+
+
+def batch_mix(cfg_augment, num_classes: int) -> Callable[..., tuple[Tensor, Tensor]] | None:
+    """Mixup and CutMix, one of the two at random per batch where both are asked for; None where neither is.
+
+    The function takes (uint8 images `[B, 3, S, S]`, labels `[B]`) and the key of its draws, and gives uint8 images and
+    labels as shares of classes, float32 `[B, C]`.
+    """
+    alphas = {"MixUp": cfg_augment.mixup_alpha, "CutMix": cfg_augment.cutmix_alpha}
+    if not any(alphas.values()):
+        return None
+    from torchvision.transforms import v2
+
+    kinds = {getattr(v2, name): alpha for name, alpha in alphas.items() if alpha > 0}
+    choice = v2.RandomChoice([kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds.items()])
+
+    def mix(images: Tensor, labels: Tensor, *key: object) -> tuple[Tensor, Tensor]:
+        with seeded("mix", *key):
+            images, labels = choice(images.float(), labels)
+        return images.round_().byte(), labels
+
+    return mix
+
+
+@contextmanager
+def seeded(*key: object) -> Iterator[None]:
+    """The process's own CPU generators start at a hash of `key`; afterwards they are what they were before.
+
+    For transforms that draw from Python's, numpy's and torch's global state and take no generator.
+    """
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    seed = generator(*key).initial_seed()
+    torch.default_generator.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before[0])
+        random.setstate(before[1])
+        np.random.set_state(before[2])
+
+
+def _posterize(image: Image.Image, bits_to_keep: int, **_: object) -> Image.Image:
+    """timm's, which asks Pillow to keep 0 bits too: a black image, until Pillow 13 began to refuse that."""
+    from timm.data.auto_augment import posterize
+
+    return posterize(image, bits_to_keep) if bits_to_keep else Image.new(image.mode, image.size)
+
+
+def _picture(images: Dataset, index: int) -> Image.Image:
+    """An image at its own size or, of a data set that has none, at the model's."""
+    if isinstance(images, Subset):
+        return _picture(images.dataset, images.indices[index])
+    if hasattr(images, "picture"):
+        return images.picture(index)
+    return Image.fromarray(images[index][0].permute(1, 2, 0).numpy())
