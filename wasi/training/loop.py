@@ -28,7 +28,7 @@ class Fit:
 
     Args:
         step: what trains; cfg: the run's configuration; folder: where `checkpoint.pt` lives.
-        tracker: receives `log(step, values)` after every step and epoch.
+        tracker: receives `log(step, values)` after every step and epoch, and `resume(step)` before.
         on_epoch: each called with (epochs, steps) done, at the start of training and after every epoch.
     """
 
@@ -51,6 +51,7 @@ class Fit:
         )
         self.progress: Progress = load_checkpoint(folder, step, self.scheduler)
         self.resumed_from_step = self.progress.step
+        tracker.resume(self.progress.step)
         self.on_epoch = on_epoch
         self._half_done = False
         self.step_seconds: list[float] = []  # of this process's steps on whole batches
@@ -171,4 +172,5 @@ class Fit:
             self._half_done = False
 
     def _save(self) -> None:
+        self.tracker.flush()
         save_checkpoint(self.folder, self.step, self.scheduler, self.progress)
