@@ -60,9 +60,14 @@ class Server:
             return {"model": {"id": "m", "name": "wasi", "entity": {"id": "e", "name": "someone"},
                               "bucket": self._bucket(given["name"])}}
         if "allViews" in query:
-            edges = [{"node": view, "cursor": ""} for view in self.views]
-            page = {"endCursor": "", "hasNextPage": False}
-            return {"project": {"allViews": {"edges": edges, "pageInfo": page}}}
+            return {"project": {"allViews": self._all_views(given)}}
+        if "internalId" in query or "query ProjectInternalId" in query:
+            return {"project": {"id": "p", "internalId": "p1"}}
+        if "query GetProjects" in query or "models(" in query:
+            node = {"id": "p", "name": "wasi", "entityName": "someone", "createdAt": "2024-01-01T00:00:00Z",
+                    "isBenchmark": False, "user": None}
+            return {"models": {"edges": [{"node": node, "cursor": ""}],
+                               "pageInfo": {"endCursor": "", "hasNextPage": False}}}
         viewer = {"id": "u", "entity": "someone", "username": "someone", "flags": "{}",
                   "teams": {"edges": []}}
         return {"viewer": viewer, "serverInfo": None, "QueryType": {"fields": []}, "MutationType": {"fields": []}}
@@ -88,11 +93,20 @@ class Server:
             "wandbConfig": '{"t": 1}', "createdAt": "2024-01-01T00:00:00",
         }  # fmt: skip
 
+    def _all_views(self, given: dict) -> dict:
+        kind, name = given.get("viewType") or "runs", given.get("viewName")
+        found = [view for view in self.views if view["type"] == kind and name in (None, view["name"])]
+        page = {"endCursor": "", "hasNextPage": False}
+        return {"edges": [{"node": view, "cursor": ""} for view in found], "pageInfo": page}
+
     def _upsert_view(self, given: dict) -> dict:
         old = next((view for view in self.views if view["id"] == given.get("id")), None)
         view = old or {"id": f"view-{len(self.views)}"}
-        view |= {"name": given["name"], "displayName": given["displayName"], "spec": given["spec"],
-                 "type": given["type"], "description": given.get("description")}
+        view |= {key: given[key] for key in ("name", "displayName", "spec", "type")}
+        view |= {"description": given.get("description") or "", "previewUrl": "", "locked": False, "viewCount": 0}
+        view |= dict.fromkeys(("createdAt", "updatedAt"), "2024-01-01T00:00:00")
+        view["project"] = {"id": "p", "name": "wasi", "entityName": "someone"}
+        view["user"] = {"username": "someone", "photoUrl": "", "email": "", "name": "someone"}
         if old is None:
             self.views.append(view)
         return {"upsertView": {"view": view, "inserted": old is None}}

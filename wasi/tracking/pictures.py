@@ -6,18 +6,15 @@ from typing import Any
 from matplotlib.figure import Figure
 from PIL import Image
 
-_PARTS = {  # of memory/train_peak_mib, with colours that the colour-blind tell apart (Okabe and Ito)
-    "weights": "#0072B2",
-    "gradients": "#56B4E9",
-    "optimizer": "#009E73",
-    "activations": "#E69F00",
-    "temporary": "#999999",
-}
+from wasi.tracking.names import FIGURES, MEMORY_PARTS
+
+_COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#999999")  # the colour-blind tell them apart (Okabe and Ito)
+_PARTS = dict(zip(MEMORY_PARTS, _COLOURS, strict=True))
 
 
 def pictures(result: dict[str, Any]) -> dict[str, Image.Image]:
     """By the name under which W&B shows them; one stands only where the result has its numbers."""
-    figures = {"figures/memory": _memory(result["metrics"]), "figures/ranks": _ranks(result["layers"])}
+    figures = {FIGURES["memory"]: _memory(result["metrics"]), FIGURES["ranks"]: _ranks(result["layers"])}
     return {name: _image(figure) for name, figure in figures.items() if figure is not None}
 
 

@@ -1,4 +1,4 @@
-"""Weights & Biases; the one module that imports it.
+"""Weights & Biases; the one module of a run that imports it.
 
 W&B's own step is the optimizer's, and each step is one row that is sent when the next one begins. Online, a run that is
 resumed gets what the server lacks. Offline, W&B begins a new file for every process, and `wandb sync` would either let
@@ -22,19 +22,19 @@ from typing import Any
 
 os.environ.setdefault("WANDB_SILENT", "true")  # read on import; its own chatter would bury the table
 
+import wandb  # noqa: E402
 from omegaconf import DictConfig, OmegaConf  # noqa: E402
 
-import wandb  # noqa: E402
 from wasi.atomic import atomic_write_text  # noqa: E402
 from wasi.config.hardware import is_raspberry_pi  # noqa: E402
 from wasi.config.naming import rank_label  # noqa: E402
 from wasi.models.weights_file import FILE_NAME as MODEL  # noqa: E402
 from wasi.tracking.history import History, Row  # noqa: E402
+from wasi.tracking.names import LAYER_TABLE, TRAIN_STEP  # noqa: E402
 from wasi.tracking.places import without_places  # noqa: E402
 
 log = logging.getLogger(__name__)
 
-STEP = "train/step"
 _RETRY_AFTER = 600.0  # seconds in which the jobs of a sweep do not try again to reach a server that did not answer
 _unreachable_since: tuple[float, str] | None = None
 
@@ -86,7 +86,7 @@ class WandbTracker:
 
         def end() -> None:
             if not self._run.offline and exit_code == 0:
-                _reach(self._run.settings.base_url)  # else each artifact waits for a dead server, 19 s or so
+                reach(self._run.settings.base_url)  # else each artifact waits for a dead server, 19 s or so
             # A stopped run goes on later, perhaps with the validation of this very step, which a server that has the
             # step would not take any more. A file is made anew, so it may have the row now.
             if self._run.offline or exit_code <= 128:
@@ -117,7 +117,7 @@ class WandbTracker:
     def _send_row(self) -> None:
         step, values = self._row
         if values and step >= self._run.starting_step:
-            self._run.log({STEP: step, **values}, step=step)
+            self._run.log({TRAIN_STEP: step, **values}, step=step)
 
     def _call(self, do: Callable[[], Any]) -> None:
         """What W&B fails at, once more with an offline run; failing at that too ends tracking, not training."""
@@ -182,8 +182,8 @@ class WandbTracker:
                 x_disable_stats=not metrics,
             ),
         )
-        run.define_metric(STEP)
-        run.define_metric("*", step_metric=STEP)
+        run.define_metric(TRAIN_STEP)
+        run.define_metric("*", step_metric=TRAIN_STEP)
         return run
 
     def _go_offline(self, error: Exception) -> None:
@@ -194,7 +194,7 @@ class WandbTracker:
         last = self._row[0]
         for step, values in self._history.rows():
             if step < last:
-                self._run.log({STEP: step, **values}, step=step)
+                self._run.log({TRAIN_STEP: step, **values}, step=step)
         self._warn(self._run, _reason(error))
 
     def _warn(self, run, reason: str) -> None:
@@ -215,7 +215,7 @@ class WandbTracker:
 
         shown: dict[str, Any] = {name: wandb.Image(image) for name, image in pictures(result).items()}
         if result["layers"]:
-            shown["layers"] = wandb.Table(*layer_table(result["layers"]))
+            shown[LAYER_TABLE] = wandb.Table(*layer_table(result["layers"]))
         if shown:
             self._run.log(shown, step=max(self._row[0], self._run.starting_step))
         for artifact in self._artifacts(result):
@@ -270,7 +270,7 @@ def _shown(path: Path) -> str:
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def _reach(address: str) -> None:
+def reach(address: str) -> None:
     """Raises OSError where nobody answers within a few seconds; any answer will do."""
     with suppress(urllib.error.HTTPError):
         urllib.request.urlopen(address, timeout=3).close()
