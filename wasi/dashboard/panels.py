@@ -110,7 +110,7 @@ def _thresholds():
 def _bars(title: str, *metrics: str):
     return wr.BarPlot(
         title=title,
-        metrics=[wr.SummaryMetric(metric) for metric in metrics],
+        metrics=list(metrics),
         groupby=wr.Config("method.name") if len(metrics) == 1 else None,
         groupby_aggfunc="mean" if len(metrics) == 1 else None,
     )

@@ -222,10 +222,10 @@ class WandbTracker:
             self._run.log_artifact(artifact)
 
     def _artifacts(self, result: dict[str, Any]) -> Iterator:
-        path = self._folder / "wandb" / "result.json"
+        path = self._folder / "wandb" / f"result-{self._id}.json"
         atomic_write_text(path, json.dumps(without_places(result), indent=2) + "\n")
         artifact = wandb.Artifact(f"result-{self._id}", type="result")
-        artifact.add_file(_shown(path), policy="immutable", skip_cache=True)
+        artifact.add_file(_shown(path), name="result.json", policy="immutable", skip_cache=True)
         yield artifact
         model = self._folder / MODEL
         if self._cfg.logger.log_model and model.exists():
