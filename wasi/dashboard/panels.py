@@ -13,7 +13,11 @@ from wasi.tracking.names import FIGURES, LAYER_TABLE, MEMORY_PARTS, TRAIN_STEP
 GROUPS = ("method.name", "rank.weight_epsilon", "rank.activation_epsilon")
 """Options whose runs are one row, over seeds, and one line or bar."""
 
-_TIMES = (STEP.metric, "time/subspace_ms_p50", INFERENCE.metric)
+_TIMES = {
+    "Training step (ms)": STEP.metric,
+    "Subspace work (ms)": "time/subspace_ms_p50",
+    "Inference (ms)": INFERENCE.metric,
+}
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ def sections() -> list[Section]:
 def _accuracy() -> list:
     return [
         wr.ScatterPlot(
-            title=f"{ACCURACY_NAMES[TEST]} accuracy against {cost.title}",
+            title=f"{TEST} against {cost.metric}",
             x=wr.SummaryMetric(cost.metric),
             y=wr.SummaryMetric(TEST),
             log_x=True,
@@ -77,7 +81,7 @@ def _memory() -> list:
 
 
 def _time() -> list:
-    return [_bars(metric.removeprefix("time/"), metric) for metric in _TIMES]
+    return [_bars(title, metric) for title, metric in _TIMES.items()]
 
 
 def _training() -> list:

@@ -13,8 +13,6 @@ import os
 import shlex
 import shutil
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +20,7 @@ from typing import Any
 
 os.environ.setdefault("WANDB_SILENT", "true")  # read on import; its own chatter would bury the table
 
+import requests  # noqa: E402
 import wandb  # noqa: E402
 from omegaconf import DictConfig, OmegaConf  # noqa: E402
 
@@ -143,6 +142,7 @@ class WandbTracker:
             reason = "no key (`wandb login` stores one)"
         if reason is None:
             try:
+                reach(wandb.setup().settings.base_url)
                 return self._init("online")
             except Exception as error:
                 reason = _reason(error)
@@ -271,9 +271,14 @@ def _shown(path: Path) -> str:
 
 
 def reach(address: str) -> None:
-    """Raises OSError where nobody answers within a few seconds; any answer will do."""
-    with suppress(urllib.error.HTTPError):
-        urllib.request.urlopen(address, timeout=3).close()
+    """Raises OSError where nobody answers within a few seconds; any answer will do.
+
+    W&B's own calls have timeouts of their own, which add up, and the first failed one keeps the run's id in use.
+    """
+    try:
+        requests.get(address, timeout=3, stream=True).close()
+    except requests.RequestException as error:
+        raise ConnectionError(f"no answer from {address}") from error
 
 
 def _reason(error: Exception) -> str:
