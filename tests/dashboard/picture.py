@@ -61,7 +61,8 @@ def draw(axes, panel: dict, runs: list[dict]) -> None:
         for place, run in enumerate(runs):
             x, y = value(run, config["xAxis"]), value(run, config["yAxis"])
             axes.plot(x, y, "o", color=colour(run))
-            axes.annotate(label(run), (x, y), textcoords="offset points", xytext=(3, -9 if place % 2 else 3), fontsize=6)
+            beside = (3, -9 if place % 2 else 3)
+            axes.annotate(label(run), (x, y), textcoords="offset points", xytext=beside, fontsize=6)
         axes.margins(0.25)
     elif kind == "Run History Line Plot":
         for run in runs:
