@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.tracking import wandb_file
+
 ROOT = Path(__file__).resolve().parents[1]
 GROUPS = ("model", "dataset", "method", "rank", "device", "optimizer", "scheduler", "logger", "experiment")
 TINY = (
@@ -147,8 +149,10 @@ def test_a_failed_job_does_not_stop_the_others(swept):
 
 
 def test_a_stopped_sweep_resumes_to_the_same_numbers(tmp_path):
-    words = [*TINY, "method=wasi", "train.epochs=12", "train.select=best"]
-    command = [sys.executable, str(ROOT / "train.py"), "-m", *words, "seed=0,1", "sweep=stopped"]
+    tiny = [word for word in TINY if not word.startswith("logger=")]
+    words = [*tiny, "method=wasi", "train.epochs=12", "train.select=best"]
+    sweep = ["seed=0,1", "sweep=stopped", "logger=wandb_offline"]
+    command = [sys.executable, str(ROOT / "train.py"), "-m", *words, *sweep]
     child = subprocess.Popen(command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 200
     while not list(tmp_path.rglob("checkpoint.pt")):
@@ -165,7 +169,11 @@ def test_a_stopped_sweep_resumes_to_the_same_numbers(tmp_path):
     resumed = results(tmp_path)
     assert len(resumed) == 2 and resumed[name]["provenance"]["resumed_from_step"] > 0
 
-    run(*words, "seed=0", "hydra.run.dir=whole", cwd=tmp_path)
+    told = wandb_file.records(tmp_path / "multirun" / "stopped" / name)
+    assert wandb_file.steps(told) == list(range(1, 25))  # each of the 12 epochs' two steps once, in one file
+    assert not any(str(tmp_path) in str(record) for record in told)
+
+    run(*words, "seed=0", "hydra.run.dir=whole", "logger=none", cwd=tmp_path)
     whole = results(tmp_path)["whole"]
     assert whole["status"] == "completed" and whole["metrics"] == resumed[name]["metrics"]
     weights = [tmp_path / job / "model.safetensors" for job in ("whole", f"multirun/stopped/{name}")]

@@ -10,6 +10,7 @@ from wasi.errors import Diverged, Interrupted, UserError
 from wasi.runs import job as module
 from wasi.runs.job import perform
 from wasi.runs.result import read_result
+from wasi.tracking import NullTracker
 
 
 @pytest.fixture
@@ -179,11 +180,8 @@ def test_the_tracker_gets_what_the_result_has(tmp_path, cfg, monkeypatch):
     told = []
 
     class Tracker:
-        def summary(self, metrics):
-            told.append(metrics)
-
-        def finish(self, exit_code):
-            told.append(exit_code)
+        def finish(self, exit_code, result):
+            told.extend([result["metrics"], exit_code])
 
     monkeypatch.setattr(module, "open_tracker", lambda *_: Tracker())
     perform(cfg, tmp_path, trains)
@@ -192,6 +190,36 @@ def test_the_tracker_gets_what_the_result_has(tmp_path, cfg, monkeypatch):
     (tmp_path / "other").mkdir()
     perform(cfg, tmp_path / "other", raising(ValueError("x")))
     assert told == [{"train/loss": 2.0}, 1]
+
+
+def test_a_run_that_is_trained_again_is_another_attempt_and_one_that_goes_on_is_not(tmp_path, cfg, monkeypatch):
+    attempts = []
+    monkeypatch.setattr(module, "open_tracker", lambda *given: attempts.append(given[3]) or NullTracker())
+
+    def told() -> tuple:
+        return attempts.pop(), read_result(tmp_path)["provenance"]["attempt"]
+
+    with pytest.raises(Interrupted):
+        perform(cfg, tmp_path, raising(Interrupted(signal.SIGTERM)))
+    assert told() == (1, 1)
+    perform(cfg, tmp_path, trains)
+    assert told() == (1, 1)
+    cfg.train.rerun = True
+    with pytest.raises(Interrupted):
+        perform(cfg, tmp_path, raising(Interrupted(signal.SIGTERM)))
+    assert told() == (2, 2)
+    perform(cfg, tmp_path, trains)  # goes on with the second
+    assert told() == (2, 2)
+    perform(cfg, tmp_path, trains)
+    assert told() == (3, 3)
+
+
+def test_a_single_run_that_is_continued_keeps_the_name_that_w_and_b_knows_it_by(cfg):
+    module._keep_sweep_name(cfg, {"config": {"sweep": "yesterday"}}, ["seed=1"])
+    assert cfg.sweep == "yesterday"
+    module._keep_sweep_name(cfg, {"config": {"sweep": "yesterday"}}, ["sweep=mine"])
+    module._keep_sweep_name(cfg, None, [])
+    assert cfg.sweep == "yesterday"
 
 
 def test_the_best_weights_are_removed_with_the_checkpoint(tmp_path, cfg, compose_config):

@@ -1,15 +1,23 @@
 """W&B, offline: what was logged is in its file, under the contract's names."""
 
 import json
+import signal
+import subprocess
 import sys
-import time
+from pathlib import Path
 
 import pytest
 
-from wasi.errors import UserError
-from wasi.tracking import NullTracker, check_login, open_tracker
+from tests.tracking import wandb_file
+from tests.tracking.wandb_file import items, of_type, records, run_of, steps
+from wasi.tracking import NullTracker, open_tracker
 
 wandb = pytest.importorskip("wandb")
+
+LAYERS = [{"name": "blocks.0.fc1", "type": "LowRankLinear", "in_features": 8, "out_features": 4, "copies": 1,
+           "weight_rank": 3, "activation_ranks": [2, 5]}]  # fmt: skip
+PARTS = {f"memory/train_{part}_mib": 1.0 for part in ("weights", "gradients", "optimizer", "activations", "temporary")}
+RESULT = {"metrics": {"val/acc": 0.5, **PARTS}, "layers": LAYERS, "config": {"dataset": {"root": "/home/someone/data"}}}
 
 
 @pytest.fixture
@@ -17,34 +25,79 @@ def offline(compose_config):
     return compose_config("logger=wandb_offline", "sweep=together", "rank.weight_epsilon=0.7")
 
 
+def logged(tracker, first: int, last: int) -> None:
+    for step in range(first, last + 1):
+        tracker.log(step, {"train/loss": 1 / step})
+
+
 def test_an_offline_run_reads_back(tmp_path, offline):
     tracker = open_tracker(offline, tmp_path, "abc")
+    tracker.log(0, {"rank/fc1/weight": 3})
+    tracker.resume(0)
     tracker.log(1, {"train/loss": 2.0, "lr": 0.1})
     tracker.log(2, {"train/loss": 1.5, "lr": 0.05})
     tracker.log(2, {"val/acc": 0.5})
     tracker.summary({"val/acc": 0.5, "memory/train_peak_mib": 0.0})
     tracker.finish(0)
-    records = _records(tmp_path)
+    found = records(tmp_path)
 
-    run = next(r.run for r in records if r.WhichOneof("record_type") == "run")
+    run = run_of(found)
     assert (run.project, run.run_group, run.display_name) == ("wasi", "together", tmp_path.name)
+    assert list(run.tags) == ["wasi", "vit_micro", "digits", "eps_0.7_a0.8"]
     config = {item.key: json.loads(item.value_json) for item in run.config.update}
     assert config["rank"]["weight_epsilon"] == config["method"]["weight_epsilon"] == 0.7
     assert config["fingerprint"] == "abc"
 
-    history = [_items(r.history.item) for r in records if r.WhichOneof("record_type") == "history"]
-    assert [(h["train/step"], h["train/loss"]) for h in history if "train/loss" in h] == [(1, 2.0), (2, 1.5)]
-    assert [(h["train/step"], h["val/acc"]) for h in history if "val/acc" in h] == [(2, 0.5)]
+    names = ("_step", "train/step", "rank/fc1/weight", "train/loss", "val/acc")
+    history = [tuple(row.get(name) for name in names) for row in wandb_file.history(found)]
+    assert history == [(0, 0, 3, None, None), (1, 1, None, 2.0, None), (2, 2, None, 1.5, 0.5)]
 
     summary = {}
-    for record in records:
-        if record.WhichOneof("record_type") == "summary":
-            summary.update(_items(record.summary.update))
+    for record in of_type(found, "summary"):
+        summary.update(items(record.update))
     assert (summary["val/acc"], summary["memory/train_peak_mib"]) == (0.5, 0.0)
 
-    metrics = [r.metric for r in records if r.WhichOneof("record_type") == "metric"]
+    metrics = of_type(found, "metric")
     assert "train/step" in {m.name for m in metrics} and "train/step" in {m.step_metric for m in metrics}
-    assert next(r.exit.exit_code for r in records if r.WhichOneof("record_type") == "exit") == 0
+    assert of_type(found, "exit")[0].exit_code == 0
+
+
+def test_what_panels_need_is_there_after_a_completed_run(tmp_path, compose_config, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    cfg = compose_config("logger=wandb_offline", "logger.log_model=true", f"dataset.root={tmp_path}/photos")
+    tracker = open_tracker(cfg, tmp_path, "abc")
+    tracker.resume(0)
+    logged(tracker, 1, 2)
+    tracker.finish(0, RESULT)
+    found = records(tmp_path)
+
+    last = wandb_file.history(found)[-1]
+    assert last["_step"] == 2 and last["train/loss"] == 0.5
+    assert {last[f"figures/{name}/_type"] for name in ("memory", "ranks")} == {"image-file"}
+    files = next((tmp_path / "wandb").glob("offline-run-*")) / "files"
+    assert all((files / last[f"figures/{name}/path"]).is_file() for name in ("memory", "ranks"))
+    table = json.loads((files / last["layers/path"]).read_text())
+    assert dict(zip(table["columns"], table["data"][0], strict=True)) == {
+        "name": "blocks.0.fc1", "type": "LowRankLinear", "in_features": 8, "out_features": 4, "weight_rank": 3,
+        "activation_rank_0": 2, "activation_rank_1": 5,
+    }  # fmt: skip
+    artifacts = {artifact.type: artifact for artifact in of_type(found, "artifact")}
+    assert set(artifacts) == {"result", "model"} or {"result", "model"} < set(artifacts)
+    content = artifacts["result"].manifest.contents[0]
+    assert json.loads(Path(content.local_path).read_text())["config"] == {"dataset": {"root": "data"}}
+    assert not any(str(tmp_path) in str(record) for record in found)
+
+
+@pytest.mark.parametrize("code", [1, 143])
+def test_a_run_that_is_not_completed_shows_no_result(tmp_path, offline, code):
+    tracker = open_tracker(offline, tmp_path, "abc")
+    tracker.resume(0)
+    logged(tracker, 1, 2)
+    tracker.finish(code, RESULT)
+    found = records(tmp_path)
+    assert not of_type(found, "artifact") and steps(found) == [1, 2]
+    assert of_type(found, "exit")[0].exit_code == code
 
 
 def test_nothing_tells_where_files_lie(tmp_path, compose_config, monkeypatch):
@@ -55,10 +108,9 @@ def test_nothing_tells_where_files_lie(tmp_path, compose_config, monkeypatch):
     cfg = compose_config("logger=wandb_offline", weights, f"dataset.root={places[1]}")
     tracker = open_tracker(cfg, tmp_path, "abc")
     tracker.finish(0)
-    records = _records(tmp_path)
-    assert not any(str(tmp_path) in str(record) or sys.executable in str(record) for record in records)
-    run = next(r.run for r in records if r.WhichOneof("record_type") == "run")
-    config = {item.key: json.loads(item.value_json) for item in run.config.update}
+    found = records(tmp_path)
+    assert not any(str(tmp_path) in str(record) or sys.executable in str(record) for record in found)
+    config = {item.key: json.loads(item.value_json) for item in run_of(found).config.update}
     assert (config["model"]["weights"], config["dataset"]["root"]) == ("w.safetensors", "data")
     assert config["scheduler"]["_target_"] == cfg.scheduler._target_
 
@@ -69,76 +121,102 @@ def test_a_failed_run_is_marked_and_the_next_one_is_its_own(tmp_path, offline):
         (tmp_path / name).mkdir()
         tracker = open_tracker(offline, tmp_path / name, name)
         tracker.finish(code)
-        records = _records(tmp_path / name)
-        assert next(r.exit.exit_code for r in records if r.WhichOneof("record_type") == "exit") == code
-        ids.append(next(r.run.run_id for r in records if r.WhichOneof("record_type") == "run"))
+        found = records(tmp_path / name)
+        assert of_type(found, "exit")[0].exit_code == code
+        ids.append(run_of(found).run_id)
     assert len(set(ids)) == 2
 
 
-def test_the_id_is_of_the_sweep_and_the_fingerprint():
+_KILLED = """
+import os, sys
+from pathlib import Path
+from hydra import compose, initialize_config_dir
+import wasi.config.resolvers
+from wasi.tracking import open_tracker
+
+with initialize_config_dir(sys.argv[1], version_base="1.3"):
+    small = ["model=vit_micro", "model.weights=random", "dataset=digits", "rank.weight_epsilon=0.7"]
+    cfg = compose("config", [*small, "logger=wandb_offline", "sweep=together"])
+tracker = open_tracker(cfg, Path(sys.argv[2]), "abc")
+tracker.log(0, {"rank/fc1/weight": 3})
+tracker.resume(0)
+for step in range(1, 31):
+    tracker.log(step, {"train/loss": 1 / step})
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_killed_and_resumed_run_is_one_file_with_every_step_once(tmp_path, offline):
+    root = Path(__file__).resolve().parents[2]
+    killed = subprocess.run([sys.executable, "-c", _KILLED, str(root / "conf"), str(tmp_path)], cwd=root, timeout=60)
+    assert killed.returncode == -signal.SIGKILL and len(list((tmp_path / "wandb").glob("offline-run-*"))) == 1
+    history = next((tmp_path / "wandb").glob("history-*.jsonl"))
+    with open(history, "a") as file:
+        file.write('{"step": 31, "train/lo')  # as a kill in the middle of a write leaves it
+
+    tracker = open_tracker(offline, tmp_path, "abc")
+    tracker.log(0, {"rank/fc1/weight": 3})
+    tracker.resume(25)  # the last checkpoint
+    tracker.log(25, {"val/acc": 0.5})  # validated again
+    logged(tracker, 26, 40)
+    tracker.finish(0)
+    found = records(tmp_path)  # of the one file that there is
+    assert steps(found) == list(range(1, 41)) == wandb_file.inspected_steps(tmp_path)
+    assert [row["_step"] for row in wandb_file.history(found) if "val/acc" in row] == [25]
+    assert [row["_step"] for row in wandb_file.history(found)].count(0) == 1
+    assert run_of(found).run_id == history.stem.partition("-")[2]
+
+
+def test_what_is_measured_later_keeps_the_history(tmp_path, offline):
+    tracker = open_tracker(offline, tmp_path, "abc")
+    tracker.resume(0)
+    logged(tracker, 1, 5)
+    tracker.finish(0)
+    tracker = open_tracker(offline, tmp_path, "abc")
+    tracker.log(0, {"rank/fc1/weight": 3})
+    tracker.finish(0, RESULT)
+    found = records(tmp_path)
+    assert steps(found) == [1, 2, 3, 4, 5] and "figures/memory/path" in wandb_file.history(found)[-1]
+
+
+def test_a_new_attempt_is_a_run_of_its_own_beside_the_old_one(tmp_path, offline):
+    for attempt in (1, 2):
+        tracker = open_tracker(offline, tmp_path, "abc", attempt)
+        tracker.resume(0)
+        logged(tracker, 1, 3)
+        tracker.finish(0)
+    files = sorted((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(files) == len({file.stem for file in files}) == 2
+
+
+def test_the_id_is_of_the_sweep_the_fingerprint_and_the_attempt():
     from wasi.tracking.wandb_tracker import run_id
 
-    ids = [run_id(*of) for of in (("s", "f"), ("s", "g"), ("t", "f"))]
-    assert len(set(ids)) == 3 and run_id("s", "f") == ids[0]
+    ids = [run_id(*of) for of in (("s", "f"), ("s", "g"), ("t", "f"), ("s", "f", 2))]
+    assert len(set(ids)) == 4 and run_id("s", "f") == run_id("s", "f", 1) == ids[0]
     assert all(len(i) == 16 and i.isalnum() for i in ids)
 
 
-def test_online_without_a_key_is_refused_with_the_way_out(tmp_path, monkeypatch, compose_config):
-    for variable in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_IDENTITY_TOKEN_FILE"):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    cfg = compose_config("logger=wandb")
-    for attempt in (lambda: open_tracker(cfg, tmp_path, "abc"), lambda: check_login(cfg.logger)):
-        with pytest.raises(UserError) as error:
-            attempt()
-        assert "logger=wandb_offline" in str(error.value) and "logger=none" in str(error.value)
-        assert "\n" not in str(error.value)
-
-
-def test_no_login_is_needed_where_none_is_used(compose_config):
-    for logger in ("none", "wandb_offline"):
-        check_login(compose_config(f"logger={logger}").logger)
+@pytest.mark.parametrize(
+    ("words", "off"), [(["device=pi5"], True), (["device=pi5", "logger.system_metrics=true"], False),
+                       (["device=cpu"], False), (["logger.system_metrics=false"], True)]
+)  # fmt: skip
+def test_system_metrics_are_off_on_a_pi(tmp_path, compose_config, monkeypatch, words, off):
+    seen = {}
+    settings = wandb.Settings
+    monkeypatch.setattr(wandb, "Settings", lambda **given: seen.update(given) or settings(**given))
+    open_tracker(compose_config("logger=wandb_offline", *words), tmp_path, "abc").finish(0)
+    assert seen["x_disable_stats"] is off
 
 
 def test_without_a_logger_nothing_is_written(tmp_path, compose_config):
     tracker = open_tracker(compose_config(), tmp_path, "abc")
     assert isinstance(tracker, NullTracker)
+    tracker.resume(0)
     tracker.log(1, {"train/loss": 1.0})
+    tracker.flush()
     tracker.summary({})
     tracker.finish(0)
     assert list(tmp_path.iterdir()) == []
 
 
-def _records(folder) -> list:
-    """All records of a finished run, whose last ones the backend may still be writing when `finish` returns."""
-    deadline = time.monotonic() + 20
-    while True:
-        records = _written(folder)
-        if any(r.WhichOneof("record_type") == "exit" for r in records) or time.monotonic() > deadline:
-            return records
-        time.sleep(0.05)
-
-
-def _written(folder) -> list:
-    """The record log: 32 KiB blocks of [crc u32, length u16, kind u8] chunks after a 7-byte header."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    (path,) = (folder / "wandb").glob("offline-run-*/run-*.wandb")
-    raw, place, parts, records = path.read_bytes(), 7, b"", []
-    while place + 7 <= len(raw):
-        room = 32768 - place % 32768
-        if room < 7:
-            place += room
-            continue
-        length, kind = int.from_bytes(raw[place + 4 : place + 6], "little"), raw[place + 6]
-        parts += raw[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):  # whole, or the last part
-            records.append(Record.FromString(parts))
-            parts = b""
-    return records
-
-
-def _items(items) -> dict:
-    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}

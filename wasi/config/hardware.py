@@ -22,6 +22,16 @@ def launched() -> tuple[int, int]:
 
 
 @cache
+def is_raspberry_pi(name: str) -> bool:
+    """Whether `device.name` is one, or this machine is."""
+    try:
+        board = Path("/proc/device-tree/model").read_text()
+    except OSError:
+        board = ""
+    return name.startswith("pi") or board.startswith("Raspberry Pi")
+
+
+@cache
 def _torch_finds_cuda() -> bool:
     if "torch" in sys.modules:
         return sys.modules["torch"].cuda.is_available()

@@ -11,12 +11,12 @@ from wasi.config.reads import rank_options_read
 def job_folder(cfg: DictConfig) -> str:
     """For example `wasi-vit_micro-digits-eps_0.8-s0-1f3a09c2d4`. Never raises: refusing is up to the job."""
     names = [_select(cfg, key) for key in ("method.name", "model.name", "dataset.name")]
-    names += [_rank_label(cfg), f"s{_select(cfg, 'seed')}"]
+    names += [rank_label(cfg), f"s{_select(cfg, 'seed')}"]
     readable = "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", str(name))[:40] for name in names if name)
     return f"{readable.lstrip('.')}-{fingerprint(cfg)[:10]}"
 
 
-def _rank_label(cfg: DictConfig) -> str:
+def rank_label(cfg: DictConfig) -> str:
     """The ranks as far as the method reads them: `eps_0.8`, `eps_0.8_a0.4_t1`, `eps_0.8_r16x10x40`, `keep_0.5`.
 
     After a search, its bound: `eps_0.8_search_a0.8` (of that uniform threshold), `search_0.5MiB`, `search_p3`.

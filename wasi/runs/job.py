@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,6 +71,7 @@ def run_job(cfg: DictConfig, body: Body, performer: Perform | None = None) -> fl
         return (read_result(folder) or {}).get("metrics", {}).get("val/acc")
     if not in_sweep:
         continue_with("hydra.run.dir", folder)
+        _keep_sweep_name(cfg, read_result(folder), HydraConfig.get().overrides.task)
     main = threading.current_thread() is threading.main_thread()
     with interruptible() if main else nullcontext(), sole_owner(folder) as alone:
         ending = (performer or perform)(cfg, folder, body) if alone else _taken(folder)
@@ -78,6 +79,13 @@ def run_job(cfg: DictConfig, body: Body, performer: Perform | None = None) -> fl
     if ending.exit_code and not in_sweep:
         sys.exit(ending.exit_code)
     return (read_result(folder) or {}).get("metrics", {}).get("val/acc")
+
+
+def _keep_sweep_name(cfg: DictConfig, before: dict | None, given: Collection[str]) -> None:
+    """A single run that is continued keeps the name that it began with, which W&B knows it by."""
+    name = (before or {}).get("config", {}).get("sweep")
+    if name is not None and not any(override.startswith("sweep=") for override in given):
+        cfg.sweep = name
 
 
 def forget_ended() -> None:
@@ -104,7 +112,7 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
         if not run.only_measure:
             _start_afresh_or_resume(record)
             record.begin()
-        run.tracker = open_tracker(cfg, folder, record.fingerprint)
+        run.tracker = open_tracker(cfg, folder, record.fingerprint, record.attempt)
         others.start(folder)
         body(cfg, run)
         if run.only_measure:
@@ -181,8 +189,7 @@ def _warn_of_other_code(record: Record, what: str) -> None:
 def _close(run: Run, record: Record, ending: Ending) -> None:
     """The result file is written; what W&B may still say against it is a warning."""
     try:
-        run.tracker.summary(record.content["metrics"])
-        run.tracker.finish(ending.exit_code)
+        run.tracker.finish(ending.exit_code, record.content)
     except Exception as error:
         log.warning("the tracker could not be closed: %s", error)
 

@@ -24,6 +24,7 @@ class Record:
         self.folder = folder
         self.fingerprint = fingerprint(cfg)
         self.previous = read_result(folder)
+        self.attempt = self._attempt(cfg)
         self._begun = False
         self.content: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
@@ -31,11 +32,17 @@ class Record:
             "error": None,
             "fingerprint": self.fingerprint,
             "config": strict(resolved(cfg)),
-            "provenance": {**provenance(), "device": _device(cfg)},
+            "provenance": {**provenance(), "device": _device(cfg), "attempt": self.attempt},
             "metrics": {},
             "layers": [],
             "classes": [],
         }
+
+    def _attempt(self, cfg: DictConfig) -> int:
+        """From 1; one more each time that a completed run is trained again."""
+        before = self.previous["provenance"].get("attempt", 1) if self.is_same_run() else 1
+        again = self.completed_before() and OmegaConf.select(cfg, "train.rerun", default=False) is True
+        return before + 1 if again else before
 
     def is_same_run(self) -> bool:
         """Whether the folder's result is of this configuration."""

@@ -20,7 +20,6 @@ from wasi.runs.lock import is_at_work
 from wasi.runs.plan import write_plan
 from wasi.runs.result import FILE_NAME, read_result
 from wasi.runs.tuning import check_tuning, not_chosen
-from wasi.tracking import check_login
 
 
 class SweepCallback(Callback):
@@ -34,8 +33,6 @@ class SweepCallback(Callback):
     def check(self, config: DictConfig, swept: set[str]) -> None:
         """Raises UserError for what no job could do; options in `swept` differ from job to job."""
         check_config(config, swept)
-        if not swept & {"logger", "experiment"}:
-            check_login(config.logger)
 
     def report(self, folder: Path) -> str:
         """Write the sweep's report into its folder; what the terminal shows of it."""

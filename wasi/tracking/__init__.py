@@ -9,49 +9,53 @@ from omegaconf import DictConfig
 class Tracker(Protocol):
     """What a run tells about itself while it lasts."""
 
+    def resume(self, step: int) -> None:
+        """Training goes on from `step` (0 from the start): what an earlier process logged after it is taken back."""
+
     def log(self, step: int, values: dict[str, float]) -> None:
-        """History: `values` after optimizer step `step` (from 1)."""
+        """History: `values` after optimizer step `step` (from 1); steps never decrease."""
+
+    def flush(self) -> None:
+        """What was logged outlasts this process and its machine; called before a checkpoint."""
 
     def summary(self, metrics: dict[str, Any]) -> None:
         """The numbers that stand for the whole run, named as in `result.json`."""
 
-    def finish(self, exit_code: int) -> None:
-        """Close; `exit_code` other than 0 marks the run as failed."""
+    def finish(self, exit_code: int, result: dict[str, Any] | None = None) -> None:
+        """Close; `exit_code` other than 0 marks the run as failed.
+
+        Args:
+            result: the content of `result.json`, for what is shown of it.
+        """
 
 
 class NullTracker:
     """`logger=none`."""
 
+    def resume(self, step: int) -> None:
+        pass
+
     def log(self, step: int, values: dict[str, float]) -> None:
+        pass
+
+    def flush(self) -> None:
         pass
 
     def summary(self, metrics: dict[str, Any]) -> None:
         pass
 
-    def finish(self, exit_code: int) -> None:
+    def finish(self, exit_code: int, result: dict[str, Any] | None = None) -> None:
         pass
 
 
-def open_tracker(cfg: DictConfig, folder: Path, fingerprint: str) -> Tracker:
+def open_tracker(cfg: DictConfig, folder: Path, fingerprint: str, attempt: int = 1) -> Tracker:
     """The tracker that `logger` asks for.
 
-    Raises:
-        UserError: W&B cannot be reached or knows no key.
+    Args:
+        attempt: 1, and one more each time that a completed run is trained again (`train.rerun`).
     """
     if cfg.logger.name == "none":
         return NullTracker()
     from wasi.tracking.wandb_tracker import WandbTracker
 
-    return WandbTracker(cfg, folder, fingerprint)
-
-
-def check_login(cfg_logger: DictConfig) -> None:
-    """Once before a sweep: refuse it when W&B is asked for online and would fail in every job.
-
-    Raises:
-        UserError: W&B cannot be reached or knows no key.
-    """
-    if cfg_logger.name == "wandb" and cfg_logger.mode == "online":
-        from wasi.tracking.wandb_tracker import log_in
-
-        log_in()
+    return WandbTracker(cfg, folder, fingerprint, attempt)

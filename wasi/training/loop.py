@@ -30,7 +30,7 @@ class Fit:
 
     Args:
         step: what trains; cfg: the run's configuration; folder: where `checkpoint.pt` lives.
-        tracker: receives `log(step, values)` after every step and epoch.
+        tracker: receives `log(step, values)` after every step and epoch, and `resume(step)` before.
         on_epoch: each called with (epochs, steps) done, at the start of training and after every epoch.
         mix: of images and labels of a training batch, see `batch_mix`.
     """
@@ -57,6 +57,7 @@ class Fit:
         self.resumed_from_step = self.progress.step
         if parallel.rank():  # dropout falls in each process in its own way
             torch.manual_seed(generator("dropout", cfg.seed, parallel.rank(), self.progress.step).initial_seed())
+        tracker.resume(self.progress.step)
         self.on_epoch, self.mix = on_epoch, mix
         self._loaders: dict[str, Loader] = {}  # while it runs
         self._half_done = False
@@ -189,5 +190,6 @@ class Fit:
             self._half_done = False
 
     def _save(self) -> None:
+        self.tracker.flush()
         if not parallel.rank():  # one writer
             save_checkpoint(self.folder, self.step, self.scheduler, self.progress)

@@ -1,0 +1,99 @@
+"""`python -m tests.dashboard.picture SWEEP PICTURE` makes docs/wandb.png: the dashboard's panels of an offline sweep.
+
+Not W&B's own drawing, for which there is no server here: the panels of the specification, in its order and under its
+titles, with the numbers that are in the runs' W&B files.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from wasi.dashboard.specification import specification
+from wasi.methods.declared import appearance
+
+
+def runs_of(sweep: Path) -> list[dict]:
+    """Name, config, summary and history of every offline run below a sweep's folder."""
+    found = []
+    for path in sorted(sweep.rglob("offline-run-*/run-*.wandb")):
+        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path.resolve())]
+        told = subprocess.run(command, cwd=path.parent, capture_output=True, text=True, check=True).stdout
+        run: dict = {"history": [], "summary": {}}
+        for record in map(json.loads, told.splitlines()):
+            content = record.get(record["type"]) or {}
+            if record["type"] == "run":
+                run |= {"name": content["display_name"], "config": content["config"]["update"]}
+            elif record["type"] == "history":
+                run["history"].append(content["item"])
+            elif record["type"] == "summary":
+                run["summary"] |= content.get("update", {})
+        found.append(run)
+    return found
+
+
+def value(run: dict, accessor: str):
+    """Of `summary:METRIC` or `config:SECTION.value.OPTION`."""
+    kind, _, key = accessor.partition(":")
+    if kind == "summary":
+        return run["summary"].get(key)
+    section, _, option = key.partition(".value.")
+    return run["config"].get(section, {}).get(option)
+
+
+def label(run: dict) -> str:
+    config, name = run["config"], run["config"]["method"]["name"]
+    reads = "weight_epsilon" in config["method"] or "activations" in config["method"]
+    return f"{name} {config['rank']['weight_epsilon']}" if reads else name
+
+
+def colour(run: dict) -> str:
+    return appearance(run["config"]["method"]["name"]).colour
+
+
+def draw(axes, panel: dict, runs: list[dict]) -> None:
+    config, kind = panel["config"], panel["viewType"]
+    axes.set_title(config.get("chartTitle") or config["xAxis"], fontsize=8)
+    axes.tick_params(labelsize=6)
+    if kind == "Scatter Plot":
+        for place, run in enumerate(runs):
+            x, y = value(run, config["xAxis"]), value(run, config["yAxis"])
+            axes.plot(x, y, "o", color=colour(run))
+            beside = (3, -9 if place % 2 else 3)
+            axes.annotate(label(run), (x, y), textcoords="offset points", xytext=beside, fontsize=6)
+        axes.margins(0.25)
+    elif kind == "Run History Line Plot":
+        for run in runs:
+            points = [(row[config["xAxis"]], row[config["metrics"][0]]) for row in run["history"]
+                      if config["metrics"][0] in row]  # fmt: skip
+            axes.plot(*zip(*points, strict=True), color=colour(run), label=label(run), linewidth=1)
+    else:
+        metrics = config["metrics"]
+        left = [0.0] * len(runs)
+        for place, metric in enumerate(metrics):
+            values = [value(run, metric if ":" in metric else f"summary:{metric}") or 0.0 for run in runs]
+            shade = 1.0 if len(metrics) == 1 else 1.0 - 0.17 * place
+            axes.barh(list(map(label, runs)), values, left=left, color=list(map(colour, runs)), alpha=shade)
+            left = [a + b for a, b in zip(left, values, strict=True)]
+        axes.invert_yaxis()
+
+
+def main(sweep: Path, picture: Path) -> None:
+    runs = runs_of(sweep)
+    wanted = ("Scatter Plot", "Run History Line Plot", "Bar Chart")
+    told = specification("", "wasi", sweep.name)["workspace"]["spec"]["section"]["panelBankConfig"]["sections"]
+    rows = [(section["name"], [p for p in section["panels"] if p["viewType"] in wanted][:4]) for section in told[:4]]
+    figure = Figure(figsize=(11, 8.5), layout="constrained")
+    parts = figure.subfigures(len(rows), 1)
+    figure.suptitle(f"WASI: {sweep.name} (drawn from the specification and offline runs, not by W&B)", fontsize=10)
+    for part, (name, panels) in zip(parts, rows, strict=True):
+        part.suptitle(name, fontsize=9, x=0.01, ha="left", fontweight="bold")
+        for axes, panel in zip(part.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+            draw(axes, panel, runs)
+    figure.savefig(picture, dpi=90)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

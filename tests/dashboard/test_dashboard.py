@@ -1,0 +1,133 @@
+"""The dashboard's specification against the library's own models, and its upload against a stand-in server."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ws = pytest.importorskip("wandb_workspaces.workspaces")
+wr = pytest.importorskip("wandb_workspaces.reports.v2")
+
+import wandb  # noqa: E402
+from wandb_workspaces.reports.v2.interface import UnknownBlock, UnknownPanel  # noqa: E402
+from wandb_workspaces.reports.v2.internal import ReportViewspec  # noqa: E402
+from wandb_workspaces.workspaces.internal import View  # noqa: E402
+
+from tests.tracking.wandb_server import KEY, served  # noqa: E402
+from wasi.dashboard.panels import table_columns  # noqa: E402
+from wasi.dashboard.specification import specification, title_of  # noqa: E402
+from wasi.dashboard.upload import upload  # noqa: E402
+from wasi.errors import UserError  # noqa: E402
+from wasi.report.columns import COSTS, PANELS  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def without_login(tmp_path, monkeypatch):
+    for variable in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_ENTITY", "WANDB_PROJECT", "WANDB_MODE"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+@pytest.fixture
+def server(without_login, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    with served() as answering:
+        monkeypatch.setenv("WANDB_BASE_URL", answering.address)
+        yield answering
+
+
+def command(*words: str, cwd: Path) -> subprocess.CompletedProcess:
+    line = [sys.executable, "-m", "wasi.dashboard", *words]
+    environment = {"HOME": str(cwd), "NETRC": str(cwd / "netrc"), "PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+    return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+def grids(report: wr.Report) -> list:
+    return [block for block in report.blocks if isinstance(block, wr.PanelGrid)]
+
+
+def test_the_specification_is_read_back_by_the_library_as_it_was(without_login):
+    told = specification("someone", "vits", "together")
+    view = View.model_validate(told["workspace"])
+    workspace = ws.Workspace._from_model(view)
+    assert (workspace.entity, workspace.project, workspace.name) == ("someone", "vits", "WASI: together")
+    saved = told["report"] | {"spec": json.dumps(told["report"]["spec"])}
+    report = wr.Report._from_model(ReportViewspec.model_validate(saved))
+    assert [section.name for section in workspace.sections] == [
+        "Accuracy against cost", "Memory", "Time", "Training", "Ranks", "Thresholds",
+    ]  # fmt: skip
+    assert not any(isinstance(panel, UnknownPanel) for section in workspace.sections for panel in section.panels)
+    assert not any(isinstance(block, UnknownBlock) for block in report.blocks)
+    of_workspace = [[type(panel) for panel in section.panels] for section in workspace.sections]
+    assert [[type(panel) for panel in grid.panels] for grid in grids(report)] == of_workspace
+    scatters = [panel for panel in workspace.sections[0].panels]
+    assert [(panel.x.name, panel.y.name) for panel in scatters] == [(cost.metric, "test/acc") for cost in PANELS]
+
+
+def test_the_table_has_the_columns_of_the_projects_report(without_login):
+    told = specification("someone", "vits", "together")
+    feed = told["workspace"]["spec"]["section"]["runSets"][0]["runFeed"]
+    wanted = {"config:method.value.name", "summary:test/acc", *(f"summary:{cost.metric}" for cost in COSTS)}
+    assert wanted <= set(table_columns()) <= set(feed["columnPinned"])
+
+
+def test_only_the_sweep_is_shown(without_login):
+    def filters(told: dict) -> list:
+        runs = told["workspace"]["spec"]["section"]["runSets"] + [
+            runs for block in told["report"]["spec"]["blocks"] for runs in block.get("metadata", {}).get("runSets", [])
+        ]
+        return [run_set["filters"]["filters"] for run_set in runs]
+
+    by_group = [{"key": {"section": "run", "name": "group"}, "op": "=", "value": "it's", "disabled": False}]
+    found = filters(specification("someone", "vits", "it's"))
+    assert len(found) == 7 and all(one == by_group for one in found)
+    assert all(one == [] for one in filters(specification("someone", "vits", None)))
+
+
+def test_what_panels_show_is_what_runs_log(without_login):
+    """A panel of a name that no run logs would stay empty."""
+    from wasi.tracking.names import FIGURES, LAYER_TABLE
+
+    told = json.dumps(specification("someone", "vits", "together"))
+    for name in (*FIGURES.values(), LAYER_TABLE, "train/loss", "val/loss", "val/acc", "lr", "time/subspace_ms_p50"):
+        assert name in told
+
+
+def test_a_second_call_replaces_what_the_first_made(server):
+    first = upload(None, "wasi", "together")
+    assert sorted(view["type"] for view in server.views) == ["project-view", "runs"]
+    assert all(view["displayName"] == title_of("together") for view in server.views)
+    second = upload(None, "wasi", "together")
+    assert first == second and len(server.views) == 2
+    assert all(address.startswith(server.address) for address in first)
+    upload(None, "wasi", "another")
+    assert len(server.views) == 4
+
+
+def test_without_a_login_one_line(without_login):
+    with pytest.raises(UserError, match="wandb login"):
+        upload(None, "wasi", None)
+
+
+def test_a_server_out_of_reach_is_one_line(without_login, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match="--project=") as error:
+        upload("someone", "wasi", None)
+    assert "\n" not in str(error.value)
+
+
+def test_the_command_writes_the_specification_and_refuses_in_one_line(tmp_path):
+    done = command("--project", "vits", "--group", "s", "--dry-run", "spec.json", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "written to spec.json\n")
+    assert set(json.loads((tmp_path / "spec.json").read_text())) == {"workspace", "report"}
+    done = command("--project", "vits", cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

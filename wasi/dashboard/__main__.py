@@ -1,0 +1,50 @@
+"""`python -m wasi.dashboard --project PROJECT [--entity NAME] [--group SWEEP] [--dry-run [FILE]]`."""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from wasi.atomic import atomic_write_text
+from wasi.cli import run_cli
+from wasi.optional import optional
+
+_REQUIREMENTS = "requirements-dashboard.txt"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m wasi.dashboard",
+        description="Creates a W&B workspace and a W&B report with the tables and panels of the project's own report, "
+        "or replaces those of an earlier call.",
+    )
+    parser.add_argument("--project", default="wasi", help="W&B project of the runs, logger.project (wasi)")
+    parser.add_argument("--entity", help="W&B user or team (your default one)")
+    parser.add_argument("--group", metavar="SWEEP", help="the sweep's name, its W&B group (all runs of the project)")
+    parser.add_argument(
+        "--dry-run",
+        metavar="FILE",
+        nargs="?",
+        type=Path,
+        const=Path("dashboard.json"),
+        help="write the specification of both to FILE (dashboard.json) and send nothing; needs no login",
+    )
+    given = parser.parse_args()
+    os.environ.setdefault("WANDB_SILENT", "true")
+    optional("wandb_workspaces", "--project", given.project, _REQUIREMENTS)
+    if given.dry_run:
+        from wasi.dashboard.specification import specification
+
+        entity = given.entity or os.environ.get("WANDB_ENTITY", "")
+        told = json.dumps(specification(entity, given.project, given.group), indent=2)
+        atomic_write_text(given.dry_run, told + "\n")
+        print(f"written to {given.dry_run}")
+        return
+    from wasi.dashboard.upload import upload
+
+    for address in upload(given.entity, given.project, given.group):
+        print(address)
+
+
+if __name__ == "__main__":
+    run_cli(main)

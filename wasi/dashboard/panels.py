@@ -1,0 +1,132 @@
+"""What a dashboard shows: columns of its table and sections of panels, in W&B's classes.
+
+Imports `wandb_workspaces`, which is optional: for use behind `wasi.dashboard.specification`.
+"""
+
+from dataclasses import dataclass
+
+import wandb_workspaces.reports.v2 as wr
+
+from wasi.report.columns import ACCURACY_NAMES, COSTS, INFERENCE, PANELS, PAPER, PEAK, PROCESS, STEP, TEST, VALIDATION
+from wasi.tracking.names import FIGURES, LAYER_TABLE, MEMORY_PARTS, TRAIN_STEP
+
+GROUPS = ("method.name", "rank.weight_epsilon", "rank.activation_epsilon")
+"""Options whose runs are one row, over seeds, and one line or bar."""
+
+_TIMES = {
+    "Training step (ms)": STEP.metric,
+    "Subspace work (ms)": "time/subspace_ms_p50",
+    "Inference (ms)": INFERENCE.metric,
+}
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, what it shows in a sentence, and its panels."""
+
+    title: str
+    about: str
+    panels: list
+
+
+def table_columns() -> list[str]:
+    """Of the runs' table, left to right, as W&B addresses them."""
+    options = ("method.name", "rank.weight_epsilon", "rank.activation_epsilon", "seed")
+    metrics = (*ACCURACY_NAMES, *(cost.metric for cost in COSTS))
+    return [*map(config_column, options), *(f"summary:{metric}" for metric in metrics)]
+
+
+def config_column(option: str) -> str:
+    """
+    >>> config_column("method.name"), config_column("seed")
+    ('config:method.value.name', 'config:seed.value')
+    """
+    section, _, key = option.partition(".")
+    return f"config:{section}.value.{key}" if key else f"config:{section}.value"
+
+
+def sections() -> list[Section]:
+    return [
+        Section("Accuracy against cost", "Top left is best; both axes can be zoomed.", _accuracy()),
+        Section("Memory", "Measured peak of a whole training step, its parts, and the paper's accounting.", _memory()),
+        Section("Time", "Medians of a whole training step, of its subspace work, and of inference.", _time()),
+        Section("Training", "Loss, accuracy and learning rate over optimizer steps.", _training()),
+        Section("Ranks", "Ranks per layer before training; over epochs with train.monitor=true.", _ranks()),
+        Section("Thresholds", "From the thresholds through the costs to the accuracy.", [_thresholds()]),
+    ]
+
+
+def _accuracy() -> list:
+    return [
+        wr.ScatterPlot(
+            title=f"{TEST} against {cost.metric}",
+            x=wr.SummaryMetric(cost.metric),
+            y=wr.SummaryMetric(TEST),
+            log_x=True,
+            legend_template="${run:displayName}",
+        )
+        for cost in PANELS
+    ]
+
+
+def _memory() -> list:
+    parts = [f"memory/train_{part}_mib" for part in MEMORY_PARTS]
+    return [
+        _bars("Peak of a training step (MiB)", PEAK.metric),
+        _bars("Its parts (MiB)", *parts),
+        _bars("Whole process (MiB)", PROCESS.metric),
+        _bars("The paper's accounting (MiB)", PAPER.metric),
+        wr.MediaBrowser(title="Memory by category", media_keys=[FIGURES["memory"]], num_columns=2),
+    ]
+
+
+def _time() -> list:
+    return [_bars(title, metric) for title, metric in _TIMES.items()]
+
+
+def _training() -> list:
+    return [
+        _lines("Training loss", "train/loss"),
+        _lines("Validation loss", "val/loss"),
+        _lines("Validation accuracy", VALIDATION),
+        _lines("Learning rate", "lr"),
+    ]
+
+
+def _ranks() -> list:
+    return [
+        wr.MediaBrowser(title="Ranks per layer", media_keys=[FIGURES["ranks"]], num_columns=2),
+        wr.WeavePanelSummaryTable(table_name=LAYER_TABLE),
+        wr.LinePlot(title="Rank at the threshold", x=TRAIN_STEP, metric_regex="monitor/.*rank_at_threshold"),
+        wr.LinePlot(title="Angle to the start (degrees)", x=TRAIN_STEP, metric_regex="monitor/.*angle_mean_deg"),
+    ]
+
+
+def _thresholds():
+    options = [wr.Config(option) for option in GROUPS[1:]]
+    metrics = [wr.SummaryMetric(metric) for metric in (PEAK.metric, STEP.metric, TEST)]
+    return wr.ParallelCoordinatesPlot(
+        title="Thresholds, costs and accuracy",
+        columns=[wr.ParallelCoordinatesPlotColumn(metric=metric) for metric in (*options, *metrics)],
+    )
+
+
+def _bars(title: str, *metrics: str):
+    return wr.BarPlot(
+        title=title,
+        metrics=list(metrics),
+        groupby=wr.Config("method.name") if len(metrics) == 1 else None,
+        groupby_aggfunc="mean" if len(metrics) == 1 else None,
+    )
+
+
+def _lines(title: str, metric: str):
+    return wr.LinePlot(
+        title=title,
+        x=TRAIN_STEP,
+        y=[metric],
+        title_x="optimizer step",
+        groupby=wr.Config("method.name"),
+        groupby_aggfunc="mean",
+        groupby_rangefunc="minmax",
+    )

@@ -1,0 +1,48 @@
+"""Creating a workspace and a report at the server, or replacing those of an earlier call."""
+
+from typing import Any
+
+import wandb
+import wandb_workspaces.workspaces as ws
+
+from wasi.dashboard.specification import report_of, title_of, workspace_of, workspace_slug
+from wasi.errors import UserError
+from wasi.tracking.wandb_tracker import reach
+
+
+def upload(entity: str | None, project: str, group: str | None) -> list[str]:
+    """The addresses of the workspace and the report.
+
+    Raises:
+        UserError: no login, no server, no such project.
+    """
+    if not wandb.login(prompt=False, verify=False):
+        raise UserError("--project", project, "with a W&B login (`wandb login`), or use --dry-run")
+    try:
+        reach(wandb.setup().settings.base_url)
+        api = wandb.Api(timeout=15)
+        entity = entity or api.default_entity
+        return [_workspace(entity, project, group), _report(api, entity, project, group)]
+    except (wandb.Error, ValueError, OSError) as error:
+        told = str(error).strip().splitlines() or [type(error).__name__]
+        given = f"{entity}/{project}" if entity else project
+        allowed = f"a project that W&B knows, with its server in reach: {told[0]}"
+        raise UserError("--project", given, allowed) from error
+
+
+def _workspace(entity: str, project: str, group: str | None) -> str:
+    made = workspace_of(entity, project, group)
+    try:
+        address = f"https://wandb.ai/{entity}/{project}?nw={workspace_slug(project, group)}"
+        made._internal_id = ws.Workspace.from_url(address)._internal_id
+    except ValueError:  # there is none yet
+        pass
+    return made.save().url
+
+
+def _report(api: Any, entity: str, project: str, group: str | None) -> str:
+    made = report_of(entity, project, group)
+    before = [report for report in api.reports(f"{entity}/{project}") if report.display_name == title_of(group)]
+    if before:
+        made.id = before[0].id
+    return made.save().url

@@ -1,0 +1,21 @@
+"""What others may see: no absolute paths."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+
+def without_places(value: Any) -> Any:
+    """A configuration or a result: absolute paths become relative to the working folder, or names.
+
+    >>> without_places({"dataset": {"root": "/home/someone/photos"}, "lr": 0.1})
+    {'dataset': {'root': 'photos'}, 'lr': 0.1}
+    """
+    if isinstance(value, dict):
+        return {key: without_places(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_places(item) for item in value]
+    if not isinstance(value, str) or not os.path.isabs(os.path.expanduser(value)):
+        return value
+    path, here = Path(os.path.expanduser(value)), Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else path.name
