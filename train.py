@@ -56,7 +56,7 @@ def train(cfg: DictConfig, run: Run) -> None:
         return
     watchers = [Monitor(model, calibration, cfg, run.folder, run.tracker)] if cfg.train.monitor else []
     fit = Fit(step, data.train, data.val, cfg, run.folder, run.tracker, watchers)
-    run.resumed_from_step = fit.resumed_from_step
+    run.resumed_from_step, run.history = fit.resumed_from_step, fit.progress.epochs
     run.metrics |= fit.run()
     if cfg.train.save == "model":
         save_model(run.folder / FILE_NAME, model, header_of(cfg, spec, data.classes, run.layers))

@@ -22,6 +22,17 @@ def provenance_lines(runs: Sequence[Run]) -> list[str]:
     return lines
 
 
+def experiment_of(runs: Sequence[Run]) -> str | None:
+    """The experiment of `conf/experiment` that all of the runs belong to; None where they belong to no single one."""
+    return experiment_in([run.provenance for run in runs])
+
+
+def experiment_in(provenances: Sequence[dict]) -> str | None:
+    """As `experiment_of`, for what results tell of where they come from."""
+    names = {provenance.get("experiment") for provenance in provenances}
+    return names.pop() if len(names) == 1 else None
+
+
 def _known(runs: Sequence[Run], read: Callable[[Run], Any]) -> list[str]:
     return list(dict.fromkeys(value for run in runs if (value := read(run))))
 

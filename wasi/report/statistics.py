@@ -37,6 +37,25 @@ def std(values: Sequence[float]) -> float | None:
     return math.sqrt(math.fsum((v - centre) ** 2 for v in values) / (len(values) - 1))
 
 
+def interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """The 95 % t-interval of the mean; None for fewer than two values.
+
+    >>> interval([0.7])
+    >>> [round(bound, 3) for bound in interval([1.0, 2.0, 3.0])]
+    [-0.484, 4.484]
+    """
+    if len(values) < 2:
+        return None
+    centre = mean(values)
+    if _without_scatter(values):
+        return centre, centre
+
+    from scipy.stats import t
+
+    half = float(t.ppf(0.975, len(values) - 1)) * std(values) / math.sqrt(len(values))
+    return centre - half, centre + half
+
+
 def paired(a: Mapping[Hashable, float], b: Mapping[Hashable, float]) -> Paired | None:
     """`a` minus `b` over the keys (seeds) that both have; None where they share none.
 

@@ -42,6 +42,7 @@ class Run:
     metrics: dict = field(default_factory=dict)
     layers: list = field(default_factory=list)
     classes: list = field(default_factory=list)
+    history: list = field(default_factory=list)  # of each epoch ended, its `train/loss` and `val/*`
     resumed_from_step: int = 0
     only_measure: bool = False  # it was trained before, without being measured
 
@@ -107,7 +108,7 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
         ending = ending_of(error)
     with uninterrupted():
         seconds = time.monotonic() - start
-        found = {"metrics": run.metrics, "layers": run.layers, "classes": run.classes}
+        found = {"metrics": run.metrics, "layers": run.layers, "classes": run.classes, "history": history(run)}
         record.end(ending.status, ending.error, found, seconds, run.resumed_from_step)
         tell(ending, folder / "train.log")
         _close(run, record, ending)
@@ -120,6 +121,11 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
     if ending.signum is not None:
         raise Interrupted(ending.signum)
     return ending
+
+
+def history(run: Run) -> list[dict]:
+    """Per epoch that has ended, from 1: what was measured at its end."""
+    return [{"epoch": epoch, **values} for epoch, values in enumerate(run.history, start=1)]
 
 
 def _skip(record: Record, monitor: bool) -> Ending:

@@ -35,6 +35,7 @@ class Record:
             "metrics": {},
             "layers": [],
             "classes": [],
+            "history": [],
         }
 
     def is_same_run(self) -> bool:
@@ -66,7 +67,7 @@ class Record:
         """Write the ending; a run refused before it began leaves a completed result of its kind alone.
 
         Args:
-            found: `metrics`, `layers` and `classes`.
+            found: `metrics`, `layers`, `classes` and `history`.
         """
         if self.completed_before() and not self._begun:
             return
