@@ -1,7 +1,9 @@
 """Means, spreads, and whether two small samples differ."""
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+import warnings
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 SIGNIFICANCE = 0.05
@@ -73,7 +75,8 @@ def paired(a: Mapping[Hashable, float], b: Mapping[Hashable, float]) -> Paired |
 
     from scipy.stats import ttest_rel
 
-    test = ttest_rel([a[key] for key in shared], [b[key] for key in shared])
+    with _without_remarks():
+        test = ttest_rel([a[key] for key in shared], [b[key] for key in shared])
     low, high = test.confidence_interval(0.95)
     return Paired(len(shared), centre, float(low), float(high), float(test.pvalue))
 
@@ -90,7 +93,16 @@ def welch_p(a: Sequence[float], b: Sequence[float]) -> float | None:
 
     from scipy.stats import ttest_ind
 
-    return float(ttest_ind(a, b, equal_var=False).pvalue)
+    with _without_remarks():
+        return float(ttest_ind(a, b, equal_var=False).pvalue)
+
+
+@contextmanager
+def _without_remarks() -> Iterator[None]:
+    """scipy warns of samples that are nearly equal, as the memory of two runs is."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        yield
 
 
 def _without_scatter(values: Sequence[float]) -> bool:

@@ -10,7 +10,7 @@ from wasi.report.pareto import on_front
 
 _COSTS = (PEAK, PROCESS, STEP, INFERENCE, FLOPS)
 _TEXT = (
-    "Up and to the left is better. Whiskers: 95 % interval of the mean accuracy over the seeds. Thin lines join rows "
+    "Up and to the left is better. Whiskers: ± standard deviation over the seeds. Thin lines join rows "
     "that differ by their thresholds alone. Stepped line: the front of the panel, which no row beats in both. Dashed: "
     "vanilla's accuracy. Point at a mark for its run, click it for its configuration."
 )
@@ -19,7 +19,7 @@ _TEXT = (
 def section(rows: Sequence[Row]) -> Section | None:
     """None where accuracy and a cost were never measured together, or accuracy must not be quoted."""
     panels = {cost: [row for row in rows if None not in (row.accuracy, row.cost(cost))] for cost in _COSTS}
-    figures = [Figure(cost.axis, _panel(cost, shown), True) for cost, shown in panels.items() if shown]
+    figures = [Figure(cost.axis, _panel(cost, shown), "x") for cost, shown in panels.items() if shown]
     shown = [row for row in rows if any(row in panel for panel in panels.values())]
     return Section("Accuracy against cost", _TEXT, figures, series_legend(shown)) if figures else None
 
@@ -32,24 +32,23 @@ def _panel(cost: Cost, rows: list[Row]) -> dict[str, Any]:
     told = tooltip(accuracy=title, cost=cost.axis, seeds="seeds")
     marks = points(rows)
     marks["encoding"] |= {"x": x, "y": y, "tooltip": told}
-    lines = [
-        {
-            "mark": {"type": "line", "strokeWidth": 1, "opacity": 0.55},
-            "encoding": {"x": x, "y": y, "color": colour, "detail": {"field": "series"}, "order": {"field": "place"}},
-        },
-        {
-            "mark": {"type": "rule", "strokeWidth": 1.2},
-            "transform": [{"filter": "isValid(datum.low)"}],
-            "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}, "color": colour},
-        },
-        marks,
-    ]
-    return spec(*_vanilla(rows, y), *_front(cost, rows, x, y), *lines, values=[_datum(row, cost) for row in rows])
+    values = [_datum(row, cost) for row in rows]
+    line = {
+        "mark": {"type": "line", "strokeWidth": 1, "opacity": 0.55},
+        "encoding": {"x": x, "y": y, "color": colour, "detail": {"field": "series"}, "order": {"field": "place"}},
+    }
+    whisker = {
+        "mark": {"type": "rule", "strokeWidth": 1.2},
+        "transform": [{"filter": "isValid(datum.low)"}],
+        "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}, "color": colour},
+    }
+    whiskers = [whisker] if any("low" in value for value in values) else []
+    return spec(*_vanilla(rows, y), *_front(cost, rows, x, y), line, *whiskers, marks, values=values)
 
 
 def _datum(row: Row, cost: Cost) -> dict[str, Any]:
-    low, high = row.accuracy_interval or (None, None)
-    bounds = {} if low is None else {"low": low, "high": high}
+    std = row.group.std(row.group.accuracy)
+    bounds = {} if std is None else {"low": row.accuracy - std, "high": row.accuracy + std}
     told = {"accuracy": row.told_accuracy(), "cost": row.told_cost(cost), "seeds": len(row.group.trained)}
     return row.datum(x=row.cost(cost), y=row.accuracy, place=row.key, **bounds, **told)
 

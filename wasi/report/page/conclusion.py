@@ -12,8 +12,10 @@ from wasi.report.load import Run, select
 from wasi.report.page.rows import Row
 from wasi.report.page.table import signed
 from wasi.report.provenance import one_machine
+from wasi.report.statistics import Paired
 
 _METHOD = "wasi"
+_EQUAL_WITHIN = 0.02  # half the width of the widest interval of a difference that passes for none
 _CHEAPEST = 3  # that many are named
 _SAVED = {
     PEAK: "less peak memory in a training step",
@@ -118,6 +120,8 @@ def _savings(judged: Sequence[Judged]) -> Statement | None:
     if equal:
         words = "lies above that of" if best.is_above else "cannot be told apart from that of"
         text = f"The accuracy of {name} {words} {vanilla} ({_told_difference(best)}), and it {costs}."
+        if not best.is_above and _is_wide(best.comparison.pairing):
+            text += " So wide an interval shows little: more seeds are needed before the two are called equal."
     elif spread:
         text = f"No WASI row keeps the accuracy of {vanilla}. Nearest is {name} ({_told_difference(best)}); it {costs}."
     else:
@@ -144,6 +148,10 @@ def _told_difference(one: Judged) -> str:
     if pairing is not None and pairing.low is not None:
         told += f", 95 % interval {signed(100 * pairing.low)} to {signed(100 * pairing.high)}"
     return told + (f", {seeds} seeds" if seeds > 1 else "")
+
+
+def _is_wide(pairing: Paired | None) -> bool:
+    return pairing is None or pairing.high - pairing.low > 2 * _EQUAL_WITHIN
 
 
 def _points(one: Judged) -> str:

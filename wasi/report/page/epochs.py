@@ -8,7 +8,7 @@ from typing import Any
 
 from wasi.report.fields import significant
 from wasi.report.load import Run
-from wasi.report.page.figure import Figure, Section, by_series, dash_by_series, series_legend, spec, tooltip
+from wasi.report.page.figure import Figure, Section, by_series, dash_by_series, quantity, series_legend, spec, tooltip
 from wasi.report.page.rows import Row
 
 _CURVES = {
@@ -23,6 +23,7 @@ _STABILITY = {
     "variance": ("Variance of the features that the bases explain", "share"),
     "tucker_error": ("Error of the saved inputs", "relative Frobenius error"),
 }
+_MOST_TICKS = 6
 _MOST_POINTS = 120  # of a line: more than a panel has room for
 
 
@@ -128,9 +129,11 @@ def _thinned(points: list[dict]) -> list[dict]:
 
 def _lines(rows: Sequence[Row], values: list[dict], axis: str, counted: str) -> dict[str, Any]:
     seen = [row for row in rows if any(value["row"] == row.key for value in values)]
-    x = {"field": "epoch", "type": "quantitative", "title": "epoch", "axis": {"tickMinStep": 1, "format": "d"}}
+    last = max(value["epoch"] for value in values)
+    ticks = list(range(0, last + 1, max(1, -(-last // _MOST_TICKS))))
+    x = {"field": "epoch", "type": "quantitative", "title": "epoch", "axis": {"values": ticks, "format": "d"}}
     x["scale"] = {"nice": False, "zero": False, "padding": 8}
-    y = {"field": "y", "type": "quantitative", "title": axis, "scale": {"zero": False}}
+    y = quantity("y", axis, [value[bound] for value in values for bound in ("y", "low", "high")])
     colour, detail = by_series(seen), {"field": "row"}
     band = {
         "mark": {"type": "area", "opacity": 0.13},

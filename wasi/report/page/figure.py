@@ -41,22 +41,26 @@ class Key:
 
 @dataclass(frozen=True)
 class Figure:
-    """One Vega-Lite specification; of a `scalable` one the reader chooses linear or logarithmic x axes."""
+    """One Vega-Lite specification. `scalable`: axes (`x`, `xy`) which the reader makes linear or logarithmic."""
 
     title: str
     spec: dict[str, Any]
-    scalable: bool = False
+    scalable: str = ""
 
 
 @dataclass(frozen=True)
 class Section:
-    """Figures under one heading, with what a reader must know to read them. `wide`: one figure to a line."""
+    """Figures under one heading, with what a reader must know to read them.
+
+    `wide`: one figure to a line; `is_log`: how scalable axes are at first.
+    """
 
     title: str
     text: str
     figures: list[Figure]
     legend: list[Key] = field(default_factory=list)
     wide: bool = False
+    is_log: bool = False
 
     @property
     def is_scalable(self) -> bool:
@@ -94,8 +98,7 @@ def dash_by_series(rows: Sequence[Row]) -> dict[str, Any]:
 
 def points(rows: Sequence[Row], **mark: Any) -> dict[str, Any]:
     """Markers in colour, shape and filling of the static figures, as mark and encoding without a place."""
-    colour = by_series(rows)
-    filled = {**colour, "scale": _scale(rows, lambda row: 1 if row.style.filled else 0.12)}
+    colour, filled = by_series(rows), {"field": "filled", "type": "quantitative", "scale": None}
     look = {"fill": colour, "stroke": colour, "shape": shape_by_series(rows), "fillOpacity": filled}
     return {"mark": {"type": "point", "size": 80, "opacity": 1, "cursor": "pointer", **mark}, "encoding": look}
 

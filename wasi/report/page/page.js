@@ -2,16 +2,19 @@
 const figures = JSON.parse(document.getElementById("figure-data").textContent);
 const details = JSON.parse(document.getElementById("details-data").textContent);
 const table = document.getElementById("table");
+const ERRORS = 1; // Vega's log level
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
 // --- figures ---------------------------------------------------------------------------------------------------------
 
-function themed(spec, scale) {
+function themed(spec, axes, scale) {
   const style = getComputedStyle(document.documentElement);
   const [ink, faint, line] = ["--ink", "--faint", "--line"].map((name) => style.getPropertyValue(name).trim());
   const text = JSON.stringify(spec).replaceAll('"#000000"', JSON.stringify(ink)); // vanilla's black, on a dark page too
   const found = JSON.parse(text);
-  for (const layer of found.layer) if (scale && layer.encoding.x?.scale) layer.encoding.x.scale.type = scale;
+  for (const { encoding } of found.layer) {
+    for (const axis of axes) if (encoding[axis]) Object.assign(encoding[axis].scale, { type: scale, nice: scale !== "log" });
+  }
   const font = getComputedStyle(document.body).fontFamily;
   found.config = {
     background: "transparent", font,
@@ -25,9 +28,9 @@ function themed(spec, scale) {
 
 async function draw(place) {
   const scale = place.closest("article").querySelector('[data-scale][aria-pressed="true"]')?.dataset.scale;
-  const spec = themed(figures[place.dataset.figure], "scalable" in place.dataset ? scale : null);
+  const spec = themed(figures[place.dataset.figure], place.dataset.scalable ?? "", scale);
   place.finalize?.();
-  const result = await vegaEmbed(place, spec, { mode: "vega-lite", actions: false, renderer: "svg" });
+  const result = await vegaEmbed(place, spec, { mode: "vega-lite", actions: false, renderer: "svg", logLevel: ERRORS });
   place.finalize = () => result.finalize();
   place.dataset.drawn = scale ?? "";
   result.view.addEventListener("click", (event, item) => {
@@ -107,8 +110,8 @@ if (table) {
   function choose() {
     const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
     for (const line of lines) {
-      const text = line.textContent.toLowerCase();
-      line.hidden = (method.value && line.dataset.method !== method.value) || !words.every((word) => text.includes(word));
+      const isOther = method.value && line.dataset.method !== method.value;
+      line.hidden = isOther || !words.every((word) => line.dataset.words.includes(word));
     }
     const shown = lines.filter((line) => !line.hidden).length;
     count.textContent = shown === lines.length ? `${shown} row${shown === 1 ? "" : "s"}` : `${shown} of ${lines.length} rows`;

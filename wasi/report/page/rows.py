@@ -50,7 +50,9 @@ class Row:
 
     @cached_property
     def accuracy_interval(self) -> tuple[float, float] | None:
-        return statistics.interval(self.group.values(self.group.accuracy)) if self.is_quotable else None
+        """Of the mean, at 95 %, within what an accuracy can be; None for a single seed."""
+        found = statistics.interval(self.group.values(self.group.accuracy)) if self.is_quotable else None
+        return None if found is None else (max(found[0], 0.0), min(found[1], 1.0))
 
     def cost(self, cost: Cost) -> float | None:
         """The mean, in the unit in which the report shows it."""
@@ -71,7 +73,8 @@ class Row:
 
     def datum(self, **values: Any) -> dict[str, Any]:
         """A record of a figure: whatever is drawn of this row can be hovered over and clicked."""
-        return {"row": self.key, "name": self.name, "series": self.series, **values}
+        filled = 1 if self.style.filled else 0.12
+        return {"row": self.key, "name": self.name, "series": self.series, "filled": filled, **values}
 
 
 def rows_of(block: Block, comparisons: list[Comparison], first: int) -> list[Row]:

@@ -18,6 +18,8 @@ from wasi.report.page.figure import (
 )
 from wasi.report.page.rows import Row
 
+_LOG_FROM = 10.0
+
 
 def time(rows: Sequence[Row]) -> Section | None:
     """None with fewer than two thresholds timed."""
@@ -68,18 +70,22 @@ def savings(rows: Sequence[Row]) -> Section | None:
         "Memory: vanilla / this": (PAPER, PEAK, "by the paper's accounting", "peak of a whole step, measured"),
         "Training step: vanilla / this": (FLOPS, STEP, "by FLOPs", "time, measured"),
     }
-    figures, shown = [], []
+    figures, shown, ratios = [], [], []
     for title, (predicted, measured, x, y) in pairs.items():
         both = [row for row in rows if None not in _ratios(row, predicted, measured)]
         if both:
             shown += both
-            figures.append(Figure(title, _against_prediction(both, predicted, measured, x, y), True))
+            figures.append(Figure(title, _against_prediction(both, predicted, measured, x, y), "xy"))
+            ratios += [ratio for row in both for ratio in _ratios(row, predicted, measured)]
     text = (
         "On the dashed line a saving is as large as predicted, below it smaller. The accounting sees linear layers "
         "in scope alone, and FLOPs take no account of how well a machine computes them."
     )
+    if not figures:
+        return None
     legend = series_legend([row for row in rows if row in shown])
-    return Section("Predicted against measured savings", text, figures, legend) if figures else None
+    is_log = max(ratios) > _LOG_FROM * min(ratios)
+    return Section("Predicted against measured savings", text, figures, legend, is_log=is_log)
 
 
 def _ratios(row: Row, *costs: Cost) -> list[float | None]:
