@@ -192,7 +192,8 @@ def row_names(block: Block) -> list[str]:
         shown = {name: shown_option(group, key) for key, name in short_names(block.differing).items()}
         parts += [f"{name}={value}" for name, value in shown.items() if value is not None]
         names.append(", ".join([*parts, *([group.runs[0].fingerprint[:8]] if block.alike else [])]))
-    return names
+    return [f"{name} ({names[:place].count(name) + 1})" if names.count(name) > 1 else name
+            for place, name in enumerate(names)]  # fmt: skip
 
 
 def short_names(keys: list[str]) -> dict[str, str]:
