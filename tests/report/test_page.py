@@ -181,6 +181,19 @@ def test_runs_and_their_benchmark_make_one_row(tmp_path):
     assert "Where a step&#39;s time goes" in titles(page(tmp_path))
 
 
+def test_numbers_that_are_none_are_not_measured(tmp_path):
+    history = [{"epoch": 1, "train/loss": float("nan")}, {"epoch": 2, "train/loss": 0.5}]
+    fakes.write(tmp_path, fakes.metrics(0.8, **{"val/loss": float("inf")}), fakes.config(), history=history)
+    figures = data(page(tmp_path), "figure-data")
+    assert [value["epoch"] for value in figures[-1]["data"]["values"]] == [2]
+
+
+def test_a_page_that_is_passed_on_tells_no_folders_of_this_machine(tmp_path):
+    fakes.write(tmp_path, fakes.metrics(0.8), fakes.config(options={"model.weights": "/home/someone/net.safetensors"}))
+    html = page(tmp_path)
+    assert "net.safetensors" in html and "/home/someone" not in html and str(tmp_path) not in html
+
+
 def test_benchmarks_alone_make_a_page(tmp_path):
     sides = jobs.metrics(50, 5, 100), jobs.metrics(100, 10, 400)
     jobs.write_sweep(tmp_path, [jobs.content(jobs.config("wasi", epsilon), *sides) for epsilon in (0.6, 0.8)])
@@ -211,3 +224,10 @@ def test_the_experiment_names_the_page_and_the_figures(tmp_path):
     assert "<h1>fig5_vit_cifar10</h1>" in page(tmp_path)
     figures = sorted(path.name for path in tmp_path.glob("fig5*"))
     assert figures == [f"fig5_vit_cifar10_accuracy_vs_cost_vit_micro_digits.{form}" for form in ("png", "svg")]
+
+
+def test_times_of_several_machines_make_no_front(tmp_path):
+    other = copy.deepcopy(fakes.PROVENANCE) | {"threads": {"torch": 1}}
+    fakes.write(tmp_path, fakes.metrics(0.8), fakes.config())
+    fakes.write(tmp_path, fakes.metrics(0.7, 0.5), fakes.config("wasi", 0.8), provenance=other)
+    assert "No Pareto front: step times are of several machines" in told(tmp_path)

@@ -14,6 +14,7 @@ from wasi.runs.tuning import not_chosen
 
 STATUSES = ("completed", "running", "interrupted", "failed", "diverged", "invalid")
 BENCH_FILE_NAME = "bench.json"
+_BOUNDS = ("p50", "low", "high")
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def read_run(path: Path) -> Run:
         Unusable: half a file, another schema, or not the result of a run or a benchmark.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda name: None)  # NaN, Infinity
     except (OSError, ValueError, RecursionError) as error:
         raise Unusable(f"cannot be read ({type(error).__name__}: {error})") from error
     if not isinstance(content, dict):
@@ -108,7 +109,8 @@ def read_run(path: Path) -> Run:
 
 def _with_baseline(run: Run, content: dict) -> Run:
     """A benchmark with its ratios and, where it has one, its baseline as a run of its own."""
-    ratio = content["ratio"] if isinstance(content.get("ratio"), dict) else {}
+    ratios = content["ratio"] if isinstance(content.get("ratio"), dict) else {}
+    ratio = {name: found for name, bounds in ratios.items() if set(_BOUNDS) <= set(found := _numbers(bounds))}
     base = content.get("baseline")
     if not isinstance(base, dict) or not isinstance(base.get("config"), dict) or not _is_complete(base["config"]):
         return replace(run, ratio=ratio)

@@ -178,7 +178,10 @@ def _costs(comparison: Comparison) -> str:
 def _front(rows: Sequence[Row]) -> Statement | None:
     marked = [row.name for row in rows if row.on_front and row.is_quotable]
     if not marked:
-        return None
+        timed = [row for row in rows if None not in (row.accuracy, row.cost(STEP))]
+        if one_machine([run for row in timed for run in row.group.sources(STEP.metric)]):
+            return None
+        return Statement("No Pareto front: step times are of several machines or numbers of threads.")
     text = f"Pareto-optimal in accuracy, step time and peak memory together: {_and(marked)}"
     without = [row.name for row in rows if row.accuracy is None]
     left_out = f" Without an accuracy, and so on no front: {_and(without)}." if without else ""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jinja2 import Environment, FileSystemLoader
-from omegaconf import OmegaConf
 
 from wasi.report.baseline import Comparison
 from wasi.report.csv_files import relative
@@ -113,17 +113,17 @@ def _details(row: Row, folder: Path) -> dict[str, Any]:
         "about": f"{row.block.model} on {row.block.dataset}; seeds {', '.join(map(str, row.group.seeds))}",
         "remarks": row.comparison.remarks,
         "folders": folders,
-        "config": OmegaConf.to_yaml(OmegaConf.create(_without_interpolation(config))),
+        "config": yaml.safe_dump(_without_places(config), sort_keys=False, allow_unicode=True),
     }
 
 
-def _without_interpolation(value: Any) -> Any:
-    """Text in which OmegaConf would look for references, as it is."""
+def _without_places(value: Any) -> Any:
+    """A configuration to pass on: of an absolute path its last part."""
     if isinstance(value, dict):
-        return {str(key): _without_interpolation(item) for key, item in value.items()}
+        return {str(key): _without_places(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_without_interpolation(item) for item in value]
-    return value.replace("${", "$ {") if isinstance(value, str) else value
+        return [_without_places(item) for item in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def _measured_badly(rows: list[Row]) -> list[str]:

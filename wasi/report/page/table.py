@@ -41,8 +41,7 @@ def columns(rows: Sequence[Row]) -> list[Column]:
     """All columns after the row's name; one in which no row has anything is left out."""
     several = len({(row.block.model, row.block.dataset) for row in rows}) > 1
     found = [Column("Model and data", "", [_block(row) for row in rows], True)] if several else []
-    if any(row.group.method not in row.name.split() for row in rows):  # a recipe need not tell its method
-        found.append(Column("Method", "", [_method(row) for row in rows], True))
+    found.append(Column("Method", "", [_method(row) for row in rows], True))
     found.append(Column("Threshold", "ε", [_threshold(row) for row in rows]))
     found.append(Column("Seeds", "", [_seeds(row) for row in rows]))
     found.append(Column("Accuracy", "95 % interval", [_accuracy(row) for row in rows]))
