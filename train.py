@@ -59,7 +59,7 @@ def train(cfg: DictConfig, run: Run) -> None:
     train_images = augmented(data.train, cfg.augment, spec, cfg.seed)
     mix = batch_mix(cfg.augment, data.num_classes)
     fit = Fit(step, train_images, data.val, cfg, run.folder, run.tracker, watchers, mix)
-    run.resumed_from_step = fit.resumed_from_step
+    run.resumed_from_step, run.history = fit.resumed_from_step, fit.progress.epochs
     run.metrics |= fit.run()
     if cfg.train.save == "model":
         save_model(run.folder / FILE_NAME, model, header_of(cfg, spec, data.classes, run.layers))

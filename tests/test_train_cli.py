@@ -121,6 +121,7 @@ def test_a_sweep_runs_each_distinct_job_once(swept):
     for name, result in found.items():
         assert result["fingerprint"].startswith(name.rsplit("-", 1)[1])
         assert 0 <= result["metrics"]["val/acc"] <= 1 and result["layers"]
+        assert result["history"][-1]["val/acc"] == result["metrics"]["val/acc"]
         assert result["provenance"]["threads"]["torch"] == 1
     for job in (folder / "multirun").glob("*/*/"):
         assert {".hydra", "train.log", "result.json", "model.safetensors"} <= {path.name for path in job.iterdir()}

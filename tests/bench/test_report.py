@@ -116,15 +116,17 @@ def test_vanilla_is_the_last_marker():
 
 
 def test_figure_of_a_block(sweep, tmp_path):
-    assert draw(read_jobs(sweep)).startswith(b"\x89PNG")
-    assert draw([job for job in read_jobs(sweep) if job.status == "failed"]) is None
+    assert draw(read_jobs(sweep))["png"].startswith(b"\x89PNG")
+    assert draw([job for job in read_jobs(sweep) if job.status == "failed"]) == {}
 
 
 def test_everything_is_written_beside_the_jobs(sweep):
     told = write_report(sweep)
     assert {path.name for path in sweep.iterdir() if path.is_file()} == {
         "bench.csv",
+        "report.html",
         "time_vs_epsilon_vit_b_32_surrogate_weights_synthetic_32.png",
+        "time_vs_epsilon_vit_b_32_surrogate_weights_synthetic_32.svg",
     }
     assert str(sweep) in told and "bench.csv" in told
 

@@ -25,10 +25,21 @@ def annotations(ax):
     return [child for child in ax.get_children() if isinstance(child, Annotation)]
 
 
-def test_a_png_comes_out(tmp_path):
+def test_png_and_svg_come_out_and_are_the_same_again(tmp_path):
     fakes.sweep(tmp_path, seeds=(0,), epsilons=(0.8,))
     (block,) = blocks_of(read_runs([tmp_path])[0])
-    assert draw(block, compare(block)).startswith(b"\x89PNG")
+    images = draw(block, compare(block), "fig5")
+    assert images["png"].startswith(b"\x89PNG") and b"<svg" in images["svg"]
+    assert draw(block, compare(block), "fig5") == images
+
+
+def test_the_figure_is_as_wide_as_the_papers_column_and_has_the_experiments_name(tmp_path):
+    fakes.sweep(tmp_path, seeds=(0, 1), names=ALL)
+    (block,) = blocks_of(read_runs([tmp_path])[0])
+    with matplotlib.rc_context(SETTINGS):
+        drawn = figure_of(block, compare(block), "fig5_vit_cifar10")
+    assert drawn.get_figwidth() == 5.5
+    assert drawn.get_suptitle() == "fig5_vit_cifar10: vit_micro on digits"
 
 
 def test_panels_lines_and_reference(tmp_path):

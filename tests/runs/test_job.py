@@ -42,7 +42,7 @@ def test_a_completed_run(tmp_path, cfg):
     result = read_result(tmp_path)
     assert list(result) == [
         "schema_version", "status", "error", "fingerprint", "config", "provenance", "metrics", "layers",
-        "classes",
+        "classes", "history",
     ]  # fmt: skip
     assert (result["status"], result["error"], result["fingerprint"]) == ("completed", None, fingerprint(cfg))
     assert result["metrics"] == {"val/acc": 0.25, "time/x": 0.0}
@@ -235,6 +235,16 @@ def test_the_best_weights_are_removed_with_the_checkpoint(tmp_path, cfg, compose
         file.write_bytes(b"of another run")
     perform(compose_config("train.epochs=2", "sweep=here"), tmp_path, leaves)
     assert not any(file.exists() for file in files)
+
+
+def test_the_epochs_that_ended_are_in_the_result_however_the_run_ends(tmp_path, cfg):
+    def body(_, run):
+        run.history = [{"train/loss": 1.0}, {"train/loss": 0.5, "val/acc": 0.25}]
+        raise ValueError("after two epochs")
+
+    perform(cfg, tmp_path, body)
+    history = [{"epoch": 1, "train/loss": 1.0}, {"epoch": 2, "train/loss": 0.5, "val/acc": 0.25}]
+    assert read_result(tmp_path)["history"] == history
 
 
 def test_the_classes_are_in_the_result(tmp_path, cfg):

@@ -3,7 +3,6 @@
 Every method with a threshold is a line; one without is a single marker, vanilla the last on the axis.
 """
 
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -13,12 +12,11 @@ from matplotlib.figure import Figure
 
 from wasi.bench.jobs import BenchJob, series_names
 from wasi.methods.declared import place as declared_place
+from wasi.report.figures import DPI, WIDTH_INCHES, images
 from wasi.report.options import weight_epsilon
 from wasi.report.style import SETTINGS, styles
 
 _PANELS = {"time/train_step_ms": "Training step", "time/inference_ms": "Inference"}
-DPI = 200
-
 
 @dataclass
 class Series:
@@ -32,26 +30,34 @@ class Series:
         return [(place, m[f"{kind}_p50"], m[f"{kind}_p90"]) for place, m in self.points if f"{kind}_p50" in m]
 
 
-def draw(jobs: list[BenchJob]) -> bytes | None:
-    """The figure of one block as PNG; None where nothing was timed."""
+def draw(jobs: list[BenchJob], name: str = "") -> dict[str, bytes]:
+    """The figure of one block as `png` and `svg`; neither where nothing was timed.
+
+    Args:
+        name: of the experiment, for the figure's title.
+    """
     series = _series(jobs)
     if not series:
-        return None
+        return {}
     with matplotlib.rc_context(SETTINGS):
-        figure = Figure(figsize=(7.4, 3.4), dpi=DPI, layout="constrained")
+        figure = Figure(figsize=(WIDTH_INCHES, 2.9), dpi=DPI, layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(1, len(_PANELS))
         for ax, (kind, title) in zip(axes, _PANELS.items(), strict=True):
             _panel(ax, series, kind, title)
         model, dataset, batch = jobs[0].block
-        figure.suptitle(f"{model} on {dataset}, batch {batch}", fontsize=10, fontweight="bold")
+        heading = f"{model} on {dataset}, batch {batch}"
+        figure.suptitle(f"{name}: {heading}" if name else heading, fontsize=9, fontweight="bold")
         handles = {
             label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
         }
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6)
-        image = io.BytesIO()
-        figure.savefig(image, format="png", dpi=DPI)
-    return image.getvalue()
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=_legend_columns(handles))
+        return images(figure)
+
+
+def _legend_columns(labels: Iterable[str]) -> int:
+    """As many as the width has room for."""
+    return max(1, min(6, int(WIDTH_INCHES * 72 / 4.6) // (max(map(len, labels), default=0) + 6)))
 
 
 def _series(jobs: list[BenchJob]) -> dict[str, Series]:

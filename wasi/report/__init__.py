@@ -4,10 +4,10 @@ from pathlib import Path
 
 
 def write_report(dirs: list[Path]) -> str:
-    """Write report.md, report.csv, report_groups.csv and the figures into the first of `dirs`.
+    """Write report.html, report.md, report.csv, report_groups.csv and the figures into the first of `dirs`.
 
     Args:
-        dirs: folders below which every `result.json` is read.
+        dirs: folders below which every `result.json` and `bench.json` is read.
 
     Returns:
         The table for the terminal, about 120 columns wide.

@@ -13,8 +13,9 @@ from wasi.runs.ending import one_line, print_error
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m wasi.report",
-        description="Tables and figures from every result.json below the given folders: prints the table and "
-        "writes report.md, report.csv, report_groups.csv and accuracy_vs_cost_*.png into the first of them.",
+        description="Tables and figures from every result.json and bench.json below the given folders: prints the "
+        "table and writes report.html, report.md, report.csv, report_groups.csv and, as PNG and SVG, "
+        "accuracy_vs_cost_* (behind the experiment's name, where there is one) into the first of them.",
     )
     parser.add_argument("dirs", metavar="DIR", nargs="+", type=Path, help="a sweep's or a run's folder")
     try:

@@ -1,14 +1,14 @@
 """Which vanilla (or, without one, which twin) a group is compared with, and how it compares."""
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 
 from wasi.methods.declared import is_reference
+from wasi.report.benchmarks import is_of_a_step, step_options
 from wasi.report.columns import COSTS, PAPER, VALIDATION, Cost
 from wasi.report.groups import Block, Group, identity
 from wasi.report.load import select
-from wasi.report.options import show
+from wasi.report.options import result_options, show
 from wasi.report.provenance import one_machine
 from wasi.report.statistics import SIGNIFICANCE, Paired, paired, welch_p
 
@@ -72,19 +72,34 @@ class Comparison:
 
     def ratio(self, cost: Cost) -> float | None:
         """baseline / this; None where one of them was not measured, or not under the same conditions."""
+        if (interval := self.interval(cost)) is not None:
+            return interval["p50"]
         pair = self._means(cost.metric)
         if pair is None or not pair[0]:
             return None
-        if cost.timed and not one_machine([*self.group.runs, *self.baseline.runs]):
+        if cost.timed and not self._on_one_machine(cost):
             return None
         if cost is PAPER and self.group.scope != self.baseline.scope:
             return None
         return pair[1] / pair[0]
 
+    def interval(self, cost: Cost) -> dict[str, float] | None:
+        """p50, low and high of the ratio, where a benchmark has measured vanilla in turns with the group."""
+        bench = self.group.bench
+        if bench is None or bench.baseline is None or not self.of_vanilla or self.is_reference:
+            return None
+        same = step_options(result_options(bench.baseline.config)) == step_options(self.baseline.options)
+        return bench.ratio.get(cost.metric) if same else None
+
     def within_noise(self, cost: Cost) -> bool:
         """Whether both sides have a spread and it explains the ratio."""
+        if (interval := self.interval(cost)) is not None:
+            return interval["low"] <= 1 <= interval["high"] and interval["low"] < interval["high"]
         p = None if self.ratio(cost) is None else self._welch_p(cost.metric)
         return p is not None and p >= SIGNIFICANCE
+
+    def _on_one_machine(self, cost: Cost) -> bool:
+        return one_machine([*self.group.sources(cost.metric), *self.baseline.sources(cost.metric)])
 
     def _welch_p(self, metric: str) -> float | None:
         return welch_p(self.group.values(metric), self.baseline.values(metric))
@@ -112,9 +127,8 @@ class Comparison:
             for key in sorted(_differences(self.group, self.baseline))
         ]
         told = [f"compared with a vanilla of {', '.join(differences)}"] if differences else []
-        if not one_machine([*self.group.runs, *self.baseline.runs]) and any(
-            self._means(cost.metric) for cost in COSTS if cost.timed
-        ):
+        timed = [cost for cost in COSTS if cost.timed and self._means(cost.metric)]
+        if any(self.interval(cost) is None and not self._on_one_machine(cost) for cost in timed):
             told.append("measured on another machine or with other threads than vanilla: no ratio of times")
         return told
 
@@ -133,7 +147,7 @@ def _vanilla_for(group: Group, groups: list[Group]) -> Group | None:
     """
     if named := _named_baseline(group, groups):
         return named
-    candidates = [g for g in groups if is_reference(g.method) and _must_agree(g) == _must_agree(group)]
+    candidates = [g for g in groups if is_reference(g.method) and _comparable(g, group)]
     if is_reference(group.method):
         plain = (g for g in candidates if _is_plain(g) and _differences(group, g) <= set(_MEMORY_POLICY))
         return group if _is_plain(group) else next(plain, group)
@@ -142,14 +156,14 @@ def _vanilla_for(group: Group, groups: list[Group]) -> Group | None:
 
 def _named_baseline(group: Group, groups: list[Group]) -> Group | None:
     recipe = select(group.config, "bench.baseline_recipe")
-    alike = (g for g in groups if recipe and g.recipe == recipe and _must_agree(g) == _must_agree(group))
+    alike = (g for g in groups if recipe and g.recipe == recipe and _comparable(g, group))
     return next(alike, None)
 
 
 def _twin_of(group: Group, groups: list[Group]) -> Group | None:
     """The first row before this one with the same labels that differs in one option alone."""
     before = groups[: groups.index(group)]
-    alike = (g for g in before if identity(g) == identity(group) and _must_agree(g) == _must_agree(group))
+    alike = (g for g in before if identity(g) == identity(group) and _comparable(g, group))
     return next((g for g in alike if len(_unlike(g, group)) == 1), None)
 
 
@@ -157,9 +171,15 @@ def _unlike(a: Group, b: Group) -> set[str]:
     return {key for key in {**a.options, **b.options} if a.options.get(key) != b.options.get(key)}
 
 
-def _must_agree(group: Group) -> str:
-    kept = {k: v for k, v in group.options.items() if k.startswith(_MUST_AGREE)}
-    return json.dumps(kept, sort_keys=True)
+def _comparable(a: Group, b: Group) -> bool:
+    """Whether model, data and device are the same; where one was only benchmarked, as far as a step depends on them."""
+    return not any(key.startswith(_MUST_AGREE) for key in _unlike_options(a, b))
+
+
+def _unlike_options(a: Group, b: Group) -> set[str]:
+    """Options in which two groups differ, of those that matter for what both have measured."""
+    only_steps = not (a.trained and b.trained)
+    return {key for key in _unlike(a, b) if is_of_a_step(key) or not only_steps}
 
 
 def _is_plain(group: Group) -> bool:
@@ -168,8 +188,8 @@ def _is_plain(group: Group) -> bool:
 
 def _differences(group: Group, vanilla: Group) -> set[str]:
     """Options outside the method in which the two differ, and the scope."""
-    keys = {k for k in {**group.options, **vanilla.options} if not k.startswith(("method.", "rank."))}
-    return {k for k in {*keys, "method.scope"} if group.options.get(k) != vanilla.options.get(k)}
+    unlike = _unlike_options(group, vanilla)
+    return {key for key in unlike if key == "method.scope" or not key.startswith(("method.", "rank."))}
 
 
 def _distance(group: Group, vanilla: Group) -> tuple:

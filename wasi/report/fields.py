@@ -39,7 +39,7 @@ def fields_of(block: Block, comparisons: list[Comparison], remarks: list[str]) -
     """
     fields = [Field("method", [_method(c, remarks) for c in comparisons], is_text=True)]
     fields += _labels(block)
-    fields.append(Field("n", [str(len(group.runs)) for group in block.groups]))
+    fields.append(Field("n", [str(len(group.trained) or DASH) for group in block.groups]))
     fields += _accuracy(comparisons)
     fields += [_cost(cost, comparisons) for cost in COSTS]
     fields.append(_front(comparisons))

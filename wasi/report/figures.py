@@ -18,8 +18,9 @@ from wasi.report.options import epsilon_label
 from wasi.report.style import SETTINGS, Style, styles
 from wasi.report.ticks import label_log_axis
 
-DPI = 200
-_PANEL_INCHES, _HEIGHT_INCHES = 3.1, 3.7
+DPI = 300
+WIDTH_INCHES = 5.5  # of the paper's one column
+_COLUMNS, _PANEL_HEIGHT_INCHES = 2, 2.3
 _LOG_FROM = 4.0  # a cost whose largest value is this many times its smallest gets a logarithmic axis
 
 
@@ -32,36 +33,52 @@ class Series:
     groups: list[Group]
 
 
-def draw(block: Block, comparisons: list[Comparison]) -> bytes | None:
-    """The figure as PNG; None where accuracy and cost were never measured together."""
+def draw(block: Block, comparisons: list[Comparison], name: str = "") -> dict[str, bytes]:
+    """The figure as `png` and `svg`; neither where accuracy and cost were never measured together.
+
+    Args:
+        name: of the experiment, for the figure's title.
+    """
     with matplotlib.rc_context(SETTINGS):
-        figure = figure_of(block, comparisons)
-        if figure is None:
-            return None
+        figure = figure_of(block, comparisons, name)
+        return {} if figure is None else images(figure)
+
+
+def images(figure: Figure) -> dict[str, bytes]:
+    """The figure as PNG and SVG, the same bytes for the same figure."""
+    found = {}
+    for form, metadata in (("png", {}), ("svg", {"Date": None})):
         image = io.BytesIO()
-        figure.savefig(image, format="png", dpi=DPI)
-    return image.getvalue()
+        figure.savefig(image, format=form, dpi=DPI, metadata=metadata)
+        found[form] = image.getvalue()
+    return found
 
 
-def figure_of(block: Block, comparisons: list[Comparison]) -> Figure | None:
+def figure_of(block: Block, comparisons: list[Comparison], name: str = "") -> Figure | None:
     """Under the settings of `style`; None as in `draw`."""
     panels = [cost for cost in PANELS if any(_measured(group, cost) for group in block.groups)]
     if not panels:
         return None
     references = list({id(c.baseline): c.baseline for c in comparisons if c.of_vanilla}.values())
-    width = (_PANEL_INCHES + 0.3) * len(panels) + 0.6
-    figure = Figure(figsize=(width, _HEIGHT_INCHES), dpi=DPI, layout="constrained")
+    rows, columns = math.ceil(len(panels) / _COLUMNS), min(len(panels), _COLUMNS)
+    figure = Figure(figsize=(WIDTH_INCHES, 0.9 + _PANEL_HEIGHT_INCHES * rows), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     series = series_of(block)
     looks = styles([(s.method, s.label) for s in series])
-    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    axes = list(grid.flat)[: len(panels)]
+    for unused in list(grid.flat)[len(panels) :]:
+        unused.remove()
     labels = [_panel(ax, cost, series, looks, references) for ax, cost in zip(axes, panels, strict=True)]
-    axes[0].set_ylabel(f"{ACCURACY_NAMES[block.accuracy].capitalize()} accuracy")
-    points = width * 72
-    title = figure.suptitle(f"{block.model} on {block.dataset}", ha="left", fontsize=10, fontweight="bold")
-    caption = textwrap.fill(_caption(block), int(points / 4.6))
-    axes[0].set_title(caption, loc="left", fontsize=8, color="#555555")
-    _legend(figure, axes, series, int(points / 5.5))
+    for first in grid[:, 0]:
+        first.set_ylabel(f"{ACCURACY_NAMES[block.accuracy].capitalize()} accuracy")
+    points = WIDTH_INCHES * 72
+    heading = f"{name}: {block.model} on {block.dataset}" if name else f"{block.model} on {block.dataset}"
+    title = figure.suptitle(textwrap.fill(heading, int(points / 5.2)), ha="left", fontsize=9, fontweight="bold")
+    caption = textwrap.fill(_caption(block), int(points / 3.8))
+    axes[0].set_title(caption, loc="left", fontsize=7, color="#555555")
+    axes[0].title.set_in_layout(True)
+    _legend(figure, axes, series, int(points / 4.6))
     figure.canvas.draw()  # fixes the layout: labels are placed in pixels
     title.set_x(axes[0].get_position().x0)
     for ax, some in zip(axes, labels, strict=True):
@@ -111,7 +128,7 @@ def _cost_axis(ax, cost: Cost, values: list[float]) -> None:
     ax.margins(x=0.12, y=0.12)
     if values and min(values) > 0 and max(values) / min(values) >= _LOG_FROM:
         ax.set_xscale("log")
-        label_log_axis(ax, _PANEL_INCHES * 72, SETTINGS["xtick.labelsize"])
+        label_log_axis(ax, 0.8 * WIDTH_INCHES / _COLUMNS * 72, SETTINGS["xtick.labelsize"])
 
 
 def _caption(block: Block) -> str:
@@ -138,7 +155,7 @@ def _legend(figure: Figure, axes, series: list[Series], characters: int) -> None
     longest = max(map(len, labels), default=0)
     columns = max(1, min(len(labels), characters // (longest + 6)))
     figure.legend([handles[label] for label in labels], labels, loc="outside lower center", ncols=columns)
-    figure.set_figheight(_HEIGHT_INCHES + 0.18 * (math.ceil(len(labels) / columns) - 1))
+    figure.set_figheight(figure.get_figheight() + 0.16 * (math.ceil(len(labels) / columns) - 1))
 
 
 def series_of(block: Block) -> list[Series]:

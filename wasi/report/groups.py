@@ -8,12 +8,14 @@ from typing import Any
 
 from wasi.methods.declared import place
 from wasi.report import statistics
+from wasi.report.benchmarks import joined, with_baselines
 from wasi.report.columns import TEST, VALIDATION
 from wasi.report.load import Run, select
 from wasi.report.options import (
     NAMED,
     activation_label,
     dataset_label,
+    epsilon_label,
     model_label,
     result_options,
     show,
@@ -26,11 +28,14 @@ class Group:
     """Completed runs of one configuration under different seeds; `options` is what they share.
 
     `accuracy`: the metric that is quoted, `test/acc` where all runs of the block have it, otherwise `val/acc`.
+    `bench`: a benchmark of the same training step; what it has measured counts in place of what the runs have.
+    A group that was benchmarked and never trained has its benchmark in `runs` too.
     """
 
     runs: tuple[Run, ...]
     options: dict[str, Any]
     accuracy: str = VALIDATION
+    bench: Run | None = None
 
     @property
     def config(self) -> dict:
@@ -49,15 +54,26 @@ class Group:
         return str(select(self.config, "method.scope") or "")
 
     @property
+    def trained(self) -> tuple[Run, ...]:
+        """The runs that are no benchmarks."""
+        return tuple(run for run in self.runs if not run.is_bench)
+
+    @property
     def seeds(self) -> list:
         return [run.config["seed"] for run in self.runs]
 
+    def sources(self, metric: str) -> tuple[Run, ...]:
+        """Where the metric's values come from."""
+        if self.bench is not None and metric in self.bench.metrics:
+            return (self.bench,)
+        return tuple(run for run in self.runs if metric in run.metrics)
+
     def by_seed(self, metric: str) -> dict[str, float]:
-        return {str(run.config["seed"]): run.metrics[metric] for run in self.runs if metric in run.metrics}
+        return {str(run.config["seed"]): run.metrics[metric] for run in self.sources(metric)}
 
     def values(self, metric: str) -> list[float]:
-        """One value per run that has it."""
-        return [run.metrics[metric] for run in self.runs if metric in run.metrics]
+        """One value per run that has it, or the benchmark's."""
+        return [run.metrics[metric] for run in self.sources(metric)]
 
     def mean(self, metric: str) -> float | None:
         return statistics.mean(self.values(metric))
@@ -88,8 +104,11 @@ class Block:
 
 def blocks_of(runs: Iterable[Run]) -> list[Block]:
     """Blocks in order of appearance. Runs that are not completed are not looked at."""
+    completed = [run for run in runs if run.completed]
+    trained = _groups(run for run in completed if not run.is_bench)
+    benchmarked = _groups(with_baselines(run for run in completed if run.is_bench))
     found: dict[tuple[str, str], list[Group]] = {}
-    for group in _groups(run for run in runs if run.completed):
+    for group in joined(trained, benchmarked):
         found.setdefault((model_label(group.config), dataset_label(group.config)), []).append(group)
     return [_block(model, dataset, groups) for (model, dataset), groups in found.items()]
 
@@ -110,7 +129,7 @@ def _groups(runs: Iterable[Run]) -> list[Group]:
 
 
 def _block(model: str, dataset: str, groups: list[Group]) -> Block:
-    tested = all(TEST in run.metrics for group in groups for run in group.runs)
+    tested = all(TEST in run.metrics for group in groups for run in group.trained)
     groups = [replace(group, accuracy=TEST if tested else VALIDATION) for group in sorted(groups, key=_place)]
     differing = [key for key in _differing(groups) if key not in NAMED]
     if not _told_apart(groups, differing):
@@ -155,6 +174,26 @@ def shown_option(group: Group, key: str) -> str | None:
         return None
     text = show(group.options[key])
     return text.rpartition(".")[2] if key.endswith("._target_") else text
+
+
+def row_names(block: Block) -> list[str]:
+    """A name per group that no other group of the block has: its recipe, or what tells it apart.
+
+    `wasi_0.8`; `wasi 0.8/0.4`; `wasi 0.8, all, lr=0.05`.
+    """
+    recipes = [group.recipe for group in block.groups]
+    if all(recipes) and len(set(recipes)) == len(recipes):
+        return [str(recipe) for recipe in recipes]
+    scopes = {group.scope for group in block.groups}
+    names = []
+    for group in block.groups:
+        parts = [" ".join(filter(None, [group.method, epsilon_label(group.config)]))]
+        parts += [group.scope] if len(scopes) > 1 else []
+        shown = {name: shown_option(group, key) for key, name in short_names(block.differing).items()}
+        parts += [f"{name}={value}" for name, value in shown.items() if value is not None]
+        names.append(", ".join([*parts, *([group.runs[0].fingerprint[:8]] if block.alike else [])]))
+    return [f"{name} ({names[:place].count(name) + 1})" if names.count(name) > 1 else name
+            for place, name in enumerate(names)]  # fmt: skip
 
 
 def short_names(keys: list[str]) -> dict[str, str]:

@@ -1,9 +1,9 @@
-"""Reads results: every `result.json` below some folders, each run once."""
+"""Reads results: every `result.json` and `bench.json` below some folders in one form, each once."""
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,19 @@ from wasi.errors import UserError
 from wasi.runs.result import FILE_NAME
 from wasi.runs.tuning import not_chosen
 
-STATUSES = ("completed", "running", "interrupted", "failed", "diverged")
+STATUSES = ("completed", "running", "interrupted", "failed", "diverged", "invalid")
+BENCH_FILE_NAME = "bench.json"
+_BOUNDS = ("p50", "low", "high")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One result. `metrics` holds finite numbers only; what is absent was not measured."""
+    """One result of `train.py` or, `is_bench`, of `bench_device.py`.
+
+    `metrics` holds finite numbers only; what is absent was not measured. `layers`: ranks, as in result.json;
+    `history`: per epoch `epoch`, `train/loss` and `val/*`. Of a benchmark: `ratio`, per metric p50, low and high
+    of baseline / this, and `baseline`, the other side of it.
+    """
 
     path: Path
     status: str
@@ -26,6 +33,11 @@ class Run:
     config: dict
     metrics: dict[str, float]
     provenance: dict = field(default_factory=dict)
+    layers: list[dict] = field(default_factory=list)
+    history: list[dict] = field(default_factory=list)
+    is_bench: bool = False
+    ratio: dict[str, dict[str, float]] = field(default_factory=dict)
+    baseline: "Run | None" = None
 
     @property
     def completed(self) -> bool:
@@ -52,17 +64,18 @@ def read_runs(dirs: list[Path]) -> tuple[list[Run], list[str]]:
             warnings.append(f"left out {path}: {reason}")
     if not runs:
         left_out = f" ({'; '.join(warnings)})" if warnings else ""
-        raise UserError("DIR", " ".join(map(str, dirs)), f"a folder with a {FILE_NAME} somewhere below{left_out}")
+        allowed = f"a folder with a {BENCH_FILE_NAME} or {FILE_NAME} somewhere below{left_out}"
+        raise UserError("DIR", " ".join(map(str, dirs)), allowed)
     return _each_once(runs), warnings
 
 
 def read_run(path: Path) -> Run:
     """
     Raises:
-        Unusable: half a file, another schema, or not a run's result.
+        Unusable: half a file, another schema, or not the result of a run or a benchmark.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda name: None)  # NaN, Infinity
     except (OSError, ValueError, RecursionError) as error:
         raise Unusable(f"cannot be read ({type(error).__name__}: {error})") from error
     if not isinstance(content, dict):
@@ -75,18 +88,42 @@ def read_run(path: Path) -> Run:
         raise Unusable(f"status is {status!r}, expected one of {', '.join(STATUSES)}")
     if not isinstance(config, dict) or (status == "completed" and not _is_complete(config)):
         raise Unusable("config lacks model.name, dataset.name, method.name or seed")
-    provenance = content["provenance"] if isinstance(content.get("provenance"), dict) else {}
-    if provenance.get("device") and isinstance(config.get("device"), dict):
-        config["device"]["name"] = provenance["device"]  # what `auto` was on the machine that ran it
-    return Run(
+    is_bench = path.name == BENCH_FILE_NAME
+    found = content.get("environment" if is_bench else "provenance")
+    provenance = found if isinstance(found, dict) else {}
+    _tell_device(config, provenance)
+    run = Run(
         path=path,
         status=status,
         error=None if content.get("error") is None else str(content["error"]),
-        fingerprint=str(content.get("fingerprint") or path.resolve()),
+        fingerprint=str((provenance if is_bench else content).get("fingerprint") or path.resolve()),
         config=config,
         metrics=_numbers(content.get("metrics")),
         provenance=provenance,
+        layers=_records(content.get("layers")),
+        history=_records(content.get("history")),
+        is_bench=is_bench,
     )
+    return _with_baseline(run, content) if is_bench else run
+
+
+def _with_baseline(run: Run, content: dict) -> Run:
+    """A benchmark with its ratios and, where it has one, its baseline as a run of its own."""
+    ratios = content["ratio"] if isinstance(content.get("ratio"), dict) else {}
+    ratio = {name: found for name, bounds in ratios.items() if set(_BOUNDS) <= set(found := _numbers(bounds))}
+    base = content.get("baseline")
+    if not isinstance(base, dict) or not isinstance(base.get("config"), dict) or not _is_complete(base["config"]):
+        return replace(run, ratio=ratio)
+    _tell_device(base["config"], run.provenance)
+    metrics = _numbers(base.get("metrics"))
+    other = replace(run, fingerprint=f"{run.fingerprint}/baseline", config=base["config"], metrics=metrics)
+    return replace(run, ratio=ratio, baseline=other if metrics else None)
+
+
+def _tell_device(config: dict, provenance: dict) -> None:
+    """What `device.name=auto` was on the machine that ran it."""
+    if provenance.get("device") and isinstance(config.get("device"), dict):
+        config["device"]["name"] = str(provenance["device"]).partition(":")[0]
 
 
 def select(config: Mapping, key: str) -> Any:
@@ -115,15 +152,24 @@ def _numbers(metrics: Any) -> dict[str, float]:
     return {name: value for name, value in plain.items() if math.isfinite(value)}
 
 
+def _records(found: Any) -> list[dict]:
+    return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
+
+
 def _result_files(dirs: list[Path]) -> list[Path]:
     """Sorted within each folder; a file reached through two of them once."""
     found: dict[Path, Path] = {}
     for folder in dirs:
         if not folder.is_dir():
             raise UserError("DIR", folder, "an existing folder")
-        for path in sorted(folder.rglob(FILE_NAME)):
+        for path in sorted(_below(folder)):
             found.setdefault(path.resolve(), path)
     return [path for path in found.values() if not was_tried_only(path.parent)]
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    for name in (FILE_NAME, BENCH_FILE_NAME):
+        yield from folder.rglob(name)
 
 
 def was_tried_only(job: Path) -> bool:

@@ -26,7 +26,7 @@ _COLUMNS = {
 
 
 def markdown(
-    blocks: list[tuple[Block, list[Comparison], str | None]],
+    blocks: list[tuple[Block, list[Comparison], list[str]]],
     provenance: list[str],
     tuning: list[str],
     not_averaged: list[str],
@@ -34,12 +34,12 @@ def markdown(
 ) -> str:
     """
     Args:
-        blocks: each with its comparisons and the file name of its figure, where it has one.
+        blocks: each with its comparisons and the file names of its figure, the first of which is shown.
         provenance, tuning, not_averaged, warnings: lines.
     """
     parts = ["# Report", "  \n".join(["Code and machine: " + escape(provenance[0]), *_bold(provenance[1:])])]
-    for block, comparisons, figure in blocks:
-        parts += _section(block, comparisons, figure)
+    for block, comparisons, figures in blocks:
+        parts += _section(block, comparisons, figures)
     if tuning:
         parts += ["## Tuning", _list(map(_loud, tuning))]
     if not_averaged:
@@ -58,15 +58,15 @@ def markdown(
     return "\n\n".join(parts) + "\n"
 
 
-def _section(block: Block, comparisons: list[Comparison], figure: str | None) -> list[str]:
+def _section(block: Block, comparisons: list[Comparison], figures: list[str]) -> list[str]:
     remarks = remarks_of(comparisons)
     parts = [f"## {escape(block.model)} on {escape(block.dataset)}", escape(facts_of(block))]
     parts += [escape(sentence) for sentence in summary(comparisons)]
     parts.append(_table(fields_of(block, comparisons, remarks)))
     if remarks:
         parts.append(_list([f"[{number}] {escape(remark)}" for number, remark in enumerate(remarks, start=1)]))
-    if figure:
-        parts.append(f"![Accuracy against cost, {escape(block.model)} on {escape(block.dataset)}]({figure})")
+    if figures:
+        parts.append(f"![Accuracy against cost, {escape(block.model)} on {escape(block.dataset)}]({figures[0]})")
     return parts
 
 

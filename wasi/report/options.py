@@ -49,6 +49,11 @@ def model_label(config: Mapping) -> str:
     return f"{name} ({weights} weights)" if weights in ("random", "surrogate") else str(name)
 
 
+def is_quotable(config: Mapping) -> bool:
+    """Whether an accuracy says anything: not with surrogate weights, nor on synthetic images."""
+    return select(config, "model.weights") != "surrogate" and select(config, "dataset.name") != "synthetic"
+
+
 def dataset_label(config: Mapping) -> str:
     name, root = select(config, "dataset.name"), select(config, "dataset.root")
     return f"{name} ({root})" if name == "image_folder" and root else str(name)

@@ -12,18 +12,38 @@ def one_machine(runs: Sequence[Run]) -> bool:
 
 
 def provenance_lines(runs: Sequence[Run]) -> list[str]:
-    """First a line with commit, torch, machine and threads; then one for each that is mixed or doubtful."""
+    """First a line with commit, torch, machine and threads; then one for each that is mixed or doubtful.
+
+    Accuracy may come from one machine and times from another: these are looked at apart.
+    """
     found = {name: _known(runs, read) for name, read in _FIELDS.items()}
     line = ", ".join(" | ".join(values) for values in found.values() if values)
     lines = [line or "not recorded"]
-    lines += [f"mixed {name}: {' | '.join(values)}" for name, values in found.items() if len(values) > 1]
+    lines += [f"mixed {name}: {' | '.join(values)}" for name, values in found.items() if _is_mixed(runs, name)]
     if any(run.provenance.get("git_dirty") for run in runs):
         lines.append("dirty: some code differed from its commit")
     return lines
 
 
+def experiment_of(runs: Sequence[Run]) -> str | None:
+    """The experiment of `conf/experiment` that all of the runs belong to; None where they belong to no single one."""
+    return experiment_in([run.provenance for run in runs])
+
+
+def experiment_in(provenances: Sequence[dict]) -> str | None:
+    """As `experiment_of`, for what results tell of where they come from."""
+    names = {provenance.get("experiment") for provenance in provenances}
+    return names.pop() if len(names) == 1 else None
+
+
 def _known(runs: Sequence[Run], read: Callable[[Run], Any]) -> list[str]:
     return list(dict.fromkeys(value for run in runs if (value := read(run))))
+
+
+def _is_mixed(runs: Sequence[Run], name: str) -> bool:
+    apart = [[run for run in runs if run.is_bench is is_bench] for is_bench in (False, True)]
+    kinds = apart if name in _OF_THE_MACHINE else [runs]
+    return any(len(_known(kind, _FIELDS[name])) > 1 for kind in kinds)
 
 
 def _commit(run: Run) -> str | None:
@@ -48,4 +68,5 @@ def _threads(run: Run) -> str | None:
     return threads and f"{threads} thread{'s' if threads != 1 else ''}"
 
 
+_OF_THE_MACHINE = ("machines", "threads")
 _FIELDS = {"commits": _commit, "torch versions": _torch, "machines": _machine, "threads": _threads}

@@ -1,7 +1,9 @@
 """Means, spreads, and whether two small samples differ."""
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+import warnings
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 SIGNIFICANCE = 0.05
@@ -37,6 +39,25 @@ def std(values: Sequence[float]) -> float | None:
     return math.sqrt(math.fsum((v - centre) ** 2 for v in values) / (len(values) - 1))
 
 
+def interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """The 95 % t-interval of the mean; None for fewer than two values.
+
+    >>> interval([0.7])
+    >>> [round(bound, 3) for bound in interval([1.0, 2.0, 3.0])]
+    [-0.484, 4.484]
+    """
+    if len(values) < 2:
+        return None
+    centre = mean(values)
+    if _without_scatter(values):
+        return centre, centre
+
+    from scipy.stats import t
+
+    half = float(t.ppf(0.975, len(values) - 1)) * std(values) / math.sqrt(len(values))
+    return centre - half, centre + half
+
+
 def paired(a: Mapping[Hashable, float], b: Mapping[Hashable, float]) -> Paired | None:
     """`a` minus `b` over the keys (seeds) that both have; None where they share none.
 
@@ -54,7 +75,8 @@ def paired(a: Mapping[Hashable, float], b: Mapping[Hashable, float]) -> Paired |
 
     from scipy.stats import ttest_rel
 
-    test = ttest_rel([a[key] for key in shared], [b[key] for key in shared])
+    with _without_remarks():
+        test = ttest_rel([a[key] for key in shared], [b[key] for key in shared])
     low, high = test.confidence_interval(0.95)
     return Paired(len(shared), centre, float(low), float(high), float(test.pvalue))
 
@@ -71,7 +93,16 @@ def welch_p(a: Sequence[float], b: Sequence[float]) -> float | None:
 
     from scipy.stats import ttest_ind
 
-    return float(ttest_ind(a, b, equal_var=False).pvalue)
+    with _without_remarks():
+        return float(ttest_ind(a, b, equal_var=False).pvalue)
+
+
+@contextmanager
+def _without_remarks() -> Iterator[None]:
+    """scipy warns of samples that are nearly equal, as the memory of two runs is."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        yield
 
 
 def _without_scatter(values: Sequence[float]) -> bool:

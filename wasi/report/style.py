@@ -10,8 +10,8 @@ _REFERENCE_LINE = (0, (4, 3))
 _LINES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
 
 SETTINGS = {
-    "font.size": 9,
-    "axes.labelsize": 9,
+    "font.size": 8,
+    "axes.labelsize": 8,
     "axes.linewidth": 0.8,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -19,10 +19,11 @@ SETTINGS = {
     "axes.axisbelow": True,
     "grid.color": "#E6E6E6",
     "grid.linewidth": 0.6,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "legend.fontsize": 9,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 8,
     "legend.frameon": False,
+    "svg.hashsalt": "wasi",  # the same figure, the same file
 }
 
 
@@ -32,6 +33,7 @@ class Style:
     marker: str
     line: Any
     filled: bool
+    reference: bool = False
 
     @property
     def size(self) -> float:
@@ -68,5 +70,5 @@ def styles(series: list[tuple[str, str]]) -> list[Style]:
         seen[method] = variant + 1
         look = appearance(method) or Appearance(0, *_OTHERS[unknown.index(method) % len(_OTHERS)])
         line = _REFERENCE_LINE if look.reference else _LINES[variant % len(_LINES)]
-        found.append(Style(look.colour, look.marker, line, filled=variant % 2 == 0))
+        found.append(Style(look.colour, look.marker, line, variant % 2 == 0, look.reference))
     return found

@@ -13,7 +13,7 @@ def front_of(groups: list[Group]) -> list[bool]:
 
     None is, where times come from several machines, or for a single group.
     """
-    if len(groups) < 2 or not one_machine([run for group in groups for run in group.runs]):
+    if len(groups) < 2 or not one_machine([run for group in groups for run in group.sources(STEP.metric)]):
         return [False] * len(groups)
     return on_front([_point(group) for group in groups])
 

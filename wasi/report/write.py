@@ -2,17 +2,18 @@
 
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from wasi.atomic import atomic_write_bytes, atomic_write_text
 from wasi.errors import UserError
-from wasi.report.baseline import compare
+from wasi.report.baseline import Comparison, compare
 from wasi.report.csv_files import groups_csv, relative, runs_csv
 from wasi.report.fields import name_of
-from wasi.report.groups import blocks_of
+from wasi.report.groups import Block, blocks_of
 from wasi.report.load import Run, read_runs
 from wasi.report.markdown import markdown
-from wasi.report.provenance import provenance_lines
+from wasi.report.provenance import experiment_of, provenance_lines
 from wasi.report.table import LEGEND, block_text
 from wasi.report.tuning import tuning_lines
 
@@ -23,27 +24,69 @@ _WITHOUT_ERROR = {
 }
 
 
-def write(dirs: list[Path]) -> str:
-    """See `wasi.report.write_report`."""
+@dataclass(frozen=True)
+class Report:
+    """What every form of the report says. `folder` is where it goes; the others are lines."""
+
+    folder: Path
+    runs: list[Run]
+    blocks: list[tuple[Block, list[Comparison]]]
+    provenance: list[str]
+    tuning: list[str]
+    not_averaged: list[str]
+    warnings: list[str]
+
+
+def gather(dirs: list[Path]) -> Report:
+    """Read everything below `dirs`, group and compare it.
+
+    Raises:
+        UserError: a folder is missing, or no readable result lies below any of them.
+    """
     runs, warnings = read_runs(dirs)
     folder = dirs[0]
     blocks = [(block, compare(block)) for block in blocks_of(runs)]
     provenance = provenance_lines([run for run in runs if run.completed] or runs)
     warnings += [f"{block.model} on {block.dataset}: {_ALIKE}" for block, _ in blocks if block.alike]
-    tuning = tuning_lines(dirs)
     not_averaged = [_ending(run, folder) for run in runs if not run.completed]
+    return Report(folder, runs, blocks, provenance, tuning_lines(dirs), not_averaged, warnings)
+
+
+def write(dirs: list[Path]) -> str:
+    """See `wasi.report.write_report`."""
+    report = gather(dirs)
+    folder, blocks = report.folder, report.blocks
+    lines = report.provenance, report.tuning, report.not_averaged, report.warnings
     try:
-        atomic_write_text(folder / "report.csv", runs_csv(runs, folder))
+        atomic_write_text(folder / "report.csv", runs_csv(report.runs, folder))
         atomic_write_text(folder / "report_groups.csv", groups_csv(blocks))
-        illustrated = [(*pair, _write_figure(*pair, folder)) for pair in blocks]
-        text = markdown(illustrated, provenance, tuning, not_averaged, warnings)
-        atomic_write_text(folder / "report.md", text)
+        illustrated = [(*pair, write_figures(*pair, folder)) for pair in blocks]
+        atomic_write_text(folder / "report.md", markdown(illustrated, *lines))
+        page = write_page(report)
     except OSError as error:
         raise UserError("DIR", folder, f"a folder that can be written into ({error.strerror})") from error
-    figures = [figure for *_, figure in illustrated if figure]
-    return printable(_text(blocks, provenance, tuning, not_averaged, warnings, folder, figures))
+    figures = [figure for *_, found in illustrated for figure in found]
+    return printable(_text(blocks, *lines, folder, [page, *figures]))
 
 
+def write_page(report: Report) -> str:
+    """Write report.html; its name, or in a few words why there is none."""
+    from wasi.report.page.render import page
+
+    try:
+        text = page(title(report.runs, report.folder), **vars(report))
+    except ImportError as error:
+        return f"{PAGE} passed over, for want of vl-convert-python (pip install -r requirements.txt): {error}"
+    atomic_write_text(report.folder / PAGE, text)
+    return PAGE
+
+
+def title(runs: list[Run], folder: Path) -> str:
+    """The experiment's name, or else the folder's."""
+    return experiment_of(runs) or folder.resolve().name
+
+
+PAGE = "report.html"
 _ALIKE = "rows with equal options and seed but different fingerprints (weights or data differed) stand apart"
 
 
@@ -69,20 +112,27 @@ def _text(
     return "\n\n".join(parts)
 
 
-def _write_figure(block, comparisons, folder: Path) -> str | None:
+def write_figures(block: Block, comparisons: list[Comparison], folder: Path) -> list[str]:
+    """Accuracy against cost as PNG and SVG; the names of the files."""
     from wasi.report.figures import draw
 
-    image = draw(block, comparisons)
-    if image is None:
-        return None
-    name = f"accuracy_vs_cost_{_file_part(block.model)}_{_file_part(block.dataset)}.png"
-    atomic_write_bytes(folder / name, image)
-    return name
+    experiment = experiment_of([run for group in block.groups for run in group.runs])
+    images = draw(block, comparisons, experiment or "")
+    parts = [*filter(None, [experiment]), "accuracy_vs_cost", file_part(block.model), file_part(block.dataset)]
+    return write_images(images, "_".join(parts), folder)
 
 
-def _file_part(label: str) -> str:
+def write_images(images: dict[str, bytes], stem: str, folder: Path) -> list[str]:
+    """Args: images: by the ending of their files' names."""
+    names = {f"{stem}.{form}": image for form, image in images.items()}
+    for name, image in names.items():
+        atomic_write_bytes(folder / name, image)
+    return list(names)
+
+
+def file_part(label: str) -> str:
     """
-    >>> _file_part("vit_b_32 (surrogate weights)")
+    >>> file_part("vit_b_32 (surrogate weights)")
     'vit_b_32_surrogate_weights'
     """
     return re.sub(r"[^A-Za-z0-9._-]+", "_", label).strip("_")

@@ -44,6 +44,7 @@ class Run:
     metrics: dict = field(default_factory=dict)
     layers: list = field(default_factory=list)
     classes: list = field(default_factory=list)
+    history: list = field(default_factory=list)  # of each epoch ended, its `train/loss` and `val/*`
     resumed_from_step: int = 0
     only_measure: bool = False  # it was trained before, without being measured
 
@@ -124,7 +125,7 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
         others.dismiss()
     with uninterrupted():
         seconds = time.monotonic() - start
-        found = {"metrics": run.metrics, "layers": run.layers, "classes": run.classes}
+        found = {"metrics": run.metrics, "layers": run.layers, "classes": run.classes, "history": history(run)}
         record.end(ending.status, ending.error, found, seconds, run.resumed_from_step)
         tell(ending, folder / "train.log")
         _close(run, record, ending)
@@ -149,6 +150,11 @@ def _perform_beside(cfg: DictConfig, body: Body) -> Ending:
             print_error(f"process {launched()[0]}: {ending.error}")
         return ending
     return Ending("completed")
+
+
+def history(run: Run) -> list[dict]:
+    """Per epoch that has ended, from 1: what was measured at its end."""
+    return [{"epoch": epoch, **values} for epoch, values in enumerate(run.history, start=1)]
 
 
 def _skip(record: Record, monitor: bool) -> Ending:

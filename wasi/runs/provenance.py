@@ -9,6 +9,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
+
 from wasi.config.hardware import launched
 
 _PACKAGES = {
@@ -26,10 +28,11 @@ _PACKAGES = {
 def provenance() -> dict:
     """What is known when a run starts; `threads` and `wall_seconds` join when it ends.
 
-    `git_commit` and `git_dirty` are absent where the code is not a git checkout.
+    `git_commit` and `git_dirty` are absent where the code is not a git checkout, `experiment` where none was named.
     """
     return {
         **code_version(),
+        **_experiment(),
         "versions": versions(),
         "machine": machine(),
         "start": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -66,6 +69,13 @@ def machine() -> dict:
         "cpu_usable": len(cpus),
         "hostname": platform.node(),
     }
+
+
+def _experiment() -> dict[str, str]:
+    """The name behind `experiment=NAME` on the command line."""
+    choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
+    name = choices.get("experiment")
+    return {"experiment": str(name)} if name not in (None, "null") else {}
 
 
 def threads() -> dict:

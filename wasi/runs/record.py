@@ -36,6 +36,7 @@ class Record:
             "metrics": {},
             "layers": [],
             "classes": [],
+            "history": [],
         }
 
     def _attempt(self, cfg: DictConfig) -> int:
@@ -73,7 +74,7 @@ class Record:
         """Write the ending; a run refused before it began leaves a completed result of its kind alone.
 
         Args:
-            found: `metrics`, `layers` and `classes`.
+            found: `metrics`, `layers`, `classes` and `history`.
         """
         if self.completed_before() and not self._begun:
             return

@@ -1,0 +1,111 @@
+"""report.html driven in the system's Chromium, where there is one and playwright is installed."""
+
+import shutil
+
+import pytest
+
+from tests.report import fakes
+from tests.report.test_page import rich
+from wasi.report.write import gather, write_page
+
+pytest.importorskip("vl_convert")
+playwright = pytest.importorskip("playwright.sync_api", reason="pip install -r requirements-browser.txt")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+DRAWN = "document.querySelectorAll('.figure').length === document.querySelectorAll('.figure svg').length"
+CUT = """[...document.querySelectorAll('main *, header *')].filter((element) => {
+    const box = element.getBoundingClientRect();
+    return box.width && (box.right > innerWidth + 1 || box.left < -1);
+}).map((element) => element.outerHTML.slice(0, 120))"""
+OVERLAPS = """[...document.querySelectorAll('.figure svg .role-axis-label')].flatMap((axis) => {
+    const boxes = [...axis.querySelectorAll('text')].filter((text) => text.getAttribute('opacity') !== '0')
+        .map((text) => [text.textContent, text.getBoundingClientRect()]);
+    return boxes.flatMap(([one, a], place) => boxes.slice(place + 1)
+        .filter(([, b]) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
+            && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 1)
+        .map(([other]) => `${one} and ${other}`));
+})"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as started:
+        found = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep")
+    for seed in (0, 1):
+        rich(folder, 0.9 + 0.01 * seed, "vanilla", None, seed)
+        for epsilon in (0.4, 0.8):
+            rich(folder, 0.8 + epsilon / 10 + 0.01 * seed, "wasi", epsilon, seed)
+        fakes.write(folder, fakes.metrics(0.86, 0.9), fakes.config("lora", seed=seed))
+    fakes.write(folder, {}, fakes.config("wsi", 0.8), status="failed", error="RuntimeError: out of memory " + "x" * 200)
+    write_page(gather([folder]))
+    return (folder / "report.html").as_uri()
+
+
+def opened(browser, address, width=1280, **options):
+    page = browser.new_page(viewport={"width": width, "height": 1200}, **options)
+    page.errors, page.requests = [], []
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.on("console", lambda message: page.errors.append(message.text) if message.type == "error" else None)
+    page.on("request", lambda request: page.requests.append(request.url))
+    page.goto(address)
+    page.wait_for_function(DRAWN, timeout=60_000)
+    return page
+
+
+def names(page):
+    return page.locator("#table tbody tr:visible th").all_inner_texts()
+
+
+def test_sort_filter_hover_and_click(browser, address):
+    page = opened(browser, address)
+    assert names(page) == ["vanilla", "wasi 0.4", "wasi 0.8", "lora"]
+
+    heading = page.locator("#table thead button", has_text="Accuracy")
+    heading.click()
+    assert names(page) == ["wasi 0.4", "lora", "wasi 0.8", "vanilla"]
+    heading.click()
+    assert names(page) == ["vanilla", "wasi 0.8", "lora", "wasi 0.4"]
+    page.locator("#table thead button", has_text="Threshold").click()
+    assert names(page)[:2] == ["wasi 0.4", "wasi 0.8"]  # without a threshold: at the end
+
+    page.fill("#filter", "WASI 0.8")
+    assert names(page) == ["wasi 0.8"] and page.inner_text("#count") == "1 of 4 rows"
+    page.fill("#filter", "")
+    page.select_option("#method", "lora")
+    assert names(page) == ["lora"]
+    page.select_option("#method", "")
+
+    mark = page.locator(".figure").first.locator(".mark-symbol path").nth(2)
+    mark.hover()
+    tooltip = page.locator("#vg-tooltip-element.visible")
+    tooltip.wait_for()
+    assert "wasi 0.8" in tooltip.inner_text() and "200.0 (2.00×)" in tooltip.inner_text()
+    mark.click()
+    assert page.inner_text("#details-name") == "wasi 0.8"
+    assert "weight_epsilon: 0.8" in page.inner_text("#details-config")
+    page.keyboard.press("Escape")
+    page.locator("#table button.open", has_text="lora").click()
+    assert page.inner_text("#details-name") == "lora" and page.is_visible("#details")
+    page.locator("#details form button").click()
+
+    before = page.locator(".figure").first.inner_text()
+    page.locator("button[data-scale=log]").first.click()
+    page.wait_for_function(f"document.querySelector('.figure').innerText !== {before!r}")
+    assert page.errors == [] and page.requests == [address]
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_is_cut_and_no_numbers_run_into_one_another(browser, address, width, scheme):
+    page = opened(browser, address, width, color_scheme=scheme)
+    assert page.evaluate(CUT) == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.evaluate(OVERLAPS) == []
+    assert page.errors == []

@@ -1,0 +1,65 @@
+"""Benchmarks beside the runs of the same configuration: accuracy from the one, times and memory from the other."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from wasi.report.load import Run
+from wasi.report.options import result_options
+
+if TYPE_CHECKING:
+    from wasi.report.groups import Group
+
+_NOT_OF_A_STEP = (
+    "scheduler.",
+    "device.",
+    "train.epochs",
+    "train.select",
+    "train.eval_every",
+    "dataset.train_size",
+    "dataset.val_",
+    "dataset.test_size",
+)
+
+
+def is_of_a_step(key: str) -> bool:
+    """Whether an option can change what a benchmark measures on a given device.
+
+    >>> is_of_a_step("optimizer.lr"), is_of_a_step("train.epochs")
+    (True, False)
+    """
+    return not key.startswith(_NOT_OF_A_STEP)
+
+
+def step_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Of `result_options`, those for which `is_of_a_step` holds."""
+    return {key: value for key, value in options.items() if is_of_a_step(key)}
+
+
+def with_baselines(benchmarks: Iterable[Run]) -> list[Run]:
+    """Benchmarks, and once each what they were measured against, unless a benchmark of its own has that."""
+    own = list(benchmarks)
+    known = {_identity(run) for run in own}
+    others = {_identity(run.baseline): run.baseline for run in reversed(own) if run.baseline is not None}
+    return own + [run for identity, run in others.items() if identity not in known]
+
+
+def joined(trained: list["Group"], benchmarked: list["Group"]) -> list["Group"]:
+    """Each benchmark with the group that trains by the same step; one that has no such group stands alone.
+
+    Where several benchmarks fit a group (on two devices, say), all of them stand alone.
+    """
+    groups, taken = [], set()
+    for group in trained:
+        fitting = [other for other in benchmarked if step_options(other.options) == step_options(group.options)]
+        if len(fitting) == 1 and len(fitting[0].runs) == 1:
+            taken.add(id(fitting[0]))
+            group = replace(group, bench=fitting[0].runs[0])
+        groups.append(group)
+    alone = (group for group in benchmarked if id(group) not in taken)
+    return groups + [replace(group, bench=group.runs[0] if len(group.runs) == 1 else None) for group in alone]
+
+
+def _identity(run: Run) -> str:
+    return json.dumps(result_options(run.config), sort_keys=True)

@@ -1,0 +1,68 @@
+"""Accuracy against cost: a panel per cost, vanilla marked, the front drawn."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP, Cost
+from wasi.report.page.figure import Figure, Section, by_series, points, quantity, series_legend, spec, tooltip
+from wasi.report.page.rows import Row, accuracy_name
+from wasi.report.pareto import on_front
+
+_COSTS = (PEAK, PROCESS, STEP, INFERENCE, FLOPS)
+_TEXT = (
+    "Up and to the left is better. Whiskers: ± standard deviation over the seeds. Thin lines join rows "
+    "that differ by their thresholds alone. Stepped line: the front of the panel, which no row beats in both. Dashed: "
+    "vanilla's accuracy. Point at a mark for its run, click it for its configuration."
+)
+
+
+def section(rows: Sequence[Row]) -> Section | None:
+    """None where accuracy and a cost were never measured together, or accuracy must not be quoted."""
+    panels = {cost: [row for row in rows if None not in (row.accuracy, row.cost(cost))] for cost in _COSTS}
+    figures = [Figure(cost.axis, _panel(cost, shown), "x") for cost, shown in panels.items() if shown]
+    shown = [row for row in rows if any(row in panel for panel in panels.values())]
+    return Section("Accuracy against cost", _TEXT, figures, series_legend(shown)) if figures else None
+
+
+def _panel(cost: Cost, rows: list[Row]) -> dict[str, Any]:
+    title = accuracy_name(rows[0].block)
+    x = quantity("x", cost.axis, [row.cost(cost) for row in rows])
+    y = quantity("y", title, [row.accuracy for row in rows])
+    colour = by_series(rows)
+    told = tooltip(accuracy=title, cost=cost.axis, seeds="seeds")
+    marks = points(rows)
+    marks["encoding"] |= {"x": x, "y": y, "tooltip": told}
+    values = [_datum(row, cost) for row in rows]
+    line = {
+        "mark": {"type": "line", "strokeWidth": 1, "opacity": 0.55},
+        "encoding": {"x": x, "y": y, "color": colour, "detail": {"field": "series"}, "order": {"field": "place"}},
+    }
+    whisker = {
+        "mark": {"type": "rule", "strokeWidth": 1.2},
+        "transform": [{"filter": "isValid(datum.low)"}],
+        "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}, "color": colour},
+    }
+    whiskers = [whisker] if any("low" in value for value in values) else []
+    return spec(*_vanilla(rows, y), *_front(cost, rows, x, y), line, *whiskers, marks, values=values)
+
+
+def _datum(row: Row, cost: Cost) -> dict[str, Any]:
+    std = row.group.std(row.group.accuracy)
+    bounds = {} if std is None else {"low": row.accuracy - std, "high": row.accuracy + std}
+    told = {"accuracy": row.told_accuracy(), "cost": row.told_cost(cost), "seeds": len(row.group.trained)}
+    return row.datum(x=row.cost(cost), y=row.accuracy, place=row.key, **bounds, **told)
+
+
+def _vanilla(rows: list[Row], y: dict[str, Any]) -> list[dict[str, Any]]:
+    values = [{"y": row.accuracy} for row in rows if row.is_reference and row.comparison.is_reference]
+    mark = {"type": "rule", "strokeDash": [4, 3], "color": "#000000", "opacity": 0.7}
+    return [{"data": {"values": values}, "mark": mark, "encoding": {"y": y}}] if values else []
+
+
+def _front(cost: Cost, rows: list[Row], x: dict[str, Any], y: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows that no other is at least as accurate and as cheap as; a single one draws no line."""
+    marks = on_front([(row.accuracy, -row.cost(cost)) for row in rows])
+    front = sorted((row.cost(cost), row.accuracy) for row, marked in zip(rows, marks, strict=True) if marked)
+    values = [{"x": x, "y": y} for x, y in front]
+    mark = {"type": "line", "interpolate": "step-after", "color": "#808080", "strokeWidth": 3, "opacity": 0.35}
+    return [{"data": {"values": values}, "mark": mark, "encoding": {"x": x, "y": y}}] if len(values) > 1 else []

@@ -1,0 +1,229 @@
+"""The page's first words: what the data say, made from them alone."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from wasi.report.baseline import Comparison
+from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP
+from wasi.report.fields import ratio_text, significant
+from wasi.report.groups import Group
+from wasi.report.load import Run, select
+from wasi.report.page.rows import Row
+from wasi.report.page.table import signed
+from wasi.report.provenance import one_machine
+from wasi.report.statistics import Paired
+
+_METHOD = "wasi"
+_EQUAL_WITHIN = 0.02  # half the width of the widest interval of a difference that passes for none
+_CHEAPEST = 3  # that many are named
+_SAVED = {
+    PEAK: "less peak memory in a training step",
+    PROCESS: "less memory of the whole process",
+    STEP: "less time per training step",
+    INFERENCE: "less time per inference",
+    FLOPS: "fewer FLOPs per step",
+}
+_LOST = {cost: words.replace("less", "more").replace("fewer", "more") for cost, words in _SAVED.items()}
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A sentence or two. `tone`: `loud` for what must not be overlooked, `main` for the answer, else `plain`."""
+
+    text: str
+    tone: str = "plain"
+
+
+def overall(runs: Sequence[Run], doubts: Sequence[str]) -> list[Statement]:
+    """What holds for the whole page: what is missing from it, and doubts about where its numbers come from."""
+    found = []
+    ended = Counter(run.status for run in runs if not run.completed)
+    if ended:
+        counts = ", ".join(f"{count} {status}" for status, count in ended.items())
+        total = sum(ended.values())
+        words = "is in none of these numbers" if total == 1 else "are in none of these numbers"
+        found.append(Statement(f"{total} of {len(runs)} {words}: {counts}. Reasons: see “Not averaged”.", "loud"))
+    if not any(run.completed for run in runs):
+        found.append(Statement("No run was completed, so there is nothing to compare yet.", "main"))
+    return found + [Statement(f"{line[0].upper()}{line[1:]}.", "loud") for line in doubts]
+
+
+def of_block(rows: Sequence[Row]) -> list[Statement]:
+    """What one model on one data set has shown."""
+    judged = [Judged(row, fair_comparison(row, rows)) for row in rows]
+    told = [_savings(judged), _front(rows), *_cheapest(rows), _within_noise(judged), _differing(judged)]
+    return [*_not_to_be_quoted(rows), *(statement for statement in told if statement is not None)]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A row, and how it compares with the best vanilla."""
+
+    row: Row
+    comparison: Comparison
+
+    @property
+    def verdict(self) -> str | None:
+        """On its accuracy; None where there is none, or it must not be quoted."""
+        return self.comparison.verdict if self.row.is_quotable else None
+
+    @property
+    def is_above(self) -> bool:
+        return self.verdict == "differs" and self.comparison.accuracy_difference > 0
+
+    @property
+    def saving(self) -> tuple[float, float]:
+        return self.comparison.ratio(PEAK) or 0.0, self.comparison.ratio(STEP) or 0.0
+
+
+def fair_comparison(row: Row, rows: Sequence[Row]) -> Comparison:
+    """With the most accurate of the vanillas that differ from the row's own in how they are optimized."""
+    own = row.comparison.baseline
+    if own is None or not row.comparison.of_vanilla or row.comparison.is_reference:
+        return row.comparison
+    others = [other.group for other in rows if other.comparison.is_reference and other.is_reference]
+    alike = [group for group in others if _differ_in_training(group, own)]
+    best = max([own, *alike], key=lambda group: group.mean(group.accuracy) or 0.0)
+    return row.comparison if best is own else Comparison(row.group, best)
+
+
+def _differ_in_training(a: Group, b: Group) -> bool:
+    keys = {key for key in {**a.options, **b.options} if a.options.get(key) != b.options.get(key)}
+    return all(key.startswith(("optimizer.", "scheduler.")) for key in keys)
+
+
+def _not_to_be_quoted(rows: Sequence[Row]) -> list[Statement]:
+    if all(row.is_quotable for row in rows):
+        return []
+    config = rows[0].group.config
+    surrogate, synthetic = select(config, "model.weights") == "surrogate", select(config, "dataset.name") == "synthetic"
+    what = [words for words, told in (("surrogate weights", surrogate), ("synthetic images", synthetic)) if told]
+    text = f"{' and '.join(what).capitalize()}: time, memory and FLOPs are those of the real thing, accuracy is not. "
+    return [Statement(text + "None is shown, and none may be quoted.", "loud")]
+
+
+def _savings(judged: Sequence[Judged]) -> Statement | None:
+    """What WASI saves at equal accuracy; else at the accuracy nearest to vanilla's; else at all."""
+    ours = [one for one in judged if one.row.group.method == _METHOD]
+    compared = [one for one in ours if one.comparison.of_vanilla]
+    if not compared:
+        return Statement("There is no vanilla run to compare WASI with, so no saving is told.") if ours else None
+    known = [one for one in compared if one.verdict is not None]
+    if not known:
+        best = max(compared, key=lambda one: one.saving)
+        return Statement(f"Compared with {_vanilla(best, judged)}, {best.row.name} {_costs(best.comparison)}.", "main")
+    equal = [one for one in known if one.verdict == "within noise" or one.is_above]
+    spread = [one for one in known if one.comparison.p is not None]
+    best = max(equal, key=lambda one: one.saving) if equal else max(spread or known, key=_difference)
+    name, vanilla, costs = best.row.name, _vanilla(best, judged), _costs(best.comparison)
+    if equal:
+        words = "lies above that of" if best.is_above else "cannot be told apart from that of"
+        text = f"The accuracy of {name} {words} {vanilla} ({_told_difference(best)}), and it {costs}."
+        if not best.is_above and _is_wide(best.comparison.pairing):
+            text += " So wide an interval shows little: more seeds are needed before the two are called equal."
+    elif spread:
+        text = f"No WASI row keeps the accuracy of {vanilla}. Nearest is {name} ({_told_difference(best)}); it {costs}."
+    else:
+        text = (
+            f"Compared with {vanilla}, {name} {costs}; accuracy {_told_difference(best)}. One seed cannot tell such a "
+            "difference from noise: repeat with several seeds before quoting it."
+        )
+    return Statement(text, "main")
+
+
+def _vanilla(one: Judged, judged: Sequence[Judged]) -> str:
+    """Its name among the others."""
+    return next((other.row.name for other in judged if other.row.group is one.comparison.baseline), "vanilla")
+
+
+def _difference(one: Judged) -> float:
+    return one.comparison.accuracy_difference
+
+
+def _told_difference(one: Judged) -> str:
+    """`−0.31 points, 95 % interval −1.10 to +0.48, 5 seeds`."""
+    told = f"{_points(one)} points"
+    pairing, seeds = one.comparison.pairing, len(one.row.group.trained)
+    if pairing is not None and pairing.low is not None:
+        told += f", 95 % interval {signed(100 * pairing.low)} to {signed(100 * pairing.high)}"
+    return told + (f", {seeds} seeds" if seeds > 1 else "")
+
+
+def _is_wide(pairing: Paired | None) -> bool:
+    return pairing is None or pairing.high - pairing.low > 2 * _EQUAL_WITHIN
+
+
+def _points(one: Judged) -> str:
+    return signed(100 * _difference(one))
+
+
+def _costs(comparison: Comparison) -> str:
+    """`takes 48% less peak memory in a training step (1.93×) and …`; what is within noise of vanilla's, last."""
+    told, alike = [], []
+    for cost in _SAVED:
+        ratio = comparison.ratio(cost)
+        if ratio is None:
+            continue
+        if comparison.within_noise(cost) or abs(ratio - 1) < 0.005:
+            alike.append(cost.axis.partition(" (")[0].lower())
+        else:
+            told.append(f"{abs(1 - 1 / ratio):.0%} {(_SAVED if ratio > 1 else _LOST)[cost]} ({ratio_text(ratio)})")
+    if not told and not alike:
+        return "has no cost measured beside vanilla's"
+    words = f"takes {_and(told)}" if told else "takes as much of everything"
+    return words + (f" ({_and(alike)}: within noise)" if alike else "")
+
+
+def _front(rows: Sequence[Row]) -> Statement | None:
+    marked = [row.name for row in rows if row.on_front and row.is_quotable]
+    if not marked:
+        timed = [row for row in rows if None not in (row.accuracy, row.cost(STEP))]
+        if one_machine([run for row in timed for run in row.group.sources(STEP.metric)]):
+            return None
+        return Statement("No Pareto front: step times are of several machines or numbers of threads.")
+    text = f"Pareto-optimal in accuracy, step time and peak memory together: {_and(marked)}"
+    without = [row.name for row in rows if row.accuracy is None]
+    left_out = f" Without an accuracy, and so on no front: {_and(without)}." if without else ""
+    return Statement(f"{text}.{left_out}")
+
+
+def _cheapest(rows: Sequence[Row]) -> list[Statement]:
+    """Whatever the method: what a reader with that one worry would take."""
+    found = []
+    for cost, words in ((PEAK, "Least peak memory in a training step"), (STEP, "Shortest training step")):
+        known = sorted((row.cost(cost), row.key, row.name) for row in rows if row.cost(cost) is not None)
+        sources = [run for row in rows for run in row.group.sources(cost.metric)]
+        if len(known) > 2 and (not cost.timed or one_machine(sources)):
+            unit = "MiB" if cost is PEAK else "ms"
+            told = [f"{name} ({significant(value, 3)} {unit})" for value, _, name in known[:_CHEAPEST]]
+            found.append(Statement(f"{words}: {', '.join(told)}."))
+    return found
+
+
+def _within_noise(judged: Sequence[Judged]) -> Statement | None:
+    """Rows whose accuracy cannot be told from vanilla's; equal is more than that."""
+    names = [one.row.name for one in judged if one.verdict == "within noise"]
+    if not names:
+        return None
+    words = "is" if len(names) == 1 else "are"
+    return Statement(f"Within noise of vanilla's accuracy {words} {_and(names)}: no difference shown, nor ruled out.")
+
+
+def _differing(judged: Sequence[Judged]) -> Statement | None:
+    differing = [one for one in judged if one.verdict == "differs"]
+    sides = {"above": [one for one in differing if one.is_above], "below": [o for o in differing if not o.is_above]}
+    told = [f"{side} vanilla's: {_and([_with_points(one) for one in ones])}" for side, ones in sides.items() if ones]
+    return Statement(f"Accuracy in points {'; '.join(told)}.") if told else None
+
+
+def _with_points(one: Judged) -> str:
+    return f"{one.row.name} ({_points(one)})"
+
+
+def _and(words: Sequence[str]) -> str:
+    """
+    >>> _and(["a", "b", "c"])
+    'a, b and c'
+    """
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))

@@ -1,0 +1,151 @@
+"""What changes from epoch to epoch: losses and accuracy, and with `train.monitor=true` ranks and subspaces."""
+
+import csv
+import statistics as numbers
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from wasi.report.fields import significant
+from wasi.report.load import Run
+from wasi.report.page.figure import Figure, Section, by_series, dash_by_series, quantity, series_legend, spec, tooltip
+from wasi.report.page.rows import Row
+
+_CURVES = {
+    "train/loss": "Training loss, mean of the epoch",
+    "val/loss": "Validation loss",
+    "val/acc": "Validation accuracy",
+}
+_MONITOR_FILE = "monitor.csv"
+_STABILITY = {
+    "rank_at_threshold": ("Rank of the weights at the threshold", "rank / rank before training"),
+    "angle_mean_deg": ("Turn of the weights' subspace", "mean principal angle to the start (degrees)"),
+    "variance": ("Variance of the features that the bases explain", "share"),
+    "tucker_error": ("Error of the saved inputs", "relative Frobenius error"),
+}
+_MOST_TICKS = 6
+_MOST_POINTS = 120  # of a line: more than a panel has room for
+
+
+def curves(rows: Sequence[Row]) -> Section | None:
+    """Means over the seeds; accuracy only where it may be quoted."""
+    figures, shown = [], set()
+    for metric, title in _CURVES.items():
+        able = [row for row in rows if row.is_quotable or not metric.endswith("acc")]
+        values = [value for row in able for value in _curve(row, metric)]
+        if values:
+            shown |= {value["row"] for value in values}
+            figures.append(Figure(title, _lines(rows, values, title, "seeds")))
+    text = "After every epoch that was evaluated; the mean over the seeds, and their range as a band."
+    seen = [row for row in rows if row.key in shown]
+    return Section("Loss and accuracy while training", text, figures, series_legend(seen)) if figures else None
+
+
+def _curve(row: Row, metric: str) -> list[dict[str, Any]]:
+    by_epoch: dict[int, list[float]] = {}
+    for run in row.group.trained:
+        for entry in run.history:
+            if isinstance(entry.get(metric), (int, float)) and "epoch" in entry:
+                by_epoch.setdefault(int(entry["epoch"]), []).append(entry[metric])
+    return _thinned([_point(row, epoch, found, len(found)) for epoch, found in sorted(by_epoch.items())])
+
+
+def stability(rows: Sequence[Row]) -> Section | None:
+    """Medians over layers and seeds, with the range from the first to the last tenth."""
+    watched = {row.key: [_by_epoch(run) for run in row.group.trained] for row in rows}
+    figures, shown = [], set()
+    for name, (title, axis) in _STABILITY.items():
+        values = [value for row in rows for value in _watched(row, watched[row.key], name)]
+        if values:
+            shown |= {value["row"] for value in values}
+            figures.append(Figure(title, _lines(rows, values, axis, "layers")))
+    text = (
+        "Of every layer in scope, read off before training (epoch 0) and after each epoch: the median over layers and "
+        "seeds, and the middle 80 % as a band. A rank that stays near 1 and an angle that stays small mean that the "
+        "ranks chosen before training still fit."
+    )
+    seen = [row for row in rows if row.key in shown]
+    return Section("Do ranks and subspaces hold?", text, figures, series_legend(seen)) if figures else None
+
+
+def _watched(row: Row, runs: list[dict[int, dict]], name: str) -> list[dict[str, Any]]:
+    by_epoch: dict[int, list[float]] = {}
+    for epochs in runs:
+        start = epochs.get(0, {})
+        for epoch, layers in epochs.items():
+            by_epoch.setdefault(epoch, []).extend(_values(layers, start, name))
+    return _thinned([_point(row, epoch, found, len(found)) for epoch, found in sorted(by_epoch.items()) if found])
+
+
+def _values(layers: dict, start: dict, name: str) -> Iterable[float]:
+    for key, columns in layers.items():
+        if name == "variance":
+            explained = [value for column, value in columns.items() if column.endswith("_variance")]
+            yield from explained[-1:]  # the last mode is the features
+        elif name in columns:
+            before = start.get(key, {}).get(name) if name == "rank_at_threshold" else 1.0
+            if before:
+                yield columns[name] / before
+
+
+def _by_epoch(run: Run) -> dict[int, dict[tuple[str, str], dict[str, float]]]:
+    """Epoch -> (layer, call) -> column -> value, of the run's monitor.csv; nothing where there is none."""
+    found: dict[int, dict] = {}
+    for line in _read(run.path.parent / _MONITOR_FILE):
+        try:
+            values = {k: float(v) for k, v in line.items() if v and k not in ("epoch", "step", "layer", "call")}
+            found.setdefault(int(line["epoch"]), {})[line["layer"], line["call"]] = values
+        except (KeyError, TypeError, ValueError):
+            continue  # half a line
+    return found
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except OSError:
+        return []
+
+
+def _point(row: Row, epoch: int, found: list[float], count: int) -> dict[str, Any]:
+    middle, (low, high) = numbers.median(found), _middle(found)
+    if count < 10:  # seeds: their mean and range
+        middle, low, high = numbers.fmean(found), min(found), max(found)
+    return row.datum(epoch=epoch, y=middle, low=low, high=high, count=count, told=significant(middle))
+
+
+def _middle(found: list[float]) -> tuple[float, float]:
+    """The bounds of the middle 80 %."""
+    ordered = sorted(found)
+    cut = len(ordered) // 10
+    return ordered[cut], ordered[-1 - cut]
+
+
+def _thinned(points: list[dict]) -> list[dict]:
+    step = -(-len(points) // _MOST_POINTS) or 1
+    return [point for place, point in enumerate(points) if place % step == 0 or place == len(points) - 1]
+
+
+def _lines(rows: Sequence[Row], values: list[dict], axis: str, counted: str) -> dict[str, Any]:
+    seen = [row for row in rows if any(value["row"] == row.key for value in values)]
+    last = max(value["epoch"] for value in values)
+    ticks = list(range(0, last + 1, max(1, -(-last // _MOST_TICKS))))
+    x = {"field": "epoch", "type": "quantitative", "title": "epoch", "axis": {"values": ticks, "format": "d"}}
+    x["scale"] = {"nice": False, "zero": False, "padding": 8}
+    y = quantity("y", axis, [value[bound] for value in values for bound in ("y", "low", "high")])
+    colour, detail = by_series(seen), {"field": "row"}
+    band = {
+        "mark": {"type": "area", "opacity": 0.13},
+        "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}, "color": colour, "detail": detail},
+    }
+    line = {
+        "mark": {"type": "line", "strokeWidth": 1.6},
+        "encoding": {"x": x, "y": y, "color": colour, "detail": detail, "strokeDash": dash_by_series(seen)},
+    }
+    told = tooltip(epoch="epoch", told=axis, count=counted)
+    point = {
+        "mark": {"type": "point", "filled": True, "size": 22, "opacity": 1, "cursor": "pointer"},
+        "encoding": {"x": x, "y": y, "color": colour, "tooltip": told},
+    }
+    return spec(band, line, point, values=values)

@@ -1,0 +1,149 @@
+"""What the page's figures are made of: Vega-Lite specifications, sections and legends."""
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from wasi.report.page.rows import Row
+
+HEIGHT = 240
+_CIRCLE = "M-1,0A1,1,0,1,1,1,0A1,1,0,1,1,-1,0Z"
+SHAPES = {
+    "o": _CIRCLE,
+    "s": "M-.85,-.85H.85V.85H-.85Z",
+    "D": "M0,-1.15L1.15,0L0,1.15L-1.15,0Z",
+    "d": "M0,-1.2L.8,0L0,1.2L-.8,0Z",
+    "^": "M0,-1.1L1.1,.9H-1.1Z",
+    "v": "M0,1.1L1.1,-.9H-1.1Z",
+    "<": "M-1.1,0L.9,-1.1V1.1Z",
+    "P": "M-.4,-1.1H.4V-.4H1.1V.4H.4V1.1H-.4V.4H-1.1V-.4H-.4Z",
+    "X": "M-.55,-1.1L0,-.55L.55,-1.1L1.1,-.55L.55,0L1.1,.55L.55,1.1L0,.55L-.55,1.1L-1.1,.55L-.55,0L-1.1,-.55Z",
+    "h": "M-1.1,0L-.55,-.95H.55L1.1,0L.55,.95H-.55Z",
+    "8": "M-.45,-1.1H.45L1.1,-.45V.45L.45,1.1H-.45L-1.1,.45V-.45Z",
+    "p": "M0,-1.1L1.05,-.34L.65,.9H-.65L-1.05,-.34Z",
+    "*": "M0,-1.3L.34,-.47L1.24,-.4L.55,.18L.76,1.05L0,.58L-.76,1.05L-.55,.18L-1.24,-.4L-.34,-.47Z",
+}
+"""matplotlib's markers as SVG paths around the origin, for the same marker on the page as in the static figures."""
+
+_LABEL_WIDTH = 18  # characters of a row's name on an axis, before it goes on in the next line
+
+
+@dataclass(frozen=True)
+class Key:
+    """One entry of a legend: a colour, with a marker's path or, without, as a patch."""
+
+    label: str
+    colour: str
+    path: str | None = None
+    filled: bool = True
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One Vega-Lite specification. `scalable`: axes (`x`, `xy`) which the reader makes linear or logarithmic."""
+
+    title: str
+    spec: dict[str, Any]
+    scalable: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """Figures under one heading, with what a reader must know to read them.
+
+    `wide`: one figure to a line; `is_log`: how scalable axes are at first.
+    """
+
+    title: str
+    text: str
+    figures: list[Figure]
+    legend: list[Key] = field(default_factory=list)
+    wide: bool = False
+    is_log: bool = False
+
+    @property
+    def is_scalable(self) -> bool:
+        return any(figure.scalable for figure in self.figures)
+
+
+def spec(*layers: dict[str, Any], values: Sequence[dict] | None = None, height: Any = HEIGHT) -> dict[str, Any]:
+    """A figure as wide as its place on the page; `values`: the data of all layers without their own."""
+    data = {} if values is None else {"data": {"values": [_short(value) for value in values]}}
+    fit = {"type": "fit-x", "contains": "padding"}
+    return {"width": "container", "height": height, "autosize": fit, **data, "layer": list(layers)}
+
+
+def quantity(field: str, title: str, values: Sequence[float]) -> dict[str, Any]:
+    """A channel of numbers, the axis as long as they are apart; around a single number it is given a length."""
+    scale: dict[str, Any] = {"zero": False, "padding": 14}
+    if len(set(values)) == 1 and values[0]:
+        scale = {"domain": sorted([0.9 * values[0], 1.1 * values[0]])}
+    return {"field": field, "type": "quantitative", "title": title, "scale": scale}
+
+
+def by_series(rows: Sequence[Row]) -> dict[str, Any]:
+    """Colour channel: each row in its method's colour."""
+    return {"field": "series", "type": "nominal", "legend": None, "scale": _scale(rows, lambda row: row.style.colour)}
+
+
+def shape_by_series(rows: Sequence[Row]) -> dict[str, Any]:
+    return {"field": "series", "type": "nominal", "legend": None, "scale": _scale(rows, _path)}
+
+
+def dash_by_series(rows: Sequence[Row]) -> dict[str, Any]:
+    """Variants of one method share its colour and are told apart by their dashes."""
+    return {"field": "series", "type": "nominal", "legend": None, "scale": _scale(rows, _dash)}
+
+
+def points(rows: Sequence[Row], **mark: Any) -> dict[str, Any]:
+    """Markers in colour, shape and filling of the static figures, as mark and encoding without a place."""
+    colour, filled = by_series(rows), {"field": "filled", "type": "quantitative", "scale": None}
+    look = {"fill": colour, "stroke": colour, "shape": shape_by_series(rows), "fillOpacity": filled}
+    return {"mark": {"type": "point", "size": 80, "opacity": 1, "cursor": "pointer", **mark}, "encoding": look}
+
+
+def series_legend(rows: Sequence[Row]) -> list[Key]:
+    first = {row.series: row.style for row in reversed(rows)}
+    order = dict.fromkeys(row.series for row in rows)
+    return [Key(name, first[name].colour, SHAPES[first[name].marker], first[name].filled) for name in order]
+
+
+def tooltip(**titles: str) -> list[dict[str, str]]:
+    """The run's name, and then field -> title."""
+    return [{"field": name, "title": title} for name, title in {"name": "run", **titles}.items()]
+
+
+def row_axis(rows: Sequence[Row]) -> dict[str, Any]:
+    """The y channel of figures that have a line per row, in the table's order."""
+    axis = {"title": None, "labelExpr": "split(datum.label, '\\n')", "labelLimit": 150, "labelPadding": 6}
+    sort = [axis_name(row) for row in rows]
+    return {"field": "line", "type": "nominal", "sort": sort, "axis": {**axis, "domain": False, "ticks": False}}
+
+
+def axis_name(row: Row) -> str:
+    """The row's name in several lines."""
+    return "\n".join(textwrap.wrap(row.name, _LABEL_WIDTH))
+
+
+def line_step(rows: Sequence[Row], least: int) -> int:
+    """Pixels per row: as many as the longest name has lines."""
+    return max(least, max(13 * (axis_name(row).count("\n") + 1) + 6 for row in rows))
+
+
+def _scale(rows: Sequence[Row], value) -> dict[str, list]:
+    found = {row.series: value(row) for row in rows}
+    return {"domain": list(found), "range": list(found.values())}
+
+
+def _dash(row: Row) -> list[float]:
+    return [] if row.style.line == "-" else list(row.style.line[1])
+
+
+def _path(row: Row) -> str:
+    return SHAPES[row.style.marker]
+
+
+def _short(values: dict[str, Any]) -> dict[str, Any]:
+    """Six digits are more than a screen can show."""
+    return {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in values.items()}

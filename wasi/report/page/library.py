@@ -1,0 +1,32 @@
+"""The script that draws the figures: Vega, Vega-Lite and vega-embed in one, as vl-convert-python brings them along."""
+
+import os
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+
+from wasi.atomic import atomic_write_text
+
+
+def library() -> str:
+    """The script, fit for a script element. Putting it together takes seconds, so it is kept for the next page.
+
+    Raises:
+        ImportError: vl-convert-python is not installed.
+    """
+    import vl_convert
+
+    kept = _cache() / f"vega-{version('vl-convert-python')}.js"
+    try:
+        return kept.read_text(encoding="utf-8")
+    except OSError:
+        script = vl_convert.javascript_bundle().replace("</script", "<\\/script")
+    with suppress(OSError):  # a home that cannot be written into
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write_text(kept, script)
+    return script
+
+
+def _cache() -> Path:
+    """The user's own, by the XDG base directory specification."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wasi"

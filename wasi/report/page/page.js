@@ -1,0 +1,126 @@
+"use strict";
+const figures = JSON.parse(document.getElementById("figure-data").textContent);
+const details = JSON.parse(document.getElementById("details-data").textContent);
+const table = document.getElementById("table");
+const ERRORS = 1; // Vega's log level
+const dark = matchMedia("(prefers-color-scheme: dark)");
+
+// --- figures ---------------------------------------------------------------------------------------------------------
+
+function themed(spec, axes, scale) {
+  const style = getComputedStyle(document.documentElement);
+  const [ink, faint, line] = ["--ink", "--faint", "--line"].map((name) => style.getPropertyValue(name).trim());
+  const text = JSON.stringify(spec).replaceAll('"#000000"', JSON.stringify(ink)); // vanilla's black, on a dark page too
+  const found = JSON.parse(text);
+  for (const { encoding } of found.layer) {
+    for (const axis of axes) if (encoding[axis]) Object.assign(encoding[axis].scale, { type: scale, nice: scale !== "log" });
+  }
+  const font = getComputedStyle(document.body).fontFamily;
+  found.config = {
+    background: "transparent", font,
+    view: { stroke: null },
+    axis: { labelColor: ink, titleColor: faint, gridColor: line, domainColor: faint, tickColor: faint, gridOpacity: 0.6,
+      titleFontWeight: "normal", labelOverlap: "greedy", tickCount: 5 },
+    legend: { labelColor: ink, titleColor: faint },
+  };
+  return found;
+}
+
+async function draw(place) {
+  const scale = place.closest("article").querySelector('[data-scale][aria-pressed="true"]')?.dataset.scale;
+  const spec = themed(figures[place.dataset.figure], place.dataset.scalable ?? "", scale);
+  place.finalize?.();
+  const result = await vegaEmbed(place, spec, { mode: "vega-lite", actions: false, renderer: "svg", logLevel: ERRORS });
+  place.finalize = () => result.finalize();
+  place.dataset.drawn = scale ?? "";
+  result.view.addEventListener("click", (event, item) => {
+    if (item?.datum?.row !== undefined) show(item.datum.row);
+  });
+}
+
+const AT_ONCE = 48; // figures; on a longer page the others are drawn when the reader comes near
+
+const seen = new IntersectionObserver((entries) => {
+  for (const { isIntersecting, target } of entries) {
+    if (!isIntersecting) continue;
+    seen.unobserve(target);
+    draw(target);
+  }
+}, { rootMargin: "800px" });
+
+const redraw = (places) => places.forEach((place) => "drawn" in place.dataset && draw(place));
+const all = document.querySelectorAll("[data-figure]");
+all.forEach((place, number) => (number < AT_ONCE ? draw(place) : seen.observe(place)));
+dark.addEventListener("change", () => redraw(all));
+
+document.querySelectorAll("[data-scale]").forEach((button) => button.addEventListener("click", () => {
+  for (const other of button.parentElement.children) other.setAttribute("aria-pressed", other === button);
+  redraw(button.closest("article").querySelectorAll("[data-scalable]"));
+}));
+
+// --- a run's configuration -------------------------------------------------------------------------------------------
+
+function show(row) {
+  const { name, about, remarks, folders, config } = details[row];
+  document.getElementById("details-name").textContent = name;
+  document.getElementById("details-about").textContent = about;
+  document.getElementById("details-config").textContent = config;
+  for (const [id, lines] of [["details-remarks", remarks], ["details-folders", folders]]) {
+    document.getElementById(id).replaceChildren(...lines.map((line) => {
+      const item = document.createElement("li");
+      item.textContent = line;
+      return item;
+    }));
+  }
+  document.getElementById("details").showModal();
+}
+
+document.getElementById("details").addEventListener("click", (event) => {
+  if (event.target === event.currentTarget) event.currentTarget.close(); // beside the dialog
+});
+
+// --- the table -------------------------------------------------------------------------------------------------------
+
+if (table) {
+  const body = table.tBodies[0], lines = [...body.rows];
+  const filter = document.getElementById("filter"), method = document.getElementById("method");
+  const narrow = document.getElementById("sort"), count = document.getElementById("count");
+
+  const order = (line, column) => line.cells[column].dataset.order;
+  function compare(a, b, sign) { // what has no value comes last, in either direction
+    if (a === undefined || b === undefined) return (a === undefined) - (b === undefined);
+    const numbers = [Number(a), Number(b)];
+    return sign * (numbers.some(Number.isNaN) ? a.localeCompare(b, "en", { numeric: true }) : numbers[0] - numbers[1]);
+  }
+  function sort(column, direction) {
+    const sign = direction === "descending" ? -1 : 1;
+    const sorted = [...lines].sort((a, b) => compare(order(a, column), order(b, column), sign));
+    body.append(...(direction === "none" ? lines : sorted));
+    [...table.tHead.rows[0].cells].forEach((cell, place) => {
+      cell.setAttribute("aria-sort", place === column ? direction : "none");
+    });
+  }
+  const next = { none: "ascending", ascending: "descending", descending: "none" };
+  table.tHead.addEventListener("click", ({ target }) => {
+    const button = target.closest("button");
+    if (button) sort(Number(button.dataset.column), next[button.closest("th").getAttribute("aria-sort")]);
+  });
+  narrow.addEventListener("change", () => sort(Number(narrow.value), narrow.value ? "ascending" : "none"));
+
+  function choose() {
+    const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+    for (const line of lines) {
+      const isOther = method.value && line.dataset.method !== method.value;
+      line.hidden = isOther || !words.every((word) => line.dataset.words.includes(word));
+    }
+    const shown = lines.filter((line) => !line.hidden).length;
+    count.textContent = shown === lines.length ? `${shown} row${shown === 1 ? "" : "s"}` : `${shown} of ${lines.length} rows`;
+  }
+  for (const [element, event] of [[filter, "input"], [method, "change"]]) element.addEventListener(event, choose);
+  document.querySelector(".filters").addEventListener("submit", (event) => event.preventDefault());
+  body.addEventListener("click", ({ target }) => {
+    const button = target.closest("button.open");
+    if (button) show(Number(button.dataset.row));
+  });
+  choose();
+}

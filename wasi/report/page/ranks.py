@@ -1,0 +1,83 @@
+"""Ranks layer by layer, as heat maps."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from wasi.report import statistics
+from wasi.report.page.figure import Figure, Section, axis_name, line_step, row_axis, spec, tooltip
+from wasi.report.page.rows import Row
+
+_TEXT = (
+    "A column per linear layer in scope, in the model's order; the darker, the smaller the share of the full rank that "
+    "is kept. White: kept whole. Several seeds: the mean rank."
+)
+
+
+def section(rows: Sequence[Row]) -> Section | None:
+    """None where no row has a layer of reduced rank."""
+    order = list(dict.fromkeys(layer["name"] for row in rows for layer in _layers(row)))
+    weights = [value for row in rows for value in _weights(row)]
+    inputs = [value for row in rows for value in _inputs(row)]
+    figures = [
+        _map("Rank of the weights", weights, rows, order) if weights else None,
+        _map("Rank of the saved inputs' features", inputs, rows, order) if inputs else None,
+    ]
+    figures = [figure for figure in figures if figure]
+    return Section("Ranks of every layer", _TEXT, figures, wide=True) if figures else None
+
+
+def _map(title: str, values: list[dict], rows: Sequence[Row], order: list[str]) -> Figure:
+    shown = [row for row in rows if any(value["row"] == row.key for value in values)]
+    layers = [name for name in order if any(value["layer"] == name for value in values)]
+    axis = {"labelAngle": -90, "labelLimit": 170, "labelOverlap": True, "title": None, "ticks": False, "domain": False}
+    legend = {"title": "share of full rank", "orient": "top", "format": ".0%", "gradientLength": 160}
+    scale = {"domain": [0, 1], "range": ["#123B5D", "#3C7FA8", "#A9CDE0", "#F4F8FA"]}
+    cells = {
+        "mark": {"type": "rect", "cursor": "pointer", "stroke": "#808080", "strokeWidth": 0.2},
+        "encoding": {
+            "x": {"field": "layer", "type": "ordinal", "sort": layers, "axis": axis},
+            "y": row_axis(shown),
+            "color": {"field": "share", "type": "quantitative", "scale": scale, "legend": legend},
+            "tooltip": tooltip(layer="layer", told="rank"),
+        },
+    }
+    return Figure(title, spec(cells, values=values, height={"step": line_step(shown, 24)}))
+
+
+def _layers(row: Row) -> list[dict]:
+    return next((run.layers for run in row.group.trained if run.layers), [])
+
+
+def _weights(row: Row) -> list[dict[str, Any]]:
+    found = []
+    for layer in _layers(row):
+        rank, full = _mean(row, layer["name"], lambda other: other.get("weight_rank")), _full(layer)
+        if rank is not None and full:
+            told = f"{rank:g} of {full}; {layer['in_features']} → {layer['out_features']}"
+            found.append(_cell(row, layer, rank / full, told))
+    return found
+
+
+def _inputs(row: Row) -> list[dict[str, Any]]:
+    found = []
+    for layer in _layers(row):
+        rank = _mean(row, layer["name"], lambda other: (other.get("activation_ranks") or [None])[-1])
+        ranks = layer.get("activation_ranks")
+        if rank is not None and layer.get("in_features"):
+            told = f"{rank:g} of {layer['in_features']} features; {'×'.join(map(str, ranks))}, batch first"
+            found.append(_cell(row, layer, rank / layer["in_features"], told))
+    return found
+
+
+def _cell(row: Row, layer: dict, share: float, told: str) -> dict[str, Any]:
+    return row.datum(line=axis_name(row), layer=layer["name"], share=min(share, 1.0), told=told)
+
+
+def _mean(row: Row, name: str, read) -> float | None:
+    """Over the seeds."""
+    layers = (layer for run in row.group.trained for layer in run.layers if layer.get("name") == name)
+    return statistics.mean([rank for layer in layers if (rank := read(layer)) is not None])
+
+
+def _full(layer: dict) -> int:
+    return min(layer.get("in_features") or 0, layer.get("out_features") or 0)

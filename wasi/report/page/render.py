@@ -1,0 +1,136 @@
+"""Everything together as one file of HTML."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader
+
+from wasi.report.baseline import Comparison
+from wasi.report.csv_files import relative
+from wasi.report.fields import facts_of, remarks_of
+from wasi.report.groups import Block
+from wasi.report.load import Run
+from wasi.report.page import accuracy, conclusion, epochs, parts, ranks, thresholds
+from wasi.report.page.conclusion import Statement
+from wasi.report.page.figure import Section
+from wasi.report.page.library import library
+from wasi.report.page.rows import Row, rows_of
+from wasi.report.page.table import columns
+
+_HERE = Path(__file__).parent
+_SECTIONS = (
+    accuracy.section,
+    parts.memory,
+    parts.time,
+    thresholds.time,
+    thresholds.savings,
+    ranks.section,
+    epochs.stability,
+    epochs.curves,
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One model on one data set."""
+
+    title: str
+    facts: str
+    statements: list[Statement]
+    sections: list[Section]
+    remarks: list[str]
+
+
+def page(
+    title: str,
+    runs: list[Run],
+    blocks: Iterable[tuple[Block, list[Comparison]]],
+    provenance: list[str],
+    tuning: list[str],
+    not_averaged: list[str],
+    warnings: list[str],
+    folder: Path,
+) -> str:
+    """The whole of report.html.
+
+    Args:
+        provenance: its first line says where the runs come from, the others doubts about that.
+        tuning, not_averaged, warnings: lines; folder: that paths are written relative to.
+
+    Raises:
+        ImportError: vl-convert-python is not installed.
+    """
+    rows: list[Row] = []
+    found = []
+    for block, comparisons in blocks:
+        own = rows_of(block, comparisons, first=len(rows))
+        rows += own
+        sections = [section for make in _SECTIONS if (section := make(own)) is not None]
+        heading = f"{block.model} on {block.dataset}"
+        found.append(
+            Part(heading, facts_of(block), conclusion.of_block(own), sections, remarks_of(comparisons))
+        )
+    loud = [line for line in tuning if line.startswith("WARNING")]
+    statements = conclusion.overall(runs, provenance[1:])
+    return _environment().get_template("page.html").render(
+        title=title,
+        provenance=provenance[0],
+        statements=statements + [Statement(line, "loud") for line in loud],
+        parts=found,
+        rows=rows,
+        columns=columns(rows),
+        tuning=tuning,
+        not_averaged=not_averaged,
+        warnings=warnings + _measured_badly(rows),
+        figures=_script_data([figure.spec for part in found for s in part.sections for figure in s.figures]),
+        details=_script_data([_details(row, folder) for row in rows]),
+        style=_read("page.css"),
+        script=_read("page.js"),
+        library=library(),
+    )
+
+
+def _environment() -> Environment:
+    return Environment(loader=FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+
+
+def _script_data(value: Any) -> str:
+    """JSON that may stand inside a script element."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
+
+
+def _details(row: Row, folder: Path) -> dict[str, Any]:
+    """What a click on a run shows."""
+    runs = [*row.group.trained, *([row.group.bench] if row.group.bench else [])]
+    folders = [relative(run.path.parent, folder) for run in runs] or [relative(row.group.runs[0].path.parent, folder)]
+    config = {key: value for key, value in row.group.config.items() if key not in ("hydra", "sweep")}
+    return {
+        "name": row.name,
+        "about": f"{row.block.model} on {row.block.dataset}; seeds {', '.join(map(str, row.group.seeds))}",
+        "remarks": row.comparison.remarks,
+        "folders": folders,
+        "config": yaml.safe_dump(_without_places(config), sort_keys=False, allow_unicode=True),
+    }
+
+
+def _without_places(value: Any) -> Any:
+    """A configuration to pass on: of an absolute path its last part."""
+    if isinstance(value, dict):
+        return {str(key): _without_places(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_places(item) for item in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
+def _measured_badly(rows: list[Row]) -> list[str]:
+    """What benchmarks warn of themselves."""
+    benches = [(row, row.group.bench) for row in rows if row.group.bench is not None]
+    return [f"{row.name}: {line}" for row, bench in benches for line in bench.provenance.get("warnings") or []]
+
+
+def _read(name: str) -> str:
+    return (_HERE / name).read_text(encoding="utf-8")

@@ -1,0 +1,106 @@
+"""A table's rows with what the page's figures need of them: a number, names, and how they look."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from wasi.report import statistics
+from wasi.report.baseline import Comparison
+from wasi.report.columns import ACCURACY_NAMES, Cost
+from wasi.report.fields import ratio_text, significant
+from wasi.report.figures import Series, series_of
+from wasi.report.groups import Block, Group, row_names
+from wasi.report.options import epsilon_label, is_quotable
+from wasi.report.style import Style, styles
+from wasi.report.summary import front_of
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One group of a block. `key`: its number on the page; `series`: equal for rows that differ by thresholds alone."""
+
+    key: int
+    name: str
+    series: str
+    style: Style
+    block: Block
+    comparison: Comparison
+    on_front: bool
+
+    @property
+    def group(self) -> Group:
+        return self.comparison.group
+
+    @property
+    def is_reference(self) -> bool:
+        return self.style.reference
+
+    @property
+    def threshold(self) -> str | None:
+        return epsilon_label(self.group.config)
+
+    @property
+    def is_quotable(self) -> bool:
+        return is_quotable(self.group.config)
+
+    @cached_property
+    def accuracy(self) -> float | None:
+        """The mean over seeds; None where it must not be quoted."""
+        return self.group.mean(self.group.accuracy) if self.is_quotable else None
+
+    @cached_property
+    def accuracy_interval(self) -> tuple[float, float] | None:
+        """Of the mean, at 95 %, within what an accuracy can be; None for a single seed."""
+        found = statistics.interval(self.group.values(self.group.accuracy)) if self.is_quotable else None
+        return None if found is None else (max(found[0], 0.0), min(found[1], 1.0))
+
+    def cost(self, cost: Cost) -> float | None:
+        """The mean, in the unit in which the report shows it."""
+        found = self.group.mean(cost.metric)
+        return None if found is None else found / cost.unit
+
+    def told_accuracy(self) -> str:
+        if self.accuracy is None:
+            return "-" if self.is_quotable else "not to be quoted"
+        bounds = self.accuracy_interval
+        return f"{self.accuracy:.4f}" + (f" [{bounds[0]:.4f}, {bounds[1]:.4f}]" if bounds else " (n=1)")
+
+    def told_cost(self, cost: Cost) -> str:
+        """`412.5 (1.93×)`; a ratio within noise says so."""
+        ratio = ratio_text(self.comparison.ratio(cost))
+        noise = ", within noise" if self.comparison.within_noise(cost) else ""
+        return significant(self.cost(cost)) + (f" ({ratio}{noise})" if ratio else "")
+
+    def datum(self, **values: Any) -> dict[str, Any]:
+        """A record of a figure: whatever is drawn of this row can be hovered over and clicked."""
+        filled = 1 if self.style.filled else 0.12
+        return {"row": self.key, "name": self.name, "series": self.series, "filled": filled, **values}
+
+
+def rows_of(block: Block, comparisons: list[Comparison], first: int) -> list[Row]:
+    """Args: first: the number of the first row."""
+    names = dict(zip(map(id, block.groups), row_names(block), strict=True))
+    series = series_of(block)
+    looks = styles([(one.method, one.label) for one in series])
+    of_group = {
+        id(group): (_series_name(one, names), look)
+        for one, look in zip(series, looks, strict=True)
+        for group in one.groups
+    }
+    marked = zip(comparisons, front_of(block.groups), strict=True)
+    return [
+        Row(first + place, names[id(comparison.group)], *of_group[id(comparison.group)], block, comparison, on_front)
+        for place, (comparison, on_front) in enumerate(marked)
+    ]
+
+
+def _series_name(series: Series, names: dict[int, str]) -> str:
+    """Its label, or where rows go by their recipes the recipes."""
+    recipes = [names[id(group)] for group in series.groups]
+    if any(group.recipe != name for group, name in zip(series.groups, recipes, strict=True)):
+        return series.label
+    return ", ".join(recipes) if len(recipes) < 4 else f"{recipes[0]} … {recipes[-1]}"
+
+
+def accuracy_name(block: Block) -> str:
+    return f"{ACCURACY_NAMES[block.accuracy].capitalize()} accuracy"

@@ -1,0 +1,115 @@
+"""The page's table: what every cell shows, and by which number it is sorted."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP, Cost
+from wasi.report.fields import DASH, WITHIN_NOISE, ratio_text, significant
+from wasi.report.page.rows import Row
+
+_TITLES = {
+    PEAK: ("Step peak", "MiB"),
+    PROCESS: ("Process peak", "MiB"),
+    STEP: ("Step", "ms"),
+    INFERENCE: ("Inference", "ms"),
+    FLOPS: ("Step FLOPs", "10⁹"),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """`text`, and a smaller `note` below it; `order` sorts, None comes last."""
+
+    text: str
+    note: str = ""
+    order: float | str | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        return self.text == DASH
+
+
+@dataclass(frozen=True)
+class Column:
+    title: str
+    unit: str
+    cells: list[Cell]
+    is_text: bool = False
+
+
+def columns(rows: Sequence[Row]) -> list[Column]:
+    """All columns after the row's name; one in which no row has anything is left out."""
+    several = len({(row.block.model, row.block.dataset) for row in rows}) > 1
+    found = [Column("Model and data", "", [_block(row) for row in rows], True)] if several else []
+    found.append(Column("Method", "", [_method(row) for row in rows], True))
+    found.append(Column("Threshold", "ε", [_threshold(row) for row in rows]))
+    found.append(Column("Seeds", "", [_seeds(row) for row in rows]))
+    found.append(Column("Accuracy", "95 % interval", [_accuracy(row) for row in rows]))
+    found.append(Column("Δ vanilla", "points", [_difference(row) for row in rows]))
+    found += [Column(*_TITLES[cost], [_cost(row, cost) for row in rows]) for cost in _TITLES]
+    found.append(Column("Pareto", "", [Cell("●", order=0) if row.on_front else Cell(DASH) for row in rows]))
+    return [column for column in found if not all(cell.is_empty for cell in column.cells)]
+
+
+def _block(row: Row) -> Cell:
+    text = f"{row.block.model} on {row.block.dataset}"
+    return Cell(text, order=text)
+
+
+def _method(row: Row) -> Cell:
+    return Cell(row.group.method, order=row.group.method)
+
+
+def _threshold(row: Row) -> Cell:
+    text = row.threshold
+    if text is None:
+        return Cell(DASH)
+    try:
+        return Cell(text, order=float(text.partition("/")[0]))
+    except ValueError:  # a keep ratio, ranks by hand
+        return Cell(text, order=text)
+
+
+def _seeds(row: Row) -> Cell:
+    trained = len(row.group.trained)
+    note = "with benchmark" if trained and row.group.bench else "" if trained else "benchmark"
+    return Cell(str(trained) if trained else DASH, note, trained or None)
+
+
+def _accuracy(row: Row) -> Cell:
+    if not row.is_quotable:
+        return Cell("none", "not quotable")
+    if row.accuracy is None:
+        return Cell(DASH)
+    bounds = row.accuracy_interval
+    return Cell(f"{row.accuracy:.4f}", f"[{bounds[0]:.4f}, {bounds[1]:.4f}]" if bounds else "n=1", row.accuracy)
+
+
+def _difference(row: Row) -> Cell:
+    comparison = row.comparison
+    if not row.is_quotable or comparison.accuracy_difference is None:
+        return Cell(DASH)
+    difference, pairing = 100 * comparison.accuracy_difference, comparison.pairing
+    mark = {"differs": "", "within noise": f" {WITHIN_NOISE}", "n=1, no spread": ""}[comparison.verdict]
+    has_interval = pairing is not None and pairing.low is not None
+    interval = f"[{signed(100 * pairing.low)}, {signed(100 * pairing.high)}]" if has_interval else ""
+    return Cell(signed(difference) + mark, interval or ("n=1" if comparison.p is None else ""), difference)
+
+
+def signed(points: float) -> str:
+    """
+    >>> signed(0.5), signed(-1.25)
+    ('+0.50', '−1.25')
+    """
+    return f"{points:+.2f}".replace("-", "−")
+
+
+def _cost(row: Row, cost: Cost) -> Cell:
+    value = row.cost(cost)
+    if value is None:
+        return Cell(DASH)
+    noise, interval = row.comparison.within_noise(cost), row.comparison.interval(cost)
+    ratio = ratio_text(row.comparison.ratio(cost)) + (f" {WITHIN_NOISE}" if noise else "")
+    if interval and interval["low"] < interval["high"]:
+        ratio += f" [{interval['low']:.2f}, {interval['high']:.2f}]"
+    return Cell(significant(value), ratio, value)

@@ -1,0 +1,111 @@
+"""Time against epsilon, as the paper's figure 8, and predicted against measured savings, as its figure 2."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from wasi.report.columns import FLOPS, INFERENCE, PAPER, PEAK, STEP, Cost
+from wasi.report.options import activation_epsilon, weight_epsilon
+from wasi.report.page.figure import (
+    Figure,
+    Section,
+    by_series,
+    dash_by_series,
+    points,
+    quantity,
+    series_legend,
+    spec,
+    tooltip,
+)
+from wasi.report.page.rows import Row
+
+_LOG_FROM = 10.0
+
+
+def time(rows: Sequence[Row]) -> Section | None:
+    """None with fewer than two thresholds timed."""
+    figures, shown = [], []
+    for cost in (STEP, INFERENCE):
+        timed = [row for row in rows if row.cost(cost) is not None]
+        if len({epsilon for row in timed if (epsilon := _epsilon(row)) is not None}) > 1:
+            figures.append(Figure(cost.axis, _against_epsilon(cost, timed)))
+            shown += timed
+    text = (
+        "A line per method over its explained-variance threshold (of the weights; where they are dense, of the "
+        "activations). A row without a threshold is a level line."
+    )
+    legend = series_legend([row for row in rows if row in shown])
+    return Section("Time against epsilon", text, figures, legend) if figures else None
+
+
+def _epsilon(row: Row) -> float | None:
+    found = weight_epsilon(row.group.config)
+    return activation_epsilon(row.group.config) if found is None else found
+
+
+def _against_epsilon(cost: Cost, rows: list[Row]) -> dict[str, Any]:
+    x = {"field": "epsilon", "type": "quantitative", "title": "epsilon", "scale": {"zero": False, "padding": 12}}
+    y = {"field": "y", "type": "quantitative", "title": cost.axis}
+    colour, dash = by_series(rows), dash_by_series(rows)
+    told = tooltip(epsilon="epsilon", told=cost.axis)
+    values = [row.datum(epsilon=_epsilon(row), y=row.cost(cost), told=row.told_cost(cost)) for row in rows]
+    with_epsilon = [{"filter": "isValid(datum.epsilon)"}]
+    level = {
+        "mark": {"type": "rule", "strokeWidth": 1.6, "cursor": "pointer"},
+        "transform": [{"filter": "!isValid(datum.epsilon)"}],
+        "encoding": {"y": y, "color": colour, "strokeDash": dash, "tooltip": tooltip(told=cost.axis)},
+    }
+    line = {
+        "mark": {"type": "line", "strokeWidth": 1.6},
+        "transform": with_epsilon,
+        "encoding": {"x": x, "y": y, "color": colour, "strokeDash": dash},
+    }
+    point = {**points(rows), "transform": with_epsilon}
+    point["encoding"] |= {"x": x, "y": y, "tooltip": told}
+    return spec(level, line, point, values=values)
+
+
+def savings(rows: Sequence[Row]) -> Section | None:
+    """What shapes and counted work promise beside what memory and clock say; None without such a row."""
+    pairs = {
+        "Memory: vanilla / this": (PAPER, PEAK, "by the paper's accounting", "peak of a whole step, measured"),
+        "Training step: vanilla / this": (FLOPS, STEP, "by FLOPs", "time, measured"),
+    }
+    figures, shown, ratios = [], [], []
+    for title, (predicted, measured, x, y) in pairs.items():
+        both = [row for row in rows if None not in _ratios(row, predicted, measured)]
+        if both:
+            shown += both
+            figures.append(Figure(title, _against_prediction(both, predicted, measured, x, y), "xy"))
+            ratios += [ratio for row in both for ratio in _ratios(row, predicted, measured)]
+    text = (
+        "On the dashed line a saving is as large as predicted, below it smaller. The accounting sees linear layers "
+        "in scope alone, and FLOPs take no account of how well a machine computes them."
+    )
+    if not figures:
+        return None
+    legend = series_legend([row for row in rows if row in shown])
+    is_log = max(ratios) > _LOG_FROM * min(ratios)
+    return Section("Predicted against measured savings", text, figures, legend, is_log=is_log)
+
+
+def _ratios(row: Row, *costs: Cost) -> list[float | None]:
+    return [row.comparison.ratio(cost) if row.comparison.of_vanilla else None for cost in costs]
+
+
+def _against_prediction(rows: list[Row], predicted: Cost, measured: Cost, x_title: str, y_title: str) -> dict:
+    values = []
+    for row in rows:
+        x, y = _ratios(row, predicted, measured)
+        values.append(row.datum(x=x, y=y, predicted=f"{x:.2f}×", measured=f"{y:.2f}×"))
+    ends = [1.0, *(bound for value in values for bound in (value["x"], value["y"]))]
+    diagonal = [{"x": bound, "y": bound} for bound in (min(ends), max(ends))]
+    x, y = quantity("x", f"predicted {x_title} (×)", ends), quantity("y", f"{y_title} (×)", ends)
+    line = {
+        "data": {"values": diagonal},
+        "mark": {"type": "line", "strokeDash": [4, 3], "color": "#808080"},
+        "encoding": {"x": x, "y": y},
+    }
+    told = tooltip(predicted=f"predicted {x_title}", measured=y_title)
+    point = points(rows)
+    point["encoding"] |= {"x": x, "y": y, "tooltip": told}
+    return spec(line, point, values=values)
