@@ -2,18 +2,22 @@
 
 from pathlib import Path
 
-from wasi.runs.tuning import FILE_NAME, METRIC, read_tuning
+from wasi.config.objectives import DEFAULT
+from wasi.runs.tuning import FILE_NAME, read_tuning
 
 
 def tuning_lines(dirs: list[Path]) -> list[str]:
-    """Per row what was chosen, a loud line for a choice on its grid's edge, and the accuracy at every point."""
+    """Per row what was chosen, a loud line for a choice on its grid's edge, and the objectives at every point."""
     lines = []
     for path in sorted({path for folder in dirs for path in folder.rglob(FILE_NAME)}):
-        for row in (read_tuning(path.parent) or {}).get("rows", ()):
-            lines += [*row["told"], f"tried: {'; '.join(map(_point, row['points']))}"]
+        tuning = read_tuning(path.parent) or {}
+        for row in tuning.get("rows", ()):
+            objectives = tuning.get("objectives", [DEFAULT])
+            lines += [*row["told"], f"tried: {'; '.join(_point(point, objectives) for point in row['points'])}"]
     return lines
 
 
-def _point(point: dict) -> str:
+def _point(point: dict, objectives: list[str]) -> str:
     values = ", ".join(f"{key}={value}" for key, value in point["values"].items())
-    return f"{values}: {point[METRIC]:.4f}" if METRIC in point else f"{values}: {point['status']}"
+    found = [f"{point[name]:.4f}" for name in objectives if name in point]
+    return f"{values}: {', '.join(found) or point['status']}"

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from wasi.config.known import check_config
+from wasi.config.objectives import DEFAULT, Values, values_of
 from wasi.config.sweep import sweep_name
 from wasi.errors import Interrupted
 from wasi.runs.command import continue_with
@@ -50,7 +51,7 @@ Body = Callable[[DictConfig, Run], None]
 Perform = Callable[[DictConfig, Path, Body], Ending]
 
 
-def run_job(cfg: DictConfig, body: Body, performer: Perform | None = None) -> float | None:
+def run_job(cfg: DictConfig, body: Body, performer: Perform | None = None) -> float | Values | None:
     """Run `body` in the folder that Hydra made, and leave a result there.
 
     In a sweep nothing but `Interrupted` is raised: what goes wrong is in the result, and the next job runs.
@@ -60,13 +61,14 @@ def run_job(cfg: DictConfig, body: Body, performer: Perform | None = None) -> fl
         performer: what to do in place of `perform`, for another kind of job.
 
     Returns:
-        `val/acc`, for sweepers that optimise; None where there is none.
+        What `tune.objectives` names, `val/acc` by default, for sweepers that optimise: of several a tuple; None where
+        one is absent.
     """
     hydra_cfg = HydraConfig.get()
     folder, in_sweep = Path(hydra_cfg.runtime.output_dir), hydra_cfg.mode == RunMode.MULTIRUN
     if in_sweep and folder in _ended_here:
         log.info("already dealt with in this sweep, skipped: %s", _shown(folder))
-        return (read_result(folder) or {}).get("metrics", {}).get("val/acc")
+        return _objective(cfg, folder)
     if not in_sweep:
         continue_with("hydra.run.dir", folder)
     main = threading.current_thread() is threading.main_thread()
@@ -75,7 +77,13 @@ def run_job(cfg: DictConfig, body: Body, performer: Perform | None = None) -> fl
     _ended_here.add(folder)
     if ending.exit_code and not in_sweep:
         sys.exit(ending.exit_code)
-    return (read_result(folder) or {}).get("metrics", {}).get("val/acc")
+    return _objective(cfg, folder)
+
+
+def _objective(cfg: DictConfig, folder: Path) -> float | Values | None:
+    objectives = OmegaConf.select(cfg, "tune.objectives") or [DEFAULT]
+    found = values_of((read_result(folder) or {}).get("metrics", {}), objectives)
+    return found[0] if found and len(found) == 1 else found
 
 
 def forget_ended() -> None:
