@@ -5,6 +5,21 @@ from pathlib import Path
 from wasi.config.objectives import DEFAULT
 from wasi.runs.tuning import FILE_NAME, read_tuning
 
+EDGE = "(on the edge)"
+
+
+def tuned_value(job: Path) -> str | None:
+    """What tuning chose for a job of a sweep, `lr=0.01`, told apart where it lies on its grid's edge; None for a row
+    that was not tuned."""
+    for row in (read_tuning(job.parent) or {}).get("rows", ()):
+        chosen = (point["values"] for point in row["points"] if point["job"] == job.name)
+        values = next((values for values in chosen if values in row.get("choices", [row["choice"]])), None)
+        if values is not None:
+            on_edge = values == row["choice"] and row["on_edge"]
+            told = ", ".join(f"{key.removeprefix('optimizer.')}={value}" for key, value in values.items())
+            return f"{told} {EDGE}" if on_edge else told
+    return None
+
 
 def tuning_lines(dirs: list[Path]) -> list[str]:
     """Per row what was chosen, a loud line for a choice on its grid's edge, and the objectives at every point."""
