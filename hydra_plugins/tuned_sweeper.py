@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from wasi.config.validate import validate
 from wasi.errors import UserError
+from wasi.methods.declared import worth_tuning
 from wasi.runs.ending import print_error
 from wasi.runs.tuning import Plan, Row, TunedRow, grid_of, tuned, write_tuning
 
@@ -61,10 +62,11 @@ class TunedSweeper(BasicSweeper):
         return Plan.of(jobs, lambda row: replace(row, grid=grid_of(self._tune_of(row), row.overrides)))
 
     def _tune_of(self, row: Row) -> DictConfig:
-        """What the row's own configuration asks for: a recipe may bring it."""
+        """What the row's own configuration asks for: a recipe may bring it; and what its method declares."""
         config = self.hydra_context.config_loader.load_sweep_config(self.config, row.words())
         validate(OmegaConf.create({"tune": config.tune, "train": {"measure": config.train.measure}}))
-        return config.tune
+        declared = worth_tuning(config.method.name) if config.tune.declared else {}
+        return OmegaConf.merge(config.tune, {"options": {**declared, **config.tune.options}})
 
     def _launch(self, jobs: Sequence[Sequence[str]]) -> list[JobReturn]:
         returns: list[JobReturn] = []

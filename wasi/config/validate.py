@@ -167,6 +167,7 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
         lambda v: list_of(one_of(*objectives.ALLOWED))(v) and len(set(v)) == len(v),
         f"a list of metrics, each once: {', '.join(objectives.ALLOWED)}",
     ),
+    "tune.declared": _yes_no,
     "tune.lr": (
         lambda v: v is None or _is_rates(v) or (isinstance(v, DictConfig) and all(map(_is_rates, v.values()))),
         "a list of numbers above 0, a mapping from optimizers to such lists, or null",

@@ -23,7 +23,7 @@ from wasi.runs.command import continue_with
 from wasi.runs.ending import Ending, ending_of, tell
 from wasi.runs.inputs import check_inputs
 from wasi.runs.lock import sole_owner
-from wasi.runs.provenance import code_version
+from wasi.runs.provenance import code_version, machine
 from wasi.runs.record import Record
 from wasi.runs.result import read_result
 from wasi.signals import arrived, interruptible, uninterrupted
@@ -133,6 +133,9 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
 def _skip(record: Record, monitor: bool) -> Ending:
     log.info("already completed, skipped (train.rerun=true trains it again): %s", _shown(record.folder))
     _warn_of_other_code(record, "the completed result")
+    before = record.previous["provenance"].get("machine", {}).get("processor")
+    if before not in (None, machine()["processor"]):
+        log.warning("the completed result's times are those of %s; reports show them apart", before)
     if monitor and not (record.folder / "monitor.csv").exists():
         log.warning("train.monitor=true has no effect on a completed run: train.rerun=true trains it under watch")
     return Ending("completed")
