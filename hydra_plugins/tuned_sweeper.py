@@ -66,7 +66,8 @@ class TunedSweeper(BasicSweeper):
         config = self.hydra_context.config_loader.load_sweep_config(self.config, row.words())
         validate(OmegaConf.create({"tune": config.tune, "train": {"measure": config.train.measure}}))
         declared = worth_tuning(config.method.name) if config.tune.declared else {}
-        return OmegaConf.merge(config.tune, {"options": {**declared, **config.tune.options}})
+        tune = OmegaConf.to_container(config.tune, resolve=True)
+        return OmegaConf.create({**tune, "options": {**declared, **(tune["options"] or {})}})
 
     def _launch(self, jobs: Sequence[Sequence[str]]) -> list[JobReturn]:
         returns: list[JobReturn] = []

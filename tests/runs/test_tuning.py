@@ -128,3 +128,14 @@ def test_killed_between_its_stages_a_tuned_sweep_goes_on_and_trains_nothing_twic
 
     assert not_chosen(sweep) == {left_out} and len(tuning_lines([sweep])) == 3
     assert collect([sweep], tmp_path / "kept") == [] and len(list((tmp_path / "kept").iterdir())) == 3
+
+
+def test_what_the_method_declares_is_tried_where_it_is_asked_for(tmp_path):
+    words = ("-m", "hydra/sweeper=tuned", "sweep=t", "method=lora", "tune.declared=true")
+    process = train(*words, cwd=tmp_path)
+    while not (launched := list(filter(None, (p.read_text() for p in tmp_path.rglob(".hydra/overrides.yaml"))))):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    assert "method.lora_rank=4" in launched[0] and process.returncode == 143
