@@ -71,7 +71,7 @@ def train(cfg: DictConfig, run: Run) -> None:
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(cfg: DictConfig) -> float | None:
+def main(cfg: DictConfig) -> float | tuple[float, ...] | None:
     return run_job(cfg, train)
 
 

@@ -5,18 +5,21 @@ Hydra looks for plugins in the modules of this namespace only, and imports them 
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from wasi.config.validate import validate
 from wasi.errors import UserError
+from wasi.methods.declared import worth_tuning
 from wasi.runs.ending import print_error
-from wasi.runs.tuning import Grid, Plan, Row, grid_of, tuned, write_tuning
+from wasi.runs.tuning import Plan, Row, TunedRow, grid_of, tuned, write_tuning
 
 
 class TunedSweeper(BasicSweeper):
@@ -32,12 +35,18 @@ class TunedSweeper(BasicSweeper):
         except UserError as error:
             print_error(str(error))
             sys.exit(2)
-        first = self._launch(plan.first_stage())
-        rows = tuned(plan, first)
-        write_tuning(folder, plan, rows)
+        rows = self._first_stage(plan, folder)
+        write_tuning(folder, plan.seeds[0], rows, self._objectives)
         for row in rows:
             print(*row.told(), sep="\n", flush=True)
-        return [first, self._launch(plan.second_stage(rows))]
+        return [self._launch(plan.second_stage(rows))]
+
+    @property
+    def _objectives(self) -> list[str]:
+        return list(self.config.tune.objectives)
+
+    def _first_stage(self, plan: Plan, folder: Path) -> list[TunedRow]:
+        return tuned(plan, self._launch(plan.first_stage()), self._objectives)
 
     def _plan(self, arguments: list[str]) -> Plan:
         """
@@ -45,15 +54,20 @@ class TunedSweeper(BasicSweeper):
             UserError: a grid is no list of allowed values.
         """
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        (jobs,) = self.split_arguments(parser.parse_overrides([*self._parse_config(), *arguments]), None)
-        self.validate_batch_is_legal(jobs)  # what cannot be composed is refused before anything is composed for
-        return Plan.of(jobs, self._grid)
+        return self._planned(parser.parse_overrides([*self._parse_config(), *arguments]))
 
-    def _grid(self, row: Row) -> Grid:
-        """The points that the row's own configuration asks for: a recipe may bring them."""
-        tune = self.hydra_context.config_loader.load_sweep_config(self.config, row.words()).tune
-        validate(OmegaConf.create({"tune": tune}))
-        return grid_of(tune, row.overrides)
+    def _planned(self, overrides: list[Override]) -> Plan:
+        (jobs,) = self.split_arguments(overrides, None)
+        self.validate_batch_is_legal(jobs)  # what cannot be composed is refused before anything is composed for
+        return Plan.of(jobs, lambda row: replace(row, grid=grid_of(self._tune_of(row), row.overrides)))
+
+    def _tune_of(self, row: Row) -> DictConfig:
+        """What the row's own configuration asks for: a recipe may bring it; and what its method declares."""
+        config = self.hydra_context.config_loader.load_sweep_config(self.config, row.words())
+        validate(OmegaConf.create({"tune": config.tune, "train": {"measure": config.train.measure}}))
+        declared = worth_tuning(config.method.name) if config.tune.declared else {}
+        tune = OmegaConf.to_container(config.tune, resolve=True)
+        return OmegaConf.create({**tune, "options": {**declared, **(tune["options"] or {})}})
 
     def _launch(self, jobs: Sequence[Sequence[str]]) -> list[JobReturn]:
         returns: list[JobReturn] = []

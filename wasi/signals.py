@@ -8,10 +8,14 @@ from wasi.errors import Interrupted
 
 _depth = 0
 _pending: int | None = None
+_nested = 0
+_arrived: int | None = None
 
 
 def _handle(signum: int, frame: object) -> None:
-    global _pending
+    global _pending, _arrived
+    if _nested:
+        _arrived = signum
     if _depth and _pending is None:  # the first one waits for the end of the step, a second one does not
         _pending = signum
         return
@@ -30,13 +34,37 @@ def hold(signum: int) -> None:
         _pending = signum
 
 
+def arrived() -> int | None:
+    """The signal that arrived inside `interruptible`, whatever has become of its exception.
+
+    It comes up wherever the interpreter happens to be. In a destructor it is printed and gone; a library that catches
+    everything may raise another in its place, and so does Python up to 3.11 in `__set_name__`, where it makes a
+    RuntimeError of it (an enumeration that is made during an import).
+    """
+    return _arrived
+
+
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGINT and SIGTERM raise `Interrupted` inside; the handlers before it come back afterwards."""
+    """SIGINT and SIGTERM raise `Interrupted` inside; the handlers before it come back afterwards.
+
+    Any other exception that leaves the outermost of these contexts after a signal becomes `Interrupted`.
+    """
+    global _nested, _arrived
     before = {s: signal.signal(s, _handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    _nested += 1
     try:
         yield
+    except Interrupted:
+        raise
+    except BaseException as error:
+        if _nested == 1 and _arrived:
+            raise Interrupted(_arrived) from error
+        raise
     finally:
+        _nested -= 1
+        if not _nested:
+            _arrived = None
         for signum, handler in before.items():
             signal.signal(signum, handler)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from wasi.methods.declared import appearance, method_names, place, reads_rank
+from wasi.methods.declared import appearance, method_names, place, reads_rank, worth_tuning
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "method"
 
@@ -38,3 +38,14 @@ def test_torch_is_not_imported():
     code = "import sys; from wasi.methods.declared import *; from wasi.methods import declared\n"
     code += "assert declared.appearance('lora').order == 5 and 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=CONF.parents[1])
+
+
+def test_what_a_method_declares_as_worth_tuning_are_allowed_values_of_its_options(compose_config):
+    from wasi.config.known import check_config
+
+    declared = {name: worth_tuning(name) for name in method_names()}
+    assert declared["lora"] and declared["wasi"] and not declared["vanilla"]
+    for name, options in declared.items():
+        for option, values in options.items():
+            for value in values:
+                check_config(compose_config(f"method={name}", f"{option}={value}"))

@@ -39,6 +39,41 @@ def test_a_signal_ends_the_command(signum, code, capsys):
     assert err.startswith(f"error: stopped by {signal.Signals(signum).name}") and err.count("\n") == 1
 
 
+def _raised_in_set_name():
+    class Descriptor:
+        def __set_name__(self, owner, name):
+            signal.raise_signal(signal.SIGTERM)
+
+    type("Owner", (), {"attribute": Descriptor()})
+
+
+def _caught_by_a_library():
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    except BaseException:
+        raise ValueError("something else") from None
+
+
+def _made_an_exit_status():
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    except BaseException:
+        sys.exit(1)
+
+
+@pytest.mark.parametrize("main", [_raised_in_set_name, _caught_by_a_library, _made_an_exit_status])
+def test_a_signal_whose_exception_became_another_still_ends_the_command_as_a_signal(main, capsys):
+    with pytest.raises(SystemExit) as end:
+        command(main)
+    assert end.value.code == 143 and capsys.readouterr().err.startswith("error: stopped by SIGTERM")
+    with pytest.raises(ValueError, match="of the next command"):
+        command(_of_the_next_command)
+
+
+def _of_the_next_command():
+    raise ValueError("of the next command")
+
+
 def test_handlers_come_back():
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit):

@@ -10,6 +10,7 @@ from wasi.errors import Diverged, Interrupted, UserError
 from wasi.runs import job as module
 from wasi.runs.job import perform
 from wasi.runs.result import read_result
+from wasi.signals import interruptible
 from wasi.tracking import NullTracker
 
 
@@ -75,6 +76,23 @@ def test_an_interrupted_run_is_written_down_and_passed_on(tmp_path, cfg):
     assert stop.value.signum == signal.SIGTERM
     result = read_result(tmp_path)
     assert (result["status"], result["error"]) == ("interrupted", "stopped by SIGTERM")
+
+
+@pytest.mark.parametrize("swallow", [False, True])
+def test_a_signal_whose_exception_was_lost_stops_the_sweep_and_the_run_is_no_failure(swallow, tmp_path, cfg):
+    """A library made another exception of it, or none (as Python does in a destructor)."""
+
+    def body(cfg, run):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except BaseException:
+            if not swallow:
+                raise RuntimeError("something else") from None
+
+    with pytest.raises(Interrupted), interruptible():
+        perform(cfg, tmp_path, body)
+    assert read_result(tmp_path)["status"] == ("completed" if swallow else "interrupted")
+    assert perform(cfg, tmp_path, trains).exit_code == 0
 
 
 def test_what_is_completed_is_skipped_unless_asked_for_again(tmp_path, cfg, compose_config):

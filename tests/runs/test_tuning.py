@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,10 +45,11 @@ def test_what_a_command_line_decides_is_not_tuned():
 
 def test_the_jobs_of_both_stages():
     jobs = [["method=a", "seed=1"], ["method=a", "seed=2"], ["method=b", "seed=1"], ["method=b", "seed=2"]]
-    plan = Plan.of(jobs, lambda row: [{"lr": 1e-05}, {"lr": 2}] if row.name == "a" else [{}])
+    grid = [{"lr": 1e-05}, {"lr": 2}]
+    plan = Plan.of(jobs, lambda row: replace(row, grid=grid if row.name == "a" else [{}]))
     first = plan.first_stage()
     assert first == [["method=a", "lr=1e-05", "seed=1"], ["method=a", "lr=2", "seed=1"]]
-    (row,) = [TunedRow(plan.rows[0], ["x", "y"], [0.1, 0.2], ["completed"] * 2)]
+    (row,) = [TunedRow(plan.rows[0], ["x", "y"], [(0.1,), (0.2,)], ["completed"] * 2)]
     chosen = (["method=a", "lr=2"], ["method=b"])
     both = [[*words, f"seed={seed}"] for words in chosen for seed in (1, 2)]
     assert plan.second_stage([row]) == both
@@ -61,7 +63,7 @@ def test_the_jobs_of_both_stages():
 )
 def test_a_choice_and_the_edge_of_its_grid(accuracies, choice, edge):
     row = Row("wasi", {}, [{"lr": 1}, {"lr": 2}, {"lr": 3}])
-    found = TunedRow(row, ["x", "y", "z"], list(accuracies), ["completed"] * 3)
+    found = TunedRow(row, ["x", "y", "z"], [a and (a,) for a in accuracies], ["completed"] * 3)
     assert found.choice == {"lr": choice} and found.on_edge == edge
     assert any("EDGE" in line for line in found.told()) == bool(edge)
 
@@ -69,8 +71,8 @@ def test_a_choice_and_the_edge_of_its_grid(accuracies, choice, edge):
 def test_the_edge_is_that_of_the_rates_of_the_chosen_optimizer():
     points = [{"o": "sgd", "lr": 0.1}, *({"o": "adamw", "lr": rate} for rate in (1e-5, 1e-4, 1e-3))]
     row = Row("", {}, points)
-    assert TunedRow(row, list("wxyz"), [0.1, 0.2, 0.3, 0.2], [""] * 4).on_edge == []
-    assert TunedRow(row, list("wxyz"), [0.1, 0.4, 0.3, 0.2], [""] * 4).on_edge == ["lr"]
+    assert TunedRow(row, list("wxyz"), [(0.1,), (0.2,), (0.3,), (0.2,)], [""] * 4).on_edge == []
+    assert TunedRow(row, list("wxyz"), [(0.1,), (0.4,), (0.3,), (0.2,)], [""] * 4).on_edge == ["lr"]
 
 
 def train(*words, cwd):
@@ -85,7 +87,7 @@ def test_without_its_sweeper_a_grid_is_refused(words, tmp_path):
     process = train(*words, cwd=tmp_path)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 2 and err.count("\n") == 1
-    assert err.startswith("error: tune.lr=[0.1,0.2]: allowed is for a sweep with hydra/sweeper=tuned only")
+    assert err.startswith("error: tune.lr=[0.1,0.2]: allowed is for a sweep with hydra/sweeper=tuned or optuna only")
 
 
 @pytest.mark.parametrize("rows", ["method=vanilla,wasi", "recipe=vanilla,lora_r8"])
@@ -126,3 +128,14 @@ def test_killed_between_its_stages_a_tuned_sweep_goes_on_and_trains_nothing_twic
 
     assert not_chosen(sweep) == {left_out} and len(tuning_lines([sweep])) == 3
     assert collect([sweep], tmp_path / "kept") == [] and len(list((tmp_path / "kept").iterdir())) == 3
+
+
+def test_what_the_method_declares_is_tried_where_it_is_asked_for(tmp_path):
+    words = ("-m", "hydra/sweeper=tuned", "sweep=t", "method=lora", "tune.declared=true")
+    process = train(*words, cwd=tmp_path)
+    while not (launched := list(filter(None, (p.read_text() for p in tmp_path.rglob(".hydra/overrides.yaml"))))):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    assert "method.lora_rank=4" in launched[0] and process.returncode == 143

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from wasi.config import objectives
 from wasi.errors import UserError
 
 Predicate = Callable[[Any], bool]
@@ -190,6 +191,11 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "train.save": _names("model", "none"),
     "train.measure": _yes_no,
     "train.monitor": _yes_no,
+    "tune.objectives": (
+        lambda v: list_of(one_of(*objectives.ALLOWED))(v) and len(set(v)) == len(v),
+        f"a list of metrics, each once: {', '.join(objectives.ALLOWED)}",
+    ),
+    "tune.declared": _yes_no,
     "tune.lr": (
         lambda v: v is None or _is_rates(v) or (isinstance(v, DictConfig) and all(map(_is_rates, v.values()))),
         "a list of numbers above 0, a mapping from optimizers to such lists, or null",
@@ -276,6 +282,11 @@ TOGETHER: list[tuple[tuple[str, ...], Callable[..., bool], str]] = [
         ("dataset.val_source", "dataset.test_size"),
         lambda source, size: size is None or source == "train",
         "null with dataset.val_source={}; dataset.val_size is the size of both",
+    ),
+    (
+        ("train.measure", "tune.objectives"),
+        lambda measure, names: measure or not any(map(objectives.is_measured, names)),
+        "of validation alone with train.measure={}",
     ),
     (
         ("train.epochs", "scheduler.warmup_epochs"),

@@ -51,6 +51,14 @@ def appearance(name: str) -> Appearance | None:
     return Appearance(**declared[name]) if name in declared else None
 
 
+@cache
+def worth_tuning(name: str) -> dict[str, list[Any]]:
+    """Options that decide how good the method is, beside optimizer and learning rate, with values worth a trial: what
+    its class declares in `worth_tuning[NAME]`, written out like `appearance`."""
+    module, _, class_name = str(_config(name).get("_target_", "")).rpartition(".")
+    return (_class_attribute(module, class_name, "worth_tuning") or {}).get(name, {}) if module else {}
+
+
 def is_reference(name: str) -> bool:
     """Whether the others are compared with this method."""
     found = appearance(name)

@@ -23,6 +23,7 @@ class LoRA(Method):
     """
 
     appearance = {"lora": {"order": 5, "colour": "#D55E00", "marker": "D"}}
+    worth_tuning = {"lora": {"method.lora_rank": [4, 8, 16]}}
 
     name: str
     scope: str

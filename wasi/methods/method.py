@@ -15,6 +15,7 @@ class Method:
     A subclass declares, beside `apply`, what is special about it, all of it optional:
 
     - `appearance`: per name (of a YAML) how reports show it, see `wasi.methods.declared.Appearance`;
+    - `worth_tuning`: per name the options that `tune.declared=true` tries beside learning rate and optimizer;
     - `merge`: whether inference is measured with adapters merged into the weights, as one would deploy the model;
     - `parameter_groups`, `wrap_step`: how its training differs;
     - `step_parts`: which of its callables belong to which part of a step in a breakdown of time.
@@ -23,6 +24,7 @@ class Method:
     """
 
     appearance = {}
+    worth_tuning = {}
     merge: bool = True
 
     def apply(self, model: nn.Module, calibration) -> nn.Module:

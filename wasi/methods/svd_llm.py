@@ -66,6 +66,7 @@ class SVDLLM(Method):
     """
 
     appearance = {"svd_llm": {"order": 1, "colour": "#E69F00", "marker": "s"}}
+    worth_tuning = {"svd_llm": {"method.lora_rank": [4, 8, 16]}}
 
     name: str
     scope: str

@@ -61,6 +61,10 @@ class SubspaceMethod(Method):
         "wsi": {"order": 3, "colour": "#009E73", "marker": "^"},
         "asi": {"order": 4, "colour": "#CC79A7", "marker": "v"},
     }
+    worth_tuning = {
+        "wasi": {"method.init": ["svd", "output", "features"]},
+        "wsi": {"method.init": ["svd", "output", "features"]},
+    }
 
     name: str
     scope: str

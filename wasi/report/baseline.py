@@ -149,7 +149,8 @@ def _vanilla_for(group: Group, groups: list[Group]) -> Group | None:
         return named
     candidates = [g for g in groups if is_reference(g.method) and _comparable(g, group)]
     if is_reference(group.method):
-        plain = (g for g in candidates if _is_plain(g) and _differences(group, g) <= set(_MEMORY_POLICY))
+        here = (g for g in candidates if g.hardware == group.hardware)
+        plain = (g for g in here if _is_plain(g) and _differences(group, g) <= set(_MEMORY_POLICY))
         return group if _is_plain(group) else next(plain, group)
     return min(candidates, key=lambda g: _distance(group, g), default=None)
 
@@ -196,4 +197,5 @@ def _distance(group: Group, vanilla: Group) -> tuple:
     differences = _differences(group, vanilla)
     rest = select(group.config, "method.train_rest") != select(vanilla.config, "method.train_rest")
     scope = "method.scope" in differences
-    return len(differences) - scope, scope, rest, -(vanilla.mean(VALIDATION) or 0.0)
+    elsewhere = group.hardware != vanilla.hardware
+    return len(differences) - scope, scope, rest, elsewhere, -(vanilla.mean(VALIDATION) or 0.0)

@@ -9,6 +9,7 @@ from wasi.report.groups import Block, Group, identity, short_names, shown_option
 from wasi.report.load import Run, select
 from wasi.report.options import activation_label, show, weight_label
 from wasi.report.summary import front_of
+from wasi.report.tuning import tuned_value
 
 DASH = "-"
 WITHIN_NOISE = "≈"
@@ -111,11 +112,21 @@ def _labels(block: Block) -> list[Field]:
     fields += [Field("scope", list(scopes), is_text=True)] if len(set(scopes)) > 1 else []
     fields.append(Field("eps W", [label or DASH for label in weights]))
     fields.append(Field("eps A", [label or DASH for label in activations]))
+    tuned = [_tuned(group) for group in block.groups]
+    fields += [Field("tuned", tuned, is_text=True)] if set(tuned) != {DASH} else []
     for key, name in short_names(block.differing).items():
         fields.append(Field(name, [shown_option(group, key) or DASH for group in block.groups]))
+    machines = [group.hardware for group in block.groups]
+    if len({machine for machine in machines if machine}) > 1:
+        fields.append(Field("machine", [machine or DASH for machine in machines], is_text=True))
     if block.alike:
         fields.append(Field("fingerprint", [group.runs[0].fingerprint[:8] for group in block.groups]))
     return fields
+
+
+def _tuned(group: Group) -> str:
+    """What tuning chose for the row: that of the run by which it was chosen, the others share it."""
+    return next((value for run in group.runs if (value := tuned_value(run.path.parent))), DASH)
 
 
 def _accuracy(comparisons: list[Comparison]) -> list[Field]:

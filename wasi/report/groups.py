@@ -10,7 +10,7 @@ from wasi.methods.declared import place
 from wasi.report import statistics
 from wasi.report.benchmarks import joined, with_baselines
 from wasi.report.columns import TEST, VALIDATION
-from wasi.report.load import Run, select
+from wasi.report.load import Run, hardware, select
 from wasi.report.options import (
     NAMED,
     activation_label,
@@ -27,6 +27,7 @@ from wasi.report.options import (
 class Group:
     """Completed runs of one configuration under different seeds; `options` is what they share.
 
+    Runs whose times are of different hardware are different groups.
     `accuracy`: the metric that is quoted, `test/acc` where all runs of the block have it, otherwise `val/acc`.
     `bench`: a benchmark of the same training step; what it has measured counts in place of what the runs have.
     A group that was benchmarked and never trained has its benchmark in `runs` too.
@@ -57,6 +58,12 @@ class Group:
     def trained(self) -> tuple[Run, ...]:
         """The runs that are no benchmarks."""
         return tuple(run for run in self.runs if not run.is_bench)
+
+    @property
+    def hardware(self) -> str | None:
+        """What its times are of."""
+        runs = self.sources("time/train_step_ms_p50") or self.runs
+        return next((label for run in runs if (label := hardware(run))), None)
 
     @property
     def seeds(self) -> list:
@@ -120,12 +127,19 @@ def _groups(runs: Iterable[Run]) -> list[Group]:
         alike.setdefault(json.dumps(result_options(run.config), sort_keys=True), []).append(run)
     groups = []
     for key, members in alike.items():
-        seeds = [str(run.config["seed"]) for run in members]
-        once = len(set(seeds)) == len(seeds)
-        members.sort(key=lambda run: str(run.config["seed"]))
-        for part in [members] if once else [[run] for run in members]:
-            groups.append(Group(tuple(part), json.loads(key)))
+        for part in _by_hardware(members):
+            seeds = [str(run.config["seed"]) for run in part]
+            once = len(set(seeds)) == len(seeds)
+            part.sort(key=lambda run: str(run.config["seed"]))
+            groups += [Group(tuple(runs), json.loads(key)) for runs in ([part] if once else [[run] for run in part])]
     return groups
+
+
+def _by_hardware(runs: list[Run]) -> list[list[Run]]:
+    """Times of different hardware are no sample of one quantity; runs without times go with the first of them."""
+    kinds = dict.fromkeys(label for run in runs if (label := hardware(run)))
+    first = next(iter(kinds), None)
+    return [[run for run in runs if (hardware(run) or first) == kind] for kind in kinds or [None]]
 
 
 def _block(model: str, dataset: str, groups: list[Group]) -> Block:
@@ -159,7 +173,7 @@ def _family(group: Group, key: str) -> str | None:
 
 
 def _told_apart(groups: list[Group], differing: list[str]) -> bool:
-    seen = [(*identity(group), *(shown_option(group, key) for key in differing)) for group in groups]
+    seen = [(*identity(group), group.hardware, *(shown_option(group, key) for key in differing)) for group in groups]
     return len(set(seen)) == len(seen)
 
 
@@ -209,7 +223,7 @@ def short_names(keys: list[str]) -> dict[str, str]:
 def _place(group: Group) -> tuple:
     method, scope, weight, activation = identity(group)
     ranks = *_natural(weight), *_natural(activation)
-    return *place(method), scope, *ranks, json.dumps(group.options, sort_keys=True)
+    return *place(method), scope, *ranks, json.dumps(group.options, sort_keys=True), group.hardware or ""
 
 
 def _natural(label: str | None) -> tuple[float, str]:

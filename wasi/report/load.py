@@ -51,7 +51,8 @@ class Unusable(Exception):
 def read_runs(dirs: list[Path]) -> tuple[list[Run], list[str]]:
     """The runs below `dirs`, and a warning for every file left out.
 
-    Of several results with one fingerprint the newest completed one counts; none completed, the newest.
+    Of several results with one fingerprint the newest completed one counts, of each hardware whose times they hold;
+    none completed, the newest.
 
     Raises:
         UserError: a folder does not exist, or no result can be used.
@@ -177,13 +178,33 @@ def was_tried_only(job: Path) -> bool:
     return job.name in not_chosen(job.parent)
 
 
+def hardware(run: Run) -> str | None:
+    """Processor and threads that a run's times are of; None for a run without times, or that does not tell.
+
+    Machines of one kind have one label, whatever they are called.
+    """
+    if not any(name.startswith("time/") for name in run.metrics):
+        return None
+    parts = [select(run.provenance, f"machine.{key}") for key in ("gpu", "processor", "architecture")]
+    threads = select(run.provenance, "threads.torch")
+    parts.append(threads and f"{threads} thread{'s' if threads != 1 else ''}")
+    return ", ".join(dict.fromkeys(str(part) for part in parts if part)) or None
+
+
 def _each_once(runs: list[Run]) -> list[Run]:
-    best: dict[str, Run] = {}
+    alike: dict[str, list[Run]] = {}
     for run in runs:
-        other = best.get(run.fingerprint)
-        if other is None or _precedence(run) > _precedence(other):
-            best[run.fingerprint] = run
-    return list(best.values())
+        alike.setdefault(run.fingerprint, []).append(run)
+    return [run for members in alike.values() for run in _newest(members)]
+
+
+def _newest(alike: list[Run]) -> list[Run]:
+    """Of runs with one fingerprint the newest completed one; one of each hardware, where times of several are told."""
+    completed = [run for run in alike if run.completed]
+    kinds = dict.fromkeys(label for run in completed if (label := hardware(run)))
+    if len(kinds) < 2:
+        return [max(alike, key=_precedence)]
+    return [max((run for run in completed if hardware(run) == kind), key=_precedence) for kind in kinds]
 
 
 def _precedence(run: Run) -> tuple:

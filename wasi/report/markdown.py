@@ -12,6 +12,9 @@ _COLUMNS = {
     "method": "`vanilla` is the library's model, fine-tuned as it is; every other row is compared with it",
     "eps W, eps A": "share of the squared singular values that a weight keeps (W), and a saved activation in each "
     "of its modes (A); only where the method reads it",
+    "tuned": "what tuning chose on validation images with one seed, and whether that lies on the edge of its grid; "
+    "all that was tried is below, under Tuning",
+    "machine": "what the times are of, where they are of several",
     "n": "completed runs that differ only by seed",
     "test acc, val acc": "accuracy on the test images, or where a run of the table has none, on those of "
     "validation, by which choices are made; a fraction: mean ± sample standard deviation over the n runs",
@@ -38,6 +41,7 @@ def markdown(
         provenance, tuning, not_averaged, warnings: lines.
     """
     parts = ["# Report", "  \n".join(["Code and machine: " + escape(provenance[0]), *_bold(provenance[1:])])]
+    parts += [_loud(line) for line in tuning if line.startswith("WARNING")]
     for block, comparisons, figures in blocks:
         parts += _section(block, comparisons, figures)
     if tuning:

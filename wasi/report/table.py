@@ -1,9 +1,12 @@
 """The report for a terminal of about 120 columns."""
 
+import textwrap
+
 from wasi.report.baseline import Comparison
 from wasi.report.columns import DROPPED_FIRST
 from wasi.report.fields import WITHIN_NOISE, Field, facts_of, fields_of, remarks_of
 from wasi.report.groups import Block
+from wasi.report.summary import summary
 
 WIDTH = 120
 
@@ -16,12 +19,13 @@ LEGEND = (
 
 
 def block_text(block: Block, comparisons: list[Comparison]) -> str:
-    """Heading, table, and the remarks that its rows refer to."""
+    """Heading, what the table says in words, the table, and the remarks that its rows refer to."""
     remarks = remarks_of(comparisons)
     fields = _fitting(fields_of(block, comparisons, remarks))
     heading = f"{block.model} on {block.dataset}: {facts_of(block)}"
     notes = [f"  [{number}] {remark}" for number, remark in enumerate(remarks, start=1)]
-    return "\n".join([heading, *_lines(fields), *notes])
+    said = textwrap.wrap(" ".join(summary(comparisons)), WIDTH)
+    return "\n".join([heading, *said, *_lines(fields), *notes])
 
 
 def _fitting(fields: list[Field]) -> list[Field]:

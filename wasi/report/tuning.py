@@ -2,18 +2,37 @@
 
 from pathlib import Path
 
-from wasi.runs.tuning import FILE_NAME, METRIC, read_tuning
+from wasi.config.objectives import DEFAULT
+from wasi.runs.tuning import FILE_NAME, read_tuning
+
+EDGE = "(on the edge)"
+
+
+def tuned_value(job: Path) -> str | None:
+    """What tuning chose for a job of a sweep, `lr=0.01`, told apart where it lies on its grid's edge; None for a row
+    that was not tuned."""
+    for row in (read_tuning(job.parent) or {}).get("rows", ()):
+        chosen = (point["values"] for point in row["points"] if point["job"] == job.name)
+        values = next((values for values in chosen if values in row.get("choices", [row["choice"]])), None)
+        if values is not None:
+            on_edge = values == row["choice"] and row["on_edge"]
+            told = ", ".join(f"{key.removeprefix('optimizer.')}={value}" for key, value in values.items())
+            return f"{told} {EDGE}" if on_edge else told
+    return None
 
 
 def tuning_lines(dirs: list[Path]) -> list[str]:
-    """Per row what was chosen, a loud line for a choice on its grid's edge, and the accuracy at every point."""
+    """Per row what was chosen, a loud line for a choice on its grid's edge, and the objectives at every point."""
     lines = []
     for path in sorted({path for folder in dirs for path in folder.rglob(FILE_NAME)}):
-        for row in (read_tuning(path.parent) or {}).get("rows", ()):
-            lines += [*row["told"], f"tried: {'; '.join(map(_point, row['points']))}"]
+        tuning = read_tuning(path.parent) or {}
+        for row in tuning.get("rows", ()):
+            objectives = tuning.get("objectives", [DEFAULT])
+            lines += [*row["told"], f"tried: {'; '.join(_point(point, objectives) for point in row['points'])}"]
     return lines
 
 
-def _point(point: dict) -> str:
+def _point(point: dict, objectives: list[str]) -> str:
     values = ", ".join(f"{key}={value}" for key, value in point["values"].items())
-    return f"{values}: {point[METRIC]:.4f}" if METRIC in point else f"{values}: {point['status']}"
+    found = [f"{point[name]:.4f}" for name in objectives if name in point]
+    return f"{values}: {', '.join(found) or point['status']}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wasi.errors import Diverged, Interrupted, UserError
+from wasi.signals import arrived
 
 _log_file = logging.getLogger("wasi.file_only")
 
@@ -29,8 +30,8 @@ def ending_of(error: BaseException) -> Ending:
     Ending(status='failed', error='train.epochs=0: allowed is a whole number from 1 up', exit_code=2, \
 signum=None, details=None)
     """
-    if isinstance(error, (Interrupted, KeyboardInterrupt)):
-        signum = getattr(error, "signum", signal.SIGINT)
+    if isinstance(error, (Interrupted, KeyboardInterrupt)) or arrived():
+        signum = getattr(error, "signum", arrived() or signal.SIGINT)
         name = signal.Signals(signum).name
         return Ending("interrupted", f"stopped by {name}", exit_code=128 + signum, signum=signum)
     if mistake := _cause(error, UserError):

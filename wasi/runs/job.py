@@ -13,10 +13,11 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from wasi.config.hardware import launched
 from wasi.config.known import check_config
+from wasi.config.objectives import DEFAULT, Values, values_of
 from wasi.config.sweep import sweep_name
 from wasi.errors import Interrupted
 from wasi.runs.command import continue_with
@@ -24,10 +25,10 @@ from wasi.runs.ending import Ending, ending_of, print_error, tell
 from wasi.runs.inputs import check_inputs
 from wasi.runs.lock import sole_owner
 from wasi.runs.processes import Others, check_processes, follow
-from wasi.runs.provenance import code_version
+from wasi.runs.provenance import code_version, machine
 from wasi.runs.record import Record
 from wasi.runs.result import read_result
-from wasi.signals import interruptible, uninterrupted
+from wasi.signals import arrived, interruptible, uninterrupted
 from wasi.tracking import NullTracker, Tracker, open_tracker
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ Body = Callable[[DictConfig, Run], None]
 Perform = Callable[[DictConfig, Path, Body], Ending]
 
 
-def run_job(cfg: DictConfig, body: Body, performer: Perform | None = None) -> float | None:
+def run_job(cfg: DictConfig, body: Body, performer: Perform | None = None) -> float | Values | None:
     """Run `body` in the folder that Hydra made, and leave a result there.
 
     In a sweep nothing but `Interrupted` is raised: what goes wrong is in the result, and the next job runs.
@@ -63,13 +64,14 @@ def run_job(cfg: DictConfig, body: Body, performer: Perform | None = None) -> fl
         performer: what to do in place of `perform`, for another kind of job.
 
     Returns:
-        `val/acc`, for sweepers that optimise; None where there is none.
+        What `tune.objectives` names, `val/acc` by default, for sweepers that optimise: of several a tuple; None where
+        one is absent.
     """
     hydra_cfg = HydraConfig.get()
     folder, in_sweep = Path(hydra_cfg.runtime.output_dir), hydra_cfg.mode == RunMode.MULTIRUN
     if in_sweep and folder in _ended_here:
         log.info("already dealt with in this sweep, skipped: %s", _shown(folder))
-        return (read_result(folder) or {}).get("metrics", {}).get("val/acc")
+        return _objective(cfg, folder)
     if not in_sweep:
         continue_with("hydra.run.dir", folder)
         _keep_sweep_name(cfg, read_result(folder), HydraConfig.get().overrides.task)
@@ -79,7 +81,13 @@ def run_job(cfg: DictConfig, body: Body, performer: Perform | None = None) -> fl
     _ended_here.add(folder)
     if ending.exit_code and not in_sweep:
         sys.exit(ending.exit_code)
-    return (read_result(folder) or {}).get("metrics", {}).get("val/acc")
+    return _objective(cfg, folder)
+
+
+def _objective(cfg: DictConfig, folder: Path) -> float | Values | None:
+    objectives = OmegaConf.select(cfg, "tune.objectives") or [DEFAULT]
+    found = values_of((read_result(folder) or {}).get("metrics", {}), objectives)
+    return found[0] if found and len(found) == 1 else found
 
 
 def _keep_sweep_name(cfg: DictConfig, before: dict | None, given: Collection[str]) -> None:
@@ -135,8 +143,8 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
         told = [f"{name} {record.content['metrics'][name]:.4f}" for name in names if name in record.content['metrics']]
         log.info("completed in %.1f s: %s", seconds, ", ".join([*told, _shown(folder)]))
     gc.collect()  # the next job's memory must not start with this one's cycles
-    if ending.signum is not None:
-        raise Interrupted(ending.signum)
+    if signum := ending.signum or arrived():
+        raise Interrupted(signum)
     return ending
 
 
@@ -160,6 +168,9 @@ def history(run: Run) -> list[dict]:
 def _skip(record: Record, monitor: bool) -> Ending:
     log.info("already completed, skipped (train.rerun=true trains it again): %s", _shown(record.folder))
     _warn_of_other_code(record, "the completed result")
+    before = record.previous["provenance"].get("machine", {}).get("processor")
+    if before not in (None, machine()["processor"]):
+        log.warning("the completed result's times are those of %s; reports show them apart", before)
     if monitor and not (record.folder / "monitor.csv").exists():
         log.warning("train.monitor=true has no effect on a completed run: train.rerun=true trains it under watch")
     return Ending("completed")

@@ -4,17 +4,18 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from wasi.config.objectives import DEFAULT, Values, best_places, values_of
 from wasi.errors import UserError
 from wasi.runs.result import read_result, write_json
+from wasi.runs.search import Range, Space
 
 FILE_NAME = "tuning.json"
-METRIC = "val/acc"
 _LR = "optimizer.lr"
 
 Grid = list[dict[str, Any]]  # points: option -> value
@@ -25,12 +26,13 @@ Overrides = dict[str, str]
 class Row:
     """One configuration to tune: the overrides of its jobs but for the seed, and the points tried.
 
-    `name` tells it apart from the sweep's other rows.
+    `name` tells it apart from the sweep's other rows. `space`: what a search draws its points from, None for a grid.
     """
 
     name: str
     overrides: Overrides
     grid: Grid = field(default_factory=list)
+    space: Space | None = None
 
     def words(self, point: dict[str, Any] | None = None, seed: str | None = None) -> list[str]:
         """A job's overrides."""
@@ -40,7 +42,7 @@ class Row:
 
     @property
     def is_tuned(self) -> bool:
-        return len(self.grid) > 1
+        return len(self.grid) > 1 or (self.space is not None and self.space.is_wide)
 
 
 @dataclass(frozen=True)
@@ -51,16 +53,16 @@ class Plan:
     seeds: list[str | None]
 
     @classmethod
-    def of(cls, jobs: Sequence[Sequence[str]], grid: Callable[[Row], Grid]) -> "Plan":
+    def of(cls, jobs: Sequence[Sequence[str]], asked: Callable[[Row], Row]) -> "Plan":
         """
         Args:
-            jobs: overrides of every job of the ordinary sweep; `grid`: the points of a row.
+            jobs: overrides of every job of the ordinary sweep; `asked`: a row with what is to be tried.
         """
         split = [dict(word.split("=", 1) for word in job) for job in jobs]
         seeds = list(dict.fromkeys(job.pop("seed", None) for job in split))
         rows = [dict(items) for items in dict.fromkeys(tuple(job.items()) for job in split)]
         named = [Row(_name(row, rows), row) for row in rows]
-        return cls([replace(row, grid=grid(row)) for row in named], seeds)
+        return cls([asked(row) for row in named], seeds)
 
     def first_stage(self) -> list[list[str]]:
         """Every point of every row that has several, with the first seed."""
@@ -68,37 +70,56 @@ class Plan:
 
     def second_stage(self, tuned_rows: Iterable["TunedRow"]) -> list[list[str]]:
         """Every seed at the chosen points; rows of which no point was completed are left out."""
-        chosen = {id(tuned_row.row): tuned_row.choice for tuned_row in tuned_rows}
-        points = ((row, chosen.get(id(row), row.grid[0] if row.grid else {})) for row in self.rows)
-        return [row.words(point, seed) for row, point in points if point is not None for seed in self.seeds]
+        chosen = {tuned_row.row.name: tuned_row.choices for tuned_row in tuned_rows}
+        points = ((row, point) for row in self.rows for point in chosen.get(row.name, row.grid[:1] or [{}]))
+        return [row.words(point, seed) for row, point in points for seed in self.seeds]
 
 
 @dataclass(frozen=True)
 class TunedRow:
-    """A row's first stage: per point its folder and its accuracy, None where its run was not completed."""
+    """A row's first stage: per point its folder, its objectives' values (None where its run lacks one), its status."""
 
     row: Row
     jobs: list[str]
-    accuracies: list[float | None]
+    values: list[Values | None]
     statuses: list[str]
+    objectives: Sequence[str] = (DEFAULT,)
+
+    @property
+    def choices(self) -> Grid:
+        """The best point; of several objectives the Pareto front, the best in the first of them first."""
+        return [self.row.grid[place] for place in self._chosen]
 
     @property
     def choice(self) -> dict[str, Any] | None:
-        """The point of the best accuracy, the earlier of two equal ones; None where no run was completed."""
-        known = [place for place, accuracy in enumerate(self.accuracies) if accuracy is not None]
-        return self.row.grid[max(known, key=lambda place: self.accuracies[place])] if known else None
+        """The first of them; None where no run was completed."""
+        return next(iter(self.choices), None)
 
     @property
     def is_chosen(self) -> list[bool]:
-        return [point == self.choice for point in self.row.grid]
+        return [point in self.choices for point in self.row.grid]
 
     @property
     def on_edge(self) -> list[str]:
         """Options whose chosen number is the least or the largest tried beside the other choices made."""
-        return [key for key in self.choice or {} if self.choice[key] in _ends(self._tried(key))]
+        return [key for key in self.choice or {} if self._is_end(key)]
 
-    def _tried(self, key: str) -> list[Any]:
-        """Values of `key` at points that agree with the choice in all else."""
+    @property
+    def _chosen(self) -> list[int]:
+        return best_places(self.values, self.objectives)
+
+    def _is_end(self, key: str) -> bool:
+        value, tried = self.choice[key], self._tried(key)
+        if isinstance(tried, Range):
+            low, high = tried.ends()
+            return not low < value < high
+        return value in _ends(tried)
+
+    def _tried(self, key: str) -> Range | list[Any]:
+        """What a search had to choose from; of a grid, values of `key` at points that agree with the choice in all
+        else."""
+        if self.row.space is not None:
+            return self.row.space.tried(key, self.choice) or []
         rest = {k: v for k, v in self.choice.items() if k != key}
         return [point[key] for point in self.row.grid if {k: v for k, v in point.items() if k != key} == rest]
 
@@ -107,28 +128,31 @@ class TunedRow:
         name = self.row.name
         if self.choice is None:
             return [f"tuning {name}: no point was completed, its seeds are not run"]
-        lines = [f"tuning {name}: {_shown(self.choice)} of {len(self.row.grid)} points, {METRIC} {self._best:.4f}"]
+        front = "on the Pareto front " if len(self.objectives) > 1 else ""
+        lines = [
+            f"tuning {name}: {front}{shown(self.row.grid[place])} of {len(self.row.grid)} points, {self._told(place)}"
+            for place in self._chosen
+        ]
         for key in self.on_edge:
-            tried = ", ".join(map(_word, self._tried(key)))
+            tried = self._tried(key)
+            tried = str(tried) if isinstance(tried, Range) else ", ".join(map(_word, tried))
             lines.append(
                 f"WARNING: tuning {name}: {key}={_word(self.choice[key])} lies on the EDGE of its grid ({tried}): "
                 "the best value may lie outside, widen the grid"
             )
         return lines
 
-    @property
-    def _best(self) -> float:
-        return max(accuracy for accuracy in self.accuracies if accuracy is not None)
+    def _told(self, place: int) -> str:
+        pairs = zip(self.objectives, self.values[place], strict=True)
+        return ", ".join(f"{name} {value:.4f}" for name, value in pairs)
 
     def content(self) -> dict[str, Any]:
         points = [
-            {"values": values, "job": job, "status": status} | ({} if accuracy is None else {METRIC: accuracy})
-            for values, job, status, accuracy in zip(
-                self.row.grid, self.jobs, self.statuses, self.accuracies, strict=True
-            )
+            {"values": point, "job": job, "status": status} | dict(zip(self.objectives, values or (), strict=False))
+            for point, job, status, values in zip(self.row.grid, self.jobs, self.statuses, self.values, strict=True)
         ]
-        head = {"row": self.row.name, "overrides": self.row.overrides, "points": points, "choice": self.choice}
-        return {**head, "on_edge": self.on_edge, "told": self.told()}
+        head = {"row": self.row.name, "overrides": self.row.overrides, "points": points}
+        return {**head, "choice": self.choice, "choices": self.choices, "on_edge": self.on_edge, "told": self.told()}
 
 
 def grid_of(tune: DictConfig, overrides: Overrides) -> Grid:
@@ -148,32 +172,52 @@ def grid_of(tune: DictConfig, overrides: Overrides) -> Grid:
     return points
 
 
-def tuned(plan: Plan, returns: Sequence[Any]) -> list[TunedRow]:
+def tuned(plan: Plan, returns: Sequence[Any], objectives: Sequence[str]) -> list[TunedRow]:
     """
     Args:
         returns: Hydra's JobReturn of every job of the first stage, in its order.
     """
-    found, jobs = [], iter(returns)
-    for row in plan.rows:
-        if row.is_tuned:
-            folders = [Path(next(jobs).hydra_cfg.hydra.runtime.output_dir) for _ in row.grid]
-            results = [read_result(folder) or {} for folder in folders]
-            accuracies = [_accuracy(result) for result in results]
-            statuses = [str(result.get("status")) for result in results]
-            found.append(TunedRow(row, [folder.name for folder in folders], accuracies, statuses))
-    return found
+    jobs = iter(returns)
+    return [tuned_row(row, [next(jobs) for _ in row.grid], objectives) for row in plan.rows if row.is_tuned]
 
 
-def write_tuning(folder: Path, plan: Plan, rows: list[TunedRow]) -> None:
-    """tuning.json: the grids, every accuracy, the choices, and which jobs are no part of any comparison."""
+def tuned_row(row: Row, returns: Sequence[Any], objectives: Sequence[str]) -> TunedRow:
+    """
+    Args:
+        returns: Hydra's JobReturn at every point of the row.
+    """
+    folders = [folder_of(job) for job in returns]
+    results = [read_result(folder) or {} for folder in folders]
+    values = [found_values(result, objectives) for result in results]
+    statuses = [str(result.get("status")) for result in results]
+    return TunedRow(row, [folder.name for folder in folders], values, statuses, objectives)
+
+
+def folder_of(job: Any) -> Path:
+    return Path(job.hydra_cfg.hydra.runtime.output_dir)
+
+
+def found_values(result: dict, objectives: Sequence[str]) -> Values | None:
+    """The objectives of a completed run; None for another, and where one was not measured."""
+    return values_of(result.get("metrics", {}), objectives) if result.get("status") == "completed" else None
+
+
+def write_tuning(folder: Path, seed: str | None, rows: Sequence[TunedRow], objectives: Sequence[str]) -> None:
+    """tuning.json: the points, every value, the choices, and which jobs are no part of any comparison.
+
+    Those that an earlier command tried, with another grid, are none either.
+    """
+    before = read_tuning(folder) or {}
+    tried = [*before.get("left_out", ()), *(p["job"] for row in before.get("rows", ()) for p in row["points"])]
     jobs = [pair for row in rows for pair in zip(row.jobs, row.is_chosen, strict=True)]
     chosen = {job for job, is_chosen in jobs if is_chosen}
     content = {
         "schema_version": 1,
-        "metric": METRIC,
-        "seed": plan.seeds[0],
+        "metric": objectives[0],
+        "objectives": list(objectives),
+        "seed": seed,
         "rows": [row.content() for row in rows],
-        "left_out": list(dict.fromkeys(job for job, _ in jobs if job not in chosen)),
+        "left_out": [job for job in dict.fromkeys([*tried, *(job for job, _ in jobs)]) if job not in chosen],
     }
     write_json(folder / FILE_NAME, content)
 
@@ -187,12 +231,12 @@ def check_tuning(hydra_cfg: DictConfig) -> None:
     for override in hydra_cfg.overrides.task:
         key, _, value = override.lstrip("+").partition("=")
         if key.partition(".")[0] == "tune" and not is_tuned_sweep(hydra_cfg):
-            raise UserError(key, value, "for a sweep with hydra/sweeper=tuned only")
+            raise UserError(key, value, "for a sweep with hydra/sweeper=tuned or optuna only")
 
 
 def is_tuned_sweep(hydra_cfg: DictConfig) -> bool:
     in_sweep = hydra_cfg.mode is None or str(hydra_cfg.mode).endswith("MULTIRUN")
-    return in_sweep and str(hydra_cfg.sweeper.get("_target_")).endswith(".TunedSweeper")
+    return in_sweep and str(hydra_cfg.sweeper.get("_target_")).endswith((".TunedSweeper", ".OptunaSweeper"))
 
 
 def read_tuning(folder: Path) -> dict[str, Any] | None:
@@ -211,16 +255,12 @@ def _name(row: Overrides, rows: list[Overrides]) -> str:
     return " ".join(row[key] for key in differing or row.keys() & {"recipe", "method"}) or "the only row"
 
 
-def _accuracy(result: dict) -> float | None:
-    return result.get("metrics", {}).get(METRIC) if result.get("status") == "completed" else None
-
-
 def _ends(values: list[Any]) -> tuple:
     numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v)]
     return (min(numbers), max(numbers)) if len(numbers) > 1 else ()
 
 
-def _shown(point: dict[str, Any]) -> str:
+def shown(point: dict[str, Any]) -> str:
     return ", ".join(f"{key}={_word(value)}" for key, value in point.items())
 
 

@@ -1,0 +1,103 @@
+"""What the first table is to tell: what tuning chose, hardware apart, and whether the subspace step is needed."""
+
+import copy
+
+import pytest
+
+from tests.report import fakes
+from wasi.report import write_report
+from wasi.report.baseline import compare
+from wasi.report.groups import blocks_of
+from wasi.report.load import read_runs
+from wasi.report.needed import needed_sentences
+from wasi.runs.tuning import Row, TunedRow, write_tuning
+
+PC = copy.deepcopy(fakes.PROVENANCE) | {"machine": {"processor": "EPYC", "architecture": "x86_64", "hostname": "pc"}}
+
+
+def add(folder, name, epsilon, seed, acc, options=None, **fields):
+    return fakes.write(folder, fakes.metrics(acc), fakes.config(name, epsilon, seed, options), **fields)
+
+
+def rows_of(folder, update, accuracies, lr=0.05):
+    for seed, acc in enumerate(accuracies):
+        options = {"method.update": update, "optimizer.lr": lr}
+        add(folder, "wasi", 0.8, seed, acc, options)
+
+
+@pytest.mark.parametrize(
+    ("without", "lr", "told"),
+    [
+        ((0.80, 0.82, 0.81), 0.05, "yes, it is better with it; without it (method.update=none) accuracy changes by -9"),
+        ((0.95, 0.97, 0.96), 0.02, "no, it is better without it; without it (method.update=none) accuracy changes by"),
+        ((0.91, 0.89, 0.90), 0.05, "these seeds show no need of it"),
+        ((0.91,), 0.05, "one seed cannot tell"),
+    ],
+)
+def test_whether_the_subspace_iteration_is_needed_is_answered_whatever_the_answer(without, lr, told, tmp_path):
+    rows_of(tmp_path, "subspace", (0.90, 0.901, 0.899))
+    rows_of(tmp_path, "none", without, lr)
+    (block,) = blocks_of(read_runs([tmp_path])[0])
+    (sentence,) = needed_sentences(block.groups)
+    assert sentence.startswith("Is the subspace iteration needed at all? wasi 0.8, SGD (lr 0.05") and told in sentence
+    assert ("without it 0.02" in sentence) == (lr == 0.02) and f"(n={len(without)})" in sentence
+    printed = " ".join(write_report([tmp_path]).split())
+    assert sentence in printed and "needed at all" in (tmp_path / "report.md").read_text()
+
+
+def test_without_both_rows_there_is_no_answer(tmp_path):
+    rows_of(tmp_path, "none", (0.9, 0.8))
+    add(tmp_path, "wasi", 0.6, 0, 0.7, {"method.update": "subspace"})
+    (block,) = blocks_of(read_runs([tmp_path])[0])
+    assert needed_sentences(block.groups) == []
+
+
+def test_one_run_on_two_machines_is_two_rows_and_neither_is_left_out(tmp_path):
+    for provenance in (fakes.PROVENANCE, PC):
+        for seed in (0, 1):
+            add(tmp_path, "vanilla", None, seed, 0.8, provenance=provenance)
+            add(tmp_path, "wasi", 0.8, seed, 0.7, provenance=provenance)
+    (block,) = blocks_of(read_runs([tmp_path])[0])
+    assert [len(group.runs) for group in block.groups] == [2] * 4 and not block.alike
+    for comparison in compare(block):
+        assert comparison.baseline.hardware == comparison.group.hardware
+    printed = write_report([tmp_path])
+    assert printed.count("EPYC, x86_64, 4 threads") >= 2 and "machine" in printed
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_machines_of_one_kind_and_runs_without_times_are_one_row(measured, tmp_path):
+    twin = copy.deepcopy(fakes.PROVENANCE)
+    twin["machine"]["hostname"] = "pi2"
+    other = {} if measured else {"time/train_step_ms_p50": None, "time/inference_ms_p50": None}
+    for seed, provenance in enumerate((fakes.PROVENANCE, twin if measured else PC)):
+        numbers = fakes.metrics(0.8, **(other if seed else {}))
+        fakes.write(tmp_path, numbers, fakes.config(seed=seed), provenance=provenance)
+    (block,) = blocks_of(read_runs([tmp_path])[0])
+    assert [len(group.runs) for group in block.groups] == [2]
+
+
+@pytest.mark.parametrize(("accuracies", "edge"), [((0.1, 0.3, 0.2), False), ((0.1, 0.2, 0.3), True)])
+def test_a_tuned_row_shows_its_value_and_the_edge_loudly_on_top(accuracies, edge, tmp_path):
+    grid = [{"optimizer.lr": lr} for lr in (0.01, 0.02, 0.05)]
+    jobs = [
+        add(tmp_path, "vanilla", None, 0, acc, {"optimizer.lr": point["optimizer.lr"]}).parent.name
+        for point, acc in zip(grid, accuracies, strict=True)
+    ]
+    found = TunedRow(Row("vanilla", {}, grid), jobs, [(acc,) for acc in accuracies], ["completed"] * 3)
+    write_tuning(tmp_path, "0", [found], ["val/acc"])
+    printed = write_report([tmp_path])
+    text = (tmp_path / "report.md").read_text()
+    assert "tuned" in printed and f"lr={0.05 if edge else 0.02}" in printed
+    assert ("(on the edge)" in printed) == edge
+    assert ("**WARNING" in text.split("## ")[0]) == edge
+
+
+def test_what_an_earlier_grid_tried_is_no_row(tmp_path):
+    for jobs in (["a", "b"], ["c"]):
+        grid = [{"lr": place} for place, _ in enumerate(jobs)]
+        row = TunedRow(Row("wasi", {}, grid), jobs, [(0.5 - point["lr"],) for point in grid], ["completed"] * len(jobs))
+        write_tuning(tmp_path, "0", [row], ["val/acc"])
+    from wasi.runs.tuning import not_chosen
+
+    assert not_chosen(tmp_path) == {"a", "b"}

@@ -1,0 +1,170 @@
+"""What Optuna may try, how its trials become points, and a search that is killed and goes on."""
+
+import json
+import signal
+import time
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from tests.runs.test_tuning import train, tune
+from wasi.config.objectives import best_places
+from wasi.errors import UserError
+from wasi.runs.search import Range, Space, is_searched, point_of, searched_options, space_of
+from wasi.runs.tuning import Row, TunedRow
+
+COSTS = ("val/acc", "memory/train_peak_mib")
+
+
+class Fixed:
+    """A trial that takes the middle of a range and the last of its choices, and keeps what it was asked."""
+
+    def __init__(self):
+        self.params = {}
+
+    def suggest_float(self, name, low, high, log=False):
+        return self.params.setdefault(name, (low * high) ** 0.5 if log else (low + high) / 2)
+
+    def suggest_int(self, name, low, high, step=1):
+        return self.params.setdefault(name, low + (high - low) // step // 2 * step)
+
+    def suggest_categorical(self, name, choices):
+        return self.params.setdefault(name, choices[-1])
+
+
+def parsed(*words):
+    return OverridesParser.create().parse_overrides(list(words))
+
+
+def test_a_grid_of_rates_is_a_range_and_options_are_choices():
+    space = space_of(tune([1e-4, 1e-3, 1e-2], ["sgd", "adamw"], **{"method.lora_rank": [4, 8]}), {}, {})
+    assert space.axes["optimizer.lr"] == Range(1e-4, 1e-2, log=True)
+    assert space.suggest(Fixed()) == {"optimizer": "adamw", "method.lora_rank": 8, "optimizer.lr": 1e-3}
+
+
+def test_each_optimizer_has_its_own_range_of_rates():
+    space = space_of(tune({"sgd": [0.01, 0.1], "adamw": [1e-5, 1e-3]}, ["sgd", "adamw"]), {}, {})
+    trial = Fixed()
+    point = space.suggest(trial)
+    assert point == {"optimizer": "adamw", "optimizer.lr": 1e-4} and "optimizer.lr@adamw" in trial.params
+    assert point_of(trial.params) == point and space.tried("optimizer.lr", point) == Range(1e-5, 1e-3, log=True)
+
+
+def test_what_the_command_line_decides_is_not_searched():
+    given = tune([1e-3, 1e-2], ["sgd", "adamw"], **{"rank.x": [3, 4]})
+    space = space_of(given, {"optimizer.lr": "7", "optimizer": "sgd"}, {})
+    assert space.axes == {"rank.x": [3, 4]}
+    assert not space_of(tune(), {}, {}).is_wide and space_of(tune(**{"rank.x": [3]}), {}, {}).only() == {"rank.x": 3}
+
+
+def test_ranges_and_choices_of_the_command_line():
+    words = ("a=tag(log,interval(1e-4,1e-2))", "b=range(1,9,2)", "c=choice(x,y)", "d=x,y", "e=1")
+    searched = searched_options(parsed(*words))
+    assert searched == {"a": Range(1e-4, 1e-2, log=True), "b": Range(1, 7, step=2), "c": ["x", "y"]}
+    assert [override.key_or_group for override in parsed(*words) if not is_searched(override)] == ["d", "e"]
+    assert space_of(tune([1, 2]), {}, {"optimizer.lr": Range(3, 4)}).axes == {"optimizer.lr": Range(3, 4)}
+
+
+@pytest.mark.parametrize("word", ["a=interval(2,1)", "a=interval(1,1)", "a=tag(log,interval(0,1))", "a=range(3,3)"])
+def test_a_range_without_width_is_refused(word):
+    with pytest.raises(UserError, match=r"^a=.*LOW"):
+        searched_options(parsed(word))
+
+
+def test_ranges_may_be_widened_and_choices_may_not():
+    narrow, wide = (Space({"lr": Range(1, high)}).digest() for high in (2, 3))
+    assert narrow == wide != Space({"lr": Range(1, 2), "x": [1, 2]}).digest()
+
+
+@pytest.mark.parametrize(("rate", "edge"), [(1.1e-4, True), (9e-3, True), (1e-3, False), (2e-4, False)])
+def test_the_edge_of_a_range(rate, edge):
+    space = Space({"optimizer.lr": Range(1e-4, 1e-2, log=True)})
+    found = TunedRow(Row("wasi", {}, [{"optimizer.lr": rate}], space), ["x"], [(0.5,)], ["completed"])
+    assert found.on_edge == (["optimizer.lr"] if edge else [])
+    assert any("EDGE of its grid (0.0001 to 0.01)" in line for line in found.told()) == edge
+
+
+def test_of_two_objectives_the_front_is_chosen():
+    values = [(0.8, 20.0), (0.9, 30.0), (0.7, 25.0), None, (0.9, 30.0), (0.6, 10.0)]
+    assert best_places(values, COSTS) == [1, 0, 5]
+    grid = [{"x": place} for place in range(6)]
+    found = TunedRow(Row("wasi", {}, grid), list("abcdef"), values, ["completed"] * 6, COSTS)
+    assert found.choice == {"x": 1} and found.choices == [{"x": 1}, {"x": 0}, {"x": 5}]
+    assert sum("Pareto front" in line for line in found.told()) == 3
+
+
+def study_of(sweep):
+    optuna = pytest.importorskip("optuna")
+    storage = optuna.storages.JournalStorage(
+        optuna.storages.journal.JournalFileBackend(str(sweep / "optuna.journal"))
+    )
+    (study,) = optuna.get_all_study_summaries(storage)
+    return optuna.load_study(study_name=study.study_name, storage=storage)
+
+
+def test_killed_in_the_middle_a_search_of_two_objectives_goes_on_and_trains_nothing_twice(tmp_path):
+    pytest.importorskip("optuna")
+    words = ("-m", "hydra/sweeper=optuna", "sweep=t", "method=vanilla", "hydra.sweeper.n_trials=3", "seed=1,2")
+    words += ("tune.objectives=[val/acc,val/loss]", "optimizer.lr=tag(log,interval(0.01,0.5))")
+    sweep = tmp_path / "multirun" / "t"
+
+    def completed():
+        results = {path: path.read_text() for path in sweep.glob("*/result.json")}
+        return {path: text for path, text in results.items() if json.loads(text)["status"] == "completed"}
+
+    process = train(*words, cwd=tmp_path)
+    while not completed():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 143, err
+    before = completed()
+    asked = len(study_of(sweep).trials)
+    assert 1 <= asked <= 2 and not (sweep / "tuning.json").exists()
+
+    process = train(*words, cwd=tmp_path)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert all(path.read_text() == text for path, text in before.items())
+    study = study_of(sweep)
+    assert len(study.trials) == 3 and all(trial.state.name == "COMPLETE" for trial in study.trials)
+    (row,) = json.loads((sweep / "tuning.json").read_text())["rows"]
+    assert [point["values"] for point in row["points"]] == [point_of(trial.params) for trial in study.trials]
+    assert {tuple(p["values"].items()) for p in map(dict, row["points"])} >= {tuple(c.items()) for c in row["choices"]}
+    assert sorted(study.best_trials[0].values) == sorted(
+        point["val/acc"] if name == "val/acc" else point["val/loss"]
+        for point in row["points"] if point["values"] == point_of(study.best_trials[0].params)
+        for name in ("val/acc", "val/loss")
+    )  # fmt: skip
+    results = [json.loads(path.read_text()) for path in sweep.glob("*/result.json")]
+    rates = [(result["config"]["seed"], result["config"]["optimizer"]["lr"]) for result in results]
+    chosen = {(2, choice["optimizer.lr"]) for choice in row["choices"]}
+    assert len(rates) == 3 + len(chosen) and chosen == {rate for rate in rates if rate[0] == 2}
+    assert "on the Pareto front" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("tune.objectives=[test/acc]",), "tune.objectives=['test/acc']: allowed is a list of metrics"),
+        (("hydra.sweeper.n_trials=0",), "hydra.sweeper.n_trials=0: allowed is a whole number"),
+        (("tune.objectives=[val/acc,flops/train_step]",), "allowed is of validation alone with train.measure=false"),
+    ],
+)
+def test_what_cannot_be_searched_for_trains_nothing(words, told, tmp_path):
+    words = ("-m", "hydra/sweeper=optuna", "sweep=t", "method=vanilla", "tune.lr=[0.1,0.2]", *words)
+    process = train(*words, cwd=tmp_path)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2 and err.count("\n") == 1, err
+    assert told in err and not list(tmp_path.rglob("result.json"))
+
+
+def test_objectives_are_values_of_the_result_and_never_of_the_test_split(compose_config):
+    from wasi.config.objectives import ALLOWED
+    from wasi.config.validate import validate
+
+    assert not [name for name in ALLOWED if name.startswith("test/")]
+    validate(compose_config("tune.objectives=[val/acc,memory/train_peak_mib]"))
+    assert OmegaConf.to_container(compose_config().tune.objectives) == ["val/acc"]

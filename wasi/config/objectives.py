@@ -1,0 +1,70 @@
+"""What a search may optimise: metrics of `result.json`, and which of them are to grow."""
+
+from collections.abc import Mapping, Sequence
+
+DEFAULT = "val/acc"
+_GROWS = ("val/acc", "val/balanced_acc", "val/acc_top5", "val/best_acc")
+_SHRINKS = ("val/loss", "train/loss")
+_MEASURED = (
+    "memory/train_peak_mib",
+    "memory/train_rss_peak_mib",
+    "memory/process_rss_peak_mib",
+    "memory/stored_inputs_mib",
+    "memory/inference_peak_mib",
+    "memory/paper_train_mib",
+    "flops/train_step",
+    "flops/inference",
+    "time/train_step_ms_p50",
+    "time/inference_ms_p50",
+    "model/parameters",
+    "model/trainable_parameters",
+)
+ALLOWED = (*_GROWS, *_SHRINKS, *_MEASURED)
+"""Nothing of the test split: a choice must not see it."""
+
+Values = tuple[float, ...]
+
+
+def direction(objective: str) -> str:
+    """As Optuna names it.
+
+    >>> direction("val/acc"), direction("memory/train_peak_mib")
+    ('maximize', 'minimize')
+    """
+    return "maximize" if objective in _GROWS else "minimize"
+
+
+def is_measured(objective: str) -> bool:
+    """Whether only `train.measure=true` finds it out."""
+    return objective in _MEASURED
+
+
+def values_of(metrics: Mapping[str, float], objectives: Sequence[str]) -> Values | None:
+    """The objectives' values in their order; None where one is absent."""
+    if any(objective not in metrics for objective in objectives):
+        return None
+    return tuple(metrics[objective] for objective in objectives)
+
+
+def best_places(points: Sequence[Values | None], objectives: Sequence[str]) -> list[int]:
+    """Places of the points that no other beats, the best in the first objective first; of equal ones the earliest.
+
+    Of a single objective that is one point; of several, their Pareto front.
+
+    >>> best_places([(0.8, 9.0), (0.9, 10.0), None, (0.7, 9.5)], ["val/acc", "memory/train_peak_mib"])
+    [1, 0]
+    """
+    signs = [1 if direction(objective) == "maximize" else -1 for objective in objectives]
+    known = {
+        place: tuple(sign * value for sign, value in zip(signs, point, strict=True))
+        for place, point in enumerate(points)
+        if point is not None
+    }
+    front = [place for place, point in known.items() if not any(_beats(known, other, place) for other in known)]
+    return sorted(front, key=lambda place: tuple(-value for value in known[place]))
+
+
+def _beats(known: Mapping[int, Values], other: int, place: int) -> bool:
+    if known[other] == known[place]:
+        return other < place
+    return all(ours >= theirs for ours, theirs in zip(known[other], known[place], strict=True))

@@ -1,0 +1,60 @@
+"""The reviewers' question, answered from a block's rows: is the subspace iteration needed at all?"""
+
+from wasi.report.columns import VALIDATION
+from wasi.report.groups import Group, identity
+from wasi.report.load import select
+from wasi.report.options import epsilon_label, show
+from wasi.report.statistics import SIGNIFICANCE, Paired, paired
+
+_UPDATE, _RATE = "method.update", "optimizer.lr"
+
+
+def needed_sentences(groups: list[Group]) -> list[str]:
+    """One for each row whose factors are ordinary parameters and that has a twin with the subspace step."""
+    without = [group for group in groups if select(group.config, _UPDATE) == "none"]
+    pairs = [(group, twin) for group in without if (twin := _twin(group, groups))]
+    return [sentence for pair in pairs if (sentence := _sentence(*pair))]
+
+
+def _twin(group: Group, groups: list[Group]) -> Group | None:
+    """The row that differs by the update, and by nothing else but the learning rate, as each may be tuned; the most
+    accurate on validation images of several."""
+    steps = [other for other in groups if select(other.config, _UPDATE) == "subspace"]
+    alike = [
+        other for other in steps
+        if identity(other) == identity(group) and _unlike(other, group) <= {_UPDATE, _RATE}
+    ]  # fmt: skip
+    same_rate = [other for other in alike if other.options.get(_RATE) == group.options.get(_RATE)]
+    return max(alike, key=lambda other: (other.mean(VALIDATION) or 0.0, other in same_rate), default=None)
+
+
+def _unlike(a: Group, b: Group) -> set[str]:
+    return {key for key in {**a.options, **b.options} if a.options.get(key) != b.options.get(key)}
+
+
+def _sentence(without: Group, twin: Group) -> str | None:
+    found = paired(without.by_seed(without.accuracy), twin.by_seed(without.accuracy))
+    if found is None:
+        return None
+    optimizer = str(select(twin.config, "optimizer._target_")).rpartition(".")[2]
+    name = twin.recipe or " ".join(filter(None, [twin.method, epsilon_label(twin.config)]))
+    rates = [show(select(group.config, _RATE)) for group in (twin, without)]
+    rate = f"lr {rates[0]}" if rates[0] == rates[1] else f"lr {rates[0]}, without it {rates[1]}"
+    return (
+        f"Is the subspace iteration needed at all? {name}, {optimizer} ({rate}): {_answer(found)}; "
+        f"without it (method.update=none) accuracy changes by {_points(found)}."
+    )
+
+
+def _answer(found: Paired) -> str:
+    if found.p is None:
+        return "one seed cannot tell"
+    if found.p >= SIGNIFICANCE:
+        return "these seeds show no need of it"
+    return "yes, it is better with it" if found.difference < 0 else "no, it is better without it"
+
+
+def _points(found: Paired) -> str:
+    """In points, with the 95 % interval of the mean difference over seeds."""
+    interval = "" if found.low is None else f" [{100 * found.low:+.2f}, {100 * found.high:+.2f}]"
+    return f"{100 * found.difference:+.2f} points{interval} (n={found.n})"
