@@ -1,4 +1,4 @@
-"""Packages that only some methods and optimizers need (requirements-baselines.txt)."""
+"""Packages that only some options need (requirements-baselines.txt and others)."""
 
 import importlib
 import warnings
@@ -7,8 +7,10 @@ from types import ModuleType
 from wasi.errors import UserError
 
 
-def optional(module: str, option: str, given: object) -> ModuleType:
-    """Import `module`, which `option=given` needs.
+def optional(
+    module: str, option: str, given: object, requirements: str = "requirements-baselines.txt"
+) -> ModuleType:
+    """Import `module`, which `option=given` needs, and which the file `requirements` names.
 
     Raises:
         UserError: it cannot be imported.
@@ -19,5 +21,5 @@ def optional(module: str, option: str, given: object) -> ModuleType:
             return importlib.import_module(module)
     except ImportError as error:
         package = module.partition(".")[0]
-        allowed = f"with {package} installed only (pip install -r requirements-baselines.txt): {error}"
+        allowed = f"with {package} installed only (pip install -r {requirements}): {error}"
         raise UserError(option, given, allowed) from error

@@ -66,7 +66,8 @@ def _job(folder: Path) -> Job | None:
 def _since(start: str | None) -> float | None:
     if start is None:
         return None
-    return (datetime.now(timezone.utc) - datetime.fromisoformat(start)).total_seconds()
+    since = (datetime.now(timezone.utc) - datetime.fromisoformat(start)).total_seconds()
+    return max(0.0, since)  # another machine's clock, or one that was set back
 
 
 def _epochs(folder: Path) -> tuple[int, int] | None:

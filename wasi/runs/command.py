@@ -1,5 +1,6 @@
 """The command line around Hydra: exit status after a signal, and the command that continues where it stopped."""
 
+import logging
 import os
 import shlex
 import signal
@@ -13,7 +14,7 @@ from hydra.errors import ConfigCompositionException
 
 from wasi.config.rejected import rejected
 from wasi.errors import Interrupted
-from wasi.runs.ending import print_error
+from wasi.runs.ending import one_line, print_error
 from wasi.signals import interruptible
 
 _continuing: list[str] = []  # the last of them is told when a signal ends this process
@@ -24,6 +25,7 @@ def command(main: Callable[[], object]) -> None:
 
     An option or choice that does not exist ends it with 2 and one line.
     """
+    logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback at every line
     try:
         with interruptible(), _one_line_for_rejected_options():
             main()
@@ -51,6 +53,11 @@ def _one_line_for_rejected_options() -> Iterator[None]:
 def _tell_rejected(function: Callable[[], Any]) -> Any:
     try:
         return function()
+    except OSError as error:  # Hydra's own files: a full disk, a folder that may not be written into
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        print_error(one_line(f"{type(error).__name__}: {error}"))
+        sys.exit(1)
     except (ConfigCompositionException, ValueError) as error:
         mistake = rejected(error, sys.argv[1:])
         if mistake is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
