@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SWEEP ?= quickstart
 
-.PHONY: help install quickstart test lint tables docs clean
+.PHONY: help install quickstart test test-faults lint tables docs clean
 
 help:
 	@echo "make quickstart   install into $(VENV), sweep vanilla, svd_llm and wasi over digits, print the table"
 	@echo "make test         install into $(VENV), run the tests"
+	@echo "make test-faults  kill, fill and corrupt real sweeps, and run them under each launcher: some 15 minutes"
 	@echo "make lint         install into $(VENV), run the linter, check that imports go one way"
 	@echo "make tables       write the tables of README.md and docs/*.md anew from results/; CHECK=--check only looks"
 	@echo "make docs         build the documentation as a site in site/, links checked"
@@ -27,6 +28,10 @@ quickstart: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+test-faults: $(STAMP)
+	$(BIN)/python -m pip install --quiet -r requirements-launchers.txt
+	$(BIN)/python -m pytest -m long
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

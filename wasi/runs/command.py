@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from hydra._internal import utils as hydra_utils
-from hydra.errors import ConfigCompositionException
+from hydra.errors import ConfigCompositionException, OverrideParseException
 
 from wasi.config.rejected import rejected
 from wasi.errors import Interrupted
@@ -58,7 +58,7 @@ def _tell_rejected(function: Callable[[], Any]) -> Any:
             raise
         print_error(one_line(f"{type(error).__name__}: {error}"))
         sys.exit(1)
-    except (ConfigCompositionException, ValueError) as error:
+    except (ConfigCompositionException, OverrideParseException, ValueError) as error:
         mistake = rejected(error, sys.argv[1:])
         if mistake is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
