@@ -27,6 +27,7 @@ def _handle(signum: int, frame: object) -> None:
     if _pending is None or signum in _PREEMPTING:
         _pending = signum
     elif _pending not in _PREEMPTING:
+        _pending = None  # this one speaks for both
         raise Interrupted(signum)
 
 
