@@ -71,7 +71,7 @@ def _process_of(parent, folder):
 
 
 def test_a_preempted_job_is_queued_again_and_resumes(tmp_path):
-    words = ("-m", "sweep=s", "method=wasi", "train.epochs=30")
+    words = ("-m", "sweep=s", "method=wasi", "train.epochs=12")
     process = start(*launcher("submitit_local"), *words, cwd=tmp_path)
     _process_of(process, tmp_path / "multirun/s").send_signal(signal.SIGUSR2)
     told, _ = process.communicate(timeout=600)
@@ -84,7 +84,7 @@ def test_a_preempted_job_is_queued_again_and_resumes(tmp_path):
 
 @pytest.mark.parametrize("name", LAUNCHERS)
 def test_a_job_whose_process_dies_is_told_and_the_others_end(name, tmp_path):
-    words = ("-m", "sweep=s", "method=wasi,vanilla", "train.epochs=30", "train.checkpoint_every=3")
+    words = ("-m", "sweep=s", "method=wasi,vanilla", "train.epochs=12", "train.checkpoint_every=3")
     process = start(*launcher(name), *words, cwd=tmp_path)
     _process_of(process, tmp_path / "multirun/s").kill()
     told, _ = process.communicate(timeout=600)
@@ -168,7 +168,7 @@ def test_slurm_as_a_stand_in_speaks_it(tmp_path, monkeypatch):
     (here / "work.py").write_text(head + WORK)
     monkeypatch.setenv("PATH", f"{here}:{os.environ['PATH']}")
     launcher("submitit_local")
-    words = ("-m", "sweep=s", "method=wasi", "seed=0,1", "train.epochs=30")
+    words = ("-m", "sweep=s", "method=wasi", "seed=0,1", "train.epochs=12")
     slurm = ("hydra/launcher=submitit_slurm", "hydra.launcher.gpus_per_node=0", "hydra.launcher.partition=some")
     process = start(*slurm, *words, cwd=tmp_path)
     deadline = time.monotonic() + 300
