@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SWEEP ?= quickstart
 
-.PHONY: help install quickstart test test-gpu lint tables docs clean
+.PHONY: help install quickstart test test-gpu test-faults lint tables docs clean
 
 help:
 	@echo "make quickstart   install into $(VENV), sweep vanilla, svd_llm and wasi over digits, print the table"
 	@echo "make test         install into $(VENV), run the tests"
 	@echo "make test-gpu     the tests that want a CUDA device"
+	@echo "make test-faults  kill, fill and corrupt real sweeps, and run them under each launcher: some 15 minutes"
 	@echo "make lint         install into $(VENV), run the linter, check that imports go one way"
 	@echo "make tables       write the tables of README.md and docs/*.md anew from results/; CHECK=--check only looks"
 	@echo "make docs         build the documentation as a site in site/, links checked"
@@ -31,6 +32,10 @@ test: $(STAMP)
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest tests/gpu
+
+test-faults: $(STAMP)
+	$(BIN)/python -m pip install --quiet -r requirements-launchers.txt
+	$(BIN)/python -m pytest -m long
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,8 +1,11 @@
 """`python -m wasi.status`, on sweeps as they lie on disk."""
 
+import os
 import platform
+import re
 import subprocess
 import sys
+import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -16,13 +19,14 @@ from wasi.status import jobs, lines, seconds_left
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def _job(sweep, name, status, error=None, wall=None, minutes_ago=0.0, epoch=None, machine=None):
+def _job(sweep, name, status, error=None, wall=None, minutes_ago=0.0, epoch=None, machine=None, file="result.json"):
     folder = sweep / name
     folder.mkdir(parents=True)
     start = (datetime.now(timezone.utc) - timedelta(minutes=minutes_ago)).isoformat(timespec="seconds")
     provenance = {"start": start, "machine": {"hostname": machine or platform.node()}}
     provenance |= {} if wall is None else {"wall_seconds": wall}
-    write_json(folder / "result.json", {"status": status, "error": error, "provenance": provenance})
+    about = "provenance" if file == "result.json" else "environment"
+    write_json(folder / file, {"status": status, "error": error, about: provenance})
     if epoch is not None:
         log = "[2026-01-01][x][INFO] epoch 1/9: train loss 1.0\n" * 99
         (folder / "train.log").write_text(f"{log}[2026-01-01][x][INFO] epoch {epoch}: train loss 0.5\n")
@@ -39,7 +43,8 @@ def test_what_is_done_runs_failed_and_is_left(tmp_path):
     with sole_owner(running):
         first, *rest = lines(tmp_path)
         left = seconds_left(jobs(tmp_path), planned=7)
-    assert first == (f"{tmp_path}: 2 completed, 1 running, 1 failed, 1 died, at most 2 not begun, about 38 min left")
+    told = f"{tmp_path}: 2 completed, 1 running, 1 failed, 1 died, at most 2 not begun, about 38 min left ("
+    assert first.startswith(told) and re.fullmatch(r"(\d\d \w+ )?\d\d:\d\d\)", first.removeprefix(told))
     assert left == pytest.approx(350 + 3 * 650, abs=3)  # two to come, and the dead one again
     assert rest == [
         "  running      c: epoch 3/9, since 5 min",
@@ -49,8 +54,24 @@ def test_what_is_done_runs_failed_and_is_left(tmp_path):
 
 
 def test_a_process_on_another_machine_is_not_told_dead(tmp_path):
-    _job(tmp_path, "a", "running", machine="another")
-    assert next(lines(tmp_path)) == f"{tmp_path}: 1 running"
+    folder = _job(tmp_path, "a", "running", machine="another", minutes_ago=90)
+    assert list(lines(tmp_path)) == [f"{tmp_path}: 1 running", "  running      a: on another, since 1 h 30 min"]
+    then = time.time() - 4000
+    os.utime(folder / "result.json", (then, then))
+    assert list(lines(tmp_path))[1].endswith(", since 1 h 30 min, has written nothing for 1 h 7 min")
+
+
+def test_a_clock_that_is_behind_gives_no_negative_time(tmp_path):
+    _job(tmp_path, "a", "running", machine="another", minutes_ago=-5)
+    assert list(lines(tmp_path))[1] == "  running      a: on another, since 0 s"
+
+
+def test_a_benchmark_s_jobs(tmp_path):
+    _job(tmp_path, "a", "completed", wall=60.0, file="bench.json")
+    running = _job(tmp_path, "b", "running", file="bench.json")
+    (running / "bench.log").write_text("round 2/5: 3 ms per step\n")
+    with sole_owner(running):
+        assert list(lines(tmp_path))[1].startswith("  running      b: round 2/5, since ")
 
 
 def test_nothing_is_foretold_from_nothing(tmp_path):

@@ -1,4 +1,4 @@
-"""Packages that only some methods, optimizers and commands need."""
+"""Packages that only some methods, optimizers and commands need (requirements-*.txt)."""
 
 import importlib
 import warnings
@@ -10,7 +10,7 @@ from wasi.errors import UserError
 def optional(
     module: str, option: str, given: object, requirements: str = "requirements-baselines.txt"
 ) -> ModuleType:
-    """Import `module`, which `option=given` needs and `requirements` has.
+    """Import `module`, which `option=given` needs, and which the file `requirements` names.
 
     Raises:
         UserError: it cannot be imported.

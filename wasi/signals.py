@@ -1,4 +1,7 @@
-"""SIGINT and SIGTERM as `Interrupted`, held back while a step is half done."""
+"""SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 as `Interrupted`, held back while a step is half done.
+
+The last two are how a scheduler tells a job that it will be stopped: `sbatch --signal=USR1@120`, submitit's USR2.
+"""
 
 import signal
 from collections.abc import Iterator
@@ -6,6 +9,8 @@ from contextlib import contextmanager
 
 from wasi.errors import Interrupted
 
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
+_PREEMPTING = (signal.SIGUSR1, signal.SIGUSR2)
 _depth = 0
 _pending: int | None = None
 _nested = 0
@@ -13,13 +18,21 @@ _arrived: int | None = None
 
 
 def _handle(signum: int, frame: object) -> None:
+    """The first one waits for the end of the step; a second SIGINT or SIGTERM does not.
+
+    A scheduler sends several kinds at once (SIGCONT, SIGTERM, SIGUSR1), which is no impatience; the one by which the
+    job is queued again is kept.
+    """
     global _pending, _arrived
-    if _nested:
+    if _nested and (_arrived is None or signum in _PREEMPTING):
         _arrived = signum
-    if _depth and _pending is None:  # the first one waits for the end of the step, a second one does not
+    if not _depth:
+        raise Interrupted(signum)
+    if _pending is None or signum in _PREEMPTING:
         _pending = signum
-        return
-    raise Interrupted(signum)
+    elif _pending not in _PREEMPTING:
+        _pending = None  # this one speaks for both
+        raise Interrupted(signum)
 
 
 def pending() -> int | None:
@@ -46,20 +59,30 @@ def arrived() -> int | None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGINT and SIGTERM raise `Interrupted` inside; the handlers before it come back afterwards.
+    """The signals raise `Interrupted` inside; the handlers before it come back afterwards.
 
-    Any other exception that leaves the outermost of these contexts after a signal becomes `Interrupted`.
+    Any other exception that leaves the outermost of these contexts after a signal becomes `Interrupted`. A handler for
+    the scheduler's signal that somebody else installed (submitit's, which queues the job again and ends the process) is
+    called once everything inside has come to its end.
     """
     global _nested, _arrived
-    before = {s: signal.signal(s, _handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    before = {signum: signal.signal(signum, _handle) for signum in (*_STOPPING, *_PREEMPTING)}
     _nested += 1
     try:
-        yield
-    except Interrupted:
-        raise
-    except BaseException as error:
-        if _nested == 1 and _arrived:
-            raise Interrupted(_arrived) from error
+        try:
+            yield
+        except Interrupted:
+            raise
+        except BaseException as error:
+            if _nested == 1 and _arrived:
+                raise Interrupted(_arrived) from error
+            raise
+    except Interrupted as stop:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+        others = before[stop.signum]
+        if stop.signum in _PREEMPTING and callable(others) and others is not _handle:
+            others(stop.signum, None)
         raise
     finally:
         _nested -= 1

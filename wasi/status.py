@@ -1,7 +1,8 @@
 """`python -m wasi.status SWEEP [SWEEP ...] [--watch [SECONDS]]`: what a sweep has done, does and has left.
 
-It only reads, so it can run while the sweep does, from another shell or on another machine with the same folder. That
-a job's process has died can be seen only on the machine that it ran on.
+It only reads, so it can run while the sweep does, from another shell or on another machine with the same folder, and
+for a sweep whose jobs are spread over machines. That a job's process has died can be seen only on the machine that it
+ran on; of another machine's job it is told where it runs, and how long ago it wrote anything.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from statistics import median
 
@@ -21,20 +22,28 @@ from wasi.runs.lock import is_at_work
 from wasi.runs.plan import read_plan
 from wasi.runs.result import FILE_NAME, read_result
 
-_ORDER = ("completed", "running", "interrupted", "failed", "diverged", "died")
-_EPOCH = re.compile(r"epoch (\d+)/(\d+):")
+_ORDER = ("completed", "running", "interrupted", "failed", "diverged", "invalid", "died")
+_RESULTS = {FILE_NAME: "train.log", "bench.json": "bench.log"}  # what a job leaves, and its log
+_EPOCH = re.compile(r"(epoch|round) (\d+)/(\d+):")
+_SILENT = 600.0  # seconds without a written line, from which on they are told
 _TAIL = 4096  # bytes at the end of a log, in which the last epoch is looked for
 
 
 @dataclass(frozen=True)
 class Job:
-    """One job's folder. seconds: of a completed one, its wall time; of a running one, the time since it began."""
+    """One job's folder.
+
+    seconds: of a completed one, its wall time; of a running one, the time since it began. progress: such as `epoch
+    3/50`; host: of a job on another machine; silent: seconds since a running one wrote anything.
+    """
 
     folder: Path
     status: str
     error: str | None
     seconds: float | None
-    epochs: tuple[int, int] | None
+    progress: str | None
+    host: str | None = None
+    silent: float = 0.0
 
 
 def jobs(sweep: Path) -> list[Job]:
@@ -44,41 +53,53 @@ def jobs(sweep: Path) -> list[Job]:
     """
     if not sweep.is_dir():
         raise UserError("SWEEP", sweep, "an existing folder")
-    found = [_job(path.parent) for path in sorted(sweep.rglob(FILE_NAME))]
+    paths = sorted(path for name in _RESULTS for path in sweep.rglob(name))
+    found = [_job(path) for path in paths]
     if not any(found):
-        raise UserError("SWEEP", sweep, f"a folder with a {FILE_NAME} somewhere below")
+        raise UserError("SWEEP", sweep, f"a folder with a {' or '.join(_RESULTS)} somewhere below")
     return [job for job in found if job]
 
 
-def _job(folder: Path) -> Job | None:
-    result = read_result(folder)
+def _job(path: Path) -> Job | None:
+    folder, log = path.parent, path.with_name(_RESULTS[path.name])
+    result = read_result(folder, path.name)
     if result is None:
         return None
-    status, provenance = result.get("status", "running"), result.get("provenance", {})
-    seconds = provenance.get("wall_seconds")
-    if status == "running":
-        is_here = provenance.get("machine", {}).get("hostname") == platform.node()
-        status = "died" if is_here and not is_at_work(folder) else "running"
-        seconds = _since(provenance.get("start"))
-    return Job(folder, status, result.get("error"), seconds, _epochs(folder) if status != "completed" else None)
+    status, provenance = result.get("status", "running"), result.get("provenance") or result.get("environment", {})
+    seconds, error = provenance.get("wall_seconds"), result.get("error")
+    if status == "completed":
+        return Job(folder, status, error, seconds, None)
+    if status != "running":
+        return Job(folder, status, error, seconds, _progress(log))
+    host = provenance.get("machine", {}).get("hostname")
+    host = None if host == platform.node() else host
+    status = "died" if host is None and not is_at_work(folder) else "running"
+    return Job(folder, status, error, _since(provenance.get("start")), _progress(log), host, _silent(folder))
+
+
+def _silent(folder: Path) -> float:
+    """Seconds since the newest file of the folder was written, by this machine's clock."""
+    written = max((path.stat().st_mtime for path in folder.iterdir() if path.is_file()), default=time.time())
+    return max(0.0, time.time() - written)
 
 
 def _since(start: str | None) -> float | None:
     if start is None:
         return None
-    return (datetime.now(timezone.utc) - datetime.fromisoformat(start)).total_seconds()
+    since = (datetime.now(timezone.utc) - datetime.fromisoformat(start)).total_seconds()
+    return max(0.0, since)  # another machine's clock, or one that was set back
 
 
-def _epochs(folder: Path) -> tuple[int, int] | None:
-    """Epochs done and asked for, by the end of the job's log; None before the first is over."""
+def _progress(log: Path) -> str | None:
+    """Epochs, or a benchmark's rounds, done and asked for, by the end of the log; None before the first is over."""
     try:
-        with open(folder / "train.log", "rb") as file:
+        with open(log, "rb") as file:
             file.seek(0, 2)
             file.seek(max(0, file.tell() - _TAIL))
             told = _EPOCH.findall(file.read().decode(errors="replace"))
     except OSError:
         return None
-    return (int(told[-1][0]), int(told[-1][1])) if told else None
+    return "{} {}/{}".format(*told[-1]) if told else None
 
 
 def seconds_left(found: Sequence[Job], planned: int) -> float | None:
@@ -109,7 +130,7 @@ def lines(sweep: Path) -> Iterator[str]:
         told.append(f"at most {planned - len(found)} not begun")
     left = seconds_left(found, planned)
     if left is not None:
-        told.append(f"about {_duration(left)} left")
+        told.append(f"about {_duration(left)} left ({_clock(left)})")
     yield f"{sweep}: {', '.join(told)}"
     for job in found:
         if job.status != "completed":
@@ -118,13 +139,23 @@ def lines(sweep: Path) -> Iterator[str]:
 
 def _details(job: Job) -> str:
     told = []
-    if job.epochs:
-        told.append(f"epoch {job.epochs[0]}/{job.epochs[1]}")
+    if job.progress:
+        told.append(job.progress)
+    if job.host:
+        told.append(f"on {job.host}")
     if job.status == "running" and job.seconds is not None:
         told.append(f"since {_duration(job.seconds)}")
+    if job.silent > _SILENT and job.status == "running":
+        told.append(f"has written nothing for {_duration(job.silent)}")
     if job.error:
         told.append(job.error)
     return f": {', '.join(told)}" if told else ""
+
+
+def _clock(seconds: float) -> str:
+    """When that will be, by this machine's clock."""
+    then = datetime.now() + timedelta(seconds=seconds)
+    return f"{then:%H:%M}" if then.date() == datetime.now().date() else f"{then:%d %b %H:%M}"
 
 
 def _duration(seconds: float) -> str:

@@ -1,7 +1,9 @@
 """What Hydra refuses while composing, as one line that names option, given and allowed."""
 
+import shlex
+
 import pytest
-from hydra.errors import ConfigCompositionException
+from hydra.errors import ConfigCompositionException, OverrideParseException
 
 from tests.conftest import CONF
 from wasi.config.rejected import rejected
@@ -10,7 +12,7 @@ METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 
 
 def line(compose_config, *overrides, words=()):
-    with pytest.raises(ConfigCompositionException) as error:
+    with pytest.raises((ConfigCompositionException, OverrideParseException)) as error:
         compose_config(*overrides)
     mistake = rejected(error.value, words)
     return mistake and str(mistake)
@@ -33,6 +35,20 @@ def line(compose_config, *overrides, words=()):
 def test_option_given_allowed(overrides, told, compose_config):
     found = line(compose_config, *overrides)
     assert found.startswith(told) and "\n" not in found
+
+
+@pytest.mark.parametrize("path", ["a,b", "a=b", "a (1)", "photos \U0001f4f7", "a'b", "für"])
+def test_a_path_that_wants_quotes_is_told_how(path, compose_config):
+    found = line(compose_config, f"dataset.root={path}")
+    assert found.startswith(f"dataset.root={path}: allowed is ") and "\n" not in found
+    (quoted,) = shlex.split(found.partition("for Hydra: ")[2])
+    assert compose_config(quoted).dataset.root == path
+
+
+def test_a_path_that_the_shell_has_cut_is_told_how_too(compose_config):
+    found = line(compose_config, "dataset.root=my", "photos", words=["dataset.root=my", "photos"])
+    assert found.startswith("dataset.root=my photos: ") and found.endswith("""'dataset.root="my photos"'""")
+    assert line(compose_config, "train.epochs") == "train.epochs=: allowed is a value: train.epochs=VALUE"
 
 
 def test_a_sweep_over_methods_is_told_how_to_give_their_option(compose_config):

@@ -103,10 +103,18 @@ def test_a_truncated_image_of_any_kind_is_found(load, image_tree, kind):
     refused(load, path)
 
 
-def test_the_first_of_several_unreadable_images_is_named(load, image_tree):
-    for name in ("train/cat/1.jpg", "train/dog/0.jpg"):
+def test_all_unreadable_images_are_named_in_order(load, image_tree):
+    for name in ("train/dog/0.jpg", "train/cat/1.jpg"):
         text(image_tree / name)
-    assert "dog" not in refused(load, image_tree / "train/cat/1.jpg").split("holds")[-1]
+    told = refused(load, image_tree / "train/cat/1.jpg")
+    assert told.index("cat/1.jpg") < told.index("dog/0.jpg") and "more" not in told and "\n" not in told
+
+
+def test_of_many_unreadable_images_twenty_are_named(load, image_tree):
+    for number in range(23):
+        text(image_tree / f"train/cat/broken{number:02}.jpg")
+    told = refused(load, "broken00.jpg")
+    assert "broken19.jpg" in told and "broken20.jpg" not in told and told.endswith("; and 3 more")
 
 
 def test_a_damaged_image_that_the_subset_leaves_out_still_counts(load, image_tree):

@@ -4,10 +4,13 @@ import logging
 import signal
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from wasi.config.fingerprint import fingerprint
 from wasi.errors import Diverged, Interrupted, UserError
 from wasi.runs import job as module
+from wasi.runs import record as record_module
 from wasi.runs.job import perform
 from wasi.runs.result import read_result
 from wasi.signals import interruptible
@@ -271,3 +274,40 @@ def test_the_classes_are_in_the_result(tmp_path, cfg):
 
     perform(cfg, tmp_path, body)
     assert read_result(tmp_path)["classes"] == [{"name": "cat", "count": 2, "recall": 0.5}]
+
+
+def test_a_result_that_cannot_be_written_loses_nothing_and_stops_nothing(tmp_path, cfg, monkeypatch, capsys):
+    def fills_the_disk(cfg, run):
+        (run.folder / "checkpoint.pt").write_bytes(b"of the last epoch")
+        monkeypatch.setattr(record_module, "write_json", full)
+
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    ending = perform(cfg, tmp_path, fills_the_disk)
+    assert (ending.status, ending.exit_code) == ("failed", 1)
+    assert capsys.readouterr().err.startswith("error: OSError: [Errno 28] No space left on device")
+    assert read_result(tmp_path)["status"] == "running" and (tmp_path / "checkpoint.pt").exists()
+    monkeypatch.undo()
+    assert perform(cfg, tmp_path, lambda cfg, run: None).status == "completed"
+
+
+def test_what_a_killed_process_was_writing_goes_with_the_checkpoint(tmp_path, cfg):
+    left = [tmp_path / "checkpoint.pt.tmp", tmp_path / ".model.safetensors.17.tmp"]
+    for file in left:
+        file.write_bytes(b"half")
+    perform(cfg, tmp_path, trains)
+    assert not any(file.exists() for file in left)
+
+
+@pytest.mark.parametrize("cut", [1, 30, None])
+def test_a_cut_model_of_a_completed_run_is_told(cut, tmp_path, cfg, caplog):
+    def saves(cfg, run):
+        save_file({"w": torch.ones(3, 4)}, run.folder / "model.safetensors", {"about": "it"})
+
+    perform(cfg, tmp_path, saves)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[: -cut if cut else None])
+    caplog.clear()
+    perform(cfg, tmp_path, never)
+    assert any("model.safetensors is cut or damaged" in message for message in caplog.messages) == bool(cut)

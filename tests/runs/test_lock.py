@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from wasi.runs.lock import sole_owner
+from wasi.runs.lock import is_at_work, sole_owner
 
 PROBE = """
 import sys
@@ -25,6 +25,8 @@ def test_one_at_a_time(tmp_path):
     assert _another_process_gets_it(tmp_path)
 
 
-def test_nothing_is_left_in_the_folder(tmp_path):
+def test_a_look_leaves_nothing_in_the_folder(tmp_path):
+    assert not is_at_work(tmp_path) and list(tmp_path.iterdir()) == []
     with sole_owner(tmp_path):
-        assert list(tmp_path.iterdir()) == []
+        assert is_at_work(tmp_path)
+    assert not is_at_work(tmp_path)

@@ -222,3 +222,9 @@ def test_a_process_killed_between_its_two_files_loses_no_weights(epoch, tmp_path
 def test_the_best_of_epochs_that_were_validated(tmp_path):
     run = fit(tmp_path, epochs=4, eval_every=3, select="best")
     assert run.run()["val/best_epoch"] in (3, 4)
+
+
+@pytest.mark.parametrize(("loss", "told"), [(400_000.0, True), (2.0, False)])
+def test_a_loss_far_above_guessing_is_told(loss, told, caplog):
+    loop._warn_of_loss(loss, 10)
+    assert any("this run has learned nothing" in message for message in caplog.messages) == told

@@ -9,6 +9,7 @@ import wasi.bench.naming  # noqa: F401  (a launcher's child process gets the res
 from wasi.bench.baseline import check_baseline
 from wasi.bench.job import FILE_NAME
 from wasi.errors import UserError
+from wasi.runs.launching import launcher_name
 from wasi.runs.sweep import SweepCallback
 from wasi.runs.tuning import is_tuned_sweep
 
@@ -27,6 +28,9 @@ class BenchCallback(SweepCallback):
         super().check(config, swept)
         if is_tuned_sweep(config.hydra):
             raise UserError("hydra/sweeper", "tuned", "basic, as a benchmark tunes nothing")
+        if launcher_name(config.hydra) != "BasicLauncher":
+            given = config.hydra.runtime.choices["hydra/launcher"]
+            raise UserError("hydra/launcher", given, "basic, as a benchmark measures one job at a time")
         if not swept & {"bench", "bench.baseline", "bench.baseline_recipe", "experiment"}:
             check_baseline(config.bench)
 

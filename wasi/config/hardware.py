@@ -31,6 +31,33 @@ def is_raspberry_pi(name: str) -> bool:
     return name.startswith("pi") or board.startswith("Raspberry Pi")
 
 
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is None:
+        return [str(number) for number in range(_gpu_count())]
+    return [name.strip() for name in given.split(",") if name.strip() not in ("", "-1")]
+
+
+def gpus_for(device: str) -> int:
+    """How many GPUs jobs with `device.name` can have here; 0 where they run on the CPU."""
+    return len(visible_gpus()) if device_class(device) == "cuda" else 0
+
+
+def places_for(device: str, threads: int | None) -> int:
+    """Jobs that run side by side here: one for each GPU, or as many as the cores serve with `threads` each."""
+    return gpus_for(device) or max(1, _cores() // threads if threads else 1)
+
+
+def cores_of_job(device: str, threads: int | None) -> int:
+    """The cores of one of the jobs that run side by side here."""
+    return threads or max(1, _cores() // places_for(device, threads))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @cache
 def _torch_finds_cuda() -> bool:
     if "torch" in sys.modules:

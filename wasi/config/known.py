@@ -18,8 +18,8 @@ from wasi.config.validate import OPTIONS, validate
 from wasi.errors import UserError
 
 _GROUPS = ("model", "dataset", "augment", "method", "rank", "device", "optimizer", "scheduler", "logger")
-# Groups of which some class or function takes every option as an argument, and refuses what it does not know.
-_INSTANTIATED = ("method", "optimizer", "scheduler")
+# Groups of which a library's class takes every option as an argument, and refuses what it does not know.
+_INSTANTIATED = ("optimizer", "scheduler")
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
@@ -48,7 +48,10 @@ def check_sections(cfg: DictConfig) -> None:
         _refuse_unknown(section, cfg[section], needed)
         _refuse_missing(section, cfg[section], needed)
     for section in set(_GROUPS) - set(_INSTANTIATED):
-        _refuse_unknown(section, cfg[section], set().union(*_files(section, folders)) - {"defaults"})
+        files = _files(section, folders)
+        whole = [set(file) for file in files if "defaults" not in file]
+        _refuse_unknown(section, cfg[section], set().union(*files) - {"defaults"})
+        _refuse_missing(section, cfg[section], set.intersection(*whole) if whole else ())
 
 
 def check_method(method: DictConfig) -> None:

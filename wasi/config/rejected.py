@@ -1,16 +1,18 @@
 """What Hydra refuses while it composes, as one line; what this module does not know stays Hydra's to tell."""
 
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import ConfigCompositionException, MissingConfigException
+from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 
 from wasi.config.files import content, of_group
 from wasi.errors import UserError
 
+_SPECIAL = {*" ,=(){}[]#;&|!<>?'\""}  # which Hydra's grammar gives a meaning, or none
 _GIVEN = re.compile(r"use \+([^\s=]+)=(.*)")  # the override, as Hydra repeats it
 
 
@@ -19,6 +21,11 @@ def rejected(error: Exception, words: Sequence[str] = ()) -> UserError | None:
 
     None for anything else. `words` are those of the command line.
     """
+    if isinstance(error, OverrideParseException):
+        return _unquoted(error.override or "", words)
+    if str(error).startswith("Ambiguous value"):
+        option, _, value = str(error).partition("'")[2].partition("'\n")[0].partition("=")
+        return UserError(option, value, f"one value, or with -m several for a sweep, or {_in_quotes(option, value)}")
     if not isinstance(error, ConfigCompositionException):
         return _null_group(words) if str(error).startswith("Config group override must be") else None
     if isinstance(error, MissingConfigException):
@@ -31,6 +38,26 @@ def rejected(error: Exception, words: Sequence[str] = ()) -> UserError | None:
     if any(word.startswith(f"{section}=") and "," in word for word in words):  # Hydra composes the default first
         allowed += f"; in a sweep over {section} write '{option}=choice({value})'"
     return UserError(option, value, allowed)
+
+
+def _unquoted(override: str, words: Sequence[str]) -> UserError | None:
+    """A value such as a path that Hydra's grammar takes for something else; None for what is no such value."""
+    option, equals, value = override.partition("=")
+    if not equals:
+        before = words[words.index(override) - 1] if override in words[1:] else ""
+        option, equals, value = before.partition("=")
+        if not equals or before.startswith("-"):
+            return UserError(override, "", f"a value: {override}=VALUE")
+        value = f"{value} {override}"
+    if value[:1] in "[{'\"" or not (_SPECIAL & {*value} or not value.isascii()):
+        return None
+    return UserError(option.lstrip("+~"), value, _in_quotes(option, value))
+
+
+def _in_quotes(option: str, value: str) -> str:
+    escaped = value.replace('"', '\\"')
+    word = shlex.quote(f'{option}="{escaped}"')
+    return f"a value with such characters in quotes for the shell and for Hydra: {word}"
 
 
 def _null_group(words: Sequence[str]) -> UserError | None:

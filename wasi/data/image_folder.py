@@ -22,6 +22,7 @@ EXTENSIONS = {
     ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".png", ".apng", ".bmp", ".dib", ".gif", ".tif", ".tiff",
     ".webp", ".avif", ".heic", ".heif", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico",
 }  # fmt: skip
+_MOST_TOLD = 20  # unreadable images in one message
 WHOLE = ""  # the part of a folder that is not divided: its name below ROOT
 
 ByClass = dict[str, list[Path]]  # image files by class
@@ -90,14 +91,15 @@ def load(cfg_dataset, spec: InputSpec) -> Splits:
 
 
 def refuse_unreadable(cfg_dataset, paths: Sequence[Path]) -> None:
-    """Decode every file; UserError that names the first one (in order) that fails."""
+    """Decode every file; UserError that names those that fail, in order, at most `_MOST_TOLD` of them."""
     # Pillow decodes outside the interpreter's lock; few threads, as each holds a whole image.
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
         verdicts = zip(paths, pool.map(_verdict, paths), strict=True)
-        for path, verdict in tqdm(verdicts, "checking images", len(paths), leave=False, disable=None):
-            if verdict is not None:
-                pool.shutdown(cancel_futures=True)
-                raise _bad(cfg_dataset, f"{path} cannot be read: {verdict}")
+        bar = tqdm(verdicts, "checking images", len(paths), leave=False, disable=None)
+        told = [f"{path} cannot be read: {verdict}" for path, verdict in bar if verdict is not None]
+    if told:
+        more = [f"and {len(told) - _MOST_TOLD} more"] if len(told) > _MOST_TOLD else []
+        raise _bad(cfg_dataset, "; ".join([*told[:_MOST_TOLD], *more]))
 
 
 def _verdict(path: Path) -> str | None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from wasi.errors import UserError
 from wasi.layers.peft_linear import PeftLinear
 from wasi.methods.method import Method
-from wasi.methods.scope import replace_each, scope_linears
+from wasi.methods.scope import check_adapter_rank, replace_each, scope_linears
 from wasi.models.modes import evaluating
 from wasi.models.structure import head_module
 from wasi.optional import optional
@@ -75,6 +75,8 @@ class Peft(Method):
     def apply(self, model: nn.Module, calibration) -> nn.Module:
         linears = scope_linears(model, self.scope)
         trained = [p for p in model.parameters() if p.requires_grad] if self.train_rest else []
+        if self.lora_rank is not None and "lora_rank" in _TYPES[self.type][1]:
+            check_adapter_rank(self.lora_rank, linears)
         weights = {id(linear.weight) for linear in linears.values()}
         images = islice(calibration, self.calibration_batches) if self.type in _STARTS else ()
         device = next(model.parameters()).device

@@ -1,9 +1,11 @@
 """Tucker ranks of the saved inputs, fixed before training, and the bases they start from ."""
 
-from collections.abc import Callable, Iterable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from wasi.errors import UserError
@@ -11,6 +13,8 @@ from wasi.layers.activation import TuckerState, epsilon_ranks
 from wasi.methods.calibration import decomposing, observe_inputs
 from wasi.methods.perplexity_search import PerplexitySearch
 from wasi.methods.perplexity_table import OPTION as TABLE
+
+log = logging.getLogger(__name__)
 
 Ranks = tuple[int, ...]
 Batch = tuple[Tensor, Tensor]
@@ -58,16 +62,29 @@ class ActivationRanks:
     ) -> dict[str, TuckerState]:
         """One state per layer, with bases from its first call on the first of `batches`."""
         states: dict[str, TuckerState] = {}
+        shapes: list[torch.Size] = []
         batch = next(iter(batches))
 
         def see(name: str, x: Tensor) -> None:
             if name not in states:
+                shapes.append(x.shape)
                 with decomposing(name):
                     states[name] = TuckerState(x, choose(name, x), self.update_gap, self._phase(len(states)))
 
         choose = self._chooser(model, layers, batch)
         observe_inputs(model, layers, [batch], see)
+        if self.selection == "fixed":
+            self._tell_wholes(shapes)
         return states
+
+    def _tell_wholes(self, shapes: Sequence[torch.Size]) -> None:
+        """A rank that no layer's input has cuts nothing, which is hardly what was meant."""
+        for mode, (rank, sizes) in enumerate(zip(self.ranks, zip(*shapes, strict=True), strict=True), 1):
+            if rank > max(sizes):
+                log.warning(
+                    "rank.activation_ranks=%s: mode %d has at most %d in every layer, so %d keeps it whole",
+                    list(self.ranks), mode, max(sizes), rank,
+                )  # fmt: skip
 
     def _phase(self, index: int) -> int:
         """Any run of `update_gap` layers, and equal layers of successive blocks, get different steps."""

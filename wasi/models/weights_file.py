@@ -57,6 +57,20 @@ def run_header(run: str | Path) -> ModelHeader:
     return _parsed(content, run, RUN, _ALLOWED_RUN)
 
 
+def damaged(file: Path) -> bool:
+    """Whether a safetensors file is there and is not whole, by its header and its size."""
+    if not file.is_file():
+        return False
+    try:
+        content = _read(file, RUN, _ALLOWED_RUN)
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+        ends = [entry["data_offsets"][1] for key, entry in content.items() if key != "__metadata__"]
+        return file.stat().st_size != 8 + length + max(ends, default=0)
+    except (UserError, OSError, KeyError):
+        return True
+
+
 def _parsed(content: dict[str, Any], source: str | Path, option: str, allowed: str) -> ModelHeader:
     try:
         return ModelHeader.from_json(content["__metadata__"][METADATA_KEY])

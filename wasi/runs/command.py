@@ -1,5 +1,6 @@
 """The command line around Hydra: exit status after a signal, and the command that continues where it stopped."""
 
+import logging
 import os
 import re
 import shlex
@@ -10,12 +11,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from hydra._internal import utils as hydra_utils
-from hydra.errors import ConfigCompositionException
+from hydra.errors import ConfigCompositionException, OverrideParseException
 
 from wasi.config.hardware import launched
 from wasi.config.rejected import rejected
 from wasi.errors import Interrupted
-from wasi.runs.ending import print_error
+from wasi.runs.ending import one_line, print_error
 from wasi.runs.processes import without_a_folder
 from wasi.signals import interruptible
 
@@ -28,6 +29,7 @@ def command(main: Callable[[], object]) -> None:
     An option or choice that does not exist ends it with 2 and one line.
     """
     sys.argv = without_a_folder(with_device_number(sys.argv))
+    logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback at every line
     try:
         with interruptible(), _one_line_for_rejected_options():
             main()
@@ -68,7 +70,12 @@ def _one_line_for_rejected_options() -> Iterator[None]:
 def _tell_rejected(function: Callable[[], Any]) -> Any:
     try:
         return function()
-    except (ConfigCompositionException, ValueError) as error:
+    except OSError as error:  # Hydra's own files: a full disk, a folder that may not be written into
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        print_error(one_line(f"{type(error).__name__}: {error}"))
+        sys.exit(1)
+    except (ConfigCompositionException, OverrideParseException, ValueError) as error:
         mistake = rejected(error, sys.argv[1:])
         if mistake is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -20,10 +20,13 @@ from wasi.config.known import check_config
 from wasi.config.objectives import DEFAULT, Values, values_of
 from wasi.config.sweep import sweep_name
 from wasi.errors import Interrupted
+from wasi.models.weights_file import FILE_NAME as MODEL_NAME
+from wasi.models.weights_file import damaged
 from wasi.runs.command import continue_with
 from wasi.runs.ending import Ending, ending_of, print_error, tell
 from wasi.runs.inputs import check_inputs
 from wasi.runs.lock import sole_owner
+from wasi.runs.places import take_place
 from wasi.runs.processes import Others, check_processes, follow
 from wasi.runs.provenance import code_version, machine
 from wasi.runs.record import Record
@@ -34,6 +37,7 @@ from wasi.tracking import NullTracker, Tracker, open_tracker
 log = logging.getLogger(__name__)
 
 _ended_here: set[Path] = set()  # folders of the sweep under way that this process has dealt with
+_stopped: list[int] = []  # the signal that stopped a job here; a launcher's worker may be handed another one
 
 
 @dataclass
@@ -75,9 +79,17 @@ def run_job(cfg: DictConfig, body: Body, performer: Perform | None = None) -> fl
     if not in_sweep:
         continue_with("hydra.run.dir", folder)
         _keep_sweep_name(cfg, read_result(folder), HydraConfig.get().overrides.task)
+    if _stopped:
+        raise Interrupted(_stopped[0])
     main = threading.current_thread() is threading.main_thread()
-    with interruptible() if main else nullcontext(), sole_owner(folder) as alone:
-        ending = (performer or perform)(cfg, folder, body) if alone else _taken(folder)
+    try:
+        with interruptible() if main else nullcontext():
+            take_place()
+            with sole_owner(folder) as alone:
+                ending = (performer or perform)(cfg, folder, body) if alone else _taken(folder)
+    except Interrupted as stop:
+        _stopped.append(stop.signum)
+        raise
     _ended_here.add(folder)
     if ending.exit_code and not in_sweep:
         sys.exit(ending.exit_code)
@@ -134,7 +146,10 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
     with uninterrupted():
         seconds = time.monotonic() - start
         found = {"metrics": run.metrics, "layers": run.layers, "classes": run.classes, "history": history(run)}
-        record.end(ending.status, ending.error, found, seconds, run.resumed_from_step)
+        try:
+            record.end(ending.status, ending.error, found, seconds, run.resumed_from_step)
+        except OSError as error:  # a full disk: what is there stays, checkpoints included, and the next job is tried
+            ending = replace(ending_of(error), signum=ending.signum)
         tell(ending, folder / "train.log")
         _close(run, record, ending)
     if ending.status == "completed":
@@ -171,6 +186,8 @@ def _skip(record: Record, monitor: bool) -> Ending:
     before = record.previous["provenance"].get("machine", {}).get("processor")
     if before not in (None, machine()["processor"]):
         log.warning("the completed result's times are those of %s; reports show them apart", before)
+    if damaged(record.folder / MODEL_NAME):
+        log.warning("%s is cut or damaged: train.rerun=true makes it anew", _shown(record.folder / MODEL_NAME))
     if monitor and not (record.folder / "monitor.csv").exists():
         log.warning("train.monitor=true has no effect on a completed run: train.rerun=true trains it under watch")
     return Ending("completed")
@@ -192,8 +209,8 @@ def _checkpoints(folder: Path) -> tuple[Path, Path]:
 
 
 def _remove_checkpoint(folder: Path) -> None:
-    """And the weights of the best epoch beside it."""
-    for file in (*_checkpoints(folder), folder / "best.pt"):
+    """And the weights of the best epoch beside it, and what a killed process was about to write."""
+    for file in (*_checkpoints(folder), folder / "best.pt", *folder.glob("*.tmp")):
         file.unlink(missing_ok=True)
 
 

@@ -1,36 +1,41 @@
-"""One process at a time in a run's folder."""
+"""One process at a time in a run's folder, on whatever machine that shares the file system."""
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+_NAME = ".lock"
 
 
 @contextmanager
 def sole_owner(folder: Path) -> Iterator[bool]:
     """Whether this process has the folder to itself while the block runs. The lock dies with its process.
 
-    True where the file system knows no locks.
+    A lock on the file `.lock`, which NFS (version 3 with its lock service, or 4), Lustre with `-o flock`, GPFS and
+    BeeGFS keep between machines; a lock on the folder itself they would not. Where the file system knows no locks the
+    file's being there is the lock, which names its process (`filelock`).
     """
-    handle = os.open(folder, os.O_RDONLY)
+    lock = FileLock(folder / _NAME, timeout=0)
     try:
-        yield _locked(handle)
+        lock.acquire()
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
     finally:
-        os.close(handle)
+        lock.release()
 
 
 def is_at_work(folder: Path) -> bool:
-    """Whether another process has the folder."""
+    """Whether another process has the folder. Makes no file; a lock that may not be opened is taken for held."""
+    lock = folder / _NAME
+    if not lock.exists():
+        return False
+    if not os.access(lock, os.R_OK | os.W_OK):
+        return True
     with sole_owner(folder) as alone:
         return not alone
-
-
-def _locked(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True

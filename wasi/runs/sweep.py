@@ -1,8 +1,7 @@
 """The frame of a sweep: checked before its first job, told about after its last."""
 
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from wasi.runs.command import continue_with
 from wasi.runs.ending import ending_of, one_line, print_error
 from wasi.runs.folder import check_folder
 from wasi.runs.job import forget_ended
+from wasi.runs.launching import prepare_launcher
 from wasi.runs.lock import is_at_work
 from wasi.runs.plan import write_plan
 from wasi.runs.result import FILE_NAME, read_result
@@ -45,8 +45,8 @@ class SweepCallback(Callback):
         _exit_if_refused(lambda: check_folder("hydra.run.dir", config.hydra.run.dir))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        self._start = time.time()
         _exit_if_refused(lambda: self._check_sweep(config))
+        self._before = versions(Path(config.hydra.sweep.dir), self.file_name)
         name = str(config.sweep)
         _pin_name(config, name)
         write_plan(Path(config.hydra.sweep.dir), config.hydra)
@@ -59,11 +59,12 @@ class SweepCallback(Callback):
         check_tuning(config.hydra)
         check_folder("hydra.sweep.dir", config.hydra.sweep.dir)
         self.check(config, swept)
+        prepare_launcher(config)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
         told = _tell(self.report, folder)
-        failures = failed_jobs(folder, self._start, self.file_name)
+        failures = failed_jobs(folder, self._before, self.file_name)
         for job, result in failures.items():
             print_error(f"{job}: {result['status']}: {result['error']}")
         if failures or not told:
@@ -90,8 +91,20 @@ def _tell(report: Callable[[Path], str], folder: Path) -> bool:
     return True
 
 
-def failed_jobs(sweep: Path, since: float, file_name: str = FILE_NAME) -> dict[Path, dict]:
-    """Results under `sweep` written at or after `since` that are not completed, by job folder.
+def versions(sweep: Path, file_name: str = FILE_NAME) -> dict[Path, tuple[int, int]]:
+    """Every result under `sweep`, and what tells whether it has been written again; no clock does that safely."""
+    return {path: _version(path) for path in sweep.rglob(file_name)}
+
+
+def _version(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns
+
+
+def failed_jobs(
+    sweep: Path, before: Mapping[Path, tuple[int, int]], file_name: str = FILE_NAME
+) -> dict[Path, dict]:
+    """Results under `sweep` that are not completed, by job folder; without those that are as they were `before`.
 
     One that still says `running` counts when no process is at work there any more. A learning rate that was tried
     and diverged is no failure but an answer.
@@ -99,7 +112,7 @@ def failed_jobs(sweep: Path, since: float, file_name: str = FILE_NAME) -> dict[P
     failures, tried = {}, not_chosen(sweep)
     for path in sorted(sweep.rglob(file_name)):
         result = read_result(path.parent, file_name)
-        if result is None or result.get("status") == "completed" or path.stat().st_mtime < since - 1:
+        if result is None or result.get("status") == "completed" or before.get(path) == _version(path):
             continue
         if result["status"] == "diverged" and path.parent.name in tried:
             continue

@@ -95,8 +95,10 @@ def _replace(path: Path, state: dict, keep: Path | None = None) -> None:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error.__context__, OSError):  # behind torch's own error: the file system's, such as a full disk
+            raise error.__context__ from None
         raise
     if keep is not None and path.exists():
         os.replace(path, keep)

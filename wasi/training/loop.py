@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import isfinite
+from math import log as log_of
 from pathlib import Path
 from time import perf_counter
 
@@ -23,6 +24,8 @@ from wasi.training.evaluate import evaluate
 from wasi.training.step import StepResult, TrainStep
 
 log = logging.getLogger(__name__)
+
+_SENSELESS = 10  # times the loss of guessing
 
 
 class Fit:
@@ -61,6 +64,7 @@ class Fit:
         self.on_epoch, self.mix = on_epoch, mix
         self._loaders: dict[str, Loader] = {}  # while it runs
         self._half_done = False
+        self.classes = 0  # known once there was an evaluation
         self.step_seconds: list[float] = []  # of this process's steps on whole batches
         self._save_if_best()  # a process that died between the two files left the older of this one
 
@@ -89,7 +93,8 @@ class Fit:
                     self._finish_epoch(epoch, values)
         except Interrupted:
             if not self._half_done:
-                self._save()
+                with uninterrupted():  # a scheduler's second signal does not cut the checkpoint short
+                    self._save()
             raise
         finally:
             self._loaders.clear()  # and with them their workers, and images on the device
@@ -99,6 +104,7 @@ class Fit:
             load_best(self.folder, self.step)
             log.info("kept the weights of epoch %d, the best of validation", best)
             selected = best
+        _warn_of_loss(self.progress.epochs[selected - 1]["val/loss"], self.classes)
         best_acc = self.progress.epochs[best - 1]["val/acc"]
         return self.progress.epochs[selected - 1] | {"val/best_acc": best_acc, "val/best_epoch": best}
 
@@ -156,7 +162,9 @@ class Fit:
         values = {"train/loss": progress.loss_sum / progress.count}
         if (epoch + 1) % train.eval_every == 0 or epoch + 1 == train.epochs:
             batches = eval_batches(self._loaders["val"], data.batch_size)
-            values |= evaluate(self.step.model, batches, self.step.normalize).metrics("val")
+            found = evaluate(self.step.model, batches, self.step.normalize)
+            self.classes = len(found.counts)
+            values |= found.metrics("val")
         if not all(isfinite(v) for v in values.values()):
             raise Diverged(f"validation loss after epoch {epoch + 1} is {values['val/loss']}")
         return values
@@ -193,3 +201,12 @@ class Fit:
         self.tracker.flush()
         if not parallel.rank():  # one writer
             save_checkpoint(self.folder, self.step, self.scheduler, self.progress)
+
+
+def _warn_of_loss(loss: float, classes: int) -> None:
+    """Finite, and yet no result: a model that knows nothing has a loss of ln(classes)."""
+    if classes > 1 and loss > _SENSELESS * log_of(classes):
+        log.warning(
+            "val/loss is %.3g, where guessing among %d classes has %.3g: this run has learned nothing that is of use; "
+            "a lower optimizer.lr may help", loss, classes, log_of(classes),
+        )  # fmt: skip

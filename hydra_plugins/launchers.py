@@ -1,0 +1,158 @@
+"""Hydra's launchers (joblib, submitit, Ray) with what a sweep that is to survive needs beyond them.
+
+- A job whose process dies (out of memory, a lost machine) is one failed job: the others end, and the report is written.
+- A signal to the sweep's process reaches the jobs' processes on this machine, which save a checkpoint.
+
+Each class takes the options of the launcher behind it, which is imported when it is used.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+
+from wasi.errors import Interrupted
+from wasi.runs.ending import one_line, print_error
+from wasi.runs.lock import is_at_work
+from wasi.runs.result import FILE_NAME, read_result
+
+_SECONDS_TO_SAVE = 60.0
+
+
+class _Launcher(Launcher):
+    module = inner = ""
+    forwarded: int | None = None  # what its processes on this machine are sent when this one is told to stop
+
+    def __init__(self, **options: Any):
+        self.options = options
+
+    def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
+        self.launcher = getattr(import_module(f"hydra_plugins.{self.module}"), self.inner)(**self.options)
+        self.launcher.setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        self.folder = Path(config.hydra.sweep.dir)
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        forwarding = nullcontext() if self.forwarded is None else _forwarding(self.forwarded, self.folder)
+        with forwarding:
+            return self.launch_all(job_overrides, initial_job_idx)
+
+    def launch_all(self, jobs: Sequence[Sequence[str]], first: int) -> Sequence[JobReturn]:
+        return self.launcher.launch(jobs, initial_job_idx=first)
+
+
+class Joblib(_Launcher):
+    module, inner, forwarded = "hydra_joblib_launcher.joblib_launcher", "JoblibLauncher", signal.SIGUSR1
+
+    def launch_all(self, jobs: Sequence[Sequence[str]], first: int) -> Sequence[JobReturn]:
+        """joblib ends every job when one process dies. Those that were completed are skipped the second time."""
+        from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+        try:
+            return super().launch_all(jobs, first)
+        except TerminatedWorkerError as error:
+            print_error(f"a job's process died, and joblib ended the others, which go on now: {one_line(str(error))}")
+        try:
+            return super().launch_all(jobs, first)
+        except TerminatedWorkerError as error:
+            print_error(f"a job's process died again: {one_line(str(error))}")
+            return [_lost() for _ in jobs]
+
+
+class _Submitit(_Launcher):
+    module = "hydra_submitit_launcher.submitit_launcher"
+
+    def launch_all(self, jobs: Sequence[Sequence[str]], first: int) -> Sequence[JobReturn]:
+        """submitit raises for the first job without a result and would leave the others unattended."""
+        from submitit.core.core import Job
+        from submitit.core.utils import FailedJobError, UncompletedJobError
+
+        with _answered(Job, "results", (FailedJobError, UncompletedJobError), lambda lost: [lost]):
+            return super().launch_all(jobs, first)
+
+
+class SubmititLocal(_Submitit):
+    inner, forwarded = "LocalLauncher", signal.SIGTERM  # submitit's process between hands it on
+
+
+class SubmititSlurm(_Submitit):
+    inner = "SlurmLauncher"
+
+
+class Ray(_Launcher):
+    module, inner = "hydra_ray_launcher.ray_launcher", "RayLauncher"
+
+    def launch_all(self, jobs: Sequence[Sequence[str]], first: int) -> Sequence[JobReturn]:
+        """Ray raises for the first job that is lost for good, and ends the others with this process."""
+        import ray
+
+        with _answered(ray, "get", (ray.exceptions.RayError,), lambda lost: lost):
+            return super().launch_all(jobs, first)
+
+
+@contextmanager
+def _answered(owner: Any, name: str, errors: tuple, answer: Callable[[JobReturn], Any]) -> Iterator[None]:
+    """`owner.name(...)` returns what a lost job returns instead of raising one of `errors`."""
+    original = getattr(owner, name)
+
+    def told(*args: Any, **options: Any) -> Any:
+        try:
+            return original(*args, **options)
+        except errors as error:
+            print_error(f"a job's process died: {one_line(str(error))[:300]}")
+            return answer(_lost())
+
+    setattr(owner, name, told)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+def _lost() -> JobReturn:
+    """Of a job that returned nothing; its result.json still says `running`, which the sweep's end counts as failed."""
+    lost = JobReturn()
+    lost.return_value, lost.status = None, JobStatus.COMPLETED
+    return lost
+
+
+@contextmanager
+def _forwarding(forwarded: int, folder: Path) -> Iterator[None]:
+    """SIGINT or SIGTERM first goes to the jobs' processes, which get the time to save; then it stops the sweep."""
+
+    def stop(signum: int, frame: object) -> None:
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)
+        if signum == signal.SIGTERM or forwarded != signal.SIGTERM:  # a terminal's Ctrl-C reaches them by itself
+            _send(forwarded)
+        deadline = time.monotonic() + _SECONDS_TO_SAVE
+        while time.monotonic() < deadline and any(_running(folder)):
+            time.sleep(0.1)
+        raise Interrupted(signum)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _send(signum: int) -> None:
+    import psutil
+
+    for child in psutil.Process().children():
+        if not any("resource_tracker" in word for word in child.cmdline()):
+            os.kill(child.pid, signum)
+
+
+def _running(folder: Path) -> Iterator[Path]:
+    for path in folder.glob(f"*/{FILE_NAME}"):
+        if (read_result(path.parent) or {}).get("status") == "running" and is_at_work(path.parent):
+            yield path

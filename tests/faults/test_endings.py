@@ -1,0 +1,168 @@
+"""Signals in the middle of a step, full and read-only disks, cut files, data that go away, two commands at once."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from tests.faults.sweeps import outcome, result, run, start
+
+pytestmark = pytest.mark.long
+LONG = ("train.epochs=500", "train.checkpoint_every=3")
+
+
+def wait_for(process, folder, pattern):
+    while not list(folder.glob(pattern)):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_in_the_middle_of_a_step(signum, tmp_path):
+    process = start("hydra.run.dir=run", "logger=wandb_offline", *LONG, cwd=tmp_path)
+    wait_for(process, tmp_path / "run", "checkpoint_before.pt")
+    process.send_signal(signum)
+    told, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signum and "Traceback" not in told
+    assert (result(tmp_path / "run")["status"], result(tmp_path / "run")["error"]) == (
+        "interrupted", f"stopped by {signum.name}",
+    )  # fmt: skip
+    step = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)["progress"]["step"]
+    (history,) = (tmp_path / "run").rglob("*.wandb")
+    steps, exits = _history(history)
+    assert exits == 1 and max(steps) == step
+
+
+def _history(path):
+    """Optimizer steps in an offline W&B file, and how many times it says that the run has ended.
+
+    32 KiB blocks of [crc u32, length u16, kind u8] chunks after a header of 7 bytes.
+    """
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    raw, place, parts, steps, exits = path.read_bytes(), 7, b"", [], 0
+    while place + 7 <= len(raw):
+        room = 32768 - place % 32768
+        if room < 7:
+            place += room
+            continue
+        length, kind = int.from_bytes(raw[place + 4 : place + 6], "little"), raw[place + 6]
+        parts += raw[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            record, parts = Record.FromString(parts), b""
+            exits += record.HasField("exit")
+            items = record.history.item
+            steps += [int(i.value_json) for i in items if "train/step" in (i.key, *i.nested_key)]
+    return steps, exits
+
+
+@contextmanager
+def file_system(folder, options):
+    """A tmpfs of its own. Skips without the right to mount one."""
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", folder], capture_output=True)
+    if done.returncode:
+        pytest.skip("no right to mount a file system")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=False)
+
+
+@pytest.mark.parametrize("kib", [300, 3000, 6000, 12000])  # the log, a checkpoint, the second, the model do not fit
+def test_a_full_disk_is_one_line_and_what_was_saved_is_continued(kib, tmp_path):
+    with file_system(tmp_path / "disk", f"size={kib}k") as disk:
+        status, told = run("hydra.run.dir=run", cwd=disk)
+        assert "Traceback" not in told and (status != 0 or result(disk / "run")["status"] == "completed")
+        assert status == 0 or "No space left" in told or "os error 28" in told
+        assert not list(disk.rglob("*.tmp"))
+        subprocess.run(["mount", "-o", "remount,size=200m", disk], check=True)
+        status, told = run("hydra.run.dir=run", cwd=disk)
+        assert status == 0, told
+        resumed = outcome(disk)["run"]
+    assert run("hydra.run.dir=whole", cwd=tmp_path)[0] == 0
+    assert resumed == outcome(tmp_path)["whole"]
+
+
+def test_a_read_only_disk_is_one_line(tmp_path):
+    with file_system(tmp_path / "disk", "size=20m") as disk:
+        (disk / "there").mkdir()
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        for words in (["hydra.run.dir=run"], ["hydra.run.dir=there"], ["-m", "sweep=s", "seed=0,1"]):
+            status, told = run(*words, cwd=disk)
+            assert status == 2 and "Traceback" not in told and "error: hydra." in told
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pt", "result.json", "best.pt"])
+@pytest.mark.parametrize("keep", [0, 0.5])
+def test_a_cut_file_of_an_interrupted_run(name, keep, tmp_path):
+    words = ("train.epochs=6", "train.select=best")
+    process = start("hydra.run.dir=parts", *words, cwd=tmp_path)
+    wait_for(process, tmp_path / "parts", "best.pt")
+    wait_for(process, tmp_path / "parts", "checkpoint_before.pt")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    file = tmp_path / "parts" / name
+    file.write_bytes(file.read_bytes()[: int(keep * file.stat().st_size)])
+    status, told = run("hydra.run.dir=parts", *words, cwd=tmp_path)
+    assert status == 0, told
+    assert run("hydra.run.dir=whole", *words, cwd=tmp_path)[0] == 0
+    found = outcome(tmp_path)
+    assert found["parts"] == found["whole"]
+
+
+def test_a_cut_model_is_told_and_made_anew_when_asked(tmp_path):
+    assert run("hydra.run.dir=run", cwd=tmp_path)[0] == 0
+    whole = outcome(tmp_path)["run"]
+    model = tmp_path / "run/model.safetensors"
+    model.write_bytes(model.read_bytes()[:-100])
+    status, told = run("hydra.run.dir=run", cwd=tmp_path)
+    assert status == 0 and "model.safetensors is cut or damaged: train.rerun=true" in told
+    assert run("hydra.run.dir=run", "train.rerun=true", cwd=tmp_path)[0] == 0
+    assert outcome(tmp_path)["run"] == whole
+
+
+def test_a_data_set_that_goes_away_fails_its_jobs_alone(tmp_path):
+    from PIL import Image
+
+    for number in range(40):
+        folder = tmp_path / "photos" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (number, 99, 5 * number)).save(folder / f"{number}.png")
+    given = ("dataset=image_folder", "dataset.root=photos", "dataset.train_size=null", "dataset.val_size=null")
+    given += ("dataset.batch_size=4", "dataset.image_size=32")
+    process = start("hydra.run.dir=run", *given, *LONG, cwd=tmp_path)
+    wait_for(process, tmp_path / "run", "checkpoint_before.pt")
+    os.rename(tmp_path / "photos", tmp_path / "elsewhere")
+    told, _ = process.communicate(timeout=120)
+    assert process.returncode == 1 and "Traceback" not in told and result(tmp_path / "run")["status"] == "failed"
+    status, told = run("hydra.run.dir=run", *given, *LONG, cwd=tmp_path)
+    assert status == 2 and "error: dataset.root=photos: allowed is" in told
+    assert (tmp_path / "run/checkpoint.pt").exists()  # put back, the data are gone on with
+    os.rename(tmp_path / "elsewhere", tmp_path / "photos")
+    process = start("hydra.run.dir=run", *given, *LONG, cwd=tmp_path)
+    wait_for(process, tmp_path / "run", "train.log")
+    while "resuming at step" not in (tmp_path / "run/train.log").read_text():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+
+
+def test_two_commands_at_once_share_the_jobs(tmp_path):
+    words = ("-m", "sweep=s", "method=vanilla,wasi", "seed=0,1")
+    both = [start(*words, cwd=tmp_path) for _ in range(2)]
+    told = [process.communicate(timeout=600)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    trained = [line for text in told for line in text.splitlines() if "] completed in " in line]
+    found = outcome(tmp_path / "multirun/s")
+    assert len(trained) == len(found) == 4 and {status for status, *_ in found.values()} == {"completed"}
+    shutil.rmtree(tmp_path / "multirun")
+    assert run(*words, cwd=tmp_path)[0] == 0
+    assert outcome(tmp_path / "multirun/s") == found

@@ -1,0 +1,102 @@
+"""What a sweep's process prepares for the processes that a launcher starts."""
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from wasi.config import hardware
+from wasi.errors import UserError
+from wasi.runs import launching, places
+from wasi.runs.launching import prepare_launcher
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def config(compose_config, monkeypatch):
+    """`config(launcher, *overrides, gpus="")`: a sweep on a machine with these GPUs, its packages there."""
+
+    def composed(launcher, *overrides, gpus=""):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+        monkeypatch.setattr(hardware, "_torch_finds_cuda", lambda: bool(gpus))
+        monkeypatch.setattr(launching, "optional", lambda *_: None)
+        for name in ("PYTHONPATH", "WASI_PLACES"):
+            monkeypatch.setenv(name, "")
+        return compose_config(f"hydra/launcher={launcher}", *overrides, with_hydra=True)
+
+    return composed
+
+
+def offered():
+    return os.environ["WASI_PLACES"]
+
+
+def test_one_job_for_each_gpu(config):
+    cfg = config("joblib", gpus="2,3,5")
+    assert cfg.hydra.launcher.n_jobs == 3
+    prepare_launcher(cfg)
+    assert offered() == "2,3,5" and os.environ["PYTHONPATH"] == str(ROOT)
+    cfg = config("submitit_local", gpus="2,3")
+    assert cfg.hydra.launcher.gpus_per_node == 2
+    prepare_launcher(cfg)
+    assert offered() == "2,3"
+    assert config("ray", gpus="0").hydra.launcher.ray.remote.num_gpus == 1
+
+
+def test_more_jobs_than_gpus_are_refused(config):
+    with pytest.raises(UserError, match="hydra.launcher.n_jobs=4: allowed is at most 2 here, one for each GPU"):
+        prepare_launcher(config("joblib", "hydra.launcher.n_jobs=4", gpus="0,1"))
+
+
+def test_on_a_cpu_as_many_as_the_cores_serve(config, monkeypatch):
+    monkeypatch.setattr(hardware, "_cores", lambda: 8)
+    assert config("joblib").hydra.launcher.n_jobs == 1
+    assert config("joblib", "device.num_threads=2").hydra.launcher.n_jobs == 4
+    assert config("joblib", "device=cpu", "device.num_threads=4", gpus="0,1,2").hydra.launcher.n_jobs == 2
+    remote = config("ray", "device.num_threads=2").hydra.launcher.ray.remote
+    assert (remote.num_gpus, remote.num_cpus) == (0, 2)
+    prepare_launcher(config("joblib", "device.num_threads=2"))
+    assert offered() == ""  # joblib itself starts no more than n_jobs
+    prepare_launcher(config("submitit_local", "device.num_threads=4"))
+    assert offered() == "cpu-0,cpu-1"
+
+
+def test_a_launcher_that_is_not_installed_is_one_line(config, monkeypatch):
+    cfg = config("ray")
+    monkeypatch.undo()
+    monkeypatch.setattr(importlib, "import_module", lambda name: (_ for _ in ()).throw(ImportError(name)))
+    with pytest.raises(UserError, match=r"hydra/launcher=ray: allowed is with .*requirements-launchers.txt"):
+        prepare_launcher(cfg)
+
+
+TAKE = "import os, sys; from wasi.runs.places import take_place; take_place()\n"
+TAKE += "print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); sys.stdin.read()"
+
+
+def test_no_two_processes_have_one_gpu_and_a_third_waits(tmp_path):
+    env = {**os.environ, "WASI_PLACES": "4,GPU-7", "TMPDIR": str(tmp_path), "CUDA_VISIBLE_DEVICES": "4,GPU-7"}
+
+    def process():
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        return subprocess.Popen([sys.executable, "-c", TAKE], env=env, text=True, cwd=ROOT, **pipes)
+
+    first, second = process(), process()
+    got = [job.stdout.readline().strip() for job in (first, second)]
+    assert sorted(got) == ["4", "GPU-7"]
+    third = process()
+    second.kill()  # its place is free at once
+    assert third.stdout.readline().strip() == got[1]
+    for job in (first, second, third):
+        job.kill()
+        job.communicate()
+
+
+def test_where_nothing_is_offered_nothing_is_taken(monkeypatch):
+    monkeypatch.delenv("WASI_PLACES", raising=False)
+    places.take_place.cache_clear()
+    assert places.take_place() is None
+    places.take_place.cache_clear()

@@ -1,0 +1,57 @@
+"""Signals in the middle of what must not be left half done."""
+
+import os
+import signal
+
+import pytest
+
+from wasi.errors import Interrupted
+from wasi.signals import interruptible, uninterrupted
+
+
+def send(*signums):
+    for signum in signums:
+        os.kill(os.getpid(), signum)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_the_first_waits_for_the_end_of_the_step(signum):
+    steps = []
+    with pytest.raises(Interrupted) as stop, interruptible(), uninterrupted():
+        send(signum)
+        steps.append("whole")
+    assert stop.value.signum == signum and steps == ["whole"]
+
+
+def test_a_second_ctrl_c_does_not_wait():
+    with pytest.raises(Interrupted), interruptible(), uninterrupted():
+        send(signal.SIGINT, signal.SIGINT)
+        raise AssertionError("went on")
+
+
+@pytest.mark.parametrize("sent", [(signal.SIGTERM, signal.SIGUSR1), (signal.SIGUSR1, signal.SIGTERM)])
+def test_a_scheduler_s_signals_together_are_no_impatience(sent):
+    steps = []
+    with pytest.raises(Interrupted) as stop, interruptible(), uninterrupted():
+        send(*sent)
+        steps.append("whole")
+    assert stop.value.signum == signal.SIGUSR1 and steps == ["whole"]
+
+
+def test_who_handled_the_scheduler_s_signal_before_gets_it_when_all_is_saved():
+    order = []
+    before = signal.signal(signal.SIGUSR2, lambda signum, frame: order.append("queued again"))
+    try:
+        with pytest.raises(Interrupted), interruptible():
+            try:
+                with uninterrupted():
+                    send(signal.SIGUSR2)
+                    order.append("step")
+            finally:
+                order.append("saved")
+        assert order == ["step", "saved", "queued again"]
+        with pytest.raises(Interrupted), interruptible():
+            send(signal.SIGTERM)
+        assert order[-1] == "queued again" and len(order) == 3
+    finally:
+        signal.signal(signal.SIGUSR2, before)
