@@ -44,7 +44,7 @@ REFUSED = {
     "model.weights": ["null", "3", "true"],
     "device.name": ["gpu", "null"],
     "device.num_threads": COUNT,
-    "device.dtype": ["float16", "bfloat16", "null"],
+    "device.dtype": ["float16", "null"],
     "device.memory_limit_mib": ["0", "-5", "nan", "true"],
     "device.flush_denormals": FLAG,
     "optimizer.lr": ["0", "-1", "nan", "true", "null", "fast"],
