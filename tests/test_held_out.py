@@ -38,7 +38,7 @@ def test_test_images_are_read_once_and_at_the_very_end(method, tmp_path, monkeyp
     search = SEARCH if method == "wasi" else ()
     cfg = compose_config(
         f"method={method}", *SIZES, *search, "train.epochs=2", "train.select=best", "train.measure=false",
-        "train.monitor=true", "device=cpu",
+        "train.monitor=true", "device=cpu", "dataset.num_workers=0",  # reads are counted in this process
     )  # fmt: skip
     guarded = []
     loading = catalogue.load_data
