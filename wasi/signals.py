@@ -13,6 +13,7 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM)
 _PREEMPTING = (signal.SIGUSR1, signal.SIGUSR2)
 _depth = 0
 _pending: int | None = None
+_raised: int | None = None  # not held back; Python drops what is raised while a finalizer runs, such as a loader's
 
 
 def _handle(signum: int, frame: object) -> None:
@@ -21,8 +22,9 @@ def _handle(signum: int, frame: object) -> None:
     A scheduler sends several kinds at once (SIGCONT, SIGTERM, SIGUSR1), which is no impatience; the one by which the
     job is queued again is kept.
     """
-    global _pending
+    global _pending, _raised
     if not _depth:
+        _raised = signum
         raise Interrupted(signum)
     if _pending is None or signum in _PREEMPTING:
         _pending = signum
@@ -33,11 +35,13 @@ def _handle(signum: int, frame: object) -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """The signals raise `Interrupted` inside; the handlers before it come back afterwards.
+    """The signals raise `Interrupted` inside, at the latest at the end of the next step; afterwards the handlers before
+    it come back.
 
     A handler for the scheduler's signal that somebody else installed (submitit's, which queues the job again and ends
     the process) is called once everything inside has come to its end.
     """
+    global _raised
     before = {signum: signal.signal(signum, _handle) for signum in (*_STOPPING, *_PREEMPTING)}
     try:
         yield
@@ -49,6 +53,7 @@ def interruptible() -> Iterator[None]:
             others(stop.signum, None)
         raise
     finally:
+        _raised = None
         for signum, handler in before.items():
             signal.signal(signum, handler)
 
@@ -56,12 +61,13 @@ def interruptible() -> Iterator[None]:
 @contextmanager
 def uninterrupted() -> Iterator[None]:
     """A first signal inside is delivered at the end, so that state is only ever left between two steps."""
-    global _depth, _pending
+    global _depth, _pending, _raised
     _depth += 1
     try:
         yield
     finally:
         _depth -= 1
-    if not _depth and _pending is not None:
-        signum, _pending = _pending, None
+    signum = _raised if _pending is None else _pending
+    if not _depth and signum is not None:
+        _pending = _raised = None
         raise Interrupted(signum)
