@@ -55,3 +55,22 @@ def test_who_handled_the_scheduler_s_signal_before_gets_it_when_all_is_saved():
         assert order[-1] == "queued again" and len(order) == 3
     finally:
         signal.signal(signal.SIGUSR2, before)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_one_that_a_finalizer_swallows_stops_the_next_step():
+    class Loader:
+        def __del__(self):
+            send(signal.SIGTERM)
+
+    steps = []
+    with pytest.raises(Interrupted), interruptible():
+        loader = Loader()
+        del loader
+        steps.append("between")
+        with uninterrupted():
+            steps.append("whole")
+        steps.append("went on")
+    assert steps == ["between", "whole"]
+    with uninterrupted():
+        steps.append("another job")

@@ -15,6 +15,7 @@ _depth = 0
 _pending: int | None = None
 _nested = 0
 _arrived: int | None = None
+_raised: int | None = None  # not held back; Python drops what is raised while a finalizer runs, such as a loader's
 
 
 def _handle(signum: int, frame: object) -> None:
@@ -23,10 +24,11 @@ def _handle(signum: int, frame: object) -> None:
     A scheduler sends several kinds at once (SIGCONT, SIGTERM, SIGUSR1), which is no impatience; the one by which the
     job is queued again is kept.
     """
-    global _pending, _arrived
+    global _pending, _arrived, _raised
     if _nested and (_arrived is None or signum in _PREEMPTING):
         _arrived = signum
     if not _depth:
+        _raised = signum
         raise Interrupted(signum)
     if _pending is None or signum in _PREEMPTING:
         _pending = signum
@@ -59,13 +61,14 @@ def arrived() -> int | None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """The signals raise `Interrupted` inside; the handlers before it come back afterwards.
+    """The signals raise `Interrupted` inside, at the latest at the end of the next step; afterwards the handlers before
+    it come back.
 
     Any other exception that leaves the outermost of these contexts after a signal becomes `Interrupted`. A handler for
     the scheduler's signal that somebody else installed (submitit's, which queues the job again and ends the process) is
     called once everything inside has come to its end.
     """
-    global _nested, _arrived
+    global _nested, _arrived, _raised
     before = {signum: signal.signal(signum, _handle) for signum in (*_STOPPING, *_PREEMPTING)}
     _nested += 1
     try:
@@ -85,6 +88,7 @@ def interruptible() -> Iterator[None]:
             others(stop.signum, None)
         raise
     finally:
+        _raised = None
         _nested -= 1
         if not _nested:
             _arrived = None
@@ -95,12 +99,13 @@ def interruptible() -> Iterator[None]:
 @contextmanager
 def uninterrupted() -> Iterator[None]:
     """A first signal inside is delivered at the end, so that state is only ever left between two steps."""
-    global _depth, _pending
+    global _depth, _pending, _raised
     _depth += 1
     try:
         yield
     finally:
         _depth -= 1
-    if not _depth and _pending is not None:
-        signum, _pending = _pending, None
+    signum = _raised if _pending is None else _pending
+    if not _depth and signum is not None:
+        _pending = _raised = None
         raise Interrupted(signum)

@@ -46,3 +46,9 @@ def test_one_line_on_stderr(error, capsys, tmp_path):
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("error: ") and err.count("\n") == 1
     assert ("train.log" in err) == isinstance(error, ValueError)
+
+
+def test_an_error_in_a_data_loader_s_worker_is_the_worker_s_own():
+    text = "Caught OSError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File x\n"
+    ending = ending_of(OSError(f"{text}FileNotFoundError: [Errno 2] No such file: 'a.png'\n"))
+    assert ending.error == "FileNotFoundError: [Errno 2] No such file: 'a.png'" and "File x" in ending.details

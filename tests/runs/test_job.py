@@ -311,3 +311,20 @@ def test_a_cut_model_of_a_completed_run_is_told(cut, tmp_path, cfg, caplog):
     caplog.clear()
     perform(cfg, tmp_path, never)
     assert any("model.safetensors is cut or damaged" in message for message in caplog.messages) == bool(cut)
+
+
+def test_a_refused_run_leaves_the_checkpoint_of_another_in_its_folder_usable(tmp_path, cfg, compose_config):
+    def saves(cfg, run):
+        (run.folder / "checkpoint.pt").write_bytes(b"of this run")
+        raise Interrupted(signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        perform(cfg, tmp_path, saves)
+    gone = compose_config("dataset=image_folder", "dataset.root=gone", "sweep=here")
+    assert perform(gone, tmp_path, never).exit_code == 2
+    assert read_result(tmp_path)["status"] == "interrupted"
+
+    def goes_on(cfg, run):
+        assert (run.folder / "checkpoint.pt").exists()
+
+    assert perform(cfg, tmp_path, goes_on).status == "completed"

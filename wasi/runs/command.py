@@ -70,17 +70,17 @@ def _one_line_for_rejected_options() -> Iterator[None]:
 def _tell_rejected(function: Callable[[], Any]) -> Any:
     try:
         return function()
-    except OSError as error:  # Hydra's own files: a full disk, a folder that may not be written into
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        print_error(one_line(f"{type(error).__name__}: {error}"))
-        sys.exit(1)
     except (ConfigCompositionException, OverrideParseException, ValueError) as error:
         mistake = rejected(error, sys.argv[1:])
         if mistake is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         print_error(str(mistake))
         sys.exit(2)
+    except OSError as error:  # Hydra's own files: a full disk, a folder that may not be written into
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        print_error(one_line(f"{type(error).__name__}: {error}"))
+        sys.exit(1)
 
 
 def continue_with(option: str, value: object) -> str:

@@ -39,7 +39,7 @@ signum=None, details=None)
     if diverged := _cause(error, Diverged):
         return Ending("diverged", one_line(f"diverged: {diverged}"), exit_code=1)
     details = "".join(traceback.format_exception(error))
-    return Ending("failed", one_line(f"{type(error).__name__}: {error}"), exit_code=1, details=details)
+    return Ending("failed", _told(error), exit_code=1, details=details)
 
 
 def tell(ending: Ending, log_path: Path) -> None:
@@ -59,6 +59,15 @@ def print_error(line: str) -> None:
 
 def one_line(text: str) -> str:
     return " ".join(text.split())
+
+
+def _told(error: BaseException) -> str:
+    """Its type and text in one line; of one from a data loader's worker, where torch makes the whole traceback the
+    text, the last line, which is the worker's own error."""
+    text = str(error).strip()
+    if "Original Traceback" in text:
+        return text.splitlines()[-1].strip()
+    return one_line(f"{type(error).__name__}: {text}")
 
 
 def _cause(error: BaseException | None, kind: type) -> BaseException | None:

@@ -71,12 +71,14 @@ class Record:
         self._write()
 
     def end(self, status: str, error: str | None, found: dict, seconds: float, resumed_from_step: int) -> None:
-        """Write the ending; a run refused before it began leaves a completed result of its kind alone.
+        """Write the ending; a run refused before it began leaves a completed result of its kind alone, and that of
+        another run with a checkpoint. Such is the run itself, as long as its data are not there to be identified by.
 
         Args:
             found: `metrics`, `layers`, `classes` and `history`.
         """
-        if self.completed_before() and not self._begun:
+        others = self.previous is not None and not self.is_same_run() and any(self.folder.glob("checkpoint*.pt"))
+        if not self._begun and (self.completed_before() or others):
             return
         self.content.update(status=status, error=error, **strict(found) | {"metrics": measured(found["metrics"])})
         self.content["provenance"].update(threads=threads(), wall_seconds=seconds, **processes())
