@@ -11,7 +11,7 @@ from wasi.models.weights_file import KEYWORDS
 SECTIONS = ("model", "dataset", "augment", "method", "optimizer", "scheduler", "train", "device")
 _WITHOUT_EFFECT = {
     "dataset": ("root", "download", "num_workers"),
-    "train": ("checkpoint_every", "eval_every", "rerun", "save", "measure", "monitor"),
+    "train": ("checkpoint_every", "eval_every", "on_oom", "rerun", "save", "measure", "monitor"),
     "device": ("memory_limit_mib",),
 }
 _NO_AUGMENTATION = (None, 0)

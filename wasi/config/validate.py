@@ -187,6 +187,7 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "train.select": _names("last", "best"),
     "train.clip_norm": (or_null(_positive[0]), "a number above 0, or null"),
     "train.checkpoint_every": _count_or_null,
+    "train.on_oom": _names("fail", "halve"),
     "train.rerun": _yes_no,
     "train.save": _names("model", "none"),
     "train.measure": _yes_no,
@@ -302,6 +303,11 @@ TOGETHER: list[tuple[tuple[str, ...], Callable[..., bool], str]] = [
         ("train.micro_batch_size", "train.step_in_backward"),
         lambda size, in_backward: not in_backward or size is None,
         "false with train.micro_batch_size={}: a gradient is complete only after the last of them",
+    ),
+    (
+        ("train.on_oom", "train.step_in_backward"),
+        lambda on_oom, in_backward: not in_backward or on_oom == "fail",
+        "false with train.on_oom={}, which makes micro-batches",
     ),
     (
         ("optimizer.momentum", "optimizer.dampening", "optimizer.nesterov"),

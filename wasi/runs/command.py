@@ -17,6 +17,7 @@ from wasi.config.hardware import launched
 from wasi.config.rejected import rejected
 from wasi.errors import Interrupted
 from wasi.runs.ending import one_line, print_error
+from wasi.runs.fail_fast import spelled_out
 from wasi.runs.processes import without_a_folder
 from wasi.signals import interruptible
 
@@ -28,7 +29,7 @@ def command(main: Callable[[], object]) -> None:
 
     An option or choice that does not exist ends it with 2 and one line.
     """
-    sys.argv = without_a_folder(with_device_number(sys.argv))
+    sys.argv = without_a_folder(with_device_number(spelled_out(sys.argv)))
     logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback at every line
     try:
         with interruptible(), _one_line_for_rejected_options():

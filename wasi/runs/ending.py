@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wasi.errors import Diverged, Interrupted, UserError
+from wasi.runs.out_of_memory import is_out_of_memory
 from wasi.signals import arrived
 
 _log_file = logging.getLogger("wasi.file_only")
@@ -39,7 +40,8 @@ signum=None, details=None)
     if diverged := _cause(error, Diverged):
         return Ending("diverged", one_line(f"diverged: {diverged}"), exit_code=1)
     details = "".join(traceback.format_exception(error))
-    return Ending("failed", _told(error), exit_code=1, details=details)
+    kind = "out of memory: " if is_out_of_memory(error) else ""
+    return Ending("failed", (kind + _told(error)).rstrip(": "), exit_code=1, details=details)
 
 
 def tell(ending: Ending, log_path: Path) -> None:

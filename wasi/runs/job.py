@@ -24,8 +24,10 @@ from wasi.models.weights_file import FILE_NAME as MODEL_NAME
 from wasi.models.weights_file import damaged
 from wasi.runs.command import continue_with
 from wasi.runs.ending import Ending, ending_of, print_error, tell
+from wasi.runs.fail_fast import enough_failures
 from wasi.runs.inputs import check_inputs
 from wasi.runs.lock import sole_owner
+from wasi.runs.out_of_memory import with_less_memory
 from wasi.runs.places import take_place
 from wasi.runs.processes import Others, check_processes, follow
 from wasi.runs.provenance import code_version, machine
@@ -53,6 +55,10 @@ class Run:
     resumed_from_step: int = 0
     only_measure: bool = False  # it was trained before, without being measured
 
+    def start_over(self) -> None:
+        """Forget what was filled in."""
+        vars(self).update(vars(Run(self.folder, self.tracker, only_measure=self.only_measure)))
+
 
 Body = Callable[[DictConfig, Run], None]
 Perform = Callable[[DictConfig, Path, Body], Ending]
@@ -79,6 +85,8 @@ def run_job(cfg: DictConfig, body: Body, performer: Perform | None = None) -> fl
     if not in_sweep:
         continue_with("hydra.run.dir", folder)
         _keep_sweep_name(cfg, read_result(folder), HydraConfig.get().overrides.task)
+    elif enough_failures(hydra_cfg):
+        return None
     if _stopped:
         raise Interrupted(_stopped[0])
     main = threading.current_thread() is threading.main_thread()
@@ -121,7 +129,7 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
     start, record, run, others = time.monotonic(), Record(cfg, folder), Run(folder), Others()
     try:
         check_config(cfg)
-        check_processes(cfg, HydraConfig.get().mode == RunMode.MULTIRUN)
+        check_processes(cfg, HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN)
         sweep_name(cfg)
         if record.completed_before() and not cfg.train.rerun:
             run.only_measure = cfg.train.measure and record.lacks_measurement()
@@ -133,9 +141,8 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
         if not run.only_measure:
             _start_afresh_or_resume(record)
             record.begin()
-        run.tracker = open_tracker(cfg, folder, record.fingerprint, record.attempt)
         others.start(folder)
-        body(cfg, run)
+        _run_body(cfg, run, body, record)
         if run.only_measure:
             record.add(run.metrics)
         ending = Ending("completed")
@@ -161,6 +168,20 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
     if signum := ending.signum or arrived():
         raise Interrupted(signum)
     return ending
+
+
+def _run_body(cfg: DictConfig, run: Run, body: Body, record: Record) -> None:
+    """Call `body`; with `train.on_oom=halve` again with less memory, from the last checkpoint."""
+    cfg = record.as_before(cfg, run.only_measure)
+    run.tracker = open_tracker(cfg, run.folder, record.fingerprint, record.attempt)
+    if run.only_measure:  # of a model that was trained as it is
+        return body(cfg, run)
+
+    def on_smaller(size: int, error: str) -> None:
+        record.shrink(size, error)
+        run.start_over()
+
+    with_less_memory(lambda smaller: body(smaller, run), cfg, on_smaller)
 
 
 def _perform_beside(cfg: DictConfig, body: Body) -> Ending:

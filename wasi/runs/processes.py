@@ -49,6 +49,8 @@ def check_processes(cfg: DictConfig, in_sweep: bool) -> None:
     if cfg.train.measure:
         allowed = f"false for {processes} processes: memory and time are measured of one"
         raise UserError("train.measure", "true", allowed)
+    if cfg.train.on_oom == "halve":
+        raise UserError("train.on_oom", "halve", f"fail for {processes} processes: one cannot start over alone")
 
 
 def follow(cfg: DictConfig, body: Callable[[DictConfig, Path], None]) -> None:

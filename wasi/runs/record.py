@@ -9,6 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from wasi.config.fingerprint import SCHEMA_VERSION, fingerprint
 from wasi.config.hardware import device_class
+from wasi.runs.out_of_memory import with_micro_batch_size
 from wasi.runs.provenance import processes, provenance, threads
 from wasi.runs.result import FILE_NAME, measured, read_result, strict, write_json
 
@@ -64,6 +65,29 @@ class Record:
         self.content["metrics"].update(measured(metrics))
         now = {key: value for key, value in provenance().items() if key in ("git_commit", "git_dirty", "start")}
         self.content["provenance"]["measured"] = now
+        self._write()
+
+    def as_before(self, cfg: DictConfig, completed: bool) -> DictConfig:
+        """`cfg`, with the micro-batch that this run had come down to before it was stopped or, if so, `completed`."""
+        statuses = ("completed",) if completed else ("running", "interrupted")
+        before = self.previous if self.is_same_run() and self.previous["status"] in statuses else {}
+        shrunk = before.get("provenance", {}).get("out_of_memory")
+        if not shrunk or cfg.train.on_oom != "halve":
+            return cfg
+        size = before["config"]["train"]["micro_batch_size"]
+        self.content["provenance"]["out_of_memory"] = shrunk
+        self.content["config"]["train"]["micro_batch_size"] = size
+        if not completed:
+            self._write()
+        return with_micro_batch_size(cfg, size)
+
+    def shrink(self, micro_batch_size: int, error: str) -> None:
+        """The run starts over with smaller micro-batches; which ones were too large stays in its provenance."""
+        config = self.content["config"]
+        too_large = config["train"]["micro_batch_size"] or config["dataset"]["batch_size"]
+        attempts = self.content["provenance"].setdefault("out_of_memory", [])
+        attempts.append({"micro_batch_size": too_large, "error": error})
+        config["train"]["micro_batch_size"] = micro_batch_size
         self._write()
 
     def begin(self) -> None:

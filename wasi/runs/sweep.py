@@ -13,6 +13,7 @@ from wasi.config.known import check_config
 from wasi.config.sweep import sweep_name, swept_options
 from wasi.runs.command import continue_with
 from wasi.runs.ending import ending_of, one_line, print_error
+from wasi.runs.fail_fast import OPTION, check_fail_fast, enough_failures
 from wasi.runs.folder import check_folder
 from wasi.runs.job import forget_ended
 from wasi.runs.launching import prepare_launcher
@@ -26,9 +27,15 @@ class SweepCallback(Callback):
     """Hydra's hooks around `-m`. A refused sweep ends with 2, one with a failed job with 1.
 
     Another kind of job overrides `file_name` (of its results), `check` and `report`.
+
+    Args:
+        fail_fast: failures of one reason after which no further job is begun; None for all jobs.
     """
 
     file_name = FILE_NAME
+
+    def __init__(self, fail_fast: int | None = None):
+        self._fail_fast = fail_fast
 
     def check(self, config: DictConfig, swept: set[str]) -> None:
         """Raises UserError for what no job could do; options in `swept` differ from job to job."""
@@ -43,6 +50,7 @@ class SweepCallback(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         _exit_if_refused(lambda: check_tuning(config.hydra))
         _exit_if_refused(lambda: check_folder("hydra.run.dir", config.hydra.run.dir))
+        _exit_if_refused(lambda: check_fail_fast(self._fail_fast, in_sweep=False))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         _exit_if_refused(lambda: self._check_sweep(config))
@@ -58,6 +66,7 @@ class SweepCallback(Callback):
         sweep_name(config, swept)
         check_tuning(config.hydra)
         check_folder("hydra.sweep.dir", config.hydra.sweep.dir)
+        check_fail_fast(self._fail_fast, in_sweep=True)
         self.check(config, swept)
         prepare_launcher(config)
 
@@ -67,6 +76,9 @@ class SweepCallback(Callback):
         failures = failed_jobs(folder, self._before, self.file_name)
         for job, result in failures.items():
             print_error(f"{job}: {result['status']}: {result['error']}")
+        if stopped := enough_failures(config.hydra):
+            count, reason = stopped
+            print_error(f"stopped after {count} failures of one kind, {OPTION}={self._fail_fast}: {reason}")
         if failures or not told:
             sys.exit(1)
 
