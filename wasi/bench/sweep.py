@@ -27,6 +27,8 @@ class BenchCallback(SweepCallback):
         super().check(config, swept)
         if is_tuned_sweep(config.hydra):
             raise UserError("hydra/sweeper", "tuned", "basic, as a benchmark tunes nothing")
+        if config.bench.get("fit") is not None:
+            raise UserError("-m", "with bench.fit", "one plan at a time: its own lists say what is looked over")
         if not swept & {"bench", "bench.baseline", "bench.baseline_recipe", "experiment"}:
             check_baseline(config.bench)
 

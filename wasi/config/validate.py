@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from wasi.config.levels import LEVELS
 from wasi.errors import UserError
 
 Predicate = Callable[[Any], bool]
@@ -160,7 +161,7 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "train.checkpoint_every": _count_or_null,
     "train.rerun": _yes_no,
     "train.save": _names("model", "none"),
-    "train.measure": _yes_no,
+    "train.measure": (lambda v: is_bool(v) or one_of(*LEVELS)(v), "none, fast or full (false is none, true is full)"),
     "train.monitor": _yes_no,
     "tune.lr": (
         lambda v: v is None or _is_rates(v) or (isinstance(v, DictConfig) and all(map(_is_rates, v.values()))),
@@ -177,7 +178,9 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "bench.min_count": _count,
     "bench.min_seconds": _not_negative,
     "bench.rounds": _count,
+    "bench.runs": _count,
     "bench.rerun": _yes_no,
+    "bench.fit": (or_null(lambda value: isinstance(value, DictConfig)), "options of experiment=fit, or null"),
 }
 
 # The last of a rule's options is the one to blame; the predicate sees their values in this order.

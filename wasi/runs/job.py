@@ -16,6 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from wasi.config.known import check_config
+from wasi.config.levels import measure_level
 from wasi.config.sweep import sweep_name
 from wasi.errors import Interrupted
 from wasi.runs.command import continue_with
@@ -44,6 +45,7 @@ class Run:
     classes: list = field(default_factory=list)
     resumed_from_step: int = 0
     only_measure: bool = False  # it was trained before, without being measured
+    first_here: bool = True  # no job before it has left its marks on this process
 
 
 Body = Callable[[DictConfig, Run], None]
@@ -85,12 +87,12 @@ def forget_ended() -> None:
 
 def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
     """Skip, or run `body` and write down how it ended. Raises only `Interrupted`."""
-    start, record, run = time.monotonic(), Record(cfg, folder), Run(folder)
+    start, record, run = time.monotonic(), Record(cfg, folder), Run(folder, first_here=not _ended_here)
     try:
         check_config(cfg)
         sweep_name(cfg)
         if record.completed_before() and not cfg.train.rerun:
-            run.only_measure = cfg.train.measure and record.lacks_measurement()
+            run.only_measure = record.lacks_measurement(measure_level(cfg.train.measure))
             if not run.only_measure:
                 return _skip(record, cfg.train.monitor)
             log.info("already completed, measured now: %s", _shown(folder))

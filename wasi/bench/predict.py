@@ -1,0 +1,131 @@
+"""What a training step would take at other batch sizes, from small steps that were really taken.
+
+Two tracked steps of different batch sizes allocate and free the same tensors in the same order, each of a size
+`a + b B` (`B` images). So the live bytes after every event are known for any `B`, and their maximum is the peak, as
+long as the program is the same. Under `lean` the number of chunks differs, and the peak is taken as a straight line
+through two sizes. A step's time is a straight line through two timed sizes.
+"""
+
+import copy
+import time
+from collections.abc import Sequence
+
+import torch
+from omegaconf import OmegaConf, open_dict
+from torch import Tensor, nn
+
+from wasi.bench.subject import Subject
+from wasi.errors import Diverged
+from wasi.linalg.rank import explained_rank, weight_rank
+from wasi.measure.memory import MIB, LiveMemory
+from wasi.methods.describe import describe_layers
+from wasi.methods.scope import scope_linears
+from wasi.models.header import header_of
+from wasi.models.restart import give_factors
+from wasi.models.saved import inference_state
+from wasi.models.surrogate import singular_values
+from wasi.training.build import build_step
+from wasi.training.step import TrainStep
+
+CHUNK = 4  # images: `train.chunk_size` of the lean policy, small enough for two and three chunks to be cheap
+_SIZES = {"plain": (2, 4), "lean": (2 * CHUNK, 3 * CHUNK)}  # images of the tracked steps
+LARGEST = 16  # images of the larger timed step
+
+
+def predict(subject: Subject, asked: dict) -> dict:
+    """Rows of live memory and step time, and the size of the model's file.
+
+    Args:
+        asked: `optimizers` (name -> options), `memory` (policies), `batch_sizes`, `live_limit_mib` (a peak above it
+            is not timed), `epsilon` (None: full weights), `surrogate_spectrum` (of the weights, in place of their own).
+    """
+    ranks = asked["epsilon"], asked["surrogate_spectrum"]
+    model = subject.model(lambda dense: asked["epsilon"] and _give_random_factors(dense, subject.cfg, *ranks))
+    layers = describe_layers(model, subject.cfg.method.scope)
+    state = inference_state(model, header_of(subject.cfg, subject.spec, subject.data.classes, layers))
+    rows = []
+    for policy in asked["memory"]:
+        for name, options in asked["optimizers"].items():
+            try:
+                rows += _rows(subject, copy.deepcopy(model), policy, name, options, asked)
+            except Diverged:  # random factors, a rate made for others: of no meaning here
+                continue
+    return {"rows": rows, "model_mib": sum(t.nbytes for t in state.values()) / MIB, "images": len(subject.data.train)}
+
+
+def _give_random_factors(model: nn.Module, cfg, epsilon: float, surrogate_spectrum: bool) -> None:
+    """Of the rank that `epsilon` keeps, without decomposing the weights: their values change neither size nor time."""
+    generator = torch.Generator().manual_seed(cfg.seed)
+    for linear in scope_linears(model, cfg.method.scope).values():
+        rows, columns = linear.weight.shape
+        if surrogate_spectrum:
+            rank = explained_rank(singular_values(rows, columns) ** 2, epsilon)
+        else:
+            rank = weight_rank(linear.weight, epsilon)
+        left, right = torch.randn(rows, rank, generator=generator), torch.randn(rank, columns, generator=generator)
+        scale = linear.weight.detach().norm().cpu() / (left.norm() * right.norm() / rank**0.5)
+        give_factors(linear.weight, left, scale * right)
+
+
+def _rows(subject: Subject, model: nn.Module, policy: str, name: str, options: dict, asked: dict) -> list[dict]:
+    cfg = subject.cfg.copy()
+    with open_dict(cfg):
+        cfg.optimizer = OmegaConf.create(options)
+        cfg.train.memory, cfg.train.chunk_size = policy, CHUNK if policy == "lean" else None
+    step = build_step(model, subject.normalize, cfg, subject.method)
+    small, larger = _SIZES[policy]
+    _step_seconds(step, subject, small)  # makes the optimizer's state
+    events = [_totals(step, subject, size) for size in (small, larger)]
+    state = sum(t.nbytes for s in step.optimizer.state.values() for t in s.values() if isinstance(t, Tensor))
+    peaks = {size: peak_at(size, (small, larger), events) / MIB for size in asked["batch_sizes"]}
+    fitting = [size for size, peak in peaks.items() if peak <= asked["live_limit_mib"]]
+    timed = _times(step, subject, fitting, larger)
+    return [
+        {
+            "optimizer": name,
+            "memory": policy,
+            "batch_size": size,
+            "live_mib": peak,
+            "optimizer_state_mib": state / MIB,
+            **({"step_ms": timed(size)} if size in fitting else {}),
+        }
+        for size, peak in peaks.items()
+    ]
+
+
+def peak_at(size: int, sizes: tuple[int, int], events: Sequence[Sequence[int]]) -> float:
+    """Peak in bytes at `size` images, from the live bytes after each event of steps of `sizes` images."""
+    (small, larger), (before, after) = sizes, events
+    if len(before) != len(after):  # not the same program: the peaks alone can be compared
+        before, after = [max(before)], [max(after)]
+    share = (size - small) / (larger - small)
+    return max(low + share * (high - low) for low, high in zip(before, after, strict=True))
+
+
+def _totals(step: TrainStep, subject: Subject, size: int) -> list[int]:
+    batch = step.prepare(*subject.first(size))
+    with LiveMemory(step.model, step.optimizer, batch) as memory:
+        step(*batch)
+    return memory.totals
+
+
+def _times(step: TrainStep, subject: Subject, fitting: list[int], small: int):
+    """Milliseconds of a step as a function of the batch size."""
+    if not fitting:
+        return None
+    large = max(min(max(fitting), LARGEST), small + 1)
+    seconds = {}
+    for size in (small, large):
+        _step_seconds(step, subject, size)
+        seconds[size] = min(_step_seconds(step, subject, size) for _ in range(2))
+    slope = max((seconds[large] - seconds[small]) / (large - small), 0.0)
+    return lambda size: 1000 * max(seconds[small] + slope * (size - small), slope * size)
+
+
+def _step_seconds(step: TrainStep, subject: Subject, size: int) -> float:
+    batch = step.prepare(*subject.first(size))
+    begin = time.perf_counter()
+    step(*batch)
+    if subject.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin
