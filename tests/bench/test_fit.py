@@ -48,7 +48,7 @@ class Processes:
         if do == "load":
             self.loaded.append(arguments["config"])
         if do == "predict":
-            return {"rows": list(self.rows(**arguments["asked"])), "model_mib": 7.0, "images": 100}
+            return {"rows": list(self.rows(**arguments["asked"])), "left_out": [], "model_mib": 7.0, "images": 100}
         return {"held": 500.0, "rss_peak": {"baseline": 500.0, "peak": self.really, "total": self.really}}.get(
             do, [1.0, 2.0, 3.0]
         )
@@ -109,6 +109,20 @@ def test_models_are_built_small_and_measured_as_they_would_be_trained(job_config
 def test_without_a_limit_it_is_the_machines_memory(job_config, processes, tmp_path, monkeypatch):
     monkeypatch.setattr(fit.psutil, "virtual_memory", lambda: type("Memory", (), {"total": 1234 * rss.MIB}))
     assert Plan(job_config("device.memory_limit_mib=null"), tmp_path).limit == 1234
+
+
+def test_a_model_whose_process_dies_is_left_out(job_config, processes, tmp_path, monkeypatch, caplog):
+    rows = processes.rows
+
+    def dies_at_vanilla(**asked):
+        if asked["epsilon"] is None:
+            raise ChildFailed("failed", "the measuring process was killed by SIGKILL")
+        return rows(**asked)
+
+    monkeypatch.setattr(processes, "rows", dies_at_vanilla)
+    assert perform(job_config("bench.fit.batch_sizes=[8]"), tmp_path, plan).exit_code == 0
+    assert "vanilla is left out: the measuring process was killed" in caplog.text
+    assert {row["method"] for row in json.loads((tmp_path / "fit.json").read_text())["rows"]} == {"wasi"}
 
 
 def test_what_was_found_before_a_death_is_kept(job_config, processes, tmp_path):

@@ -38,13 +38,15 @@ log = logging.getLogger(__name__)
 _SMALL_BATCH = 16  # images that the predicting steps take at most
 _SHOWN = 25  # rows of the table on the terminal
 _COLUMNS = (
-    *("method", "epsilon", "optimizer", "memory", "batch_size", "fits", "measured", "process_mib", "live_mib"),
-    *("optimizer_state_mib", "model_mib", "step_ms", "epoch_seconds", "predicted_process_mib", "predicted_step_ms"),
+    *("method", "epsilon", "optimizer", "memory", "batch_size", "fits", "measured", "at_least"),
+    *("process_mib", "live_mib", "optimizer_state_mib", "model_mib", "step_ms", "epoch_seconds"),
+    *("predicted_process_mib", "predicted_step_ms"),
 )
 _LEGEND = (
     "process: peak of the whole process, predicted as libraries and data + resident x the peak of live tensors;",
     "live: of a whole step, from two small tracked steps; step, epoch: from two small timed steps, training images",
-    "alone; model: model.safetensors. Rows marked * were measured as train.py would run them, set-up included.",
+    "alone; model: model.safetensors; *: measured as train.py would run it, set-up included; >: weights and gradients",
+    "alone, so not tried.",
 )
 
 
@@ -72,8 +74,15 @@ def perform(cfg: DictConfig, folder: Path, body: Callable[[DictConfig, "Plan"], 
 def plan(cfg: DictConfig, found: "Plan") -> None:
     """The body of a job: every model is built once, in a process of its own."""
     fit = cfg.bench.fit
+    failure = None
     for method, epsilon in _models(fit):
-        found.add(method, epsilon, _predicted(cfg, found, method, epsilon))
+        try:
+            found.add(method, epsilon, _predicted(cfg, found, method, epsilon))
+        except ChildFailed as error:  # too large even for small steps, perhaps: the others are told
+            failure = error
+            log.warning("%s is left out: %s", _model_name(method, epsilon), error)
+    if failure is not None and not found.rows:
+        raise failure
     found.check(fit.check)
 
 
@@ -87,6 +96,8 @@ class Plan:
 
     def add(self, method: str, epsilon: float | None, told: dict) -> None:
         images = told["images"]
+        for line in told["left_out"]:
+            log.warning("%s is left out: %s", _model_name(method, epsilon), line)
         for row in told["rows"]:
             process = told["baseline"] + self.cfg.bench.fit.resident * row["live_mib"]
             row |= {"method": method, "epsilon": epsilon, "model_mib": told["model_mib"], "images": images}
@@ -102,7 +113,8 @@ class Plan:
             if sum(r["measured"] and r["fits"] for r in self.rows) >= count:
                 return
             cfg = _config(self.cfg, row["method"], row["epsilon"], row["optimizer"], row["memory"], row["batch_size"])
-            log.info("measuring %s", _name(row))
+            name = _model_name(row["method"], row["epsilon"])
+            log.info("measuring %s, %s, %s, batch %d", name, row["optimizer"], row["memory"], row["batch_size"])
             with Child("", self.log_file, rss.child_environment(cfg.device.num_threads)) as child:
                 child.ask("load", config=measured_config(cfg))
                 process = resident_memory(child)["memory/process_rss_peak_mib"]
@@ -178,7 +190,7 @@ def _predicted(cfg: DictConfig, found: Plan, method: str, epsilon: float | None)
     with open_dict(small):
         if surrogate := small.model.weights == "surrogate":
             small.model.weights = "random"  # their spectrum is known
-    log.info("looking at %s", method if epsilon is None else f"{method} {epsilon}")
+    log.info("looking at %s", _model_name(method, epsilon))
     with Child("", found.log_file, rss.child_environment(cfg.device.num_threads)) as child:
         child.ask("load", config=measured_config(small))
         held = child.ask("held")
@@ -221,13 +233,16 @@ def _with_epoch(row: dict) -> dict:
     return row
 
 
-def _name(row: dict) -> str:
-    return " ".join(str(row[key]) for key in ("method", "epsilon", "optimizer", "memory") if row[key] is not None)
+def _model_name(method: str, epsilon: float | None) -> str:
+    return method if epsilon is None else f"{method} {epsilon}"
 
 
 def _cells(row: dict) -> list[str]:
     time = [f"{row[key]:.{digits}f}" if key in row else "-" for key, digits in (("epoch_seconds", 1), ("step_ms", 0))]
-    mib = [f"{row[key]:.0f}" for key in ("process_mib", "live_mib", "optimizer_state_mib", "model_mib")]
+    names = ("process_mib", "live_mib", "optimizer_state_mib", "model_mib")
+    mib = [f"{row[name]:.0f}" if name in row else "-" for name in names]
+    if row.get("at_least"):
+        mib[:2] = [f">{text}" for text in mib[:2]]
     mark = "*" if row["measured"] else ""
     what = [row["method"], "-" if row["epsilon"] is None else str(row["epsilon"]), row["optimizer"], row["memory"]]
     return [*what, str(row["batch_size"]), *time, f"{mib[0]}{mark}", *mib[1:]]

@@ -43,14 +43,29 @@ def predict(subject: Subject, asked: dict) -> dict:
     model = subject.model(lambda dense: asked["epsilon"] and _give_random_factors(dense, subject.cfg, *ranks))
     layers = describe_layers(model, subject.cfg.method.scope)
     state = inference_state(model, header_of(subject.cfg, subject.spec, subject.data.classes, layers))
-    rows = []
+    found = {"rows": [], "left_out": []}
     for policy in asked["memory"]:
         for name, options in asked["optimizers"].items():
-            try:
-                rows += _rows(subject, copy.deepcopy(model), policy, name, options, asked)
-            except Diverged:  # random factors, a rate made for others: of no meaning here
+            if (least := _least_mib(model)) > asked["live_limit_mib"]:
+                found["rows"] += _too_large(least, policy, name, asked["batch_sizes"])
                 continue
-    return {"rows": rows, "model_mib": sum(t.nbytes for t in state.values()) / MIB, "images": len(subject.data.train)}
+            try:
+                found["rows"] += _rows(subject, copy.deepcopy(model), policy, name, options, asked)
+            except Diverged as error:  # at a rate that was made for weights other than these random ones
+                found["left_out"].append(f"{name} {policy}: {error}")
+    return {**found, "model_mib": sum(t.nbytes for t in state.values()) / MIB, "images": len(subject.data.train)}
+
+
+def _least_mib(model: nn.Module) -> float:
+    """Weights and gradients, which every step holds together at its end, whatever the batch."""
+    held = sum(t.nbytes for t in [*model.parameters(), *model.buffers()])
+    return (held + sum(p.nbytes for p in model.parameters() if p.requires_grad)) / MIB
+
+
+def _too_large(least: float, policy: str, name: str, batch_sizes: list[int]) -> list[dict]:
+    """Rows of what need not be tried."""
+    row = {"optimizer": name, "memory": policy, "live_mib": least, "at_least": True}
+    return [{**row, "batch_size": size} for size in batch_sizes]
 
 
 def _give_random_factors(model: nn.Module, cfg, epsilon: float, surrogate_spectrum: bool) -> None:
