@@ -53,12 +53,13 @@ class Processes:
             do, [1.0, 2.0, 3.0]
         )
 
-    def rows(self, optimizers, memory, batch_sizes, live_limit_mib, **_):
+    def rows(self, optimizers, memory, batch_sizes, spare_mib, **_):
         for name in optimizers:
             for policy in memory:
                 for size in batch_sizes:
-                    time = {"step_ms": float(size)} if size <= live_limit_mib else {}
+                    time = {"step_ms": float(size)} if size <= spare_mib else {}
                     row = {"optimizer": name, "memory": policy, "batch_size": size, "live_mib": float(size)}
+                    row["resident_mib"] = float(size)
                     yield {**row, "optimizer_state_mib": 0.0, **time}
 
 

@@ -43,7 +43,7 @@ _COLUMNS = (
     *("predicted_process_mib", "predicted_step_ms"),
 )
 _LEGEND = (
-    "process: peak of the whole process, predicted as libraries and data + resident x the peak of live tensors;",
+    "process: peak of the whole process, predicted as libraries, data, weights + resident x what else a step holds;",
     "live: of a whole step, from two small tracked steps; step, epoch: from two small timed steps, training images",
     "alone; model: model.safetensors; *: measured as train.py would run it, set-up included; >: weights and gradients",
     "alone, so not tried.",
@@ -99,7 +99,7 @@ class Plan:
         for line in told["left_out"]:
             log.warning("%s is left out: %s", _model_name(method, epsilon), line)
         for row in told["rows"]:
-            process = told["baseline"] + self.cfg.bench.fit.resident * row["live_mib"]
+            process = told["held"] + row.pop("resident_mib")
             row |= {"method": method, "epsilon": epsilon, "model_mib": told["model_mib"], "images": images}
             row |= {"process_mib": process, "predicted_process_mib": process, "measured": False}
             if "step_ms" in row:
@@ -199,11 +199,12 @@ def _predicted(cfg: DictConfig, found: Plan, method: str, epsilon: float | None)
             "optimizers": {n: OmegaConf.to_container(options, resolve=True) for n, options in chosen.items()},
             "memory": list(fit.memory),
             "batch_sizes": list(fit.batch_sizes),
-            "live_limit_mib": max(found.limit - held, 0) / fit.resident,
+            "resident": fit.resident,
+            "spare_mib": found.limit - held,
             "epsilon": epsilon,
             "surrogate_spectrum": surrogate,
         }
-        return {"baseline": held, **child.ask("predict", asked=asked)}
+        return {"held": held, **child.ask("predict", asked=asked)}
 
 
 def _config(

@@ -36,8 +36,9 @@ def predict(subject: Subject, asked: dict) -> dict:
     """Rows of live memory and step time, and the size of the model's file.
 
     Args:
-        asked: `optimizers` (name -> options), `memory` (policies), `batch_sizes`, `live_limit_mib` (a peak above it
-            is not timed), `epsilon` (None: full weights), `surrogate_spectrum` (of the weights, in place of their own).
+        asked: `optimizers` (name -> options), `memory` (policies), `batch_sizes`, `resident` (what the allocator
+            holds for what a step holds beside its weights), `spare_mib` (what needs more is not timed), `epsilon`
+            (None: full weights), `surrogate_spectrum` (of the weights, in place of their own).
     """
     ranks = asked["epsilon"], asked["surrogate_spectrum"]
     model = subject.model(lambda dense: asked["epsilon"] and _give_random_factors(dense, subject.cfg, *ranks))
@@ -46,8 +47,9 @@ def predict(subject: Subject, asked: dict) -> dict:
     found = {"rows": [], "left_out": []}
     for policy in asked["memory"]:
         for name, options in asked["optimizers"].items():
-            if (least := _least_mib(model)) > asked["live_limit_mib"]:
-                found["rows"] += _too_large(least, policy, name, asked["batch_sizes"])
+            least = _weights_mib(model) + sum(p.nbytes for p in model.parameters() if p.requires_grad) / MIB
+            if _resident(model, least, asked) > asked["spare_mib"]:
+                found["rows"] += _too_large(model, least, policy, name, asked)
                 continue
             try:
                 found["rows"] += _rows(subject, copy.deepcopy(model), policy, name, options, asked)
@@ -56,16 +58,20 @@ def predict(subject: Subject, asked: dict) -> dict:
     return {**found, "model_mib": sum(t.nbytes for t in state.values()) / MIB, "images": len(subject.data.train)}
 
 
-def _least_mib(model: nn.Module) -> float:
-    """Weights and gradients, which every step holds together at its end, whatever the batch."""
-    held = sum(t.nbytes for t in [*model.parameters(), *model.buffers()])
-    return (held + sum(p.nbytes for p in model.parameters() if p.requires_grad)) / MIB
+def _weights_mib(model: nn.Module) -> float:
+    return sum(t.nbytes for t in [*model.parameters(), *model.buffers()]) / MIB
 
 
-def _too_large(least: float, policy: str, name: str, batch_sizes: list[int]) -> list[dict]:
-    """Rows of what need not be tried."""
-    row = {"optimizer": name, "memory": policy, "live_mib": least, "at_least": True}
-    return [{**row, "batch_size": size} for size in batch_sizes]
+def _resident(model: nn.Module, live_mib: float, asked: dict) -> float:
+    """What a step of this peak takes of the system: weights stay where they are, the rest comes and goes."""
+    weights = _weights_mib(model)
+    return weights + asked["resident"] * (live_mib - weights)
+
+
+def _too_large(model: nn.Module, least: float, policy: str, name: str, asked: dict) -> list[dict]:
+    """Rows of what need not be tried: every step holds weights and gradients together, whatever the batch."""
+    row = {"optimizer": name, "memory": policy, "live_mib": least, "resident_mib": _resident(model, least, asked)}
+    return [{**row, "at_least": True, "batch_size": size} for size in asked["batch_sizes"]]
 
 
 def _give_random_factors(model: nn.Module, cfg, epsilon: float, surrogate_spectrum: bool) -> None:
@@ -93,7 +99,8 @@ def _rows(subject: Subject, model: nn.Module, policy: str, name: str, options: d
     events = [_totals(step, subject, size) for size in (small, larger)]
     state = sum(t.nbytes for s in step.optimizer.state.values() for t in s.values() if isinstance(t, Tensor))
     peaks = {size: peak_at(size, (small, larger), events) / MIB for size in asked["batch_sizes"]}
-    fitting = [size for size, peak in peaks.items() if peak <= asked["live_limit_mib"]]
+    resident = {size: _resident(model, peak, asked) for size, peak in peaks.items()}
+    fitting = [size for size in peaks if resident[size] <= asked["spare_mib"]]
     timed = _times(step, subject, fitting, larger)
     return [
         {
@@ -101,6 +108,7 @@ def _rows(subject: Subject, model: nn.Module, policy: str, name: str, options: d
             "memory": policy,
             "batch_size": size,
             "live_mib": peak,
+            "resident_mib": resident[size],
             "optimizer_state_mib": state / MIB,
             **({"step_ms": timed(size)} if size in fitting else {}),
         }
