@@ -30,6 +30,7 @@ from wasi.training.step import TrainStep
 CHUNK = 4  # images: `train.chunk_size` of the lean policy, small enough for two and three chunks to be cheap
 _SIZES = {"plain": (2, 4), "lean": (2 * CHUNK, 3 * CHUNK)}  # images of the tracked steps
 LARGEST = 16  # images of the larger timed step
+_SHORT = 0.5  # seconds below which a step is timed three times
 
 
 def predict(subject: Subject, asked: dict) -> dict:
@@ -137,10 +138,11 @@ def _times(step: TrainStep, subject: Subject, fitting: list[int], small: int):
     if not fitting:
         return None
     large = max(min(max(fitting), LARGEST), small + 1)
-    seconds = {}
-    for size in (small, large):
-        _step_seconds(step, subject, size)
-        seconds[size] = min(_step_seconds(step, subject, size) for _ in range(2))
+    _step_seconds(step, subject, large)  # the small size has been run before
+    seconds = {size: _step_seconds(step, subject, size) for size in (small, large)}
+    for size in seconds:
+        if seconds[size] < _SHORT:
+            seconds[size] = min(seconds[size], *(_step_seconds(step, subject, size) for _ in range(2)))
     slope = max((seconds[large] - seconds[small]) / (large - small), 0.0)
     return lambda size: 1000 * max(seconds[small] + slope * (size - small), slope * size)
 

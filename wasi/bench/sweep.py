@@ -28,7 +28,7 @@ class BenchCallback(SweepCallback):
         if is_tuned_sweep(config.hydra):
             raise UserError("hydra/sweeper", "tuned", "basic, as a benchmark tunes nothing")
         if config.bench.get("fit") is not None:
-            raise UserError("-m", "with bench.fit", "one plan at a time: its own lists say what is looked over")
+            raise UserError("experiment", "fit", "without -m only, as its own lists say what is looked over")
         if not swept & {"bench", "bench.baseline", "bench.baseline_recipe", "experiment"}:
             check_baseline(config.bench)
 
