@@ -5,6 +5,7 @@ from omegaconf import DictConfig
 
 import wasi.bench.naming
 import wasi.config.resolvers  # noqa: F401  (conf/bench.yaml names folders with both)
+from wasi.bench import fit
 from wasi.bench.job import measure, perform
 from wasi.runs.command import command
 from wasi.runs.job import run_job
@@ -12,7 +13,10 @@ from wasi.runs.job import run_job
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="bench")
 def main(cfg: DictConfig) -> None:
-    run_job(cfg, measure, perform)
+    if cfg.bench.fit is None:
+        run_job(cfg, measure, perform)
+    else:
+        run_job(cfg, fit.plan, fit.perform)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """Fine-tune a vision transformer inside a low-rank subspace; see `python train.py --help`."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import hydra
 from omegaconf import DictConfig
 
@@ -13,11 +16,12 @@ def train(cfg: DictConfig, run: Run) -> None:
     import torch
 
     from wasi.bench.resident import resident_memory_of
+    from wasi.config.levels import measure_level
     from wasi.data.augment import augmented, batch_mix
     from wasi.data.catalogue import load_data
     from wasi.data.loader import first_batch
     from wasi.data.normalize import Normalize
-    from wasi.measure.run import measure_run
+    from wasi.measure.rss import process_peak_mib
     from wasi.methods.calibration import Calibration
     from wasi.methods.describe import describe_layers, rank_history
     from wasi.models.build import build_model
@@ -50,10 +54,10 @@ def train(cfg: DictConfig, run: Run) -> None:
     run.tracker.log(0, rank_history(run.layers))
 
     step = build_step(model, normalize, cfg, method)
-    if cfg.train.measure or cfg.device.memory_limit_mib is not None:  # what does not fit is not trained
+    if cfg.device.memory_limit_mib is not None:  # what does not fit is not trained
         run.metrics |= resident_memory_of(cfg, torch.get_num_threads(), run.folder / "memory.log")
     if run.only_measure:  # none of these numbers depends on what the weights have become
-        run.metrics |= measure_run(cfg, method, step, first_batch(data.train, cfg), step_seconds=())
+        measure(cfg, run, method, step, first_batch(data.train, cfg), step_seconds=())
         return
     watchers = [Monitor(model, calibration, cfg, run.folder, run.tracker)] if cfg.train.monitor else []
     train_images = augmented(data.train, cfg.augment, spec, cfg.seed)
@@ -61,13 +65,32 @@ def train(cfg: DictConfig, run: Run) -> None:
     fit = Fit(step, train_images, data.val, cfg, run.folder, run.tracker, watchers, mix)
     run.resumed_from_step, run.history = fit.resumed_from_step, fit.progress.epochs
     run.metrics |= fit.run()
+    if measure_level(cfg.train.measure) == "fast" and run.first_here:
+        run.metrics["memory/process_rss_peak_mib"] = process_peak_mib()
     if cfg.train.save == "model":
         save_model(run.folder / FILE_NAME, model, header_of(cfg, spec, data.classes, run.layers))
     tested, run.classes = test(model, data, normalize, cfg.dataset)
     run.metrics |= tested
+    measure(cfg, run, method, step, first_batch(data.train, cfg), fit.step_seconds)
 
-    if cfg.train.measure:
-        run.metrics |= measure_run(cfg, method, step, first_batch(data.train, cfg), fit.step_seconds)
+
+def measure(
+    cfg: DictConfig, run: Run, method: Any, step: Any, batch: tuple[Any, Any], step_seconds: Sequence[float]
+) -> None:
+    """What `train.measure` asks for; full: resident memory too, in a process that has done nothing else."""
+    import torch
+
+    from wasi.bench.resident import resident_memory_of
+    from wasi.config.levels import measure_level
+
+    level = measure_level(cfg.train.measure)
+    if level == "none":
+        return
+    from wasi.measure.run import measure_run
+
+    run.metrics |= measure_run(cfg, method, step, batch, step_seconds)
+    if level == "full" and "memory/train_rss_peak_mib" not in run.metrics:
+        run.metrics |= resident_memory_of(cfg, torch.get_num_threads(), run.folder / "memory.log")
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

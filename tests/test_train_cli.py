@@ -101,6 +101,18 @@ def test_a_sweep_that_cannot_work_stops_before_its_first_job(words, tmp_path):
     assert not (tmp_path / "multirun").exists()
 
 
+def test_fast_measures_by_the_run_alone_and_full_adds_a_second_process(tmp_path):
+    words = [*TINY, "method=wasi", "train.epochs=1", "train.save=none", "hydra.run.dir=run"]
+    assert run(*words, "train.measure=fast", cwd=tmp_path).returncode == 0
+    ((_, fast),) = results(tmp_path).items()
+    assert fast["metrics"]["memory/process_rss_peak_mib"] > 2 * fast["metrics"]["memory/train_peak_mib"] > 0
+    assert "memory/train_rss_peak_mib" not in fast["metrics"] and not (tmp_path / "run" / "memory.log").exists()
+    assert run(*words, "train.measure=full", cwd=tmp_path).returncode == 0
+    ((_, full),) = results(tmp_path).items()
+    assert full["metrics"]["memory/train_rss_peak_mib"] > 0 and (tmp_path / "run" / "memory.log").exists()
+    assert full["metrics"]["test/acc"] == fast["metrics"]["test/acc"] and full["provenance"]["measured"]
+
+
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
     folder = tmp_path_factory.mktemp("swept")

@@ -48,6 +48,33 @@ def test_a_recipe_measured_against_itself_is_one_and_the_same(job_config):
     assert identity(measured_config(baseline_config(cfg))) == identity(measured_config(cfg))
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "rank.weight_epsilon=0.4",
+        "rank.activation_epsilon=0.5",
+        "rank.calibration_batches=3",
+        "train.epochs=7",
+        "train.memory=lean",
+        "train.save=none",
+        "device.memory_limit_mib=4000",
+        "bench.rounds=9",
+    ],
+)
+def test_a_baseline_is_the_same_whatever_it_does_not_read(job_config, changed):
+    one, other = (measured_config(baseline_config(job_config(*more))) for more in ([], [changed]))
+    assert identity(one) == identity(other)
+    if changed == "rank.weight_epsilon=0.4":
+        ours, changed_ours = (measured_config(job_config(*more)) for more in ([], [changed]))
+        assert identity(ours) != identity(changed_ours)
+
+
+@pytest.mark.parametrize("changed", ["dataset.batch_size=9", "optimizer=adamw", "method.scope=all", "seed=77"])
+def test_another_baseline(job_config, changed):
+    one, other = (measured_config(baseline_config(job_config(*more))) for more in ([], [changed]))
+    assert identity(one) != identity(other)
+
+
 @pytest.mark.parametrize("option", ["bench.baseline", "bench.baseline_recipe"])
 def test_a_name_that_does_not_exist(job_config, option):
     with pytest.raises(UserError, match=f"{option}=nope: allowed is "):

@@ -32,6 +32,7 @@ def test_metrics_are_quantiles_of_all_samples():
         "time/train_step_ms_p50": 3.0,
         "time/train_step_ms_p90": pytest.approx(4.6),
         "time/train_step_ms_iqr": 2.0,
+        "time/train_step_ms_spread_within": pytest.approx((2.5 / 3) ** 0.5 / 3),
         "flops/train_achieved_gflops": 2000.0,
     }
     assert made.samples() == {TRAIN: [[1.0, 2.0], [3.0, 4.0, 5.0]]}
@@ -70,7 +71,7 @@ def test_twice_as_fast():
     assert found["memory/train_peak_mib"]["p50"] == 2
     achieved, time = found["flops/train_achieved_gflops"], found["time/train_step_ms_p50"]
     assert achieved == {"p50": 1 / time["p50"], "low": 1 / time["high"], "high": 1 / time["low"]}
-    assert found["time/breakdown_attention_ms"]["p50"] == pytest.approx(2)
+    assert found["time/breakdown_attention_ms"] == {"p50": pytest.approx(2)}  # of one pass: no interval
     # Ours has none of it: no ratio, and no division by zero.
     assert not {"memory/train_optimizer_mib", "time/breakdown_decomposition_ms"} & found.keys()
 
@@ -81,6 +82,18 @@ def test_a_half_done_round_counts_for_the_metrics_alone():
     baseline.rounds[TRAIN].append([1000.0] * 6)
     assert ratios(baseline, ours)["time/train_step_ms_p50"] == whole
     assert baseline.metrics()["time/train_step_ms_p90"] > 200
+
+
+def test_no_interval_from_fewer_than_four_rounds():
+    for name, ratio in ratios(side(2, 0, rounds=3), side(1, 1, rounds=3)).items():
+        assert ("low" in ratio) == name.startswith(("memory/", "flops/train_step")), name
+    assert "low" in ratios(side(2, 0, rounds=4), side(1, 1, rounds=4))["time/inference_ms_p90"]
+
+
+def test_resident_memory_is_one_measurement():
+    ours, baseline = side(1, 0), side(1, 1)
+    ours.counted["memory/train_rss_peak_mib"], baseline.counted["memory/train_rss_peak_mib"] = 100.0, 200.0
+    assert ratios(baseline, ours)["memory/train_rss_peak_mib"] == {"p50": 2.0}
 
 
 def test_content_without_a_baseline():
@@ -99,4 +112,8 @@ def test_telemetry_is_the_first_and_the_last_look():
     made = Measurement(side(1, 0), None)
     assert made.telemetry() == {}
     made.looks = [Snapshot(temperature_c=40.0), Snapshot(temperature_c=70.0), Snapshot(temperature_c=60.0)]
-    assert made.telemetry() == {"before": {"temperature_c": 40.0}, "after": {"temperature_c": 60.0}}
+    assert made.telemetry() == {
+        "before": {"temperature_c": 40.0},
+        "after": {"temperature_c": 60.0},
+        "hottest_c": 70.0,
+    }

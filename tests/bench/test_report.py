@@ -53,7 +53,6 @@ def test_the_table_says_what_was_measured(sweep):
         "1.65]",
         "3",
         "6",
-        "-",
     ]
     assert memory.split()[2:] == [
         "300",

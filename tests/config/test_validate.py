@@ -65,7 +65,7 @@ REFUSED = {
     "train.select": ["first", "null", "1"],
     "rank.basis_update_gap": [*COUNT, "null"],
     "train.rerun": FLAG,
-    "train.measure": FLAG,
+    "train.measure": ["1", "quick", "null", "0.0"],
     "train.monitor": FLAG,
 }
 

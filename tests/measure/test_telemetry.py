@@ -1,35 +1,19 @@
 """Recorded outputs of vcgencmd, sysfs trees of several shapes, and machines that tell nothing."""
 
-import time
 
 import pytest
 
 from wasi.measure import telemetry
 from wasi.measure.telemetry import (
     Snapshot,
-    parse_power,
     parse_temperature,
     parse_throttled,
-    read_power,
     run_tool,
-    sampled_power,
     snapshot,
     throttled_during,
 )
 
 # vcgencmd pmic_read_adc of a Pi 5 (shortened to a few rails of every kind).
-PMIC = """\
-   3V7_WL_SW_A current(0)=0.07024320A
-     3V3_SYS_A current(1)=0.05660880A
-    DDR_VDDQ_A current(4)=0.00000000A
-    VDD_CORE_A current(7)=0.97056000A
-   3V7_WL_SW_V volt(8)=3.72219200V
-     3V3_SYS_V volt(9)=3.31434000V
-    DDR_VDDQ_V volt(12)=0.61084800V
-    VDD_CORE_V volt(15)=0.72073300V
-       EXT5V_V volt(24)=5.07592000V
-        BATT_V volt(25)=0.00586080V
-"""
 
 
 def write(path, text):
@@ -143,14 +127,6 @@ def test_temperature(output, degrees):
     assert parse_temperature(output) == degrees
 
 
-def test_power_is_summed_over_rails_that_tell_both():
-    by_hand = 0.07024320 * 3.72219200 + 0.05660880 * 3.31434000 + 0 + 0.97056000 * 0.72073300
-    assert parse_power(PMIC) == pytest.approx(by_hand)
-    assert (
-        parse_power("EXT5V_V volt(24)=5.07V\n") is None and parse_power("") is None and parse_power(None) is None
-    )
-
-
 def flags(*values):
     return [Snapshot(throttle_flags=value) for value in values]
 
@@ -187,16 +163,6 @@ def test_a_tool_that_is_missing_fails_or_prints():
     assert run_tool(["no-such-tool-here"]) is None
     assert run_tool(["false"]) is None
     assert run_tool(["echo", "temp=1'C"]) == "temp=1'C\n"
-
-
-def test_power_is_sampled_while_something_runs():
-    readings = iter([5.0, 6.0, None])
-    deadline = time.monotonic() + 30
-    with sampled_power(lambda: next(readings), period=0.001) as watts:
-        while len(watts) < 2 and time.monotonic() < deadline:
-            time.sleep(0.01)
-    assert watts == [5.0, 6.0]
-    assert read_power(tools(pmic_read_adc=PMIC)) == parse_power(PMIC)
 
 
 def test_the_tools_are_asked_for_what_they_know(monkeypatch):

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from wasi.measure.timing import paired_ratio, spread_warning, summary, time_steps
+from wasi.measure.timing import paired_ratio, resampled_rounds, spread_warning, spreads, summary, time_steps
 
 
 def test_time_steps_meets_both_minima():
@@ -29,8 +29,9 @@ def test_summary_is_numpys_quantiles():
 
 
 def test_wide_spread_is_told_with_its_name():
-    assert spread_warning("time/train_step_ms", [100, 101, 102, 99]) is None
-    assert "time/train_step_ms" in spread_warning("time/train_step_ms", [100, 100, 130, 130])
+    assert spread_warning("time/train_step_ms", [[100, 101, 102, 99]]) is None
+    told = spread_warning("time/train_step_ms", [[100, 101], [130, 131]] * 2)
+    assert told.startswith("time/train_step_ms: wide spread") and told.endswith("1% within rounds, 15% between rounds")
 
 
 def rounds(rng, scale, drift, n=8, noise=0.03):
@@ -58,7 +59,34 @@ def test_a_a_interval_covers_one():
 
 
 def test_paired_ratio_is_reproducible_and_refuses_unpaired_rounds():
-    a, b = [[1.0, 2.0], [2.0, 3.0]], [[1.0, 1.5], [1.0, 1.1]]
+    a, b = [[1.0, 2.0], [2.0, 3.0]] * 2, [[1.0, 1.5], [1.0, 1.1]] * 2
     assert paired_ratio(a, b, np.random.default_rng(3)) == paired_ratio(a, b, np.random.default_rng(3))
-    with pytest.raises(ValueError, match="2 baseline rounds, 1 of ours"):
+    with pytest.raises(ValueError, match="4 baseline rounds, 1 of ours"):
         paired_ratio(a, b[:1], np.random.default_rng(3))
+
+
+def test_no_interval_from_three_rounds():
+    three = [[1.0, 2.0]] * 3
+    assert paired_ratio(three, three, np.random.default_rng(0)) == {"p50": 1.0}
+
+
+def test_where_samples_differ():
+    rng = np.random.default_rng(4)
+    noisy = lambda centre: (centre * (1 + 0.01 * rng.standard_normal(200))).tolist()  # noqa: E731
+    runs = [1 + 0.2 * rng.standard_normal() for _ in range(60)]
+    found = spreads([noisy(100 * run * (1 + 0.05 * rng.standard_normal())) for run in runs for _ in range(4)], 4)
+    assert found["within"] == pytest.approx(0.01, rel=0.15)
+    assert found["rounds"] == pytest.approx(0.05, rel=0.25)
+    assert found["runs"] == pytest.approx(0.2, rel=0.3)
+    assert spreads([[1.0], [2.0]]) == {} and set(spreads([[1.0, 2.0]])) == {"within"}
+
+
+def test_from_four_runs_on_the_interval_covers_another_start():
+    """Runs that differ by 20 % and rounds that do not: only an interval over runs is as wide as the runs differ."""
+    ours = [[1.0] * 3] * 24
+    baseline = [[1 + 0.2 * run] * 3 for run in range(4) for _ in range(6)]
+    by_rounds = paired_ratio(baseline, ours, np.random.default_rng(5))
+    by_runs = paired_ratio(baseline, ours, np.random.default_rng(5), rounds_per_run=6)
+    assert by_runs["high"] - by_runs["low"] > 1.4 * (by_rounds["high"] - by_rounds["low"])
+    picks = resampled_rounds(24, 50, np.random.default_rng(6), 6) // 6
+    assert (np.sort(picks, axis=0).reshape(4, 6, 50).std(axis=1) == 0).all()  # whole runs

@@ -107,12 +107,16 @@ def test_what_is_completed_is_skipped_unless_asked_for_again(tmp_path, cfg, comp
     assert perform(again, tmp_path, raising(Diverged("x"))).status == "diverged"
 
 
-def test_a_completed_run_is_measured_later_without_training_again(tmp_path, compose_config):
-    unmeasured, measured = (compose_config("train.epochs=1", f"train.measure={on}") for on in ("false", "true"))
+ADDED = {"fast": "memory/train_peak_mib", "true": "memory/train_rss_peak_mib"}
+
+
+@pytest.mark.parametrize(("first", "second"), [("false", "true"), ("none", "fast"), ("fast", "true")])
+def test_a_completed_run_is_measured_later_without_training_again(tmp_path, compose_config, first, second):
+    unmeasured, measured = (compose_config("train.epochs=1", f"train.measure={on}") for on in (first, second))
 
     def measures(cfg, run):
         assert run.only_measure
-        run.metrics["memory/train_peak_mib"] = 2.0
+        run.metrics[ADDED[second]] = 2.0
 
     perform(unmeasured, tmp_path, trains)
     before = read_result(tmp_path)
@@ -120,10 +124,11 @@ def test_a_completed_run_is_measured_later_without_training_again(tmp_path, comp
     assert read_result(tmp_path) == before
     assert perform(measured, tmp_path, measures).exit_code == 0
     after = read_result(tmp_path)
-    assert after["metrics"] == {**before["metrics"], "memory/train_peak_mib": 2.0}
+    assert after["metrics"] == {**before["metrics"], ADDED[second]: 2.0}
     told = after["provenance"].pop("measured")
     assert after["provenance"] == before["provenance"] and after["layers"] == before["layers"] and "start" in told
     assert perform(measured, tmp_path, never).exit_code == 0
+    assert perform(unmeasured, tmp_path, never).exit_code == 0
 
 
 def raising_in_measurement(cfg, run):

@@ -23,7 +23,7 @@ def of_two(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("measure", "in_sweep", "named"), [(False, True, "hydra.mode=MULTIRUN"), (True, False, "train.measure=true")]
+    ("measure", "in_sweep", "named"), [(False, True, "hydra.mode=MULTIRUN"), (True, False, "train.measure=full")]
 )
 def test_what_several_processes_cannot_do_is_refused(measure, in_sweep, named, of_two):
     with pytest.raises(UserError, match=named):

@@ -7,6 +7,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from wasi.config.relevance import relevant
 from wasi.errors import UserError
 from wasi.runs.record import resolved
 from wasi.runs.result import strict
@@ -20,7 +21,6 @@ _PLAIN = {
     "micro_batch_size": None,
 }
 _OF_A_STEP = (*_PLAIN, "clip_norm", "step_in_backward")
-_NOT_MEASURED = ("bench", "sweep", "logger", "recipe")
 
 
 def baseline_config(cfg: DictConfig) -> DictConfig | None:
@@ -63,5 +63,13 @@ def measured_config(cfg: DictConfig) -> dict:
 
 
 def identity(config: dict) -> str:
-    """Equal for two configurations whose measuring processes would do the same."""
-    return json.dumps({key: value for key, value in config.items() if key not in _NOT_MEASURED}, sort_keys=True)
+    """Equal for two configurations whose measuring processes would do the same.
+
+    Of `rank` that is what stands in the method's own section, of `train` what shapes a step.
+    """
+    parts = relevant(config)
+    parts.pop("scheduler", None)
+    if "train" in parts:
+        parts["train"] = {key: value for key, value in parts["train"].items() if key in _OF_A_STEP}
+    root = config.get("dataset", {}).get("root")
+    return json.dumps({"seed": config.get("seed"), "root": root, **parts}, sort_keys=True)

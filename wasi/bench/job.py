@@ -64,7 +64,7 @@ def measure(cfg: DictConfig, job: "Job") -> None:
     """The body of a job."""
     baseline = baseline_config(cfg)
     if baseline is not None:
-        job.result.baseline = Side(measured_config(baseline))
+        job.result.baseline = Side(measured_config(baseline), rounds_per_run=cfg.bench.rounds)
     Bench(cfg, job.result, job.folder / CHILDREN_LOG).run()
 
 
@@ -74,7 +74,7 @@ class Job:
     def __init__(self, cfg: DictConfig, folder: Path):
         self.folder, self._start = folder, time.monotonic()
         self.fingerprint = bench_fingerprint(cfg)
-        self.result = Measurement(Side(measured_config(cfg)), None)
+        self.result = Measurement(Side(measured_config(cfg), rounds_per_run=cfg.bench.rounds), None)
         self._previous = read_result(folder, FILE_NAME)
         self._begun = False
         self._provenance = provenance()

@@ -13,15 +13,18 @@ from wasi.bench.children import Child, ChildFailed
 from wasi.bench.measurement import INFERENCE, TRAIN, Measurement, Side
 from wasi.bench.resident import resident_memory
 from wasi.measure import rss
-from wasi.measure.telemetry import read_power, sampled_power, snapshot
+from wasi.measure.power import power_meter
+from wasi.measure.telemetry import snapshot
 
 log = logging.getLogger(__name__)
 
 _BREAKDOWN_MS = 6000.0  # time that the breakdown may take, roughly
-_HOLES = 1.5  # what a process that keeps freed memory may hold, over its peak without
+_POWER_SECONDS = 5.0  # of steps, and of inference passes, while the power is read
 _REQUESTS = {TRAIN: "time_train", INFERENCE: "time_inference"}
 
-_memory_of: dict[str, dict] = {}  # memory is measured once per configuration and command
+_known: dict[str, dict] = {}  # by configuration, what a command measures of it once: memory, work, parts of a step
+
+Timed = tuple[str, Side, Child]  # "ours" or "baseline", its measurement, its process
 
 
 class Bench:
@@ -38,40 +41,49 @@ class Bench:
         self._threads: int | None = cfg.device.num_threads
 
     def run(self) -> None:
-        """Memory first, one process at a time: what does not fit is not timed. Then times, in turns."""
+        """`bench.runs` times: fresh processes, their memory, and then their times in turns."""
         self._look()
-        self._memory("ours", self.result.ours)
-        self._refuse_if_too_large()
-        timed = [("ours", self.result.ours)]
-        if self.result.baseline is not None:
-            self._memory("baseline", self.result.baseline)
-            if self._baseline_fits():
-                timed.append(("baseline", self.result.baseline))
-        with ExitStack() as stack:
-            children = [stack.enter_context(self._child(who)) for who, _ in timed]
-            pairs = [(who, side, child) for (who, side), child in zip(timed, children, strict=True)]
-            release = self._short_of_memory([side for _, side, _ in pairs])
-            self._prepare(pairs)
-            self._rounds(pairs, release)
-            self._further(pairs)
+        for number in range(self._cfg.bench.runs):
+            with ExitStack() as stack:
+                pairs = self._started(stack)
+                self._rounds(pairs, self._short_of_memory(pairs))
+                if number == 0:
+                    self._further(pairs)
         if self._cfg.bench.data:
             self._loading()
         self._look()
 
-    def _memory(self, who: str, side: Side) -> None:
-        """Resident memory and live tensors, each in a process of its own."""
-        key = identity(side.config)
-        if key not in _memory_of:
+    def _started(self, stack: ExitStack) -> list[Timed]:
+        """The processes that are timed, with their models built. What does not fit is not timed."""
+        ours, base = self.result.ours, self.result.baseline
+        child = stack.enter_context(self._child("ours"))
+        self._tell_process(child.ask("load", config=ours.config))
+        other = None
+        if base is not None and self._baseline_fits():
+            other = stack.enter_context(self._child("baseline"))
+            other.send("load", config=base.config)  # meanwhile
+        self._memory("ours", ours, child)
+        self._refuse_if_too_large()
+        pairs = [("ours", ours, child)]
+        if other is not None:
+            other.receive()
+            self._memory("baseline", base, other)
+            if self._baseline_fits():
+                pairs.append(("baseline", base, other))
+            else:
+                other.close()
+        return pairs
+
+    def _memory(self, who: str, side: Side, child: Child) -> None:
+        """Resident memory, then live tensors, of a fresh process that has loaded its data; builds its model."""
+        known = _known.setdefault(identity(side.config), {})
+        if "memory" in known:
+            child.ask("build")
+        else:
             log.info("%s: memory", who)
-            with self._child(who, memory=True) as first, self._child(who, memory=True) as second:
-                process = _load([(first, side), (second, side)])
-                side.counted |= resident_memory(first)
-                first.close()
-                second.ask("build")
-                side.counted |= second.ask("live_peaks")
-            _memory_of[key] = {"process": process, "metrics": dict(side.counted)}
-        self._tell_process(_memory_of[key]["process"])
-        side.counted |= _memory_of[key]["metrics"]
+            side.counted |= resident_memory(child)
+            known["memory"] = {**side.counted, **child.ask("live_peaks")}
+        side.counted |= known["memory"]
 
     def _refuse_if_too_large(self) -> None:
         total = self.result.ours.counted["memory/process_rss_peak_mib"]
@@ -79,27 +91,25 @@ class Bench:
             raise ChildFailed("failed", line)
 
     def _baseline_fits(self) -> bool:
-        total = self.result.baseline.counted["memory/process_rss_peak_mib"]
+        """As far as is known so far."""
+        side = self.result.baseline
+        side.counted |= _known.get(identity(side.config), {}).get("memory", {})
+        total = side.counted.get("memory/process_rss_peak_mib", 0.0)
         line = rss.over_limit(total, self._cfg.device.memory_limit_mib)
         if line:
-            self.result.remarks.append(f"the baseline is not timed, as it would not fit: {line}")
+            self._remark(f"the baseline is not timed, as it would not fit: {line}")
         return line is None
 
-    def _prepare(self, pairs: list) -> None:
-        self._tell_process(_load([(child, side) for _, side, child in pairs]))
-        for _, _, child in pairs:
-            child.ask("build")
-
-    def _short_of_memory(self, sides: list[Side]) -> bool:
+    def _short_of_memory(self, pairs: list[Timed]) -> bool:
         """Whether not all processes could keep what they have freed until their next turn."""
-        wanted = _HOLES * sum(side.counted["memory/process_rss_peak_mib"] for side in sides)
-        short = len(sides) > 1 and wanted > rss.available_mib()
+        held = sum(child.ask("release") for _, _, child in pairs)
+        wanted = sum(side.counted["memory/process_rss_peak_mib"] for _, side, _ in pairs)
+        short = len(pairs) > 1 and wanted - held > rss.available_mib()
         if short:
-            line = "freed memory is given back after each turn, as both processes would not fit with it"
-            self.result.remarks.append(line)
+            self._remark("freed memory is given back after each turn, as both processes would not fit with it")
         return short
 
-    def _rounds(self, pairs: list, release: bool) -> None:
+    def _rounds(self, pairs: list[Timed], release: bool) -> None:
         bench = self._cfg.bench
         turn = {"min_count": ceil(bench.min_count / bench.rounds), "min_seconds": bench.min_seconds / bench.rounds}
         for number in range(bench.rounds):
@@ -114,13 +124,18 @@ class Bench:
             medians = ", ".join(f"{who} {side.metrics()[f'{TRAIN}_p50']:.1f} ms" for who, side, _ in pairs)
             log.info("round %d/%d: %s per step", number + 1, bench.rounds, medians)
 
-    def _further(self, pairs: list) -> None:
+    def _further(self, pairs: list[Timed]) -> None:
         """Work, parts of a step and power, each by a pass of its own."""
         for _, side, child in pairs:
-            side.counted |= child.ask("count")
+            known = _known[identity(side.config)]
             p50 = side.metrics()[f"{TRAIN}_p50"]
-            side.breakdown = child.ask("breakdown", count=min(10, max(2, int(_BREAKDOWN_MS / p50))))
-            self._power(side, child, p50)
+            if "counted" not in known:
+                side.counted |= (counted := child.ask("count"))
+                parts = child.ask("breakdown", count=min(10, max(2, int(_BREAKDOWN_MS / p50))))
+                known |= {"counted": counted, "breakdown": parts}
+            side.counted |= known["counted"]
+            side.breakdown = known["breakdown"]
+            self._power(side, child)
 
     def _loading(self) -> None:
         """Loading alone, in a process that does nothing else."""
@@ -129,45 +144,37 @@ class Bench:
         with self._child("ours") as child:
             ours.counted |= child.ask("loading", config=ours.config, **turn)
 
-    def _power(self, side: Side, child: Child, p50: float) -> None:
-        """Watts while steps run one after another, where the machine can tell."""
-        if read_power() is None:
+    def _power(self, side: Side, child: Child) -> None:
+        """Watts, and joules of a step and of an inference pass, where the machine can tell."""
+        meter = power_meter(self.result.process["device"])
+        if meter is None:
             return
-        with sampled_power() as watts:
-            child.ask("time_train", warmup=0, min_count=2, min_seconds=5.0)
-        if watts:
-            side.counted["power/train_watts"] = sum(watts) / len(watts)
-            side.counted["energy/train_step_joules"] = side.counted["power/train_watts"] * p50 / 1000
+        self.result.process["power"] = meter.source
+        for kind, request, name in ((TRAIN, "time_train", "train"), (INFERENCE, "time_inference", "inference")):
+            with meter.running() as used:
+                child.ask(request, warmup=0, min_count=2, min_seconds=_POWER_SECONDS)
+            if used.watts is not None:
+                side.counted[f"power/{name}_watts"] = used.watts
+                unit = "train_step" if kind == TRAIN else "inference"
+                side.counted[f"energy/{unit}_joules"] = used.watts * side.metrics()[f"{kind}_p50"] / 1000
 
     @contextmanager
-    def _child(self, who: str, memory: bool = False):
+    def _child(self, who: str):
         """A fresh process; the baseline's failures say whose they are."""
-        environment = rss.child_environment(self._threads or 0)
-        if not self._threads:  # nothing asked for: the first process tells what the machine gives
-            del environment["OMP_NUM_THREADS"]
-        if not memory:  # it makes allocations slow, so times are taken without it
-            del environment["MALLOC_MMAP_THRESHOLD_"]
+        environment = rss.child_environment(self._threads)
         with self._start("baseline" if who == "baseline" else "", environment=environment) as child:
             yield child
 
     def _tell_process(self, told: dict) -> None:
         """The number of threads found is asked for explicitly from then on."""
-        self.result.process = told
+        self.result.process = told | self.result.process
         self._threads = self._threads or told["threads"]
-        remark = "device.flush_denormals=true has no effect on this processor"
-        if (
-            self._cfg.device.flush_denormals
-            and not told["denormals_flushed"]
-            and remark not in self.result.remarks
-        ):
-            self.result.remarks.append(remark)
+        if self._cfg.device.flush_denormals and not told["denormals_flushed"]:
+            self._remark("device.flush_denormals=true has no effect on this processor")
+
+    def _remark(self, line: str) -> None:
+        if line not in self.result.remarks:
+            self.result.remarks.append(line)
 
     def _look(self) -> None:
         self.result.looks.append(snapshot())
-
-
-def _load(children: list[tuple[Child, Side]]) -> dict:
-    """Libraries imported and data loaded, side by side; what the first process is like then."""
-    for child, side in children:
-        child.send("load", config=side.config)
-    return [child.receive() for child, _ in children][0]

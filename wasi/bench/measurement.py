@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from wasi.bench.ratios import SUBSPACE_PART, ratios
+from wasi.bench.ratios import ratios
 from wasi.measure.telemetry import Snapshot, throttled_during
-from wasi.measure.timing import spread_warning, summary
+from wasi.measure.timing import spread_warning, spreads, summary
 from wasi.runs.result import measured
 
 TRAIN, INFERENCE = "time/train_step_ms", "time/inference_ms"
+_SUBSPACE_PART = "decomposition"
 
 
 @dataclass
@@ -18,13 +19,14 @@ class Side:
     """The configuration or its baseline.
 
     counted: metrics that are told as they are; rounds: kind -> samples in ms, a list per round; breakdown:
-    ms per part of single steps.
+    ms per part of single steps; rounds_per_run: consecutive rounds of one process, None for all.
     """
 
     config: dict
     counted: dict[str, float] = field(default_factory=dict)
     rounds: dict[str, list[list[float]]] = field(default_factory=lambda: {TRAIN: [], INFERENCE: []})
     breakdown: list[dict[str, float]] = field(default_factory=list)
+    rounds_per_run: int | None = None
 
     def samples(self) -> dict:
         """Everything that was timed, raw."""
@@ -39,17 +41,20 @@ class Side:
         return [ms for samples in self.rounds[kind] for ms in samples]
 
     def metrics(self) -> dict[str, float]:
-        """The contract's names; `iqr`, the breakdown (mean per step) and the achieved GFLOP/s beside them."""
+        """The contract's names; `iqr`, the parts of a spread (see `spreads`), the breakdown (mean per step) and the
+        achieved GFLOP/s beside them."""
         found = dict(self.counted)
         for kind in (TRAIN, INFERENCE):
             if samples := self.flat(kind):
                 s = summary(samples)
                 found |= {f"{kind}_{name}": s[name] for name in ("p50", "p90", "iqr")}
+                parts = spreads(self.rounds[kind], self.rounds_per_run)
+                found |= {f"{kind}_spread_{name}": share for name, share in parts.items()}
         if self.breakdown:
             parts = self.parts()
             found |= {f"time/breakdown_{part}_ms": float(np.mean(ms)) for part, ms in parts.items()}
-            if any(parts[SUBSPACE_PART]):
-                found["time/subspace_ms_p50"] = float(np.median(parts[SUBSPACE_PART]))
+            if any(parts[_SUBSPACE_PART]):
+                found["time/subspace_ms_p50"] = float(np.median(parts[_SUBSPACE_PART]))
         for flops, time, name in (
             ("flops/train_step", f"{TRAIN}_p50", "flops/train_achieved_gflops"),
             ("flops/inference", f"{INFERENCE}_p50", "flops/inference_achieved_gflops"),
@@ -60,7 +65,9 @@ class Side:
 
     def warnings(self, who: str) -> list[str]:
         told = (
-            spread_warning(f"{who} {kind}", self.flat(kind)) for kind in (TRAIN, INFERENCE) if self.rounds[kind]
+            spread_warning(f"{who} {kind}", self.rounds[kind], self.rounds_per_run)
+            for kind in (TRAIN, INFERENCE)
+            if self.rounds[kind]
         )
         return [line for line in told if line]
 
@@ -98,6 +105,8 @@ class Measurement:
         }
 
     def telemetry(self) -> dict:
-        """First and last look; absent where the machine tells nothing."""
+        """First and last look, and the hottest, between rounds; absent where the machine tells nothing."""
         looks = {"before": self.looks[:1], "after": self.looks[1:][-1:]}
-        return {when: look[0].told() for when, look in looks.items() if look and look[0].told()}
+        told = {when: look[0].told() for when, look in looks.items() if look and look[0].told()}
+        degrees = [look.temperature_c for look in self.looks if look.temperature_c is not None]
+        return {**told, "hottest_c": max(degrees)} if degrees else told

@@ -1,32 +1,35 @@
 """Baseline over ours, per metric: above 1 is better for what costs (times, memory, FLOPs). No torch."""
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wasi.measure.timing import paired_ratio
+from wasi.measure.timing import MIN_ROUNDS, paired_ratio, resampled_rounds
 
 if TYPE_CHECKING:
     from wasi.bench.measurement import Side
 
-SUBSPACE_PART = "decomposition"
 _RESAMPLES = 1000
+_MEASURED_ONCE = re.compile(r"memory/.*_rss_peak_mib|power/|energy/|time/|.*_achieved_gflops")
 
 
 def ratios(baseline: "Side", ours: "Side") -> dict[str, dict[str, float]]:
     """name -> {p50, low, high} for what was measured on both sides and is not zero on ours.
 
-    Times have a bootstrap 95 % interval over rounds and samples; a step's parts, which are not taken in turns,
-    over steps. What is counted, and the process's single peak of resident memory, has low = high = p50.
+    Times have a bootstrap 95 % interval over rounds and samples, from four rounds on. What is counted exactly (live
+    tensors, FLOPs, parameters) has low = high = p50. What was measured once, not in turns (resident memory, a step's
+    parts, power), is a ratio alone.
     """
     theirs, mine = baseline.metrics(), ours.metrics()
-    timed = {**_timed(baseline, ours), **_parts(baseline, ours)}
+    timed = _timed(baseline, ours)
     found = {}
     for name in sorted(theirs.keys() & mine.keys()):
-        if mine[name] == 0 or name.endswith("_iqr"):
+        if mine[name] == 0 or name.endswith("_iqr") or "_spread_" in name:
             continue
         ratio = theirs[name] / mine[name]
-        found[name] = timed.get(name, {"p50": ratio, "low": ratio, "high": ratio})
+        alone = {"p50": ratio} if _MEASURED_ONCE.match(name) else {"p50": ratio, "low": ratio, "high": ratio}
+        found[name] = timed.get(name, alone)
     return found | _achieved(found, theirs, mine)
 
 
@@ -37,29 +40,22 @@ def _timed(baseline: "Side", ours: "Side") -> dict[str, dict[str, float]]:
         if not pairs:
             continue
         over, under = zip(*pairs, strict=True)
-        found[f"{kind}_p50"] = paired_ratio(over, under, _generator(), _RESAMPLES)
-        found[f"{kind}_p90"] = _quantile_ratio(over, under, 90)
+        per_run = ours.rounds_per_run
+        found[f"{kind}_p50"] = paired_ratio(over, under, _generator(), _RESAMPLES, per_run)
+        found[f"{kind}_p90"] = _quantile_ratio(over, under, 90, per_run)
     return found
 
 
-def _parts(baseline: "Side", ours: "Side") -> dict[str, dict[str, float]]:
-    if not (baseline.breakdown and ours.breakdown):
-        return {}
-    over, under = baseline.parts(), ours.parts()
-    ratios = {f"time/breakdown_{part}_ms": _mean_ratio(over[part], under[part]) for part in over}
-    subspace = over[SUBSPACE_PART], under[SUBSPACE_PART]
-    if all(any(ms) for ms in subspace):
-        ratios["time/subspace_ms_p50"] = _quantile_ratio([subspace[0]], [subspace[1]], 50)
-    return {name: ratio for name, ratio in ratios.items() if ratio is not None}
-
-
-def _quantile_ratio(over_rounds, under_rounds, percent: float) -> dict[str, float]:
+def _quantile_ratio(over_rounds, under_rounds, percent: float, per_run: int | None) -> dict[str, float]:
     """Ratio of a quantile over all rounds; rounds are resampled together, then samples within each."""
-    rng = _generator()
-    picks = rng.integers(len(over_rounds), size=(_RESAMPLES, len(over_rounds)))
-    top, bottom = (_drawn_quantiles(rounds, picks, percent, rng) for rounds in (over_rounds, under_rounds))
     over, under = (np.percentile(np.concatenate(rounds), percent) for rounds in (over_rounds, under_rounds))
-    return _interval(over / under, top / bottom)
+    if len(over_rounds) < MIN_ROUNDS:
+        return {"p50": float(over / under)}
+    rng = _generator()
+    picks = resampled_rounds(len(over_rounds), _RESAMPLES, rng, per_run).T
+    top, bottom = (_drawn_quantiles(rounds, picks, percent, rng) for rounds in (over_rounds, under_rounds))
+    low, high = np.percentile(top / bottom, [2.5, 97.5])
+    return {"p50": float(over / under), "low": float(low), "high": float(high)}
 
 
 def _drawn_quantiles(rounds, picks: np.ndarray, percent: float, rng: np.random.Generator) -> np.ndarray:
@@ -72,14 +68,6 @@ def _drawn_quantiles(rounds, picks: np.ndarray, percent: float, rng: np.random.G
     return np.nanpercentile(chosen.reshape(len(picks), -1), percent, axis=1)
 
 
-def _mean_ratio(over: list[float], under: list[float]) -> dict[str, float] | None:
-    rng = _generator()
-    means = [rng.choice(side, size=(_RESAMPLES, len(side))).mean(axis=1) for side in (over, under)]
-    if not means[1].all():
-        return None
-    return _interval(np.mean(over) / np.mean(under), means[0] / means[1])
-
-
 def _achieved(found: dict, theirs: dict, mine: dict) -> dict[str, dict[str, float]]:
     """Work over time: the ratio of the work is exact, so the interval is that of the time, turned around."""
     told = {}
@@ -89,13 +77,10 @@ def _achieved(found: dict, theirs: dict, mine: dict) -> dict[str, dict[str, floa
     ):
         if achieved in found and time in found:
             work, t = theirs[flops] / mine[flops], found[time]
-            told[achieved] = {"p50": work / t["p50"], "low": work / t["high"], "high": work / t["low"]}
+            told[achieved] = {"p50": work / t["p50"]}
+            if "low" in t:
+                told[achieved] |= {"low": work / t["high"], "high": work / t["low"]}
     return told
-
-
-def _interval(p50: float, drawn) -> dict[str, float]:
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return {"p50": float(p50), "low": float(low), "high": float(high)}
 
 
 def _generator() -> np.random.Generator:

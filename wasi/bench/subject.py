@@ -1,10 +1,12 @@
 """What is measured: a configuration's model, built as train.py builds it, and its first training batch."""
 
 import importlib
+from collections.abc import Callable
 
 import hydra
 import torch
 from omegaconf import DictConfig
+from torch import Tensor, nn
 
 from wasi.data.catalogue import load_data
 from wasi.data.loader import first_batch
@@ -16,39 +18,57 @@ from wasi.models.spec import input_spec
 from wasi.runs.device import prepare_device
 from wasi.training.build import build_step
 
-_LIBRARIES = {"torchvision": "torchvision.models", "timm": "timm.models", "wasi": "timm.models"}
+_LIBRARIES = {
+    "torchvision": "wasi.models.torchvision_models",
+    "timm": "wasi.models.timm_models",
+    "wasi": "timm.models.vision_transformer",
+}
 
 
 class Subject:
     """Data at once, the model on `build`.
 
-    method: applied to the model; step: one whole optimizer step; batch: its two arguments; images: the batch as
-    inference sees it.
+    method: applied to the model; step: one whole optimizer step; batch: its two arguments.
     """
 
     def __init__(self, cfg: DictConfig):
         self.cfg = cfg
         self.device = prepare_device(cfg.device)
         torch.manual_seed(cfg.seed)
-        self._spec = input_spec(cfg.model, cfg.dataset.image_size)
-        self._data = load_data(cfg.dataset, self._spec, cfg.seed)
-        available, size = len(self._data.train), cfg.dataset.batch_size
+        self.spec = input_spec(cfg.model, cfg.dataset.image_size)
+        self.data = load_data(cfg.dataset, self.spec, cfg.seed)
+        available, size = len(self.data.train), cfg.dataset.batch_size
         if available < size:
             raise UserError("dataset.batch_size", size, f"at most {available}, the number of training images")
-        self._batch = first_batch(self._data.train, cfg)
+        self._batch = first_batch(self.data.train, cfg)
+        self.normalize = Normalize(self.spec)
         # Imports are no part of what building costs.
         importlib.import_module(_LIBRARIES[cfg.model.library])
         hydra.utils.get_class(cfg.method._target_)
 
     def build(self) -> None:
-        cfg, data, normalize = self.cfg, self._data, Normalize(self._spec)
-        model = build_model(cfg.model, data.num_classes, self._spec, cfg.seed).to(self.device)
+        model = self.model()
+        self.step = build_step(model, self.normalize, self.cfg, self.method)
+        self.batch = self.step.prepare(*self._batch)
+        del self.data, self._batch
+
+    def model(self, prepare: Callable[[nn.Module], object] = lambda model: None) -> nn.Module:
+        """With the method applied to what `prepare` has made of the library's model."""
+        cfg, data = self.cfg, self.data
+        model = build_model(cfg.model, data.num_classes, self.spec, cfg.seed).to(self.device)
+        prepare(model)
         calibration = Calibration(
-            data.train, normalize, cfg.dataset.batch_size, cfg.rank.calibration_batches, cfg.seed
+            data.train, self.normalize, cfg.dataset.batch_size, cfg.rank.calibration_batches, cfg.seed
         )
         self.method = hydra.utils.instantiate(cfg.method)
-        model = self.method.apply(model, calibration)
-        self.step = build_step(model, normalize, cfg, self.method)
-        self.batch = self.step.prepare(*self._batch)
-        self.images = normalize(self._batch[0].to(self.device))
-        del self._data, self._batch
+        return self.method.apply(model, calibration)
+
+    def first(self, size: int) -> tuple[Tensor, Tensor]:
+        """The first images of the batch as the loader gives it; before `build`."""
+        images, labels = self._batch
+        return images[:size], labels[:size]
+
+    def images(self) -> Tensor:
+        """The batch as inference sees it, made when it is asked for: training holds its own form alone."""
+        images = self.batch[0]
+        return images if images.is_floating_point() else self.normalize(images)

@@ -31,6 +31,8 @@ class BenchCallback(SweepCallback):
         if launcher_name(config.hydra) != "BasicLauncher":
             given = config.hydra.runtime.choices["hydra/launcher"]
             raise UserError("hydra/launcher", given, "basic, as a benchmark measures one job at a time")
+        if config.bench.get("fit") is not None:
+            raise UserError("experiment", "fit", "without -m only, as its own lists say what is looked over")
         if not swept & {"bench", "bench.baseline", "bench.baseline_recipe", "experiment"}:
             check_baseline(config.bench)
 

@@ -7,9 +7,11 @@ from wasi.bench.jobs import BenchJob, labels
 Cell = Callable[[dict, dict], str]  # metrics, ratio
 
 LEGEND = (
-    "×: baseline / this, above 1 is better, with a 95 % interval over paired rounds; GFLOP: 2 per multiply-add",
+    "×: baseline / this, above 1 is better, with a 95 % interval over paired rounds (from four of them on; from four",
+    "runs, bench.runs, on over those); spread: standard deviation of steps within rounds | of rounds | of runs, each",
+    "started anew, in % of the median; GFLOP: 2 per multiply-add; W, J: of a step, where the machine tells",
     "peak: live tensors of a whole step, in parts at that moment; RSS: the process's resident peak over its",
-    "baseline after imports; it adds allocator slack, kernel workspaces and code that the tracker cannot see",
+    "baseline after imports, in the process that is timed; it adds what the allocator keeps, workspaces and code",
     "process: the resident peak since the process began; inputs: what linears in scope keep for the backward pass",
     "share of a step: decompositions, products with factors, attention, optimizer with clipping, the rest",
 )
@@ -71,8 +73,11 @@ def _machine(jobs: list[BenchJob]) -> str:
 
 
 def _table(columns: dict[str, Cell], rows: list[tuple[str, dict, dict]]) -> list[str]:
+    """Columns in which no row has anything are left out."""
     cells = [[label, *(cell(metrics, ratio) for cell in columns.values())] for label, metrics, ratio in rows]
     table = [["job", *columns], *cells]
+    told = [place for place in range(len(table[0])) if any(row[place] != "-" for row in cells)]
+    table = [[row[place] for place in told] for row in table]
     widths = [max(len(row[place]) for row in table) for place in range(len(table[0]))]
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in table]
     return [f"  {line}" for line in [lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:]]]
@@ -87,9 +92,25 @@ def _ratio(name: str) -> Cell:
         r = ratio.get(name)
         if r is None:
             return "-"
-        return (
-            f"{r['p50']:.2f}×" if r["low"] == r["high"] else f"{r['p50']:.2f}× [{r['low']:.2f}, {r['high']:.2f}]"
-        )
+        interval = r.get("low") != r.get("high")
+        return f"{r['p50']:.2f}×" + (f" [{r['low']:.2f}, {r['high']:.2f}]" if interval else "")
+
+    return cell
+
+
+def _spread(kind: str) -> Cell:
+    """Shares of the median in per cent; `-` for one that is not known, nothing for runs where there was one.
+
+    >>> _spread("t")({"t_spread_within": 0.012, "t_spread_runs": 0.03}, {})
+    '1.2|-|3.0'
+    >>> _spread("t")({"t_spread_within": 0.012, "t_spread_rounds": 0.03}, {})
+    '1.2|3.0'
+    """
+
+    def cell(metrics: dict, _) -> str:
+        shares = [metrics.get(f"{kind}_spread_{part}") for part in ("within", "rounds", "runs")]
+        told = "|".join("-" if share is None else f"{share:.1%}"[:-1] for share in shares)
+        return told.removesuffix("|-") if told != "-|-|-" else "-"
 
     return cell
 
@@ -117,12 +138,15 @@ def _digits(value: float) -> str:
 TIMES: dict[str, Cell] = {
     "step p50 ms": _value("time/train_step_ms_p50"),
     "p90": _value("time/train_step_ms_p90"),
+    "spread": _spread("time/train_step_ms"),
     "speed-up": _ratio("time/train_step_ms_p50"),
     "inference p50 ms": _value("time/inference_ms_p50"),
     "speed-up ": _ratio("time/inference_ms_p50"),
     "step GFLOP": _value("flops/train_step", 1e-9),
     "GFLOP/s": _value("flops/train_achieved_gflops"),
     "inference GFLOP": _value("flops/inference", 1e-9),
+    "W": _value("power/train_watts"),
+    "J": _value("energy/train_step_joules"),
 }
 MEMORY: dict[str, Cell] = {
     "peak MiB": _value("memory/train_peak_mib"),

@@ -10,20 +10,21 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from wasi.allocator import release_memory
-from wasi.bench.loading import loading
-from wasi.bench.parts import breakdown_steps
 from wasi.bench.subject import Subject
 from wasi.measure import rss
-from wasi.measure.memory import inference_peak, train_peak
-from wasi.measure.run import counts
 from wasi.measure.timing import synchronizer, time_steps
 from wasi.models.modes import evaluating
 
 log = logging.getLogger(__name__)
 
+_LONG_MS = 500.0  # a call that fills the caches many times over is timed without an untimed one before it
+
 
 class Work:
-    """State between requests: the subject."""
+    """State between requests: the subject, and how long its calls took last."""
+
+    def __init__(self):
+        self._last_ms: dict[str, float] = {}
 
     def load(self, config: dict) -> dict:
         """Everything but the model. What the process is like then."""
@@ -41,62 +42,84 @@ class Work:
         self.subject.build()
         self.release()
 
-    def release(self) -> None:
-        """Give freed memory back. The system may take seconds over it, at the cost of steps meanwhile."""
+    def release(self) -> float:
+        """Give freed memory back, at the cost of steps meanwhile; MiB that stay resident."""
         gc.collect()
         release_memory()
+        return rss.current_rss_mib()
 
     def time_train(self, warmup: int, min_count: int, min_seconds: float) -> list[float]:
         """Milliseconds of whole steps, see `time_steps`."""
         step, batch = self.subject.step, self.subject.batch
-        return self._time(lambda: step(*batch), warmup, min_count, min_seconds)
+        return self._time("train", lambda: step(*batch), warmup, min_count, min_seconds)
 
     def time_inference(self, warmup: int, min_count: int, min_seconds: float) -> list[float]:
         """Milliseconds of a batch in eval mode without gradients, adapters merged."""
-        model, images = self.subject.step.model, self.subject.images
+        model, images = self.subject.step.model, self.subject.images()
         with self.subject.method.deployed(model), evaluating(model):
-            return self._time(lambda: model(images), warmup, min_count, min_seconds)
+            return self._time("inference", lambda: model(images), warmup, min_count, min_seconds)
 
     def count(self) -> dict[str, float]:
         """What is counted of model and step. Trains a few steps further, as timing does."""
-        step, images = self.subject.step, self.subject.images
+        from wasi.measure.run import counts  # here, so that resident memory is without it
+
+        step, images = self.subject.step, self.subject.images()
         return counts(self.subject.method, step, self._cfg.method.scope, self.subject.batch, images)
 
     def breakdown(self, count: int) -> list[dict[str, float]]:
         """Milliseconds per part of single steps, seen from outside."""
+        from wasi.bench.parts import breakdown_steps
+
         return breakdown_steps(self.subject.step, self.subject.batch, count, self.subject.method.step_parts())
 
     def loading(self, config: dict, warmup: int, min_count: int, min_seconds: float) -> dict[str, float]:
         """Throughput of loading alone, for a process of its own; needs no `load`."""
+        from wasi.bench.loading import loading
+
         return loading(OmegaConf.create(config), warmup, min_count, min_seconds)
 
-    def live_peaks(self) -> dict[str, float]:
-        """Live tensors of an inference pass and, then, of training; for a process of its own."""
-        step = self.subject.step
-        with self.subject.method.deployed(step.model):
-            inference = inference_peak(step.model, self.subject.images).total / rss.MIB
-        self.subject.images = None  # training holds its own form of the batch
-        training = train_peak(step.model, step.optimizer, step, *self.subject.batch)
-        return {**training.train_metrics(), "memory/inference_peak_mib": inference}
-
     def rss_peak(self, steps: int) -> dict[str, float]:
-        """Resident memory in MiB, for a process of its own, after `load`.
+        """Resident memory in MiB, for a fresh process, after `load`; builds the model.
 
-        baseline: with data, after a model-free warm-up; peak: of whole steps; total: since the process began.
+        baseline: with data, after a model-free warm-up; peak: of whole steps; total: since the process began. The
+        allocator is as in the steps that are timed.
         """
         _model_free_warmup(self.subject.device)
         so_far = rss.process_peak_mib()  # before the marks of what follows are reset
         release_memory()
         baseline = rss.current_rss_mib()
         while_building = rss.peak_rss_mib(self.build)
-        self.subject.images = None
         step, batch = self.subject.step, self.subject.batch
         peak = rss.peak_rss_mib(lambda: [step(*batch) for _ in range(steps)] and None)
         return {"baseline": baseline, "peak": peak, "total": max(so_far, while_building, peak)}
 
-    def _time(self, run, warmup: int, min_count: int, min_seconds: float) -> list[float]:
-        warmup = max(warmup, 1)  # the other process has just had the caches
-        return time_steps(run, warmup, min_count, min_seconds, synchronizer(self.subject.device.type))
+    def live_peaks(self) -> dict[str, float]:
+        """Live tensors of a whole step and of an inference pass, once an optimizer's state is there (`rss_peak`)."""
+        from wasi.measure.memory import inference_peak, train_peak
+
+        step = self.subject.step
+        training = train_peak(step.model, step.optimizer, step, *self.subject.batch, steps=1)
+        with self.subject.method.deployed(step.model):
+            inference = inference_peak(step.model, self.subject.images()).total / rss.MIB
+        return {**training.train_metrics(), "memory/inference_peak_mib": inference}
+
+    def held(self) -> float:
+        """MiB that libraries and data keep resident, after a model-free warm-up; for a fresh process, after `load`."""
+        _model_free_warmup(self.subject.device)
+        return self.release()
+
+    def predict(self, asked: dict) -> dict:
+        """What other optimizers, policies and batch sizes would take (`wasi.bench.predict`); after `load`."""
+        from wasi.bench.predict import predict
+
+        return predict(self.subject, asked)
+
+    def _time(self, kind: str, run, warmup: int, min_count: int, min_seconds: float) -> list[float]:
+        if self._last_ms.get(kind, 0.0) < _LONG_MS:
+            warmup = max(warmup, 1)  # the other process has just had the caches
+        samples = time_steps(run, warmup, min_count, min_seconds, synchronizer(self.subject.device.type))
+        self._last_ms[kind] = samples[-1]
+        return samples
 
 
 def _denormals_are_flushed() -> bool:

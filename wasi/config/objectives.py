@@ -35,7 +35,7 @@ def direction(objective: str) -> str:
 
 
 def is_measured(objective: str) -> bool:
-    """Whether only `train.measure=true` finds it out."""
+    """Whether only `train.measure=fast` or `full` finds it out."""
     return objective in _MEASURED
 
 

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from wasi.config import objectives
+from wasi.config.levels import LEVELS, measure_level
 from wasi.errors import UserError
 
 Predicate = Callable[[Any], bool]
@@ -190,7 +191,7 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "train.on_oom": _names("fail", "halve"),
     "train.rerun": _yes_no,
     "train.save": _names("model", "none"),
-    "train.measure": _yes_no,
+    "train.measure": (lambda v: is_bool(v) or one_of(*LEVELS)(v), "none, fast or full (false is none, true is full)"),
     "train.monitor": _yes_no,
     "tune.objectives": (
         lambda v: list_of(one_of(*objectives.ALLOWED))(v) and len(set(v)) == len(v),
@@ -212,8 +213,10 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "bench.min_count": _count,
     "bench.min_seconds": _not_negative,
     "bench.rounds": _count,
+    "bench.runs": _count,
     "bench.rerun": _yes_no,
     "bench.data": _yes_no,
+    "bench.fit": (or_null(lambda value: isinstance(value, DictConfig)), "options of experiment=fit, or null"),
 }
 
 # The last of a rule's options is the one to blame; the predicate sees their values in this order.
@@ -286,7 +289,7 @@ TOGETHER: list[tuple[tuple[str, ...], Callable[..., bool], str]] = [
     ),
     (
         ("train.measure", "tune.objectives"),
-        lambda measure, names: measure or not any(map(objectives.is_measured, names)),
+        lambda measure, names: measure_level(measure) != "none" or not any(map(objectives.is_measured, names)),
         "of validation alone with train.measure={}",
     ),
     (

@@ -65,6 +65,11 @@ class LiveMemory:
             parts["temporary"] += self._allocated - sum(parts.values())
         return MemoryPeak(**parts)
 
+    @property
+    def totals(self) -> list[int]:
+        """Bytes of live tensors after every allocation and release so far, in order."""
+        return self._log.totals()
+
     def __enter__(self) -> "LiveMemory":
         self._look_around()
         self._log.label(_tensors(self._inputs), "activations")

@@ -1,7 +1,7 @@
 """Resident memory of this process, seen by the operating system. Meant for a fresh child process.
 
-The allocator decides what of freed memory goes back to the system. `child_environment` makes every tensor of
-64 KiB and more a mapping of its own, which is returned at once; set it before the child starts.
+The allocator decides what of freed memory goes back to the system, so a process is measured with the settings with
+which it trains.
 """
 
 import os
@@ -16,9 +16,9 @@ MIB = 1024**2
 _SAMPLING_SECONDS = 0.001
 
 
-def child_environment(num_threads: int) -> dict[str, str]:
-    """What a parent adds to the environment of a child whose memory or time is measured."""
-    return {"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": str(num_threads)}
+def child_environment(num_threads: int | None) -> dict[str, str]:
+    """What a parent adds to the environment of a child whose memory or time is measured; None: whatever it finds."""
+    return {"OMP_NUM_THREADS": str(num_threads)} if num_threads else {}
 
 
 def current_rss_mib() -> float:

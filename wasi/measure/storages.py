@@ -8,6 +8,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -116,6 +117,11 @@ class StorageLog(TorchDispatchMode):
         for block, change in self._events[:at]:
             parts[block.part] += change
         return parts
+
+    def totals(self) -> list[int]:
+        """Bytes alive after each event, in order."""
+        self._settle_sum()
+        return list(accumulate(change for _, change in self._events))
 
     def close(self) -> None:
         """Stop logging; storages that live on are no longer followed."""

@@ -1,4 +1,4 @@
-"""The state of the machine around a measurement: governor, frequency, temperature, throttling, power.
+"""The state of the machine around a measurement: governor, frequency, temperature, throttling.
 
 Reads `vcgencmd` (Raspberry Pi) and sysfs (Linux); what a machine does not tell is absent, never an error.
 No torch.
@@ -6,9 +6,7 @@ No torch.
 
 import re
 import subprocess
-import threading
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
@@ -102,45 +100,6 @@ def parse_temperature(output: str | None) -> float | None:
     """
     found = re.search(r"temp=(-?\d+(?:\.\d+)?)", output or "")
     return float(found[1]) if found else None
-
-
-def parse_power(output: str | None) -> float | None:
-    """Watts from `vcgencmd pmic_read_adc`: volts times amperes, summed over the rails that tell both.
-
-    That is what the PMIC delivers; its own losses and what USB devices draw are not in it.
-    """
-    readings = re.findall(r"(\S+)_([AV])\s+(current|volt)\(\d+\)=(-?\d+(?:\.\d+)?)([AV])", output or "")
-    amperes = {rail: float(value) for rail, _, kind, value, _ in readings if kind == "current"}
-    volts = {rail: float(value) for rail, _, kind, value, _ in readings if kind == "volt"}
-    both = amperes.keys() & volts.keys()
-    return sum(amperes[rail] * volts[rail] for rail in both) if both else None
-
-
-def read_power(run: Run = run_tool) -> float | None:
-    """Watts that the Pi 5's PMIC delivers now, or None."""
-    return parse_power(run(["vcgencmd", "pmic_read_adc"]))
-
-
-@contextmanager
-def sampled_power(read: Callable[[], float | None] = read_power, period: float = 0.5):
-    """`with sampled_power() as watts: ...`: a reading every `period` seconds, by a thread that sleeps between."""
-    watts: list[float] = []
-    stop = threading.Event()
-
-    def sample() -> None:
-        while not stop.wait(period):
-            value = read()
-            if value is None:
-                return
-            watts.append(value)
-
-    thread = threading.Thread(target=sample, daemon=True)
-    thread.start()
-    try:
-        yield watts
-    finally:
-        stop.set()
-        thread.join()
 
 
 def _policies(sysfs: Path) -> list[Path]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 WIDE = 0.10  # IQR over median above which a distribution is called wide
+MIN_ROUNDS = 4  # fewer say too little about what differs between them for an interval
 
 
 def time_steps(
@@ -50,13 +51,42 @@ def summary(samples: Sequence[float]) -> dict[str, float]:
     return {"p50": float(q50), "p90": float(q90), "iqr": float(q75 - q25), "n": len(samples)}
 
 
-def spread_warning(name: str, samples: Sequence[float]) -> str | None:
-    """One line when the samples are spread so widely that their median says little."""
-    s = summary(samples)
+def spreads(rounds: Sequence[Sequence[float]], rounds_per_run: int | None = None) -> dict[str, float]:
+    """Where samples differ: relative standard deviations, absent where there are too few to tell.
+
+    - within: of samples about their own round's mean, pooled over rounds of two samples and more;
+    - rounds: of the rounds' medians about their run's, which shows a machine that drifts (at least four rounds);
+    - runs: of the runs' medians, each run being another process (at least two runs).
+
+    Args:
+        rounds: samples of each round, in order; rounds_per_run: consecutive rounds of one process; None: all.
+    """
+    rounds = [np.asarray(samples) for samples in rounds if len(samples)]
+    if not rounds:
+        return {}
+    median = np.median(np.concatenate(rounds))
+    found = {}
+    freedom = sum(len(samples) - 1 for samples in rounds)
+    if freedom:
+        found["within"] = np.sqrt(sum(((r - r.mean()) ** 2).sum() for r in rounds) / freedom) / median
+    runs = _runs([np.median(samples) for samples in rounds], rounds_per_run)
+    freedom = sum(len(medians) - 1 for medians in runs)
+    if len(rounds) >= MIN_ROUNDS and freedom:
+        found["rounds"] = np.sqrt(sum(((m - np.mean(m)) ** 2).sum() for m in runs) / freedom) / median
+    if len(runs) > 1:
+        found["runs"] = np.std([np.median(medians) for medians in runs], ddof=1) / median
+    return {name: float(value) for name, value in found.items()}
+
+
+def spread_warning(name: str, rounds: Sequence[Sequence[float]], rounds_per_run: int | None = None) -> str | None:
+    """One line when the samples are spread so widely that their median says little, and where they differ."""
+    s = summary([sample for samples in rounds for sample in samples])
     if s["iqr"] <= WIDE * s["p50"]:
         return None
-    share = s["iqr"] / s["p50"]
-    return f"{name}: wide spread, IQR is {share:.0%} of the median over {s['n']} samples (limit {WIDE:.0%})"
+    share, parts = s["iqr"] / s["p50"], spreads(rounds, rounds_per_run)
+    words = {"within": "within rounds", "rounds": "between rounds", "runs": "between runs"}
+    told = "".join(f", {parts[part]:.0%} {where}" for part, where in words.items() if part in parts)
+    return f"{name}: wide spread, IQR is {share:.0%} of the median over {s['n']} samples (limit {WIDE:.0%}){told}"
 
 
 def paired_ratio(
@@ -64,25 +94,45 @@ def paired_ratio(
     our_rounds: Sequence[Sequence[float]],
     generator: np.random.Generator,
     resamples: int = 2000,
+    rounds_per_run: int | None = None,
 ) -> dict[str, float]:
-    """Baseline over ours, `p50`, and its bootstrap 95 % interval, `low` to `high`.
+    """Baseline over ours, `p50`, and its bootstrap 95 % interval, `low` to `high`, from four rounds on.
 
     Both lists hold the samples of the same rounds, taken in turns, so that a drift of the machine hits both
-    alike. One ratio of medians per round; `p50` is the median over rounds. Resampled in two levels: rounds,
-    and the samples of either side within each, so that a few rounds still give an honest interval.
+    alike. One ratio of medians per round; `p50` is the median over rounds. Resampled in levels: `resampled_rounds`,
+    and the samples of either side within each.
     """
     if len(baseline_rounds) != len(our_rounds) or not our_rounds:
         raise ValueError(f"{len(baseline_rounds)} baseline rounds, {len(our_rounds)} of ours: need equally many")
     rounds = list(zip(baseline_rounds, our_rounds, strict=True))
+    ratio = {"p50": float(np.median([np.median(a) / np.median(b) for a, b in rounds]))}
+    if len(rounds) < MIN_ROUNDS:
+        return ratio
     drawn = np.stack([_round_ratios(a, b, generator, resamples) for a, b in rounds])  # rounds x resamples
-    picks = generator.integers(len(drawn), size=drawn.shape)
-    medians = np.median(np.take_along_axis(drawn, picks, axis=0), axis=0)
-    low, high = np.percentile(medians, [2.5, 97.5])
-    return {
-        "p50": float(np.median([np.median(a) / np.median(b) for a, b in rounds])),
-        "low": float(low),
-        "high": float(high),
-    }
+    picks = resampled_rounds(len(rounds), resamples, generator, rounds_per_run)
+    low, high = np.percentile(np.median(np.take_along_axis(drawn, picks, axis=0), axis=0), [2.5, 97.5])
+    return {**ratio, "low": float(low), "high": float(high)}
+
+
+def resampled_rounds(
+    count: int, resamples: int, generator: np.random.Generator, rounds_per_run: int | None = None
+) -> np.ndarray:
+    """Places of rounds drawn with replacement, `[count, resamples]`.
+
+    With at least four whole runs, runs are drawn and then rounds within each, so that the interval covers what another
+    start of the processes would change; with fewer, rounds alone.
+    """
+    per = rounds_per_run or count
+    runs = count // per
+    if runs < MIN_ROUNDS:
+        return generator.integers(count, size=(count, resamples))
+    starts = per * generator.integers(runs, size=(runs, 1, resamples))
+    return (starts + generator.integers(per, size=(runs, per, resamples))).reshape(runs * per, resamples)
+
+
+def _runs(medians: Sequence[float], rounds_per_run: int | None) -> list[np.ndarray]:
+    per = rounds_per_run or len(medians)
+    return [np.asarray(medians[start : start + per]) for start in range(0, len(medians), per)]
 
 
 def _round_ratios(

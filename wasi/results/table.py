@@ -66,7 +66,7 @@ def _ratio(row: Row, metric: str) -> str:
     if found is None:
         return "-"
     text = f"{found['p50']:.2f}×"
-    return text if found["low"] == found["high"] else f"{text} [{found['low']:.2f}, {found['high']:.2f}]"
+    return text if found.get("low") == found.get("high") else f"{text} [{found['low']:.2f}, {found['high']:.2f}]"
 
 
 def _mib(row: Row, metric: str) -> str:

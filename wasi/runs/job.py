@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from wasi.config.hardware import launched
 from wasi.config.known import check_config
+from wasi.config.levels import measure_level
 from wasi.config.objectives import DEFAULT, Values, values_of
 from wasi.config.sweep import sweep_name
 from wasi.errors import Interrupted
@@ -54,10 +55,11 @@ class Run:
     history: list = field(default_factory=list)  # of each epoch ended, its `train/loss` and `val/*`
     resumed_from_step: int = 0
     only_measure: bool = False  # it was trained before, without being measured
+    first_here: bool = True  # no job before it has left its marks on this process
 
     def start_over(self) -> None:
         """Forget what was filled in."""
-        vars(self).update(vars(Run(self.folder, self.tracker, only_measure=self.only_measure)))
+        vars(self).update(vars(Run(self.folder, self.tracker, only_measure=self.only_measure, first_here=False)))
 
 
 Body = Callable[[DictConfig, Run], None]
@@ -126,13 +128,14 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
     """Skip, or run `body` and write down how it ended. Raises only `Interrupted`."""
     if launched()[0]:
         return _perform_beside(cfg, body)
-    start, record, run, others = time.monotonic(), Record(cfg, folder), Run(folder), Others()
+    start, record, others = time.monotonic(), Record(cfg, folder), Others()
+    run = Run(folder, first_here=not _ended_here)
     try:
         check_config(cfg)
         check_processes(cfg, HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN)
         sweep_name(cfg)
         if record.completed_before() and not cfg.train.rerun:
-            run.only_measure = cfg.train.measure and record.lacks_measurement()
+            run.only_measure = record.lacks_measurement(measure_level(cfg.train.measure))
             if not run.only_measure:
                 others.dismiss()
                 return _skip(record, cfg.train.monitor)

@@ -12,6 +12,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from wasi.config.hardware import launched
+from wasi.config.levels import measure_level
 from wasi.errors import UserError
 
 
@@ -46,9 +47,9 @@ def check_processes(cfg: DictConfig, in_sweep: bool) -> None:
     if in_sweep:
         allowed = f"RUN under torchrun, whose {processes} processes train one run together (hydra.mode=RUN)"
         raise UserError("hydra.mode", "MULTIRUN", allowed)
-    if cfg.train.measure:
-        allowed = f"false for {processes} processes: memory and time are measured of one"
-        raise UserError("train.measure", "true", allowed)
+    if (level := measure_level(cfg.train.measure)) != "none":
+        allowed = f"none for {processes} processes: memory and time are measured of one"
+        raise UserError("train.measure", level, allowed)
     if cfg.train.on_oom == "halve":
         raise UserError("train.on_oom", "halve", f"fail for {processes} processes: one cannot start over alone")
 

@@ -9,11 +9,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from wasi.config.fingerprint import SCHEMA_VERSION, fingerprint
 from wasi.config.hardware import device_class
+from wasi.config.levels import LEVELS, measure_level
 from wasi.runs.out_of_memory import with_micro_batch_size
 from wasi.runs.provenance import processes, provenance, threads
 from wasi.runs.result import FILE_NAME, measured, read_result, strict, write_json
 
-_MEASURED = "memory/train_peak_mib"
+# A metric that a level of `train.measure` adds to those of the level before it.
+_ADDED = {"none": "", "fast": "memory/train_peak_mib", "full": "memory/train_rss_peak_mib"}
 
 
 class Record:
@@ -53,11 +55,12 @@ class Record:
     def completed_before(self) -> bool:
         return self.is_same_run() and self.previous.get("status") == "completed"
 
-    def lacks_measurement(self) -> bool:
-        """Whether the completed result is of a run with `train.measure=false`."""
+    def lacks_measurement(self, asked: str) -> bool:
+        """Whether the completed result was to measure less than `asked` (see `LEVELS`), and lacks what that adds."""
         before = self.previous or {}
-        asked = before.get("config", {}).get("train", {}).get("measure", True)
-        return self.completed_before() and not asked and _MEASURED not in before.get("metrics", {})
+        level = measure_level(before.get("config", {}).get("train", {}).get("measure", "full"))
+        less = level in LEVELS and LEVELS.index(level) < LEVELS.index(asked)
+        return self.completed_before() and less and _ADDED[asked] not in before.get("metrics", {})
 
     def add(self, metrics: dict) -> None:
         """What was measured after a completed run, into its result; with the code that measured."""

@@ -1,0 +1,158 @@
+"""The planner without measuring processes: what it asks, what it keeps, what it refuses."""
+
+import csv
+import json
+from contextlib import contextmanager
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import open_dict
+
+from tests.conftest import CONF
+from wasi.bench import fit
+from wasi.bench.children import ChildFailed
+from wasi.bench.fit import Plan, check_fit, perform, plan
+from wasi.errors import UserError
+from wasi.measure import rss
+
+FIT = ("experiment=fit", "model=vit_micro", "device.memory_limit_mib=900", "bench.fit.methods=[vanilla,wasi]")
+
+
+@pytest.fixture
+def job_config():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+
+        def composed(*overrides):
+            cfg = compose("bench", [*FIT, *overrides], return_hydra_config=True)
+            HydraConfig.instance().set_config(cfg)
+            with open_dict(cfg):
+                del cfg["hydra"]
+            return cfg
+
+        yield composed
+
+
+class Processes:
+    """Made-up processes: 500 MiB at rest, one MiB of live tensors and 1 ms per image."""
+
+    def __init__(self, really: float = 600.0):
+        self.really, self.loaded, self.asked = really, [], []
+
+    @contextmanager
+    def start(self, role, log, environment):
+        yield self
+
+    def ask(self, do, **arguments):
+        self.asked.append(do)
+        if do == "load":
+            self.loaded.append(arguments["config"])
+        if do == "predict":
+            return {"rows": list(self.rows(**arguments["asked"])), "left_out": [], "model_mib": 7.0, "images": 100}
+        return {"held": 500.0, "rss_peak": {"baseline": 500.0, "peak": self.really, "total": self.really}}.get(
+            do, [1.0, 2.0, 3.0]
+        )
+
+    def rows(self, optimizers, memory, batch_sizes, spare_mib, **_):
+        for name in optimizers:
+            for policy in memory:
+                for size in batch_sizes:
+                    time = {"step_ms": float(size)} if size <= spare_mib else {}
+                    row = {"optimizer": name, "memory": policy, "batch_size": size, "live_mib": float(size)}
+                    row["resident_mib"] = float(size)
+                    yield {**row, "optimizer_state_mib": 0.0, **time}
+
+
+@pytest.fixture
+def processes(monkeypatch):
+    made = Processes()
+    monkeypatch.setattr(fit, "Child", made.start)
+    return made
+
+
+def test_every_combination_is_told_and_the_fastest_measured(job_config, processes, tmp_path, capsys):
+    cfg = job_config("bench.fit.batch_sizes=[8,64,512]", "bench.fit.optimizers=[sgd]")
+    assert perform(cfg, tmp_path, plan).exit_code == 0
+    rows = list(csv.DictReader((tmp_path / "fit.csv").open()))
+    assert len(rows) == (1 + 2) * 2 * 3  # vanilla, wasi at two thresholds; two policies; three batch sizes
+    assert {row["fits"] for row in rows if row["batch_size"] == "512"} == {"False"}
+    epochs = [float(row["epoch_seconds"]) for row in rows if row["fits"] == "True"]
+    assert epochs == sorted(epochs) and len(epochs) == 12
+    measured = [row for row in rows if row["measured"] == "True"]
+    assert [(row["process_mib"], row["step_ms"], row["predicted_step_ms"]) for row in measured] == [
+        ("600.0", "2.0", measured[0]["batch_size"] + ".0")
+    ]
+    content = json.loads((tmp_path / "fit.json").read_text())
+    assert content["status"] == "completed" and content["limit_mib"] == 900 and len(content["rows"]) == len(rows)
+    assert (tmp_path / "fit.png").read_bytes().startswith(b"\x89PNG")
+    assert "vit_micro in 900 MiB: 12 of 18 combinations fit" in capsys.readouterr().out
+
+
+def test_what_is_measured_above_the_limit_does_not_fit(job_config, processes, tmp_path):
+    processes.really = 901.0
+    found = Plan(job_config("bench.fit.batch_sizes=[8]"), tmp_path)
+    plan(found.cfg, found)
+    measured = [row for row in found.rows if row["measured"]]
+    assert len(measured) == 3 and not any(row["fits"] for row in measured)  # three are tried for one that fits
+
+
+def test_models_are_built_small_and_measured_as_they_would_be_trained(job_config, processes, tmp_path):
+    found = Plan(job_config("bench.fit.batch_sizes=[8]", "bench.fit.memory=[lean]"), tmp_path)
+    plan(found.cfg, found)
+    *looked_at, measured = processes.loaded
+    assert [config["method"].get("weight_epsilon") for config in looked_at] == [None, 0.6, 0.8]
+    assert {config["model"]["weights"] for config in looked_at} == {"random"}  # of the surrogate's known spectrum
+    assert measured["model"]["weights"] == "surrogate" and measured["method"]["scope"] == "all"
+    assert (measured["train"]["memory"], measured["train"]["chunk_size"]) == ("lean", 4)
+    assert measured["dataset"]["batch_size"] == 8
+
+
+def test_without_a_limit_it_is_the_machines_memory(job_config, processes, tmp_path, monkeypatch):
+    monkeypatch.setattr(fit.psutil, "virtual_memory", lambda: type("Memory", (), {"total": 1234 * rss.MIB}))
+    assert Plan(job_config("device.memory_limit_mib=null"), tmp_path).limit == 1234
+
+
+def test_a_model_whose_process_dies_is_left_out(job_config, processes, tmp_path, monkeypatch, caplog):
+    rows = processes.rows
+
+    def dies_at_vanilla(**asked):
+        if asked["epsilon"] is None:
+            raise ChildFailed("failed", "the measuring process was killed by SIGKILL")
+        return rows(**asked)
+
+    monkeypatch.setattr(processes, "rows", dies_at_vanilla)
+    assert perform(job_config("bench.fit.batch_sizes=[8]"), tmp_path, plan).exit_code == 0
+    assert "vanilla is left out: the measuring process was killed" in caplog.text
+    assert {row["method"] for row in json.loads((tmp_path / "fit.json").read_text())["rows"]} == {"wasi"}
+
+
+def test_what_was_found_before_a_death_is_kept(job_config, processes, tmp_path):
+    def dies(cfg, found):
+        plan(cfg, found)
+        raise ChildFailed("failed", "the measuring process was killed by SIGKILL")
+
+    assert perform(job_config("bench.fit.batch_sizes=[8]"), tmp_path, dies).exit_code == 1
+    assert json.loads((tmp_path / "fit.json").read_text())["status"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("option", "given"),
+    [
+        ("methods", "[vanila]"),
+        ("epsilons", "[1.5]"),
+        ("optimizers", "[adam]"),
+        ("batch_sizes", "[0]"),
+        ("memory", "[thin]"),
+        ("scope", "heads"),
+        ("resident", "0.5"),
+        ("check", "-1"),
+    ],
+)
+def test_refused(job_config, option, given):
+    with pytest.raises(UserError, match=rf"bench\.fit\.{option}="):
+        check_fit(job_config(f"bench.fit.{option}={given}").bench.fit)
+
+
+def test_unknown_options_are_refused(job_config):
+    with pytest.raises(UserError, match=r"bench\.fit\.threshold=1: allowed is one of methods"):
+        check_fit(job_config("+bench.fit.threshold=1").bench.fit)

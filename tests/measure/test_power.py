@@ -1,0 +1,87 @@
+"""Power: what real tools print, energy counters, and means over a block."""
+
+import time
+
+import pytest
+
+from wasi.measure import power
+from wasi.measure.power import Meter, package_joules, parse_gpu_watts, parse_power, power_meter
+
+PMIC = """\
+   3V7_WL_SW_A current(0)=0.07024320A
+     3V3_SYS_A current(1)=0.05660880A
+    DDR_VDDQ_A current(4)=0.00000000A
+    VDD_CORE_A current(7)=0.97056000A
+   3V7_WL_SW_V volt(8)=3.72219200V
+     3V3_SYS_V volt(9)=3.31434000V
+    DDR_VDDQ_V volt(12)=0.61084800V
+    VDD_CORE_V volt(15)=0.72073300V
+       EXT5V_V volt(24)=5.07592000V
+        BATT_V volt(25)=0.00586080V
+"""
+
+
+def tools(**answers):
+    """A `run` that knows some of vcgencmd's commands."""
+    return lambda command: answers.get(command[1])
+
+
+def test_power_is_summed_over_rails_that_tell_both():
+    by_hand = 0.07024320 * 3.72219200 + 0.05660880 * 3.31434000 + 0 + 0.97056000 * 0.72073300
+    assert parse_power(PMIC) == pytest.approx(by_hand)
+    assert (
+        parse_power("EXT5V_V volt(24)=5.07V\n") is None and parse_power("") is None and parse_power(None) is None
+    )
+
+
+@pytest.fixture
+def packages(tmp_path):
+    for zone, microjoules in (("intel-rapl:0", 5_000_000), ("intel-rapl:1", 2_000_000), ("intel-rapl:0:0", 900_000)):
+        folder = tmp_path / "class/powercap" / zone
+        folder.mkdir(parents=True)
+        (folder / "energy_uj").write_text(f"{microjoules}\n")
+    return tmp_path
+
+
+def test_energy_of_packages_without_what_is_within_them(packages, tmp_path):
+    assert package_joules(packages) == 7.0
+    (packages / "class/powercap/intel-rapl:1/energy_uj").write_text("?")
+    assert package_joules(packages) is None and package_joules(tmp_path / "absent") is None
+
+
+def test_the_meter_of_each_kind_of_machine(packages, tmp_path):
+    nothing, pi, gpu = tools(), tools(pmic_read_adc=PMIC), lambda command: "61.25\n" if "smi" in command[0] else None
+    assert power_meter("cpu", nothing, tmp_path / "absent") is None
+    assert power_meter("cpu", nothing, packages).source == "RAPL packages"
+    assert power_meter("cpu", pi, packages).watts() == parse_power(PMIC)
+    assert power_meter("cuda:0", gpu, packages).watts() == 61.25
+    assert power_meter("cuda", pi, packages) is None  # the processor's power is not the GPU's
+
+
+def test_gpu_watts():
+    assert parse_gpu_watts("61.25\n") == 61.25
+    assert parse_gpu_watts("[N/A]\n") is None and parse_gpu_watts("") is None and parse_gpu_watts(None) is None
+
+
+def test_watts_from_readings(monkeypatch):
+    monkeypatch.setattr(power, "_PERIOD", 0.001)
+    readings, seen = iter([5.0, 6.0, None]), []
+
+    def read():
+        seen.append(next(readings))
+        return seen[-1]
+
+    deadline = time.monotonic() + 30
+    with Meter("x", watts=read).running() as used:
+        while None not in seen and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert used.watts == 5.5
+
+
+@pytest.mark.parametrize(("after", "watts"), [(47.0, 8.0), (1.0, None), (None, None)])
+def test_watts_from_a_counter(monkeypatch, after, watts):
+    clock, counter = iter([10.0, 15.0]), iter([7.0, after])
+    monkeypatch.setattr(power.time, "monotonic", lambda: next(clock))
+    with Meter("x", joules=lambda: next(counter)).running() as used:
+        pass
+    assert used.watts == watts

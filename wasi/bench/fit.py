@@ -1,0 +1,257 @@
+"""`experiment=fit`: what of methods, thresholds, optimizers, batch sizes and policies fits a device. No torch here.
+
+Memory and time of every combination are predicted from small steps (`wasi.bench.predict`); the fastest that should fit
+are then measured. Leaves fit.json, fit.csv and fit.png.
+"""
+
+import csv
+import io
+import json
+import logging
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from wasi.atomic import atomic_write_bytes, atomic_write_text
+from wasi.bench.baseline import measured_config
+from wasi.bench.children import Child, ChildFailed
+from wasi.bench.resident import resident_memory
+from wasi.config.known import check_config
+from wasi.config.validate import integer_from, is_number, list_of, one_of
+from wasi.errors import Interrupted, UserError
+from wasi.measure import rss
+from wasi.methods.declared import method_names, reads_rank
+from wasi.report.write import printable
+from wasi.runs.ending import Ending, ending_of, tell
+from wasi.runs.inputs import check_inputs
+from wasi.runs.provenance import provenance
+from wasi.signals import uninterrupted
+
+log = logging.getLogger(__name__)
+
+_SMALL_BATCH = 16  # images that the predicting steps take at most
+_SHOWN = 25  # rows of the table on the terminal
+_COLUMNS = (
+    *("method", "epsilon", "optimizer", "memory", "batch_size", "fits", "measured", "at_least"),
+    *("process_mib", "live_mib", "optimizer_state_mib", "model_mib", "step_ms", "epoch_seconds"),
+    *("predicted_process_mib", "predicted_step_ms"),
+)
+_LEGEND = (
+    "process: peak of the whole process, predicted as libraries, data, weights + resident x what else a step holds;",
+    "live: of a whole step, from two small tracked steps; step, epoch: from two small timed steps, training images",
+    "alone; model: model.safetensors; *: measured as train.py would run it, set-up included; >: weights and gradients",
+    "alone, so not tried.",
+)
+
+
+def perform(cfg: DictConfig, folder: Path, body: Callable[[DictConfig, "Plan"], None]) -> Ending:
+    """Look everything over and write down what was found, however it ends. Raises only `Interrupted`."""
+    plan_ = Plan(cfg, folder)
+    try:
+        check_config(cfg)
+        check_fit(cfg.bench.fit)
+        check_inputs(cfg)
+        body(cfg, plan_)
+        ending = Ending("completed")
+    except ChildFailed as error:
+        ending = Ending(error.status, str(error), exit_code=1)
+    except BaseException as error:  # Interrupted too: what was found is kept
+        ending = ending_of(error)
+    with uninterrupted():
+        plan_.write(ending)
+        tell(ending, folder / "bench.log")
+    if ending.signum is not None:
+        raise Interrupted(ending.signum)
+    return ending
+
+
+def plan(cfg: DictConfig, found: "Plan") -> None:
+    """The body of a job: every model is built once, in a process of its own."""
+    fit = cfg.bench.fit
+    failure = None
+    for method, epsilon in _models(fit):
+        try:
+            found.add(method, epsilon, _predicted(cfg, found, method, epsilon))
+        except ChildFailed as error:  # too large even for small steps, perhaps: the others are told
+            failure = error
+            log.warning("%s is left out: %s", _model_name(method, epsilon), error)
+    if failure is not None and not found.rows:
+        raise failure
+    found.check(fit.check)
+
+
+class Plan:
+    """Rows of the table as they are found."""
+
+    def __init__(self, cfg: DictConfig, folder: Path):
+        self.cfg, self.folder, self.rows = cfg, folder, []
+        self.limit = cfg.device.memory_limit_mib or psutil.virtual_memory().total / rss.MIB
+        self.log_file = folder / "processes.log"
+
+    def add(self, method: str, epsilon: float | None, told: dict) -> None:
+        images = told["images"]
+        for line in told["left_out"]:
+            log.warning("%s is left out: %s", _model_name(method, epsilon), line)
+        for row in told["rows"]:
+            process = told["held"] + row.pop("resident_mib")
+            row |= {"method": method, "epsilon": epsilon, "model_mib": told["model_mib"], "images": images}
+            row |= {"process_mib": process, "predicted_process_mib": process, "measured": False}
+            if "step_ms" in row:
+                row["predicted_step_ms"] = row["step_ms"]
+            row["fits"] = process <= self.limit and row["batch_size"] <= images
+            self.rows.append(_with_epoch(row))
+
+    def check(self, count: int) -> None:
+        """Measure the fastest, one after another, until `count` of them really fit."""
+        for row in self.fitting()[: 3 * count]:
+            if sum(r["measured"] and r["fits"] for r in self.rows) >= count:
+                return
+            cfg = _config(self.cfg, row["method"], row["epsilon"], row["optimizer"], row["memory"], row["batch_size"])
+            name = _model_name(row["method"], row["epsilon"])
+            log.info("measuring %s, %s, %s, batch %d", name, row["optimizer"], row["memory"], row["batch_size"])
+            with Child("", self.log_file, rss.child_environment(cfg.device.num_threads)) as child:
+                child.ask("load", config=measured_config(cfg))
+                process = resident_memory(child)["memory/process_rss_peak_mib"]
+                samples = child.ask("time_train", warmup=0, min_count=3, min_seconds=0.0)
+            row |= {"process_mib": process, "step_ms": sorted(samples)[1], "measured": True}
+            row["fits"] = process <= self.limit
+            _with_epoch(row)
+
+    def fitting(self) -> list[dict]:
+        """Those that fit and were timed, the quickest epoch first."""
+        found = [row for row in self.rows if row["fits"] and "epoch_seconds" in row]
+        return sorted(found, key=lambda row: row["epoch_seconds"])
+
+    def write(self, ending: Ending) -> None:
+        if not self.rows and ending.status != "completed":
+            return
+        fitting = self.fitting()
+        rest = [row for row in self.rows if row not in fitting]
+        ordered = [*fitting, *sorted(rest, key=lambda row: row["process_mib"])]
+        head = {"status": ending.status, "error": ending.error, "limit_mib": self.limit}
+        content = {**head, "config": measured_config(self.cfg), "rows": ordered, "environment": provenance()}
+        atomic_write_text(self.folder / "fit.json", json.dumps(content, indent=1) + "\n")
+        atomic_write_text(self.folder / "fit.csv", _csv(ordered))
+        if self.rows:
+            from wasi.bench.fit_figure import draw
+
+            atomic_write_bytes(self.folder / "fit.png", draw(self.rows, self.limit, self.cfg.model.name))
+        print(printable(self.table(ordered)), flush=True)
+
+    def table(self, ordered: list[dict]) -> str:
+        fitting = self.fitting()
+        heading = f"{self.cfg.model.name} in {self.limit:.0f} MiB: {len(fitting)} of {len(self.rows)} combinations fit"
+        shown = fitting[:_SHOWN] or ordered[:5]
+        if not fitting and ordered:
+            heading += "; those that want the least:"
+        columns = ("method", "eps", "optimizer", "memory", "batch", "epoch s", "step ms", "process MiB", "live MiB")
+        lines = [[*columns, "state MiB", "model MiB"], *map(_cells, shown)]
+        widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
+        text = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+        return "\n".join([heading, *text, *_LEGEND, f"all rows: {self.folder}/fit.csv, fit.json; figure: fit.png"])
+
+
+def check_fit(fit: DictConfig) -> None:
+    """Raises UserError for the first option of `bench.fit` that is not allowed."""
+    optimizers = GlobalHydra.instance().hydra.config_loader.get_group_options("optimizer")
+    rules = {
+        "methods": (list_of(one_of(*method_names())), f"a list of {', '.join(method_names())}"),
+        "epsilons": (list_of(lambda e: is_number(e) and 0 < e <= 1), "a list of numbers in (0, 1]"),
+        "optimizers": (list_of(one_of(*optimizers)), f"a list of {', '.join(optimizers)}"),
+        "batch_sizes": (list_of(integer_from(1)), "a list of whole numbers from 1 up"),
+        "memory": (list_of(one_of("plain", "lean")), "a list of plain, lean"),
+        "scope": (one_of("mlp", "attention", "all"), "mlp, attention or all"),
+        "resident": (lambda value: is_number(value) and value >= 1, "a number from 1 up"),
+        "check": (integer_from(0), "a whole number from 0 up"),
+    }
+    for option, (test, allowed) in rules.items():
+        if option not in fit or not test(fit[option]):
+            raise UserError(f"bench.fit.{option}", fit.get(option), allowed)
+    for option in fit:
+        if option not in rules:
+            raise UserError(f"bench.fit.{option}", fit[option], f"one of {', '.join(rules)}")
+
+
+def _models(fit: DictConfig) -> Iterator[tuple[str, float | None]]:
+    for method in fit.methods:
+        yield from ((method, epsilon) for epsilon in (fit.epsilons if reads_rank(method) else [None]))
+
+
+def _predicted(cfg: DictConfig, found: Plan, method: str, epsilon: float | None) -> dict:
+    """What a process that has built this model tells of optimizers, policies and batch sizes."""
+    fit = cfg.bench.fit
+    small = _config(cfg, method, epsilon, fit.optimizers[0], "plain", _SMALL_BATCH)
+    with open_dict(small):
+        if surrogate := small.model.weights == "surrogate":
+            small.model.weights = "random"  # their spectrum is known
+    log.info("looking at %s", _model_name(method, epsilon))
+    with Child("", found.log_file, rss.child_environment(cfg.device.num_threads)) as child:
+        child.ask("load", config=measured_config(small))
+        held = child.ask("held")
+        chosen = {name: _composed(f"optimizer={name}").optimizer for name in fit.optimizers}
+        asked = {
+            "optimizers": {n: OmegaConf.to_container(options, resolve=True) for n, options in chosen.items()},
+            "memory": list(fit.memory),
+            "batch_sizes": list(fit.batch_sizes),
+            "resident": fit.resident,
+            "spare_mib": found.limit - held,
+            "epsilon": epsilon,
+            "surrogate_spectrum": surrogate,
+        }
+        return {"held": held, **child.ask("predict", asked=asked)}
+
+
+def _config(
+    cfg: DictConfig, method: str, epsilon: float | None, optimizer: str, memory: str, batch_size: int
+) -> DictConfig:
+    """As train.py would have it for this row."""
+    chosen = _composed(f"method={method}", f"optimizer={optimizer}")
+    other = cfg.copy()
+    with open_dict(other):
+        own = OmegaConf.to_container(chosen.method)
+        other.method, other.optimizer = OmegaConf.create({**own, "scope": cfg.bench.fit.scope}), chosen.optimizer
+        if epsilon is not None:
+            other.rank.weight_epsilon = other.rank.activation_epsilon = epsilon
+        other.train.memory, other.train.chunk_size = memory, 4 if memory == "lean" else None
+        other.dataset.batch_size = batch_size
+        other.bench.fit = None
+    return other
+
+
+def _composed(*overrides: str) -> DictConfig:
+    return compose(HydraConfig.get().job.config_name, overrides=list(overrides))
+
+
+def _with_epoch(row: dict) -> dict:
+    if "step_ms" in row:
+        row["epoch_seconds"] = math.ceil(row["images"] / row["batch_size"]) * row["step_ms"] / 1000
+    return row
+
+
+def _model_name(method: str, epsilon: float | None) -> str:
+    return method if epsilon is None else f"{method} {epsilon}"
+
+
+def _cells(row: dict) -> list[str]:
+    time = [f"{row[key]:.{digits}f}" if key in row else "-" for key, digits in (("epoch_seconds", 1), ("step_ms", 0))]
+    names = ("process_mib", "live_mib", "optimizer_state_mib", "model_mib")
+    mib = [f"{row[name]:.0f}" if name in row else "-" for name in names]
+    if row.get("at_least"):
+        mib[:2] = [f">{text}" for text in mib[:2]]
+    mark = "*" if row["measured"] else ""
+    what = [row["method"], "-" if row["epsilon"] is None else str(row["epsilon"]), row["optimizer"], row["memory"]]
+    return [*what, str(row["batch_size"]), *time, f"{mib[0]}{mark}", *mib[1:]]
+
+
+def _csv(rows: list[dict]) -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, _COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: "" if value is None else value for key, value in row.items()} for row in rows)
+    return out.getvalue()

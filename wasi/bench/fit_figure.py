@@ -1,0 +1,42 @@
+"""Memory against time per epoch of all combinations that were timed, the limit drawn."""
+
+import io
+
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from wasi.report.style import SETTINGS, styles
+
+_DPI = 200
+
+
+def draw(rows: list[dict], limit_mib: float, model: str) -> bytes:
+    """PNG. One colour and marker per method; filled under `plain`, hollow under `lean`; larger where measured."""
+    timed = [row for row in rows if "epoch_seconds" in row]
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    looks = dict(zip(methods, styles([(method, method) for method in methods]), strict=True))
+    with matplotlib.rc_context(SETTINGS):
+        figure = Figure(figsize=(5.6, 3.8), dpi=_DPI, layout="constrained")
+        FigureCanvasAgg(figure)
+        ax = figure.subplots()
+        for row in timed:
+            look = looks[row["method"]]
+            face = look.colour if row["memory"] == "plain" else "white"
+            size = 9 if row["measured"] else 5
+            ax.plot(
+                row["process_mib"], row["epoch_seconds"], look.marker,
+                color=look.colour, markerfacecolor=face, markersize=size, alpha=0.8,
+            )  # fmt: skip
+        for method in methods:
+            ax.plot([], [], looks[method].marker, color=looks[method].colour, label=method)
+        ax.axvline(limit_mib, color="#444444", linestyle="--", linewidth=1.0, label=f"limit, {limit_mib:.0f} MiB")
+        if timed:
+            ax.set_yscale("log")
+        ax.set_xlabel("peak of the whole process, MiB")
+        ax.set_ylabel("seconds per epoch")
+        ax.set_title(f"{model}: filled plain, hollow lean, large measured", fontsize=9)
+        figure.legend(loc="outside lower center", ncols=3)
+        image = io.BytesIO()
+        figure.savefig(image, format="png", dpi=_DPI)
+    return image.getvalue()

@@ -1,0 +1,156 @@
+"""What a training step would take at other batch sizes, from small steps that were really taken.
+
+Two tracked steps of different batch sizes allocate and free the same tensors in the same order, each of a size
+`a + b B` (`B` images). So the live bytes after every event are known for any `B`, and their maximum is the peak, as
+long as the program is the same. Under `lean` the number of chunks differs, and the peak is taken as a straight line
+through two sizes. A step's time is a straight line through two timed sizes.
+"""
+
+import copy
+import time
+from collections.abc import Sequence
+
+import torch
+from omegaconf import OmegaConf, open_dict
+from torch import Tensor, nn
+
+from wasi.bench.subject import Subject
+from wasi.errors import Diverged
+from wasi.linalg.rank import explained_rank, weight_rank
+from wasi.measure.memory import MIB, LiveMemory
+from wasi.methods.describe import describe_layers
+from wasi.methods.scope import scope_linears
+from wasi.models.header import header_of
+from wasi.models.restart import give_factors
+from wasi.models.saved import inference_state
+from wasi.models.surrogate import singular_values
+from wasi.training.build import build_step
+from wasi.training.step import TrainStep
+
+CHUNK = 4  # images: `train.chunk_size` of the lean policy, small enough for two and three chunks to be cheap
+_SIZES = {"plain": (2, 4), "lean": (2 * CHUNK, 3 * CHUNK)}  # images of the tracked steps
+LARGEST = 16  # images of the larger timed step
+_SHORT = 0.5  # seconds below which a step is timed three times
+
+
+def predict(subject: Subject, asked: dict) -> dict:
+    """Rows of live memory and step time, and the size of the model's file.
+
+    Args:
+        asked: `optimizers` (name -> options), `memory` (policies), `batch_sizes`, `resident` (what the allocator
+            holds for what a step holds beside its weights), `spare_mib` (what needs more is not timed), `epsilon`
+            (None: full weights), `surrogate_spectrum` (of the weights, in place of their own).
+    """
+    ranks = asked["epsilon"], asked["surrogate_spectrum"]
+    model = subject.model(lambda dense: asked["epsilon"] and _give_random_factors(dense, subject.cfg, *ranks))
+    layers = describe_layers(model, subject.cfg.method.scope)
+    state = inference_state(model, header_of(subject.cfg, subject.spec, subject.data.classes, layers))
+    found = {"rows": [], "left_out": []}
+    for policy in asked["memory"]:
+        for name, options in asked["optimizers"].items():
+            least = _weights_mib(model) + sum(p.nbytes for p in model.parameters() if p.requires_grad) / MIB
+            if _resident(model, least, asked) > asked["spare_mib"]:
+                found["rows"] += _too_large(model, least, policy, name, asked)
+                continue
+            try:
+                found["rows"] += _rows(subject, copy.deepcopy(model), policy, name, options, asked)
+            except Diverged as error:  # at a rate that was made for weights other than these random ones
+                found["left_out"].append(f"{name} {policy}: {error}")
+    return {**found, "model_mib": sum(t.nbytes for t in state.values()) / MIB, "images": len(subject.data.train)}
+
+
+def _weights_mib(model: nn.Module) -> float:
+    return sum(t.nbytes for t in [*model.parameters(), *model.buffers()]) / MIB
+
+
+def _resident(model: nn.Module, live_mib: float, asked: dict) -> float:
+    """What a step of this peak takes of the system: weights stay where they are, the rest comes and goes."""
+    weights = _weights_mib(model)
+    return weights + asked["resident"] * (live_mib - weights)
+
+
+def _too_large(model: nn.Module, least: float, policy: str, name: str, asked: dict) -> list[dict]:
+    """Rows of what need not be tried: every step holds weights and gradients together, whatever the batch."""
+    row = {"optimizer": name, "memory": policy, "live_mib": least, "resident_mib": _resident(model, least, asked)}
+    return [{**row, "at_least": True, "batch_size": size} for size in asked["batch_sizes"]]
+
+
+def _give_random_factors(model: nn.Module, cfg, epsilon: float, surrogate_spectrum: bool) -> None:
+    """Of the rank that `epsilon` keeps, without decomposing the weights: their values change neither size nor time."""
+    generator = torch.Generator().manual_seed(cfg.seed)
+    for linear in scope_linears(model, cfg.method.scope).values():
+        rows, columns = linear.weight.shape
+        if surrogate_spectrum:
+            rank = explained_rank(singular_values(rows, columns) ** 2, epsilon)
+        else:
+            rank = weight_rank(linear.weight, epsilon)
+        left, right = torch.randn(rows, rank, generator=generator), torch.randn(rank, columns, generator=generator)
+        scale = linear.weight.detach().norm().cpu() / (left.norm() * right.norm() / rank**0.5)
+        give_factors(linear.weight, left, scale * right)
+
+
+def _rows(subject: Subject, model: nn.Module, policy: str, name: str, options: dict, asked: dict) -> list[dict]:
+    cfg = subject.cfg.copy()
+    with open_dict(cfg):
+        cfg.optimizer = OmegaConf.create(options)
+        cfg.train.memory, cfg.train.chunk_size = policy, CHUNK if policy == "lean" else None
+    step = build_step(model, subject.normalize, cfg, subject.method)
+    small, larger = _SIZES[policy]
+    _step_seconds(step, subject, small)  # makes the optimizer's state
+    events = [_totals(step, subject, size) for size in (small, larger)]
+    state = sum(t.nbytes for s in step.optimizer.state.values() for t in s.values() if isinstance(t, Tensor))
+    peaks = {size: peak_at(size, (small, larger), events) / MIB for size in asked["batch_sizes"]}
+    resident = {size: _resident(model, peak, asked) for size, peak in peaks.items()}
+    fitting = [size for size in peaks if resident[size] <= asked["spare_mib"]]
+    timed = _times(step, subject, fitting, larger)
+    return [
+        {
+            "optimizer": name,
+            "memory": policy,
+            "batch_size": size,
+            "live_mib": peak,
+            "resident_mib": resident[size],
+            "optimizer_state_mib": state / MIB,
+            **({"step_ms": timed(size)} if size in fitting else {}),
+        }
+        for size, peak in peaks.items()
+    ]
+
+
+def peak_at(size: int, sizes: tuple[int, int], events: Sequence[Sequence[int]]) -> float:
+    """Peak in bytes at `size` images, from the live bytes after each event of steps of `sizes` images."""
+    (small, larger), (before, after) = sizes, events
+    if len(before) != len(after):  # not the same program: the peaks alone can be compared
+        before, after = [max(before)], [max(after)]
+    share = (size - small) / (larger - small)
+    return max(low + share * (high - low) for low, high in zip(before, after, strict=True))
+
+
+def _totals(step: TrainStep, subject: Subject, size: int) -> list[int]:
+    batch = step.prepare(*subject.first(size))
+    with LiveMemory(step.model, step.optimizer, batch) as memory:
+        step(*batch)
+    return memory.totals
+
+
+def _times(step: TrainStep, subject: Subject, fitting: list[int], small: int):
+    """Milliseconds of a step as a function of the batch size."""
+    if not fitting:
+        return None
+    large = max(min(max(fitting), LARGEST), small + 1)
+    _step_seconds(step, subject, large)  # the small size has been run before
+    seconds = {size: _step_seconds(step, subject, size) for size in (small, large)}
+    for size in seconds:
+        if seconds[size] < _SHORT:
+            seconds[size] = min(seconds[size], *(_step_seconds(step, subject, size) for _ in range(2)))
+    slope = max((seconds[large] - seconds[small]) / (large - small), 0.0)
+    return lambda size: 1000 * max(seconds[small] + slope * (size - small), slope * size)
+
+
+def _step_seconds(step: TrainStep, subject: Subject, size: int) -> float:
+    batch = step.prepare(*subject.first(size))
+    begin = time.perf_counter()
+    step(*batch)
+    if subject.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin
