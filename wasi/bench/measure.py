@@ -8,6 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from wasi.allocator import returning_environment
 from wasi.bench.baseline import identity
 from wasi.bench.children import Child, ChildFailed
 from wasi.bench.measurement import INFERENCE, TRAIN, Measurement, Side
@@ -137,7 +138,7 @@ class Bench:
         if not self._threads:  # nothing asked for: the first process tells what the machine gives
             del environment["OMP_NUM_THREADS"]
         if not memory:  # it makes allocations slow, so times are taken without it
-            del environment["MALLOC_MMAP_THRESHOLD_"]
+            environment = {k: v for k, v in environment.items() if k not in returning_environment()}
         with self._start("baseline" if who == "baseline" else "", environment=environment) as child:
             yield child
 

@@ -1,7 +1,7 @@
 """Resident memory of this process, seen by the operating system. Meant for a fresh child process.
 
-The allocator decides what of freed memory goes back to the system. `child_environment` makes every tensor of
-64 KiB and more a mapping of its own, which is returned at once; set it before the child starts.
+The allocator decides what of freed memory goes back to the system. `child_environment` makes it return what is
+freed at once, see `wasi.allocator`; set it before the child starts.
 """
 
 import os
@@ -12,13 +12,15 @@ from pathlib import Path
 
 import psutil
 
+from wasi.allocator import returning_environment
+
 MIB = 1024**2
 _SAMPLING_SECONDS = 0.001
 
 
 def child_environment(num_threads: int) -> dict[str, str]:
     """What a parent adds to the environment of a child whose memory or time is measured."""
-    return {"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": str(num_threads)}
+    return {**returning_environment(), "OMP_NUM_THREADS": str(num_threads)}
 
 
 def current_rss_mib() -> float:

@@ -9,6 +9,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from wasi import allocator
+
 _PACKAGES = {
     "torch": "torch",
     "torchvision": "torchvision",
@@ -30,6 +32,7 @@ def provenance() -> dict:
         **code_version(),
         "versions": versions(),
         "machine": machine(),
+        "allocator": allocator.provenance(),
         "start": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
 

@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from wasi import allocator
 from wasi.config.fingerprint import SCHEMA_VERSION, fingerprint
 from wasi.config.hardware import device_class
 from wasi.runs.provenance import provenance, threads
@@ -71,7 +72,7 @@ class Record:
         if self.completed_before() and not self._begun:
             return
         self.content.update(status=status, error=error, **strict(found) | {"metrics": measured(found["metrics"])})
-        self.content["provenance"].update(threads=threads(), wall_seconds=seconds)
+        self.content["provenance"].update(threads=threads(), allocator=allocator.provenance(), wall_seconds=seconds)
         if resumed_from_step:
             self.content["provenance"]["resumed_from_step"] = resumed_from_step
         self._write()
