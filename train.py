@@ -38,7 +38,7 @@ def train(cfg: DictConfig, run: Run) -> None:
     data = load_data(cfg.dataset, spec, cfg.seed)
     normalize = Normalize(spec)
 
-    model = build_model(cfg.model, data.num_classes, spec, cfg.seed).to(device)
+    model = build_model(cfg.model, data.num_classes, spec, cfg.seed, mapped=device.type == "cpu").to(device)
     calibration = Calibration(
         data.train, normalize, cfg.dataset.batch_size, cfg.rank.calibration_batches, cfg.seed
     )

@@ -42,7 +42,8 @@ class Subject:
 
     def build(self) -> None:
         cfg, data, normalize = self.cfg, self._data, Normalize(self._spec)
-        model = build_model(cfg.model, data.num_classes, self._spec, cfg.seed).to(self.device)
+        mapped = self.device.type == "cpu"
+        model = build_model(cfg.model, data.num_classes, self._spec, cfg.seed, mapped).to(self.device)
         calibration = Calibration(
             data.train, normalize, cfg.dataset.batch_size, cfg.rank.calibration_batches, cfg.seed
         )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from wasi.allocator import keep_freed_memory
 from wasi.methods.method import Method
+from wasi.models.mapped import into_memory
 from wasi.training.baselines import mark_projected
 from wasi.training.checkpointing import checkpoint_blocks
 from wasi.training.lean import LeanStep
@@ -26,7 +27,7 @@ def build_step(
         normalize: uint8 images to float32.
         method: that was applied; its parameter groups and its way of stepping count.
     """
-    method = method or Method()
+    method, model = method or Method(), into_memory(model)
     train = cfg.train
     options = {
         "clip_norm": train.clip_norm,
