@@ -16,6 +16,7 @@ def train(cfg: DictConfig, run: Run) -> None:
     from wasi.data.load import load_data
     from wasi.data.loader import first_batch
     from wasi.data.normalize import Normalize
+    from wasi.measure.rss import current_rss_mib
     from wasi.measure.run import measure_run
     from wasi.methods.calibration import Calibration
     from wasi.methods.describe import describe_layers, rank_history
@@ -26,6 +27,7 @@ def train(cfg: DictConfig, run: Run) -> None:
     from wasi.models.weights_file import FILE_NAME
     from wasi.runs.artifacts import write_artifacts
     from wasi.runs.device import prepare_device
+    from wasi.training.budget import apply_budget
     from wasi.training.build import build_step
     from wasi.training.evaluate import test
     from wasi.training.loop import Fit
@@ -35,9 +37,13 @@ def train(cfg: DictConfig, run: Run) -> None:
     torch.manual_seed(cfg.seed)  # dropout and stochastic depth draw from the global generator
 
     spec = input_spec(cfg.model, cfg.dataset.image_size)
+    if cfg.train.memory_budget_mib is not None:
+        run.metrics |= apply_budget(cfg, spec, current_rss_mib())
     data = load_data(cfg.dataset, spec, cfg.seed)
     normalize = Normalize(spec)
 
+    if cfg.device.memory_limit_mib is not None:  # what does not fit is not built
+        run.metrics |= resident_memory_of(cfg, torch.get_num_threads(), run.folder / "memory.log")
     model = build_model(cfg.model, data.num_classes, spec, cfg.seed, mapped=device.type == "cpu").to(device)
     calibration = Calibration(
         data.train, normalize, cfg.dataset.batch_size, cfg.rank.calibration_batches, cfg.seed
@@ -49,7 +55,7 @@ def train(cfg: DictConfig, run: Run) -> None:
     run.tracker.log(0, rank_history(run.layers))
 
     step = build_step(model, normalize, cfg, method)
-    if cfg.train.measure or cfg.device.memory_limit_mib is not None:  # what does not fit is not trained
+    if cfg.train.measure and cfg.device.memory_limit_mib is None:
         run.metrics |= resident_memory_of(cfg, torch.get_num_threads(), run.folder / "memory.log")
     if run.only_measure:  # none of these numbers depends on what the weights have become
         run.metrics |= measure_run(cfg, method, step, first_batch(data.train, cfg), step_seconds=())
