@@ -7,17 +7,19 @@ import wasi.config.resolvers  # noqa: F401  (conf/config.yaml names folders with
 from wasi.runs.command import command
 from wasi.runs.job import Run, run_job
 
+_LARGE = 2**20  # bytes, while a run is set up: what is freed then goes back, whatever the time that takes
+
 
 def train(cfg: DictConfig, run: Run) -> None:
     """Load the data, build the model, apply the method, fit, measure; `run` collects what is to be reported."""
     import torch
 
+    from wasi.allocator import return_large_blocks
     from wasi.bench.resident import resident_memory_of
     from wasi.data.load import load_data
     from wasi.data.loader import first_batch
     from wasi.data.normalize import Normalize
     from wasi.measure.rss import current_rss_mib
-    from wasi.measure.run import measure_run
     from wasi.methods.calibration import Calibration
     from wasi.methods.describe import describe_layers, rank_history
     from wasi.models.build import build_model
@@ -34,6 +36,8 @@ def train(cfg: DictConfig, run: Run) -> None:
     from wasi.training.monitor import Monitor
 
     device = prepare_device(cfg.device)
+    if cfg.train.memory == "lean":
+        return_large_blocks(_LARGE)
     torch.manual_seed(cfg.seed)  # dropout and stochastic depth draw from the global generator
 
     spec = input_spec(cfg.model, cfg.dataset.image_size)
@@ -58,6 +62,8 @@ def train(cfg: DictConfig, run: Run) -> None:
     if cfg.train.measure and cfg.device.memory_limit_mib is None:
         run.metrics |= resident_memory_of(cfg, torch.get_num_threads(), run.folder / "memory.log")
     if run.only_measure:  # none of these numbers depends on what the weights have become
+        from wasi.measure.run import measure_run
+
         run.metrics |= measure_run(cfg, method, step, first_batch(data.train, cfg), step_seconds=())
         return
     watchers = [Monitor(model, calibration, cfg, run.folder, run.tracker)] if cfg.train.monitor else []
@@ -70,6 +76,8 @@ def train(cfg: DictConfig, run: Run) -> None:
     run.metrics |= tested
 
     if cfg.train.measure:
+        from wasi.measure.run import measure_run
+
         run.metrics |= measure_run(cfg, method, step, first_batch(data.train, cfg), fit.step_seconds)
 
 

@@ -1,11 +1,13 @@
-"""Imports that wait until they are needed: torch._dynamo, the compiler's front end, takes 150 MiB and a second.
+"""Imports that wait until they are needed: torch._dynamo, the compiler's front end, takes 150 MiB; triton, 80.
 
-Nothing here compiles, but torchvision's import asks for one function of it, and every torch.optim optimizer imports it
-in its methods, to tell the compiler to leave them alone.
+Nothing here compiles, but torchvision's import asks for one function of torch._dynamo, every torch.optim optimizer
+imports it in its methods, to tell the compiler to leave them alone, and torch's FLOP counter imports triton, whose
+kernels it could count.
 """
 
 import importlib
 import inspect
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 _PACKAGE, _MODULE = "torch._dynamo", "torch._dynamo.utils"
+_TRITON = "triton"
 _OF_OPTIMIZERS = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
 
 
@@ -29,6 +32,22 @@ def dynamo_deferred() -> Iterator[None]:
         yield
     finally:
         _take_away(stand_ins)
+
+
+@contextmanager
+def triton_absent() -> Iterator[None]:
+    """An import inside does as where triton is not installed. Once triton is there, nothing changes."""
+    if _TRITON in sys.modules:
+        yield
+        return
+    sys.modules[_TRITON] = None  # by which the import system knows a module that cannot be imported
+    logger = logging.getLogger("torch.utils.flop_counter")  # which would say so
+    told, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = told
+        del sys.modules[_TRITON]
 
 
 class _StandIn(ModuleType):
