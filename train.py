@@ -10,18 +10,21 @@ import wasi.config.resolvers  # noqa: F401  (conf/config.yaml names folders with
 from wasi.runs.command import command
 from wasi.runs.job import Run, run_job
 
+_LARGE = 2**20  # bytes, while a run is set up: what is freed then goes back, whatever the time that takes
+
 
 def train(cfg: DictConfig, run: Run) -> None:
     """Load the data, build the model, apply the method, fit, measure; `run` collects what is to be reported."""
     import torch
 
+    from wasi.allocator import return_large_blocks
     from wasi.bench.resident import resident_memory_of
     from wasi.config.levels import measure_level
     from wasi.data.augment import augmented, batch_mix
     from wasi.data.catalogue import load_data
     from wasi.data.loader import first_batch
     from wasi.data.normalize import Normalize
-    from wasi.measure.rss import process_peak_mib
+    from wasi.measure.rss import current_rss_mib, process_peak_mib
     from wasi.methods.calibration import Calibration
     from wasi.methods.describe import describe_layers, rank_history
     from wasi.models.build import build_model
@@ -31,19 +34,26 @@ def train(cfg: DictConfig, run: Run) -> None:
     from wasi.models.weights_file import FILE_NAME
     from wasi.runs.artifacts import write_artifacts
     from wasi.runs.device import prepare_device
+    from wasi.training.budget import apply_budget
     from wasi.training.build import build_step
     from wasi.training.evaluate import test
     from wasi.training.loop import Fit
     from wasi.training.monitor import Monitor
 
     device = prepare_device(cfg.device)
+    if cfg.train.memory == "lean":
+        return_large_blocks(_LARGE)
     torch.manual_seed(cfg.seed)  # dropout and stochastic depth draw from the global generator
 
     spec = input_spec(cfg.model, cfg.dataset.image_size)
+    if cfg.train.memory_budget_mib is not None:
+        run.metrics |= apply_budget(cfg, spec, current_rss_mib())
     data = load_data(cfg.dataset, spec, cfg.seed)
     normalize = Normalize(spec)
 
-    model = build_model(cfg.model, data.num_classes, spec, cfg.seed).to(device)
+    if cfg.device.memory_limit_mib is not None:  # what does not fit is not built
+        run.metrics |= resident_memory_of(cfg, torch.get_num_threads(), run.folder / "memory.log")
+    model = build_model(cfg.model, data.num_classes, spec, cfg.seed, mapped=device.type == "cpu").to(device)
     calibration = Calibration(
         data.train, normalize, cfg.dataset.batch_size, cfg.rank.calibration_batches, cfg.seed
     )
@@ -54,8 +64,6 @@ def train(cfg: DictConfig, run: Run) -> None:
     run.tracker.log(0, rank_history(run.layers))
 
     step = build_step(model, normalize, cfg, method)
-    if cfg.device.memory_limit_mib is not None:  # what does not fit is not trained
-        run.metrics |= resident_memory_of(cfg, torch.get_num_threads(), run.folder / "memory.log")
     if run.only_measure:  # none of these numbers depends on what the weights have become
         measure(cfg, run, method, step, first_batch(data.train, cfg), step_seconds=())
         return

@@ -1,15 +1,18 @@
 """The allocator's settings, each in a process of its own: they cannot be taken back."""
 
 import os
+import resource
 import subprocess
 import sys
 
 import pytest
 
+from wasi import allocator
+
 PROGRAM = """
-import resource, torch
-from wasi.allocator import keep_freed_memory
-print(keep_freed_memory())
+import resource, sys, torch
+from wasi import allocator
+print(eval("allocator." + sys.argv[1]))
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(5):
@@ -18,19 +21,73 @@ def faults():
 for _ in range(5):  # until the heap has grown
     faults()
 print(faults())
+print(allocator.provenance()["freed"])
+print(allocator.release_memory())
 """
+MANY = 5 * 2**25 / resource.getpagesize() / 10  # a fault per page, or per few where the system joins them
 
 
-def run(**environment):
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))}
-    done = subprocess.run([sys.executable, "-c", PROGRAM], env={**clean, **environment}, stdout=subprocess.PIPE)
-    took_effect, faults = done.stdout.decode().split()
-    return took_effect == "True", int(faults)
+def run(call: str, **environment):
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_", "MIMALLOC_"))}
+    program = [sys.executable, "-c", PROGRAM, call]
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    done = subprocess.run(program, env={**clean, "PYTHONPATH": path, **environment}, stdout=subprocess.PIPE, text=True)
+    effect, faults, freed, released = done.stdout.split()
+    return effect == "True", int(faults), freed, int(released)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="malloc's options are glibc's")
+glibc = pytest.mark.skipif(allocator.name() != "glibc", reason="settings that take effect at run time are glibc's")
+
+
+@glibc
 def test_freed_memory_is_found_again_unless_the_environment_says_otherwise():
-    kept, few = run()
-    assert kept and few < 1000
-    left_alone, many = run(MALLOC_MMAP_THRESHOLD_="65536")
-    assert not left_alone and many > 5 * 2**25 / 4096 / 10  # a fault per page, or per few where pages are large
+    kept, few, freed, released = run("keep_freed_memory()")
+    assert kept and few < 1000 and freed == "kept" and released > 2**24
+    left_alone, many, freed, _ = run("keep_freed_memory()", MALLOC_MMAP_THRESHOLD_="65536")
+    assert not left_alone and many > MANY and freed == "returned"
+
+
+@glibc
+def test_large_blocks_go_back_and_it_is_seen_when_they_do_not():
+    returned, many, freed, _ = run("return_large_blocks(2**24)")
+    assert returned and many > MANY and freed == "returned"
+    against = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "9999999999"}
+    returned, few, freed, _ = run("return_large_blocks(2**24)", **against)
+    assert not returned and few < 1000 and freed == "kept"
+
+
+@pytest.fixture
+def library(tmp_path, monkeypatch):
+    def with_content(content: bytes | None) -> None:
+        file = tmp_path / "libc10.so"
+        file.write_bytes(content or b"")
+        monkeypatch.setattr(allocator, "_library", lambda: file if content is not None else None)
+        allocator.name.cache_clear()
+
+    yield with_content
+    monkeypatch.undo()
+    allocator.name.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("content", "libc", "preload", "name"),
+    [
+        (b"\x7fELF ... mimalloc: option %s ...", "glibc", "", "mimalloc"),
+        (b"\x7fELF posix_memalign", "glibc", "", "glibc"),
+        (None, "glibc", "", "glibc"),
+        (b"\x7fELF posix_memalign", "", "", "unknown"),
+        (b"\x7fELF ... mimalloc", "glibc", "/usr/lib/libjemalloc.so.2", "jemalloc"),
+    ],
+)
+def test_the_allocator_is_told_from_torchs_library(content, libc, preload, name, library, monkeypatch):
+    library(content)
+    monkeypatch.setattr(allocator.platform, "libc_ver", lambda: (libc, ""))
+    monkeypatch.setenv("LD_PRELOAD", preload)
+    assert allocator.name() == name and allocator.provenance()["name"] == name
+    expected = {"MALLOC_MMAP_THRESHOLD_": "65536"} | ({"MIMALLOC_PURGE_DELAY": "0"} if name == "mimalloc" else {})
+    assert allocator.returning_environment() == expected
+
+
+def test_provenance_tells_what_the_environment_asks_for(monkeypatch):
+    monkeypatch.setenv("MIMALLOC_PURGE_DELAY", "0")
+    assert allocator.provenance()["environment"]["MIMALLOC_PURGE_DELAY"] == "0"

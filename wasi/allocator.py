@@ -1,34 +1,117 @@
-"""The C library's allocator, where it can be told what to do with freed memory (glibc). No torch."""
+"""The allocator of torch's tensors on the CPU: which it is, what it does with freed memory, and whether it obeys.
+
+glibc's malloc keeps small blocks in its heap and gives every large one a mapping of its own, returned when it is freed;
+where the line runs it decides as it goes, unless told. torch's aarch64 builds from 2.10 on have mimalloc inside
+(pytorch#164741), to whose tensors glibc's settings do nothing; its own are read from the environment when torch is
+imported (pytorch#192078). No torch at import.
+"""
 
 import ctypes
+import importlib.util
 import os
+import platform
+from functools import cache
+from pathlib import Path
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
-_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_")
+import psutil
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -2, -3, -4  # malloc.h
+_LARGEST = 2**31 - 1
 _TOP_PAD = 64 * 2**20
+_RETURNING = {"glibc": {"MALLOC_MMAP_THRESHOLD_": "65536"}, "mimalloc": {"MIMALLOC_PURGE_DELAY": "0"}}
+_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_")
+_SETTINGS += ("GLIBC_TUNABLES", "MIMALLOC_PURGE_DELAY", "MIMALLOC_PURGE_DECOMMITS")
+_PROBE = 32 * 2**20
+
+_freed: str | None = None  # what was found out last: `kept` or `returned`
+
+
+@cache
+def name() -> str:
+    """`mimalloc` where it is inside torch's library, `glibc`, or what else stands in for malloc; `unknown`."""
+    for preloaded in ("jemalloc", "tcmalloc", "mimalloc"):
+        if preloaded in os.environ.get("LD_PRELOAD", ""):
+            return preloaded
+    if _library() is not None and b"mimalloc" in _library().read_bytes():
+        return "mimalloc"
+    return "glibc" if platform.libc_ver()[0] == "glibc" else "unknown"
+
+
+def provenance() -> dict[str, object]:
+    """Its name, what the environment tells it, and what becomes of freed memory as far as that was looked at."""
+    told = {variable: os.environ[variable] for variable in _SETTINGS if variable in os.environ}
+    return {"name": name(), **({"environment": told} if told else {}), **({"freed": _freed} if _freed else {})}
+
+
+def returning_environment() -> dict[str, str]:
+    """For a process to be started whose resident memory is to be that of its live tensors: freed memory goes back."""
+    return {**_RETURNING["glibc"], **(_RETURNING["mimalloc"] if name() == "mimalloc" else {})}
 
 
 def keep_freed_memory() -> bool:
     """From now on freed memory stays with this process, so that the next step finds its pages mapped.
 
-    Otherwise every step returns its wide tensors to the system and pays for a page fault every 4 KiB when it asks
-    for them again: several per cent of a step on a CPU. Settings of malloc in the environment win.
+    Otherwise every step returns its wide tensors to the system and pays for a page fault per page when it asks for
+    them again: several per cent of a step on a CPU. Settings in the environment win.
 
-    Returns whether it took effect.
+    Returns whether freed memory stays, which is looked at.
     """
-    if any(name in os.environ for name in (*_SETTINGS, "GLIBC_TUNABLES")):
-        return False
+    _tell_glibc({_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: _LARGEST, _M_TOP_PAD: _TOP_PAD})
+    return not returns_freed_memory()
+
+
+def return_large_blocks(size: int) -> bool:
+    """From now on blocks of `size` bytes and more go back when they are freed; smaller ones are reused in the heap.
+
+    Settings in the environment win. Returns whether it took effect, which is looked at.
+    """
+    _tell_glibc({_M_MMAP_THRESHOLD: size, _M_TRIM_THRESHOLD: _LARGEST, _M_TOP_PAD: 0})
+    return returns_freed_memory(size)
+
+
+def returns_freed_memory(size: int = _PROBE) -> bool:
+    """Whether a tensor of `size` bytes, held and freed, leaves this process's resident memory. Imports torch."""
+    global _freed
+    import torch
+
+    before = _resident()
+    held = torch.ones(size, dtype=torch.uint8)
+    grown = _resident() - before
+    del held
+    returned = _resident() - before < max(grown, size) / 2
+    _freed = "returned" if returned else "kept"
+    return returned
+
+
+def release_memory() -> int:
+    """Give back what is free at this moment, as another process may need it. Returns how many bytes went."""
+    before = _resident()
+    for library, function, argument in ((None, "malloc_trim", 0), (_library(), "mi_collect", 1)):
+        try:
+            getattr(ctypes.CDLL(library and str(library)), function)(argument)
+        except (AttributeError, OSError):
+            continue
+    return max(0, before - _resident())
+
+
+def _tell_glibc(options: dict[int, int]) -> None:
+    if any(variable in os.environ for variable in _SETTINGS):
+        return
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
-        return False
-    options = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: _TOP_PAD}
-    return all(mallopt(name, value) for name, value in options.items())
-
-
-def release_memory() -> None:
-    """Give back what is free at this moment: another process may need it."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError):
         return
+    for option, value in options.items():
+        mallopt(option, value)
+
+
+def _resident() -> int:
+    return psutil.Process().memory_info().rss
+
+
+@cache
+def _library() -> Path | None:
+    """The library of torch that allocates."""
+    found = importlib.util.find_spec("torch")
+    files = sorted(Path(found.origin).parent.glob("lib/libc10.*")) if found is not None and found.origin else []
+    return files[0] if files else None

@@ -6,11 +6,13 @@ import pytest
 from wasi.measure import telemetry
 from wasi.measure.telemetry import (
     Snapshot,
+    parse_clock,
     parse_temperature,
     parse_throttled,
     run_tool,
     snapshot,
     throttled_during,
+    throttling_unseen,
 )
 
 # vcgencmd pmic_read_adc of a Pi 5 (shortened to a few rails of every kind).
@@ -58,11 +60,13 @@ def laptop(tmp_path):
 
 
 def test_a_pi_with_vcgencmd(pi5):
-    look = snapshot(tools(get_throttled="throttled=0x0\n", measure_temp="temp=48.3'C\n"), pi5)
-    assert look == Snapshot(["ondemand"], 2400.0, 48.3, 0, None)
+    clock = "frequency(0)=1500019456\n"  # while the kernel still says 2400
+    answers = {"get_throttled": "throttled=0x0\n", "measure_temp": "temp=48.3'C\n", "measure_clock": clock}
+    look = snapshot(tools(**answers), pi5)
+    assert look == Snapshot(["ondemand"], 1500.019456, 48.3, 0, None)
     assert look.told() == {
         "governors": ["ondemand"],
-        "frequency_mhz": 2400.0,
+        "frequency_mhz": 1500.019456,
         "temperature_c": 48.3,
         "throttle_flags": 0,
     }
@@ -169,4 +173,31 @@ def test_the_tools_are_asked_for_what_they_know(monkeypatch):
     asked = []
     monkeypatch.setattr(telemetry, "SYSFS", None)
     snapshot(lambda command: asked.append(list(command)), telemetry.Path("/nowhere"))
-    assert asked == [["vcgencmd", "measure_temp"], ["vcgencmd", "get_throttled"]]
+    assert sorted(asked) == sorted(
+        [["vcgencmd", "measure_clock", "arm"], ["vcgencmd", "measure_temp"], ["vcgencmd", "get_throttled"]]
+    )
+
+
+# Recorded: a Pi 5 at full speed, the same throttled, a clock that does not exist, no rights, an old firmware.
+@pytest.mark.parametrize(
+    ("output", "mhz"),
+    [
+        ("frequency(0)=2400033792\n", 2400.033792),
+        ("frequency(0)=1500019456\n", 1500.019456),
+        ("frequency(48)=1800404352\n", 1800.404352),
+        ("frequency(0)=0\n", None),
+        ("Can't open device file: /dev/vcio\nTry creating a device file with: sudo mknod /dev/vcio c 100 0\n", None),
+        ('error=1 error_msg="Command not registered"\n', None),
+        (None, None),
+    ],
+)
+def test_the_clock_that_the_firmware_measures(output, mhz):
+    assert parse_clock(output) == mhz
+
+
+@pytest.mark.parametrize(("found", "hint"), [(None, "neither vcgencmd"), ("/usr/bin/vcgencmd", "group video")])
+def test_a_machine_that_does_not_tell_throttling_does_not_pass_as_one_that_did_not(found, hint, monkeypatch):
+    monkeypatch.setattr(telemetry, "which", lambda tool: found)
+    assert hint in throttling_unseen([Snapshot(frequency_mhz=2400.0), Snapshot()])
+    assert throttling_unseen([Snapshot(), Snapshot(throttle_flags=0)]) is None
+    assert throttling_unseen([Snapshot(throttle_count=0)]) is None

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from wasi.bench.ratios import ratios
-from wasi.measure.telemetry import Snapshot, throttled_during
+from wasi.measure.telemetry import Snapshot, throttled_during, throttling_unseen
 from wasi.measure.timing import spread_warning, spreads, summary
 from wasi.runs.result import measured
 
@@ -92,7 +92,10 @@ class Measurement:
         return throttled_during(self.looks)
 
     def warnings(self) -> list[str]:
-        return [*self.remarks, *(line for who, side in self.sides() for line in side.warnings(who))]
+        """What a reader of the numbers should know, a line each."""
+        unseen = throttling_unseen(self.looks) if self.looks else None
+        blind = [unseen] if unseen else []
+        return [*self.remarks, *(line for who, side in self.sides() for line in side.warnings(who)), *blind]
 
     def content(self) -> dict:
         """The measured sections of bench.json."""

@@ -55,7 +55,8 @@ class Subject:
     def model(self, prepare: Callable[[nn.Module], object] = lambda model: None) -> nn.Module:
         """With the method applied to what `prepare` has made of the library's model."""
         cfg, data = self.cfg, self.data
-        model = build_model(cfg.model, data.num_classes, self.spec, cfg.seed).to(self.device)
+        mapped = self.device.type == "cpu"
+        model = build_model(cfg.model, data.num_classes, self.spec, cfg.seed, mapped).to(self.device)
         prepare(model)
         calibration = Calibration(
             data.train, self.normalize, cfg.dataset.batch_size, cfg.rank.calibration_batches, cfg.seed

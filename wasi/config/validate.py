@@ -183,6 +183,7 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "train.memory": _names("plain", "lean"),
     "train.chunk_size": _count_or_null,
     "train.segment_size": _count_or_null,
+    "train.memory_budget_mib": (or_null(_positive[0]), "a number above 0 (MiB), or null"),
     "train.storage": (or_null(one_of("float32", "bfloat16")), "float32, bfloat16 or null"),
     "train.eval_every": _count,
     "train.select": _names("last", "best"),
@@ -242,7 +243,7 @@ TOGETHER: list[tuple[tuple[str, ...], Callable[..., bool], str]] = [
             lambda memory, value: value is None or memory == "lean",
             "null with train.memory={}; it goes with lean",
         )
-        for option in ("chunk_size", "segment_size", "storage")
+        for option in ("chunk_size", "segment_size", "storage", "memory_budget_mib")
     ],
     (
         ("train.memory", "train.gradient_checkpointing"),

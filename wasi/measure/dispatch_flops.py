@@ -12,7 +12,11 @@ triangular solves (3.1). Everything elementwise, norms included, is left out.
 from math import prod
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
+
+from wasi.deferred import triton_absent
+
+with triton_absent():
+    from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 _aten = torch.ops.aten
 

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from shutil import which
 from statistics import median
 
 SYSFS = Path("/sys")
@@ -39,6 +40,9 @@ class Snapshot:
 
     governors: distinct ones over all cores; frequency_mhz: median over cores, now; temperature_c: of the CPU;
     throttle_flags: bits of `get_throttled`; throttle_count: events counted by x86 cores since boot.
+
+    A Raspberry Pi's sysfs gives the frequency that was asked for, throttled or not (raspberrypi/linux#2986); its
+    firmware, the true one.
     """
 
     governors: list[str] = field(default_factory=list)
@@ -53,12 +57,14 @@ class Snapshot:
 
 
 def snapshot(run: Run = run_tool, sysfs: Path = SYSFS) -> Snapshot:
-    """What the machine tells now. A few file reads and at most two short processes."""
+    """What the machine tells now. A few file reads and at most three short processes."""
     policies = _policies(sysfs)
     frequencies = [khz for p in policies if (khz := _number(p / "scaling_cur_freq")) is not None]
     return Snapshot(
         governors=sorted({text for p in policies if (text := _text(p / "scaling_governor"))}),
-        frequency_mhz=median(frequencies) / 1000 if frequencies else None,
+        frequency_mhz=_first(
+            parse_clock(run(["vcgencmd", "measure_clock", "arm"])), median(frequencies) / 1000 if frequencies else None
+        ),
         temperature_c=_first(parse_temperature(run(["vcgencmd", "measure_temp"])), _sysfs_temperature(sysfs)),
         throttle_flags=_first(parse_throttled(run(["vcgencmd", "get_throttled"])), _sysfs_throttled(sysfs)),
         throttle_count=_throttle_count(sysfs),
@@ -82,6 +88,26 @@ def throttled_during(snapshots: Sequence[Snapshot]) -> str | None:
     if counts and counts[-1] > counts[0]:
         return f"the device throttled during the run: {counts[-1] - counts[0]} thermal events on its cores"
     return None
+
+
+def throttling_unseen(snapshots: Sequence[Snapshot]) -> str | None:
+    """Why no look could tell whether the device throttled, in one line; None when one did."""
+    if any(look.throttle_flags is not None or look.throttle_count is not None for look in snapshots):
+        return None
+    line = "whether the device throttled could not be seen"
+    if which("vcgencmd") is None:
+        return f"{line}: this machine has neither vcgencmd nor counters of thermal events"
+    return f"{line}: vcgencmd get_throttled fails; reading /dev/vcio takes group video (sudo usermod -aG video $USER)"
+
+
+def parse_clock(output: str | None) -> float | None:
+    """MHz, from `vcgencmd measure_clock`, which tells zero of a clock that it does not know.
+
+    >>> parse_clock("frequency(0)=1800404352\\n")
+    1800.404352
+    """
+    found = re.search(r"frequency\(\d+\)=(\d+)", output or "")
+    return int(found[1]) / 1e6 if found and int(found[1]) else None
 
 
 def parse_throttled(output: str | None) -> int | None:

@@ -1,9 +1,12 @@
 """From configuration to a network with weights and a fresh head."""
 
+from contextlib import nullcontext
+
 from torch import nn
 
 from wasi.data.spec import InputSpec
 from wasi.models.loading import load_file
+from wasi.models.mapped import let_go_after_each_block, mapped_weights
 from wasi.models.restart import load_saved
 from wasi.models.rng import seeded
 from wasi.models.spec import architecture_of, check_architecture, library_of
@@ -11,12 +14,21 @@ from wasi.models.surrogate import surrogate_
 from wasi.models.weights_file import saved_header, tensor_shapes
 
 
-def build_model(cfg_model, num_classes: int, spec: InputSpec, seed: int) -> nn.Module:
+def build_model(cfg_model, num_classes: int, spec: InputSpec, seed: int, mapped: bool = False) -> nn.Module:
     """The network of `cfg_model` for `num_classes`, in float32 on the CPU.
 
     What is drawn (the head; everything with random or surrogate weights) depends on `seed` alone, and the
     global generator is left as it was. Raises UserError where the weights cannot be had or do not fit.
+
+    Args:
+        mapped: large weights are in a mapped file until `mapped.into_memory`, see there.
     """
+    with mapped_weights() if mapped else nullcontext():
+        model = _build(cfg_model, num_classes, spec, seed)
+    return let_go_after_each_block(model) if mapped else model
+
+
+def _build(cfg_model, num_classes: int, spec: InputSpec, seed: int) -> nn.Module:
     library, name, source = library_of(cfg_model), architecture_of(cfg_model), str(cfg_model["weights"])
     if source == "pretrained":
         with seeded(seed):

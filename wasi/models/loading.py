@@ -8,6 +8,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from wasi.errors import UserError
+from wasi.models.mapped import let_go
 from wasi.models.weights_file import tensor_shapes, weights_path
 
 State = dict[str, torch.Tensor]
@@ -47,11 +48,15 @@ def load_state(model: nn.Module, state: State, source, heads: tuple[str, ...], a
     if wrong:
         key = wrong[0]
         raise _foreign(source, f"{key} is {[*state[key].shape]} there and {[*shapes[key]]} in the model")
-    result = model.load_state_dict(state, strict=False)
-    missing = [key for key in result.missing_keys if not key.startswith(heads)]
-    if missing or result.unexpected_keys:
-        told = [_count(missing, "missing"), _count(result.unexpected_keys, "unknown")]
+    missing = [key for key in shapes if key not in state and not key.startswith(heads)]
+    unknown = [key for key in state if key not in shapes]
+    if missing or unknown:
+        told = [_count(missing, "missing"), _count(unknown, "unknown")]
         raise _foreign(source, ", ".join(t for t in told if t))
+    parameters = dict(model.named_parameters())
+    for key, value in state.items():  # one at a time, so that of a mapped model none waits in memory
+        model.load_state_dict({key: value}, strict=False)
+        let_go([parameters[key]] if key in parameters else [])
 
 
 def _without_foreign_head(state: State, shapes: dict[str, torch.Size], heads: tuple[str, ...]) -> State:

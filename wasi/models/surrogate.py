@@ -8,6 +8,7 @@ memory are those of a real model, and accuracy is not.
 import torch
 from torch import Tensor, nn
 
+from wasi.models.mapped import let_go
 from wasi.models.structure import linear_sites
 
 ENERGY = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -24,6 +25,7 @@ def surrogate_(model: nn.Module, seed: int) -> nn.Module:
         weight = _weight(model, site.name)
         with torch.no_grad():
             weight.copy_(surrogate_weight(*weight.shape, float(weight.norm()), generator))
+        let_go([weight])
     return model
 
 

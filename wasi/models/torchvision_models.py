@@ -5,13 +5,16 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torchvision import models
 
 from wasi.data.spec import InputSpec
+from wasi.deferred import dynamo_deferred
 from wasi.errors import UserError
 from wasi.models.download import download, require_reachable
 from wasi.models.loading import State, load_state
 from wasi.models.spec import check_image_size
+
+with dynamo_deferred():
+    from torchvision import models
 
 NAMES = ("vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32")
 NAMES += ("swin_t", "swin_s", "swin_b", "swin_v2_t", "swin_v2_s", "swin_v2_b")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 
+from wasi import allocator
 from wasi.config.hardware import launched
 
 _PACKAGES = {
@@ -35,6 +36,7 @@ def provenance() -> dict:
         **_experiment(),
         "versions": versions(),
         "machine": machine(),
+        "allocator": allocator.provenance(),
         "start": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
 

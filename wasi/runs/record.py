@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from wasi import allocator
 from wasi.config.fingerprint import SCHEMA_VERSION, fingerprint
 from wasi.config.hardware import device_class
 from wasi.config.levels import LEVELS, measure_level
@@ -108,7 +109,8 @@ class Record:
         if not self._begun and (self.completed_before() or others):
             return
         self.content.update(status=status, error=error, **strict(found) | {"metrics": measured(found["metrics"])})
-        self.content["provenance"].update(threads=threads(), wall_seconds=seconds, **processes())
+        ended = {"threads": threads(), "allocator": allocator.provenance(), "wall_seconds": seconds, **processes()}
+        self.content["provenance"].update(ended)
         if resumed_from_step:
             self.content["provenance"]["resumed_from_step"] = resumed_from_step
         self._write()

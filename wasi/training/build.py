@@ -7,8 +7,9 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from wasi.allocator import keep_freed_memory
+from wasi.allocator import keep_freed_memory, release_memory, return_large_blocks
 from wasi.methods.method import Method
+from wasi.models.mapped import into_memory
 from wasi.training import parallel
 from wasi.training.baselines import mark_projected
 from wasi.training.checkpointing import checkpoint_blocks
@@ -16,6 +17,8 @@ from wasi.training.lean import LeanStep
 from wasi.training.optimizer import build_optimizer
 from wasi.training.precision import autocast_forward
 from wasi.training.step import TrainStep
+
+_LARGE = 2**25  # bytes: a chunk's tensors are smaller, and find their pages mapped; a whole batch's may be larger
 
 
 def build_step(
@@ -28,7 +31,7 @@ def build_step(
         normalize: uint8 images to float32.
         method: that was applied; its parameter groups and its way of stepping count.
     """
-    method = method or Method()
+    method, model = method or Method(), into_memory(model)
     train = cfg.train
     parallel.equal(model)
     options = {
@@ -48,6 +51,8 @@ def build_step(
     if train.memory == "plain":
         keep_freed_memory()
         return method.wrap_step(TrainStep(model, optimizer, normalize, **options))
+    release_memory()  # what set-up left behind
+    return_large_blocks(_LARGE)
     step = LeanStep(
         model,
         optimizer,

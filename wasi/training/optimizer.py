@@ -8,6 +8,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
+from wasi.deferred import eager
 from wasi.layers.base import LowRankLayer
 from wasi.layers.factored import FactoredLinear
 from wasi.models.structure import find_blocks, head_module
@@ -34,7 +35,10 @@ def build_optimizer(model: nn.Module, cfg: DictConfig) -> torch.optim.Optimizer:
     options = {key: value for key, value in cfg.items() if key != "head_lr_ratio"}
     if (ratio := cfg.get("head_lr_ratio", 1.0)) != 1.0:
         groups = _with_head_rate(groups, {id(p) for p in head_module(model).parameters()}, ratio * cfg.lr)
-    return hydra.utils.instantiate(options, _partial_=True, _convert_="all")(groups)
+    make = hydra.utils.instantiate(options, _partial_=True, _convert_="all")
+    if kind.__module__.startswith("torch.optim.") and not cfg.get("differentiable"):
+        return eager(kind)(groups, **make.keywords)
+    return make(groups)
 
 
 def coordinate_groups(model: nn.Module) -> list[Group]:

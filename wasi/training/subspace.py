@@ -26,7 +26,7 @@ class SubspaceIteration:
         self.layers = [m for m in model.modules() if isinstance(m, LowRankLayer)]
         factored = trainable_factors(model)
         self.folding = [layer for layer in factored if layer.C is not None]
-        linear = type(optimizer) is torch.optim.SGD and not any(g["momentum"] for g in optimizer.param_groups)
+        linear = isinstance(optimizer, torch.optim.SGD) and not any(g["momentum"] for g in optimizer.param_groups)
         self.tangent = [layer for layer in factored if linear and layer.C is None]
         truncated = [m for m in self.layers if isinstance(m, SvdLinear) and m.weight.requires_grad]
         self.truncating = list({id(m.weight): m for m in truncated}.values())

@@ -5,10 +5,11 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from wasi.deferred import eager
 from wasi.linalg.subspace import polar_factors
 
 
-class Swan(torch.optim.AdamW):
+class Swan(eager(torch.optim.AdamW)):
     """A step without state on matrices, AdamW on everything else.
 
     A matrix gradient `G` is replaced by its polar factor `G (G^T G)^(-1/2)`, all of whose singular values are 1, as in

@@ -1,0 +1,87 @@
+"""Weights in a mapped file: the same numbers, and no memory while nobody looks at them."""
+
+import mmap
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import save_file
+
+from tests import small
+from wasi.data.spec import InputSpec
+from wasi.measure.rss import current_rss_mib
+from wasi.models import mapped
+from wasi.models.build import build_model
+from wasi.models.mapped import into_memory, let_go, mapped_weights
+
+linux = pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="pages are given back on Linux")
+SPEC = InputSpec(32, (0.5,) * 3, (0.2,) * 3, "bilinear")
+
+
+@pytest.fixture(autouse=True)
+def everything_is_large(monkeypatch):
+    monkeypatch.setattr(mapped, "_SMALLEST", 1)
+
+
+def equal(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    ours, theirs = one.state_dict(), other.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+@pytest.mark.parametrize("name", small.MODELS)
+@pytest.mark.parametrize("method", ["vanilla", "wasi", "svd_llm", "lora"])
+def test_a_method_finds_the_same_to_the_last_bit(name, method):
+    with mapped_weights():
+        ours = mapped.let_go_after_each_block(small.build(name))
+    assert any(hasattr(p, "mapping") for p in ours.parameters())
+    theirs = small.build(name)
+    images, labels = small.batch()
+    ours = into_memory(small.method(method).apply(ours, [(images, labels)]))
+    theirs = small.method(method).apply(theirs, [(images, labels)])
+    assert not any(hasattr(p, "mapping") for p in ours.parameters()) and equal(ours, theirs)
+    results = []
+    for model in (ours, theirs):
+        torch.nn.functional.cross_entropy(model.train()(images), labels).backward()
+        results.append([p.grad for p in model.parameters() if p.grad is not None])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("weights", ["random", "surrogate", "file"])
+def test_weights_from_anywhere_are_the_same(weights, tmp_path):
+    cfg = {"name": "vit_micro", "library": "wasi", "weights": weights}
+    if weights == "file":
+        cfg["weights"] = str(tmp_path / "weights.safetensors")
+        model = build_model(OmegaConf.create({**cfg, "weights": "random"}), 3, SPEC, seed=5)
+        save_file(model.state_dict(), cfg["weights"])
+    cfg = OmegaConf.create(cfg)
+    assert equal(build_model(cfg, 3, SPEC, seed=1, mapped=True), build_model(cfg, 3, SPEC, seed=1))
+
+
+@linux
+def test_weights_take_room_only_while_they_are_read():
+    with mapped_weights():
+        before = current_rss_mib()
+        layers = [torch.nn.Linear(2048, 2048, bias=False) for _ in range(8)]  # 16 MiB each
+    assert current_rss_mib() - before < 20
+    sums = [float(layer.weight.detach().sum()) for layer in layers]
+    assert current_rss_mib() - before > 100
+    let_go([layer.weight for layer in layers])
+    assert current_rss_mib() - before < 20
+    assert sums == [float(layer.weight.detach().sum()) for layer in layers]
+
+
+def test_a_full_disk_makes_them_ordinary(monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(mapped.os, "posix_fallocate", full)
+    with mapped_weights():
+        layer = torch.nn.Linear(8, 8)
+    assert not hasattr(layer.weight, "mapping") and layer.weight.isfinite().all()
+
+
+def test_shared_parameters_stay_shared():
+    with mapped_weights():
+        first, second = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+        second.weight = first.weight
+    assert second.weight is first.weight

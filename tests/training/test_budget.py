@@ -1,0 +1,74 @@
+"""Chunk and segment size from a budget for the whole process: what is picked, what is refused, what it is told by."""
+
+import logging
+
+import pytest
+
+from wasi.config.fingerprint import fingerprint
+from wasi.config.validate import validate
+from wasi.errors import UserError
+from wasi.models.spec import input_spec
+from wasi.training.budget import OPTION, apply_budget, outline_of, process_mib
+
+SMALL = ["model=vit_micro", "dataset=synthetic", "model.weights=random", "dataset.train_size=64", "method=wasi"]
+LEAN = [*SMALL, "train.memory=lean", "dataset.batch_size=64", "rank=eps_0.8", "method.scope=all"]
+RESIDENT = 500.0
+
+
+@pytest.fixture
+def configured(compose_config):
+    return lambda budget, *more: compose_config(*LEAN, f"{OPTION}={budget}", *more)
+
+
+def picked(cfg) -> tuple[int, int, float]:
+    expected = apply_budget(cfg, input_spec(cfg.model, None), RESIDENT)["memory/expected_process_mib"]
+    return cfg.train.chunk_size, cfg.train.segment_size, expected
+
+
+def test_outline_counts_what_the_model_has(configured):
+    cfg = configured(1000)
+    sizes = outline_of(cfg, input_spec(cfg.model, None))
+    tokens, width = 7 * 7 + 1, 96
+    assert len(sizes.blocks) == 4 and set(sizes.blocks) == {tokens * width * (1 + 3 + 1 + 1 + 1 + 4 + 4 + 1)}
+    assert (sizes.passing, sizes.widest, sizes.image) == (tokens * width, tokens * 4 * width, 3 * 28**2)
+    assert sum(o * i for o, i in sizes.scope) == 4 * 12 * width**2
+
+
+def test_a_wide_budget_changes_nothing_of_the_defaults_and_a_tight_one_is_kept(configured, caplog):
+    with caplog.at_level(logging.INFO):
+        assert picked(configured(4000))[:2] == (16, 2)
+    assert "train.chunk_size=16 train.segment_size=2, expected" in caplog.text
+    cfg = configured(4000)
+    sizes = outline_of(cfg, input_spec(cfg.model, None))
+    every = {process_mib(cfg, sizes, c, s, RESIDENT) for c in (16, 8, 4, 2, 1) for s in (1, 2, 3, 4, 6)}
+    for budget in sorted(every):
+        chunk, segment, expected = picked(configured(budget))
+        assert expected <= budget and expected == process_mib(cfg, sizes, chunk, segment, RESIDENT)
+
+
+def test_what_cannot_fit_is_refused_with_the_least_that_would_do(configured):
+    with pytest.raises(UserError, match=rf"{OPTION}=50: allowed is at least \d+") as refusal:
+        picked(configured(50))
+    least = int(str(refusal.value).split("at least ")[1].split(",")[0])
+    with pytest.raises(UserError):
+        picked(configured(least - 1))
+    assert picked(configured(least))[2] == least
+
+
+def test_sizes_that_are_given_stay(configured):
+    cfg = configured(4000, "train.chunk_size=3")
+    assert picked(cfg)[:2] == (3, 2)
+
+
+@pytest.mark.parametrize("more", [["method=vanilla"], ["method=lora"], ["method=svd_llm"], ["optimizer=adamw"],
+                                  ["method=linear_probe"], ["rank=full"]])  # fmt: skip
+def test_every_method_has_an_expectation_above_the_process_it_starts_from(configured, more):
+    assert picked(configured(4000, *more))[2] > RESIDENT
+
+
+def test_it_goes_with_lean_and_counts_towards_a_runs_identity(compose_config):
+    with pytest.raises(UserError, match=f"{OPTION}=900: allowed is null with train.memory=plain"):
+        validate(compose_config(*SMALL, f"{OPTION}=900"))
+    with pytest.raises(UserError, match=f"{OPTION}=0"):
+        validate(compose_config(*LEAN, f"{OPTION}=0"))
+    assert fingerprint(compose_config(*LEAN, f"{OPTION}=900")) != fingerprint(compose_config(*LEAN))

@@ -1,0 +1,204 @@
+"""`train.memory_budget_mib`: what a lean run will take as a whole process, told from shapes before anything is loaded.
+
+An estimate from above, of whole-process resident memory in MiB. What cannot be known before weights and data are looked
+at (ranks that a threshold will give) is taken at what ViT-B/32 gives at the same threshold.
+"""
+
+import logging
+from dataclasses import dataclass
+from itertools import pairwise, product
+from math import ceil
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from wasi.data.spec import InputSpec
+from wasi.errors import UserError
+from wasi.models.outline import without_weights
+from wasi.models.rng import seeded
+from wasi.models.spec import architecture_of, library_of
+from wasi.models.structure import find_blocks, linear_sites
+from wasi.models.surrogate import ENERGY, KEPT
+
+log = logging.getLogger(__name__)
+
+OPTION = "train.memory_budget_mib"
+_MIB = 2**20
+_CHUNKS, _SEGMENTS = (16, 8, 4, 2, 1), (2, 1, 3, 4, 6)
+_CLASSES = 200  # of a head, as the data are not looked at yet
+_RUNTIME = 24  # MiB: thread pools, kernels and their buffers, which the first step brings
+_STEP = 16  # MiB in which the process's present size is counted, so that the answer is the same next time
+_ARRAYS_MIB = {"cifar10": 352, "cifar100": 352, "fashion_mnist": 107, "digits": 16}  # held, and once more while read
+_SLACK = 1.1  # of what is allocated, for what an allocator cannot use of it
+
+
+@dataclass(frozen=True)
+class Outline:
+    """Sizes of a model in numbers, of images per image.
+
+    scope, rest: dense weights in the method's scope, as (outputs, inputs), and all other parameters; blocks: per block
+    what its linears read and write; passing: the largest of what passes from one block to the next; image: of the
+    input; widest: inputs of the scope's linears, the largest; largest_block: parameters.
+    """
+
+    scope: tuple[tuple[int, int], ...]
+    rest: int
+    blocks: tuple[int, ...]
+    passing: int
+    image: int
+    widest: int
+    largest_block: int
+
+
+def apply_budget(cfg: DictConfig, spec: InputSpec, resident_mib: float) -> dict[str, float]:
+    """Set `train.chunk_size` and `train.segment_size`, where they are null, to what fits into the budget, and say so.
+
+    Args:
+        resident_mib: of this process now, libraries imported.
+
+    Returns:
+        `memory/expected_process_mib`.
+
+    Raises:
+        UserError: nothing fits; it names the least budget that would do.
+    """
+    sizes = outline_of(cfg, spec)
+    choices = product(_choices(cfg.train.chunk_size, _CHUNKS), _choices(cfg.train.segment_size, _SEGMENTS))
+    expected = {choice: process_mib(cfg, sizes, *choice, resident_mib) for choice in choices}
+    budget, least = cfg.train.memory_budget_mib, min(expected.values())
+    fitting = [choice for choice, mib in expected.items() if mib <= budget]
+    if not fitting:
+        raise UserError(OPTION, budget, f"at least {least}, what this run would take as a whole process (MiB)")
+    chunk, segment = fitting[0]
+    cfg.train.chunk_size, cfg.train.segment_size = chunk, segment
+    log.info(
+        "%s=%g: train.chunk_size=%d train.segment_size=%d, expected %d MiB, %.0f of them for the libraries; least %d",
+        OPTION, budget, chunk, segment, expected[chunk, segment], resident_mib, least,
+    )  # fmt: skip
+    return {"memory/expected_process_mib": expected[chunk, segment]}
+
+
+def process_mib(cfg: DictConfig, sizes: Outline, chunk: int, segment: int, resident_mib: float) -> int:
+    """Of the whole process, from its set-up to its last step."""
+    base = ceil(resident_mib / _STEP) * _STEP + _RUNTIME + _data(cfg, sizes)
+    return ceil(base + _SLACK * max(_set_up(cfg, sizes), _training(cfg, sizes, chunk, segment)) / _MIB)
+
+
+def outline_of(cfg: DictConfig, spec: InputSpec) -> Outline:
+    """From the library's own model, without its weights, by a forward pass that computes nothing."""
+    with seeded(0), without_weights():
+        model = library_of(cfg.model).create(architecture_of(cfg.model), spec.image_size, _CLASSES).to("meta")
+    sites = linear_sites(model, "all")
+    in_scope = {site.name for site in linear_sites(model, cfg.method.scope)}
+    inputs = _block_inputs(model, spec.image_size)
+    blocks = find_blocks(model)
+    tokens = {name: inputs[name][0] // inputs[name][1] for name in blocks}
+    scope = tuple((site.out_features, site.in_features) for site in sites if site.name in in_scope)
+    return Outline(
+        scope=scope,
+        rest=sum(p.numel() for p in model.parameters()) - sum(o * i for o, i in scope),
+        blocks=tuple(
+            sum(tokens[name] * (s.in_features + s.out_features) for s in sites if s.block == name) for name in blocks
+        ),
+        passing=max(numbers for numbers, _ in inputs.values()),
+        image=3 * spec.image_size**2,
+        widest=max(tokens[site.block] * site.in_features for site in sites if site.name in in_scope),
+        largest_block=max(sum(p.numel() for p in block.parameters()) for block in blocks.values()),
+    )
+
+
+def _block_inputs(model: nn.Module, image_size: int) -> dict[str, tuple[int, int]]:
+    """Per block the numbers of its input per image, and its width."""
+    seen: dict[str, tuple[int, int]] = {}
+    names = {block: name for name, block in find_blocks(model).items()}
+
+    def see(block: nn.Module, args: tuple) -> None:
+        seen[names[block]] = args[0].numel() // 2, args[0].shape[-1]
+
+    for block in names:
+        block.register_forward_pre_hook(see)
+    with torch.no_grad():
+        model.train()(torch.empty(2, 3, image_size, image_size, device="meta"))
+    return seen
+
+
+def _choices(given: int | None, all_of: tuple[int, ...]) -> tuple[int, ...]:
+    return all_of if given is None else (given,)
+
+
+def _data(cfg: DictConfig, sizes: Outline) -> float:
+    """MiB of images in memory: those made on the fly are, as bytes; files are read when their turn comes."""
+    data = cfg.dataset
+    if data.name != "synthetic":
+        return _ARRAYS_MIB.get(data.name, 0)
+    images = (data.train_size or 512) + (data.val_size or 128) + (data.test_size or 128)
+    return images * sizes.image / _MIB
+
+
+def _set_up(cfg: DictConfig, sizes: Outline) -> float:
+    """Bytes: what stays, a block's dense weights, and of the calibration batch what one layer is shown, in float64."""
+    largest = max(o * i for o, i in sizes.scope)
+    smaller = max(min(o, i) for o, i in sizes.scope)
+    factoring = 8 * (largest + 4 * smaller**2) + 4 * largest
+    batch = cfg.dataset.batch_size
+    looking = 0
+    if cfg.method.get("activations") is not None or cfg.method.get("init") in ("output", "features"):
+        looking = 4 * batch * (sizes.image + 2 * sizes.passing + 2 * sizes.widest) + 8 * batch * sizes.widest
+        looking += 4 * sizes.largest_block
+        if cfg.method.get("init") in ("output", "features"):  # second moments of every layer
+            looking += sum(8 * (i * i + o * o) for o, i in sizes.scope)
+    return _kept_weights(cfg, sizes) + max(factoring, looking)
+
+
+def _training(cfg: DictConfig, sizes: Outline, chunk: int, segment: int) -> float:
+    """Bytes: weights, gradients, optimizer state, what segments keep of the batch, and a chunk inside one of them."""
+    batch, storage = cfg.dataset.batch_size, 4 if cfg.train.storage == "float32" else 2
+    held = cfg.train.micro_batch_size or batch
+    segments = ceil(len(sizes.blocks) / segment)
+    kept = held * (sizes.passing * (storage * (segments + 1) + 4 * 2) + 2 * sizes.image)
+    inside = 4 * min(chunk, held) * (segment + 0.5) * max(sizes.blocks)
+    return _kept_weights(cfg, sizes) + _trained(cfg, sizes) + kept + inside
+
+
+def _kept_weights(cfg: DictConfig, sizes: Outline) -> float:
+    """Bytes of parameters after the method has been applied."""
+    return 4 * (sizes.rest + sum(_layer(cfg, o, i) for o, i in sizes.scope))
+
+
+def _trained(cfg: DictConfig, sizes: Outline) -> float:
+    """Bytes of gradients and optimizer state; coordinates of a step on factors are fewer than the factors."""
+    method, optimizer = cfg.method, cfg.optimizer
+    if method.name in ("linear_probe", "bitfit"):
+        return 0
+    kind = str(optimizer["_target_"]).rpartition(".")[2]
+    states = 1 if optimizer.get("momentum") else 2 if kind.startswith("Adam") or kind == "adamw8bit" else 0
+    rest = sizes.rest if method.get("train_rest", True) else 0
+    if (adapter := method.get("lora_rank")) is not None:
+        trained = sum(adapter * (o + i) for o, i in sizes.scope)
+    else:
+        trained = sum(_layer(cfg, o, i) for o, i in sizes.scope)
+    return 4 * (rest + trained) * (1 + states)
+
+
+def _layer(cfg: DictConfig, outputs: int, inputs: int) -> float:
+    """Numbers that a layer of the scope holds."""
+    adapter = (cfg.method.get("lora_rank") or 0) * (outputs + inputs)
+    if not _is_factored(cfg):
+        return outputs * inputs + adapter
+    asked = cfg.method.get("parameter_ratio") or cfg.method.get("keep_ratio")
+    full = 1 + min(outputs, inputs) / max(outputs, inputs)  # the share that factors of full rank take
+    return min(asked or _share(cfg.method.weight_epsilon, full), full) * outputs * inputs + adapter
+
+
+def _is_factored(cfg: DictConfig) -> bool:
+    return cfg.method.get("weight_epsilon") is not None and cfg.method.get("update") != "svd"
+
+
+def _share(epsilon: float, full: float) -> float:
+    """Of a dense weight's numbers, what factors at `epsilon` take: straight between a pretrained ViT-B/32's."""
+    known = [(0.0, 0.0), *zip(ENERGY, KEPT, strict=True), (1.0, full)]
+    for (low, less), (high, more) in pairwise(known):
+        if epsilon <= high:
+            return less + (more - less) * (epsilon - low) / (high - low)
+    return full
