@@ -29,7 +29,7 @@ quickstart: $(STAMP)
 	$(BIN)/python train.py experiment=quickstart sweep=$(SWEEP)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest tests/gpu

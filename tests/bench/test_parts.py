@@ -90,7 +90,7 @@ def test_parts_of_every_method(model, method):
 )
 def test_what_takes_time_is_booked_where_it_belongs(clock, owner, name, part, calls):
     step = step_of(applied("timm_vit", "wasi"))
-    clock.slow(owner, name)
+    clock.slow(type(step.optimizer) if owner is torch.optim.SGD else owner, name)  # a subclass for eager code
     (found,) = breakdown_steps(step, batch(), 1)
     assert found == {**dict.fromkeys(PARTS, 0.0), part: calls}
 

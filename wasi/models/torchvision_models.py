@@ -56,12 +56,20 @@ def create_pretrained(name: str, image_size: int, num_classes: int) -> nn.Module
 
 
 def adapt(state: State, model: nn.Module) -> State:
-    """Position embedding resampled to the model's image size (ViT; Swin has none)."""
+    """Of a ViT, the position embedding resampled to the model's image size, and keys as torchvision has them since 0.12.
+
+    Its published files name the layers of an MLP as they were called before.
+    """
     key = "encoder.pos_embedding"
     if not isinstance(model, models.VisionTransformer) or key not in state:
         return state
-    state = {**state, key: state[key].float()}
+    state = {_present_name(name): value for name, value in state.items()}
+    state[key] = state[key].float()
     return models.vision_transformer.interpolate_embeddings(model.image_size, model.patch_size, state)
+
+
+def _present_name(key: str) -> str:
+    return key.replace(".mlp.linear_1.", ".mlp.0.").replace(".mlp.linear_2.", ".mlp.3.")
 
 
 def head_prefixes(model: nn.Module) -> tuple[str, ...]:
