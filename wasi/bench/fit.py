@@ -35,7 +35,7 @@ from wasi.signals import uninterrupted
 
 log = logging.getLogger(__name__)
 
-_SMALL_BATCH = 16  # images that the predicting steps take at most
+_SMALL_BATCH = 20  # images that the predicting steps take at most
 _SHOWN = 25  # rows of the table on the terminal
 _COLUMNS = (
     *("method", "epsilon", "optimizer", "memory", "batch_size", "fits", "measured", "at_least"),

@@ -1,18 +1,21 @@
 """What a training step would take at other batch sizes, from small steps that were really taken.
 
-Two tracked steps of different batch sizes allocate and free the same tensors in the same order, each of a size
-`a + b B` (`B` images). So the live bytes after every event are known for any `B`, and their maximum is the peak, as
-long as the program is the same. Under `lean` the number of chunks differs, and the peak is taken as a straight line
-through two sizes. A step's time is a straight line through two timed sizes.
+Two tracked steps of different batch sizes, from one and the same state, allocate and free the same tensors in the same
+order, each of a size `a + b B` (`B` images). So the live bytes after every event are known for any `B`, and their
+maximum is the peak. Under `lean` the number of events before the optimizer grows with the number of chunks: there the
+highest bytes of as many equal parts of that stretch as there are segments are compared, which is right to some 15 per
+cent. A step's time is a straight line through two timed sizes.
 """
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from omegaconf import OmegaConf, open_dict
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from wasi.bench.subject import Subject
 from wasi.errors import Diverged
@@ -23,13 +26,15 @@ from wasi.methods.scope import scope_linears
 from wasi.models.header import header_of
 from wasi.models.restart import give_factors
 from wasi.models.saved import inference_state
+from wasi.models.structure import find_blocks
 from wasi.models.surrogate import singular_values
 from wasi.training.build import build_step
 from wasi.training.step import TrainStep
 
-CHUNK = 4  # images: `train.chunk_size` of the lean policy, small enough for two and three chunks to be cheap
-_SIZES = {"plain": (2, 4), "lean": (2 * CHUNK, 3 * CHUNK)}  # images of the tracked steps
-LARGEST = 16  # images of the larger timed step
+CHUNK = 4  # images: `train.chunk_size` of the lean policy, small enough for three and four chunks to be cheap
+_SIZES = {"plain": (2, 4), "lean": (3 * CHUNK, 4 * CHUNK)}  # images of the tracked steps
+LARGEST = 20  # images of the larger timed step
+_SEGMENT = 2  # blocks: what `train.segment_size=null` is
 _SHORT = 0.5  # seconds below which a step is timed three times
 
 
@@ -53,7 +58,7 @@ def predict(subject: Subject, asked: dict) -> dict:
                 found["rows"] += _too_large(model, least, policy, name, asked)
                 continue
             try:
-                found["rows"] += _rows(subject, copy.deepcopy(model), policy, name, options, asked)
+                found["rows"] += _rows(subject, model, policy, name, options, asked)
             except Diverged as error:  # at a rate that was made for weights other than these random ones
                 found["left_out"].append(f"{name} {policy}: {error}")
     return {**found, "model_mib": sum(t.nbytes for t in state.values()) / MIB, "images": len(subject.data.train)}
@@ -94,15 +99,17 @@ def _rows(subject: Subject, model: nn.Module, policy: str, name: str, options: d
     with open_dict(cfg):
         cfg.optimizer = OmegaConf.create(options)
         cfg.train.memory, cfg.train.chunk_size = policy, CHUNK if policy == "lean" else None
-    step = build_step(model, subject.normalize, cfg, subject.method)
-    small, larger = _SIZES[policy]
-    _step_seconds(step, subject, small)  # makes the optimizer's state
-    events = [_totals(step, subject, size) for size in (small, larger)]
+    tracked = []
+    for size in _SIZES[policy]:
+        step = build_step(copy.deepcopy(model), subject.normalize, cfg, subject.method)
+        _step_seconds(step, subject, size)  # makes the optimizer's state
+        tracked.append(Track.of(step, subject, size))
     state = sum(t.nbytes for s in step.optimizer.state.values() for t in s.values() if isinstance(t, Tensor))
-    peaks = {size: peak_at(size, (small, larger), events) / MIB for size in asked["batch_sizes"]}
+    parts = max(1, len(find_blocks(model)) // _SEGMENT)
+    peaks = {size: peak_at(size, *tracked, parts) / MIB for size in asked["batch_sizes"]}
     resident = {size: _resident(model, peak, asked) for size, peak in peaks.items()}
     fitting = [size for size in peaks if resident[size] <= asked["spare_mib"]]
-    timed = _times(step, subject, fitting, larger)
+    timed = _times(step, subject, fitting, _SIZES[policy][1])
     return [
         {
             "optimizer": name,
@@ -117,23 +124,46 @@ def _rows(subject: Subject, model: nn.Module, policy: str, name: str, options: d
     ]
 
 
-def peak_at(size: int, sizes: tuple[int, int], events: Sequence[Sequence[int]]) -> float:
-    """Peak in bytes at `size` images, from the live bytes after each event of steps of `sizes` images."""
-    (small, larger), (before, after) = sizes, events
-    if len(before) != len(after):  # not the same program: the peaks alone can be compared
-        before, after = [max(before)], [max(after)]
-    share = (size - small) / (larger - small)
-    return max(low + share * (high - low) for low, high in zip(before, after, strict=True))
+@dataclass(frozen=True)
+class Track:
+    """Live bytes after each event of a step of `size` images: before the optimizer's own step, and from it on."""
+
+    size: int
+    before: list[int]
+    after: list[int]
+
+    @classmethod
+    def of(cls, step: TrainStep, subject: Subject, size: int) -> "Track":
+        batch, begins = step.prepare(*subject.first(size)), []
+        hook = register_optimizer_step_pre_hook(lambda *_: begins.append(len(memory.totals)))
+        try:
+            with LiveMemory(step.model, step.optimizer, batch) as memory:
+                step(*batch)
+        finally:
+            hook.remove()
+        return cls(size, memory.totals[: begins[0]], memory.totals[begins[0] :])
 
 
-def _totals(step: TrainStep, subject: Subject, size: int) -> list[int]:
-    batch = step.prepare(*subject.first(size))
-    with LiveMemory(step.model, step.optimizer, batch) as memory:
-        step(*batch)
-    return memory.totals
+def peak_at(size: int, small: Track, larger: Track, parts: int) -> float:
+    """Peak in bytes at `size` images; `parts` of a stretch are compared where its events are not the same."""
+    share = (size - small.size) / (larger.size - small.size)
+    pairs = [*_aligned(small.before, larger.before, parts), *_aligned(small.after, larger.after, parts)]
+    return max(low + share * (high - low) for low, high in pairs)
 
 
-def _times(step: TrainStep, subject: Subject, fitting: list[int], small: int):
+def _aligned(small: list[int], larger: list[int], parts: int) -> Iterator[tuple[int, int]]:
+    """Bytes of the two steps at the same moments."""
+    if len(small) != len(larger):
+        small, larger = _highest(small, parts), _highest(larger, parts)
+    return zip(small, larger, strict=True)
+
+
+def _highest(totals: list[int], parts: int) -> list[int]:
+    cuts = [round(part * len(totals) / parts) for part in range(parts + 1)]
+    return [max(totals[low:high]) for low, high in zip(cuts[:-1], cuts[1:], strict=True)]
+
+
+def _times(step: TrainStep, subject: Subject, fitting: list[int], small: int) -> Callable[[int], float] | None:
     """Milliseconds of a step as a function of the batch size."""
     if not fitting:
         return None
@@ -143,8 +173,9 @@ def _times(step: TrainStep, subject: Subject, fitting: list[int], small: int):
     for size in seconds:
         if seconds[size] < _SHORT:
             seconds[size] = min(seconds[size], *(_step_seconds(step, subject, size) for _ in range(2)))
-    slope = max((seconds[large] - seconds[small]) / (large - small), 0.0)
-    return lambda size: 1000 * max(seconds[small] + slope * (size - small), slope * size)
+    fixed = seconds[large] - large * (seconds[large] - seconds[small]) / (large - small)
+    fixed = min(max(fixed, 0.0), seconds[large] / 2)  # beyond that it is noise
+    return lambda size: 1000 * (fixed + (seconds[large] - fixed) * size / large)
 
 
 def _step_seconds(step: TrainStep, subject: Subject, size: int) -> float:
