@@ -56,9 +56,9 @@ def create_pretrained(name: str, image_size: int, num_classes: int) -> nn.Module
 
 
 def adapt(state: State, model: nn.Module) -> State:
-    """Of a ViT, the position embedding resampled to the model's image size, and keys as torchvision has them since 0.12.
+    """Of a ViT, the position embedding resampled to the model's image size, and the present names of an MLP's layers.
 
-    Its published files name the layers of an MLP as they were called before.
+    torchvision's published files have the names of its first version.
     """
     key = "encoder.pos_embedding"
     if not isinstance(model, models.VisionTransformer) or key not in state:

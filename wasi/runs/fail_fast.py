@@ -59,8 +59,7 @@ def enough_failures(hydra_cfg: DictConfig) -> tuple[int, str] | None:
     while rates are tuned is no failure.
     """
     limit = (hydra_cfg.callbacks.get("sweep") or {}).get("fail_fast")
-    folder = Path(hydra_cfg.sweep.dir)
-    if limit is None or not (folder / _BEGUN).exists():
+    if limit is None or not (folder := Path(hydra_cfg.sweep.dir)).joinpath(_BEGUN).exists():
         return None
     since = (folder / _BEGUN).stat().st_mtime_ns
     counted = ("failed", "invalid") if is_tuned_sweep(hydra_cfg) else ("failed", "invalid", "diverged")

@@ -7,7 +7,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from wasi.allocator import keep_freed_memory, release_memory, return_large_blocks
+from wasi.allocator import keep_freed_memory, release_memory
 from wasi.methods.method import Method
 from wasi.models.mapped import into_memory
 from wasi.training import parallel
@@ -17,8 +17,6 @@ from wasi.training.lean import LeanStep
 from wasi.training.optimizer import build_optimizer
 from wasi.training.precision import autocast_forward
 from wasi.training.step import TrainStep
-
-_LARGE = 2**25  # bytes: a chunk's tensors are smaller, and find their pages mapped; a whole batch's may be larger
 
 
 def build_step(
@@ -52,7 +50,6 @@ def build_step(
         keep_freed_memory()
         return method.wrap_step(TrainStep(model, optimizer, normalize, **options))
     release_memory()  # what set-up left behind
-    return_large_blocks(_LARGE)
     step = LeanStep(
         model,
         optimizer,

@@ -6,6 +6,9 @@ adds up its gradients. The patch embedding does the same from the images as byte
 whole batch, every Tucker basis advances once per step, and clipping is the ordinary one by the global norm.
 
 Gradients are held until the step, as without `lean`; WASI's, kept as coordinates (`O x r`), are thin.
+
+The allocator is told where the line runs: a chunk's tensors, of which there are many and briefly, are reused in the
+heap, their pages mapped; what is larger lives longer, has pages of its own, and returns them when it is freed.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,9 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import get_device_states, set_device_states
 
+from wasi.allocator import return_large_blocks
 from wasi.errors import UserError
 from wasi.layers.factored import FactoredLinear
-from wasi.models.structure import find_blocks, first_convolution
+from wasi.models.structure import find_blocks, first_convolution, linear_sites
 from wasi.training.step import TrainStep
 
 
@@ -93,6 +97,8 @@ class LeanStep(TrainStep):
         _refuse_what_chunks_would_change(self.model)
         self.chunk_size, self._storage = chunk_size, storage
         self._dtype = next(self.model.parameters()).dtype
+        self._widest = max(max(s.in_features, s.out_features) for s in linear_sites(self.model, "all"))
+        self._line_drawn = False  # between a chunk's tensors and larger ones, which takes the number of tokens
         self._anchor = torch.empty(0, device=self.device, requires_grad=True)
         blocks, (name, embedding) = find_blocks(self.model), _patch_embedding(self.model)
         self.repeated = (name, *blocks)
@@ -154,6 +160,9 @@ class LeanStep(TrainStep):
         def chunked(x: Tensor, *args, **kwargs) -> Tensor:
             if not _trains(modules, x):
                 return (otherwise or run)(x, *args, **kwargs)
+            if x.is_floating_point() and not self._line_drawn:
+                self._line_drawn = True
+                return_large_blocks(4 * self.chunk_size * (x[0].numel() // x.shape[-1]) * self._widest + 4096)
             return ChunkedRepeat.apply(
                 self._anchor,
                 x,
