@@ -18,6 +18,7 @@ from wasi.report.columns import FLOPS, INFERENCE, PEAK, STEP, Cost
 from wasi.report.fields import name_of, ratio_text, significant
 from wasi.report.groups import blocks_of
 from wasi.report.load import Run, Unusable, read_run
+from wasi.report.write import printable
 from wasi.runs.plan import read_plan, read_planned
 from wasi.runs.result import FILE_NAME
 from wasi.status import clock, duration, jobs, not_begun, seconds_left
@@ -47,7 +48,7 @@ class ProgressCallback(Callback):
         if sweep is None or _version(folder) in (None, self._before):  # skipped: nothing new to tell
             return
         if told := numbers(folder, sweep):
-            log.info("job %s done: %s", place_of(folder, sweep, config.hydra.job.num), told)
+            log.info("job %s done: %s", place_of(folder, sweep, config.hydra.job.num), printable(told))
 
 
 def _folders(config: DictConfig) -> tuple[Path, Path | None]:

@@ -42,8 +42,8 @@ def _jobs(hydra_cfg: DictConfig) -> list[list[str]]:
 
 def _folders(config: DictConfig, jobs: Sequence[list[str]]) -> list[str]:
     """Names of the jobs' folders; none where a combination cannot be composed, which Hydra tells afterwards."""
-    loader = GlobalHydra.instance().config_loader()
     try:
+        loader = GlobalHydra.instance().config_loader()
         return list(dict.fromkeys(str(loader.load_sweep_config(config, job).hydra.sweep.subdir) for job in jobs))
     except Exception:
         return []
