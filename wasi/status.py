@@ -19,7 +19,7 @@ from statistics import median
 from wasi.cli import run_cli
 from wasi.errors import UserError
 from wasi.runs.lock import is_at_work
-from wasi.runs.plan import read_plan
+from wasi.runs.plan import read_plan, read_planned
 from wasi.runs.result import FILE_NAME, read_result
 
 _ORDER = ("completed", "running", "interrupted", "failed", "diverged", "invalid", "died")
@@ -102,18 +102,22 @@ def _progress(log: Path) -> str | None:
     return "{} {}/{}".format(*told[-1]) if told else None
 
 
-def seconds_left(found: Sequence[Job], planned: int) -> float | None:
+def seconds_left(found: Sequence[Job], planned: int, free: int = 0) -> float | None:
     """Until the last job ends, if those to come take as long as those that are completed, as many at a time as now.
 
     None where nothing is completed or nothing runs.
+
+    Args:
+        free: jobs that can begin beside those that run.
     """
     took = [job.seconds for job in found if job.status == "completed" and job.seconds]
     running = [job for job in found if job.status == "running"]
-    if not took or not running:
+    at_once = len(running) + free
+    if not took or not at_once:
         return None
     each = median(took)
     rest = sum(max(0.0, each - (job.seconds or 0.0)) for job in running)
-    return (rest + each * _to_come(found, planned)) / len(running)
+    return (rest + each * _to_come(found, planned)) / at_once
 
 
 def _to_come(found: Sequence[Job], planned: int) -> int:
@@ -121,16 +125,24 @@ def _to_come(found: Sequence[Job], planned: int) -> int:
     return max(0, planned - len(found)) + sum(job.status in ("interrupted", "died") for job in found)
 
 
+def not_begun(sweep: Path, found: Sequence[Job]) -> int:
+    """Jobs of the sweep's last command without a result; at most so many where its plan does not name them."""
+    if planned := read_planned(sweep):
+        return len(set(planned) - {job.folder.name for job in found})
+    return max(0, read_plan(sweep) - len(found))
+
+
 def lines(sweep: Path) -> Iterator[str]:
     """What the terminal shows of a sweep."""
-    found, planned = jobs(sweep), read_plan(sweep)
+    found = jobs(sweep)
+    waiting = not_begun(sweep, found)
     counts = Counter(job.status for job in found)
     told = [f"{counts[status]} {status}" for status in _ORDER if counts[status]]
-    if planned > len(found):
-        told.append(f"at most {planned - len(found)} not begun")
-    left = seconds_left(found, planned)
+    if waiting:
+        told.append(f"{waiting} not begun" if read_planned(sweep) else f"at most {waiting} not begun")
+    left = seconds_left(found, len(found) + waiting)
     if left is not None:
-        told.append(f"about {_duration(left)} left ({_clock(left)})")
+        told.append(f"about {duration(left)} left ({clock(left)})")
     yield f"{sweep}: {', '.join(told)}"
     for job in found:
         if job.status != "completed":
@@ -144,23 +156,23 @@ def _details(job: Job) -> str:
     if job.host:
         told.append(f"on {job.host}")
     if job.status == "running" and job.seconds is not None:
-        told.append(f"since {_duration(job.seconds)}")
+        told.append(f"since {duration(job.seconds)}")
     if job.silent > _SILENT and job.status == "running":
-        told.append(f"has written nothing for {_duration(job.silent)}")
+        told.append(f"has written nothing for {duration(job.silent)}")
     if job.error:
         told.append(job.error)
     return f": {', '.join(told)}" if told else ""
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     """When that will be, by this machine's clock."""
     then = datetime.now() + timedelta(seconds=seconds)
     return f"{then:%H:%M}" if then.date() == datetime.now().date() else f"{then:%d %b %H:%M}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """
-    >>> [_duration(s) for s in (12.4, 90, 7500)]
+    >>> [duration(s) for s in (12.4, 90, 7500)]
     ['12 s', '2 min', '2 h 5 min']
     """
     if seconds < 60:

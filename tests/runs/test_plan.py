@@ -1,13 +1,18 @@
-"""How many jobs a command line asks for."""
+"""Which jobs a command line asks for."""
+
+from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
+from hydra import compose, initialize_config_dir
+from hydra.core.utils import setup_globals
+from omegaconf import OmegaConf, read_write
 
-from wasi.runs.plan import read_plan, write_plan
+from wasi.runs.plan import read_plan, read_planned, write_plan
 
 
-def _hydra(task, params=None, sweeper="hydra._internal.BasicSweeper.BasicSweeper"):
-    return OmegaConf.create({"sweeper": {"_target_": sweeper, "params": params}, "overrides": {"task": task}})
+def _config(task, params=None, sweeper="hydra._internal.BasicSweeper.BasicSweeper"):
+    hydra = {"sweeper": {"_target_": sweeper, "params": params}, "overrides": {"task": task}}
+    return OmegaConf.create({"hydra": hydra})
 
 
 @pytest.mark.parametrize(
@@ -19,10 +24,27 @@ def _hydra(task, params=None, sweeper="hydra._internal.BasicSweeper.BasicSweeper
     ],
 )
 def test_the_product_of_what_is_swept(tmp_path, task, params, jobs):
-    write_plan(tmp_path / "sweep", _hydra(task, params))
+    write_plan(tmp_path / "sweep", _config(task, params))
     assert read_plan(tmp_path / "sweep") == jobs
 
 
 def test_a_sweeper_that_chooses_as_it_goes_has_no_number(tmp_path):
-    write_plan(tmp_path, _hydra(["seed=1,2"], sweeper="hydra_plugins.tuned_sweeper.TunedSweeper"))
+    write_plan(tmp_path, _config(["seed=1,2"], sweeper="hydra_plugins.tuned_sweeper.TunedSweeper"))
     assert read_plan(tmp_path) == 0 and not list(tmp_path.iterdir())
+
+
+def test_equal_jobs_are_named_once_in_their_order(tmp_path):
+    import wasi.config.resolvers  # noqa: F401
+
+    words = ["model=vit_micro", "dataset=digits", "logger=none"]
+    setup_globals()
+    with initialize_config_dir(str(Path(__file__).resolve().parents[2] / "conf"), version_base="1.3"):
+        config = compose("config", words, return_hydra_config=True)
+        with read_write(config.hydra.sweeper):
+            config.hydra.sweeper.params = {"method": "vanilla,wasi", "rank": "eps_0.8,eps_0.9", "seed": "1,2"}
+        write_plan(tmp_path, config)
+    assert [name.rsplit("-", 1)[0] for name in read_planned(tmp_path)] == [
+        *(f"vanilla-vit_micro-digits-s{seed}" for seed in (1, 2)),
+        *(f"wasi-vit_micro-digits-eps_{epsilon}-s{seed}" for epsilon in (0.8, 0.9) for seed in (1, 2)),
+    ]
+    assert read_plan(tmp_path) == 6

@@ -13,6 +13,7 @@ from wasi.bench.children import Child, ChildFailed
 from wasi.bench.measurement import INFERENCE, TRAIN, Measurement, Side
 from wasi.bench.resident import resident_memory
 from wasi.measure import rss
+from wasi.measure.contention import BUSY
 from wasi.measure.power import power_meter
 from wasi.measure.telemetry import snapshot
 
@@ -47,6 +48,7 @@ class Bench:
             with ExitStack() as stack:
                 pairs = self._started(stack)
                 self._rounds(pairs, self._short_of_memory(pairs))
+                self._tell_contention(pairs)
                 if number == 0:
                     self._further(pairs)
         if self._cfg.bench.data:
@@ -123,6 +125,15 @@ class Bench:
             self._look()
             medians = ", ".join(f"{who} {side.metrics()[f'{TRAIN}_p50']:.1f} ms" for who, side, _ in pairs)
             log.info("round %d/%d: %s per step", number + 1, bench.rounds, medians)
+
+    def _tell_contention(self, pairs: list[Timed]) -> None:
+        """The larger of the shares of time that the processes waited for a processor."""
+        known = [share for _, _, child in pairs if (share := child.ask("waited")) is not None]
+        if known:
+            most = max(*known, self.result.process.get("cpu_wait_share", 0.0))
+            self.result.process["cpu_wait_share"] = most
+            if most >= BUSY:
+                self._remark(f"busy machine: in timed calls, threads waited {most:.0%} of the time for a processor")
 
     def _further(self, pairs: list[Timed]) -> None:
         """Work, parts of a step and power, each by a pass of its own."""

@@ -1,5 +1,6 @@
 """What the operating system sees of a configuration's training, in a process of its own. No torch here."""
 
+import logging
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -8,6 +9,8 @@ from wasi.bench.baseline import measured_config
 from wasi.bench.children import Child
 from wasi.errors import UserError
 from wasi.measure import rss
+
+logger = logging.getLogger(__name__)
 
 _STEPS = 2  # an optimizer with state reaches its working size in the second
 
@@ -31,6 +34,7 @@ def resident_memory_of(cfg: DictConfig, num_threads: int, log: Path) -> dict[str
     Raises:
         ChildFailed: the process died; UserError: it wanted more than `device.memory_limit_mib`.
     """
+    logger.info("measuring the memory of a whole run, in a process of its own")
     with Child("memory", log, rss.child_environment(num_threads)) as child:
         child.ask("load", config=measured_config(cfg))
         found = resident_memory(child)

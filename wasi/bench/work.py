@@ -11,7 +11,7 @@ from torch import nn
 
 from wasi.allocator import release_memory
 from wasi.bench.subject import Subject
-from wasi.measure import rss
+from wasi.measure import contention, rss
 from wasi.measure.timing import synchronizer, time_steps
 from wasi.models.modes import evaluating
 
@@ -25,6 +25,7 @@ class Work:
 
     def __init__(self):
         self._last_ms: dict[str, float] = {}
+        self._ran = self._waited = 0  # ns in timed calls, of all threads
 
     def load(self, config: dict) -> dict:
         """Everything but the model. What the process is like then."""
@@ -58,6 +59,10 @@ class Work:
         model, images = self.subject.step.model, self.subject.images()
         with self.subject.method.deployed(model), evaluating(model):
             return self._time("inference", lambda: model(images), warmup, min_count, min_seconds)
+
+    def waited(self) -> float | None:
+        """Share of the time in timed calls that threads waited for a processor; None where it is not known."""
+        return contention.share(self._ran, self._waited)
 
     def count(self) -> dict[str, float]:
         """What is counted of model and step. Trains a few steps further, as timing does."""
@@ -117,7 +122,10 @@ class Work:
     def _time(self, kind: str, run, warmup: int, min_count: int, min_seconds: float) -> list[float]:
         if self._last_ms.get(kind, 0.0) < _LONG_MS:
             warmup = max(warmup, 1)  # the other process has just had the caches
+        before = contention.clocks()
         samples = time_steps(run, warmup, min_count, min_seconds, synchronizer(self.subject.device.type))
+        ran, waited = contention.spent(before, contention.clocks())
+        self._ran, self._waited = self._ran + ran, self._waited + waited
         self._last_ms[kind] = samples[-1]
         return samples
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from wasi.measure.contention import BUSY
 from wasi.report.load import Run, select
 
 
@@ -22,7 +23,20 @@ def provenance_lines(runs: Sequence[Run]) -> list[str]:
     lines += [f"mixed {name}: {' | '.join(values)}" for name, values in found.items() if _is_mixed(runs, name)]
     if any(run.provenance.get("git_dirty") for run in runs):
         lines.append("dirty: some code differed from its commit")
-    return lines
+    return lines + _busy(runs)
+
+
+def _busy(runs: Sequence[Run]) -> list[str]:
+    """Runs whose times other processes have spoilt."""
+    timed = [run for run in runs if any(name.startswith("time/") for name in run.metrics)]
+    shares = sorted(share for run in timed if (share := select(run.provenance, "cpu_wait_share") or 0.0) >= BUSY)
+    if not shares:
+        return []
+    waited = " to ".join(dict.fromkeys(f"{share:.0%}" for share in (shares[0], shares[-1])))
+    return [
+        f"busy machine: in {len(shares)} of {len(timed)} timed runs, threads waited for a processor {waited} of their "
+        "time, as other processes had them; no time of these, and no ratio of times, is to be trusted"
+    ]
 
 
 def experiment_of(runs: Sequence[Run]) -> str | None:

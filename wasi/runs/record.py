@@ -11,6 +11,7 @@ from wasi import allocator
 from wasi.config.fingerprint import SCHEMA_VERSION, fingerprint
 from wasi.config.hardware import device_class
 from wasi.config.levels import LEVELS, measure_level
+from wasi.measure.contention import clocks, contention
 from wasi.runs.out_of_memory import with_micro_batch_size
 from wasi.runs.provenance import processes, provenance, threads
 from wasi.runs.result import FILE_NAME, measured, read_result, strict, write_json
@@ -30,6 +31,7 @@ class Record:
         self.previous = read_result(folder)
         self.attempt = self._attempt(cfg)
         self._begun = False
+        self._clocks = clocks()
         self.content: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "status": "running",
@@ -110,7 +112,7 @@ class Record:
             return
         self.content.update(status=status, error=error, **strict(found) | {"metrics": measured(found["metrics"])})
         ended = {"threads": threads(), "allocator": allocator.provenance(), "wall_seconds": seconds, **processes()}
-        self.content["provenance"].update(ended)
+        self.content["provenance"].update(ended | contention(self._clocks))
         if resumed_from_step:
             self.content["provenance"]["resumed_from_step"] = resumed_from_step
         self._write()

@@ -57,8 +57,8 @@ class SweepCallback(Callback):
         self._before = versions(Path(config.hydra.sweep.dir), self.file_name)
         name = str(config.sweep)
         _pin_name(config, name)
-        write_plan(Path(config.hydra.sweep.dir), config.hydra)
         print(continue_with("sweep", name), flush=True)
+        write_plan(Path(config.hydra.sweep.dir), config)
         forget_ended()
 
     def _check_sweep(self, config: DictConfig) -> None:

@@ -1,0 +1,100 @@
+"""What a sweep tells of its jobs while it runs, from results as they lie on disk."""
+
+import time
+from datetime import datetime, timezone
+
+import pytest
+from omegaconf import OmegaConf
+
+from wasi import progress
+from wasi.progress import ProgressCallback, numbers, place_of, standing
+from wasi.runs.result import write_json
+
+CONFIG = {
+    "model": {"name": "vit_micro", "weights": "pretrained"},
+    "dataset": {"name": "digits", "batch_size": 64},
+    "device": {"name": "cpu"},
+    "train": {"memory": "plain", "micro_batch_size": None, "gradient_checkpointing": False},
+}
+
+
+def job(sweep, name, method="vanilla", seed=0, status="completed", seconds=60.0, **metrics):
+    """A job's folder; `peak` and `step` in place of the metrics' names."""
+    names = {"acc": "test/acc", "peak": "memory/train_peak_mib", "step": "time/train_step_ms_p50"}
+    weight = {"weight_epsilon": 0.8} if method == "wasi" else {}
+    folder = sweep / name
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(
+        folder / "result.json",
+        {
+            "schema_version": 1, "status": status, "error": None if status == "completed" else "x",
+            "fingerprint": name, "config": {**CONFIG, "method": {"name": method, **weight}, "seed": seed},
+            "provenance": {"wall_seconds": seconds, "start": datetime.now(timezone.utc).isoformat()},
+            "metrics": {names[key]: value for key, value in metrics.items()},
+        },
+    )  # fmt: skip
+    return folder
+
+
+def test_a_job_s_numbers_stand_beside_those_of_the_vanilla_of_its_seed(tmp_path):
+    job(tmp_path, "v0", seed=0, acc=0.8, peak=100.0, step=10.0)
+    job(tmp_path, "v1", seed=1, acc=0.9, peak=100.0, step=30.0)
+    folder = job(tmp_path, "w1", "wasi", seed=1, acc=0.88, peak=50.0, step=20.0)
+    costs = "train MiB 50.00 (2.00×), step ms 20.00 (1.50×)"
+    told = f"wasi 0.8, vit_micro on digits, seed 1: test acc 0.8800 (-0.0200), {costs}"
+    assert numbers(folder, tmp_path) == told
+
+
+def test_another_seed_has_the_mean_of_all_vanillas(tmp_path):
+    for seed, accuracy in enumerate((0.8, 0.9)):
+        job(tmp_path, f"v{seed}", seed=seed, acc=accuracy)
+    assert "test acc 0.8800 (+0.0300)" in numbers(job(tmp_path, "w", "wasi", seed=7, acc=0.88), tmp_path)
+
+
+def test_before_the_first_vanilla_there_is_nothing_to_compare_with(tmp_path):
+    folder = job(tmp_path, "w", "wasi", acc=0.88)
+    assert numbers(folder, tmp_path).endswith("test acc 0.8800; no vanilla to compare with yet")
+    assert numbers(job(tmp_path, "f", "wasi", status="failed"), tmp_path) == ""
+
+
+def test_jobs_are_counted_once_where_the_plan_names_them(tmp_path):
+    write_json(tmp_path / "sweep.json", {"jobs": 2, "folders": ["a", "b"]})
+    assert place_of(tmp_path / "b", tmp_path, 3) == "2 of 2"
+    write_json(tmp_path / "sweep.json", {"jobs": 6})
+    assert place_of(tmp_path / "b", tmp_path, 3) == "4 of at most 6"
+    (tmp_path / "sweep.json").unlink()
+    assert place_of(tmp_path / "b", tmp_path, 3) == "4"
+
+
+def test_the_expected_end_is_told_once_a_job_is_completed(tmp_path):
+    write_json(tmp_path / "sweep.json", {"jobs": 4, "folders": list("abcd")})
+    assert standing(tmp_path) == ""
+    job(tmp_path, "a", seconds=600.0)
+    job(tmp_path, "b", status="failed")
+    assert standing(tmp_path).startswith("1 failed, about 20 min left (")
+
+
+@pytest.fixture
+def told(monkeypatch):
+    lines = []
+    monkeypatch.setattr(progress.log, "info", lambda text, *words: lines.append(text % words))
+    return lines
+
+
+def test_a_job_that_is_skipped_or_met_again_is_told_once(tmp_path, told):
+    def run(name, writes):
+        runtime = {"output_dir": str(tmp_path / name)}
+        hydra = {"runtime": runtime, "sweep": {"dir": str(tmp_path)}, "mode": "MULTIRUN", "job": {"num": 0}}
+        config = OmegaConf.create({"hydra": hydra})
+        callback.on_job_start(config, task_function=None)
+        if writes:
+            time.sleep(0.01)
+            job(tmp_path, name, acc=0.5)
+        callback.on_job_end(config, None)
+
+    write_json(tmp_path / "sweep.json", {"jobs": 2, "folders": ["old", "new"]})
+    job(tmp_path, "old", acc=0.4)
+    callback = ProgressCallback()
+    for name, writes in (("old", False), ("new", True), ("new", False)):
+        run(name, writes)
+    assert [line.split(":")[0].split(",")[0] for line in told] == ["job 1 of 2", "job 2 of 2", "job 2 of 2 done"]

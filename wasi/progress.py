@@ -1,0 +1,137 @@
+"""What a sweep tells while it runs: which job of how many, when it will end, and what a finished job has shown so far.
+
+The lines go where a job's own lines go, to the terminal and into its log.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn
+from hydra.experimental.callback import Callback
+from hydra.types import TaskFunction
+from omegaconf import DictConfig
+
+from wasi.methods.declared import is_reference
+from wasi.report.baseline import Comparison, compare
+from wasi.report.columns import FLOPS, INFERENCE, PEAK, STEP, Cost
+from wasi.report.fields import name_of, ratio_text, significant
+from wasi.report.groups import blocks_of
+from wasi.report.load import Run, Unusable, read_run
+from wasi.report.write import printable
+from wasi.runs.plan import read_plan, read_planned
+from wasi.runs.result import FILE_NAME
+from wasi.status import clock, duration, jobs, not_begun, seconds_left
+
+log = logging.getLogger(__name__)
+
+_FILES = (FILE_NAME, "bench.json")
+_NUMBERS = (PEAK, STEP, INFERENCE, FLOPS)
+
+
+class ProgressCallback(Callback):
+    """A line before each job of a sweep, and one after each job that has run, also where a launcher runs several."""
+
+    def __init__(self) -> None:
+        self._begun: set[Path] = set()
+
+    def on_job_start(self, config: DictConfig, *, task_function: TaskFunction, **kwargs: Any) -> None:
+        folder, sweep = _folders(config)
+        self._before = _version(folder)
+        if sweep is not None and folder not in self._begun:  # a sweep may ask twice for the same
+            place = place_of(folder, sweep, config.hydra.job.num)
+            log.info("%s: %s", ", ".join(filter(None, [f"job {place}", standing(sweep)])), folder.name)
+        self._begun.add(folder)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        folder, sweep = _folders(config)
+        if sweep is None or _version(folder) in (None, self._before):  # skipped: nothing new to tell
+            return
+        if told := numbers(folder, sweep):
+            log.info("job %s done: %s", place_of(folder, sweep, config.hydra.job.num), printable(told))
+
+
+def _folders(config: DictConfig) -> tuple[Path, Path | None]:
+    """The job's, and the sweep's; no sweep in a single run."""
+    folder = Path(config.hydra.runtime.output_dir)
+    return folder, Path(config.hydra.sweep.dir) if str(config.hydra.mode).endswith("MULTIRUN") else None
+
+
+def _version(folder: Path) -> tuple[str, int] | None:
+    """Changes when the job's result is written again."""
+    written = [path for name in _FILES if (path := folder / name).exists()]
+    return (written[0].name, written[0].stat().st_mtime_ns) if written else None
+
+
+def place_of(folder: Path, sweep: Path, number: int) -> str:
+    """`3 of 7`, counting equal jobs once; `3` where a sweeper chooses its jobs as it goes.
+
+    Args:
+        number: of the job in Hydra's order, from 0.
+    """
+    planned = read_planned(sweep)
+    if folder.name in planned:
+        return f"{planned.index(folder.name) + 1} of {len(planned)}"
+    total = read_plan(sweep)
+    return f"{number + 1} of at most {total}" if total else str(number + 1)
+
+
+def standing(sweep: Path) -> str:
+    """What has gone wrong so far, and when the sweep will end if all jobs take as long as those that are completed."""
+    found = jobs(sweep) if any(True for name in _FILES for _ in sweep.glob(f"*/{name}")) else []
+    told = []
+    if failed := sum(job.status in ("failed", "diverged", "invalid") for job in found):
+        told.append(f"{failed} failed")
+    left = seconds_left(found, len(found) + not_begun(sweep, found), free=1)
+    if left:
+        told.append(f"about {duration(left)} left ({clock(left)})")
+    return ", ".join(told)
+
+
+def numbers(folder: Path, sweep: Path) -> str:
+    """A completed job's accuracy and costs, each against vanilla's so far: of equal seed where there is one."""
+    run = _read(folder)
+    if run is None or not run.completed:
+        return ""
+    comparison = _comparison(run, sweep)
+    told = [_accuracy(comparison), *(_cost(cost, run, comparison) for cost in _NUMBERS)]
+    without = "; no vanilla to compare with yet" if comparison.baseline is None else ""
+    return f"{comparison.group.recipe or name_of(run)}: {', '.join(filter(None, told))}{without}"
+
+
+def _read(folder: Path) -> Run | None:
+    for name in _FILES:
+        if (folder / name).exists():
+            try:
+                return read_run(folder / name)
+            except Unusable:
+                return None
+    return None
+
+
+def _comparison(run: Run, sweep: Path) -> Comparison:
+    others = [_read(path.parent) for path in sweep.glob(f"*/{run.path.name}") if path.parent != run.path.parent]
+    vanillas = [other for other in others if other and other.completed and is_reference(other.config["method"]["name"])]
+    same_seed = [other for other in vanillas if other.config["seed"] == run.config["seed"]]
+    return next(
+        comparison
+        for block in blocks_of([run, *(same_seed or vanillas)])
+        for comparison in compare(block)
+        if any(member.fingerprint == run.fingerprint for member in comparison.group.runs)
+    )
+
+
+def _accuracy(comparison: Comparison) -> str:
+    mean, difference = comparison.group.mean(comparison.group.accuracy), comparison.accuracy_difference
+    if mean is None:
+        return ""
+    told = f"{comparison.group.accuracy.replace('/', ' ')} {mean:.4f}"
+    return told if difference is None else f"{told} ({difference:+.4f})"
+
+
+def _cost(cost: Cost, run: Run, comparison: Comparison) -> str:
+    value = run.metrics.get(cost.metric)
+    if value is None:
+        return ""
+    ratio = ratio_text(comparison.ratio(cost))
+    return f"{cost.title} {significant(value / cost.unit)}" + (f" ({ratio})" if ratio else "")
