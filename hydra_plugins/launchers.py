@@ -145,11 +145,24 @@ def _forwarding(forwarded: int, folder: Path) -> Iterator[None]:
 
 
 def _send(signum: int) -> None:
+    """To the child processes that have a handler for it: one that waits for work would die, and joblib end all others.
+
+    Without /proc (not Linux) to none, so that their jobs go back to the last checkpoint.
+    """
     import psutil
 
     for child in psutil.Process().children():
-        if not any("resource_tracker" in word for word in child.cmdline()):
+        if _catches(child.pid, signum):
             os.kill(child.pid, signum)
+
+
+def _catches(process: int, signum: int) -> bool:
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
+        return False
+    caught = next((line.split()[1] for line in lines if line.startswith("SigCgt:")), "0")
+    return bool(int(caught, 16) >> (signum - 1) & 1)
 
 
 def _running(folder: Path) -> Iterator[Path]:
