@@ -15,7 +15,6 @@ _depth = 0
 _pending: int | None = None
 _nested = 0
 _arrived: int | None = None
-_raised: int | None = None  # not held back; Python drops what is raised while a finalizer runs, such as a loader's
 
 
 def _handle(signum: int, frame: object) -> None:
@@ -24,11 +23,10 @@ def _handle(signum: int, frame: object) -> None:
     A scheduler sends several kinds at once (SIGCONT, SIGTERM, SIGUSR1), which is no impatience; the one by which the
     job is queued again is kept.
     """
-    global _pending, _arrived, _raised
+    global _pending, _arrived
     if _nested and (_arrived is None or signum in _PREEMPTING):
         _arrived = signum
     if not _depth:
-        _raised = signum
         raise Interrupted(signum)
     if _pending is None or signum in _PREEMPTING:
         _pending = signum
@@ -68,7 +66,7 @@ def interruptible() -> Iterator[None]:
     the scheduler's signal that somebody else installed (submitit's, which queues the job again and ends the process) is
     called once everything inside has come to its end.
     """
-    global _nested, _arrived, _raised
+    global _nested, _arrived
     before = {signum: signal.signal(signum, _handle) for signum in (*_STOPPING, *_PREEMPTING)}
     _nested += 1
     try:
@@ -88,7 +86,6 @@ def interruptible() -> Iterator[None]:
             others(stop.signum, None)
         raise
     finally:
-        _raised = None
         _nested -= 1
         if not _nested:
             _arrived = None
@@ -98,14 +95,18 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """A first signal inside is delivered at the end, so that state is only ever left between two steps."""
-    global _depth, _pending, _raised
+    """A first signal inside is delivered at the end, so that state is only ever left between two steps.
+
+    So is one from before whose exception was lost: Python drops what is raised while a finalizer runs, such as a
+    loader's.
+    """
+    global _depth, _pending
     _depth += 1
     try:
         yield
     finally:
         _depth -= 1
-    signum = _raised if _pending is None else _pending
+    signum = _arrived if _pending is None else _pending
     if not _depth and signum is not None:
-        _pending = _raised = None
+        _pending = None
         raise Interrupted(signum)

@@ -57,7 +57,7 @@ def cpu_seconds(*arguments):
 
 def test_help_answers_at_once():
     (code, out, _), seconds = cpu_seconds("--help")
-    assert code == 0 and "bench.baseline" not in out and "baseline: vanilla" in out and seconds < 4
+    assert code == 0 and "bench.baseline" not in out and "baseline: vanilla" in out and seconds < 2
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.faults.sweeps import outcome, result, run, start
+from tests.tracking.wandb_file import of_type, parsed
 
 pytestmark = pytest.mark.long
 LONG = ("train.epochs=500", "train.checkpoint_every=3")
@@ -39,27 +40,11 @@ def test_a_signal_in_the_middle_of_a_step(signum, tmp_path):
 
 
 def _history(path):
-    """Optimizer steps in an offline W&B file, and how many times it says that the run has ended.
-
-    32 KiB blocks of [crc u32, length u16, kind u8] chunks after a header of 7 bytes.
-    """
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    raw, place, parts, steps, exits = path.read_bytes(), 7, b"", [], 0
-    while place + 7 <= len(raw):
-        room = 32768 - place % 32768
-        if room < 7:
-            place += room
-            continue
-        length, kind = int.from_bytes(raw[place + 4 : place + 6], "little"), raw[place + 6]
-        parts += raw[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):  # whole, or the last part
-            record, parts = Record.FromString(parts), b""
-            exits += record.HasField("exit")
-            items = record.history.item
-            steps += [int(i.value_json) for i in items if "train/step" in (i.key, *i.nested_key)]
-    return steps, exits
+    """Optimizer steps in an offline W&B file, and how many times it says that the run has ended."""
+    found = parsed(path)
+    items = [item for record in of_type(found, "history") for item in record.item]
+    steps = [int(item.value_json) for item in items if "train/step" in (item.key, *item.nested_key)]
+    return steps, len(of_type(found, "exit"))
 
 
 @contextmanager

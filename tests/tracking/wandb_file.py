@@ -18,10 +18,15 @@ def records(folder: Path, kind: str = "offline-run", last: str = "exit") -> list
 
 
 def written(folder: Path, kind: str = "offline-run") -> list:
+    """Of the one file in `folder`, as far as it is written."""
+    (path,) = (folder / "wandb").glob(f"{kind}-*/run-*.wandb")
+    return parsed(path)
+
+
+def parsed(path: Path) -> list:
     """The record log: 32 KiB blocks of [crc u32, length u16, kind u8] chunks after a 7-byte header."""
     from wandb.proto.wandb_internal_pb2 import Record
 
-    (path,) = (folder / "wandb").glob(f"{kind}-*/run-*.wandb")
     raw, place, parts, found = path.read_bytes(), 7, b"", []
     while place + 7 <= len(raw):
         room = 32768 - place % 32768

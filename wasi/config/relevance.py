@@ -30,8 +30,6 @@ def relevant(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         if isinstance(config.get(name), Mapping)
     }
     parts |= _augmentation(parts.pop("augment", {}))
-    if parts.get("train", {}).get("memory_budget_mib") is None:  # else it chooses what changes results
-        parts.get("train", {}).pop("memory_budget_mib", None)
     if parts.get("train", {}).get("select") == "best":  # among the epochs that are evaluated
         parts["train"]["eval_every"] = config["train"]["eval_every"]
     for name, key, default in _defaults(parts):

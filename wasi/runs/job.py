@@ -155,7 +155,7 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
         others.dismiss()
     with uninterrupted():
         seconds = time.monotonic() - start
-        found = {"metrics": run.metrics, "layers": run.layers, "classes": run.classes, "history": history(run)}
+        found = {"metrics": run.metrics, "layers": run.layers, "classes": run.classes, "history": _history(run)}
         try:
             record.end(ending.status, ending.error, found, seconds, run.resumed_from_step)
         except OSError as error:  # a full disk: what is there stays, checkpoints included, and the next job is tried
@@ -199,7 +199,7 @@ def _perform_beside(cfg: DictConfig, body: Body) -> Ending:
     return Ending("completed")
 
 
-def history(run: Run) -> list[dict]:
+def _history(run: Run) -> list[dict]:
     """Per epoch that has ended, from 1: what was measured at its end."""
     return [{"epoch": epoch, **values} for epoch, values in enumerate(run.history, start=1)]
 

@@ -27,8 +27,12 @@ class Others:
         self._tell(str(folder))
 
     def dismiss(self) -> None:
-        """Those that were not needed end."""
+        """Those that still wait are not needed; with those that do not, nothing more is shared."""
         self._tell(None)
+        if launched()[1] > 1:
+            from wasi.training import parallel
+
+            parallel.leave()
 
     def _tell(self, folder: str | None) -> None:
         if self._waiting:
@@ -60,10 +64,12 @@ def follow(cfg: DictConfig, body: Callable[[DictConfig, Path], None]) -> None:
 
     parallel.join()
     folder = parallel.told_by_first(None)
-    if folder is None:
-        return
     own = OmegaConf.merge(cfg, {"train": {"save": "none", "monitor": False}, "device": {"memory_limit_mib": None}})
-    body(own, Path(folder))
+    try:
+        if folder is not None:
+            body(own, Path(folder))
+    finally:
+        parallel.leave()
 
 
 def without_a_folder(words: list[str]) -> list[str]:

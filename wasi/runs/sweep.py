@@ -19,6 +19,7 @@ from wasi.runs.job import forget_ended
 from wasi.runs.launching import prepare_launcher
 from wasi.runs.lock import is_at_work
 from wasi.runs.plan import write_plan
+from wasi.runs.processes import check_processes
 from wasi.runs.result import FILE_NAME, read_result
 from wasi.runs.tuning import check_tuning, not_chosen
 
@@ -67,6 +68,7 @@ class SweepCallback(Callback):
         check_tuning(config.hydra)
         check_folder("hydra.sweep.dir", config.hydra.sweep.dir)
         check_fail_fast(self._fail_fast, in_sweep=True)
+        check_processes(config, in_sweep=True)
         self.check(config, swept)
         prepare_launcher(config)
 

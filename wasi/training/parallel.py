@@ -6,7 +6,7 @@ added over the processes, and from there on all of them do the same with the sam
 that of one process with the whole batch.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 
 import torch
@@ -85,13 +85,12 @@ def keep_sums_once(parameters: Iterable[Tensor]) -> None:
                 parameter.grad.zero_()
 
 
-def sum_gradients(parameters: Iterable[Tensor]) -> None:
+def sum_gradients(parameters: Sequence[Tensor]) -> None:
     """Every gradient becomes its sum over the processes; one that no process has stays away.
 
     In one message for each type: many small ones would take longer.
     """
-    parameters = list(parameters)
-    if not is_parallel() or not parameters:
+    if not parameters:
         return
     has = totals(torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device))
     chosen = [p for p, processes in zip(parameters, has.tolist(), strict=True) if processes]

@@ -100,7 +100,8 @@ class TrainStep:
         """Gradients of the whole batch's mean loss; that loss and the images named right, `[2]`, float64; images."""
         size, count = self.micro_batch_size or len(labels), parallel.total(len(labels), self.device)
         found = torch.zeros(2, dtype=torch.float64, device=self.device)
-        parallel.keep_sums_once(self.subspace.summed())
+        summed = self.subspace.summed() if parallel.is_parallel() else []
+        parallel.keep_sums_once(summed)
         parts = zip(images.split(size), labels.split(size), strict=True) if len(labels) else ()
         for x, y in parts:
             logits = self.model(x)
@@ -111,5 +112,5 @@ class TrainStep:
             found[0] += part.detach()
             named = y if y.dim() == 1 else y.argmax(1)  # of mixed images the class with the larger share
             found[1] += (logits.detach().argmax(1) == named).sum()
-        parallel.sum_gradients(self.subspace.summed())
+        parallel.sum_gradients(summed)
         return parallel.totals(found), count
