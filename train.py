@@ -10,14 +10,11 @@ import wasi.config.resolvers  # noqa: F401  (conf/config.yaml names folders with
 from wasi.runs.command import command
 from wasi.runs.job import Run, run_job
 
-_LARGE = 2**20  # bytes, while a run is set up: what is freed then goes back, whatever the time that takes
-
 
 def train(cfg: DictConfig, run: Run) -> None:
     """Load the data, build the model, apply the method, fit, measure; `run` collects what is to be reported."""
     import torch
 
-    from wasi.allocator import return_large_blocks
     from wasi.bench.resident import resident_memory_of
     from wasi.config.levels import measure_level
     from wasi.data.augment import augmented, batch_mix
@@ -35,14 +32,13 @@ def train(cfg: DictConfig, run: Run) -> None:
     from wasi.runs.artifacts import write_artifacts
     from wasi.runs.device import prepare_device
     from wasi.training.budget import apply_budget
-    from wasi.training.build import build_step
+    from wasi.training.build import build_step, prepare_allocator
     from wasi.training.evaluate import test
     from wasi.training.loop import Fit
     from wasi.training.monitor import Monitor
 
     device = prepare_device(cfg.device)
-    if cfg.train.memory == "lean":
-        return_large_blocks(_LARGE)
+    prepare_allocator(cfg.train.memory)
     torch.manual_seed(cfg.seed)  # dropout and stochastic depth draw from the global generator
 
     spec = input_spec(cfg.model, cfg.dataset.image_size)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -36,13 +37,32 @@ print(torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1)).item())
 """
 
 
+COUNTING = """
+import sys
+from wasi.measure import dispatch_flops
+print("triton" in sys.modules)
+import triton
+print(triton.here)
+"""
+
+
 @pytest.mark.parametrize("program, printed", [(TRAINING, "False False"), (COMPILING, "1.0 2.0")])
 def test_dynamo_is_imported_where_it_is_used_and_nowhere_else(program, printed):
-    path = [entry for entry in sys.path if entry]
+    assert printed_by(program) == printed
+
+
+def test_counting_flops_imports_no_triton_and_leaves_it_to_others(tmp_path):
+    (tmp_path / "triton.py").write_text("here = 'here'\n")
+    assert printed_by(COUNTING, tmp_path) == "False here"
+
+
+def printed_by(program: str, *before: Path) -> str:
+    path = [*map(str, before), *filter(None, sys.path)]
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path[:0] = {path}\n{program}"], capture_output=True, text=True
     )
-    assert " ".join(done.stdout.split()) == printed, done.stderr
+    assert done.returncode == 0, done.stderr
+    return " ".join(done.stdout.split())
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ import psutil
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -2, -3, -4  # malloc.h
 _LARGEST = 2**31 - 1
 _TOP_PAD = 64 * 2**20
-_RETURNING = {"glibc": {"MALLOC_MMAP_THRESHOLD_": "65536"}, "mimalloc": {"MIMALLOC_PURGE_DELAY": "0"}}
 _SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_")
 _SETTINGS += ("GLIBC_TUNABLES", "MIMALLOC_PURGE_DELAY", "MIMALLOC_PURGE_DECOMMITS")
 _PROBE = 32 * 2**20
@@ -41,11 +40,6 @@ def provenance() -> dict[str, object]:
     """Its name, what the environment tells it, and what becomes of freed memory as far as that was looked at."""
     told = {variable: os.environ[variable] for variable in _SETTINGS if variable in os.environ}
     return {"name": name(), **({"environment": told} if told else {}), **({"freed": _freed} if _freed else {})}
-
-
-def returning_environment() -> dict[str, str]:
-    """For a process to be started whose resident memory is to be that of its live tensors: freed memory goes back."""
-    return {**_RETURNING["glibc"], **(_RETURNING["mimalloc"] if name() == "mimalloc" else {})}
 
 
 def keep_freed_memory() -> bool:

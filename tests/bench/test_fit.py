@@ -84,7 +84,7 @@ def test_every_combination_is_told_and_the_fastest_measured(job_config, processe
     ]
     content = json.loads((tmp_path / "fit.json").read_text())
     assert content["status"] == "completed" and content["limit_mib"] == 900 and len(content["rows"]) == len(rows)
-    assert (tmp_path / "fit.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "fit.png").read_bytes().startswith(b"\x89PNG") and (tmp_path / "fit.svg").is_file()
     assert "vit_micro in 900 MiB: 12 of 18 combinations fit" in capsys.readouterr().out
 
 
@@ -156,3 +156,21 @@ def test_refused(job_config, option, given):
 def test_unknown_options_are_refused(job_config):
     with pytest.raises(UserError, match=r"bench\.fit\.threshold=1: allowed is one of methods"):
         check_fit(job_config("+bench.fit.threshold=1").bench.fit)
+
+
+@pytest.mark.parametrize(
+    ("word", "instead"),
+    [
+        ("method=lora", "methods"),
+        ("method.scope=mlp", "methods"),
+        ("rank=eps_0.4", "epsilons"),
+        ("optimizer.lr=1", "optimizers"),
+        ("dataset.batch_size=4", "batch_sizes"),
+        ("train.memory=lean", "memory"),
+        ("train.chunk_size=2", "memory"),
+    ],
+)
+def test_what_the_rows_choose_themselves_is_refused(word, instead, job_config, processes, tmp_path, capsys):
+    ending = perform(job_config(word), tmp_path, plan)
+    assert ending.exit_code == 2 and f"bench.fit.{instead}" in ending.error
+    assert processes.asked == [] and not (tmp_path / "fit.json").exists()

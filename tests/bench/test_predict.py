@@ -28,7 +28,7 @@ def test_too_large_is_not_timed(compose_config):
     work = Work()
     work.load(measured_config(compose_config(*SYNTHETIC, "method=vanilla", config="bench")))
     asked = {"optimizers": {"sgd": SGD}, "memory": ["plain"], "batch_sizes": [4, 4096], "resident": 1.5}
-    asked["spare_mib"] = 100.0
+    asked |= {"spare_mib": 100.0, "chunk_size": 4}
     small, large = predict(work.subject, {**asked, "epsilon": None, "surrogate_spectrum": False})["rows"]
     assert small["step_ms"] > 0 and large["live_mib"] > 100 and "step_ms" not in large
     assert large["resident_mib"] == pytest.approx(1.5 * large["live_mib"], rel=0.02)
@@ -54,6 +54,6 @@ def test_predicted_peaks_are_those_of_real_steps(compose_config, method, memory,
     work.load(config)
     epsilon = None if method == "vanilla" else 0.8
     asked = {"optimizers": {"x": options}, "memory": [memory], "batch_sizes": [32], "spare_mib": 10.0, "resident": 1.0}
-    told = predict(work.subject, {**asked, "epsilon": epsilon, "surrogate_spectrum": False})
+    told = predict(work.subject, {**asked, "epsilon": epsilon, "surrogate_spectrum": False, "chunk_size": 4})
     assert told["rows"][0]["live_mib"] == pytest.approx(peak, rel=tolerance)
     assert told["images"] == 512 and 0.5 < told["model_mib"] < 2

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from wasi.dashboard.specification import specification
 from wasi.methods.declared import appearance
+from wasi.report.options import epsilon_label
 
 
 def runs_of(sweep: Path) -> list[dict]:
@@ -44,9 +45,7 @@ def value(run: dict, accessor: str):
 
 
 def label(run: dict) -> str:
-    config, name = run["config"], run["config"]["method"]["name"]
-    reads = "weight_epsilon" in config["method"] or "activations" in config["method"]
-    return f"{name} {config['rank']['weight_epsilon']}" if reads else name
+    return " ".join(filter(None, [run["config"]["method"]["name"], epsilon_label(run["config"])]))
 
 
 def colour(run: dict) -> str:

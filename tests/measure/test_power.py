@@ -7,6 +7,7 @@ import pytest
 from wasi.measure import power
 from wasi.measure.power import Meter, package_joules, parse_gpu_watts, parse_power, power_meter
 
+# vcgencmd pmic_read_adc of a Pi 5 (shortened to a few rails of every kind).
 PMIC = """\
    3V7_WL_SW_A current(0)=0.07024320A
      3V3_SYS_A current(1)=0.05660880A

@@ -1,6 +1,5 @@
 """Recorded outputs of vcgencmd, sysfs trees of several shapes, and machines that tell nothing."""
 
-
 import pytest
 
 from wasi.measure import telemetry
@@ -14,8 +13,6 @@ from wasi.measure.telemetry import (
     throttled_during,
     throttling_unseen,
 )
-
-# vcgencmd pmic_read_adc of a Pi 5 (shortened to a few rails of every kind).
 
 
 def write(path, text):

@@ -13,6 +13,7 @@ from wasi.measure.rss import current_rss_mib
 from wasi.models import mapped
 from wasi.models.build import build_model
 from wasi.models.mapped import into_memory, let_go, mapped_weights
+from wasi.models.structure import find_blocks
 
 linux = pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="pages are given back on Linux")
 SPEC = InputSpec(32, (0.5,) * 3, (0.2,) * 3, "bilinear")
@@ -68,6 +69,20 @@ def test_weights_take_room_only_while_they_are_read():
     let_go([layer.weight for layer in layers])
     assert current_rss_mib() - before < 20
     assert sums == [float(layer.weight.detach().sum()) for layer in layers]
+
+
+def test_a_block_lets_go_after_its_forward_pass_until_weights_are_in_memory(monkeypatch):
+    with mapped_weights():
+        model = mapped.let_go_after_each_block(small.build("timm_vit"))
+    gone = []
+    monkeypatch.setattr(mapped, "let_go", lambda parameters: gone.append({id(p) for p in parameters}))
+    images, _ = small.batch()
+    model(images)
+    assert gone == [{id(p) for p in block.parameters()} for block in find_blocks(model).values()]
+    into_memory(model)
+    gone.clear()
+    model(images)
+    assert gone == []
 
 
 def test_a_full_disk_makes_them_ordinary(monkeypatch):

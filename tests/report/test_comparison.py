@@ -4,12 +4,15 @@ import copy
 
 import pytest
 
+from tests.bench import jobs as benchmarks
 from tests.report import fakes
 from wasi.report import write_report
 from wasi.report.baseline import compare
 from wasi.report.groups import blocks_of
 from wasi.report.load import read_runs
 from wasi.report.needed import needed_sentences
+from wasi.report.provenance import one_machine
+from wasi.report.summary import front_of
 from wasi.runs.tuning import Row, TunedRow, write_tuning
 
 PC = copy.deepcopy(fakes.PROVENANCE) | {"machine": {"processor": "EPYC", "architecture": "x86_64", "hostname": "pc"}}
@@ -45,6 +48,18 @@ def test_whether_the_subspace_iteration_is_needed_is_answered_whatever_the_answe
     assert sentence in printed and "needed at all" in (tmp_path / "report.md").read_text()
 
 
+def test_the_words_above_a_table_tell_rows_of_one_threshold_apart(tmp_path):
+    for seed, noise in enumerate((0.001, -0.001)):
+        add(tmp_path, "vanilla", None, seed, 0.9 + noise)
+        for lr, acc in ((0.05, 0.8), (0.02, 0.7)):
+            add(tmp_path, "wasi", 0.8, seed, acc, {"optimizer.lr": lr})
+    write_report([tmp_path])
+    (sentence,) = [line for line in (tmp_path / "report.md").read_text().splitlines() if line.startswith("In accuracy")]
+    assert sentence == (
+        "In accuracy: wasi 0.8, lr=0.02 (-20.00 points), wasi 0.8, lr=0.05 (-10.00 points) below vanilla."
+    )
+
+
 def test_without_both_rows_there_is_no_answer(tmp_path):
     rows_of(tmp_path, "none", (0.9, 0.8))
     add(tmp_path, "wasi", 0.6, 0, 0.7, {"method.update": "subspace"})
@@ -63,6 +78,27 @@ def test_one_run_on_two_machines_is_two_rows_and_neither_is_left_out(tmp_path):
         assert comparison.baseline.hardware == comparison.group.hardware
     printed = write_report([tmp_path])
     assert printed.count("EPYC, x86_64, 4 threads") >= 2 and "machine" in printed
+
+
+def test_benchmarks_on_two_gpus_of_one_machine_are_two_rows(tmp_path):
+    for place, gpu in enumerate(("H100", "A100")):
+        one = benchmarks.content(fakes.config("wasi", 0.8), benchmarks.metrics(50 + place, 5, 100), None)
+        one["environment"] |= {"device": "cuda:0", "cuda": gpu, "fingerprint": "same"}
+        (tmp_path / gpu).mkdir()
+        benchmarks.write_sweep(tmp_path / gpu, [one])
+    (block,) = blocks_of(read_runs([tmp_path])[0])
+    assert [group.hardware.partition(",")[0] for group in block.groups] == ["A100", "H100"]
+    assert front_of(block.groups) == [False, False]
+
+
+def test_times_of_a_gpu_and_of_its_hosts_processor_make_no_front(tmp_path):
+    for name, device in (("vanilla", "cpu"), ("wasi", "cuda")):
+        provenance = copy.deepcopy(fakes.PROVENANCE) | {"device": device}
+        add(tmp_path, name, 0.8, 0, 0.8, provenance=provenance)
+    runs = read_runs([tmp_path])[0]
+    assert not one_machine(runs) and all(one_machine([run]) for run in runs)
+    (block,) = blocks_of(runs)
+    assert front_of(block.groups) == [False, False]
 
 
 @pytest.mark.parametrize("measured", [True, False])

@@ -4,9 +4,10 @@ from matplotlib.text import Annotation, Text
 
 from tests.report import fakes
 from wasi.report.baseline import compare
-from wasi.report.figures import PANELS, draw, figure_of, series_of
+from wasi.report.figures import PANELS, draw, figure_of
 from wasi.report.groups import blocks_of
 from wasi.report.load import read_runs
+from wasi.report.series import series_of
 from wasi.report.style import SETTINGS, styles
 from wasi.report.ticks import readable_multiples
 

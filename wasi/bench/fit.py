@@ -1,7 +1,7 @@
 """`experiment=fit`: what of methods, thresholds, optimizers, batch sizes and policies fits a device. No torch here.
 
 Memory and time of every combination are predicted from small steps (`wasi.bench.predict`); the fastest that should fit
-are then measured. Leaves fit.json, fit.csv and fit.png.
+are then measured. Leaves fit.json, fit.csv, fit.png and fit.svg.
 """
 
 import csv
@@ -9,7 +9,7 @@ import io
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -18,7 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from wasi.atomic import atomic_write_bytes, atomic_write_text
+from wasi.atomic import atomic_write_text
 from wasi.bench.baseline import measured_config
 from wasi.bench.children import Child, ChildFailed
 from wasi.bench.resident import resident_memory
@@ -27,7 +27,7 @@ from wasi.config.validate import integer_from, is_number, list_of, one_of
 from wasi.errors import Interrupted, UserError
 from wasi.measure import rss
 from wasi.methods.declared import method_names, reads_rank
-from wasi.report.write import printable
+from wasi.report.write import printable, write_images
 from wasi.runs.ending import Ending, ending_of, tell
 from wasi.runs.inputs import check_inputs
 from wasi.runs.provenance import provenance
@@ -36,6 +36,13 @@ from wasi.signals import uninterrupted
 log = logging.getLogger(__name__)
 
 _SMALL_BATCH = 20  # images that the predicting steps take at most
+_CHUNK = 4  # images: `train.chunk_size` of the lean policy, small enough for three and four chunks to be cheap
+_SECTIONS = {"method": "methods", "optimizer": "optimizers"}  # of a row -> what in bench.fit says which it takes
+_OPTIONS = {
+    "recipe": "methods",
+    **dict.fromkeys(("rank", "rank.weight_epsilon", "rank.activation_epsilon"), "epsilons"),
+    **{"dataset.batch_size": "batch_sizes", "train.memory": "memory", "train.chunk_size": "memory"},
+}
 _SHOWN = 25  # rows of the table on the terminal
 _COLUMNS = (
     *("method", "epsilon", "optimizer", "memory", "batch_size", "fits", "measured", "at_least"),
@@ -54,6 +61,7 @@ def perform(cfg: DictConfig, folder: Path, body: Callable[[DictConfig, "Plan"], 
     """Look everything over and write down what was found, however it ends. Raises only `Interrupted`."""
     plan_ = Plan(cfg, folder)
     try:
+        check_given(HydraConfig.get().overrides.task)
         check_config(cfg)
         check_fit(cfg.bench.fit)
         check_inputs(cfg)
@@ -141,7 +149,7 @@ class Plan:
         if self.rows:
             from wasi.bench.fit_figure import draw
 
-            atomic_write_bytes(self.folder / "fit.png", draw(self.rows, self.limit, self.cfg.model.name))
+            write_images(draw(self.rows, self.limit, self.cfg.model.name), "fit", self.folder)
         print(printable(self.table(ordered)), flush=True)
 
     def table(self, ordered: list[dict]) -> str:
@@ -178,6 +186,15 @@ def check_fit(fit: DictConfig) -> None:
             raise UserError(f"bench.fit.{option}", fit[option], f"one of {', '.join(rules)}")
 
 
+def check_given(words: Sequence[str]) -> None:
+    """Raises UserError for an option of the command line that each row of the table has a value of its own for."""
+    for word in words:
+        option, _, value = word.lstrip("+~").partition("=")
+        instead = _OPTIONS.get(option) or _SECTIONS.get(option.partition(".")[0])
+        if instead is not None:
+            raise UserError(option, value, f"of bench.fit.{instead}, as experiment=fit looks over several")
+
+
 def _models(fit: DictConfig) -> Iterator[tuple[str, float | None]]:
     for method in fit.methods:
         yield from ((method, epsilon) for epsilon in (fit.epsilons if reads_rank(method) else [None]))
@@ -203,6 +220,7 @@ def _predicted(cfg: DictConfig, found: Plan, method: str, epsilon: float | None)
             "spare_mib": found.limit - held,
             "epsilon": epsilon,
             "surrogate_spectrum": surrogate,
+            "chunk_size": _CHUNK,
         }
         return {"held": held, **child.ask("predict", asked=asked)}
 
@@ -218,7 +236,7 @@ def _config(
         other.method, other.optimizer = OmegaConf.create({**own, "scope": cfg.bench.fit.scope}), chosen.optimizer
         if epsilon is not None:
             other.rank.weight_epsilon = other.rank.activation_epsilon = epsilon
-        other.train.memory, other.train.chunk_size = memory, 4 if memory == "lean" else None
+        other.train.memory, other.train.chunk_size = memory, _CHUNK if memory == "lean" else None
         other.dataset.batch_size = batch_size
         other.bench.fit = None
     return other

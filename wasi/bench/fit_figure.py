@@ -1,23 +1,20 @@
 """Memory against time per epoch of all combinations that were timed, the limit drawn."""
 
-import io
-
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from wasi.report.figures import DPI, WIDTH_INCHES, images
 from wasi.report.style import SETTINGS, styles
 
-_DPI = 200
 
-
-def draw(rows: list[dict], limit_mib: float, model: str) -> bytes:
-    """PNG. One colour and marker per method; filled under `plain`, hollow under `lean`; larger where measured."""
+def draw(rows: list[dict], limit_mib: float, model: str) -> dict[str, bytes]:
+    """As `png` and `svg`: a colour and marker per method; filled: `plain`, hollow: `lean`, larger where measured."""
     timed = [row for row in rows if "epoch_seconds" in row]
     methods = list(dict.fromkeys(row["method"] for row in rows))
     looks = dict(zip(methods, styles([(method, method) for method in methods]), strict=True))
     with matplotlib.rc_context(SETTINGS):
-        figure = Figure(figsize=(5.6, 3.8), dpi=_DPI, layout="constrained")
+        figure = Figure(figsize=(WIDTH_INCHES, 3.8), dpi=DPI, layout="constrained")
         FigureCanvasAgg(figure)
         ax = figure.subplots()
         for row in timed:
@@ -37,6 +34,4 @@ def draw(rows: list[dict], limit_mib: float, model: str) -> bytes:
         ax.set_ylabel("seconds per epoch")
         ax.set_title(f"{model}: filled plain, hollow lean, large measured", fontsize=9)
         figure.legend(loc="outside lower center", ncols=3)
-        image = io.BytesIO()
-        figure.savefig(image, format="png", dpi=_DPI)
-    return image.getvalue()
+        return images(figure)

@@ -24,7 +24,7 @@ from wasi.runs.ending import Ending, ending_of, tell
 from wasi.runs.inputs import check_inputs
 from wasi.runs.provenance import machine, provenance
 from wasi.runs.result import read_result, write_json
-from wasi.signals import arrived, uninterrupted
+from wasi.signals import uninterrupted
 from wasi.tracking import open_tracker
 
 log = logging.getLogger(__name__)
@@ -55,8 +55,8 @@ def perform(cfg: DictConfig, folder: Path, body: Callable[[DictConfig, "Job"], N
         tell(ending, folder / "bench.log")
         _track(cfg, job, ending)
         _show(job)
-    if signum := ending.signum or arrived():
-        raise Interrupted(signum)
+    if ending.signum is not None:
+        raise Interrupted(ending.signum)
     return ending
 
 

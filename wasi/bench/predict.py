@@ -8,7 +8,6 @@ cent. A step's time is a straight line through two timed sizes.
 """
 
 import copy
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -21,6 +20,7 @@ from wasi.bench.subject import Subject
 from wasi.errors import Diverged
 from wasi.linalg.rank import explained_rank, weight_rank
 from wasi.measure.memory import MIB, LiveMemory
+from wasi.measure.timing import synchronizer, time_steps
 from wasi.methods.describe import describe_layers
 from wasi.methods.scope import scope_linears
 from wasi.models.header import header_of
@@ -31,9 +31,6 @@ from wasi.models.surrogate import singular_values
 from wasi.training.build import build_step
 from wasi.training.step import TrainStep
 
-CHUNK = 4  # images: `train.chunk_size` of the lean policy, small enough for three and four chunks to be cheap
-_SIZES = {"plain": (2, 4), "lean": (3 * CHUNK, 4 * CHUNK)}  # images of the tracked steps
-LARGEST = 20  # images of the larger timed step
 _SEGMENT = 2  # blocks: what `train.segment_size=null` is
 _SHORT = 0.5  # seconds below which a step is timed three times
 
@@ -44,17 +41,19 @@ def predict(subject: Subject, asked: dict) -> dict:
     Args:
         asked: `optimizers` (name -> options), `memory` (policies), `batch_sizes`, `resident` (what the allocator
             holds for what a step holds beside its weights), `spare_mib` (what needs more is not timed), `epsilon`
-            (None: full weights), `surrogate_spectrum` (of the weights, in place of their own).
+            (None: full weights), `surrogate_spectrum` (of the weights, in place of their own), `chunk_size` (images,
+            under `lean`). The subject's batch has room for more than four chunks.
     """
     ranks = asked["epsilon"], asked["surrogate_spectrum"]
     model = subject.model(lambda dense: asked["epsilon"] and _give_random_factors(dense, subject.cfg, *ranks))
     layers = describe_layers(model, subject.cfg.method.scope)
     state = inference_state(model, header_of(subject.cfg, subject.spec, subject.data.classes, layers))
+    least = _weights_mib(model) + sum(p.nbytes for p in model.parameters() if p.requires_grad) / MIB
+    too_large = _resident(model, least, asked) > asked["spare_mib"]
     found = {"rows": [], "left_out": []}
     for policy in asked["memory"]:
         for name, options in asked["optimizers"].items():
-            least = _weights_mib(model) + sum(p.nbytes for p in model.parameters() if p.requires_grad) / MIB
-            if _resident(model, least, asked) > asked["spare_mib"]:
+            if too_large:
                 found["rows"] += _too_large(model, least, policy, name, asked)
                 continue
             try:
@@ -98,9 +97,10 @@ def _rows(subject: Subject, model: nn.Module, policy: str, name: str, options: d
     cfg = subject.cfg.copy()
     with open_dict(cfg):
         cfg.optimizer = OmegaConf.create(options)
-        cfg.train.memory, cfg.train.chunk_size = policy, CHUNK if policy == "lean" else None
+        cfg.train.memory, cfg.train.chunk_size = policy, asked["chunk_size"] if policy == "lean" else None
+    sizes = (2, 4) if policy == "plain" else (3 * asked["chunk_size"], 4 * asked["chunk_size"])
     tracked = []
-    for size in _SIZES[policy]:
+    for size in sizes:
         step = build_step(copy.deepcopy(model), subject.normalize, cfg, subject.method)
         _step_seconds(step, subject, size)  # makes the optimizer's state
         tracked.append(Track.of(step, subject, size))
@@ -109,7 +109,7 @@ def _rows(subject: Subject, model: nn.Module, policy: str, name: str, options: d
     peaks = {size: peak_at(size, *tracked, parts) / MIB for size in asked["batch_sizes"]}
     resident = {size: _resident(model, peak, asked) for size, peak in peaks.items()}
     fitting = [size for size in peaks if resident[size] <= asked["spare_mib"]]
-    timed = _times(step, subject, fitting, _SIZES[policy][1])
+    timed = _times(step, subject, fitting, sizes[1])
     return [
         {
             "optimizer": name,
@@ -167,7 +167,7 @@ def _times(step: TrainStep, subject: Subject, fitting: list[int], small: int) ->
     """Milliseconds of a step as a function of the batch size."""
     if not fitting:
         return None
-    large = max(min(max(fitting), LARGEST), small + 1)
+    large = max(min(max(fitting), subject.cfg.dataset.batch_size), small + 1)
     _step_seconds(step, subject, large)  # the small size has been run before
     seconds = {size: _step_seconds(step, subject, size) for size in (small, large)}
     for size in seconds:
@@ -180,8 +180,5 @@ def _times(step: TrainStep, subject: Subject, fitting: list[int], small: int) ->
 
 def _step_seconds(step: TrainStep, subject: Subject, size: int) -> float:
     batch = step.prepare(*subject.first(size))
-    begin = time.perf_counter()
-    step(*batch)
-    if subject.device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - begin
+    (ms,) = time_steps(lambda: step(*batch), 0, 1, 0.0, synchronizer(subject.device.type))
+    return ms / 1000

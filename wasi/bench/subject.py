@@ -16,7 +16,7 @@ from wasi.methods.calibration import Calibration
 from wasi.models.build import build_model
 from wasi.models.spec import input_spec
 from wasi.runs.device import prepare_device
-from wasi.training.build import build_step
+from wasi.training.build import build_step, prepare_allocator
 
 _LIBRARIES = {
     "torchvision": "wasi.models.torchvision_models",
@@ -34,6 +34,7 @@ class Subject:
     def __init__(self, cfg: DictConfig):
         self.cfg = cfg
         self.device = prepare_device(cfg.device)
+        prepare_allocator(cfg.train.memory)
         torch.manual_seed(cfg.seed)
         self.spec = input_spec(cfg.model, cfg.dataset.image_size)
         self.data = load_data(cfg.dataset, self.spec, cfg.seed)

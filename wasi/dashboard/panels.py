@@ -11,7 +11,7 @@ from wasi.report.columns import ACCURACY_NAMES, COSTS, INFERENCE, PANELS, PAPER,
 from wasi.tracking.names import FIGURES, LAYER_TABLE, MEMORY_PARTS, TRAIN_STEP
 
 GROUPS = ("method.name", "rank.weight_epsilon", "rank.activation_epsilon")
-"""Options whose runs are one row, over seeds, and one line or bar."""
+"""Options whose runs are one row of the report's tables, over seeds."""
 
 _TIMES = {
     "Training step (ms)": STEP.metric,
@@ -31,9 +31,8 @@ class Section:
 
 def table_columns() -> list[str]:
     """Of the runs' table, left to right, as W&B addresses them."""
-    options = ("method.name", "rank.weight_epsilon", "rank.activation_epsilon", "seed")
     metrics = (*ACCURACY_NAMES, *(cost.metric for cost in COSTS))
-    return [*map(config_column, options), *(f"summary:{metric}" for metric in metrics)]
+    return [*map(config_column, (*GROUPS, "seed")), *(f"summary:{metric}" for metric in metrics)]
 
 
 def config_column(option: str) -> str:
@@ -112,6 +111,7 @@ def _thresholds():
 
 
 def _bars(title: str, *metrics: str):
+    """Of one metric a bar per method, since a panel groups by one option alone."""
     return wr.BarPlot(
         title=title,
         metrics=list(metrics),
@@ -121,6 +121,7 @@ def _bars(title: str, *metrics: str):
 
 
 def _lines(title: str, metric: str):
+    """A line per method, as `_bars`."""
     return wr.LinePlot(
         title=title,
         x=TRAIN_STEP,

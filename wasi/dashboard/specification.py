@@ -8,11 +8,13 @@ import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
 from wasi.dashboard.panels import GROUPS, sections, table_columns
+from wasi.tracking.names import TRAIN_STEP
 
 _ABOUT = (
     "Made by `python -m wasi.dashboard`, which replaces it when it is called again. One row per method and thresholds, "
-    "the mean over seeds. Memory and time are measured over the whole model and the whole step; ratios to vanilla, "
-    "intervals and tests are in the sweep's own report (`python -m wasi.report`)."
+    "the mean over seeds; a line or bar is the mean of all runs of a method, thresholds included. Memory and time are "
+    "measured over the whole model and the whole step; ratios to vanilla, intervals and tests are in the sweep's own "
+    "report (`python -m wasi.report`)."
 )
 
 
@@ -32,7 +34,7 @@ def workspace_of(entity: str, project: str, group: str | None) -> ws.Workspace:
         project=project,
         name=title_of(group),
         sections=[ws.Section(name=section.title, panels=section.panels, is_open=True) for section in sections()],
-        settings=ws.WorkspaceSettings(x_axis="train/step", max_runs=100),
+        settings=ws.WorkspaceSettings(x_axis=TRAIN_STEP, max_runs=100),
         runset_settings=ws.RunsetSettings(filters=_filters(group), pinned_columns=table_columns()),
     )
     made._internal_name = f"nw-{workspace_slug(project, group)}-v"

@@ -37,7 +37,8 @@ def read_state(source: str | Path, option: str) -> State:
 
 def load_state(model: nn.Module, state: State, source, heads: tuple[str, ...], adapt: Adapter) -> None:
     """As `load_file`, from tensors in memory; `source` is what the user gave as `model.weights`."""
-    shapes = {key: value.shape for key, value in model.state_dict().items()}
+    targets = model.state_dict(keep_vars=True)
+    shapes = {key: target.shape for key, target in targets.items()}
     state = _without_foreign_head(state, shapes, heads)
     try:
         state = state if _fits(state, shapes) else adapt(state, model)
@@ -53,10 +54,10 @@ def load_state(model: nn.Module, state: State, source, heads: tuple[str, ...], a
     if missing or unknown:
         told = [_count(missing, "missing"), _count(unknown, "unknown")]
         raise _foreign(source, ", ".join(t for t in told if t))
-    parameters = dict(model.named_parameters())
-    for key, value in state.items():  # one at a time, so that of a mapped model none waits in memory
-        model.load_state_dict({key: value}, strict=False)
-        let_go([parameters[key]] if key in parameters else [])
+    with torch.no_grad():
+        for key, value in state.items():
+            targets[key].copy_(value)
+            let_go([targets[key]])  # one at a time, so that of a mapped model none waits in memory
 
 
 def _without_foreign_head(state: State, shapes: dict[str, torch.Size], heads: tuple[str, ...]) -> State:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from wasi.models.registered import registered_as
 from wasi.models.structure import find_blocks
 
 _SMALLEST = 2**20  # bytes: less is not worth a mapping of its own
@@ -30,22 +31,21 @@ def mapped_weights() -> Iterator[None]:
     if not sys.platform.startswith("linux"):
         yield
         return
-    register, made = nn.Module.register_parameter, []
+    made: list[nn.Parameter] = []
     with tempfile.TemporaryFile(dir=_FOLDER if os.access(_FOLDER, os.W_OK) else None) as file:
 
-        def in_file(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-            if parameter is not None and not hasattr(parameter, _MAPPING):
+        def in_file(parameter: nn.Parameter) -> nn.Parameter:
+            if not hasattr(parameter, _MAPPING):
                 let_go(made)
                 parameter = _mapped(parameter, file.fileno())
                 if hasattr(parameter, _MAPPING):
                     made.append(parameter)
-            register(module, name, parameter)
+            return parameter
 
-        nn.Module.register_parameter = in_file
         try:
-            yield
+            with registered_as(in_file):
+                yield
         finally:
-            nn.Module.register_parameter = register
             let_go(made)
 
 

@@ -1,12 +1,12 @@
 """A library's model without the memory of its weights, which a file's tensors are to take the place of."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 from torch import nn
 
 from wasi.models.attention import unpack_attention
 from wasi.models.header import ModelHeader
+from wasi.models.registered import registered_as
 from wasi.models.rng import seeded
 from wasi.models.spec import library_of
 
@@ -35,18 +35,6 @@ def unpacked_names(model: nn.Module, scope: str) -> dict[str, str]:
     return {name: before[id(parameter)] for name, parameter in model.named_parameters()}
 
 
-@contextmanager
-def without_weights() -> Iterator[None]:
+def without_weights() -> AbstractContextManager[None]:
     """Parameters that modules register inside are moved to `meta` at once; buffers are made as usual."""
-    register = nn.Module.register_parameter
-
-    def on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        if parameter is not None:
-            parameter = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
-        register(module, name, parameter)
-
-    nn.Module.register_parameter = on_meta
-    try:
-        yield
-    finally:
-        nn.Module.register_parameter = register
+    return registered_as(lambda parameter: nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad))

@@ -6,7 +6,7 @@ from functools import cached_property
 from wasi.methods.declared import is_reference
 from wasi.report.benchmarks import is_of_a_step, step_options
 from wasi.report.columns import COSTS, PAPER, VALIDATION, Cost
-from wasi.report.groups import Block, Group, identity
+from wasi.report.groups import Block, Group, identity, unlike
 from wasi.report.load import select
 from wasi.report.options import result_options, show
 from wasi.report.provenance import one_machine
@@ -119,7 +119,7 @@ class Comparison:
         if self.is_reference or (named and self.baseline.recipe == named):
             return []
         if not self.of_vanilla:
-            (key,) = _unlike(self.group, self.baseline)
+            (key,) = unlike(self.group, self.baseline)
             row = f"{self.group.method} of {key}={show(self.baseline.options.get(key))}, alike in all else"
             return [f"no vanilla to compare with; compared with {row}"]
         differences = [
@@ -129,7 +129,7 @@ class Comparison:
         told = [f"compared with a vanilla of {', '.join(differences)}"] if differences else []
         timed = [cost for cost in COSTS if cost.timed and self._means(cost.metric)]
         if any(self.interval(cost) is None and not self._on_one_machine(cost) for cost in timed):
-            told.append("measured on another machine or with other threads than vanilla: no ratio of times")
+            told.append("measured on another machine or device or with other threads than vanilla: no ratio of times")
         return told
 
 
@@ -165,11 +165,7 @@ def _twin_of(group: Group, groups: list[Group]) -> Group | None:
     """The first row before this one with the same labels that differs in one option alone."""
     before = groups[: groups.index(group)]
     alike = (g for g in before if identity(g) == identity(group) and _comparable(g, group))
-    return next((g for g in alike if len(_unlike(g, group)) == 1), None)
-
-
-def _unlike(a: Group, b: Group) -> set[str]:
-    return {key for key in {**a.options, **b.options} if a.options.get(key) != b.options.get(key)}
+    return next((g for g in alike if len(unlike(g, group)) == 1), None)
 
 
 def _comparable(a: Group, b: Group) -> bool:
@@ -180,7 +176,7 @@ def _comparable(a: Group, b: Group) -> bool:
 def _unlike_options(a: Group, b: Group) -> set[str]:
     """Options in which two groups differ, of those that matter for what both have measured."""
     only_steps = not (a.trained and b.trained)
-    return {key for key in _unlike(a, b) if is_of_a_step(key) or not only_steps}
+    return {key for key in unlike(a, b) if is_of_a_step(key) or not only_steps}
 
 
 def _is_plain(group: Group) -> bool:

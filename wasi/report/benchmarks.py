@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 _NOT_OF_A_STEP = (
     "scheduler.",
-    "device.",
+    "device.name",
+    "device.num_threads",
     "train.epochs",
     "train.select",
     "train.eval_every",
@@ -26,8 +27,8 @@ _NOT_OF_A_STEP = (
 def is_of_a_step(key: str) -> bool:
     """Whether an option can change what a benchmark measures on a given device.
 
-    >>> is_of_a_step("optimizer.lr"), is_of_a_step("train.epochs")
-    (True, False)
+    >>> [is_of_a_step(key) for key in ("optimizer.lr", "device.dtype", "device.num_threads", "train.epochs")]
+    [True, True, False, False]
     """
     return not key.startswith(_NOT_OF_A_STEP)
 

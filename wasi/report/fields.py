@@ -176,8 +176,7 @@ def _front(comparisons: list[Comparison]) -> Field:
 
 
 def _cost(cost: Cost, comparisons: list[Comparison]) -> Field:
-    means = [comparison.group.mean(cost.metric) for comparison in comparisons]
-    values = [significant(None if mean is None else mean / cost.unit) for mean in means]
+    values = [significant(comparison.group.cost(cost)) for comparison in comparisons]
     spreads = [_spread(comparison.group, cost) for comparison in comparisons]
     ratios = [_marked(comparison, cost) for comparison in comparisons]
     return Field(cost.title, values, ratios, spreads, cost=cost)

@@ -3,7 +3,6 @@
 import io
 import math
 import textwrap
-from dataclasses import dataclass
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -11,10 +10,11 @@ from matplotlib.figure import Figure
 
 from wasi.methods.declared import is_reference
 from wasi.report.baseline import Comparison
-from wasi.report.columns import ACCURACY_NAMES, PANELS, Cost
-from wasi.report.groups import Block, Group, short_names, shown_option
+from wasi.report.columns import PANELS, Cost
+from wasi.report.groups import Block, Group
 from wasi.report.labels import Label, place
 from wasi.report.options import epsilon_label
+from wasi.report.series import Series, series_of
 from wasi.report.style import SETTINGS, Style, styles
 from wasi.report.ticks import label_log_axis
 
@@ -22,15 +22,6 @@ DPI = 300
 WIDTH_INCHES = 5.5  # of the paper's one column
 _COLUMNS, _PANEL_HEIGHT_INCHES = 2, 2.3
 _LOG_FROM = 4.0  # a cost whose largest value is this many times its smallest gets a logarithmic axis
-
-
-@dataclass(frozen=True)
-class Series:
-    """Groups that differ only by their thresholds, in the order of these."""
-
-    method: str
-    label: str
-    groups: list[Group]
 
 
 def draw(block: Block, comparisons: list[Comparison], name: str = "") -> dict[str, bytes]:
@@ -71,9 +62,9 @@ def figure_of(block: Block, comparisons: list[Comparison], name: str = "") -> Fi
         unused.remove()
     labels = [_panel(ax, cost, series, looks, references) for ax, cost in zip(axes, panels, strict=True)]
     for first in grid[:, 0]:
-        first.set_ylabel(f"{ACCURACY_NAMES[block.accuracy].capitalize()} accuracy")
+        first.set_ylabel(block.accuracy_title)
     points = WIDTH_INCHES * 72
-    heading = f"{name}: {block.model} on {block.dataset}" if name else f"{block.model} on {block.dataset}"
+    heading = f"{name}: {block.title}" if name else block.title
     title = figure.suptitle(textwrap.fill(heading, int(points / 5.2)), ha="left", fontsize=9, fontweight="bold")
     caption = textwrap.fill(_caption(block), int(points / 3.8))
     axes[0].set_title(caption, loc="left", fontsize=7, color="#555555")
@@ -94,13 +85,13 @@ def _panel(ax, cost: Cost, series: list[Series], looks: list[Style], references:
         groups = [group for group in one.groups if _measured(group, cost)]
         shown += groups
         labels += _line(ax, cost, one.label, groups, style)
-    _cost_axis(ax, cost, [group.mean(cost.metric) / cost.unit for group in shown])
+    _cost_axis(ax, cost, [group.cost(cost) for group in shown])
     return labels
 
 
 def _line(ax, cost: Cost, label: str, groups: list[Group], style: Style) -> list[Label]:
     """One series in one panel, with error bars where several seeds tell a spread; the labels of its points."""
-    x = [group.mean(cost.metric) / cost.unit for group in groups]
+    x = [group.cost(cost) for group in groups]
     y = [group.mean(group.accuracy) for group in groups]
     x_bars = [(group.std(cost.metric) or 0.0) / cost.unit for group in groups]
     y_bars = [group.std(group.accuracy) or 0.0 for group in groups]
@@ -156,21 +147,6 @@ def _legend(figure: Figure, axes, series: list[Series], characters: int) -> None
     columns = max(1, min(len(labels), characters // (longest + 6)))
     figure.legend([handles[label] for label in labels], labels, loc="outside lower center", ncols=columns)
     figure.set_figheight(figure.get_figheight() + 0.16 * (math.ceil(len(labels) / columns) - 1))
-
-
-def series_of(block: Block) -> list[Series]:
-    """Groups of one method, scope and other options, thresholds apart."""
-    scopes = {group.scope for group in block.groups}
-    names = short_names(block.differing)
-    found: dict[tuple[str, str], list[Group]] = {}
-    for group in block.groups:
-        parts = [group.scope] if len(scopes) > 1 else []
-        shown = {name: shown_option(group, key) for key, name in names.items()}
-        parts += [f"{name}={value}" for name, value in shown.items() if value is not None]
-        if block.alike:
-            parts.append(group.runs[0].fingerprint[:8])
-        found.setdefault((group.method, ", ".join([group.method, *parts])), []).append(group)
-    return [Series(method, label, groups) for (method, label), groups in found.items()]
 
 
 def _measured(group: Group, cost: Cost) -> bool:

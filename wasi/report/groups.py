@@ -9,7 +9,7 @@ from typing import Any
 from wasi.methods.declared import place
 from wasi.report import statistics
 from wasi.report.benchmarks import joined, with_baselines
-from wasi.report.columns import TEST, VALIDATION
+from wasi.report.columns import ACCURACY_NAMES, TEST, VALIDATION, Cost
 from wasi.report.load import Run, hardware, select
 from wasi.report.options import (
     NAMED,
@@ -88,6 +88,11 @@ class Group:
     def std(self, metric: str) -> float | None:
         return statistics.std(self.values(metric))
 
+    def cost(self, cost: Cost) -> float | None:
+        """The mean, in the unit in which reports show it."""
+        found = self.mean(cost.metric)
+        return None if found is None else found / cost.unit
+
 
 @dataclass(frozen=True)
 class Block:
@@ -107,6 +112,14 @@ class Block:
     def accuracy(self) -> str:
         """Of all its groups."""
         return self.groups[0].accuracy
+
+    @property
+    def accuracy_title(self) -> str:
+        return f"{ACCURACY_NAMES[self.accuracy].capitalize()} accuracy"
+
+    @property
+    def title(self) -> str:
+        return f"{self.model} on {self.dataset}"
 
 
 def blocks_of(runs: Iterable[Run]) -> list[Block]:
@@ -182,6 +195,11 @@ def identity(group: Group) -> tuple[str, str, str | None, str | None]:
     return group.method, group.scope, weight_label(group.config), activation_label(group.config)
 
 
+def unlike(a: Group, b: Group) -> set[str]:
+    """Options in which two groups differ, as dotted keys."""
+    return {key for key in {**a.options, **b.options} if a.options.get(key) != b.options.get(key)}
+
+
 def shown_option(group: Group, key: str) -> str | None:
     """None for an option that this group does not have; of a class its name."""
     if key not in group.options:
@@ -198,16 +216,22 @@ def row_names(block: Block) -> list[str]:
     recipes = [group.recipe for group in block.groups]
     if all(recipes) and len(set(recipes)) == len(recipes):
         return [str(recipe) for recipe in recipes]
-    scopes = {group.scope for group in block.groups}
-    names = []
-    for group in block.groups:
-        parts = [" ".join(filter(None, [group.method, epsilon_label(group.config)]))]
-        parts += [group.scope] if len(scopes) > 1 else []
-        shown = {name: shown_option(group, key) for key, name in short_names(block.differing).items()}
-        parts += [f"{name}={value}" for name, value in shown.items() if value is not None]
-        names.append(", ".join([*parts, *([group.runs[0].fingerprint[:8]] if block.alike else [])]))
+    names = [", ".join([with_threshold(group), *variant(block, group)]) for group in block.groups]
     return [f"{name} ({names[:place].count(name) + 1})" if names.count(name) > 1 else name
             for place, name in enumerate(names)]  # fmt: skip
+
+
+def with_threshold(group: Group) -> str:
+    """`wasi 0.8`."""
+    return " ".join(filter(None, [group.method, epsilon_label(group.config)]))
+
+
+def variant(block: Block, group: Group) -> list[str]:
+    """What beside method and thresholds tells a group apart from others of the block: `["all", "lr=0.05"]`."""
+    scope = [group.scope] if len({other.scope for other in block.groups}) > 1 else []
+    shown = {name: shown_option(group, key) for key, name in short_names(block.differing).items()}
+    options = [f"{name}={value}" for name, value in shown.items() if value is not None]
+    return [*scope, *options, *([group.runs[0].fingerprint[:8]] if block.alike else [])]
 
 
 def short_names(keys: list[str]) -> dict[str, str]:

@@ -43,6 +43,10 @@ class Run:
     def completed(self) -> bool:
         return self.status == "completed"
 
+    @property
+    def is_timed(self) -> bool:
+        return any(name.startswith("time/") for name in self.metrics)
+
 
 class Unusable(Exception):
     """Why a file is left out, in a few words."""
@@ -179,16 +183,21 @@ def was_tried_only(job: Path) -> bool:
 
 
 def hardware(run: Run) -> str | None:
-    """Processor and threads that a run's times are of; None for a run without times, or that does not tell.
+    """GPU, processor and threads that a run's times are of; None for a run without times, or that does not tell.
 
     Machines of one kind have one label, whatever they are called.
     """
-    if not any(name.startswith("time/") for name in run.metrics):
+    if not run.is_timed:
         return None
-    parts = [select(run.provenance, f"machine.{key}") for key in ("gpu", "processor", "architecture")]
-    threads = select(run.provenance, "threads.torch")
-    parts.append(threads and f"{threads} thread{'s' if threads != 1 else ''}")
+    keys = ("cuda", "machine.processor", "machine.architecture")
+    parts = [*(select(run.provenance, key) for key in keys), threads_of(run)]
     return ", ".join(dict.fromkeys(str(part) for part in parts if part)) or None
+
+
+def threads_of(run: Run) -> str | None:
+    """`4 threads`."""
+    threads = select(run.provenance, "threads.torch")
+    return threads and f"{threads} thread{'s' if threads != 1 else ''}"
 
 
 def _each_once(runs: list[Run]) -> list[Run]:

@@ -64,13 +64,13 @@ def markdown(
 
 def _section(block: Block, comparisons: list[Comparison], figures: list[str]) -> list[str]:
     remarks = remarks_of(comparisons)
-    parts = [f"## {escape(block.model)} on {escape(block.dataset)}", escape(facts_of(block))]
-    parts += [escape(sentence) for sentence in summary(comparisons)]
+    parts = [f"## {escape(block.title)}", escape(facts_of(block))]
+    parts += [escape(sentence) for sentence in summary(block, comparisons)]
     parts.append(_table(fields_of(block, comparisons, remarks)))
     if remarks:
         parts.append(_list([f"[{number}] {escape(remark)}" for number, remark in enumerate(remarks, start=1)]))
     if figures:
-        parts.append(f"![Accuracy against cost, {escape(block.model)} on {escape(block.dataset)}]({figures[0]})")
+        parts.append(f"![Accuracy against cost, {escape(block.title)}]({figures[0]})")
     return parts
 
 

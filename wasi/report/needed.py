@@ -1,9 +1,9 @@
 """The reviewers' question, answered from a block's rows: is the subspace iteration needed at all?"""
 
 from wasi.report.columns import VALIDATION
-from wasi.report.groups import Group, identity
+from wasi.report.groups import Group, identity, unlike, with_threshold
 from wasi.report.load import select
-from wasi.report.options import epsilon_label, show
+from wasi.report.options import show
 from wasi.report.statistics import SIGNIFICANCE, Paired, paired
 
 _UPDATE, _RATE = "method.update", "optimizer.lr"
@@ -22,14 +22,10 @@ def _twin(group: Group, groups: list[Group]) -> Group | None:
     steps = [other for other in groups if select(other.config, _UPDATE) == "subspace"]
     alike = [
         other for other in steps
-        if identity(other) == identity(group) and _unlike(other, group) <= {_UPDATE, _RATE}
+        if identity(other) == identity(group) and unlike(other, group) <= {_UPDATE, _RATE}
     ]  # fmt: skip
     same_rate = [other for other in alike if other.options.get(_RATE) == group.options.get(_RATE)]
     return max(alike, key=lambda other: (other.mean(VALIDATION) or 0.0, other in same_rate), default=None)
-
-
-def _unlike(a: Group, b: Group) -> set[str]:
-    return {key for key in {**a.options, **b.options} if a.options.get(key) != b.options.get(key)}
 
 
 def _sentence(without: Group, twin: Group) -> str | None:
@@ -37,7 +33,7 @@ def _sentence(without: Group, twin: Group) -> str | None:
     if found is None:
         return None
     optimizer = str(select(twin.config, "optimizer._target_")).rpartition(".")[2]
-    name = twin.recipe or " ".join(filter(None, [twin.method, epsilon_label(twin.config)]))
+    name = twin.recipe or with_threshold(twin)
     rates = [show(select(group.config, _RATE)) for group in (twin, without)]
     rate = f"lr {rates[0]}" if rates[0] == rates[1] else f"lr {rates[0]}, without it {rates[1]}"
     return (

@@ -49,9 +49,13 @@ def model_label(config: Mapping) -> str:
     return f"{name} ({weights} weights)" if weights in ("random", "surrogate") else str(name)
 
 
-def is_quotable(config: Mapping) -> bool:
-    """Whether an accuracy says anything: not with surrogate weights, nor on synthetic images."""
-    return select(config, "model.weights") != "surrogate" and select(config, "dataset.name") != "synthetic"
+def unquotable(config: Mapping) -> list[str]:
+    """Why an accuracy says nothing, in two words each; empty where it may be quoted."""
+    told = {
+        "surrogate weights": select(config, "model.weights") == "surrogate",
+        "synthetic images": select(config, "dataset.name") == "synthetic",
+    }
+    return [reason for reason, holds in told.items() if holds]
 
 
 def dataset_label(config: Mapping) -> str:

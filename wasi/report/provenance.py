@@ -4,12 +4,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from wasi.measure.contention import BUSY
-from wasi.report.load import Run, select
+from wasi.report.load import Run, select, threads_of
 
 
 def one_machine(runs: Sequence[Run]) -> bool:
-    """Whether times of these runs can be compared; what a result does not tell is not held against it."""
-    return all(len(_known(runs, read)) <= 1 for read in (_machine, _threads))
+    """Whether times of these runs can be compared: one machine, one number of threads, and CPU or one kind of GPU.
+
+    What a result does not tell is not held against it.
+    """
+    return all(len(_known(runs, read)) <= 1 for read in (_machine, threads_of, _device, _gpu))
 
 
 def provenance_lines(runs: Sequence[Run]) -> list[str]:
@@ -28,7 +31,7 @@ def provenance_lines(runs: Sequence[Run]) -> list[str]:
 
 def _busy(runs: Sequence[Run]) -> list[str]:
     """Runs whose times other processes have spoilt."""
-    timed = [run for run in runs if any(name.startswith("time/") for name in run.metrics)]
+    timed = [run for run in runs if run.is_timed]
     shares = sorted(share for run in timed if (share := select(run.provenance, "cpu_wait_share") or 0.0) >= BUSY)
     if not shares:
         return []
@@ -77,10 +80,15 @@ def _machine(run: Run) -> str | None:
     return " ".join(dict.fromkeys(str(part) for part in parts if part)) or None
 
 
-def _threads(run: Run) -> str | None:
-    threads = select(run.provenance, "threads.torch")
-    return threads and f"{threads} thread{'s' if threads != 1 else ''}"
+def _device(run: Run) -> str | None:
+    """`cpu` or `cuda`, without the GPU's number."""
+    return str(run.provenance.get("device") or "").partition(":")[0] or None
+
+
+def _gpu(run: Run) -> str | None:
+    """Its name, which benchmarks tell."""
+    return run.provenance.get("cuda")
 
 
 _OF_THE_MACHINE = ("machines", "threads")
-_FIELDS = {"commits": _commit, "torch versions": _torch, "machines": _machine, "threads": _threads}
+_FIELDS = {"commits": _commit, "torch versions": _torch, "machines": _machine, "threads": threads_of}

@@ -2,9 +2,8 @@
 
 from wasi.report.baseline import Comparison
 from wasi.report.columns import PEAK, STEP
-from wasi.report.groups import Group
+from wasi.report.groups import Block, Group, row_names
 from wasi.report.needed import needed_sentences
-from wasi.report.options import epsilon_label
 from wasi.report.pareto import on_front
 from wasi.report.provenance import one_machine
 
@@ -19,39 +18,35 @@ def front_of(groups: list[Group]) -> list[bool]:
     return on_front([_point(group) for group in groups])
 
 
-def summary(comparisons: list[Comparison]) -> list[str]:
+def summary(block: Block, comparisons: list[Comparison]) -> list[str]:
     """What the table says: which rows differ from vanilla in accuracy, which are on the Pareto front, and whether the
     subspace iteration is needed. What was not tested or measured has no sentence."""
-    groups = [comparison.group for comparison in comparisons]
-    return [*_accuracy(comparisons), *_front(comparisons), *needed_sentences(groups)]
+    names = row_names(block)
+    return [*_accuracy(names, comparisons), *_front(names, block.groups), *needed_sentences(block.groups)]
 
 
-def _accuracy(comparisons: list[Comparison]) -> list[str]:
-    tested = [c for c in comparisons if c.of_vanilla and c.p is not None]
+def _accuracy(names: list[str], comparisons: list[Comparison]) -> list[str]:
+    rows = zip(names, comparisons, strict=True)
+    tested = [(name, c) for name, c in rows if c.of_vanilla and c.p is not None]
     if not tested:
         return []
+    differing = [(name, c) for name, c in tested if c.verdict == "differs"]
     kinds = {
-        "above vanilla": [c for c in tested if c.verdict == "differs" and c.accuracy_difference > 0],
-        "below vanilla": [c for c in tested if c.verdict == "differs" and c.accuracy_difference < 0],
-        "not told apart from vanilla by their seeds": [c for c in tested if c.verdict == "within noise"],
+        "above vanilla": [(name, c) for name, c in differing if c.accuracy_difference > 0],
+        "below vanilla": [(name, c) for name, c in differing if c.accuracy_difference < 0],
+        "not told apart from vanilla by their seeds": [(name, c) for name, c in tested if c.verdict == "within noise"],
     }
-    told = [f"{', '.join(map(_with_points, found))} {words}" for words, found in kinds.items() if found]
+    told = [f"{', '.join(_with_points(*row) for row in found)} {words}" for words, found in kinds.items() if found]
     return [f"In accuracy: {'; '.join(told)}."]
 
 
-def _front(comparisons: list[Comparison]) -> list[str]:
-    marks = front_of([comparison.group for comparison in comparisons])
-    names = [_name(c) for c, marked in zip(comparisons, marks, strict=True) if marked]
-    return [f"On the Pareto front of accuracy, step time and peak memory: {', '.join(names)}."] if names else []
+def _front(names: list[str], groups: list[Group]) -> list[str]:
+    marked = [name for name, mark in zip(names, front_of(groups), strict=True) if mark]
+    return [f"On the Pareto front of accuracy, step time and peak memory: {'; '.join(marked)}."] if marked else []
 
 
-def _name(comparison: Comparison) -> str:
-    group = comparison.group
-    return group.recipe or " ".join(filter(None, [group.method, epsilon_label(group.config)]))
-
-
-def _with_points(comparison: Comparison) -> str:
-    return f"{_name(comparison)} ({100 * comparison.accuracy_difference:+.2f} points)"
+def _with_points(name: str, comparison: Comparison) -> str:
+    return f"{name} ({100 * comparison.accuracy_difference:+.2f} points)"
 
 
 def _point(group: Group) -> tuple[float, float, float] | None:

@@ -22,9 +22,9 @@ def block_text(block: Block, comparisons: list[Comparison]) -> str:
     """Heading, what the table says in words, the table, and the remarks that its rows refer to."""
     remarks = remarks_of(comparisons)
     fields = _fitting(fields_of(block, comparisons, remarks))
-    heading = f"{block.model} on {block.dataset}: {facts_of(block)}"
+    heading = f"{block.title}: {facts_of(block)}"
     notes = [f"  [{number}] {remark}" for number, remark in enumerate(remarks, start=1)]
-    said = textwrap.wrap(" ".join(summary(comparisons)), WIDTH)
+    said = textwrap.wrap(" ".join(summary(block, comparisons)), WIDTH)
     return "\n".join([heading, *said, *_lines(fields), *notes])
 
 

@@ -17,6 +17,8 @@ from wasi.report.provenance import experiment_of, provenance_lines
 from wasi.report.table import LEGEND, block_text
 from wasi.report.tuning import tuning_lines
 
+PAGE = "report.html"
+_ALIKE = "rows with equal options and seed but different fingerprints (weights or data differed) stand apart"
 _ASCII = str.maketrans({"±": "+-", "×": "x", "≈": "~", "Δ": "-", "●": "*"})
 _WITHOUT_ERROR = {
     "running": "still at work, or its process died without an ending",
@@ -47,7 +49,7 @@ def gather(dirs: list[Path]) -> Report:
     folder = dirs[0]
     blocks = [(block, compare(block)) for block in blocks_of(runs)]
     provenance = provenance_lines([run for run in runs if run.completed] or runs)
-    warnings += [f"{block.model} on {block.dataset}: {_ALIKE}" for block, _ in blocks if block.alike]
+    warnings += [f"{block.title}: {_ALIKE}" for block, _ in blocks if block.alike]
     not_averaged = [_ending(run, folder) for run in runs if not run.completed]
     return Report(folder, runs, blocks, provenance, tuning_lines(dirs), not_averaged, warnings)
 
@@ -84,10 +86,6 @@ def write_page(report: Report) -> str:
 def title(runs: list[Run], folder: Path) -> str:
     """The experiment's name, or else the folder's."""
     return experiment_of(runs) or folder.resolve().name
-
-
-PAGE = "report.html"
-_ALIKE = "rows with equal options and seed but different fingerprints (weights or data differed) stand apart"
 
 
 def _text(

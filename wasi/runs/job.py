@@ -34,7 +34,7 @@ from wasi.runs.processes import Others, check_processes, follow
 from wasi.runs.provenance import code_version, machine
 from wasi.runs.record import Record
 from wasi.runs.result import read_result
-from wasi.signals import arrived, interruptible, uninterrupted
+from wasi.signals import interruptible, uninterrupted
 from wasi.tracking import NullTracker, Tracker, open_tracker
 
 log = logging.getLogger(__name__)
@@ -168,8 +168,8 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
         told = [f"{name} {record.content['metrics'][name]:.4f}" for name in names if name in record.content['metrics']]
         log.info("completed in %.1f s: %s", seconds, ", ".join([*told, _shown(folder)]))
     gc.collect()  # the next job's memory must not start with this one's cycles
-    if signum := ending.signum or arrived():
-        raise Interrupted(signum)
+    if ending.signum is not None:
+        raise Interrupted(ending.signum)
     return ending
 
 

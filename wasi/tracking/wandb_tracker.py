@@ -30,7 +30,7 @@ from wasi.config.naming import rank_label  # noqa: E402
 from wasi.models.weights_file import FILE_NAME as MODEL  # noqa: E402
 from wasi.tracking.history import History, Row  # noqa: E402
 from wasi.tracking.names import LAYER_TABLE, TRAIN_STEP  # noqa: E402
-from wasi.tracking.places import without_places  # noqa: E402
+from wasi.tracking.paths import without_absolute_paths  # noqa: E402
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class WandbTracker:
         self._about = {
             "name": folder.name if attempt == 1 else f"{folder.name} (attempt {attempt})",
             "tags": tags(cfg),
-            "config": {**without_places(OmegaConf.to_container(cfg, resolve=True)), "fingerprint": fingerprint},
+            "config": {**without_absolute_paths(OmegaConf.to_container(cfg, resolve=True)), "fingerprint": fingerprint},
         }
         self._history = History(folder / "wandb" / f"history-{self._id}.jsonl")
         self._row: tuple[int, dict[str, Any]] = (0, {})  # not sent yet: there may be more of this step
@@ -223,7 +223,7 @@ class WandbTracker:
 
     def _artifacts(self, result: dict[str, Any]) -> Iterator:
         path = self._folder / "wandb" / f"result-{self._id}.json"
-        atomic_write_text(path, json.dumps(without_places(result), indent=2) + "\n")
+        atomic_write_text(path, json.dumps(without_absolute_paths(result), indent=2) + "\n")
         artifact = wandb.Artifact(f"result-{self._id}", type="result")
         artifact.add_file(_shown(path), name="result.json", policy="immutable", skip_cache=True)
         yield artifact

@@ -7,7 +7,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from wasi.allocator import keep_freed_memory, release_memory
+from wasi.allocator import keep_freed_memory, release_memory, return_large_blocks
 from wasi.methods.method import Method
 from wasi.models.mapped import into_memory
 from wasi.training import parallel
@@ -17,6 +17,14 @@ from wasi.training.lean import LeanStep
 from wasi.training.optimizer import build_optimizer
 from wasi.training.precision import autocast_forward
 from wasi.training.step import TrainStep
+
+_SET_UP_BLOCK = 2**20  # bytes: from this size on a block that is freed goes back, whatever the time that takes
+
+
+def prepare_allocator(memory: str) -> None:
+    """Before a model is built for `train.memory`: under lean, what set-up frees goes back at once."""
+    if memory == "lean":
+        return_large_blocks(_SET_UP_BLOCK)
 
 
 def build_step(

@@ -5,7 +5,7 @@ from typing import Any
 
 from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP, Cost
 from wasi.report.page.figure import Figure, Section, by_series, points, quantity, series_legend, spec, tooltip
-from wasi.report.page.rows import Row, accuracy_name
+from wasi.report.page.rows import Row
 from wasi.report.pareto import on_front
 
 _COSTS = (PEAK, PROCESS, STEP, INFERENCE, FLOPS)
@@ -25,7 +25,7 @@ def section(rows: Sequence[Row]) -> Section | None:
 
 
 def _panel(cost: Cost, rows: list[Row]) -> dict[str, Any]:
-    title = accuracy_name(rows[0].block)
+    title = rows[0].block.accuracy_title
     x = quantity("x", cost.axis, [row.cost(cost) for row in rows])
     y = quantity("y", title, [row.accuracy for row in rows])
     colour = by_series(rows)

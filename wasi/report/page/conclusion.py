@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from wasi.report.baseline import Comparison
 from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP
 from wasi.report.fields import ratio_text, significant
-from wasi.report.groups import Group
-from wasi.report.load import Run, select
+from wasi.report.groups import Group, unlike
+from wasi.report.load import Run
+from wasi.report.options import unquotable
 from wasi.report.page.rows import Row
-from wasi.report.page.table import signed
+from wasi.report.page.table import TITLES, signed
 from wasi.report.provenance import one_machine
 from wasi.report.statistics import Paired
 
@@ -89,18 +90,15 @@ def fair_comparison(row: Row, rows: Sequence[Row]) -> Comparison:
 
 
 def _differ_in_training(a: Group, b: Group) -> bool:
-    keys = {key for key in {**a.options, **b.options} if a.options.get(key) != b.options.get(key)}
-    return all(key.startswith(("optimizer.", "scheduler.")) for key in keys)
+    return all(key.startswith(("optimizer.", "scheduler.")) for key in unlike(a, b))
 
 
 def _not_to_be_quoted(rows: Sequence[Row]) -> list[Statement]:
-    if all(row.is_quotable for row in rows):
+    reasons = dict.fromkeys(reason for row in rows for reason in unquotable(row.group.config))
+    if not reasons:
         return []
-    config = rows[0].group.config
-    surrogate, synthetic = select(config, "model.weights") == "surrogate", select(config, "dataset.name") == "synthetic"
-    what = [words for words, told in (("surrogate weights", surrogate), ("synthetic images", synthetic)) if told]
-    text = f"{' and '.join(what).capitalize()}: time, memory and FLOPs are those of the real thing, accuracy is not. "
-    return [Statement(text + "None is shown, and none may be quoted.", "loud")]
+    told = "time, memory and FLOPs are those of the real thing, accuracy is not. None is shown, and none may be quoted."
+    return [Statement(f"{' and '.join(reasons).capitalize()}: {told}", "loud")]
 
 
 def _savings(judged: Sequence[Judged]) -> Statement | None:
@@ -120,8 +118,8 @@ def _savings(judged: Sequence[Judged]) -> Statement | None:
     if equal:
         words = "lies above that of" if best.is_above else "cannot be told apart from that of"
         text = f"The accuracy of {name} {words} {vanilla} ({_told_difference(best)}), and it {costs}."
-        if not best.is_above and _is_wide(best.comparison.pairing):
-            text += " So wide an interval shows little: more seeds are needed before the two are called equal."
+        if not best.is_above:
+            text += _doubt(best.comparison.pairing)
     elif spread:
         text = f"No WASI row keeps the accuracy of {vanilla}. Nearest is {name} ({_told_difference(best)}); it {costs}."
     else:
@@ -150,8 +148,13 @@ def _told_difference(one: Judged) -> str:
     return told + (f", {seeds} seeds" if seeds > 1 else "")
 
 
-def _is_wide(pairing: Paired | None) -> bool:
-    return pairing is None or pairing.high - pairing.low > 2 * _EQUAL_WITHIN
+def _doubt(pairing: Paired | None) -> str:
+    """Of a difference that is within noise, and need not be none for that."""
+    if pairing is None:
+        return " Without equal seeds there is no interval, so the two must not be called equal."
+    if pairing.high - pairing.low > 2 * _EQUAL_WITHIN:
+        return " So wide an interval shows little: more seeds are needed before the two are called equal."
+    return ""
 
 
 def _points(one: Judged) -> str:
@@ -181,7 +184,7 @@ def _front(rows: Sequence[Row]) -> Statement | None:
         timed = [row for row in rows if None not in (row.accuracy, row.cost(STEP))]
         if one_machine([run for row in timed for run in row.group.sources(STEP.metric)]):
             return None
-        return Statement("No Pareto front: step times are of several machines or numbers of threads.")
+        return Statement("No Pareto front: step times are of several machines, devices or numbers of threads.")
     text = f"Pareto-optimal in accuracy, step time and peak memory together: {_and(marked)}"
     without = [row.name for row in rows if row.accuracy is None]
     left_out = f" Without an accuracy, and so on no front: {_and(without)}." if without else ""
@@ -195,8 +198,7 @@ def _cheapest(rows: Sequence[Row]) -> list[Statement]:
         known = sorted((row.cost(cost), row.key, row.name) for row in rows if row.cost(cost) is not None)
         sources = [run for row in rows for run in row.group.sources(cost.metric)]
         if len(known) > 2 and (not cost.timed or one_machine(sources)):
-            unit = "MiB" if cost is PEAK else "ms"
-            told = [f"{name} ({significant(value, 3)} {unit})" for value, _, name in known[:_CHEAPEST]]
+            told = [f"{name} ({significant(value, 3)} {TITLES[cost][1]})" for value, _, name in known[:_CHEAPEST]]
             found.append(Statement(f"{words}: {', '.join(told)}."))
     return found
 

@@ -2,13 +2,23 @@
 
 import csv
 import statistics as numbers
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from wasi.report.fields import significant
 from wasi.report.load import Run
-from wasi.report.page.figure import Figure, Section, by_series, dash_by_series, quantity, series_legend, spec, tooltip
+from wasi.report.page.figure import (
+    Figure,
+    Section,
+    by_series,
+    dash_by_series,
+    drawn,
+    quantity,
+    series_legend,
+    spec,
+    tooltip,
+)
 from wasi.report.page.rows import Row
 
 _CURVES = {
@@ -29,16 +39,12 @@ _MOST_POINTS = 120  # of a line: more than a panel has room for
 
 def curves(rows: Sequence[Row]) -> Section | None:
     """Means over the seeds; accuracy only where it may be quoted."""
-    figures, shown = [], set()
+    text = "After every epoch that was evaluated; the mean over the seeds, and their range as a band."
+    panels = []
     for metric, title in _CURVES.items():
         able = [row for row in rows if row.is_quotable or not metric.endswith("acc")]
-        values = [value for row in able for value in _curve(row, metric)]
-        if values:
-            shown |= {value["row"] for value in values}
-            figures.append(Figure(title, _lines(rows, values, title, "seeds")))
-    text = "After every epoch that was evaluated; the mean over the seeds, and their range as a band."
-    seen = [row for row in rows if row.key in shown]
-    return Section("Loss and accuracy while training", text, figures, series_legend(seen)) if figures else None
+        panels.append((title, title, [value for row in able for value in _curve(row, metric)]))
+    return _section("Loss and accuracy while training", text, rows, panels, "seeds")
 
 
 def _curve(row: Row, metric: str) -> list[dict[str, Any]]:
@@ -47,25 +53,31 @@ def _curve(row: Row, metric: str) -> list[dict[str, Any]]:
         for entry in run.history:
             if isinstance(entry.get(metric), (int, float)) and "epoch" in entry:
                 by_epoch.setdefault(int(entry["epoch"]), []).append(entry[metric])
-    return _thinned([_point(row, epoch, found, len(found)) for epoch, found in sorted(by_epoch.items())])
+    return _points(row, by_epoch, _mean_and_range)
 
 
 def stability(rows: Sequence[Row]) -> Section | None:
     """Medians over layers and seeds, with the range from the first to the last tenth."""
-    watched = {row.key: [_by_epoch(run) for run in row.group.trained] for row in rows}
-    figures, shown = [], set()
-    for name, (title, axis) in _STABILITY.items():
-        values = [value for row in rows for value in _watched(row, watched[row.key], name)]
-        if values:
-            shown |= {value["row"] for value in values}
-            figures.append(Figure(title, _lines(rows, values, axis, "layers")))
     text = (
         "Of every layer in scope, read off before training (epoch 0) and after each epoch: the median over layers and "
         "seeds, and the middle 80 % as a band. A rank that stays near 1 and an angle that stays small mean that the "
         "ranks chosen before training still fit."
     )
-    seen = [row for row in rows if row.key in shown]
-    return Section("Do ranks and subspaces hold?", text, figures, series_legend(seen)) if figures else None
+    watched = {row.key: [_by_epoch(run) for run in row.group.trained] for row in rows}
+    panels = [
+        (title, axis, [value for row in rows for value in _watched(row, watched[row.key], name)])
+        for name, (title, axis) in _STABILITY.items()
+    ]
+    return _section("Do ranks and subspaces hold?", text, rows, panels, "layers")
+
+
+def _section(
+    title: str, text: str, rows: Sequence[Row], panels: list[tuple[str, str, list[dict]]], counted: str
+) -> Section | None:
+    """Args: panels: each with its title, its axis and its records, of which there may be none."""
+    figures = [Figure(name, _lines(rows, values, axis, counted)) for name, axis, values in panels if values]
+    seen = drawn(rows, [value for *_, values in panels for value in values])
+    return Section(title, text, figures, series_legend(seen)) if figures else None
 
 
 def _watched(row: Row, runs: list[dict[int, dict]], name: str) -> list[dict[str, Any]]:
@@ -74,7 +86,7 @@ def _watched(row: Row, runs: list[dict[int, dict]], name: str) -> list[dict[str,
         start = epochs.get(0, {})
         for epoch, layers in epochs.items():
             by_epoch.setdefault(epoch, []).extend(_values(layers, start, name))
-    return _thinned([_point(row, epoch, found, len(found)) for epoch, found in sorted(by_epoch.items()) if found])
+    return _points(row, by_epoch, _median_and_middle)
 
 
 def _values(layers: dict, start: dict, name: str) -> Iterable[float]:
@@ -108,27 +120,35 @@ def _read(path: Path) -> list[dict[str, str]]:
         return []
 
 
-def _point(row: Row, epoch: int, found: list[float], count: int) -> dict[str, Any]:
-    middle, (low, high) = numbers.median(found), _middle(found)
-    if count < 10:  # seeds: their mean and range
-        middle, low, high = numbers.fmean(found), min(found), max(found)
-    return row.datum(epoch=epoch, y=middle, low=low, high=high, count=count, told=significant(middle))
+def _points(row: Row, by_epoch: dict[int, list[float]], summed: Callable) -> list[dict[str, Any]]:
+    """A record per epoch that has values, of a line with very many only so many as there is room for.
 
-
-def _middle(found: list[float]) -> tuple[float, float]:
-    """The bounds of the middle 80 %."""
-    ordered = sorted(found)
-    cut = len(ordered) // 10
-    return ordered[cut], ordered[-1 - cut]
-
-
-def _thinned(points: list[dict]) -> list[dict]:
+    Args:
+        summed: gives a middle, a low and a high end for some values.
+    """
+    points = []
+    for epoch, found in sorted(by_epoch.items()):
+        if found:
+            middle, low, high = summed(found)
+            told = significant(middle)
+            points.append(row.datum(epoch=epoch, y=middle, low=low, high=high, count=len(found), told=told))
     step = -(-len(points) // _MOST_POINTS) or 1
     return [point for place, point in enumerate(points) if place % step == 0 or place == len(points) - 1]
 
 
+def _mean_and_range(found: list[float]) -> tuple[float, float, float]:
+    return numbers.fmean(found), min(found), max(found)
+
+
+def _median_and_middle(found: list[float]) -> tuple[float, float, float]:
+    """With the bounds of the middle 80 %."""
+    ordered = sorted(found)
+    cut = len(ordered) // 10
+    return numbers.median(ordered), ordered[cut], ordered[-1 - cut]
+
+
 def _lines(rows: Sequence[Row], values: list[dict], axis: str, counted: str) -> dict[str, Any]:
-    seen = [row for row in rows if any(value["row"] == row.key for value in values)]
+    seen = drawn(rows, values)
     last = max(value["epoch"] for value in values)
     ticks = list(range(0, last + 1, max(1, -(-last // _MOST_TICKS))))
     x = {"field": "epoch", "type": "quantitative", "title": "epoch", "axis": {"values": ticks, "format": "d"}}

@@ -131,6 +131,12 @@ def line_step(rows: Sequence[Row], least: int) -> int:
     return max(least, max(13 * (axis_name(row).count("\n") + 1) + 6 for row in rows))
 
 
+def drawn(rows: Sequence[Row], values: Sequence[dict[str, Any]]) -> list[Row]:
+    """The rows that a figure's records are of."""
+    keys = {value["row"] for value in values}
+    return [row for row in rows if row.key in keys]
+
+
 def _scale(rows: Sequence[Row], value) -> dict[str, list]:
     found = {row.series: value(row) for row in rows}
     return {"domain": list(found), "range": list(found.values())}

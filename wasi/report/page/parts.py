@@ -1,35 +1,28 @@
 """What memory and time are made of, as stacked bars: a line per row."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from wasi.report.columns import PAPER, STEP
 from wasi.report.fields import significant
-from wasi.report.page.figure import Figure, Key, Section, axis_name, line_step, row_axis, spec, tooltip
+from wasi.report.page.figure import Figure, Key, Section, axis_name, drawn, line_step, row_axis, spec, tooltip
 from wasi.report.page.rows import Row
 
 _MEMORY = {
-    "weights": "#3B4A6B",
-    "gradients": "#7C93C3",
-    "optimizer": "#B07AA1",
-    "activations": "#6AA583",
-    "temporary": "#D8BE6F",
+    "weights": Key("weights", "#3B4A6B"),
+    "gradients": Key("gradients", "#7C93C3"),
+    "optimizer": Key("optimizer state", "#B07AA1"),
+    "activations": Key("activations", "#6AA583"),
+    "temporary": Key("temporaries", "#D8BE6F"),
 }
-_PAPER_COLOUR = "#9A9A9A"
+_ACCOUNTING = Key("the paper's accounting", "#9A9A9A")
 _TIME = {
-    "decomposition": "#8C4A2F",
-    "factor_algebra": "#D8895B",
-    "attention": "#5F7FA8",
-    "optimizer": "#B07AA1",
-    "rest": "#B9BFC7",
+    "decomposition": Key("decompositions", "#8C4A2F"),
+    "factor_algebra": Key("products with factors", "#D8895B"),
+    "attention": Key("attention", "#5F7FA8"),
+    "optimizer": Key("optimizer and clipping", "#B07AA1"),
+    "rest": Key("rest", "#B9BFC7"),
 }
-_NAMES = {
-    "optimizer": "optimizer state",
-    "temporary": "temporaries",
-    "decomposition": "decompositions",
-    "factor_algebra": "products with factors",
-}
-_STEP_NAMES = {**_NAMES, "optimizer": "optimizer and clipping"}
 
 
 def memory(rows: Sequence[Row]) -> Section | None:
@@ -41,21 +34,18 @@ def memory(rows: Sequence[Row]) -> Section | None:
         "Upper bar: live tensors at the peak of a whole training step, measured, by what they are. Lower bar: the "
         "paper's accounting, computed from shapes: weights of the linear layers in scope and their stored inputs."
     )
-    legend = [Key(_NAMES.get(part, part), colour) for part, colour in _MEMORY.items() if _has(values, part, _NAMES)]
-    paper = [Key("the paper's accounting", _PAPER_COLOUR)] if any(v["kind"] == "paper" for v in values) else []
-    shown = [row for row in rows if any(value["row"] == row.key for value in values)]
-    bars = _bars(shown, values, "MiB", {**_named(_MEMORY, _NAMES), "the paper's accounting": _PAPER_COLOUR})
+    shown, legend = drawn(rows, values), _legend([*_MEMORY.values(), _ACCOUNTING], values)
+    bars = _bars(shown, values, "MiB", legend)
     bars["encoding"]["yOffset"] = {"field": "kind", "sort": ["measured", "paper"], "scale": {"paddingOuter": 0.25}}
     height = {"step": line_step(shown, 40), "for": "position"}
     figure = Figure("Memory of a training step (MiB)", spec(bars, values=values, height=height))
-    return Section("Where memory goes", text, [figure], legend + paper, wide=True)
+    return Section("Where memory goes", text, [figure], legend, wide=True)
 
 
 def _memory_of(row: Row) -> list[dict[str, Any]]:
     found = {part: row.group.mean(f"memory/train_{part}_mib") for part in _MEMORY}
-    values = [_part(row, "measured", _NAMES.get(part, part), mib, "MiB") for part, mib in found.items()]
-    paper = row.cost(PAPER)
-    return [value for value in [*values, _part(row, "paper", "the paper's accounting", paper, "MiB")] if value["x"]]
+    values = [_part(row, "measured", _MEMORY[part], mib, "MiB") for part, mib in found.items()]
+    return [value for value in [*values, _part(row, "paper", _ACCOUNTING, row.cost(PAPER), "MiB")] if value["x"]]
 
 
 def time(rows: Sequence[Row]) -> Section | None:
@@ -68,11 +58,8 @@ def time(rows: Sequence[Row]) -> Section | None:
         "so that the parts' sum may differ from the median step of the table. From a training run: decompositions, "
         "tangent projection and retraction, and the rest of the median step."
     )
-    legend = [
-        Key(_STEP_NAMES.get(part, part), colour) for part, colour in _TIME.items() if _has(values, part, _STEP_NAMES)
-    ]
-    shown = [row for row in rows if any(value["row"] == row.key for value in values)]
-    bars = _bars(shown, values, "ms", _named(_TIME, _STEP_NAMES))
+    shown, legend = drawn(rows, values), _legend(_TIME.values(), values)
+    bars = _bars(shown, values, "ms", legend)
     figure = Figure("Time of a training step (ms)", spec(bars, values=values, height={"step": line_step(shown, 26)}))
     return Section("Where a step's time goes", text, [figure], legend, wide=True)
 
@@ -84,19 +71,23 @@ def _time_of(row: Row) -> list[dict[str, Any]]:
         if subspace is None or step is None or subspace > step:
             return []
         parts = {"decomposition": subspace, "rest": step - subspace}
-    values = [_part(row, "measured", _STEP_NAMES.get(part, part), ms, "ms") for part, ms in parts.items()]
+    values = [_part(row, "measured", _TIME[part], ms, "ms") for part, ms in parts.items()]
     return [value for value in values if value["x"]]
 
 
-def _part(row: Row, kind: str, part: str, value: float | None, unit: str) -> dict[str, Any]:
+def _part(row: Row, kind: str, part: Key, value: float | None, unit: str) -> dict[str, Any]:
     told = f"{significant(value)} {unit}"
-    return row.datum(line=axis_name(row), kind=kind, part=part, x=value, told=told)
+    return row.datum(line=axis_name(row), kind=kind, part=part.label, x=value, told=told)
 
 
-def _bars(rows: list[Row], values: list[dict], unit: str, colours: dict[str, str]) -> dict[str, Any]:
-    present = [part for part in colours if any(value["part"] == part for value in values)]
-    scale = {"domain": present, "range": [colours[part] for part in present]}
-    order = {part: place for place, part in enumerate(present)}
+def _legend(parts: Iterable[Key], values: list[dict]) -> list[Key]:
+    """The parts that there are."""
+    return [part for part in parts if any(value["part"] == part.label for value in values)]
+
+
+def _bars(rows: list[Row], values: list[dict], unit: str, parts: list[Key]) -> dict[str, Any]:
+    scale = {"domain": [part.label for part in parts], "range": [part.colour for part in parts]}
+    order = {part.label: place for place, part in enumerate(parts)}
     for value in values:
         value["order"] = order[value["part"]]
     return {
@@ -109,11 +100,3 @@ def _bars(rows: list[Row], values: list[dict], unit: str, colours: dict[str, str
             "tooltip": tooltip(part="part", told="amount"),
         },
     }
-
-
-def _named(colours: dict[str, str], names: dict[str, str]) -> dict[str, str]:
-    return {names.get(part, part): colour for part, colour in colours.items()}
-
-
-def _has(values: list[dict], part: str, names: dict[str, str]) -> bool:
-    return any(value["part"] == names.get(part, part) for value in values)

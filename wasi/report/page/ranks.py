@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from wasi.report import statistics
-from wasi.report.page.figure import Figure, Section, axis_name, line_step, row_axis, spec, tooltip
+from wasi.report.page.figure import Figure, Section, axis_name, drawn, line_step, row_axis, spec, tooltip
 from wasi.report.page.rows import Row
 
 _TEXT = (
@@ -27,8 +27,8 @@ def section(rows: Sequence[Row]) -> Section | None:
 
 
 def _map(title: str, values: list[dict], rows: Sequence[Row], order: list[str]) -> Figure:
-    shown = [row for row in rows if any(value["row"] == row.key for value in values)]
-    layers = [name for name in order if any(value["layer"] == name for value in values)]
+    shown, named = drawn(rows, values), {value["layer"] for value in values}
+    layers = [name for name in order if name in named]
     axis = {"labelAngle": -90, "labelLimit": 170, "labelOverlap": True, "title": None, "ticks": False, "domain": False}
     legend = {"title": "share of full rank", "orient": "top", "format": ".0%", "gradientLength": 160}
     scale = {"domain": [0, 1], "range": ["#123B5D", "#3C7FA8", "#A9CDE0", "#F4F8FA"]}

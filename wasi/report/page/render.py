@@ -20,6 +20,7 @@ from wasi.report.page.figure import Section
 from wasi.report.page.library import library
 from wasi.report.page.rows import Row, rows_of
 from wasi.report.page.table import columns
+from wasi.tracking.paths import without_absolute_paths
 
 _HERE = Path(__file__).parent
 _SECTIONS = (
@@ -70,10 +71,7 @@ def page(
         own = rows_of(block, comparisons, first=len(rows))
         rows += own
         sections = [section for make in _SECTIONS if (section := make(own)) is not None]
-        heading = f"{block.model} on {block.dataset}"
-        found.append(
-            Part(heading, facts_of(block), conclusion.of_block(own), sections, remarks_of(comparisons))
-        )
+        found.append(Part(block.title, facts_of(block), conclusion.of_block(own), sections, remarks_of(comparisons)))
     loud = [line for line in tuning if line.startswith("WARNING")]
     statements = conclusion.overall(runs, provenance[1:])
     return _environment().get_template("page.html").render(
@@ -110,20 +108,11 @@ def _details(row: Row, folder: Path) -> dict[str, Any]:
     config = {key: value for key, value in row.group.config.items() if key not in ("hydra", "sweep")}
     return {
         "name": row.name,
-        "about": f"{row.block.model} on {row.block.dataset}; seeds {', '.join(map(str, row.group.seeds))}",
+        "about": f"{row.block.title}; seeds {', '.join(map(str, row.group.seeds))}",
         "remarks": row.comparison.remarks,
         "folders": folders,
-        "config": yaml.safe_dump(_without_places(config), sort_keys=False, allow_unicode=True),
+        "config": yaml.safe_dump(without_absolute_paths(config), sort_keys=False, allow_unicode=True),
     }
-
-
-def _without_places(value: Any) -> Any:
-    """A configuration to pass on: of an absolute path its last part."""
-    if isinstance(value, dict):
-        return {str(key): _without_places(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_places(item) for item in value]
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def _measured_badly(rows: list[Row]) -> list[str]:

@@ -6,11 +6,11 @@ from typing import Any
 
 from wasi.report import statistics
 from wasi.report.baseline import Comparison
-from wasi.report.columns import ACCURACY_NAMES, Cost
+from wasi.report.columns import Cost
 from wasi.report.fields import ratio_text, significant
-from wasi.report.figures import Series, series_of
 from wasi.report.groups import Block, Group, row_names
-from wasi.report.options import epsilon_label, is_quotable
+from wasi.report.options import epsilon_label, unquotable
+from wasi.report.series import Series, series_of
 from wasi.report.style import Style, styles
 from wasi.report.summary import front_of
 
@@ -41,7 +41,7 @@ class Row:
 
     @property
     def is_quotable(self) -> bool:
-        return is_quotable(self.group.config)
+        return not unquotable(self.group.config)
 
     @cached_property
     def accuracy(self) -> float | None:
@@ -55,9 +55,7 @@ class Row:
         return None if found is None else (max(found[0], 0.0), min(found[1], 1.0))
 
     def cost(self, cost: Cost) -> float | None:
-        """The mean, in the unit in which the report shows it."""
-        found = self.group.mean(cost.metric)
-        return None if found is None else found / cost.unit
+        return self.group.cost(cost)
 
     def told_accuracy(self) -> str:
         if self.accuracy is None:
@@ -100,7 +98,3 @@ def _series_name(series: Series, names: dict[int, str]) -> str:
     if any(group.recipe != name for group, name in zip(series.groups, recipes, strict=True)):
         return series.label
     return ", ".join(recipes) if len(recipes) < 4 else f"{recipes[0]} … {recipes[-1]}"
-
-
-def accuracy_name(block: Block) -> str:
-    return f"{ACCURACY_NAMES[block.accuracy].capitalize()} accuracy"

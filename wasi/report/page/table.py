@@ -7,7 +7,7 @@ from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP, Cost
 from wasi.report.fields import DASH, WITHIN_NOISE, ratio_text, significant
 from wasi.report.page.rows import Row
 
-_TITLES = {
+TITLES = {
     PEAK: ("Step peak", "MiB"),
     PROCESS: ("Process peak", "MiB"),
     STEP: ("Step", "ms"),
@@ -39,21 +39,20 @@ class Column:
 
 def columns(rows: Sequence[Row]) -> list[Column]:
     """All columns after the row's name; one in which no row has anything is left out."""
-    several = len({(row.block.model, row.block.dataset) for row in rows}) > 1
+    several = len({row.block.title for row in rows}) > 1
     found = [Column("Model and data", "", [_block(row) for row in rows], True)] if several else []
     found.append(Column("Method", "", [_method(row) for row in rows], True))
     found.append(Column("Threshold", "ε", [_threshold(row) for row in rows]))
     found.append(Column("Seeds", "", [_seeds(row) for row in rows]))
     found.append(Column("Accuracy", "95 % interval", [_accuracy(row) for row in rows]))
     found.append(Column("Δ vanilla", "points", [_difference(row) for row in rows]))
-    found += [Column(*_TITLES[cost], [_cost(row, cost) for row in rows]) for cost in _TITLES]
+    found += [Column(*TITLES[cost], [_cost(row, cost) for row in rows]) for cost in TITLES]
     found.append(Column("Pareto", "", [Cell("●", order=0) if row.on_front else Cell(DASH) for row in rows]))
     return [column for column in found if not all(cell.is_empty for cell in column.cells)]
 
 
 def _block(row: Row) -> Cell:
-    text = f"{row.block.model} on {row.block.dataset}"
-    return Cell(text, order=text)
+    return Cell(row.block.title, order=row.block.title)
 
 
 def _method(row: Row) -> Cell:
@@ -90,7 +89,7 @@ def _difference(row: Row) -> Cell:
     if not row.is_quotable or comparison.accuracy_difference is None:
         return Cell(DASH)
     difference, pairing = 100 * comparison.accuracy_difference, comparison.pairing
-    mark = {"differs": "", "within noise": f" {WITHIN_NOISE}", "n=1, no spread": ""}[comparison.verdict]
+    mark = f" {WITHIN_NOISE}" if comparison.verdict == "within noise" else ""
     has_interval = pairing is not None and pairing.low is not None
     interval = f"[{signed(100 * pairing.low)}, {signed(100 * pairing.high)}]" if has_interval else ""
     return Cell(signed(difference) + mark, interval or ("n=1" if comparison.p is None else ""), difference)

@@ -5,16 +5,16 @@ from pathlib import Path
 from typing import Any
 
 
-def without_places(value: Any) -> Any:
+def without_absolute_paths(value: Any) -> Any:
     """A configuration or a result: absolute paths become relative to the working folder, or names.
 
-    >>> without_places({"dataset": {"root": "/home/someone/photos"}, "lr": 0.1})
+    >>> without_absolute_paths({"dataset": {"root": "/home/someone/photos"}, "lr": 0.1})
     {'dataset': {'root': 'photos'}, 'lr': 0.1}
     """
     if isinstance(value, dict):
-        return {key: without_places(item) for key, item in value.items()}
+        return {key: without_absolute_paths(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [without_places(item) for item in value]
+        return [without_absolute_paths(item) for item in value]
     if not isinstance(value, str) or not os.path.isabs(os.path.expanduser(value)):
         return value
     path, here = Path(os.path.expanduser(value)), Path.cwd()
