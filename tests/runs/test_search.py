@@ -154,6 +154,7 @@ def test_killed_in_the_middle_a_search_of_two_objectives_goes_on_and_trains_noth
     ],
 )
 def test_what_cannot_be_searched_for_trains_nothing(words, told, tmp_path):
+    pytest.importorskip("optuna")
     words = ("-m", "hydra/sweeper=optuna", "sweep=t", "method=vanilla", "tune.lr=[0.1,0.2]", *words)
     process = train(*words, cwd=tmp_path)
     _, err = process.communicate(timeout=120)
