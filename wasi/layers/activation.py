@@ -34,6 +34,8 @@ class TuckerState(nn.Module):
         phase: shifts which steps these are, so that the layers of a model can take turns.
     """
 
+    age: Tensor
+
     def __init__(self, example: Tensor, ranks: Sequence[int], update_gap: int = 1, phase: int = 0):
         super().__init__()
         if len(ranks) != example.dim():

@@ -23,6 +23,7 @@ class LowRankLayer(nn.Module):
     trains_bias = True
     has_factors = False
     update = "subspace"
+    weight: Tensor  # of layers with a dense one
 
     def __init__(self, in_features: int, out_features: int, state: TuckerState | None = None):
         super().__init__()

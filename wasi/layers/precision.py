@@ -1,12 +1,13 @@
 """Layers with an autograd Function of their own under `torch.autocast`."""
 
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def as_autocast(x: Tensor, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+def as_autocast(x: Tensor, *tensors: Tensor | None) -> tuple[Any, ...]:
     """`x` and `tensors` in the type that autocast computes in on their device, where it is on; else as they are.
 
     Autocast looks into no autograd Function, so its arguments are cast before. Gradients come back in each one's own

@@ -47,14 +47,15 @@ def _shifted_cholesky_qr(a: Tensor) -> tuple[Tensor, Tensor]:
     """Three Cholesky passes, the first with a shift of `11 (m n + n (n + 1)) u |A|^2` that keeps it from failing."""
     m, n = a.shape
     shift = 11 * (m * n + n * (n + 1)) * torch.finfo(a.dtype).eps / 2 * torch.linalg.vector_norm(a).square()
-    q, t = a, None
+    q, uppers = a, []
     for shifted in (shift, 0.0, 0.0):
         gram = q.mT @ q
         gram.diagonal().add_(shifted)
         upper = cholesky(gram).mT
         q = torch.linalg.solve_triangular(upper, q, upper=True, left=False)
-        t = upper if t is None else upper @ t
-    return q, t
+        uppers.append(upper)
+    first, second, third = uppers
+    return q, third @ (second @ first)
 
 
 def cholesky(gram: Tensor) -> Tensor:

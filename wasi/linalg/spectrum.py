@@ -97,4 +97,8 @@ def _iterated(rows: Tensor, epsilon: float | None, rank: int | None, seed: int) 
 
 
 def _wanted(energy: Tensor, epsilon: float | None, rank: int | None, total: Tensor | None) -> int:
-    return rank if rank is not None else explained_rank(energy, epsilon, total)
+    if rank is not None:
+        return rank
+    if epsilon is None:
+        raise ValueError("neither a rank nor a threshold of explained variance is given")
+    return explained_rank(energy, epsilon, total)

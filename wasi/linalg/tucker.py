@@ -47,7 +47,8 @@ def compress(
     Returns:
         The core, one factor per mode with the batch mode first, and the products (None where not wanted).
     """
-    core, products = x, [None] * len(bases)
+    core = x
+    products: list[Tensor | None] = [None] * len(bases)
     last = len(bases) - 1
     for position in (last, *range(last)):
         if bases[position] is None:
@@ -70,8 +71,8 @@ def expand(core: Tensor, factors: Factors) -> Tensor:
     """
     last = len(factors) - 1
     for mode in (*reversed(token_modes_first(last)), last):
-        if factors[mode] is not None:
-            core = project(core, factors[mode].mT, mode)
+        if (factor := factors[mode]) is not None:
+            core = project(core, factor.mT, mode)
     return core
 
 
@@ -102,8 +103,8 @@ def row_sum(grad: Tensor) -> Tensor:
 def contract_gradient(grad: Tensor, factors: Factors) -> Tensor:
     """Output gradient `G` (`[B, *tokens, O]`) seen through all factors but the last, `[r_1, ..., O]`."""
     for mode in token_modes_first(len(factors) - 1):
-        if factors[mode] is not None:
-            grad = project(grad, factors[mode], mode)
+        if (factor := factors[mode]) is not None:
+            grad = project(grad, factor, mode)
     return grad
 
 

@@ -69,9 +69,9 @@ class Moments:
     """Sums over the rows `z` (`n x D`) that it is given, in their precision and on their device."""
 
     def __init__(self) -> None:
-        self.count: Tensor | float = 0
-        self._sum: Tensor | float = 0.0
-        self._square: Tensor | float = 0.0
+        self.count: Tensor | int = 0
+        self._sum = torch.zeros(())
+        self._square = torch.zeros(())
 
     def add(self, rows: Tensor, weights: Tensor | None = None) -> None:
         """`weights` (`[n]`): how often each row counts; None = once."""
