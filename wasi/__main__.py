@@ -19,10 +19,10 @@ _COMMANDS = {
 
 def main() -> None:
     """Run the command that the first argument names, with the arguments after it; nothing else is imported."""
-    name, *rest = sys.argv[1:] or [None]
-    if name in (None, "-h", "--help"):
+    name, *rest = sys.argv[1:] or [""]
+    if name in ("", "-h", "--help"):
         print(_usage())
-        sys.exit(2 if name is None else 0)
+        sys.exit(0 if name else 2)
     if name not in _COMMANDS:
         print_error(str(UserError("COMMAND", name, f"one of {', '.join(_COMMANDS)}")))
         sys.exit(2)

@@ -122,11 +122,12 @@ class _Spectrum:
         for mode in (x.dim() - 1, *range(1, x.dim() - 1)):
             if ranks[mode] < x.shape[mode]:
                 factor = self.bases[mode][:, : ranks[mode]]
-                factors[mode] = factor
                 core = tucker.project(core, factor, mode)
+                factors[mode] = factor
         if ranks[0] < len(core):
-            factors[0] = tucker.batch_factor(core.flatten(1), ranks[0])
-            core = tucker.project(core, factors[0], 0)
+            factor = tucker.batch_factor(core.flatten(1), ranks[0])
+            core = tucker.project(core, factor, 0)
+            factors[0] = factor
         return core, factors
 
 

@@ -11,7 +11,6 @@ from wasi.models.attention import unpack_attention
 from wasi.models.mapped import let_go
 from wasi.models.structure import head_module, linear_sites
 
-
 Layer = TypeVar("Layer", bound=nn.Module)
 
 
