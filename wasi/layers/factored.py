@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wasi.layers.activation import TuckerState
+from wasi.layers.autocast import as_autocast, without_autocast
 from wasi.layers.base import LowRankLayer
-from wasi.layers.precision import as_autocast, without_autocast
 from wasi.linalg import subspace, tucker
 
 
