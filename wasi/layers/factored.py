@@ -28,8 +28,8 @@ from wasi.linalg import subspace, tucker
 class FactoredProduct(torch.autograd.Function):
     """`Y = (X R^T) L^T + b` that keeps `L`, `R` and a Tucker decomposition of `X` for the backward pass.
 
-    Gradients go to `C` where that needs one, and to `L` and `R` otherwise. A basis that needs a gradient gets what its
-    subspace iteration needs, `A_m^T A_m U_m` (`d_m x r_m`).
+    The weight gradient is returned for the coordinates `C` where these require one, and for `L` and `R` otherwise. The
+    "gradient" of a basis that requires one is its subspace iterate `A_m^T A_m U_m` (`d_m x r_m`), see `TuckerState`.
     """
 
     @staticmethod

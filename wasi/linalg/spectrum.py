@@ -30,8 +30,9 @@ def leading_subspace(rows: Tensor, epsilon: float | None, rank: int | None, seed
 
 
 def mode_spectrum(x: Tensor, mode: int, epsilon: float) -> tuple[Tensor, Tensor]:
-    """Leading directions (`d_m x r`) and energies (`r`, float64) of a mode's unfolding of `x`, up to `epsilon`.
+    """Leading singular vectors (`d_m x r`) and squared singular values (`r`, float64) of a mode's unfolding of `x`.
 
+    As many as explain `epsilon` of its squared Frobenius norm.
     No copy of `x` is made for sides up to `EXACT_SIDE`.
     """
     if x.shape[mode] > EXACT_SIDE:

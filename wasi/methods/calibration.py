@@ -57,7 +57,7 @@ def observe_inputs(
 
 @contextmanager
 def decomposing(name: str) -> Iterator[None]:
-    """A zero or non-finite input of layer `name`, which has no subspace, is told as the weights' fault."""
+    """A ValueError inside, from a zero or non-finite input of layer `name`, becomes a UserError of `model.weights`."""
     try:
         yield
     except ValueError as error:
@@ -66,7 +66,7 @@ def decomposing(name: str) -> Iterator[None]:
 
 
 class Moments:
-    """Sums over the rows `z` (`n x D`) that it is given, in their precision and on their device."""
+    """Mean and second moments of rows `z` (`n x D`), from running sums in their precision and on their device."""
 
     def __init__(self) -> None:
         self.count: Tensor | int = 0

@@ -83,7 +83,7 @@ class ActivationRanks:
         return list(self.ranks)
 
     def _tell_wholes(self, shapes: Sequence[torch.Size]) -> None:
-        """A rank that no layer's input has cuts nothing, which is hardly what was meant."""
+        """Warn about a rank above the mode's size in every layer: it cuts nothing, which is hardly what was meant."""
         for mode, (rank, sizes) in enumerate(zip(self._given, zip(*shapes, strict=True), strict=True), 1):
             if rank > max(sizes):
                 log.warning(
