@@ -5,24 +5,26 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SWEEP ?= quickstart
 
-.PHONY: help install quickstart test test-gpu test-faults lint tables docs clean
+.PHONY: help install quickstart test test-gpu test-faults lint lock tables docs clean
 
 help:
 	@echo "make quickstart   install into $(VENV), sweep vanilla, svd_llm and wasi over digits, print the table"
 	@echo "make test         install into $(VENV), run the tests"
 	@echo "make test-gpu     the tests that want a CUDA device"
 	@echo "make test-faults  kill, fill and corrupt real sweeps, and run them under each launcher: some 15 minutes"
-	@echo "make lint         install into $(VENV), run the linter, check that imports go one way"
+	@echo "make lint         install into $(VENV), run the linter, check types and that imports go one way"
+	@echo "make lock         write the exact versions in $(VENV) into requirements.lock"
 	@echo "make tables       write the tables of README.md and docs/*.md anew from results/; CHECK=--check only looks"
 	@echo "make docs         build the documentation as a site in site/, links checked"
 	@echo "make clean        remove $(VENV)"
 
 install: $(STAMP)
 
-$(STAMP): requirements.txt requirements-dev.txt
+$(STAMP): requirements.txt requirements-dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m wasi.torch_for > $(VENV)/constraints.txt
 	$(BIN)/python -m pip install --quiet -c $(VENV)/constraints.txt -r requirements.txt -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps -e .
 	touch $@
 
 quickstart: $(STAMP)
@@ -41,6 +43,11 @@ test-faults: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/mypy
+
+lock: $(STAMP)
+	( sed -n '/^#/p' requirements.lock; $(BIN)/python -m pip list --format=freeze --exclude-editable --exclude pip ) > $(VENV)/lock
+	mv $(VENV)/lock requirements.lock
 
 tables: $(STAMP)
 	$(BIN)/python -m wasi.results tables $(CHECK)

@@ -18,8 +18,10 @@ import psutil
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -2, -3, -4  # malloc.h
 _LARGEST = 2**31 - 1
 _TOP_PAD = 64 * 2**20
-_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_")
-_SETTINGS += ("GLIBC_TUNABLES", "MIMALLOC_PURGE_DELAY", "MIMALLOC_PURGE_DECOMMITS")
+_SETTINGS = (
+    *("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_"),
+    *("GLIBC_TUNABLES", "MIMALLOC_PURGE_DELAY", "MIMALLOC_PURGE_DECOMMITS"),
+)
 _PROBE = 32 * 2**20
 
 _freed: str | None = None  # what was found out last: `kept` or `returned`
@@ -31,7 +33,7 @@ def name() -> str:
     for preloaded in ("jemalloc", "tcmalloc", "mimalloc"):
         if preloaded in os.environ.get("LD_PRELOAD", ""):
             return preloaded
-    if _library() is not None and b"mimalloc" in _library().read_bytes():
+    if (library := _library()) is not None and b"mimalloc" in library.read_bytes():
         return "mimalloc"
     return "glibc" if platform.libc_ver()[0] == "glibc" else "unknown"
 
@@ -82,7 +84,7 @@ def release_memory() -> int:
     before = _resident()
     for library, function, argument in ((None, "malloc_trim", 0), (_library(), "mi_collect", 1)):
         try:
-            getattr(ctypes.CDLL(library and str(library)), function)(argument)
+            getattr(ctypes.CDLL(None if library is None else str(library)), function)(argument)
         except (AttributeError, OSError):
             continue
     return max(0, before - _resident())

@@ -40,7 +40,8 @@ def triton_absent() -> Iterator[None]:
     if _TRITON in sys.modules:
         yield
         return
-    sys.modules[_TRITON] = None  # by which the import system knows a module that cannot be imported
+    # By None the import system knows a module that cannot be imported.
+    sys.modules[_TRITON] = None  # type: ignore[assignment]  # documented, but not in typeshed
     logger = logging.getLogger("torch.utils.flop_counter")  # which would say so
     told, logger.disabled = logger.disabled, True
     try:
@@ -71,7 +72,7 @@ def _take_away(modules: dict[str, ModuleType]) -> None:
 
 
 @cache
-def eager(kind: type) -> type:
+def eager(kind: Any) -> Any:
     """A subclass of `kind`, an optimizer of torch.optim, whose methods do the same but are nothing to a compiler.
 
     `kind` itself is left as it is. Under torch.compile its own methods would be traced, so it is for eager code.

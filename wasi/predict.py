@@ -29,7 +29,8 @@ def main() -> int:
     header = run_header(options.run)  # a wrong folder is told before torch is imported
     if options.csv is not None and not options.csv.absolute().parent.is_dir():
         raise UserError("--csv", options.csv, "a file in a folder that exists")
-    rankings, unreadable = {}, []
+    rankings: dict[Path, Ranking] = {}
+    unreadable: list[tuple[Path, str]] = []
     paths = _listed(options.images)
     for path, ranking in predict(options.run, paths, options.top, options.batch_size, unreadable):
         rankings[path] = ranking

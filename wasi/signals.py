@@ -67,7 +67,7 @@ def interruptible() -> Iterator[None]:
     called once everything inside has come to its end.
     """
     global _nested, _arrived
-    before = {signum: signal.signal(signum, _handle) for signum in (*_STOPPING, *_PREEMPTING)}
+    before = {int(signum): signal.signal(signum, _handle) for signum in (*_STOPPING, *_PREEMPTING)}
     _nested += 1
     try:
         try:

@@ -23,7 +23,7 @@ class Numbered(Dataset):
     def __getitem__(self, index):
         return self.first + index, int(self.labels[index])
 
-    def __add__(self, other):
+    def joined(self, other):
         assert other.first == self.first + len(self)
         return Numbered([*self.labels, *other.labels], self.first)
 

@@ -11,9 +11,9 @@ import torch
 from omegaconf import OmegaConf
 
 from tests.small import METHODS, applied, batch
+from wasi.layers.autocast import autocast_forward
 from wasi.measure.memory import train_peak
 from wasi.training.optimizer import build_optimizer
-from wasi.training.precision import autocast_forward
 from wasi.training.step import TrainStep
 
 DEVICE = os.environ.get("TEST_DEVICE", "cuda")

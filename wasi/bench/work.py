@@ -73,13 +73,13 @@ class Work:
 
     def breakdown(self, count: int) -> list[dict[str, float]]:
         """Milliseconds per part of single steps, seen from outside."""
-        from wasi.bench.parts import breakdown_steps
+        from wasi.bench.step_parts import breakdown_steps
 
         return breakdown_steps(self.subject.step, self.subject.batch, count, self.subject.method.step_parts())
 
     def loading(self, config: dict, warmup: int, min_count: int, min_seconds: float) -> dict[str, float]:
         """Throughput of loading alone, for a process of its own; needs no `load`."""
-        from wasi.bench.loading import loading
+        from wasi.bench.data_throughput import loading
 
         return loading(OmegaConf.create(config), warmup, min_count, min_seconds)
 

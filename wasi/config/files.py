@@ -2,17 +2,27 @@
 
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import OmegaConf
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
+_PACKAGE = Path(__file__).resolve().parents[1]
+# Inside an installed package; beside the package in a checkout.
+CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
 
 
 @cache
 def content(file: Path) -> dict[str, Any]:
     """Of a YAML file, interpolations as text."""
-    return OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+    return plain(OmegaConf.load(file))
+
+
+def plain(node: object, resolve: bool = False) -> dict[str, Any]:
+    """A section of a configuration as dictionaries and lists; interpolations as text, or resolved.
+
+    Raises omegaconf.OmegaConfBaseException for a value that is to be resolved and is missing.
+    """
+    return cast(dict[str, Any], OmegaConf.to_container(node, resolve=resolve, throw_on_missing=resolve))
 
 
 def of_group(group: str, folder: Path = CONF) -> list[Path]:

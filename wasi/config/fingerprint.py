@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from wasi.config.files import plain
 from wasi.config.reads import method_as_read, rank_options_read
 from wasi.config.relevance import SECTIONS, relevant
 from wasi.data.catalogue import dataset_identity
@@ -26,7 +27,7 @@ def fingerprint(cfg: DictConfig) -> str:
     try:
         return _digest(_ingredients(cfg))
     except Exception:
-        return _digest(OmegaConf.to_container(_without(cfg, "hydra", "sweep", "recipe", "logger"), resolve=False))
+        return _digest(plain(_without(cfg, "hydra", "sweep", "recipe", "logger")))
 
 
 def canonical(value: Any) -> Any:
@@ -49,7 +50,7 @@ def canonical(value: Any) -> Any:
 
 
 def _ingredients(cfg: DictConfig) -> dict:
-    resolved = {n: OmegaConf.to_container(cfg[n], resolve=True, throw_on_missing=True) for n in SECTIONS}
+    resolved = {name: plain(cfg[name], resolve=True) for name in SECTIONS}
     parts = relevant(resolved)
     parts["method"] = method_as_read(cfg)
     parts["model"].pop("weights")  # their identity stands for them
@@ -72,4 +73,4 @@ def _file_digest(path: str) -> str:
 
 
 def _without(cfg: DictConfig, *keys: str) -> DictConfig:
-    return OmegaConf.masked_copy(cfg, [k for k in cfg if k not in keys])
+    return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in keys])

@@ -13,7 +13,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from wasi.config.files import CONF, content, of_group
+from wasi.config.files import CONF, content, of_group, plain
 from wasi.config.validate import OPTIONS, validate
 from wasi.errors import UserError
 
@@ -78,10 +78,10 @@ def _references(node: Mapping[str, Any], inside: str = "") -> Iterator[tuple[str
 def _refuse_unknown(section: str, node: DictConfig, known: Collection[str]) -> None:
     for key in node:
         if key not in known and not str(key).startswith("_"):
-            option = f"{section}.{key}" if section else str(key)
+            option = f"{section}.{key!s}" if section else str(key)
             inside = f"{section}." if section else ""
             listed = ", ".join(f"{inside}{name}" for name in sorted(known) if not name.startswith("_"))
-            raise UserError(option, OmegaConf.to_container(node, resolve=False)[key], f"one of {listed}")
+            raise UserError(option, plain(node)[str(key)], f"one of {listed}")
 
 
 def _refuse_missing(section: str, node: DictConfig, needed: Collection[str]) -> None:

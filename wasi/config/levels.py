@@ -9,4 +9,4 @@ def measure_level(value: bool | str) -> str:
     >>> measure_level(True), measure_level("fast")
     ('full', 'fast')
     """
-    return {True: "full", False: "none"}.get(value, str(value))
+    return value if isinstance(value, str) else LEVELS[-1] if value else LEVELS[0]

@@ -4,7 +4,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
+
+from wasi.config.files import plain
 
 _INTERPOLATION = re.compile(r"\$\{rank\.(\w+)\}")
 
@@ -22,25 +24,25 @@ def rank_options_read(cfg: DictConfig) -> set[str]:
 
     >>> rank = {"activation_selection": "epsilon", "activation_epsilon": 0.8, "activation_ranks": None}
     >>> method = {"x": "${rank.activation_epsilon}", "y": ["${rank.activation_ranks}"]}
+    >>> from omegaconf import OmegaConf
     >>> rank_options_read(OmegaConf.create({"rank": rank, "method": method}))
     {'activation_epsilon'}
     """
-    raw = OmegaConf.to_container(cfg.method, resolve=False)
+    raw = plain(cfg.method)
     names = {name for text in _strings(raw) for name in _INTERPOLATION.findall(text)}
     return names - _without_effect(cfg, names)
 
 
 def method_as_read(cfg: DictConfig) -> dict[str, Any]:
     """The resolved `method` without those of its entries that stand for `rank` options of no effect."""
-    raw = OmegaConf.to_container(cfg.method, resolve=False)
-    resolved = OmegaConf.to_container(cfg.method, resolve=True, throw_on_missing=True)
+    raw, resolved = plain(cfg.method), plain(cfg.method, resolve=True)
     read = rank_options_read(cfg)
     return _pruned(raw, resolved, lambda text: set(_INTERPOLATION.findall(text)) <= read)
 
 
 def _without_effect(cfg: DictConfig, names: set[str]) -> set[str]:
     rank = cfg.rank
-    every = set().union(*_OF_SELECTION.values())
+    every: set[str] = set().union(*_OF_SELECTION.values())
     idle = every - _OF_SELECTION.get(rank.get("activation_selection"), every)
     if rank.get("perplexity_ceiling") is not None or rank.get("memory_budget_mib") is not None:
         idle.add("activation_epsilon")  # otherwise it is what the bound is derived from

@@ -1,6 +1,7 @@
 """What a command line sweeps over, and what its sweep is called."""
 
 import re
+from collections.abc import Set
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -25,7 +26,7 @@ def sweep_overrides(hydra_cfg: DictConfig) -> list[Override]:
     return [override for override in last.values() if override.is_sweep_override()]
 
 
-def sweep_name(cfg: DictConfig, swept: set[str] = frozenset()) -> str:
+def sweep_name(cfg: DictConfig, swept: Set[str] = frozenset()) -> str:
     """`sweep` as the name of one folder and one W&B group.
 
     Raises:

@@ -21,7 +21,7 @@ def upload(entity: str | None, project: str, group: str | None) -> list[str]:
     try:
         reach(wandb.setup().settings.base_url)
         api = wandb.Api(timeout=15)
-        entity = entity or api.default_entity
+        entity = str(entity or api.default_entity)
         return [_workspace(entity, project, group), _report(api, entity, project, group)]
     except (wandb.Error, ValueError, OSError) as error:
         told = str(error).strip().splitlines() or [type(error).__name__]

@@ -6,6 +6,7 @@ What a run draws depends neither on the number of workers nor on where it was re
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import numpy as np
 import torch
@@ -14,10 +15,10 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from wasi.data.draws import generator
-from wasi.data.spec import InputSpec
+from wasi.data.spec import Images, InputSpec
 
 
-def augmented(images: Dataset, cfg_augment, spec: InputSpec, seed: int) -> Dataset:
+def augmented(images: Images, cfg_augment, spec: InputSpec, seed: int) -> Images:
     """`images` under RandAugment and random crops; themselves where none is asked for."""
     if cfg_augment.auto_augment is None and cfg_augment.scale is None:
         return images
@@ -31,7 +32,7 @@ def augmented(images: Dataset, cfg_augment, spec: InputSpec, seed: int) -> Datas
         is_training=True,
         **crop,
         hflip=0.0,  # dataset.hflip, a batch at a time
-        color_jitter=None,
+        color_jitter=None,  # type: ignore[arg-type]  # None is none, but not in timm's types
         auto_augment=cfg_augment.auto_augment,
         interpolation=spec.interpolation,
         mean=spec.mean,
@@ -44,7 +45,7 @@ def augmented(images: Dataset, cfg_augment, spec: InputSpec, seed: int) -> Datas
 class AugmentedImages(Dataset):
     """Item `epoch * n + index`, n the number of images: (uint8 `[3, S, S]`, label) of image `index` in that epoch."""
 
-    def __init__(self, images: Dataset, transform: Callable[[Image.Image], Tensor], seed: int):
+    def __init__(self, images: Images, transform: Callable[[Image.Image], Tensor], seed: int):
         self.images, self.labels, self.transform, self.seed = images, images.labels, transform, seed
 
     def __len__(self) -> int:
@@ -105,10 +106,10 @@ def _posterize(image: Image.Image, bits_to_keep: int, **_: object) -> Image.Imag
     return posterize(image, bits_to_keep) if bits_to_keep else Image.new(image.mode, image.size)
 
 
-def _picture(images: Dataset, index: int) -> Image.Image:
+def _picture(images: Images, index: int) -> Image.Image:
     """An image at its own size or, of a data set that has none, at the model's."""
     if isinstance(images, Subset):
-        return _picture(images.dataset, images.indices[index])
-    if hasattr(images, "picture"):
-        return images.picture(index)
+        return _picture(cast(Images, images.dataset), images.indices[index])
+    if (picture := getattr(images, "picture", None)) is not None:
+        return picture(index)
     return Image.fromarray(images[index][0].permute(1, 2, 0).numpy())

@@ -66,8 +66,8 @@ def load_data(cfg_dataset, spec: InputSpec, seed: int) -> Data:
 
     check_dataset(cfg_dataset)
     splits = kind_of(cfg_dataset).load(cfg_dataset, spec)
-    sizes = [None if part is None else len(part) for part in (splits.train, splits.val, splits.test)]
-    check_sizes(cfg_dataset, Available(*sizes, classes=len(_per_class(splits.train))))
+    val, test = (None if part is None else len(part) for part in (splits.val, splits.test))
+    check_sizes(cfg_dataset, Available(len(splits.train), val, test, len(_per_class(splits.train))))
     data = divide(cfg_dataset, splits, seed)
     _tell(cfg_dataset, data)
     return data

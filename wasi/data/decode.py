@@ -39,7 +39,7 @@ class FileImages(Dataset):
         """The image at its own size, in RGB."""
         return read_rgb(self.paths[index])
 
-    def __add__(self, other: "FileImages") -> "FileImages":
+    def joined(self, other: "FileImages") -> "FileImages":
         """These images, then those of `other`."""
         return FileImages([*self.paths, *other.paths], [*self.labels, *other.labels], self.spec)
 

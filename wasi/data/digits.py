@@ -51,10 +51,11 @@ def read() -> tuple[np.ndarray, np.ndarray]:
     import numpy as np
 
     # Importing scikit-learn costs a second and 80 MiB, which a small device would rather keep.
-    package = importlib.util.find_spec("sklearn").submodule_search_locations[0]
-    if (path := Path(package, _FILE)).is_file():
-        table = np.loadtxt(path, delimiter=",")
-        return table[:, :-1], table[:, -1].astype(np.int64)
+    package = importlib.util.find_spec("sklearn")
+    for folder in (package and package.submodule_search_locations) or []:
+        if (path := Path(folder, _FILE)).is_file():
+            table = np.loadtxt(path, delimiter=",")
+            return table[:, :-1], table[:, -1].astype(np.int64)
     from sklearn.datasets import load_digits
 
     return load_digits(return_X_y=True)

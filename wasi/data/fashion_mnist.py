@@ -89,7 +89,8 @@ def load(cfg_dataset, spec: InputSpec) -> Splits:
 
         with downloading(cfg_dataset, "the four files " + ", ".join(FILES.values())):
             FashionMNIST(str(root), download=True)
-        files = _find(folders)
+        if (files := _find(folders)) is None:
+            raise missing(cfg_dataset, ", ".join(FILES.values()), folders)
     folder = files["train_images"].parent
     if folder == DEBIAN_FOLDER and root != DEBIAN_FOLDER:
         log.info("fashion_mnist: nothing in %s, using Debian's files in %s", root, folder)
@@ -147,7 +148,7 @@ def read_array(path: Path, dimensions: int) -> np.ndarray:
 
     shape = _shape(path)
     array = np.empty(shape, np.uint8)
-    rest = memoryview(array.reshape(-1))
+    rest = memoryview(array.reshape(-1))  # type: ignore[arg-type]  # an array is a buffer
     with _open(path) as stream:
         _exactly(stream, 4 + 4 * len(shape))
         while count := stream.readinto(rest[:_BLOCK]):

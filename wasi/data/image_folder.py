@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from wasi.data.root import root_of
 from wasi.data.sizes import Available, check_held_out, held_out
-from wasi.data.spec import InputSpec, Splits
+from wasi.data.spec import Images, InputSpec, Splits
 from wasi.errors import UserError
 
 # What is called an image is one: if it cannot be read, the run ends. Anything else is left alone.
@@ -38,8 +38,8 @@ def available(cfg_dataset) -> Available:
         raise UserError("dataset.download", "true", "false for image_folder: the images are your own")
     parts = _listed(cfg_dataset)
     counts = {part: sum(map(len, classes.values())) for part, classes in parts.items()}
-    train = counts.get("train", counts.get(WHOLE))
-    classes = len(parts.get("train", parts.get(WHOLE)))
+    training = WHOLE if WHOLE in parts else "train"
+    train, classes = counts[training], len(parts[training])
     if WHOLE in parts and "test" not in parts:
         check_held_out(cfg_dataset, "test_size", train, classes)
         counts["test"] = held_out(cfg_dataset, train, "test_size")
@@ -74,9 +74,7 @@ def load(cfg_dataset, spec: InputSpec) -> Splits:
     from wasi.data.decode import FileImages
     from wasi.data.splits import hold_out
 
-    def images(part: str) -> FileImages | None:
-        if part not in parts:
-            return None
+    def images(part: str) -> FileImages:
         labelled = [(path, label) for label, name in enumerate(classes) for path in parts[part][name]]
         return FileImages([path for path, _ in labelled], [label for _, label in labelled], spec)
 
@@ -84,9 +82,11 @@ def load(cfg_dataset, spec: InputSpec) -> Splits:
     everything = [path for by_class in parts.values() for files in by_class.values() for path in files]
     refuse_unreadable(cfg_dataset, everything)
     classes = sorted(next(iter(parts.values())))
-    train, val, test = images("train") or images(WHOLE), images("val"), images("test")
+    train: Images = images(WHOLE if WHOLE in parts else "train")
+    val, test = (images(part) if part in parts else None for part in ("val", "test"))
     if WHOLE in parts and test is None:
-        train, test = hold_out(train, held_out(cfg_dataset, len(train), "test_size"), "test")
+        train, tested = hold_out(train, held_out(cfg_dataset, len(train), "test_size"), "test")
+        return Splits(train, val, tested, classes)
     return Splits(train, val, test, classes)
 
 

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from wasi.data.arrays import ArrayImages
 from wasi.data.augment import AugmentedImages
 from wasi.data.draws import generator, permutation
+from wasi.data.spec import Images
 from wasi.errors import UserError
 
 Batch = tuple[Tensor, Tensor]  # uint8 [B, 3, S, S], int64 [B] or, mixed, float32 [B, C]
@@ -34,24 +36,25 @@ class Loader:
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Images,
         num_workers: int | None = 0,
         device: torch.device = _CPU,
         resident: bool = True,
         persistent: bool = True,
     ):
-        self.dataset, self._device = dataset, device
+        self._device = device
         gpu = device.type == "cuda"
         if num_workers is None and isinstance(dataset, ArrayImages):
             num_workers = 0
         elif num_workers is None:
             num_workers = min(_MOST_WORKERS, len(os.sched_getaffinity(0))) if gpu else 2
-        self._in_memory = isinstance(dataset, ArrayImages) and (gpu or num_workers == 0)
-        if self._in_memory and gpu and resident and dataset.images.nbytes <= SMALL:
-            self.dataset = dataset.to(device)
+        self._arrays: ArrayImages | None = None  # where no worker process is needed
+        if isinstance(dataset, ArrayImages) and (gpu or num_workers == 0):
+            self._arrays = dataset.to(device) if gpu and resident and dataset.images.nbytes <= SMALL else dataset
+        self.dataset: Images = dataset if self._arrays is None else self._arrays
         self._items: list[list[int]] = []  # of every batch of the present pass
-        self._loader = None if self._in_memory else DataLoader(
-            dataset,
+        self._loader = None if self._arrays is not None else DataLoader(
+            cast(Dataset, dataset),
             batch_sampler=self._items,
             num_workers=num_workers,
             persistent_workers=persistent and num_workers > 0,
@@ -62,22 +65,23 @@ class Loader:
 
     def load(self, batches: Iterable[Tensor]) -> Iterator[Batch]:
         """The items of each of `batches` (int64); one pass at a time."""
-        if self._in_memory:
+        if self._arrays is not None:
             for indices in batches:
-                yield self.dataset.batch(indices, self._device)
+                yield self._arrays.batch(indices, self._device)
             return
+        assert self._loader is not None
         self._items[:] = [indices.tolist() for indices in batches]
         for images, labels in self._loader:
             yield images.to(self._device, non_blocking=True), labels
 
 
-def num_batches(dataset: Dataset, batch_size: int) -> int:
+def num_batches(dataset: Images, batch_size: int) -> int:
     """Batches per epoch, the last smaller one included."""
     return -(-len(dataset) // batch_size)
 
 
 def train_batches(
-    images: Dataset | Loader,
+    images: Images | Loader,
     batch_size: int,
     seed: int,
     epoch: int,
@@ -104,19 +108,19 @@ def train_batches(
         yield (batch, labels) if mix is None else mix(batch, labels, seed, epoch, number)
 
 
-def first_batch(dataset: Dataset, cfg) -> Batch:
+def first_batch(dataset: Images, cfg) -> Batch:
     """The batch that training with the configuration `cfg` begins with, not augmented but for mirror images."""
     data = cfg.dataset
     return next(train_batches(dataset, data.batch_size, cfg.seed, 0, hflip=data.hflip))
 
 
-def eval_batches(images: Dataset | Loader, batch_size: int, num_workers: int | None = 0) -> Iterator[Batch]:
+def eval_batches(images: Images | Loader, batch_size: int, num_workers: int | None = 0) -> Iterator[Batch]:
     """All images once, in the data set's order."""
     loader = _loader(images, num_workers)
     return loader.load(torch.arange(len(loader.dataset)).split(batch_size))
 
 
-def calibration_batches(dataset: Dataset, batch_size: int, count: int, seed: int) -> Iterator[Batch]:
+def calibration_batches(dataset: Images, batch_size: int, count: int, seed: int) -> Iterator[Batch]:
     """The same `count` batches of distinct images for a seed, unmirrored.
 
     Raises UserError when the data set has fewer.
@@ -128,7 +132,7 @@ def calibration_batches(dataset: Dataset, batch_size: int, count: int, seed: int
     return Loader(dataset).load(order.split(batch_size)[:count])
 
 
-def _loader(images: Dataset | Loader, num_workers: int | None) -> Loader:
+def _loader(images: Images | Loader, num_workers: int | None) -> Loader:
     return images if isinstance(images, Loader) else Loader(images, num_workers)
 
 

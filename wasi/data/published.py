@@ -95,8 +95,8 @@ def _flowers102(parent: Path, spec: InputSpec, download: bool) -> Splits:
     sources = [Flowers102(str(parent), split, download=download) for split in ("train", "val", "test")]
     _count_images(parent / "flowers-102" / "jpg", _FLOWERS_IMAGES)
     names = getattr(sources[0], "classes", None) or range(1, 103)  # older releases know no names
-    images = [FileImages(source._image_files, source._labels, spec) for source in sources]
-    return Splits(*images, [str(name) for name in names])
+    train, val, test = (FileImages(source._image_files, source._labels, spec) for source in sources)
+    return Splits(train, val, test, [str(name) for name in names])
 
 
 def _pets(parent: Path, spec: InputSpec, download: bool) -> Splits:

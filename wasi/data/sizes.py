@@ -31,11 +31,11 @@ def check_sizes(cfg_dataset, has: Available) -> None:
         UserError: names the option that asks for too much, or for a split that there is not.
     """
     name = cfg_dataset["name"]
-    if has.test is None and cfg_dataset["val_source"] == "test":
-        raise UserError("dataset.val_source", "test", f"train, as this {name} has no test split")
-    if has.test is None and cfg_dataset["test_size"] is not None:
+    if has.test is None and cfg_dataset["test_size"] is not None and cfg_dataset["val_source"] != "test":
         raise UserError("dataset.test_size", cfg_dataset["test_size"], f"null, as this {name} has no test split")
     if cfg_dataset["val_source"] == "test":
+        if has.test is None:
+            raise UserError("dataset.val_source", "test", f"train, as this {name} has no test split")
         _at_most(cfg_dataset, "train_size", has.train + (has.val or 0), "training")
         _at_most(cfg_dataset, "val_size", has.test, "test")
         return

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from torch.utils.data import Dataset
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -19,30 +20,41 @@ class InputSpec:
     interpolation: str  # "bilinear" or "bicubic"
 
 
-@dataclass(frozen=True)
-class Splits:
-    """A data set as published; None where it has no such split.
+class Images(Protocol):
+    """Images of one split, as a map-style `torch.utils.data.Dataset`.
 
-    Items are those of `Data`; every split has `labels`, one integer per image, known without reading an image.
+    Every item is (uint8 `[3, S, S]`, label from 0 up); `labels`, one per image, are known without reading an image.
     """
 
-    train: Dataset
-    val: Dataset | None
-    test: Dataset | None
+    @property
+    def labels(self) -> Sequence[int] | Tensor: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[Tensor, int]: ...
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A data set as published; None where it has no such split."""
+
+    train: Images
+    val: Images | None
+    test: Images | None
     classes: list[str]
 
 
 @dataclass(frozen=True)
 class Data:
-    """What a run uses. Every item is (uint8 `[3, S, S]`, label from 0 up); `classes[label]` names it.
+    """What a run uses; `classes[label]` names a label.
 
     `train` and `val` have no image in common. `test` is read once, after training; None where there is none, and
     the very images of `val` under `dataset.val_source=test`.
     """
 
-    train: Dataset
-    val: Dataset
-    test: Dataset | None
+    train: Images
+    val: Images
+    test: Images | None
     classes: list[str]
 
     @property

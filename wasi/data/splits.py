@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from math import floor
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -10,14 +11,17 @@ from torch.utils.data import Dataset, Subset
 from wasi.data.arrays import ArrayImages
 from wasi.data.draws import permutation
 from wasi.data.sizes import held_out
-from wasi.data.spec import Data, Splits
+from wasi.data.spec import Data, Images, Splits
+
+if TYPE_CHECKING:
+    from wasi.data.decode import FileImages
 
 
 class Chosen(Subset):
     """The images of `dataset` at `indices`, with their labels."""
 
-    def __init__(self, dataset: Dataset, indices: Tensor):
-        super().__init__(dataset, indices.tolist())
+    def __init__(self, dataset: Images, indices: Tensor):
+        super().__init__(cast(Dataset, dataset), indices.tolist())
         self.labels = torch.as_tensor(dataset.labels)[indices]
 
 
@@ -30,8 +34,9 @@ def divide(cfg_dataset, splits: Splits, seed: int) -> Data:
     """
     train, test = splits.train, splits.test
     if cfg_dataset["val_source"] == "test":
+        assert test is not None  # by `check_sizes`
         if splits.val is not None:
-            train = train + splits.val
+            train = cast("FileImages", train).joined(cast("FileImages", splits.val))  # others have no such split
         val = test = part_of(test, cfg_dataset["val_size"], "val", seed)
     else:
         test = None if test is None else part_of(test, cfg_dataset["test_size"], "test")
@@ -42,7 +47,7 @@ def divide(cfg_dataset, splits: Splits, seed: int) -> Data:
     return Data(draw(train, cfg_dataset["train_size"], seed), val, test, splits.classes)
 
 
-def hold_out(images: Dataset, size: int, *key: object) -> tuple[Dataset, Dataset]:
+def hold_out(images: Images, size: int, *key: object) -> tuple[Images, Images]:
     """(the rest, `size` images drawn stratified by class); every class keeps one image in the rest."""
     held = stratified(images.labels, size, *key, keep=1)
     left = torch.ones(len(images), dtype=torch.bool)
@@ -50,12 +55,12 @@ def hold_out(images: Dataset, size: int, *key: object) -> tuple[Dataset, Dataset
     return take(images, left.nonzero().flatten()), take(images, held)
 
 
-def part_of(images: Dataset, size: int | None, *key: object) -> Dataset:
+def part_of(images: Images, size: int | None, *key: object) -> Images:
     """`size` images drawn stratified by class; None means all."""
     return images if size is None else take(images, stratified(images.labels, size, *key))
 
 
-def draw(images: Dataset, size: int | None, seed: int) -> Dataset:
+def draw(images: Images, size: int | None, seed: int) -> Images:
     """`size` images drawn uniformly without replacement; a smaller draw is part of a larger. None means all."""
     if size is None:
         return images
@@ -103,7 +108,7 @@ def allocate(counts: list[int], size: int, keep: int = 0) -> list[int]:
     return given
 
 
-def take(images: Dataset, indices: Tensor) -> Dataset:
+def take(images: Images, indices: Tensor) -> Images:
     """The images at `indices`, in that order."""
     if len(indices) == len(images):
         return images

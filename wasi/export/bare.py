@@ -23,7 +23,8 @@ def median_ms(call: Callable[[], object], warmup: int = 3, count: int = 10) -> f
 
 
 def main(program_file: str, inputs: str, outputs: str) -> None:
-    sys.modules["wasi"] = None  # an import of it would raise ImportError
+    # An import of it would raise ImportError.
+    sys.modules["wasi"] = None  # type: ignore[assignment]  # documented, but not in typeshed
     import torch
 
     with open(program_file, "rb") as file:

@@ -52,8 +52,8 @@ def _write_torch(file: Path, program: torch.export.ExportedProgram, header: Mode
 
 def _write_onnx(file: Path, program: torch.export.ExportedProgram, header: ModelHeader) -> str:
     """The operator set is the one that torch's exporter takes by default, which common runtimes know."""
-    names = {"input_names": [_INPUT], "output_names": [_OUTPUT]}
-    onnx = torch.onnx.export(program, dynamo=True, verbose=False, **names)
+    onnx = torch.onnx.export(program, dynamo=True, verbose=False, input_names=[_INPUT], output_names=[_OUTPUT])
+    assert onnx is not None  # only its older exporter returns nothing
     onnx.model.metadata_props[METADATA_KEY] = header.to_json()
     onnx.save(file, external_data=False)
     return f"ONNX operator set {onnx.model.opset_imports['']}"

@@ -19,20 +19,22 @@ def unfold(x: Tensor, mode: int) -> Tensor:
 class TuckerState(nn.Module):
     """Bases `U_m` (`d_m x r_m`, orthonormal) of the token and feature modes of an activation `[B, *tokens, I]`.
 
-    Within an optimizer step the bases stand still. A warm-started subspace iteration moves them on at its end:
-    `U_m <- orth(A_m^T A_m U_m)`, `A_m` being the unfolding of all that the step saw. The product `A_m^T A_m U_m` is
-    half the gradient of the energy `||A_m U_m||_F^2` that the basis captures, and it is collected like one: the
-    autograd Function of the layer hands it to `U_m.grad`. So micro-batches, chunks and calls add up, what a
-    checkpointed block repeats counts once, and a graph that is dropped counts never.
+    The bases are constant during an optimizer step and updated at its end by one warm-started subspace iteration,
+    `U_m <- orth(A_m^T A_m U_m)`, where `A_m` is the unfolding of all inputs of that step. The product `A_m^T A_m U_m`
+    is half the gradient of the energy `||A_m U_m||_F^2` that the basis captures, and it is accumulated like one: the
+    layer's autograd Function returns it as the gradient of `U_m`. So micro-batches, chunks and calls add up, what a
+    checkpointed block repeats counts once, and a graph that is dropped does not count.
 
     The batch mode is kept whole unless `ranks` cut it: samples are new in every batch, so nothing can be tracked.
 
     Args:
         example: an activation of the shape to come, from which the bases start (HOSVD).
         ranks: one rank per mode, the batch mode first; a rank at or above the mode's size keeps it whole.
-        update_gap: steps from one move of the bases to the next (1 is the paper's).
+        update_gap: steps from one update of the bases to the next (1 is the paper's).
         phase: shifts which steps these are, so that the layers of a model can take turns.
     """
+
+    age: Tensor
 
     def __init__(self, example: Tensor, ranks: Sequence[int], update_gap: int = 1, phase: int = 0):
         super().__init__()
@@ -64,18 +66,18 @@ class TuckerState(nn.Module):
         return self.bases[-1]
 
     def compress(self, x: Tensor) -> tuple[Tensor, list[Tensor | None]]:
-        """Core and factors of `x`, see `wasi.linalg.tucker.compress`; nothing is collected."""
+        """Core and factors of `x`, see `wasi.linalg.tucker.compress`; nothing is accumulated for the next update."""
         core, factors, _ = tucker.compress(x, self.bases, self.batch_rank, [False] * (x.dim() - 1))
         return core, factors
 
     @torch.no_grad()
     def advance(self) -> bool:
-        """End of an optimizer step: one subspace iteration per mode, in steps where it is due.
+        """Update the bases at the end of an optimizer step, if one is due, by one subspace iteration per mode.
 
-        A basis stays where the step cannot tell so many directions, as a last batch of one image.
+        A basis is left as it is where the step's inputs have fewer directions than it, as a last batch of one image.
 
         Returns:
-            Whether a basis moved; on an accelerator, where to look takes time, whether one was to move.
+            Whether a basis changed; on an accelerator, where to look needs a synchronisation, whether one was due.
         """
         moved = False
         for basis in self.bases:
@@ -91,7 +93,7 @@ class TuckerState(nn.Module):
         return moved
 
     def _watch(self) -> None:
-        """In a step at whose end the bases move, and in no other, they ask autograd for their product."""
+        """Have autograd accumulate `A_m^T A_m U_m` in `U_m.grad`, in steps at whose end an update is due only."""
         due = self._steps % self.update_gap == 0
         for basis in self.bases:
             if basis is not None:

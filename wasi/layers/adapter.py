@@ -42,10 +42,11 @@ class AdapterLinear(LowRankLayer):
     """
 
     trains_bias = False
+    bias: nn.Parameter | None
 
     def __init__(
         self,
-        weight: nn.Parameter,
+        weight: Tensor,
         bias: nn.Parameter | None,
         rank: int,
         alpha: float,
@@ -71,7 +72,7 @@ class AdapterLinear(LowRankLayer):
         with torch.device("meta"):
             linear = nn.Linear(self.in_features, self.out_features, bias=False)
         linear.weight = nn.Parameter(self.adapter.beside(self.weight), requires_grad=False)
-        linear.bias = _frozen_copy(self.bias)
+        linear.register_parameter("bias", _frozen_copy(self.bias))
         return linear.train(self.training)
 
 
@@ -84,6 +85,7 @@ class FactoredAdapterLinear(LowRankLayer):
 
     trains_bias = False
     has_factors = True
+    bias: nn.Parameter | None
 
     def __init__(
         self,

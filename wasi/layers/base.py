@@ -23,6 +23,7 @@ class LowRankLayer(nn.Module):
     trains_bias = True
     has_factors = False
     update = "subspace"
+    weight: Tensor  # of layers with a dense one
 
     def __init__(self, in_features: int, out_features: int, state: TuckerState | None = None):
         super().__init__()
@@ -49,9 +50,9 @@ class LowRankLayer(nn.Module):
         return prod(shape) if self.state is None else self.state.stored_elements(shape)
 
     def kept(self, x: Tensor) -> tuple[int, list[Tensor | None]]:
-        """Batch rank and bases (one per further mode) in which an input like `x` is kept.
+        """Batch rank and bases (one per further mode) with which an input of the shape of `x` is saved.
 
-        A token mode of another size than its basis, as with another image size, is kept whole.
+        A token mode of another size than its basis, as with another image size, is saved whole (None).
         """
         if self.state is None:
             return len(x), [None] * (x.dim() - 1)

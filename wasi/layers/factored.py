@@ -20,16 +20,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wasi.layers.activation import TuckerState
+from wasi.layers.autocast import as_autocast, without_autocast
 from wasi.layers.base import LowRankLayer
-from wasi.layers.precision import as_autocast, without_autocast
 from wasi.linalg import subspace, tucker
 
 
 class FactoredProduct(torch.autograd.Function):
     """`Y = (X R^T) L^T + b` that keeps `L`, `R` and a Tucker decomposition of `X` for the backward pass.
 
-    Gradients go to `C` where that needs one, and to `L` and `R` otherwise. A basis that needs a gradient gets what its
-    subspace iteration needs, `A_m^T A_m U_m` (`d_m x r_m`).
+    The weight gradient is returned for the coordinates `C` where these require one, and for `L` and `R` otherwise. The
+    "gradient" of a basis that requires one is its subspace iterate `A_m^T A_m U_m` (`d_m x r_m`), see `TuckerState`.
     """
 
     @staticmethod
@@ -88,6 +88,7 @@ class FactoredLinear(LowRankLayer):
     """
 
     has_factors = True
+    bias: nn.Parameter | None
 
     def __init__(
         self, left: nn.Parameter, right: nn.Parameter, bias: nn.Parameter | None, state: TuckerState | None = None
@@ -120,7 +121,7 @@ class FactoredLinear(LowRankLayer):
         basis = None if self.state is None else self.state.feature_basis
         if basis is None or basis.shape[1] > self.weight_rank or not (self.L.requires_grad and self.R.requires_grad):
             return False
-        self.C = self._no_update().requires_grad_()
+        self.C = self._no_update(basis).requires_grad_()
         return True
 
     @property
@@ -128,19 +129,23 @@ class FactoredLinear(LowRankLayer):
         """Whether an optimizer has stepped on `C` since the last `fold_`: then it holds memory of its own."""
         return self.C is not None and self.C.stride() != (0, 0)
 
-    def _no_update(self) -> Tensor:
+    def _no_update(self, basis: Tensor) -> Tensor:
         """Zeros of shape `O x r` that share one element of memory."""
-        return self.L.new_zeros(()).expand(self.out_features, self.state.feature_basis.shape[1])
+        return self.L.new_zeros(()).expand(self.out_features, basis.shape[1])
 
     @torch.no_grad()
     def fold_(self, decay: float = 1.0) -> None:
         """Take the step `C U^T` into `L` and `R`, after weight decay of the product by the factor `decay`."""
-        subspace.fold_(self.L, self.R, self.C, self.state.feature_basis, decay)
-        self.C.data = self._no_update()
+        assert self.C is not None and self.state is not None  # by `use_coordinates`
+        basis = self.state.feature_basis
+        assert basis is not None
+        subspace.fold_(self.L, self.R, self.C, basis, decay)
+        self.C.data = self._no_update(basis)
 
     @torch.no_grad()
     def tangent_(self) -> Tensor:
         """Replace `L.grad` by the tangent direction; the squared norm of the tangent gradient of `L R`, a scalar."""
+        assert self.L.grad is not None and self.R.grad is not None
         direction, square = subspace.tangent_gradient(self.L.grad, self.L, self.R)
         self.L.grad.copy_(direction)
         return square + self.R.grad.square().sum()

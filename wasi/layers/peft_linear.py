@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,9 @@ class PeftLinear(LowRankLayer):
 
     trains_bias = False
 
-    def __init__(self, layer: nn.Module, rank: int = 0):
+    layer: Any  # peft's classes have no common type
+
+    def __init__(self, layer: Any, rank: int = 0):
         super().__init__(layer.in_features, layer.out_features)
         self.layer, self._rank = layer, rank
 

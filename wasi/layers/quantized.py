@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from math import prod
 from types import ModuleType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,10 @@ class QuantizedWeight(nn.Module):
         kind: `int8`, symmetric with one scale per row, the largest magnitude over 127; or `nf4`, the 16 levels of
             NormalFloat with one scale per 64 numbers, two codes a byte, by bitsandbytes.
     """
+
+    code: Tensor
+    scale: Tensor
+    levels: Tensor  # of nf4
 
     def __init__(self, weight: Tensor, kind: str):
         super().__init__()
@@ -70,6 +75,7 @@ class QuantizedAdapterLinear(LowRankLayer):
     """
 
     trains_bias = False
+    bias: nn.Parameter | None
 
     def __init__(
         self,
@@ -89,12 +95,12 @@ class QuantizedAdapterLinear(LowRankLayer):
         weight = self.base.dense(x.dtype)
         own = weight.untyped_storage().data_ptr()
 
-        def pack(saved: Tensor) -> object:
+        def pack(saved: Tensor) -> Any:
             if saved.untyped_storage().data_ptr() != own:
                 return saved
             return saved.size(), saved.stride(), saved.storage_offset()
 
-        def unpack(kept: object) -> Tensor:
+        def unpack(kept: Any) -> Tensor:
             return kept if isinstance(kept, Tensor) else self.base.dense(x.dtype).as_strided(*kept)
 
         with saved_tensors_hooks(pack, unpack):

@@ -18,6 +18,8 @@ class SvdLinear(LowRankLayer):
         weight: of rank `rank`; bias: shape `[O]` or None.
     """
 
+    bias: nn.Parameter | None
+
     def __init__(self, weight: nn.Parameter, rank: int, bias: nn.Parameter | None):
         super().__init__(weight.shape[1], weight.shape[0])
         self.weight, self.rank = weight, rank

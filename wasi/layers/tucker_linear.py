@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wasi.layers.activation import TuckerState
+from wasi.layers.autocast import as_autocast, without_autocast
 from wasi.layers.base import LowRankLayer
-from wasi.layers.precision import as_autocast, without_autocast
 from wasi.linalg import tucker
 
 
@@ -39,7 +39,9 @@ class TuckerLinear(LowRankLayer):
         weight, bias: the parameters of the `nn.Linear` it replaces; state: see `LowRankLayer`.
     """
 
-    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None, state: TuckerState):
+    bias: nn.Parameter | None
+
+    def __init__(self, weight: Tensor, bias: nn.Parameter | None, state: TuckerState | None):
         super().__init__(weight.shape[1], weight.shape[0], state)
         self.weight = weight
         self.register_parameter("bias", bias)

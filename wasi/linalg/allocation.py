@@ -1,4 +1,4 @@
-"""How a number of parameters is best shared out among the ranks of several factored weights."""
+"""Ranks of several factored weights under one budget of parameters."""
 
 from collections.abc import Sequence
 
@@ -36,7 +36,8 @@ def allocate(
             negative, in one unit for all layers; as many as the layer may keep, at least 1.
         costs: per layer, the parameters of one direction, `O + I`.
         budget: parameters in all.
-        steps: per layer, what its rank is a multiple of; None = 1. What is left over of `damages` is never kept.
+        steps: per layer, the number that its rank is a multiple of; None = 1. Directions beyond the last multiple
+            are never kept.
 
     Raises:
         ValueError: the budget is below one step for every layer.

@@ -19,16 +19,16 @@ def qr_positive(a: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def reading_is_free(a: Tensor) -> bool:
-    """Whether a branch may look at numbers of `a`; on an accelerator the host would wait for all work before it."""
+    """Whether control flow may depend on values of `a` at no cost: on the CPU, where it needs no synchronisation."""
     return a.device.type == "cpu"
 
 
 def qr_near_orthonormal(a: Tensor) -> tuple[Tensor, Tensor]:
     """`qr_positive` for a matrix whose columns are not far from orthonormal, by Cholesky: matrix products only.
 
-    A second pass makes up for what the first loses to a worse condition (CholeskyQR2, Fukaya et al. 2014);
-    Householder QR takes over where the Gram matrix is not close enough to the identity even for that. On an
-    accelerator nothing is read: there it is shifted CholeskyQR3, whatever the condition (Fukaya et al. 2020).
+    One Cholesky pass where the columns are well conditioned, two where they are less so (CholeskyQR2, Fukaya et al.
+    2014), Householder QR where they are worse. On an accelerator, where choosing would need a synchronisation, always
+    shifted CholeskyQR3, which holds for any condition (Fukaya et al. 2020).
     """
     if not reading_is_free(a):
         return _shifted_cholesky_qr(a)
@@ -47,18 +47,19 @@ def _shifted_cholesky_qr(a: Tensor) -> tuple[Tensor, Tensor]:
     """Three Cholesky passes, the first with a shift of `11 (m n + n (n + 1)) u |A|^2` that keeps it from failing."""
     m, n = a.shape
     shift = 11 * (m * n + n * (n + 1)) * torch.finfo(a.dtype).eps / 2 * torch.linalg.vector_norm(a).square()
-    q, t = a, None
+    q, uppers = a, []
     for shifted in (shift, 0.0, 0.0):
         gram = q.mT @ q
         gram.diagonal().add_(shifted)
         upper = cholesky(gram).mT
         q = torch.linalg.solve_triangular(upper, q, upper=True, left=False)
-        t = upper if t is None else upper @ t
-    return q, t
+        uppers.append(upper)
+    first, second, third = uppers
+    return q, third @ (second @ first)
 
 
 def cholesky(gram: Tensor) -> Tensor:
-    """The lower factor. Of a matrix that has none LinAlgError, or, where nothing is read, NaN."""
+    """Lower Cholesky factor. A matrix that is not positive definite raises LinAlgError on the CPU, else gives NaN."""
     if reading_is_free(gram):
         return torch.linalg.cholesky(gram)
     lower, info = torch.linalg.cholesky_ex(gram)

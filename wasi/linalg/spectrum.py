@@ -30,8 +30,9 @@ def leading_subspace(rows: Tensor, epsilon: float | None, rank: int | None, seed
 
 
 def mode_spectrum(x: Tensor, mode: int, epsilon: float) -> tuple[Tensor, Tensor]:
-    """Leading directions (`d_m x r`) and energies (`r`, float64) of a mode's unfolding of `x`, up to `epsilon`.
+    """Leading singular vectors (`d_m x r`) and squared singular values (`r`, float64) of a mode's unfolding of `x`.
 
+    As many as explain `epsilon` of its squared Frobenius norm.
     No copy of `x` is made for sides up to `EXACT_SIDE`.
     """
     if x.shape[mode] > EXACT_SIDE:
@@ -97,4 +98,8 @@ def _iterated(rows: Tensor, epsilon: float | None, rank: int | None, seed: int) 
 
 
 def _wanted(energy: Tensor, epsilon: float | None, rank: int | None, total: Tensor | None) -> int:
-    return rank if rank is not None else explained_rank(energy, epsilon, total)
+    if rank is not None:
+        return rank
+    if epsilon is None:
+        raise ValueError("neither a rank nor a threshold of explained variance is given")
+    return explained_rank(energy, epsilon, total)

@@ -35,19 +35,21 @@ def iterate(x: Tensor, small: Tensor, mode: int) -> Tensor:
 def compress(
     x: Tensor, bases: Factors, batch_rank: int, wanted: Sequence[bool]
 ) -> tuple[Tensor, list[Tensor | None], list[Tensor | None]]:
-    """A Tucker decomposition of `x` (`[B, *tokens, I]`) in given bases, and what moves these on.
+    """A Tucker decomposition of `x` (`[B, *tokens, I]`) in given bases, and one subspace iteration of these.
 
     Sequentially truncated, each mode on what the one before left: features first, which leaves the least to copy for
     the token modes, then these. Where `batch_rank < B`, the batch mode is cut last, to its leading singular vectors.
 
     Args:
         bases: per token mode and for the feature mode `U_m` (`d_m x r_m`), or None to keep the mode whole.
-        wanted: per basis, whether `A_m^T A_m U_m` is asked for.
+        wanted: per basis, whether its iterate `A_m^T A_m U_m` is computed.
 
     Returns:
-        The core, one factor per mode with the batch mode first, and the products (None where not wanted).
+        The core, one factor per mode with the batch mode first, and the iterates, not orthonormalised (None where
+        not wanted).
     """
-    core, products = x, [None] * len(bases)
+    core = x
+    products: list[Tensor | None] = [None] * len(bases)
     last = len(bases) - 1
     for position in (last, *range(last)):
         if bases[position] is None:
@@ -70,8 +72,8 @@ def expand(core: Tensor, factors: Factors) -> Tensor:
     """
     last = len(factors) - 1
     for mode in (*reversed(token_modes_first(last)), last):
-        if factors[mode] is not None:
-            core = project(core, factors[mode].mT, mode)
+        if (factor := factors[mode]) is not None:
+            core = project(core, factor.mT, mode)
     return core
 
 
@@ -100,10 +102,10 @@ def row_sum(grad: Tensor) -> Tensor:
 
 
 def contract_gradient(grad: Tensor, factors: Factors) -> Tensor:
-    """Output gradient `G` (`[B, *tokens, O]`) seen through all factors but the last, `[r_1, ..., O]`."""
+    """Output gradient `G` (`[B, *tokens, O]`) projected on all factors but the last: `[r_1, ..., O]`."""
     for mode in token_modes_first(len(factors) - 1):
-        if factors[mode] is not None:
-            grad = project(grad, factors[mode], mode)
+        if (factor := factors[mode]) is not None:
+            grad = project(grad, factor, mode)
     return grad
 
 

@@ -39,6 +39,7 @@ class Meter:
         """`with meter.running() as used: ...`; afterwards `used.watts`."""
         used = Used()
         if self.joules is None:
+            assert self.watts is not None  # a meter has one of the two
             with _sampled(self.watts) as readings:
                 yield used
             used.watts = sum(readings) / len(readings) if readings else None
@@ -46,7 +47,7 @@ class Meter:
         begin, before = time.monotonic(), self.joules()
         yield used
         after, seconds = self.joules(), time.monotonic() - begin
-        if None not in (before, after) and after >= before:  # less: the counter began again
+        if before is not None and after is not None and after >= before:  # less: the counter began again
             used.watts = (after - before) / seconds
 
 

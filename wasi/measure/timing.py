@@ -61,17 +61,17 @@ def spreads(rounds: Sequence[Sequence[float]], rounds_per_run: int | None = None
     Args:
         rounds: samples of each round, in order; rounds_per_run: consecutive rounds of one process; None: all.
     """
-    rounds = [np.asarray(samples) for samples in rounds if len(samples)]
-    if not rounds:
+    arrays = [np.asarray(samples) for samples in rounds if len(samples)]
+    if not arrays:
         return {}
-    median = np.median(np.concatenate(rounds))
+    median = np.median(np.concatenate(arrays))
     found = {}
-    freedom = sum(len(samples) - 1 for samples in rounds)
+    freedom = sum(len(samples) - 1 for samples in arrays)
     if freedom:
-        found["within"] = np.sqrt(sum(((r - r.mean()) ** 2).sum() for r in rounds) / freedom) / median
-    runs = _runs([np.median(samples) for samples in rounds], rounds_per_run)
+        found["within"] = np.sqrt(sum(((r - r.mean()) ** 2).sum() for r in arrays) / freedom) / median
+    runs = _runs([np.median(samples) for samples in arrays], rounds_per_run)
     freedom = sum(len(medians) - 1 for medians in runs)
-    if len(rounds) >= MIN_ROUNDS and freedom:
+    if len(arrays) >= MIN_ROUNDS and freedom:
         found["rounds"] = np.sqrt(sum(((m - np.mean(m)) ** 2).sum() for m in runs) / freedom) / median
     if len(runs) > 1:
         found["runs"] = np.std([np.median(medians) for medians in runs], ddof=1) / median

@@ -57,7 +57,7 @@ def observe_inputs(
 
 @contextmanager
 def decomposing(name: str) -> Iterator[None]:
-    """A zero or non-finite input of layer `name`, which has no subspace, is told as the weights' fault."""
+    """A ValueError inside, from a zero or non-finite input of layer `name`, becomes a UserError of `model.weights`."""
     try:
         yield
     except ValueError as error:
@@ -66,12 +66,12 @@ def decomposing(name: str) -> Iterator[None]:
 
 
 class Moments:
-    """Sums over the rows `z` (`n x D`) that it is given, in their precision and on their device."""
+    """Mean and second moments of rows `z` (`n x D`), from running sums in their precision and on their device."""
 
     def __init__(self) -> None:
-        self.count: Tensor | float = 0
-        self._sum: Tensor | float = 0.0
-        self._square: Tensor | float = 0.0
+        self.count: Tensor | int = 0
+        self._sum = torch.zeros(())
+        self._square = torch.zeros(())
 
     def add(self, rows: Tensor, weights: Tensor | None = None) -> None:
         """`weights` (`[n]`): how often each row counts; None = once."""

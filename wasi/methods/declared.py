@@ -7,9 +7,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from wasi.config.files import CONF, content
 
-_CONF = Path(__file__).resolve().parents[2] / "conf" / "method"
+_CONF = CONF / "method"
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def _path(name: str) -> Path | None:
 
 def _config(name: str) -> dict[str, Any]:
     path = _path(name)
-    return {} if path is None else OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    return {} if path is None else content(path)
 
 
 def _class_attribute(module: str, class_name: str, attribute: str) -> Any:

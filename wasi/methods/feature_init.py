@@ -38,9 +38,9 @@ class FeatureMoments(OutputMoments):
 
     def __init__(self, weight: Tensor):
         super().__init__(weight)
-        self._sensitivity: Tensor | float = 0.0  # sum of g g^T, or of (W^T g)(W^T g)^T, the narrower
-        self._size = 0.0  # sum of |g|^2
-        self._squared_size = 0.0  # sum of |g|^4
+        self._sensitivity = torch.zeros(())  # sum of g g^T, or of (W^T g)(W^T g)^T, the narrower
+        self._size = torch.zeros(())  # sum of |g|^2
+        self._squared_size = torch.zeros(())  # sum of |g|^4
 
     def observe(self, x: Tensor, bias: Tensor | None, grad: Tensor) -> None:
         """One call's input, `[..., I]`, and `g` at its output, `[..., O]`; ValueError for a `g` not finite."""
@@ -70,7 +70,7 @@ class FeatureMoments(OutputMoments):
     def _truncate(self, weight: Tensor, moment: Tensor, ridge: Tensor, rank: int) -> tuple[Tensor, Tensor]:
         project = project_outputs if self.of_outputs else project_inputs
         left, right = project(weight, moment, self._sensitivity, ridge, self._damping(), rank)
-        self._sensitivity = 0.0
+        self._sensitivity = torch.zeros(())
         return left, right
 
     def _ridge(self) -> Tensor:

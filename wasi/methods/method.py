@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -23,8 +23,8 @@ class Method:
     Work that its layers do around an optimizer step follows from the layers themselves (`LowRankLayer`).
     """
 
-    appearance = {}
-    worth_tuning = {}
+    appearance: ClassVar[dict[str, dict[str, Any]]] = {}
+    worth_tuning: ClassVar[dict[str, dict[str, list[Any]]]] = {}
     merge: bool = True
 
     def apply(self, model: nn.Module, calibration) -> nn.Module:
@@ -59,8 +59,8 @@ class Method:
 
         It shares no memory with `layer`, so that both can go their own ways.
         """
-        adapted = isinstance(layer, LowRankLayer) and hasattr(layer, "merged")
-        return layer.merged() if self.merge and adapted else None
+        merged = getattr(layer, "merged", None) if isinstance(layer, LowRankLayer) else None
+        return merged() if self.merge and merged is not None else None
 
     @contextmanager
     def deployed(self, model: nn.Module) -> Iterator[None]:
@@ -72,8 +72,9 @@ class Method:
         original layers are not part of the model meanwhile, and on a GPU they wait in the host's memory.
         Evaluation during training needs none of this, since unmerged outputs are equal to rounding.
         """
-        places = [(parent, name, child) for parent in model.modules() for name, child in parent._modules.items()]
-        forms = {child: self.merged(child) for child in dict.fromkeys(child for *_, child in places) if child}
+        children = ((parent, *entry) for parent in model.modules() for entry in parent._modules.items())
+        places = [(parent, name, child) for parent, name, child in children if child is not None]
+        forms = {child: self.merged(child) for child in dict.fromkeys(child for *_, child in places)}
         places = [(parent, name, child) for parent, name, child in places if forms.get(child) is not None]
         for parent, name, child in places:
             setattr(parent, name, forms[child])

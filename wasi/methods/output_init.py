@@ -22,8 +22,8 @@ class OutputMoments:
     def __init__(self, weight: Tensor):
         self.weight = weight.detach()
         self.of_outputs = weight.shape[0] < weight.shape[1]
-        self._power: Tensor | float = 0.0  # of the inputs, summed over tokens
-        self._inputs: dict[int | None, Tensor | float] = {}  # summed over tokens, by the bias's id
+        self._power = torch.zeros(())  # of the inputs, summed over tokens
+        self._inputs: dict[int | None, Tensor] = {}  # summed over tokens, by the bias's id
         self._moments: dict[int | None, Moments] = {}  # likewise
         self._lost: dict[int | None, Tensor] = {}
 
@@ -72,10 +72,11 @@ class OutputMoments:
     def _pooled(self) -> tuple[Tensor, Tensor]:
         """The moment over all tokens, and the ridge that goes with it (a scalar)."""
         count = sum(moments.count for moments in self._moments.values())
-        pooled = sum(
+        parts = (
             moments.count / count * (moments.second if key is None else moments.covariance)
             for key, moments in self._moments.items()
         )
+        pooled = sum(parts, start=torch.zeros(()))
         mean_square = self._power / count / self.weight.shape[1]
         if not mean_square > 0 or not mean_square.isfinite() or not pooled.isfinite().all():
             raise ValueError("its inputs are zero or not finite")

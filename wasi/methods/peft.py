@@ -138,6 +138,6 @@ def _observe_for_corda(model: nn.Module, config: Any, images: list[Tensor]) -> N
             raise UserError("method.type", "corda", allowed) from error
 
 
-def _numbers_per_token(layer: nn.Module) -> int:
+def _numbers_per_token(layer: Any) -> int:
     """The rank of a low-rank adapter, 0 for an adapter of another kind."""
     return layer.r["default"] if hasattr(layer, "lora_A") or hasattr(layer, "vera_A") else 0

@@ -1,4 +1,4 @@
-"""Perplexity of each layer at each activation threshold, measured on one batch .
+"""Perplexity of each layer at each activation threshold, measured on one batch.
 
 Perplexity is `||dW_exact - dW_lowrank||_F`: the error that a layer's weight gradient has when its input is
 kept as a Tucker decomposition, everything else being exact.
@@ -29,7 +29,7 @@ def measure_perplexities(
     A layer's input is held until its output gradient arrives, as training holds it; weight gradients are
     formed one layer at a time. Model, parameters and random state stay as they are.
     """
-    probes = {id(layer): _Probe(name, layer, epsilons, batch_mode) for name, layer in reversed(layers.items())}
+    probes = {id(layer): _Probe(name, layer, epsilons, batch_mode) for name, layer in reversed([*layers.items()])}
     hooks = [probe.layer.register_forward_hook(probe.see) for probe in probes.values()]
     training = model.training
     model.eval()
@@ -121,11 +121,13 @@ class _Spectrum:
         factors: list[Tensor | None] = [None] * x.dim()
         for mode in (x.dim() - 1, *range(1, x.dim() - 1)):
             if ranks[mode] < x.shape[mode]:
-                factors[mode] = self.bases[mode][:, : ranks[mode]]
-                core = tucker.project(core, factors[mode], mode)
+                factor = self.bases[mode][:, : ranks[mode]]
+                core = tucker.project(core, factor, mode)
+                factors[mode] = factor
         if ranks[0] < len(core):
-            factors[0] = tucker.batch_factor(core.flatten(1), ranks[0])
-            core = tucker.project(core, factors[0], 0)
+            factor = tucker.batch_factor(core.flatten(1), ranks[0])
+            core = tucker.project(core, factor, 0)
+            factors[0] = factor
         return core, factors
 
 

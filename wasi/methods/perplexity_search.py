@@ -64,12 +64,12 @@ class PerplexitySearch:
             "layers": to_json(tables),
         }
         found = {table.name: (table, c) for table, c in zip(tables, candidates, strict=True)}
-        first = {id(layer): name for name, layer in reversed(layers.items())}  # a module may have two names
+        first = {id(layer): name for name, layer in reversed([*layers.items()])}  # a module may have two names
         return {name: found[first[id(layer)]] for name, layer in layers.items() if first[id(layer)] in found}
 
     def _tables(self, model, layers, batch) -> list[LayerTable]:
         if self.table is None:
-            uniform = {self.uniform_epsilon} if self._derives_bound() else set()
+            uniform = {self.uniform_epsilon} if self._derives_bound() and self.uniform_epsilon is not None else set()
             return measure_perplexities(model, layers, batch, sorted({*EPSILONS, *uniform}), self.batch_mode)
         tables = read_tables(self.table)
         unknown = [name for name in (t.name for t in tables) if name not in layers]
@@ -94,8 +94,9 @@ class PerplexitySearch:
             else:
                 budget = sum(c.elements for c in uniform)
         try:
-            if budget is None:
+            if ceiling is not None:
                 return least_memory(options, ceiling), {"perplexity_ceiling": ceiling, "bound": source}
+            assert budget is not None
             choice = least_perplexity(options, budget)
             return choice, {"memory_budget_mib": budget / _ELEMENTS_PER_MIB, "bound": source}
         except Unreachable as error:

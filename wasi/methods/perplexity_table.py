@@ -29,7 +29,7 @@ class LayerTable:
     shapes: list[tuple[int, ...]]
     candidates: list[Candidate]
 
-    def at(self, epsilon: float) -> Candidate | None:
+    def at(self, epsilon: float | None) -> Candidate | None:
         return next((c for c in self.candidates if c.epsilon == epsilon), None)
 
 

@@ -1,6 +1,7 @@
 """Which linear layers a method replaces, replacing them, and what trains afterwards."""
 
 from collections.abc import Callable, Mapping
+from typing import TypeVar, cast
 
 from torch import nn
 
@@ -10,6 +11,8 @@ from wasi.models.attention import unpack_attention
 from wasi.models.mapped import let_go
 from wasi.models.structure import head_module, linear_sites
 
+Layer = TypeVar("Layer", bound=nn.Module)
+
 
 def scope_linears(model: nn.Module, scope: str) -> dict[str, nn.Linear]:
     """Name -> `nn.Linear` of `scope` inside the blocks.
@@ -18,7 +21,7 @@ def scope_linears(model: nn.Module, scope: str) -> dict[str, nn.Linear]:
     """
     if scope != "mlp":
         unpack_attention(model)
-    return {site.name: model.get_submodule(site.name) for site in linear_sites(model, scope)}
+    return {site.name: cast(nn.Linear, model.get_submodule(site.name)) for site in linear_sites(model, scope)}
 
 
 def check_weights(linears: Mapping[str, nn.Linear]) -> None:
@@ -30,7 +33,7 @@ def check_weights(linears: Mapping[str, nn.Linear]) -> None:
 
 
 def replace_each(
-    model: nn.Module, linears: dict[str, nn.Linear], make: Callable[[str, nn.Linear], nn.Module]
+    model: nn.Module, linears: dict[str, Layer], make: Callable[[str, Layer], nn.Module]
 ) -> None:
     """Put `make(name, linear)` in the place of each of `linears`; a linear under two names is replaced once.
 

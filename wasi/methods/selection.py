@@ -1,4 +1,4 @@
-"""Tucker ranks of the saved inputs, fixed before training, and the bases they start from ."""
+"""Tucker ranks of the saved inputs, fixed before training, and the bases they start from."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -77,13 +77,18 @@ class ActivationRanks:
             self._tell_wholes(shapes)
         return states
 
+    @property
+    def _given(self) -> list[int]:
+        assert self.ranks is not None  # with `fixed`
+        return list(self.ranks)
+
     def _tell_wholes(self, shapes: Sequence[torch.Size]) -> None:
-        """A rank that no layer's input has cuts nothing, which is hardly what was meant."""
-        for mode, (rank, sizes) in enumerate(zip(self.ranks, zip(*shapes, strict=True), strict=True), 1):
+        """Warn about a rank above the mode's size in every layer: it cuts nothing, which is hardly what was meant."""
+        for mode, (rank, sizes) in enumerate(zip(self._given, zip(*shapes, strict=True), strict=True), 1):
             if rank > max(sizes):
                 log.warning(
                     "rank.activation_ranks=%s: mode %d has at most %d in every layer, so %d keeps it whole",
-                    list(self.ranks), mode, max(sizes), rank,
+                    self._given, mode, max(sizes), rank,
                 )  # fmt: skip
 
     def _phase(self, index: int) -> int:
@@ -93,29 +98,32 @@ class ActivationRanks:
     def _chooser(self, model: nn.Module, layers: Mapping[str, nn.Linear], batch: Batch) -> Choose:
         if self.selection == "epsilon":
             return lambda name, x: epsilon_ranks(x, self.epsilon, self.batch_mode, self.token_epsilon)
-        if self.selection == "fixed":
-            return self._fixed
-        return self._searched(model, layers, batch)
+        if self.selection == "perplexity" and self.perplexity is not None:
+            return self._searched(self.perplexity, model, layers, batch)
+        return self._fixed
 
     def _fixed(self, name: str, x: Tensor) -> Ranks:
-        if len(self.ranks) != x.dim():
+        if len(self._given) != x.dim():
             modes = "[b,n,i]" if x.dim() == 3 else "[b,h,w,i]" if x.dim() == 4 else f"{x.dim()} ranks"
-            raise UserError("rank.activation_ranks", list(self.ranks), f"{modes}, one rank per mode of this model")
+            raise UserError("rank.activation_ranks", self._given, f"{modes}, one rank per mode of this model")
         rows = x.numel()
-        for rank, size in list(zip(self.ranks, x.shape, strict=True))[1:]:
+        for rank, size in list(zip(self._given, x.shape, strict=True))[1:]:
             if rank < size and rank > rows // size:
                 allowed = f"at most {rows // size} where {name}'s input has {size}, from one calibration batch"
-                raise UserError("rank.activation_ranks", list(self.ranks), allowed)
-        return tuple(self.ranks)
+                raise UserError("rank.activation_ranks", self._given, allowed)
+        return tuple(self._given)
 
-    def _searched(self, model: nn.Module, layers: Mapping[str, nn.Linear], batch: Batch) -> Choose:
-        chosen = self.perplexity.chosen(model, layers, batch)
+    @staticmethod
+    def _searched(
+        search: PerplexitySearch, model: nn.Module, layers: Mapping[str, nn.Linear], batch: Batch
+    ) -> Choose:
+        chosen = search.chosen(model, layers, batch)
 
         def choose(name: str, x: Tensor) -> Ranks:
-            table, candidate = chosen.get(name, (None, None))
-            if table is None or table.shapes[:1] != [tuple(x.shape)]:
+            found = chosen.get(name)
+            if found is None or found[0].shapes[:1] != [tuple(x.shape)]:
                 seen = f"inputs of {'x'.join(map(str, x.shape))} to {name}"
-                raise UserError(TABLE, self.perplexity.table, f"a table of this model and batch size, with {seen}")
-            return candidate.ranks[0]
+                raise UserError(TABLE, search.table, f"a table of this model and batch size, with {seen}")
+            return found[1].ranks[0]
 
         return choose

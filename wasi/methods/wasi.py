@@ -1,7 +1,7 @@
 """WASI and its two halves: factored weights (WSI), low-rank saved inputs (ASI), or both."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -17,7 +17,7 @@ from wasi.layers.svd_linear import SvdLinear
 from wasi.layers.tucker_linear import TuckerLinear
 from wasi.linalg.rank import truncate, weight_rank
 from wasi.methods.calibration import decomposing
-from wasi.methods.feature_init import feature_moments
+from wasi.methods.feature_init import FeatureMoments, feature_moments
 from wasi.methods.method import Method
 from wasi.methods.output_init import OutputMoments, output_moments
 from wasi.methods.random_init import random_factors
@@ -29,7 +29,9 @@ from wasi.models.restart import given_factors
 log = logging.getLogger(__name__)
 
 # method.init -> what is looked at on calibration data, by the weight's id.
-_MOMENTS = {"svd": lambda *_: {}, "random": lambda *_: {}, "output": output_moments, "features": feature_moments}
+_MOMENTS: dict[str, Callable[..., Mapping[int, OutputMoments]]] = {
+    "svd": lambda *_: {}, "random": lambda *_: {}, "output": output_moments, "features": feature_moments,
+}  # fmt: skip
 
 
 @dataclass
@@ -101,7 +103,8 @@ class SubspaceMethod(Method):
         if self.weight_epsilon is not None:
             check_weights(linears)
         states = self.activations.states(model, linears, calibration) if self.activations else {}
-        factors = self._factors(model, linears, calibration) if self.weight_epsilon is not None else None
+        epsilon = self.weight_epsilon
+        factors = None if epsilon is None else self._factors(model, linears, calibration, epsilon)
 
         def made(name: str, linear: nn.Linear) -> LowRankLayer:
             return self._layer(name, linear, factors, states.get(name))
@@ -113,15 +116,18 @@ class SubspaceMethod(Method):
             freeze_rest(model)
         return model
 
-    def _factors(self, model: nn.Module, linears: Mapping[str, nn.Linear], calibration) -> "_SharedFactors":
+    def _factors(
+        self, model: nn.Module, linears: Mapping[str, nn.Linear], calibration, epsilon: float
+    ) -> "_SharedFactors":
         fresh = {name: linear for name, linear in linears.items() if given_factors(linear.weight) is None}
         batches = islice(calibration, self.calibration_batches)
         moments = _MOMENTS[self.init](model, fresh, batches) if fresh else {}
         ranks = {}
         if self.weight_allocation == "sensitivity" and fresh:
-            ranks = sensitivity_ranks(fresh, moments, self.weight_epsilon, self.parameter_ratio)
+            of_features = {key: found for key, found in moments.items() if isinstance(found, FeatureMoments)}
+            ranks = sensitivity_ranks(fresh, of_features, epsilon, self.parameter_ratio)
         generator = torch.Generator().manual_seed(self.seed) if self.init == "random" else None
-        return _SharedFactors(self.weight_epsilon, moments, ranks, generator)
+        return _SharedFactors(epsilon, moments, ranks, generator)
 
     def _layer(
         self, name: str, linear: nn.Linear, factors: "_SharedFactors | None", state: TuckerState | None

@@ -64,7 +64,7 @@ def sensitivity_ranks(
 
 
 def log_ranks(factored: Iterable[tuple[int, int, int]]) -> None:
-    """One line about all weights; each is told as its rank, outputs and inputs."""
+    """Log one line about all weights, given as (rank, out_features, in_features) each."""
     ranks, sizes, dense = zip(*((k, k * (o + i), o * i) for k, o, i in factored), strict=True)
     log.info(
         "%d weights as factors of rank %d to %d: %d parameters, %.3f of the dense %d",

@@ -5,6 +5,7 @@ The modules here take over the very parameters of the originals and compute the 
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,14 +24,19 @@ def unpack_attention(model: nn.Module) -> nn.Module:
     for block in find_blocks(model).values():
         for parent in list(block.modules()):
             for name, child in parent.named_children():
-                if hasattr(child, "get_rel_indices"):  # timm's ConViT: later it would ask a weight for its device
-                    child.rel_indices = child.get_rel_indices(model.patch_embed.num_patches)
-                if hasattr(child, "qkv_bias_separate"):  # timm's BEiT, EVA and Swin v2: calls qkv, adds the bias
-                    child.qkv_bias_separate = True
+                _prepare(child, model)
                 opened = _opened(child)
                 if opened is not child:
                     setattr(parent, name, opened.train(child.training))
     return model
+
+
+def _prepare(module: Any, model: Any) -> None:
+    """What an attention of timm's that calls its linears needs for others in their place."""
+    if hasattr(module, "get_rel_indices"):  # ConViT: later it would ask a weight for its device
+        module.rel_indices = module.get_rel_indices(model.patch_embed.num_patches)
+    if hasattr(module, "qkv_bias_separate"):  # BEiT, EVA and Swin v2: calls qkv, adds the bias
+        module.qkv_bias_separate = True
 
 
 def _opened(module: nn.Module) -> nn.Module:
@@ -44,10 +50,11 @@ def _opened(module: nn.Module) -> nn.Module:
     return module
 
 
-def _linear(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:
+def _linear(weight: Tensor, bias: nn.Parameter | None) -> nn.Linear:
     """An nn.Linear that holds these very parameters."""
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    linear.weight, linear.bias = weight, bias
+    linear.weight = weight
+    linear.register_parameter("bias", bias)
     return linear
 
 
@@ -84,7 +91,9 @@ class WindowAttention(nn.Module):
     and its input keeps the batch as its first mode.
     """
 
-    def __init__(self, original: nn.Module):
+    relative_position_index: Tensor
+
+    def __init__(self, original: Any):
         super().__init__()
         self.window_size, self.shift_size = list(original.window_size), list(original.shift_size)
         self.num_heads = original.num_heads
@@ -93,7 +102,7 @@ class WindowAttention(nn.Module):
         self.proj = _linear(original.proj.weight, original.proj.bias)
         self._take_position_bias(original)
 
-    def _take_position_bias(self, original: nn.Module) -> None:
+    def _take_position_bias(self, original: Any) -> None:
         self.relative_position_bias_table = original.relative_position_bias_table
         self.register_buffer("relative_position_index", original.relative_position_index)
 
@@ -170,13 +179,13 @@ class CosineWindowAttention(WindowAttention):
     The bias of the keys is always zero there, so `qkv` has none and queries' and values' are added after it.
     """
 
-    def __init__(self, original: nn.Module):
+    def __init__(self, original: Any):
         super().__init__(original)
         self.qkv_bias = original.qkv.bias
-        self.qkv.bias = None
+        self.qkv.register_parameter("bias", None)
         self.logit_scale = original.logit_scale
 
-    def _take_position_bias(self, original: nn.Module) -> None:
+    def _take_position_bias(self, original: Any) -> None:
         self.cpb_mlp = original.cpb_mlp
         self.register_buffer("relative_coords_table", original.relative_coords_table)
         self.register_buffer("relative_position_index", original.relative_position_index)

@@ -12,6 +12,8 @@ class FactorPair(nn.Module):
     file's tensors to take their place.
     """
 
+    bias: nn.Parameter | None
+
     def __init__(self, in_features: int, out_features: int, rank: int, bias: bool):
         super().__init__()
         self.in_features, self.out_features = in_features, out_features

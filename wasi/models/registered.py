@@ -14,8 +14,8 @@ def registered_as(made_of: Callable[[nn.Parameter], nn.Parameter]) -> Iterator[N
     def instead(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         register(module, name, None if parameter is None else made_of(parameter))
 
-    nn.Module.register_parameter = instead
+    nn.Module.register_parameter = instead  # type: ignore[assignment, method-assign]  # taken back below
     try:
         yield
     finally:
-        nn.Module.register_parameter = register
+        nn.Module.register_parameter = register  # type: ignore[method-assign]

@@ -40,8 +40,8 @@ def inference_state(model: nn.Module, header: ModelHeader) -> State:
         factors = layer.weight_factors()
         kinds = ("weight",) if len(factors) == 1 else ("L", "R")
         tensors = dict(zip(kinds, factors, strict=True))
-        if layer.bias is not None:
-            tensors["bias"] = layer.bias
+        if (bias := getattr(layer, "bias", None)) is not None:
+            tensors["bias"] = bias
         for kind, tensor in tensors.items():
             key = f"{name}.{kind}"
             state[names.get(key, key) if len(factors) == 1 else key] = tensor.detach()

@@ -65,8 +65,8 @@ def head_module(model: nn.Module) -> nn.Module:
 
     Raises UserError for a model without one.
     """
-    if hasattr(model, "get_classifier"):
-        head = model.get_classifier()
+    if (get_classifier := getattr(model, "get_classifier", None)) is not None:
+        head = get_classifier()
         return nn.ModuleList(head) if isinstance(head, tuple) else head
     for name in ("heads", "head"):
         if isinstance(getattr(model, name, None), nn.Module):

@@ -5,6 +5,8 @@ layer's parameters (rank K keeps `K (O + I) / (O I)`). Directions are random, so
 memory are those of a real model, and accuracy is not.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +26,8 @@ def surrogate_(model: nn.Module, seed: int) -> nn.Module:
     for site in linear_sites(model, "all"):
         weight = _weight(model, site.name)
         with torch.no_grad():
-            weight.copy_(surrogate_weight(*weight.shape, float(weight.norm()), generator))
+            rows, columns = weight.shape
+            weight.copy_(surrogate_weight(rows, columns, float(weight.norm()), generator))
         let_go([weight])
     return model
 
@@ -82,5 +85,5 @@ def _orthonormal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
 
 def _weight(model: nn.Module, name: str) -> Tensor:
     parent, _, child = name.rpartition(".")
-    owner = model.get_submodule(parent)
+    owner: Any = model.get_submodule(parent)
     return owner.in_proj_weight if child == "in_proj" else getattr(owner, child).weight

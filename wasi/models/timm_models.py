@@ -3,6 +3,7 @@
 import difflib
 import sys
 from functools import lru_cache
+from typing import Any
 
 import timm
 import torch
@@ -39,14 +40,15 @@ def create_pretrained(name: str, image_size: int, num_classes: int) -> nn.Module
     """
     published = get_pretrained_cfg(name)
     place = published and (published.hf_hub_id or published.url)
-    if not place:
+    if published is None or not place:
         raise UserError("model.weights", "pretrained", f"random | surrogate | a path: timm has none for {name}")
-    with download(name, place):
+    with download(name, str(place)):
         cached = _cached_file(published)
         if cached is None:
             require_reachable(_address(published))
         overlay = {"file": cached} if cached else None
-        model = _create(name, image_size, num_classes=num_classes, pretrained=True, pretrained_cfg_overlay=overlay)
+        options = {"pretrained": True, "pretrained_cfg_overlay": overlay}
+        model: Any = _create(name, image_size, num_classes=num_classes, **options)
     if num_classes == published.num_classes:
         model.reset_classifier(num_classes)
     return model
@@ -59,7 +61,8 @@ def adapt(state: State, model: nn.Module) -> State:
 
 
 def head_prefixes(model: nn.Module) -> tuple[str, ...]:
-    names = model.pretrained_cfg.get("classifier") or "head"
+    published: Any = model.pretrained_cfg
+    names = published.get("classifier") or "head"
     return tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
 
 

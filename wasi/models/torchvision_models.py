@@ -16,8 +16,10 @@ from wasi.models.spec import check_image_size
 with dynamo_deferred():
     from torchvision import models
 
-NAMES = ("vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32")
-NAMES += ("swin_t", "swin_s", "swin_b", "swin_v2_t", "swin_v2_s", "swin_v2_b")
+NAMES = (
+    *("vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32"),
+    *("swin_t", "swin_s", "swin_b", "swin_v2_t", "swin_v2_s", "swin_v2_b"),
+)
 _SWIN_PATCH = 4
 
 

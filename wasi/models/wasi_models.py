@@ -1,5 +1,7 @@
 """This project's own model: `vit_micro` and its shipped weights."""
 
+from typing import cast
+
 from torch import nn
 
 from wasi.data.spec import InputSpec
@@ -36,9 +38,9 @@ def create_pretrained(name: str, image_size: int, num_classes: int) -> nn.Module
 
 def adapt(state: State, model: nn.Module) -> State:
     """Position embedding resampled to the model's grid."""
-    from timm.models.vision_transformer import checkpoint_filter_fn
+    from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 
-    return checkpoint_filter_fn(state, model)
+    return checkpoint_filter_fn(state, cast(VisionTransformer, model))
 
 
 def head_prefixes(model: nn.Module) -> tuple[str, ...]:

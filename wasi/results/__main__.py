@@ -34,6 +34,8 @@ def _collect(arguments: argparse.Namespace) -> int:
 
 def _tables(arguments: argparse.Namespace) -> int:
     root = arguments.root
+    if not (root / "results").is_dir():
+        raise UserError("--root", root, "a checkout, with results/, README.md and docs/")
     if not arguments.check:
         written = [str(path.relative_to(root)) for path in update(root)]
         print(f"written: {', '.join(written)}" if written else "every table is as results/ says")

@@ -10,7 +10,7 @@ products per step) is measured as subspace work.
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from wasi.errors import UserError
@@ -24,7 +24,7 @@ def mark_projected(model: nn.Module, scope: str) -> None:
     """Mark the trainable dense weights of the linears in `scope`."""
     for site in linear_sites(model, scope):
         if site.name.endswith(".in_proj"):
-            weight = model.get_parameter(f"{site.name}_weight")
+            weight: Tensor | None = model.get_parameter(f"{site.name}_weight")
         else:
             weight = getattr(model.get_submodule(site.name), "weight", None)
         if weight is not None and weight.requires_grad:

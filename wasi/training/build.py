@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from wasi.allocator import keep_freed_memory, release_memory, return_large_blocks
+from wasi.layers.autocast import autocast_forward
 from wasi.methods.method import Method
 from wasi.models.mapped import into_memory
 from wasi.training import parallel
@@ -15,7 +16,6 @@ from wasi.training.baselines import mark_projected
 from wasi.training.checkpointing import checkpoint_blocks
 from wasi.training.lean import LeanStep
 from wasi.training.optimizer import build_optimizer
-from wasi.training.precision import autocast_forward
 from wasi.training.step import TrainStep
 
 _SET_UP_BLOCK = 2**20  # bytes: from this size on a block that is freed goes back, whatever the time that takes

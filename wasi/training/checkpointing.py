@@ -38,13 +38,14 @@ def _contexts(block: nn.Module) -> tuple[AbstractContextManager, AbstractContext
 @contextmanager
 def _repetition(block: nn.Module) -> Iterator[None]:
     """The running statistics of batch norms have seen this batch already."""
-    norms = [norm for norm in block.modules() if isinstance(norm, _BatchNorm) and norm.track_running_stats]
-    before = [(norm, norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
-    for norm in norms:
+    norms = (norm for norm in block.modules() if isinstance(norm, _BatchNorm) and norm.track_running_stats)
+    seen = ((norm, norm.num_batches_tracked) for norm in norms)
+    before = [(norm, norm.momentum, count, count.clone()) for norm, count in seen if count is not None]
+    for norm, *_ in before:
         norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, momentum, count in before:
+        for norm, momentum, count, count_before in before:
             norm.momentum = momentum
-            norm.num_batches_tracked.copy_(count)
+            count.copy_(count_before)

@@ -61,7 +61,8 @@ def evaluate(
     """
     model.eval()
     device = next(model.parameters()).device
-    loss, in_top5, counts, correct = 0.0, 0, 0, 0
+    loss, in_top5 = 0.0, 0
+    counts = correct = torch.zeros((), dtype=torch.int64, device=device)
     for images, labels in batches:
         own, labels = parallel.share(images), parallel.share(labels).to(device)
         own = own if len(own) else images[:1]  # for the number of classes; not counted

@@ -11,11 +11,11 @@ from time import perf_counter
 import hydra
 import torch
 from omegaconf import DictConfig
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from wasi.data.draws import generator
 from wasi.data.loader import Batch, Loader, eval_batches, num_batches, train_batches
+from wasi.data.spec import Images
 from wasi.errors import Diverged, Interrupted
 from wasi.signals import uninterrupted
 from wasi.training import parallel
@@ -41,8 +41,8 @@ class Fit:
     def __init__(
         self,
         step: TrainStep,
-        train: Dataset,
-        val: Dataset,
+        train: Images,
+        val: Images,
         cfg: DictConfig,
         folder: Path,
         tracker,

@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from typing import Any
 
 import hydra
 import torch
@@ -14,7 +15,7 @@ from wasi.layers.factored import FactoredLinear
 from wasi.models.structure import find_blocks, head_module
 from wasi.training.swan import Swan
 
-Group = dict[str, object]
+Group = dict[str, Any]
 
 
 def build_optimizer(model: nn.Module, cfg: DictConfig) -> torch.optim.Optimizer:

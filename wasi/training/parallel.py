@@ -98,7 +98,7 @@ def sum_gradients(parameters: Sequence[Tensor]) -> None:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
     for dtype in dict.fromkeys(p.dtype for p in chosen):
-        gradients = [p.grad for p in chosen if p.dtype == dtype]
+        gradients = [p.grad for p in chosen if p.grad is not None and p.dtype == dtype]
         together = totals(torch.cat([g.flatten() for g in gradients]))
         for gradient, part in zip(gradients, together.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 import pytest
 from omegaconf import OmegaConf
 
-from wasi.bench import loading as module
-from wasi.bench.loading import loading
+from wasi.bench import data_throughput as module
+from wasi.bench.data_throughput import loading
 from wasi.bench.measure import Bench
 from wasi.bench.measurement import Measurement, Side
 from wasi.bench.naming import bench_fingerprint

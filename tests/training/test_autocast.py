@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.small import METHODS, MODELS, applied, batch
-from wasi.training.precision import autocast_forward
+from wasi.layers.autocast import autocast_forward
 
 
 def gradients(model):

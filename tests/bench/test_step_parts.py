@@ -11,8 +11,8 @@ from torch.optim import sgd
 
 from tests.small import METHODS, applied, batch
 from tests.small import method as make
-from wasi.bench import parts
-from wasi.bench.parts import PARTS, StepBreakdown, breakdown_steps, targets
+from wasi.bench import step_parts as parts
+from wasi.bench.step_parts import PARTS, StepBreakdown, breakdown_steps, targets
 from wasi.layers.base import LowRankLayer
 from wasi.layers.factored import FactoredLinear
 from wasi.linalg import tucker
