@@ -1,4 +1,4 @@
-"""Every job of an experiment's grid composes and is valid, and the paper's figures and tables all have an experiment."""
+"""Every job of an experiment's grid composes and is valid; the paper's figures and tables all have an experiment."""
 
 from itertools import product
 from pathlib import Path
@@ -18,7 +18,8 @@ SWEEPS = {
     if "params" in (content := yaml.safe_load(path.read_text())).get("hydra", {}).get("sweeper", {})
 }
 LARGE = [name for name, params in SWEEPS.items() if f"{name}_small" in SWEEPS]
-PAPER = "fig3a fig3b fig4 fig5 fig6 fig8 fig9 fig10 fig11 table1 table2 table3 table4".split()
+FIGURES, TABLES = ("3a", "3b", "4", "5", "6", "8", "9", "10", "11"), ("1", "2", "3", "4")
+PAPER = [*(f"fig{number}" for number in FIGURES), *(f"table{number}" for number in TABLES)]
 
 
 def _config(name: str) -> str:
