@@ -1,7 +1,7 @@
-"""The commands of train.py and bench_device.py that README.md and docs/ print compose and are valid.
+"""The commands of train.py and bench_device.py that README.md, docs/ and the experiments' headers print are valid.
 
-FILE, FOLDER and RUN are taken as they stand, as nothing is read. Options of Hydra itself (`hydra/launcher=`) are left out,
-as they are those of plugins that may not be installed.
+FILE, FOLDER and RUN are taken as they stand, as nothing is read. Options of Hydra itself (`hydra/launcher=`) are left
+out, as they are those of plugins that may not be installed.
 """
 
 import re
@@ -32,11 +32,21 @@ def _commands(text: str) -> list[str]:
     return [line for line in lines if _COMMAND.match(line) and "=" in line and not _NOT_HERE & set(line.split())]
 
 
+def _header_commands(text: str) -> list[str]:
+    """Those of a file's comments, whole over lines that end in a backslash."""
+    header = "\n".join(line[1:].strip() for line in text.splitlines() if line.startswith("#"))
+    return [line for line in re.sub(r"\\\n\s*", " ", header).splitlines() if _COMMAND.match(line)]
+
+
 COMMANDS = sorted(
     {
         command
-        for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-        for command in _commands(path.read_text(encoding="utf-8"))
+        for paths, commands in (
+            ([ROOT / "README.md", *(ROOT / "docs").glob("*.md")], _commands),
+            ((ROOT / "conf" / "experiment").glob("*.yaml"), _header_commands),
+        )
+        for path in paths
+        for command in commands(path.read_text(encoding="utf-8"))
     }
 )
 
@@ -62,8 +72,8 @@ def _ends(words: list[str]) -> list[list[str]]:
     return [jobs[0], *jobs[1:][-1:]]
 
 
-def test_the_documents_have_commands():
-    assert len(COMMANDS) > 30
+def test_there_are_commands_in_documents_and_headers():
+    assert len(COMMANDS) > 80
 
 
 @pytest.mark.parametrize("command", COMMANDS)
