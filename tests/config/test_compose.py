@@ -22,7 +22,9 @@ CONTRACT = {
     "device": "auto cpu cuda pi5 pi4",
     "logger": "wandb wandb_offline none",
     "experiment": "headline quickstart pretrain_vit_micro fig3a_rank_stability fig3b_wsi_vs_svd "
-    "fig4_explained_variance fig5_vit_cifar10 fig6_swin_five_datasets fig8_device table1_all_linears ablation",
+    "fig4_explained_variance fig5_vit_cifar10 fig6_swin_five_datasets fig8_device table1_all_linears ablation "
+    "fig9_seeds fig10_more_datasets fig11_more_baselines "
+    "table2_device_seconds table3_other_boards table4_energy",
 }
 
 

@@ -66,7 +66,7 @@ def figure_of(block: Block, comparisons: list[Comparison], name: str = "") -> Fi
     points = WIDTH_INCHES * 72
     heading = f"{name}: {block.title}" if name else block.title
     title = figure.suptitle(textwrap.fill(heading, int(points / 5.2)), ha="left", fontsize=9, fontweight="bold")
-    caption = textwrap.fill(_caption(block), int(points / 3.8))
+    caption = textwrap.fill(_caption(block), int(points / 4.3))
     axes[0].set_title(caption, loc="left", fontsize=7, color="#555555")
     axes[0].title.set_in_layout(True)
     _legend(figure, axes, series, int(points / 4.6))

@@ -1,0 +1,80 @@
+"""Every job of an experiment's grid composes and is valid; the paper's figures and tables all have an experiment."""
+
+from itertools import product
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from wasi.config.known import check_config
+from wasi.config.validate import validate
+from wasi.runs.tuning import grid_of
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+SWEEPS = {
+    path.stem: content["hydra"]["sweeper"]["params"]
+    for path in sorted((CONF / "experiment").glob("*.yaml"))
+    if "params" in (content := yaml.safe_load(path.read_text())).get("hydra", {}).get("sweeper", {})
+}
+LARGE = [name for name, params in SWEEPS.items() if f"{name}_small" in SWEEPS]
+FIGURES, TABLES = ("3a", "3b", "4", "5", "6", "8", "9", "10", "11"), ("1", "2", "3", "4")
+PAPER = [*(f"fig{number}" for number in FIGURES), *(f"table{number}" for number in TABLES)]
+
+
+def _config(name: str) -> str:
+    """The main configuration of the command that the experiment's header gives."""
+    text = (CONF / "experiment" / f"{name}.yaml").read_text()
+    return "bench" if f"bench_device.py experiment={name}" in text else "config"
+
+
+def _jobs(name: str) -> list[list[str]]:
+    """The overrides of every job of the grid; of its seeds, which only differ in a number, the first alone."""
+    parser = OverridesParser.create()
+    params = {key: str(value).split(",")[0] if key == "seed" else value for key, value in SWEEPS[name].items()}
+    swept = parser.parse_overrides([f"{key}={value}" for key, value in params.items()])
+    values = [
+        [f"{one.get_key_element()}={value}" for value in one.sweep_string_iterator()]
+        if one.is_sweep_override()
+        else [one.input_line]
+        for one in swept
+    ]
+    return [list(job) for job in product(*values)]
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_every_job_of_a_large_experiment_composes_and_is_valid(name, compose_config):
+    for job in _jobs(name):
+        cfg = compose_config(f"experiment={name}", *job, config=_config(name), small=False)
+        check_config(cfg)
+
+
+@pytest.mark.parametrize("name", [f"{name}_small" for name in LARGE])
+def test_a_small_experiment_asks_the_same_of_less(name, compose_config):
+    """The small version sweeps over nothing that the large one does not, and its first and last jobs are valid."""
+    large = name.removesuffix("_small")
+    assert _config(name) == _config(large)
+    assert SWEEPS[name].keys() - {"device.num_threads"} <= SWEEPS[large].keys()
+    for key in SWEEPS[name].keys() & SWEEPS[large].keys() - {"dataset"}:
+        assert set(str(SWEEPS[name][key]).split(",")) <= set(str(SWEEPS[large][key]).split(",")), key
+    jobs = _jobs(name)
+    for job in (jobs[0], jobs[-1]):
+        cfg = compose_config(f"experiment={name}", *job, config=_config(name), small=False)
+        check_config(cfg)
+        assert cfg.dataset.name in ("digits", "fashion_mnist", "synthetic") and not cfg.dataset.download
+        assert cfg.model.name == "vit_micro" or cfg.model.weights == "random"
+
+
+@pytest.mark.parametrize("part", PAPER)
+def test_a_figure_or_table_of_the_paper_has_an_experiment_in_two_sizes(part):
+    assert len([name for name in LARGE if name.startswith(f"{part}_")]) == 1
+
+
+@pytest.mark.parametrize("name", ["fig11_more_baselines", "fig11_more_baselines_small"])
+def test_every_baseline_is_tuned_over_both_optimizers(name, compose_config):
+    cfg = compose_config(f"experiment={name}", with_hydra=True, small=False)
+    assert cfg.hydra.sweeper._target_ == "hydra_plugins.tuned_sweeper.TunedSweeper"
+    points = grid_of(cfg.tune, {})
+    assert {point["optimizer"] for point in points} == {"sgd", "adamw"}
+    assert all(sum(p["optimizer"] == name for p in points) >= 2 for name in ("sgd", "adamw"))
+    validate(cfg)
