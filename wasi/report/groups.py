@@ -10,7 +10,7 @@ from wasi.methods.declared import place
 from wasi.report import statistics
 from wasi.report.benchmarks import joined, with_baselines
 from wasi.report.columns import ACCURACY_NAMES, TEST, VALIDATION, Cost
-from wasi.report.load import Run, hardware, select
+from wasi.report.load import Run, hardware
 from wasi.report.options import (
     NAMED,
     activation_label,
@@ -18,6 +18,7 @@ from wasi.report.options import (
     epsilon_label,
     model_label,
     result_options,
+    select,
     show,
     weight_label,
 )

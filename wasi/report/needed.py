@@ -2,8 +2,7 @@
 
 from wasi.report.columns import VALIDATION
 from wasi.report.groups import Group, identity, unlike, with_threshold
-from wasi.report.load import select
-from wasi.report.options import show
+from wasi.report.options import select, show
 from wasi.report.statistics import SIGNIFICANCE, Paired, paired
 
 _UPDATE, _RATE = "method.update", "optimizer.lr"

@@ -6,7 +6,6 @@ from typing import Any
 
 from wasi.config.fingerprint import canonical
 from wasi.config.relevance import relevant
-from wasi.report.load import select
 
 _RANK_OPTIONS = (
     "method.weight_epsilon",
@@ -30,6 +29,20 @@ def result_options(config: Mapping) -> dict[str, Any]:
     if any(key in options for key in _RANK_OPTIONS):
         options["rank.calibration_batches"] = select(config, "rank.calibration_batches")
     return canonical(options)
+
+
+def select(config: Mapping, key: str) -> Any:
+    """The value at a dotted `key`; None where there is none.
+
+    >>> select({"model": {"name": "vit"}}, "model.name")
+    'vit'
+    """
+    value: Any = config
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return None
+        value = value[part]
+    return value
 
 
 def flat(section: Mapping, prefix: str = "") -> dict[str, Any]:
@@ -96,6 +109,15 @@ def epsilon_label(config: Mapping) -> str | None:
     """Both in one, for a point of a figure: `0.8`, `0.8/0.4`; None for a method without ranks."""
     labels = [label for label in (weight_label(config), activation_label(config)) if label is not None]
     return "/".join(dict.fromkeys(labels)) or None
+
+
+def row_name(config: Mapping) -> str:
+    """Of a row of kept results: its recipe, or what tells the method and its ranks: `wasi 0.8 lean`."""
+    if config.get("recipe"):
+        return str(config["recipe"])
+    memory = select(config, "train.memory")
+    parts = (select(config, "method.name"), epsilon_label(config), None if memory == "plain" else memory)
+    return " ".join(part for part in parts if part)
 
 
 def show(value: Any) -> str:

@@ -104,7 +104,7 @@ def _script_data(value: Any) -> str:
 def _details(row: Row, folder: Path) -> dict[str, Any]:
     """What a click on a run shows."""
     runs = [*row.group.trained, *([row.group.bench] if row.group.bench else [])]
-    folders = [relative(run.path.parent, folder) for run in runs] or [relative(row.group.runs[0].path.parent, folder)]
+    folders = [relative(run.place, folder) for run in runs] or [relative(row.group.runs[0].place, folder)]
     config = {key: value for key, value in row.group.config.items() if key not in ("hydra", "sweep")}
     return {
         "name": row.name,
