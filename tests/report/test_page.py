@@ -115,7 +115,7 @@ def test_accuracy_that_means_nothing_is_nowhere(tmp_path, options):
     for name, epsilon in (("vanilla", None), ("wasi", 0.8)):
         rich(tmp_path, 0.8125, name, epsilon, **options)
     html = page(tmp_path)
-    assert "none may be quoted" in html and "0.8125" not in html
+    assert "none may be quoted" in html and "0.8125" not in html and "0.812" not in html
     assert "Accuracy against cost" not in titles(html)
     assert "wasi 0.8 takes 50% less peak memory in a training step (2.00×)" in html
 
@@ -233,6 +233,31 @@ def test_a_page_that_is_passed_on_tells_no_folders_of_this_machine(tmp_path):
     assert "net.safetensors" in html and "/home/someone" not in html and str(tmp_path) not in html
 
 
+def test_folders_and_messages_from_elsewhere_are_names_too(tmp_path, monkeypatch):
+    elsewhere = tmp_path / "someones" / "runs"
+    fakes.write(tmp_path / "here", fakes.metrics(0.8), fakes.config())
+    photos = {"dataset.name": "image_folder", "dataset.root": str(elsewhere / "photos")}
+    fakes.write(elsewhere, fakes.metrics(0.7, 0.5), fakes.config("wasi", 0.8, options=photos))
+    error = f"FileNotFoundError: [Errno 2] No such file or directory: '{elsewhere}/photos/a.png'"
+    fakes.write(elsewhere, {}, fakes.config("wasi", 0.4), status="failed", error=error)
+    (elsewhere / "job9").mkdir()
+    (elsewhere / "job9" / "result.json").write_text("{")
+    pytest.importorskip("vl_convert")
+    write_page(gather([tmp_path / "here", elsewhere]))
+    html = (tmp_path / "here" / "report.html").read_text(encoding="utf-8")
+    assert str(tmp_path) not in html and "someones" not in html
+    assert "image_folder (photos)" in html and "a.png" in html and '"folders":["job0"]' in html
+
+
+def test_whether_the_subspace_iteration_is_needed_is_told(tmp_path):
+    for seed, noise in enumerate((0.002, -0.001, 0.001)):
+        rich(tmp_path, 0.9, "wasi", 0.8, seed, **{"method.update": "subspace"})
+        rich(tmp_path, 0.8 + noise, "wasi", 0.8, seed, **{"method.update": "none"})
+    text = told(tmp_path)
+    assert "Is the subspace iteration needed at all? wasi 0.8, SGD (lr 0.05): yes, it is better with it" in text
+    assert "-9.93 points [-10.31, -9.55] (n=3)" in text
+
+
 def test_benchmarks_alone_make_a_page(tmp_path):
     sides = jobs.metrics(50, 5, 100), jobs.metrics(100, 10, 400)
     jobs.write_sweep(tmp_path, [jobs.content(jobs.config("wasi", epsilon), *sides) for epsilon in (0.6, 0.8)])
@@ -254,6 +279,34 @@ def test_without_the_library_the_page_is_passed_over_in_a_line(tmp_path, monkeyp
     printed = write_report([tmp_path])
     assert "report.html passed over, for want of vl-convert-python" in printed
     assert not (tmp_path / "report.html").exists() and (tmp_path / "report.md").exists()
+
+
+def test_another_package_that_is_missing_is_not_taken_for_the_library(tmp_path, monkeypatch):
+    pytest.importorskip("vl_convert")
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    monkeypatch.delitem(sys.modules, "wasi.report.page.render", raising=False)
+    fakes.write(tmp_path, fakes.metrics(0.8), fakes.config())
+    with pytest.raises(ImportError, match="jinja2"):
+        write_report([tmp_path])
+
+
+def test_the_pages_numbers_against_a_calculation_by_hand(tmp_path):
+    """Accuracies 0.89, 0.90, 0.94 beside 0.90, 0.92, 0.94.
+
+    Mean 0.91, standard deviation sqrt((0.02² + 0.01² + 0.03²) / 2) = 0.0264575, standard error 0.0152753. Differences
+    in points -1, -2, 0: mean -1, standard error 1 / sqrt(3) = 0.577350. The 97.5 % point of Student's t with two
+    degrees of freedom is 4.302653, so the half widths are 0.065725 and 2.484.
+    """
+    for seed, (vanilla, wasi) in enumerate(((0.90, 0.89), (0.92, 0.90), (0.94, 0.94))):
+        fakes.write(tmp_path, fakes.metrics(vanilla), fakes.config(seed=seed))
+        fakes.write(tmp_path, fakes.metrics(wasi, 0.5), fakes.config("wasi", 0.8, seed))
+    found = rows(tmp_path)
+    cells = {column.title: column.cells[1] for column in columns(found)}
+    assert (cells["Accuracy"].text, cells["Accuracy"].note) == ("0.9100", "[0.8443, 0.9757]")
+    assert (cells["Δ vanilla"].text, cells["Δ vanilla"].note) == ("−1.00 ≈", "[−3.48, +1.48]")
+    assert (cells["Step peak"].text, cells["Step peak"].note) == ("200.0", "2.00×")
+    assert found[1].comparison.p == pytest.approx(0.225403, abs=1e-6)  # t = -sqrt(3): 1 - sqrt(3 / (2 + 3))
+    assert "−1.00 points, 95 % interval −3.48 to +1.48, 3 seeds" in told(tmp_path)
 
 
 def test_the_experiment_names_the_page_and_the_figures(tmp_path):

@@ -10,7 +10,7 @@ from wasi.report.baseline import Comparison
 from wasi.report.columns import COSTS
 from wasi.report.groups import Block, identity
 from wasi.report.load import Run
-from wasi.report.options import activation_epsilon, result_options, select, show, weight_epsilon
+from wasi.report.options import activation_epsilon, result_options, select, show, unquotable, weight_epsilon
 from wasi.tracking.paths import without_absolute_paths
 
 _CONFIG = {
@@ -77,6 +77,8 @@ def _group_row(block: Block, comparison: Comparison) -> dict[str, Any]:
     row |= {"weight_epsilon": weight, "activation_epsilon": activation}
     row |= {key: group.options.get(key) for key in block.differing}
     row |= {"n": len(group.runs), "seeds": " ".join(map(str, group.seeds))}
+    if reasons := unquotable(group.config):
+        row["accuracy not to be quoted"] = " and ".join(reasons)
     accuracy, pairing = group.accuracy, comparison.pairing
     row |= {f"{accuracy} mean": group.mean(accuracy), f"{accuracy} std": group.std(accuracy)}
     row |= {f"{accuracy} minus baseline": comparison.accuracy_difference}

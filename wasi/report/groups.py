@@ -20,6 +20,7 @@ from wasi.report.options import (
     result_options,
     select,
     show,
+    unquotable,
     weight_label,
 )
 
@@ -67,6 +68,11 @@ class Group:
         return next((label for run in runs if (label := hardware(run))), None)
 
     @property
+    def is_quotable(self) -> bool:
+        """Whether its accuracy says anything: with surrogate weights or synthetic images it does not."""
+        return not unquotable(self.config)
+
+    @property
     def seeds(self) -> list:
         return [run.config["seed"] for run in self.runs]
 
@@ -82,6 +88,11 @@ class Group:
     def values(self, metric: str) -> list[float]:
         """One value per run that has it, or the benchmark's."""
         return [run.metrics[metric] for run in self.sources(metric)]
+
+    @property
+    def quoted(self) -> float | None:
+        """The mean accuracy; None where there is none, or it must not be quoted."""
+        return self.mean(self.accuracy) if self.is_quotable else None
 
     def mean(self, metric: str) -> float | None:
         return statistics.mean(self.values(metric))

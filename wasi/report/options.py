@@ -6,6 +6,7 @@ from typing import Any
 
 from wasi.config.fingerprint import canonical
 from wasi.config.relevance import relevant
+from wasi.tracking.paths import without_absolute_paths
 
 _RANK_OPTIONS = (
     "method.weight_epsilon",
@@ -73,7 +74,7 @@ def unquotable(config: Mapping) -> list[str]:
 
 def dataset_label(config: Mapping) -> str:
     name, root = select(config, "dataset.name"), select(config, "dataset.root")
-    return f"{name} ({root})" if name == "image_folder" and root else str(name)
+    return f"{name} ({without_absolute_paths(root)})" if name == "image_folder" and root else str(name)
 
 
 def weight_epsilon(config: Mapping) -> float | None:
@@ -135,4 +136,4 @@ def show(value: Any) -> str:
         return "x".join(map(str, value))
     if isinstance(value, str) and value.endswith(".safetensors"):
         return PurePath(value).name
-    return str(value)
+    return str(without_absolute_paths(value))

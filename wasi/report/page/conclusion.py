@@ -9,11 +9,12 @@ from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP
 from wasi.report.fields import ratio_text, significant
 from wasi.report.groups import Group, unlike
 from wasi.report.load import Run
-from wasi.report.options import unquotable
+from wasi.report.needed import needed_sentences
 from wasi.report.page.rows import Row
 from wasi.report.page.table import TITLES, signed
 from wasi.report.provenance import one_machine
 from wasi.report.statistics import Paired
+from wasi.report.summary import not_to_be_quoted
 
 _METHOD = "wasi"
 _EQUAL_WITHIN = 0.02  # half the width of the widest interval of a difference that passes for none
@@ -54,7 +55,10 @@ def of_block(rows: Sequence[Row]) -> list[Statement]:
     """What one model on one data set has shown."""
     judged = [Judged(row, fair_comparison(row, rows)) for row in rows]
     told = [_savings(judged), _front(rows), *_cheapest(rows), _within_noise(judged), _differing(judged)]
-    return [*_not_to_be_quoted(rows), *(statement for statement in told if statement is not None)]
+    groups = [row.group for row in rows]
+    loud = [Statement(sentence, "loud") for sentence in not_to_be_quoted(groups)]
+    needed = [Statement(sentence) for sentence in needed_sentences(groups)]
+    return [*loud, *(statement for statement in told if statement is not None), *needed]
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Judged:
     @property
     def verdict(self) -> str | None:
         """On its accuracy; None where there is none, or it must not be quoted."""
-        return self.comparison.verdict if self.row.is_quotable else None
+        return self.comparison.verdict
 
     @property
     def is_above(self) -> bool:
@@ -91,14 +95,6 @@ def fair_comparison(row: Row, rows: Sequence[Row]) -> Comparison:
 
 def _differ_in_training(a: Group, b: Group) -> bool:
     return all(key.startswith(("optimizer.", "scheduler.")) for key in unlike(a, b))
-
-
-def _not_to_be_quoted(rows: Sequence[Row]) -> list[Statement]:
-    reasons = dict.fromkeys(reason for row in rows for reason in unquotable(row.group.config))
-    if not reasons:
-        return []
-    told = "time, memory and FLOPs are those of the real thing, accuracy is not. None is shown, and none may be quoted."
-    return [Statement(f"{' and '.join(reasons).capitalize()}: {told}", "loud")]
 
 
 def _savings(judged: Sequence[Judged]) -> Statement | None:
@@ -179,7 +175,7 @@ def _costs(comparison: Comparison) -> str:
 
 
 def _front(rows: Sequence[Row]) -> Statement | None:
-    marked = [row.name for row in rows if row.on_front and row.is_quotable]
+    marked = [row.name for row in rows if row.on_front]
     if not marked:
         timed = [row for row in rows if None not in (row.accuracy, row.cost(STEP))]
         if one_machine([run for row in timed for run in row.group.sources(STEP.metric)]):

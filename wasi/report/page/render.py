@@ -20,7 +20,7 @@ from wasi.report.page.figure import Section
 from wasi.report.page.library import library
 from wasi.report.page.rows import Row, rows_of
 from wasi.report.page.table import columns
-from wasi.tracking.paths import without_absolute_paths
+from wasi.tracking.paths import text_without_absolute_paths, without_absolute_paths
 
 _HERE = Path(__file__).parent
 _SECTIONS = (
@@ -82,8 +82,8 @@ def page(
         rows=rows,
         columns=columns(rows),
         tuning=tuning,
-        not_averaged=not_averaged,
-        warnings=warnings + _measured_badly(rows),
+        not_averaged=list(map(text_without_absolute_paths, not_averaged)),
+        warnings=list(map(text_without_absolute_paths, warnings + _measured_badly(rows))),
         figures=_script_data([figure.spec for part in found for s in part.sections for figure in s.figures]),
         details=_script_data([_details(row, folder) for row in rows]),
         style=_read("page.css"),

@@ -9,7 +9,7 @@ from wasi.report.baseline import Comparison
 from wasi.report.columns import Cost
 from wasi.report.fields import ratio_text, significant
 from wasi.report.groups import Block, Group, row_names
-from wasi.report.options import epsilon_label, unquotable
+from wasi.report.options import epsilon_label
 from wasi.report.series import Series, series_of
 from wasi.report.style import Style, styles
 from wasi.report.summary import front_of
@@ -41,12 +41,12 @@ class Row:
 
     @property
     def is_quotable(self) -> bool:
-        return not unquotable(self.group.config)
+        return self.group.is_quotable
 
     @cached_property
     def accuracy(self) -> float | None:
         """The mean over seeds; None where it must not be quoted."""
-        return self.group.mean(self.group.accuracy) if self.is_quotable else None
+        return self.group.quoted
 
     @cached_property
     def accuracy_interval(self) -> tuple[float, float] | None:

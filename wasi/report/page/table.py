@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP, Cost
-from wasi.report.fields import DASH, WITHIN_NOISE, ratio_text, significant
+from wasi.report.fields import DASH, NOT_QUOTABLE, WITHIN_NOISE, ratio_text, significant
 from wasi.report.page.rows import Row
 
 TITLES = {
@@ -77,7 +77,7 @@ def _seeds(row: Row) -> Cell:
 
 def _accuracy(row: Row) -> Cell:
     if not row.is_quotable:
-        return Cell("none", "not quotable")
+        return Cell(NOT_QUOTABLE, "not quotable")
     if row.accuracy is None:
         return Cell(DASH)
     bounds = row.accuracy_interval
@@ -86,7 +86,7 @@ def _accuracy(row: Row) -> Cell:
 
 def _difference(row: Row) -> Cell:
     comparison = row.comparison
-    if not row.is_quotable or comparison.accuracy_difference is None:
+    if comparison.accuracy_difference is None:
         return Cell(DASH)
     difference, pairing = 100 * comparison.accuracy_difference, comparison.pairing
     mark = f" {WITHIN_NOISE}" if comparison.verdict == "within noise" else ""
