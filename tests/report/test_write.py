@@ -118,7 +118,7 @@ def test_accuracy_that_means_nothing_is_left_out_and_said_so(tmp_path, options):
         fakes.write(tmp_path, fakes.metrics(0.5625, 0.5), fakes.config("wasi", 0.8, seed, options))
     printed = write_report([tmp_path])
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert "**" in text and "accuracy is not. None is shown, and none may be quoted.**" in text
+    assert "**" in text and "accuracy says nothing. None is shown, and none may be quoted.**" in text
     for told in (printed, text):
         assert "none may be quoted" in " ".join(told.split())
         assert "In accuracy" not in told and "On the Pareto front of" not in told

@@ -64,7 +64,7 @@ def facts_of(block: Block) -> str:
         f"{name} {value}" for name, key in (("scope", "method.scope"), ("batch", "dataset.batch_size"))
         if (value := common(key))
     ]  # fmt: skip
-    if epochs := common("train.epochs"):
+    if any(group.trained for group in block.groups) and (epochs := common("train.epochs")):
         facts.append(f"{epochs} epoch{'s' if epochs != '1' else ''}")
     if optimizer := common("optimizer._target_"):
         lr = common("optimizer.lr")

@@ -259,7 +259,8 @@ def short_names(keys: list[str]) -> dict[str, str]:
 def _place(group: Group) -> tuple:
     method, scope, weight, activation = identity(group)
     ranks = *_natural(weight), *_natural(activation)
-    return *place(method), scope, *ranks, json.dumps(group.options, sort_keys=True), group.hardware or ""
+    lean = select(group.config, "train.memory") == "lean"
+    return *place(method), scope, *ranks, lean, json.dumps(group.options, sort_keys=True), group.hardware or ""
 
 
 def _natural(label: str | None) -> tuple[float, str]:

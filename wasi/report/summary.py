@@ -10,6 +10,11 @@ from wasi.report.options import unquotable
 from wasi.report.pareto import on_front
 from wasi.report.provenance import one_machine
 
+_MEANT = {
+    "surrogate weights": "random ones with the singular values of pretrained ones",
+    "synthetic images": "noise around a pattern per class",
+}
+
 
 def front_of(groups: list[Group]) -> list[bool]:
     """Per group whether no other is at least as good in accuracy, step time and peak memory, and better in one.
@@ -32,8 +37,9 @@ def summary(block: Block, comparisons: list[Comparison]) -> list[str]:
 def not_to_be_quoted(groups: Sequence[Group]) -> list[str]:
     """A sentence where accuracies are left out because they say nothing."""
     reasons = dict.fromkeys(reason for group in groups for reason in unquotable(group.config))
-    told = "time, memory and FLOPs are those of the real thing, accuracy is not. None is shown, and none may be quoted."
-    return [f"{' and '.join(reasons).capitalize()}: {told}"] if reasons else []
+    meant = " and ".join(f"{reason} ({_MEANT[reason]})" for reason in reasons)
+    told = "time, memory and FLOPs are as with real ones, accuracy says nothing. None is shown, and none may be quoted."
+    return [f"{meant[0].upper()}{meant[1:]}: {told}"] if reasons else []
 
 
 def _accuracy(names: list[str], comparisons: list[Comparison]) -> list[str]:

@@ -1,5 +1,6 @@
 """The page's first words: what the data say, made from them alone."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,9 +44,9 @@ def overall(runs: Sequence[Run], doubts: Sequence[str]) -> list[Statement]:
     ended = Counter(run.status for run in runs if not run.completed)
     if ended:
         counts = ", ".join(f"{count} {status}" for status, count in ended.items())
-        total = sum(ended.values())
-        words = "is in none of these numbers" if total == 1 else "are in none of these numbers"
-        found.append(Statement(f"{total} of {len(runs)} {words}: {counts}. Reasons: see “Not averaged”.", "loud"))
+        total, several = sum(ended.values()), len(runs) > 1
+        words = f"of {len(runs)} run{'s' * several} {'is' if total == 1 else 'are'} left out of all numbers"
+        found.append(Statement(f"{total} {words}: {counts}. Reasons: see “Not averaged”, at the end.", "loud"))
     if not any(run.completed for run in runs):
         found.append(Statement("No run was completed, so there is nothing to compare yet.", "main"))
     return found + [Statement(f"{line[0].upper()}{line[1:]}.", "loud") for line in doubts]
@@ -54,7 +55,8 @@ def overall(runs: Sequence[Run], doubts: Sequence[str]) -> list[Statement]:
 def of_block(rows: Sequence[Row]) -> list[Statement]:
     """What one model on one data set has shown."""
     judged = [Judged(row, fair_comparison(row, rows)) for row in rows]
-    told = [_savings(judged), _front(rows), *_cheapest(rows), _within_noise(judged), _differing(judged)]
+    answer = _savings(judged) or _measured(rows)
+    told = [answer, _front(rows), *_cheapest(rows), _within_noise(judged), _differing(judged)]
     groups = [row.group for row in rows]
     loud = [Statement(sentence, "loud") for sentence in not_to_be_quoted(groups)]
     needed = [Statement(sentence) for sentence in needed_sentences(groups)]
@@ -98,11 +100,14 @@ def _differ_in_training(a: Group, b: Group) -> bool:
 
 
 def _savings(judged: Sequence[Judged]) -> Statement | None:
-    """What WASI saves at equal accuracy; else at the accuracy nearest to vanilla's; else at all."""
+    """What WASI saves at equal accuracy; else at the accuracy nearest to vanilla's; else at all.
+
+    None without a WASI row that has a vanilla to be compared with.
+    """
     ours = [one for one in judged if one.row.group.method == _METHOD]
     compared = [one for one in ours if one.comparison.of_vanilla]
     if not compared:
-        return Statement("There is no vanilla run to compare WASI with, so no saving is told.") if ours else None
+        return None
     known = [one for one in compared if one.verdict is not None]
     if not known:
         best = max(compared, key=lambda one: one.saving)
@@ -117,13 +122,31 @@ def _savings(judged: Sequence[Judged]) -> Statement | None:
         if not best.is_above:
             text += _doubt(best.comparison.pairing)
     elif spread:
-        text = f"No WASI row keeps the accuracy of {vanilla}. Nearest is {name} ({_told_difference(best)}); it {costs}."
+        text = f"No WASI configuration keeps the accuracy of {vanilla}. "
+        text += f"Nearest is {name} ({_told_difference(best)}); it {costs}."
     else:
         text = (
             f"Compared with {vanilla}, {name} {costs}; accuracy {_told_difference(best)}. One seed cannot tell such a "
             "difference from noise: repeat with several seeds before quoting it."
         )
     return Statement(text, "main")
+
+
+def _measured(rows: Sequence[Row]) -> Statement | None:
+    """The numbers of the most accurate row, or of the fastest where none has an accuracy to quote."""
+    if not rows:
+        return None
+    best = max(rows, key=lambda row: (row.accuracy or 0.0, -(row.cost(STEP) or math.inf), -row.key))
+    told = [f"{row_cost.axis.partition(' (')[0].lower()} {significant(value, 3)} {TITLES[row_cost][1]}"
+            for row_cost in (PEAK, STEP, INFERENCE) if (value := best.cost(row_cost)) is not None]  # fmt: skip
+    if best.accuracy is not None:
+        told.insert(0, f"{best.block.accuracy_title.lower()} {best.told_accuracy()}")
+    if not told:
+        return None
+    has_vanilla = any(row.is_reference for row in rows)
+    without = "" if has_vanilla else " No saving is told: there is no vanilla to compare with."
+    chosen = "" if len(rows) == 1 else "Most accurate is " if best.accuracy is not None else "Fastest is "
+    return Statement(f"{chosen}{best.name}: {'; '.join(told)}.{without}", "main")
 
 
 def _vanilla(one: Judged, judged: Sequence[Judged]) -> str:
@@ -159,19 +182,23 @@ def _points(one: Judged) -> str:
 
 def _costs(comparison: Comparison) -> str:
     """`takes 48% less peak memory in a training step (1.93×) and …`; what is within noise of vanilla's, last."""
-    told, alike = [], []
+    told, noisy, equal = [], [], []
     for cost in _SAVED:
         ratio = comparison.ratio(cost)
         if ratio is None:
             continue
-        if comparison.within_noise(cost) or abs(ratio - 1) < 0.005:
-            alike.append(cost.axis.partition(" (")[0].lower())
+        if comparison.within_noise(cost):
+            noisy.append(cost.axis.partition(" (")[0].lower())
+        elif abs(ratio - 1) < 0.005:
+            equal.append(cost.axis.partition(" (")[0].lower())
         else:
             told.append(f"{abs(1 - 1 / ratio):.0%} {(_SAVED if ratio > 1 else _LOST)[cost]} ({ratio_text(ratio)})")
-    if not told and not alike:
+    if not told and not noisy and not equal:
         return "has no cost measured beside vanilla's"
-    words = f"takes {_and(told)}" if told else "takes as much of everything"
-    return words + (f" ({_and(alike)}: within noise)" if alike else "")
+    words = f"takes {_and(told)}" if told else "saves nothing"
+    alike = {"within noise": noisy, "the same": equal}
+    rest = "; ".join(f"{_and(names)}: {how}" for how, names in alike.items() if names)
+    return words + (f" ({rest})" if rest else "")
 
 
 def _front(rows: Sequence[Row]) -> Statement | None:
@@ -183,7 +210,7 @@ def _front(rows: Sequence[Row]) -> Statement | None:
         return Statement("No Pareto front: step times are of several machines, devices or numbers of threads.")
     text = f"Pareto-optimal in accuracy, step time and peak memory together: {_and(marked)}"
     without = [row.name for row in rows if row.accuracy is None]
-    left_out = f" Without an accuracy, and so on no front: {_and(without)}." if without else ""
+    left_out = f" Not compared there, for want of an accuracy: {_and(without)}." if without else ""
     return Statement(f"{text}.{left_out}")
 
 
@@ -195,7 +222,7 @@ def _cheapest(rows: Sequence[Row]) -> list[Statement]:
         sources = [run for row in rows for run in row.group.sources(cost.metric)]
         if len(known) > 2 and (not cost.timed or one_machine(sources)):
             told = [f"{name} ({significant(value, 3)} {TITLES[cost][1]})" for value, _, name in known[:_CHEAPEST]]
-            found.append(Statement(f"{words}: {', '.join(told)}."))
+            found.append(Statement(f"{words}: {_and(told)}."))
     return found
 
 
@@ -211,17 +238,20 @@ def _within_noise(judged: Sequence[Judged]) -> Statement | None:
 def _differing(judged: Sequence[Judged]) -> Statement | None:
     differing = [one for one in judged if one.verdict == "differs"]
     sides = {"above": [one for one in differing if one.is_above], "below": [o for o in differing if not o.is_above]}
-    told = [f"{side} vanilla's: {_and([_with_points(one) for one in ones])}" for side, ones in sides.items() if ones]
-    return Statement(f"Accuracy in points {'; '.join(told)}.") if told else None
+    named = {side: _and([_with_points(one) for one in ones]) for side, ones in sides.items() if ones}
+    told = [f"Accuracy {side} vanilla's: {names}." for side, names in named.items()]
+    return Statement(" ".join(told)) if told else None
 
 
 def _with_points(one: Judged) -> str:
-    return f"{one.row.name} ({_points(one)})"
+    return f"{one.row.name} ({_points(one)} points)"
 
 
 def _and(words: Sequence[str]) -> str:
     """
-    >>> _and(["a", "b", "c"])
-    'a, b and c'
+    >>> _and(["a", "b", "c"]), _and(["wasi, lr=0.1", "wasi, lr=1"])
+    ('a, b and c', 'wasi, lr=0.1; and wasi, lr=1')
     """
-    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+    comma = ";" if any("," in word for word in words) else ","
+    last = f"{comma} and " if comma == ";" else " and "
+    return last.join(filter(None, [f"{comma} ".join(words[:-1]), *words[-1:]]))

@@ -14,6 +14,22 @@ TITLES = {
     INFERENCE: ("Inference", "ms"),
     FLOPS: ("Step FLOPs", "10⁹"),
 }
+_RATIO = "vanilla's / this, above 1 is better, with ≈ where that is within noise"
+
+
+MEANINGS = {
+    "Method": "`vanilla` fine-tunes the library's model as it is, and is what the others are compared with",
+    "Threshold": "share of the squared singular values that a compressed weight keeps, and a saved activation in each "
+    "of its modes; one number where both are equal, else weights/activations",
+    "Seeds": "runs that differ only by their random seed, over which numbers are means; “benchmark”: times and memory "
+    "are those of `bench_device.py`, which measures a configuration and vanilla in turns",
+    "Accuracy": "mean over the seeds of the share of images that are classified correctly, of the test split, or where "
+    "a run lacks that, of the validation split; below it the 95 % t-interval of the mean",
+    "Δ vanilla": "accuracy minus vanilla's, in percentage points; below it the 95 % t-interval of the mean difference "
+    "over equal seeds. ≈: within noise, that is, a t-test finds no difference at the 5 % level",
+    "Pareto": "● where no other row is at least as good in accuracy, step time and step peak and better in one",
+    **{TITLES[cost][0]: f"{cost.meaning}; below it {_RATIO}" for cost in TITLES},
+}
 
 
 @dataclass(frozen=True)
@@ -35,6 +51,11 @@ class Column:
     unit: str
     cells: list[Cell]
     is_text: bool = False
+
+    @property
+    def meaning(self) -> str | None:
+        """For a reader who sees the table for the first time."""
+        return MEANINGS.get(self.title)
 
 
 def columns(rows: Sequence[Row]) -> list[Column]:
