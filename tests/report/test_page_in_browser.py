@@ -115,7 +115,7 @@ def test_sort_filter_hover_and_click(browser, address):
     assert page.inner_text("#details-name") == "lora" and page.is_visible("#details")
     page.locator("#details form button").click()
 
-    places = "[...document.querySelector('.figure').querySelectorAll('.mark-symbol path')].map((m) => m.outerHTML).join()"
+    places = "[...document.querySelectorAll('.figure')[0].querySelectorAll('path')].map((m) => m.outerHTML).join()"
     before = page.evaluate(places)
     page.locator("button[data-scale=log]").first.click()
     page.wait_for_function(f"(before) => {places} !== before", arg=before)
