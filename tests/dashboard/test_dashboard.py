@@ -108,7 +108,8 @@ def shown(told: dict) -> tuple[set[str], set[str], set[str]]:
         accessors |= {f"config:{config['groupBy']}"} if "groupBy" in config else set()
         metrics |= {config["xAxis"]} if ":" not in config.get("xAxis", ":") else set()
         metrics |= {*config.get("metrics", ()), *config.get("mediaKeys", ())}
-        metrics |= set(re.findall(r'"val": "([^"]*)"', json.dumps(config))) if panel["viewType"] == "Weave" else set()
+        if panel["viewType"] == "Weave":
+            metrics |= set(re.findall(r'"val": "([^"]*)"', json.dumps(config)))
         regexes |= {config["metricRegex"]} if "metricRegex" in config else set()
     kinds = {kind: {word for word in accessors if word.startswith(f"{kind}:")} for kind in ("config", "summary")}
     assert kinds["config"] | kinds["summary"] == accessors
@@ -121,9 +122,9 @@ def shown(told: dict) -> tuple[set[str], set[str], set[str]]:
 def a_run(tmp_path_factory) -> list:
     """The W&B records of a real run, offline."""
     folder = tmp_path_factory.mktemp("run")
-    words = ["model=vit_micro", "model.weights=random", "dataset=digits", "dataset.train_size=32", "train.epochs=1"]
-    words += ["dataset.val_size=16", "dataset.test_size=16", "dataset.batch_size=16", "train.monitor=true"]
-    words += ["device=cpu", "device.num_threads=1", "logger=wandb_offline", "hydra.run.dir=run"]
+    words = ["model=vit_micro", "model.weights=random", "dataset=digits", "dataset.train_size=32"]
+    words += ["dataset.val_size=16", "dataset.test_size=16", "dataset.batch_size=16"]
+    words += ["train.epochs=1", "train.monitor=true", "device=cpu", "device.num_threads=1", "logger=wandb_offline", "hydra.run.dir=run"]
     line = [sys.executable, str(ROOT / "train.py"), *words]
     done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr

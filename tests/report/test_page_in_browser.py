@@ -28,6 +28,7 @@ OVERLAPS = """[...document.querySelectorAll('.figure svg .role-axis-label')].fla
 })"""
 
 
+MARKS = "(count) => document.querySelector('.figure').querySelectorAll('.mark-symbol path').length === count"
 COVERED = """[...document.querySelectorAll('#table tbody tr')].flatMap((line) => {
     const boxes = [...line.querySelectorAll('th button, td span, td small')].map((element) => {
         const range = document.createRange();
@@ -138,7 +139,7 @@ def test_the_filter_of_the_table_filters_figures_and_legends(browser, address):
     before = front.get_attribute("d")
 
     page.select_option("#method", "wasi")
-    page.wait_for_function("document.querySelectorAll('.figure')[0].querySelectorAll('.mark-symbol path').length === 2")
+    page.wait_for_function(MARKS, arg=2)
     assert drawn_rows(page, 0) == ["wasi 0.4", "wasi 0.8"]
     assert panels.locator(".key:visible").all_inner_texts() == ["wasi"]
     assert front.get_attribute("d") != before  # of the rows that are left
@@ -148,7 +149,7 @@ def test_the_filter_of_the_table_filters_figures_and_legends(browser, address):
     assert drawn_rows(page, 0) == ["lora"]
     page.select_option("#method", "")
     ranks.wait_for(state="visible")
-    page.wait_for_function("document.querySelectorAll('.figure')[0].querySelectorAll('.mark-symbol path').length === 4")
+    page.wait_for_function(MARKS, arg=4)
     assert front.get_attribute("d") == before and page.errors == []
 
 

@@ -13,9 +13,9 @@ from wasi.runs.ending import one_line, print_error
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m wasi.report",
-        description="Tables and figures from every result.json and bench.json below the given folders, and from the "
-        "files of results/: prints the table and writes report.html, report.md, report.csv, report_groups.csv and, as "
-        "PNG and SVG, accuracy_vs_cost_* (behind the experiment's name, where there is one).",
+        description="Tables and figures from every result.json and bench.json below the given folders, and from "
+        "the files of results/: prints the table and writes report.html, report.md, report.csv, report_groups.csv "
+        "and, as PNG and SVG, accuracy_vs_cost_* (behind the experiment's name, where there is one).",
     )
     a_dir = "a folder of runs or of benchmarks, of one or many, or of files kept by wasi.results; or one such file"
     parser.add_argument("dirs", metavar="DIR", nargs="+", type=Path, help=a_dir)

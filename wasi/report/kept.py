@@ -31,8 +31,8 @@ def as_result(kept: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """A kept result as result.json or, of a benchmark, as bench.json.
 
     Args:
-        folder: of the file. What a benchmark's baseline is, of which it tells the name, stands in another file there;
-            and rows have recipes, where one has a name that its options do not give it.
+        folder: of the file. A benchmark tells the name of its baseline, and what that is stands in another file
+            there; and rows have recipes, where one of them has a name that its options do not give it.
     """
     others = [other for path in sorted(folder.glob("*.json")) if is_kept(other := _read(path))]
     have_recipes = any(other["row"] != row_name(_config(other)) for other in others)
@@ -71,7 +71,7 @@ def _provenance(kept: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _baseline_metrics(kept: Mapping[str, Any]) -> dict[str, float]:
-    """What a benchmark has measured of its baseline: medians of times from the samples, all else from the ratios."""
+    """What a benchmark has measured of its baseline: times as the samples' medians, all else by the ratios."""
     found = {}
     for name, bounds in (kept.get("ratio") or {}).items():
         if name in kept["metrics"] and not name.startswith("time/"):

@@ -28,7 +28,7 @@ def front_of(groups: list[Group]) -> list[bool]:
 
 def summary(block: Block, comparisons: list[Comparison]) -> list[str]:
     """What the table says: which rows differ from vanilla in accuracy, which are on the Pareto front, and whether the
-    subspace iteration is needed. What was not tested or measured has no sentence. First what must not be quoted."""
+    subspace iteration is needed; before that, what must not be quoted. What was not measured has no sentence."""
     names = row_names(block)
     told = [*_accuracy(names, comparisons), *_front(names, block.groups), *needed_sentences(block.groups)]
     return [*not_to_be_quoted(block.groups), *told]
@@ -38,8 +38,8 @@ def not_to_be_quoted(groups: Sequence[Group]) -> list[str]:
     """A sentence where accuracies are left out because they say nothing."""
     reasons = dict.fromkeys(reason for group in groups for reason in unquotable(group.config))
     meant = " and ".join(f"{reason} ({_MEANT[reason]})" for reason in reasons)
-    told = "time, memory and FLOPs are as with real ones, accuracy says nothing. None is shown, and none may be quoted."
-    return [f"{meant[0].upper()}{meant[1:]}: {told}"] if reasons else []
+    told = "time, memory and FLOPs are as with real ones, accuracy says nothing"
+    return [f"{meant[0].upper()}{meant[1:]}: {told}. None is shown, and none may be quoted."] if reasons else []
 
 
 def _accuracy(names: list[str], comparisons: list[Comparison]) -> list[str]:

@@ -47,8 +47,8 @@ def gather(dirs: list[Path], into: Path | None = None) -> Report:
     """Read everything below `dirs`, group and compare it.
 
     Args:
-        into: the folder for the report; None for the first of `dirs`, or, where that holds kept results, for one of
-            its name below `OF_KEPT_RESULTS`.
+        into: the folder for the report; None for the first of `dirs`, or, where that holds kept results, for one
+            of its name below `OF_KEPT_RESULTS`.
 
     Raises:
         UserError: a folder is missing, or no readable result lies below any of them.
@@ -78,8 +78,8 @@ def write(dirs: list[Path], into: Path | None = None) -> str:
         atomic_write_text(folder / "report.md", markdown(illustrated, *lines))
         page = write_page(report)
     except OSError as error:
-        option, allowed = "DIR" if into is None else "--into", f"a folder that can be written into ({error.strerror})"
-        raise UserError(option, folder, allowed) from error
+        option = "DIR" if into is None else "--into"
+        raise UserError(option, folder, f"a folder that can be written into ({error.strerror})") from error
     figures = [figure for *_, found in illustrated for figure in found]
     return printable(_text(blocks, *lines, folder, [page, *figures]))
 

@@ -8,11 +8,6 @@ from wasi.report.page.figure import Figure, Section, by_series, points, quantity
 from wasi.report.page.rows import Row
 
 _COSTS = (PEAK, PROCESS, STEP, INFERENCE, FLOPS)
-_TEXT = (
-    "Up and to the left is better. Vertical bars: ± standard deviation over the seeds. Thin lines join configurations "
-    "that differ by their thresholds alone. Stepped line: the Pareto front of the panel, whose configurations no other "
-    "beats in both. Dashed: vanilla's accuracy. Point at a mark for its name and numbers, click it for its options."
-)
 
 
 def section(rows: Sequence[Row]) -> Section | None:
@@ -20,7 +15,22 @@ def section(rows: Sequence[Row]) -> Section | None:
     panels = {cost: [row for row in rows if None not in (row.accuracy, row.cost(cost))] for cost in _COSTS}
     figures = [Figure(cost.axis, _panel(cost, shown), "x") for cost, shown in panels.items() if shown]
     shown = [row for row in rows if any(row in panel for panel in panels.values())]
-    return Section("Accuracy against cost", _TEXT, figures, series_legend(shown)) if figures else None
+    return Section("Accuracy against cost", _text(shown), figures, series_legend(shown)) if figures else None
+
+
+def _text(rows: list[Row]) -> str:
+    """What there is to be seen, and no more."""
+    joined = len({row.series for row in rows}) < len(rows)
+    spread = any(row.group.std(row.group.accuracy) for row in rows)
+    seen = {
+        "Up and to the left is better.": len(rows) > 1,
+        "Vertical bars: ± standard deviation over the seeds.": spread,
+        "Thin lines join configurations that differ by their thresholds alone.": joined,
+        "Stepped line: the Pareto front of the panel, whose members no other beats in both.": len(rows) > 1,
+        "Dashed: vanilla's accuracy.": any(row.is_reference and row.comparison.is_reference for row in rows),
+        "Point at a mark for its name and numbers, click it for its options.": True,
+    }
+    return " ".join(sentence for sentence, is_there in seen.items() if is_there)
 
 
 def _panel(cost: Cost, rows: list[Row]) -> dict[str, Any]:

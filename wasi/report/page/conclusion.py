@@ -111,11 +111,12 @@ def _savings(judged: Sequence[Judged]) -> Statement | None:
     known = [one for one in compared if one.verdict is not None]
     if not known:
         best = max(compared, key=lambda one: one.saving)
-        return Statement(f"Compared with {_vanilla(best, judged)}, {best.row.name} {_costs(best.comparison)}.", "main")
+        name, costs = best.row.told_name, _costs(best.comparison)
+        return Statement(f"Compared with {_vanilla(best, judged)}, {name} {costs}.", "main")
     equal = [one for one in known if one.verdict == "within noise" or one.is_above]
     spread = [one for one in known if one.comparison.p is not None]
     best = max(equal, key=lambda one: one.saving) if equal else max(spread or known, key=_difference)
-    name, vanilla, costs = best.row.name, _vanilla(best, judged), _costs(best.comparison)
+    name, vanilla, costs = best.row.told_name, _vanilla(best, judged), _costs(best.comparison)
     if equal:
         words = "lies above that of" if best.is_above else "cannot be told apart from that of"
         text = f"The accuracy of {name} {words} {vanilla} ({_told_difference(best)}), and it {costs}."
@@ -144,14 +145,14 @@ def _measured(rows: Sequence[Row]) -> Statement | None:
     if not told:
         return None
     has_vanilla = any(row.is_reference for row in rows)
-    without = "" if has_vanilla else " No saving is told: there is no vanilla to compare with."
+    without = "" if has_vanilla else " No saving is told, for want of a run of method=vanilla."
     chosen = "" if len(rows) == 1 else "Most accurate is " if best.accuracy is not None else "Fastest is "
-    return Statement(f"{chosen}{best.name}: {'; '.join(told)}.{without}", "main")
+    return Statement(f"{chosen}{best.told_name}: {'; '.join(told)}.{without}", "main")
 
 
 def _vanilla(one: Judged, judged: Sequence[Judged]) -> str:
     """Its name among the others."""
-    return next((other.row.name for other in judged if other.row.group is one.comparison.baseline), "vanilla")
+    return next((other.row.told_name for other in judged if other.row.group is one.comparison.baseline), "vanilla")
 
 
 def _difference(one: Judged) -> float:
@@ -202,14 +203,14 @@ def _costs(comparison: Comparison) -> str:
 
 
 def _front(rows: Sequence[Row]) -> Statement | None:
-    marked = [row.name for row in rows if row.on_front]
+    marked = [row.told_name for row in rows if row.on_front]
     if not marked:
         timed = [row for row in rows if None not in (row.accuracy, row.cost(STEP))]
         if one_machine([run for row in timed for run in row.group.sources(STEP.metric)]):
             return None
         return Statement("No Pareto front: step times are of several machines, devices or numbers of threads.")
     text = f"Pareto-optimal in accuracy, step time and peak memory together: {_and(marked)}"
-    without = [row.name for row in rows if row.accuracy is None]
+    without = [row.told_name for row in rows if row.accuracy is None]
     left_out = f" Not compared there, for want of an accuracy: {_and(without)}." if without else ""
     return Statement(f"{text}.{left_out}")
 
@@ -218,7 +219,7 @@ def _cheapest(rows: Sequence[Row]) -> list[Statement]:
     """Whatever the method: what a reader with that one worry would take."""
     found = []
     for cost, words in ((PEAK, "Least peak memory in a training step"), (STEP, "Shortest training step")):
-        known = sorted((row.cost(cost), row.key, row.name) for row in rows if row.cost(cost) is not None)
+        known = sorted((row.cost(cost), row.key, row.told_name) for row in rows if row.cost(cost) is not None)
         sources = [run for row in rows for run in row.group.sources(cost.metric)]
         if len(known) > 2 and (not cost.timed or one_machine(sources)):
             told = [f"{name} ({significant(value, 3)} {TITLES[cost][1]})" for value, _, name in known[:_CHEAPEST]]
@@ -228,7 +229,7 @@ def _cheapest(rows: Sequence[Row]) -> list[Statement]:
 
 def _within_noise(judged: Sequence[Judged]) -> Statement | None:
     """Rows whose accuracy cannot be told from vanilla's; equal is more than that."""
-    names = [one.row.name for one in judged if one.verdict == "within noise"]
+    names = [one.row.told_name for one in judged if one.verdict == "within noise"]
     if not names:
         return None
     words = "is" if len(names) == 1 else "are"
@@ -244,14 +245,12 @@ def _differing(judged: Sequence[Judged]) -> Statement | None:
 
 
 def _with_points(one: Judged) -> str:
-    return f"{one.row.name} ({_points(one)} points)"
+    return f"{one.row.told_name} ({_points(one)} points)"
 
 
 def _and(words: Sequence[str]) -> str:
     """
-    >>> _and(["a", "b", "c"]), _and(["wasi, lr=0.1", "wasi, lr=1"])
-    ('a, b and c', 'wasi, lr=0.1; and wasi, lr=1')
+    >>> _and(["a", "b", "c"])
+    'a, b and c'
     """
-    comma = ";" if any("," in word for word in words) else ","
-    last = f"{comma} and " if comma == ";" else " and "
-    return last.join(filter(None, [f"{comma} ".join(words[:-1]), *words[-1:]]))
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))

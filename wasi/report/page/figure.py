@@ -115,8 +115,8 @@ def series_legend(rows: Sequence[Row]) -> list[Key]:
 
 
 def _series_key(name: str, rows: list[Row]) -> Key:
-    style = rows[0].style
-    return Key(name, style.colour, SHAPES[style.marker], style.filled, tuple(dict.fromkeys(row.key for row in rows)))
+    style, members = rows[0].style, dict.fromkeys(row.key for row in rows)
+    return Key(name, style.colour, SHAPES[style.marker], style.filled, tuple(members))
 
 
 def tooltip(**titles: str) -> list[dict[str, str]]:

@@ -33,8 +33,8 @@ def memory(rows: Sequence[Row]) -> Section | None:
     text = "Tensors alive at the peak of a whole training step, measured, by what they are."
     if any(value["kind"] == "paper" for value in values):
         text = (
-            f"Upper bar: {text[0].lower()}{text[1:]} Lower bar: the paper's accounting, computed from shapes: weights "
-            "of the linear layers that the method may compress (method.scope), and the inputs that they store."
+            f"Upper bar: {text[0].lower()}{text[1:]} Lower bar: the paper's accounting, computed from shapes: "
+            "weights of the linear layers that the method may compress (method.scope), and the inputs that they store."
         )
     shown, legend = drawn(rows, values), _legend([*_MEMORY.values(), _ACCOUNTING], values)
     bars = _bars(shown, values, "MiB", legend)
@@ -57,8 +57,8 @@ def time(rows: Sequence[Row]) -> Section | None:
         return None
     profiled = any(value["part"] not in (_TIME["decomposition"].label, _TIME["rest"].label) for value in values)
     text = (
-        "Milliseconds of one training step: means of a separate pass under a profiler, so that the sum of the parts "
-        "may differ from the median step in the table."
+        "Milliseconds of one training step: means of a separate pass under a profiler, so that the sum of the "
+        "parts may differ from the median step in the table."
         if profiled
         else "Milliseconds of one training step: updating the subspaces, and the rest of the median step."
     )

@@ -28,6 +28,11 @@ class Row:
     on_front: bool
 
     @property
+    def told_name(self) -> str:
+        """As it stands in a sentence: in quotation marks where it has commas of its own."""
+        return f"“{self.name}”" if "," in self.name else self.name
+
+    @property
     def group(self) -> Group:
         return self.comparison.group
 
@@ -61,7 +66,7 @@ class Row:
         if self.accuracy is None:
             return "-" if self.is_quotable else "not to be quoted"
         bounds = self.accuracy_interval
-        return f"{self.accuracy:.4f}" + (f" [{bounds[0]:.4f}, {bounds[1]:.4f}]" if bounds else " (n=1)")
+        return f"{self.accuracy:.4f}" + (f" [{bounds[0]:.4f}, {bounds[1]:.4f}]" if bounds else " (one seed)")
 
     def told_cost(self, cost: Cost) -> str:
         """`412.5 (1.93×)`; a ratio within noise says so."""

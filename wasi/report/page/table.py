@@ -19,14 +19,14 @@ _RATIO = "vanilla's / this, above 1 is better, with ≈ where that is within noi
 
 MEANINGS = {
     "Method": "`vanilla` fine-tunes the library's model as it is, and is what the others are compared with",
-    "Threshold": "share of the squared singular values that a compressed weight keeps, and a saved activation in each "
-    "of its modes; one number where both are equal, else weights/activations",
-    "Seeds": "runs that differ only by their random seed, over which numbers are means; “benchmark”: times and memory "
-    "are those of `bench_device.py`, which measures a configuration and vanilla in turns",
-    "Accuracy": "mean over the seeds of the share of images that are classified correctly, of the test split, or where "
-    "a run lacks that, of the validation split; below it the 95 % t-interval of the mean",
-    "Δ vanilla": "accuracy minus vanilla's, in percentage points; below it the 95 % t-interval of the mean difference "
-    "over equal seeds. ≈: within noise, that is, a t-test finds no difference at the 5 % level",
+    "Threshold": "share of the squared singular values that a compressed weight keeps, and a saved activation in "
+    "each of its modes; one number where both are equal, else weights/activations",
+    "Seeds": "runs that differ only by their random seed, over which numbers are means; “benchmark”: times and "
+    "memory are those of `bench_device.py`, which measures a configuration and vanilla in turns",
+    "Accuracy": "mean over the seeds of the share of images that are classified correctly, of the test split, or "
+    "where a run lacks that, of the validation split; below it the 95 % t-interval of the mean",
+    "Δ vanilla": "accuracy minus vanilla's, in percentage points; below it the 95 % t-interval of the mean "
+    "difference over equal seeds. ≈: within noise, that is, a t-test finds no difference at the 5 % level",
     "Pareto": "● where no other row is at least as good in accuracy, step time and step peak and better in one",
     **{TITLES[cost][0]: f"{cost.meaning}; below it {_RATIO}" for cost in TITLES},
 }
@@ -102,7 +102,8 @@ def _accuracy(row: Row) -> Cell:
     if row.accuracy is None:
         return Cell(DASH)
     bounds = row.accuracy_interval
-    return Cell(f"{row.accuracy:.4f}", f"[{bounds[0]:.4f}, {bounds[1]:.4f}]" if bounds else "n=1", row.accuracy)
+    note = f"[{bounds[0]:.4f}, {bounds[1]:.4f}]" if bounds else "one seed"
+    return Cell(f"{row.accuracy:.4f}", note, row.accuracy)
 
 
 def _difference(row: Row) -> Cell:
@@ -113,7 +114,7 @@ def _difference(row: Row) -> Cell:
     mark = f" {WITHIN_NOISE}" if comparison.verdict == "within noise" else ""
     has_interval = pairing is not None and pairing.low is not None
     interval = f"[{signed(100 * pairing.low)}, {signed(100 * pairing.high)}]" if has_interval else ""
-    return Cell(signed(difference) + mark, interval or ("n=1" if comparison.p is None else ""), difference)
+    return Cell(signed(difference) + mark, interval or ("one seed" if comparison.p is None else ""), difference)
 
 
 def signed(points: float) -> str:

@@ -78,8 +78,8 @@ def savings(rows: Sequence[Row]) -> Section | None:
             figures.append(Figure(title, _against_prediction(both, predicted, measured, x, y), "xy"))
             ratios += [ratio for row in both for ratio in _ratios(row, predicted, measured)]
     text = (
-        "On the dashed line a saving is as large as predicted, below it smaller. The paper's accounting counts the "
-        "compressed kind of linear layers alone, and FLOPs take no account of how well a machine computes them."
+        "On the dashed line a saving is as large as predicted, below it smaller. The paper's accounting counts "
+        "the compressed kind of linear layers alone, and FLOPs take no account of how well a machine computes them."
     )
     if not figures:
         return None
