@@ -124,7 +124,8 @@ def a_run(tmp_path_factory) -> list:
     folder = tmp_path_factory.mktemp("run")
     words = ["model=vit_micro", "model.weights=random", "dataset=digits", "dataset.train_size=32"]
     words += ["dataset.val_size=16", "dataset.test_size=16", "dataset.batch_size=16"]
-    words += ["train.epochs=1", "train.monitor=true", "device=cpu", "device.num_threads=1", "logger=wandb_offline", "hydra.run.dir=run"]
+    words += ["train.epochs=1", "train.monitor=true", "device=cpu", "device.num_threads=1"]
+    words += ["logger=wandb_offline", "hydra.run.dir=run"]
     line = [sys.executable, str(ROOT / "train.py"), *words]
     done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
