@@ -12,7 +12,7 @@ from wasi.report.baseline import compare
 from wasi.report.columns import STEP
 from wasi.report.groups import blocks_of
 from wasi.report.load import read_runs
-from wasi.report.page import conclusion, epochs
+from wasi.report.page import epochs
 from wasi.report.page.rows import rows_of
 from wasi.report.page.table import columns
 from wasi.report.write import gather, write_page
@@ -58,11 +58,6 @@ def data(html, name):
 
 def titles(html):
     return re.findall(r"<article>\s*<h3>(.*?)</h3>", html)
-
-
-def told(folder):
-    found = conclusion.of_block(rows(folder))
-    return " ".join(statement.text for statement in found)
 
 
 def test_every_section_stands_where_its_data_exist_and_its_figures_compile(tmp_path):
@@ -115,59 +110,9 @@ def test_accuracy_that_means_nothing_is_nowhere(tmp_path, options):
     for name, epsilon in (("vanilla", None), ("wasi", 0.8)):
         rich(tmp_path, 0.8125, name, epsilon, **options)
     html = page(tmp_path)
-    assert "none may be quoted" in html and "0.8125" not in html and "0.812" not in html
+    assert "none may be quoted" in html and "0.8125" not in html
     assert "Accuracy against cost" not in titles(html)
     assert "wasi 0.8 takes 50% less peak memory in a training step (2.00×)" in html
-
-
-def test_equal_accuracy_is_told_with_its_interval_and_what_is_saved(tmp_path):
-    for seed, noise in enumerate((0.004, -0.003, 0.001, -0.001, 0.002)):
-        rich(tmp_path, 0.9, "vanilla", None, seed)
-        rich(tmp_path, 0.9 + noise, "wasi", 0.8, seed)
-    text = told(tmp_path)
-    assert "The accuracy of wasi 0.8 cannot be told apart from that of vanilla (+0.06 points, 95 % interval" in text
-    assert "5 seeds), and it takes 50% less peak memory in a training step (2.00×)" in text
-    assert "Within noise of vanilla's accuracy is wasi 0.8" in text and "So wide" not in text
-
-
-def test_a_wide_interval_is_not_called_equal(tmp_path):
-    for seed, noise in enumerate((0.05, -0.06)):
-        rich(tmp_path, 0.8, "vanilla", None, seed)
-        rich(tmp_path, 0.8 + noise, "wasi", 0.8, seed)
-    assert "So wide an interval shows little" in told(tmp_path)
-
-
-def test_a_loss_of_accuracy_is_told(tmp_path):
-    for seed in range(3):
-        rich(tmp_path, 0.9 + 0.001 * seed, "vanilla", None, seed)
-        rich(tmp_path, 0.8 + 0.002 * seed, "wasi", 0.8, seed)
-    text = told(tmp_path)
-    assert "No WASI configuration keeps the accuracy of vanilla. Nearest is wasi 0.8 (−9.90 points" in text
-    assert "Accuracy below vanilla's: wasi 0.8 (−9.90 points)." in text
-
-
-def test_one_seed_tells_no_difference_from_noise(tmp_path):
-    rich(tmp_path, 0.9, "vanilla", None)
-    rich(tmp_path, 0.89)
-    assert "One seed cannot tell such a difference from noise" in told(tmp_path)
-
-
-def test_savings_are_told_against_the_vanilla_that_was_tuned_best(tmp_path):
-    for seed in range(2):
-        rich(tmp_path, 0.5 + 0.01 * seed, "vanilla", None, seed, **{"optimizer.lr": 0.001})
-        rich(tmp_path, 0.9 + 0.01 * seed, "vanilla", None, seed, **{"optimizer.lr": 0.1})
-        rich(tmp_path, 0.8 + 0.02 * seed, "wasi", 0.8, seed, **{"optimizer.lr": 0.001})
-    text = told(tmp_path)
-    assert "No WASI configuration keeps the accuracy of “vanilla, lr=0.1”" in text
-    assert "above" not in text
-
-
-def test_other_seeds_than_vanillas_are_not_called_equal(tmp_path):
-    for seed, noise in enumerate((0.001, -0.001, 0.002)):
-        rich(tmp_path, 0.9 + noise, "vanilla", None, seed)
-        rich(tmp_path, 0.9 - noise, "wasi", 0.8, seed + 1)
-    text = told(tmp_path)
-    assert "must not be called equal" in text and "So wide an interval" not in text
 
 
 def last_of(section, figure):
@@ -249,15 +194,6 @@ def test_folders_and_messages_from_elsewhere_are_names_too(tmp_path, monkeypatch
     assert "image_folder (photos)" in html and "a.png" in html and '"folders":["job0"]' in html
 
 
-def test_whether_the_subspace_iteration_is_needed_is_told(tmp_path):
-    for seed, noise in enumerate((0.002, -0.001, 0.001)):
-        rich(tmp_path, 0.9, "wasi", 0.8, seed, **{"method.update": "subspace"})
-        rich(tmp_path, 0.8 + noise, "wasi", 0.8, seed, **{"method.update": "none"})
-    text = told(tmp_path)
-    assert "Is the subspace iteration needed at all? wasi 0.8, SGD (lr 0.05): yes, it is better with it" in text
-    assert "-9.93 points [-10.31, -9.55] (n=3)" in text
-
-
 def test_benchmarks_alone_make_a_page(tmp_path):
     sides = jobs.metrics(50, 5, 100), jobs.metrics(100, 10, 400)
     jobs.write_sweep(tmp_path, [jobs.content(jobs.config("wasi", epsilon), *sides) for epsilon in (0.6, 0.8)])
@@ -281,23 +217,6 @@ def test_without_the_library_the_page_is_passed_over_in_a_line(tmp_path, monkeyp
     assert not (tmp_path / "report.html").exists() and (tmp_path / "report.md").exists()
 
 
-def test_runs_without_vanilla_open_with_what_was_measured(tmp_path):
-    for seed in (0, 1):
-        rich(tmp_path, 0.8, "wasi", 0.8, seed)
-    (first, *_) = conclusion.of_block(rows(tmp_path))
-    assert first.tone == "main" and first.text == (
-        "wasi 0.8: validation accuracy 0.8000 [0.8000, 0.8000]; peak memory of a training step 200 MiB; time of a "
-        "training step 50.0 ms; time of inference 5.00 ms. No saving is told, for want of a run of method=vanilla."
-    )
-
-
-def test_equal_costs_are_not_called_noise(tmp_path):
-    rich(tmp_path, name="vanilla", epsilon=None)
-    fakes.write(tmp_path, fakes.metrics(0.8, **{"time/train_step_ms_p50": 50.0}), fakes.config("wasi", 0.8))
-    assert "takes 50% less time per training step (2.00×) (peak memory of a training step" in told(tmp_path)
-    assert "work of a training step: the same)" in told(tmp_path)
-
-
 def test_every_column_is_explained(tmp_path):
     for name in ("vanilla", "wasi"):
         rich(tmp_path, name=name)
@@ -314,25 +233,6 @@ def test_another_package_that_is_missing_is_not_taken_for_the_library(tmp_path, 
         write_report([tmp_path])
 
 
-def test_the_pages_numbers_against_a_calculation_by_hand(tmp_path):
-    """Accuracies 0.89, 0.90, 0.94 beside 0.90, 0.92, 0.94.
-
-    Mean 0.91, standard deviation sqrt((0.02² + 0.01² + 0.03²) / 2) = 0.0264575, standard error 0.0152753.
-    Differences in points -1, -2, 0: mean -1, standard error 1 / sqrt(3) = 0.577350. The 97.5 % point of Student's t
-    with two degrees of freedom is 4.302653, so the half widths are 0.065725 and 2.484.
-    """
-    for seed, (vanilla, wasi) in enumerate(((0.90, 0.89), (0.92, 0.90), (0.94, 0.94))):
-        fakes.write(tmp_path, fakes.metrics(vanilla), fakes.config(seed=seed))
-        fakes.write(tmp_path, fakes.metrics(wasi, 0.5), fakes.config("wasi", 0.8, seed))
-    found = rows(tmp_path)
-    cells = {column.title: column.cells[1] for column in columns(found)}
-    assert (cells["Accuracy"].text, cells["Accuracy"].note) == ("0.9100", "[0.8443, 0.9757]")
-    assert (cells["Δ vanilla"].text, cells["Δ vanilla"].note) == ("−1.00 ≈", "[−3.48, +1.48]")
-    assert (cells["Step peak"].text, cells["Step peak"].note) == ("200.0", "2.00×")
-    assert found[1].comparison.p == pytest.approx(0.225403, abs=1e-6)  # t = -sqrt(3): 1 - sqrt(3 / (2 + 3))
-    assert "−1.00 points, 95 % interval −3.48 to +1.48, 3 seeds" in told(tmp_path)
-
-
 def test_the_experiment_names_the_page_and_the_figures(tmp_path):
     provenance = fakes.PROVENANCE | {"experiment": "fig5_vit_cifar10"}
     fakes.write(tmp_path, fakes.metrics(0.8), fakes.config(), provenance=provenance)
@@ -340,10 +240,3 @@ def test_the_experiment_names_the_page_and_the_figures(tmp_path):
     assert "<h1>fig5_vit_cifar10</h1>" in page(tmp_path)
     figures = sorted(path.name for path in tmp_path.glob("fig5*"))
     assert figures == [f"fig5_vit_cifar10_accuracy_vs_cost_vit_micro_digits.{form}" for form in ("png", "svg")]
-
-
-def test_times_of_several_machines_make_no_front(tmp_path):
-    other = copy.deepcopy(fakes.PROVENANCE) | {"threads": {"torch": 1}}
-    fakes.write(tmp_path, fakes.metrics(0.8), fakes.config())
-    fakes.write(tmp_path, fakes.metrics(0.7, 0.5), fakes.config("wasi", 0.8), provenance=other)
-    assert "No Pareto front: step times are of several machines" in told(tmp_path)

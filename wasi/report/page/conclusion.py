@@ -138,14 +138,18 @@ def _measured(rows: Sequence[Row]) -> Statement | None:
     if not rows:
         return None
     best = max(rows, key=lambda row: (row.accuracy or 0.0, -(row.cost(STEP) or math.inf), -row.key))
-    told = [f"{row_cost.axis.partition(' (')[0].lower()} {significant(value, 3)} {TITLES[row_cost][1]}"
-            for row_cost in (PEAK, STEP, INFERENCE) if (value := best.cost(row_cost)) is not None]  # fmt: skip
+    told = [
+        f"{cost.axis.partition(' (')[0].lower()} {significant(value, 3)} {TITLES[cost][1]}"
+        for cost in (PEAK, STEP, INFERENCE)
+        if (value := best.cost(cost)) is not None
+    ]
     if best.accuracy is not None:
         told.insert(0, f"{best.block.accuracy_title.lower()} {best.told_accuracy()}")
     if not told:
         return None
-    has_vanilla = any(row.is_reference for row in rows)
-    without = "" if has_vanilla else " No saving is told, for want of a run of method=vanilla."
+    others = [row.comparison for row in rows if not row.is_reference]
+    alone = bool(others) and not any(comparison.of_vanilla for comparison in others)
+    without = " No saving is told, for want of a vanilla run of the same model, data and device." if alone else ""
     chosen = "" if len(rows) == 1 else "Most accurate is " if best.accuracy is not None else "Fastest is "
     return Statement(f"{chosen}{best.told_name}: {'; '.join(told)}.{without}", "main")
 
