@@ -122,7 +122,7 @@ def _comparison(run: Run, sweep: Path) -> Comparison:
 
 
 def _accuracy(comparison: Comparison) -> str:
-    mean, difference = comparison.group.mean(comparison.group.accuracy), comparison.accuracy_difference
+    mean, difference = comparison.group.quoted, comparison.accuracy_difference
     if mean is None:
         return ""
     told = f"{comparison.group.accuracy.replace('/', ' ')} {mean:.4f}"

@@ -55,13 +55,16 @@ def colour(run: dict) -> str:
 def draw(axes, panel: dict, runs: list[dict]) -> None:
     config, kind = panel["config"], panel["viewType"]
     axes.set_title(config.get("chartTitle") or config["xAxis"], fontsize=8)
-    axes.tick_params(labelsize=6)
+    axes.tick_params(labelsize=6, which="both")
     if kind == "Scatter Plot":
         for place, run in enumerate(runs):
             x, y = value(run, config["xAxis"]), value(run, config["yAxis"])
             axes.plot(x, y, "o", color=colour(run))
-            beside = (3, -9 if place % 2 else 3)
+            beside = (3, 3 if place % 2 else -9)
             axes.annotate(label(run), (x, y), textcoords="offset points", xytext=beside, fontsize=6)
+        axes.set_xscale("log" if config.get("xAxisLogScale") else "linear")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("{x:g}")
         axes.margins(0.25)
     elif kind == "Run History Line Plot":
         for run in runs:

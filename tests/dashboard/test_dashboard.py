@@ -1,6 +1,7 @@
 """The dashboard's specification against the library's own models, and its upload against a stand-in server."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,12 +16,14 @@ from wandb_workspaces.reports.v2.interface import UnknownBlock, UnknownPanel  # 
 from wandb_workspaces.reports.v2.internal import ReportViewspec  # noqa: E402
 from wandb_workspaces.workspaces.internal import View  # noqa: E402
 
+from tests.tracking import wandb_file  # noqa: E402
 from tests.tracking.wandb_server import KEY, served  # noqa: E402
 from wasi.dashboard.panels import table_columns  # noqa: E402
 from wasi.dashboard.specification import specification, title_of  # noqa: E402
 from wasi.dashboard.upload import upload  # noqa: E402
 from wasi.errors import UserError  # noqa: E402
 from wasi.report.columns import COSTS, PANELS  # noqa: E402
+from wasi.report.options import select  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -92,13 +95,54 @@ def test_only_the_sweep_is_shown(without_login):
     assert all(one == [] for one in filters(specification("someone", "vits", None)))
 
 
-def test_what_panels_show_is_what_runs_log(without_login):
-    """A panel of a name that no run logs would stay empty."""
-    from wasi.tracking.names import FIGURES, LAYER_TABLE
+def shown(told: dict) -> tuple[set[str], set[str], set[str]]:
+    """Metrics, options and regular expressions that the workspace's panels and columns refer to."""
+    section = told["workspace"]["spec"]["section"]
+    feed = section["runSets"][0]["runFeed"]
+    accessors = {column for column in feed["columnPinned"] if not column.startswith("run:")}
+    metrics, regexes = set(), set()
+    for panel in (panel for one in section["panelBankConfig"]["sections"] for panel in one["panels"]):
+        config = panel["config"]
+        accessors |= {config[axis] for axis in ("xAxis", "yAxis") if ":" in config.get(axis, "")}
+        accessors |= {column["accessor"] for column in config.get("columns", ())}
+        accessors |= {f"config:{config['groupBy']}"} if "groupBy" in config else set()
+        metrics |= {config["xAxis"]} if ":" not in config.get("xAxis", ":") else set()
+        metrics |= {*config.get("metrics", ()), *config.get("mediaKeys", ())}
+        if panel["viewType"] == "Weave":
+            metrics |= set(re.findall(r'"val": "([^"]*)"', json.dumps(config)))
+        regexes |= {config["metricRegex"]} if "metricRegex" in config else set()
+    kinds = {kind: {word for word in accessors if word.startswith(f"{kind}:")} for kind in ("config", "summary")}
+    assert kinds["config"] | kinds["summary"] == accessors
+    metrics |= {word.removeprefix("summary:") for word in kinds["summary"]}
+    options = {re.sub(r"config:(\w+)\.value", r"\1", word) for word in kinds["config"]}
+    return metrics, options, regexes
 
-    told = json.dumps(specification("someone", "vits", "together"))
-    for name in (*FIGURES.values(), LAYER_TABLE, "train/loss", "val/loss", "val/acc", "lr", "time/subspace_ms_p50"):
-        assert name in told
+
+@pytest.fixture(scope="module")
+def a_run(tmp_path_factory) -> list:
+    """The W&B records of a real run, offline."""
+    folder = tmp_path_factory.mktemp("run")
+    words = ["model=vit_micro", "model.weights=random", "dataset=digits", "dataset.train_size=32"]
+    words += ["dataset.val_size=16", "dataset.test_size=16", "dataset.batch_size=16"]
+    words += ["train.epochs=1", "train.monitor=true", "device=cpu", "device.num_threads=1"]
+    words += ["logger=wandb_offline", "hydra.run.dir=run"]
+    line = [sys.executable, str(ROOT / "train.py"), *words]
+    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    return wandb_file.records(folder / "run")
+
+
+def test_what_panels_show_is_what_a_run_logs(a_run, without_login):
+    """A panel of a name that no run logs would stay empty."""
+    metrics, options, regexes = shown(specification("someone", "vits", "together"))
+    logged = {key for row in wandb_file.history(a_run) for key in row}
+    for record in wandb_file.of_type(a_run, "summary"):
+        logged |= set(wandb_file.items(record.update))
+    names = {key.removesuffix("/_type") for key in logged}  # images and tables are told of part by part
+    assert len(metrics) > 20 and metrics - names == set()
+    config = {item.key: json.loads(item.value_json) for item in wandb_file.run_of(a_run).config.update}
+    assert "method.name" in options and {key for key in options if select(config, key) is None} == set()
+    assert regexes and all(any(re.fullmatch(regex, name) for name in names) for regex in regexes)
 
 
 def test_a_second_call_replaces_what_the_first_made(server):

@@ -53,7 +53,7 @@ def test_no_usable_result_is_a_users_mistake_that_names_folder_and_cause(tmp_pat
     (tmp_path / "result.json").write_text("{")
     with pytest.raises(UserError, match="JSONDecodeError"):
         read_runs([tmp_path])
-    with pytest.raises(UserError, match="an existing folder"):
+    with pytest.raises(UserError, match="an existing folder, or"):
         read_runs([tmp_path / "absent"])
 
 

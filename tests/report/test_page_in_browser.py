@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from tests.bench import jobs
 from tests.report import fakes
 from tests.report.test_page import rich
 from wasi.report.write import gather, write_page
@@ -27,6 +28,21 @@ OVERLAPS = """[...document.querySelectorAll('.figure svg .role-axis-label')].fla
 })"""
 
 
+MARKS = "(count) => document.querySelector('.figure').querySelectorAll('.mark-symbol path').length === count"
+COVERED = """[...document.querySelectorAll('#table tbody tr')].flatMap((line) => {
+    const boxes = [...line.querySelectorAll('th button, td span, td small')].map((element) => {
+        const range = document.createRange();
+        range.selectNodeContents(element);
+        return [element, range.getBoundingClientRect()];
+    });
+    return boxes.flatMap(([one, a], place) => boxes.slice(place + 1)
+        .filter(([other, b]) => !one.contains(other) && a.width && b.width
+            && Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
+            && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 1)
+        .map(([other]) => `${one.textContent} and ${other.textContent}`));
+})"""
+
+
 @pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as started:
@@ -43,6 +59,11 @@ def address(tmp_path_factory):
         for epsilon in (0.4, 0.8):
             rich(folder, 0.8 + epsilon / 10 + 0.01 * seed, "wasi", epsilon, seed)
         fakes.write(folder, fakes.metrics(0.86, 0.9), fakes.config("lora", seed=seed))
+    ours, vanilla = jobs.metrics(1234.5, 123.45, 345.6), jobs.metrics(1250.5, 125.45, 678.9)
+    bench = jobs.content(fakes.config("wasi", 0.8), ours, vanilla)
+    bench["baseline"]["config"] = fakes.config("vanilla")
+    (folder / "bench").mkdir()
+    jobs.write_sweep(folder / "bench", [bench])
     fakes.write(folder, {}, fakes.config("wsi", 0.8), status="failed", error="RuntimeError: out of memory " + "x" * 200)
     write_page(gather([folder]))
     return (folder / "report.html").as_uri()
@@ -86,7 +107,7 @@ def test_sort_filter_hover_and_click(browser, address):
     mark.hover()
     tooltip = page.locator("#vg-tooltip-element.visible")
     tooltip.wait_for()
-    assert "wasi 0.8" in tooltip.inner_text() and "200.0 (2.00×)" in tooltip.inner_text()
+    assert "wasi 0.8" in tooltip.inner_text() and "345.6 (1.96×)" in tooltip.inner_text()
     mark.click()
     assert page.inner_text("#details-name") == "wasi 0.8"
     assert "weight_epsilon: 0.8" in page.inner_text("#details-config")
@@ -95,10 +116,41 @@ def test_sort_filter_hover_and_click(browser, address):
     assert page.inner_text("#details-name") == "lora" and page.is_visible("#details")
     page.locator("#details form button").click()
 
-    before = page.locator(".figure").first.inner_text()
+    places = "[...document.querySelectorAll('.figure')[0].querySelectorAll('path')].map((m) => m.outerHTML).join()"
+    before = page.evaluate(places)
     page.locator("button[data-scale=log]").first.click()
-    page.wait_for_function(f"document.querySelector('.figure').innerText !== {before!r}")
+    page.wait_for_function(f"(before) => {places} !== before", arg=before)
     assert page.errors == [] and page.requests == [address]
+
+
+def drawn_rows(page, figure):
+    """Names of the runs whose marks a figure has, from what is hovered over; and how many steps its front has."""
+    marks = page.locator(".figure").nth(figure).locator(".mark-symbol path")
+    return [marks.nth(place).get_attribute("aria-label").partition("run: ")[2].partition(";")[0]
+            for place in range(marks.count())]  # fmt: skip
+
+
+def test_the_filter_of_the_table_filters_figures_and_legends(browser, address):
+    page = opened(browser, address)
+    panels = page.locator("article", has_text="Accuracy against cost").first
+    assert drawn_rows(page, 0) == ["vanilla", "wasi 0.4", "wasi 0.8", "lora"]
+    assert panels.locator(".key:visible").all_inner_texts() == ["vanilla", "wasi", "lora"]
+    front = panels.locator(".figure").first.locator("path[stroke-width='3']")
+    before = front.get_attribute("d")
+
+    page.select_option("#method", "wasi")
+    page.wait_for_function(MARKS, arg=2)
+    assert drawn_rows(page, 0) == ["wasi 0.4", "wasi 0.8"]
+    assert panels.locator(".key:visible").all_inner_texts() == ["wasi"]
+    assert front.get_attribute("d") != before  # of the rows that are left
+    page.select_option("#method", "lora")
+    ranks = page.locator("article", has_text="Ranks of every layer").first
+    ranks.wait_for(state="hidden")
+    assert drawn_rows(page, 0) == ["lora"]
+    page.select_option("#method", "")
+    ranks.wait_for(state="visible")
+    page.wait_for_function(MARKS, arg=4)
+    assert front.get_attribute("d") == before and page.errors == []
 
 
 @pytest.mark.parametrize("width", [1280, 390])
@@ -107,5 +159,5 @@ def test_nothing_is_cut_and_no_numbers_run_into_one_another(browser, address, wi
     page = opened(browser, address, width, color_scheme=scheme)
     assert page.evaluate(CUT) == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    assert page.evaluate(OVERLAPS) == []
+    assert page.evaluate(OVERLAPS) == [] and page.evaluate(COVERED) == []
     assert page.errors == []

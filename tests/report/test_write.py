@@ -111,6 +111,23 @@ def test_a_folder_that_cannot_be_written_is_a_users_mistake(tmp_path):
         write_report([tmp_path])
 
 
+@pytest.mark.parametrize("options", [{"model.weights": "surrogate"}, {"dataset.name": "synthetic"}])
+def test_accuracy_that_means_nothing_is_left_out_and_said_so(tmp_path, options):
+    for seed in (0, 1):
+        fakes.write(tmp_path, fakes.metrics(0.8125 + seed / 64), fakes.config(seed=seed, options=options))
+        fakes.write(tmp_path, fakes.metrics(0.5625, 0.5), fakes.config("wasi", 0.8, seed, options))
+    printed = write_report([tmp_path])
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "**" in text and "accuracy says nothing. None is shown, and none may be quoted.**" in text
+    for told in (printed, text):
+        assert "none may be quoted" in " ".join(told.split())
+        assert "In accuracy" not in told and "On the Pareto front of" not in told
+        assert not re.search(r"0\.8203|0\.5625|0\.2578", told)  # the means and their difference
+    assert not list(tmp_path.glob("accuracy_vs_cost*"))
+    reasons = {row["accuracy not to be quoted"] for row in rows(tmp_path / "report_groups.csv")}
+    assert len(reasons) == 1 and reasons <= {"surrogate weights", "synthetic images"}
+
+
 def test_without_measurements_there_is_no_figure(tmp_path):
     fakes.write(tmp_path, {"val/acc": 0.8}, fakes.config())
     write_report([tmp_path])

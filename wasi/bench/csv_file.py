@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from wasi.bench.jobs import BenchJob
-from wasi.report.load import select
+from wasi.report.options import select
 
 _CONFIG = (
     "model.name",

@@ -8,8 +8,7 @@ from typing import Any
 from wasi.bench.job import FILE_NAME
 from wasi.config.relevance import relevant
 from wasi.methods.declared import place
-from wasi.report.load import select
-from wasi.report.options import NAMED, dataset_label, epsilon_label, flat, model_label, show, weight_epsilon
+from wasi.report.options import NAMED, dataset_label, epsilon_label, flat, model_label, select, show, weight_epsilon
 from wasi.runs.result import read_result
 
 _NOT_OF_A_STEP = ("scheduler.", "train.epochs")

@@ -1,13 +1,15 @@
-"""Tables and figures from finished runs: `python -m wasi.report DIR [DIR ...]`."""
+"""Tables and figures from finished runs: `python -m wasi.report DIR [DIR ...] [--into DIR]`."""
 
 from pathlib import Path
 
 
-def write_report(dirs: list[Path]) -> str:
-    """Write report.html, report.md, report.csv, report_groups.csv and the figures into the first of `dirs`.
+def write_report(dirs: list[Path], into: Path | None = None) -> str:
+    """Write report.html, report.md, report.csv, report_groups.csv and the figures into a folder.
 
     Args:
-        dirs: folders below which every `result.json` and `bench.json` is read.
+        dirs: folders below which every `result.json`, `bench.json` and kept result (`wasi.results`) is read, or
+            single such files.
+        into: the folder; by default the first of `dirs`, or `outputs/report/NAME` where that holds kept results.
 
     Returns:
         The table for the terminal, about 120 columns wide.
@@ -17,4 +19,4 @@ def write_report(dirs: list[Path]) -> str:
     """
     from wasi.report.write import write
 
-    return write([Path(folder) for folder in dirs])
+    return write([Path(folder) for folder in dirs], into)

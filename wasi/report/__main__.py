@@ -1,4 +1,4 @@
-"""`python -m wasi.report DIR [DIR ...]`. Exit status 2 when there is nothing to report or a folder is wrong."""
+"""`python -m wasi.report DIR [DIR ...] [--into DIR]`. Exit status 2: nothing to report, or a folder is wrong."""
 
 import argparse
 import sys
@@ -13,13 +13,17 @@ from wasi.runs.ending import one_line, print_error
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m wasi.report",
-        description="Tables and figures from every result.json and bench.json below the given folders: prints the "
-        "table and writes report.html, report.md, report.csv, report_groups.csv and, as PNG and SVG, "
-        "accuracy_vs_cost_* (behind the experiment's name, where there is one) into the first of them.",
+        description="Tables and figures from every result.json and bench.json below the given folders, and from "
+        "the files of results/: prints the table and writes report.html, report.md, report.csv, report_groups.csv "
+        "and, as PNG and SVG, accuracy_vs_cost_* (behind the experiment's name, where there is one).",
     )
-    parser.add_argument("dirs", metavar="DIR", nargs="+", type=Path, help="a sweep's or a run's folder")
+    a_dir = "a folder of runs or of benchmarks, of one or many, or of files kept by wasi.results; or one such file"
+    parser.add_argument("dirs", metavar="DIR", nargs="+", type=Path, help=a_dir)
+    into = "the folder to write into (default: the first DIR; outputs/report/NAME where that holds kept files)"
+    parser.add_argument("--into", metavar="DIR", type=Path, help=into)
+    given = parser.parse_args()
     try:
-        print(write_report(parser.parse_args().dirs), flush=True)
+        print(write_report(given.dirs, given.into), flush=True)
     except UserError as error:
         print_error(one_line(str(error)))
         sys.exit(2)

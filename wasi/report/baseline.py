@@ -7,8 +7,7 @@ from wasi.methods.declared import is_reference
 from wasi.report.benchmarks import is_of_a_step, step_options
 from wasi.report.columns import COSTS, PAPER, VALIDATION, Cost
 from wasi.report.groups import Block, Group, identity, unlike
-from wasi.report.load import select
-from wasi.report.options import result_options, show
+from wasi.report.options import result_options, select, show
 from wasi.report.provenance import one_machine
 from wasi.report.statistics import SIGNIFICANCE, Paired, paired, welch_p
 
@@ -38,13 +37,14 @@ class Comparison:
 
     @cached_property
     def accuracy_difference(self) -> float | None:
+        """None where one has no accuracy, or one that must not be quoted."""
         pair = self._means(self.group.accuracy)
-        return None if pair is None else pair[0] - pair[1]
+        return None if pair is None or not self._are_quotable else pair[0] - pair[1]
 
     @cached_property
     def accuracy_ratio(self) -> float | None:
         pair = self._means(self.group.accuracy)
-        return pair[0] / pair[1] if pair and pair[1] else None
+        return pair[0] / pair[1] if pair and pair[1] and self._are_quotable else None
 
     @cached_property
     def p(self) -> float | None:
@@ -97,6 +97,10 @@ class Comparison:
             return interval["low"] <= 1 <= interval["high"] and interval["low"] < interval["high"]
         p = None if self.ratio(cost) is None else self._welch_p(cost.metric)
         return p is not None and p >= SIGNIFICANCE
+
+    @property
+    def _are_quotable(self) -> bool:
+        return self.group.is_quotable and self.baseline is not None and self.baseline.is_quotable
 
     def _on_one_machine(self, cost: Cost) -> bool:
         return one_machine([*self.group.sources(cost.metric), *self.baseline.sources(cost.metric)])

@@ -9,8 +9,9 @@ from typing import Any
 from wasi.report.baseline import Comparison
 from wasi.report.columns import COSTS
 from wasi.report.groups import Block, identity
-from wasi.report.load import Run, select
-from wasi.report.options import activation_epsilon, result_options, show, weight_epsilon
+from wasi.report.load import Run
+from wasi.report.options import activation_epsilon, result_options, select, show, unquotable, weight_epsilon
+from wasi.tracking.paths import without_absolute_paths
 
 _CONFIG = {
     "model": "model.name",
@@ -34,7 +35,7 @@ _TIMES = ("start", "wall_seconds", "resumed_from_step")
 def runs_csv(runs: list[Run], base: Path) -> str:
     """
     Args:
-        base: folder that paths below it are written relative to.
+        base: folder that paths are written relative to, see `relative`.
     """
     differing = _differing(runs)
     return _csv(_run_row(run, differing, base) for run in runs)
@@ -45,12 +46,13 @@ def groups_csv(blocks: Iterable[tuple[Block, list[Comparison]]]) -> str:
 
 
 def relative(path: Path, base: Path) -> str:
+    """To `base`, or to the working folder, of what lies below one of them; of all else the name."""
     path, base = path.resolve(), base.resolve()
-    return str(path.relative_to(base)) if path.is_relative_to(base) else str(path)
+    return str(path.relative_to(base)) if path.is_relative_to(base) else without_absolute_paths(str(path))
 
 
 def _run_row(run: Run, differing: list[str], base: Path) -> dict[str, Any]:
-    row = {"run": relative(run.path.parent, base), "status": run.status, "error": run.error}
+    row = {"run": relative(run.place, base), "status": run.status, "error": run.error}
     row |= {name: select(run.config, key) for name, key in _CONFIG.items()}
     row |= {"weight_epsilon": weight_epsilon(run.config), "activation_epsilon": activation_epsilon(run.config)}
     options = result_options(run.config)
@@ -75,6 +77,8 @@ def _group_row(block: Block, comparison: Comparison) -> dict[str, Any]:
     row |= {"weight_epsilon": weight, "activation_epsilon": activation}
     row |= {key: group.options.get(key) for key in block.differing}
     row |= {"n": len(group.runs), "seeds": " ".join(map(str, group.seeds))}
+    if reasons := unquotable(group.config):
+        row["accuracy not to be quoted"] = " and ".join(reasons)
     accuracy, pairing = group.accuracy, comparison.pairing
     row |= {f"{accuracy} mean": group.mean(accuracy), f"{accuracy} std": group.std(accuracy)}
     row |= {f"{accuracy} minus baseline": comparison.accuracy_difference}

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from wasi.report.baseline import Comparison
 from wasi.report.columns import COSTS, TEST, Cost
 from wasi.report.groups import Block, Group, identity, short_names, shown_option
-from wasi.report.load import Run, select
-from wasi.report.options import activation_label, show, weight_label
+from wasi.report.load import Run
+from wasi.report.options import activation_label, select, show, weight_label
 from wasi.report.summary import front_of
 from wasi.report.tuning import tuned_value
 
 DASH = "-"
 WITHIN_NOISE = "≈"
 NO_SPREAD = "(n=1)"
+NOT_QUOTABLE = "none"
 _BALANCE = 0.02  # from which difference on balanced accuracy is shown beside accuracy
 
 
@@ -63,7 +64,7 @@ def facts_of(block: Block) -> str:
         f"{name} {value}" for name, key in (("scope", "method.scope"), ("batch", "dataset.batch_size"))
         if (value := common(key))
     ]  # fmt: skip
-    if epochs := common("train.epochs"):
+    if any(group.trained for group in block.groups) and (epochs := common("train.epochs")):
         facts.append(f"{epochs} epoch{'s' if epochs != '1' else ''}")
     if optimizer := common("optimizer._target_"):
         lr = common("optimizer.lr")
@@ -143,17 +144,17 @@ def _accuracy(comparisons: list[Comparison]) -> list[Field]:
 def _balanced(comparisons: list[Comparison]) -> list[Field]:
     """A column of balanced accuracy, where some row's is another story than its accuracy."""
     metric = f"{comparisons[0].group.accuracy.partition('/')[0]}/balanced_acc"
-    means = [comparison.group.mean(metric) for comparison in comparisons]
-    pairs = [(c.group.mean(c.group.accuracy), mean) for c, mean in zip(comparisons, means, strict=True)]
+    means = [comparison.group.mean(metric) if comparison.group.is_quotable else None for comparison in comparisons]
+    pairs = [(c.group.quoted, mean) for c, mean in zip(comparisons, means, strict=True)]
     if not any(mean is not None and acc is not None and abs(acc - mean) > _BALANCE for acc, mean in pairs):
         return []
     return [Field("balanced", [DASH if mean is None else f"{mean:.4f}" for mean in means])]
 
 
 def _mean_and_std(group: Group) -> str:
-    mean, std = group.mean(group.accuracy), group.std(group.accuracy)
+    mean, std = group.quoted, group.std(group.accuracy)
     if mean is None:
-        return DASH
+        return DASH if group.is_quotable else NOT_QUOTABLE
     return f"{mean:.4f}" if std is None else f"{mean:.4f}±{std:.4f}"
 
 

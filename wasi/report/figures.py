@@ -25,7 +25,7 @@ _LOG_FROM = 4.0  # a cost whose largest value is this many times its smallest ge
 
 
 def draw(block: Block, comparisons: list[Comparison], name: str = "") -> dict[str, bytes]:
-    """The figure as `png` and `svg`; neither where accuracy and cost were never measured together.
+    """The figure as `png` and `svg`; neither where no row has both a cost and an accuracy to quote.
 
     Args:
         name: of the experiment, for the figure's title.
@@ -92,7 +92,7 @@ def _panel(ax, cost: Cost, series: list[Series], looks: list[Style], references:
 def _line(ax, cost: Cost, label: str, groups: list[Group], style: Style) -> list[Label]:
     """One series in one panel, with error bars where several seeds tell a spread; the labels of its points."""
     x = [group.cost(cost) for group in groups]
-    y = [group.mean(group.accuracy) for group in groups]
+    y = [group.quoted for group in groups]
     x_bars = [(group.std(cost.metric) or 0.0) / cost.unit for group in groups]
     y_bars = [group.std(group.accuracy) or 0.0 for group in groups]
     ax.plot(x, y, label=label, zorder=4 if style.marker == "*" else 3, **style.marks())
@@ -107,7 +107,7 @@ def _line(ax, cost: Cost, label: str, groups: list[Group], style: Style) -> list
 
 def _reference(ax, vanilla: Group) -> None:
     """vanilla's accuracy across the panel, with its spread as a band."""
-    mean, std = vanilla.mean(vanilla.accuracy), vanilla.std(vanilla.accuracy)
+    mean, std = vanilla.quoted, vanilla.std(vanilla.accuracy)
     if mean is not None:
         ax.axhline(mean, color="#000000", linestyle=(0, (4, 3)), linewidth=0.8, zorder=1)
     if std:
@@ -150,4 +150,4 @@ def _legend(figure: Figure, axes, series: list[Series], characters: int) -> None
 
 
 def _measured(group: Group, cost: Cost) -> bool:
-    return group.mean(cost.metric) is not None and group.mean(group.accuracy) is not None
+    return group.mean(cost.metric) is not None and group.quoted is not None

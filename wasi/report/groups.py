@@ -10,7 +10,7 @@ from wasi.methods.declared import place
 from wasi.report import statistics
 from wasi.report.benchmarks import joined, with_baselines
 from wasi.report.columns import ACCURACY_NAMES, TEST, VALIDATION, Cost
-from wasi.report.load import Run, hardware, select
+from wasi.report.load import Run, hardware
 from wasi.report.options import (
     NAMED,
     activation_label,
@@ -18,7 +18,9 @@ from wasi.report.options import (
     epsilon_label,
     model_label,
     result_options,
+    select,
     show,
+    unquotable,
     weight_label,
 )
 
@@ -66,6 +68,11 @@ class Group:
         return next((label for run in runs if (label := hardware(run))), None)
 
     @property
+    def is_quotable(self) -> bool:
+        """Whether its accuracy says anything: with surrogate weights or synthetic images it does not."""
+        return not unquotable(self.config)
+
+    @property
     def seeds(self) -> list:
         return [run.config["seed"] for run in self.runs]
 
@@ -81,6 +88,11 @@ class Group:
     def values(self, metric: str) -> list[float]:
         """One value per run that has it, or the benchmark's."""
         return [run.metrics[metric] for run in self.sources(metric)]
+
+    @property
+    def quoted(self) -> float | None:
+        """The mean accuracy; None where there is none, or it must not be quoted."""
+        return self.mean(self.accuracy) if self.is_quotable else None
 
     def mean(self, metric: str) -> float | None:
         return statistics.mean(self.values(metric))
@@ -247,7 +259,8 @@ def short_names(keys: list[str]) -> dict[str, str]:
 def _place(group: Group) -> tuple:
     method, scope, weight, activation = identity(group)
     ranks = *_natural(weight), *_natural(activation)
-    return *place(method), scope, *ranks, json.dumps(group.options, sort_keys=True), group.hardware or ""
+    lean = select(group.config, "train.memory") == "lean"
+    return *place(method), scope, *ranks, lean, json.dumps(group.options, sort_keys=True), group.hardware or ""
 
 
 def _natural(label: str | None) -> tuple[float, str]:

@@ -1,14 +1,16 @@
-"""Reads results: every `result.json` and `bench.json` below some folders in one form, each once."""
+"""Reads results in one form, each once: every `result.json`, `bench.json` and kept result below some folders."""
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from wasi.config.fingerprint import SCHEMA_VERSION
 from wasi.errors import UserError
+from wasi.report import kept
+from wasi.report.options import select
 from wasi.runs.result import FILE_NAME
 from wasi.runs.tuning import not_chosen
 
@@ -19,7 +21,7 @@ _BOUNDS = ("p50", "low", "high")
 
 @dataclass(frozen=True)
 class Run:
-    """One result of `train.py` or, `is_bench`, of `bench_device.py`.
+    """One result of `train.py` or, `is_bench`, of `bench_device.py`; `is_kept`: as far as `wasi.results` keeps it.
 
     `metrics` holds finite numbers only; what is absent was not measured. `layers`: ranks, as in result.json;
     `history`: per epoch `epoch`, `train/loss` and `val/*`. Of a benchmark: `ratio`, per metric p50, low and high
@@ -36,12 +38,18 @@ class Run:
     layers: list[dict] = field(default_factory=list)
     history: list[dict] = field(default_factory=list)
     is_bench: bool = False
+    is_kept: bool = False
     ratio: dict[str, dict[str, float]] = field(default_factory=dict)
     baseline: "Run | None" = None
 
     @property
     def completed(self) -> bool:
         return self.status == "completed"
+
+    @property
+    def place(self) -> Path:
+        """Where a reader finds it: the folder of the run, or the kept file."""
+        return self.path if self.is_kept else self.path.parent
 
     @property
     def is_timed(self) -> bool:
@@ -69,7 +77,7 @@ def read_runs(dirs: list[Path]) -> tuple[list[Run], list[str]]:
             warnings.append(f"left out {path}: {reason}")
     if not runs:
         left_out = f" ({'; '.join(warnings)})" if warnings else ""
-        allowed = f"a folder with a {BENCH_FILE_NAME} or {FILE_NAME} somewhere below{left_out}"
+        allowed = f"a folder with a kept result, a {BENCH_FILE_NAME} or a {FILE_NAME} somewhere below{left_out}"
         raise UserError("DIR", " ".join(map(str, dirs)), allowed)
     return _each_once(runs), warnings
 
@@ -85,15 +93,17 @@ def read_run(path: Path) -> Run:
         raise Unusable(f"cannot be read ({type(error).__name__}: {error})") from error
     if not isinstance(content, dict):
         raise Unusable("not a JSON object")
-    version = content.get("schema_version")
-    if version != SCHEMA_VERSION:
-        raise Unusable(f"schema_version is {version}, this program reads {SCHEMA_VERSION}")
+    is_kept = kept.is_kept(content)
+    version, known = content.get("schema_version"), kept.SCHEMA_VERSION if is_kept else SCHEMA_VERSION
+    if version != known:
+        raise Unusable(f"schema_version is {version}, this program reads {known}")
+    content = kept.as_result(content, path.parent) if is_kept else content
     status, config = content.get("status"), content.get("config")
     if status not in STATUSES:
         raise Unusable(f"status is {status!r}, expected one of {', '.join(STATUSES)}")
     if not isinstance(config, dict) or (status == "completed" and not _is_complete(config)):
         raise Unusable("config lacks model.name, dataset.name, method.name or seed")
-    is_bench = path.name == BENCH_FILE_NAME
+    is_bench = path.name == BENCH_FILE_NAME or "environment" in content
     found = content.get("environment" if is_bench else "provenance")
     provenance = found if isinstance(found, dict) else {}
     _tell_device(config, provenance)
@@ -108,6 +118,7 @@ def read_run(path: Path) -> Run:
         layers=_records(content.get("layers")),
         history=_records(content.get("history")),
         is_bench=is_bench,
+        is_kept=is_kept,
     )
     return _with_baseline(run, content) if is_bench else run
 
@@ -131,20 +142,6 @@ def _tell_device(config: dict, provenance: dict) -> None:
         config["device"]["name"] = str(provenance["device"]).partition(":")[0]
 
 
-def select(config: Mapping, key: str) -> Any:
-    """The value at a dotted `key`; None where there is none.
-
-    >>> select({"model": {"name": "vit"}}, "model.name")
-    'vit'
-    """
-    value: Any = config
-    for part in key.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            return None
-        value = value[part]
-    return value
-
-
 def _is_complete(config: dict) -> bool:
     named = all(isinstance(select(config, f"{part}.name"), str) for part in ("model", "dataset", "method"))
     return named and select(config, "seed") is not None
@@ -162,12 +159,12 @@ def _records(found: Any) -> list[dict]:
 
 
 def _result_files(dirs: list[Path]) -> list[Path]:
-    """Sorted within each folder; a file reached through two of them once."""
+    """Sorted within each folder; a file reached through two of them, or named itself, once."""
     found: dict[Path, Path] = {}
     for folder in dirs:
-        if not folder.is_dir():
-            raise UserError("DIR", folder, "an existing folder")
-        for path in sorted(_below(folder)):
+        if not folder.exists():
+            raise UserError("DIR", folder, "an existing folder, or the file of a result")
+        for path in sorted(_below(folder)) if folder.is_dir() else [folder]:
             found.setdefault(path.resolve(), path)
     return [path for path in found.values() if not was_tried_only(path.parent)]
 
@@ -175,6 +172,7 @@ def _result_files(dirs: list[Path]) -> list[Path]:
 def _below(folder: Path) -> Iterator[Path]:
     for name in (FILE_NAME, BENCH_FILE_NAME):
         yield from folder.rglob(name)
+    yield from kept.kept_files(folder)
 
 
 def was_tried_only(job: Path) -> bool:

@@ -6,7 +6,7 @@ from wasi.report.baseline import Comparison
 from wasi.report.columns import COSTS
 from wasi.report.fields import Field, facts_of, fields_of, remarks_of
 from wasi.report.groups import Block
-from wasi.report.summary import summary
+from wasi.report.summary import not_to_be_quoted, summary
 
 _COLUMNS = {
     "method": "`vanilla` is the library's model, fine-tuned as it is; every other row is compared with it",
@@ -65,7 +65,8 @@ def markdown(
 def _section(block: Block, comparisons: list[Comparison], figures: list[str]) -> list[str]:
     remarks = remarks_of(comparisons)
     parts = [f"## {escape(block.title)}", escape(facts_of(block))]
-    parts += [escape(sentence) for sentence in summary(block, comparisons)]
+    loud = not_to_be_quoted(block.groups)
+    parts += [f"**{escape(said)}**" if said in loud else escape(said) for said in summary(block, comparisons)]
     parts.append(_table(fields_of(block, comparisons, remarks)))
     if remarks:
         parts.append(_list([f"[{number}] {escape(remark)}" for number, remark in enumerate(remarks, start=1)]))

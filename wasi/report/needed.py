@@ -2,8 +2,7 @@
 
 from wasi.report.columns import VALIDATION
 from wasi.report.groups import Group, identity, unlike, with_threshold
-from wasi.report.load import select
-from wasi.report.options import show
+from wasi.report.options import select, show
 from wasi.report.statistics import SIGNIFICANCE, Paired, paired
 
 _UPDATE, _RATE = "method.update", "optimizer.lr"
@@ -11,7 +10,7 @@ _UPDATE, _RATE = "method.update", "optimizer.lr"
 
 def needed_sentences(groups: list[Group]) -> list[str]:
     """One for each row whose factors are ordinary parameters and that has a twin with the subspace step."""
-    without = [group for group in groups if select(group.config, _UPDATE) == "none"]
+    without = [group for group in groups if select(group.config, _UPDATE) == "none" and group.is_quotable]
     pairs = [(group, twin) for group in without if (twin := _twin(group, groups))]
     return [sentence for pair in pairs if (sentence := _sentence(*pair))]
 

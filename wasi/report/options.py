@@ -6,7 +6,7 @@ from typing import Any
 
 from wasi.config.fingerprint import canonical
 from wasi.config.relevance import relevant
-from wasi.report.load import select
+from wasi.tracking.paths import without_absolute_paths
 
 _RANK_OPTIONS = (
     "method.weight_epsilon",
@@ -30,6 +30,20 @@ def result_options(config: Mapping) -> dict[str, Any]:
     if any(key in options for key in _RANK_OPTIONS):
         options["rank.calibration_batches"] = select(config, "rank.calibration_batches")
     return canonical(options)
+
+
+def select(config: Mapping, key: str) -> Any:
+    """The value at a dotted `key`; None where there is none.
+
+    >>> select({"model": {"name": "vit"}}, "model.name")
+    'vit'
+    """
+    value: Any = config
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return None
+        value = value[part]
+    return value
 
 
 def flat(section: Mapping, prefix: str = "") -> dict[str, Any]:
@@ -60,7 +74,7 @@ def unquotable(config: Mapping) -> list[str]:
 
 def dataset_label(config: Mapping) -> str:
     name, root = select(config, "dataset.name"), select(config, "dataset.root")
-    return f"{name} ({root})" if name == "image_folder" and root else str(name)
+    return f"{name} ({without_absolute_paths(root)})" if name == "image_folder" and root else str(name)
 
 
 def weight_epsilon(config: Mapping) -> float | None:
@@ -98,6 +112,15 @@ def epsilon_label(config: Mapping) -> str | None:
     return "/".join(dict.fromkeys(labels)) or None
 
 
+def row_name(config: Mapping) -> str:
+    """Of a row of kept results: its recipe, or what tells the method and its ranks: `wasi 0.8 lean`."""
+    if config.get("recipe"):
+        return str(config["recipe"])
+    memory = select(config, "train.memory")
+    parts = (select(config, "method.name"), epsilon_label(config), None if memory == "plain" else memory)
+    return " ".join(part for part in parts if part)
+
+
 def show(value: Any) -> str:
     """As on the command line, except for lists of ranks and paths.
 
@@ -113,4 +136,4 @@ def show(value: Any) -> str:
         return "x".join(map(str, value))
     if isinstance(value, str) and value.endswith(".safetensors"):
         return PurePath(value).name
-    return str(value)
+    return str(without_absolute_paths(value))

@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from wasi.measure.contention import BUSY
-from wasi.report.load import Run, select, threads_of
+from wasi.report.load import Run, threads_of
+from wasi.report.options import select
 
 
 def one_machine(runs: Sequence[Run]) -> bool:

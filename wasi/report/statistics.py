@@ -54,8 +54,8 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
 
     from scipy.stats import t
 
-    half = float(t.ppf(0.975, len(values) - 1)) * std(values) / math.sqrt(len(values))
-    return centre - half, centre + half
+    low, high = t.interval(0.95, len(values) - 1, loc=centre, scale=std(values) / math.sqrt(len(values)))
+    return float(low), float(high)
 
 
 def paired(a: Mapping[Hashable, float], b: Mapping[Hashable, float]) -> Paired | None:

@@ -1,11 +1,19 @@
 """What a block's table says, in plain words, and which of its rows are on the Pareto front."""
 
+from collections.abc import Sequence
+
 from wasi.report.baseline import Comparison
 from wasi.report.columns import PEAK, STEP
 from wasi.report.groups import Block, Group, row_names
 from wasi.report.needed import needed_sentences
+from wasi.report.options import unquotable
 from wasi.report.pareto import on_front
 from wasi.report.provenance import one_machine
+
+_MEANT = {
+    "surrogate weights": "random ones with the singular values of pretrained ones",
+    "synthetic images": "noise around a pattern per class",
+}
 
 
 def front_of(groups: list[Group]) -> list[bool]:
@@ -20,9 +28,18 @@ def front_of(groups: list[Group]) -> list[bool]:
 
 def summary(block: Block, comparisons: list[Comparison]) -> list[str]:
     """What the table says: which rows differ from vanilla in accuracy, which are on the Pareto front, and whether the
-    subspace iteration is needed. What was not tested or measured has no sentence."""
+    subspace iteration is needed; before that, what must not be quoted. What was not measured has no sentence."""
     names = row_names(block)
-    return [*_accuracy(names, comparisons), *_front(names, block.groups), *needed_sentences(block.groups)]
+    told = [*_accuracy(names, comparisons), *_front(names, block.groups), *needed_sentences(block.groups)]
+    return [*not_to_be_quoted(block.groups), *told]
+
+
+def not_to_be_quoted(groups: Sequence[Group]) -> list[str]:
+    """A sentence where accuracies are left out because they say nothing."""
+    reasons = dict.fromkeys(reason for group in groups for reason in unquotable(group.config))
+    meant = " and ".join(f"{reason} ({_MEANT[reason]})" for reason in reasons)
+    told = "time, memory and FLOPs are as with real ones, accuracy says nothing"
+    return [f"{meant[0].upper()}{meant[1:]}: {told}. None is shown, and none may be quoted."] if reasons else []
 
 
 def _accuracy(names: list[str], comparisons: list[Comparison]) -> list[str]:
@@ -50,5 +67,5 @@ def _with_points(name: str, comparison: Comparison) -> str:
 
 
 def _point(group: Group) -> tuple[float, float, float] | None:
-    point = group.mean(group.accuracy), group.mean(STEP.metric), group.mean(PEAK.metric)
+    point = group.quoted, group.mean(STEP.metric), group.mean(PEAK.metric)
     return None if None in point else (point[0], -point[1], -point[2])

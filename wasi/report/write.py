@@ -17,6 +17,9 @@ from wasi.report.provenance import experiment_of, provenance_lines
 from wasi.report.table import LEGEND, block_text
 from wasi.report.tuning import tuning_lines
 
+OF_KEPT_RESULTS = Path("outputs/report")
+"""Below it go reports of kept results, whose own folders hold nothing but these."""
+
 PAGE = "report.html"
 _ALIKE = "rows with equal options and seed but different fingerprints (weights or data differed) stand apart"
 _ASCII = str.maketrans({"±": "+-", "×": "x", "≈": "~", "Δ": "-", "●": "*"})
@@ -28,8 +31,9 @@ _WITHOUT_ERROR = {
 
 @dataclass(frozen=True)
 class Report:
-    """What every form of the report says. `folder` is where it goes; the others are lines."""
+    """What every form of the report says. `folder` is where it goes; from `provenance` on, lines."""
 
+    title: str
     folder: Path
     runs: list[Run]
     blocks: list[tuple[Block, list[Comparison]]]
@@ -39,34 +43,43 @@ class Report:
     warnings: list[str]
 
 
-def gather(dirs: list[Path]) -> Report:
+def gather(dirs: list[Path], into: Path | None = None) -> Report:
     """Read everything below `dirs`, group and compare it.
+
+    Args:
+        into: the folder for the report; None for the first of `dirs`, or, where that holds kept results, for one
+            of its name below `OF_KEPT_RESULTS`.
 
     Raises:
         UserError: a folder is missing, or no readable result lies below any of them.
     """
     runs, warnings = read_runs(dirs)
-    folder = dirs[0]
+    first = dirs[0] if dirs[0].is_dir() else dirs[0].parent
+    holds_kept = any(run.is_kept and run.path.resolve().is_relative_to(first.resolve()) for run in runs)
+    folder = into or (OF_KEPT_RESULTS / first.resolve().name if holds_kept else first)
     blocks = [(block, compare(block)) for block in blocks_of(runs)]
     provenance = provenance_lines([run for run in runs if run.completed] or runs)
     warnings += [f"{block.title}: {_ALIKE}" for block, _ in blocks if block.alike]
     not_averaged = [_ending(run, folder) for run in runs if not run.completed]
-    return Report(folder, runs, blocks, provenance, tuning_lines(dirs), not_averaged, warnings)
+    title = experiment_of(runs) or first.resolve().name
+    return Report(title, folder, runs, blocks, provenance, tuning_lines(dirs), not_averaged, warnings)
 
 
-def write(dirs: list[Path]) -> str:
+def write(dirs: list[Path], into: Path | None = None) -> str:
     """See `wasi.report.write_report`."""
-    report = gather(dirs)
+    report = gather(dirs, into)
     folder, blocks = report.folder, report.blocks
     lines = report.provenance, report.tuning, report.not_averaged, report.warnings
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         atomic_write_text(folder / "report.csv", runs_csv(report.runs, folder))
         atomic_write_text(folder / "report_groups.csv", groups_csv(blocks))
         illustrated = [(*pair, write_figures(*pair, folder)) for pair in blocks]
         atomic_write_text(folder / "report.md", markdown(illustrated, *lines))
         page = write_page(report)
     except OSError as error:
-        raise UserError("DIR", folder, f"a folder that can be written into ({error.strerror})") from error
+        option = "DIR" if into is None else "--into"
+        raise UserError(option, folder, f"a folder that can be written into ({error.strerror})") from error
     figures = [figure for *_, found in illustrated for figure in found]
     return printable(_text(blocks, *lines, folder, [page, *figures]))
 
@@ -76,16 +89,13 @@ def write_page(report: Report) -> str:
     from wasi.report.page.render import page
 
     try:
-        text = page(title(report.runs, report.folder), **vars(report))
+        text = page(**vars(report))
     except ImportError as error:
+        if (error.name or "").partition(".")[0] != "vl_convert":
+            raise
         return f"{PAGE} passed over, for want of vl-convert-python (pip install -r requirements.txt): {error}"
     atomic_write_text(report.folder / PAGE, text)
     return PAGE
-
-
-def title(runs: list[Run], folder: Path) -> str:
-    """The experiment's name, or else the folder's."""
-    return experiment_of(runs) or folder.resolve().name
 
 
 def _text(
@@ -138,7 +148,7 @@ def file_part(label: str) -> str:
 
 def _ending(run: Run, folder: Path) -> str:
     reason = " ".join((run.error or _WITHOUT_ERROR.get(run.status, "no reason recorded")).split())
-    return f"{run.status}: {name_of(run)}: {reason} ({relative(run.path.parent, folder)})"
+    return f"{run.status}: {name_of(run)}: {reason} ({relative(run.place, folder)})"
 
 
 def printable(text: str) -> str:

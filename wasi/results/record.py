@@ -7,17 +7,14 @@ from typing import Any
 
 from wasi.errors import UserError
 from wasi.measure.timing import summary
-from wasi.report.load import select
-from wasi.report.options import epsilon_label, result_options
-
-SCHEMA_VERSION = 1
-RUN, BENCH = "run", "bench"
+from wasi.report.kept import BENCH, RUN, SCHEMA_VERSION
+from wasi.report.options import result_options, row_name, select
 
 _SHARED = ("model.name", "model.weights", "dataset.name", "dataset.train_size", "dataset.image_size")
 _SHARED += ("dataset.batch_size", "train.epochs")
 _OF_A_ROW = ("method.", "optimizer.", "train.memory", "train.clip_norm", "train.step_in_backward")
 _OF_A_ROW += ("train.gradient_checkpointing", "train.micro_batch_size", "rank.calibration_batches")
-_CODE = ("git_commit", "git_dirty", "versions", "start")
+_CODE = ("git_commit", "git_dirty", "versions", "start", "experiment", "cuda", "cpu_wait_share", "warnings")
 
 
 @dataclass(frozen=True)
@@ -76,14 +73,6 @@ def record_of(content: dict) -> Record:
         baseline=baseline,
         **told,
     )
-
-
-def row_name(config: dict) -> str:
-    if config.get("recipe"):
-        return str(config["recipe"])
-    memory = select(config, "train.memory")
-    parts = (select(config, "method.name"), epsilon_label(config), None if memory == "plain" else memory)
-    return " ".join(part for part in parts if part)
 
 
 def read_records(folder: Path) -> list[Record]:

@@ -1,8 +1,20 @@
 """What others may see: no absolute paths."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
+
+_WITHIN_TEXT = re.compile(r"(?<![^\s'\"=(\[{,;<>])(?:~[^\s/]*)?/[^\s'\"(),;:\[\]{}<>|]+")
+
+
+def text_without_absolute_paths(text: str) -> str:
+    """A message in which absolute paths are shortened as by `without_absolute_paths`; paths with spaces in parts.
+
+    >>> text_without_absolute_paths("'/home/someone/photos/a.png' is no image (1/2), see https://pytorch.org/")
+    "'a.png' is no image (1/2), see https://pytorch.org/"
+    """
+    return _WITHIN_TEXT.sub(lambda found: without_absolute_paths(found[0]) or found[0], text)
 
 
 def without_absolute_paths(value: Any) -> Any:

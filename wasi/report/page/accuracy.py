@@ -6,14 +6,8 @@ from typing import Any
 from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP, Cost
 from wasi.report.page.figure import Figure, Section, by_series, points, quantity, series_legend, spec, tooltip
 from wasi.report.page.rows import Row
-from wasi.report.pareto import on_front
 
 _COSTS = (PEAK, PROCESS, STEP, INFERENCE, FLOPS)
-_TEXT = (
-    "Up and to the left is better. Whiskers: ± standard deviation over the seeds. Thin lines join rows "
-    "that differ by their thresholds alone. Stepped line: the front of the panel, which no row beats in both. Dashed: "
-    "vanilla's accuracy. Point at a mark for its run, click it for its configuration."
-)
 
 
 def section(rows: Sequence[Row]) -> Section | None:
@@ -21,7 +15,22 @@ def section(rows: Sequence[Row]) -> Section | None:
     panels = {cost: [row for row in rows if None not in (row.accuracy, row.cost(cost))] for cost in _COSTS}
     figures = [Figure(cost.axis, _panel(cost, shown), "x") for cost, shown in panels.items() if shown]
     shown = [row for row in rows if any(row in panel for panel in panels.values())]
-    return Section("Accuracy against cost", _TEXT, figures, series_legend(shown)) if figures else None
+    return Section("Accuracy against cost", _text(shown), figures, series_legend(shown)) if figures else None
+
+
+def _text(rows: list[Row]) -> str:
+    """What there is to be seen, and no more."""
+    joined = len({row.series for row in rows}) < len(rows)
+    spread = any(row.group.std(row.group.accuracy) for row in rows)
+    seen = {
+        "Up and to the left is better.": len(rows) > 1,
+        "Vertical bars: ± standard deviation over the seeds.": spread,
+        "Thin lines join configurations that differ by their thresholds alone.": joined,
+        "Stepped line: the Pareto front of the panel, whose members no other beats in both.": len(rows) > 1,
+        "Dashed: vanilla's accuracy.": any(row.is_reference and row.comparison.is_reference for row in rows),
+        "Point at a mark for its name and numbers, click it for its options.": True,
+    }
+    return " ".join(sentence for sentence, is_there in seen.items() if is_there)
 
 
 def _panel(cost: Cost, rows: list[Row]) -> dict[str, Any]:
@@ -43,26 +52,32 @@ def _panel(cost: Cost, rows: list[Row]) -> dict[str, Any]:
         "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}, "color": colour},
     }
     whiskers = [whisker] if any("low" in value for value in values) else []
-    return spec(*_vanilla(rows, y), *_front(cost, rows, x, y), line, *whiskers, marks, values=values)
+    return spec(*_vanilla(rows, y), _front(x, y), line, *whiskers, marks, values=values)
 
 
 def _datum(row: Row, cost: Cost) -> dict[str, Any]:
     std = row.group.std(row.group.accuracy)
     bounds = {} if std is None else {"low": row.accuracy - std, "high": row.accuracy + std}
     told = {"accuracy": row.told_accuracy(), "cost": row.told_cost(cost), "seeds": len(row.group.trained)}
-    return row.datum(x=row.cost(cost), y=row.accuracy, place=row.key, **bounds, **told)
+    reference = {"reference": 1} if row.is_reference and row.comparison.is_reference else {}
+    return row.datum(x=row.cost(cost), y=row.accuracy, place=row.key, **reference, **bounds, **told)
 
 
 def _vanilla(rows: list[Row], y: dict[str, Any]) -> list[dict[str, Any]]:
-    values = [{"y": row.accuracy} for row in rows if row.is_reference and row.comparison.is_reference]
+    if not any(row.is_reference and row.comparison.is_reference for row in rows):
+        return []
     mark = {"type": "rule", "strokeDash": [4, 3], "color": "#000000", "opacity": 0.7}
-    return [{"data": {"values": values}, "mark": mark, "encoding": {"y": y}}] if values else []
+    return [{"mark": mark, "transform": [{"filter": "datum.reference === 1"}], "encoding": {"y": y}}]
 
 
-def _front(cost: Cost, rows: list[Row], x: dict[str, Any], y: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows that no other is at least as accurate and as cheap as; a single one draws no line."""
-    marks = on_front([(row.accuracy, -row.cost(cost)) for row in rows])
-    front = sorted((row.cost(cost), row.accuracy) for row, marked in zip(rows, marks, strict=True) if marked)
-    values = [{"x": x, "y": y} for x, y in front]
+def _front(x: dict[str, Any], y: dict[str, Any]) -> dict[str, Any]:
+    """Rows that no other is at least as accurate and as cheap as, found by the browser among those that it shows.
+
+    From the cheapest on, and of equally cheap ones from the most accurate on, those that exceed all before them.
+    """
+    dearer = [{"field": "x"}, {"field": "y", "order": "descending"}]
+    best = {"window": [{"op": "max", "field": "y", "as": "best"}], "sort": dearer, "frame": [None, 0]}
+    before = {"window": [{"op": "lag", "field": "best", "as": "before"}], "sort": dearer}
     mark = {"type": "line", "interpolate": "step-after", "color": "#808080", "strokeWidth": 3, "opacity": 0.35}
-    return [{"data": {"values": values}, "mark": mark, "encoding": {"x": x, "y": y}}] if len(values) > 1 else []
+    transform = [best, before, {"filter": "!isValid(datum.before) || datum.y > datum.before"}]
+    return {"mark": mark, "transform": transform, "encoding": {"x": x, "y": y}}

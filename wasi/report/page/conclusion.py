@@ -1,5 +1,6 @@
 """The page's first words: what the data say, made from them alone."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,11 +10,12 @@ from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP
 from wasi.report.fields import ratio_text, significant
 from wasi.report.groups import Group, unlike
 from wasi.report.load import Run
-from wasi.report.options import unquotable
+from wasi.report.needed import needed_sentences
 from wasi.report.page.rows import Row
 from wasi.report.page.table import TITLES, signed
 from wasi.report.provenance import one_machine
 from wasi.report.statistics import Paired
+from wasi.report.summary import not_to_be_quoted
 
 _METHOD = "wasi"
 _EQUAL_WITHIN = 0.02  # half the width of the widest interval of a difference that passes for none
@@ -42,9 +44,9 @@ def overall(runs: Sequence[Run], doubts: Sequence[str]) -> list[Statement]:
     ended = Counter(run.status for run in runs if not run.completed)
     if ended:
         counts = ", ".join(f"{count} {status}" for status, count in ended.items())
-        total = sum(ended.values())
-        words = "is in none of these numbers" if total == 1 else "are in none of these numbers"
-        found.append(Statement(f"{total} of {len(runs)} {words}: {counts}. Reasons: see “Not averaged”.", "loud"))
+        total, several = sum(ended.values()), len(runs) > 1
+        words = f"of {len(runs)} run{'s' * several} {'is' if total == 1 else 'are'} left out of all numbers"
+        found.append(Statement(f"{total} {words}: {counts}. Reasons: see “Not averaged”, at the end.", "loud"))
     if not any(run.completed for run in runs):
         found.append(Statement("No run was completed, so there is nothing to compare yet.", "main"))
     return found + [Statement(f"{line[0].upper()}{line[1:]}.", "loud") for line in doubts]
@@ -53,8 +55,12 @@ def overall(runs: Sequence[Run], doubts: Sequence[str]) -> list[Statement]:
 def of_block(rows: Sequence[Row]) -> list[Statement]:
     """What one model on one data set has shown."""
     judged = [Judged(row, fair_comparison(row, rows)) for row in rows]
-    told = [_savings(judged), _front(rows), *_cheapest(rows), _within_noise(judged), _differing(judged)]
-    return [*_not_to_be_quoted(rows), *(statement for statement in told if statement is not None)]
+    answer = _savings(judged) or _measured(rows)
+    told = [answer, _front(rows), *_cheapest(rows), _within_noise(judged), _differing(judged)]
+    groups = [row.group for row in rows]
+    loud = [Statement(sentence, "loud") for sentence in not_to_be_quoted(groups)]
+    needed = [Statement(sentence) for sentence in needed_sentences(groups)]
+    return [*loud, *(statement for statement in told if statement is not None), *needed]
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ class Judged:
     @property
     def verdict(self) -> str | None:
         """On its accuracy; None where there is none, or it must not be quoted."""
-        return self.comparison.verdict if self.row.is_quotable else None
+        return self.comparison.verdict
 
     @property
     def is_above(self) -> bool:
@@ -93,35 +99,32 @@ def _differ_in_training(a: Group, b: Group) -> bool:
     return all(key.startswith(("optimizer.", "scheduler.")) for key in unlike(a, b))
 
 
-def _not_to_be_quoted(rows: Sequence[Row]) -> list[Statement]:
-    reasons = dict.fromkeys(reason for row in rows for reason in unquotable(row.group.config))
-    if not reasons:
-        return []
-    told = "time, memory and FLOPs are those of the real thing, accuracy is not. None is shown, and none may be quoted."
-    return [Statement(f"{' and '.join(reasons).capitalize()}: {told}", "loud")]
-
-
 def _savings(judged: Sequence[Judged]) -> Statement | None:
-    """What WASI saves at equal accuracy; else at the accuracy nearest to vanilla's; else at all."""
+    """What WASI saves at equal accuracy; else at the accuracy nearest to vanilla's; else at all.
+
+    None without a WASI row that has a vanilla to be compared with.
+    """
     ours = [one for one in judged if one.row.group.method == _METHOD]
     compared = [one for one in ours if one.comparison.of_vanilla]
     if not compared:
-        return Statement("There is no vanilla run to compare WASI with, so no saving is told.") if ours else None
+        return None
     known = [one for one in compared if one.verdict is not None]
     if not known:
         best = max(compared, key=lambda one: one.saving)
-        return Statement(f"Compared with {_vanilla(best, judged)}, {best.row.name} {_costs(best.comparison)}.", "main")
+        name, costs = best.row.told_name, _costs(best.comparison)
+        return Statement(f"Compared with {_vanilla(best, judged)}, {name} {costs}.", "main")
     equal = [one for one in known if one.verdict == "within noise" or one.is_above]
     spread = [one for one in known if one.comparison.p is not None]
     best = max(equal, key=lambda one: one.saving) if equal else max(spread or known, key=_difference)
-    name, vanilla, costs = best.row.name, _vanilla(best, judged), _costs(best.comparison)
+    name, vanilla, costs = best.row.told_name, _vanilla(best, judged), _costs(best.comparison)
     if equal:
         words = "lies above that of" if best.is_above else "cannot be told apart from that of"
         text = f"The accuracy of {name} {words} {vanilla} ({_told_difference(best)}), and it {costs}."
         if not best.is_above:
             text += _doubt(best.comparison.pairing)
     elif spread:
-        text = f"No WASI row keeps the accuracy of {vanilla}. Nearest is {name} ({_told_difference(best)}); it {costs}."
+        text = f"No WASI configuration keeps the accuracy of {vanilla}. "
+        text += f"Nearest is {name} ({_told_difference(best)}); it {costs}."
     else:
         text = (
             f"Compared with {vanilla}, {name} {costs}; accuracy {_told_difference(best)}. One seed cannot tell such a "
@@ -130,9 +133,30 @@ def _savings(judged: Sequence[Judged]) -> Statement | None:
     return Statement(text, "main")
 
 
+def _measured(rows: Sequence[Row]) -> Statement | None:
+    """The numbers of the most accurate row, or of the fastest where none has an accuracy to quote."""
+    if not rows:
+        return None
+    best = max(rows, key=lambda row: (row.accuracy or 0.0, -(row.cost(STEP) or math.inf), -row.key))
+    told = [
+        f"{cost.axis.partition(' (')[0].lower()} {significant(value, 3)} {TITLES[cost][1]}"
+        for cost in (PEAK, STEP, INFERENCE)
+        if (value := best.cost(cost)) is not None
+    ]
+    if best.accuracy is not None:
+        told.insert(0, f"{best.block.accuracy_title.lower()} {best.told_accuracy()}")
+    if not told:
+        return None
+    others = [row.comparison for row in rows if not row.is_reference]
+    alone = bool(others) and not any(comparison.of_vanilla for comparison in others)
+    without = " No saving is told, for want of a vanilla run of the same model, data and device." if alone else ""
+    chosen = "" if len(rows) == 1 else "Most accurate is " if best.accuracy is not None else "Fastest is "
+    return Statement(f"{chosen}{best.told_name}: {'; '.join(told)}.{without}", "main")
+
+
 def _vanilla(one: Judged, judged: Sequence[Judged]) -> str:
     """Its name among the others."""
-    return next((other.row.name for other in judged if other.row.group is one.comparison.baseline), "vanilla")
+    return next((other.row.told_name for other in judged if other.row.group is one.comparison.baseline), "vanilla")
 
 
 def _difference(one: Judged) -> float:
@@ -163,31 +187,35 @@ def _points(one: Judged) -> str:
 
 def _costs(comparison: Comparison) -> str:
     """`takes 48% less peak memory in a training step (1.93×) and …`; what is within noise of vanilla's, last."""
-    told, alike = [], []
+    told, noisy, equal = [], [], []
     for cost in _SAVED:
         ratio = comparison.ratio(cost)
         if ratio is None:
             continue
-        if comparison.within_noise(cost) or abs(ratio - 1) < 0.005:
-            alike.append(cost.axis.partition(" (")[0].lower())
+        if comparison.within_noise(cost):
+            noisy.append(cost.axis.partition(" (")[0].lower())
+        elif abs(ratio - 1) < 0.005:
+            equal.append(cost.axis.partition(" (")[0].lower())
         else:
             told.append(f"{abs(1 - 1 / ratio):.0%} {(_SAVED if ratio > 1 else _LOST)[cost]} ({ratio_text(ratio)})")
-    if not told and not alike:
+    if not told and not noisy and not equal:
         return "has no cost measured beside vanilla's"
-    words = f"takes {_and(told)}" if told else "takes as much of everything"
-    return words + (f" ({_and(alike)}: within noise)" if alike else "")
+    words = f"takes {_and(told)}" if told else "saves nothing"
+    alike = {"within noise": noisy, "the same": equal}
+    rest = "; ".join(f"{_and(names)}: {how}" for how, names in alike.items() if names)
+    return words + (f" ({rest})" if rest else "")
 
 
 def _front(rows: Sequence[Row]) -> Statement | None:
-    marked = [row.name for row in rows if row.on_front and row.is_quotable]
+    marked = [row.told_name for row in rows if row.on_front]
     if not marked:
         timed = [row for row in rows if None not in (row.accuracy, row.cost(STEP))]
         if one_machine([run for row in timed for run in row.group.sources(STEP.metric)]):
             return None
         return Statement("No Pareto front: step times are of several machines, devices or numbers of threads.")
     text = f"Pareto-optimal in accuracy, step time and peak memory together: {_and(marked)}"
-    without = [row.name for row in rows if row.accuracy is None]
-    left_out = f" Without an accuracy, and so on no front: {_and(without)}." if without else ""
+    without = [row.told_name for row in rows if row.accuracy is None]
+    left_out = f" Not compared there, for want of an accuracy: {_and(without)}." if without else ""
     return Statement(f"{text}.{left_out}")
 
 
@@ -195,17 +223,17 @@ def _cheapest(rows: Sequence[Row]) -> list[Statement]:
     """Whatever the method: what a reader with that one worry would take."""
     found = []
     for cost, words in ((PEAK, "Least peak memory in a training step"), (STEP, "Shortest training step")):
-        known = sorted((row.cost(cost), row.key, row.name) for row in rows if row.cost(cost) is not None)
+        known = sorted((row.cost(cost), row.key, row.told_name) for row in rows if row.cost(cost) is not None)
         sources = [run for row in rows for run in row.group.sources(cost.metric)]
         if len(known) > 2 and (not cost.timed or one_machine(sources)):
             told = [f"{name} ({significant(value, 3)} {TITLES[cost][1]})" for value, _, name in known[:_CHEAPEST]]
-            found.append(Statement(f"{words}: {', '.join(told)}."))
+            found.append(Statement(f"{words}: {_and(told)}."))
     return found
 
 
 def _within_noise(judged: Sequence[Judged]) -> Statement | None:
     """Rows whose accuracy cannot be told from vanilla's; equal is more than that."""
-    names = [one.row.name for one in judged if one.verdict == "within noise"]
+    names = [one.row.told_name for one in judged if one.verdict == "within noise"]
     if not names:
         return None
     words = "is" if len(names) == 1 else "are"
@@ -215,12 +243,13 @@ def _within_noise(judged: Sequence[Judged]) -> Statement | None:
 def _differing(judged: Sequence[Judged]) -> Statement | None:
     differing = [one for one in judged if one.verdict == "differs"]
     sides = {"above": [one for one in differing if one.is_above], "below": [o for o in differing if not o.is_above]}
-    told = [f"{side} vanilla's: {_and([_with_points(one) for one in ones])}" for side, ones in sides.items() if ones]
-    return Statement(f"Accuracy in points {'; '.join(told)}.") if told else None
+    named = {side: _and([_with_points(one) for one in ones]) for side, ones in sides.items() if ones}
+    told = [f"Accuracy {side} vanilla's: {names}." for side, names in named.items()]
+    return Statement(" ".join(told)) if told else None
 
 
 def _with_points(one: Judged) -> str:
-    return f"{one.row.name} ({_points(one)})"
+    return f"{one.row.told_name} ({_points(one)} points)"
 
 
 def _and(words: Sequence[str]) -> str:

@@ -29,8 +29,8 @@ _CURVES = {
 _MONITOR_FILE = "monitor.csv"
 _STABILITY = {
     "rank_at_threshold": ("Rank of the weights at the threshold", "rank / rank before training"),
-    "angle_mean_deg": ("Turn of the weights' subspace", "mean principal angle to the start (degrees)"),
-    "variance": ("Variance of the features that the bases explain", "share"),
+    "angle_mean_deg": ("Rotation of the weights' subspace", "mean principal angle to the start (degrees)"),
+    "variance": ("Explained variance of the saved inputs' features", "share of the variance"),
     "tucker_error": ("Error of the saved inputs", "relative Frobenius error"),
 }
 _MOST_TICKS = 6
@@ -59,7 +59,7 @@ def _curve(row: Row, metric: str) -> list[dict[str, Any]]:
 def stability(rows: Sequence[Row]) -> Section | None:
     """Medians over layers and seeds, with the range from the first to the last tenth."""
     text = (
-        "Of every layer in scope, read off before training (epoch 0) and after each epoch: the median over layers and "
+        "Of every compressed layer, before training (epoch 0) and after each epoch: the median over layers and "
         "seeds, and the middle 80 % as a band. A rank that stays near 1 and an angle that stays small mean that the "
         "ranks chosen before training still fit."
     )
@@ -68,7 +68,7 @@ def stability(rows: Sequence[Row]) -> Section | None:
         (title, axis, [value for row in rows for value in _watched(row, watched[row.key], name)])
         for name, (title, axis) in _STABILITY.items()
     ]
-    return _section("Do ranks and subspaces hold?", text, rows, panels, "layers")
+    return _section("Are ranks and subspaces stable?", text, rows, panels, "layers")
 
 
 def _section(

@@ -31,12 +31,16 @@ _LABEL_WIDTH = 18  # characters of a row's name on an axis, before it goes on in
 
 @dataclass(frozen=True)
 class Key:
-    """One entry of a legend: a colour, with a marker's path or, without, as a patch."""
+    """One entry of a legend: a colour, with a marker's path or, without, as a patch.
+
+    `rows`: those that it stands for, by their numbers; none for what all rows have.
+    """
 
     label: str
     colour: str
     path: str | None = None
     filled: bool = True
+    rows: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,9 +108,15 @@ def points(rows: Sequence[Row], **mark: Any) -> dict[str, Any]:
 
 
 def series_legend(rows: Sequence[Row]) -> list[Key]:
-    first = {row.series: row.style for row in reversed(rows)}
-    order = dict.fromkeys(row.series for row in rows)
-    return [Key(name, first[name].colour, SHAPES[first[name].marker], first[name].filled) for name in order]
+    members: dict[str, list[Row]] = {}
+    for row in rows:
+        members.setdefault(row.series, []).append(row)
+    return [_series_key(name, found) for name, found in members.items()]
+
+
+def _series_key(name: str, rows: list[Row]) -> Key:
+    style, members = rows[0].style, dict.fromkeys(row.key for row in rows)
+    return Key(name, style.colour, SHAPES[style.marker], style.filled, tuple(members))
 
 
 def tooltip(**titles: str) -> list[dict[str, str]]:

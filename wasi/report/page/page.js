@@ -5,6 +5,8 @@ const table = document.getElementById("table");
 const ERRORS = 1; // Vega's log level
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
+const hidden = new Set(); // numbers of the rows that the reader has filtered out
+
 // --- figures ---------------------------------------------------------------------------------------------------------
 
 function themed(spec, axes, scale) {
@@ -12,6 +14,7 @@ function themed(spec, axes, scale) {
   const [ink, faint, line] = ["--ink", "--faint", "--line"].map((name) => style.getPropertyValue(name).trim());
   const text = JSON.stringify(spec).replaceAll('"#000000"', JSON.stringify(ink)); // vanilla's black, on a dark page too
   const found = JSON.parse(text);
+  found.data.values = found.data.values.filter(({ row }) => !hidden.has(row));
   for (const { encoding } of found.layer) {
     for (const axis of axes) if (encoding[axis]) Object.assign(encoding[axis].scale, { type: scale, nice: scale !== "log" });
   }
@@ -26,7 +29,9 @@ function themed(spec, axes, scale) {
   return found;
 }
 
-async function draw(place) {
+const draw = (place) => place.drawing = (place.drawing ?? Promise.resolve()).then(() => drawn(place)); // one at a time
+
+async function drawn(place) {
   const scale = place.closest("article").querySelector('[data-scale][aria-pressed="true"]')?.dataset.scale;
   const spec = themed(figures[place.dataset.figure], place.dataset.scalable ?? "", scale);
   place.finalize?.();
@@ -38,6 +43,7 @@ async function draw(place) {
   });
 }
 
+const PAUSE = 150; // milliseconds without a key pressed, after which figures follow the filter
 const AT_ONCE = 48; // figures; on a longer page the others are drawn when the reader comes near
 
 const seen = new IntersectionObserver((entries) => {
@@ -47,6 +53,23 @@ const seen = new IntersectionObserver((entries) => {
     draw(target);
   }
 }, { rootMargin: "800px" });
+
+// Figures without a row left go, and so do sections without a figure left and the keys of rows that are hidden.
+function filterFigures(lines) {
+  const before = new Set(hidden);
+  hidden.clear();
+  for (const line of lines) hidden.add(Number(line.dataset.row));
+  const changed = new Set([...hidden, ...before].filter((row) => hidden.has(row) !== before.has(row)));
+  const places = [...all].filter((place) => figures[place.dataset.figure].data.values.some(({ row }) => changed.has(row)));
+  for (const place of places) {
+    place.closest("figure").hidden = figures[place.dataset.figure].data.values.every(({ row }) => hidden.has(row));
+  }
+  for (const article of document.querySelectorAll(".part article")) article.hidden = !article.querySelector("figure:not([hidden])");
+  for (const key of document.querySelectorAll(".key[data-rows]")) {
+    key.hidden = key.dataset.rows.split(" ").every((row) => hidden.has(Number(row)));
+  }
+  redraw(places.filter((place) => !place.closest("figure").hidden));
+}
 
 const redraw = (places) => places.forEach((place) => "drawn" in place.dataset && draw(place));
 const all = document.querySelectorAll("[data-figure]");
@@ -107,6 +130,7 @@ if (table) {
   });
   narrow.addEventListener("change", () => sort(Number(narrow.value), narrow.value ? "ascending" : "none"));
 
+  let waiting;
   function choose() {
     const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
     for (const line of lines) {
@@ -114,6 +138,8 @@ if (table) {
       line.hidden = isOther || !words.every((word) => line.dataset.words.includes(word));
     }
     const shown = lines.filter((line) => !line.hidden).length;
+    clearTimeout(waiting);
+    waiting = setTimeout(() => filterFigures(lines.filter((line) => line.hidden)), PAUSE);
     count.textContent = shown === lines.length ? `${shown} row${shown === 1 ? "" : "s"}` : `${shown} of ${lines.length} rows`;
   }
   for (const [element, event] of [[filter, "input"], [method, "change"]]) element.addEventListener(event, choose);

@@ -30,10 +30,12 @@ def memory(rows: Sequence[Row]) -> Section | None:
     values = [value for row in rows for value in _memory_of(row)]
     if not any(value["kind"] == "measured" for value in values):
         return None
-    text = (
-        "Upper bar: live tensors at the peak of a whole training step, measured, by what they are. Lower bar: the "
-        "paper's accounting, computed from shapes: weights of the linear layers in scope and their stored inputs."
-    )
+    text = "Tensors alive at the peak of a whole training step, measured, by what they are."
+    if any(value["kind"] == "paper" for value in values):
+        text = (
+            f"Upper bar: {text[0].lower()}{text[1:]} Lower bar: the paper's accounting, computed from shapes: "
+            "weights of the linear layers that the method may compress (method.scope), and the inputs that they store."
+        )
     shown, legend = drawn(rows, values), _legend([*_MEMORY.values(), _ACCOUNTING], values)
     bars = _bars(shown, values, "MiB", legend)
     bars["encoding"]["yOffset"] = {"field": "kind", "sort": ["measured", "paper"], "scale": {"paddingOuter": 0.25}}
@@ -53,10 +55,12 @@ def time(rows: Sequence[Row]) -> Section | None:
     values = [value for row in rows for value in _time_of(row)]
     if not values:
         return None
+    profiled = any(value["part"] not in (_TIME["decomposition"].label, _TIME["rest"].label) for value in values)
     text = (
-        "Milliseconds of one training step. From a benchmark: mean of a profiled pass of its own, seen from outside, "
-        "so that the parts' sum may differ from the median step of the table. From a training run: decompositions, "
-        "tangent projection and retraction, and the rest of the median step."
+        "Milliseconds of one training step: means of a separate pass under a profiler, so that the sum of the "
+        "parts may differ from the median step in the table."
+        if profiled
+        else "Milliseconds of one training step: updating the subspaces, and the rest of the median step."
     )
     shown, legend = drawn(rows, values), _legend(_TIME.values(), values)
     bars = _bars(shown, values, "ms", legend)

@@ -8,8 +8,8 @@ from wasi.report.page.figure import Figure, Section, axis_name, drawn, line_step
 from wasi.report.page.rows import Row
 
 _TEXT = (
-    "A column per linear layer in scope, in the model's order; the darker, the smaller the share of the full rank that "
-    "is kept. White: kept whole. Several seeds: the mean rank."
+    "A column per compressed linear layer, in the model's order; the darker, the smaller the share of the full "
+    "rank that is kept. White: kept whole. Several seeds: the mean rank."
 )
 
 

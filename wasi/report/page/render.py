@@ -20,7 +20,7 @@ from wasi.report.page.figure import Section
 from wasi.report.page.library import library
 from wasi.report.page.rows import Row, rows_of
 from wasi.report.page.table import columns
-from wasi.tracking.paths import without_absolute_paths
+from wasi.tracking.paths import text_without_absolute_paths, without_absolute_paths
 
 _HERE = Path(__file__).parent
 _SECTIONS = (
@@ -82,8 +82,8 @@ def page(
         rows=rows,
         columns=columns(rows),
         tuning=tuning,
-        not_averaged=not_averaged,
-        warnings=warnings + _measured_badly(rows),
+        not_averaged=list(map(text_without_absolute_paths, not_averaged)),
+        warnings=list(map(text_without_absolute_paths, warnings + _measured_badly(rows))),
         figures=_script_data([figure.spec for part in found for s in part.sections for figure in s.figures]),
         details=_script_data([_details(row, folder) for row in rows]),
         style=_read("page.css"),
@@ -104,7 +104,7 @@ def _script_data(value: Any) -> str:
 def _details(row: Row, folder: Path) -> dict[str, Any]:
     """What a click on a run shows."""
     runs = [*row.group.trained, *([row.group.bench] if row.group.bench else [])]
-    folders = [relative(run.path.parent, folder) for run in runs] or [relative(row.group.runs[0].path.parent, folder)]
+    folders = [relative(run.place, folder) for run in runs] or [relative(row.group.runs[0].place, folder)]
     config = {key: value for key, value in row.group.config.items() if key not in ("hydra", "sweep")}
     return {
         "name": row.name,

@@ -9,7 +9,7 @@ from wasi.report.baseline import Comparison
 from wasi.report.columns import Cost
 from wasi.report.fields import ratio_text, significant
 from wasi.report.groups import Block, Group, row_names
-from wasi.report.options import epsilon_label, unquotable
+from wasi.report.options import epsilon_label
 from wasi.report.series import Series, series_of
 from wasi.report.style import Style, styles
 from wasi.report.summary import front_of
@@ -28,6 +28,11 @@ class Row:
     on_front: bool
 
     @property
+    def told_name(self) -> str:
+        """As it stands in a sentence: in quotation marks where it has commas of its own."""
+        return f"“{self.name}”" if "," in self.name else self.name
+
+    @property
     def group(self) -> Group:
         return self.comparison.group
 
@@ -41,12 +46,12 @@ class Row:
 
     @property
     def is_quotable(self) -> bool:
-        return not unquotable(self.group.config)
+        return self.group.is_quotable
 
     @cached_property
     def accuracy(self) -> float | None:
         """The mean over seeds; None where it must not be quoted."""
-        return self.group.mean(self.group.accuracy) if self.is_quotable else None
+        return self.group.quoted
 
     @cached_property
     def accuracy_interval(self) -> tuple[float, float] | None:
@@ -61,7 +66,7 @@ class Row:
         if self.accuracy is None:
             return "-" if self.is_quotable else "not to be quoted"
         bounds = self.accuracy_interval
-        return f"{self.accuracy:.4f}" + (f" [{bounds[0]:.4f}, {bounds[1]:.4f}]" if bounds else " (n=1)")
+        return f"{self.accuracy:.4f}" + (f" [{bounds[0]:.4f}, {bounds[1]:.4f}]" if bounds else " (one seed)")
 
     def told_cost(self, cost: Cost) -> str:
         """`412.5 (1.93×)`; a ratio within noise says so."""

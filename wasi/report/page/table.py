@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP, Cost
-from wasi.report.fields import DASH, WITHIN_NOISE, ratio_text, significant
+from wasi.report.fields import DASH, NOT_QUOTABLE, WITHIN_NOISE, ratio_text, significant
 from wasi.report.page.rows import Row
 
 TITLES = {
@@ -13,6 +13,22 @@ TITLES = {
     STEP: ("Step", "ms"),
     INFERENCE: ("Inference", "ms"),
     FLOPS: ("Step FLOPs", "10⁹"),
+}
+_RATIO = "vanilla's / this, above 1 is better, with ≈ where that is within noise"
+
+
+MEANINGS = {
+    "Method": "`vanilla` fine-tunes the library's model as it is, and is what the others are compared with",
+    "Threshold": "share of the squared singular values that a compressed weight keeps, and a saved activation in "
+    "each of its modes; one number where both are equal, else weights/activations",
+    "Seeds": "runs that differ only by their random seed, over which numbers are means; “benchmark”: times and "
+    "memory are those of `bench_device.py`, which measures a configuration and vanilla in turns",
+    "Accuracy": "mean over the seeds of the share of images that are classified correctly, of the test split, or "
+    "where a run lacks that, of the validation split; below it the 95 % t-interval of the mean",
+    "Δ vanilla": "accuracy minus vanilla's, in percentage points; below it the 95 % t-interval of the mean "
+    "difference over equal seeds. ≈: within noise, that is, a t-test finds no difference at the 5 % level",
+    "Pareto": "● where no other row is at least as good in accuracy, step time and step peak and better in one",
+    **{TITLES[cost][0]: f"{cost.meaning}; below it {_RATIO}" for cost in TITLES},
 }
 
 
@@ -35,6 +51,11 @@ class Column:
     unit: str
     cells: list[Cell]
     is_text: bool = False
+
+    @property
+    def meaning(self) -> str | None:
+        """For a reader who sees the table for the first time."""
+        return MEANINGS.get(self.title)
 
 
 def columns(rows: Sequence[Row]) -> list[Column]:
@@ -77,22 +98,23 @@ def _seeds(row: Row) -> Cell:
 
 def _accuracy(row: Row) -> Cell:
     if not row.is_quotable:
-        return Cell("none", "not quotable")
+        return Cell(NOT_QUOTABLE, "not quotable")
     if row.accuracy is None:
         return Cell(DASH)
     bounds = row.accuracy_interval
-    return Cell(f"{row.accuracy:.4f}", f"[{bounds[0]:.4f}, {bounds[1]:.4f}]" if bounds else "n=1", row.accuracy)
+    note = f"[{bounds[0]:.4f}, {bounds[1]:.4f}]" if bounds else "one seed"
+    return Cell(f"{row.accuracy:.4f}", note, row.accuracy)
 
 
 def _difference(row: Row) -> Cell:
     comparison = row.comparison
-    if not row.is_quotable or comparison.accuracy_difference is None:
+    if comparison.accuracy_difference is None:
         return Cell(DASH)
     difference, pairing = 100 * comparison.accuracy_difference, comparison.pairing
     mark = f" {WITHIN_NOISE}" if comparison.verdict == "within noise" else ""
     has_interval = pairing is not None and pairing.low is not None
     interval = f"[{signed(100 * pairing.low)}, {signed(100 * pairing.high)}]" if has_interval else ""
-    return Cell(signed(difference) + mark, interval or ("n=1" if comparison.p is None else ""), difference)
+    return Cell(signed(difference) + mark, interval or ("one seed" if comparison.p is None else ""), difference)
 
 
 def signed(points: float) -> str:

@@ -31,7 +31,7 @@ def time(rows: Sequence[Row]) -> Section | None:
             shown += timed
     text = (
         "A line per method over its explained-variance threshold (of the weights; where they are dense, of the "
-        "activations). A row without a threshold is a level line."
+        "activations). A method without a threshold is a level line."
     )
     legend = series_legend([row for row in rows if row in shown])
     return Section("Time against epsilon", text, figures, legend) if figures else None
@@ -78,8 +78,8 @@ def savings(rows: Sequence[Row]) -> Section | None:
             figures.append(Figure(title, _against_prediction(both, predicted, measured, x, y), "xy"))
             ratios += [ratio for row in both for ratio in _ratios(row, predicted, measured)]
     text = (
-        "On the dashed line a saving is as large as predicted, below it smaller. The accounting sees linear layers "
-        "in scope alone, and FLOPs take no account of how well a machine computes them."
+        "On the dashed line a saving is as large as predicted, below it smaller. The paper's accounting counts "
+        "the compressed kind of linear layers alone, and FLOPs take no account of how well a machine computes them."
     )
     if not figures:
         return None

@@ -1,0 +1,118 @@
+"""The page's first words and its numbers."""
+
+import copy
+
+import pytest
+
+from tests.report import fakes
+from tests.report.test_page import rich, rows
+from wasi.report.page import conclusion
+from wasi.report.page.table import columns
+
+
+def told(folder):
+    found = conclusion.of_block(rows(folder))
+    return " ".join(statement.text for statement in found)
+
+
+def test_equal_accuracy_is_told_with_its_interval_and_what_is_saved(tmp_path):
+    for seed, noise in enumerate((0.004, -0.003, 0.001, -0.001, 0.002)):
+        rich(tmp_path, 0.9, "vanilla", None, seed)
+        rich(tmp_path, 0.9 + noise, "wasi", 0.8, seed)
+    text = told(tmp_path)
+    assert "The accuracy of wasi 0.8 cannot be told apart from that of vanilla (+0.06 points, 95 % interval" in text
+    assert "5 seeds), and it takes 50% less peak memory in a training step (2.00×)" in text
+    assert "Within noise of vanilla's accuracy is wasi 0.8" in text and "So wide" not in text
+
+
+def test_a_wide_interval_is_not_called_equal(tmp_path):
+    for seed, noise in enumerate((0.05, -0.06)):
+        rich(tmp_path, 0.8, "vanilla", None, seed)
+        rich(tmp_path, 0.8 + noise, "wasi", 0.8, seed)
+    assert "So wide an interval shows little" in told(tmp_path)
+
+
+def test_a_loss_of_accuracy_is_told(tmp_path):
+    for seed in range(3):
+        rich(tmp_path, 0.9 + 0.001 * seed, "vanilla", None, seed)
+        rich(tmp_path, 0.8 + 0.002 * seed, "wasi", 0.8, seed)
+    text = told(tmp_path)
+    assert "No WASI configuration keeps the accuracy of vanilla. Nearest is wasi 0.8 (−9.90 points" in text
+    assert "Accuracy below vanilla's: wasi 0.8 (−9.90 points)." in text
+
+
+def test_one_seed_tells_no_difference_from_noise(tmp_path):
+    rich(tmp_path, 0.9, "vanilla", None)
+    rich(tmp_path, 0.89)
+    assert "One seed cannot tell such a difference from noise" in told(tmp_path)
+
+
+def test_savings_are_told_against_the_vanilla_that_was_tuned_best(tmp_path):
+    for seed in range(2):
+        rich(tmp_path, 0.5 + 0.01 * seed, "vanilla", None, seed, **{"optimizer.lr": 0.001})
+        rich(tmp_path, 0.9 + 0.01 * seed, "vanilla", None, seed, **{"optimizer.lr": 0.1})
+        rich(tmp_path, 0.8 + 0.02 * seed, "wasi", 0.8, seed, **{"optimizer.lr": 0.001})
+    text = told(tmp_path)
+    assert "No WASI configuration keeps the accuracy of “vanilla, lr=0.1”" in text
+    assert "above" not in text
+
+
+def test_other_seeds_than_vanillas_are_not_called_equal(tmp_path):
+    for seed, noise in enumerate((0.001, -0.001, 0.002)):
+        rich(tmp_path, 0.9 + noise, "vanilla", None, seed)
+        rich(tmp_path, 0.9 - noise, "wasi", 0.8, seed + 1)
+    text = told(tmp_path)
+    assert "must not be called equal" in text and "So wide an interval" not in text
+
+
+def test_whether_the_subspace_iteration_is_needed_is_told(tmp_path):
+    for seed, noise in enumerate((0.002, -0.001, 0.001)):
+        rich(tmp_path, 0.9, "wasi", 0.8, seed, **{"method.update": "subspace"})
+        rich(tmp_path, 0.8 + noise, "wasi", 0.8, seed, **{"method.update": "none"})
+    text = told(tmp_path)
+    assert "Is the subspace iteration needed at all? wasi 0.8, SGD (lr 0.05): yes, it is better with it" in text
+    assert "-9.93 points [-10.31, -9.55] (n=3)" in text
+
+
+def test_runs_without_vanilla_open_with_what_was_measured(tmp_path):
+    for seed in (0, 1):
+        rich(tmp_path, 0.8, "wasi", 0.8, seed)
+    (first, *_) = conclusion.of_block(rows(tmp_path))
+    assert first.tone == "main" and first.text == (
+        "wasi 0.8: validation accuracy 0.8000 [0.8000, 0.8000]; peak memory of a training step 200 MiB; time of a "
+        "training step 50.0 ms; time of inference 5.00 ms. No saving is told, for want of a vanilla run of the same "
+        "model, data and device."
+    )
+
+
+def test_equal_costs_are_not_called_noise(tmp_path):
+    rich(tmp_path, name="vanilla", epsilon=None)
+    fakes.write(tmp_path, fakes.metrics(0.8, **{"time/train_step_ms_p50": 50.0}), fakes.config("wasi", 0.8))
+    assert "takes 50% less time per training step (2.00×) (peak memory of a training step" in told(tmp_path)
+    assert "work of a training step: the same)" in told(tmp_path)
+
+
+def test_the_pages_numbers_against_a_calculation_by_hand(tmp_path):
+    """Accuracies 0.89, 0.90, 0.94 beside 0.90, 0.92, 0.94.
+
+    Mean 0.91, standard deviation sqrt((0.02² + 0.01² + 0.03²) / 2) = 0.0264575, standard error 0.0152753.
+    Differences in points -1, -2, 0: mean -1, standard error 1 / sqrt(3) = 0.577350. The 97.5 % point of Student's t
+    with two degrees of freedom is 4.302653, so the half widths are 0.065725 and 2.484.
+    """
+    for seed, (vanilla, wasi) in enumerate(((0.90, 0.89), (0.92, 0.90), (0.94, 0.94))):
+        fakes.write(tmp_path, fakes.metrics(vanilla), fakes.config(seed=seed))
+        fakes.write(tmp_path, fakes.metrics(wasi, 0.5), fakes.config("wasi", 0.8, seed))
+    found = rows(tmp_path)
+    cells = {column.title: column.cells[1] for column in columns(found)}
+    assert (cells["Accuracy"].text, cells["Accuracy"].note) == ("0.9100", "[0.8443, 0.9757]")
+    assert (cells["Δ vanilla"].text, cells["Δ vanilla"].note) == ("−1.00 ≈", "[−3.48, +1.48]")
+    assert (cells["Step peak"].text, cells["Step peak"].note) == ("200.0", "2.00×")
+    assert found[1].comparison.p == pytest.approx(0.225403, abs=1e-6)  # t = -sqrt(3): 1 - sqrt(3 / (2 + 3))
+    assert "−1.00 points, 95 % interval −3.48 to +1.48, 3 seeds" in told(tmp_path)
+
+
+def test_times_of_several_machines_make_no_front(tmp_path):
+    other = copy.deepcopy(fakes.PROVENANCE) | {"threads": {"torch": 1}}
+    fakes.write(tmp_path, fakes.metrics(0.8), fakes.config())
+    fakes.write(tmp_path, fakes.metrics(0.7, 0.5), fakes.config("wasi", 0.8), provenance=other)
+    assert "No Pareto front: step times are of several machines" in told(tmp_path)

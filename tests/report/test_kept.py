@@ -1,0 +1,121 @@
+"""Kept results against the run folders that they were collected from."""
+
+import copy
+import csv
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.bench import jobs
+from tests.report import fakes
+from wasi.errors import UserError
+from wasi.report import write_report
+from wasi.report.kept import as_result
+from wasi.report.load import read_runs
+from wasi.results.collect import collect
+
+WEIGHTS = {"model.weights": "/home/someone/net.safetensors"}
+
+
+def pareto(folder, recipes=True):
+    """Runs of three seeds and a benchmark of vanilla and of wasi, against the recipe vanilla or the method."""
+    for name, epsilon, speed in (("vanilla", None, 100), ("wasi", 0.8, 60)):
+        configuration = fakes.config(name, epsilon, options=WEIGHTS)
+        configuration |= {"recipe": f"{name}_best"} if recipes else {}
+        configuration |= {"bench": {"baseline_recipe": "vanilla_best"}} if recipes else {}
+        for seed in (0, 1, 2):
+            accuracy = 0.9 - 0.01 * seed * (name == "wasi")
+            fakes.write(folder, {"val/acc": accuracy}, copy.deepcopy(configuration) | {"seed": seed})
+        job = jobs.content(configuration, jobs.metrics(speed, 5, speed), jobs.metrics(100, 10, 400))
+        job["baseline"]["config"] = fakes.config("vanilla", options=WEIGHTS)
+        job["baseline"]["config"] |= {"recipe": "vanilla_best"} if recipes else {}
+        job["environment"] |= {"fingerprint": f"bench of {name}", "device": "cpu"}
+        (folder / f"bench_{name}").mkdir()
+        (folder / f"bench_{name}" / "bench.json").write_text(json.dumps(job))
+
+
+def without_places(path):
+    """report_groups.csv without the fingerprints, which kept results of a benchmark's other side do not have."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return [{k: v for k, v in row.items() if k != "baseline"} for row in csv.DictReader(file)]
+
+
+def table_of(folder):
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    return re.sub(r"\s+", " ", re.search(r"<tbody>(.*?)</tbody>", html, re.DOTALL)[1])
+
+
+@pytest.mark.parametrize("recipes", [True, False])
+def test_kept_results_make_the_tables_of_the_folders_that_they_are_from(tmp_path, monkeypatch, recipes):
+    pytest.importorskip("vl_convert")
+    monkeypatch.chdir(tmp_path)
+    sweep, results = tmp_path / "sweep", tmp_path / "results" / "pareto"
+    pareto(sweep, recipes)
+    collect([sweep], results)
+    before = sorted(results.iterdir())
+    write_report([sweep])
+    printed = write_report([results])
+    assert "written to outputs/report/pareto: report.md" in printed
+    assert sorted(results.iterdir()) == before
+    written = tmp_path / "outputs" / "report" / "pareto"
+    assert without_places(sweep / "report_groups.csv") == without_places(written / "report_groups.csv")
+    assert table_of(sweep) == table_of(written) and "2.00×" in table_of(written)
+    assert "results/pareto/" in (written / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_benchmarks_baseline_that_no_other_file_tells_of_has_no_row(tmp_path):
+    pareto(tmp_path / "sweep")
+    collect([tmp_path / "sweep" / "bench_wasi"], tmp_path / "kept")
+    ((run,), warnings) = read_runs([tmp_path / "kept"])
+    assert run.is_bench and run.baseline is None and warnings == []
+
+
+def test_a_single_file_and_other_files_beside_it(tmp_path):
+    pareto(tmp_path / "sweep")
+    collect([tmp_path / "sweep"], tmp_path / "kept")
+    (tmp_path / "kept" / "notes.json").write_text(json.dumps({"kind": "run", "row": "nothing"}))
+    assert len(read_runs([tmp_path / "kept"])[0]) == 8
+    path = next((tmp_path / "kept").glob("job*.json"))
+    ((run,), _) = read_runs([path])
+    assert (run.place, run.is_kept, run.config["recipe"]) == (path, True, "vanilla_best")
+
+
+def test_a_file_of_another_schema_is_named_and_left_out(tmp_path):
+    pareto(tmp_path / "sweep")
+    collect([tmp_path / "sweep"], tmp_path / "kept")
+    path = next((tmp_path / "kept").glob("job*.json"))
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"schema_version": 9}))
+    runs, (warning,) = read_runs([tmp_path / "kept"])
+    assert len(runs) == 7 and str(path) in warning and "schema_version is 9" in warning
+
+
+def test_times_of_a_baseline_are_its_samples_and_all_else_follows_from_the_ratios(tmp_path):
+    kept = {
+        "kind": "bench", "row": "wasi 0.8", "seed": 0, "fingerprint": "f", "shared": {"model.name": "m"},
+        "config": {"method.name": "wasi", "method.weight_epsilon": 0.8}, "provenance": {}, "baseline": "vanilla",
+        "metrics": {"memory/train_peak_mib": 50.0, "time/train_step_ms_p50": 20.0},
+        "ratio": {"memory/train_peak_mib": {"p50": 4.0}, "time/train_step_ms_p50": {"p50": 2.5}},
+        "samples": {"baseline": {"time/train_step_ms": {"p50": 48.0}}},
+    }  # fmt: skip
+    base = kept | {"row": "vanilla", "config": {"method.name": "vanilla"}, "baseline": None}
+    (tmp_path / "base.json").write_text(json.dumps(base))
+    (tmp_path / "ours.json").write_text(json.dumps(kept))
+    other = as_result(kept, tmp_path)["baseline"]
+    assert other["metrics"] == {"memory/train_peak_mib": 200.0, "time/train_step_ms_p50": 48.0}
+    assert other["config"]["method"] == {"name": "vanilla"} and "recipe" not in other["config"]
+
+
+def test_into_is_made_and_what_cannot_be_is_refused_by_its_name(tmp_path):
+    fakes.write(tmp_path / "sweep", fakes.metrics(0.8), fakes.config())
+    into = tmp_path / "new" / "folder"
+    command = [sys.executable, "-m", "wasi.report", str(tmp_path / "sweep"), "--into", str(into)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and (into / "report.md").is_file()
+    assert [path.name for path in (tmp_path / "sweep").iterdir()] == ["job0"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="--into="):
+        write_report([tmp_path / "sweep"], tmp_path / "file" / "below")

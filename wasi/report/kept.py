@@ -1,0 +1,88 @@
+"""Kept results, the small files of `python -m wasi.results collect`, in the form of result.json and bench.json.
+
+What a kept file leaves out (ranks layer by layer, the course of training) is absent from what is made of it.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from wasi.report.options import row_name
+
+SCHEMA_VERSION = 1
+RUN, BENCH = "run", "bench"
+_KEYS = {"kind", "row", "seed", "fingerprint", "shared", "config", "metrics", "provenance"}
+
+
+def is_kept(content: Any) -> bool:
+    """Whether a JSON file's content is that of a kept result."""
+    return isinstance(content, dict) and content.keys() >= _KEYS and content["kind"] in (RUN, BENCH)
+
+
+def kept_files(folder: Path) -> Iterator[Path]:
+    """Kept results at any depth below `folder`; W&B's own files are not looked at."""
+    for path in folder.rglob("*.json"):
+        if "wandb" not in path.relative_to(folder).parts and is_kept(_read(path)):
+            yield path
+
+
+def as_result(kept: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """A kept result as result.json or, of a benchmark, as bench.json.
+
+    Args:
+        folder: of the file. A benchmark tells the name of its baseline, and what that is stands in another file
+            there; and rows have recipes, where one of them has a name that its options do not give it.
+    """
+    others = [other for path in sorted(folder.glob("*.json")) if is_kept(other := _read(path))]
+    have_recipes = any(other["row"] != row_name(_config(other)) for other in others)
+    named = {other["baseline"] for other in others if other.get("baseline")}
+    baseline = next((other for other in others if {other["row"]} == named), None)
+    config = _config(kept)
+    if have_recipes:
+        config["recipe"] = kept["row"]
+    if have_recipes and baseline is not None:
+        config["bench"] = {"baseline_recipe": baseline["row"]}
+    result = {"status": "completed", "config": config, "metrics": kept["metrics"]}
+    if kept["kind"] == RUN:
+        return result | {"fingerprint": kept["fingerprint"], "provenance": _provenance(kept)}
+    result |= {"environment": _provenance(kept) | {"fingerprint": kept["fingerprint"]}, "ratio": kept.get("ratio")}
+    if baseline is not None and baseline["row"] == kept.get("baseline"):
+        result["baseline"] = {"config": _config(baseline), "metrics": _baseline_metrics(kept)}
+    return result
+
+
+def _config(kept: Mapping[str, Any]) -> dict[str, Any]:
+    """The nested configuration, as far as it is kept."""
+    config: dict[str, Any] = {"seed": kept["seed"], "device": {"name": kept["provenance"].get("device") or "cpu"}}
+    for key, value in {**kept["shared"], **kept["config"]}.items():
+        *sections, option = key.split(".")
+        node = config
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[option] = value
+    return config
+
+
+def _provenance(kept: Mapping[str, Any]) -> dict[str, Any]:
+    found = dict(kept["provenance"])
+    machine, threads = {"processor": found.pop("processor", None)}, {"torch": found.pop("threads", None)}
+    return found | {"machine": machine, "threads": threads}
+
+
+def _baseline_metrics(kept: Mapping[str, Any]) -> dict[str, float]:
+    """What a benchmark has measured of its baseline: times as the samples' medians, all else by the ratios."""
+    found = {}
+    for name, bounds in (kept.get("ratio") or {}).items():
+        if name in kept["metrics"] and not name.startswith("time/"):
+            found[name] = bounds["p50"] * kept["metrics"][name]
+    for kind, times in (kept.get("samples") or {}).get("baseline", {}).items():
+        found[f"{kind}_p50"] = times["p50"]
+    return found
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
