@@ -47,7 +47,10 @@ class Method:
         return []
 
     def wrap_step(self, step):
-        """The `TrainStep` as it is to be used; for example with hooks on `step.optimizer`."""
+        """The `TrainStep` as it is to be used; for example with hooks on `step.optimizer`, or with `step.penalties`.
+
+        `step.total_steps` is None until a training begins.
+        """
         return step
 
     def step_parts(self) -> dict[str, list[tuple[object, str]]]:
