@@ -117,7 +117,7 @@ class Peft(Method):
         if self.type != "adalora":
             return step
         if step.in_backward:
-            raise UserError("train.step_in_backward", "true", "false with method.type=adalora, which looks at gradients")
+            raise UserError("train.step_in_backward", "true", "false with method.type=adalora")
         RankBudget(self._tuner, step, self.tinit, self.tfinal)
         weight = self._of_type("orth_reg_weight")
         step.penalties.append(lambda: weight * distance_from_orthogonal(step.model))

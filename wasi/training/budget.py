@@ -10,6 +10,7 @@ from itertools import pairwise, product
 from math import ceil
 
 import torch
+from hydra.utils import get_class
 from omegaconf import DictConfig
 from torch import nn
 
@@ -169,7 +170,7 @@ def _kept_weights(cfg: DictConfig, sizes: Outline) -> float:
 def _trained(cfg: DictConfig, sizes: Outline) -> float:
     """Bytes of gradients and optimizer state; coordinates of a step on factors are fewer than the factors."""
     method, optimizer = cfg.method, cfg.optimizer
-    if method.name in ("linear_probe", "bitfit"):
+    if not get_class(method["_target_"]).trains_matrices:
         return 0
     kind = str(optimizer["_target_"]).rpartition(".")[2]
     states = 1 if optimizer.get("momentum") else 2 if kind.startswith("Adam") or kind == "adamw8bit" else 0

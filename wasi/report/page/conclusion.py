@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from wasi.methods.declared import is_subject, title
 from wasi.report.baseline import Comparison
 from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP
 from wasi.report.fields import ratio_text, significant
@@ -15,7 +16,6 @@ from wasi.report.page.table import TITLES, signed
 from wasi.report.provenance import one_machine
 from wasi.report.statistics import Paired
 
-_METHOD = "wasi"
 _EQUAL_WITHIN = 0.02  # half the width of the widest interval of a difference that passes for none
 _CHEAPEST = 3  # that many are named
 _SAVED = {
@@ -102,11 +102,12 @@ def _not_to_be_quoted(rows: Sequence[Row]) -> list[Statement]:
 
 
 def _savings(judged: Sequence[Judged]) -> Statement | None:
-    """What WASI saves at equal accuracy; else at the accuracy nearest to vanilla's; else at all."""
-    ours = [one for one in judged if one.row.group.method == _METHOD]
+    """What the method judged saves at equal accuracy; else at the accuracy nearest to vanilla's; else at all."""
+    subject = title(is_subject)
+    ours = [one for one in judged if is_subject(one.row.group.method)]
     compared = [one for one in ours if one.comparison.of_vanilla]
     if not compared:
-        return Statement("There is no vanilla run to compare WASI with, so no saving is told.") if ours else None
+        return Statement(f"There is no vanilla run to compare {subject} with, so no saving is told.") if ours else None
     known = [one for one in compared if one.verdict is not None]
     if not known:
         best = max(compared, key=lambda one: one.saving)
@@ -121,7 +122,8 @@ def _savings(judged: Sequence[Judged]) -> Statement | None:
         if not best.is_above:
             text += _doubt(best.comparison.pairing)
     elif spread:
-        text = f"No WASI row keeps the accuracy of {vanilla}. Nearest is {name} ({_told_difference(best)}); it {costs}."
+        text = f"No {subject} row keeps the accuracy of {vanilla}. "
+        text += f"Nearest is {name} ({_told_difference(best)}); it {costs}."
     else:
         text = (
             f"Compared with {vanilla}, {name} {costs}; accuracy {_told_difference(best)}. One seed cannot tell such a "
