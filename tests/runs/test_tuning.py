@@ -77,7 +77,10 @@ def test_the_edge_is_that_of_the_rates_of_the_chosen_optimizer():
 
 @pytest.mark.parametrize(
     ("values", "has_edge"),
-    [([1, 2], True), ([0.1, 0.2, 0.3], True), (["svd", "output"], False), ([False, True], False), ([None, 1, 2], False)],
+    [
+        *(([1, 2], True), ([0.1, 0.2, 0.3], True)),
+        *((["svd", "output"], False), ([False, True], False), ([None, 1, 2], False)),
+    ],
 )
 def test_only_numbers_have_an_edge(values, has_edge):
     row = Row("", {}, [{"option": value} for value in values])

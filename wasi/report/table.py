@@ -27,7 +27,10 @@ def block_text(block: Block, comparisons: list[Comparison]) -> str:
     if not any(field.title == TUNED for field in fields):
         notes += _tuned_notes(block)
     said = textwrap.wrap(" ".join(summary(block, comparisons)), WIDTH)
-    return "\n".join([heading, *said, *_lines(fields), *notes])
+    lines = _lines(fields)
+    if len(lines[0]) > WIDTH:
+        lines = _lines(fields, gap=" ")
+    return "\n".join([heading, *said, *lines, *notes])
 
 
 def _fitting(fields: list[Field]) -> list[Field]:
@@ -42,13 +45,13 @@ def _fitting(fields: list[Field]) -> list[Field]:
 def _tuned_notes(block: Block) -> list[str]:
     """A line per row that was tuned, for a table that has no room for it."""
     named = zip(row_names(block), block.groups, strict=True)
-    lines = [f"{TUNED}: {name}: {value}" for name, group in named if (value := tuned_of(group)) != DASH]
-    return [part for line in lines for part in textwrap.wrap(line, WIDTH, initial_indent="  ", subsequent_indent="    ")]
+    lines = [f"  {TUNED}: {name}: {value}" for name, group in named if (value := tuned_of(group)) != DASH]
+    return [part for line in lines for part in textwrap.wrap(line, WIDTH, subsequent_indent="    ")]
 
 
-def _lines(fields: list[Field]) -> list[str]:
+def _lines(fields: list[Field], gap: str = "  ") -> list[str]:
     columns = [_column(field) for field in fields]
-    lines = ["  " + "  ".join(cells) for cells in zip(*columns, strict=True)]
+    lines = ["  " + gap.join(cells) for cells in zip(*columns, strict=True)]
     rule = "-" * len(lines[0])
     return [f"  {rule[2:]}" if place == 1 else line for place, line in enumerate([lines[0], "", *lines[1:]])]
 
