@@ -134,3 +134,16 @@ def test_defaults_fit_any_training_of_two_steps_or_more(total):
 def test_an_initial_rank_that_leaves_nothing_to_allocate_is_refused():
     with pytest.raises(UserError, match="method.init_rank=2"):
         adalora(init_rank=2)
+
+
+def test_the_penalty_counts_once_whatever_the_micro_batches():
+    whole, parts = stepper(adalora()), stepper(adalora(), micro_batch_size=2)
+    for _ in range(3):
+        whole(*batch()), parts(*batch())
+    for (name, ours), theirs in zip(whole.model.named_parameters(), parts.model.parameters(), strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-5), name
+
+
+def test_steps_in_the_backward_pass_leave_no_gradients_to_look_at():
+    with pytest.raises(UserError, match="train.step_in_backward"):
+        adalora().wrap_step(SimpleNamespace(in_backward={"a parameter": "its hook"}))
