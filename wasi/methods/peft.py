@@ -136,7 +136,8 @@ class Peft(Method):
         if self.type == "corda":
             _observe_for_corda(model, config, images)
         tuned = self._peft.get_peft_model(model, config)
-        self._tuner = tuned.base_model
+        if self.type == "adalora":
+            self._tuner = tuned.base_model
         if self.type == "eva":
             self._peft.initialize_lora_eva_weights(
                 tuned,
