@@ -136,7 +136,7 @@ def sweep(
         share = {None: 1.0, 0.4: 0.16, 0.5: 0.2, 0.6: 0.27, 0.7: 0.36, 0.8: 0.52, 0.9: 0.81}[epsilon]
         later = method_names().index(name) / len(method_names())  # the reference is the first
         acc = 0.975 - 0.04 * later * (1 + 3 * (1 - share)) + draw.gauss(0, 0.003)
-        scale = share ** (0.2 + 0.8 * later) if epsilon else 1 - 0.3 * later
+        scale = share if "activations" in method(name, epsilon) else 1 - 0.2 * (1 - share) - 0.3 * later
         numbers = metrics(acc, scale)
         numbers["time/train_step_ms_p50"] *= draw.gauss(1.1, 0.02)
         write(folder, numbers, config(name, epsilon, seed, common))
