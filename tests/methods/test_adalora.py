@@ -12,6 +12,7 @@ from wasi.errors import UserError
 from wasi.methods.adalora import distance_from_orthogonal, phases
 from wasi.models.modes import evaluating
 from wasi.training.step import TrainStep
+from wasi.training.swan import Swan
 
 peft = pytest.importorskip("peft")
 
@@ -144,6 +145,9 @@ def test_the_penalty_counts_once_whatever_the_micro_batches():
         assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-5), name
 
 
-def test_steps_in_the_backward_pass_leave_no_gradients_to_look_at():
-    with pytest.raises(UserError, match="train.step_in_backward"):
-        adalora().wrap_step(SimpleNamespace(in_backward={"a parameter": "its hook"}))
+def test_an_optimizer_that_lets_go_of_gradients_is_refused():
+    method = adalora()
+    model = method.apply(build("timm_vit"), [])
+    optimizer = Swan([{"params": [p for p in model.parameters() if p.requires_grad]}], lr=0.01)
+    with pytest.raises(UserError, match="optimizer=swan"):
+        method.wrap_step(TrainStep(model, optimizer, None))

@@ -116,8 +116,8 @@ class Peft(Method):
     def wrap_step(self, step):
         if self.type != "adalora":
             return step
-        if step.in_backward:
-            raise UserError("train.step_in_backward", "true", "false with method.type=adalora")
+        if hasattr(step.optimizer, "step_matrices"):  # whose gradients are gone when its step is over
+            raise UserError("optimizer", "swan", "one that keeps gradients, such as adamw, with method.type=adalora")
         RankBudget(self._tuner, step, self.tinit, self.tfinal)
         weight = self._of_type("orth_reg_weight")
         step.penalties.append(lambda: weight * distance_from_orthogonal(step.model))
