@@ -1,10 +1,13 @@
 """Packages that only some methods, optimizers and commands need (requirements-*.txt)."""
 
 import importlib
+import logging
 import warnings
 from types import ModuleType
 
 from wasi.errors import UserError
+
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it warns of 4-bit kernels on CPUs
 
 
 def optional(

@@ -6,6 +6,7 @@ import pytest
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
+from tests.small import METHODS
 from wasi.config.validate import validate
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -17,7 +18,6 @@ CONTRACT = {
     "model": "vit_b_32 vit_b_16 swin_t dinov2_vits14 deit_tiny_patch16_224 timm vit_micro",
     "dataset": "cifar10 cifar100 cub200 flowers102 pets fashion_mnist digits image_folder synthetic",
     "augment": "paper deit",
-    "method": "vanilla svd_llm wasi wsi asi lora",
     "rank": "eps_0.4 eps_0.5 eps_0.6 eps_0.7 eps_0.8 eps_0.9 full",
     "device": "auto cpu cuda pi5 pi4",
     "logger": "wandb wandb_offline none",
@@ -111,7 +111,7 @@ def _targets(value):
             yield from _targets(item)
 
 
-@pytest.mark.parametrize("method", CONTRACT["method"].split())
+@pytest.mark.parametrize("method", METHODS)
 def test_every_choice_of_photos_can_be_overridden(method, compose_config):
     from hydra.utils import instantiate
 

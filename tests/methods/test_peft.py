@@ -136,10 +136,11 @@ def test_a_module_used_twice_stays_one():
 @pytest.mark.parametrize(
     ("kind", "options", "named"),
     [
-        ("adalora", {}, "method.type=adalora"),
         ("ia3", {"lora_rank": 4}, "method.lora_rank=4"),
         ("oft", {"lora_alpha": 4}, "method.lora_alpha=4"),
         ("lora", {"block_size": 4}, "method.block_size=4"),
+        ("lora", {"tinit": 4}, "method.tinit=4"),
+        ("qlora", {}, "method.type=qlora"),
     ],
 )
 def test_what_a_type_does_not_have_is_refused(kind, options, named):

@@ -6,6 +6,11 @@ import json
 import random
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
+from wasi.methods.declared import method_names, reads_rank
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
 CONFIG = {
     "seed": 0,
     "sweep": "fake",
@@ -51,16 +56,19 @@ PROVENANCE = {
 
 def method(name: str, epsilon: float | None = None, seed: int = 0, **options) -> dict:
     """The resolved `method` section, as conf/method/*.yaml compose it."""
-    node = {"_target_": f"wasi.methods.{name}", "name": name, "scope": "mlp", "train_rest": name != "lora"}
-    if name in ("wasi", "wsi", "svd_llm"):
-        node["weight_epsilon"] = epsilon
-    if name in ("wasi", "asi"):
-        node["activations"] = {"_target_": "x", "selection": "epsilon", "epsilon": epsilon, "ranks": None}
-    if name in ("svd_llm", "lora"):
-        node |= {"lora_rank": 8, "lora_alpha": 16, "seed": seed}
-    if name == "svd_llm":
-        node["keep_ratio"] = None
-    return node | options
+    thresholds = {"weight_epsilon": epsilon, "activation_epsilon": epsilon}
+    rank = OmegaConf.merge(OmegaConf.load(CONF / "rank" / "full.yaml"), CONFIG["rank"] | thresholds)
+    node = OmegaConf.load(CONF / "method" / f"{name}.yaml")
+    cfg = OmegaConf.create({"seed": seed, "rank": rank, "method": node})
+    return OmegaConf.to_container(cfg.method, resolve=True) | options
+
+
+def has_threshold(name: str) -> bool:
+    """Whether the method is another one at another threshold."""
+    return method(name, 0.4) != method(name, 0.8)
+
+
+WITH_THRESHOLD = tuple(filter(has_threshold, method_names()))
 
 
 def metrics(acc: float, cost: float = 1.0, **others) -> dict:
@@ -99,7 +107,7 @@ def config(
 def write(folder: Path, numbers: dict, config: dict, **fields) -> Path:
     """One result.json in a folder of its own below `folder`; `fields` overwrite the file's."""
     counted = {k: v for k, v in config.items() if k not in ("sweep", "logger", "rank")}
-    if config.get("method", {}).get("name") not in ("vanilla", "lora"):
+    if reads_rank(config.get("method", {}).get("name", "")):
         counted["calibration_batches"] = config.get("rank", {}).get("calibration_batches")
     identity = json.dumps(counted, sort_keys=True).encode()
     content = {
@@ -126,9 +134,9 @@ def sweep(
 
     def one(name: str, epsilon: float | None, seed: int) -> None:
         share = {None: 1.0, 0.4: 0.16, 0.5: 0.2, 0.6: 0.27, 0.7: 0.36, 0.8: 0.52, 0.9: 0.81}[epsilon]
-        loss = {"vanilla": 0.0, "svd_llm": 0.02, "wasi": 0.03, "wsi": 0.02, "asi": 0.012, "lora": 0.025}[name]
-        acc = 0.975 - loss * (1 + 3 * (1 - share)) + draw.gauss(0, 0.003)
-        scale = {"svd_llm": 0.8 + 0.15 * share, "wsi": 0.6 + 0.3 * share, "lora": 0.85}.get(name, share)
+        later = method_names().index(name) / len(method_names())  # the reference is the first
+        acc = 0.975 - 0.04 * later * (1 + 3 * (1 - share)) + draw.gauss(0, 0.003)
+        scale = share if "activations" in method(name, epsilon) else 1 - 0.2 * (1 - share) - 0.3 * later
         numbers = metrics(acc, scale)
         numbers["time/train_step_ms_p50"] *= draw.gauss(1.1, 0.02)
         write(folder, numbers, config(name, epsilon, seed, common))
@@ -136,5 +144,5 @@ def sweep(
     for seed in seeds:
         one("vanilla", None, seed)
         for name in names:
-            for epsilon in epsilons if name != "lora" else [None]:
+            for epsilon in epsilons if has_threshold(name) else [None]:
                 one(name, epsilon, seed)

@@ -136,10 +136,11 @@ def test_seeds_have_their_mean_and_range_and_layers_their_median_however_many(tm
 
 
 def test_runs_and_their_benchmark_make_one_row(tmp_path):
-    configurations = {name: fakes.config(name, epsilon) for name, epsilon in (("vanilla", None), ("wasi", 0.8))}
-    for configuration in configurations.values():
+    thresholds = {"vanilla": None, "wasi": 0.8}
+    for name, epsilon in thresholds.items():
         for seed in (0, 1):
-            fakes.write(tmp_path, {"val/acc": 0.8}, copy.deepcopy(configuration) | {"seed": seed})
+            fakes.write(tmp_path, {"val/acc": 0.8}, fakes.config(name, epsilon, seed))
+    configurations = {name: fakes.config(name, epsilon) for name, epsilon in thresholds.items()}
     bench = copy.deepcopy(configurations["wasi"])
     bench["device"]["num_threads"], bench["train"]["epochs"] = 2, 1
     base = {**jobs.content(bench, jobs.metrics(50, 5, 100), jobs.metrics(100, 10, 400))}

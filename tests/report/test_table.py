@@ -6,6 +6,7 @@ from wasi.report.groups import blocks_of
 from wasi.report.load import read_runs
 from wasi.report.markdown import markdown
 from wasi.report.table import LEGEND, WIDTH, block_text
+from wasi.runs.tuning import Row, TunedRow, write_tuning
 
 
 def text(folder):
@@ -70,6 +71,30 @@ def test_a_remark_is_tied_to_its_row(tmp_path):
     table = text(tmp_path)
     assert "wasi [1]" in table
     assert "[1] no completed vanilla run" in table.splitlines()[-1]
+
+
+@pytest.mark.parametrize("options", [1, 4])
+def test_what_tuning_chose_is_told_within_the_terminal(tmp_path, options):
+    rows, point = [], {f"method.option_with_a_long_name_{number}": 0.125 for number in range(options)}
+    for seed in range(3):
+        for name in ("vanilla", "wasi"):
+            path = fakes.write(tmp_path, fakes.metrics(0.8 + 0.01 * seed), fakes.config(name, 0.8, seed))
+            rows += [TunedRow(Row(name, {}, [point]), [path.parent.name], [(0.8,)], ["completed"])] * (seed == 0)
+    write_tuning(tmp_path, "0", rows, ["val/acc"])
+    lines = text(tmp_path).splitlines()
+    assert max(map(len, lines)) <= WIDTH
+    told = " ".join(" ".join(lines).split())
+    assert told.count(", ".join(f"{key}=0.125" for key in point)) == 2
+
+
+def test_rows_of_other_seeds_say_that_they_are_not_compared_in_pairs(tmp_path):
+    for seed in range(3):
+        fakes.write(tmp_path, fakes.metrics(0.8 + 0.01 * seed), fakes.config("vanilla", None, seed))
+        fakes.write(tmp_path, fakes.metrics(0.8 + 0.01 * seed), fakes.config("wasi", 0.8, seed))
+        fakes.write(tmp_path, fakes.metrics(0.8 + 0.01 * seed), fakes.config("wasi", 0.4, seed + 1))
+    table = text(tmp_path)
+    assert row(table, "wasi", "0.8") and row(table, "wasi", "[1]")[2] == "0.4"
+    assert "[1] other seeds than those" in table and "unpaired" in table
 
 
 def test_costs_carry_their_noise(tmp_path):

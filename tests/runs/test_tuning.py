@@ -75,6 +75,20 @@ def test_the_edge_is_that_of_the_rates_of_the_chosen_optimizer():
     assert TunedRow(row, list("wxyz"), [(0.1,), (0.4,), (0.3,), (0.2,)], [""] * 4).on_edge == ["lr"]
 
 
+@pytest.mark.parametrize(
+    ("values", "has_edge"),
+    [
+        *(([1, 2], True), ([0.1, 0.2, 0.3], True)),
+        *((["svd", "output"], False), ([False, True], False), ([None, 1, 2], False)),
+    ],
+)
+def test_only_numbers_have_an_edge(values, has_edge):
+    row = Row("", {}, [{"option": value} for value in values])
+    accuracies = [(place / 10,) for place in range(len(values))]
+    found = TunedRow(row, list("xyz")[: len(values)], accuracies, ["completed"] * len(values))
+    assert found.choice == {"option": values[-1]} and found.on_edge == (["option"] if has_edge else [])
+
+
 def train(*words, cwd):
     return subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *words, *TINY],

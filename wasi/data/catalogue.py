@@ -83,7 +83,7 @@ def _tell(cfg_dataset, data: Data) -> None:
     else:
         source = "held out of the training images" if "val" in cut else "of a split of their own"
         log.info("%s: %d images train, %d validate (%s), %s", name, len(data.train), len(data.val), source, tested)
-    if name == "image_folder" and cut:
+    if name == "image_folder":
         counts = [_per_class(part) for part in (data.train, data.val, data.test) if part is not None]
         listed = [
             f"{label} {'/'.join(str(count[number]) for count in counts)}"

@@ -1,6 +1,7 @@
 """What methods declare of themselves, for those who only need to know, without importing the methods and torch."""
 
 import ast
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -17,13 +18,18 @@ class Appearance:
     """How reports show a method.
 
     order: its place among the others in tables and legends, ascending; colour: `#RRGGBB`; marker: matplotlib's;
-    reference: whether it is what the others are compared with, drawn as a dashed line.
+    reference: whether it is what the others are compared with, drawn as a dashed line; subject: whether reports judge
+    its claims; rival: whether these are judged beside it too, as what one would use instead; title: its name in a
+    sentence, if that is not the one it is chosen by.
     """
 
     order: float
     colour: str
     marker: str
     reference: bool = False
+    subject: bool = False
+    rival: bool = False
+    title: str | None = None
 
 
 def method_names() -> list[str]:
@@ -61,14 +67,43 @@ def worth_tuning(name: str) -> dict[str, list[Any]]:
 
 def is_reference(name: str) -> bool:
     """Whether the others are compared with this method."""
-    found = appearance(name)
-    return found is not None and found.reference
+    return _says(name, "reference")
+
+
+def is_subject(name: str) -> bool:
+    """Whether reports judge the claims of this method."""
+    return _says(name, "subject")
+
+
+def is_rival(name: str) -> bool:
+    """Whether a subject's claims are judged beside this method."""
+    return _says(name, "rival")
+
+
+def reference() -> str:
+    """The method that others are compared with."""
+    return next(filter(is_reference, method_names()))
+
+
+def title(are: Callable[[str], bool]) -> str:
+    """Of the methods of one kind, for a sentence.
+
+    >>> title(is_subject), title(is_rival), title(is_reference)
+    ('WASI', 'LoRA', 'vanilla')
+    """
+    found = {name: appearance(name) for name in method_names() if are(name)}
+    return " or ".join(look.title if look and look.title else name for name, look in found.items())
 
 
 def reads_rank(name: str) -> bool:
     """Whether the method's YAML refers to options of `rank`."""
     path = _path(name)
     return path is not None and "${rank." in path.read_text()
+
+
+def _says(name: str, mark: str) -> bool:
+    found = appearance(name)
+    return found is not None and getattr(found, mark)
 
 
 def _path(name: str) -> Path | None:
@@ -89,6 +124,9 @@ def _class_attribute(module: str, class_name: str, attribute: str) -> Any:
     for node in ast.parse(Path(spec.origin).read_text()).body:
         if isinstance(node, ast.ClassDef) and node.name == class_name:
             for statement in node.body:
-                if isinstance(statement, ast.Assign) and getattr(statement.targets[0], "id", None) == attribute:
+                if not isinstance(statement, (ast.Assign, ast.AnnAssign)) or statement.value is None:
+                    continue
+                target = statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
+                if getattr(target, "id", None) == attribute:
                     return ast.literal_eval(statement.value)
     return None

@@ -16,6 +16,7 @@ class Method:
 
     - `appearance`: per name (of a YAML) how reports show it, see `wasi.methods.declared.Appearance`;
     - `worth_tuning`: per name the options that `tune.declared=true` tries beside learning rate and optimizer;
+    - `trains_matrices`: whether more trains than the head and vectors, for an estimate of memory;
     - `merge`: whether inference is measured with adapters merged into the weights, as one would deploy the model;
     - `parameter_groups`, `wrap_step`: how its training differs;
     - `step_parts`: which of its callables belong to which part of a step in a breakdown of time.
@@ -25,6 +26,7 @@ class Method:
 
     appearance: ClassVar[dict[str, dict[str, Any]]] = {}
     worth_tuning: ClassVar[dict[str, dict[str, list[Any]]]] = {}
+    trains_matrices: bool = True
     merge: bool = True
 
     def apply(self, model: nn.Module, calibration) -> nn.Module:
@@ -47,7 +49,10 @@ class Method:
         return []
 
     def wrap_step(self, step):
-        """The `TrainStep` as it is to be used; for example with hooks on `step.optimizer`."""
+        """The `TrainStep` as it is to be used; for example with hooks on `step.optimizer`, or with `step.penalties`.
+
+        `step.total_steps` is None until a training begins.
+        """
         return step
 
     def step_parts(self) -> dict[str, list[tuple[object, str]]]:

@@ -15,6 +15,7 @@ class LinearProbe(Method):
     """Only the head trains. `scope` says which layers the paper's accounting counts."""
 
     appearance = {"linear_probe": {"order": 7, "colour": "#7F7F7F", "marker": "X"}}
+    trains_matrices = False
 
     name: str
     scope: str

@@ -59,7 +59,7 @@ class SubspaceMethod(Method):
     """
 
     appearance = {
-        "wasi": {"order": 2, "colour": "#0072B2", "marker": "o"},
+        "wasi": {"order": 2, "colour": "#0072B2", "marker": "o", "subject": True, "title": "WASI"},
         "wsi": {"order": 3, "colour": "#009E73", "marker": "^"},
         "asi": {"order": 4, "colour": "#CC79A7", "marker": "v"},
     }

@@ -12,6 +12,7 @@ from wasi.report.provenance import one_machine
 from wasi.report.statistics import SIGNIFICANCE, Paired, paired, welch_p
 
 _NO_VANILLA = "no completed vanilla run with the same model, data and device"
+_UNPAIRED = "other seeds than those of the row that it is compared with: tested unpaired (Welch's t-test), no interval"
 _MUST_AGREE = ("model.", "dataset.", "device.")
 _MEMORY_POLICY = {"train.micro_batch_size": None, "train.gradient_checkpointing": False, "train.memory": "plain"}
 
@@ -60,6 +61,11 @@ class Comparison:
             return None
         ours, theirs = self.group.by_seed(self.group.accuracy), self.baseline.by_seed(self.group.accuracy)
         return paired(ours, theirs) if ours.keys() == theirs.keys() else None
+
+    @property
+    def is_unpaired(self) -> bool:
+        """Whether accuracies are tested and yet not seed by seed."""
+        return self.p is not None and self.pairing is None
 
     @property
     def verdict(self) -> str | None:
@@ -116,7 +122,10 @@ class Comparison:
 
     @cached_property
     def remarks(self) -> list[str]:
-        """What a reader must know about the choice of the baseline."""
+        """What a reader must know about the choice of the baseline, and about how differences to it are tested."""
+        return [*self._about_baseline(), *([_UNPAIRED] if self.is_unpaired else [])]
+
+    def _about_baseline(self) -> list[str]:
         if self.baseline is None:
             return [_NO_VANILLA]
         named = select(self.group.config, "bench.baseline_recipe")

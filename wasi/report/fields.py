@@ -12,6 +12,7 @@ from wasi.report.summary import front_of
 from wasi.report.tuning import tuned_value
 
 DASH = "-"
+TUNED = "tuned"
 WITHIN_NOISE = "≈"
 NO_SPREAD = "(n=1)"
 NOT_QUOTABLE = "none"
@@ -113,8 +114,8 @@ def _labels(block: Block) -> list[Field]:
     fields += [Field("scope", list(scopes), is_text=True)] if len(set(scopes)) > 1 else []
     fields.append(Field("eps W", [label or DASH for label in weights]))
     fields.append(Field("eps A", [label or DASH for label in activations]))
-    tuned = [_tuned(group) for group in block.groups]
-    fields += [Field("tuned", tuned, is_text=True)] if set(tuned) != {DASH} else []
+    tuned = [tuned_of(group) for group in block.groups]
+    fields += [Field(TUNED, tuned, is_text=True)] if set(tuned) != {DASH} else []
     for key, name in short_names(block.differing).items():
         fields.append(Field(name, [shown_option(group, key) or DASH for group in block.groups]))
     machines = [group.hardware for group in block.groups]
@@ -125,7 +126,7 @@ def _labels(block: Block) -> list[Field]:
     return fields
 
 
-def _tuned(group: Group) -> str:
+def tuned_of(group: Group) -> str:
     """What tuning chose for the row: that of the run by which it was chosen, the others share it."""
     return next((value for run in group.runs if (value := tuned_value(run.path.parent))), DASH)
 

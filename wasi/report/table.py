@@ -4,8 +4,8 @@ import textwrap
 
 from wasi.report.baseline import Comparison
 from wasi.report.columns import DROPPED_FIRST
-from wasi.report.fields import WITHIN_NOISE, Field, facts_of, fields_of, remarks_of
-from wasi.report.groups import Block
+from wasi.report.fields import DASH, TUNED, WITHIN_NOISE, Field, facts_of, fields_of, remarks_of, tuned_of
+from wasi.report.groups import Block, row_names
 from wasi.report.summary import summary
 
 WIDTH = 120
@@ -24,22 +24,34 @@ def block_text(block: Block, comparisons: list[Comparison]) -> str:
     fields = _fitting(fields_of(block, comparisons, remarks))
     heading = f"{block.title}: {facts_of(block)}"
     notes = [f"  [{number}] {remark}" for number, remark in enumerate(remarks, start=1)]
+    if not any(field.title == TUNED for field in fields):
+        notes += _tuned_notes(block)
     said = textwrap.wrap(" ".join(summary(block, comparisons)), WIDTH)
-    return "\n".join([heading, *said, *_lines(fields), *notes])
+    lines = _lines(fields)
+    if len(lines[0]) > WIDTH:
+        lines = _lines(fields, gap=" ")
+    return "\n".join([heading, *said, *lines, *notes])
 
 
 def _fitting(fields: list[Field]) -> list[Field]:
-    """Costs that matter least go first when there is no room for all; the essential ones stay."""
-    for cost in DROPPED_FIRST:
+    """Costs that matter least go first when there is no room for all, then what tuning chose; the essential stays."""
+    for dropped in (*DROPPED_FIRST, TUNED):
         if len(_lines(fields)[0]) <= WIDTH:
             break
-        fields = [field for field in fields if field.cost is not cost]
+        fields = [field for field in fields if dropped not in (field.cost, field.title)]
     return fields
 
 
-def _lines(fields: list[Field]) -> list[str]:
+def _tuned_notes(block: Block) -> list[str]:
+    """A line per row that was tuned, for a table that has no room for it."""
+    named = zip(row_names(block), block.groups, strict=True)
+    lines = [f"  {TUNED}: {name}: {value}" for name, group in named if (value := tuned_of(group)) != DASH]
+    return [part for line in lines for part in textwrap.wrap(line, WIDTH, subsequent_indent="    ")]
+
+
+def _lines(fields: list[Field], gap: str = "  ") -> list[str]:
     columns = [_column(field) for field in fields]
-    lines = ["  " + "  ".join(cells) for cells in zip(*columns, strict=True)]
+    lines = ["  " + gap.join(cells) for cells in zip(*columns, strict=True)]
     rule = "-" * len(lines[0])
     return [f"  {rule[2:]}" if place == 1 else line for place, line in enumerate([lines[0], "", *lines[1:]])]
 

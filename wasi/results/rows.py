@@ -1,10 +1,11 @@
-"""Records as the rows of a table: each configuration's accuracy, times and memory beside vanilla's."""
+"""Records as the rows of a table: each configuration's accuracy, times and memory beside the baseline's."""
 
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from wasi.errors import UserError
+from wasi.methods.declared import reference
 from wasi.report.pareto import on_front
 from wasi.report.statistics import Paired, mean, paired, std
 from wasi.results.record import BENCH, RUN, Record
@@ -13,7 +14,6 @@ STEP, INFERENCE = "time/train_step_ms_p50", "time/inference_ms_p50"
 PEAK, PROCESS = "memory/train_peak_mib", "memory/process_rss_peak_mib"
 TEST, VALIDATION = "test/acc", "val/acc"
 _MEMORY_POLICY = ("train.memory", "train.step_in_backward")
-_BASELINE = "vanilla"
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def compare(table: str, records: list[Record]) -> Comparison:
     bases = {record.baseline for record in records if record.kind == BENCH and record.baseline}
     if len(bases) > 1:
         raise UserError("table", table, f"benchmarks against one baseline, not {', '.join(sorted(bases))}")
-    name = bases.pop() if bases else _BASELINE
+    name = bases.pop() if bases else reference()
     baseline = next((row for row in rows if row.name == name), None)
     rows = sorted(rows, key=lambda row: _place(row, baseline))
     return Comparison(rows, baseline, metric, records)

@@ -1,29 +1,30 @@
-"""What a table says, in sentences made from its numbers: the targets for WASI, and its rivals."""
+"""What a table says, in sentences made from its numbers: the targets for the method that is judged, and rivals."""
 
 from collections.abc import Callable
 
+from wasi.methods.declared import is_rival, is_subject, title
 from wasi.report.pareto import better_everywhere
 from wasi.results.rows import INFERENCE, PEAK, STEP, Comparison, Row
 
 POINTS_BELOW, STEP_SPEED, SHARE_OF_LORA, INFERENCE_SPEED = 1.5, 1.3, 0.7, 1.3
 TARGETS = (
     f"at most {POINTS_BELOW} points below {{baseline}}, a step at least {STEP_SPEED}× as fast as {{baseline}}'s, "
-    f"under train.memory=lean at most {SHARE_OF_LORA} of the least peak of a lean LoRA, and inference at least "
-    f"{INFERENCE_SPEED}× as fast as the fastest plain LoRA's"
+    f"under train.memory=lean at most {SHARE_OF_LORA} of the least peak of a lean {{rival}}, and inference at least "
+    f"{INFERENCE_SPEED}× as fast as the fastest plain {{rival}}'s"
 )
 
 
 def sentences(comparison: Comparison) -> list[str]:
-    """On the four targets at once, and on rows that beat every WASI row; what cannot be judged says why."""
+    """On the four targets at once, and on rows that beat every row judged; what cannot be judged says why."""
     found = [_targets_sentence(comparison), _rivals_sentence(comparison)]
     return [sentence for sentence in found if sentence]
 
 
 def _targets_sentence(comparison: Comparison) -> str | None:
-    candidates = [row for row in comparison.rows if row.method == "wasi" and not row.is_lean]
+    candidates = [row for row in comparison.rows if is_subject(row.method) and not row.is_lean]
     if comparison.baseline is None or not candidates:
         return None
-    wanted = TARGETS.format(baseline=comparison.baseline.name)
+    wanted = TARGETS.format(baseline=comparison.baseline.name, rival=title(is_rival))
     missed = {row.name: _missed(row, comparison) for row in candidates}
     unknown = sorted({word for misses in missed.values() for word, met in misses.items() if met is None})
     if unknown:
@@ -34,16 +35,16 @@ def _targets_sentence(comparison: Comparison) -> str | None:
         return f"{rows} the four targets at once: {wanted}."
     nearest = min(missed, key=lambda name: len(missed[name]))
     misses = _listed(list(missed[nearest]))
-    return f"No WASI row meets the four targets at once ({wanted}); {nearest} misses {misses}."
+    return f"No {title(is_subject)} row meets the four targets at once ({wanted}); {nearest} misses {misses}."
 
 
 def _missed(row: Row, comparison: Comparison) -> dict[str, bool | None]:
     """The targets that the row misses: False; or that cannot be judged: None."""
     twin = next((other for other in comparison.rows if _is_lean_twin(other, row)), None)
     difference = comparison.difference(row)
-    loras = [other for other in comparison.rows if other.method == "lora"]
-    peaks = [lora.measured(PEAK) for lora in loras if lora.is_lean]
-    speeds = [lora.ratio(INFERENCE) for lora in loras if not lora.is_lean]
+    rivals = [other for other in comparison.rows if is_rival(other.method)]
+    peaks = [rival.measured(PEAK) for rival in rivals if rival.is_lean]
+    speeds = [rival.ratio(INFERENCE) for rival in rivals if not rival.is_lean]
     least, fastest = _extreme(min, peaks), _extreme(max, speeds)
     judged = {
         "accuracy": _at_least(difference and difference.difference, -POINTS_BELOW / 100),
@@ -59,17 +60,18 @@ def _at_least(value: float | None, bound: float | None) -> bool | None:
 
 
 def _rivals_sentence(comparison: Comparison) -> str | None:
-    ours = [row for row in comparison.rows if row.method == "wasi" and row.point]
-    others = [row for row in comparison.rows if row.method != "wasi" and row.point]
+    ours = [row for row in comparison.rows if is_subject(row.method) and row.point]
+    others = [row for row in comparison.rows if not is_subject(row.method) and row.point]
     if not ours or not others:
         return None
-    what = "in accuracy, step time and peak of live tensors together"
+    what = f"every {title(is_subject)} row in accuracy, step time and peak of live tensors together"
     rivals = [row.name for row in others if all(better_everywhere(row.point, wasi.point) for wasi in ours)]
     if rivals:
-        return f"{_listed(rivals)} {'is' if len(rivals) == 1 else 'are'} better than every WASI row {what}."
+        return f"{_listed(rivals)} {'is' if len(rivals) == 1 else 'are'} better than {what}."
     front = [row.name for row in ours if row.name in comparison.front]
-    tail = f"; on the Pareto front: {_listed(front)}" if front else "; yet no WASI row is on the Pareto front"
-    return f"No other row is better than every WASI row {what}{tail}."
+    without = f"; yet no {title(is_subject)} row is on the Pareto front"
+    tail = f"; on the Pareto front: {_listed(front)}" if front else without
+    return f"No other row is better than {what}{tail}."
 
 
 def _is_lean_twin(other: Row, row: Row) -> bool:

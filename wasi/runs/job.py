@@ -164,9 +164,7 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
         _close(run, record, ending)
     if ending.status == "completed":
         _remove_checkpoint(folder)
-        names = ("val/acc", "test/acc", "test/balanced_acc")
-        told = [f"{name} {record.content['metrics'][name]:.4f}" for name in names if name in record.content['metrics']]
-        log.info("completed in %.1f s: %s", seconds, ", ".join([*told, _shown(folder)]))
+        log.info("completed in %.1f s: %s", seconds, ", ".join([*_accuracies(record.content), _shown(folder)]))
     gc.collect()  # the next job's memory must not start with this one's cycles
     if ending.signum is not None:
         raise Interrupted(ending.signum)
@@ -197,6 +195,16 @@ def _perform_beside(cfg: DictConfig, body: Body) -> Ending:
             print_error(f"process {launched()[0]}: {ending.error}")
         return ending
     return Ending("completed")
+
+
+def _accuracies(content: dict) -> list[str]:
+    """What a large class does not hide is told too: balanced accuracy, and the class that is recognised least."""
+    metrics = content["metrics"]
+    names = ("val/acc", "test/acc", "test/balanced_acc" if "test/acc" in metrics else "val/balanced_acc")
+    told = [f"{name} {metrics[name]:.4f}" for name in names if name in metrics]
+    classes = [found for found in content.get("classes", ()) if "recall" in found]
+    worst = min(classes, key=lambda found: found["recall"], default=None)
+    return told if worst is None else [*told, f"lowest recall {worst['recall']:.4f} ({worst['name']})"]
 
 
 def _history(run: Run) -> list[dict]:

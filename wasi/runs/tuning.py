@@ -256,8 +256,9 @@ def _name(row: Overrides, rows: list[Overrides]) -> str:
 
 
 def _ends(values: list[Any]) -> tuple:
-    numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v)]
-    return (min(numbers), max(numbers)) if len(numbers) > 1 else ()
+    """The least and the largest of at least two numbers; nothing for values that have no order, or not all one."""
+    ordered = all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in values)
+    return (min(values), max(values)) if ordered and len(values) > 1 else ()
 
 
 def shown(point: dict[str, Any]) -> str:

@@ -8,13 +8,16 @@ import logging
 from dataclasses import dataclass
 from itertools import pairwise, product
 from math import ceil
+from typing import cast
 
 import torch
+from hydra.utils import get_class
 from omegaconf import DictConfig
 from torch import nn
 
 from wasi.data.spec import InputSpec
 from wasi.errors import UserError
+from wasi.methods.method import Method
 from wasi.models.outline import without_weights
 from wasi.models.rng import seeded
 from wasi.models.spec import architecture_of, library_of
@@ -169,7 +172,7 @@ def _kept_weights(cfg: DictConfig, sizes: Outline) -> float:
 def _trained(cfg: DictConfig, sizes: Outline) -> float:
     """Bytes of gradients and optimizer state; coordinates of a step on factors are fewer than the factors."""
     method, optimizer = cfg.method, cfg.optimizer
-    if method.name in ("linear_probe", "bitfit"):
+    if not cast(type[Method], get_class(method["_target_"])).trains_matrices:
         return 0
     kind = str(optimizer["_target_"]).rpartition(".")[2]
     states = 1 if optimizer.get("momentum") else 2 if kind.startswith("Adam") or kind == "adamw8bit" else 0

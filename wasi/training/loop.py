@@ -52,7 +52,7 @@ class Fit:
         self.step, self.train, self.val = step, train, val
         self.cfg, self.folder, self.tracker = cfg, folder, tracker
         self.per_epoch = num_batches(train, cfg.dataset.batch_size)
-        self.total = self.per_epoch * cfg.train.epochs
+        self.total = step.total_steps = self.per_epoch * cfg.train.epochs
         self.scheduler = hydra.utils.instantiate(
             cfg.scheduler, optimizer=step.optimizer, total_steps=self.total, steps_per_epoch=self.per_epoch
         )

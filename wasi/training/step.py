@@ -40,6 +40,7 @@ class TrainStep:
     """
 
     chunk_size: int | None = None  # images at a time inside repeated modules, where that is fewer than all
+    total_steps: int | None = None  # of the training that it is used for, once that is known
 
     def __init__(
         self,
@@ -56,6 +57,7 @@ class TrainStep:
         self.clip_norm, self.micro_batch_size = clip_norm, micro_batch_size
         self.label_smoothing = label_smoothing
         self.repeated = tuple(repeated)
+        self.penalties: list[Callable[[], Tensor]] = []  # scalars that a method adds to the loss that is minimised
         self.subspace = SubspaceIteration(model, optimizer)
         self.device = next(model.parameters()).device
         self.in_backward: dict[Tensor, RemovableHandle] = {}  # parameter -> the hook that steps on it
@@ -113,4 +115,6 @@ class TrainStep:
             named = y if y.dim() == 1 else y.argmax(1)  # of mixed images the class with the larger share
             found[1] += (logits.detach().argmax(1) == named).sum()
         parallel.sum_gradients(summed)
+        for penalty in self.penalties:
+            penalty().backward()
         return parallel.totals(found), count

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from wasi.methods.declared import is_subject, title
 from wasi.report.baseline import Comparison
 from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP
 from wasi.report.fields import ratio_text, significant
@@ -17,7 +18,6 @@ from wasi.report.provenance import one_machine
 from wasi.report.statistics import Paired
 from wasi.report.summary import not_to_be_quoted
 
-_METHOD = "wasi"
 _EQUAL_WITHIN = 0.02  # half the width of the widest interval of a difference that passes for none
 _CHEAPEST = 3  # that many are named
 _SAVED = {
@@ -100,11 +100,12 @@ def _differ_in_training(a: Group, b: Group) -> bool:
 
 
 def _savings(judged: Sequence[Judged]) -> Statement | None:
-    """What WASI saves at equal accuracy; else at the accuracy nearest to vanilla's; else at all.
+    """What the method judged saves at equal accuracy; else at the accuracy nearest to vanilla's; else at all.
 
-    None without a WASI row that has a vanilla to be compared with.
+    None without a row of that method that has a vanilla to be compared with.
     """
-    ours = [one for one in judged if one.row.group.method == _METHOD]
+    subject = title(is_subject)
+    ours = [one for one in judged if is_subject(one.row.group.method)]
     compared = [one for one in ours if one.comparison.of_vanilla]
     if not compared:
         return None
@@ -123,7 +124,7 @@ def _savings(judged: Sequence[Judged]) -> Statement | None:
         if not best.is_above:
             text += _doubt(best.comparison.pairing)
     elif spread:
-        text = f"No WASI configuration keeps the accuracy of {vanilla}. "
+        text = f"No {subject} configuration keeps the accuracy of {vanilla}. "
         text += f"Nearest is {name} ({_told_difference(best)}); it {costs}."
     else:
         text = (

@@ -114,7 +114,8 @@ def _difference(row: Row) -> Cell:
     mark = f" {WITHIN_NOISE}" if comparison.verdict == "within noise" else ""
     has_interval = pairing is not None and pairing.low is not None
     interval = f"[{signed(100 * pairing.low)}, {signed(100 * pairing.high)}]" if has_interval else ""
-    return Cell(signed(difference) + mark, interval or ("one seed" if comparison.p is None else ""), difference)
+    without = "one seed" if comparison.p is None else "other seeds: unpaired" if comparison.is_unpaired else ""
+    return Cell(signed(difference) + mark, interval or without, difference)
 
 
 def signed(points: float) -> str:
