@@ -148,6 +148,7 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "device.num_threads": _count_or_null,
     "device.dtype": _names("float32", "bfloat16"),
     "device.tf32": _yes_no,
+    "device.compile": _yes_no,
     "device.memory_limit_mib": (or_null(_positive[0]), "a number above 0, or null"),
     "device.flush_denormals": _yes_no,
     "optimizer.lr": _positive,
@@ -312,6 +313,21 @@ TOGETHER: list[tuple[tuple[str, ...], Callable[..., bool], str]] = [
         ("train.on_oom", "train.step_in_backward"),
         lambda on_oom, in_backward: not in_backward or on_oom == "fail",
         "false with train.on_oom={}, which makes micro-batches",
+    ),
+    (
+        ("method.base", "device.compile"),
+        lambda base, compiled: not compiled or base is None,
+        "false with method.base={}: a compiler cannot follow weights that are dequantised where they are needed",
+    ),
+    (
+        ("train.memory_budget_mib", "device.compile"),
+        lambda budget, compiled: not compiled or budget is None,
+        "false with train.memory_budget_mib={}: what a compiler takes cannot be told beforehand",
+    ),
+    (
+        ("bench.fit", "device.compile"),
+        lambda fit, compiled: not compiled or fit is None,
+        "false with experiment=fit, whose predictions are of steps that are not compiled",
     ),
     (
         ("optimizer.momentum", "optimizer.dampening", "optimizer.nesterov"),

@@ -20,6 +20,7 @@ from wasi.errors import Diverged, Interrupted
 from wasi.signals import uninterrupted
 from wasi.training import parallel
 from wasi.training.checkpoint import Progress, load_best, load_checkpoint, save_best, save_checkpoint
+from wasi.training.compile import graphs
 from wasi.training.evaluate import evaluate
 from wasi.training.step import StepResult, TrainStep
 
@@ -65,7 +66,7 @@ class Fit:
         self._loaders: dict[str, Loader] = {}  # while it runs
         self._half_done = False
         self.classes = 0  # known once there was an evaluation
-        self.step_seconds: list[float] = []  # of this process's steps on whole batches
+        self.step_seconds: list[float] = []  # of this process's steps on whole batches, without those that compiled
         self._save_if_best()  # a process that died between the two files left the older of this one
 
     def run(self) -> dict[str, float]:
@@ -128,10 +129,10 @@ class Fit:
         progress, rate = self.progress, self.scheduler.get_last_lr()[0]
         batch = self.step.prepare(parallel.share(images), parallel.share(labels))
         self._wait()
-        start = perf_counter()
+        start, compiled = perf_counter(), graphs()
         result = self.step(*batch)
         self._wait()
-        if result.count == self.cfg.dataset.batch_size:  # an epoch's last, smaller batch is another thing
+        if result.count == self.cfg.dataset.batch_size and graphs() == compiled:  # an epoch's last, smaller batch is another thing
             self.step_seconds.append(perf_counter() - start)
         self.scheduler.step()
         progress.step += 1
