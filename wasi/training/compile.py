@@ -10,10 +10,11 @@ for each set of bases that are about to move; all of them are made in the first 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import MethodType
+from functools import wraps
+from types import MethodType, SimpleNamespace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from wasi.errors import UserError
 from wasi.models.structure import find_blocks
@@ -21,6 +22,7 @@ from wasi.models.structure import find_blocks
 # Dropout and stochastic depth draw from torch's generators, as they do without a compiler.
 HOW = {"backend": "inductor", "options": {"fallback_random": True}}
 _GRAPHS = 64  # per kind of block, at most; what would need more runs as it is
+_now = SimpleNamespace(eager=False)  # for all threads: a backward pass on a GPU, which may repeat blocks, has its own
 
 
 def check_compiler(wanted: bool, device: torch.device) -> None:
@@ -38,7 +40,7 @@ def check_compiler(wanted: bool, device: torch.device) -> None:
         raise UserError("device.compile", "true", f"false here, where torch.compile does not work: {told}") from error
 
 
-def _tried(x: torch.Tensor) -> torch.Tensor:
+def _tried(x: Tensor) -> Tensor:
     return x.sin() + 1
 
 
@@ -52,21 +54,34 @@ def compile_blocks(model: nn.Module) -> None:
     for block in find_blocks(model).values():
         kind = type(block), tuple((name, tensor.shape) for name, tensor in block.state_dict().items())
         if kind not in compiled:
-            how = {"dynamic": False, "isolate_recompiles": True, "recompile_limit": _GRAPHS, **HOW}
-            compiled[kind] = torch.compile(type(block).forward, **how)
+            compiled[kind] = _compiled(type(block).forward)
         block.forward = MethodType(compiled[kind], block)
     config = torch._dynamo.config
     config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, _GRAPHS * len(compiled))
 
 
+def _compiled(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`forward`, compiled, which inside `uncompiled` is itself."""
+    fast = torch.compile(forward, dynamic=False, isolate_recompiles=True, recompile_limit=_GRAPHS, **HOW)
+
+    @wraps(forward)
+    def run(block: nn.Module, *args, **kwargs) -> Tensor:
+        return (forward if _now.eager else fast)(block, *args, **kwargs)
+
+    return run
+
+
 @contextmanager
 def uncompiled() -> Iterator[None]:
-    """Inside, everything runs as if it had never been compiled: for passes that look into a model's modules."""
-    if "torch._dynamo" not in sys.modules:  # nothing is compiled
+    """Inside, blocks run as if they had never been compiled: for passes that look into a model's modules.
+
+    `torch.compiler.set_stance("force_eager")` is not enough for that: `torch.jit.trace` refuses what was compiled.
+    """
+    before, _now.eager = _now.eager, True
+    try:
         yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
+    finally:
+        _now.eager = before
 
 
 def graphs() -> int:
