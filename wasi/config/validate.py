@@ -79,6 +79,7 @@ _below_one = number(lambda x: 0 <= x < 1), "a number in [0, 1)"
 _count = integer_from(1), "a whole number from 1 up"
 _count_or_null = or_null(integer_from(1)), "a whole number from 1 up, or null"
 _yes_no = is_bool, "true or false"
+_LAYERS_OF_LORA = ("lora", "rslora", "pissa", "olora", "eva", "corda")  # they differ in scale and start alone
 _text = is_text, "a name"
 
 
@@ -141,6 +142,7 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "method.lora_rank": _count_or_null,
     "method.lora_alpha": (or_null(_positive[0]), "a number above 0, or null"),
     "method.block_size": _count_or_null,
+    "method.type": _text,
     "method.activations": (or_null(lambda value: isinstance(value, DictConfig)), "options of a class, or null"),
     "method.update": _names("subspace", "svd", "none"),
     "method.init": _names("svd", "output", "features", "random"),
@@ -318,6 +320,11 @@ TOGETHER: list[tuple[tuple[str, ...], Callable[..., bool], str]] = [
         ("method.base", "device.compile"),
         lambda base, compiled: not compiled or base is None,
         "false with method.base={}: a compiler cannot follow weights that are dequantised where they are needed",
+    ),
+    (
+        ("method.type", "device.compile"),
+        lambda kind, compiled: not compiled or kind in _LAYERS_OF_LORA,
+        f"false with method.type={{}}; of peft's adapters {', '.join(_LAYERS_OF_LORA)} can be compiled",
     ),
     (
         ("train.memory_budget_mib", "device.compile"),
