@@ -109,8 +109,8 @@ def test_what_looks_into_modules_finds_them_uncompiled(traced):
     before = graphs()
     with uncompiled():
         step.model(images)
-    assert seen == [False] and graphs() == before
-    assert step_flops(step, *batch(dtype=DOUBLE), images, [])["flops/train_backward"] > 0
+        assert seen == [False]
+        assert step_flops(step, *batch(dtype=DOUBLE), images, [])["flops/train_backward"] > 0  # torch.jit.trace too
     assert graphs() == before
 
 
