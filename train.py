@@ -33,12 +33,14 @@ def train(cfg: DictConfig, run: Run) -> None:
     from wasi.runs.device import prepare_device
     from wasi.training.budget import apply_budget
     from wasi.training.build import build_step, prepare_allocator
+    from wasi.training.compile import check_compiler
     from wasi.training.evaluate import test
     from wasi.training.loop import Fit
     from wasi.training.monitor import Monitor
 
     device = prepare_device(cfg.device)
     prepare_allocator(cfg.train.memory)
+    check_compiler(cfg.device.compile, device)
     torch.manual_seed(cfg.seed)  # dropout and stochastic depth draw from the global generator
 
     spec = input_spec(cfg.model, cfg.dataset.image_size)

@@ -1,8 +1,8 @@
 """Imports that wait until they are needed: torch._dynamo, the compiler's front end, takes 150 MiB; triton, 80.
 
-Nothing here compiles, but torchvision's import asks for one function of torch._dynamo, every torch.optim optimizer
-imports it in its methods, to tell the compiler to leave them alone, and torch's FLOP counter imports triton, whose
-kernels it could count.
+Nothing compiles unless `device.compile` is set, but torchvision's import asks for one function of torch._dynamo, every
+torch.optim optimizer imports it in its methods, to tell the compiler to leave them alone, and torch's FLOP counter
+imports triton, whose kernels it could count.
 """
 
 import importlib

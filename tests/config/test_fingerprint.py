@@ -1,6 +1,7 @@
 """Equal runs have equal fingerprints, different runs different ones."""
 
 import pytest
+from omegaconf import open_dict
 
 from wasi.config.fingerprint import canonical, fingerprint
 
@@ -35,6 +36,7 @@ def test_the_same_value_in_another_spelling(one, other, compose_config):
         "device.memory_limit_mib=4096",
         "dataset.image_size=28",
         "train.micro_batch_size=128",
+        "device.compile=false",
     ],
 )
 def test_what_cannot_change_the_result_does_not_count(override, compose_config):
@@ -65,11 +67,21 @@ def test_what_cannot_change_the_result_does_not_count(override, compose_config):
         "train.gradient_checkpointing=true",
         "device=cuda",
         "device.num_threads=1",
+        "device.compile=true",
         "dataset.image_size=32",
     ],
 )
 def test_what_changes_the_result_counts(override, compose_config):
     assert fingerprint(compose_config()) != fingerprint(compose_config(override))
+
+
+@pytest.mark.parametrize("option", ["compile", "tf32"])
+def test_a_result_from_before_there_was_an_option_keeps_its_fingerprint(option, compose_config):
+    cfg = compose_config()
+    expected = fingerprint(cfg)
+    with open_dict(cfg):
+        del cfg.device[option]
+    assert fingerprint(cfg) == expected
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,7 @@ REFUSED = {
     "device.dtype": ["float16", "null"],
     "device.memory_limit_mib": ["0", "-5", "nan", "true"],
     "device.flush_denormals": FLAG,
+    "device.compile": FLAG,
     "optimizer.lr": ["0", "-1", "nan", "true", "null", "fast"],
     "optimizer.momentum": ["1", "-0.1", "null"],
     "optimizer.weight_decay": ["-1", "inf", "null"],
@@ -114,6 +115,9 @@ def test_activation_ranks_are_positive_whole_numbers(ranks, composed):
         (["optimizer=adamw", "optimizer.eps=0"], "optimizer.eps=0"),
         (["logger=wandb_offline", "logger.mode=later"], "logger.mode=later"),
         (["logger=wandb", "logger.init_timeout=0"], "logger.init_timeout=0"),
+        (["device.compile=true", "method=lora", "method.base=int8"], "device.compile=true"),
+        (["device.compile=true", "method=peft", "method.type=dora"], "device.compile=true"),
+        (["device.compile=true", "train.memory=lean", "train.memory_budget_mib=900"], "device.compile=true"),
         (["model=timm"], "model.name=???"),
         (["rank.weight_epsilon=${rank.nowhere}"], "rank.weight_epsilon="),
     ],
@@ -138,6 +142,7 @@ def test_refused_together(overrides, blamed, compose_config):
         ["dataset.test_size=9", "dataset.val_fraction=0.5", "train.select=best"],
         ["scheduler.warmup_epochs=0.5", "scheduler.min_lr_ratio=1", "seed=0"],
         ["logger=wandb_offline", "logger.group=7", "logger.entity=me"],
+        ["device.compile=true", "train.memory=lean", "method=peft", "method.type=pissa"],
     ],
 )
 def test_allowed(overrides, compose_config):

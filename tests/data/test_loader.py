@@ -5,7 +5,11 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from wasi.data.loader import calibration_batches, eval_batches, num_batches, train_batches
+from wasi.data import loader as loading
+from wasi.data.arrays import from_numpy
+from wasi.data.augment import batch_mix
+from wasi.data.loader import Loader, calibration_batches, eval_batches, num_batches, train_batches
+from wasi.data.spec import InputSpec
 from wasi.errors import UserError
 
 
@@ -78,6 +82,59 @@ def test_no_global_random_state_is_touched(workers):
     assert torch.equal(before[0], torch.get_rng_state())
     assert before[1] == random.getstate()
     assert np.array_equal(before[2], np.random.get_state()[1])
+
+
+def halves(whole, options):
+    """Both processes' parts of an epoch, and what each of them loaded."""
+    found = []
+    for number in range(2):
+        data = Numbered(whole)
+        part = epoch(data, 8, seed=1, epoch=0, part=lambda t, n=number: t.tensor_split(2)[n], **options)
+        found.append((part, data.loaded))
+    return found
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_parts_of_batches_are_those_of_the_whole_and_only_they_are_loaded(mixed, workers, compose_config):
+    overrides = ("augment.mixup_alpha=0.8", "augment.cutmix_alpha=1") if mixed else ()
+    mix = batch_mix(compose_config(*overrides).augment, 25)
+    options = {"hflip": 0.5, "num_workers": workers, "mix": mix}
+    whole = epoch(Numbered(25), 8, seed=1, epoch=0, **options)  # three batches of 8, and one image
+    (first, loaded), (second, others) = halves(25, options)
+    for (images, y), *parts in zip(whole, first, second, strict=True):
+        assert torch.equal(torch.cat([x for x, _ in parts]), images)
+        assert torch.equal(torch.cat([z for _, z in parts]), y)
+    assert [len(y) for _, y in second] == [4, 4, 4, 0]
+    if not workers:  # which load in another process
+        beside = 3 if mixed else 0  # mixing needs the image before; of an empty part one image gives the shape
+        assert (len(loaded), len(others)) == (13 + beside, 12 + beside + 1)
+
+
+def test_parts_of_evaluation_batches_are_those_of_the_whole():
+    parts = [list(eval_batches(Numbered(9), 4, part=lambda t, n=n: t.tensor_split(2)[n])) for n in range(2)]
+    assert [labels(part) for part in parts] == [[[0, 1], [4, 5], [8]], [[2, 3], [6, 7], []]]
+    assert parts[1][2][0].shape == (0, 3, 2, 2)
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_a_small_set_lives_on_an_accelerator_as_bytes_and_is_made_ready_there(resident):
+    """A device of which no number can be read stands in for one."""
+    meta, pixels = torch.device("meta"), np.zeros((10, 4, 4), np.uint8)
+    data = from_numpy(pixels, np.arange(10), InputSpec(8, (0.5,) * 3, (0.5,) * 3, "bicubic"))
+    loader = Loader(data, None, meta, resident)
+    assert loader.dataset.images.device == (meta if resident else torch.device("cpu"))
+    assert loader.dataset.images.shape == (10, 1, 4, 4) and loader.dataset.images.dtype == torch.uint8
+    batches = epoch(loader, 4, seed=0, epoch=0, hflip=0.5)
+    assert [images.shape for images, _ in batches] == [(4, 3, 8, 8), (4, 3, 8, 8), (2, 3, 8, 8)]
+    assert all(images.device == meta and images.dtype == torch.uint8 for images, _ in batches)
+    assert sorted(sum(labels(batches), [])) == list(range(10))  # which are read, and stay on the host
+
+
+def test_a_large_set_stays_on_the_host(monkeypatch):
+    monkeypatch.setattr(loading, "SMALL", 159)
+    data = from_numpy(np.zeros((10, 4, 4), np.uint8), np.arange(10), InputSpec(8, (0.5,) * 3, (0.5,) * 3, "bicubic"))
+    assert Loader(data, None, torch.device("meta")).dataset.images.device.type == "cpu"
 
 
 def flipped(batches):

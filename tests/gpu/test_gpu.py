@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from tests.small import METHODS, applied, batch
 from wasi.layers.autocast import autocast_forward
 from wasi.measure.memory import train_peak
+from wasi.training.compile import check_compiler, compile_blocks
 from wasi.training.optimizer import build_optimizer
 from wasi.training.step import TrainStep
 
@@ -27,9 +28,11 @@ OPTIMIZERS = {
 pytestmark = pytest.mark.skipif(DEVICE == "cuda" and not torch.cuda.is_available(), reason="no CUDA device")
 
 
-def trained(method, optimizer, device, dtype=torch.float32, steps=6):
+def trained(method, optimizer, device, dtype=torch.float32, steps=6, compiled=False):
     """Losses of steps on one batch, and the step."""
     model = applied("timm_vit", method).to(device)
+    if compiled:
+        compile_blocks(model)
     if dtype != torch.float32:
         autocast_forward(model, dtype)
     step = TrainStep(model, build_optimizer(model, OmegaConf.create(OPTIMIZERS[optimizer])), lambda x: x, clip_norm=2.0)
@@ -51,6 +54,14 @@ def test_bfloat16_follows_float32(method, optimizer):
     losses, _ = trained(method, optimizer, DEVICE, torch.bfloat16)
     expected, _ = trained(method, optimizer, DEVICE)
     assert losses == pytest.approx(expected, rel=5e-2)
+
+
+@pytest.mark.parametrize("method", ["vanilla", "lora", "svd_llm", "wsi", "wasi"])
+def test_compiled_steps_follow_eager_ones(method):
+    check_compiler(True, torch.device(DEVICE))
+    losses, _ = trained(method, "sgd", DEVICE, compiled=True)
+    expected, _ = trained(method, "sgd", DEVICE)
+    assert losses == pytest.approx(expected, rel=1e-2)
 
 
 @pytest.mark.parametrize("method", ["vanilla", "wasi"])

@@ -9,11 +9,14 @@ from omegaconf import OmegaConf
 
 from wasi.errors import UserError
 from wasi.runs.command import continue_with
-from wasi.runs.processes import check_processes, without_a_folder
+from wasi.runs.processes import check_alone, check_processes, without_a_folder
 
 ROOT = __file__.rsplit("/tests/", 1)[0]
-RUN = "dataset=digits model=vit_micro method=wasi dataset.train_size=96 dataset.batch_size=32 train.epochs=1"
-REST = "dataset.val_size=50 train.measure=false logger=none device=cpu optimizer.lr=0.1"
+RUN = "dataset=digits model=vit_micro method=wasi dataset.train_size=97 dataset.batch_size=32 train.epochs=1"
+REST = (
+    "dataset.val_size=33 dataset.hflip=0.5 augment.mixup_alpha=1 "
+    "train.measure=false logger=none device=cpu optimizer.lr=0.1"
+)
 
 
 @pytest.fixture
@@ -39,12 +42,18 @@ def test_the_second_process_leaves_the_first_ones_folder_to_it(of_two):
     assert words[:2] == ["train.py", "seed=1"] and "hydra.run.dir=mine" not in words
 
 
+def test_what_one_process_does_is_refused(of_two):
+    with pytest.raises(UserError, match="WORLD_SIZE=2: allowed is 1: a benchmark is done by one process"):
+        check_alone("a benchmark")
+
+
 def test_what_continues_names_torchrun(of_two, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py", "seed=1"])
     assert continue_with("hydra.run.dir", "here") == "torchrun --nproc_per_node=2 train.py seed=1 hydra.run.dir=here"
 
 
 def test_two_processes_leave_one_result_equal_to_that_of_one(tmp_path):
+    """Mixed and mirrored images too; the last batches have one image, so that one process has none."""
     several = ["-m", "torch.distributed.run", "--nproc_per_node=2"]
     for name, launcher in {"one": [], "two": several}.items():
         words = [*launcher, "train.py", *RUN.split(), *REST.split(), f"hydra.run.dir={tmp_path / name}"]

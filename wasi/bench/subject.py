@@ -17,6 +17,7 @@ from wasi.models.build import build_model
 from wasi.models.spec import input_spec
 from wasi.runs.device import prepare_device
 from wasi.training.build import build_step, prepare_allocator
+from wasi.training.compile import check_compiler
 
 _LIBRARIES = {
     "torchvision": "wasi.models.torchvision_models",
@@ -35,6 +36,7 @@ class Subject:
         self.cfg = cfg
         self.device = prepare_device(cfg.device)
         prepare_allocator(cfg.train.memory)
+        check_compiler(cfg.device.compile, self.device)
         torch.manual_seed(cfg.seed)
         self.spec = input_spec(cfg.model, cfg.dataset.image_size)
         self.data = load_data(cfg.dataset, self.spec, cfg.seed)

@@ -10,7 +10,8 @@ from wasi.bench.baseline import check_baseline
 from wasi.bench.job import FILE_NAME
 from wasi.errors import UserError
 from wasi.runs.launching import launcher_name
-from wasi.runs.sweep import SweepCallback
+from wasi.runs.processes import check_alone
+from wasi.runs.sweep import SweepCallback, exit_if_refused
 from wasi.runs.tuning import is_tuned_sweep
 
 
@@ -19,8 +20,13 @@ class BenchCallback(SweepCallback):
 
     file_name = FILE_NAME
 
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        exit_if_refused(lambda: check_alone("a benchmark"))
+        super().on_run_start(config, **kwargs)
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """An experiment's seeds are for accuracy: a benchmark repeats by rounds, and takes the first of them."""
+        exit_if_refused(lambda: check_alone("a benchmark"))
         _drop_seeds(config.hydra.sweeper)
         super().on_multirun_start(config, **kwargs)
 

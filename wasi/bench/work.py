@@ -14,6 +14,7 @@ from wasi.bench.subject import Subject
 from wasi.measure import contention, rss
 from wasi.measure.timing import synchronizer, time_steps
 from wasi.models.modes import evaluating
+from wasi.training.compile import settle
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +38,14 @@ class Work:
             "denormals_flushed": _denormals_are_flushed(),
             "device": str(self.subject.device),
             **_cuda_name(self.subject.device),
+            **({"compiled": True} if self._cfg.device.compile else {}),
         }
 
     def build(self) -> None:
         self.subject.build()
+        if self._cfg.device.compile:
+            step, batch = self.subject.step, self.subject.batch
+            settle(lambda: step(*batch), step.subspace.cycle)
         self.release()
 
     def release(self) -> float:
@@ -58,6 +63,8 @@ class Work:
         """Milliseconds of a batch in eval mode without gradients, adapters merged."""
         model, images = self.subject.step.model, self.subject.images()
         with self.subject.method.deployed(model), evaluating(model):
+            if self._cfg.device.compile:
+                settle(lambda: model(images))
             return self._time("inference", lambda: model(images), warmup, min_count, min_seconds)
 
     def waited(self) -> float | None:
@@ -72,7 +79,9 @@ class Work:
         return counts(self.subject.method, step, self._cfg.method.scope, self.subject.batch, images)
 
     def breakdown(self, count: int) -> list[dict[str, float]]:
-        """Milliseconds per part of single steps, seen from outside."""
+        """Milliseconds per part of single steps, seen from outside; none of a compiled model, whose parts are one."""
+        if self._cfg.device.compile:
+            return []
         from wasi.bench.step_parts import breakdown_steps
 
         return breakdown_steps(self.subject.step, self.subject.batch, count, self.subject.method.step_parts())

@@ -50,7 +50,8 @@ def _augmentation(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _defaults(parts: dict[str, dict[str, Any]]) -> list[tuple[str, str, Any]]:
     """Section, option, and the value that its null stands for, as far as that is known without a library."""
-    found = [("train", key, value) for key, value in _LEAN.items()] + [("device", "tf32", False)]
+    found = [("train", key, value) for key, value in _LEAN.items()]
+    found += [("device", key, False) for key in ("tf32", "compile")]
     if (batch := parts.get("dataset", {}).get("batch_size")) is not None:
         found.append(("train", "micro_batch_size", batch))
     model = parts.get("model", {})

@@ -79,6 +79,7 @@ _below_one = number(lambda x: 0 <= x < 1), "a number in [0, 1)"
 _count = integer_from(1), "a whole number from 1 up"
 _count_or_null = or_null(integer_from(1)), "a whole number from 1 up, or null"
 _yes_no = is_bool, "true or false"
+_LAYERS_OF_LORA = ("lora", "rslora", "pissa", "olora", "eva", "corda")  # they differ in scale and start alone
 _text = is_text, "a name"
 
 
@@ -145,6 +146,7 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "method.tinit": (or_null(integer_from(0)), "a whole number from 0 up, or null"),
     "method.tfinal": (or_null(integer_from(0)), "a whole number from 0 up, or null"),
     "method.orth_reg_weight": (or_null(_not_negative[0]), "a number from 0 up, or null"),
+    "method.type": _text,
     "method.activations": (or_null(lambda value: isinstance(value, DictConfig)), "options of a class, or null"),
     "method.update": _names("subspace", "svd", "none"),
     "method.init": _names("svd", "output", "features", "random"),
@@ -152,6 +154,7 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "device.num_threads": _count_or_null,
     "device.dtype": _names("float32", "bfloat16"),
     "device.tf32": _yes_no,
+    "device.compile": _yes_no,
     "device.memory_limit_mib": (or_null(_positive[0]), "a number above 0, or null"),
     "device.flush_denormals": _yes_no,
     "optimizer.lr": _positive,
@@ -316,6 +319,26 @@ TOGETHER: list[tuple[tuple[str, ...], Callable[..., bool], str]] = [
         ("train.on_oom", "train.step_in_backward"),
         lambda on_oom, in_backward: not in_backward or on_oom == "fail",
         "false with train.on_oom={}, which makes micro-batches",
+    ),
+    (
+        ("method.base", "device.compile"),
+        lambda base, compiled: not compiled or base is None,
+        "false with method.base={}: a compiler cannot follow weights that are dequantised where they are needed",
+    ),
+    (
+        ("method.type", "device.compile"),
+        lambda kind, compiled: not compiled or kind in _LAYERS_OF_LORA,
+        f"false with method.type={{}}; of peft's adapters {', '.join(_LAYERS_OF_LORA)} can be compiled",
+    ),
+    (
+        ("train.memory_budget_mib", "device.compile"),
+        lambda budget, compiled: not compiled or budget is None,
+        "false with train.memory_budget_mib={}: what a compiler takes cannot be told beforehand",
+    ),
+    (
+        ("bench.fit", "device.compile"),
+        lambda fit, compiled: not compiled or fit is None,
+        "false with experiment=fit, whose predictions are of steps that are not compiled",
     ),
     (
         ("optimizer.momentum", "optimizer.dampening", "optimizer.nesterov"),

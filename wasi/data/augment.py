@@ -69,7 +69,7 @@ def batch_mix(cfg_augment, num_classes: int) -> Callable[..., tuple[Tensor, Tens
         return None
     from torchvision.transforms import v2
 
-    kinds = {getattr(v2, name): alpha for name, alpha in alphas.items() if alpha > 0}
+    kinds = {getattr(v2, name): float(alpha) for name, alpha in alphas.items() if alpha > 0}  # 1 would be refused
     choice = v2.RandomChoice([kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds.items()])
 
     def mix(images: Tensor, labels: Tensor, *key: object) -> tuple[Tensor, Tensor]:

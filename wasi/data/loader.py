@@ -16,9 +16,14 @@ from wasi.data.spec import Images
 from wasi.errors import UserError
 
 Batch = tuple[Tensor, Tensor]  # uint8 [B, 3, S, S], int64 [B] or, mixed, float32 [B, C]
+Part = Callable[[Tensor], Tensor]  # of the positions in a batch, int64 [B], a stretch; it may be empty
 SMALL = 2**30  # bytes of images that may live on a GPU
 _MOST_WORKERS = 16
 _CPU = torch.device("cpu")
+
+
+def _all(positions: Tensor) -> Tensor:
+    return positions
 
 
 class Loader:
@@ -43,7 +48,7 @@ class Loader:
         persistent: bool = True,
     ):
         self._device = device
-        gpu = device.type == "cuda"
+        gpu = device.type != "cpu"
         if num_workers is None and isinstance(dataset, ArrayImages):
             num_workers = 0
         elif num_workers is None:
@@ -89,23 +94,44 @@ def train_batches(
     hflip: float = 0.0,
     num_workers: int | None = 0,
     mix: Callable[..., Batch] | None = None,
+    part: Part = _all,
 ) -> Iterator[Batch]:
     """One epoch, shuffled, from batch `start` on (those before are not loaded).
 
     Args:
         hflip: probability that an image is mirrored; drawn per image from (seed, epoch, batch).
         mix: of images and labels of a batch, see `batch_mix`.
+        part: of every batch, what is loaded; images and labels are, to the bit, those that the whole batch has there.
     """
     loader = _loader(images, num_workers)
     order = permutation(len(loader.dataset), "order", seed, epoch)
     if isinstance(loader.dataset, AugmentedImages):
         order = order + epoch * len(order)
-    for number, (batch, labels) in enumerate(loader.load(order.split(batch_size)[start:]), start):
+    whole = order.split(batch_size)[start:]
+    places = [_places(len(items), part, with_neighbour=mix is not None) for items in whole]
+    loaded = loader.load([items[place] for items, (place, _) in zip(whole, places, strict=True)])
+    parts = zip(loaded, whole, places, strict=True)
+    for number, ((batch, labels), items, (place, others)) in enumerate(parts, start):
         if hflip > 0:
-            mirrored = torch.rand(len(batch), generator=generator("hflip", seed, epoch, number)) < hflip
-            rows = mirrored.nonzero().flatten().to(batch.device)
+            mirrored = torch.rand(len(items), generator=generator("hflip", seed, epoch, number)) < hflip
+            rows = mirrored[place].nonzero().flatten().to(batch.device)
             batch[rows] = batch[rows].flip(-1)
-        yield (batch, labels) if mix is None else mix(batch, labels, seed, epoch, number)
+        if mix is not None:
+            batch, labels = mix(batch, labels, seed, epoch, number)
+        yield batch[others:], labels[others:]
+
+
+def _places(count: int, part: Part, with_neighbour: bool = False) -> tuple[Tensor, int]:
+    """Which of a batch's `count` images are loaded, and how many of them, the first ones, are not asked for.
+
+    One of these may be needed: mixing takes each image together with the one before it, the first with the last, and
+    no loader makes a batch of nothing.
+    """
+    own = part(torch.arange(count))
+    if len(own) == count or (len(own) and not with_neighbour):
+        return own, 0
+    first = int(own[0]) if len(own) else 0
+    return torch.cat([torch.tensor([(first - 1) % count]), own]), 1
 
 
 def first_batch(dataset: Images, cfg) -> Batch:
@@ -114,10 +140,16 @@ def first_batch(dataset: Images, cfg) -> Batch:
     return next(train_batches(dataset, data.batch_size, cfg.seed, 0, hflip=data.hflip))
 
 
-def eval_batches(images: Images | Loader, batch_size: int, num_workers: int | None = 0) -> Iterator[Batch]:
-    """All images once, in the data set's order."""
+def eval_batches(
+    images: Images | Loader, batch_size: int, num_workers: int | None = 0, part: Part = _all
+) -> Iterator[Batch]:
+    """All images once, in the data set's order; of every batch the `part` that is asked for."""
     loader = _loader(images, num_workers)
-    return loader.load(torch.arange(len(loader.dataset)).split(batch_size))
+    whole = torch.arange(len(loader.dataset)).split(batch_size)
+    places = [_places(len(items), part) for items in whole]
+    loaded = loader.load([items[place] for items, (place, _) in zip(whole, places, strict=True)])
+    for (batch, labels), (_, others) in zip(loaded, places, strict=True):
+        yield batch[others:], labels[others:]
 
 
 def calibration_batches(dataset: Images, batch_size: int, count: int, seed: int) -> Iterator[Batch]:

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from wasi.measure.patches import every_saving_hook, run_first, storage_resizes
 from wasi.measure.storages import StorageLog
 from wasi.models.modes import evaluating, without_fast_path
+from wasi.training.compile import uncompiled
 
 MIB = 1024**2
 
@@ -42,7 +43,8 @@ class LiveMemory:
 
     The peak is that of everything inside the block. An optimizer that makes its state in its first step
     reaches its working size in the second: run two steps inside. On CUDA the total is the allocator's own
-    peak, and what the categories leave of it (kernel workspaces, rounding) is temporary.
+    peak, and what the categories leave of it (kernel workspaces, rounding) is temporary. Blocks that were compiled
+    run as they were before, so that their tensors can be seen.
 
     Args:
         model: its parameters and buffers are the weights; it may replace them meanwhile.
@@ -74,6 +76,7 @@ class LiveMemory:
         self._look_around()
         self._log.label(_tensors(self._inputs), "activations")
         with ExitStack() as stack:
+            stack.enter_context(uncompiled())
             stack.enter_context(self._hooks())
             stack.enter_context(saved_tensors_hooks(self._saved, lambda saved: saved))
             stack.enter_context(every_saving_hook(self._saved))

@@ -58,6 +58,13 @@ def check_processes(cfg: DictConfig, in_sweep: bool) -> None:
         raise UserError("train.on_oom", "halve", f"fail for {processes} processes: one cannot start over alone")
 
 
+def check_alone(what: str) -> None:
+    """Raises UserError under `torchrun`, for what is done by one process."""
+    processes = launched()[1]
+    if processes > 1:
+        raise UserError("WORLD_SIZE", processes, f"1: {what} is done by one process, without torchrun")
+
+
 def follow(cfg: DictConfig, body: Callable[[DictConfig, Path], None]) -> None:
     """In any process but the first: call `body` with what concerns this process and the first one's folder."""
     from wasi.training import parallel

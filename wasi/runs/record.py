@@ -38,7 +38,7 @@ class Record:
             "error": None,
             "fingerprint": self.fingerprint,
             "config": strict(resolved(cfg)),
-            "provenance": {**provenance(), "device": _device(cfg), "attempt": self.attempt},
+            "provenance": {**provenance(), "device": _device(cfg), **_compiled(cfg), "attempt": self.attempt},
             "metrics": {},
             "layers": [],
             "classes": [],
@@ -127,6 +127,10 @@ def _device(cfg: DictConfig) -> str | None:
         return device_class(cfg.device.name)
     except OmegaConfBaseException:
         return None
+
+
+def _compiled(cfg: DictConfig) -> dict:
+    return {"compiled": True} if OmegaConf.select(cfg, "device.compile") is True else {}
 
 
 def resolved(cfg: DictConfig) -> dict:

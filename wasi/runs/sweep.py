@@ -49,12 +49,12 @@ class SweepCallback(Callback):
         return write_report([folder])
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        _exit_if_refused(lambda: check_tuning(config.hydra))
-        _exit_if_refused(lambda: check_folder("hydra.run.dir", config.hydra.run.dir))
-        _exit_if_refused(lambda: check_fail_fast(self._fail_fast, in_sweep=False))
+        exit_if_refused(lambda: check_tuning(config.hydra))
+        exit_if_refused(lambda: check_folder("hydra.run.dir", config.hydra.run.dir))
+        exit_if_refused(lambda: check_fail_fast(self._fail_fast, in_sweep=False))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        _exit_if_refused(lambda: self._check_sweep(config))
+        exit_if_refused(lambda: self._check_sweep(config))
         self._before = versions(Path(config.hydra.sweep.dir), self.file_name)
         name = str(config.sweep)
         _pin_name(config, name)
@@ -85,7 +85,7 @@ class SweepCallback(Callback):
             sys.exit(1)
 
 
-def _exit_if_refused(check: Callable[[], None]) -> None:
+def exit_if_refused(check: Callable[[], None]) -> None:
     """Hydra would make a mere warning of a callback's exception and go on."""
     try:
         check()

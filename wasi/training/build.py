@@ -14,6 +14,7 @@ from wasi.models.mapped import into_memory
 from wasi.training import parallel
 from wasi.training.baselines import mark_projected
 from wasi.training.checkpointing import checkpoint_blocks
+from wasi.training.compile import compile_blocks
 from wasi.training.lean import LeanStep
 from wasi.training.optimizer import build_optimizer
 from wasi.training.step import TrainStep
@@ -30,7 +31,7 @@ def prepare_allocator(memory: str) -> None:
 def build_step(
     model: nn.Module, normalize: Callable[[Tensor], Tensor], cfg: DictConfig, method: Method | None = None
 ) -> TrainStep:
-    """Optimizer, clipping, accumulation, checkpointing, memory policy and precision, as configured.
+    """Optimizer, clipping, accumulation, checkpointing, memory policy, precision and compiler, as configured.
 
     Args:
         model: with the method applied, so that the optimizer sees what really trains.
@@ -46,6 +47,8 @@ def build_step(
         "step_in_backward": train.step_in_backward,
         "label_smoothing": cfg.augment.label_smoothing,
     }
+    if cfg.device.compile:
+        compile_blocks(model)
     if train.gradient_checkpointing:
         options["repeated"] = checkpoint_blocks(model)
     if "rank" in cfg.optimizer:

@@ -57,21 +57,25 @@ def evaluate(
 ) -> Evaluation:
     """The model in evaluation mode over uint8 image batches, of which there is at least one.
 
-    In data-parallel training each process looks at its share of every batch; the result is the whole's.
+    In data-parallel training `batches` are this process's shares, of which some may be empty; the result is the
+    whole's.
     """
     model.eval()
     device = next(model.parameters()).device
-    loss, in_top5 = 0.0, 0
-    counts = correct = torch.zeros((), dtype=torch.int64, device=device)
+    loss, in_top5, classes = 0.0, 0, 0
+    found = [torch.empty(0, dtype=torch.int64, device=device)]  # classes of images
+    right = [*found]  # and of those named right
     for images, labels in batches:
-        own, labels = parallel.share(images), parallel.share(labels).to(device)
-        own = own if len(own) else images[:1]  # for the number of classes; not counted
-        logits = model(normalize(own.to(device)))[: len(labels)]
+        if not len(labels):
+            continue
+        logits, labels = model(normalize(images.to(device))), labels.to(device)
         loss += F.cross_entropy(logits, labels, reduction="sum").item()
         classes = logits.shape[1]
-        counts = counts + labels.bincount(minlength=classes)
-        correct = correct + labels[logits.argmax(1) == labels].bincount(minlength=classes)
+        found.append(labels)
+        right.append(labels[logits.argmax(1) == labels])
         in_top5 += int((logits.topk(min(5, classes)).indices == labels[:, None]).sum())
+    classes = parallel.largest(classes, device)
+    counts, correct = (torch.cat(some).bincount(minlength=classes) for some in (found, right))
     loss, in_top5 = parallel.totals(torch.tensor([loss, in_top5], dtype=torch.float64, device=device)).tolist()
     counts, correct = parallel.totals(counts).cpu(), parallel.totals(correct).cpu()
     return Evaluation(loss / int(counts.sum()), counts, correct, int(in_top5))
@@ -87,6 +91,6 @@ def test(
     """
     images = data.val if data.test is None else data.test
     loader = Loader(images, cfg_dataset.num_workers, next(model.parameters()).device)
-    batches = eval_batches(loader, cfg_dataset.batch_size)
+    batches = eval_batches(loader, cfg_dataset.batch_size, part=parallel.share)
     result = evaluate(model, batches, normalize)
     return {} if data.test is None else result.metrics("test"), result.classes(data.classes)

@@ -20,6 +20,7 @@ from wasi.errors import Diverged, Interrupted
 from wasi.signals import uninterrupted
 from wasi.training import parallel
 from wasi.training.checkpoint import Progress, load_best, load_checkpoint, save_best, save_checkpoint
+from wasi.training.compile import graphs
 from wasi.training.evaluate import evaluate
 from wasi.training.step import StepResult, TrainStep
 
@@ -65,7 +66,7 @@ class Fit:
         self._loaders: dict[str, Loader] = {}  # while it runs
         self._half_done = False
         self.classes = 0  # known once there was an evaluation
-        self.step_seconds: list[float] = []  # of this process's steps on whole batches
+        self.step_seconds: list[float] = []  # of this process's steps on whole batches, without those that compiled
         self._save_if_best()  # a process that died between the two files left the older of this one
 
     def run(self) -> dict[str, float]:
@@ -114,9 +115,8 @@ class Fit:
 
     def _epoch(self, epoch: int) -> None:
         data, start = self.cfg.dataset, self.progress.step - epoch * self.per_epoch
-        batches = train_batches(
-            self._loaders["train"], data.batch_size, self.cfg.seed, epoch, start, data.hflip, mix=self.mix
-        )
+        options = {"hflip": data.hflip, "mix": self.mix, "part": parallel.share}
+        batches = train_batches(self._loaders["train"], data.batch_size, self.cfg.seed, epoch, start, **options)
         title = f"epoch {epoch + 1}/{self.cfg.train.epochs}"
         with tqdm(batches, title, self.per_epoch, initial=start, leave=False, disable=None) as bar:
             for images, labels in bar:
@@ -126,12 +126,13 @@ class Fit:
 
     def _one(self, images, labels) -> StepResult:
         progress, rate = self.progress, self.scheduler.get_last_lr()[0]
-        batch = self.step.prepare(parallel.share(images), parallel.share(labels))
+        batch = self.step.prepare(images, labels)
         self._wait()
-        start = perf_counter()
+        start, compiled = perf_counter(), graphs()
         result = self.step(*batch)
         self._wait()
-        if result.count == self.cfg.dataset.batch_size:  # an epoch's last, smaller batch is another thing
+        whole = result.count == self.cfg.dataset.batch_size  # an epoch's last, smaller batch is another thing
+        if whole and graphs() == compiled:
             self.step_seconds.append(perf_counter() - start)
         self.scheduler.step()
         progress.step += 1
@@ -161,7 +162,7 @@ class Fit:
         data, progress, train = self.cfg.dataset, self.progress, self.cfg.train
         values = {"train/loss": progress.loss_sum / progress.count}
         if (epoch + 1) % train.eval_every == 0 or epoch + 1 == train.epochs:
-            batches = eval_batches(self._loaders["val"], data.batch_size)
+            batches = eval_batches(self._loaders["val"], data.batch_size, part=parallel.share)
             found = evaluate(self.step.model, batches, self.step.normalize)
             self.classes = len(found.counts)
             values |= found.metrics("val")

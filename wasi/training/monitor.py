@@ -33,6 +33,7 @@ from wasi.linalg.tucker import expand, project
 from wasi.methods.calibration import observe_inputs
 from wasi.methods.scope import scope_linears
 from wasi.models.structure import linear_sites
+from wasi.training.compile import uncompiled
 
 FILE_NAME = "monitor.csv"
 _KEYS = ("epoch", "step", "layer", "call")
@@ -67,6 +68,7 @@ class Monitor:
         self.tracker.log(step, {key: value for row in rows for key, value in _history(row).items()})
 
     @torch.no_grad()
+    @uncompiled()
     def _look(self) -> list[Row]:
         model, layers = _observable(self.model, self.scope)
         weights = {name: self._weight(name, layer) for name, layer in layers.items()}

@@ -77,6 +77,14 @@ def total(count: int, device: torch.device) -> int:
     return int(totals(torch.tensor(count, device=device))) if is_parallel() else count
 
 
+def largest(count: int, device: torch.device) -> int:
+    """A number's maximum over the processes."""
+    most = torch.tensor(count, device=device)
+    if is_parallel():
+        dist.all_reduce(most, op=dist.ReduceOp.MAX)
+    return int(most)
+
+
 def keep_sums_once(parameters: Iterable[Tensor]) -> None:
     """Before a backward pass: what its gradients are added to, as a momentum, counts in the first process only."""
     if rank():
@@ -107,6 +115,4 @@ def sum_gradients(parameters: Sequence[Tensor]) -> None:
 def stop_together(device: torch.device) -> None:
     """A signal that one process has seen stops all of them after the same step."""
     if is_parallel():
-        signum = torch.tensor(float(signals.pending() or 0), device=device)
-        dist.all_reduce(signum, op=dist.ReduceOp.MAX)
-        signals.hold(int(signum))
+        signals.hold(largest(signals.pending() or 0, device))

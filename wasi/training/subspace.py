@@ -38,6 +38,11 @@ class SubspaceIteration:
         self._stepped = [p for p in model.parameters() if p.requires_grad] + [layer.C for layer in self.folding]
         self._clipped = [p for p in self._stepped if id(p) not in whitened]
 
+    @property
+    def cycle(self) -> int:
+        """Optimizer steps after which the work in a step repeats itself."""
+        return max((layer.state.update_gap for layer in self.layers if layer.state is not None), default=1)
+
     def summed(self) -> list[Tensor]:
         """What has a gradient that is a sum over a step's images: what is stepped on, and bases about to move."""
         bases = [basis for layer in self.layers if layer.state is not None for basis in layer.state.bases]
