@@ -14,14 +14,17 @@ TARGETS = (
 
 
 def sentences(comparison: Comparison) -> list[str]:
-    """On the four targets at once, and on rows that beat every WASI row; what cannot be judged says why."""
+    """On the four targets at once, and on rows that beat every WASI row; what cannot be judged says why.
+
+    Two of the targets are about LoRA: a table without it has no sentence on them.
+    """
     found = [_targets_sentence(comparison), _rivals_sentence(comparison)]
     return [sentence for sentence in found if sentence]
 
 
 def _targets_sentence(comparison: Comparison) -> str | None:
     candidates = [row for row in comparison.rows if row.method == "wasi" and not row.is_lean]
-    if comparison.baseline is None or not candidates:
+    if comparison.baseline is None or not candidates or not any(row.method == "lora" for row in comparison.rows):
         return None
     wanted = TARGETS.format(baseline=comparison.baseline.name)
     missed = {row.name: _missed(row, comparison) for row in candidates}
