@@ -77,7 +77,7 @@ def test_an_experiment_gives_way_to_the_command_line(compose_config):
     given = ["train.epochs=3", "dataset.batch_size=7"]
     cfg = compose_config("experiment=quickstart", *given, with_hydra=True, small=False)
     assert (cfg.train.epochs, cfg.dataset.batch_size) == (3, 7)
-    assert cfg.hydra.sweeper.params.method == "vanilla,svd_llm,wasi"
+    assert cfg.hydra.sweeper.params.recipe == "micro_vanilla,micro_svd_llm,micro_wasi"
 
 
 def test_the_paper_is_the_default(compose_config):

@@ -2,6 +2,7 @@
 
 import re
 import sys
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from wasi.report.groups import Block, blocks_of
 from wasi.report.load import Run, read_runs
 from wasi.report.markdown import markdown
 from wasi.report.provenance import experiment_of, provenance_lines
-from wasi.report.table import LEGEND, block_text
+from wasi.report.table import LEGEND, WIDTH, block_text
 from wasi.report.tuning import tuning_lines
 
 OF_KEPT_RESULTS = Path("outputs/report")
@@ -117,7 +118,19 @@ def _text(
     if warnings:
         parts.append("\n".join(f"warning: {line}" for line in warnings))
     parts.append(f"written to {folder}: {', '.join(['report.md', 'report.csv', 'report_groups.csv', *figures])}")
+    parts += _answers(blocks)
+    if PAGE in figures:
+        parts.append(f"all of it as one page: {folder / PAGE}")
     return "\n\n".join(parts)
+
+
+def _answers(blocks: list) -> list[str]:
+    """Per model and data set what WASI saves there, as the page puts it."""
+    from wasi.report.page.conclusion import answer
+    from wasi.report.page.rows import rows_of
+
+    told = {block.title: answer(rows_of(block, comparisons, first=0)) for block, comparisons in blocks}
+    return [textwrap.fill(f"{title}: {text}", WIDTH) for title, text in told.items() if text]
 
 
 def write_figures(block: Block, comparisons: list[Comparison], folder: Path) -> list[str]:

@@ -101,7 +101,8 @@ def compare(table: str, records: list[Record]) -> Comparison:
     bases = {record.baseline for record in records if record.kind == BENCH and record.baseline}
     if len(bases) > 1:
         raise UserError("table", table, f"benchmarks against one baseline, not {', '.join(sorted(bases))}")
-    name = bases.pop() if bases else reference()
+    references = [row.name for row in rows if row.method == reference()]
+    name = bases.pop() if bases else references[0] if len(references) == 1 else reference()
     baseline = next((row for row in rows if row.name == name), None)
     rows = sorted(rows, key=lambda row: _place(row, baseline))
     return Comparison(rows, baseline, metric, records)

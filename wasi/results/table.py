@@ -7,25 +7,57 @@ from wasi.results.verdict import sentences
 
 _TITLES = ("", "optimizer, lr", "{accuracy}", "Δ {baseline}, points", "step", "inference")
 _TITLES += ("live MiB", "process MiB")
-_LEGEND = (
+_NOTHING = "-"
+_ACCURACY = (
     "Accuracy: mean ± sample standard deviation over n seeds; Δ: mean difference to {baseline} on equal seeds and "
-    "its 95 % t-interval. Step and inference: {baseline}'s time / this row's, both measured in turns, with a 95 % "
-    "interval; above 1 is faster. live: peak of live tensors in a step, optimizer state included; process: "
-    "resident peak of the whole process from its start. **Bold**: on the Pareto front of accuracy, step time and "
-    "live peak."
+    "its 95 % t-interval."
 )
+_TIMES = (
+    "Step and inference: {baseline}'s time / this row's, both measured in turns, with a 95 % interval; above 1 is "
+    "faster."
+)
+_MEMORY = (
+    "live: peak of live tensors in a step, optimizer state included; process: resident peak of the whole process "
+    "from its start."
+)
+_LESS = "In brackets: {baseline}'s / this row's."
+_BOLD = "**Bold**: on the Pareto front of accuracy, step time and live peak."
 
 
 def markdown(comparison: Comparison) -> str:
-    """Sentences, the table, what its columns mean, and where the numbers come from."""
-    baseline = comparison.baseline.name if comparison.baseline else "baseline"
+    """Sentences, the table, what its columns mean, and where the numbers come from.
+
+    A column in which no row has anything is left out.
+    """
     accuracy = "test acc" if comparison.accuracy_metric == TEST else "val acc"
-    titles = [title.format(accuracy=accuracy, baseline=baseline) for title in _TITLES]
-    lines = [titles, ["---", "---", *["---:"] * (len(titles) - 2)]]
-    lines += [_cells(row, comparison) for row in comparison.rows]
+    titles = [title.format(accuracy=accuracy, baseline=_baseline(comparison)) for title in _TITLES]
+    rows = [_cells(row, comparison) for row in comparison.rows]
+    told = [place for place in range(len(titles)) if any(cells[place] != _NOTHING for cells in rows)]
+    lines = [titles, ["---", "---", *["---:"] * (len(titles) - 2)], *rows]
+    lines = [[cells[place] for place in told] for cells in lines]
     table = "\n".join(f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in lines)
-    told = [" ".join(sentences(comparison)), table, _LEGEND.format(baseline=baseline), _source(comparison.records)]
-    return "\n\n".join(part for part in told if part)
+    parts = [" ".join(sentences(comparison)), table, _legend(comparison), _source(comparison.records)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _legend(comparison: Comparison) -> str:
+    """Of the columns that are there."""
+    rows = comparison.rows
+    applies = {
+        _ACCURACY: any(row.accuracy for row in rows),
+        _TIMES: any(row.ratio(STEP) for row in rows),
+        _MEMORY: any(row.measured(PEAK) for row in rows),
+        _LESS: any(_less(row, PEAK, comparison) for row in rows),
+        _BOLD: bool(comparison.front),
+    }
+    return " ".join(text for text, is_so in applies.items() if is_so).format(baseline=_baseline(comparison))
+
+
+def _baseline(comparison: Comparison) -> str:
+    """Its name, whether it has a row or was only measured beside the rows."""
+    if comparison.baseline is not None:
+        return comparison.baseline.name
+    return next((record.baseline for record in comparison.records if record.baseline), "baseline")
 
 
 def _cells(row: Row, comparison: Comparison) -> list[str]:
@@ -36,8 +68,8 @@ def _cells(row: Row, comparison: Comparison) -> list[str]:
         _difference(comparison.difference(row)),
         _ratio(row, STEP),
         _ratio(row, INFERENCE),
-        _mib(row, PEAK),
-        _mib(row, PROCESS),
+        _mib(row, PEAK, comparison),
+        _mib(row, PROCESS, comparison),
     ]
 
 
@@ -48,14 +80,14 @@ def _optimizer(row: Row) -> str:
 
 def _accuracy(row: Row) -> str:
     if row.mean is None:
-        return "-"
+        return _NOTHING
     spread = "" if row.std is None else f" ± {row.std:.4f}"
     return f"{row.mean:.4f}{spread} (n={len(row.accuracy)})"
 
 
 def _difference(difference: Paired | None) -> str:
     if difference is None:
-        return "-"
+        return _NOTHING
     bounds = (difference.low, difference.high)
     interval = "" if difference.low is None else f" [{', '.join(f'{100 * bound:+.2f}' for bound in bounds)}]"
     return f"{100 * difference.difference:+.2f}{interval}"
@@ -64,14 +96,20 @@ def _difference(difference: Paired | None) -> str:
 def _ratio(row: Row, metric: str) -> str:
     found = None if row.bench is None else row.bench.ratio.get(metric)
     if found is None:
-        return "-"
+        return _NOTHING
     text = f"{found['p50']:.2f}×"
     return text if found.get("low") == found.get("high") else f"{text} [{found['low']:.2f}, {found['high']:.2f}]"
 
 
-def _mib(row: Row, metric: str) -> str:
+def _mib(row: Row, metric: str, comparison: Comparison) -> str:
     value = row.measured(metric)
-    return "-" if value is None else f"{value:.0f}"
+    return _NOTHING if value is None else f"{value:.0f}{_less(row, metric, comparison)}"
+
+
+def _less(row: Row, metric: str, comparison: Comparison) -> str:
+    """By how much less than the baseline's, where the baseline has no row that shows its own."""
+    ratio = row.ratio(metric) if comparison.baseline is None else None
+    return "" if ratio is None else f" ({ratio:.2f}×)"
 
 
 def _source(records: list[Record]) -> str:
@@ -80,9 +118,10 @@ def _source(records: list[Record]) -> str:
     size = f" at {shared['dataset.image_size']} px" if shared["dataset.image_size"] else ""
     images = f"{shared['dataset.train_size']} images of " if shared["dataset.train_size"] else ""
     weights = "" if shared["model.weights"] == "pretrained" else f" ({shared['model.weights']})"
+    has_runs = any(record.kind == RUN for record in records)
     facts = [
         f"{shared['model.name']}{weights} on {images}{shared['dataset.name']}{size}",
-        f"batch {shared['dataset.batch_size']}, epochs {shared['train.epochs']}",
+        f"batch {shared['dataset.batch_size']}" + (f", epochs {shared['train.epochs']}" if has_runs else ""),
         f"commit {(records[0].provenance.get('git_commit') or 'unknown')[:10]}",
     ]
     torch = dict.fromkeys((record.provenance.get("versions") or {}).get("torch") for record in records)

@@ -15,14 +15,18 @@ TARGETS = (
 
 
 def sentences(comparison: Comparison) -> list[str]:
-    """On the four targets at once, and on rows that beat every row judged; what cannot be judged says why."""
+    """On the four targets at once, and on rows that beat every row judged; what cannot be judged says why.
+
+    Two of the targets are about rivals: a table without any has no sentence on them.
+    """
     found = [_targets_sentence(comparison), _rivals_sentence(comparison)]
     return [sentence for sentence in found if sentence]
 
 
 def _targets_sentence(comparison: Comparison) -> str | None:
     candidates = [row for row in comparison.rows if is_subject(row.method) and not row.is_lean]
-    if comparison.baseline is None or not candidates:
+    rivals = [row for row in comparison.rows if is_rival(row.method)]
+    if comparison.baseline is None or not candidates or not rivals:
         return None
     wanted = TARGETS.format(baseline=comparison.baseline.name, rival=title(is_rival))
     missed = {row.name: _missed(row, comparison) for row in candidates}

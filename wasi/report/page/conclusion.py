@@ -63,6 +63,11 @@ def of_block(rows: Sequence[Row]) -> list[Statement]:
     return [*loud, *(statement for statement in told if statement is not None), *needed]
 
 
+def answer(rows: Sequence[Row]) -> str | None:
+    """What WASI saves, the most telling of `of_block`; None where nothing was compared."""
+    return next((statement.text for statement in of_block(rows) if statement.tone == "main"), None)
+
+
 @dataclass(frozen=True)
 class Judged:
     """A row, and how it compares with the best vanilla."""
