@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from wasi.data.spec import InputSpec
+from wasi.data.synthetic import CLASSES
 from wasi.errors import UserError
 from wasi.models.outline import without_weights
 from wasi.models.rng import seeded
@@ -128,12 +129,12 @@ def _choices(given: int | None, all_of: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _data(cfg: DictConfig, sizes: Outline) -> float:
-    """MiB of images in memory: those made on the fly are, as bytes; files are read when their turn comes."""
+    """MiB of data in memory: files are read, and synthetic images made, when their turn comes."""
     data = cfg.dataset
     if data.name != "synthetic":
         return _ARRAYS_MIB.get(data.name, 0)
-    images = (data.train_size or 512) + (data.val_size or 128) + (data.test_size or 128)
-    return images * sizes.image / _MIB
+    splits = 2 if data.val_source == "test" else 3
+    return splits * CLASSES * 4 * sizes.image / _MIB  # a pattern per class in each split
 
 
 def _set_up(cfg: DictConfig, sizes: Outline) -> float:
