@@ -5,6 +5,7 @@ at (ranks that a threshold will give) is taken at what ViT-B/32 gives at the sam
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise, product
 from math import ceil
@@ -52,11 +53,11 @@ class Outline:
     largest_block: int
 
 
-def apply_budget(cfg: DictConfig, spec: InputSpec, resident_mib: float) -> dict[str, float]:
+def apply_budget(cfg: DictConfig, spec: InputSpec, resident: Callable[[], float]) -> dict[str, float]:
     """Set `train.chunk_size` and `train.segment_size`, where they are null, to what fits into the budget, and say so.
 
     Args:
-        resident_mib: of this process now, libraries imported.
+        resident: MiB of this process; asked once the model's library has been imported.
 
     Returns:
         `memory/expected_process_mib`.
@@ -65,6 +66,7 @@ def apply_budget(cfg: DictConfig, spec: InputSpec, resident_mib: float) -> dict[
         UserError: nothing fits; it names the least budget that would do.
     """
     sizes = outline_of(cfg, spec)
+    resident_mib = resident()
     choices = product(_choices(cfg.train.chunk_size, _CHUNKS), _choices(cfg.train.segment_size, _SEGMENTS))
     expected = {choice: process_mib(cfg, sizes, *choice, resident_mib) for choice in choices}
     budget, least = cfg.train.memory_budget_mib, min(expected.values())
