@@ -1,11 +1,6 @@
 """Chunk and segment size from a budget for the whole process: what is picked, what is refused, what it is told by."""
 
-import json
 import logging
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -18,7 +13,6 @@ from wasi.training.budget import OPTION, apply_budget, outline_of, process_mib
 SMALL = ["model=vit_micro", "dataset=synthetic", "model.weights=random", "dataset.train_size=64", "method=wasi"]
 LEAN = [*SMALL, "train.memory=lean", "dataset.batch_size=64", "rank=eps_0.8", "method.scope=all"]
 RESIDENT = 500.0
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -74,23 +68,6 @@ def test_every_method_has_an_expectation_above_the_process_it_starts_from(config
 
 def test_images_that_are_made_on_the_fly_are_not_counted(configured):
     assert picked(configured(4000, "dataset.train_size=100000")) == picked(configured(4000))
-
-
-@pytest.mark.skipif(not hasattr(os, "wait4"), reason="the peak of a process is asked of Unix")
-def test_a_runs_process_takes_what_was_expected(tmp_path):
-    """Expected from shapes against the kernel's high-water mark, from exec to exit."""
-    words = [*LEAN, f"{OPTION}=4000", "dataset.val_size=10", "dataset.test_size=10", "dataset.num_workers=0"]
-    words += ["train.epochs=1", "train.measure=none", "device=cpu", "device.num_threads=1", "logger=none"]
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / "train.py"), *words, f"hydra.run.dir={tmp_path}/run"], stdout=log, stderr=log
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0, (tmp_path / "log").read_text()
-    peak = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    expected = json.loads((tmp_path / "run/result.json").read_text())["metrics"]["memory/expected_process_mib"]
-    assert peak == pytest.approx(expected, rel=0.1)
 
 
 def test_it_goes_with_lean_and_counts_towards_a_runs_identity(compose_config):
