@@ -45,7 +45,7 @@ def train(cfg: DictConfig, run: Run) -> None:
 
     spec = input_spec(cfg.model, cfg.dataset.image_size)
     if cfg.train.memory_budget_mib is not None:
-        run.metrics |= apply_budget(cfg, spec, current_rss_mib())
+        run.metrics |= apply_budget(cfg, spec, current_rss_mib)
     data = load_data(cfg.dataset, spec, cfg.seed)
     normalize = Normalize(spec)
 

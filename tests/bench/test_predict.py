@@ -5,6 +5,7 @@ import pytest
 from wasi.bench.baseline import measured_config
 from wasi.bench.predict import Track, peak_at, predict
 from wasi.bench.work import Work
+from wasi.errors import UserError
 from wasi.measure.memory import MIB, train_peak
 
 SYNTHETIC = ("dataset=synthetic", "dataset.batch_size=32", "device=cpu", "device.num_threads=1", "method.scope=all")
@@ -34,6 +35,19 @@ def test_too_large_is_not_timed(compose_config):
     assert large["resident_mib"] == pytest.approx(1.5 * large["live_mib"], rel=0.02)
     asked |= {"spare_mib": 3.0, "epsilon": None, "surrogate_spectrum": False}  # weights and gradients: 3.4 MiB
     assert all(row["at_least"] and 3.2 < row["live_mib"] < 3.6 for row in predict(work.subject, asked)["rows"])
+
+
+def test_a_data_set_of_fewer_images_than_the_small_steps_take_is_told_of_at_its_own_size(compose_config):
+    work = Work()
+    config = measured_config(compose_config(*SYNTHETIC, "method=vanilla", "dataset.train_size=5", config="bench"))
+    with pytest.raises(UserError, match="at most 5"):
+        work.load(config)
+    work.load(config, smaller=True)
+    asked = {"optimizers": {"sgd": SGD}, "memory": ["plain", "lean"], "resident": 1.5, "spare_mib": 2000.0}
+    asked |= {"chunk_size": 4, "epsilon": None, "surrogate_spectrum": False}
+    assert [row["batch_size"] for row in predict(work.subject, {**asked, "batch_sizes": [4, 8]})["rows"]] == [4, 8] * 2
+    rows = predict(work.subject, {**asked, "batch_sizes": [8, 16]})["rows"]
+    assert [row["batch_size"] for row in rows] == [5, 5] and all(row["step_ms"] > 0 for row in rows)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def configured(compose_config):
 
 
 def picked(cfg) -> tuple[int, int, float]:
-    expected = apply_budget(cfg, input_spec(cfg.model, None), RESIDENT)["memory/expected_process_mib"]
+    expected = apply_budget(cfg, input_spec(cfg.model, None), lambda: RESIDENT)["memory/expected_process_mib"]
     return cfg.train.chunk_size, cfg.train.segment_size, expected
 
 
@@ -64,6 +64,10 @@ def test_sizes_that_are_given_stay(configured):
                                   ["method=linear_probe"], ["rank=full"]])  # fmt: skip
 def test_every_method_has_an_expectation_above_the_process_it_starts_from(configured, more):
     assert picked(configured(4000, *more))[2] > RESIDENT
+
+
+def test_images_that_are_made_on_the_fly_are_not_counted(configured):
+    assert picked(configured(4000, "dataset.train_size=100000")) == picked(configured(4000))
 
 
 def test_it_goes_with_lean_and_counts_towards_a_runs_identity(compose_config):

@@ -35,7 +35,7 @@ from wasi.signals import uninterrupted
 
 log = logging.getLogger(__name__)
 
-_SMALL_BATCH = 20  # images that the predicting steps take at most
+_SMALL_BATCH = 20  # images that the predicting steps take at most; a smaller data set's are taken over again
 _CHUNK = 4  # images: `train.chunk_size` of the lean policy, small enough for three and four chunks to be cheap
 _SECTIONS = {"method": "methods", "optimizer": "optimizers"}  # of a row -> what in bench.fit says which it takes
 _OPTIONS = {
@@ -209,7 +209,7 @@ def _predicted(cfg: DictConfig, found: Plan, method: str, epsilon: float | None)
             small.model.weights = "random"  # their spectrum is known
     log.info("looking at %s", _model_name(method, epsilon))
     with Child("", found.log_file, rss.child_environment(cfg.device.num_threads)) as child:
-        child.ask("load", config=measured_config(small))
+        child.ask("load", config=measured_config(small), smaller=True)
         held = child.ask("held")
         chosen = {name: _composed(f"optimizer={name}").optimizer for name in fit.optimizers}
         asked = {

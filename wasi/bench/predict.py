@@ -42,8 +42,10 @@ def predict(subject: Subject, asked: dict) -> dict:
         asked: `optimizers` (name -> options), `memory` (policies), `batch_sizes`, `resident` (what the allocator
             holds for what a step holds beside its weights), `spare_mib` (what needs more is not timed), `epsilon`
             (None: full weights), `surrogate_spectrum` (of the weights, in place of their own), `chunk_size` (images,
-            under `lean`). The subject's batch has room for more than four chunks.
+            under `lean`). Where each of `batch_sizes` is more than there are training images, their number is taken.
     """
+    images = len(subject.data.train)
+    asked = {**asked, "batch_sizes": _sizes(asked["batch_sizes"], images)}
     ranks = asked["epsilon"], asked["surrogate_spectrum"]
     model = subject.model(lambda dense: asked["epsilon"] and _give_random_factors(dense, subject.cfg, *ranks))
     layers = describe_layers(model, subject.cfg.method.scope)
@@ -60,7 +62,12 @@ def predict(subject: Subject, asked: dict) -> dict:
                 found["rows"] += _rows(subject, model, policy, name, options, asked)
             except Diverged as error:  # at a rate that was made for weights other than these random ones
                 found["left_out"].append(f"{name} {policy}: {error}")
-    return {**found, "model_mib": sum(t.nbytes for t in state.values()) / MIB, "images": len(subject.data.train)}
+    return {**found, "model_mib": sum(t.nbytes for t in state.values()) / MIB, "images": images}
+
+
+def _sizes(asked: list[int], images: int) -> list[int]:
+    """One batch of the whole set, where no batch size that was asked for is as small as that."""
+    return asked if min(asked) <= images else [images]
 
 
 def _weights_mib(model: nn.Module) -> float:

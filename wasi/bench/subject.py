@@ -29,10 +29,14 @@ _LIBRARIES = {
 class Subject:
     """Data at once, the model on `build`.
 
+    Args:
+        cfg: the configuration; smaller: whether the batch may be of fewer images than `dataset.batch_size`, where the
+            data set has no more, instead of being refused.
+
     method: applied to the model; step: one whole optimizer step; batch: its two arguments.
     """
 
-    def __init__(self, cfg: DictConfig):
+    def __init__(self, cfg: DictConfig, smaller: bool = False):
         self.cfg = cfg
         self.device = prepare_device(cfg.device)
         prepare_allocator(cfg.train.memory)
@@ -41,7 +45,9 @@ class Subject:
         self.spec = input_spec(cfg.model, cfg.dataset.image_size)
         self.data = load_data(cfg.dataset, self.spec, cfg.seed)
         available, size = len(self.data.train), cfg.dataset.batch_size
-        if available < size:
+        if available < size and smaller:
+            cfg.dataset.batch_size = available
+        elif available < size:
             raise UserError("dataset.batch_size", size, f"at most {available}, the number of training images")
         self._batch = first_batch(self.data.train, cfg)
         self.normalize = Normalize(self.spec)
@@ -68,9 +74,10 @@ class Subject:
         return self.method.apply(model, calibration)
 
     def first(self, size: int) -> tuple[Tensor, Tensor]:
-        """The first images of the batch as the loader gives it; before `build`."""
+        """The first images of the batch as the loader gives it, over again where it has fewer; before `build`."""
         images, labels = self._batch
-        return images[:size], labels[:size]
+        places = torch.arange(size) % len(images)
+        return images[places], labels[places]
 
     def images(self) -> Tensor:
         """The batch as inference sees it, made when it is asked for: training holds its own form alone."""

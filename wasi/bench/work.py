@@ -28,10 +28,10 @@ class Work:
         self._last_ms: dict[str, float] = {}
         self._ran = self._waited = 0  # ns in timed calls, of all threads
 
-    def load(self, config: dict) -> dict:
-        """Everything but the model. What the process is like then."""
+    def load(self, config: dict, smaller: bool = False) -> dict:
+        """Everything but the model, see `Subject`. What the process is like then."""
         self._cfg = OmegaConf.create(config)
-        self.subject = Subject(self._cfg)
+        self.subject = Subject(self._cfg, smaller)
         return {
             "threads": torch.get_num_threads(),
             "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),

@@ -5,6 +5,7 @@ at (ranks that a threshold will give) is taken at what ViT-B/32 gives at the sam
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise, product
 from math import ceil
@@ -16,6 +17,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from wasi.data.spec import InputSpec
+from wasi.data.synthetic import CLASSES
 from wasi.errors import UserError
 from wasi.methods.method import Method
 from wasi.models.outline import without_weights
@@ -54,11 +56,11 @@ class Outline:
     largest_block: int
 
 
-def apply_budget(cfg: DictConfig, spec: InputSpec, resident_mib: float) -> dict[str, float]:
+def apply_budget(cfg: DictConfig, spec: InputSpec, resident: Callable[[], float]) -> dict[str, float]:
     """Set `train.chunk_size` and `train.segment_size`, where they are null, to what fits into the budget, and say so.
 
     Args:
-        resident_mib: of this process now, libraries imported.
+        resident: MiB of this process; asked once the model's library has been imported.
 
     Returns:
         `memory/expected_process_mib`.
@@ -67,6 +69,7 @@ def apply_budget(cfg: DictConfig, spec: InputSpec, resident_mib: float) -> dict[
         UserError: nothing fits; it names the least budget that would do.
     """
     sizes = outline_of(cfg, spec)
+    resident_mib = resident()
     choices = product(_choices(cfg.train.chunk_size, _CHUNKS), _choices(cfg.train.segment_size, _SEGMENTS))
     expected = {choice: process_mib(cfg, sizes, *choice, resident_mib) for choice in choices}
     budget, least = cfg.train.memory_budget_mib, min(expected.values())
@@ -131,12 +134,12 @@ def _choices(given: int | None, all_of: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _data(cfg: DictConfig, sizes: Outline) -> float:
-    """MiB of images in memory: those made on the fly are, as bytes; files are read when their turn comes."""
+    """MiB of data in memory: files are read, and synthetic images made, when their turn comes."""
     data = cfg.dataset
     if data.name != "synthetic":
         return _ARRAYS_MIB.get(data.name, 0)
-    images = (data.train_size or 512) + (data.val_size or 128) + (data.test_size or 128)
-    return images * sizes.image / _MIB
+    splits = 2 if data.val_source == "test" else 3
+    return splits * CLASSES * 4 * sizes.image / _MIB  # a pattern per class in each split
 
 
 def _set_up(cfg: DictConfig, sizes: Outline) -> float:
