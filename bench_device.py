@@ -7,6 +7,7 @@ import wasi.bench.naming
 import wasi.config.resolvers  # noqa: F401  (conf/bench.yaml names folders with both)
 from wasi.bench import fit
 from wasi.bench.job import measure, perform
+from wasi.leave import leave_after
 from wasi.runs.command import command
 from wasi.runs.job import run_job
 
@@ -20,4 +21,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    command(main)
+    leave_after(lambda: command(main))

@@ -7,6 +7,7 @@ import hydra
 from omegaconf import DictConfig
 
 import wasi.config.resolvers  # noqa: F401  (conf/config.yaml names folders with it)
+from wasi.leave import leave_after
 from wasi.runs.command import command
 from wasi.runs.job import Run, run_job
 
@@ -105,4 +106,4 @@ def main(cfg: DictConfig) -> float | tuple[float, ...] | None:
 
 
 if __name__ == "__main__":
-    command(main)
+    leave_after(lambda: command(main))

@@ -1,6 +1,11 @@
 """Chunk and segment size from a budget for the whole process: what is picked, what is refused, what it is told by."""
 
+import json
 import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +18,7 @@ from wasi.training.budget import OPTION, apply_budget, outline_of, process_mib
 SMALL = ["model=vit_micro", "dataset=synthetic", "model.weights=random", "dataset.train_size=64", "method=wasi"]
 LEAN = [*SMALL, "train.memory=lean", "dataset.batch_size=64", "rank=eps_0.8", "method.scope=all"]
 RESIDENT = 500.0
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -76,3 +82,16 @@ def test_it_goes_with_lean_and_counts_towards_a_runs_identity(compose_config):
     with pytest.raises(UserError, match=f"{OPTION}=0"):
         validate(compose_config(*LEAN, f"{OPTION}=0"))
     assert fingerprint(compose_config(*LEAN, f"{OPTION}=900")) != fingerprint(compose_config(*LEAN))
+
+
+def test_a_process_takes_what_was_expected(tmp_path):
+    """Seen from outside, from its start to its end."""
+    options = [*LEAN, f"{OPTION}=4000", "optimizer=swan", "train.clip_norm=null", "dataset.val_size=64"]
+    small = ["dataset.test_size=64", "train.epochs=1", "train.measure=none", "train.save=none", "logger=none"]
+    words = [sys.executable, ROOT / "train.py", "hydra.mode=RUN", f"hydra.run.dir={tmp_path / 'run'}", *options, *small]
+    with open(tmp_path / "out", "w") as out:
+        process = subprocess.Popen(words, cwd=tmp_path, stdout=out, stderr=out)
+        _, status, used = os.wait4(process.pid, 0)
+    assert status == 0, (tmp_path / "out").read_text()
+    expected = json.loads((tmp_path / "run" / "result.json").read_text())["metrics"]["memory/expected_process_mib"]
+    assert 0.8 * expected < used.ru_maxrss / 1024 < 1.05 * expected

@@ -1,0 +1,40 @@
+"""A process that ends without unloading its libraries ends like any other."""
+
+import subprocess
+import sys
+
+import pytest
+
+ENDS = {
+    "return 1": 0,  # as of any script, whose last value is nobody's
+    "sys.exit()": 0,
+    "sys.exit(143)": 143,
+    "sys.exit('one line')": 1,
+    "raise ValueError('unforeseen')": 1,
+}
+
+
+def run(body, wrapped):
+    call = "leave_after(main)" if wrapped else "main()"
+    imports = "import atexit, sys, threading, time\nfrom wasi.leave import leave_after"
+    code = f"{imports}\n\ndef main():\n    {body}\n\n{call}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr.strip().splitlines()[-1:]
+
+
+@pytest.mark.parametrize("body", ENDS)
+def test_status_and_words_are_those_of_python(body):
+    assert run(body, True) == run(body, False)
+    assert run(body, True)[0] == ENDS[body]
+
+
+@pytest.mark.parametrize(
+    ("body", "printed"),
+    [
+        ("print('in a buffer')", "in a buffer\n"),
+        ("atexit.register(print, 'at the end')", "at the end\n"),
+        ("threading.Thread(target=lambda: (time.sleep(0.2), print('waited for'))).start()", "waited for\n"),
+    ],
+)
+def test_what_is_under_way_is_finished(body, printed):
+    assert run(body, True) == (0, printed, [])
