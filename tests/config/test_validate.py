@@ -3,7 +3,8 @@
 import pytest
 from omegaconf import OmegaConf
 
-from wasi.config.validate import OPTIONS, TOGETHER, validate
+from wasi.config.together import TOGETHER
+from wasi.config.validate import OPTIONS, validate
 from wasi.errors import UserError
 
 COUNT = ["0", "-1", "1.5", "true", "many"]

@@ -1,6 +1,6 @@
 """Every option's allowed values, checked before anything heavy is imported.
 
-Two tables: what one option may be, and what several may not be together. Options that the composed
+What one option may be stands here, what several may not be together in `together.py`. Options that the composed
 configuration does not have are not looked at; a method, model or dataset checks what only it can know.
 """
 
@@ -13,7 +13,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from wasi.config import objectives
-from wasi.config.levels import LEVELS, measure_level
+from wasi.config.levels import LEVELS
+from wasi.config.together import TOGETHER
 from wasi.errors import UserError
 
 Predicate = Callable[[Any], bool]
@@ -79,7 +80,6 @@ _below_one = number(lambda x: 0 <= x < 1), "a number in [0, 1)"
 _count = integer_from(1), "a whole number from 1 up"
 _count_or_null = or_null(integer_from(1)), "a whole number from 1 up, or null"
 _yes_no = is_bool, "true or false"
-_LAYERS_OF_LORA = ("lora", "rslora", "pissa", "olora", "eva", "corda")  # they differ in scale and start alone
 _text = is_text, "a name"
 
 
@@ -226,126 +226,6 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "bench.data": _yes_no,
     "bench.fit": (or_null(lambda value: isinstance(value, DictConfig)), "options of experiment=fit, or null"),
 }
-
-# The last of a rule's options is the one to blame; the predicate sees their values in this order.
-TOGETHER: list[tuple[tuple[str, ...], Callable[..., bool], str]] = [
-    (
-        ("dataset.batch_size", "train.micro_batch_size"),
-        lambda batch, micro: micro is None or batch % micro == 0,
-        "a divisor of dataset.batch_size={}, or null",
-    ),
-    (
-        ("rank.activation_selection", "rank.activation_ranks"),
-        lambda selection, ranks: ranks is not None or selection != "fixed",
-        "a list with one rank per mode, as rank.activation_selection={}",
-    ),
-    (
-        ("rank.activation_selection", "rank.activation_ranks"),
-        lambda selection, ranks: ranks is None or selection == "fixed",
-        "null with rank.activation_selection={}; a list goes with fixed",
-    ),
-    *[
-        (
-            ("train.memory", f"train.{option}"),
-            lambda memory, value: value is None or memory == "lean",
-            "null with train.memory={}; it goes with lean",
-        )
-        for option in ("chunk_size", "segment_size", "storage", "memory_budget_mib")
-    ],
-    (
-        ("train.memory", "train.gradient_checkpointing"),
-        lambda memory, checkpointing: not (checkpointing and memory == "lean"),
-        "false with train.memory={}, which repeats blocks itself",
-    ),
-    *(
-        (
-            ("rank.activation_selection", f"rank.{option}"),
-            lambda selection, value: value is None or selection == "perplexity",
-            "null with rank.activation_selection={}; it goes with perplexity",
-        )
-        for option in ("perplexity_ceiling", "memory_budget_mib", "perplexity_table")
-    ),
-    (
-        ("rank.activation_selection", "rank.token_epsilon"),
-        lambda selection, epsilon: epsilon is None or selection == "epsilon",
-        "null with rank.activation_selection={}; it goes with epsilon",
-    ),
-    (
-        ("rank.perplexity_ceiling", "rank.memory_budget_mib"),
-        lambda ceiling, budget: ceiling is None or budget is None,
-        "null with rank.perplexity_ceiling={}; one of them is the bound",
-    ),
-    (
-        ("method.init", "rank.weight_allocation"),
-        lambda init, allocation: init == "features" or allocation == "epsilon",
-        "epsilon with method.init={}; sensitivity goes with features",
-    ),
-    (
-        ("rank.weight_allocation", "rank.parameter_ratio"),
-        lambda allocation, ratio: ratio is None or allocation == "sensitivity",
-        "null with rank.weight_allocation={}; it goes with sensitivity",
-    ),
-    (
-        ("method.activations", "method.update"),
-        lambda activations, update: activations is None or update != "svd",
-        "subspace or none for a method that compresses saved inputs; svd goes with wsi",
-    ),
-    (
-        ("dataset.val_source", "dataset.test_size"),
-        lambda source, size: size is None or source == "train",
-        "null with dataset.val_source={}; dataset.val_size is the size of both",
-    ),
-    (
-        ("train.measure", "tune.objectives"),
-        lambda measure, names: measure_level(measure) != "none" or not any(map(objectives.is_measured, names)),
-        "of validation alone with train.measure={}",
-    ),
-    (
-        ("train.epochs", "scheduler.warmup_epochs"),
-        lambda epochs, warmup: warmup <= epochs,
-        "at most train.epochs={}",
-    ),
-    (
-        ("optimizer._target_", "train.step_in_backward"),
-        lambda optimizer, in_backward: not in_backward or optimizer.endswith(".Swan"),
-        "false, unless optimizer=swan",
-    ),
-    (
-        ("train.micro_batch_size", "train.step_in_backward"),
-        lambda size, in_backward: not in_backward or size is None,
-        "false with train.micro_batch_size={}: a gradient is complete only after the last of them",
-    ),
-    (
-        ("train.on_oom", "train.step_in_backward"),
-        lambda on_oom, in_backward: not in_backward or on_oom == "fail",
-        "false with train.on_oom={}, which makes micro-batches",
-    ),
-    (
-        ("method.base", "device.compile"),
-        lambda base, compiled: not compiled or base is None,
-        "false with method.base={}: a compiler cannot follow weights that are dequantised where they are needed",
-    ),
-    (
-        ("method.type", "device.compile"),
-        lambda kind, compiled: not compiled or kind in _LAYERS_OF_LORA,
-        f"false with method.type={{}}; of peft's adapters {', '.join(_LAYERS_OF_LORA)} can be compiled",
-    ),
-    (
-        ("train.memory_budget_mib", "device.compile"),
-        lambda budget, compiled: not compiled or budget is None,
-        "false with train.memory_budget_mib={}: what a compiler takes cannot be told beforehand",
-    ),
-    (
-        ("bench.fit", "device.compile"),
-        lambda fit, compiled: not compiled or fit is None,
-        "false with experiment=fit, whose predictions are of steps that are not compiled",
-    ),
-    (
-        ("optimizer.momentum", "optimizer.dampening", "optimizer.nesterov"),
-        lambda momentum, dampening, nesterov: not nesterov or (momentum > 0 and dampening == 0),
-        "false, unless optimizer.momentum={} is above 0 and optimizer.dampening={} is 0",
-    ),
-]
 
 
 def validate(cfg: DictConfig, swept: Collection[str] = ()) -> None:
