@@ -87,6 +87,20 @@ def test_what_tuning_chose_is_told_within_the_terminal(tmp_path, options):
     assert told.count(", ".join(f"{key}=0.125" for key in point)) == 2
 
 
+def test_a_recipes_name_stands_for_its_options_where_there_is_no_room(tmp_path):
+    for seed in range(3):
+        for name, recipe, rate in (("vanilla", "small_vanilla", 0.0015), ("wasi", "small_wasi", 0.006)):
+            config = fakes.config(name, 0.8, seed) | {"recipe": recipe}
+            config["optimizer"] = config["optimizer"] | {"lr": rate}
+            config["scheduler"] = config["scheduler"] | {"warmup_epochs": int(name == "wasi")}
+            fakes.write(tmp_path, fakes.metrics(0.8 + 0.01 * seed), config)
+    table = text(tmp_path)
+    assert max(map(len, table.splitlines())) <= WIDTH
+    (titles,) = [line.split() for line in table.splitlines() if "recipe" in line]
+    assert titles[:3] == ["method", "recipe", "n"]
+    assert row(table, "wasi", "[1]", "small_wasi")
+
+
 def test_rows_of_other_seeds_say_that_they_are_not_compared_in_pairs(tmp_path):
     for seed in range(3):
         fakes.write(tmp_path, fakes.metrics(0.8 + 0.01 * seed), fakes.config("vanilla", None, seed))

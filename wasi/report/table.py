@@ -34,12 +34,28 @@ def block_text(block: Block, comparisons: list[Comparison]) -> str:
 
 
 def _fitting(fields: list[Field]) -> list[Field]:
-    """Costs that matter least go first when there is no room for all, then what tuning chose; the essential stays."""
+    """What there is room for: options that a recipe's name stands for go first, then the costs that matter least.
+
+    What tuning chose goes last; the essential stays.
+    """
+    if len(_lines(fields)[0]) > WIDTH:
+        fields = _named_by_recipe(fields)
     for dropped in (*DROPPED_FIRST, TUNED):
         if len(_lines(fields)[0]) <= WIDTH:
             break
         fields = [field for field in fields if dropped not in (field.cost, field.title)]
     return fields
+
+
+def _named_by_recipe(fields: list[Field]) -> list[Field]:
+    """Without the columns of options, where every row is a recipe of its own."""
+    titles = [field.title for field in fields]
+    recipes = fields[titles.index("recipe")].values if "recipe" in titles else []
+    if not recipes or len(set(recipes)) < len(recipes):
+        return fields
+    first_number = titles.index("n")
+    named = [field for field in fields[:first_number] if field.title in ("method", "recipe", TUNED)]
+    return named + fields[first_number:]
 
 
 def _tuned_notes(block: Block) -> list[str]:
