@@ -4,9 +4,10 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from statistics import stdev
 
 import pytest
-from scipy.stats import ttest_ind, ttest_rel
+from scipy.stats import t, ttest_ind, ttest_rel
 
 from tests.report import fakes
 from wasi.errors import UserError
@@ -91,6 +92,15 @@ def test_a_row_that_meets_every_target_is_named(kept):
     told = " ".join(sentences(compare("t", read_records(kept))))
     assert told.startswith("wasi_0.8 meets the four targets at once: at most 1.5 points below vanilla")
     assert "No other row is better than every WASI row" in told
+
+
+def test_an_interval_that_reaches_beyond_the_target_of_accuracy_is_told(tmp_path, kept):
+    assert "interval reaches" not in " ".join(sentences(compare("t", read_records(kept))))
+    _sweep(tmp_path / "other", wasi_below=0.0142)
+    collect([tmp_path / "other"], tmp_path / "u")
+    told = " ".join(sentences(compare("u", read_records(tmp_path / "u"))))
+    low = 100 * (-0.0142 - t.ppf(0.975, 4) * stdev(DIFFERENCE) / 5**0.5)
+    assert f"1.5 points hold of wasi_0.8's mean difference (-1.42); its 95 % interval reaches {low:+.2f}." in told
 
 
 def test_a_missed_target_and_a_better_rival_are_named(tmp_path):

@@ -36,10 +36,21 @@ def _targets_sentence(comparison: Comparison) -> str | None:
     meeting = [name for name, misses in missed.items() if not misses]
     if meeting:
         rows = f"{_listed(meeting)} {'meets' if len(meeting) == 1 else 'meet'}"
-        return f"{rows} the four targets at once: {wanted}."
+        doubts = "".join(_doubt(row, comparison) for row in candidates if row.name in meeting)
+        return f"{rows} the four targets at once: {wanted}.{doubts}"
     nearest = min(missed, key=lambda name: len(missed[name]))
     misses = _listed(list(missed[nearest]))
     return f"No {title(is_subject)} row meets the four targets at once ({wanted}); {nearest} misses {misses}."
+
+
+def _doubt(row: Row, comparison: Comparison) -> str:
+    """A sentence where the mean meets the target of accuracy and its interval reaches beyond."""
+    difference = comparison.difference(row)
+    if difference is None or difference.low is None or difference.low >= -POINTS_BELOW / 100:
+        return ""
+    mean, low = 100 * difference.difference, 100 * difference.low
+    told = f"{row.name}'s mean difference ({mean:+.2f}); its 95 % interval reaches {low:+.2f}"
+    return f" {POINTS_BELOW} points hold of {told}."
 
 
 def _missed(row: Row, comparison: Comparison) -> dict[str, bool | None]:
