@@ -38,3 +38,9 @@ def test_status_and_words_are_those_of_python(body):
 )
 def test_what_is_under_way_is_finished(body, printed):
     assert run(body, True) == (0, printed, [])
+
+
+def test_nothing_is_torn_down():
+    body = "globals()['kept'] = type('Kept', (), {'__del__': lambda self: print('torn down')})()"
+    assert run(body, wrapped=False) == (0, "torn down\n", [])
+    assert run(body, wrapped=True) == (0, "", [])

@@ -2,7 +2,8 @@
 
 Nothing compiles unless `device.compile` is set, but torchvision's import asks for one function of torch._dynamo, every
 torch.optim optimizer imports it in its methods, to tell the compiler to leave them alone, and torch's FLOP counter
-imports triton, whose kernels it could count.
+imports triton, whose kernels it could count. timm's models import torch._dynamo whatever is done here: one of them
+(naflexvit) calls torch.compiler.disable when it is imported.
 """
 
 import importlib
