@@ -15,6 +15,7 @@ from wasi.results.collect import collect
 from wasi.results.documents import stale_documents, update
 from wasi.results.record import read_records
 from wasi.results.rows import compare
+from wasi.results.table import markdown
 from wasi.results.verdict import sentences
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -110,6 +111,40 @@ def test_a_missed_target_and_a_better_rival_are_named(tmp_path):
     told = " ".join(sentences(compare("t", read_records(tmp_path / "t"))))
     assert "No WASI row meets the four targets" in told and "wasi_0.8 misses accuracy and inference time." in told
     assert "best is better than every WASI row in accuracy, step time and peak of live tensors together." in told
+
+
+def test_a_quantized_rival_is_told_of_and_does_not_judge_the_peak(kept):
+    """0.7 of 120 MiB stays the bound; that 4 bits need less memory is a sentence of its own."""
+    _add_benchmark(kept, "lora_r8_lean", "lora_nf4_lean", peak=40, base="nf4")
+    told = " ".join(sentences(compare("t", read_records(kept))))
+    assert told.startswith("wasi_0.8 meets the four targets at once")
+    less = "lora_nf4_lean (40 MiB, 0.80× as fast as the baseline) needs less memory in a step than the leanest WASI row"
+    assert f"{less} (80 MiB)." in told
+
+
+def test_rows_that_were_measured_in_part_do_not_hide_one_that_meets_every_target(kept):
+    _add_benchmark(kept, "wasi_0.8", "wasi_0.9", peak=510, base=None)
+    assert sentences(compare("t", read_records(kept)))[0].startswith("wasi_0.8 meets the four targets at once")
+
+
+def test_a_lean_row_that_was_not_trained_has_the_runs_of_its_plain_twin(kept):
+    for path in kept.glob("*.json"):
+        content = json.loads(path.read_text())
+        if content["row"] == "lora_r8_lean" and content["kind"] == "run":
+            path.unlink()
+    found = compare("t", read_records(kept))
+    rows = {row.name: row for row in found.rows}
+    assert rows["lora_r8_lean"].trained_as == "lora_r8" and rows["lora_r8_lean"].mean == rows["lora_r8"].mean
+    assert all(row.trained_as is None for name, row in rows.items() if name != "lora_r8_lean")
+    assert "| as lora_r8 | - |" in markdown(found)
+
+
+def _add_benchmark(kept, like, name, peak, base):
+    content = json.loads((kept / f"bench_{like}.json").read_text())
+    content["row"], content["config"]["method.base"] = name, base
+    content["config"]["optimizer.lr"] = 0.5  # no row has these options
+    content["metrics"]["memory/train_peak_mib"] = peak
+    (kept / f"bench_{name}.json").write_text(json.dumps(content))
 
 
 def test_what_was_not_measured_is_not_judged(kept):

@@ -1,6 +1,6 @@
 """Records as the rows of a table: each configuration's accuracy, times and memory beside the baseline's."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,12 +21,15 @@ class Row:
     """One configuration: its runs, which differ by seed, and its benchmark where there is one.
 
     accuracy: seed -> fraction.
+    trained_as: the row whose runs these are, where this one has none of its own and differs by memory policy alone,
+        which changes a step by rounding only (tests/training/test_lean.py).
     """
 
     name: str
     config: dict[str, Any]
     accuracy: dict[int, float]
     bench: Record | None
+    trained_as: str | None = None
 
     @property
     def method(self) -> str:
@@ -35,6 +38,11 @@ class Row:
     @property
     def is_lean(self) -> bool:
         return self.config.get("train.memory") == "lean"
+
+    @property
+    def base(self) -> str | None:
+        """The number format of frozen weights, where it is not the model's own."""
+        return self.config.get("method.base")
 
     @property
     def mean(self) -> float | None:
@@ -104,7 +112,7 @@ def compare(table: str, records: list[Record]) -> Comparison:
     references = [row.name for row in rows if row.method == reference()]
     name = bases.pop() if bases else references[0] if len(references) == 1 else reference()
     baseline = next((row for row in rows if row.name == name), None)
-    rows = sorted(rows, key=lambda row: _place(row, baseline))
+    rows = sorted((_with_runs(row, rows) for row in rows), key=lambda row: _place(row, baseline))
     return Comparison(rows, baseline, metric, records)
 
 
@@ -117,6 +125,14 @@ def _row(table: str, name: str, records: list[Record], metric: str) -> Row:
         raise UserError("table", table, f"one configuration in row {name}, with each seed and one benchmark once")
     accuracy = {record.seed: record.metrics[metric] for record in runs if metric in record.metrics}
     return Row(name, records[0].config, dict(sorted(accuracy.items())), benches[0] if benches else None)
+
+
+def _with_runs(row: Row, rows: list[Row]) -> Row:
+    """The row itself, or with the runs of one that takes the same steps under another memory policy."""
+    twins = [other for other in rows if other.accuracy and other.differs_by_memory_policy_only(row)]
+    if row.accuracy or not twins:
+        return row
+    return replace(row, accuracy=twins[0].accuracy, trained_as=twins[0].name)
 
 
 def _refuse_mixtures(table: str, records: list[Record]) -> None:

@@ -21,6 +21,7 @@ _MEMORY = (
     "from its start."
 )
 _LESS = "In brackets: {baseline}'s / this row's."
+_AS = "as X: not trained again, since the memory policy, the only difference to X, changes steps by rounding only."
 _BOLD = "**Bold**: on the Pareto front of accuracy, step time and live peak."
 
 
@@ -45,6 +46,7 @@ def _legend(comparison: Comparison) -> str:
     rows = comparison.rows
     applies = {
         _ACCURACY: any(row.accuracy for row in rows),
+        _AS: any(row.trained_as for row in rows),
         _TIMES: any(row.ratio(STEP) for row in rows),
         _MEMORY: any(row.measured(PEAK) for row in rows),
         _LESS: any(_less(row, PEAK, comparison) for row in rows),
@@ -65,7 +67,7 @@ def _cells(row: Row, comparison: Comparison) -> list[str]:
         f"**{row.name}**" if row.name in comparison.front else row.name,
         f"{_optimizer(row)}, {row.config['optimizer.lr']:g}",
         _accuracy(row),
-        _difference(comparison.difference(row)),
+        _NOTHING if row.trained_as else _difference(comparison.difference(row)),
         _ratio(row, STEP),
         _ratio(row, INFERENCE),
         _mib(row, PEAK, comparison),
@@ -81,6 +83,8 @@ def _optimizer(row: Row) -> str:
 def _accuracy(row: Row) -> str:
     if row.mean is None:
         return _NOTHING
+    if row.trained_as is not None:
+        return f"as {row.trained_as}"
     spread = "" if row.std is None else f" ± {row.std:.4f}"
     return f"{row.mean:.4f}{spread} (n={len(row.accuracy)})"
 

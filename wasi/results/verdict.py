@@ -9,17 +9,18 @@ from wasi.results.rows import INFERENCE, PEAK, STEP, Comparison, Row
 POINTS_BELOW, STEP_SPEED, SHARE_OF_LORA, INFERENCE_SPEED = 1.5, 1.3, 0.7, 1.3
 TARGETS = (
     f"at most {POINTS_BELOW} points below {{baseline}}, a step at least {STEP_SPEED}× as fast as {{baseline}}'s, "
-    f"under train.memory=lean at most {SHARE_OF_LORA} of the least peak of a lean {{rival}}, and inference at least "
-    f"{INFERENCE_SPEED}× as fast as the fastest plain {{rival}}'s"
+    f"under train.memory=lean at most {SHARE_OF_LORA} of the least peak of a lean {{rival}} with unquantized "
+    f"weights, and inference at least {INFERENCE_SPEED}× as fast as the fastest plain {{rival}}'s"
 )
 
 
 def sentences(comparison: Comparison) -> list[str]:
-    """On the four targets at once, and on rows that beat every row judged; what cannot be judged says why.
+    """On the four targets at once, on rows that beat every row judged, and on rows that need less memory than any of
+    these; what cannot be judged says why.
 
     Two of the targets are about rivals: a table without any has no sentence on them.
     """
-    found = [_targets_sentence(comparison), _rivals_sentence(comparison)]
+    found = [_targets_sentence(comparison), _rivals_sentence(comparison), _memory_sentence(comparison)]
     return [sentence for sentence in found if sentence]
 
 
@@ -30,10 +31,10 @@ def _targets_sentence(comparison: Comparison) -> str | None:
         return None
     wanted = TARGETS.format(baseline=comparison.baseline.name, rival=title(is_rival))
     missed = {row.name: _missed(row, comparison) for row in candidates}
-    unknown = sorted({word for misses in missed.values() for word, met in misses.items() if met is None})
-    if unknown:
-        return f"The four targets ({wanted}) cannot be judged: not measured for every row: {', '.join(unknown)}."
     meeting = [name for name, misses in missed.items() if not misses]
+    unknown = sorted({word for misses in missed.values() for word, met in misses.items() if met is None})
+    if unknown and not meeting:
+        return f"The four targets ({wanted}) cannot be judged: not measured for every row: {', '.join(unknown)}."
     if meeting:
         rows = f"{_listed(meeting)} {'meets' if len(meeting) == 1 else 'meet'}"
         doubts = "".join(_doubt(row, comparison) for row in candidates if row.name in meeting)
@@ -58,7 +59,7 @@ def _missed(row: Row, comparison: Comparison) -> dict[str, bool | None]:
     twin = next((other for other in comparison.rows if _is_lean_twin(other, row)), None)
     difference = comparison.difference(row)
     rivals = [other for other in comparison.rows if is_rival(other.method)]
-    peaks = [rival.measured(PEAK) for rival in rivals if rival.is_lean]
+    peaks = [rival.measured(PEAK) for rival in rivals if rival.is_lean and rival.base is None]
     speeds = [rival.ratio(INFERENCE) for rival in rivals if not rival.is_lean]
     least, fastest = _extreme(min, peaks), _extreme(max, speeds)
     judged = {
@@ -87,6 +88,25 @@ def _rivals_sentence(comparison: Comparison) -> str | None:
     without = f"; yet no {title(is_subject)} row is on the Pareto front"
     tail = f"; on the Pareto front: {_listed(front)}" if front else without
     return f"No other row is better than {what}{tail}."
+
+
+def _memory_sentence(comparison: Comparison) -> str | None:
+    """Rows, with their peak and speed, that need less memory than the leanest of the rows judged."""
+    leanest = _extreme(min, [row.measured(PEAK) for row in comparison.rows if is_subject(row.method)])
+    others = [row for row in comparison.rows if not is_subject(row.method) and row.measured(PEAK)]
+    if leanest is None or not others:
+        return None
+    less = sorted((row for row in others if row.measured(PEAK) < leanest), key=lambda row: row.measured(PEAK))
+    if not less:
+        return f"No other row needs less memory in a step than the leanest {title(is_subject)} row ({leanest:.0f} MiB)."
+    rows = _listed([f"{row.name} ({row.measured(PEAK):.0f} MiB{_speed(row)})" for row in less])
+    needs = "needs" if len(less) == 1 else "need"
+    return f"{rows} {needs} less memory in a step than the leanest {title(is_subject)} row ({leanest:.0f} MiB)."
+
+
+def _speed(row: Row) -> str:
+    speed = row.ratio(STEP)
+    return "" if speed is None else f", {speed:.2f}× as fast as the baseline"
 
 
 def _is_lean_twin(other: Row, row: Row) -> bool:
