@@ -79,3 +79,10 @@ def test_long_sides_find_the_same_rank_and_subspace(rows, size):
     k = int((s.square().cumsum(0) < 0.9 * s.square().sum()).sum()) + 1
     assert found.shape == (size, k)
     assert torch.allclose(found @ found.mT, v[:, :k] @ v[:, :k].mT, atol=1e-6)
+
+
+@pytest.mark.parametrize(("ranks", "order"), [((2, 30), (0, 1)), ((6, 3), (1, 0)), ((None, 3), (1, 0))])
+def test_the_cheaper_order_of_modes(ranks, order):
+    """8 images of 7 tokens of 32 features: by hand, `7 r_1 32 + r_1 32 r_2` against `7 32 r_2 + 7 r_1 r_2`."""
+    bases = [None if rank is None else torch.eye(size)[:, :rank] for rank, size in zip(ranks, (7, 32), strict=True)]
+    assert tucker._cheaper_order(torch.Size([8, 7, 32]), bases) == order

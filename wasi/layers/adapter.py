@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from wasi.layers.base import LowRankLayer
 from wasi.layers.factored import FactoredLinear
+from wasi.linalg.thin import narrow
 
 
 class Adapter(nn.Module):
@@ -27,6 +28,7 @@ class Adapter(nn.Module):
         self.scale = alpha / rank
 
     def forward(self, x: Tensor) -> Tensor:
+        # Not by `wasi.linalg.thin`: at LoRA's ranks of 8 or so a pass there and back took 1.2 to 1.4 times as long.
         return F.linear(F.linear(x, self.A), self.B) * self.scale
 
     def beside(self, weight: Tensor) -> Tensor:
@@ -108,8 +110,10 @@ class FactoredAdapterLinear(LowRankLayer):
         return self.L.shape[1]
 
     def forward(self, x: Tensor) -> Tensor:
-        z = F.linear(x, self.R) + self.adapter_R(x)
-        return F.linear(z, self.L, self.bias) + self.adapter_L(z)
+        rows = x.reshape(-1, self.in_features)
+        z = narrow(rows, self.R) + self.adapter_R(rows)
+        y = F.linear(z, self.L, self.bias) + self.adapter_L(z)
+        return y.view(*x.shape[:-1], self.out_features)
 
     def weight_factors(self) -> tuple[Tensor, ...]:
         return self.adapter_L.beside(self.L), self.adapter_R.beside(self.R)

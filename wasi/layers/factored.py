@@ -16,13 +16,13 @@ One step of the weight `W = L R` of one layer, `n` being the number of rows (ima
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wasi.layers.activation import TuckerState
 from wasi.layers.autocast import as_autocast, without_autocast
 from wasi.layers.base import LowRankLayer
 from wasi.linalg import subspace, tucker
+from wasi.linalg.thin import narrow, two_factors
 
 
 class FactoredProduct(torch.autograd.Function):
@@ -37,7 +37,7 @@ class FactoredProduct(torch.autograd.Function):
         wanted = ctx.needs_input_grad[6:]
         core, factors, products = tucker.compress(x, bases, batch_rank, wanted)
         ctx.save_for_backward(left, right, core, *factors, *products)
-        return F.linear(F.linear(x, right), left, bias)
+        return two_factors(x, right, left, bias)
 
     @staticmethod
     def backward(ctx, grad):
@@ -46,7 +46,7 @@ class FactoredProduct(torch.autograd.Function):
         need_x, need_left, need_right, need_bias, need_coordinates = ctx.needs_input_grad[:5]
         d_x = d_left = d_right = d_coordinates = None
         if need_x:
-            d_x = (grad @ left) @ right
+            d_x = (narrow(grad, left.mT) @ right).view(*grad.shape[:-1], right.shape[1])
         if need_coordinates:
             d_coordinates = tucker.weight_coordinates(grad, core, factors)
         elif need_left or need_right:
@@ -69,9 +69,9 @@ def factor_gradients(
         return m @ (right @ basis).mT, (left.mT @ m) @ basis.mT
     seen = tucker.contract_gradient(grad, factors).reshape(-1, grad.shape[-1])
     rows = core.reshape(-1, core.shape[-1])
-    narrow = right if basis is None else right @ basis
-    d_right = (seen @ left).mT @ rows
-    return seen.mT @ (rows @ narrow.mT), d_right if basis is None else d_right @ basis.mT
+    right_part = right if basis is None else right @ basis
+    d_right = narrow(seen, left.mT).mT @ rows
+    return seen.mT @ (rows @ right_part.mT), d_right if basis is None else d_right @ basis.mT
 
 
 class FactoredLinear(LowRankLayer):
@@ -107,7 +107,7 @@ class FactoredLinear(LowRankLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         if not (torch.is_grad_enabled() and (self.L.requires_grad or self.R.requires_grad)):
-            return F.linear(F.linear(x, self.R), self.L, self.bias)
+            return two_factors(x, self.R, self.L, self.bias)
         batch_rank, bases = self.kept(x)
         x, left, right, bias, *bases = as_autocast(x, self.L, self.R, self.bias, *bases)
         with without_autocast(x):

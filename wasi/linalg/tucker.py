@@ -10,6 +10,8 @@ from math import prod
 import torch
 from torch import Tensor
 
+from wasi.linalg.thin import narrow
+
 Factors = Sequence[Tensor | None]
 
 
@@ -17,8 +19,8 @@ def project(x: Tensor, factor: Tensor, mode: int) -> Tensor:
     """Mode product `x x_m factor^T`: `[..., d_m, ...]` becomes `[..., r_m, ...]`. Nothing wide is copied."""
     shape = list(x.shape)
     shape[mode] = factor.shape[1]
-    if mode == x.dim() - 1:  # the transposed product, which BLAS does in four fifths of the time
-        return (factor.mT @ x.reshape(-1, x.shape[mode]).mT).mT.contiguous().view(shape)
+    if mode == x.dim() - 1:
+        return narrow(x, factor.mT).contiguous().view(shape)
     left, right = prod(x.shape[:mode]), prod(x.shape[mode + 1 :])
     return (factor.mT @ x.reshape(left, x.shape[mode], right)).view(shape)
 
@@ -37,8 +39,8 @@ def compress(
 ) -> tuple[Tensor, list[Tensor | None], list[Tensor | None]]:
     """A Tucker decomposition of `x` (`[B, *tokens, I]`) in given bases, and one subspace iteration of these.
 
-    Sequentially truncated, each mode on what the one before left: features first, which leaves the least to copy for
-    the token modes, then these. Where `batch_rank < B`, the batch mode is cut last, to its leading singular vectors.
+    Sequentially truncated, each mode on what the one before left, token modes before features or after them, whichever
+    takes fewer operations. Where `batch_rank < B`, the batch mode is cut last, to its leading singular vectors.
 
     Args:
         bases: per token mode and for the feature mode `U_m` (`d_m x r_m`), or None to keep the mode whole.
@@ -50,11 +52,10 @@ def compress(
     """
     core = x
     products: list[Tensor | None] = [None] * len(bases)
-    last = len(bases) - 1
-    for position in (last, *range(last)):
-        if bases[position] is None:
+    for position in _cheaper_order(x.shape, bases):
+        if (basis := bases[position]) is None:
             continue
-        small = project(core, bases[position], position + 1)
+        small = project(core, basis, position + 1)
         if wanted[position]:
             products[position] = iterate(core, small, position + 1)
         core = small
@@ -63,6 +64,23 @@ def compress(
         factor = batch_factor(core.flatten(1), batch_rank)
         core = project(core, factor, 0)
     return core, [factor, *bases], products
+
+
+def _cheaper_order(shape: Sequence[int], bases: Factors) -> tuple[int, ...]:
+    """Places in `bases`: all token modes, then features, or features first; on equal terms the latter."""
+    last = len(bases) - 1
+    orders = (last, *range(last)), tuple(range(last + 1))
+
+    def cost(order: tuple[int, ...]) -> int:
+        """Multiply-adds."""
+        total, sizes = 0, list(shape)
+        for position in order:
+            if (basis := bases[position]) is not None:
+                total += prod(sizes) * basis.shape[1]
+                sizes[position + 1] = basis.shape[1]
+        return total
+
+    return min(orders, key=cost)
 
 
 def expand(core: Tensor, factors: Factors) -> Tensor:
