@@ -210,6 +210,19 @@ def test_a_document_is_made_from_results_alone(tmp_path, kept):
     assert "\nold\n" not in text and stale_documents(tmp_path) == {}
 
 
+def test_a_document_can_have_some_of_the_rows(tmp_path, kept):
+    _document(tmp_path)
+    document = tmp_path / "README.md"
+    document.write_text(document.read_text().replace("table: t", "table: t of vanilla, wasi_0.8"))
+    update(tmp_path)
+    text = document.read_text()
+    assert "| vanilla |" in text.replace("**", "") and "| wasi_0.8 |" in text.replace("**", "")
+    assert "| lora_r8 |" not in text.replace("**", "") and "lean LoRA" in text  # sentences are of all rows
+    document.write_text(text.replace("of vanilla, wasi_0.8", "of vanilla, other"))
+    with pytest.raises(UserError, match="table=t of vanilla, other: .*lora_r8"):
+        update(tmp_path)
+
+
 def test_markers_without_end_or_results_are_refused(tmp_path, kept):
     _document(tmp_path, end="")
     with pytest.raises(UserError, match="table=t: allowed is followed by"):

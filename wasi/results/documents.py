@@ -1,7 +1,8 @@
 """Tables between markers in README.md and docs/*.md.
 
 A document says `<!-- table: NAME -->` and, some lines below, `<!-- /table -->`; what stands between is replaced by
-the table of results/NAME/*.json.
+the table of results/NAME/*.json. With `<!-- table: NAME of ROW, ROW -->` it has these rows only; what is said above it
+is of all.
 """
 
 import re
@@ -13,8 +14,8 @@ from wasi.results.record import read_records
 from wasi.results.rows import compare
 from wasi.results.table import markdown
 
-_OPENING = re.compile(r"^<!-- table: (\S+) -->$", re.MULTILINE)
-_TABLE = re.compile(r"^<!-- table: (\S+) -->\n(?:(?!<!-- table: ).*\n)*?<!-- /table -->$", re.MULTILINE)
+_OPENING = re.compile(r"^<!-- table: (.+) -->$", re.MULTILINE)
+_TABLE = re.compile(r"^<!-- table: (.+) -->\n(?:(?!<!-- table: ).*\n)*?<!-- /table -->$", re.MULTILINE)
 
 
 def stale_documents(root: Path) -> dict[Path, str]:
@@ -34,11 +35,23 @@ def stale_documents(root: Path) -> dict[Path, str]:
             raise UserError("table", name, f"followed by <!-- /table --> in {path.relative_to(root)}")
         for name in closed:
             if name not in tables:
-                tables[name] = markdown(compare(name, read_records(root / "results" / name)))
+                tables[name] = _table(root, name)
         new = _TABLE.sub(lambda match: f"<!-- table: {match[1]} -->\n{tables[match[1]]}\n<!-- /table -->", old)
         if new != old:
             found[path] = new
     return found
+
+
+def _table(root: Path, asked: str) -> str:
+    """Args: asked: `NAME` or `NAME of ROW, ROW`."""
+    name, _, rows = asked.partition(" of ")
+    comparison = compare(name, read_records(root / "results" / name))
+    chosen = [row.strip() for row in rows.split(",")] if rows else [row.name for row in comparison.rows]
+    there = {row.name for row in comparison.rows}
+    for row in chosen:
+        if row not in there:
+            raise UserError("table", asked, f"rows of results/{name}: {', '.join(sorted(there))}")
+    return markdown(comparison, chosen)
 
 
 def update(root: Path) -> list[Path]:

@@ -1,5 +1,7 @@
 """A table of kept results as Markdown."""
 
+from collections.abc import Collection
+
 from wasi.report.statistics import Paired
 from wasi.results.record import BENCH, RUN, Record
 from wasi.results.rows import INFERENCE, PEAK, PROCESS, STEP, TEST, Comparison, Row
@@ -25,32 +27,35 @@ _AS = "as X: not trained again, since the memory policy, the only difference to 
 _BOLD = "**Bold**: on the Pareto front of accuracy, step time and live peak."
 
 
-def markdown(comparison: Comparison) -> str:
+def markdown(comparison: Comparison, only: Collection[str] | None = None) -> str:
     """Sentences, the table, what its columns mean, and where the numbers come from.
 
     A column in which no row has anything is left out.
+
+    Args:
+        only: names of the rows to show; None for all.
     """
     accuracy = "test acc" if comparison.accuracy_metric == TEST else "val acc"
     titles = [title.format(accuracy=accuracy, baseline=_baseline(comparison)) for title in _TITLES]
-    rows = [_cells(row, comparison) for row in comparison.rows]
+    shown = [row for row in comparison.rows if only is None or row.name in only]
+    rows = [_cells(row, comparison) for row in shown]
     told = [place for place in range(len(titles)) if any(cells[place] != _NOTHING for cells in rows)]
     lines = [titles, ["---", "---", *["---:"] * (len(titles) - 2)], *rows]
     lines = [[cells[place] for place in told] for cells in lines]
     table = "\n".join(f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in lines)
-    parts = [" ".join(sentences(comparison)), table, _legend(comparison), _source(comparison.records)]
+    parts = [" ".join(sentences(comparison)), table, _legend(comparison, shown), _source(comparison.records)]
     return "\n\n".join(part for part in parts if part)
 
 
-def _legend(comparison: Comparison) -> str:
+def _legend(comparison: Comparison, rows: list[Row]) -> str:
     """Of the columns that are there."""
-    rows = comparison.rows
     applies = {
         _ACCURACY: any(row.accuracy for row in rows),
         _AS: any(row.trained_as for row in rows),
         _TIMES: any(row.ratio(STEP) for row in rows),
         _MEMORY: any(row.measured(PEAK) for row in rows),
         _LESS: any(_less(row, PEAK, comparison) for row in rows),
-        _BOLD: bool(comparison.front),
+        _BOLD: any(row.name in comparison.front for row in rows),
     }
     return " ".join(text for text, is_so in applies.items() if is_so).format(baseline=_baseline(comparison))
 
