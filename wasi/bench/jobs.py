@@ -67,7 +67,7 @@ def labels(jobs: list[BenchJob]) -> list[str]:
     """A name per job of one block: its recipe, or method, thresholds, and the options in which jobs differ."""
     recipes = [job.config.get("recipe") for job in jobs]
     if all(recipes) and len(set(recipes)) == len(recipes):
-        return recipes
+        return [str(recipe) for recipe in recipes]
     return [_joined(job.method, epsilon_label(job.config), *shown) for job, shown in _with_differences(jobs)]
 
 

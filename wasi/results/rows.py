@@ -55,8 +55,8 @@ class Row:
     @cached_property
     def point(self) -> tuple[float, float, float] | None:
         """Accuracy, speed of a step and minus the peak of live tensors; None where one is missing."""
-        point = self.mean, self.ratio(STEP), self.measured(PEAK)
-        return None if None in point else (point[0], point[1], -point[2])
+        accuracy, speed, peak = self.mean, self.ratio(STEP), self.measured(PEAK)
+        return None if accuracy is None or speed is None or peak is None else (accuracy, speed, -peak)
 
     def differs_by_memory_policy_only(self, other: "Row") -> bool:
         return _without_policy(self.config) == _without_policy(other.config)

@@ -215,7 +215,7 @@ def _history(run: Run) -> list[dict]:
 def _skip(record: Record, monitor: bool) -> Ending:
     log.info("already completed, skipped (train.rerun=true trains it again): %s", _shown(record.folder))
     _warn_of_other_code(record, "the completed result")
-    before = record.previous["provenance"].get("machine", {}).get("processor")
+    before = record.own_before["provenance"].get("machine", {}).get("processor")
     if before not in (None, machine()["processor"]):
         log.warning("the completed result's times are those of %s; reports show them apart", before)
     if damaged(record.folder / MODEL_NAME):
@@ -247,7 +247,7 @@ def _remove_checkpoint(folder: Path) -> None:
 
 
 def _warn_of_other_code(record: Record, what: str) -> None:
-    before, now = record.previous["provenance"].get("git_commit"), code_version().get("git_commit")
+    before, now = record.own_before["provenance"].get("git_commit"), code_version().get("git_commit")
     if before != now:
         log.warning("%s comes from another commit (%s, now %s)", what, _short(before), _short(now))
 

@@ -91,7 +91,7 @@ def exit_if_refused(check: Callable[[], None]) -> None:
         check()
     except Exception as error:
         ending = ending_of(error)
-        print_error(ending.error)
+        print_error(str(ending.error))
         sys.exit(ending.exit_code)
 
 
