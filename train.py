@@ -27,15 +27,15 @@ def train(cfg: DictConfig, run: Run) -> None:
     from wasi.methods.describe import describe_layers, rank_history
     from wasi.models.build import build_model
     from wasi.models.header import header_of
+    from wasi.models.input_spec import input_spec
     from wasi.models.saved import save_model
-    from wasi.models.spec import input_spec
     from wasi.models.weights_file import FILE_NAME
     from wasi.runs.artifacts import write_artifacts
     from wasi.runs.device import prepare_device
     from wasi.training.budget import apply_budget
-    from wasi.training.build import build_step, prepare_allocator
+    from wasi.training.build_step import build_step, prepare_allocator
     from wasi.training.compile import check_compiler
-    from wasi.training.evaluate import test
+    from wasi.training.evaluation import test
     from wasi.training.loop import Fit
     from wasi.training.monitor import Monitor
 

@@ -1,7 +1,7 @@
 """`experiment=fit`: what of methods, thresholds, optimizers, batch sizes and policies fits a device. No torch here.
 
-Memory and time of every combination are predicted from small steps (`wasi.bench.predict`); the fastest that should fit
-are then measured. Leaves fit.json, fit.csv, fit.png and fit.svg.
+Memory and time of every combination are predicted from small steps (`wasi.bench.extrapolate`); the fastest that should
+fit are then measured. Leaves fit.json, fit.csv, fit.png and fit.svg.
 """
 
 import csv

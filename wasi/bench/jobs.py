@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wasi.bench.job import FILE_NAME
+from wasi.bench.measure_job import FILE_NAME
 from wasi.config.relevance import relevant
 from wasi.methods.declared import place
 from wasi.report.options import NAMED, dataset_label, epsilon_label, flat, model_label, select, show, weight_epsilon

@@ -123,8 +123,8 @@ class Work:
         return self.release()
 
     def predict(self, asked: dict) -> dict:
-        """What other optimizers, policies and batch sizes would take (`wasi.bench.predict`); after `load`."""
-        from wasi.bench.predict import predict
+        """What other optimizers, policies and batch sizes would take (`wasi.bench.extrapolate`); after `load`."""
+        from wasi.bench.extrapolate import predict
 
         return predict(self.subject, asked)
 

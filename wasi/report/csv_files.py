@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from wasi.report.baseline import Comparison
 from wasi.report.columns import COSTS
+from wasi.report.comparison import Comparison
 from wasi.report.groups import Block, identity
 from wasi.report.load import Run
 from wasi.report.options import activation_epsilon, result_options, select, show, unquotable, weight_epsilon

@@ -3,13 +3,13 @@
 import math
 from dataclasses import dataclass
 
-from wasi.report.baseline import Comparison
 from wasi.report.columns import COSTS, TEST, Cost
+from wasi.report.comparison import Comparison
 from wasi.report.groups import Block, Group, identity, short_names, shown_option
 from wasi.report.load import Run
 from wasi.report.options import activation_label, select, show, weight_label
 from wasi.report.summary import front_of
-from wasi.report.tuning import tuned_value
+from wasi.report.tuned import tuned_value
 
 DASH = "-"
 TUNED = "tuned"

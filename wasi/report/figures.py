@@ -12,8 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from wasi.methods.declared import is_reference
-from wasi.report.baseline import Comparison
 from wasi.report.columns import PANELS, Cost
+from wasi.report.comparison import Comparison
 from wasi.report.groups import Block, Group
 from wasi.report.labels import Label, place
 from wasi.report.options import epsilon_label

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from wasi.report.baseline import Comparison
 from wasi.report.columns import PEAK, STEP
+from wasi.report.comparison import Comparison
 from wasi.report.groups import Block, Group, row_names
 from wasi.report.needed import needed_sentences
 from wasi.report.options import unquotable
+from wasi.report.origins import one_machine
 from wasi.report.pareto import on_front
-from wasi.report.provenance import one_machine
 
 _MEANT = {
     "surrogate weights": "random ones with the singular values of pretrained ones",

@@ -8,7 +8,7 @@ from wasi.errors import UserError
 from wasi.methods.declared import reference
 from wasi.report.pareto import on_front
 from wasi.report.statistics import Paired, mean, paired, std
-from wasi.results.record import BENCH, RUN, Record
+from wasi.results.kept_result import BENCH, RUN, Record
 
 STEP, INFERENCE = "time/train_step_ms_p50", "time/inference_ms_p50"
 PEAK, PROCESS = "memory/train_peak_mib", "memory/process_rss_peak_mib"

@@ -1,7 +1,7 @@
 """A table of kept results as Markdown."""
 
 from wasi.report.statistics import Paired
-from wasi.results.record import BENCH, RUN, Record
+from wasi.results.kept_result import BENCH, RUN, Record
 from wasi.results.rows import INFERENCE, PEAK, PROCESS, STEP, TEST, Comparison, Row
 from wasi.results.verdict import sentences
 

@@ -19,7 +19,7 @@ from wasi.config.hardware import launched
 from wasi.config.known import check_config
 from wasi.config.levels import measure_level
 from wasi.config.objectives import DEFAULT, Values, values_of
-from wasi.config.sweep import sweep_name
+from wasi.config.swept import sweep_name
 from wasi.errors import Interrupted
 from wasi.models.weights_file import FILE_NAME as MODEL_NAME
 from wasi.models.weights_file import damaged

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, read_write
 
 import wasi.config.resolvers  # noqa: F401  (a launcher's child process gets it by unpickling the callback)
 from wasi.config.known import check_config
-from wasi.config.sweep import sweep_name, swept_options
+from wasi.config.swept import sweep_name, swept_options
 from wasi.runs.command import continue_with
 from wasi.runs.ending import ending_of, one_line, print_error
 from wasi.runs.fail_fast import OPTION, check_fail_fast, enough_failures

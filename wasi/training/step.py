@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from wasi.errors import Diverged, UserError
 from wasi.training import parallel
-from wasi.training.subspace import SubspaceIteration
+from wasi.training.subspace_iteration import SubspaceIteration
 from wasi.training.swan import Swan
 
 

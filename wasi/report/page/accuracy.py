@@ -5,7 +5,7 @@ from typing import Any
 
 from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP, Cost
 from wasi.report.page.figure import Figure, Section, by_series, points, quantity, series_legend, spec, tooltip
-from wasi.report.page.rows import Row
+from wasi.report.page.page_rows import Row
 
 _COSTS = (PEAK, PROCESS, STEP, INFERENCE, FLOPS)
 

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wasi.methods.declared import is_subject, title
-from wasi.report.baseline import Comparison
 from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP
+from wasi.report.comparison import Comparison
 from wasi.report.fields import ratio_text, significant
 from wasi.report.groups import Group, unlike
 from wasi.report.load import Run
 from wasi.report.needed import needed_sentences
-from wasi.report.page.rows import Row
-from wasi.report.page.table import TITLES, signed
-from wasi.report.provenance import one_machine
+from wasi.report.origins import one_machine
+from wasi.report.page.cells import TITLES, signed
+from wasi.report.page.page_rows import Row
 from wasi.report.statistics import Paired
 from wasi.report.summary import not_to_be_quoted
 

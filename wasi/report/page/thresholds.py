@@ -16,7 +16,7 @@ from wasi.report.page.figure import (
     spec,
     tooltip,
 )
-from wasi.report.page.rows import Row
+from wasi.report.page.page_rows import Row
 
 _LOG_FROM = 10.0
 

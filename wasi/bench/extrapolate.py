@@ -29,7 +29,7 @@ from wasi.models.restart import give_factors
 from wasi.models.saved import inference_state
 from wasi.models.structure import find_blocks
 from wasi.models.surrogate import singular_values
-from wasi.training.build import build_step
+from wasi.training.build_step import build_step
 from wasi.training.step import TrainStep
 
 _SEGMENT = 2  # blocks: what `train.segment_size=null` is

@@ -8,7 +8,7 @@ from wasi.report.benchmarks import is_of_a_step, step_options
 from wasi.report.columns import COSTS, PAPER, VALIDATION, Cost
 from wasi.report.groups import Block, Group, identity, unlike
 from wasi.report.options import result_options, select, show
-from wasi.report.provenance import one_machine
+from wasi.report.origins import one_machine
 from wasi.report.statistics import SIGNIFICANCE, Paired, paired, welch_p
 
 _NO_VANILLA = "no completed vanilla run with the same model, data and device"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP, Cost
 from wasi.report.fields import DASH, NOT_QUOTABLE, WITHIN_NOISE, ratio_text, significant
-from wasi.report.page.rows import Row
+from wasi.report.page.page_rows import Row
 
 TITLES = {
     PEAK: ("Step peak", "MiB"),
