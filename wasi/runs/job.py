@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -63,10 +64,11 @@ class Run:
 
 
 Body = Callable[[DictConfig, Run], None]
-Perform = Callable[[DictConfig, Path, Body], Ending]
+AnyBody = Callable[[DictConfig, Any], None]  # of another kind of job, which fills in something else than a `Run`
+Perform = Callable[[DictConfig, Path, AnyBody], Ending]
 
 
-def run_job(cfg: DictConfig, body: Body, performer: Perform | None = None) -> float | Values | None:
+def run_job(cfg: DictConfig, body: AnyBody, performer: Perform | None = None) -> float | Values | None:
     """Run `body` in the folder that Hydra made, and leave a result there.
 
     In a sweep nothing but `Interrupted` is raised: what goes wrong is in the result, and the next job runs.
