@@ -3,10 +3,10 @@
 import hydra
 from omegaconf import DictConfig
 
-import wasi.bench.naming
+import wasi.bench.job_identity
 import wasi.config.resolvers  # noqa: F401  (conf/bench.yaml names folders with both)
 from wasi.bench import fit
-from wasi.bench.job import measure, perform
+from wasi.bench.measure_job import measure, perform
 from wasi.leave import leave_after
 from wasi.runs.command import command
 from wasi.runs.job import run_job

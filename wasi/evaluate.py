@@ -69,7 +69,7 @@ def evaluate_run(run: Path, cfg: DictConfig) -> tuple[str, int, dict[str, float]
     from wasi.data.normalize import Normalize
     from wasi.models.saved import open_model
     from wasi.runs.device import prepare_device
-    from wasi.training.evaluate import evaluate
+    from wasi.training.evaluation import evaluate
 
     device = prepare_device(cfg.device)
     model, header = open_model(run)

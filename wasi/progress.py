@@ -13,8 +13,8 @@ from hydra.types import TaskFunction
 from omegaconf import DictConfig
 
 from wasi.methods.declared import is_reference
-from wasi.report.baseline import Comparison, compare
 from wasi.report.columns import FLOPS, INFERENCE, PEAK, STEP, Cost
+from wasi.report.comparison import Comparison, compare
 from wasi.report.fields import name_of, ratio_text, significant
 from wasi.report.groups import blocks_of
 from wasi.report.load import Run, Unusable, read_run

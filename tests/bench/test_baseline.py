@@ -7,7 +7,7 @@ from omegaconf import open_dict
 
 from tests.conftest import CONF, SMALL
 from wasi.bench.baseline import baseline_config, identity, measured_config
-from wasi.bench.sweep import BenchCallback
+from wasi.bench.sweep_callback import BenchCallback
 from wasi.errors import UserError
 
 

@@ -7,9 +7,9 @@ from omegaconf import OmegaConf
 
 from wasi.bench import data_throughput as module
 from wasi.bench.data_throughput import loading
+from wasi.bench.job_identity import bench_fingerprint
 from wasi.bench.measure import Bench
 from wasi.bench.measurement import Measurement, Side
-from wasi.bench.naming import bench_fingerprint
 
 SMALL = ("dataset.train_size=40", "dataset.batch_size=16", "dataset.image_size=32")
 

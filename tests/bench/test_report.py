@@ -5,11 +5,11 @@ import io
 
 import pytest
 
+from wasi.bench.bench_table import text
 from wasi.bench.csv_file import bench_csv
-from wasi.bench.figure import _ticks, draw
 from wasi.bench.jobs import labels, read_jobs
 from wasi.bench.report import write_report
-from wasi.bench.table import text
+from wasi.bench.time_figure import _ticks, draw
 
 from .jobs import config, content, metrics, write_sweep
 

@@ -37,6 +37,16 @@ def test_option_given_allowed(overrides, told, compose_config):
     assert found.startswith(told) and "\n" not in found
 
 
+def test_a_list_in_the_place_of_a_mapping_is_told_how(compose_config):
+    mapping = "tune.lr={sgd: [0.1], adamw: [0.2]}"
+    found = line(compose_config, mapping, "tune.lr=[0.3,0.4]")
+    assert found.startswith("tune.lr=[0.3,0.4]: allowed is a mapping here, of sgd, adamw, each as tune.lr.KEY=VALUE; ")
+    assert "\n" not in found and "tune.lr=null before this" in found
+    assert compose_config(mapping, "tune.lr=null", "tune.lr=[0.3,0.4]").tune.lr == [0.3, 0.4]
+    assert compose_config(mapping, "tune.lr.sgd=[0.3]").tune.lr.sgd == [0.3]
+    assert line(compose_config, "tune.options=[1]").startswith("tune.options=[1]: allowed is a mapping here, as 'tune.")
+
+
 @pytest.mark.parametrize("path", ["a,b", "a=b", "a (1)", "photos \U0001f4f7", "a'b", "für"])
 def test_a_path_that_wants_quotes_is_told_how(path, compose_config):
     found = line(compose_config, f"dataset.root={path}")

@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 
 from wasi.config.fingerprint import fingerprint
 from wasi.config.hardware import device_class
-from wasi.models.spec import SIZES, input_spec
+from wasi.models.input_spec import SIZES, input_spec
 from wasi.report.options import result_options
 
 

@@ -10,7 +10,7 @@ from hydra.errors import HydraException
 
 from wasi.config.known import check_config
 from wasi.config.rejected import rejected
-from wasi.config.sweep import sweep_name
+from wasi.config.swept import sweep_name
 from wasi.errors import UserError
 from wasi.runs.folder import check_folder
 from wasi.runs.inputs import check_inputs

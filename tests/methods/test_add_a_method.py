@@ -16,7 +16,7 @@ from wasi.methods import declared
 from wasi.methods.describe import describe_layers
 from wasi.models.modes import evaluating
 from wasi.models.structure import linear_sites
-from wasi.training.build import build_step
+from wasi.training.build_step import build_step
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "add_a_method.md"
 

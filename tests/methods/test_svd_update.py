@@ -12,7 +12,7 @@ from wasi.errors import UserError
 from wasi.layers.svd_linear import SvdLinear
 from wasi.models.structure import linear_sites
 from wasi.training.step import TrainStep
-from wasi.training.subspace import SubspaceIteration
+from wasi.training.subspace_iteration import SubspaceIteration
 
 DOUBLE = torch.float64
 

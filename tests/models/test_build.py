@@ -12,8 +12,8 @@ from torchvision.models import VisionTransformer
 from wasi.errors import UserError
 from wasi.models import download
 from wasi.models.build import build_model
+from wasi.models.input_spec import PATCHES, architecture_of, input_spec, library_of
 from wasi.models.loading import load_file
-from wasi.models.spec import PATCHES, architecture_of, input_spec, library_of
 from wasi.models.structure import head_module, linear_sites
 from wasi.models.torchvision_models import adapt, head_prefixes
 

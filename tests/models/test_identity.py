@@ -42,7 +42,7 @@ def test_shipped_file_counts_by_content(monkeypatch, tmp_path):
 
 def test_import_is_light():
     code = (
-        "import sys, wasi.models.identity, wasi.models.spec, wasi.models.weights_file; "
+        "import sys, wasi.models.identity, wasi.models.input_spec, wasi.models.weights_file; "
         "sys.exit(any(m in sys.modules for m in ('torch', 'timm', 'torchvision', 'safetensors')))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

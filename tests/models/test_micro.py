@@ -5,8 +5,8 @@ from omegaconf import OmegaConf
 from wasi.errors import UserError
 from wasi.models import micro
 from wasi.models.build import build_model
+from wasi.models.input_spec import input_spec
 from wasi.models.ship_micro import ship
-from wasi.models.spec import input_spec
 
 
 def config(weights="random"):

@@ -10,7 +10,7 @@ from tests.small import CLASSES, MODELS, batch, method
 from wasi.errors import UserError
 from wasi.layers.base import LowRankLayer
 from wasi.models.build import build_model
-from wasi.models.spec import input_spec
+from wasi.models.input_spec import input_spec
 
 IMAGES = batch(3)[0]
 

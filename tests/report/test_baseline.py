@@ -3,8 +3,8 @@ import copy
 import pytest
 
 from tests.report import fakes
-from wasi.report.baseline import compare
 from wasi.report.columns import COSTS, PAPER, PEAK, STEP
+from wasi.report.comparison import compare
 from wasi.report.groups import blocks_of
 from wasi.report.load import read_runs
 

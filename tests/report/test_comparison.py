@@ -7,11 +7,11 @@ import pytest
 from tests.bench import jobs as benchmarks
 from tests.report import fakes
 from wasi.report import write_report
-from wasi.report.baseline import compare
+from wasi.report.comparison import compare
 from wasi.report.groups import blocks_of
 from wasi.report.load import read_runs
 from wasi.report.needed import needed_sentences
-from wasi.report.provenance import one_machine
+from wasi.report.origins import one_machine
 from wasi.report.summary import front_of
 from wasi.runs.tuning import Row, TunedRow, write_tuning
 

@@ -7,7 +7,7 @@ import pytest
 from tests.report import fakes
 from tests.report.test_page import rich, rows
 from wasi.report.page import conclusion
-from wasi.report.page.table import columns
+from wasi.report.page.cells import columns
 
 
 def told(folder):

@@ -6,6 +6,8 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +15,7 @@ from tests.bench import jobs
 from tests.report import fakes
 from wasi.errors import UserError
 from wasi.report import write_report
-from wasi.report.kept import as_result
+from wasi.report.kept import KeptFolder, as_result
 from wasi.report.load import read_runs
 from wasi.results.collect import collect
 
@@ -83,6 +85,16 @@ def test_a_single_file_and_other_files_beside_it(tmp_path):
     assert (run.place, run.is_kept, run.config["recipe"]) == (path, True, "vanilla_best")
 
 
+def test_each_file_is_read_as_often_however_many_there_are(tmp_path, monkeypatch):
+    pareto(tmp_path / "sweep")
+    collect([tmp_path / "sweep"], tmp_path / "kept")
+    read, text_of = Counter(), Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda path, *a, **k: read.update([path.name]) or text_of(path, *a, **k))
+    read_runs([tmp_path / "kept"])
+    times = [read[path.name] for path in (tmp_path / "kept").iterdir()]
+    assert len(times) == 8 and max(times) <= 3
+
+
 def test_a_file_of_another_schema_is_named_and_left_out(tmp_path):
     pareto(tmp_path / "sweep")
     collect([tmp_path / "sweep"], tmp_path / "kept")
@@ -104,7 +116,7 @@ def test_times_of_a_baseline_are_its_samples_and_all_else_follows_from_the_ratio
     base = kept | {"row": "vanilla", "config": {"method.name": "vanilla"}, "baseline": None}
     (tmp_path / "base.json").write_text(json.dumps(base))
     (tmp_path / "ours.json").write_text(json.dumps(kept))
-    other = as_result(kept, tmp_path)["baseline"]
+    other = as_result(kept, KeptFolder.read(tmp_path))["baseline"]
     assert other["metrics"] == {"memory/train_peak_mib": 200.0, "time/train_step_ms_p50": 48.0}
     assert other["config"]["method"] == {"name": "vanilla"} and "recipe" not in other["config"]
 

@@ -8,13 +8,13 @@ import pytest
 from tests.bench import jobs
 from tests.report import fakes
 from wasi.report import write_report
-from wasi.report.baseline import compare
 from wasi.report.columns import STEP
+from wasi.report.comparison import compare
 from wasi.report.groups import blocks_of
 from wasi.report.load import read_runs
 from wasi.report.page import epochs
-from wasi.report.page.rows import rows_of
-from wasi.report.page.table import columns
+from wasi.report.page.cells import columns
+from wasi.report.page.page_rows import rows_of
 from wasi.report.write import gather, write_page
 
 LAYERS = [

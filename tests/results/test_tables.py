@@ -13,7 +13,7 @@ from tests.report import fakes
 from wasi.errors import UserError
 from wasi.results.collect import collect
 from wasi.results.documents import stale_documents, update
-from wasi.results.record import read_records
+from wasi.results.kept_result import read_records
 from wasi.results.rows import compare
 from wasi.results.table import markdown
 from wasi.results.verdict import sentences

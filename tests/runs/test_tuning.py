@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from wasi.report.tuning import tuning_lines
+from wasi.report.tuned import tuning_lines
 from wasi.results.collect import collect
 from wasi.runs.tuning import Plan, Row, TunedRow, grid_of, not_chosen
 

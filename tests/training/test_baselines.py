@@ -11,7 +11,7 @@ from wasi.errors import UserError
 from wasi.measure.memory import train_peak
 from wasi.measure.run import flops
 from wasi.models.structure import linear_sites
-from wasi.training.build import build_step
+from wasi.training.build_step import build_step
 
 PACKAGES = {"galore": "galore_torch", "apollo": "apollo_torch", "adamw8bit": "bitsandbytes"}
 

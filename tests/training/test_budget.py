@@ -11,7 +11,7 @@ import pytest
 from wasi.config.fingerprint import fingerprint
 from wasi.config.validate import validate
 from wasi.errors import UserError
-from wasi.models.spec import input_spec
+from wasi.models.input_spec import input_spec
 from wasi.training.budget import OPTION, apply_budget, outline_of, process_mib
 
 SMALL = ["model=vit_micro", "dataset=synthetic", "model.weights=random", "dataset.train_size=64", "method=wasi"]

@@ -7,6 +7,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from wasi.config.files import plain
 from wasi.config.relevance import relevant
 from wasi.errors import UserError
 from wasi.runs.record import resolved
@@ -39,7 +40,7 @@ def baseline_config(cfg: DictConfig) -> DictConfig | None:
     chosen = compose(HydraConfig.get().job.config_name, overrides=[choice])
     other = cfg.copy()
     with open_dict(other):
-        other.method = OmegaConf.create({**OmegaConf.to_container(chosen.method), "scope": cfg.method.scope})
+        other.method = OmegaConf.create({**plain(chosen.method), "scope": cfg.method.scope})
         if recipe is None:
             other.train.update(_PLAIN)
         else:
@@ -52,7 +53,7 @@ def check_baseline(bench: DictConfig) -> None:
     """Raises UserError when `bench.baseline` names no method, or `bench.baseline_recipe` no recipe."""
     for option, group in (("baseline", "method"), ("baseline_recipe", "recipe")):
         name = bench.get(option)
-        choices = GlobalHydra.instance().hydra.config_loader.get_group_options(group)
+        choices = GlobalHydra.instance().config_loader().get_group_options(group)
         if name is not None and name not in choices:
             raise UserError(f"bench.{option}", name, f"{', '.join(choices)} or null")
 

@@ -53,6 +53,9 @@ class Child:
                 encoding="utf-8",
             )
 
+        assert self._process.stdin is not None and self._process.stdout is not None  # pipes, as was asked for
+        self._to, self._from = self._process.stdin, self._process.stdout
+
     @property
     def pid(self) -> int:
         return self._process.pid
@@ -70,12 +73,12 @@ class Child:
         """A request whose answer is to be received later, so that several processes can get ready at once."""
         self._waiting = True
         try:
-            print(json.dumps({"do": do, **arguments}), file=self._process.stdin, flush=True)
+            print(json.dumps({"do": do, **arguments}), file=self._to, flush=True)
         except BrokenPipeError:
             raise self._died() from None
 
     def receive(self) -> Any:
-        line = self._process.stdout.readline()
+        line = self._from.readline()
         try:
             answer = json.loads(line)
         except ValueError:
@@ -89,7 +92,7 @@ class Child:
         """End the process and wait until it is gone; again is harmless."""
         if self._waiting:
             self._process.kill()
-        for pipe in (self._process.stdin, self._process.stdout):
+        for pipe in (self._to, self._from):
             try:
                 pipe.close()
             except BrokenPipeError:

@@ -9,7 +9,7 @@ from wasi.data.catalogue import load_data
 from wasi.data.loader import Loader, train_batches
 from wasi.data.normalize import Normalize
 from wasi.measure.timing import summary, synchronizer, time_steps
-from wasi.models.spec import input_spec
+from wasi.models.input_spec import input_spec
 from wasi.runs.device import prepare_device
 
 

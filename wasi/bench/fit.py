@@ -1,7 +1,7 @@
 """`experiment=fit`: what of methods, thresholds, optimizers, batch sizes and policies fits a device. No torch here.
 
-Memory and time of every combination are predicted from small steps (`wasi.bench.predict`); the fastest that should fit
-are then measured. Leaves fit.json, fit.csv, fit.png and fit.svg.
+Memory and time of every combination are predicted from small steps (`wasi.bench.extrapolate`); the fastest that should
+fit are then measured. Leaves fit.json, fit.csv, fit.png and fit.svg.
 """
 
 import csv
@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 from hydra import compose
@@ -22,6 +23,7 @@ from wasi.atomic import atomic_write_text
 from wasi.bench.baseline import measured_config
 from wasi.bench.children import Child, ChildFailed
 from wasi.bench.resident import resident_memory
+from wasi.config.files import plain
 from wasi.config.known import check_config
 from wasi.config.validate import integer_from, is_number, list_of, one_of
 from wasi.errors import Interrupted, UserError
@@ -98,7 +100,8 @@ class Plan:
     """Rows of the table as they are found."""
 
     def __init__(self, cfg: DictConfig, folder: Path):
-        self.cfg, self.folder, self.rows = cfg, folder, []
+        self.cfg, self.folder = cfg, folder
+        self.rows: list[dict[str, Any]] = []
         self.limit = cfg.device.memory_limit_mib or psutil.virtual_memory().total / rss.MIB
         self.log_file = folder / "processes.log"
 
@@ -167,7 +170,7 @@ class Plan:
 
 def check_fit(fit: DictConfig) -> None:
     """Raises UserError for the first option of `bench.fit` that is not allowed."""
-    optimizers = GlobalHydra.instance().hydra.config_loader.get_group_options("optimizer")
+    optimizers = GlobalHydra.instance().config_loader().get_group_options("optimizer")
     rules = {
         "methods": (list_of(one_of(*method_names())), f"a list of {', '.join(method_names())}"),
         "epsilons": (list_of(lambda e: is_number(e) and 0 < e <= 1), "a list of numbers in (0, 1]"),
@@ -181,9 +184,9 @@ def check_fit(fit: DictConfig) -> None:
     for option, (test, allowed) in rules.items():
         if option not in fit or not test(fit[option]):
             raise UserError(f"bench.fit.{option}", fit.get(option), allowed)
-    for option in fit:
-        if option not in rules:
-            raise UserError(f"bench.fit.{option}", fit[option], f"one of {', '.join(rules)}")
+    for given in map(str, fit):
+        if given not in rules:
+            raise UserError(f"bench.fit.{given}", fit[given], f"one of {', '.join(rules)}")
 
 
 def check_given(words: Sequence[str]) -> None:
@@ -213,7 +216,7 @@ def _predicted(cfg: DictConfig, found: Plan, method: str, epsilon: float | None)
         held = child.ask("held")
         chosen = {name: _composed(f"optimizer={name}").optimizer for name in fit.optimizers}
         asked = {
-            "optimizers": {n: OmegaConf.to_container(options, resolve=True) for n, options in chosen.items()},
+            "optimizers": {n: plain(options, resolve=True) for n, options in chosen.items()},
             "memory": list(fit.memory),
             "batch_sizes": list(fit.batch_sizes),
             "resident": fit.resident,
@@ -232,7 +235,7 @@ def _config(
     chosen = _composed(f"method={method}", f"optimizer={optimizer}")
     other = cfg.copy()
     with open_dict(other):
-        own = OmegaConf.to_container(chosen.method)
+        own = plain(chosen.method)
         other.method, other.optimizer = OmegaConf.create({**own, "scope": cfg.bench.fit.scope}), chosen.optimizer
         if epsilon is not None:
             other.rank.weight_epsilon = other.rank.activation_epsilon = epsilon

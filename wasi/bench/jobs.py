@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wasi.bench.job import FILE_NAME
+from wasi.bench.measure_job import FILE_NAME
 from wasi.config.relevance import relevant
 from wasi.methods.declared import place
 from wasi.report.options import NAMED, dataset_label, epsilon_label, flat, model_label, select, show, weight_epsilon
@@ -67,7 +67,7 @@ def labels(jobs: list[BenchJob]) -> list[str]:
     """A name per job of one block: its recipe, or method, thresholds, and the options in which jobs differ."""
     recipes = [job.config.get("recipe") for job in jobs]
     if all(recipes) and len(set(recipes)) == len(recipes):
-        return recipes
+        return [str(recipe) for recipe in recipes]
     return [_joined(job.method, epsilon_label(job.config), *shown) for job, shown in _with_differences(jobs)]
 
 

@@ -61,16 +61,16 @@ class Bench:
         child = stack.enter_context(self._child("ours"))
         self._tell_process(child.ask("load", config=ours.config))
         other = None
-        if base is not None and self._baseline_fits():
+        if base is not None and self._fits(base):
             other = stack.enter_context(self._child("baseline"))
             other.send("load", config=base.config)  # meanwhile
         self._memory("ours", ours, child)
         self._refuse_if_too_large()
         pairs = [("ours", ours, child)]
-        if other is not None:
+        if base is not None and other is not None:
             other.receive()
             self._memory("baseline", base, other)
-            if self._baseline_fits():
+            if self._fits(base):
                 pairs.append(("baseline", base, other))
             else:
                 other.close()
@@ -92,9 +92,8 @@ class Bench:
         if line := rss.over_limit(total, self._cfg.device.memory_limit_mib):
             raise ChildFailed("failed", line)
 
-    def _baseline_fits(self) -> bool:
-        """As far as is known so far."""
-        side = self.result.baseline
+    def _fits(self, side: Side) -> bool:
+        """Whether the baseline does, as far as is known so far."""
         side.counted |= _known.get(identity(side.config), {}).get("memory", {})
         total = side.counted.get("memory/process_rss_peak_mib", 0.0)
         line = rss.over_limit(total, self._cfg.device.memory_limit_mib)

@@ -48,8 +48,8 @@ class Side:
             if samples := self.flat(kind):
                 s = summary(samples)
                 found |= {f"{kind}_{name}": s[name] for name in ("p50", "p90", "iqr")}
-                parts = spreads(self.rounds[kind], self.rounds_per_run)
-                found |= {f"{kind}_spread_{name}": share for name, share in parts.items()}
+                shares = spreads(self.rounds[kind], self.rounds_per_run)
+                found |= {f"{kind}_spread_{name}": share for name, share in shares.items()}
         if self.breakdown:
             parts = self.parts()
             found |= {f"time/breakdown_{part}_ms": float(np.mean(ms)) for part, ms in parts.items()}

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from wasi.atomic import atomic_write_text
+from wasi.bench.bench_table import text
 from wasi.bench.csv_file import bench_csv
 from wasi.bench.jobs import BenchJob, read_jobs
-from wasi.bench.table import text
-from wasi.report.provenance import experiment_in
+from wasi.report.origins import experiment_in
 from wasi.report.write import file_part, gather, printable, write_images, write_page
 
 CSV_NAME = "bench.csv"
@@ -21,7 +21,7 @@ def write_report(folder: Path) -> str:
 
 
 def _figures(jobs: list[BenchJob], folder: Path) -> list[str]:
-    from wasi.bench.figure import draw
+    from wasi.bench.time_figure import draw
 
     names = []
     for block in dict.fromkeys(job.block for job in jobs):

@@ -19,7 +19,7 @@ from wasi.measure.breakdown import Breakdown, Target
 from wasi.measure.run import subspace_work, tracks_subspaces
 from wasi.measure.timing import synchronizer
 from wasi.training.step import TrainStep
-from wasi.training.subspace import SubspaceIteration
+from wasi.training.subspace_iteration import SubspaceIteration
 
 PARTS = ("decomposition", "factor_algebra", "attention", "optimizer", "rest")
 

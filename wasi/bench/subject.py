@@ -14,9 +14,9 @@ from wasi.data.normalize import Normalize
 from wasi.errors import UserError
 from wasi.methods.calibration import Calibration
 from wasi.models.build import build_model
-from wasi.models.spec import input_spec
+from wasi.models.input_spec import input_spec
 from wasi.runs.device import prepare_device
-from wasi.training.build import build_step, prepare_allocator
+from wasi.training.build_step import build_step, prepare_allocator
 from wasi.training.compile import check_compiler
 
 _LIBRARIES = {

@@ -1,7 +1,6 @@
 """What a measuring process can be asked to do: every public method is a request, its result goes through JSON."""
 
 import gc
-import logging
 import os
 
 import torch
@@ -15,8 +14,6 @@ from wasi.measure import contention, rss
 from wasi.measure.timing import synchronizer, time_steps
 from wasi.models.modes import evaluating
 from wasi.training.compile import settle
-
-log = logging.getLogger(__name__)
 
 _LONG_MS = 500.0  # a call that fills the caches many times over is timed without an untimed one before it
 
@@ -123,8 +120,8 @@ class Work:
         return self.release()
 
     def predict(self, asked: dict) -> dict:
-        """What other optimizers, policies and batch sizes would take (`wasi.bench.predict`); after `load`."""
-        from wasi.bench.predict import predict
+        """What other optimizers, policies and batch sizes would take (`wasi.bench.extrapolate`); after `load`."""
+        from wasi.bench.extrapolate import predict
 
         return predict(self.subject, asked)
 

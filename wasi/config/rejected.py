@@ -14,6 +14,7 @@ from wasi.errors import UserError
 
 _SPECIAL = {*" ,=(){}[]#;&|!<>?'\""}  # which Hydra's grammar gives a meaning, or none
 _GIVEN = re.compile(r"use \+([^\s=]+)=(.*)")  # the override, as Hydra repeats it
+_MERGED = re.compile(r"Error merging override ([^\s=]+)=(.*)")
 
 
 def rejected(error: Exception, words: Sequence[str] = ()) -> UserError | None:
@@ -30,7 +31,10 @@ def rejected(error: Exception, words: Sequence[str] = ()) -> UserError | None:
         return _null_group(words) if str(error).startswith("Config group override must be") else None
     if isinstance(error, MissingConfigException):
         return _unknown_choice(error)
-    given, node = _GIVEN.search(str(error)), getattr(error.__cause__, "parent_node", None)
+    node = getattr(error.__cause__, "parent_node", None)
+    if (merged := _MERGED.match(str(error))) and isinstance(node, DictConfig):
+        return _no_mapping(merged[1], merged[2], node)
+    given = _GIVEN.search(str(error))
     if not str(error).startswith("Could not override") or given is None or not isinstance(node, DictConfig):
         return None
     option, value = given.groups()
@@ -67,6 +71,15 @@ def _null_group(words: Sequence[str]) -> UserError | None:
         if value == "null" and (files := of_group(group)):
             return UserError(group, value, ", ".join(file.stem for file in files))
     return None
+
+
+def _no_mapping(option: str, value: str, node: DictConfig) -> UserError | None:
+    """A list or a value for an option that is a mapping; None for another reason not to merge it."""
+    if value.startswith("{") or node._get_full_key(None) != option:
+        return None
+    keys = ", ".join(map(str, node))
+    entries = f"of {keys}, each as {option}.KEY=VALUE" if keys else f"as '{option}={{KEY: VALUE}}'"
+    return UserError(option, value, f"a mapping here, {entries}; {option}=null before this takes the mapping away")
 
 
 def _unknown_choice(error: MissingConfigException) -> UserError | None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from wasi.config.hardware import device_class
-from wasi.models.spec import SIZES
+from wasi.models.input_spec import SIZES
 from wasi.models.weights_file import KEYWORDS
 
 # `rank` is a table of choices: what a method reads of it stands in the method's own section.

@@ -102,12 +102,12 @@ def _ranks() -> list:
 
 
 def _thresholds():
-    options = [wr.Config(option) for option in GROUPS[1:]]
-    metrics = [wr.SummaryMetric(metric) for metric in (PEAK.metric, STEP.metric, TEST)]
-    return wr.ParallelCoordinatesPlot(
-        title="Thresholds, costs and accuracy",
-        columns=[wr.ParallelCoordinatesPlotColumn(metric=metric) for metric in (*options, *metrics)],
-    )
+    options = [wr.ParallelCoordinatesPlotColumn(metric=wr.Config(option)) for option in GROUPS[1:]]
+    metrics = [
+        wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(metric))
+        for metric in (PEAK.metric, STEP.metric, TEST)
+    ]
+    return wr.ParallelCoordinatesPlot(title="Thresholds, costs and accuracy", columns=[*options, *metrics])
 
 
 def _bars(title: str, *metrics: str):

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from wasi.export import bare
 from wasi.models.header import ModelHeader
+from wasi.models.input_spec import library_of
 from wasi.models.modes import without_fast_path
-from wasi.models.spec import library_of
 
 _TOLERANCE = 1e-3  # of the largest logit; float32 in another order of operations stays far below
 _BATCH_SIZES = (1, 3)

@@ -86,7 +86,6 @@ class FactoredAdapterLinear(LowRankLayer):
     """
 
     trains_bias = False
-    has_factors = True
     bias: nn.Parameter | None
 
     def __init__(

@@ -12,8 +12,8 @@ class LowRankLayer(nn.Module):
     """A linear layer `[..., in_features] -> [..., out_features]` with low-rank weight, saved input or both.
 
     Class attributes: `trains_bias` says whether the bias belongs to what the method trains, or to the rest of the
-    model; `has_factors`, whether `weight_factors` are two matrices. `update`, `subspace` or `none`, says how two
-    trainable factors are stepped on: as their product, or as ordinary parameters that the optimizer alone moves.
+    model. `update`, `subspace` or `none`, says how two trainable factors are stepped on: as their product, or as
+    ordinary parameters that the optimizer alone moves.
 
     Args:
         in_features, out_features: as of `nn.Linear`.
@@ -21,7 +21,6 @@ class LowRankLayer(nn.Module):
     """
 
     trains_bias = True
-    has_factors = False
     update = "subspace"
     weight: Tensor  # of layers with a dense one
 

@@ -87,7 +87,6 @@ class FactoredLinear(LowRankLayer):
         left, right: the factors; bias: shape `[O]` or None; state: see `LowRankLayer`.
     """
 
-    has_factors = True
     bias: nn.Parameter | None
 
     def __init__(

@@ -66,18 +66,13 @@ def cholesky(gram: Tensor) -> Tensor:
     return torch.where(info == 0, lower, torch.nan)
 
 
-def orthonormalize(a: Tensor) -> Tensor:
-    """Orthonormal basis (`m x n`, `n <= m`) of the columns of `a`, in the order and with the signs of `a`.
+def independent_columns(a: Tensor, otherwise: Tensor) -> Tensor:
+    """Orthonormal basis (`m x n`, `n <= m`) of the columns of `a`, in the order and with the signs of `a`; `otherwise`
+    where these are linearly dependent to the precision of float32.
 
     Columns are scaled to unit length first: the columns of a converged subspace iteration `A^T A U` are
     orthogonal but of very different length, and scaling alone makes the cheap Cholesky pass safe.
     """
-    length = torch.linalg.vector_norm(a, dim=0)
-    return qr_near_orthonormal(a / length.clamp_min(torch.finfo(a.dtype).tiny))[0]
-
-
-def independent_columns(a: Tensor, otherwise: Tensor) -> Tensor:
-    """`orthonormalize(a)`; `otherwise` where the columns of `a` are linearly dependent to the precision of float32."""
     scaled = a / torch.linalg.vector_norm(a, dim=0).clamp_min(torch.finfo(a.dtype).tiny)
     lower, info = torch.linalg.cholesky_ex(scaled.mT @ scaled)
     independent = (info == 0) & (lower.diagonal().min() >= _DEPENDENT)

@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 def run_first(handle: RemovableHandle) -> RemovableHandle:
     """Let this hook run before its siblings, one of which may step and drop the gradient at once."""
-    hooks = handle.hooks_dict_ref()
+    hooks = handle.hooks_dict_ref() or {}
     for key in [key for key in hooks if key != handle.id]:
         hooks[key] = hooks.pop(key)
     return handle
@@ -47,11 +47,11 @@ def every_saving_hook(saved: Callable[[object], object]) -> Iterator[None]:
         finally:
             hooks.pack_hook = inner
 
-    saved_tensors_hooks.__enter__ = enter
+    saved_tensors_hooks.__enter__ = enter  # type: ignore[method-assign]  # there is no hook for it
     try:
         yield
     finally:
-        saved_tensors_hooks.__enter__ = original
+        saved_tensors_hooks.__enter__ = original  # type: ignore[method-assign]  # put back
 
 
 @contextmanager
@@ -64,8 +64,8 @@ def storage_resizes(resized: Callable[[torch.UntypedStorage], None]) -> Iterator
         resized(storage)
         return result
 
-    torch.UntypedStorage.resize_ = resize
+    torch.UntypedStorage.resize_ = resize  # type: ignore[method-assign, assignment]  # there is no hook for it
     try:
         yield
     finally:
-        torch.UntypedStorage.resize_ = original
+        torch.UntypedStorage.resize_ = original  # type: ignore[method-assign]  # put back

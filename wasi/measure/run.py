@@ -17,7 +17,7 @@ from wasi.methods.method import Method
 from wasi.training import swan
 from wasi.training.compile import settle, uncompiled
 from wasi.training.step import TrainStep
-from wasi.training.subspace import SubspaceIteration
+from wasi.training.subspace_iteration import SubspaceIteration
 
 _WARMUP = 3  # steps of a run's own that are not yet at speed
 SUBSPACE_WORK: list[Target] = [

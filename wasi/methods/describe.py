@@ -31,7 +31,7 @@ def describe_layers(model: nn.Module, scope: str) -> list[dict]:
     return entries
 
 
-def rank_history(layers: list[dict]) -> dict[str, int]:
+def rank_history(layers: list[dict]) -> dict[str, float]:
     """The ranks of `describe_layers` as flat values: `rank/LAYER/weight`, `rank/LAYER/activation_MODE`."""
     values = {}
     for layer in layers:

@@ -5,11 +5,11 @@ from contextlib import nullcontext
 from torch import nn
 
 from wasi.data.spec import InputSpec
+from wasi.models.input_spec import architecture_of, check_architecture, library_of
 from wasi.models.loading import load_file
 from wasi.models.mapped import let_go_after_each_block, mapped_weights
 from wasi.models.restart import load_saved
 from wasi.models.rng import seeded
-from wasi.models.spec import architecture_of, check_architecture, library_of
 from wasi.models.surrogate import surrogate_
 from wasi.models.weights_file import saved_header, tensor_shapes
 

@@ -6,9 +6,9 @@ from torch import nn
 
 from wasi.models.attention import unpack_attention
 from wasi.models.header import ModelHeader
+from wasi.models.input_spec import library_of
 from wasi.models.registered import registered_as
 from wasi.models.rng import seeded
-from wasi.models.spec import library_of
 
 
 def outline(header: ModelHeader) -> nn.Module:

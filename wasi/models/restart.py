@@ -30,7 +30,7 @@ def load_saved(
             give_factors(model.get_parameter(names.get(key, key)), left, right)
 
 
-def give_factors(weight: nn.Parameter, left: Tensor, right: Tensor) -> None:
+def give_factors(weight: Tensor, left: Tensor, right: Tensor) -> None:
     """Note at `weight = left right` (`O x I`) its factors; `left` is made orthonormal, which the product allows.
 
     An optimizer of factors as ordinary parameters does not keep `left` orthonormal, while a method may need it so.

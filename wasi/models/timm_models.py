@@ -14,8 +14,8 @@ from torch import nn
 from wasi.data.spec import InputSpec
 from wasi.errors import UserError
 from wasi.models.download import download, require_reachable
+from wasi.models.input_spec import check_image_size
 from wasi.models.loading import State
-from wasi.models.spec import check_image_size
 
 _HUB_FILE = "model.safetensors"
 

@@ -10,8 +10,8 @@ from wasi.data.spec import InputSpec
 from wasi.deferred import dynamo_deferred
 from wasi.errors import UserError
 from wasi.models.download import download, require_reachable
+from wasi.models.input_spec import check_image_size
 from wasi.models.loading import State, load_state
-from wasi.models.spec import check_image_size
 
 with dynamo_deferred():
     from torchvision import models

@@ -7,8 +7,8 @@ from torch import nn
 from wasi.data.spec import InputSpec
 from wasi.errors import UserError
 from wasi.models import micro
+from wasi.models.input_spec import check_image_size
 from wasi.models.loading import State, load_file
-from wasi.models.spec import check_image_size
 
 # The weights are made from Fashion-MNIST: its grey mean and deviation on three equal channels.
 _MEAN, _STD = (0.2860,) * 3, (0.3530,) * 3

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from wasi.report.baseline import Comparison
 from wasi.report.columns import COSTS
+from wasi.report.comparison import Comparison
 from wasi.report.groups import Block, identity
 from wasi.report.load import Run
 from wasi.report.options import activation_epsilon, result_options, select, show, unquotable, weight_epsilon
@@ -52,7 +52,7 @@ def relative(path: Path, base: Path) -> str:
 
 
 def _run_row(run: Run, differing: list[str], base: Path) -> dict[str, Any]:
-    row = {"run": relative(run.place, base), "status": run.status, "error": run.error}
+    row: dict[str, Any] = {"run": relative(run.place, base), "status": run.status, "error": run.error}
     row |= {name: select(run.config, key) for name, key in _CONFIG.items()}
     row |= {"weight_epsilon": weight_epsilon(run.config), "activation_epsilon": activation_epsilon(run.config)}
     options = result_options(run.config)
@@ -66,14 +66,14 @@ def _differing(runs: list[Run]) -> list[str]:
     """Options that can change a result, are not the same in all runs and have no column yet, as dotted keys."""
     configs = [result_options(run.config) for run in runs]
     keys = dict.fromkeys(key for config in configs for key in config)
-    keys = [key for key in keys if key not in _COLUMN_OF_ITS_OWN and not key.endswith("._target_")]
-    return [key for key in keys if len({repr(config.get(key)) for config in configs}) > 1]
+    others = [key for key in keys if key not in _COLUMN_OF_ITS_OWN and not key.endswith("._target_")]
+    return [key for key in others if len({repr(config.get(key)) for config in configs}) > 1]
 
 
 def _group_row(block: Block, comparison: Comparison) -> dict[str, Any]:
     group, baseline = comparison.group, comparison.baseline
     method, scope, weight, activation = identity(group)
-    row = {"model": block.model, "dataset": block.dataset, "method": method, "scope": scope}
+    row: dict[str, Any] = {"model": block.model, "dataset": block.dataset, "method": method, "scope": scope}
     row |= {"weight_epsilon": weight, "activation_epsilon": activation}
     row |= {key: group.options.get(key) for key in block.differing}
     row |= {"n": len(group.runs), "seeds": " ".join(map(str, group.seeds))}

@@ -3,13 +3,13 @@
 import math
 from dataclasses import dataclass
 
-from wasi.report.baseline import Comparison
 from wasi.report.columns import COSTS, TEST, Cost
+from wasi.report.comparison import Comparison
 from wasi.report.groups import Block, Group, identity, short_names, shown_option
 from wasi.report.load import Run
 from wasi.report.options import activation_label, select, show, weight_label
 from wasi.report.summary import front_of
-from wasi.report.tuning import tuned_value
+from wasi.report.tuned import tuned_value
 
 DASH = "-"
 TUNED = "tuned"
@@ -160,10 +160,11 @@ def _mean_and_std(group: Group) -> str:
 
 
 def _difference(comparison: Comparison) -> str:
-    if comparison.accuracy_difference is None:
+    difference, verdict = comparison.accuracy_difference, comparison.verdict
+    if difference is None or verdict is None:
         return DASH
     mark = {"differs": "", "within noise": f" {WITHIN_NOISE}", "n=1, no spread": f" {NO_SPREAD}"}
-    return f"{comparison.accuracy_difference:+.4f}{mark[comparison.verdict]}"
+    return f"{difference:+.4f}{mark[verdict]}"
 
 
 def _interval(comparison: Comparison) -> str:
@@ -187,7 +188,7 @@ def _cost(cost: Cost, comparisons: list[Comparison]) -> Field:
 def _spread(group: Group, cost: Cost) -> str:
     """"" for equal values too, whose mean may be a rounding away from them."""
     std, mean = group.std(cost.metric), group.mean(cost.metric)
-    return f"±{significant(std / cost.unit, 2)}" if std and std > 1e-9 * abs(mean) else ""
+    return f"±{significant(std / cost.unit, 2)}" if std and mean is not None and std > 1e-9 * abs(mean) else ""
 
 
 def _marked(comparison: Comparison, cost: Cost) -> str:

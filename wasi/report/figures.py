@@ -3,14 +3,17 @@
 import io
 import math
 import textwrap
+from typing import Any
 
 import matplotlib
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from wasi.methods.declared import is_reference
-from wasi.report.baseline import Comparison
 from wasi.report.columns import PANELS, Cost
+from wasi.report.comparison import Comparison
 from wasi.report.groups import Block, Group
 from wasi.report.labels import Label, place
 from wasi.report.options import epsilon_label
@@ -47,10 +50,10 @@ def images(figure: Figure) -> dict[str, bytes]:
 
 def figure_of(block: Block, comparisons: list[Comparison], name: str = "") -> Figure | None:
     """Under the settings of `style`; None as in `draw`."""
-    panels = [cost for cost in PANELS if any(_measured(group, cost) for group in block.groups)]
+    panels = [cost for cost in PANELS if any(_point(group, cost) for group in block.groups)]
     if not panels:
         return None
-    references = list({id(c.baseline): c.baseline for c in comparisons if c.of_vanilla}.values())
+    vanillas = {id(c.baseline): c.baseline for c in comparisons if c.of_vanilla and c.baseline is not None}
     rows, columns = math.ceil(len(panels) / _COLUMNS), min(len(panels), _COLUMNS)
     figure = Figure(figsize=(WIDTH_INCHES, 0.9 + _PANEL_HEIGHT_INCHES * rows), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
@@ -60,7 +63,7 @@ def figure_of(block: Block, comparisons: list[Comparison], name: str = "") -> Fi
     axes = list(grid.flat)[: len(panels)]
     for unused in list(grid.flat)[len(panels) :]:
         unused.remove()
-    labels = [_panel(ax, cost, series, looks, references) for ax, cost in zip(axes, panels, strict=True)]
+    labels = [_panel(ax, cost, series, looks, list(vanillas.values())) for ax, cost in zip(axes, panels, strict=True)]
     for first in grid[:, 0]:
         first.set_ylabel(block.accuracy_title)
     points = WIDTH_INCHES * 72
@@ -77,44 +80,49 @@ def figure_of(block: Block, comparisons: list[Comparison], name: str = "") -> Fi
     return figure
 
 
-def _panel(ax, cost: Cost, series: list[Series], looks: list[Style], references: list[Group]) -> list[Label]:
-    labels, shown = [], []
+def _panel(ax: Axes, cost: Cost, series: list[Series], looks: list[Style], references: list[Group]) -> list[Label]:
+    labels: list[Label] = []
+    shown: list[tuple[float, float]] = []
     for reference in references:
         _reference(ax, reference)
     for one, style in zip(series, looks, strict=True):
-        groups = [group for group in one.groups if _measured(group, cost)]
-        shown += groups
-        labels += _line(ax, cost, one.label, groups, style)
-    _cost_axis(ax, cost, [group.cost(cost) for group in shown])
+        groups = [group for group in one.groups if _point(group, cost)]
+        points = [point for group in groups if (point := _point(group, cost))]
+        shown += points
+        labels += _line(ax, cost, one.label, groups, points, style)
+    _cost_axis(ax, cost, [x for x, _ in shown])
     return labels
 
 
-def _line(ax, cost: Cost, label: str, groups: list[Group], style: Style) -> list[Label]:
+def _line(
+    ax: Axes, cost: Cost, label: str, groups: list[Group], points: list[tuple[float, float]], style: Style
+) -> list[Label]:
     """One series in one panel, with error bars where several seeds tell a spread; the labels of its points."""
-    x = [group.cost(cost) for group in groups]
-    y = [group.quoted for group in groups]
+    x, y = [x for x, _ in points], [y for _, y in points]
     x_bars = [(group.std(cost.metric) or 0.0) / cost.unit for group in groups]
     y_bars = [group.std(group.accuracy) or 0.0 for group in groups]
     ax.plot(x, y, label=label, zorder=4 if style.marker == "*" else 3, **style.marks())
     for values, axis in ((x_bars, "xerr"), (y_bars, "yerr")):
         if any(values):
-            bars = {axis: values, "ecolor": style.colour}
-            ax.errorbar(x, y, **bars, fmt="none", elinewidth=0.9, capsize=2, zorder=2)
-    texts = [epsilon_label(group.config) for group in groups]
-    points = zip(x, y, texts, strict=True)
-    return [Label(*point, style.text_colour, style.size) for point in points]
+            bars: dict[str, Any] = {axis: values}
+            ax.errorbar(x, y, **bars, ecolor=style.colour, fmt="none", elinewidth=0.9, capsize=2, zorder=2)
+    return [
+        Label(*point, epsilon_label(group.config), style.text_colour, style.size)
+        for point, group in zip(points, groups, strict=True)
+    ]
 
 
-def _reference(ax, vanilla: Group) -> None:
+def _reference(ax: Axes, vanilla: Group) -> None:
     """vanilla's accuracy across the panel, with its spread as a band."""
     mean, std = vanilla.quoted, vanilla.std(vanilla.accuracy)
-    if mean is not None:
-        ax.axhline(mean, color="#000000", linestyle=(0, (4, 3)), linewidth=0.8, zorder=1)
+    if mean is None:
+        return
+    ax.axhline(mean, color="#000000", linestyle=(0, (4, 3)), linewidth=0.8, zorder=1)
     if std:
         ax.axhspan(mean - std, mean + std, color="#000000", alpha=0.08, linewidth=0, zorder=0)
 
 
-def _cost_axis(ax, cost: Cost, values: list[float]) -> None:
+def _cost_axis(ax: Axes, cost: Cost, values: list[float]) -> None:
     ax.set_xlabel(cost.axis)
     ax.margins(x=0.12, y=0.12)
     if values and min(values) > 0 and max(values) / min(values) >= _LOG_FROM:
@@ -137,9 +145,9 @@ def _caption(block: Block) -> str:
     return "; ".join(parts)
 
 
-def _legend(figure: Figure, axes, series: list[Series], characters: int) -> None:
+def _legend(figure: Figure, axes: list[Axes], series: list[Series], characters: int) -> None:
     """Below the panels, `characters` wide at most, the figure made taller for it; each series once."""
-    handles = {}
+    handles: dict[str, Artist] = {}
     for ax in axes:
         handles |= {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     labels = [s.label for s in series if s.label in handles]
@@ -149,5 +157,7 @@ def _legend(figure: Figure, axes, series: list[Series], characters: int) -> None
     figure.set_figheight(figure.get_figheight() + 0.16 * (math.ceil(len(labels) / columns) - 1))
 
 
-def _measured(group: Group, cost: Cost) -> bool:
-    return group.mean(cost.metric) is not None and group.quoted is not None
+def _point(group: Group, cost: Cost) -> tuple[float, float] | None:
+    """Cost and accuracy; None where one of them was not measured, or must not be quoted."""
+    x, y = group.cost(cost), group.quoted
+    return None if x is None or y is None else (x, y)

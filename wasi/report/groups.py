@@ -181,7 +181,7 @@ def _differing(groups: list[Group]) -> list[str]:
     keys = dict.fromkeys(key for group in groups for key in group.options)
     found = []
     for key in keys:
-        values: dict[str, set[str]] = {}
+        values: dict[str | None, set[str]] = {}
         for group in groups:
             values.setdefault(_family(group, key), set()).add(json.dumps(group.options.get(key)))
         if any(len(different) > 1 for different in values.values()):

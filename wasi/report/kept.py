@@ -5,6 +5,7 @@ What a kept file leaves out (ranks layer by layer, the course of training) is ab
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +28,32 @@ def kept_files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def as_result(kept: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """A kept result as result.json or, of a benchmark, as bench.json.
+@dataclass(frozen=True)
+class KeptFolder:
+    """What the kept results of one folder tell of one another.
 
-    Args:
-        folder: of the file. A benchmark tells the name of its baseline, and what that is stands in another file
-            there; and rows have recipes, where one of them has a name that its options do not give it.
+    A benchmark tells the name of its baseline, and what that is stands in another file: `baseline`. Rows have recipes,
+    `have_recipes`, where one of them has a name that its options do not give it.
     """
-    others = [other for path in sorted(folder.glob("*.json")) if is_kept(other := _read(path))]
-    have_recipes = any(other["row"] != row_name(_config(other)) for other in others)
-    named = {other["baseline"] for other in others if other.get("baseline")}
-    baseline = next((other for other in others if {other["row"]} == named), None)
+
+    have_recipes: bool
+    baseline: Mapping[str, Any] | None
+
+    @classmethod
+    def read(cls, folder: Path) -> "KeptFolder":
+        results = [content for path in sorted(folder.glob("*.json")) if is_kept(content := _read(path))]
+        named = {result["baseline"] for result in results if result.get("baseline")}
+        baseline = next((result for result in results if {result["row"]} == named), None)
+        return cls(any(result["row"] != row_name(_config(result)) for result in results), baseline)
+
+
+def as_result(kept: Mapping[str, Any], folder: KeptFolder) -> dict[str, Any]:
+    """A kept result of `folder` as result.json or, of a benchmark, as bench.json."""
+    baseline = folder.baseline
     config = _config(kept)
-    if have_recipes:
+    if folder.have_recipes:
         config["recipe"] = kept["row"]
-    if have_recipes and baseline is not None:
+    if folder.have_recipes and baseline is not None:
         config["bench"] = {"baseline_recipe": baseline["row"]}
     result = {"status": "completed", "config": config, "metrics": kept["metrics"]}
     if kept["kind"] == RUN:

@@ -67,7 +67,7 @@ def place(ax, labels: list[Label]) -> list:
     pixel = ax.figure.dpi / 72
     centres = [ax.transData.transform((label.x, label.y)) for label in labels]
     sizes = [label.size * pixel for label in labels]
-    markers = [Box.around(*centre, size, size) for centre, size in zip(centres, sizes, strict=True)]
+    markers = [Box.around(x, y, size, size) for (x, y), size in zip(centres, sizes, strict=True)]
     lines, frame = _line_pixels(ax), Box(*ax.bbox.extents)
     taken: list[Box] = []
     placed = []

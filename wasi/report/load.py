@@ -2,8 +2,9 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,10 @@ def read_runs(dirs: list[Path]) -> tuple[list[Run], list[str]]:
         UserError: a folder does not exist, or no result can be used.
     """
     runs, warnings = [], []
+    read_folder = cache(kept.KeptFolder.read)  # every file of a folder asks for it
     for path in _result_files(dirs):
         try:
-            runs.append(read_run(path))
+            runs.append(read_run(path, read_folder))
         except Unusable as reason:
             warnings.append(f"left out {path}: {reason}")
     if not runs:
@@ -82,8 +84,11 @@ def read_runs(dirs: list[Path]) -> tuple[list[Run], list[str]]:
     return _each_once(runs), warnings
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path, read_folder: Callable[[Path], kept.KeptFolder] = kept.KeptFolder.read) -> Run:
     """
+    Args:
+        read_folder: of a kept result, what the files beside it tell.
+
     Raises:
         Unusable: half a file, another schema, or not the result of a run or a benchmark.
     """
@@ -97,7 +102,7 @@ def read_run(path: Path) -> Run:
     version, known = content.get("schema_version"), kept.SCHEMA_VERSION if is_kept else SCHEMA_VERSION
     if version != known:
         raise Unusable(f"schema_version is {version}, this program reads {known}")
-    content = kept.as_result(content, path.parent) if is_kept else content
+    content = kept.as_result(content, read_folder(path.parent)) if is_kept else content
     status, config = content.get("status"), content.get("config")
     if status not in STATUSES:
         raise Unusable(f"status is {status!r}, expected one of {', '.join(STATUSES)}")

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from wasi.report.baseline import Comparison
 from wasi.report.columns import COSTS
+from wasi.report.comparison import Comparison
 from wasi.report.fields import Field, facts_of, fields_of, remarks_of
 from wasi.report.groups import Block
 from wasi.report.summary import not_to_be_quoted, summary

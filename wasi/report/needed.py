@@ -51,5 +51,5 @@ def _answer(found: Paired) -> str:
 
 def _points(found: Paired) -> str:
     """In points, with the 95 % interval of the mean difference over seeds."""
-    interval = "" if found.low is None else f" [{100 * found.low:+.2f}, {100 * found.high:+.2f}]"
+    interval = "" if found.interval is None else " [{:+.2f}, {:+.2f}]".format(*(100 * end for end in found.interval))
     return f"{100 * found.difference:+.2f} points{interval} (n={found.n})"

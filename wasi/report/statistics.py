@@ -5,8 +5,10 @@ import warnings
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 SIGNIFICANCE = 0.05
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -22,9 +24,17 @@ class Paired:
     high: float | None = None
     p: float | None = None
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
 
 def mean(values: Sequence[float]) -> float | None:
-    return math.fsum(values) / len(values) if values else None
+    return _centre(values) if values else None
+
+
+def _centre(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
 
 
 def std(values: Sequence[float]) -> float | None:
@@ -33,9 +43,11 @@ def std(values: Sequence[float]) -> float | None:
     >>> std([1.0, 2.0, 3.0])
     1.0
     """
-    if len(values) < 2:
-        return None
-    centre = mean(values)
+    return None if len(values) < 2 else _spread(values)
+
+
+def _spread(values: Sequence[float]) -> float:
+    centre = _centre(values)
     return math.sqrt(math.fsum((v - centre) ** 2 for v in values) / (len(values) - 1))
 
 
@@ -48,17 +60,17 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
     """
     if len(values) < 2:
         return None
-    centre = mean(values)
+    centre = _centre(values)
     if _without_scatter(values):
         return centre, centre
 
     from scipy.stats import t
 
-    low, high = t.interval(0.95, len(values) - 1, loc=centre, scale=std(values) / math.sqrt(len(values)))
+    low, high = t.interval(0.95, len(values) - 1, loc=centre, scale=_spread(values) / math.sqrt(len(values)))
     return float(low), float(high)
 
 
-def paired(a: Mapping[Hashable, float], b: Mapping[Hashable, float]) -> Paired | None:
+def paired(a: Mapping[Key, float], b: Mapping[Key, float]) -> Paired | None:
     """`a` minus `b` over the keys (seeds) that both have; None where they share none.
 
     Differences without any scatter have an interval of no width, and p = 1 when they are zero, else p = 0.
@@ -67,7 +79,7 @@ def paired(a: Mapping[Hashable, float], b: Mapping[Hashable, float]) -> Paired |
     if not shared:
         return None
     differences = [a[key] - b[key] for key in shared]
-    centre = mean(differences)
+    centre = _centre(differences)
     if len(shared) == 1:
         return Paired(1, centre)
     if _without_scatter(differences):
@@ -107,4 +119,4 @@ def _without_remarks() -> Iterator[None]:
 
 def _without_scatter(values: Sequence[float]) -> bool:
     """Whether the values are equal up to rounding."""
-    return std(values) <= 1e-12 * max(map(abs, values))
+    return _spread(values) <= 1e-12 * max(map(abs, values))

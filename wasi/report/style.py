@@ -1,15 +1,18 @@
 """How series look: each method in the colour and marker that it declares, variants apart by line and fill."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wasi.methods.declared import Appearance, appearance
+
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType  # of 3.10 and later
 
 _OTHERS = (("#56B4E9", "p"), ("#7F7F7F", "d"), ("#8C6D31", "8"))  # for methods that declare nothing
 _REFERENCE_LINE = (0, (4, 3))
 _LINES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
 
-SETTINGS = {
+SETTINGS: "dict[RcKeyType, Any]" = {
     "font.size": 8,
     "axes.labelsize": 8,
     "axes.linewidth": 0.8,

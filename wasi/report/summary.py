@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from wasi.report.baseline import Comparison
 from wasi.report.columns import PEAK, STEP
+from wasi.report.comparison import Comparison
 from wasi.report.groups import Block, Group, row_names
 from wasi.report.needed import needed_sentences
 from wasi.report.options import unquotable
+from wasi.report.origins import one_machine
 from wasi.report.pareto import on_front
-from wasi.report.provenance import one_machine
 
 _MEANT = {
     "surrogate weights": "random ones with the singular values of pretrained ones",
@@ -43,18 +43,19 @@ def not_to_be_quoted(groups: Sequence[Group]) -> list[str]:
 
 
 def _accuracy(names: list[str], comparisons: list[Comparison]) -> list[str]:
-    rows = zip(names, comparisons, strict=True)
-    tested = [(name, c) for name, c in rows if c.of_vanilla and c.p is not None]
-    if not tested:
-        return []
-    differing = [(name, c) for name, c in tested if c.verdict == "differs"]
-    kinds = {
-        "above vanilla": [(name, c) for name, c in differing if c.accuracy_difference > 0],
-        "below vanilla": [(name, c) for name, c in differing if c.accuracy_difference < 0],
-        "not told apart from vanilla by their seeds": [(name, c) for name, c in tested if c.verdict == "within noise"],
+    kinds: dict[str, list[str]] = {
+        "above vanilla": [],
+        "below vanilla": [],
+        "not told apart from vanilla by their seeds": [],
     }
-    told = [f"{', '.join(_with_points(*row) for row in found)} {words}" for words, found in kinds.items() if found]
-    return [f"In accuracy: {'; '.join(told)}."]
+    above, below, alike = kinds.values()
+    for name, comparison in zip(names, comparisons, strict=True):
+        difference = comparison.accuracy_difference
+        if difference is not None and comparison.of_vanilla and comparison.p is not None:
+            side = alike if comparison.verdict == "within noise" else above if difference > 0 else below
+            side.append(f"{name} ({100 * difference:+.2f} points)")
+    told = [f"{', '.join(found)} {words}" for words, found in kinds.items() if found]
+    return [f"In accuracy: {'; '.join(told)}."] if told else []
 
 
 def _front(names: list[str], groups: list[Group]) -> list[str]:
@@ -62,10 +63,6 @@ def _front(names: list[str], groups: list[Group]) -> list[str]:
     return [f"On the Pareto front of accuracy, step time and peak memory: {'; '.join(marked)}."] if marked else []
 
 
-def _with_points(name: str, comparison: Comparison) -> str:
-    return f"{name} ({100 * comparison.accuracy_difference:+.2f} points)"
-
-
 def _point(group: Group) -> tuple[float, float, float] | None:
-    point = group.quoted, group.mean(STEP.metric), group.mean(PEAK.metric)
-    return None if None in point else (point[0], -point[1], -point[2])
+    accuracy, step, peak = group.quoted, group.mean(STEP.metric), group.mean(PEAK.metric)
+    return None if accuracy is None or step is None or peak is None else (accuracy, -step, -peak)

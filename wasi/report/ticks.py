@@ -2,18 +2,20 @@
 
 import math
 
+from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 _MULTIPLES = ((1, 2, 3, 4, 6, 8), (1, 2, 3, 4, 6), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,))
 
 
-def label_log_axis(ax, width: float, size: float) -> None:
+def label_log_axis(ax: Axes, width: float, size: float) -> None:
     """Plain numbers on the x axis, as many as there is room for.
 
     Args:
         width: of the axis; size: of the numbers; both in points.
     """
-    ax.xaxis.set_major_locator(LogLocator(subs=readable_multiples(*ax.get_xlim(), width, size)))
+    low, high = ax.get_xlim()
+    ax.xaxis.set_major_locator(LogLocator(subs=readable_multiples(low, high, width, size)))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
     ax.xaxis.set_minor_formatter(NullFormatter())
 

@@ -8,15 +8,15 @@ from pathlib import Path
 
 from wasi.atomic import atomic_write_bytes, atomic_write_text
 from wasi.errors import UserError
-from wasi.report.baseline import Comparison, compare
+from wasi.report.comparison import Comparison, compare
 from wasi.report.csv_files import groups_csv, relative, runs_csv
 from wasi.report.fields import name_of
 from wasi.report.groups import Block, blocks_of
 from wasi.report.load import Run, read_runs
 from wasi.report.markdown import markdown
-from wasi.report.provenance import experiment_of, provenance_lines
-from wasi.report.table import LEGEND, WIDTH, block_text
-from wasi.report.tuning import tuning_lines
+from wasi.report.origins import experiment_of, provenance_lines
+from wasi.report.terminal import LEGEND, WIDTH, block_text
+from wasi.report.tuned import tuning_lines
 
 OF_KEPT_RESULTS = Path("outputs/report")
 """Below it go reports of kept results, whose own folders hold nothing but these."""
@@ -127,7 +127,7 @@ def _text(
 def _answers(blocks: list) -> list[str]:
     """Per model and data set what WASI saves there, as the page puts it."""
     from wasi.report.page.conclusion import answer
-    from wasi.report.page.rows import rows_of
+    from wasi.report.page.page_rows import rows_of
 
     told = {block.title: answer(rows_of(block, comparisons, first=0)) for block, comparisons in blocks}
     return [textwrap.fill(f"{title}: {text}", WIDTH) for title, text in told.items() if text]

@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from wasi.atomic import atomic_write_text
-from wasi.bench.job import FILE_NAME as BENCH_NAME
+from wasi.bench.measure_job import FILE_NAME as BENCH_NAME
 from wasi.errors import UserError
 from wasi.report.load import was_tried_only
-from wasi.results.record import Record, record_of
+from wasi.results.kept_result import Record, record_of
 from wasi.runs.result import FILE_NAME as RUN_NAME
 from wasi.runs.result import read_result
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from wasi.atomic import atomic_write_text
 from wasi.errors import UserError
-from wasi.results.record import read_records
+from wasi.results.kept_result import read_records
 from wasi.results.rows import compare
 from wasi.results.table import markdown
 

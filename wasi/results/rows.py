@@ -8,7 +8,7 @@ from wasi.errors import UserError
 from wasi.methods.declared import reference
 from wasi.report.pareto import on_front
 from wasi.report.statistics import Paired, mean, paired, std
-from wasi.results.record import BENCH, RUN, Record
+from wasi.results.kept_result import BENCH, RUN, Record
 
 STEP, INFERENCE = "time/train_step_ms_p50", "time/inference_ms_p50"
 PEAK, PROCESS = "memory/train_peak_mib", "memory/process_rss_peak_mib"
@@ -63,8 +63,8 @@ class Row:
     @cached_property
     def point(self) -> tuple[float, float, float] | None:
         """Accuracy, speed of a step and minus the peak of live tensors; None where one is missing."""
-        point = self.mean, self.ratio(STEP), self.measured(PEAK)
-        return None if None in point else (point[0], point[1], -point[2])
+        accuracy, speed, peak = self.mean, self.ratio(STEP), self.measured(PEAK)
+        return None if accuracy is None or speed is None or peak is None else (accuracy, speed, -peak)
 
     def differs_by_memory_policy_only(self, other: "Row") -> bool:
         return _without_policy(self.config) == _without_policy(other.config)

@@ -3,12 +3,14 @@
 from collections.abc import Collection
 
 from wasi.report.statistics import Paired
-from wasi.results.record import BENCH, RUN, Record
+from wasi.results.kept_result import BENCH, RUN, Record
 from wasi.results.rows import INFERENCE, PEAK, PROCESS, STEP, TEST, Comparison, Row
 from wasi.results.verdict import sentences
 
-_TITLES = ("", "optimizer, lr", "{accuracy}", "Δ {baseline}, points", "step", "inference")
-_TITLES += ("live MiB", "process MiB")
+_TITLES = (
+    *("", "optimizer, lr", "{accuracy}", "Δ {baseline}, points", "step", "inference"),
+    *("live MiB", "process MiB"),
+)
 _NOTHING = "-"
 _ACCURACY = (
     "Accuracy: mean ± sample standard deviation over n seeds; Δ: mean difference to {baseline} on equal seeds and "
@@ -97,8 +99,8 @@ def _accuracy(row: Row) -> str:
 def _difference(difference: Paired | None) -> str:
     if difference is None:
         return _NOTHING
-    bounds = (difference.low, difference.high)
-    interval = "" if difference.low is None else f" [{', '.join(f'{100 * bound:+.2f}' for bound in bounds)}]"
+    bounds = difference.interval
+    interval = "" if bounds is None else f" [{', '.join(f'{100 * bound:+.2f}' for bound in bounds)}]"
     return f"{100 * difference.difference:+.2f}{interval}"
 
 

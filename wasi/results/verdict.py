@@ -63,9 +63,9 @@ def _missed(row: Row, comparison: Comparison) -> dict[str, bool | None]:
     speeds = [rival.ratio(INFERENCE) for rival in rivals if not rival.is_lean]
     least, fastest = _extreme(min, peaks), _extreme(max, speeds)
     judged = {
-        "accuracy": _at_least(difference and difference.difference, -POINTS_BELOW / 100),
+        "accuracy": _at_least(None if difference is None else difference.difference, -POINTS_BELOW / 100),
         "step time": _at_least(row.ratio(STEP), STEP_SPEED),
-        "memory": _at_least(least and SHARE_OF_LORA * least, twin and twin.measured(PEAK)),
+        "memory": _at_least(least and SHARE_OF_LORA * least, None if twin is None else twin.measured(PEAK)),
         "inference time": _at_least(row.ratio(INFERENCE), fastest and INFERENCE_SPEED * fastest),
     }
     return {name: met for name, met in judged.items() if not met}
@@ -81,7 +81,8 @@ def _rivals_sentence(comparison: Comparison) -> str | None:
     if not ours or not others:
         return None
     what = f"every {title(is_subject)} row in accuracy, step time and peak of live tensors together"
-    rivals = [row.name for row in others if all(better_everywhere(row.point, wasi.point) for wasi in ours)]
+    points = [row.point for row in ours if row.point]
+    rivals = [o.name for o in others if o.point and all(better_everywhere(o.point, point) for point in points)]
     if rivals:
         return f"{_listed(rivals)} {'is' if len(rivals) == 1 else 'are'} better than {what}."
     front = [row.name for row in ours if row.name in comparison.front]

@@ -58,8 +58,8 @@ def _one_line_for_rejected_options() -> Iterator[None]:
     """Hydra tells what it cannot compose in several lines and has no hook for that: its reporter is wrapped."""
     report = hydra_utils.run_and_report
 
-    def told_first(function: Callable[[], Any]) -> Any:
-        return report(lambda: _tell_rejected(function))
+    def told_first(func: Any) -> Any:
+        return report(lambda: _tell_rejected(func))
 
     hydra_utils.run_and_report = told_first
     try:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+from hydra.conf import HydraConf
 from omegaconf import DictConfig
 
 from wasi.config.validate import integer_from
@@ -52,7 +53,7 @@ def reason_of(result: dict) -> str:
     return "diverged" if result.get("status") == "diverged" else _NUMBER.sub("#", error)
 
 
-def enough_failures(hydra_cfg: DictConfig) -> tuple[int, str] | None:
+def enough_failures(hydra_cfg: HydraConf | DictConfig) -> tuple[int, str] | None:
     """How many jobs of the running command have failed for one reason, and for which; None while they are fewer than N.
 
     Read from the sweep's folder, so that jobs in other processes and on other machines count. A rate that diverges

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from wasi.data.catalogue import check_dataset
 from wasi.errors import UserError
 from wasi.methods.perplexity_table import read_tables
-from wasi.models.spec import check_architecture, check_image_size
+from wasi.models.input_spec import check_architecture, check_image_size
 from wasi.models.weights_file import KEYWORDS, saved_header, tensor_shapes
 
 log = logging.getLogger(__name__)

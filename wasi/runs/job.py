@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -19,7 +20,7 @@ from wasi.config.hardware import launched
 from wasi.config.known import check_config
 from wasi.config.levels import measure_level
 from wasi.config.objectives import DEFAULT, Values, values_of
-from wasi.config.sweep import sweep_name
+from wasi.config.swept import sweep_name
 from wasi.errors import Interrupted
 from wasi.models.weights_file import FILE_NAME as MODEL_NAME
 from wasi.models.weights_file import damaged
@@ -63,10 +64,11 @@ class Run:
 
 
 Body = Callable[[DictConfig, Run], None]
-Perform = Callable[[DictConfig, Path, Body], Ending]
+AnyBody = Callable[[DictConfig, Any], None]  # of another kind of job, which fills in something else than a `Run`
+Perform = Callable[[DictConfig, Path, AnyBody], Ending]
 
 
-def run_job(cfg: DictConfig, body: Body, performer: Perform | None = None) -> float | Values | None:
+def run_job(cfg: DictConfig, body: AnyBody, performer: Perform | None = None) -> float | Values | None:
     """Run `body` in the folder that Hydra made, and leave a result there.
 
     In a sweep nothing but `Interrupted` is raised: what goes wrong is in the result, and the next job runs.
@@ -215,7 +217,7 @@ def _history(run: Run) -> list[dict]:
 def _skip(record: Record, monitor: bool) -> Ending:
     log.info("already completed, skipped (train.rerun=true trains it again): %s", _shown(record.folder))
     _warn_of_other_code(record, "the completed result")
-    before = record.previous["provenance"].get("machine", {}).get("processor")
+    before = record.own_before["provenance"].get("machine", {}).get("processor")
     if before not in (None, machine()["processor"]):
         log.warning("the completed result's times are those of %s; reports show them apart", before)
     if damaged(record.folder / MODEL_NAME):
@@ -247,7 +249,7 @@ def _remove_checkpoint(folder: Path) -> None:
 
 
 def _warn_of_other_code(record: Record, what: str) -> None:
-    before, now = record.previous["provenance"].get("git_commit"), code_version().get("git_commit")
+    before, now = record.own_before["provenance"].get("git_commit"), code_version().get("git_commit")
     if before != now:
         log.warning("%s comes from another commit (%s, now %s)", what, _short(before), _short(now))
 

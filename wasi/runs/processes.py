@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -70,11 +71,11 @@ def follow(cfg: DictConfig, body: Callable[[DictConfig, Path], None]) -> None:
     from wasi.training import parallel
 
     parallel.join()
-    folder = parallel.told_by_first(None)
-    own = OmegaConf.merge(cfg, {"train": {"save": "none", "monitor": False}, "device": {"memory_limit_mib": None}})
+    folder: str | None = parallel.told_by_first(None)
+    less = {"train": {"save": "none", "monitor": False}, "device": {"memory_limit_mib": None}}
     try:
         if folder is not None:
-            body(own, Path(folder))
+            body(cast(DictConfig, OmegaConf.merge(cfg, less)), Path(folder))
     finally:
         parallel.leave()
 

@@ -2,12 +2,13 @@
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from wasi import allocator
+from wasi.config.files import plain
 from wasi.config.fingerprint import SCHEMA_VERSION, fingerprint
 from wasi.config.hardware import device_class
 from wasi.config.levels import LEVELS, measure_level
@@ -28,7 +29,7 @@ class Record:
     def __init__(self, cfg: DictConfig, folder: Path):
         self.folder = folder
         self.fingerprint = fingerprint(cfg)
-        self.previous = read_result(folder)
+        self.previous = read_result(folder)  # of whatever run
         self.attempt = self._attempt(cfg)
         self._begun = False
         self._clocks = clocks()
@@ -47,16 +48,22 @@ class Record:
 
     def _attempt(self, cfg: DictConfig) -> int:
         """From 1; one more each time that a completed run is trained again."""
-        before = self.previous["provenance"].get("attempt", 1) if self.is_same_run() else 1
+        before = self.own_before["provenance"].get("attempt", 1) if self.is_same_run() else 1
         again = self.completed_before() and OmegaConf.select(cfg, "train.rerun", default=False) is True
         return before + 1 if again else before
 
+    @property
+    def own_before(self) -> dict[str, Any]:
+        """The folder's result, where it is of this configuration; empty otherwise."""
+        same = self.previous is not None and self.previous.get("fingerprint") == self.fingerprint
+        return self.previous if same and self.previous is not None else {}
+
     def is_same_run(self) -> bool:
         """Whether the folder's result is of this configuration."""
-        return self.previous is not None and self.previous.get("fingerprint") == self.fingerprint
+        return bool(self.own_before)
 
     def completed_before(self) -> bool:
-        return self.is_same_run() and self.previous.get("status") == "completed"
+        return self.own_before.get("status") == "completed"
 
     def lacks_measurement(self, asked: str) -> bool:
         """Whether the completed result was to measure less than `asked` (see `LEVELS`), and lacks what that adds."""
@@ -67,7 +74,7 @@ class Record:
 
     def add(self, metrics: dict) -> None:
         """What was measured after a completed run, into its result; with the code that measured."""
-        self.content = copy.deepcopy(self.previous)
+        self.content = copy.deepcopy(self.own_before)
         self.content["metrics"].update(measured(metrics))
         now = {key: value for key, value in provenance().items() if key in ("git_commit", "git_dirty", "start")}
         self.content["provenance"]["measured"] = now
@@ -76,7 +83,7 @@ class Record:
     def as_before(self, cfg: DictConfig, completed: bool) -> DictConfig:
         """`cfg`, with the micro-batch that this run had come down to before it was stopped or, if so, `completed`."""
         statuses = ("completed",) if completed else ("running", "interrupted")
-        before = self.previous if self.is_same_run() and self.previous["status"] in statuses else {}
+        before = self.own_before if self.own_before.get("status") in statuses else {}
         shrunk = before.get("provenance", {}).get("out_of_memory")
         if not shrunk or cfg.train.on_oom != "halve":
             return cfg
@@ -133,9 +140,9 @@ def _compiled(cfg: DictConfig) -> dict:
     return {"compiled": True} if OmegaConf.select(cfg, "device.compile") is True else {}
 
 
-def resolved(cfg: DictConfig) -> dict:
+def resolved(cfg: DictConfig) -> dict[str, Any]:
     """The configuration without interpolations; as it was written where one of them leads nowhere."""
     try:
-        return OmegaConf.to_container(cfg, resolve=True)
+        return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     except OmegaConfBaseException:
-        return OmegaConf.to_container(cfg, resolve=False)
+        return plain(cfg)

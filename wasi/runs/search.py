@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from wasi.config.files import plain
 from wasi.errors import UserError
 
 _LR = "optimizer.lr"
@@ -17,7 +18,7 @@ _NEAR = 0.05  # of a range, on its own scale: within that of an end a choice lie
 _DIGITS = 3
 
 Point = dict[str, Any]  # option -> value
-Axes = Mapping[str, "Range | list"]
+Axes = Mapping[str, "Range | list[Any]"]
 
 
 class Trial(Protocol):
@@ -50,8 +51,8 @@ class Range:
         if self.step:
             return self.low, self.high
         low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
-        ends = low + _NEAR * (high - low), high - _NEAR * (high - low)
-        return tuple(map(math.exp, ends)) if self.log else ends
+        low, high = low + _NEAR * (high - low), high - _NEAR * (high - low)
+        return (math.exp(low), math.exp(high)) if self.log else (low, high)
 
     def __str__(self) -> str:
         return f"{self.low:g} to {self.high:g}"
@@ -75,7 +76,7 @@ class Space:
 
     def only(self) -> Point:
         """The point of a space that is not wide."""
-        return {key: axis[0] for key, axis in self.axes.items()}
+        return {key: axis[0] for key, axis in self.axes.items() if not isinstance(axis, Range)}
 
     def suggest(self, trial: Trial) -> Point:
         """The trial's point; a learning rate of one optimizer alone is a parameter of its own, `optimizer.lr@NAME`."""
@@ -83,14 +84,15 @@ class Space:
             key: axis.suggest(key, trial) if isinstance(axis, Range) else trial.suggest_categorical(key, axis)
             for key, axis in self.axes.items()
         }
-        optimizer = point.get("optimizer")
+        optimizer = str(point.get("optimizer"))
         if optimizer in self.rates:
             point[_LR] = self.rates[optimizer].suggest(f"{_LR}@{optimizer}", trial)
         return point
 
-    def tried(self, key: str, point: Point) -> Range | list | None:
+    def tried(self, key: str, point: Point) -> Range | list[Any] | None:
         """Among what the value of `key` was chosen, at a point."""
-        return self.rates.get(point.get("optimizer"), self.axes.get(key)) if key == _LR else self.axes.get(key)
+        of_optimizer = self.rates.get(str(point.get("optimizer"))) if key == _LR else None
+        return of_optimizer or self.axes.get(key)
 
     def digest(self) -> str:
         """Equal for spaces that Optuna can search as one: ranges may be widened, choices stay."""
@@ -120,11 +122,10 @@ def space_of(tune: DictConfig, overrides: Mapping[str, str], searched: Axes) -> 
     Args:
         searched: ranges and choices of the command line, which win over `tune`.
     """
-    options = OmegaConf.to_container(tune, resolve=True)
-    axes = {key: values for key, values in (options["options"] or {}).items()}
-    if options["optimizer"]:
-        axes = {"optimizer": options["optimizer"], **axes}
-    axes = {**{key: values for key, values in axes.items() if key not in overrides and values}, **searched}
+    options = plain(tune, resolve=True)
+    asked: dict[str, list[Any] | None] = {"optimizer": options["optimizer"], **(options["options"] or {})}
+    left = {key: values for key, values in asked.items() if key not in overrides and values}
+    axes: dict[str, Range | list[Any]] = {**left, **searched}
     lr = None if _LR in overrides or _LR in searched else options["lr"]
     if isinstance(lr, dict):
         return Space(axes, {name: rates for name, values in lr.items() if (rates := _between(values))})
@@ -150,12 +151,12 @@ def searched_options(overrides: Iterable[Override]) -> Axes:
     return {override.get_key_element(): _axis(override) for override in overrides if is_searched(override)}
 
 
-def _axis(override: Override) -> Range | list:
-    value = override.value()
-    if isinstance(value, ChoiceSweep):
+def _axis(override: Override) -> Range | list[Any]:
+    value: Any = override.value()
+    if override.is_choice_sweep():
         return [override._get_value_element_as_str(item) if not _plain(item) else item for item in value.list]
     log = "log" in value.tags
-    if isinstance(value, IntervalSweep):
+    if override.is_interval_sweep():
         found = Range(float(value.start), float(value.end), log)
     elif isinstance(value.start, int) and isinstance(value.step, int) and not log:
         steps = range(value.start, value.stop, value.step)  # its end is not included, as in Hydra

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, read_write
 
 import wasi.config.resolvers  # noqa: F401  (a launcher's child process gets it by unpickling the callback)
 from wasi.config.known import check_config
-from wasi.config.sweep import sweep_name, swept_options
+from wasi.config.swept import sweep_name, swept_options
 from wasi.runs.command import continue_with
 from wasi.runs.ending import ending_of, one_line, print_error
 from wasi.runs.fail_fast import OPTION, check_fail_fast, enough_failures
@@ -91,7 +91,7 @@ def exit_if_refused(check: Callable[[], None]) -> None:
         check()
     except Exception as error:
         ending = ending_of(error)
-        print_error(ending.error)
+        print_error(str(ending.error))
         sys.exit(ending.exit_code)
 
 

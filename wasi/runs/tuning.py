@@ -8,17 +8,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from hydra.conf import HydraConf
+from omegaconf import DictConfig
 
+from wasi.config.files import plain
 from wasi.config.objectives import DEFAULT, Values, best_places, values_of
 from wasi.errors import UserError
 from wasi.runs.result import read_result, write_json
-from wasi.runs.search import Range, Space
+from wasi.runs.search import Point, Range, Space
 
 FILE_NAME = "tuning.json"
 _LR = "optimizer.lr"
 
-Grid = list[dict[str, Any]]  # points: option -> value
+Grid = list[Point]
 Overrides = dict[str, str]
 
 
@@ -102,14 +104,19 @@ class TunedRow:
     @property
     def on_edge(self) -> list[str]:
         """Options whose chosen number is the least or the largest tried beside the other choices made."""
-        return [key for key in self.choice or {} if self._is_end(key)]
+        return [key for key in self._point if self._is_end(key)]
+
+    @property
+    def _point(self) -> Point:
+        """`choice`, or no option at all."""
+        return self.choice or {}
 
     @property
     def _chosen(self) -> list[int]:
         return best_places(self.values, self.objectives)
 
     def _is_end(self, key: str) -> bool:
-        value, tried = self.choice[key], self._tried(key)
+        value, tried = self._point[key], self._tried(key)
         if isinstance(tried, Range):
             low, high = tried.ends()
             return not low < value < high
@@ -119,8 +126,8 @@ class TunedRow:
         """What a search had to choose from; of a grid, values of `key` at points that agree with the choice in all
         else."""
         if self.row.space is not None:
-            return self.row.space.tried(key, self.choice) or []
-        rest = {k: v for k, v in self.choice.items() if k != key}
+            return self.row.space.tried(key, self._point) or []
+        rest = {k: v for k, v in self._point.items() if k != key}
         return [point[key] for point in self.row.grid if {k: v for k, v in point.items() if k != key} == rest]
 
     def told(self) -> list[str]:
@@ -135,15 +142,15 @@ class TunedRow:
         ]
         for key in self.on_edge:
             tried = self._tried(key)
-            tried = str(tried) if isinstance(tried, Range) else ", ".join(map(_word, tried))
+            grid = str(tried) if isinstance(tried, Range) else ", ".join(map(_word, tried))
             lines.append(
-                f"WARNING: tuning {name}: {key}={_word(self.choice[key])} lies on the EDGE of its grid ({tried}): "
+                f"WARNING: tuning {name}: {key}={_word(self._point[key])} lies on the EDGE of its grid ({grid}): "
                 "the best value may lie outside, widen the grid"
             )
         return lines
 
     def _told(self, place: int) -> str:
-        pairs = zip(self.objectives, self.values[place], strict=True)
+        pairs = zip(self.objectives, self.values[place] or (), strict=True)
         return ", ".join(f"{name} {value:.4f}" for name, value in pairs)
 
     def content(self) -> dict[str, Any]:
@@ -160,7 +167,7 @@ def grid_of(tune: DictConfig, overrides: Overrides) -> Grid:
 
     `tune.lr` may be a list, or a mapping from optimizers (of `tune.optimizer`) to lists.
     """
-    options = OmegaConf.to_container(tune, resolve=True)
+    options = plain(tune, resolve=True)
     lr, optimizers = options["lr"], options["optimizer"] if "optimizer" not in overrides else None
     others = {key: values for key, values in (options["options"] or {}).items() if key not in overrides}
     points = []
@@ -234,7 +241,7 @@ def check_tuning(hydra_cfg: DictConfig) -> None:
             raise UserError(key, value, "for a sweep with hydra/sweeper=tuned or optuna only")
 
 
-def is_tuned_sweep(hydra_cfg: DictConfig) -> bool:
+def is_tuned_sweep(hydra_cfg: HydraConf | DictConfig) -> bool:
     in_sweep = hydra_cfg.mode is None or str(hydra_cfg.mode).endswith("MULTIRUN")
     return in_sweep and str(hydra_cfg.sweeper.get("_target_")).endswith((".TunedSweeper", ".OptunaSweeper"))
 

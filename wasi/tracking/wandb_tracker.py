@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 os.environ.setdefault("WANDB_SILENT", "true")  # read on import; its own chatter would bury the table
 
@@ -34,6 +34,8 @@ from wasi.tracking.paths import without_absolute_paths  # noqa: E402
 
 log = logging.getLogger(__name__)
 
+Mode = Literal["online", "offline", "disabled"]
+
 _RETRY_AFTER = 600.0  # seconds in which the jobs of a sweep do not try again to reach a server that did not answer
 _unreachable_since: tuple[float, str] | None = None
 
@@ -47,11 +49,9 @@ class WandbTracker:
     def __init__(self, cfg: DictConfig, folder: Path, fingerprint: str, attempt: int = 1):
         self._cfg, self._folder = cfg, folder
         self._id = run_id(str(cfg.sweep), fingerprint, attempt)
-        self._about = {
-            "name": folder.name if attempt == 1 else f"{folder.name} (attempt {attempt})",
-            "tags": tags(cfg),
-            "config": {**without_absolute_paths(OmegaConf.to_container(cfg, resolve=True)), "fingerprint": fingerprint},
-        }
+        self._name = folder.name if attempt == 1 else f"{folder.name} (attempt {attempt})"
+        config = without_absolute_paths(OmegaConf.to_container(cfg, resolve=True))
+        self._config: dict[str, Any] = {**config, "fingerprint": fingerprint}
         self._history = History(folder / "wandb" / f"history-{self._id}.jsonl")
         self._row: tuple[int, dict[str, Any]] = (0, {})  # not sent yet: there may be more of this step
         self._resumed = False
@@ -151,7 +151,7 @@ class WandbTracker:
         self._warn(run, reason)
         return run
 
-    def _init_offline(self, mode: str = "offline"):
+    def _init_offline(self, mode: Mode = "offline"):
         try:
             return self._init(mode)
         except Exception:  # W&B's local service has the id still, of a run that failed to start or has just ended
@@ -159,7 +159,7 @@ class WandbTracker:
                 wandb.teardown()
             return self._init(mode)
 
-    def _init(self, mode: str):
+    def _init(self, mode: Mode):
         logger = self._cfg.logger
         metrics = not is_raspberry_pi(self._cfg.device.name) if logger.system_metrics is None else logger.system_metrics
         run = wandb.init(
@@ -171,7 +171,9 @@ class WandbTracker:
             mode=mode,
             dir=str(self._folder),
             reinit="finish_previous",
-            **self._about,
+            name=self._name,
+            tags=tags(self._cfg),
+            config=self._config,
             settings=wandb.Settings(
                 init_timeout=logger.init_timeout,
                 finish_timeout=logger.finish_timeout,
@@ -215,7 +217,8 @@ class WandbTracker:
 
         shown: dict[str, Any] = {name: wandb.Image(image) for name, image in pictures(result).items()}
         if result["layers"]:
-            shown[LAYER_TABLE] = wandb.Table(*layer_table(result["layers"]))
+            columns, rows = layer_table(result["layers"])
+            shown[LAYER_TABLE] = wandb.Table(columns, rows)
         if shown:
             self._run.log(shown, step=max(self._row[0], self._run.starting_step))
         for artifact in self._artifacts(result):
@@ -250,7 +253,7 @@ def tags(cfg: DictConfig) -> list[str]:
     return [str(name)[:64] for name in dict.fromkeys(names) if name]
 
 
-def layer_table(layers: list[dict]) -> tuple[list[str], list[list]]:
+def layer_table(layers: list[dict]) -> tuple[list[str | int], list[list]]:
     """Columns and rows of `layers` in result.json, the activations' ranks one column per mode."""
     modes = max((len(layer.get("activation_ranks", ())) for layer in layers), default=0)
     told = ["name", "type", "in_features", "out_features", "weight_rank"]

@@ -20,9 +20,9 @@ from wasi.data.spec import InputSpec
 from wasi.data.synthetic import CLASSES
 from wasi.errors import UserError
 from wasi.methods.method import Method
+from wasi.models.input_spec import architecture_of, library_of
 from wasi.models.outline import without_weights
 from wasi.models.rng import seeded
-from wasi.models.spec import architecture_of, library_of
 from wasi.models.structure import find_blocks, linear_sites
 from wasi.models.surrogate import ENERGY, KEPT
 

@@ -73,7 +73,7 @@ class ChunkedRepeat(torch.autograd.Function):
                     y = ctx.run(x)
                 y.backward(grad[part].to(y.dtype))
                 if need:
-                    d_x[part] = x.grad
+                    d_x[part] = x.grad  # type: ignore[index, assignment]  # neither is None where it is needed
         ctx.done()
         return None, d_x, None, None, None, None, None, None
 
@@ -92,6 +92,8 @@ class LeanStep(TrainStep):
             its gradient. bfloat16 rounds both while training.
     """
 
+    chunk_size: int
+
     def __init__(self, *args, chunk_size: int, segment_size: int, storage: torch.dtype, **kwargs):
         super().__init__(*args, **kwargs)
         _refuse_what_chunks_would_change(self.model)
@@ -103,7 +105,8 @@ class LeanStep(TrainStep):
         blocks, (name, embedding) = find_blocks(self.model), _patch_embedding(self.model)
         self.repeated = (name, *blocks)
         self._whole = {module: module.forward for module in (embedding, *blocks.values())}
-        self._pieces = {embedding: self._chunked([embedding], self._normalizing(embedding.forward), self._dtype)}
+        self._pieces: dict[nn.Module, Callable[..., Tensor]] = {}
+        self._pieces[embedding] = self._chunked([embedding], self._normalizing(embedding.forward), self._dtype)
         for segment in _segments(self.model, blocks.values(), segment_size):
             self._pieces |= self._in_one(*segment)
         _set_forwards(self._pieces)
@@ -199,10 +202,10 @@ def _segments(
     """
     alone = dict.fromkeys(blocks)
     for parent in [m for m in model.modules() if isinstance(m, nn.Sequential)]:
-        for is_block, run in groupby(parent, lambda module: module in alone):
+        for is_block, group in groupby(parent, lambda module: module in alone):
             if not is_block:
                 continue
-            run = list(run)
+            run = list(group)
             for start in range(0, len(run), size):
                 yield run[start : start + size], start + size < len(run)
             for block in run:

@@ -21,7 +21,7 @@ from wasi.signals import uninterrupted
 from wasi.training import parallel
 from wasi.training.checkpoint import Progress, load_best, load_checkpoint, save_best, save_checkpoint
 from wasi.training.compile import graphs
-from wasi.training.evaluate import evaluate
+from wasi.training.evaluation import evaluate
 from wasi.training.step import StepResult, TrainStep
 
 log = logging.getLogger(__name__)

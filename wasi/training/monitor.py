@@ -84,10 +84,10 @@ class Monitor:
         return rows
 
     def _weight(self, name: str, layer: nn.Module) -> Row:
-        factored = isinstance(layer, LowRankLayer)
-        directions, values = left_spectrum(*(layer.weight_factors() if factored else [layer.weight]))
+        factors = layer.weight_factors() if isinstance(layer, LowRankLayer) else (layer.get_parameter("weight"),)
+        directions, values = left_spectrum(*factors)
         rank = explained_rank(values.square(), self.weight_epsilon)
-        held = layer.weight_rank if factored else None
+        held = layer.weight_rank if isinstance(layer, LowRankLayer) else None
         if name not in self._subspaces:
             self._subspaces[name] = directions[:, : held or rank].clone()
         before = self._subspaces[name]
@@ -100,10 +100,10 @@ class Monitor:
         if not x.any():
             return {}  # there is no variance to explain
         ranks = epsilon_ranks(x, self.activation_epsilon)
-        tracked = isinstance(layer, LowRankLayer) and layer.state is not None
-        if not tracked and (name, call) not in self._bases:
+        tracked = layer.state if isinstance(layer, LowRankLayer) else None
+        if tracked is None and (name, call) not in self._bases:
             self._bases[name, call] = TuckerState(x, ranks)
-        state = layer.state if tracked else self._bases[name, call]
+        state = self._bases[name, call] if tracked is None else tracked
         core, factors = state.compress(x)
         total = x.square().sum()
         row: Row = {}
@@ -111,7 +111,7 @@ class Monitor:
             seen = total if factor is None else project(x, factor, mode).square().sum()
             row[f"mode{mode + 1}_rank_at_threshold"] = ranks[mode]
             row[f"mode{mode + 1}_variance"] = (seen / total).item()
-        if tracked:
+        if tracked is not None:
             row["tucker_error"] = ((x - expand(core, factors)).norm() / total.sqrt()).item()
         return row
 
@@ -130,7 +130,8 @@ def _observable(model: nn.Module, scope: str) -> tuple[nn.Module, Mapping[str, n
 
 def _history(row: Row) -> dict[str, int | float]:
     name = row["layer"] if row["call"] == 0 else f"{row['layer']}#{row['call']}"
-    return {f"monitor/{name}/{key}": value for key, value in row.items() if key not in _KEYS}
+    numbers = {key: value for key, value in row.items() if not isinstance(value, str)}
+    return {f"monitor/{name}/{key}": value for key, value in numbers.items() if key not in _KEYS}
 
 
 def _read(path: Path) -> list[Row]:

@@ -8,6 +8,7 @@ that of one process with the whole batch.
 
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from torch import distributed as dist
 
 from wasi import signals
 from wasi.config.hardware import launched
+
+T = TypeVar("T")
 
 _TIMEOUT = timedelta(hours=1)  # the first process may measure or decode for long while the others wait
 
@@ -52,7 +55,7 @@ def is_parallel() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def told_by_first(value: object) -> object:
+def told_by_first(value: T) -> T:
     """What the first process gave; every process calls this at the same place."""
     values = [value]
     if is_parallel():

@@ -11,7 +11,8 @@ from torch.utils.hooks import RemovableHandle
 
 from wasi.errors import Diverged, UserError
 from wasi.training import parallel
-from wasi.training.subspace import SubspaceIteration
+from wasi.training.subspace_iteration import SubspaceIteration
+from wasi.training.swan import Swan
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class TrainStep:
             if parallel.is_parallel():
                 allowed = "false for data-parallel training: its gradients are complete only after the backward pass"
                 raise UserError("train.step_in_backward", "true", allowed)
+            assert isinstance(optimizer, Swan)
             for parameter, _ in optimizer.whitened_parameters():
                 hook = parameter.register_post_accumulate_grad_hook(lambda p: self.complete([p]))
                 self.in_backward[parameter] = hook
@@ -95,6 +97,7 @@ class TrainStep:
     @torch.no_grad()
     def complete(self, parameters: Iterable[Tensor]) -> None:
         """Step on matrices whose gradients are complete, in the middle of a backward pass."""
+        assert isinstance(self.optimizer, Swan)
         self.optimizer.step_matrices(parameters)
         self.subspace.fold()
 

@@ -9,7 +9,7 @@ from wasi.deferred import eager
 from wasi.linalg.subspace import polar_factors
 
 
-class Swan(eager(torch.optim.AdamW)):
+class Swan(eager(torch.optim.AdamW)):  # type: ignore[misc]  # a computed class, which the checker cannot look into
     """A step without state on matrices, AdamW on everything else.
 
     A matrix gradient `G` is replaced by its polar factor `G (G^T G)^(-1/2)`, all of whose singular values are 1, as in
@@ -74,7 +74,7 @@ class Swan(eager(torch.optim.AdamW)):
         steps = whitened([self._with_momentum(parameter) for parameter, _ in chosen], widths)
         for (parameter, group), step in zip(chosen, steps, strict=True):
             step *= -0.2 * group["lr"]
-            if self.momentum:
+            if self.momentum and parameter.grad is not None:
                 parameter.grad *= self.momentum  # the sum, for the next step
             parameter.grad = None
             if parameter.stride() == (0, 0):
@@ -84,6 +84,7 @@ class Swan(eager(torch.optim.AdamW)):
 
     def _with_momentum(self, parameter: Tensor) -> Tensor:
         """The gradient, with momentum as a sum that is state from now on."""
+        assert parameter.grad is not None  # else it is not stepped on
         if self.momentum:
             state = self.state[parameter]
             state.setdefault("step", torch.zeros(()))  # AdamW looks for one in every state that it loads

@@ -5,7 +5,7 @@ from typing import Any
 
 from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP, Cost
 from wasi.report.page.figure import Figure, Section, by_series, points, quantity, series_legend, spec, tooltip
-from wasi.report.page.rows import Row
+from wasi.report.page.page_rows import Row
 
 _COSTS = (PEAK, PROCESS, STEP, INFERENCE, FLOPS)
 
@@ -35,8 +35,8 @@ def _text(rows: list[Row]) -> str:
 
 def _panel(cost: Cost, rows: list[Row]) -> dict[str, Any]:
     title = rows[0].block.accuracy_title
-    x = quantity("x", cost.axis, [row.cost(cost) for row in rows])
-    y = quantity("y", title, [row.accuracy for row in rows])
+    x = quantity("x", cost.axis, [x for row in rows if (x := row.cost(cost)) is not None])
+    y = quantity("y", title, [row.accuracy for row in rows if row.accuracy is not None])
     colour = by_series(rows)
     told = tooltip(accuracy=title, cost=cost.axis, seeds="seeds")
     marks = points(rows)
@@ -57,10 +57,11 @@ def _panel(cost: Cost, rows: list[Row]) -> dict[str, Any]:
 
 def _datum(row: Row, cost: Cost) -> dict[str, Any]:
     std = row.group.std(row.group.accuracy)
-    bounds = {} if std is None else {"low": row.accuracy - std, "high": row.accuracy + std}
+    mean = row.accuracy
+    bounds = {} if std is None or mean is None else {"low": mean - std, "high": mean + std}
     told = {"accuracy": row.told_accuracy(), "cost": row.told_cost(cost), "seeds": len(row.group.trained)}
     reference = {"reference": 1} if row.is_reference and row.comparison.is_reference else {}
-    return row.datum(x=row.cost(cost), y=row.accuracy, place=row.key, **reference, **bounds, **told)
+    return row.datum(x=row.cost(cost), y=mean, place=row.key, **reference, **bounds, **told)
 
 
 def _vanilla(rows: list[Row], y: dict[str, Any]) -> list[dict[str, Any]]:

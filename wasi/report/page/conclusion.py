@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wasi.methods.declared import is_subject, title
-from wasi.report.baseline import Comparison
 from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP
+from wasi.report.comparison import Comparison
 from wasi.report.fields import ratio_text, significant
 from wasi.report.groups import Group, unlike
 from wasi.report.load import Run
 from wasi.report.needed import needed_sentences
-from wasi.report.page.rows import Row
-from wasi.report.page.table import TITLES, signed
-from wasi.report.provenance import one_machine
+from wasi.report.origins import one_machine
+from wasi.report.page.cells import TITLES, signed
+from wasi.report.page.page_rows import Row
 from wasi.report.statistics import Paired
 from wasi.report.summary import not_to_be_quoted
 
@@ -82,7 +82,13 @@ class Judged:
 
     @property
     def is_above(self) -> bool:
-        return self.verdict == "differs" and self.comparison.accuracy_difference > 0
+        return self.verdict == "differs" and self.difference > 0
+
+    @property
+    def difference(self) -> float:
+        """Of the accuracies; -inf where there is none, so that such a row is never the nearest."""
+        found = self.comparison.accuracy_difference
+        return -math.inf if found is None else found
 
     @property
     def saving(self) -> tuple[float, float]:
@@ -121,7 +127,7 @@ def _savings(judged: Sequence[Judged]) -> Statement | None:
         return Statement(f"Compared with {_vanilla(best, judged)}, {name} {costs}.", "main")
     equal = [one for one in known if one.verdict == "within noise" or one.is_above]
     spread = [one for one in known if one.comparison.p is not None]
-    best = max(equal, key=lambda one: one.saving) if equal else max(spread or known, key=_difference)
+    best = max(equal, key=lambda one: one.saving) if equal else max(spread or known, key=lambda one: one.difference)
     name, vanilla, costs = best.row.told_name, _vanilla(best, judged), _costs(best.comparison)
     if equal:
         words = "lies above that of" if best.is_above else "cannot be told apart from that of"
@@ -165,35 +171,34 @@ def _vanilla(one: Judged, judged: Sequence[Judged]) -> str:
     return next((other.row.told_name for other in judged if other.row.group is one.comparison.baseline), "vanilla")
 
 
-def _difference(one: Judged) -> float:
-    return one.comparison.accuracy_difference
-
-
 def _told_difference(one: Judged) -> str:
     """`−0.31 points, 95 % interval −1.10 to +0.48, 5 seeds`."""
     told = f"{_points(one)} points"
     pairing, seeds = one.comparison.pairing, len(one.row.group.trained)
-    if pairing is not None and pairing.low is not None:
-        told += f", 95 % interval {signed(100 * pairing.low)} to {signed(100 * pairing.high)}"
+    if pairing is not None and pairing.interval is not None:
+        told += ", 95 % interval {} to {}".format(*(signed(100 * bound) for bound in pairing.interval))
     return told + (f", {seeds} seeds" if seeds > 1 else "")
 
 
 def _doubt(pairing: Paired | None) -> str:
     """Of a difference that is within noise, and need not be none for that."""
-    if pairing is None:
+    if pairing is None or pairing.interval is None:
         return " Without equal seeds there is no interval, so the two must not be called equal."
-    if pairing.high - pairing.low > 2 * _EQUAL_WITHIN:
+    low, high = pairing.interval
+    if high - low > 2 * _EQUAL_WITHIN:
         return " So wide an interval shows little: more seeds are needed before the two are called equal."
     return ""
 
 
 def _points(one: Judged) -> str:
-    return signed(100 * _difference(one))
+    return signed(100 * one.difference)
 
 
 def _costs(comparison: Comparison) -> str:
     """`takes 48% less peak memory in a training step (1.93×) and …`; what is within noise of vanilla's, last."""
-    told, noisy, equal = [], [], []
+    told: list[str] = []
+    noisy: list[str] = []
+    equal: list[str] = []
     for cost in _SAVED:
         ratio = comparison.ratio(cost)
         if ratio is None:
@@ -229,7 +234,7 @@ def _cheapest(rows: Sequence[Row]) -> list[Statement]:
     """Whatever the method: what a reader with that one worry would take."""
     found = []
     for cost, words in ((PEAK, "Least peak memory in a training step"), (STEP, "Shortest training step")):
-        known = sorted((row.cost(cost), row.key, row.told_name) for row in rows if row.cost(cost) is not None)
+        known = sorted((value, row.key, row.told_name) for row in rows if (value := row.cost(cost)) is not None)
         sources = [run for row in rows for run in row.group.sources(cost.metric)]
         if len(known) > 2 and (not cost.timed or one_machine(sources)):
             told = [f"{name} ({significant(value, 3)} {TITLES[cost][1]})" for value, _, name in known[:_CHEAPEST]]

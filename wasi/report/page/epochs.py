@@ -19,7 +19,7 @@ from wasi.report.page.figure import (
     spec,
     tooltip,
 )
-from wasi.report.page.rows import Row
+from wasi.report.page.page_rows import Row
 
 _CURVES = {
     "train/loss": "Training loss, mean of the epoch",

@@ -6,7 +6,7 @@ from typing import Any
 from wasi.report.columns import PAPER, STEP
 from wasi.report.fields import significant
 from wasi.report.page.figure import Figure, Key, Section, axis_name, drawn, line_step, row_axis, spec, tooltip
-from wasi.report.page.rows import Row
+from wasi.report.page.page_rows import Row
 
 _MEMORY = {
     "weights": Key("weights", "#3B4A6B"),

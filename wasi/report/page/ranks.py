@@ -5,7 +5,7 @@ from typing import Any
 
 from wasi.report import statistics
 from wasi.report.page.figure import Figure, Section, axis_name, drawn, line_step, row_axis, spec, tooltip
-from wasi.report.page.rows import Row
+from wasi.report.page.page_rows import Row
 
 _TEXT = (
     "A column per compressed linear layer, in the model's order; the darker, the smaller the share of the full "
@@ -18,11 +18,8 @@ def section(rows: Sequence[Row]) -> Section | None:
     order = list(dict.fromkeys(layer["name"] for row in rows for layer in _layers(row)))
     weights = [value for row in rows for value in _weights(row)]
     inputs = [value for row in rows for value in _inputs(row)]
-    figures = [
-        _map("Rank of the weights", weights, rows, order) if weights else None,
-        _map("Rank of the saved inputs' features", inputs, rows, order) if inputs else None,
-    ]
-    figures = [figure for figure in figures if figure]
+    maps = {"Rank of the weights": weights, "Rank of the saved inputs' features": inputs}
+    figures = [_map(title, values, rows, order) for title, values in maps.items() if values]
     return Section("Ranks of every layer", _TEXT, figures, wide=True) if figures else None
 
 
@@ -62,7 +59,7 @@ def _inputs(row: Row) -> list[dict[str, Any]]:
     found = []
     for layer in _layers(row):
         rank = _mean(row, layer["name"], lambda other: (other.get("activation_ranks") or [None])[-1])
-        ranks = layer.get("activation_ranks")
+        ranks = layer.get("activation_ranks") or []
         if rank is not None and layer.get("in_features"):
             told = f"{rank:g} of {layer['in_features']} features; {'×'.join(map(str, ranks))}, batch first"
             found.append(_cell(row, layer, rank / layer["in_features"], told))

@@ -9,17 +9,17 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader
 
-from wasi.report.baseline import Comparison
+from wasi.report.comparison import Comparison
 from wasi.report.csv_files import relative
 from wasi.report.fields import facts_of, remarks_of
 from wasi.report.groups import Block
 from wasi.report.load import Run
 from wasi.report.page import accuracy, conclusion, epochs, parts, ranks, thresholds
+from wasi.report.page.cells import columns
 from wasi.report.page.conclusion import Statement
 from wasi.report.page.figure import Section
 from wasi.report.page.library import library
-from wasi.report.page.rows import Row, rows_of
-from wasi.report.page.table import columns
+from wasi.report.page.page_rows import Row, rows_of
 from wasi.tracking.paths import text_without_absolute_paths, without_absolute_paths
 
 _HERE = Path(__file__).parent

@@ -16,7 +16,7 @@ from wasi.report.page.figure import (
     spec,
     tooltip,
 )
-from wasi.report.page.rows import Row
+from wasi.report.page.page_rows import Row
 
 _LOG_FROM = 10.0
 
@@ -70,13 +70,15 @@ def savings(rows: Sequence[Row]) -> Section | None:
         "Memory: vanilla / this": (PAPER, PEAK, "by the paper's accounting", "peak of a whole step, measured"),
         "Training step: vanilla / this": (FLOPS, STEP, "by FLOPs", "time, measured"),
     }
-    figures, shown, ratios = [], [], []
+    figures: list[Figure] = []
+    shown: list[Row] = []
+    ratios: list[float] = []
     for title, (predicted, measured, x, y) in pairs.items():
-        both = [row for row in rows if None not in _ratios(row, predicted, measured)]
+        both = [(row, *found) for row in rows if (found := _ratios(row, predicted, measured))]
         if both:
-            shown += both
-            figures.append(Figure(title, _against_prediction(both, predicted, measured, x, y), "xy"))
-            ratios += [ratio for row in both for ratio in _ratios(row, predicted, measured)]
+            shown += [row for row, *_ in both]
+            figures.append(Figure(title, _against_prediction(both, x, y), "xy"))
+            ratios += [ratio for _, *found in both for ratio in found]
     text = (
         "On the dashed line a saving is as large as predicted, below it smaller. The paper's accounting counts "
         "the compressed kind of linear layers alone, and FLOPs take no account of how well a machine computes them."
@@ -88,24 +90,24 @@ def savings(rows: Sequence[Row]) -> Section | None:
     return Section("Predicted against measured savings", text, figures, legend, is_log=is_log)
 
 
-def _ratios(row: Row, *costs: Cost) -> list[float | None]:
-    return [row.comparison.ratio(cost) if row.comparison.of_vanilla else None for cost in costs]
+def _ratios(row: Row, predicted: Cost, measured: Cost) -> tuple[float, float] | None:
+    """vanilla's of both costs by this row's; None where one of them is not known."""
+    x, y = row.comparison.ratio(predicted), row.comparison.ratio(measured)
+    return None if x is None or y is None or not row.comparison.of_vanilla else (x, y)
 
 
-def _against_prediction(rows: list[Row], predicted: Cost, measured: Cost, x_title: str, y_title: str) -> dict:
-    values = []
-    for row in rows:
-        x, y = _ratios(row, predicted, measured)
-        values.append(row.datum(x=x, y=y, predicted=f"{x:.2f}×", measured=f"{y:.2f}×"))
+def _against_prediction(rows: list[tuple[Row, float, float]], x_title: str, y_title: str) -> dict[str, Any]:
+    """Args: rows: each with its predicted and its measured ratio."""
+    values = [row.datum(x=x, y=y, predicted=f"{x:.2f}×", measured=f"{y:.2f}×") for row, x, y in rows]
     ends = [1.0, *(bound for value in values for bound in (value["x"], value["y"]))]
     diagonal = [{"x": bound, "y": bound} for bound in (min(ends), max(ends))]
-    x, y = quantity("x", f"predicted {x_title} (×)", ends), quantity("y", f"{y_title} (×)", ends)
+    axes = {"x": quantity("x", f"predicted {x_title} (×)", ends), "y": quantity("y", f"{y_title} (×)", ends)}
     line = {
         "data": {"values": diagonal},
         "mark": {"type": "line", "strokeDash": [4, 3], "color": "#808080"},
-        "encoding": {"x": x, "y": y},
+        "encoding": axes,
     }
     told = tooltip(predicted=f"predicted {x_title}", measured=y_title)
-    point = points(rows)
-    point["encoding"] |= {"x": x, "y": y, "tooltip": told}
+    point = points([row for row, *_ in rows])
+    point["encoding"] |= {**axes, "tooltip": told}
     return spec(line, point, values=values)

@@ -2,8 +2,8 @@
 
 import textwrap
 
-from wasi.report.baseline import Comparison
 from wasi.report.columns import DROPPED_FIRST
+from wasi.report.comparison import Comparison
 from wasi.report.fields import DASH, TUNED, WITHIN_NOISE, Field, facts_of, fields_of, remarks_of, tuned_of
 from wasi.report.groups import Block, row_names
 from wasi.report.summary import summary

@@ -5,8 +5,8 @@ from functools import cached_property
 from typing import Any
 
 from wasi.report import statistics
-from wasi.report.baseline import Comparison
 from wasi.report.columns import Cost
+from wasi.report.comparison import Comparison
 from wasi.report.fields import ratio_text, significant
 from wasi.report.groups import Block, Group, row_names
 from wasi.report.options import epsilon_label

@@ -1,11 +1,11 @@
 import pytest
 
 from tests.report import fakes
-from wasi.report.baseline import compare
+from wasi.report.comparison import compare
 from wasi.report.groups import blocks_of
 from wasi.report.load import read_runs
 from wasi.report.markdown import markdown
-from wasi.report.table import LEGEND, WIDTH, block_text
+from wasi.report.terminal import LEGEND, WIDTH, block_text
 from wasi.runs.tuning import Row, TunedRow, write_tuning
 
 

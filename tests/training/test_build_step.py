@@ -4,7 +4,7 @@ import torch
 
 from tests.small import applied, batch
 from wasi.methods.method import Method
-from wasi.training.build import build_step
+from wasi.training.build_step import build_step
 
 
 class Biased(Method):

@@ -5,9 +5,9 @@ from typing import Any
 
 from omegaconf import DictConfig, read_write
 
-import wasi.bench.naming  # noqa: F401  (a launcher's child process gets the resolver by unpickling the callback)
+import wasi.bench.job_identity  # noqa: F401  (a launcher's child process gets the resolver by unpickling the callback)
 from wasi.bench.baseline import check_baseline
-from wasi.bench.job import FILE_NAME
+from wasi.bench.measure_job import FILE_NAME
 from wasi.errors import UserError
 from wasi.runs.launching import launcher_name
 from wasi.runs.processes import check_alone

@@ -5,11 +5,11 @@ import signal
 
 import pytest
 
-from wasi.bench import job as job_module
+from wasi.bench import measure_job as job_module
 from wasi.bench.children import ChildFailed
-from wasi.bench.job import perform
+from wasi.bench.job_identity import bench_fingerprint, bench_folder
+from wasi.bench.measure_job import perform
 from wasi.bench.measurement import TRAIN, Side
-from wasi.bench.naming import bench_fingerprint, bench_folder
 from wasi.errors import Interrupted, UserError
 from wasi.measure.telemetry import Snapshot
 

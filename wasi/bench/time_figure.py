@@ -18,14 +18,15 @@ from wasi.report.style import SETTINGS, styles
 
 _PANELS = {"time/train_step_ms": "Training step", "time/inference_ms": "Inference"}
 
+
 @dataclass
 class Series:
     """Jobs that differ by their thresholds; `points` are (place on the axis, metrics)."""
 
     method: str
-    points: list[tuple[object, dict]] = field(default_factory=list)
+    points: list[tuple[float | str, dict]] = field(default_factory=list)
 
-    def timed(self, kind: str) -> list[tuple[object, float, float]]:
+    def timed(self, kind: str) -> list[tuple[float | str, float, float]]:
         """(place, p50, p90) where `kind` was timed."""
         return [(place, m[f"{kind}_p50"], m[f"{kind}_p90"]) for place, m in self.points if f"{kind}_p50" in m]
 
@@ -73,7 +74,7 @@ def _series(jobs: list[BenchJob]) -> dict[str, Series]:
     return {name: one for name, one in series.items() if any(one.timed(kind) for kind in _PANELS)}
 
 
-def _place(config: dict) -> object:
+def _place(config: dict) -> float | str:
     """The threshold of the weights, else of the activations, else the method's own name."""
     epsilon = weight_epsilon(config)
     if epsilon is None:
@@ -105,10 +106,10 @@ def _panel(ax, series: dict[str, Series], kind: str, title: str) -> None:
     ax.margins(x=0.08)
 
 
-def _ticks(places: Iterable[object]) -> dict[object, int]:
+def _ticks(places: Iterable[float | str]) -> dict[float | str, int]:
     """Thresholds ascending, then methods without any, the first of them last."""
     distinct = set(places)
-    thresholds = sorted(p for p in distinct if not isinstance(p, str))
+    thresholds: list[float | str] = [*sorted(p for p in distinct if not isinstance(p, str))]
     names = sorted((p for p in distinct if isinstance(p, str)), key=declared_place, reverse=True)
     return {place: position for position, place in enumerate([*thresholds, *names])}
 

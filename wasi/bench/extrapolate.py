@@ -10,9 +10,10 @@ cent. A step's time is a straight line through two timed sizes.
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from omegaconf import OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
@@ -28,7 +29,7 @@ from wasi.models.restart import give_factors
 from wasi.models.saved import inference_state
 from wasi.models.structure import find_blocks
 from wasi.models.surrogate import singular_values
-from wasi.training.build import build_step
+from wasi.training.build_step import build_step
 from wasi.training.step import TrainStep
 
 _SEGMENT = 2  # blocks: what `train.segment_size=null` is
@@ -47,22 +48,24 @@ def predict(subject: Subject, asked: dict) -> dict:
     images = len(subject.data.train)
     asked = {**asked, "batch_sizes": _sizes(asked["batch_sizes"], images)}
     ranks = asked["epsilon"], asked["surrogate_spectrum"]
-    model = subject.model(lambda dense: asked["epsilon"] and _give_random_factors(dense, subject.cfg, *ranks))
+    model = subject.model(lambda dense: _give_random_factors(dense, subject.cfg, *ranks))
     layers = describe_layers(model, subject.cfg.method.scope)
     state = inference_state(model, header_of(subject.cfg, subject.spec, subject.data.classes, layers))
     least = _weights_mib(model) + sum(p.nbytes for p in model.parameters() if p.requires_grad) / MIB
     too_large = _resident(model, least, asked) > asked["spare_mib"]
-    found = {"rows": [], "left_out": []}
+    rows: list[dict[str, Any]] = []
+    left_out: list[str] = []
     for policy in asked["memory"]:
         for name, options in asked["optimizers"].items():
             if too_large:
-                found["rows"] += _too_large(model, least, policy, name, asked)
+                rows += _too_large(model, least, policy, name, asked)
                 continue
             try:
-                found["rows"] += _rows(subject, model, policy, name, options, asked)
+                rows += _rows(subject, model, policy, name, options, asked)
             except Diverged as error:  # at a rate that was made for weights other than these random ones
-                found["left_out"].append(f"{name} {policy}: {error}")
-    return {**found, "model_mib": sum(t.nbytes for t in state.values()) / MIB, "images": images}
+                left_out.append(f"{name} {policy}: {error}")
+    model_mib = sum(t.nbytes for t in state.values()) / MIB
+    return {"rows": rows, "left_out": left_out, "model_mib": model_mib, "images": images}
 
 
 def _sizes(asked: list[int], images: int) -> list[int]:
@@ -86,8 +89,10 @@ def _too_large(model: nn.Module, least: float, policy: str, name: str, asked: di
     return [{**row, "at_least": True, "batch_size": size} for size in asked["batch_sizes"]]
 
 
-def _give_random_factors(model: nn.Module, cfg, epsilon: float, surrogate_spectrum: bool) -> None:
+def _give_random_factors(model: nn.Module, cfg: DictConfig, epsilon: float | None, surrogate_spectrum: bool) -> None:
     """Of the rank that `epsilon` keeps, without decomposing the weights: their values change neither size nor time."""
+    if not epsilon:
+        return
     generator = torch.Generator().manual_seed(cfg.seed)
     for linear in scope_linears(model, cfg.method.scope).values():
         rows, columns = linear.weight.shape
@@ -106,14 +111,17 @@ def _rows(subject: Subject, model: nn.Module, policy: str, name: str, options: d
         cfg.optimizer = OmegaConf.create(options)
         cfg.train.memory, cfg.train.chunk_size = policy, asked["chunk_size"] if policy == "lean" else None
     sizes = (2, 4) if policy == "plain" else (3 * asked["chunk_size"], 4 * asked["chunk_size"])
-    tracked = []
-    for size in sizes:
+
+    def tracked(size: int) -> tuple[TrainStep, Track]:
         step = build_step(copy.deepcopy(model), subject.normalize, cfg, subject.method)
         _step_seconds(step, subject, size)  # makes the optimizer's state
-        tracked.append(Track.of(step, subject, size))
+        return step, Track.of(step, subject, size)
+
+    small = tracked(sizes[0])[1]
+    step, larger = tracked(sizes[1])
     state = sum(t.nbytes for s in step.optimizer.state.values() for t in s.values() if isinstance(t, Tensor))
     parts = max(1, len(find_blocks(model)) // _SEGMENT)
-    peaks = {size: peak_at(size, *tracked, parts) / MIB for size in asked["batch_sizes"]}
+    peaks = {size: peak_at(size, small, larger, parts) / MIB for size in asked["batch_sizes"]}
     resident = {size: _resident(model, peak, asked) for size, peak in peaks.items()}
     fitting = [size for size in peaks if resident[size] <= asked["spare_mib"]]
     timed = _times(step, subject, fitting, sizes[1])
@@ -125,7 +133,7 @@ def _rows(subject: Subject, model: nn.Module, policy: str, name: str, options: d
             "live_mib": peak,
             "resident_mib": resident[size],
             "optimizer_state_mib": state / MIB,
-            **({"step_ms": timed(size)} if size in fitting else {}),
+            **({"step_ms": timed(size)} if timed is not None and size in fitting else {}),
         }
         for size, peak in peaks.items()
     ]

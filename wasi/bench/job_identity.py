@@ -8,6 +8,7 @@ import json
 
 from omegaconf import DictConfig, OmegaConf
 
+from wasi.config.files import plain
 from wasi.config.fingerprint import canonical, fingerprint
 from wasi.config.naming import job_folder
 from wasi.methods.declared import reads_rank
@@ -26,12 +27,12 @@ def bench_folder(cfg: DictConfig) -> str:
 def _how(cfg: DictConfig) -> dict:
     """`bench` without its bookkeeping; the ranks too where the baseline may read them."""
     try:
-        bench = OmegaConf.to_container(cfg.bench, resolve=True)
+        bench = plain(cfg.bench, resolve=True)
         bench.pop("rerun", None)
         if not bench.get("data"):
             bench.pop("data", None)  # as before there was this option
         own_ranks = bench.get("baseline_recipe") is not None or not reads_rank(str(bench.get("baseline")))
-        rank = None if own_ranks else OmegaConf.to_container(cfg.rank, resolve=True)
+        rank = None if own_ranks else plain(cfg.rank, resolve=True)
     except Exception:
         return {}
     return {"bench": bench, "rank": rank}

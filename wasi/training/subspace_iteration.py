@@ -35,7 +35,8 @@ class SubspaceIteration:
         }
         self._whitened = [p for p, _ in optimizer.whitened_parameters()] if isinstance(optimizer, Swan) else []
         whitened = {id(p) for p in self._whitened}
-        self._stepped = [p for p in model.parameters() if p.requires_grad] + [layer.C for layer in self.folding]
+        coordinates = [layer.C for layer in self.folding if layer.C is not None]
+        self._stepped: list[Tensor] = [*(p for p in model.parameters() if p.requires_grad), *coordinates]
         self._clipped = [p for p in self._stepped if id(p) not in whitened]
 
     @property
@@ -60,7 +61,7 @@ class SubspaceIteration:
         squares = self.tangents()
         in_tangent = {id(p) for layer in self.tangent for p in (layer.L, layer.R)}
         clipped = [p for p in self._clipped if p.grad is not None]
-        norm = nn.utils.get_total_norm([p.grad for p in clipped if id(p) not in in_tangent])
+        norm = nn.utils.get_total_norm([p.grad for p in clipped if p.grad is not None and id(p) not in in_tangent])
         if squares:
             norm = torch.stack([norm.square(), *squares]).sum().sqrt()
         norm = norm + 0.0 * nn.utils.get_total_norm([p.grad for p in self._whitened if p.grad is not None])
@@ -68,7 +69,7 @@ class SubspaceIteration:
             nn.utils.clip_grads_with_norm_(clipped, max_norm, norm)
         if not isinstance(self.optimizer, Swan):  # which makes coordinates one layer at a time
             for layer in self.folding:
-                if layer.C.grad is not None:
+                if layer.C is not None and layer.C.grad is not None:
                     layer.C.data = torch.zeros_like(layer.C.grad)
         return norm
 
@@ -82,11 +83,12 @@ class SubspaceIteration:
         self.fold()
         for layer in self.tangent:
             layer.retract_()
-        for layer in self.truncating:
-            layer.retract_()
-        for layer in self.layers:
-            if layer.state is not None and layer.state.advance() and layer in self.folding:
-                layer.retract_()
+        for dense in self.truncating:
+            dense.retract_()
+        for either in self.layers:
+            moved = either.state is not None and either.state.advance()
+            if moved and isinstance(either, FactoredLinear) and either in self.folding:
+                either.retract_()
 
     def fold(self) -> None:
         """Take the steps that the optimizer has made in coordinates, since the last call, into the factors."""
@@ -95,6 +97,7 @@ class SubspaceIteration:
                 self._fold(layer)
 
     def _fold(self, layer: FactoredLinear) -> None:
+        assert layer.C is not None
         group = self.optimizer.param_groups[self._group_of[id(layer.C)]]  # looked up: loading a state makes new ones
         layer.fold_(decay=1 - group["lr"] * group["weight_decay"])
         layer.C.grad = None

@@ -6,8 +6,8 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from wasi.data.spec import Data
-from wasi.training import evaluate as module
-from wasi.training.evaluate import evaluate
+from wasi.training import evaluation as module
+from wasi.training.evaluation import evaluate
 
 
 class Says(nn.Module):

@@ -8,7 +8,7 @@ from wasi.report.benchmarks import is_of_a_step, step_options
 from wasi.report.columns import COSTS, PAPER, VALIDATION, Cost
 from wasi.report.groups import Block, Group, identity, unlike
 from wasi.report.options import result_options, select, show
-from wasi.report.provenance import one_machine
+from wasi.report.origins import one_machine
 from wasi.report.statistics import SIGNIFICANCE, Paired, paired, welch_p
 
 _NO_VANILLA = "no completed vanilla run with the same model, data and device"
@@ -57,7 +57,7 @@ class Comparison:
     @cached_property
     def pairing(self) -> Paired | None:
         """The difference of accuracies seed by seed; None unless both sides have the same seeds."""
-        if self.accuracy_difference is None:
+        if self.accuracy_difference is None or self.baseline is None:
             return None
         ours, theirs = self.group.by_seed(self.group.accuracy), self.baseline.by_seed(self.group.accuracy)
         return paired(ours, theirs) if ours.keys() == theirs.keys() else None
@@ -81,7 +81,7 @@ class Comparison:
         if (interval := self.interval(cost)) is not None:
             return interval["p50"]
         pair = self._means(cost.metric)
-        if pair is None or not pair[0]:
+        if pair is None or not pair[0] or self.baseline is None:
             return None
         if cost.timed and not self._on_one_machine(cost):
             return None
@@ -92,7 +92,9 @@ class Comparison:
     def interval(self, cost: Cost) -> dict[str, float] | None:
         """p50, low and high of the ratio, where a benchmark has measured vanilla in turns with the group."""
         bench = self.group.bench
-        if bench is None or bench.baseline is None or not self.of_vanilla or self.is_reference:
+        if bench is None or bench.baseline is None or self.baseline is None:
+            return None
+        if not self.of_vanilla or self.is_reference:
             return None
         same = step_options(result_options(bench.baseline.config)) == step_options(self.baseline.options)
         return bench.ratio.get(cost.metric) if same else None
@@ -109,10 +111,11 @@ class Comparison:
         return self.group.is_quotable and self.baseline is not None and self.baseline.is_quotable
 
     def _on_one_machine(self, cost: Cost) -> bool:
-        return one_machine([*self.group.sources(cost.metric), *self.baseline.sources(cost.metric)])
+        theirs = () if self.baseline is None else self.baseline.sources(cost.metric)
+        return one_machine([*self.group.sources(cost.metric), *theirs])
 
     def _welch_p(self, metric: str) -> float | None:
-        return welch_p(self.group.values(metric), self.baseline.values(metric))
+        return None if self.baseline is None else welch_p(self.group.values(metric), self.baseline.values(metric))
 
     def _means(self, metric: str) -> tuple[float, float] | None:
         if self.baseline is None or self.is_reference:

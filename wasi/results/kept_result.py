@@ -10,10 +10,14 @@ from wasi.measure.timing import summary
 from wasi.report.kept import BENCH, RUN, SCHEMA_VERSION
 from wasi.report.options import result_options, row_name, select
 
-_SHARED = ("model.name", "model.weights", "dataset.name", "dataset.train_size", "dataset.image_size")
-_SHARED += ("dataset.batch_size", "train.epochs")
-_OF_A_ROW = ("method.", "optimizer.", "train.memory", "train.clip_norm", "train.step_in_backward")
-_OF_A_ROW += ("train.gradient_checkpointing", "train.micro_batch_size", "rank.calibration_batches")
+_SHARED = (
+    *("model.name", "model.weights", "dataset.name", "dataset.train_size", "dataset.image_size"),
+    *("dataset.batch_size", "train.epochs"),
+)
+_OF_A_ROW = (
+    *("method.", "optimizer.", "train.memory", "train.clip_norm", "train.step_in_backward"),
+    *("train.gradient_checkpointing", "train.micro_batch_size", "rank.calibration_batches"),
+)
 _CODE = ("git_commit", "git_dirty", "versions", "start", "experiment", "cuda", "cpu_wait_share", "warnings")
 
 

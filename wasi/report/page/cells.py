@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP, Cost
 from wasi.report.fields import DASH, NOT_QUOTABLE, WITHIN_NOISE, ratio_text, significant
-from wasi.report.page.rows import Row
+from wasi.report.page.page_rows import Row
 
 TITLES = {
     PEAK: ("Step peak", "MiB"),
@@ -112,8 +112,8 @@ def _difference(row: Row) -> Cell:
         return Cell(DASH)
     difference, pairing = 100 * comparison.accuracy_difference, comparison.pairing
     mark = f" {WITHIN_NOISE}" if comparison.verdict == "within noise" else ""
-    has_interval = pairing is not None and pairing.low is not None
-    interval = f"[{signed(100 * pairing.low)}, {signed(100 * pairing.high)}]" if has_interval else ""
+    bounds = None if pairing is None else pairing.interval
+    interval = f"[{signed(100 * bounds[0])}, {signed(100 * bounds[1])}]" if bounds else ""
     without = "one seed" if comparison.p is None else "other seeds: unpaired" if comparison.is_unpaired else ""
     return Cell(signed(difference) + mark, interval or without, difference)
 

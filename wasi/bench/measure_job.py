@@ -13,12 +13,12 @@ from omegaconf import DictConfig
 
 from wasi.bench.baseline import baseline_config, measured_config
 from wasi.bench.children import ChildFailed
+from wasi.bench.job_identity import bench_fingerprint
 from wasi.bench.measure import Bench
 from wasi.bench.measurement import Measurement, Side
-from wasi.bench.naming import bench_fingerprint
 from wasi.config.fingerprint import SCHEMA_VERSION
 from wasi.config.known import check_config
-from wasi.config.sweep import sweep_name
+from wasi.config.swept import sweep_name
 from wasi.errors import Interrupted
 from wasi.runs.ending import Ending, ending_of, tell
 from wasi.runs.inputs import check_inputs
@@ -134,8 +134,8 @@ def _ending(error: BaseException) -> Ending:
 
 def _show(job: Job) -> None:
     """What a sweep shows at its end, for a job that is none of a sweep's."""
+    from wasi.bench.bench_table import text
     from wasi.bench.jobs import read_jobs
-    from wasi.bench.table import text
     from wasi.report.write import printable
 
     alone = HydraConfig.initialized() and HydraConfig.get().mode != RunMode.MULTIRUN

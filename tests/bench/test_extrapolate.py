@@ -3,7 +3,7 @@
 import pytest
 
 from wasi.bench.baseline import measured_config
-from wasi.bench.predict import Track, peak_at, predict
+from wasi.bench.extrapolate import Track, peak_at, predict
 from wasi.bench.work import Work
 from wasi.errors import UserError
 from wasi.measure.memory import MIB, train_peak
