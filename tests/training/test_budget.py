@@ -87,7 +87,7 @@ def test_a_tuner_of_peft_counts_its_adapters_and_not_the_weights_that_it_leaves_
     given, default = expected(*large, "method.lora_rank=8"), expected(*large)
     assert default == given < expected(*large, "method.lora_rank=64")
     assert given <= expected(*large, "method.type=adalora") < given * 1.02
-    assert default - RESIDENT < 1.3 * 88e6 * 4 / 2**20  # the dense weights of the whole model, little more than once
+    assert default - RESIDENT < 2 * 88e6 * 4 / 2**20  # less than the dense weights and as much once more
 
 
 def test_set_up_counts_second_moments_of_the_narrower_side_of_each_weight(configured):
