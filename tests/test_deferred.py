@@ -97,6 +97,7 @@ ASKING_FOR_MORE = {
     "attribute": "import torch; found = torch._dynamo.allow_in_graph",
     "not_a_function": "from torch._dynamo.utils import counters as found",
     "no_function_yet": "import torch; found = torch.compiler.disable(recursive=False)",
+    "by_name": "import torch; found = torch.compiler.disable(fn=lambda: 1)",
     "used": "import wandb; found = wandb.here",
     "used_from": "from wandb import here as found",
     "sub_package": "import wandb.sub; found = wandb.sub.there",

@@ -58,9 +58,10 @@ def _disabled_once_there_is_a_compiler(disable: Callable[..., Any]) -> Callable[
     """`disable`, torch.compiler's, which for a function acts when that is called and torch._dynamo is there."""
 
     @wraps(disable)
-    def disable_later(function: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def disable_later(*args: Any, **kwargs: Any) -> Any:
+        function = args[0] if args else None
         if not isinstance(function, FunctionType):
-            return disable(function, *args, **kwargs)
+            return disable(*args, **kwargs)
         disabled: Callable[..., Any] | None = None
 
         @wraps(function)
@@ -69,7 +70,7 @@ def _disabled_once_there_is_a_compiler(disable: Callable[..., Any]) -> Callable[
             if _PACKAGE not in sys.modules:
                 return function(*of_call, **by_name)
             if disabled is None:
-                disabled = disable(function, *args, **kwargs)
+                disabled = disable(*args, **kwargs)
             return disabled(*of_call, **by_name)
 
         call._torchdynamo_disable = True  # type: ignore[attr-defined]  # the compiler's own mark: do not look inside

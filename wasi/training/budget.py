@@ -197,10 +197,8 @@ def _trained(cfg: DictConfig, sizes: Outline) -> float:
     kind = str(optimizer["_target_"]).rpartition(".")[2]
     states = 1 if optimizer.get("momentum") else 2 if kind.startswith("Adam") or kind == "adamw8bit" else 0
     rest = sizes.rest if method.get("train_rest", True) else 0
-    if adapter := _adapter_rank(cfg):
-        trained = sum(adapter * (o + i) for o, i in sizes.scope)
-    else:
-        trained = sum(_layer(cfg, o, i) for o, i in sizes.scope)
+    adapter = _adapter_rank(cfg)
+    trained = sum(adapter * (o + i) if adapter else _layer(cfg, o, i) for o, i in sizes.scope)
     return 4 * (rest + trained) * (1 + states)
 
 
