@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from wasi.atomic import replacing
+from wasi.atomic import remove_leftovers, replacing
 
 
 def test_a_failure_leaves_the_old_file_and_no_other(tmp_path):
@@ -24,13 +24,18 @@ def test_a_kill_while_writing_leaves_the_old_file(tmp_path):
     path.write_text("old")
     code = (
         "import os, signal, sys, pathlib\n"
-        "from wasi.atomic import replacing\n"
+        "from wasi.atomic import remove_leftovers, replacing\n"
         "with replacing(pathlib.Path(sys.argv[1])) as temporary:\n"
         "    temporary.write_text('ne')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     assert subprocess.run([sys.executable, "-c", code, str(path)]).returncode == -signal.SIGKILL
     assert path.read_text() == "old"
+    others = [tmp_path / f".file.{os.getpid()}.tmp", tmp_path / ".file.mine.tmp", tmp_path / ".file2.1.tmp"]
+    for other in others:
+        other.touch()
+    remove_leftovers(path)
+    assert sorted(tmp_path.iterdir()) == sorted([path, *others])
 
 
 def test_the_new_file_has_the_usual_mode_whoever_wrote_it(tmp_path):

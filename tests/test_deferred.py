@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ from wasi.deferred import eager
 
 TRAINING = """
 import sys, torch
-from wasi.models import torchvision_models
+from wasi.models import timm_models, torchvision_models
 from wasi.deferred import eager
 from wasi.training.swan import Swan
+timm_models.create("vit_tiny_patch16_224", 32, 2)
 model = torchvision_models.create("vit_b_32", 32, 2)
 head = list(model.heads.parameters())
 for kind, options in ((eager(torch.optim.SGD), {}), (eager(torch.optim.AdamW), {}), (Swan, {})):
@@ -22,20 +24,18 @@ for kind, options in ((eager(torch.optim.SGD), {}), (eager(torch.optim.AdamW), {
     optimizer.step()
     optimizer.zero_grad()
     optimizer.load_state_dict(optimizer.state_dict())
-print("torch._dynamo" in sys.modules, "torch._inductor" in sys.modules)
+print([name for name in ("torch._dynamo", "torch._inductor", "wandb") if name in sys.modules])
 """
 
 COMPILING = """
 import sys, torch
-from wasi.deferred import dynamo_deferred
-with dynamo_deferred():
-    import torchvision
+from wasi.deferred import import_light
+torchvision = import_light("torchvision")
 assert "torch._dynamo" not in sys.modules
 print(torchvision.ops.roi_align(torch.ones(1, 1, 4, 4), [torch.tensor([[0.0, 0.0, 3.0, 3.0]])], 1).item())
 import torch._dynamo
 print(torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1)).item())
 """
-
 
 COUNTING = """
 import sys
@@ -45,10 +45,100 @@ import triton
 print(triton.here)
 """
 
+MARKED = """
+import torch
+@torch.compiler.disable
+def inner(x):
+    "What the compiler leaves alone."
+    return x.sin()
+class Layer(torch.nn.Module):
+    @torch.compiler.disable
+    def forward(self, x):
+        return inner(x) * 2
+layer = Layer()
+disable = torch.compiler.disable
+"""
 
-@pytest.mark.parametrize("program, printed", [(TRAINING, "False False"), (COMPILING, "1.0 2.0")])
-def test_dynamo_is_imported_where_it_is_used_and_nowhere_else(program, printed):
+LOOKED_INTO = """
+import importlib, sys, torch
+from wasi.deferred import import_light
+light = sys.argv[-1] == "light"
+marked = (import_light if light else importlib.import_module)("marked")
+x = torch.linspace(0, 1, 5)
+expected = marked.layer(x + 1).cos()
+assert light == ("torch._dynamo" not in sys.modules)
+assert marked.inner.__doc__ == "What the compiler leaves alone."
+graphs = []
+def record(graph, _):
+    graphs.append([str(node.target) for node in graph.graph.nodes if node.op.startswith("call")])
+    return graph.forward
+compiled = torch.compile(lambda x: marked.layer(marked.inner(x) + 1).cos(), backend=record)
+for _ in range(2):
+    torch.testing.assert_close(compiled(x), marked.layer(marked.inner(x) + 1).cos(), rtol=0, atol=0)
+assert torch.compiler.disable is not marked.disable or not light
+print(len(graphs), *graphs)
+"""
+
+
+@pytest.mark.parametrize("program, printed", [(TRAINING, "[]"), (COMPILING, "1.0 2.0")])
+def test_what_only_a_compiler_needs_is_imported_where_it_is_used_and_nowhere_else(program, printed):
     assert printed_by(program) == printed
+
+
+def test_functions_that_are_no_business_of_the_compiler_stay_so(tmp_path):
+    """The same graphs, with none of what the marked functions do, as by the module imported as usual."""
+    (tmp_path / "marked.py").write_text(MARKED)
+    light, usual = (printed_by(LOOKED_INTO, tmp_path, arguments=[how]) for how in ("light", "usual"))
+    assert light == usual and int(light[0]) >= 2 and "sin" not in light.replace("asin", "")
+
+
+ASKING_FOR_MORE = {
+    "submodule": "from torch._dynamo.eval_frame import innermost_fn as found",
+    "attribute": "import torch; found = torch._dynamo.allow_in_graph",
+    "not_a_function": "from torch._dynamo.utils import counters as found",
+    "no_function_yet": "import torch; found = torch.compiler.disable(recursive=False)",
+    "by_name": "import torch; found = torch.compiler.disable(fn=lambda: 1)",
+    "used": "import wandb; found = wandb.here",
+    "used_from": "from wandb import here as found",
+    "sub_package": "import wandb.sub; found = wandb.sub.there",
+}
+
+ASKED = """
+import importlib, os, sys, torch
+from wasi.deferred import import_light
+for name in sys.argv[1:]:
+    if (child := os.fork()) == 0:
+        light = import_light(name).found
+        del sys.modules[name]
+        print(name, type(light) is type(importlib.import_module(name).found), flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+def test_a_release_that_asks_for_more_at_its_import_gets_it(tmp_path):
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb" / "__init__.py").write_text("here = 1\n")
+    (tmp_path / "wandb" / "sub.py").write_text("there = 1\n")
+    for name, line in ASKING_FOR_MORE.items():
+        (tmp_path / f"{name}.py").write_text(f"{line}\n")
+    expected = " ".join(f"{name} True" for name in ASKING_FOR_MORE)
+    assert printed_by(ASKED, tmp_path, arguments=list(ASKING_FOR_MORE)) == expected
+
+
+def test_nothing_is_put_off_where_there_is_nothing_to_put_off(tmp_path):
+    """A torch without `torch.compiler`, an installation without wandb; a module that is missing is told as ever."""
+    (tmp_path / "library.py").write_text(
+        "import torch\ntry:\n    import wandb\nexcept ImportError:\n    wandb = None\n"
+    )
+    program = "import importlib.util, sys, torch\nfrom wasi.deferred import import_light\n"
+    program += "del torch.compiler\nfind = importlib.util.find_spec\n"
+    program += "importlib.util.find_spec = lambda name: None if name == 'wandb' else find(name)\n"
+    program += "class NoWandb:\n    def find_spec(self, name, *_):\n"
+    program += "        if name == 'wandb':\n            raise ModuleNotFoundError(name)\n"
+    program += "sys.meta_path.insert(0, NoWandb())\nprint(import_light('library').wandb)\n"
+    program += "try:\n    import_light('nowhere')\nexcept ImportError as error:\n    print(error.name)"
+    assert printed_by(program, tmp_path) == "None nowhere"
 
 
 def test_counting_flops_imports_no_triton_and_leaves_it_to_others(tmp_path):
@@ -56,11 +146,10 @@ def test_counting_flops_imports_no_triton_and_leaves_it_to_others(tmp_path):
     assert printed_by(COUNTING, tmp_path) == "False here"
 
 
-def printed_by(program: str, *before: Path) -> str:
+def printed_by(program: str, *before: Path, arguments: Sequence[str] = ()) -> str:
     path = [*map(str, before), *filter(None, sys.path)]
-    done = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path[:0] = {path}\n{program}"], capture_output=True, text=True
-    )
+    command = [sys.executable, "-c", f"import sys; sys.path[:0] = {path}\n{program}", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return " ".join(done.stdout.split())
 

@@ -1,5 +1,6 @@
 """Files that are either old or new, never half of one."""
 
+import glob
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,3 +36,13 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Delete what processes of this machine that were killed inside `replacing(path)` have left beside it."""
+    import psutil
+
+    for file in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        process = file.name.split(".")[-2]
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
+            file.unlink(missing_ok=True)

@@ -1,38 +1,82 @@
-"""Imports that wait until they are needed: torch._dynamo, the compiler's front end, takes 150 MiB; triton, 80.
+"""Imports that wait until they are needed: torch._dynamo, the compiler's front end, takes 150 MiB and two seconds.
 
-Nothing compiles unless `device.compile` is set, but torchvision's import asks for one function of torch._dynamo, every
-torch.optim optimizer imports it in its methods, to tell the compiler to leave them alone, and torch's FLOP counter
-imports triton, whose kernels it could count. timm's models import torch._dynamo whatever is done here: one of them
-(naflexvit) calls torch.compiler.disable when it is imported.
+Nothing compiles unless `device.compile` is set, but torchvision's import asks for one function of torch._dynamo, timm's
+has functions marked by torch.compiler.disable, and every torch.optim optimizer imports it in its methods, to tell the
+compiler to leave them alone. timm's import asks for wandb too (0.7 s), which its training script logs to, and torch's
+FLOP counter for triton (80 MiB), whose kernels it could count.
 """
 
 import importlib
+import importlib.util
 import inspect
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cache
-from types import ModuleType
+from contextlib import ExitStack, contextmanager
+from functools import cache, wraps
+from types import FunctionType, ModuleType
 from typing import Any
 
-_PACKAGE, _MODULE = "torch._dynamo", "torch._dynamo.utils"
-_TRITON = "triton"
+_PACKAGE = "torch._dynamo"
+_CALLED_LATER = {"torch._dynamo.utils": ("is_compile_supported",)}  # functions that are taken on import
+_WANDB, _TRITON = "wandb", "triton"
 _OF_OPTIMIZERS = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
 
 
-@contextmanager
-def dynamo_deferred() -> Iterator[None]:
-    """Functions that an import inside takes from `torch._dynamo.utils` import it when they are called first.
+def import_light(name: str) -> Any:
+    """The module `name`, of torchvision or timm, imported without torch._dynamo and wandb where it can do without.
 
-    Once torch._dynamo is there, nothing is deferred.
+    What it takes from them imports them when it is used. Where a release does not stand that, it is imported as usual.
     """
-    stand_ins = {} if _PACKAGE in sys.modules else {_PACKAGE: ModuleType(_PACKAGE), _MODULE: _StandIn(_MODULE)}
-    sys.modules.update(stand_ins)
+    if name in sys.modules:
+        return sys.modules[name]
     try:
+        with _deferred():
+            return importlib.import_module(name)
+    except (ImportError, AttributeError):
+        return importlib.import_module(name)
+
+
+@contextmanager
+def _deferred() -> Iterator[None]:
+    """Stand-ins in the place of torch._dynamo, torch.compiler.disable and wandb; of what is there already, none."""
+    with ExitStack() as stack:
+        names = [_WANDB] if _WANDB not in sys.modules and importlib.util.find_spec(_WANDB) else []
+        if _PACKAGE not in sys.modules:
+            names += [_PACKAGE, *_CALLED_LATER]
+            compiler: Any = getattr(importlib.import_module("torch"), "compiler", None)
+            if (disable := getattr(compiler, "disable", None)) is not None:
+                compiler.disable = _disabled_once_there_is_a_compiler(disable)
+                stack.callback(setattr, compiler, "disable", disable)
+        stand_ins: dict[str, ModuleType] = {name: _StandIn(name) for name in names}
+        sys.modules.update(stand_ins)
+        stack.callback(_take_away, stand_ins)
         yield
-    finally:
-        _take_away(stand_ins)
+
+
+def _disabled_once_there_is_a_compiler(disable: Callable[..., Any]) -> Callable[..., Any]:
+    """`disable`, torch.compiler's, which for a function acts when that is called and torch._dynamo is there."""
+
+    @wraps(disable)
+    def disable_later(*args: Any, **kwargs: Any) -> Any:
+        function = args[0] if args else None
+        if not isinstance(function, FunctionType):
+            return disable(*args, **kwargs)
+        disabled: Callable[..., Any] | None = None
+
+        @wraps(function)
+        def call(*of_call: Any, **by_name: Any) -> Any:
+            nonlocal disabled
+            if _PACKAGE not in sys.modules:
+                return function(*of_call, **by_name)
+            if disabled is None:
+                disabled = disable(*args, **kwargs)
+            return disabled(*of_call, **by_name)
+
+        call._torchdynamo_disable = True  # type: ignore[attr-defined]  # the compiler's own mark: do not look inside
+        return call
+
+    return disable_later
 
 
 @contextmanager
@@ -53,17 +97,19 @@ def triton_absent() -> Iterator[None]:
 
 
 class _StandIn(ModuleType):
-    """For the time of an import in the module's place."""
+    """For the time of an import in a module's place, which it imports when it is asked for more than it can put off."""
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
+    def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
 
-        def call(*args, **kwargs):
+        def real() -> Any:
             _take_away({name: module for name, module in sys.modules.items() if isinstance(module, _StandIn)})
-            return getattr(importlib.import_module(self.__name__), name)(*args, **kwargs)
+            return getattr(importlib.import_module(self.__name__), name)
 
-        return call
+        if name in _CALLED_LATER.get(self.__name__, ()):
+            return lambda *args, **kwargs: real()(*args, **kwargs)
+        return real()
 
 
 def _take_away(modules: dict[str, ModuleType]) -> None:

@@ -4,16 +4,21 @@
 class UserError(Exception):
     """A user's mistake, told in one line: the option, what was given, what is allowed.
 
+    `fault`, where there is one to point at, comes first.
+
     >>> str(UserError("rank.weight_epsilon", 1.5, "a number in (0, 1]"))
     'rank.weight_epsilon=1.5: allowed is a number in (0, 1]'
+    >>> str(UserError("dataset.root", "photos", "a folder of images", "photos/cat/1.jpg is cut short"))
+    'photos/cat/1.jpg is cut short (dataset.root=photos: allowed is a folder of images)'
     """
 
-    def __init__(self, option: str, given: object, allowed: str):
-        self.option, self.given, self.allowed = option, given, allowed
-        super().__init__(option, given, allowed)
+    def __init__(self, option: str, given: object, allowed: str, fault: str | None = None):
+        self.option, self.given, self.allowed, self.fault = option, given, allowed, fault
+        super().__init__(option, given, allowed, fault)
 
     def __str__(self) -> str:
-        return f"{self.option}={self.given}: allowed is {self.allowed}"
+        told = f"{self.option}={self.given}: allowed is {self.allowed}"
+        return told if self.fault is None else f"{self.fault} ({told})"
 
 
 class Diverged(Exception):

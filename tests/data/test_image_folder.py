@@ -90,7 +90,8 @@ def dangling(path):
 @pytest.mark.parametrize("where", ["train/dog/2.jpg", "val/cat/1.jpg"])
 def test_an_unreadable_image_is_named_before_training(load, image_tree, damage, where):
     damage(image_tree / where)
-    refused(load, image_tree / where, "cannot be read")
+    told = refused(load, "1 of ")
+    assert told.startswith(f"{image_tree / where} cannot be read: ") and "train/<class>" not in told
 
 
 @pytest.mark.parametrize("kind", ["png", "gif", "bmp", "tif", "webp", "ppm"])
@@ -114,7 +115,14 @@ def test_of_many_unreadable_images_twenty_are_named(load, image_tree):
     for number in range(23):
         text(image_tree / f"train/cat/broken{number:02}.jpg")
     told = refused(load, "broken00.jpg")
-    assert "broken19.jpg" in told and "broken20.jpg" not in told and told.endswith("; and 3 more")
+    assert "broken19.jpg" in told and "broken20.jpg" not in told and "; and 3 more (dataset.root=" in told
+
+
+def test_of_an_image_that_is_too_large_its_size_is_told(load, image_tree, monkeypatch):
+    monkeypatch.setattr("wasi.data.decode.MAX_PIXELS", 100)
+    told = refused(load, "10 of 10 cannot")
+    first = image_tree / "train/cat/0.jpg"
+    assert told.startswith(f"{first} cannot be read: allowed is an image of at most 100 pixels")
 
 
 def test_a_damaged_image_that_the_subset_leaves_out_still_counts(load, image_tree):

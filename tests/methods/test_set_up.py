@@ -1,6 +1,7 @@
 """Applying a method: dense weights go one by one, and calibration does not depend on how images are grouped."""
 
 import weakref
+from collections import Counter
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from wasi.methods import calibration
 from wasi.methods import svd_llm as svd_llm_module
 from wasi.methods import wasi as wasi_module
 from wasi.methods.scope import replace_each, scope_linears
+from wasi.models.modes import evaluating
+from wasi.models.structure import find_blocks, head_module
 
 DOUBLE = torch.float64
 KINDS = [
@@ -101,3 +104,59 @@ def test_a_module_under_two_names_is_replaced_by_one():
 def test_an_adapter_of_more_rank_than_any_weight_is_refused(method):
     with pytest.raises(UserError, match=r"^method\.lora_rank=100000: allowed is at most \d+"):
         make(method, "all", lora_rank=100000).apply(build("timm_vit"), [batch()])
+
+
+def names_in_graph(tensor):
+    """How often each kind of node comes in the graph that a tensor hangs on."""
+    found, todo = {}, [tensor.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is not None and node not in found:
+            found[node] = node.name()
+            todo += [following for following, _ in node.next_functions]
+    return Counter(found.values())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_features_gradients_take_one_blocks_graph_at_a_time_and_are_the_same_to_the_last_bit(name, monkeypatch):
+    model, (images, _) = build(name), batch()
+    blocks, gone, graphs = find_blocks(model), [], []
+    names = {id(parameter): block for block, module in blocks.items() for parameter in module.parameters()}
+    monkeypatch.setattr(calibration, "let_go", lambda parameters: gone.append({names[id(p)] for p in parameters}))
+    head_module(model).register_forward_pre_hook(lambda _, args: graphs.append(names_in_graph(args[0])))
+
+    def gradient():
+        x = images.clone().requires_grad_()
+        (found,) = torch.autograd.grad(model(x).square().sum(), x)
+        return found
+
+    with evaluating(model), torch.enable_grad():
+        expected = gradient()
+    with calibration.for_input_gradients(model):
+        assert torch.equal(gradient(), expected)
+    ordinary, ours = graphs
+    assert ours["_RepeatBackward"] == len(blocks) and ordinary["AddmmBackward0"] >= 2 * len(blocks) > 0
+    assert not ours["AddmmBackward0"] and sum(ours.values()) < sum(ordinary.values()) / 2
+    assert gone == [{block} for block in reversed(blocks)]
+    assert not any("forward" in vars(block) for block in blocks.values())
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("kind", ["another input", "two outputs"])
+def test_a_block_that_a_repetition_would_cut_off_from_the_images_is_not_repeated(kind, monkeypatch):
+    class Block(nn.Module):
+        def forward(self, x, others):
+            return x * others["scale"] if kind == "another input" else (x.sin(), x.cos())
+
+    block = Block()
+    monkeypatch.setattr(calibration, "find_blocks", lambda model: {"0": model})
+
+    def gradient():
+        x = torch.linspace(0, 1, 5).requires_grad_()
+        out = block(x.sin(), {"scale": x.cos() if kind == "another input" else None})
+        (found,) = torch.autograd.grad(out.sum() if isinstance(out, torch.Tensor) else sum(out).sum(), x)
+        return found
+
+    expected = gradient()
+    with calibration.for_input_gradients(block):
+        assert torch.equal(gradient(), expected)

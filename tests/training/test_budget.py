@@ -77,6 +77,29 @@ def test_every_method_has_an_expectation_above_the_process_it_starts_from(config
     assert picked(configured(4000, *more))[2] > RESIDENT
 
 
+def test_a_tuner_of_peft_counts_its_adapters_and_not_the_weights_that_it_leaves_alone(configured):
+    def expected(*more):
+        cfg = configured(4000, "method=peft", "optimizer=adamw", *more)
+        return process_mib(cfg, outline_of(cfg, input_spec(cfg.model, None)), 1, 1, RESIDENT)
+
+    # of a ViT whose weights are large against everything else
+    large = ["model=vit_b_32", "dataset.image_size=32", "dataset.batch_size=1"]
+    given, default = expected(*large, "method.lora_rank=8"), expected(*large)
+    assert default == given < expected(*large, "method.lora_rank=64")
+    assert given <= expected(*large, "method.type=adalora") < given * 1.02
+    assert default - RESIDENT < 2 * 88e6 * 4 / 2**20  # less than the dense weights and as much once more
+
+
+def test_set_up_counts_second_moments_of_the_narrower_side_of_each_weight(configured):
+    def expected(*more):
+        cfg = configured(4000, "method=wsi", "model=vit_b_32", "dataset.image_size=32", "dataset.batch_size=1", *more)
+        return process_mib(cfg, outline_of(cfg, input_spec(cfg.model, None)), 1, 1, RESIDENT)
+
+    moments = 72 * 8 * 768**2 / 2**20  # q, k, v apart or not: of 768 columns each; float64
+    bare, output, features = (expected(f"method.init={init}") for init in ("svd", "output", "features"))
+    assert bare < output < features and 0.6 * moments < features - output < 1.3 * moments
+
+
 def test_images_that_are_made_on_the_fly_are_not_counted(configured):
     assert picked(configured(4000, "dataset.train_size=100000")) == picked(configured(4000))
 

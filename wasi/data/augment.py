@@ -16,23 +16,24 @@ from torch.utils.data import Dataset, Subset
 
 from wasi.data.draws import generator
 from wasi.data.spec import Images, InputSpec
+from wasi.deferred import import_light
 
 
 def augmented(images: Images, cfg_augment, spec: InputSpec, seed: int) -> Images:
     """`images` under RandAugment and random crops; themselves where none is asked for."""
     if cfg_augment.auto_augment is None and cfg_augment.scale is None:
         return images
-    from timm.data import auto_augment, create_transform
-
-    auto_augment.NAME_TO_OP |= dict.fromkeys(("Posterize", "PosterizeIncreasing", "PosterizeOriginal"), _posterize)
+    timm_data = import_light("timm.data")
+    names = ("Posterize", "PosterizeIncreasing", "PosterizeOriginal")
+    timm_data.auto_augment.NAME_TO_OP |= dict.fromkeys(names, _posterize)
     square = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0)}  # the whole of the centred square
     crop = {"scale": tuple(cfg_augment.scale), "ratio": tuple(cfg_augment.ratio)} if cfg_augment.scale else square
-    transform = create_transform(
+    transform = timm_data.create_transform(
         spec.image_size,
         is_training=True,
         **crop,
         hflip=0.0,  # dataset.hflip, a batch at a time
-        color_jitter=None,  # type: ignore[arg-type]  # None is none, but not in timm's types
+        color_jitter=None,
         auto_augment=cfg_augment.auto_augment,
         interpolation=spec.interpolation,
         mean=spec.mean,
@@ -67,8 +68,7 @@ def batch_mix(cfg_augment, num_classes: int) -> Callable[..., tuple[Tensor, Tens
     alphas = {"MixUp": cfg_augment.mixup_alpha, "CutMix": cfg_augment.cutmix_alpha}
     if not any(alphas.values()):
         return None
-    from torchvision.transforms import v2
-
+    v2 = import_light("torchvision.transforms.v2")
     kinds = {getattr(v2, name): float(alpha) for name, alpha in alphas.items() if alpha > 0}  # 1 would be refused
     choice = v2.RandomChoice([kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds.items()])
 

@@ -69,7 +69,7 @@ def load(cfg_dataset, spec: InputSpec) -> Splits:
     """Test images of a folder that has none are a stratified part of the whole, the same for every seed.
 
     Raises:
-        UserError: a layout that is not one of the above, or the first image that cannot be read.
+        UserError: a layout that is not one of the above, or images that cannot be read, which are named.
     """
     from wasi.data.decode import FileImages
     from wasi.data.splits import hold_out
@@ -99,7 +99,8 @@ def refuse_unreadable(cfg_dataset, paths: Sequence[Path]) -> None:
         told = [f"{path} cannot be read: {verdict}" for path, verdict in bar if verdict is not None]
     if told:
         more = [f"and {len(told) - _MOST_TOLD} more"] if len(told) > _MOST_TOLD else []
-        raise _bad(cfg_dataset, "; ".join([*told[:_MOST_TOLD], *more]))
+        allowed = f"a folder whose images can all be read; {len(told)} of {len(paths)} cannot"
+        raise UserError("dataset.root", cfg_dataset["root"], allowed, "; ".join([*told[:_MOST_TOLD], *more]))
 
 
 def _verdict(path: Path) -> str | None:
@@ -108,6 +109,8 @@ def _verdict(path: Path) -> str | None:
 
     try:
         read_rgb(path, reduced=True)
+    except UserError as error:
+        return f"allowed is {error.allowed}"
     except Exception as error:  # decoders raise what they like: OSError, SyntaxError, ValueError, struct.error, …
         return (str(error).strip().splitlines() or [""])[0] or type(error).__name__
     return None

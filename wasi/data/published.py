@@ -14,6 +14,7 @@ from pathlib import Path
 from wasi.data.root import downloading, missing, root_of
 from wasi.data.sizes import Available
 from wasi.data.spec import InputSpec, Splits
+from wasi.deferred import import_light
 from wasi.errors import UserError
 
 CUB_URL = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
@@ -77,10 +78,9 @@ def _reading(cfg_dataset, folder: Path) -> Iterator[None]:
 
 def _cifar(kind: str, parent: Path, spec: InputSpec, download: bool) -> Splits:
     """The train batches train, the test batch tests; images stay 32 px in memory."""
-    from torchvision import datasets
-
     from wasi.data.arrays import from_numpy
 
+    datasets = import_light("torchvision.datasets")
     train, test = (getattr(datasets, kind)(str(parent), train=part, download=download) for part in (True, False))
     images = [from_numpy(source.data, source.targets, spec) for source in (train, test)]
     return Splits(images[0], None, images[1], list(train.classes))
@@ -88,11 +88,10 @@ def _cifar(kind: str, parent: Path, spec: InputSpec, download: bool) -> Splits:
 
 def _flowers102(parent: Path, spec: InputSpec, download: bool) -> Splits:
     """The three published splits: 10 + 10 images per class, and the rest tests."""
-    from torchvision.datasets import Flowers102
-
     from wasi.data.decode import FileImages
 
-    sources = [Flowers102(str(parent), split, download=download) for split in ("train", "val", "test")]
+    datasets = import_light("torchvision.datasets")
+    sources = [datasets.Flowers102(str(parent), split, download=download) for split in ("train", "val", "test")]
     _count_images(parent / "flowers-102" / "jpg", _FLOWERS_IMAGES)
     names = getattr(sources[0], "classes", None) or range(1, 103)  # older releases know no names
     train, val, test = (FileImages(source._image_files, source._labels, spec) for source in sources)
@@ -101,11 +100,11 @@ def _flowers102(parent: Path, spec: InputSpec, download: bool) -> Splits:
 
 def _pets(parent: Path, spec: InputSpec, download: bool) -> Splits:
     """Published trainval trains, published test tests; 37 breeds."""
-    from torchvision.datasets import OxfordIIITPet
-
     from wasi.data.decode import FileImages
 
-    train, test = (OxfordIIITPet(str(parent), split, download=download) for split in ("trainval", "test"))
+    datasets = import_light("torchvision.datasets")
+    splits = ("trainval", "test")
+    train, test = (datasets.OxfordIIITPet(str(parent), split, download=download) for split in splits)
     _count_images(parent / "oxford-iiit-pet" / "images", len(train) + len(test))
     images = [FileImages(source._images, source._labels, spec) for source in (train, test)]
     return Splits(images[0], None, images[1], list(train.classes))

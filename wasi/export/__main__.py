@@ -6,7 +6,7 @@ import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
-from wasi.atomic import replacing
+from wasi.atomic import remove_leftovers, replacing
 from wasi.cli import run_cli
 from wasi.errors import UserError
 from wasi.models.weights_file import run_header, weights_path
@@ -23,6 +23,7 @@ def main() -> int:
     output = options.output or weights_path(run).parent / _NAMES[form]
     _check_packages(form)
     _check_output(output, run)
+    remove_leftovers(output)
     from wasi.export.check import Deviates, compare
     from wasi.export.formats import write
     from wasi.models.saved import open_model

@@ -23,9 +23,8 @@ from wasi.linalg.output_subspace import (
     project_inputs,
     project_outputs,
 )
-from wasi.methods.calibration import decomposing, in_chunks
+from wasi.methods.calibration import added, decomposing, for_input_gradients, in_chunks
 from wasi.methods.output_init import OutputMoments
-from wasi.models.modes import evaluating
 from wasi.models.structure import head_module
 
 # Share of its mean that is added to the diagonal of `S`, which comes from few images while training moves the
@@ -53,7 +52,7 @@ class FeatureMoments(OutputMoments):
             return
         self.add(x, bias, weights)
         narrow = (rows if self.of_outputs else rows @ self.weight).double()
-        self._sensitivity = self._sensitivity + narrow.mT @ narrow
+        self._sensitivity = added(self._sensitivity, narrow.mT @ narrow)
         self._size = self._size + size
         self._squared_size = self._squared_size + weights.square().sum()
 
@@ -123,7 +122,7 @@ def feature_moments(
     hooks += [each.register_forward_pre_hook(fed) for each in heads]
     device, generator = next(model.parameters()).device, torch.Generator().manual_seed(0)
     try:
-        with evaluating(model), torch.enable_grad():
+        with for_input_gradients(model):
             for images, _ in in_chunks(batches):
                 images = images.to(device).detach().requires_grad_()  # reaches layers that are frozen, too
                 model(images)

@@ -40,7 +40,8 @@ _TYPES: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
 }
 # Types that start from calibration data, and where peft has their options.
 _STARTS = {"eva": ("peft", "EvaConfig"), "corda": ("peft.tuners.lora.config", "CordaConfig")}
-_DEFAULTS = {"lora_rank": 8, "lora_alpha": 16, "block_size": 8, "orth_reg_weight": 0.5}
+DEFAULT_RANK = 8
+_DEFAULTS = {"lora_rank": DEFAULT_RANK, "lora_alpha": 16, "block_size": 8, "orth_reg_weight": 0.5}
 # Options that not every type has.
 _OF_SOME = ("lora_rank", "lora_alpha", "block_size", "init_rank", "tinit", "tfinal", "orth_reg_weight")
 

@@ -10,6 +10,7 @@ from wasi.linalg.allocation import allocate, largest_rank, rank_step
 from wasi.linalg.rank import weight_rank
 from wasi.methods.calibration import decomposing
 from wasi.methods.feature_init import FeatureMoments
+from wasi.models.mapped import let_go
 
 log = logging.getLogger(__name__)
 
@@ -84,4 +85,6 @@ def _budget(weights: list[Tensor], dense: int, epsilon: float, parameter_ratio: 
 
 def _damages(name: str, weight: Tensor, moments: FeatureMoments) -> Tensor:
     with decomposing(name):
-        return moments.damages()[: largest_rank(*weight.shape)]
+        damages = moments.damages()[: largest_rank(*weight.shape)].clone()
+    let_go([weight])
+    return damages

@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
+from wasi.deferred import import_light
+
 IMAGE_SIZE = 28
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "vit_micro.safetensors"
 
 
 def vit_micro(image_size: int, num_classes: int):
     """timm's VisionTransformer: patch 4, width 96, 4 blocks, 3 heads, class token. Input `B x 3 x S x S`."""
-    from timm.models.vision_transformer import VisionTransformer
-
-    return VisionTransformer(
+    return import_light("timm.models.vision_transformer").VisionTransformer(
         img_size=image_size,
         patch_size=4,
         embed_dim=96,

@@ -5,17 +5,17 @@ import sys
 from functools import lru_cache
 from typing import Any
 
-import timm
 import torch
-from timm.data import resolve_data_config
-from timm.models import get_pretrained_cfg
 from torch import nn
 
 from wasi.data.spec import InputSpec
+from wasi.deferred import import_light
 from wasi.errors import UserError
 from wasi.models.download import download, require_reachable
 from wasi.models.input_spec import check_image_size
 from wasi.models.loading import State
+
+timm = import_light("timm")
 
 _HUB_FILE = "model.safetensors"
 
@@ -23,7 +23,7 @@ _HUB_FILE = "model.safetensors"
 def input_spec(name: str, image_size: int | None) -> InputSpec:
     """Size, normalisation and interpolation of the weights' own configuration."""
     model = _outline(name, image_size)
-    wanted = resolve_data_config({}, model=model)
+    wanted = timm.data.resolve_data_config({}, model=model)
     interpolation = "bilinear" if wanted["interpolation"] == "bilinear" else "bicubic"
     size = image_size or wanted["input_size"][-1]
     return InputSpec(size, tuple(wanted["mean"]), tuple(wanted["std"]), interpolation)
@@ -38,7 +38,7 @@ def create_pretrained(name: str, image_size: int, num_classes: int) -> nn.Module
 
     Raises UserError when timm has no weights for the name, or when they cannot be downloaded.
     """
-    published = get_pretrained_cfg(name)
+    published = timm.models.get_pretrained_cfg(name)
     place = published and (published.hf_hub_id or published.url)
     if published is None or not place:
         raise UserError("model.weights", "pretrained", f"random | surrogate | a path: timm has none for {name}")

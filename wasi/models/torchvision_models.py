@@ -2,19 +2,19 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from wasi.data.spec import InputSpec
-from wasi.deferred import dynamo_deferred
+from wasi.deferred import import_light
 from wasi.errors import UserError
 from wasi.models.download import download, require_reachable
 from wasi.models.input_spec import check_image_size
 from wasi.models.loading import State, load_state
 
-with dynamo_deferred():
-    from torchvision import models
+models = import_light("torchvision.models")
 
 NAMES = (
     *("vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32"),
@@ -78,5 +78,5 @@ def head_prefixes(model: nn.Module) -> tuple[str, ...]:
     return ("heads.",) if isinstance(model, models.VisionTransformer) else ("head.",)
 
 
-def _weights(name: str) -> models.WeightsEnum:
+def _weights(name: str) -> Any:
     return models.get_model_weights(name)["IMAGENET1K_V1"]

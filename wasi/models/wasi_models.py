@@ -1,10 +1,9 @@
 """This project's own model: `vit_micro` and its shipped weights."""
 
-from typing import cast
-
 from torch import nn
 
 from wasi.data.spec import InputSpec
+from wasi.deferred import import_light
 from wasi.errors import UserError
 from wasi.models import micro
 from wasi.models.input_spec import check_image_size
@@ -38,9 +37,7 @@ def create_pretrained(name: str, image_size: int, num_classes: int) -> nn.Module
 
 def adapt(state: State, model: nn.Module) -> State:
     """Position embedding resampled to the model's grid."""
-    from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
-
-    return checkpoint_filter_fn(state, cast(VisionTransformer, model))
+    return import_light("timm.models.vision_transformer").checkpoint_filter_fn(state, model)
 
 
 def head_prefixes(model: nn.Module) -> tuple[str, ...]:

@@ -19,7 +19,9 @@ from torch import nn
 from wasi.data.spec import InputSpec
 from wasi.data.synthetic import CLASSES
 from wasi.errors import UserError
+from wasi.methods.calibration import CHUNK
 from wasi.methods.method import Method
+from wasi.methods.peft import DEFAULT_RANK
 from wasi.models.input_spec import architecture_of, library_of
 from wasi.models.outline import without_weights
 from wasi.models.rng import seeded
@@ -147,14 +149,29 @@ def _set_up(cfg: DictConfig, sizes: Outline) -> float:
     largest = max(o * i for o, i in sizes.scope)
     smaller = max(min(o, i) for o, i in sizes.scope)
     factoring = 8 * (largest + 4 * smaller**2) + 4 * largest
-    batch = cfg.dataset.batch_size
-    looking = 0
-    if cfg.method.get("activations") is not None or cfg.method.get("init") in ("output", "features"):
-        looking = 4 * batch * (sizes.image + 2 * sizes.passing + 2 * sizes.widest) + 8 * batch * sizes.widest
+    moments, looks = _moments(cfg, sizes)
+    batch, looking = cfg.dataset.batch_size, moments
+    if cfg.method.get("activations") is not None or looks:
+        looking += 4 * batch * (sizes.image + 2 * sizes.passing + 2 * sizes.widest) + 8 * batch * sizes.widest
         looking += 4 * sizes.largest_block
-        if cfg.method.get("init") in ("output", "features"):  # second moments of every layer
-            looking += sum(8 * (i * i + o * o) for o, i in sizes.scope)
-    return _kept_weights(cfg, sizes) + max(factoring, looking)
+    if looks:  # a chunk inside a block, and what it keeps between blocks
+        looking += 4 * min(CHUNK, batch) * (2 * max(sizes.blocks) + sizes.passing * len(sizes.blocks))
+    return _kept_weights(cfg, sizes) + max(factoring + moments, looking)
+
+
+def _moments(cfg: DictConfig, sizes: Outline) -> tuple[float, bool]:
+    """Bytes of all layers' second moments, with those of a layer in the making, and whether there are any."""
+    method = cfg.method
+    narrow = [min(o, i) ** 2 for o, i in sizes.scope]  # of outputs or inputs, in float64
+    found = 0.0
+    if method.get("init") == "features" or method.get("weight_allocation") == "sensitivity":
+        found = 8 * (2 * sum(narrow) + 2 * max(narrow))
+    elif method.get("init") == "output":
+        found = 8 * (sum(narrow) + 2 * max(narrow))
+    if "keep_ratio" in method:  # SVD-LLM: of the inputs
+        widest = max(i for _, i in sizes.scope)
+        found += 4 * sum(i * i for _, i in sizes.scope) + 8 * 4 * widest**2
+    return found, found > 0
 
 
 def _training(cfg: DictConfig, sizes: Outline, chunk: int, segment: int) -> float:
@@ -180,21 +197,31 @@ def _trained(cfg: DictConfig, sizes: Outline) -> float:
     kind = str(optimizer["_target_"]).rpartition(".")[2]
     states = 1 if optimizer.get("momentum") else 2 if kind.startswith("Adam") or kind == "adamw8bit" else 0
     rest = sizes.rest if method.get("train_rest", True) else 0
-    if (adapter := method.get("lora_rank")) is not None:
-        trained = sum(adapter * (o + i) for o, i in sizes.scope)
-    else:
-        trained = sum(_layer(cfg, o, i) for o, i in sizes.scope)
+    adapter = _adapter_rank(cfg)
+    trained = sum(adapter * (o + i) if adapter else _layer(cfg, o, i) for o, i in sizes.scope)
     return 4 * (rest + trained) * (1 + states)
 
 
 def _layer(cfg: DictConfig, outputs: int, inputs: int) -> float:
     """Numbers that a layer of the scope holds."""
-    adapter = (cfg.method.get("lora_rank") or 0) * (outputs + inputs)
+    adapter = _adapter_rank(cfg) * (outputs + inputs)
     if not _is_factored(cfg):
         return outputs * inputs + adapter
     asked = cfg.method.get("parameter_ratio") or cfg.method.get("keep_ratio")
     full = 1 + min(outputs, inputs) / max(outputs, inputs)  # the share that factors of full rank take
     return min(asked or _share(cfg.method.weight_epsilon, full), full) * outputs * inputs + adapter
+
+
+def _adapter_rank(cfg: DictConfig) -> int:
+    """`k` of adapters that have at most `k (outputs + inputs)` numbers; 0 for a method without adapters.
+
+    Of peft's tuners that bounds OFT's and BOFT's blocks of `k x k` too, VeRA's shared matrices, and IA3's vectors.
+    """
+    method = cfg.method
+    if "lora_rank" not in method:
+        return 0
+    rank = method.lora_rank or method.get("block_size") or DEFAULT_RANK
+    return max(method.get("init_rank") or 0, ceil(1.5 * rank)) if method.get("type") == "adalora" else rank
 
 
 def _is_factored(cfg: DictConfig) -> bool:

@@ -19,7 +19,7 @@ from wasi.training.lean import LeanStep
 from wasi.training.optimizer import build_optimizer
 from wasi.training.step import TrainStep
 
-_SET_UP_BLOCK = 2**20  # bytes: from this size on a block that is freed goes back, whatever the time that takes
+_SET_UP_BLOCK = 2**18  # bytes: from this size on a block that is freed goes back, whatever the time that takes
 
 
 def prepare_allocator(memory: str) -> None:
