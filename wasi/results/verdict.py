@@ -94,13 +94,14 @@ def _rivals_sentence(comparison: Comparison) -> str | None:
 def _memory_sentence(comparison: Comparison) -> str | None:
     """Rows, with their peak and speed, that need less memory than the leanest of the rows judged."""
     leanest = _extreme(min, [row.measured(PEAK) for row in comparison.rows if is_subject(row.method)])
-    others = [row for row in comparison.rows if not is_subject(row.method) and row.measured(PEAK)]
-    if leanest is None or not others:
+    others = [row for row in comparison.rows if not is_subject(row.method)]
+    peaks = {row.name: peak for row in others if (peak := row.measured(PEAK)) is not None}
+    if leanest is None or not peaks:
         return None
-    less = sorted((row for row in others if row.measured(PEAK) < leanest), key=lambda row: row.measured(PEAK))
+    less = sorted((row for row in others if peaks.get(row.name, leanest) < leanest), key=lambda row: peaks[row.name])
     if not less:
         return f"No other row needs less memory in a step than the leanest {title(is_subject)} row ({leanest:.0f} MiB)."
-    rows = _listed([f"{row.name} ({row.measured(PEAK):.0f} MiB{_speed(row)})" for row in less])
+    rows = _listed([f"{row.name} ({peaks[row.name]:.0f} MiB{_speed(row)})" for row in less])
     needs = "needs" if len(less) == 1 else "need"
     return f"{rows} {needs} less memory in a step than the leanest {title(is_subject)} row ({leanest:.0f} MiB)."
 
