@@ -136,4 +136,4 @@ def test_parts_sum_to_the_step():
     looks = next(clock)
     spent = watched.spent
     assert spent.pop(parts._DENSE) == 0
-    assert sum(spent.values()) == looks - 1 > 100
+    assert sum(spent.values()) == looks - 1 > 80

@@ -37,3 +37,21 @@ def test_what_comes_out_and_the_way_back_keep_the_quick_layout():
     assert narrowed.mT.is_contiguous()
     (d_narrowed,) = torch.autograd.grad(F.linear(narrowed, left).sum(), [narrowed])
     assert d_narrowed.mT.is_contiguous()
+
+
+def test_a_model_may_change_the_output_in_place():
+    """As timm's BEiT and Swin v2 add a bias to what their qkv projection returns."""
+    x, right, left, bias = _tensors((4, 7))
+
+    class Product(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return two_factors(x, right, left)
+
+        @staticmethod
+        def backward(ctx, grad):
+            return (grad @ left) @ right
+
+    y = Product.apply(x)
+    y += bias
+    torch.testing.assert_close(torch.autograd.grad(y.sum(), [x])[0], (torch.ones_like(y) @ left) @ right)

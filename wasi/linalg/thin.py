@@ -1,5 +1,6 @@
 """Products with a thin matrix, in the layout in which BLAS is quickest."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -15,4 +16,7 @@ def narrow(x: Tensor, thin: Tensor) -> Tensor:
 
 def two_factors(x: Tensor, right: Tensor, left: Tensor, bias: Tensor | None = None) -> Tensor:
     """`(X R^T) L^T + b` (`[..., O]`) for `x` (`[..., I]`), `R` (`K x I`), `L` (`O x K`) and `b` (`[O]` or None)."""
-    return F.linear(narrow(x, right), left, bias).view(*x.shape[:-1], left.shape[0])
+    wide = F.linear(narrow(x, right), left, bias)
+    # As torch.matmul shapes its result: what a view would be, but a model may change it in place (timm's BEiT does),
+    # which autograd refuses for a view that leaves an autograd Function.
+    return torch.ops.aten._unsafe_view(wide, (*x.shape[:-1], left.shape[0]))
