@@ -34,6 +34,8 @@ def parsed(path: Path) -> list:
             place += room
             continue
         length, kind = int.from_bytes(raw[place + 4 : place + 6], "little"), raw[place + 6]
+        if place + 7 + length > len(raw):
+            break  # the backend is still writing it
         parts += raw[place + 7 : place + 7 + length]
         place += 7 + length
         if kind in (1, 4):  # whole, or the last part
