@@ -1,6 +1,5 @@
 """What is measured: a configuration's model, built as train.py builds it, and its first training batch."""
 
-import importlib
 from collections.abc import Callable
 
 import hydra
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from wasi.data.catalogue import load_data
 from wasi.data.loader import first_batch
 from wasi.data.normalize import Normalize
+from wasi.deferred import import_light
 from wasi.errors import UserError
 from wasi.methods.calibration import Calibration
 from wasi.models.build import build_model
@@ -19,11 +19,7 @@ from wasi.runs.device import prepare_device
 from wasi.training.build_step import build_step, prepare_allocator
 from wasi.training.compile import check_compiler
 
-_LIBRARIES = {
-    "torchvision": "wasi.models.torchvision_models",
-    "timm": "wasi.models.timm_models",
-    "wasi": "timm.models.vision_transformer",
-}
+_LIBRARIES = {"torchvision": "torchvision.models", "timm": "timm", "wasi": "timm.models.vision_transformer"}
 
 
 class Subject:
@@ -52,7 +48,7 @@ class Subject:
         self._batch = first_batch(self.data.train, cfg)
         self.normalize = Normalize(self.spec)
         # Imports are no part of what building costs.
-        importlib.import_module(_LIBRARIES[cfg.model.library])
+        import_light(_LIBRARIES[cfg.model.library])
         hydra.utils.get_class(cfg.method._target_)
 
     def build(self) -> None:

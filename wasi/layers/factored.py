@@ -70,7 +70,7 @@ def factor_gradients(
     seen = tucker.contract_gradient(grad, factors).reshape(-1, grad.shape[-1])
     rows = core.reshape(-1, core.shape[-1])
     right_part = right if basis is None else right @ basis
-    d_right = narrow(seen, left.mT).mT @ rows
+    d_right = (left.mT @ seen.mT) @ rows
     return seen.mT @ (rows @ right_part.mT), d_right if basis is None else d_right @ basis.mT
 
 

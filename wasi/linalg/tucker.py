@@ -69,18 +69,9 @@ def compress(
 def _cheaper_order(shape: Sequence[int], bases: Factors) -> tuple[int, ...]:
     """Places in `bases`: all token modes, then features, or features first; on equal terms the latter."""
     last = len(bases) - 1
+    ranks = [shape[0], *(d if u is None else u.shape[1] for d, u in zip(shape[1:], bases, strict=True))]
     orders = (last, *range(last)), tuple(range(last + 1))
-
-    def cost(order: tuple[int, ...]) -> int:
-        """Multiply-adds."""
-        total, sizes = 0, list(shape)
-        for position in order:
-            if (basis := bases[position]) is not None:
-                total += prod(sizes) * basis.shape[1]
-                sizes[position + 1] = basis.shape[1]
-        return total
-
-    return min(orders, key=cost)
+    return min(orders, key=lambda order: _projection_cost(shape, ranks, [place + 1 for place in order]))
 
 
 def expand(core: Tensor, factors: Factors) -> Tensor:
@@ -140,8 +131,9 @@ def weight_coordinates(grad: Tensor, core: Tensor, factors: Factors) -> Tensor:
     """
     sizes, ranks = grad.shape[:-1], core.shape[:-1]
     o, r = grad.shape[-1], core.shape[-1]
-    through_core = _projection_cost(sizes, ranks, o) + prod(ranks) * o * r
-    through_tokens = _projection_cost(sizes, ranks, r) + prod(sizes) * o * r
+    order = token_modes_first(len(sizes))
+    through_core = _projection_cost((*sizes, o), (*ranks, o), order) + prod(ranks) * o * r
+    through_tokens = _projection_cost((*sizes, r), (*ranks, r), order) + prod(sizes) * o * r
     if through_core <= through_tokens:
         grad = contract_gradient(grad, factors)
     else:
@@ -149,14 +141,13 @@ def weight_coordinates(grad: Tensor, core: Tensor, factors: Factors) -> Tensor:
     return grad.reshape(-1, o).mT @ core.reshape(-1, r)
 
 
-def _projection_cost(sizes: Sequence[int], ranks: Sequence[int], width: int) -> int:
-    """Multiply-adds of shrinking `sizes x width` to `ranks x width`, mode after mode, or of the way back."""
+def _projection_cost(sizes: Sequence[int], ranks: Sequence[int], order: Sequence[int]) -> int:
+    """Multiply-adds of shrinking a tensor from `sizes` to `ranks`, mode after mode in `order`, or of the way back."""
     cost, current = 0, list(sizes)
-    for mode in token_modes_first(len(sizes)):
-        rank = ranks[mode]
-        if rank != sizes[mode]:
-            cost += prod(current) * rank * width
-            current[mode] = rank
+    for mode in order:
+        if ranks[mode] != sizes[mode]:
+            cost += prod(current) * ranks[mode]
+            current[mode] = ranks[mode]
     return cost
 
 

@@ -46,11 +46,10 @@ def _table(root: Path, asked: str) -> str:
     """Args: asked: `NAME` or `NAME of ROW, ROW`."""
     name, _, rows = asked.partition(" of ")
     comparison = compare(name, read_records(root / "results" / name))
-    chosen = [row.strip() for row in rows.split(",")] if rows else [row.name for row in comparison.rows]
+    chosen = [row.strip() for row in rows.split(",")] if rows else None
     there = {row.name for row in comparison.rows}
-    for row in chosen:
-        if row not in there:
-            raise UserError("table", asked, f"rows of results/{name}: {', '.join(sorted(there))}")
+    if not there.issuperset(chosen or ()):
+        raise UserError("table", asked, f"rows of results/{name}: {', '.join(sorted(there))}")
     return markdown(comparison, chosen)
 
 

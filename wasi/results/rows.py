@@ -21,8 +21,8 @@ class Row:
     """One configuration: its runs, which differ by seed, and its benchmark where there is one.
 
     accuracy: seed -> fraction.
-    trained_as: the row whose runs these are, where this one has none of its own and differs by memory policy alone,
-        which changes a step by rounding only (tests/training/test_lean.py).
+    trained_as: a row that differs by memory policy alone and has runs, where this one has none of its own. Its
+        accuracy is not taken for this one's: lean steps round what passes between blocks (`train.storage`).
     """
 
     name: str
@@ -112,7 +112,7 @@ def compare(table: str, records: list[Record]) -> Comparison:
     references = [row.name for row in rows if row.method == reference()]
     name = bases.pop() if bases else references[0] if len(references) == 1 else reference()
     baseline = next((row for row in rows if row.name == name), None)
-    rows = sorted((_with_runs(row, rows) for row in rows), key=lambda row: _place(row, baseline))
+    rows = sorted((_pointing_to_runs(row, rows) for row in rows), key=lambda row: _place(row, baseline))
     return Comparison(rows, baseline, metric, records)
 
 
@@ -127,12 +127,12 @@ def _row(table: str, name: str, records: list[Record], metric: str) -> Row:
     return Row(name, records[0].config, dict(sorted(accuracy.items())), benches[0] if benches else None)
 
 
-def _with_runs(row: Row, rows: list[Row]) -> Row:
-    """The row itself, or with the runs of one that takes the same steps under another memory policy."""
+def _pointing_to_runs(row: Row, rows: list[Row]) -> Row:
+    """The row itself or, where it was not trained, with the name of one that was under another memory policy."""
     twins = [other for other in rows if other.accuracy and other.differs_by_memory_policy_only(row)]
     if row.accuracy or not twins:
         return row
-    return replace(row, accuracy=twins[0].accuracy, trained_as=twins[0].name)
+    return replace(row, trained_as=twins[0].name)
 
 
 def _refuse_mixtures(table: str, records: list[Record]) -> None:

@@ -25,7 +25,10 @@ _MEMORY = (
     "from its start."
 )
 _LESS = "In brackets: {baseline}'s / this row's."
-_AS = "as X: not trained again, since the memory policy, the only difference to X, changes steps by rounding only."
+_AS = (
+    "as X: not trained itself; it differs from X by the memory policy alone, which repeats forward passes and rounds "
+    "what passes between blocks (train.storage)."
+)
 _BOLD = "**Bold**: on the Pareto front of accuracy, step time and live peak."
 
 
@@ -74,7 +77,7 @@ def _cells(row: Row, comparison: Comparison) -> list[str]:
         f"**{row.name}**" if row.name in comparison.front else row.name,
         f"{_optimizer(row)}, {row.config['optimizer.lr']:g}",
         _accuracy(row),
-        _NOTHING if row.trained_as else _difference(comparison.difference(row)),
+        _difference(comparison.difference(row)),
         _ratio(row, STEP),
         _ratio(row, INFERENCE),
         _mib(row, PEAK, comparison),
@@ -89,9 +92,7 @@ def _optimizer(row: Row) -> str:
 
 def _accuracy(row: Row) -> str:
     if row.mean is None:
-        return _NOTHING
-    if row.trained_as is not None:
-        return f"as {row.trained_as}"
+        return _NOTHING if row.trained_as is None else f"as {row.trained_as}"
     spread = "" if row.std is None else f" ± {row.std:.4f}"
     return f"{row.mean:.4f}{spread} (n={len(row.accuracy)})"
 

@@ -55,8 +55,8 @@ class Record:
     @property
     def own_before(self) -> dict[str, Any]:
         """The folder's result, where it is of this configuration; empty otherwise."""
-        same = self.previous is not None and self.previous.get("fingerprint") == self.fingerprint
-        return self.previous if same and self.previous is not None else {}
+        previous = self.previous or {}
+        return previous if previous.get("fingerprint") == self.fingerprint else {}
 
     def is_same_run(self) -> bool:
         """Whether the folder's result is of this configuration."""

@@ -149,18 +149,18 @@ def _set_up(cfg: DictConfig, sizes: Outline) -> float:
     largest = max(o * i for o, i in sizes.scope)
     smaller = max(min(o, i) for o, i in sizes.scope)
     factoring = 8 * (largest + 4 * smaller**2) + 4 * largest
-    moments, looks = _moments(cfg, sizes)
+    moments = _moments(cfg, sizes)
     batch, looking = cfg.dataset.batch_size, moments
-    if cfg.method.get("activations") is not None or looks:
+    if cfg.method.get("activations") is not None or moments:
         looking += 4 * batch * (sizes.image + 2 * sizes.passing + 2 * sizes.widest) + 8 * batch * sizes.widest
         looking += 4 * sizes.largest_block
-    if looks:  # a chunk inside a block, and what it keeps between blocks
+    if moments:  # a chunk inside a block, and what it keeps between blocks
         looking += 4 * min(CHUNK, batch) * (2 * max(sizes.blocks) + sizes.passing * len(sizes.blocks))
     return _kept_weights(cfg, sizes) + max(factoring + moments, looking)
 
 
-def _moments(cfg: DictConfig, sizes: Outline) -> tuple[float, bool]:
-    """Bytes of all layers' second moments, with those of a layer in the making, and whether there are any."""
+def _moments(cfg: DictConfig, sizes: Outline) -> float:
+    """Bytes of all layers' second moments, with those of a layer in the making; 0 where none are taken."""
     method = cfg.method
     narrow = [min(o, i) ** 2 for o, i in sizes.scope]  # of outputs or inputs, in float64
     found = 0.0
@@ -171,7 +171,7 @@ def _moments(cfg: DictConfig, sizes: Outline) -> tuple[float, bool]:
     if "keep_ratio" in method:  # SVD-LLM: of the inputs
         widest = max(i for _, i in sizes.scope)
         found += 4 * sum(i * i for _, i in sizes.scope) + 8 * 4 * widest**2
-    return found, found > 0
+    return found
 
 
 def _training(cfg: DictConfig, sizes: Outline, chunk: int, segment: int) -> float:

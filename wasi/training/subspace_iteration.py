@@ -85,10 +85,10 @@ class SubspaceIteration:
             layer.retract_()
         for dense in self.truncating:
             dense.retract_()
-        for either in self.layers:
-            moved = either.state is not None and either.state.advance()
-            if moved and isinstance(either, FactoredLinear) and either in self.folding:
-                either.retract_()
+        for compressing in self.layers:
+            moved = compressing.state is not None and compressing.state.advance()
+            if moved and isinstance(compressing, FactoredLinear) and compressing in self.folding:
+                compressing.retract_()
 
     def fold(self) -> None:
         """Take the steps that the optimizer has made in coordinates, since the last call, into the factors."""
