@@ -22,7 +22,8 @@ def project(x: Tensor, factor: Tensor, mode: int) -> Tensor:
     if mode == x.dim() - 1:
         return narrow(x, factor.mT).contiguous().view(shape)
     left, right = prod(x.shape[:mode]), prod(x.shape[mode + 1 :])
-    return (factor.mT @ x.reshape(left, x.shape[mode], right)).view(shape)
+    # torch.matmul would copy `x` transposed, so as to fold it, where the factor requires a gradient.
+    return torch.bmm(factor.mT.expand(left, -1, -1), x.reshape(left, x.shape[mode], right)).view(shape)
 
 
 def iterate(x: Tensor, small: Tensor, mode: int) -> Tensor:
