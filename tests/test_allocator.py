@@ -1,4 +1,4 @@
-"""The allocator's settings, each in a process of its own: they cannot be taken back."""
+"""The allocator's settings, each in a process of its own: what they did to its heap cannot be taken back."""
 
 import os
 import resource
@@ -54,6 +54,22 @@ def test_large_blocks_go_back_and_it_is_seen_when_they_do_not():
     against = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "9999999999"}
     returned, few, freed, _ = run("return_large_blocks(2**24)", **against)
     assert not returned and few < 1000 and freed == "kept"
+
+
+IN_TURNS = """
+from wasi import allocator
+print(allocator.keep_freed_memory(), allocator.return_large_blocks(2**27), allocator.keep_freed_memory(),
+      allocator.returns_freed_memory(2**27))
+"""
+
+
+@glibc
+def test_what_is_told_last_holds_for_what_does_not_fit_into_holes_of_the_heap():
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_", "MIMALLOC_"))}
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    program = [sys.executable, "-c", IN_TURNS]
+    done = subprocess.run(program, env={**clean, "PYTHONPATH": path}, stdout=subprocess.PIPE, text=True)
+    assert done.stdout.split() == ["True", "True", "True", "False"]
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ import psutil
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -2, -3, -4  # malloc.h
 _LARGEST = 2**31 - 1
-_TOP_PAD = 64 * 2**20
+_MAPPINGS = 65536  # glibc's default of M_MMAP_MAX
+_KEEPING = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: _LARGEST, _M_TOP_PAD: 64 * 2**20}
 _SETTINGS = (
     *("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_"),
     *("GLIBC_TUNABLES", "MIMALLOC_PURGE_DELAY", "MIMALLOC_PURGE_DECOMMITS"),
@@ -52,16 +53,18 @@ def keep_freed_memory() -> bool:
 
     Returns whether freed memory stays, which is looked at.
     """
-    _tell_glibc({_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: _LARGEST, _M_TOP_PAD: _TOP_PAD})
+    _tell_glibc(_KEEPING)
     return not returns_freed_memory()
 
 
 def return_large_blocks(size: int) -> bool:
     """From now on blocks of `size` bytes and more go back when they are freed; smaller ones are reused in the heap.
 
+    So are large ones that fit into a hole of the heap, which only a process that once kept freed memory has.
+
     Settings in the environment win. Returns whether it took effect, which is looked at.
     """
-    _tell_glibc({_M_MMAP_THRESHOLD: size, _M_TRIM_THRESHOLD: _LARGEST, _M_TOP_PAD: 0})
+    _tell_glibc({_M_MMAP_MAX: _MAPPINGS, _M_MMAP_THRESHOLD: size, _M_TRIM_THRESHOLD: _LARGEST, _M_TOP_PAD: 0})
     return returns_freed_memory(size)
 
 
@@ -74,7 +77,8 @@ def returns_freed_memory(size: int = _PROBE) -> bool:
     held = torch.ones(size, dtype=torch.uint8)
     grown = _resident() - before
     del held
-    returned = _resident() - before < max(grown, size) / 2
+    found = grown < size / 2  # in memory that an earlier tensor left behind
+    returned = not found and _resident() - before < grown / 2
     _freed = "returned" if returned else "kept"
     return returned
 

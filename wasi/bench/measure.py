@@ -113,17 +113,17 @@ class Bench:
     def _rounds(self, pairs: list[Timed], release: bool) -> None:
         bench = self._cfg.bench
         turn = {"min_count": ceil(bench.min_count / bench.rounds), "min_seconds": bench.min_seconds / bench.rounds}
-        for number in range(bench.rounds):
-            ordered = pairs if number % 2 == 0 else pairs[::-1]
-            for kind, request in _REQUESTS.items():
-                for _, side, child in ordered:
+        for kind, request in _REQUESTS.items():  # all steps first: inference changes what becomes of freed memory
+            for number in range(bench.rounds):
+                for _, side, child in pairs if number % 2 == 0 else pairs[::-1]:
                     warmup = 0 if number else bench.warmup
                     side.rounds[kind].append(child.ask(request, warmup=warmup, **turn))
                     if release:
                         child.ask("release")
-            self._look()
-            medians = ", ".join(f"{who} {side.metrics()[f'{TRAIN}_p50']:.1f} ms" for who, side, _ in pairs)
-            log.info("round %d/%d: %s per step", number + 1, bench.rounds, medians)
+                self._look()
+                if kind == TRAIN:
+                    medians = ", ".join(f"{who} {side.metrics()[f'{TRAIN}_p50']:.1f} ms" for who, side, _ in pairs)
+                    log.info("round %d/%d: %s per step", number + 1, bench.rounds, medians)
 
     def _tell_contention(self, pairs: list[Timed]) -> None:
         """The larger of the shares of time that the processes waited for a processor."""

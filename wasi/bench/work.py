@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from omegaconf import OmegaConf
 from torch import nn
 
-from wasi.allocator import release_memory
+from wasi.allocator import keep_freed_memory, release_memory
 from wasi.bench.subject import Subject
 from wasi.measure import contention, rss
 from wasi.measure.timing import synchronizer, time_steps
@@ -57,11 +57,17 @@ class Work:
         return self._time("train", lambda: step(*batch), warmup, min_count, min_seconds)
 
     def time_inference(self, warmup: int, min_count: int, min_seconds: float) -> list[float]:
-        """Milliseconds of a batch in eval mode without gradients, adapters merged."""
+        """Milliseconds of a batch in eval mode without gradients, adapters merged. No step is timed as before after it.
+
+        Freed memory is kept from now on: `train.memory=lean` is a policy of training, not of what is deployed.
+        """
         model, images = self.subject.step.model, self.subject.images()
+        keep_freed_memory()
         with self.subject.method.deployed(model), evaluating(model):
             if self._cfg.device.compile:
                 settle(lambda: model(images))
+            if self._cfg.train.memory == "lean":  # its steps left no free memory to find
+                warmup = max(warmup, 1)
             return self._time("inference", lambda: model(images), warmup, min_count, min_seconds)
 
     def waited(self) -> float | None:

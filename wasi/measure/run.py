@@ -6,6 +6,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from wasi.allocator import keep_freed_memory
 from wasi.linalg import tucker
 from wasi.measure.accounting import paper_accounting
 from wasi.measure.breakdown import Breakdown, Target
@@ -126,8 +127,9 @@ def times(
 
 @torch.no_grad()
 def inference_ms(step: TrainStep, normalised: Tensor) -> list[float]:
-    """One batch in eval mode, several times."""
+    """One batch in eval mode, several times. Freed memory is kept from now on, whatever `train.memory` is."""
     step.model.eval()
+    keep_freed_memory()
     return time_steps(lambda: step.model(normalised), 1, 5, 0.0, synchronizer(step.device.type))
 
 

@@ -11,6 +11,7 @@ from wasi.report.statistics import Paired, mean, paired, std
 from wasi.results.kept_result import BENCH, RUN, Record
 
 STEP, INFERENCE = "time/train_step_ms_p50", "time/inference_ms_p50"
+FLOPS = "flops/train_step"
 PEAK, PROCESS = "memory/train_peak_mib", "memory/process_rss_peak_mib"
 TEST, VALIDATION = "test/acc", "val/acc"
 _MEMORY_POLICY = ("train.memory", "train.step_in_backward")

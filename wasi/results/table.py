@@ -4,11 +4,11 @@ from collections.abc import Collection
 
 from wasi.report.statistics import Paired
 from wasi.results.kept_result import BENCH, RUN, Record
-from wasi.results.rows import INFERENCE, PEAK, PROCESS, STEP, TEST, Comparison, Row
+from wasi.results.rows import FLOPS, INFERENCE, PEAK, PROCESS, STEP, TEST, Comparison, Row
 from wasi.results.verdict import sentences
 
 _TITLES = (
-    *("", "optimizer, lr", "{accuracy}", "Δ {baseline}, points", "step", "inference"),
+    *("", "optimizer, lr", "{accuracy}", "Δ {baseline}, points", "FLOPs", "step", "inference"),
     *("live MiB", "process MiB"),
 )
 _NOTHING = "-"
@@ -16,6 +16,7 @@ _ACCURACY = (
     "Accuracy: mean ± sample standard deviation over n seeds; Δ: mean difference to {baseline} on equal seeds and "
     "its 95 % t-interval."
 )
+_COUNTED = "FLOPs: {baseline}'s in a whole step / this row's, counted."
 _TIMES = (
     "Step and inference: {baseline}'s time / this row's, both measured in turns, with a 95 % interval; above 1 is "
     "faster."
@@ -57,6 +58,7 @@ def _legend(comparison: Comparison, rows: list[Row]) -> str:
     applies = {
         _ACCURACY: any(row.accuracy for row in rows),
         _AS: any(row.trained_as for row in rows),
+        _COUNTED: any(row.ratio(FLOPS) for row in rows),
         _TIMES: any(row.ratio(STEP) for row in rows),
         _MEMORY: any(row.measured(PEAK) for row in rows),
         _LESS: any(_less(row, PEAK, comparison) for row in rows),
@@ -78,6 +80,7 @@ def _cells(row: Row, comparison: Comparison) -> list[str]:
         f"{_optimizer(row)}, {row.config['optimizer.lr']:g}",
         _accuracy(row),
         _difference(comparison.difference(row)),
+        _ratio(row, FLOPS),
         _ratio(row, STEP),
         _ratio(row, INFERENCE),
         _mib(row, PEAK, comparison),
