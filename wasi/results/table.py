@@ -49,7 +49,8 @@ def markdown(comparison: Comparison, only: Collection[str] | None = None) -> str
     lines = [titles, ["---", "---", *["---:"] * (len(titles) - 2)], *rows]
     lines = [[cells[place] for place in told] for cells in lines]
     table = "\n".join(f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in lines)
-    parts = [" ".join(sentences(comparison)), table, _legend(comparison, shown), _source(comparison.records)]
+    verdict = "\n".join(f"- {sentence}" for sentence in sentences(comparison))
+    parts = [verdict, table, _legend(comparison, shown), _source(comparison.records)]
     return "\n\n".join(part for part in parts if part)
 
 

@@ -1,17 +1,23 @@
 """What a table says, in sentences made from its numbers: the targets for the method that is judged, and rivals."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from wasi.methods.declared import is_rival, is_subject, title
 from wasi.report.pareto import better_everywhere
+from wasi.report.statistics import Paired
 from wasi.results.rows import INFERENCE, PEAK, STEP, Comparison, Row
 
 POINTS_BELOW, STEP_SPEED, SHARE_OF_LORA, INFERENCE_SPEED = 1.5, 1.3, 0.7, 1.3
-TARGETS = (
-    f"at most {POINTS_BELOW} points below {{baseline}}, a step at least {STEP_SPEED}× as fast as {{baseline}}'s, "
-    f"under train.memory=lean at most {SHARE_OF_LORA} of the least peak of a lean {{rival}} with unquantized "
-    f"weights, and inference at least {INFERENCE_SPEED}× as fast as the fastest plain {{rival}}'s"
-)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a row reached of one target. told: the measured value and, in brackets, the bound; met: None if unknown."""
+
+    name: str
+    told: str
+    met: bool | None
 
 
 def sentences(comparison: Comparison) -> list[str]:
@@ -29,50 +35,67 @@ def _targets_sentence(comparison: Comparison) -> str | None:
     rivals = [row for row in comparison.rows if is_rival(row.method)]
     if comparison.baseline is None or not candidates or not rivals:
         return None
-    wanted = TARGETS.format(baseline=comparison.baseline.name, rival=title(is_rival))
-    missed = {row.name: _missed(row, comparison) for row in candidates}
-    meeting = [name for name, misses in missed.items() if not misses]
-    unknown = sorted({word for misses in missed.values() for word, met in misses.items() if met is None})
-    if unknown and not meeting:
-        return f"The four targets ({wanted}) cannot be judged: not measured for every row: {', '.join(unknown)}."
+    judged = {row.name: _judged(row, comparison) for row in candidates}
+    meeting = [name for name, targets in judged.items() if all(target.met for target in targets)]
     if meeting:
-        rows = f"{_listed(meeting)} {'meets' if len(meeting) == 1 else 'meet'}"
-        doubts = "".join(_doubt(row, comparison) for row in candidates if row.name in meeting)
-        return f"{rows} the four targets at once: {wanted}.{doubts}"
+        told = [f"{name} meets the four targets at once: {_values(judged[name])}." for name in meeting]
+        return " ".join(told)
+    unknown = sorted({target.name for targets in judged.values() for target in targets if target.met is None})
+    if unknown:
+        return f"The four targets cannot be judged: not measured for every row: {', '.join(unknown)}."
+    missed = {name: [target for target in targets if not target.met] for name, targets in judged.items()}
     nearest = min(missed, key=lambda name: len(missed[name]))
-    misses = _listed(list(missed[nearest]))
-    return f"No {title(is_subject)} row meets the four targets at once ({wanted}); {nearest} misses {misses}."
+    start = f"No {title(is_subject)} row meets the four targets at once"
+    return f"{start}; {nearest} misses {_values(missed[nearest])}."
 
 
-def _doubt(row: Row, comparison: Comparison) -> str:
-    """A sentence where the mean meets the target of accuracy and its interval reaches beyond."""
-    difference = comparison.difference(row)
-    if difference is None or difference.low is None or difference.low >= -POINTS_BELOW / 100:
-        return ""
-    mean, low = 100 * difference.difference, 100 * difference.low
-    told = f"{row.name}'s mean difference ({mean:+.2f}); its 95 % interval reaches {low:+.2f}"
-    return f" {POINTS_BELOW} points hold of {told}."
+def _values(targets: list[Judged]) -> str:
+    return ", ".join(f"{target.name} {target.told}" for target in targets)
 
 
-def _missed(row: Row, comparison: Comparison) -> dict[str, bool | None]:
-    """The targets that the row misses: False; or that cannot be judged: None."""
-    twin = next((other for other in comparison.rows if _is_lean_twin(other, row)), None)
-    difference = comparison.difference(row)
+def _judged(row: Row, comparison: Comparison) -> list[Judged]:
     rivals = [other for other in comparison.rows if is_rival(other.method)]
+    twin = next((other for other in comparison.rows if _is_lean_twin(other, row)), None)
     peaks = [rival.measured(PEAK) for rival in rivals if rival.is_lean and rival.base is None]
     speeds = [rival.ratio(INFERENCE) for rival in rivals if not rival.is_lean]
-    least, fastest = _extreme(min, peaks), _extreme(max, speeds)
-    judged = {
-        "accuracy": _at_least(None if difference is None else difference.difference, -POINTS_BELOW / 100),
-        "step time": _at_least(row.ratio(STEP), STEP_SPEED),
-        "memory": _at_least(least and SHARE_OF_LORA * least, None if twin is None else twin.measured(PEAK)),
-        "inference time": _at_least(row.ratio(INFERENCE), fastest and INFERENCE_SPEED * fastest),
-    }
-    return {name: met for name, met in judged.items() if not met}
+    baseline, rival = comparison.baseline.name if comparison.baseline else "", title(is_rival)
+    return [
+        _accuracy(comparison.difference(row), baseline),
+        _speed_target("step", row.ratio(STEP), STEP_SPEED, f"{baseline}'s"),
+        _memory(None if twin is None else twin.measured(PEAK), _extreme(min, peaks), rival),
+        _speed_target(
+            "inference", _quotient(row.ratio(INFERENCE), _extreme(max, speeds)), INFERENCE_SPEED, f"plain {rival}'s"
+        ),
+    ]
 
 
-def _at_least(value: float | None, bound: float | None) -> bool | None:
-    return None if value is None or bound is None else value >= bound
+def _accuracy(difference: Paired | None, baseline: str) -> Judged:
+    """Of the mean difference; the interval stands beside it, as it may reach beyond the bound."""
+    if difference is None:
+        return Judged("accuracy", "", None)
+    interval = difference.interval
+    bounds = "" if interval is None else f"; 95 % interval {100 * interval[0]:+.2f} to {100 * interval[1]:+.2f}"
+    points = 100 * difference.difference
+    told = f"{points:+.2f} points against {baseline} (at least {-POINTS_BELOW}{bounds})"
+    return Judged("accuracy", told, points >= -POINTS_BELOW)
+
+
+def _speed_target(name: str, ratio: float | None, bound: float, whose: str) -> Judged:
+    if ratio is None:
+        return Judged(name, "", None)
+    return Judged(name, f"{ratio:.2f}× as fast as {whose} (at least {bound}×)", ratio >= bound)
+
+
+def _memory(peak: float | None, least: float | None, rival: str) -> Judged:
+    share = _quotient(peak, least)
+    if share is None:
+        return Judged("lean peak", "", None)
+    told = f"{share:.2f} of lean {rival}'s with unquantized weights (at most {SHARE_OF_LORA})"
+    return Judged("lean peak", told, share <= SHARE_OF_LORA)
+
+
+def _quotient(value: float | None, by: float | None) -> float | None:
+    return None if value is None or by is None else value / by
 
 
 def _rivals_sentence(comparison: Comparison) -> str | None:
