@@ -24,7 +24,7 @@ def sentences(comparison: Comparison) -> list[str]:
     """On the four targets at once, on rows that beat every row judged, and on rows that need less memory than any of
     these; what cannot be judged says why.
 
-    Two of the targets are about rivals: a table without any has no sentence on them.
+    Two of the targets are about rivals, and three are about costs: a table without any has no sentence on them.
     """
     found = [_targets_sentence(comparison), _rivals_sentence(comparison), _memory_sentence(comparison)]
     return [sentence for sentence in found if sentence]
@@ -33,7 +33,7 @@ def sentences(comparison: Comparison) -> list[str]:
 def _targets_sentence(comparison: Comparison) -> str | None:
     candidates = [row for row in comparison.rows if is_subject(row.method) and not row.is_lean]
     rivals = [row for row in comparison.rows if is_rival(row.method)]
-    if comparison.baseline is None or not candidates or not rivals:
+    if comparison.baseline is None or not candidates or not rivals or not any(row.bench for row in comparison.rows):
         return None
     judged = {row.name: _judged(row, comparison) for row in candidates}
     meeting = [name for name, targets in judged.items() if all(target.met for target in targets)]
