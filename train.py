@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import hydra
@@ -103,13 +103,18 @@ def fit(
     cfg: DictConfig, run: Run, step: TrainStep, data: Data, spec: InputSpec, calibration: Calibration
 ) -> Sequence[float]:
     """Train for all epochs, from a checkpoint where there is one; seconds of the last steps."""
+    import torch
+
     from wasi.config.levels import measure_level
     from wasi.data.augment import augmented, batch_mix
+    from wasi.measure.contention import crowding_warning
     from wasi.measure.rss import process_peak_mib
     from wasi.training.loop import Fit
     from wasi.training.monitor import Monitor
 
-    watchers = [Monitor(step.model, calibration, cfg, run.folder, run.tracker)] if cfg.train.monitor else []
+    watchers: list[Callable[[int, int], None]] = [crowding_warning(torch.get_num_threads())]
+    if cfg.train.monitor:
+        watchers.append(Monitor(step.model, calibration, cfg, run.folder, run.tracker))
     train_images = augmented(data.train, cfg.augment, spec, cfg.seed)
     mix = batch_mix(cfg.augment, data.num_classes)
     training = Fit(step, train_images, data.val, cfg, run.folder, run.tracker, watchers, mix)

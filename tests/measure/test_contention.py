@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from wasi.measure.contention import clocks, contention, share, spent
+from wasi.measure import contention as module
+from wasi.measure.contention import clocks, contention, crowding_warning, share, spent
 
 pytestmark = pytest.mark.skipif(not clocks(), reason="the system counts no waiting")
 
@@ -44,3 +45,14 @@ def test_one_that_sleeps_does_not_wait():
     time.sleep(0.05)
     ran, waited = spent(before, clocks())
     assert ran + waited < 40e6
+
+
+@pytest.mark.parametrize(("threads", "waited", "lines"), [(2, 50, 1), (2, 10, 0), (1, 50, 0)])
+def test_a_run_of_several_threads_on_a_busy_machine_is_told_once(monkeypatch, caplog, threads, waited, lines):
+    ticks = iter(range(10))
+    monkeypatch.setattr(module, "clocks", lambda: {"1": ((tick := next(ticks)) * (100 - waited), tick * waited)})
+    look = crowding_warning(threads)
+    for epoch in range(4):
+        look(epoch, 10 * epoch)
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == lines and all("waited 50 % of their time" in line and "num_threads=1" in line for line in told)

@@ -4,10 +4,14 @@ Linux counts it for every thread (`/proc/PID/task/TID/schedstat`: nanoseconds on
 one). It holds inside containers and for processes bound to some processors, where the load of the machine tells little.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+log = logging.getLogger(__name__)
+
 BUSY = 0.1  # share of waiting from which on times are not to be trusted
+_CROWDED = 0.3  # from which on fewer threads are likely to be quicker
 
 Clocks = Mapping[str, tuple[int, int]]  # thread -> ns on a processor, ns waiting for one
 
@@ -45,3 +49,29 @@ def contention(before: Clocks) -> dict[str, float]:
     """`cpu_wait_share` of this process since `before`, as in a result's provenance; absent where it is not known."""
     found = share(*spent(before, clocks()))
     return {} if found is None else {"cpu_wait_share": found}
+
+
+def crowding_warning(threads: int) -> Callable[[int, int], None]:
+    """A listener for the ends of epochs that warns once where other processes slow down a run of several threads.
+
+    Threads of one operation wait for the last of them: one that has no processor holds up all.
+
+    Args:
+        threads: of this process's operations.
+
+    Returns:
+        A function of (epochs, steps) done.
+    """
+    before, told = clocks(), threads < 2
+
+    def look(epochs: int, steps: int) -> None:
+        nonlocal told
+        waited = share(*spent(before, clocks()))
+        if not told and epochs and waited is not None and waited >= _CROWDED:
+            told = True
+            log.warning(
+                "busy machine: threads waited %.0f %% of their time for a processor, and each operation for its last "
+                "thread; device.num_threads=1 may be many times as fast", 100 * waited,
+            )  # fmt: skip
+
+    return look
