@@ -57,6 +57,13 @@ def test_the_jobs_of_both_stages():
     assert plan.second_stage([failed]) == [["method=b", "seed=1"], ["method=b", "seed=2"]]
 
 
+def test_the_only_row_is_named_in_the_order_of_its_words():
+    """A search finds its earlier trials by the name: it must not depend on how strings are hashed."""
+    for words in (["recipe=r", "method=m"], ["method=m", "recipe=r"]):
+        (row,) = Plan.of([[*words, "rank=eps_0.8"]], lambda row: row).rows
+        assert row.name == " ".join(word.partition("=")[2] for word in words)
+
+
 @pytest.mark.parametrize(
     ("accuracies", "choice", "edge"),
     [((0.1, 0.3, 0.2), 2, []), ((0.3, 0.3, 0.2), 1, ["lr"]), ((None, 0.1, 0.2), 3, ["lr"])],

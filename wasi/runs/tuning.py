@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from wasi.config.files import plain
 from wasi.config.objectives import DEFAULT, Values, best_places, values_of
+from wasi.config.swept import sweep_overrides
 from wasi.errors import UserError
 from wasi.runs.result import read_result, write_json
 from wasi.runs.search import Point, Range, Space
@@ -230,7 +231,7 @@ def write_tuning(folder: Path, seed: str | None, rows: Sequence[TunedRow], objec
 
 
 def check_tuning(hydra_cfg: DictConfig) -> None:
-    """Refuse `tune.…` on a command line whose sweeper tunes nothing.
+    """Refuse `tune.…` on a command line whose sweeper tunes nothing, and `interval(…)` where no sweeper searches.
 
     Raises:
         UserError: names the option.
@@ -239,6 +240,10 @@ def check_tuning(hydra_cfg: DictConfig) -> None:
         key, _, value = override.lstrip("+").partition("=")
         if key.partition(".")[0] == "tune" and not is_tuned_sweep(hydra_cfg):
             raise UserError(key, value, "for a sweep with hydra/sweeper=tuned or optuna only")
+    for override in sweep_overrides(hydra_cfg):
+        if override.is_interval_sweep() and not str(hydra_cfg.sweeper["_target_"]).endswith(".OptunaSweeper"):
+            key, _, value = str(override.input_line).partition("=")
+            raise UserError(key, value, "values with commas, or hydra/sweeper=optuna for a search")
 
 
 def is_tuned_sweep(hydra_cfg: HydraConf | DictConfig) -> bool:
@@ -259,7 +264,8 @@ def not_chosen(folder: Path) -> set[str]:
 def _name(row: Overrides, rows: list[Overrides]) -> str:
     """The values in which rows differ: `wasi_0.8`, `wasi eps_0.8`."""
     differing = [key for key in row if any(other.get(key) != row[key] for other in rows)]
-    return " ".join(row[key] for key in differing or row.keys() & {"recipe", "method"}) or "the only row"
+    named = differing or [key for key in row if key in ("recipe", "method")]
+    return " ".join(row[key] for key in named) or "the only row"
 
 
 def _ends(values: list[Any]) -> tuple:
