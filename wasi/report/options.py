@@ -137,3 +137,12 @@ def show(value: Any) -> str:
     if isinstance(value, str) and value.endswith(".safetensors"):
         return PurePath(value).name
     return str(without_absolute_paths(value))
+
+
+def show_option(key: str, value: Any) -> str:
+    """`show`, and of a class its name.
+
+    >>> show_option("optimizer._target_", "torch.optim.SGD"), show_option("optimizer.lr", 0.05)
+    ('SGD', '0.05')
+    """
+    return show(value).rpartition(".")[2] if key.endswith("._target_") else show(value)
