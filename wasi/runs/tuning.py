@@ -3,7 +3,7 @@
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -163,10 +163,29 @@ class TunedRow:
         return {**head, "choice": self.choice, "choices": self.choices, "on_edge": self.on_edge, "told": self.told()}
 
 
+def rates_asked(
+    tune: Mapping[str, Any], overrides: Overrides, optimizer: str, searched: Collection[str] = ()
+) -> dict[str, list[float]] | list[float] | None:
+    """`tune.lr` for one row: of a mapping from optimizers to rates, those of the row's own where no other is tried.
+
+    Args:
+        overrides: of the row's jobs; optimizer: the choice that they compose; searched: options that a search decides.
+
+    Raises:
+        UserError: the mapping lacks the row's optimizer, whose rate would not be tuned.
+    """
+    rates, others = tune["lr"], tune["optimizer"] is not None and "optimizer" not in overrides
+    if not isinstance(rates, Mapping) or others or "optimizer" in searched or {_LR} & {*overrides, *searched}:
+        return rates
+    if optimizer not in rates:
+        raise UserError("tune.lr", rates, f"a list, or a mapping that has optimizer={optimizer}, which this row takes")
+    return rates[optimizer]
+
+
 def grid_of(tune: DictConfig, overrides: Overrides) -> Grid:
     """The points that `tune` asks for, but for options that the job's own `overrides` decide.
 
-    `tune.lr` may be a list, or a mapping from optimizers (of `tune.optimizer`) to lists.
+    `tune.lr` may be a list or, where optimizers are tried, a mapping from them to lists (see `rates_asked`).
     """
     options = plain(tune, resolve=True)
     lr, optimizers = options["lr"], options["optimizer"] if "optimizer" not in overrides else None
@@ -231,11 +250,7 @@ def write_tuning(folder: Path, seed: str | None, rows: Sequence[TunedRow], objec
 
 
 def check_tuning(hydra_cfg: DictConfig) -> None:
-    """Refuse `tune.…` on a command line whose sweeper tunes nothing, and `interval(…)` where no sweeper searches.
-
-    Raises:
-        UserError: names the option.
-    """
+    """Raises UserError for `tune.…` where the sweeper does not tune, for `interval(…)` where it does not search."""
     for override in hydra_cfg.overrides.task:
         key, _, value = override.lstrip("+").partition("=")
         if key.partition(".")[0] == "tune" and not is_tuned_sweep(hydra_cfg):
