@@ -158,6 +158,7 @@ def test_evaluation_on_other_data(finished, tmp_path, wasi):
         (["+dataset.nothing=1"], "OVERRIDE=+dataset.nothing=1: allowed is dataset=NAME, "),
         (["dataset.image_size=32"], "dataset.image_size=32: allowed is 28"),
         (["rank=eps_0.4"], "OVERRIDE=rank=eps_0.4"),
+        (["device.dtype=bfloat16"], "device.dtype=bfloat16: allowed is for train.py and bench_device.py"),
         (["dataset.val_size=0"], "dataset.val_size=0"),
     ],
 )

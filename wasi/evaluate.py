@@ -25,6 +25,8 @@ from wasi.runs.result import read_result
 if TYPE_CHECKING:
     from wasi.data.spec import Data
 
+_OF_TRAINING = ("device.dtype", "device.compile", "device.memory_limit_mib")
+
 
 def main() -> None:
     options = _parser().parse_args()
@@ -98,8 +100,11 @@ def _composed(overrides: Sequence[str]) -> DictConfig:
 
     sections = ("dataset", "device", "seed")
     for word in overrides:
-        if word.partition("=")[0].partition(".")[0] not in sections or "=" not in word:
+        option, equals, value = word.partition("=")
+        if option.partition(".")[0] not in sections or not equals:
             raise UserError("OVERRIDE", word, "dataset=NAME, dataset.OPTION=VALUE, device=NAME or seed=N")
+        if option in _OF_TRAINING:
+            raise UserError(option, value, "for train.py and bench_device.py; a model is evaluated in float32")
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose("config", [*overrides, "logger=none"])
