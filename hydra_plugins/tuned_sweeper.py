@@ -50,7 +50,8 @@ class TunedSweeper(BasicSweeper):
         return tuned(plan, self._launch(plan.first_stage()), self._objectives)
 
     def _plan(self, arguments: list[str]) -> Plan:
-        """
+        """The rows of the sweep with what is to be tried for each.
+
         Raises:
             UserError: a grid is no list of allowed values.
         """

@@ -176,7 +176,8 @@ def clock(seconds: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """
+    """Seconds in the units that one would say them in.
+
     >>> [duration(s) for s in (12.4, 90, 7500)]
     ['12 s', '2 min', '2 h 5 min']
     """

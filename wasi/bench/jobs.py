@@ -116,5 +116,5 @@ def _differing(jobs: list[BenchJob]) -> list[str]:
 
 
 def _shown(job: BenchJob, names: dict[str, str]) -> list[str]:
-    """Args: names: of options, by their dotted keys."""
+    """`NAME=VALUE` for every option of the job that `names` (dotted key -> name) has a name for."""
     return [f"{name}={show_option(key, job.options[key])}" for key, name in names.items() if key in job.options]

@@ -95,7 +95,11 @@ def _unknown_choice(error: MissingConfigException) -> UserError | None:
 
 
 def _allowed(option: str, node: DictConfig) -> str:
-    """Args: node: the composed section that lacks the option."""
+    """What may stand in place of an option that does not exist.
+
+    Args:
+        node: the composed section that lacks the option.
+    """
     section, *rest = option.split(".")
     has = [str(key) for key in node if not str(key).startswith("_")]
     inside = option.rpartition(".")[0]

@@ -33,7 +33,8 @@ _TIMES = ("start", "wall_seconds", "resumed_from_step")
 
 
 def runs_csv(runs: list[Run], base: Path) -> str:
-    """
+    """report.csv: a line per run.
+
     Args:
         base: folder that paths are written relative to, see `relative`.
     """
@@ -42,6 +43,7 @@ def runs_csv(runs: list[Run], base: Path) -> str:
 
 
 def groups_csv(blocks: Iterable[tuple[Block, list[Comparison]]]) -> str:
+    """report_groups.csv: a line per row of the tables."""
     return _shown(_group_row(block, comparison) for block, comparisons in blocks for comparison in comparisons)
 
 
@@ -101,6 +103,7 @@ def _test(comparison: Comparison) -> str | None:
 
 
 def _shown(rows: Iterable[dict[str, Any]]) -> str:
+    """`csv_text` of values as the report shows them."""
     return csv_text([{name: _cell(value) for name, value in row.items()} for row in rows])
 
 

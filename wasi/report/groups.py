@@ -246,7 +246,8 @@ def variant(block: Block, group: Group) -> list[str]:
 
 
 def short_names(keys: list[str]) -> dict[str, str]:
-    """
+    """Dotted key -> the last part of it, where no other key of `keys` ends alike.
+
     >>> short_names(["optimizer.lr", "optimizer.eps", "method.eps", "device.name"])
     {'optimizer.lr': 'lr', 'optimizer.eps': 'optimizer.eps', 'method.eps': 'method.eps', 'device.name': 'device'}
     """

@@ -47,7 +47,8 @@ def select(config: Mapping, key: str) -> Any:
 
 
 def flat(section: Mapping, prefix: str = "") -> dict[str, Any]:
-    """
+    """Nested options as dotted key -> value.
+
     >>> flat({"a": {"b": 1, "c": [2, 3]}, "d": {}})
     {'a.b': 1, 'a.c': [2, 3]}
     """

@@ -57,7 +57,8 @@ class Plan:
 
     @classmethod
     def of(cls, jobs: Sequence[Sequence[str]], asked: Callable[[Row], Row]) -> "Plan":
-        """
+        """Rows and seeds of an ordinary sweep's jobs.
+
         Args:
             jobs: overrides of every job of the ordinary sweep; `asked`: a row with what is to be tried.
         """
@@ -200,19 +201,13 @@ def grid_of(tune: DictConfig, overrides: Overrides) -> Grid:
 
 
 def tuned(plan: Plan, returns: Sequence[Any], objectives: Sequence[str]) -> list[TunedRow]:
-    """
-    Args:
-        returns: Hydra's JobReturn of every job of the first stage, in its order.
-    """
+    """The first stage of every row that has one, by Hydra's JobReturn of each of its jobs, in their order."""
     jobs = iter(returns)
     return [tuned_row(row, [next(jobs) for _ in row.grid], objectives) for row in plan.rows if row.is_tuned]
 
 
 def tuned_row(row: Row, returns: Sequence[Any], objectives: Sequence[str]) -> TunedRow:
-    """
-    Args:
-        returns: Hydra's JobReturn at every point of the row.
-    """
+    """The first stage of one row, by Hydra's JobReturn at each of its points."""
     folders = [folder_of(job) for job in returns]
     results = [read_result(folder) or {} for folder in folders]
     values = [found_values(result, objectives) for result in results]
