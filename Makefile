@@ -23,7 +23,7 @@ help:
 
 install: $(STAMP)
 
-$(STAMP): requirements.txt requirements-dev.txt pyproject.toml
+$(STAMP): requirements.txt requirements-dev.txt requirements-dashboard.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m wasi.torch_for > $(VENV)/constraints.txt
 	set -o pipefail; $(BIN)/python -m pip install -c $(VENV)/constraints.txt \

@@ -116,7 +116,7 @@ def _answered(owner: Any, name: str, errors: tuple, answer: Callable[[JobReturn]
 
 
 def _lost() -> JobReturn:
-    """Of a job that returned nothing; its result.json still says `running`, which the sweep's end counts as failed."""
+    """Of a job that returned nothing; its result.json, where it has one, says `running`, which counts as failed."""
     lost = JobReturn()
     lost.return_value, lost.status = None, JobStatus.COMPLETED
     return lost

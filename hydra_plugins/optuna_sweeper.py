@@ -74,7 +74,7 @@ class OptunaSweeper(TunedSweeper):
         return Plan.of(jobs, lambda row: self._asked(row, searched))
 
     def _asked(self, row: Row, searched: Axes) -> Row:
-        space = space_of(self._tune_of(row), row.overrides, searched)
+        space = space_of(self._tune_of(row, searched), row.overrides, searched)
         return replace(row, space=space) if space.is_wide else replace(row, grid=[space.only()])
 
     def _first_stage(self, plan: Plan, folder: Path) -> list[TunedRow]:

@@ -4,7 +4,7 @@ Hydra looks for plugins in the modules of this namespace only, and imports them 
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn
 from omegaconf import DictConfig, OmegaConf
 
+from wasi.config.files import plain
 from wasi.config.validate import validate
 from wasi.errors import UserError
 from wasi.methods.declared import worth_tuning
 from wasi.runs.ending import print_error
-from wasi.runs.tuning import Plan, Row, TunedRow, grid_of, tuned, write_tuning
+from wasi.runs.tuning import Plan, Row, TunedRow, grid_of, rates_asked, tuned, write_tuning
 
 
 class TunedSweeper(BasicSweeper):
@@ -49,7 +50,8 @@ class TunedSweeper(BasicSweeper):
         return tuned(plan, self._launch(plan.first_stage()), self._objectives)
 
     def _plan(self, arguments: list[str]) -> Plan:
-        """
+        """The rows of the sweep with what is to be tried for each.
+
         Raises:
             UserError: a grid is no list of allowed values.
         """
@@ -61,13 +63,18 @@ class TunedSweeper(BasicSweeper):
         self.validate_batch_is_legal(jobs)  # what cannot be composed is refused before anything is composed for
         return Plan.of(jobs, lambda row: replace(row, grid=grid_of(self._tune_of(row), row.overrides)))
 
-    def _tune_of(self, row: Row) -> DictConfig:
-        """What the row's own configuration asks for: a recipe may bring it; and what its method declares."""
+    def _tune_of(self, row: Row, searched: Collection[str] = ()) -> DictConfig:
+        """What the row's own configuration asks for: a recipe may bring it; and what its method declares.
+
+        Args:
+            searched: options that the command line gives a search to decide.
+        """
         config = self.hydra_context.config_loader.load_sweep_config(self.config, row.words())
         validate(OmegaConf.create({"tune": config.tune, "train": {"measure": config.train.measure}}))
         declared = worth_tuning(config.method.name) if config.tune.declared else {}
-        tune = OmegaConf.to_container(config.tune, resolve=True)
-        return OmegaConf.create({**tune, "options": {**declared, **(tune["options"] or {})}})
+        tune = plain(config.tune, resolve=True)
+        rates = rates_asked(tune, row.overrides, config.hydra.runtime.choices["optimizer"], searched)
+        return OmegaConf.create({**tune, "lr": rates, "options": {**declared, **(tune["options"] or {})}})
 
     def _launch(self, jobs: Sequence[Sequence[str]]) -> list[JobReturn]:
         returns: list[JobReturn] = []

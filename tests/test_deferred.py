@@ -27,6 +27,28 @@ for kind, options in ((eager(torch.optim.SGD), {}), (eager(torch.optim.AdamW), {
 print([name for name in ("torch._dynamo", "torch._inductor", "wandb") if name in sys.modules])
 """
 
+DOWNLOADING = """
+import socket, sys, tempfile
+from omegaconf import OmegaConf
+from wasi.config.files import CONF
+from wasi.data.catalogue import load_data
+from wasi.data.spec import InputSpec
+from wasi.errors import UserError
+def without_network(*_, **__):
+    raise OSError("no network")
+socket.getaddrinfo = socket.create_connection = without_network
+for name in ("fashion_mnist", "cub200", "cifar10", "flowers102", "pets"):
+    with tempfile.TemporaryDirectory() as root:
+        given = OmegaConf.merge(OmegaConf.load(CONF / "dataset" / f"{name}.yaml"), {"root": root, "download": True})
+        try:
+            load_data(given, InputSpec(8, (0.5,) * 3, (0.5,) * 3, "bilinear"), 0)
+        except UserError as error:
+            assert str(error).startswith("dataset.download=true: "), error
+        else:
+            raise AssertionError(name)
+print([name for name in ("torch._dynamo", "wandb") if name in sys.modules])
+"""
+
 COMPILING = """
 import sys, torch
 from wasi.deferred import import_light
@@ -80,7 +102,7 @@ print(len(graphs), *graphs)
 """
 
 
-@pytest.mark.parametrize("program, printed", [(TRAINING, "[]"), (COMPILING, "1.0 2.0")])
+@pytest.mark.parametrize("program, printed", [(TRAINING, "[]"), (DOWNLOADING, "[]"), (COMPILING, "1.0 2.0")])
 def test_what_only_a_compiler_needs_is_imported_where_it_is_used_and_nowhere_else(program, printed):
     assert printed_by(program) == printed
 

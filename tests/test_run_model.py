@@ -155,8 +155,10 @@ def test_evaluation_on_other_data(finished, tmp_path, wasi):
         (["dataset=synthetic"], "dataset=synthetic: allowed is a data set of the model's classes"),
         (["dataset=nothing"], "dataset=nothing"),
         (["dataset.nothing=1"], "dataset.nothing=1"),
+        (["+dataset.nothing=1"], "OVERRIDE=+dataset.nothing=1: allowed is dataset=NAME, "),
         (["dataset.image_size=32"], "dataset.image_size=32: allowed is 28"),
         (["rank=eps_0.4"], "OVERRIDE=rank=eps_0.4"),
+        (["device.dtype=bfloat16"], "device.dtype=bfloat16: allowed is for train.py and bench_device.py"),
         (["dataset.val_size=0"], "dataset.val_size=0"),
     ],
 )

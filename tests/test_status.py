@@ -80,6 +80,21 @@ def test_nothing_is_foretold_from_nothing(tmp_path):
     assert next(lines(tmp_path)) == f"{tmp_path}: 1 interrupted"
 
 
+def test_a_file_that_goes_while_it_is_looked_at_is_passed_over(tmp_path, monkeypatch):
+    folder = _job(tmp_path, "a", "running", machine="another")
+    (folder / ".result.json.7.tmp").touch()
+
+    def stat(path, **options):
+        status = original(path, **options)
+        if path.suffix == ".tmp":
+            path.unlink(missing_ok=True)  # renamed by its writer: there at the first look, gone at the second
+        return status
+
+    original = Path.stat
+    monkeypatch.setattr(Path, "stat", stat)
+    assert next(lines(tmp_path)) == f"{tmp_path}: 1 running" and not (folder / ".result.json.7.tmp").exists()
+
+
 @pytest.mark.parametrize("name", ["nowhere", "empty"])
 def test_a_folder_without_jobs_is_refused(tmp_path, name):
     (tmp_path / "empty").mkdir()
@@ -97,5 +112,7 @@ def test_the_command_takes_no_torch_and_ends_in_one_line(tmp_path):
     _job(tmp_path, "a", "completed", wall=1.0)
     told = run(str(tmp_path))
     assert told.returncode == 0 and told.stdout == f"{tmp_path}: 1 completed\n", told.stderr
+    for seconds in ("nan", "inf"):
+        assert run(str(tmp_path), "--watch", seconds).stderr.startswith(f"error: --watch={seconds}: allowed is ")
     refused = run(str(tmp_path), "--watch", "0")
     assert refused.returncode == 2 and refused.stderr == "error: --watch=0.0: allowed is a number of seconds above 0\n"

@@ -79,6 +79,8 @@ def test_a_mistake_is_one_line_and_status_2(words, named, tmp_path):
         (["method=vanilla,nope", "-m"], "method=nope: allowed is asi, "),
         (["method=asi", "method.update=svd"], "method.update=svd: allowed is for method=wasi or wsi only"),
         (["method=vanilla,lora", "method.lora_rank=4", "-m"], "method.lora_rank=4: allowed is for method=lora"),
+        (["experiment=tuned", "tune.lr.adamw.x=3", "-m"], "tune.lr.adamw.x=3: allowed is tune.lr.adamw=VALUE, as "),
+        (["optimizer.lr=interval(1e-3,1)", "-m"], "optimizer.lr=interval(1e-3,1): allowed is values with commas, or "),
     ],
 )  # fmt: skip
 def test_what_cannot_be_composed_is_one_line_and_leaves_no_run(words, told, tmp_path):
@@ -88,9 +90,10 @@ def test_what_cannot_be_composed_is_one_line_and_leaves_no_run(words, told, tmp_
     assert results(tmp_path) == {}
 
 
-def test_hydras_other_refusals_stay_hydras(tmp_path):
-    done = light(*TINY, "rank=[1", cwd=tmp_path)
-    assert done.returncode == 1 and "HYDRA_FULL_ERROR" in done.stderr and "Traceback" not in done.stderr
+def test_what_only_hydra_has_words_for_is_one_line_too(tmp_path):
+    done = light(*TINY, "+seed=3", cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.startswith("error: Could not append to config. ")
+    assert "'++seed=3'" in done.stderr and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("words", [["sweep=a/b"], ["sweep="], ["sweep=a,b"], ["train.epochs=0"]])

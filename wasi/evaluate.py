@@ -25,6 +25,8 @@ from wasi.runs.result import read_result
 if TYPE_CHECKING:
     from wasi.data.spec import Data
 
+_OF_TRAINING = ("device.dtype", "device.compile", "device.memory_limit_mib")
+
 
 def main() -> None:
     options = _parser().parse_args()
@@ -38,7 +40,7 @@ def main() -> None:
 
 
 def configuration(run: Path, header: ModelHeader, overrides: Sequence[str]) -> DictConfig:
-    """`dataset`, `device` and `seed`: the run's own, as far as `overrides` do not say otherwise.
+    """`dataset` and `seed` are the run's own and `device` is `auto`, as far as `overrides` do not say otherwise.
 
     Raises UserError for an override that is not allowed, and where nothing names a data set.
     """
@@ -49,7 +51,7 @@ def configuration(run: Path, header: ModelHeader, overrides: Sequence[str]) -> D
         raise UserError(RUN, run, "a folder with the run's result.json, or dataset=NAME beside the model")
     words = [f"dataset={before['dataset']['name']}", *overrides] if own else overrides
     cfg = _composed(words)
-    given = {word.lstrip("+").partition("=")[0] for word in overrides}
+    given = {word.partition("=")[0] for word in overrides}
     if own:
         _fill(cfg.dataset, before["dataset"], given, "dataset.")
     _fill(cfg, {key: before[key] for key in ("seed",) if key in before}, given)
@@ -98,13 +100,16 @@ def _composed(overrides: Sequence[str]) -> DictConfig:
 
     sections = ("dataset", "device", "seed")
     for word in overrides:
-        if word.lstrip("+").partition("=")[0].partition(".")[0] not in sections or "=" not in word:
+        option, equals, value = word.partition("=")
+        if option.partition(".")[0] not in sections or not equals:
             raise UserError("OVERRIDE", word, "dataset=NAME, dataset.OPTION=VALUE, device=NAME or seed=N")
+        if option in _OF_TRAINING:
+            raise UserError(option, value, "for train.py and bench_device.py; a model is evaluated in float32")
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose("config", [*overrides, "logger=none"])
     except ConfigCompositionException as error:
-        raise rejected(error, overrides) or UserError("OVERRIDE", overrides, one_line(str(error))) from None
+        raise rejected(error, overrides) or UserError("OVERRIDE", " ".join(overrides), one_line(str(error))) from None
     except Exception as error:  # Hydra's parser and OmegaConf have classes of their own
         raise UserError("OVERRIDE", " ".join(overrides), f"KEY=VALUE of Hydra; {one_line(str(error))}") from None
     return OmegaConf.masked_copy(cfg, list(sections))

@@ -6,11 +6,13 @@ ran on; of another machine's job it is told where it runs, and how long ago it w
 """
 
 import argparse
+import math
 import platform
 import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -79,8 +81,11 @@ def _job(path: Path) -> Job | None:
 
 def _silent(folder: Path) -> float:
     """Seconds since the newest file of the folder was written, by this machine's clock."""
-    written = max((path.stat().st_mtime for path in folder.iterdir() if path.is_file()), default=time.time())
-    return max(0.0, time.time() - written)
+    written = []
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):  # a temporary file, which its writer has renamed meanwhile
+            written += [path.stat().st_mtime] if path.is_file() else []
+    return max(0.0, time.time() - max(written, default=time.time()))
 
 
 def _since(start: str | None) -> float | None:
@@ -171,7 +176,8 @@ def clock(seconds: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """
+    """Seconds in the units that one would say them in.
+
     >>> [duration(s) for s in (12.4, 90, 7500)]
     ['12 s', '2 min', '2 h 5 min']
     """
@@ -188,7 +194,7 @@ def main() -> None:
         "--watch", metavar="SECONDS", nargs="?", type=float, const=10.0, help="tell again every so often (10)"
     )
     options = parser.parse_args()
-    if options.watch is not None and options.watch <= 0:
+    if options.watch is not None and not 0 < options.watch < math.inf:
         raise UserError("--watch", options.watch, "a number of seconds above 0")
     while True:
         text = "\n".join(line for sweep in options.sweeps for line in lines(sweep))

@@ -96,6 +96,25 @@ def test_what_is_measured_above_the_limit_does_not_fit(job_config, processes, tm
     assert len(measured) == 3 and not any(row["fits"] for row in measured)  # three are tried for one that fits
 
 
+@pytest.mark.parametrize(("status", "fit"), [("failed", False), ("diverged", True)])
+def test_one_that_dies_when_it_is_measured_is_told_and_the_next_is_measured(
+    status, fit, job_config, processes, tmp_path, monkeypatch, caplog
+):
+    ask = processes.ask
+
+    def dies_at_the_first(do, **arguments):
+        if do == "rss_peak" and "rss_peak" not in processes.asked:
+            processes.asked.append(do)
+            raise ChildFailed(status, "the measuring process was killed by SIGKILL")
+        return ask(do, **arguments)
+
+    monkeypatch.setattr(processes, "ask", dies_at_the_first)
+    found = Plan(job_config("bench.fit.batch_sizes=[8]"), tmp_path)
+    plan(found.cfg, found)
+    assert "could not be measured: the measuring process was killed by SIGKILL" in caplog.text
+    assert sum(row["measured"] for row in found.rows) == 1 and all(row["fits"] for row in found.rows) == fit
+
+
 def test_models_are_built_small_and_measured_as_they_would_be_trained(job_config, processes, tmp_path):
     found = Plan(job_config("bench.fit.batch_sizes=[8]", "bench.fit.memory=[lean]"), tmp_path)
     plan(found.cfg, found)

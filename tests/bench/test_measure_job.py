@@ -82,6 +82,16 @@ def test_a_failed_job_keeps_what_was_measured(cfg, tmp_path, error, status, line
     assert found["metrics"]["time/train_step_ms_p50"] == 1.5 and found["ratio"]
 
 
+def test_a_full_disk_is_this_jobs_failure_alone(cfg, tmp_path, monkeypatch, capsys):
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(job_module, "write_json", full)
+    ending = perform(cfg, tmp_path, never)
+    assert (ending.status, ending.exit_code) == ("failed", 1) and not (tmp_path / "bench.json").exists()
+    assert capsys.readouterr().err.startswith("error: OSError: [Errno 28] No space left on device")
+
+
 def test_ctrl_c_keeps_what_was_measured(cfg, tmp_path):
     with pytest.raises(Interrupted):
         perform(cfg, tmp_path, raising(Interrupted(signal.SIGINT)))

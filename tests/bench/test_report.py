@@ -6,9 +6,8 @@ import io
 import pytest
 
 from wasi.bench.bench_table import text
-from wasi.bench.csv_file import bench_csv
 from wasi.bench.jobs import labels, read_jobs
-from wasi.bench.report import write_report
+from wasi.bench.report import bench_csv, write_report
 from wasi.bench.time_figure import _ticks, draw
 
 from .jobs import config, content, metrics, write_sweep
@@ -97,6 +96,17 @@ def test_jobs_are_told_apart_by_what_differs(tmp_path):
         "wasi 0.8 scope=all memory=lean",
         "wasi 0.8 scope=all memory=plain",
         "wasi 0.8 scope=mlp memory=plain",
+    ]
+
+
+def test_a_device_or_an_optimizer_is_told_by_the_name_of_its_group(tmp_path):
+    jobs = [content(config("wasi", 0.8), metrics(500, 200, 300), None) for _ in range(2)]
+    for job, device, optimizer in zip(jobs, ("cpu", "cuda"), ("torch.optim.SGD", "torch.optim.AdamW"), strict=True):
+        job["config"] |= {"device": {"name": device}, "optimizer": {"_target_": optimizer}}
+    write_sweep(tmp_path, jobs)
+    assert sorted(labels(read_jobs(tmp_path))) == [
+        "wasi 0.8 optimizer=AdamW device=cuda",
+        "wasi 0.8 optimizer=SGD device=cpu",
     ]
 
 

@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from tests.conftest import CONF
-from wasi.config.known import check_config
+from wasi.config.known import check_config, check_needed
 from wasi.config.rejected import rejected
 from wasi.errors import UserError
 
@@ -39,6 +39,14 @@ def test_refused(overrides, told, compose_config):
     with pytest.raises(UserError) as error:
         check_config(compose_config(*overrides))
     assert str(error.value).startswith(told) and "\n" not in str(error.value)
+
+
+def test_the_benchmarks_own_section_is_looked_at_too(compose_config):
+    with pytest.raises(UserError, match=r"^bench\.foo=1: allowed is one of bench\.baseline, "):
+        check_config(compose_config("+bench.foo=1", config="bench"))
+    with pytest.raises(UserError, match=r"^~bench\.rounds=: "):
+        check_needed("bench", compose_config("~bench.rounds", config="bench"))
+    check_config(compose_config("experiment=quickstart", small=False))  # of which train.py reads nothing
 
 
 @pytest.mark.parametrize("section", ["train", "model", "optimizer", "rank"])

@@ -12,7 +12,7 @@ METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 
 
 def line(compose_config, *overrides, words=()):
-    with pytest.raises((ConfigCompositionException, OverrideParseException)) as error:
+    with pytest.raises((ConfigCompositionException, OverrideParseException, ValueError)) as error:
         compose_config(*overrides)
     mistake = rejected(error.value, words)
     return mistake and str(mistake)
@@ -30,6 +30,9 @@ def line(compose_config, *overrides, words=()):
         (["epochs=1"], "epochs=1: allowed is one of augment, dataset, "),
         (["method=wasy"], f"method=wasy: allowed is {', '.join(METHODS)}"),
         (["experiment=fig3"], "experiment=fig3: allowed is ablation, "),
+        (["train.epochs.x=3"], "train.epochs.x=3: allowed is train.epochs=VALUE, as train.epochs has no "),
+        (["rank=[1"], "rank=[1: allowed is what Hydra can read (no viable alternative at input '[1')"),
+        (["train={epochs: {x: 1}}", "train.epochs=[1]"], "train.epochs=[1]: allowed is a mapping here, of x, each as "),
     ],
 )  # fmt: skip
 def test_option_given_allowed(overrides, told, compose_config):
@@ -66,6 +69,19 @@ def test_a_sweep_over_methods_is_told_how_to_give_their_option(compose_config):
     found = line(compose_config, "method.lora_rank=4", words=words)
     assert found.endswith("; in a sweep over method write 'method.lora_rank=choice(4)'")
     assert "choice" not in line(compose_config, "method.lora_rank=4", words=["method=wasi", "method.lora_rank=4"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["experiment=fig11_more_baselines", "tune.lr.adamw.x=3"], "a number in the place of x, as tune."),
+        (["optimizer=adamw", "optimizer.betas.7=0.5"], "what fits there (OmegaConf: list index out of range)"),
+        (["optimizer=adamw", "optimizer.betas={a: 1}"], "what fits there (OmegaConf: Cannot merge DictConfig with "),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_into_a_list_is_one_line(overrides, told, compose_config):
+    found = line(compose_config, *overrides, words=overrides)
+    assert found.startswith(f"{overrides[-1]}: allowed is {told}") and "\n" not in found
 
 
 def test_other_refusals_are_not_translated(compose_config):

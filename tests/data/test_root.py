@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+import threading
 
 import pytest
 from torchvision.datasets.utils import extract_archive
@@ -23,3 +24,25 @@ def test_an_archive_cannot_write_outside_its_folder(name, tmp_path):
         extract_archive(str(tmp_path / "x.tgz"), str(tmp_path / "inside"))
         raise OSError("extracted")  # an absolute name may lose its root and land inside instead
     assert not outside.exists()
+
+
+def test_jobs_side_by_side_download_one_after_another(tmp_path):
+    order = []
+
+    def second():
+        with downloading({"name": "cub200", "root": str(tmp_path / "new")}, "CUB_200_2011/"):
+            order.append("second")
+
+    waiting = threading.Thread(target=second)
+    with downloading({"name": "cub200", "root": str(tmp_path / "new")}, "CUB_200_2011/"):
+        waiting.start()
+        waiting.join(0.2)
+        order.append("first")
+    waiting.join()
+    assert order == ["first", "second"]
+
+
+def test_a_folder_that_cannot_be_written_into_is_read(tmp_path):
+    (tmp_path / "file").touch()
+    with downloading({"name": "cub200", "root": str(tmp_path / "file" / "below")}, "CUB_200_2011/"):
+        pass

@@ -62,6 +62,17 @@ def test_panels_lines_and_reference(tmp_path):
     assert [text.get_text() for text in legend.get_texts()] == ["vanilla", "svd_llm", "wasi"]
 
 
+def test_only_points_with_a_spread_have_error_bars(tmp_path):
+    for seed, accuracy in enumerate((0.8, 0.9)):
+        fakes.write(tmp_path, fakes.metrics(accuracy), fakes.config("wasi", 0.8, seed))
+    fakes.write(tmp_path, fakes.metrics(0.7), fakes.config("wasi", 0.4))
+    for ax in figure(tmp_path).axes:
+        (bars,) = ax.containers
+        (upright,) = bars.lines[2]
+        ((low, high),) = [[y for _, y in segment] for segment in upright.get_segments()]
+        assert (low + high) / 2 == pytest.approx(0.85) and (high - low) / 2 == pytest.approx(0.1 / 2**0.5)
+
+
 def test_units_are_those_of_the_axis(tmp_path):
     fakes.write(tmp_path, fakes.metrics(0.8), fakes.config())
     x = [ax.lines[-1].get_xdata()[0] for ax in figure(tmp_path).axes]

@@ -15,11 +15,11 @@ def add(folder, *arguments, acc=0.9, options=None, **fields):
 
 @pytest.mark.parametrize("name", ["vanilla", "wasi", "svd_llm", "lora"])
 def test_runs_that_differ_by_seed_alone_are_one_group(tmp_path, name):
-    for seed in (1, 0, 2):
+    for seed in (10, 0, 2):
         add(tmp_path, name, 0.8, seed)
     (block,) = blocks(tmp_path)
     (group,) = block.groups
-    assert group.seeds == [0, 1, 2] and block.differing == []
+    assert group.seeds == [0, 2, 10] and block.differing == []
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,15 @@ def test_collecting_again_replaces_and_leaves_other_files_alone(tmp_path, kept):
     assert sorted(path.name for path in kept.iterdir()) == ["job0.json", "notes.json"]
 
 
+def test_of_a_job_that_two_sweeps_have_the_last_is_kept_and_the_other_told(tmp_path):
+    for name, accuracy in (("a", 0.25), ("b", 0.5)):
+        fakes.write(tmp_path / name, {"val/acc": accuracy}, fakes.config())
+    (told,) = collect([tmp_path / "a", tmp_path / "b", tmp_path / "b"], tmp_path / "kept")
+    assert told == f"{tmp_path}/a/job0: {tmp_path}/b/job0 is the same job"
+    (record,) = read_records(tmp_path / "kept")
+    assert record.metrics["val/acc"] == 0.5
+
+
 def test_a_row_can_be_named_and_added(tmp_path, kept):
     before = {path.name for path in kept.iterdir()}
     fakes.write(tmp_path / "more" / "one", {"val/acc": 0.5}, fakes.config(), provenance=fakes.PROVENANCE)

@@ -2,6 +2,7 @@
 
 import shlex
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -37,6 +38,14 @@ def test_a_signal_ends_the_command(signum, code, capsys):
     assert end.value.code == code
     err = capsys.readouterr().err
     assert err.startswith(f"error: stopped by {signal.Signals(signum).name}") and err.count("\n") == 1
+
+
+def test_a_reader_who_has_had_enough_is_no_error():
+    program = "import wasi.runs.command as c; c.command(lambda: print('line\\n' * 100_000))"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait() == 1
 
 
 def _raised_in_set_name():

@@ -2,6 +2,9 @@
 
 import subprocess
 import sys
+import threading
+
+from filelock import FileLock
 
 from wasi.runs.lock import is_at_work, sole_owner
 
@@ -30,3 +33,11 @@ def test_a_look_leaves_nothing_in_the_folder(tmp_path):
     with sole_owner(tmp_path):
         assert is_at_work(tmp_path)
     assert not is_at_work(tmp_path)
+
+
+def test_a_look_at_the_wrong_moment_costs_nobody_the_folder(tmp_path):
+    look = FileLock(tmp_path / ".lock", thread_local=False)
+    look.acquire()
+    threading.Timer(0.1, look.release).start()
+    with sole_owner(tmp_path) as alone:
+        assert alone

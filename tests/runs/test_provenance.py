@@ -5,10 +5,19 @@ import subprocess
 from datetime import datetime
 from pathlib import Path
 
+import pytest
+
 from wasi.runs import provenance as module
 from wasi.runs.provenance import provenance
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def looked_up_anew():
+    module.code_version.cache_clear()
+    yield
+    module.code_version.cache_clear()
 
 
 def test_what_is_known_at_the_start():
@@ -39,4 +48,6 @@ def test_a_dirty_checkout_is_told_from_a_clean_one(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_root", lambda: tmp_path)
     assert module.code_version()["git_dirty"] is False
     (tmp_path / "file").write_text("two")
+    assert module.code_version()["git_dirty"] is False  # what this process has loaded
+    module.code_version.cache_clear()
     assert module.code_version()["git_dirty"] is True

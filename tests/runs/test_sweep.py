@@ -4,7 +4,7 @@ import os
 
 from wasi.runs.lock import sole_owner
 from wasi.runs.result import write_json
-from wasi.runs.sweep import failed_jobs, versions
+from wasi.runs.sweep import failed_jobs, lost_jobs, versions
 
 
 def _job(sweep, name, status, error=None):
@@ -34,3 +34,11 @@ def test_running_counts_once_its_process_is_gone(tmp_path):
     with sole_owner(folder):
         assert failed_jobs(tmp_path, {}) == {}
     assert failed_jobs(tmp_path, {})[folder]["error"] == "its process died"
+
+
+def test_a_job_without_any_result_is_lost_unless_somebody_is_at_it(tmp_path):
+    fine, begun, absent = _job(tmp_path, "fine", "completed"), tmp_path / "begun", tmp_path / "absent"
+    begun.mkdir()
+    with sole_owner(begun):
+        assert list(lost_jobs([fine, begun, absent])) == [absent]
+    assert lost_jobs([fine, begun])[begun]["error"] == "it left no result.json"

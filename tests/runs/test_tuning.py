@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from wasi.errors import UserError
 from wasi.report.tuned import tuning_lines
 from wasi.results.collect import collect
-from wasi.runs.tuning import Plan, Row, TunedRow, grid_of, not_chosen
+from wasi.runs.tuning import Plan, Row, TunedRow, grid_of, not_chosen, rates_asked
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = (
@@ -43,6 +44,32 @@ def test_what_a_command_line_decides_is_not_tuned():
     assert grid_of(given, {"optimizer.lr": "7", "optimizer": "sgd"}) == [{"rank.x": 3}, {"rank.x": 4}]
 
 
+RATES = {"sgd": [0.1, 0.2], "adamw": [1e-4, 1e-3]}
+
+
+@pytest.mark.parametrize(
+    ("optimizers", "overrides", "searched", "rates"),
+    [
+        (None, {"optimizer": "sgd"}, (), RATES["sgd"]),
+        (["sgd", "adamw"], {"optimizer": "sgd"}, (), RATES["sgd"]),  # a job's own choice wins
+        (None, {}, (), RATES["sgd"]),  # the default's, an experiment's or a recipe's
+        (["sgd", "adamw"], {}, (), RATES),
+        (None, {}, ("optimizer",), RATES),
+    ],
+)
+def test_a_row_of_one_optimizer_is_tuned_over_the_rates_of_that_one(optimizers, overrides, searched, rates):
+    asked = {"lr": RATES, "optimizer": optimizers, "options": {}}
+    assert rates_asked(asked, overrides, "sgd", searched) == rates
+
+
+def test_an_optimizer_without_rates_is_refused_unless_its_rate_is_given():
+    asked = {"lr": RATES, "optimizer": None, "options": {}}
+    with pytest.raises(UserError, match=r"tune\.lr=.*a mapping that has optimizer=swan"):
+        rates_asked(asked, {"optimizer": "swan"}, "swan")
+    rates_asked(asked, {"optimizer": "swan", "optimizer.lr": "1e-3"}, "swan")
+    rates_asked(asked, {"optimizer": "swan"}, "swan", searched=("optimizer.lr",))
+
+
 def test_the_jobs_of_both_stages():
     jobs = [["method=a", "seed=1"], ["method=a", "seed=2"], ["method=b", "seed=1"], ["method=b", "seed=2"]]
     grid = [{"lr": 1e-05}, {"lr": 2}]
@@ -55,6 +82,13 @@ def test_the_jobs_of_both_stages():
     assert plan.second_stage([row]) == both
     failed = TunedRow(plan.rows[0], ["x", "y"], [None, None], ["diverged"] * 2)
     assert plan.second_stage([failed]) == [["method=b", "seed=1"], ["method=b", "seed=2"]]
+
+
+def test_the_only_row_is_named_in_the_order_of_its_words():
+    """A search finds its earlier trials by the name: it must not depend on how strings are hashed."""
+    for words in (["recipe=r", "method=m"], ["method=m", "recipe=r"]):
+        (row,) = Plan.of([[*words, "rank=eps_0.8"]], lambda row: row).rows
+        assert row.name == " ".join(word.partition("=")[2] for word in words)
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def _share(part: str) -> Cell:
 
 
 def _digits(value: float) -> str:
-    """Four digits, no exponent.
+    """Four significant digits, from 1000 up whole numbers.
 
     >>> [_digits(v) for v in (0.0, 0.01234, 1.2345, 123.45, 12345.6)]
     ['0', '0.01234', '1.234', '123.5', '12346']

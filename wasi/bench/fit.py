@@ -4,13 +4,13 @@ Memory and time of every combination are predicted from small steps (`wasi.bench
 fit are then measured. Leaves fit.json, fit.csv, fit.png and fit.svg.
 """
 
-import csv
-import io
 import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import psutil
@@ -29,6 +29,7 @@ from wasi.config.validate import integer_from, is_number, list_of, one_of
 from wasi.errors import Interrupted, UserError
 from wasi.measure import rss
 from wasi.methods.declared import method_names, reads_rank
+from wasi.report.csv_files import csv_text
 from wasi.report.write import printable, write_images
 from wasi.runs.ending import Ending, ending_of, tell
 from wasi.runs.inputs import check_inputs
@@ -74,7 +75,10 @@ def perform(cfg: DictConfig, folder: Path, body: Callable[[DictConfig, "Plan"], 
     except BaseException as error:  # Interrupted too: what was found is kept
         ending = ending_of(error)
     with uninterrupted():
-        plan_.write(ending)
+        try:
+            plan_.write(ending)
+        except OSError as error:  # a full disk
+            ending = replace(ending_of(error), signum=ending.signum)
         tell(ending, folder / "bench.log")
     if ending.signum is not None:
         raise Interrupted(ending.signum)
@@ -126,13 +130,22 @@ class Plan:
             cfg = _config(self.cfg, row["method"], row["epsilon"], row["optimizer"], row["memory"], row["batch_size"])
             name = _model_name(row["method"], row["epsilon"])
             log.info("measuring %s, %s, %s, batch %d", name, row["optimizer"], row["memory"], row["batch_size"])
-            with Child("", self.log_file, rss.child_environment(cfg.device.num_threads)) as child:
-                child.ask("load", config=measured_config(cfg))
-                process = resident_memory(child)["memory/process_rss_peak_mib"]
-                samples = child.ask("time_train", warmup=0, min_count=3, min_seconds=0.0)
-            row |= {"process_mib": process, "step_ms": sorted(samples)[1], "measured": True}
+            try:
+                process, step_ms = self._measured(cfg)
+            except ChildFailed as error:
+                log.warning("%s could not be measured: %s", name, error)
+                row["fits"] = error.status == "diverged"  # else killed for want of memory, as far as is known
+                continue
+            row |= {"process_mib": process, "step_ms": step_ms, "measured": True}
             row["fits"] = process <= self.limit
             _with_epoch(row)
+
+    def _measured(self, cfg: DictConfig) -> tuple[float, float]:
+        """Resident peak of the whole process (MiB), and the median of three steps (ms)."""
+        with Child("", self.log_file, rss.child_environment(cfg.device.num_threads)) as child:
+            child.ask("load", config=measured_config(cfg))
+            process = resident_memory(child)["memory/process_rss_peak_mib"]
+            return process, median(child.ask("time_train", warmup=0, min_count=3, min_seconds=0.0))
 
     def fitting(self) -> list[dict]:
         """Those that fit and were timed, the quickest epoch first."""
@@ -148,7 +161,7 @@ class Plan:
         head = {"status": ending.status, "error": ending.error, "limit_mib": self.limit}
         content = {**head, "config": measured_config(self.cfg), "rows": ordered, "environment": provenance()}
         atomic_write_text(self.folder / "fit.json", json.dumps(content, indent=1) + "\n")
-        atomic_write_text(self.folder / "fit.csv", _csv(ordered))
+        atomic_write_text(self.folder / "fit.csv", csv_text(ordered, _COLUMNS))
         if self.rows:
             from wasi.bench.fit_figure import draw
 
@@ -268,11 +281,3 @@ def _cells(row: dict) -> list[str]:
     mark = "*" if row["measured"] else ""
     what = [row["method"], "-" if row["epsilon"] is None else str(row["epsilon"]), row["optimizer"], row["memory"]]
     return [*what, str(row["batch_size"]), *time, f"{mib[0]}{mark}", *mib[1:]]
-
-
-def _csv(rows: list[dict]) -> str:
-    out = io.StringIO()
-    writer = csv.DictWriter(out, _COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: "" if value is None else value for key, value in row.items()} for row in rows)
-    return out.getvalue()

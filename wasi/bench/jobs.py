@@ -8,7 +8,18 @@ from typing import Any
 from wasi.bench.measure_job import FILE_NAME
 from wasi.config.relevance import relevant
 from wasi.methods.declared import place
-from wasi.report.options import NAMED, dataset_label, epsilon_label, flat, model_label, select, show, weight_epsilon
+from wasi.report.groups import short_names
+from wasi.report.options import (
+    NAMED,
+    dataset_label,
+    epsilon_label,
+    flat,
+    model_label,
+    select,
+    show,
+    show_option,
+    weight_epsilon,
+)
 from wasi.runs.result import read_result
 
 _NOT_OF_A_STEP = ("scheduler.", "train.epochs")
@@ -77,8 +88,8 @@ def series_names(jobs: list[BenchJob]) -> list[str]:
 
 
 def _with_differences(jobs: list[BenchJob]) -> list[tuple[BenchJob, list[str]]]:
-    keys = _differing(jobs)
-    return [(job, _shown(job, keys)) for job in jobs]
+    names = short_names(_differing(jobs))
+    return [(job, _shown(job, names)) for job in jobs]
 
 
 def _joined(*parts: str | None) -> str:
@@ -104,5 +115,6 @@ def _differing(jobs: list[BenchJob]) -> list[str]:
     return [key for key, families in values.items() if any(len(different) > 1 for different in families.values())]
 
 
-def _shown(job: BenchJob, keys: list[str]) -> list[str]:
-    return [f"{key.rpartition('.')[2]}={show(job.options[key])}" for key in keys if key in job.options]
+def _shown(job: BenchJob, names: dict[str, str]) -> list[str]:
+    """`NAME=VALUE` for every option of the job that `names` (dotted key -> name) has a name for."""
+    return [f"{name}={show_option(key, job.options[key])}" for key, name in names.items() if key in job.options]

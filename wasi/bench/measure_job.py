@@ -51,7 +51,10 @@ def perform(cfg: DictConfig, folder: Path, body: Callable[[DictConfig, "Job"], N
     except BaseException as error:  # Interrupted too: what was measured is kept
         ending = _ending(error)
     with uninterrupted():
-        ending = job.end(ending)
+        try:
+            ending = job.end(ending)
+        except OSError as error:  # a full disk: what is there stays, and the next job is tried
+            ending = replace(ending_of(error), signum=ending.signum)
         tell(ending, folder / "bench.log")
         _track(cfg, job, ending)
         _show(job)

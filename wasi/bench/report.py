@@ -1,15 +1,33 @@
 """What a sweep of benchmark jobs leaves beside them: bench.csv, a figure per model, report.html, and text."""
 
+import os
 from pathlib import Path
+from typing import Any
 
 from wasi.atomic import atomic_write_text
 from wasi.bench.bench_table import text
-from wasi.bench.csv_file import bench_csv
 from wasi.bench.jobs import BenchJob, read_jobs
+from wasi.report.csv_files import csv_text
+from wasi.report.options import select
 from wasi.report.origins import experiment_in
 from wasi.report.write import file_part, gather, printable, write_images, write_page
 
 CSV_NAME = "bench.csv"
+_CONFIG = (
+    "model.name",
+    "model.weights",
+    "dataset.name",
+    "dataset.batch_size",
+    "method.name",
+    "method.scope",
+    "method.weight_epsilon",
+    "method.activations.epsilon",
+    "method.activations.ranks",
+    "train.memory",
+    "train.gradient_checkpointing",
+    "train.micro_batch_size",
+    "seed",
+)
 
 
 def write_report(folder: Path) -> str:
@@ -18,6 +36,27 @@ def write_report(folder: Path) -> str:
     atomic_write_text(folder / CSV_NAME, bench_csv(jobs, folder))
     names = [CSV_NAME, *_figures(jobs, folder), *([write_page(gather([folder]))] if jobs else [])]
     return printable(f"{text(jobs)}\n\nwritten to {folder}: {', '.join(names)}")
+
+
+def bench_csv(jobs: list[BenchJob], base: Path) -> str:
+    """A line per job: configuration, metrics, the baseline's (`baseline/...`), ratios (`ratio/.../p50`, `low`, `high`).
+
+    Args:
+        base: the folder that the jobs' folders are written relative to.
+    """
+    return csv_text([_row(job, base) for job in jobs])
+
+
+def _row(job: BenchJob, base: Path) -> dict[str, Any]:
+    environment = job.content["environment"]
+    row = {"job": os.path.relpath(job.path.parent, base), "status": job.status, "error": job.content["error"]}
+    row |= {key: select(job.config, key) for key in _CONFIG}
+    row |= {"baseline": select(job.config, "bench.baseline"), **job.metrics}
+    row |= {f"baseline/{name}": value for name, value in (job.content["baseline"] or {}).get("metrics", {}).items()}
+    for name, ratio in job.ratio.items():
+        row |= {f"ratio/{name}/{bound}": value for bound, value in ratio.items()}
+    row |= {f"machine/{key}": environment["machine"].get(key) for key in ("processor", "hostname")}
+    return row | {"threads": environment.get("threads", {}).get("torch"), "start": environment.get("start")}
 
 
 def _figures(jobs: list[BenchJob], folder: Path) -> list[str]:

@@ -8,6 +8,7 @@ from omegaconf import DictConfig, read_write
 import wasi.bench.job_identity  # noqa: F401  (a launcher's child process gets the resolver by unpickling the callback)
 from wasi.bench.baseline import check_baseline
 from wasi.bench.measure_job import FILE_NAME
+from wasi.config.known import check_needed
 from wasi.errors import UserError
 from wasi.runs.launching import launcher_name
 from wasi.runs.processes import check_alone
@@ -22,6 +23,7 @@ class BenchCallback(SweepCallback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         exit_if_refused(lambda: check_alone("a benchmark"))
+        exit_if_refused(lambda: check_needed("bench", config))
         super().on_run_start(config, **kwargs)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -31,6 +33,7 @@ class BenchCallback(SweepCallback):
         super().on_multirun_start(config, **kwargs)
 
     def check(self, config: DictConfig, swept: set[str]) -> None:
+        check_needed("bench", config)
         super().check(config, swept)
         if is_tuned_sweep(config.hydra):
             raise UserError("hydra/sweeper", "tuned", "basic, as a benchmark tunes nothing")

@@ -17,7 +17,6 @@ from wasi.models.identity import weights_identity
 SCHEMA_VERSION = 1
 
 
-
 def fingerprint(cfg: DictConfig) -> str:
     """64 hex digits; equal for two configurations exactly when they ask for the same run.
 

@@ -20,6 +20,7 @@ from wasi.errors import UserError
 _GROUPS = ("model", "dataset", "augment", "method", "rank", "device", "optimizer", "scheduler", "logger")
 # Groups of which a library's class takes every option as an argument, and refuses what it does not know.
 _INSTANTIATED = ("optimizer", "scheduler")
+_BENCH = "bench"
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
@@ -48,10 +49,16 @@ def check_sections(cfg: DictConfig) -> None:
         _refuse_unknown(section, cfg[section], needed)
         _refuse_missing(section, cfg[section], needed)
     for section in set(_GROUPS) - set(_INSTANTIATED):
-        files = _files(section, folders)
-        whole = [set(file) for file in files if "defaults" not in file]
-        _refuse_unknown(section, cfg[section], set().union(*files) - {"defaults"})
-        _refuse_missing(section, cfg[section], set.intersection(*whole) if whole else ())
+        _refuse_unknown_in_group(section, cfg[section], folders)
+        check_needed(section, cfg)
+    if isinstance(cfg.get(_BENCH), DictConfig):  # under train.py an experiment may bring a part of it
+        _refuse_unknown_in_group(_BENCH, cfg[_BENCH], folders)
+
+
+def check_needed(section: str, cfg: DictConfig) -> None:
+    """Raises UserError for an option that every file of a group has and the configuration lacks."""
+    whole = [set(file) for file in _files(section, _folders()) if "defaults" not in file]
+    _refuse_missing(section, cfg[section], set.intersection(*whole) if whole else ())
 
 
 def check_method(method: DictConfig) -> None:
@@ -82,6 +89,10 @@ def _refuse_unknown(section: str, node: DictConfig, known: Collection[str]) -> N
             inside = f"{section}." if section else ""
             listed = ", ".join(f"{inside}{name}" for name in sorted(known) if not name.startswith("_"))
             raise UserError(option, plain(node)[str(key)], f"one of {listed}")
+
+
+def _refuse_unknown_in_group(section: str, node: DictConfig, folders: list[Path]) -> None:
+    _refuse_unknown(section, node, set().union(*_files(section, folders)) - {"defaults"})
 
 
 def _refuse_missing(section: str, node: DictConfig, needed: Collection[str]) -> None:

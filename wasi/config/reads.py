@@ -10,7 +10,6 @@ from wasi.config.files import plain
 
 _INTERPOLATION = re.compile(r"\$\{rank\.(\w+)\}")
 
-
 # What each way of choosing activation ranks looks at.
 _OF_SELECTION = {
     "epsilon": {"activation_epsilon", "token_epsilon"},

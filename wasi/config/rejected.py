@@ -14,6 +14,7 @@ from wasi.errors import UserError
 
 _SPECIAL = {*" ,=(){}[]#;&|!<>?'\""}  # which Hydra's grammar gives a meaning, or none
 _GIVEN = re.compile(r"use \+([^\s=]+)=(.*)")  # the override, as Hydra repeats it
+_NO_PLACE = re.compile(r"invalid literal for int\(\) with base 10: '(.*)'")
 _MERGED = re.compile(r"Error merging override ([^\s=]+)=(.*)")
 
 
@@ -23,17 +24,17 @@ def rejected(error: Exception, words: Sequence[str] = ()) -> UserError | None:
     None for anything else. `words` are those of the command line.
     """
     if isinstance(error, OverrideParseException):
-        return _unquoted(error.override or "", words)
+        return _unparsed(error, words)
     if str(error).startswith("Ambiguous value"):
         option, _, value = str(error).partition("'")[2].partition("'\n")[0].partition("=")
         return UserError(option, value, f"one value, or with -m several for a sweep, or {_in_quotes(option, value)}")
     if not isinstance(error, ConfigCompositionException):
-        return _null_group(words) if str(error).startswith("Config group override must be") else None
+        return _not_hydras(str(error), words)
     if isinstance(error, MissingConfigException):
         return _unknown_choice(error)
     node = getattr(error.__cause__, "parent_node", None)
-    if (merged := _MERGED.match(str(error))) and isinstance(node, DictConfig):
-        return _no_mapping(merged[1], merged[2], node)
+    if merged := _MERGED.match(str(error)):
+        return _not_mergeable(merged[1], merged[2], error.__cause__)
     given = _GIVEN.search(str(error))
     if not str(error).startswith("Could not override") or given is None or not isinstance(node, DictConfig):
         return None
@@ -44,8 +45,9 @@ def rejected(error: Exception, words: Sequence[str] = ()) -> UserError | None:
     return UserError(option, value, allowed)
 
 
-def _unquoted(override: str, words: Sequence[str]) -> UserError | None:
-    """A value such as a path that Hydra's grammar takes for something else; None for what is no such value."""
+def _unparsed(error: OverrideParseException, words: Sequence[str]) -> UserError:
+    """A value such as a path that Hydra's grammar takes for something else, or makes nothing of."""
+    override = error.override or ""
     option, equals, value = override.partition("=")
     if not equals:
         before = words[words.index(override) - 1] if override in words[1:] else ""
@@ -54,7 +56,7 @@ def _unquoted(override: str, words: Sequence[str]) -> UserError | None:
             return UserError(override, "", f"a value: {override}=VALUE")
         value = f"{value} {override}"
     if value[:1] in "[{'\"" or not (_SPECIAL & {*value} or not value.isascii()):
-        return None
+        return UserError(option.lstrip("+~"), value, f"what Hydra can read ({str(error).splitlines()[0]})")
     return UserError(option.lstrip("+~"), value, _in_quotes(option, value))
 
 
@@ -64,19 +66,24 @@ def _in_quotes(option: str, value: str) -> str:
     return f"a value with such characters in quotes for the shell and for Hydra: {word}"
 
 
-def _null_group(words: Sequence[str]) -> UserError | None:
-    """`model=null`, for which Hydra has a traceback."""
-    for word in words:
-        group, _, value = word.partition("=")
-        if value == "null" and (files := of_group(group)):
-            return UserError(group, value, ", ".join(file.stem for file in files))
+def _not_hydras(error: str, words: Sequence[str]) -> UserError | None:
+    """What Hydra has a traceback for: `model=null`, and a name (`optimizer.betas.x=1`) where a list has its places."""
+    no_place = _NO_PLACE.match(error)
+    for option, _, value in (word.lstrip("+").partition("=") for word in words):
+        inside, _, key = option.rpartition(".")
+        if error.startswith("Config group override must be") and value == "null" and (files := of_group(option)):
+            return UserError(option, value, ", ".join(file.stem for file in files))
+        if no_place and inside and key == no_place[1]:
+            return UserError(option, value, f"a number in the place of {key}, as {inside} is a list; or {inside}=[...]")
     return None
 
 
-def _no_mapping(option: str, value: str, node: DictConfig) -> UserError | None:
-    """A list or a value for an option that is a mapping; None for another reason not to merge it."""
-    if value.startswith("{") or node._get_full_key(None) != option:
-        return None
+def _not_mergeable(option: str, value: str, cause: BaseException | None) -> UserError:
+    """A list or a value for an option that is a mapping, and whatever else OmegaConf, `cause`, has against it."""
+    node = getattr(cause, "parent_node", None)
+    if value.startswith("{") or not isinstance(node, DictConfig) or node._get_full_key(None) != option:
+        reason = (str(cause).splitlines() or [""])[0]
+        return UserError(option.lstrip("+"), value, f"what fits there (OmegaConf: {reason})")
     keys = ", ".join(map(str, node))
     entries = f"of {keys}, each as {option}.KEY=VALUE" if keys else f"as '{option}={{KEY: VALUE}}'"
     return UserError(option, value, f"a mapping here, {entries}; {option}=null before this takes the mapping away")
@@ -88,10 +95,16 @@ def _unknown_choice(error: MissingConfigException) -> UserError | None:
 
 
 def _allowed(option: str, node: DictConfig) -> str:
-    """Args: node: the composed section that lacks the option."""
+    """What may stand in place of an option that does not exist.
+
+    Args:
+        node: the composed section that lacks the option.
+    """
     section, *rest = option.split(".")
     has = [str(key) for key in node if not str(key).startswith("_")]
     inside = option.rpartition(".")[0]
+    if not has:
+        return f"{inside}=VALUE, as {inside} has no options inside"
     listed = f"one of {', '.join(sorted(f'{inside}.{key}' if inside else key for key in has))}"
     owners = [file.stem for file in of_group(section) if _has(file, rest)]
     if not rest or not owners:

@@ -9,7 +9,9 @@ from wasi.config.naming import job_folder
 
 
 def register() -> None:
-    """Make `${job_folder:}`, and what conf/hydra/launcher/ asks of the machine, known to OmegaConf; again is harmless.
+    """Make `${job_folder:}`, and what conf/hydra/launcher/ asks of the machine, known to OmegaConf.
+
+    Harmless when it is called again.
     """
     OmegaConf.register_new_resolver("job_folder", lambda *, _root_: job_folder(_root_), replace=True)
     OmegaConf.register_new_resolver("gpus", gpus_for, replace=True)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from wasi.data.root import DEFAULT_ROOT, downloading, missing, root_of
 from wasi.data.sizes import Available
 from wasi.data.spec import InputSpec, Splits
+from wasi.deferred import import_light
 from wasi.errors import UserError
 
 if TYPE_CHECKING:
@@ -85,10 +86,8 @@ def load(cfg_dataset, spec: InputSpec) -> Splits:
     root, folders = root_of(cfg_dataset), _folders(cfg_dataset)
     files = _find(folders)
     if not files:
-        from torchvision.datasets import FashionMNIST
-
         with downloading(cfg_dataset, "the four files " + ", ".join(FILES.values())):
-            FashionMNIST(str(root), download=True)
+            import_light("torchvision.datasets").FashionMNIST(str(root), download=True)
         if (files := _find(folders)) is None:
             raise missing(cfg_dataset, ", ".join(FILES.values()), folders)
     folder = files["train_images"].parent

@@ -125,9 +125,8 @@ def _cub200(parent: Path, spec: InputSpec, download: bool) -> Splits:
     except FileNotFoundError:
         if not download:
             raise
-    from torchvision.datasets.utils import download_and_extract_archive
-
-    download_and_extract_archive(CUB_URL, str(parent), filename=f"{folder.name}.tgz", md5=CUB_MD5)
+    utils = import_light("torchvision.datasets.utils")
+    utils.download_and_extract_archive(CUB_URL, str(parent), filename=f"{folder.name}.tgz", md5=CUB_MD5)
     return _read_cub200(folder, spec)
 
 

@@ -5,9 +5,11 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
+
+from filelock import FileLock
 
 from wasi.errors import UserError
 
@@ -44,11 +46,19 @@ def _extract_safely() -> None:
 
 @contextmanager
 def downloading(cfg_dataset, what: str) -> Iterator[None]:
-    """A failure inside becomes a UserError that says what to put under `dataset.root` instead."""
+    """A failure inside becomes a UserError that says what to put under `dataset.root` instead.
+
+    One process at a time is inside, as jobs side by side would write one file together; those that waited find it.
+    """
     _extract_safely()
-    log.info("downloading %s to %s", cfg_dataset["name"], cfg_dataset["root"])
+    log.info("downloading what is missing of %s to %s", cfg_dataset["name"], cfg_dataset["root"])
+    root = root_of(cfg_dataset)
     try:
-        yield
+        with ExitStack() as stack:
+            with suppress(OSError):  # a folder that cannot be written into: nothing is downloaded, data may be there
+                root.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(FileLock(root / ".download.lock"))
+            yield
     except _FAILURES as error:
         reason = (str(error).strip().splitlines() or [""])[-1] or type(error).__name__
         allowed = (

@@ -1,8 +1,8 @@
 """torch's own FLOP counter, with formulas for what it lacks.
 
->>> with flop_counter() as counter:
-...     step(images, labels)
->>> counter.get_total_flops()
+    with flop_counter() as counter:
+        step(images, labels)
+    counter.get_total_flops()
 
 Decompositions take the leading terms of Golub & Van Loan, Matrix Computations (4th ed.): Householder QR with
 explicit thin `Q` (5.2), symmetric QR algorithm with vectors (8.3), R-SVD (8.6), LU (3.2), Cholesky (4.2),

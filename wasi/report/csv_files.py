@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +33,18 @@ _TIMES = ("start", "wall_seconds", "resumed_from_step")
 
 
 def runs_csv(runs: list[Run], base: Path) -> str:
-    """
+    """report.csv: a line per run.
+
     Args:
         base: folder that paths are written relative to, see `relative`.
     """
     differing = _differing(runs)
-    return _csv(_run_row(run, differing, base) for run in runs)
+    return _shown(_run_row(run, differing, base) for run in runs)
 
 
 def groups_csv(blocks: Iterable[tuple[Block, list[Comparison]]]) -> str:
-    return _csv(_group_row(block, comparison) for block, comparisons in blocks for comparison in comparisons)
+    """report_groups.csv: a line per row of the tables."""
+    return _shown(_group_row(block, comparison) for block, comparisons in blocks for comparison in comparisons)
 
 
 def relative(path: Path, base: Path) -> str:
@@ -100,17 +102,26 @@ def _test(comparison: Comparison) -> str | None:
     return "Welch" if comparison.pairing is None else "paired"
 
 
-def _csv(rows: Iterable[dict[str, Any]]) -> str:
-    """The union of the rows' columns, a column standing where the first row that has it puts it."""
-    rows = list(rows)
+def _shown(rows: Iterable[dict[str, Any]]) -> str:
+    """`csv_text` of values as the report shows them."""
+    return csv_text([{name: _cell(value) for name, value in row.items()} for row in rows])
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
+    """Rows as the text of a CSV file; what a row does not have, and None, stay empty.
+
+    Args:
+        columns: those to write; None for the union of the rows', each where the first row that has it puts it.
+    """
     file = io.StringIO()
-    writer = csv.DictWriter(file, _columns(rows), lineterminator="\n")
+    names = _columns(rows) if columns is None else columns
+    writer = csv.DictWriter(file, names, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    writer.writerows(rows)
     return file.getvalue()
 
 
-def _columns(rows: list[dict[str, Any]]) -> list[str]:
+def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     columns: list[str] = []
     for row in rows:
         place = 0

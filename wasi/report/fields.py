@@ -85,7 +85,8 @@ def name_of(run: Run) -> str:
 
 
 def significant(value: float | None, digits: int = 4) -> str:
-    """
+    """A number with that many significant digits and no exponent, whole numbers in full; `-` for None.
+
     >>> [significant(v) for v in (None, 0.0, 0.45678, 12.3456, 4041.28, 123456.7)]
     ['-', '0', '0.4568', '12.35', '4041', '123457']
     """

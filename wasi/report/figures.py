@@ -97,15 +97,19 @@ def _panel(ax: Axes, cost: Cost, series: list[Series], looks: list[Style], refer
 def _line(
     ax: Axes, cost: Cost, label: str, groups: list[Group], points: list[tuple[float, float]], style: Style
 ) -> list[Label]:
-    """One series in one panel, with error bars where several seeds tell a spread; the labels of its points."""
-    x, y = [x for x, _ in points], [y for _, y in points]
-    x_bars = [(group.std(cost.metric) or 0.0) / cost.unit for group in groups]
-    y_bars = [group.std(group.accuracy) or 0.0 for group in groups]
-    ax.plot(x, y, label=label, zorder=4 if style.marker == "*" else 3, **style.marks())
-    for values, axis in ((x_bars, "xerr"), (y_bars, "yerr")):
-        if any(values):
-            bars: dict[str, Any] = {axis: values}
-            ax.errorbar(x, y, **bars, ecolor=style.colour, fmt="none", elinewidth=0.9, capsize=2, zorder=2)
+    """One series in one panel, with error bars at points whose seeds tell a spread; the labels of its points."""
+    ax.plot(
+        [x for x, _ in points], [y for _, y in points],
+        label=label, zorder=4 if style.marker == "*" else 3, **style.marks(),
+    )  # fmt: skip
+    across = [(group.std(cost.metric) or 0.0) / cost.unit for group in groups]
+    up = [group.std(group.accuracy) or 0.0 for group in groups]
+    for axis, stds in (("xerr", across), ("yerr", up)):
+        spread = [(*point, std) for point, std in zip(points, stds, strict=True) if std]
+        if spread:
+            x, y, bars = zip(*spread, strict=True)
+            options: dict[str, Any] = {axis: bars, "fmt": "none", "elinewidth": 0.9, "capsize": 2}
+            ax.errorbar(x, y, **options, ecolor=style.colour, zorder=2)
     return [
         Label(*point, epsilon_label(group.config), style.text_colour, style.size)
         for point, group in zip(points, groups, strict=True)

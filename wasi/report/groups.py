@@ -19,7 +19,7 @@ from wasi.report.options import (
     model_label,
     result_options,
     select,
-    show,
+    show_option,
     unquotable,
     weight_label,
 )
@@ -155,7 +155,7 @@ def _groups(runs: Iterable[Run]) -> list[Group]:
         for part in _by_hardware(members):
             seeds = [str(run.config["seed"]) for run in part]
             once = len(set(seeds)) == len(seeds)
-            part.sort(key=lambda run: str(run.config["seed"]))
+            part.sort(key=lambda run: _natural(str(run.config["seed"])))
             groups += [Group(tuple(runs), json.loads(key)) for runs in ([part] if once else [[run] for run in part])]
     return groups
 
@@ -213,11 +213,10 @@ def unlike(a: Group, b: Group) -> set[str]:
 
 
 def shown_option(group: Group, key: str) -> str | None:
-    """None for an option that this group does not have; of a class its name."""
+    """None for an option that this group does not have."""
     if key not in group.options:
         return None
-    text = show(group.options[key])
-    return text.rpartition(".")[2] if key.endswith("._target_") else text
+    return show_option(key, group.options[key])
 
 
 def row_names(block: Block) -> list[str]:
@@ -247,7 +246,8 @@ def variant(block: Block, group: Group) -> list[str]:
 
 
 def short_names(keys: list[str]) -> dict[str, str]:
-    """
+    """Dotted key -> the last part of it, where no other key of `keys` ends alike.
+
     >>> short_names(["optimizer.lr", "optimizer.eps", "method.eps", "device.name"])
     {'optimizer.lr': 'lr', 'optimizer.eps': 'optimizer.eps', 'method.eps': 'method.eps', 'device.name': 'device'}
     """

@@ -85,7 +85,8 @@ def read_runs(dirs: list[Path]) -> tuple[list[Run], list[str]]:
 
 
 def read_run(path: Path, read_folder: Callable[[Path], kept.KeptFolder] = kept.KeptFolder.read) -> Run:
-    """
+    """The run or benchmark that one file tells of.
+
     Args:
         read_folder: of a kept result, what the files beside it tell.
 

@@ -35,7 +35,8 @@ def markdown(
     not_averaged: list[str],
     warnings: list[str],
 ) -> str:
-    """
+    """The text of report.md.
+
     Args:
         blocks: each with its comparisons and the file names of its figure, the first of which is shown.
         provenance, tuning, not_averaged, warnings: lines.

@@ -47,7 +47,8 @@ def select(config: Mapping, key: str) -> Any:
 
 
 def flat(section: Mapping, prefix: str = "") -> dict[str, Any]:
-    """
+    """Nested options as dotted key -> value.
+
     >>> flat({"a": {"b": 1, "c": [2, 3]}, "d": {}})
     {'a.b': 1, 'a.c': [2, 3]}
     """
@@ -137,3 +138,12 @@ def show(value: Any) -> str:
     if isinstance(value, str) and value.endswith(".safetensors"):
         return PurePath(value).name
     return str(without_absolute_paths(value))
+
+
+def show_option(key: str, value: Any) -> str:
+    """`show`, and of a class its name.
+
+    >>> show_option("optimizer._target_", "torch.optim.SGD"), show_option("optimizer.lr", 0.05)
+    ('SGD', '0.05')
+    """
+    return show(value).rpartition(".")[2] if key.endswith("._target_") else show(value)

@@ -34,7 +34,8 @@ def readable_multiples(low: float, high: float, width: float, size: float) -> tu
 
 
 def number(value: float) -> str:
-    """
+    """A tick's number, without zeros at its end.
+
     >>> [number(v) for v in (0.05, 1.0, 20000.0)]
     ['0.05', '1', '20000']
     """

@@ -144,7 +144,7 @@ def write_figures(block: Block, comparisons: list[Comparison], folder: Path) -> 
 
 
 def write_images(images: dict[str, bytes], stem: str, folder: Path) -> list[str]:
-    """Args: images: by the ending of their files' names."""
+    """Write one picture in several formats, `images` by the ending of their names; the files' names."""
     names = {f"{stem}.{form}": image for form, image in images.items()}
     for name, image in names.items():
         atomic_write_bytes(folder / name, image)
@@ -152,7 +152,8 @@ def write_images(images: dict[str, bytes], stem: str, folder: Path) -> list[str]
 
 
 def file_part(label: str) -> str:
-    """
+    """A label as a part of a file's name.
+
     >>> file_part("vit_b_32 (surrogate weights)")
     'vit_b_32_surrogate_weights'
     """

@@ -23,6 +23,7 @@ def collect(sweeps: list[Path], into: Path, row: str | None = None) -> list[str]
         UserError: a folder is missing, or no job below them is completed.
     """
     kept: dict[str, Record] = {}
+    places: dict[str, Path] = {}  # where each of them comes from
     left_out = []
     for sweep in sweeps:
         if not sweep.is_dir():
@@ -35,8 +36,11 @@ def collect(sweeps: list[Path], into: Path, row: str | None = None) -> list[str]
                 if content is None or content.get("status") != "completed":
                     status = "cannot be read" if content is None else content.get("status")
                     left_out.append(f"{path.parent}: {status}")
-                else:
-                    kept[f"{path.parent.name}.json"] = _named(record_of(content), row)
+                    continue
+                file_name = f"{path.parent.name}.json"
+                if places.get(file_name, path.parent) != path.parent:
+                    left_out.append(f"{places[file_name]}: {path.parent} is the same job")
+                kept[file_name], places[file_name] = _named(record_of(content), row), path.parent
     if not kept:
         raise UserError("SWEEP", " ".join(map(str, sweeps)), f"a folder with a completed job below it {left_out}")
     into.mkdir(parents=True, exist_ok=True)

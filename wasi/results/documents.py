@@ -43,7 +43,7 @@ def stale_documents(root: Path) -> dict[Path, str]:
 
 
 def _table(root: Path, asked: str) -> str:
-    """Args: asked: `NAME` or `NAME of ROW, ROW`."""
+    """The table that a marker asks for as `NAME` or `NAME of ROW, ROW`, in Markdown."""
     name, _, rows = asked.partition(" of ")
     comparison = compare(name, read_records(root / "results" / name))
     chosen = [row.strip() for row in rows.split(",")] if rows else None

@@ -23,7 +23,8 @@ _CODE = ("git_commit", "git_dirty", "versions", "start", "experiment", "cuda", "
 
 @dataclass(frozen=True)
 class Record:
-    """
+    """A kept file, as it is written.
+
     row: the recipe's name, or what tells the method and its ranks.
     shared, config: what all rows of a table should have in common, and what defines this row; dotted keys.
     ratio, samples: of a benchmark: baseline / ours as in bench.json, and a summary of each side's times.
@@ -51,7 +52,7 @@ class Record:
 
 
 def record_of(content: dict) -> Record:
-    """Args: content: a completed result.json or bench.json."""
+    """What is kept of a completed result.json or bench.json."""
     config = content["config"]
     where = content.get("environment") or content["provenance"]
     code = {key: where[key] for key in _CODE if key in where}

@@ -94,7 +94,8 @@ class Comparison:
 
 
 def compare(table: str, records: list[Record]) -> Comparison:
-    """
+    """The records of one table as its rows, compared with their baseline.
+
     Args:
         table: its name, for what is refused.
 

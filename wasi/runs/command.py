@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from hydra._internal import utils as hydra_utils
-from hydra.errors import ConfigCompositionException, OverrideParseException
+from hydra.errors import HydraException
 
 from wasi.config.hardware import launched
 from wasi.config.rejected import rejected
@@ -27,17 +27,24 @@ _continuing: list[str] = []  # the last of them is told when a signal ends this 
 def command(main: Callable[[], object]) -> None:
     """Call a `@hydra.main` function; SIGINT and SIGTERM end the process with 130 and 143, without a traceback.
 
-    An option or choice that does not exist ends it with 2 and one line.
+    What Hydra cannot compose ends it with 2 and one line. Where nobody reads standard output any more
+    (`| head`) it ends with 1 and no line.
     """
     sys.argv = without_a_folder(with_device_number(spelled_out(sys.argv)))
     logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback at every line
     try:
         with interruptible(), _one_line_for_rejected_options():
-            main()
+            try:
+                main()
+            finally:
+                print(end="", flush=True)
     except Interrupted as stop:
         continuing = f"; continue with: {_continuing[-1]}" if _continuing else ""
         print_error(f"stopped by {signal.Signals(stop.signum).name}{continuing}")
         sys.exit(128 + stop.signum)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # takes what Python flushes at its end
+        sys.exit(1)
 
 
 def with_device_number(words: Sequence[str]) -> list[str]:
@@ -71,11 +78,11 @@ def _one_line_for_rejected_options() -> Iterator[None]:
 def _tell_rejected(function: Callable[[], Any]) -> Any:
     try:
         return function()
-    except (ConfigCompositionException, OverrideParseException, ValueError) as error:
+    except (HydraException, ValueError) as error:
         mistake = rejected(error, sys.argv[1:])
-        if mistake is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+        if os.environ.get("HYDRA_FULL_ERROR") == "1" or (mistake is None and not isinstance(error, HydraException)):
             raise
-        print_error(str(mistake))
+        print_error(one_line(f"{error} {error.__cause__ or ''}") if mistake is None else str(mistake))
         sys.exit(2)
     except OSError as error:  # Hydra's own files: a full disk, a folder that may not be written into
         if os.environ.get("HYDRA_FULL_ERROR") == "1":

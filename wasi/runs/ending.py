@@ -26,7 +26,8 @@ class Ending:
 
 
 def ending_of(error: BaseException) -> Ending:
-    """
+    """How a run ends that raised `error`, or in which a signal has arrived.
+
     >>> ending_of(UserError("train.epochs", 0, "a whole number from 1 up"))
     Ending(status='failed', error='train.epochs=0: allowed is a whole number from 1 up', exit_code=2, \
 signum=None, details=None)

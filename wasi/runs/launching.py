@@ -43,6 +43,11 @@ def launcher_name(hydra_cfg: DictConfig) -> str:
     return str(hydra_cfg.launcher["_target_"]).rpartition(".")[2]
 
 
+def runs_here(hydra_cfg: DictConfig) -> bool:
+    """Whether all jobs run on this machine, where `device.name=auto` is what it is for this process."""
+    return launcher_name(hydra_cfg) in ("BasicLauncher", *_ON_THIS_MACHINE)
+
+
 def _choice(hydra_cfg: DictConfig) -> str:
     return hydra_cfg.runtime.choices.get("hydra/launcher", launcher_name(hydra_cfg))
 

@@ -41,8 +41,12 @@ def provenance() -> dict:
     }
 
 
+@cache
 def code_version() -> dict:
-    """The commit of the checkout that holds this package, and whether tracked files differ from it."""
+    """The commit of the checkout that holds this package, and whether tracked files differ from it.
+
+    Looked up once in a process, which runs what it has loaded: later jobs of a sweep know nothing of later commits.
+    """
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return {}

@@ -22,8 +22,10 @@ _ADDED = {"none": "", "fast": "memory/train_peak_mib", "full": "memory/train_rss
 
 
 class Record:
-    """Args:
-    cfg: the run's configuration; folder: the run's folder, which may hold an earlier result.
+    """The content of one run's result.json, and what an earlier process has left in its folder.
+
+    Args:
+        cfg: the run's configuration; folder: the run's folder, which may hold an earlier result.
     """
 
     def __init__(self, cfg: DictConfig, folder: Path):

@@ -144,7 +144,8 @@ def is_searched(override: Override) -> bool:
 
 
 def searched_options(overrides: Iterable[Override]) -> Axes:
-    """
+    """What the command line asks a search to try, by option.
+
     Raises:
         UserError: a range without width, or one that cannot be searched as asked.
     """

@@ -1,7 +1,7 @@
 """The frame of a sweep: checked before its first job, told about after its last."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from wasi.runs.ending import ending_of, one_line, print_error
 from wasi.runs.fail_fast import OPTION, check_fail_fast, enough_failures
 from wasi.runs.folder import check_folder
 from wasi.runs.job import forget_ended
-from wasi.runs.launching import prepare_launcher
+from wasi.runs.launching import prepare_launcher, runs_here
 from wasi.runs.lock import is_at_work
 from wasi.runs.plan import write_plan
 from wasi.runs.processes import check_processes
@@ -37,6 +37,7 @@ class SweepCallback(Callback):
 
     def __init__(self, fail_fast: int | None = None):
         self._fail_fast = fail_fast
+        self._planned: list[str] = []  # names of the jobs' folders, as far as they are known beforehand
 
     def check(self, config: DictConfig, swept: set[str]) -> None:
         """Raises UserError for what no job could do; options in `swept` differ from job to job."""
@@ -59,7 +60,7 @@ class SweepCallback(Callback):
         name = str(config.sweep)
         _pin_name(config, name)
         print(continue_with("sweep", name), flush=True)
-        write_plan(Path(config.hydra.sweep.dir), config)
+        self._planned = write_plan(Path(config.hydra.sweep.dir), config)
         forget_ended()
 
     def _check_sweep(self, config: DictConfig) -> None:
@@ -76,9 +77,12 @@ class SweepCallback(Callback):
         folder = Path(config.hydra.sweep.dir)
         told = _tell(self.report, folder)
         failures = failed_jobs(folder, self._before, self.file_name)
+        stopped = enough_failures(config.hydra)
+        if not stopped and runs_here(config.hydra):  # elsewhere another device may give a job another name
+            failures |= lost_jobs([folder / name for name in self._planned], self.file_name)
         for job, result in failures.items():
             print_error(f"{job}: {result['status']}: {result['error']}")
-        if stopped := enough_failures(config.hydra):
+        if stopped:
             count, reason = stopped
             print_error(f"stopped after {count} failures of one kind, {OPTION}={self._fail_fast}: {reason}")
         if failures or not told:
@@ -136,6 +140,15 @@ def failed_jobs(
             result["error"] = "its process died"
         failures[path.parent] = result
     return failures
+
+
+def lost_jobs(jobs: Iterable[Path], file_name: str = FILE_NAME) -> dict[Path, dict]:
+    """Those of `jobs` (folders) without a result, as a process leaves none that dies before it begins to train.
+
+    A job that another process has at the moment is not lost.
+    """
+    lost = [job for job in jobs if not (job / file_name).exists() and not is_at_work(job)]
+    return {job: {"status": "failed", "error": f"it left no {file_name}"} for job in lost}
 
 
 def _pin_name(config: DictConfig, name: str) -> None:

@@ -3,7 +3,7 @@
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from wasi.config.files import plain
 from wasi.config.objectives import DEFAULT, Values, best_places, values_of
+from wasi.config.swept import sweep_overrides
 from wasi.errors import UserError
 from wasi.runs.result import read_result, write_json
 from wasi.runs.search import Point, Range, Space
@@ -56,7 +57,8 @@ class Plan:
 
     @classmethod
     def of(cls, jobs: Sequence[Sequence[str]], asked: Callable[[Row], Row]) -> "Plan":
-        """
+        """Rows and seeds of an ordinary sweep's jobs.
+
         Args:
             jobs: overrides of every job of the ordinary sweep; `asked`: a row with what is to be tried.
         """
@@ -162,10 +164,29 @@ class TunedRow:
         return {**head, "choice": self.choice, "choices": self.choices, "on_edge": self.on_edge, "told": self.told()}
 
 
+def rates_asked(
+    tune: Mapping[str, Any], overrides: Overrides, optimizer: str, searched: Collection[str] = ()
+) -> dict[str, list[float]] | list[float] | None:
+    """`tune.lr` for one row: of a mapping from optimizers to rates, those of the row's own where no other is tried.
+
+    Args:
+        overrides: of the row's jobs; optimizer: the choice that they compose; searched: options that a search decides.
+
+    Raises:
+        UserError: the mapping lacks the row's optimizer, whose rate would not be tuned.
+    """
+    rates, others = tune["lr"], tune["optimizer"] is not None and "optimizer" not in overrides
+    if not isinstance(rates, Mapping) or others or "optimizer" in searched or {_LR} & {*overrides, *searched}:
+        return rates
+    if optimizer not in rates:
+        raise UserError("tune.lr", rates, f"a list, or a mapping that has optimizer={optimizer}, which this row takes")
+    return rates[optimizer]
+
+
 def grid_of(tune: DictConfig, overrides: Overrides) -> Grid:
     """The points that `tune` asks for, but for options that the job's own `overrides` decide.
 
-    `tune.lr` may be a list, or a mapping from optimizers (of `tune.optimizer`) to lists.
+    `tune.lr` may be a list or, where optimizers are tried, a mapping from them to lists (see `rates_asked`).
     """
     options = plain(tune, resolve=True)
     lr, optimizers = options["lr"], options["optimizer"] if "optimizer" not in overrides else None
@@ -180,19 +201,13 @@ def grid_of(tune: DictConfig, overrides: Overrides) -> Grid:
 
 
 def tuned(plan: Plan, returns: Sequence[Any], objectives: Sequence[str]) -> list[TunedRow]:
-    """
-    Args:
-        returns: Hydra's JobReturn of every job of the first stage, in its order.
-    """
+    """The first stage of every row that has one, by Hydra's JobReturn of each of its jobs, in their order."""
     jobs = iter(returns)
     return [tuned_row(row, [next(jobs) for _ in row.grid], objectives) for row in plan.rows if row.is_tuned]
 
 
 def tuned_row(row: Row, returns: Sequence[Any], objectives: Sequence[str]) -> TunedRow:
-    """
-    Args:
-        returns: Hydra's JobReturn at every point of the row.
-    """
+    """The first stage of one row, by Hydra's JobReturn at each of its points."""
     folders = [folder_of(job) for job in returns]
     results = [read_result(folder) or {} for folder in folders]
     values = [found_values(result, objectives) for result in results]
@@ -230,15 +245,15 @@ def write_tuning(folder: Path, seed: str | None, rows: Sequence[TunedRow], objec
 
 
 def check_tuning(hydra_cfg: DictConfig) -> None:
-    """Refuse `tune.…` on a command line whose sweeper tunes nothing.
-
-    Raises:
-        UserError: names the option.
-    """
+    """Raises UserError for `tune.…` where the sweeper does not tune, for `interval(…)` where it does not search."""
     for override in hydra_cfg.overrides.task:
         key, _, value = override.lstrip("+").partition("=")
         if key.partition(".")[0] == "tune" and not is_tuned_sweep(hydra_cfg):
             raise UserError(key, value, "for a sweep with hydra/sweeper=tuned or optuna only")
+    for override in sweep_overrides(hydra_cfg):
+        if override.is_interval_sweep() and not str(hydra_cfg.sweeper["_target_"]).endswith(".OptunaSweeper"):
+            key, _, value = str(override.input_line).partition("=")
+            raise UserError(key, value, "values with commas, or hydra/sweeper=optuna for a search")
 
 
 def is_tuned_sweep(hydra_cfg: HydraConf | DictConfig) -> bool:
@@ -259,7 +274,8 @@ def not_chosen(folder: Path) -> set[str]:
 def _name(row: Overrides, rows: list[Overrides]) -> str:
     """The values in which rows differ: `wasi_0.8`, `wasi eps_0.8`."""
     differing = [key for key in row if any(other.get(key) != row[key] for other in rows)]
-    return " ".join(row[key] for key in differing or row.keys() & {"recipe", "method"}) or "the only row"
+    named = differing or [key for key in row if key in ("recipe", "method")]
+    return " ".join(row[key] for key in named) or "the only row"
 
 
 def _ends(values: list[Any]) -> tuple:

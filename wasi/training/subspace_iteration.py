@@ -13,8 +13,8 @@ from wasi.training.swan import Swan
 class SubspaceIteration:
     """The work around `optimizer.step()` for a model with low-rank layers; nothing to do for one without.
 
-    >>> loss.backward(); norm = subspace.prepare(max_norm=2.0)
-    >>> optimizer.step(); subspace.finish()
+        loss.backward(); norm = subspace.prepare(max_norm=2.0)
+        optimizer.step(); subspace.finish()
 
     Layers whose optimizer acts on coordinates (`FactoredLinear.C`) fold its step into their factors. Under plain SGD,
     whose step is linear in the gradient, the other factored layers step along the tangent space of their product

@@ -119,7 +119,8 @@ def _difference(row: Row) -> Cell:
 
 
 def signed(points: float) -> str:
-    """
+    """Percentage points with their sign, a minus as typesetters have it.
+
     >>> signed(0.5), signed(-1.25)
     ('+0.50', '−1.25')
     """

@@ -264,7 +264,8 @@ def _with_points(one: Judged) -> str:
 
 
 def _and(words: Sequence[str]) -> str:
-    """
+    """An enumeration.
+
     >>> _and(["a", "b", "c"])
     'a, b and c'
     """

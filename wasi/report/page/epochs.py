@@ -74,7 +74,11 @@ def stability(rows: Sequence[Row]) -> Section | None:
 def _section(
     title: str, text: str, rows: Sequence[Row], panels: list[tuple[str, str, list[dict]]], counted: str
 ) -> Section | None:
-    """Args: panels: each with its title, its axis and its records, of which there may be none."""
+    """A section with a figure for each panel that has records; None where none has.
+
+    Args:
+        panels: each with its title, its axis and its records; counted: what a record's number of values counts.
+    """
     figures = [Figure(name, _lines(rows, values, axis, counted)) for name, axis, values in panels if values]
     seen = drawn(rows, [value for *_, values in panels for value in values])
     return Section(title, text, figures, series_legend(seen)) if figures else None

@@ -81,7 +81,7 @@ class Row:
 
 
 def rows_of(block: Block, comparisons: list[Comparison], first: int) -> list[Row]:
-    """Args: first: the number of the first row."""
+    """The rows of a block, numbered from `first` on."""
     names = dict(zip(map(id, block.groups), row_names(block), strict=True))
     series = series_of(block)
     looks = styles([(one.method, one.label) for one in series])

@@ -97,7 +97,11 @@ def _ratios(row: Row, predicted: Cost, measured: Cost) -> tuple[float, float] | 
 
 
 def _against_prediction(rows: list[tuple[Row, float, float]], x_title: str, y_title: str) -> dict[str, Any]:
-    """Args: rows: each with its predicted and its measured ratio."""
+    """The figure of measured over predicted ratios, with the diagonal on which they agree.
+
+    Args:
+        rows: each with its predicted and its measured ratio.
+    """
     values = [row.datum(x=x, y=y, predicted=f"{x:.2f}×", measured=f"{y:.2f}×") for row, x, y in rows]
     ends = [1.0, *(bound for value in values for bound in (value["x"], value["y"]))]
     diagonal = [{"x": bound, "y": bound} for bound in (min(ends), max(ends))]
