@@ -126,16 +126,17 @@ def _put_back(module: nn.Module, forward: Any) -> None:
 
 @contextmanager
 def decomposing(name: str) -> Iterator[None]:
-    """A ValueError inside, from a zero or non-finite input of layer `name`, becomes a UserError of `model.weights`."""
+    """What a zero or non-finite input of layer `name` raises inside becomes a UserError of `model.weights`."""
     try:
         yield
-    except ValueError as error:
-        allowed = f"one whose activations can be decomposed: {error}"
+    except (ValueError, torch.linalg.LinAlgError) as error:
+        reason = f"its inputs are not finite ({error})" if isinstance(error, torch.linalg.LinAlgError) else error
+        allowed = f"one whose activations can be decomposed: {reason}"
         raise UserError("model.weights", f"({name})", allowed) from error
 
 
 def added(total: Tensor, term: Tensor) -> Tensor:
-    """`total + term`, in the memory of `total`, which is let go, or, where that is a scalar, of its own."""
+    """`total + term`, in place unless `total` is a scalar, the zero that a sum begins with."""
     return total + term if total.dim() == 0 else total.add_(term)
 
 
@@ -148,7 +149,7 @@ class Moments:
         self._square = torch.zeros(())
 
     def add(self, rows: Tensor, weights: Tensor | None = None) -> None:
-        """`weights` (`[n]`): how often each row counts; None = once."""
+        """Add `rows` to the sums; `weights` (`[n]`): how often each row counts, None = once."""
         weighed = rows if weights is None else rows * weights[:, None]
         self.count = self.count + (len(rows) if weights is None else weights.sum())
         self._sum = self._sum + weighed.sum(0)

@@ -37,7 +37,10 @@ def whitened_factors(weight: Tensor, moment: Tensor, rank: int) -> tuple[Tensor,
 
 
 def stable_cholesky(moment: Tensor) -> Tensor:
-    """Lower Cholesky factor, with the least jitter (1e-12 of the mean diagonal, then tenfold) that works."""
+    """Lower Cholesky factor, with the least jitter (1e-12 of the mean diagonal, then tenfold) that works.
+
+    Raises ValueError for a matrix that is zero or not finite.
+    """
     jitter = 0.0
     identity = torch.eye(moment.shape[0], dtype=moment.dtype, device=moment.device)
     scale = moment.diagonal().mean()
@@ -46,7 +49,7 @@ def stable_cholesky(moment: Tensor) -> Tensor:
         if info.item() == 0:
             return factor
         if jitter > 1:
-            raise ValueError("the calibration inputs are not finite")
+            raise ValueError("its inputs are zero or not finite")
         jitter = max(10 * jitter, 1e-12)
 
 
@@ -96,6 +99,8 @@ class SVDLLM(Method):
 
         def whitened(name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
             rank = ranks.get(id(weight)) or self.rank(weight)
+            if name not in moments:  # never called, so no input to whiten by
+                return truncate(weight, 1.0, rank)
             with decomposing(name):
                 return whitened_factors(weight, moments.pop(name), rank)
 
