@@ -178,6 +178,15 @@ def test_any_batch_size_and_a_single_image():
     assert layer.L.grad.isfinite().all()
 
 
+def test_a_batch_mode_that_is_whole_stays_whole_in_a_larger_batch():
+    state = TuckerState(decaying(4, 6, 12), (4, 3, 5))
+    core, factors = state.compress(torch.randn(9, 6, 12, dtype=torch.float64))
+    assert core.shape == (9, 3, 5) and factors[0] is None and state.ranks == (4, 3, 5)
+    assert state.stored_elements((9, 6, 12)) == 9 * 3 * 5 + 6 * 3 + 12 * 5
+    core, factors = TuckerState(decaying(4, 6, 12), (2, 3, 5)).compress(torch.randn(9, 6, 12, dtype=torch.float64))
+    assert core.shape == (2, 3, 5) and factors[0].shape == (9, 2)
+
+
 def test_another_image_size_keeps_its_tokens_whole():
     layer = factored(nn.Linear(12, 7).double(), 0.8, TuckerState(decaying(8, 6, 12), (8, 3, 12)))
     x, grad = torch.randn(8, 10, 12, dtype=torch.float64), torch.randn(8, 10, 7, dtype=torch.float64)

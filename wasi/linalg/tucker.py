@@ -35,7 +35,7 @@ def iterate(x: Tensor, small: Tensor, mode: int) -> Tensor:
 
 
 def compress(
-    x: Tensor, bases: Factors, batch_rank: int, wanted: Sequence[bool]
+    x: Tensor, bases: Factors, batch_rank: int | None, wanted: Sequence[bool]
 ) -> tuple[Tensor, list[Tensor | None], list[Tensor | None]]:
     """A Tucker decomposition of `x` (`[B, *tokens, I]`) in given bases, and one subspace iteration of these.
 
@@ -43,6 +43,7 @@ def compress(
     takes fewer operations. Where `batch_rank < B`, the batch mode is cut last, to its leading singular vectors.
 
     Args:
+        batch_rank: None keeps the batch mode whole.
         bases: per token mode and for the feature mode `U_m` (`d_m x r_m`), or None to keep the mode whole.
         wanted: per basis, whether its iterate `A_m^T A_m U_m` is computed.
 
@@ -60,7 +61,7 @@ def compress(
             products[position] = iterate(core, small, position + 1)
         core = small
     factor = None
-    if batch_rank < len(x):
+    if batch_rank is not None and batch_rank < len(x):
         factor = batch_factor(core.flatten(1), batch_rank)
         core = project(core, factor, 0)
     return core, [factor, *bases], products
