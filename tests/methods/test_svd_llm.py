@@ -4,7 +4,7 @@ import torch
 from tests.oracles import decaying
 from tests.small import batch, build, method
 from wasi.linalg.rank import truncate
-from wasi.methods.calibration import second_moments
+from wasi.methods.moments import second_moments
 from wasi.methods.scope import scope_linears
 from wasi.methods.svd_llm import stable_cholesky, whitened_factors
 

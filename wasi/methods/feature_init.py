@@ -23,7 +23,9 @@ from wasi.linalg.output_subspace import (
     project_inputs,
     project_outputs,
 )
-from wasi.methods.calibration import added, decomposing, for_input_gradients, in_chunks
+from wasi.methods.block_repeats import for_input_gradients
+from wasi.methods.calibration import decomposing, in_chunks
+from wasi.methods.moments import added
 from wasi.methods.output_init import OutputMoments
 from wasi.models.structure import head_module
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from wasi.linalg.output_subspace import RIDGE, basis_from_inputs, basis_from_outputs
-from wasi.methods.calibration import Moments, in_chunks, observe_inputs
+from wasi.methods.calibration import in_chunks, observe_inputs
+from wasi.methods.moments import Moments
 
 _ROWS = 4096  # tokens that are taken to float64 at a time
 

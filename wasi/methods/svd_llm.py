@@ -10,10 +10,18 @@ from torch import Tensor, nn
 from wasi.errors import UserError
 from wasi.layers.adapter import Adapter, FactoredAdapterLinear
 from wasi.linalg.rank import truncate, weight_rank
-from wasi.methods.calibration import decomposing, second_moments
+from wasi.methods.calibration import decomposing
 from wasi.methods.feature_init import feature_moments
 from wasi.methods.method import Method
-from wasi.methods.scope import check_adapter_rank, check_weights, freeze_rest, replace_each, scope_linears
+from wasi.methods.moments import second_moments
+from wasi.methods.scope import (
+    check_adapter_options,
+    check_adapter_rank,
+    check_weights,
+    freeze_rest,
+    replace_each,
+    scope_linears,
+)
 from wasi.methods.weight_ranks import OPTION, check_allocation, log_ranks, sensitivity_ranks
 from wasi.models.restart import given_factors
 
@@ -85,6 +93,7 @@ class SVDLLM(Method):
     merge: bool = True
 
     def __post_init__(self) -> None:
+        check_adapter_options(self.lora_rank, self.lora_alpha)
         check_allocation(self.weight_allocation, self.parameter_ratio)
         if self.weight_allocation == "sensitivity" and self.keep_ratio is not None:
             raise UserError(OPTION, self.weight_allocation, f"epsilon with rank.keep_ratio={self.keep_ratio}")
