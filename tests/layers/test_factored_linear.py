@@ -168,10 +168,10 @@ def test_too_few_rows_leave_a_basis_alone():
     assert state.advance()
 
 
-def test_any_batch_size_and_a_single_image():
+def test_any_batch_size_a_single_image_and_none():
     x = decaying(8, 6, 12)
     layer = factored(nn.Linear(12, 7).double(), 0.8, TuckerState(x, (5, 3, 4)))
-    for size in (8, 3, 1, 16, 8):
+    for size in (8, 3, 1, 0, 16, 8):
         y = layer(torch.randn(size, 6, 12, dtype=torch.float64, requires_grad=True))
         y.sum().backward()
         layer.state.advance()

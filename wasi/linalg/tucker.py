@@ -31,7 +31,8 @@ def iterate(x: Tensor, small: Tensor, mode: int) -> Tensor:
         # The transposed product: BLAS is faster with the long side of both factors last.
         return (small.reshape(-1, small.shape[-1]).mT @ x.reshape(-1, x.shape[-1])).mT
     left, right = prod(x.shape[:mode]), prod(x.shape[mode + 1 :])
-    return (x.reshape(left, -1, right) @ small.reshape(left, -1, right).mT).sum(0)
+    rows, projected = x.reshape(left, x.shape[mode], right), small.reshape(left, small.shape[mode], right)
+    return (rows @ projected.mT).sum(0)
 
 
 def compress(
