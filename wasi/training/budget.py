@@ -219,6 +219,7 @@ def _adapter_rank(cfg: DictConfig) -> int:
     """`k` of adapters that have at most `k (outputs + inputs)` numbers; 0 for a method without adapters.
 
     Of peft's tuners that bounds OFT's and BOFT's blocks of `k x k` too, VeRA's shared matrices, and IA3's vectors.
+    SVD-LLM, with an adapter on each factor of rank `K`, has `2 k K` more, a small part of what `_SLACK` allows for.
     """
     method = cfg.method
     if "lora_rank" not in method:
