@@ -91,9 +91,10 @@ def test_a_run_is_resumed(dtype, tmp_path):
     again.wait(60)
 
 
-def test_the_benchmark_runs(tmp_path):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_benchmark_runs(dtype, tmp_path):
     words = "-m experiment=bench_smoke method=vanilla,wasi rank=eps_0.8 bench.rounds=1 bench.min_count=2"
-    options = [*words.split(), f"device={DEVICE}", f"hydra.sweep.dir={tmp_path}"]
+    options = [*words.split(), f"device={DEVICE}", f"device.dtype={dtype}", f"hydra.sweep.dir={tmp_path}"]
     subprocess.run([sys.executable, "bench_device.py", *options], cwd=ROOT, check=True, capture_output=True)
     found = [json.loads(path.read_text()) for path in tmp_path.rglob("bench.json")]
     assert found and all(result["status"] == "completed" for result in found)

@@ -168,14 +168,23 @@ def test_too_few_rows_leave_a_basis_alone():
     assert state.advance()
 
 
-def test_any_batch_size_and_a_single_image():
+def test_any_batch_size_a_single_image_and_none():
     x = decaying(8, 6, 12)
     layer = factored(nn.Linear(12, 7).double(), 0.8, TuckerState(x, (5, 3, 4)))
-    for size in (8, 3, 1, 16, 8):
+    for size in (8, 3, 1, 0, 16, 8):
         y = layer(torch.randn(size, 6, 12, dtype=torch.float64, requires_grad=True))
         y.sum().backward()
         layer.state.advance()
     assert layer.L.grad.isfinite().all()
+
+
+def test_a_batch_mode_that_is_whole_stays_whole_in_a_larger_batch():
+    state = TuckerState(decaying(4, 6, 12), (4, 3, 5))
+    core, factors = state.compress(torch.randn(9, 6, 12, dtype=torch.float64))
+    assert core.shape == (9, 3, 5) and factors[0] is None and state.ranks == (4, 3, 5)
+    assert state.stored_elements((9, 6, 12)) == 9 * 3 * 5 + 6 * 3 + 12 * 5
+    core, factors = TuckerState(decaying(4, 6, 12), (2, 3, 5)).compress(torch.randn(9, 6, 12, dtype=torch.float64))
+    assert core.shape == (2, 3, 5) and factors[0].shape == (9, 2)
 
 
 def test_another_image_size_keeps_its_tokens_whole():

@@ -84,6 +84,21 @@ def test_the_dense_weight_is_not_kept_for_the_backward_pass(kind):
     assert quantized.activations < plain.activations + 4 * 32 * 128  # one of the four weights
 
 
+def test_in_autocast_no_dense_weight_is_kept_either(kind):
+    """Of one row through a wide layer: what lives on after the forward pass is far smaller than the weight."""
+    layer = QuantizedAdapterLinear(torch.randn(256, 256), None, 2, 4, torch.Generator(), kind)
+    x = torch.randn(1, 256, requires_grad=True)
+    held = sum(tensor.nbytes for tensor in [*layer.parameters(), *layer.buffers()])
+    with LiveMemory(layer, inputs=x) as memory:
+        with torch.autocast("cpu", torch.bfloat16):
+            y = layer(x)
+        kept = memory.totals[-1] - held
+    assert y.dtype == torch.bfloat16 and kept < 256 * 256 // 8
+    y.sum().backward()
+    exact = (layer.base.dense(torch.float32) + layer.adapter.scale * layer.adapter.B @ layer.adapter.A).sum(0)
+    assert torch.allclose(x.grad[0], exact, atol=0.05 * exact.std().item())
+
+
 def test_a_state_loads_and_follows_from_the_weights(kind):
     one, two = (applied("timm_vit", "lora", base=kind) for _ in range(2))
     for key, value in one.state_dict().items():

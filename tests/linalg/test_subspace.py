@@ -26,7 +26,7 @@ def test_algorithm_1_moves_no_static_weight_and_equals_its_thin_form():
     assert torch.allclose(dense[0] @ dense[1], thin[0] @ thin[1])
 
 
-def test_fold_is_algorithm_1_to_second_order_and_leaves_left_orthonormal_to_fourth():
+def test_fold_is_algorithm_1_but_for_quadratic_terms_and_left_is_orthonormal_but_for_quartic_ones():
     off, stretch = [], []
     for lr in (0.02, 0.01):
         left, right = fold(-lr * M)
@@ -47,7 +47,7 @@ def test_a_long_fold_stays_finite():
     assert left.isfinite().all() and right.isfinite().all()
 
 
-def test_a_tangent_step_with_retraction_is_algorithm_1_to_second_order():
+def test_a_tangent_step_with_retraction_is_algorithm_1_but_for_quadratic_terms():
     d_weight, off = M @ BASIS.mT, []
     for lr in (0.02, 0.01):
         direction, square = tangent_gradient(d_weight @ RIGHT.mT, LEFT, RIGHT)

@@ -95,10 +95,12 @@ def test_a_layer_of_several_calls_is_measured_as_one_weight():
 
 def test_measuring_leaves_no_trace():
     model = build("timm_vit")
+    model.norm.eval()  # one module in another mode than the others
     before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     images, labels = batch()
     measure_perplexities(model, scope_linears(model, "all"), (images, labels), EPSILONS)
-    assert model.training and not images.requires_grad and torch.equal(state, torch.get_rng_state())
+    assert model.training and not model.norm.training and not images.requires_grad
+    assert torch.equal(state, torch.get_rng_state())
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())

@@ -5,13 +5,15 @@ from collections import Counter
 
 import pytest
 import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 from torch import nn
 
 from tests.small import MODELS, batch, build
 from tests.small import method as make
 from wasi.errors import UserError
 from wasi.layers.factored import FactoredLinear
-from wasi.methods import calibration
+from wasi.methods import block_repeats, calibration
 from wasi.methods import svd_llm as svd_llm_module
 from wasi.methods import wasi as wasi_module
 from wasi.methods.scope import replace_each, scope_linears
@@ -106,6 +108,16 @@ def test_an_adapter_of_more_rank_than_any_weight_is_refused(method):
         make(method, "all", lora_rank=100000).apply(build("timm_vit"), [batch()])
 
 
+@pytest.mark.parametrize("method", ["lora", "svd_llm"])
+@pytest.mark.parametrize("option", ["lora_rank", "lora_alpha"])
+def test_a_size_of_adapters_that_is_null_is_refused(option, method, compose_config):
+    """It stands for a default in `method=peft` alone, so a rule for the option by itself allows it."""
+    cfg = compose_config(f"method={method}", f"method.{option}=null")
+    with pytest.raises(InstantiationException) as refusal:
+        instantiate(cfg.method)
+    assert str(refusal.value.__cause__).startswith(f"method.{option}=null: allowed is a number above 0")
+
+
 def names_in_graph(tensor):
     """How often each kind of node comes in the graph that a tensor hangs on."""
     found, todo = {}, [tensor.grad_fn]
@@ -122,7 +134,7 @@ def test_the_features_gradients_take_one_blocks_graph_at_a_time_and_are_the_same
     model, (images, _) = build(name), batch()
     blocks, gone, graphs = find_blocks(model), [], []
     names = {id(parameter): block for block, module in blocks.items() for parameter in module.parameters()}
-    monkeypatch.setattr(calibration, "let_go", lambda parameters: gone.append({names[id(p)] for p in parameters}))
+    monkeypatch.setattr(block_repeats, "let_go", lambda parameters: gone.append({names[id(p)] for p in parameters}))
     head_module(model).register_forward_pre_hook(lambda _, args: graphs.append(names_in_graph(args[0])))
 
     def gradient():
@@ -132,7 +144,7 @@ def test_the_features_gradients_take_one_blocks_graph_at_a_time_and_are_the_same
 
     with evaluating(model), torch.enable_grad():
         expected = gradient()
-    with calibration.for_input_gradients(model):
+    with block_repeats.for_input_gradients(model):
         assert torch.equal(gradient(), expected)
     ordinary, ours = graphs
     assert ours["_RepeatBackward"] == len(blocks) and ordinary["AddmmBackward0"] >= 2 * len(blocks) > 0
@@ -149,7 +161,7 @@ def test_a_block_that_a_repetition_would_cut_off_from_the_images_is_not_repeated
             return x * others["scale"] if kind == "another input" else (x.sin(), x.cos())
 
     block = Block()
-    monkeypatch.setattr(calibration, "find_blocks", lambda model: {"0": model})
+    monkeypatch.setattr(block_repeats, "find_blocks", lambda model: {"0": model})
 
     def gradient():
         x = torch.linspace(0, 1, 5).requires_grad_()
@@ -158,5 +170,5 @@ def test_a_block_that_a_repetition_would_cut_off_from_the_images_is_not_repeated
         return found
 
     expected = gradient()
-    with calibration.for_input_gradients(block):
+    with block_repeats.for_input_gradients(block):
         assert torch.equal(gradient(), expected)

@@ -4,7 +4,7 @@ import torch
 from tests.oracles import decaying
 from tests.small import batch, build, method
 from wasi.linalg.rank import truncate
-from wasi.methods.calibration import second_moments
+from wasi.methods.moments import second_moments
 from wasi.methods.scope import scope_linears
 from wasi.methods.svd_llm import stable_cholesky, whitened_factors
 
@@ -67,3 +67,13 @@ def test_adapters_start_as_nothing():
     images, _ = batch(dtype=DOUBLE)
     model = method("svd_llm", epsilon=1.0).apply(model, [batch(dtype=DOUBLE)])
     assert torch.allclose(model.eval()(images), build("timm_vit", dtype=DOUBLE).eval()(images), atol=1e-9)
+
+
+def test_a_linear_that_is_never_called_is_truncated_as_it_is():
+    model = build("timm_vit", dtype=DOUBLE)
+    idle = model.blocks[1].mlp
+    weight = idle.fc1.weight.detach().clone()
+    idle.forward = lambda x: x
+    applied = method("svd_llm", "mlp", epsilon=0.7).apply(model, [batch(dtype=DOUBLE)])
+    left, right = truncate(weight, 0.7)
+    assert torch.allclose(applied.blocks[1].mlp.fc1.L @ applied.blocks[1].mlp.fc1.R, left @ right)

@@ -50,7 +50,7 @@ def test_it_starts_where_wsi_starts():
         assert layer.weight_rank == subspace.get_submodule(n).weight_rank
 
 
-def test_subspace_iteration_follows_it_to_second_order():
+def test_subspace_iteration_differs_from_it_by_quadratic_terms():
     """Both take W - lr dW back to rank K; halving the step quarters what they differ by."""
 
     def difference(lr):

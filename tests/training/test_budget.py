@@ -7,12 +7,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch.utils._pytree import tree_leaves
 
 from wasi.config.fingerprint import fingerprint
 from wasi.config.validate import validate
 from wasi.errors import UserError
 from wasi.models.input_spec import input_spec
-from wasi.training.budget import OPTION, apply_budget, outline_of, process_mib
+from wasi.models.micro import vit_micro
+from wasi.training.budget import OPTION, _trained, apply_budget, outline_of, process_mib
+from wasi.training.build_step import build_step
 
 SMALL = ["model=vit_micro", "dataset=synthetic", "model.weights=random", "dataset.train_size=64", "method=wasi"]
 LEAN = [*SMALL, "train.memory=lean", "dataset.batch_size=64", "rank=eps_0.8", "method.scope=all"]
@@ -88,6 +92,21 @@ def test_a_tuner_of_peft_counts_its_adapters_and_not_the_weights_that_it_leaves_
     assert default == given < expected(*large, "method.lora_rank=64")
     assert given <= expected(*large, "method.type=adalora") < given * 1.02
     assert default - RESIDENT < 2 * 88e6 * 4 / 2**20  # less than the dense weights and as much once more
+
+
+@pytest.mark.parametrize("optimizer, package", [("galore", "galore_torch"), ("apollo", "apollo_torch")])
+def test_moments_in_a_subspace_count_there_and_whole_outside(optimizer, package, configured):
+    """Against the state that the package's optimizer really holds after a step."""
+    pytest.importorskip(package)
+    words = [f"optimizer={optimizer}", "method=vanilla", "method.scope=mlp", "optimizer.rank=4"]
+    cfg = configured(4000, *words)
+    sizes = outline_of(cfg, input_spec(cfg.model, None))
+    model = vit_micro(28, 200)  # of as many classes as the outline
+    step = build_step(model, lambda x: x, cfg)
+    step(torch.randn(2, 3, 28, 28), torch.tensor([0, 1]))
+    numbers = sum(p.numel() for p in model.parameters())
+    state = sum(t.nbytes for s in step.optimizer.state.values() for t in tree_leaves(s) if isinstance(t, torch.Tensor))
+    assert 0.95 < _trained(cfg, sizes) / (4 * numbers + state) < 1.1
 
 
 def test_set_up_counts_second_moments_of_the_narrower_side_of_each_weight(configured):

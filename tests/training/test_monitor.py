@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from tests.small import METHODS, MODELS, applied, batch, build, method_options
 from wasi.layers.activation import TuckerState, epsilon_ranks
+from wasi.layers.autocast import autocast_forward
 from wasi.layers.base import LowRankLayer
 from wasi.linalg.rank import explained_rank
 from wasi.linalg.tucker import expand
@@ -178,3 +179,19 @@ def test_a_layer_called_twice_has_two_rows(tmp_path):
     monitor(model, tmp_path, "mlp", dtype=torch.float32)(0, 0)
     rows = [(r["layer"], r["call"]) for r in rows_of(tmp_path)]
     assert ("blocks.0.mlp.fc1", "0") in rows and ("blocks.0.mlp.fc1", "1") in rows
+
+
+@pytest.mark.parametrize("method", ["vanilla", "wasi"])
+def test_in_autocast_inputs_are_looked_at_in_float32(method, tmp_path):
+    """They come in bfloat16, and shares of their variance in that type would be off by half a percent."""
+    tables = []
+    for narrow in (False, True):
+        model, folder = applied("timm_vit", method), tmp_path / str(narrow)
+        if narrow:
+            autocast_forward(model, torch.bfloat16)
+        folder.mkdir()
+        monitor(model, folder, dtype=torch.float32)(0, 0)
+        tables.append(rows_of(folder))
+    for exact, found in zip(*tables, strict=True):
+        shares = [key for key in exact if key.endswith("_variance") or (key == "tucker_error" and exact[key])]
+        assert shares and all(float(found[key]) == pytest.approx(float(exact[key]), abs=5e-4) for key in shares)

@@ -36,7 +36,7 @@ def outputs(model):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_sgd_on_coordinates_follows_algorithm_1_on_the_factors_to_second_order(name):
+def test_sgd_on_coordinates_is_algorithm_1_on_the_factors_but_for_quadratic_terms(name):
     """Both routes of plain SGD make the same step but for terms in lr^2: halving the rate quarters the difference."""
     differences = []
     for lr in (2e-3, 1e-3):

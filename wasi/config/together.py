@@ -51,6 +51,11 @@ TOGETHER: list[tuple[tuple[str, ...], Callable[..., bool], str]] = [
         "null with rank.activation_selection={}; it goes with epsilon",
     ),
     (
+        ("rank.activation_selection", "rank.batch_mode"),
+        lambda selection, mode: mode == "whole" or selection != "fixed",
+        "whole with rank.activation_selection={}, whose list has a rank for the batch mode",
+    ),
+    (
         ("rank.perplexity_ceiling", "rank.memory_budget_mib"),
         lambda ceiling, budget: ceiling is None or budget is None,
         "null with rank.perplexity_ceiling={}; one of them is the bound",
@@ -119,6 +124,11 @@ TOGETHER: list[tuple[tuple[str, ...], Callable[..., bool], str]] = [
         ("bench.fit", "device.compile"),
         lambda fit, compiled: not compiled or fit is None,
         "false with experiment=fit, whose predictions are of steps that are not compiled",
+    ),
+    (
+        ("optimizer.momentum", "optimizer.dampening"),
+        lambda momentum, dampening: dampening == 0 or momentum > 0,
+        "0, unless optimizer.momentum={} is above 0",
     ),
     (
         ("optimizer.momentum", "optimizer.dampening", "optimizer.nesterov"),

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from wasi.linalg import tucker
 from wasi.linalg.orthonormal import independent_columns
 from wasi.linalg.rank import explained_rank
-from wasi.linalg.spectrum import leading_subspace
+from wasi.linalg.spectrum import EXACT_SIDE, leading_subspace
 
 
 def unfold(x: Tensor, mode: int) -> Tensor:
@@ -29,7 +29,8 @@ class TuckerState(nn.Module):
 
     Args:
         example: an activation of the shape to come, from which the bases start (HOSVD).
-        ranks: one rank per mode, the batch mode first; a rank at or above the mode's size keeps it whole.
+        ranks: one rank per mode, the batch mode first; a rank at or above the mode's size keeps it whole, of an input
+            of any size.
         update_gap: steps from one update of the bases to the next (1 is the paper's).
         phase: shifts which steps these are, so that the layers of a model can take turns.
     """
@@ -40,20 +41,15 @@ class TuckerState(nn.Module):
         super().__init__()
         if len(ranks) != example.dim():
             raise ValueError(f"{len(ranks)} ranks for {example.dim()} modes")
-        self.batch_rank, self.update_gap = ranks[0], update_gap
-        self.token_ranks = tuple(ranks[1:])
-        for mode, rank in enumerate(self.token_ranks, 1):
+        self.ranks, self.update_gap = tuple(ranks), update_gap
+        self.batch_rank = ranks[0] if ranks[0] < len(example) else None  # None: kept whole
+        for mode, rank in enumerate(self.ranks[1:], 1):
             is_cut = rank < example.shape[mode]
             start = leading_subspace(unfold(example.detach(), mode), None, rank) if is_cut else None
             self.register_buffer(f"basis_{mode}", None if start is None else start.contiguous())
         self.register_buffer("age", torch.tensor(phase))
         self._steps = phase  # `age`, which on an accelerator takes time to read
         self._watch()
-
-    @property
-    def ranks(self) -> tuple[int, ...]:
-        """Tucker ranks per mode, the batch mode first."""
-        return (self.batch_rank, *self.token_ranks)
 
     @property
     def bases(self) -> list[Tensor | None]:
@@ -106,7 +102,8 @@ class TuckerState(nn.Module):
 
     def stored_elements(self, shape: Sequence[int]) -> int:
         """Elements of core and factors for an input of `shape`, as the paper counts them."""
-        return tucker.stored_elements(shape, self.ranks)
+        batch = shape[0] if self.batch_rank is None else self.batch_rank
+        return tucker.stored_elements(shape, (batch, *self.ranks[1:]))
 
 
 def epsilon_ranks(
@@ -128,7 +125,7 @@ def epsilon_ranks(
 def _mode_rank(rows: Tensor, epsilon: float) -> int:
     if epsilon >= 1:
         return rows.shape[1]
-    if min(rows.shape) > 1024:
+    if min(rows.shape) > EXACT_SIDE:
         return leading_subspace(rows, epsilon, None).shape[1]
     wide = rows.double()
     gram = wide.mT @ wide if wide.shape[1] <= wide.shape[0] else wide @ wide.mT

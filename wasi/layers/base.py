@@ -11,9 +11,8 @@ from wasi.layers.activation import TuckerState
 class LowRankLayer(nn.Module):
     """A linear layer `[..., in_features] -> [..., out_features]` with low-rank weight, saved input or both.
 
-    Class attributes: `trains_bias` says whether the bias belongs to what the method trains, or to the rest of the
-    model. `update`, `subspace` or `none`, says how two trainable factors are stepped on: as their product, or as
-    ordinary parameters that the optimizer alone moves.
+    The class attribute `trains_bias` says whether the bias belongs to what the method trains, or to the rest of the
+    model.
 
     Args:
         in_features, out_features: as of `nn.Linear`.
@@ -21,7 +20,6 @@ class LowRankLayer(nn.Module):
     """
 
     trains_bias = True
-    update = "subspace"
     weight: Tensor  # of layers with a dense one
 
     def __init__(self, in_features: int, out_features: int, state: TuckerState | None = None):
@@ -48,13 +46,13 @@ class LowRankLayer(nn.Module):
         """Elements kept for the backward pass of one call with an input of `shape`, as the paper counts."""
         return prod(shape) if self.state is None else self.state.stored_elements(shape)
 
-    def kept(self, x: Tensor) -> tuple[int, list[Tensor | None]]:
-        """Batch rank and bases (one per further mode) with which an input of the shape of `x` is saved.
+    def kept(self, x: Tensor) -> tuple[int | None, list[Tensor | None]]:
+        """Batch rank and bases (one per further mode) with which an input of the shape of `x` is saved; None = whole.
 
         A token mode of another size than its basis, as with another image size, is saved whole (None).
         """
         if self.state is None:
-            return len(x), [None] * (x.dim() - 1)
+            return None, [None] * (x.dim() - 1)
         bases = self.state.bases
         fits = [b is not None and len(b) == size for b, size in zip(bases, x.shape[1:], strict=True)]
         return self.state.batch_rank, [b if fit else None for b, fit in zip(bases, fits, strict=True)]

@@ -80,13 +80,14 @@ class FactoredLinear(LowRankLayer):
     To an optimizer with state, `L` and `R` are ordinary parameters. For a step without state that acts on `W` as a
     whole (plain SGD, SWAN), `use_coordinates` makes `C` (`O x r`) the place where the weight gradient arrives, and
     `fold_` takes the optimizer's step on `C` into the factors: one step of Algorithm 1
-    (`wasi.linalg.subspace.algorithm_1`) to second order in its length. `C` is zero, and holds no memory, outside the
-    optimizer's step.
+    (`wasi.linalg.subspace.algorithm_1`) but for terms quadratic in its length. `C` is zero, and holds no memory,
+    outside the optimizer's step.
 
     Args:
         left, right: the factors; bias: shape `[O]` or None; state: see `LowRankLayer`.
     """
 
+    update = "subspace"  # of the product `L R`; "none": the optimizer alone moves `L` and `R`, as any parameters
     bias: nn.Parameter | None
 
     def __init__(
@@ -113,9 +114,13 @@ class FactoredLinear(LowRankLayer):
             return FactoredProduct.apply(x, left, right, bias, self.C, batch_rank, *bases)
 
     def use_coordinates(self) -> bool:
-        """Make `C` what a step acts on, where the weight gradient has fewer coordinates than the factors; else False.
+        """Make `C` what a step acts on, where the layer has a feature basis of at most `K` columns and `L`, `R` train.
 
-        The weight gradient must lie in the span of one basis in a step, so `L` must not be shared with another layer.
+        The weight gradient must lie in the span of one basis in a step, so `L` must not be shared with another layer,
+        which the caller has to see to.
+
+        Returns:
+            Whether it did.
         """
         basis = None if self.state is None else self.state.feature_basis
         if basis is None or basis.shape[1] > self.weight_rank or not (self.L.requires_grad and self.R.requires_grad):

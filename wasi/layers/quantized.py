@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from wasi.layers.adapter import Adapter
+from wasi.layers.autocast import as_autocast
 from wasi.layers.base import LowRankLayer
 from wasi.optional import optional
 
@@ -45,9 +46,9 @@ class QuantizedWeight(nn.Module):
         self.register_buffer("scale", scale)
 
     def dense(self, dtype: torch.dtype) -> Tensor:
-        """`O x I`, made anew."""
+        """The weight that codes and scales stand for (`O x I`), rounded to `dtype`: a new tensor each time."""
         if self.kind == "int8":
-            return self.code.to(dtype) * self.scale.to(dtype)
+            return (self.code.to(self.scale.dtype) * self.scale).to(dtype)
         library, options = _bitsandbytes(), {"blocksize": 64, "quant_type": "nf4", "dtype": torch.float32}
         state = library.QuantState(self.scale, torch.Size(self.shape), self.levels, **options)
         return library.dequantize_4bit(self.code, state).to(dtype)
@@ -65,7 +66,7 @@ def _bitsandbytes() -> ModuleType:
 
 
 class QuantizedAdapterLinear(LowRankLayer):
-    """`Y = X Q^T + b + adapter(X)` with a quantised, frozen `Q`; all arithmetic is in the input's precision.
+    """`Y = X Q^T + b + adapter(X)` with a quantised, frozen `Q`; all arithmetic is in the input's type, or autocast's.
 
     The dense `Q` exists while it is multiplied with, in forward and backward pass each, and is not kept between.
     For inference it stays as it is: merged with the adapter it would need all its bits again.
@@ -92,7 +93,9 @@ class QuantizedAdapterLinear(LowRankLayer):
         self.adapter = Adapter(weight.detach(), rank, alpha, generator)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.base.dense(x.dtype)
+        x, bias = as_autocast(x, self.bias)  # else autocast would copy `Q`, and autograd keep the copy
+        dtype = x.dtype
+        weight = self.base.dense(dtype)
         own = weight.untyped_storage().data_ptr()
 
         def pack(saved: Tensor) -> Any:
@@ -101,10 +104,10 @@ class QuantizedAdapterLinear(LowRankLayer):
             return saved.size(), saved.stride(), saved.storage_offset()
 
         def unpack(kept: Any) -> Tensor:
-            return kept if isinstance(kept, Tensor) else self.base.dense(x.dtype).as_strided(*kept)
+            return kept if isinstance(kept, Tensor) else self.base.dense(dtype).as_strided(*kept)
 
         with saved_tensors_hooks(pack, unpack):
-            y = F.linear(x, weight, self.bias)
+            y = F.linear(x, weight, bias)
         return y + self.adapter(x)
 
     def weight_factors(self) -> tuple[Tensor, ...]:

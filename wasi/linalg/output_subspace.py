@@ -26,7 +26,11 @@ def basis_from_inputs(weight: Tensor, covariance: Tensor, ridge: float | Tensor,
 
 
 def basis_from_outputs(weight: Tensor, covariance: Tensor, ridge: float | Tensor, rank: int) -> Tensor:
-    """The same from the covariance `W C W^T` (`O x O`) of the outputs, the cheap way for `O <= I`."""
+    """The eigenvectors that `basis_from_inputs` finds, from the outputs' `W C W^T` (`O x O`): cheap for `O <= I`.
+
+    Args:
+        covariance: `W C W^T`, `O x O`; ridge: above 0, in the units of `C`; rank: at most `O`.
+    """
     return _leading(covariance + ridge * (weight @ weight.mT), rank)
 
 
@@ -51,9 +55,12 @@ def project_inputs(
 def project_outputs(
     weight: Tensor, moment: Tensor, sensitivity: Tensor, ridge: Tensor, damping: Tensor, rank: int
 ) -> tuple[Tensor, Tensor]:
-    """The same from `moment`, `W C W^T`, and `sensitivity`, `S` itself (both `O x O`), the cheap way for `O <= I`.
+    """The factors that `project_inputs` finds, in the way that is cheap for `O <= I`.
 
     With `S = t t^T` and `U` the leading eigenvectors of `t^T (W C W^T) t`, it is `W' = t^-T U U^T t^T W`.
+
+    Args:
+        moment: `W C W^T`, `O x O`; sensitivity: `S`, `O x O`; the others as for `project_inputs`.
     """
     t, matrix = _seen_from_outputs(weight, moment, sensitivity, ridge, damping)
     vectors = _leading(matrix, rank)
@@ -74,7 +81,7 @@ def damages_from_inputs(
 def damages_from_outputs(
     weight: Tensor, moment: Tensor, sensitivity: Tensor, ridge: Tensor, damping: Tensor
 ) -> Tensor:
-    """The same for `project_outputs`, `[O]`."""
+    """What each direction adds to the error of `project_outputs` where it is left out, non-increasing, `[O]`."""
     return _eigenvalues(_seen_from_outputs(weight, moment, sensitivity, ridge, damping)[1])
 
 
@@ -95,7 +102,7 @@ def _seen_from_outputs(
 
 
 def _eigenvalues(matrix: Tensor) -> Tensor:
-    """Of a positive semi-definite matrix, non-increasing; what rounding makes negative is 0."""
+    """Eigenvalues of a positive semi-definite matrix, non-increasing; what rounding makes negative is 0."""
     return torch.linalg.eigvalsh(matrix).flip(0).clamp_min(0)
 
 

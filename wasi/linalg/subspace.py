@@ -17,7 +17,7 @@ _SMALL_STRETCH = 1e-2
 def algorithm_1(left: Tensor, right: Tensor, d_weight: Tensor, lr: float) -> tuple[Tensor, Tensor]:
     """Algorithm 1 of arXiv 2510.09160 on dense matrices, made consistent: one subspace iteration on `W+`.
 
-    It is the reference that `fold_` and `tangent_gradient` follow to second order in `lr`; training never calls it.
+    It is the reference from which `fold_` and `tangent_gradient` differ by `O(lr^2)`; training never calls it.
     The published algorithm lacks the last line and pairs the new `L` with the old `R`.
 
     Args:

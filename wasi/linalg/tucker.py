@@ -32,11 +32,12 @@ def iterate(x: Tensor, small: Tensor, mode: int) -> Tensor:
         # The transposed product: BLAS is faster with the long side of both factors last.
         return (small.reshape(-1, small.shape[-1]).mT @ x.reshape(-1, x.shape[-1])).mT
     left, right = prod(x.shape[:mode]), prod(x.shape[mode + 1 :])
-    return (x.reshape(left, -1, right) @ small.reshape(left, -1, right).mT).sum(0)
+    rows, projected = x.reshape(left, x.shape[mode], right), small.reshape(left, small.shape[mode], right)
+    return (rows @ projected.mT).sum(0)
 
 
 def compress(
-    x: Tensor, bases: Factors, batch_rank: int, wanted: Sequence[bool]
+    x: Tensor, bases: Factors, batch_rank: int | None, wanted: Sequence[bool]
 ) -> tuple[Tensor, list[Tensor | None], list[Tensor | None]]:
     """A Tucker decomposition of `x` (`[B, *tokens, I]`) in given bases, and one subspace iteration of these.
 
@@ -44,6 +45,7 @@ def compress(
     takes fewer operations. Where `batch_rank < B`, the batch mode is cut last, to its leading singular vectors.
 
     Args:
+        batch_rank: None keeps the batch mode whole.
         bases: per token mode and for the feature mode `U_m` (`d_m x r_m`), or None to keep the mode whole.
         wanted: per basis, whether its iterate `A_m^T A_m U_m` is computed.
 
@@ -61,7 +63,7 @@ def compress(
             products[position] = iterate(core, small, position + 1)
         core = small
     factor = None
-    if batch_rank < len(x):
+    if batch_rank is not None and batch_rank < len(x):
         factor = batch_factor(core.flatten(1), batch_rank)
         core = project(core, factor, 0)
     return core, [factor, *bases], products

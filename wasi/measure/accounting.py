@@ -76,7 +76,7 @@ def _stored_elements(model: nn.Module, sites: list[LinearSite], image: Tensor, b
     ]
     try:
         with evaluating(model), without_fast_path(), _ProductInputs(set(dense)) as products:
-            model(image)
+            model.forward(image)  # past `autocast_forward`'s hooks: autocast multiplies with copies of the weights
     finally:
         for handle in handles:
             handle.remove()

@@ -17,7 +17,7 @@ Clocks = Mapping[str, tuple[int, int]]  # thread -> ns on a processor, ns waitin
 
 
 def clocks(pid: int | str = "self") -> Clocks:
-    """Of all threads that a process has now; empty where the system does not tell."""
+    """Clocks of all threads that a process has now; empty where the system does not tell them."""
     found = {}
     for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
         try:

@@ -19,7 +19,7 @@ from wasi.training.step import TrainStep
 
 
 def inference_flops(model: nn.Module, images: Tensor) -> int:
-    """One batch of normalised images in eval mode."""
+    """FLOPs of a forward pass of one batch of normalised images in evaluation mode."""
     with evaluating(model):
         return forward_flops(model, images)
 

@@ -74,7 +74,8 @@ def parse_power(output: str | None) -> float | None:
 
 
 def parse_gpu_watts(output: str | None) -> float | None:
-    """
+    """Watts from `nvidia-smi --query-gpu=power.draw`; None where it tells none.
+
     >>> parse_gpu_watts("61.25\\n"), parse_gpu_watts("[N/A]\\n")
     (61.25, None)
     """

@@ -42,7 +42,7 @@ def tracks_subspaces(step: TrainStep) -> bool:
 def measure_run(
     cfg: DictConfig, method: Method, step: TrainStep, batch: tuple[Tensor, Tensor], step_seconds: Sequence[float]
 ) -> dict[str, float]:
-    """Metrics of section `memory`, `flops`, `time` and `model` of result.json, but for the process's RSS.
+    """The metrics `memory/*`, `flops/*`, `time/*` and `model/*` of result.json, but for the process's RSS.
 
     Trains `step.model` a few steps further, so the run's weights must have been saved.
 
@@ -127,14 +127,14 @@ def times(
 
 @torch.no_grad()
 def inference_ms(step: TrainStep, normalised: Tensor) -> list[float]:
-    """One batch in eval mode, several times. Freed memory is kept from now on, whatever `train.memory` is."""
+    """Milliseconds of single passes of one batch in evaluation mode. Freed memory is kept from now on, under lean too."""
     step.model.eval()
     keep_freed_memory()
     return time_steps(lambda: step.model(normalised), 1, 5, 0.0, synchronizer(step.device.type))
 
 
 def subspace_ms(step: TrainStep, images: Tensor, labels: Tensor, count: int = 5) -> list[float]:
-    """Decomposition, tangent projection and retraction within whole steps, seen from outside."""
+    """Milliseconds that `subspace_work` takes in each of `count` whole steps, seen from outside."""
     spent = []
     for _ in range(count):
         with Breakdown({"subspace": subspace_work(step)}, synchronizer(step.device.type)) as breakdown:

@@ -54,6 +54,7 @@ class _Kept:
         self._model = model
         self._storages: list[weakref.ref] = []
         self._saved: list[torch.UntypedStorage] = []  # by the operator about to run
+        self._casts: dict[int, tuple[Tensor, int]] = {}  # a weight's copy in autocast's type, and the weight's key
         self._depth = 0  # inside a low-rank layer
         self._layers: list[LowRankLayer] = []
         dense = []
@@ -72,7 +73,7 @@ class _Kept:
         with ExitStack() as stack:
             stack.enter_context(self._hooks())
             stack.enter_context(saved_tensors_hooks(self._pack, lambda tensor: tensor))
-            stack.enter_context(_Operators(self._runs))
+            stack.enter_context(_Operators(self._runs, self._ran))
             self._stack = stack.pop_all()
         return self
 
@@ -110,33 +111,47 @@ class _Kept:
         """Autograd saves an operator's inputs just before it runs: what came since the last one is of this one."""
         if func in PRODUCTS:
             *_, x, weight = args
-            if weight.untyped_storage()._cdata in self._dense:
+            if self._weight_key(weight.untyped_storage()) in self._dense:
                 key = x.untyped_storage()._cdata
                 for storage in self._saved:
                     if storage._cdata == key:
                         self._keep(storage)
         self._saved.clear()
 
+    def _ran(self, func, args: tuple, result: object) -> None:
+        """Note the copies of weights that autocast makes, and hold them, so that no other storage takes their keys."""
+        if func is torch.ops.aten._to_copy.default and isinstance(result, Tensor):
+            key = args[0].untyped_storage()._cdata
+            if key in self._weights:
+                self._casts[result.untyped_storage()._cdata] = (result, key)
+
+    def _weight_key(self, storage: torch.UntypedStorage) -> int:
+        _, key = self._casts.get(storage._cdata, (None, storage._cdata))
+        return key
+
     def _keep(self, storage: torch.UntypedStorage) -> None:
-        if storage._cdata not in self._weights:
+        if self._weight_key(storage) not in self._weights:
             self._storages.append(weakref.ref(storage))
 
     def _forward_ends(self) -> None:
         self._saved.clear()
+        self._casts.clear()
         alive = {s._cdata: s.nbytes() for s in (ref() for ref in self._storages) if s is not None}
         self.highest = max(self.highest, sum(alive.values()))
 
 
 class _Operators(TorchDispatchMode):
-    """Tells `runs` of every operator below autograd, before it runs."""
+    """Tells `runs` of every operator below autograd before it runs, and `ran` of it, with its result, after that."""
 
-    def __init__(self, runs: Callable):
+    def __init__(self, runs: Callable, ran: Callable):
         super().__init__()
-        self._runs = runs
+        self._runs, self._ran = runs, ran
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self._runs(func, args)
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        self._ran(func, args, result)
+        return result
 
 
 def _keys(tensors: Iterable[Tensor]) -> set[int]:

@@ -111,7 +111,8 @@ def parse_clock(output: str | None) -> float | None:
 
 
 def parse_throttled(output: str | None) -> int | None:
-    """
+    """The flags that `vcgencmd get_throttled` prints, see `THROTTLE_BITS`.
+
     >>> hex(parse_throttled("throttled=0x50005\\n"))
     '0x50005'
     """
@@ -120,7 +121,8 @@ def parse_throttled(output: str | None) -> int | None:
 
 
 def parse_temperature(output: str | None) -> float | None:
-    """
+    """Degrees Celsius from `vcgencmd measure_temp`.
+
     >>> parse_temperature("temp=48.3'C\\n")
     48.3
     """

@@ -43,6 +43,7 @@ class RankBudget:
         step.optimizer.register_load_state_dict_post_hook(lambda *_: self._restore())
 
     def allocate(self) -> None:
+        """Have the tuner allocate ranks, as after every optimizer step, and note its state in the optimizer's."""
         self._count += 1
         total = self._step.total_steps
         if total is None or self._count > total:
@@ -81,7 +82,7 @@ class RankBudget:
         self._config.rank_pattern = pattern or None
 
     def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """By the names that the allocator knows them by."""
+        """The adapters' parameters, by the names that peft's allocator knows them by."""
         return ((n, p) for n, p in self._tuner.model.named_parameters() if "lora_" in n)
 
 

@@ -86,7 +86,7 @@ def reference() -> str:
 
 
 def title(are: Callable[[str], bool]) -> str:
-    """Of the methods of one kind, for a sentence.
+    """The titles of all methods of one kind, for a sentence.
 
     >>> title(is_subject), title(is_rival), title(is_reference)
     ('WASI', 'LoRA', 'vanilla')

@@ -23,7 +23,9 @@ from wasi.linalg.output_subspace import (
     project_inputs,
     project_outputs,
 )
-from wasi.methods.calibration import added, decomposing, for_input_gradients, in_chunks
+from wasi.methods.block_repeats import for_input_gradients
+from wasi.methods.calibration import decomposing, in_chunks
+from wasi.methods.moments import added
 from wasi.methods.output_init import OutputMoments
 from wasi.models.structure import head_module
 
@@ -42,7 +44,7 @@ class FeatureMoments(OutputMoments):
         self._squared_size = torch.zeros(())  # sum of |g|^4
 
     def observe(self, x: Tensor, bias: Tensor | None, grad: Tensor) -> None:
-        """One call's input, `[..., I]`, and `g` at its output, `[..., O]`; ValueError for a `g` not finite."""
+        """Add one call's input (`[..., I]`), and `g` at its output (`[..., O]`). ValueError where `g` is not finite."""
         rows = grad.reshape(-1, grad.shape[-1])
         weights = rows.double().square().sum(-1)
         size = weights.sum()
@@ -88,7 +90,7 @@ class FeatureMoments(OutputMoments):
 def feature_moments(
     model: nn.Module, linears: Mapping[str, nn.Linear], batches: Iterable[tuple[Tensor, Tensor]]
 ) -> dict[int, FeatureMoments]:
-    """By the weight's id, over all batches; a weight that does not reach the features is left out.
+    """Moments of every weight over all batches, by its id; a weight that does not reach the features is left out.
 
     Raises UserError for a model whose classifier is never called, and for a layer whose input or gradient is not
     finite.

@@ -9,7 +9,13 @@ from wasi.errors import UserError
 from wasi.layers.adapter import Adapter, AdapterLinear
 from wasi.layers.quantized import KINDS, QuantizedAdapterLinear
 from wasi.methods.method import Method
-from wasi.methods.scope import check_adapter_rank, freeze_rest, replace_each, scope_linears
+from wasi.methods.scope import (
+    check_adapter_options,
+    check_adapter_rank,
+    freeze_rest,
+    replace_each,
+    scope_linears,
+)
 
 
 @dataclass
@@ -35,6 +41,7 @@ class LoRA(Method):
     base: str | None = None
 
     def __post_init__(self) -> None:
+        check_adapter_options(self.lora_rank, self.lora_alpha)
         if self.base not in (None, *KINDS):
             raise UserError("method.base", self.base, f"{', '.join(KINDS)} or null")
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from wasi.linalg.output_subspace import RIDGE, basis_from_inputs, basis_from_outputs
-from wasi.methods.calibration import Moments, in_chunks, observe_inputs
+from wasi.methods.calibration import in_chunks, observe_inputs
+from wasi.methods.moments import Moments
 
 _ROWS = 4096  # tokens that are taken to float64 at a time
 
@@ -32,7 +33,7 @@ class OutputMoments:
         return bool(self._moments)
 
     def add(self, x: Tensor, bias: Tensor | None, weights: Tensor | None = None) -> None:
-        """One call's input, `[..., I]`, and (float64) how much each of its tokens counts; None = all alike."""
+        """Add one call's input (`[..., I]`); `weights` (float64): how much each of its tokens counts, None = 1."""
         key, rows = _key(bias), x.reshape(-1, x.shape[-1])
         moments = self._moments.setdefault(key, Moments())
         weights = rows.new_ones(len(rows), dtype=torch.float64) if weights is None else weights
@@ -90,7 +91,7 @@ class OutputMoments:
 def output_moments(
     model: nn.Module, linears: Mapping[str, nn.Linear], batches: Iterable[tuple[Tensor, Tensor]]
 ) -> dict[int, OutputMoments]:
-    """By the weight's id, over all tokens of all batches; a weight that is never called is left out."""
+    """Moments of every weight over all tokens of all batches, by its id; a weight that is never used is left out."""
     found: dict[int, OutputMoments] = {}
     names = {linear: name for name, linear in linears.items()}  # a linear under two names is looked at once
     once = {name: linear for linear, name in names.items()}

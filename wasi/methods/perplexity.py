@@ -15,6 +15,7 @@ from wasi.linalg.rank import explained_rank
 from wasi.linalg.spectrum import mode_spectrum
 from wasi.methods.calibration import decomposing
 from wasi.methods.perplexity_table import Candidate, LayerTable
+from wasi.models.modes import evaluating
 
 
 def measure_perplexities(
@@ -31,15 +32,13 @@ def measure_perplexities(
     """
     probes = {id(layer): _Probe(name, layer, epsilons, batch_mode) for name, layer in reversed([*layers.items()])}
     hooks = [probe.layer.register_forward_hook(probe.see) for probe in probes.values()]
-    training = model.training
-    model.eval()
     try:
         device = next(model.parameters()).device
         images = batch[0].to(device).detach().requires_grad_()
-        # Of the images alone, so that no parameter's gradient is formed, yet every layer's output gets one.
-        torch.autograd.grad(F.cross_entropy(model(images), batch[1].to(device)), images)
+        with evaluating(model), torch.enable_grad():
+            # Of the images alone, so that no parameter's gradient is formed, yet every layer's output gets one.
+            torch.autograd.grad(F.cross_entropy(model(images), batch[1].to(device)), images)
     finally:
-        model.train(training)
         for hook in hooks:
             hook.remove()
     return [probe.table() for probe in reversed(probes.values()) if probe.shapes]

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from wasi.linalg.orthonormal import qr_positive
+
 
 def random_factors(weight: Tensor, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """`L` (`O x K`) with orthonormal columns, uniformly among such; `R` (`K x I`) of independent normal entries.
@@ -11,8 +13,7 @@ def random_factors(weight: Tensor, rank: int, generator: torch.Generator) -> tup
     `|W|_F^2`.
     """
     out_features, in_features = weight.shape
-    left = torch.randn(out_features, rank, generator=generator, dtype=torch.float64)
-    q, r = torch.linalg.qr(left)
+    left, _ = qr_positive(torch.randn(out_features, rank, generator=generator, dtype=torch.float64))
     right = torch.randn(rank, in_features, generator=generator, dtype=torch.float64)
     scale = weight.detach().double().norm().cpu() / (rank * in_features) ** 0.5
-    return (q * r.diagonal().sign()).to(weight), (right * scale).to(weight)
+    return left.to(weight), (right * scale).to(weight)

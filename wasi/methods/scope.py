@@ -50,6 +50,13 @@ def replace_each(
         del linear
 
 
+def check_adapter_options(rank: int | None, alpha: float | None) -> None:
+    """Raises UserError for a size that is null, which stands for a default with `method=peft` alone."""
+    for option, value in (("lora_rank", rank), ("lora_alpha", alpha)):
+        if value is None:
+            raise UserError(f"method.{option}", "null", "a number above 0; null goes with method=peft")
+
+
 def check_adapter_rank(rank: int, linears: Mapping[str, nn.Linear]) -> None:
     """Raises UserError for a rank that no linear can have."""
     largest = max(min(linear.weight.shape) for linear in linears.values())

@@ -10,10 +10,18 @@ from torch import Tensor, nn
 from wasi.errors import UserError
 from wasi.layers.adapter import Adapter, FactoredAdapterLinear
 from wasi.linalg.rank import truncate, weight_rank
-from wasi.methods.calibration import decomposing, second_moments
+from wasi.methods.calibration import decomposing
 from wasi.methods.feature_init import feature_moments
 from wasi.methods.method import Method
-from wasi.methods.scope import check_adapter_rank, check_weights, freeze_rest, replace_each, scope_linears
+from wasi.methods.moments import second_moments
+from wasi.methods.scope import (
+    check_adapter_options,
+    check_adapter_rank,
+    check_weights,
+    freeze_rest,
+    replace_each,
+    scope_linears,
+)
 from wasi.methods.weight_ranks import OPTION, check_allocation, log_ranks, sensitivity_ranks
 from wasi.models.restart import given_factors
 
@@ -37,7 +45,10 @@ def whitened_factors(weight: Tensor, moment: Tensor, rank: int) -> tuple[Tensor,
 
 
 def stable_cholesky(moment: Tensor) -> Tensor:
-    """Lower Cholesky factor, with the least jitter (1e-12 of the mean diagonal, then tenfold) that works."""
+    """Lower Cholesky factor, with the least jitter (1e-12 of the mean diagonal, then tenfold) that works.
+
+    Raises ValueError for a matrix that is zero or not finite.
+    """
     jitter = 0.0
     identity = torch.eye(moment.shape[0], dtype=moment.dtype, device=moment.device)
     scale = moment.diagonal().mean()
@@ -46,7 +57,7 @@ def stable_cholesky(moment: Tensor) -> Tensor:
         if info.item() == 0:
             return factor
         if jitter > 1:
-            raise ValueError("the calibration inputs are not finite")
+            raise ValueError("its inputs are zero or not finite")
         jitter = max(10 * jitter, 1e-12)
 
 
@@ -82,6 +93,7 @@ class SVDLLM(Method):
     merge: bool = True
 
     def __post_init__(self) -> None:
+        check_adapter_options(self.lora_rank, self.lora_alpha)
         check_allocation(self.weight_allocation, self.parameter_ratio)
         if self.weight_allocation == "sensitivity" and self.keep_ratio is not None:
             raise UserError(OPTION, self.weight_allocation, f"epsilon with rank.keep_ratio={self.keep_ratio}")
@@ -96,6 +108,8 @@ class SVDLLM(Method):
 
         def whitened(name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
             rank = ranks.get(id(weight)) or self.rank(weight)
+            if name not in moments:  # never called, so no input to whiten by
+                return truncate(weight, 1.0, rank)
             with decomposing(name):
                 return whitened_factors(weight, moments.pop(name), rank)
 

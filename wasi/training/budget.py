@@ -88,13 +88,13 @@ def apply_budget(cfg: DictConfig, spec: InputSpec, resident: Callable[[], float]
 
 
 def process_mib(cfg: DictConfig, sizes: Outline, chunk: int, segment: int, resident_mib: float) -> int:
-    """Of the whole process, from its set-up to its last step."""
+    """Expected resident memory of the whole process in MiB, at its largest from set-up to the last step."""
     base = ceil(resident_mib / _STEP) * _STEP + _RUNTIME + _data(cfg, sizes)
     return ceil(base + _SLACK * max(_set_up(cfg, sizes), _training(cfg, sizes, chunk, segment)) / _MIB)
 
 
 def outline_of(cfg: DictConfig, spec: InputSpec) -> Outline:
-    """From the library's own model, without its weights, by a forward pass that computes nothing."""
+    """Sizes of the model that `cfg` names, by a forward pass of the library's own model on `meta`, without weights."""
     with seeded(0), without_weights():
         model = library_of(cfg.model).create(architecture_of(cfg.model), spec.image_size, _CLASSES).to("meta")
     sites = linear_sites(model, "all")
@@ -194,11 +194,14 @@ def _trained(cfg: DictConfig, sizes: Outline) -> float:
     method, optimizer = cfg.method, cfg.optimizer
     if not cast(type[Method], get_class(method["_target_"])).trains_matrices:
         return 0
-    kind = str(optimizer["_target_"]).rpartition(".")[2]
-    states = 1 if optimizer.get("momentum") else 2 if kind.startswith("Adam") or kind == "adamw8bit" else 0
     rest = sizes.rest if method.get("train_rest", True) else 0
     adapter = _adapter_rank(cfg)
     trained = sum(adapter * (o + i) if adapter else _layer(cfg, o, i) for o, i in sizes.scope)
+    kind = str(optimizer["_target_"]).rpartition(".")[2]
+    if kind in ("galore", "apollo"):  # two moments of the projected gradient, and the projection; of the rest AdamW's
+        projected = sum(optimizer.rank * (2 * max(o, i) + min(o, i)) for o, i in sizes.scope)
+        return 4 * (rest + trained + 2 * rest + projected)
+    states = 1 if optimizer.get("momentum") else 2 if kind.startswith("Adam") or kind == "adamw8bit" else 0
     return 4 * (rest + trained) * (1 + states)
 
 
@@ -216,6 +219,7 @@ def _adapter_rank(cfg: DictConfig) -> int:
     """`k` of adapters that have at most `k (outputs + inputs)` numbers; 0 for a method without adapters.
 
     Of peft's tuners that bounds OFT's and BOFT's blocks of `k x k` too, VeRA's shared matrices, and IA3's vectors.
+    SVD-LLM, with an adapter on each factor of rank `K`, has `2 k K` more, a small part of what `_SLACK` allows for.
     """
     method = cfg.method
     if "lora_rank" not in method:

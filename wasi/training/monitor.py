@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from wasi.atomic import atomic_write_text
 from wasi.layers.activation import TuckerState, epsilon_ranks
+from wasi.layers.autocast import without_autocast
 from wasi.layers.base import LowRankLayer
 from wasi.linalg.angles import left_spectrum, principal_angles
 from wasi.linalg.rank import explained_rank
@@ -76,7 +77,9 @@ class Monitor:
         calls = dict.fromkeys(layers, 0)
 
         def see(name: str, x: Tensor) -> None:
-            inputs = self._input(name, calls[name], layers[name], x)
+            with without_autocast(x):  # an input that it has narrowed is looked at in float32
+                wide = x.to(torch.promote_types(x.dtype, torch.float32))
+                inputs = self._input(name, calls[name], layers[name], wide)
             rows.append({"layer": name, "call": calls[name], **weights[name], **inputs})
             calls[name] += 1
 

@@ -90,6 +90,5 @@ def _block_matrices(model: nn.Module) -> Iterator[nn.Parameter]:
 
 def trainable_factors(model: nn.Module) -> list[FactoredLinear]:
     """Layers that train as a product; tied layers share one pair of factors, which counts, and steps, once."""
-    layers = [m for m in model.modules() if isinstance(m, FactoredLinear) and m.L.requires_grad]
-    layers = [m for m in layers if m.update != "none"]
+    layers = (m for m in model.modules() if isinstance(m, FactoredLinear) and m.L.requires_grad and m.update != "none")
     return list({id(m.L): m for m in layers}.values())

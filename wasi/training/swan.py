@@ -62,7 +62,7 @@ class Swan(eager(torch.optim.AdamW)):  # type: ignore[misc]  # a computed class,
         self.zero_grad()
 
     def whitened_parameters(self) -> list[tuple[Tensor, dict]]:
-        """Each with its group."""
+        """Every parameter that is whitened, with its group."""
         return [(p, group) for group in self.param_groups if group.get("whiten") for p in group["params"]]
 
     def _whitened_step(self, chosen: Sequence[tuple[Tensor, dict]]) -> None:

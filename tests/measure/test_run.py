@@ -1,0 +1,24 @@
+"""What a run reports of its cost is told in docs/measurement.md."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.small import applied
+from tests.small import method as make
+from wasi.measure.run import measure_run
+from wasi.training.build_step import build_step
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "measurement.md"
+
+
+@pytest.mark.parametrize("memory", ["plain", "lean"])
+def test_every_metric_is_explained(memory, compose_config):
+    cfg = compose_config("method=wasi", f"train.memory={memory}")
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (8, 3, 16, 16), dtype=torch.uint8, generator=generator)
+    step = build_step(applied("timm_vit", "wasi"), lambda x: x.float() / 255, cfg)
+    found = measure_run(cfg, make("wasi"), step, (images, torch.arange(8) % 5), ())
+    assert len(found) > 15 and found.keys() <= set(re.findall(r"`(\w+/\w+)`", DOCUMENT.read_text()))

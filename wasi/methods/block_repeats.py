@@ -1,0 +1,78 @@
+"""Gradients with respect to a model's images with one transformer block's graph in memory at a time."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wasi.models.mapped import let_go
+from wasi.models.modes import evaluating
+from wasi.models.structure import find_blocks
+
+
+@contextmanager
+def for_input_gradients(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for backward passes down to the images alone (`autograd.grad`), with one block's graph at a time.
+
+    Each block keeps its input and runs again in the backward pass (arXiv 1604.06174); mapped weights leave when their
+    block's turn is over. The gradients are those of an ordinary backward pass to the last bit. Tensor hooks that a
+    forward pass sets fire once, in the repetition. Parameters get no gradient.
+    """
+    with ExitStack() as stack:
+        for block in find_blocks(model).values():
+            stack.callback(_put_back, block, vars(block).get("forward"))
+            block.forward = _repeated(block, block.forward)
+        stack.enter_context(evaluating(model))
+        stack.enter_context(torch.enable_grad())
+        yield
+
+
+def _repeated(block: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(forward)
+    def run(x: Any, *args, **kwargs) -> Any:
+        if not (isinstance(x, Tensor) and x.requires_grad) or _has_gradient((args, kwargs)):
+            return forward(x, *args, **kwargs)  # nothing to repeat for, or a gradient that a repetition would lose
+        # Not without gradients, where torch may choose other kernels; the graph goes at once.
+        once = forward(x.detach().requires_grad_(), *args, **kwargs)
+        if not isinstance(once, Tensor):
+            return forward(x, *args, **kwargs)
+        again, done = (lambda y: forward(y, *args, **kwargs)), (lambda: let_go(block.parameters()))
+        return _Repeat.apply(x, once.detach(), again, done)
+
+    return run
+
+
+class _Repeat(torch.autograd.Function):
+    """`y`, which is `run(x)`; in the backward pass that is computed again, and then `done` called."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, y: Tensor, run: Callable[[Tensor], Tensor], done: Callable[[], None]) -> Tensor:
+        ctx.run, ctx.done = run, done
+        ctx.save_for_backward(x)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        x = ctx.saved_tensors[0].detach().requires_grad_()
+        with torch.enable_grad():
+            y = ctx.run(x)
+        (d_x,) = torch.autograd.grad(y, x, grad, allow_unused=True)
+        ctx.done()
+        return d_x, None, None, None
+
+
+def _has_gradient(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.requires_grad
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    return any(_has_gradient(part) for part in parts)
+
+
+def _put_back(module: nn.Module, forward: Any) -> None:
+    """Its class's `forward`, where None is given."""
+    del module.forward
+    if forward is not None:
+        module.forward = forward
