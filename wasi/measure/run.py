@@ -127,7 +127,7 @@ def times(
 
 @torch.no_grad()
 def inference_ms(step: TrainStep, normalised: Tensor) -> list[float]:
-    """Milliseconds of single passes of one batch in evaluation mode. Freed memory is kept from now on, under lean too."""
+    """Milliseconds of single passes of one batch in evaluation mode. From now on freed memory is kept."""
     step.model.eval()
     keep_freed_memory()
     return time_steps(lambda: step.model(normalised), 1, 5, 0.0, synchronizer(step.device.type))
