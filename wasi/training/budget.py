@@ -18,13 +18,13 @@ from torch import nn
 
 from wasi.data.spec import InputSpec
 from wasi.data.synthetic import CLASSES
+from wasi.deferred import without_compiler
 from wasi.errors import UserError
 from wasi.methods.calibration import CHUNK
 from wasi.methods.method import Method
 from wasi.methods.peft import DEFAULT_RANK
 from wasi.models.input_spec import architecture_of, library_of
 from wasi.models.outline import without_weights
-from wasi.models.rng import seeded
 from wasi.models.structure import find_blocks, linear_sites
 from wasi.models.surrogate import ENERGY, KEPT
 
@@ -95,8 +95,8 @@ def process_mib(cfg: DictConfig, sizes: Outline, chunk: int, segment: int, resid
 
 def outline_of(cfg: DictConfig, spec: InputSpec) -> Outline:
     """From the library's own model, without its weights, by a forward pass that computes nothing."""
-    with seeded(0), without_weights():
-        model = library_of(cfg.model).create(architecture_of(cfg.model), spec.image_size, _CLASSES).to("meta")
+    library, name = library_of(cfg.model), architecture_of(cfg.model)
+    model = without_weights(lambda: library.create(name, spec.image_size, _CLASSES)).to("meta")
     sites = linear_sites(model, "all")
     in_scope = {site.name for site in linear_sites(model, cfg.method.scope)}
     inputs = _block_inputs(model, spec.image_size)
@@ -126,7 +126,7 @@ def _block_inputs(model: nn.Module, image_size: int) -> dict[str, tuple[int, int
 
     for block in names:
         block.register_forward_pre_hook(see)
-    with torch.no_grad():
+    with torch.no_grad(), without_compiler():
         model.train()(torch.empty(2, 3, image_size, image_size, device="meta"))
     return seen
 
