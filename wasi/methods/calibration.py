@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from wasi.data.loader import calibration_batches
 from wasi.errors import UserError
-from wasi.models.mapped import let_go
+from wasi.models.mapped import in_file, let_go
 from wasi.models.modes import evaluating
 from wasi.models.structure import find_blocks
 
@@ -135,8 +135,12 @@ def decomposing(name: str) -> Iterator[None]:
 
 
 def added(total: Tensor, term: Tensor) -> Tensor:
-    """`total + term`, in the memory of `total`, which is let go, or, where that is a scalar, of its own."""
-    return total + term if total.dim() == 0 else total.add_(term)
+    """`total + term`, in the memory of `total` or, where that is a scalar, of its own; in a file where it is large."""
+    if total.dim() == 0:
+        return in_file(total + term)
+    total.add_(term)
+    let_go([total])
+    return total
 
 
 class Moments:
@@ -162,7 +166,15 @@ class Moments:
     @property
     def second(self) -> Tensor:
         """`E[z z^T]`, `D x D`."""
-        return self._square / self.count
+        found = self._square / self.count
+        let_go([self._square])
+        return found
+
+    def into_second(self) -> Tensor:
+        """`second`, in the memory of the sums: nothing can be added any more."""
+        self._square.div_(self.count)
+        let_go([self._square])
+        return self._square
 
     @property
     def covariance(self) -> Tensor:
@@ -180,4 +192,4 @@ def second_moments(
         moments.setdefault(name, Moments()).add(x.reshape(-1, x.shape[-1]))
 
     observe_inputs(model, layers, in_chunks(batches), see)
-    return {name: seen.second for name, seen in moments.items()}
+    return {name: seen.into_second() for name, seen in moments.items()}

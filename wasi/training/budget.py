@@ -24,6 +24,7 @@ from wasi.methods.calibration import CHUNK
 from wasi.methods.method import Method
 from wasi.methods.peft import DEFAULT_RANK
 from wasi.models.input_spec import architecture_of, library_of
+from wasi.models.mapped import SUMS_FROM
 from wasi.models.outline import without_weights
 from wasi.models.structure import find_blocks, linear_sites
 from wasi.models.surrogate import ENERGY, KEPT
@@ -162,16 +163,21 @@ def _set_up(cfg: DictConfig, sizes: Outline) -> float:
 def _moments(cfg: DictConfig, sizes: Outline) -> float:
     """Bytes of all layers' second moments, with those of a layer in the making; 0 where none are taken."""
     method = cfg.method
-    narrow = [min(o, i) ** 2 for o, i in sizes.scope]  # of outputs or inputs, in float64
+    narrow = [8 * min(o, i) ** 2 for o, i in sizes.scope]  # of outputs or inputs, in float64
     found = 0.0
     if method.get("init") == "features" or method.get("weight_allocation") == "sensitivity":
-        found = 8 * (2 * sum(narrow) + 2 * max(narrow))
+        found = 2 * (_in_memory(narrow) + 2 * max(narrow))
     elif method.get("init") == "output":
-        found = 8 * (sum(narrow) + 2 * max(narrow))
+        found = _in_memory(narrow) + 3 * max(narrow)
     if "keep_ratio" in method:  # SVD-LLM: of the inputs
-        widest = max(i for _, i in sizes.scope)
-        found += 4 * sum(i * i for _, i in sizes.scope) + 8 * 4 * widest**2
+        of_inputs = [4 * i * i for _, i in sizes.scope]
+        found += _in_memory(of_inputs) + 9 * max(of_inputs)
     return found
+
+
+def _in_memory(sums: list[int]) -> int:
+    """Bytes of all `sums` over data that are not kept in a file; what one of them takes meanwhile is no part of it."""
+    return sum(size for size in sums if size < SUMS_FROM)
 
 
 def _training(cfg: DictConfig, sizes: Outline, chunk: int, segment: int) -> float:
