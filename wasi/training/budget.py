@@ -39,6 +39,7 @@ _RUNTIME = 24  # MiB: thread pools, kernels and their buffers, which the first s
 _STEP = 16  # MiB in which the process's present size is counted, so that the answer is the same next time
 _ARRAYS_MIB = {"cifar10": 352, "cifar100": 352, "fashion_mnist": 107, "digits": 16}  # held, and once more while read
 _SLACK = 1.1  # of what is allocated, for what an allocator cannot use of it
+_HOLES = 2.2  # heap that a chunk's tensors come from, which stays, over what lives in it (ViT-B/32, glibc)
 
 
 @dataclass(frozen=True)
@@ -146,18 +147,18 @@ def _data(cfg: DictConfig, sizes: Outline) -> float:
 
 
 def _set_up(cfg: DictConfig, sizes: Outline) -> float:
-    """Bytes: what stays, a block's dense weights, and of the calibration batch what one layer is shown, in float64."""
+    """Bytes: a layer in the making beside those made, or before, while weights are mapped, images in the model."""
     largest = max(o * i for o, i in sizes.scope)
     smaller = max(min(o, i) for o, i in sizes.scope)
     factoring = 8 * (largest + 4 * smaller**2) + 4 * largest
     moments = _moments(cfg, sizes)
     batch, looking = cfg.dataset.batch_size, moments
-    if cfg.method.get("activations") is not None or moments:
+    if cfg.method.get("activations") is not None or moments:  # in float64 what one layer is shown
         looking += 4 * batch * (sizes.image + 2 * sizes.passing + 2 * sizes.widest) + 8 * batch * sizes.widest
         looking += 4 * sizes.largest_block
     if moments:  # a chunk inside a block, and what it keeps between blocks
         looking += 4 * min(CHUNK, batch) * (2 * max(sizes.blocks) + sizes.passing * len(sizes.blocks))
-    return _kept_weights(cfg, sizes) + max(factoring + moments, looking)
+    return max(_kept_weights(cfg, sizes) + factoring + moments, 4 * sizes.rest + looking)
 
 
 def _moments(cfg: DictConfig, sizes: Outline) -> float:
@@ -186,7 +187,7 @@ def _training(cfg: DictConfig, sizes: Outline, chunk: int, segment: int) -> floa
     held = cfg.train.micro_batch_size or batch
     segments = ceil(len(sizes.blocks) / segment)
     kept = held * (sizes.passing * (storage * (segments + 1) + 4 * 2) + 2 * sizes.image)
-    inside = 4 * min(chunk, held) * (segment + 0.5) * max(sizes.blocks)
+    inside = _HOLES * 4 * min(chunk, held) * (segment + 0.5) * max(sizes.blocks)
     return _kept_weights(cfg, sizes) + _trained(cfg, sizes) + kept + inside
 
 
@@ -196,16 +197,26 @@ def _kept_weights(cfg: DictConfig, sizes: Outline) -> float:
 
 
 def _trained(cfg: DictConfig, sizes: Outline) -> float:
-    """Bytes of gradients and optimizer state; coordinates of a step on factors are fewer than the factors."""
+    """Bytes of gradients and optimizer state."""
     method, optimizer = cfg.method, cfg.optimizer
     if not cast(type[Method], get_class(method["_target_"])).trains_matrices:
         return 0
     kind = str(optimizer["_target_"]).rpartition(".")[2]
     states = 1 if optimizer.get("momentum") else 2 if kind.startswith("Adam") or kind == "adamw8bit" else 0
+    of_rest = 2 if kind == "Swan" else states  # by AdamW
     rest = sizes.rest if method.get("train_rest", True) else 0
     adapter = _adapter_rank(cfg)
-    trained = sum(adapter * (o + i) if adapter else _layer(cfg, o, i) for o, i in sizes.scope)
-    return 4 * (rest + trained) * (1 + states)
+    trained = sum(
+        adapter * (o + i) if adapter else _layer(cfg, o, i) * (o / (o + i) if _in_coordinates(cfg, kind) else 1)
+        for o, i in sizes.scope
+    )
+    return 4 * (rest * (1 + of_rest) + trained * (1 + states))
+
+
+def _in_coordinates(cfg: DictConfig, kind: str) -> bool:
+    """Whether a step is on coordinates (`FactoredLinear.C`), which are no more numbers than `L`, not on the factors."""
+    subspace = cfg.method.get("activations") is not None and cfg.method.get("update") == "subspace"
+    return subspace and _is_factored(cfg) and (kind == "Swan" or kind == "SGD" and not cfg.optimizer.get("momentum"))
 
 
 def _layer(cfg: DictConfig, outputs: int, inputs: int) -> float:
