@@ -49,6 +49,19 @@ for name in ("fashion_mnist", "cub200", "cifar10", "flowers102", "pets"):
 print([name for name in ("torch._dynamo", "wandb") if name in sys.modules])
 """
 
+OUTLINED = """
+import sys, torch
+from wasi.data.spec import InputSpec
+from wasi.models import timm_models
+from wasi.models.header import ModelHeader
+from wasi.models.outline import outline
+spec = timm_models.input_spec("vit_tiny_patch16_224", 32)
+for library, name in (("wasi", "vit_micro"), ("torchvision", "swin_t"), ("timm", "vit_tiny_patch16_224")):
+    assert all(p.is_meta for p in outline(ModelHeader(library, name, "wasi", "all", "ab", spec, ())).parameters())
+print([name for name in ("torch._dynamo", "triton", "wandb") if name in sys.modules])
+torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1, device="meta").normal_())
+"""
+
 COMPILING = """
 import sys, torch
 from wasi.deferred import import_light
@@ -102,7 +115,9 @@ print(len(graphs), *graphs)
 """
 
 
-@pytest.mark.parametrize("program, printed", [(TRAINING, "[]"), (DOWNLOADING, "[]"), (COMPILING, "1.0 2.0")])
+@pytest.mark.parametrize(
+    "program, printed", [(TRAINING, "[]"), (DOWNLOADING, "[]"), (OUTLINED, "[]"), (COMPILING, "1.0 2.0")]
+)
 def test_what_only_a_compiler_needs_is_imported_where_it_is_used_and_nowhere_else(program, printed):
     assert printed_by(program) == printed
 

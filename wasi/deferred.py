@@ -12,7 +12,7 @@ import inspect
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cache, wraps
 from types import FunctionType, ModuleType
 from typing import Any
@@ -39,19 +39,44 @@ def import_light(name: str) -> Any:
 
 @contextmanager
 def _deferred() -> Iterator[None]:
-    """Stand-ins in the place of torch._dynamo, torch.compiler.disable and wandb; of what is there already, none."""
-    with ExitStack() as stack:
-        names = [_WANDB] if _WANDB not in sys.modules and importlib.util.find_spec(_WANDB) else []
-        if _PACKAGE not in sys.modules:
-            names += [_PACKAGE, *_CALLED_LATER]
-            compiler: Any = getattr(importlib.import_module("torch"), "compiler", None)
-            if (disable := getattr(compiler, "disable", None)) is not None:
-                compiler.disable = _disabled_once_there_is_a_compiler(disable)
-                stack.callback(setattr, compiler, "disable", disable)
-        stand_ins: dict[str, ModuleType] = {name: _StandIn(name) for name in names}
+    """Stand-ins in the place of torch._dynamo and wandb; of what is there already, none."""
+    with without_compiler():
+        stand_ins: dict[str, ModuleType] = {}
+        if _WANDB not in sys.modules and importlib.util.find_spec(_WANDB):
+            stand_ins = {_WANDB: _StandIn(_WANDB)}
         sys.modules.update(stand_ins)
-        stack.callback(_take_away, stand_ins)
+        try:
+            yield
+        finally:
+            _take_away(stand_ins)
+
+
+@contextmanager
+def without_compiler() -> Iterator[None]:
+    """Functions that torch hides from its compiler when they are called run as they are, and do not import it.
+
+    Among them are those in Python that compute on `meta`. Once the compiler is there, they are hidden from it as usual,
+    those that were called inside too.
+    """
+    if _PACKAGE in sys.modules:
         yield
+        return
+    stand_ins: dict[str, ModuleType] = {name: _StandIn(name) for name in (_PACKAGE, *_CALLED_LATER)}
+    sys.modules.update(stand_ins)
+    compiler: Any = getattr(importlib.import_module("torch"), "compiler", None)
+    disable = getattr(compiler, "disable", None)
+    if disable is not None:
+        compiler.disable = _disabled_once_there_is_a_compiler(disable)
+    try:
+        yield
+    finally:
+        if disable is not None:
+            compiler.disable = disable
+        _take_away(stand_ins)
+
+
+def _compiler_is_there() -> bool:
+    return _PACKAGE in sys.modules and not isinstance(sys.modules[_PACKAGE], _StandIn)
 
 
 def _disabled_once_there_is_a_compiler(disable: Callable[..., Any]) -> Callable[..., Any]:
@@ -67,7 +92,7 @@ def _disabled_once_there_is_a_compiler(disable: Callable[..., Any]) -> Callable[
         @wraps(function)
         def call(*of_call: Any, **by_name: Any) -> Any:
             nonlocal disabled
-            if _PACKAGE not in sys.modules:
+            if not _compiler_is_there():
                 return function(*of_call, **by_name)
             if disabled is None:
                 disabled = disable(*args, **kwargs)
@@ -103,13 +128,17 @@ class _StandIn(ModuleType):
         if name.startswith("__"):
             raise AttributeError(name)
 
-        def real() -> Any:
-            _take_away({name: module for name, module in sys.modules.items() if isinstance(module, _StandIn)})
-            return getattr(importlib.import_module(self.__name__), name)
-
+        if (self.__name__, name) == (_PACKAGE, "disable"):
+            return _disabled_once_there_is_a_compiler(lambda *args, **kwargs: _real(_PACKAGE, name)(*args, **kwargs))
         if name in _CALLED_LATER.get(self.__name__, ()):
-            return lambda *args, **kwargs: real()(*args, **kwargs)
-        return real()
+            return lambda *args, **kwargs: _real(self.__name__, name)(*args, **kwargs)
+        return _real(self.__name__, name)
+
+
+def _real(module: str, name: str) -> Any:
+    """What the module has by that name, imported in the place of all stand-ins."""
+    _take_away({name: found for name, found in sys.modules.items() if isinstance(found, _StandIn)})
+    return getattr(importlib.import_module(module), name)
 
 
 def _take_away(modules: dict[str, ModuleType]) -> None:

@@ -13,6 +13,7 @@ from tests.small import METHODS, applied, batch
 from tests.small import method as make
 from wasi.bench import step_parts as parts
 from wasi.bench.step_parts import PARTS, StepBreakdown, breakdown_steps, targets
+from wasi.bench.work import Work
 from wasi.layers.base import LowRankLayer
 from wasi.layers.factored import FactoredLinear
 from wasi.linalg import tucker
@@ -138,3 +139,16 @@ def test_parts_sum_to_the_step():
     spent = watched.spent
     assert spent.pop(parts._DENSE) == 0
     assert sum(spent.values()) == looks - 1 > 100 and all(spent[part] > 0 for part in PARTS)
+
+
+@pytest.mark.parametrize("milliseconds, untimed", [(400.0, 1), (600.0, 0)])
+def test_a_long_step_is_looked_into_without_another_before_it(milliseconds, untimed, monkeypatch):
+    steps, work = [], Work()
+    monkeypatch.setattr(TrainStep, "__call__", lambda step, *_: steps.append(step))
+    monkeypatch.setattr("wasi.bench.work.time_steps", lambda *_: [milliseconds])
+    work._cfg = OmegaConf.create({"device": {"compile": False}})
+    work.subject = SimpleNamespace(
+        step=step_of(applied("timm_vit", "wasi")), batch=batch(), method=make("wasi"), device=torch.device("cpu")
+    )
+    work.time_train(warmup=0, min_count=1, min_seconds=0.0)
+    assert len(work.breakdown(3)) == 3 and len(steps) == 3 + untimed

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from tests import small
 from wasi.data.spec import InputSpec
 from wasi.measure.rss import current_rss_mib
+from wasi.methods import calibration
 from wasi.models import mapped
 from wasi.models.build import build_model
 from wasi.models.mapped import into_memory, let_go, mapped_weights
@@ -45,6 +46,37 @@ def test_a_method_finds_the_same_to_the_last_bit(name, method):
         torch.nn.functional.cross_entropy(model.train()(images), labels).backward()
         results.append([p.grad for p in model.parameters() if p.grad is not None])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@linux
+@pytest.mark.parametrize("method, options", [
+    ("wasi", {"init": "output"}),
+    ("wasi", {"init": "features"}),
+    ("wsi", {"init": "features", "weight_allocation": "sensitivity"}),
+    ("svd_llm", {}),
+])  # fmt: skip
+def test_sums_over_calibration_data_in_a_file_are_the_same_to_the_last_bit(method, options, monkeypatch):
+    def factors():
+        model = small.build("timm_vit")
+        return small.method(method, calibration_batches=2, **options).apply(model, [small.batch(20), small.batch(9)])
+
+    theirs, taken = factors(), []
+    monkeypatch.setattr(mapped, "SUMS_FROM", 1)
+    monkeypatch.setattr(calibration, "in_file", lambda sums: taken.append(mapped.in_file(sums)) or taken[-1])
+    assert equal(factors(), theirs)
+    assert taken and all(hasattr(sums, "mapping") for sums in taken if sums.dim() == 2)
+
+
+@linux
+def test_sums_in_a_file_take_memory_only_while_they_are_added_to():
+    moments, rows = [calibration.Moments() for _ in range(8)], torch.ones(2, 2**11, dtype=torch.float64)
+    before = current_rss_mib()
+    for _ in range(2):
+        for each in moments:
+            each.add(rows)
+    assert current_rss_mib() - before < 80  # one of the eight, 32 MiB, and a product
+    assert all(torch.equal(each.second, torch.ones(2**11, 2**11, dtype=torch.float64)) for each in moments)
+    assert current_rss_mib() - before < 80
 
 
 @pytest.mark.parametrize("weights", ["random", "surrogate", "file"])

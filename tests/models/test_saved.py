@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from tests.models.saving import LIBRARIES, SPEC, logits, saved, serve, trained
 from tests.small import MODELS, batch
@@ -13,7 +14,7 @@ from wasi.errors import UserError
 from wasi.layers.base import LowRankLayer
 from wasi.models.header import METADATA_KEY, ModelHeader
 from wasi.models.loading import read_state
-from wasi.models.outline import outline
+from wasi.models.outline import outline, without_weights
 from wasi.models.saved import dense_state, inference_state, open_model
 from wasi.models.weights_file import run_header
 
@@ -84,6 +85,29 @@ def test_an_outline_takes_no_memory_and_no_random_numbers(monkeypatch):
     assert all(parameter.is_meta for parameter in model.parameters())
     assert not any(buffer.is_meta for buffer in model.buffers())
     assert not any(parameter.is_meta for parameter in MODELS["swin"]().parameters())
+
+
+def test_buffers_that_are_computed_where_the_parameters_are_get_their_values():
+    """timm's Swin v2 cannot be made on `meta`."""
+    from timm.models.swin_transformer_v2 import SwinTransformerV2
+
+    def create():
+        return SwinTransformerV2(16, 4, embed_dim=16, depths=(1, 1), num_heads=(1, 2), window_size=4, num_classes=3)
+
+    class Silent(nn.Module):
+        """No error, but a buffer without values."""
+
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3))
+            self.register_buffer("places", torch.arange(3.0, device=self.weight.device))
+
+    for make in (create, Silent):
+        found, expected = without_weights(make), make()
+        assert all(parameter.is_meta for parameter in found.parameters())
+        assert [name for name, _ in found.named_parameters()] == [name for name, _ in expected.named_parameters()]
+        for (name, buffer), (_, other) in zip(found.named_buffers(), expected.named_buffers(), strict=True):
+            assert torch.equal(buffer, other), name
 
 
 def test_saving_changes_nothing_in_the_model(tmp_path, monkeypatch):

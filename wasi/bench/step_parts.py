@@ -28,14 +28,19 @@ _FOLLOWED = ("attention", "factor_algebra")  # their backward passes are, partly
 
 
 def breakdown_steps(
-    step: TrainStep, batch: tuple[Tensor, Tensor], count: int, own: Mapping[str, Sequence[Target]] | None = None
+    step: TrainStep,
+    batch: tuple[Tensor, Tensor],
+    count: int,
+    own: Mapping[str, Sequence[Target]] | None = None,
+    warmup: int = 1,
 ) -> list[dict[str, float]]:
-    """Milliseconds per part for each of `count` whole steps, after one that is not looked at.
+    """Milliseconds per part for each of `count` whole steps, after `warmup` that are not looked at.
 
     Args:
         own: what the method's own layers add to the parts (`Method.step_parts`).
     """
-    step(*batch)
+    for _ in range(warmup):
+        step(*batch)
     found = []
     for _ in range(count):
         with StepBreakdown(targets(step, own), synchronizer(step.device.type)) as breakdown:

@@ -87,7 +87,8 @@ class Work:
             return []
         from wasi.bench.step_parts import breakdown_steps
 
-        return breakdown_steps(self.subject.step, self.subject.batch, count, self.subject.method.step_parts())
+        step, batch, own = self.subject.step, self.subject.batch, self.subject.method.step_parts()
+        return breakdown_steps(step, batch, count, own, self._untimed("train"))
 
     def loading(self, config: dict, warmup: int, min_count: int, min_seconds: float) -> dict[str, float]:
         """Throughput of loading alone, for a process of its own; needs no `load`."""
@@ -131,9 +132,12 @@ class Work:
 
         return predict(self.subject, asked)
 
+    def _untimed(self, kind: str) -> int:
+        """Calls before the first that is timed, as something else has just had the caches."""
+        return int(self._last_ms.get(kind, 0.0) < _LONG_MS)
+
     def _time(self, kind: str, run, warmup: int, min_count: int, min_seconds: float) -> list[float]:
-        if self._last_ms.get(kind, 0.0) < _LONG_MS:
-            warmup = max(warmup, 1)  # the other process has just had the caches
+        warmup = max(warmup, self._untimed(kind))
         before = contention.clocks()
         samples = time_steps(run, warmup, min_count, min_seconds, synchronizer(self.subject.device.type))
         ran, waited = contention.spent(before, contention.clocks())

@@ -27,6 +27,7 @@ from wasi.methods.block_repeats import for_input_gradients
 from wasi.methods.calibration import decomposing, in_chunks
 from wasi.methods.moments import added
 from wasi.methods.output_init import OutputMoments
+from wasi.models.mapped import let_go
 from wasi.models.structure import head_module
 
 # Share of its mean that is added to the diagonal of `S`, which comes from few images while training moves the
@@ -66,7 +67,9 @@ class FeatureMoments(OutputMoments):
         """
         estimate = damages_from_outputs if self.of_outputs else damages_from_inputs
         moment, ridge = self._pooled()
-        return estimate(self.weight.double(), moment, self._sensitivity, ridge, self._damping())
+        found = estimate(self.weight.double(), moment, self._sensitivity, ridge, self._damping())
+        let_go([self._sensitivity])
+        return found
 
     def _truncate(self, weight: Tensor, moment: Tensor, ridge: Tensor, rank: int) -> tuple[Tensor, Tensor]:
         project = project_outputs if self.of_outputs else project_inputs

@@ -6,11 +6,16 @@ import torch
 from torch import Tensor, nn
 
 from wasi.methods.calibration import in_chunks, observe_inputs
+from wasi.models.mapped import in_file, let_go
 
 
 def added(total: Tensor, term: Tensor) -> Tensor:
-    """`total + term`, in place unless `total` is a scalar, the zero that a sum begins with."""
-    return total + term if total.dim() == 0 else total.add_(term)
+    """`total + term`, in place unless `total` is a scalar, the zero a sum begins with; in a file where it is large."""
+    if total.dim() == 0:
+        return in_file(total + term)
+    total.add_(term)
+    let_go([total])
+    return total
 
 
 class Moments:
@@ -36,7 +41,15 @@ class Moments:
     @property
     def second(self) -> Tensor:
         """`E[z z^T]`, `D x D`."""
-        return self._square / self.count
+        found = self._square / self.count
+        let_go([self._square])
+        return found
+
+    def into_second(self) -> Tensor:
+        """`second`, in the memory of the sums: nothing can be added any more."""
+        self._square.div_(self.count)
+        let_go([self._square])
+        return self._square
 
     @property
     def covariance(self) -> Tensor:
@@ -54,4 +67,4 @@ def second_moments(
         moments.setdefault(name, Moments()).add(x.reshape(-1, x.shape[-1]))
 
     observe_inputs(model, layers, in_chunks(batches), see)
-    return {name: seen.second for name, seen in moments.items()}
+    return {name: seen.into_second() for name, seen in moments.items()}

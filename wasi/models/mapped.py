@@ -1,7 +1,8 @@
 """Dense weights in a file that is mapped into memory, so that they take room only while something reads or writes them.
 
 A method that replaces dense weights needs each of them for a moment: while it is made, in its block's forward pass over
-calibration data, and when it is factored. In between its pages belong to the file.
+calibration data, and when it is factored. In between its pages belong to the file. So do those of large sums over
+calibration data, a matrix or two for every weight, between one chunk of images and the next.
 """
 
 import mmap
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from wasi.models.registered import registered_as
 from wasi.models.structure import find_blocks
 
+SUMS_FROM = 2**21  # bytes from which sums over data are kept in a file, see `in_file`
 _SMALLEST = 2**20  # bytes: less is not worth a mapping of its own
 _MAPPING, _HOOKS = "mapping", "mapping_hooks"  # attributes of a parameter, and of the model
 _FOLDER = "/var/tmp"  # on a disk by convention, while /tmp may be memory itself
@@ -32,27 +34,42 @@ def mapped_weights() -> Iterator[None]:
         yield
         return
     made: list[nn.Parameter] = []
-    with tempfile.TemporaryFile(dir=_FOLDER if os.access(_FOLDER, os.W_OK) else None) as file:
+    with _temporary() as file:
 
-        def in_file(parameter: nn.Parameter) -> nn.Parameter:
+        def mapped(parameter: nn.Parameter) -> nn.Parameter:
             if not hasattr(parameter, _MAPPING):
                 let_go(made)
-                parameter = _mapped(parameter, file.fileno())
-                if hasattr(parameter, _MAPPING):
+                data = _mapped(parameter.detach(), file.fileno())
+                if hasattr(data, _MAPPING):
+                    parameter = nn.Parameter(data, parameter.requires_grad)
+                    setattr(parameter, _MAPPING, getattr(data, _MAPPING))
                     made.append(parameter)
             return parameter
 
         try:
-            with registered_as(in_file):
+            with registered_as(mapped):
                 yield
         finally:
             let_go(made)
 
 
-def let_go(parameters: Iterable[Tensor]) -> None:
+def in_file(sums: Tensor) -> Tensor:
+    """The same values in a file without a name, whose pages leave this process with `let_go`, to be added to in place.
+
+    Sums smaller than `SUMS_FROM`, and those that cannot be had in a file, are returned as they are.
+    """
+    if sums.nbytes < SUMS_FROM or not sys.platform.startswith("linux"):
+        return sums
+    with _temporary() as file:
+        found = _mapped(sums, file.fileno())
+    let_go([found])
+    return found
+
+
+def let_go(tensors: Iterable[Tensor]) -> None:
     """Their pages, where they are mapped, leave this process; the next access brings them back."""
-    for parameter in parameters:
-        if (mapping := getattr(parameter, _MAPPING, None)) is not None:
+    for tensor in tensors:
+        if (mapping := getattr(tensor, _MAPPING, None)) is not None:
             mapping.madvise(mmap.MADV_DONTNEED)  # of a shared mapping of a file: nothing is lost
 
 
@@ -79,17 +96,22 @@ def into_memory(model: nn.Module) -> nn.Module:
     return model
 
 
-def _mapped(parameter: nn.Parameter, file: int) -> nn.Parameter:
-    size = parameter.numel() * parameter.element_size()
-    if size < _SMALLEST or parameter.device.type != "cpu":
-        return parameter
+def _temporary():
+    """An open file without a name, on a disk where that can be had."""
+    return tempfile.TemporaryFile(dir=_FOLDER if os.access(_FOLDER, os.W_OK) else None)
+
+
+def _mapped(tensor: Tensor, file: int) -> Tensor:
+    """A copy at the end of the file, or the tensor itself where a mapping is not worth it or cannot be had."""
+    size = tensor.numel() * tensor.element_size()
+    if size < _SMALLEST or tensor.device.type != "cpu":
+        return tensor
     start = -(-os.fstat(file).st_size // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
     try:
         os.posix_fallocate(file, start, size)  # a page that a full disk has no room for would kill the process
         mapping = mmap.mmap(file, size, mmap.MAP_SHARED, offset=start)
     except OSError:
-        return parameter
-    data = torch.frombuffer(mapping, dtype=parameter.dtype).view(parameter.shape).copy_(parameter.detach())
-    parameter = nn.Parameter(data, parameter.requires_grad)
-    setattr(parameter, _MAPPING, mapping)
-    return parameter
+        return tensor
+    data = torch.frombuffer(mapping, dtype=tensor.dtype).view(tensor.shape).copy_(tensor)
+    setattr(data, _MAPPING, mapping)
+    return data

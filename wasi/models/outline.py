@@ -1,12 +1,14 @@
 """A library's model without the memory of its weights, which a file's tensors are to take the place of."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 
 from torch import nn
 
+from wasi.deferred import without_compiler
 from wasi.models.attention import unpack_attention
 from wasi.models.header import ModelHeader
 from wasi.models.input_spec import library_of
+from wasi.models.mapped import mapped_weights
 from wasi.models.registered import registered_as
 from wasi.models.rng import seeded
 
@@ -18,8 +20,30 @@ def outline(header: ModelHeader) -> nn.Module:
     not know.
     """
     library = library_of({"library": header.library})
-    with seeded(0), without_weights():
-        return library.create(header.architecture, header.input.image_size, header.num_classes)
+    return without_weights(
+        lambda: library.create(header.architecture, header.input.image_size, header.num_classes)
+    )
+
+
+def without_weights(create: Callable[[], nn.Module]) -> nn.Module:
+    """The model that `create` makes, its parameters on `meta`, its buffers with their values.
+
+    A library may compute buffers where the parameters are (timm's Swin v2). Its model is made with weights first.
+    """
+    with seeded(0):
+        try:
+            with without_compiler(), registered_as(_on_meta):
+                model = create()
+            if not any(buffer.is_meta for buffer in model.buffers()):
+                return model
+        except RuntimeError:  # as of values that are not there
+            pass
+        with mapped_weights():
+            model = create()
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            setattr(module, name, _on_meta(parameter))
+    return model
 
 
 def unpacked_names(model: nn.Module, scope: str) -> dict[str, str]:
@@ -35,6 +59,5 @@ def unpacked_names(model: nn.Module, scope: str) -> dict[str, str]:
     return {name: before[id(parameter)] for name, parameter in model.named_parameters()}
 
 
-def without_weights() -> AbstractContextManager[None]:
-    """Parameters that modules register inside are moved to `meta` at once; buffers are made as usual."""
-    return registered_as(lambda parameter: nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad))
+def _on_meta(parameter: nn.Parameter) -> nn.Parameter:
+    return nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from wasi.data.spec import InputSpec
-from wasi.deferred import import_light
+from wasi.deferred import import_light, without_compiler
 from wasi.errors import UserError
 from wasi.models.download import download, require_reachable
 from wasi.models.input_spec import check_image_size
@@ -70,7 +70,7 @@ def head_prefixes(model: nn.Module) -> tuple[str, ...]:
 def _outline(name: str, image_size: int | None) -> nn.Module:
     """The model without storage. UserError for an unknown name and for a size that it cannot take."""
     _check_name(name)
-    with torch.device("meta"):
+    with torch.device("meta"), without_compiler():
         if image_size is None:
             return _create(name, None)
         try:

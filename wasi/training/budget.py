@@ -18,13 +18,14 @@ from torch import nn
 
 from wasi.data.spec import InputSpec
 from wasi.data.synthetic import CLASSES
+from wasi.deferred import without_compiler
 from wasi.errors import UserError
 from wasi.methods.calibration import CHUNK
 from wasi.methods.method import Method
 from wasi.methods.peft import DEFAULT_RANK
 from wasi.models.input_spec import architecture_of, library_of
+from wasi.models.mapped import SUMS_FROM
 from wasi.models.outline import without_weights
-from wasi.models.rng import seeded
 from wasi.models.structure import find_blocks, linear_sites
 from wasi.models.surrogate import ENERGY, KEPT
 
@@ -38,6 +39,7 @@ _RUNTIME = 24  # MiB: thread pools, kernels and their buffers, which the first s
 _STEP = 16  # MiB in which the process's present size is counted, so that the answer is the same next time
 _ARRAYS_MIB = {"cifar10": 352, "cifar100": 352, "fashion_mnist": 107, "digits": 16}  # held, and once more while read
 _SLACK = 1.1  # of what is allocated, for what an allocator cannot use of it
+_HOLES = 2.2  # heap that a chunk's tensors come from, which stays, over what lives in it (ViT-B/32, glibc)
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,8 @@ def process_mib(cfg: DictConfig, sizes: Outline, chunk: int, segment: int, resid
 
 def outline_of(cfg: DictConfig, spec: InputSpec) -> Outline:
     """Sizes of the model that `cfg` names, by a forward pass of the library's own model on `meta`, without weights."""
-    with seeded(0), without_weights():
-        model = library_of(cfg.model).create(architecture_of(cfg.model), spec.image_size, _CLASSES).to("meta")
+    library, name = library_of(cfg.model), architecture_of(cfg.model)
+    model = without_weights(lambda: library.create(name, spec.image_size, _CLASSES)).to("meta")
     sites = linear_sites(model, "all")
     in_scope = {site.name for site in linear_sites(model, cfg.method.scope)}
     inputs = _block_inputs(model, spec.image_size)
@@ -126,7 +128,7 @@ def _block_inputs(model: nn.Module, image_size: int) -> dict[str, tuple[int, int
 
     for block in names:
         block.register_forward_pre_hook(see)
-    with torch.no_grad():
+    with torch.no_grad(), without_compiler():
         model.train()(torch.empty(2, 3, image_size, image_size, device="meta"))
     return seen
 
@@ -145,33 +147,38 @@ def _data(cfg: DictConfig, sizes: Outline) -> float:
 
 
 def _set_up(cfg: DictConfig, sizes: Outline) -> float:
-    """Bytes: what stays, a block's dense weights, and of the calibration batch what one layer is shown, in float64."""
+    """Bytes: a layer in the making beside those made, or before, while weights are mapped, images in the model."""
     largest = max(o * i for o, i in sizes.scope)
     smaller = max(min(o, i) for o, i in sizes.scope)
     factoring = 8 * (largest + 4 * smaller**2) + 4 * largest
     moments = _moments(cfg, sizes)
     batch, looking = cfg.dataset.batch_size, moments
-    if cfg.method.get("activations") is not None or moments:
+    if cfg.method.get("activations") is not None or moments:  # in float64 what one layer is shown
         looking += 4 * batch * (sizes.image + 2 * sizes.passing + 2 * sizes.widest) + 8 * batch * sizes.widest
         looking += 4 * sizes.largest_block
     if moments:  # a chunk inside a block, and what it keeps between blocks
         looking += 4 * min(CHUNK, batch) * (2 * max(sizes.blocks) + sizes.passing * len(sizes.blocks))
-    return _kept_weights(cfg, sizes) + max(factoring + moments, looking)
+    return max(_kept_weights(cfg, sizes) + factoring + moments, 4 * sizes.rest + looking)
 
 
 def _moments(cfg: DictConfig, sizes: Outline) -> float:
     """Bytes of all layers' second moments, with those of a layer in the making; 0 where none are taken."""
     method = cfg.method
-    narrow = [min(o, i) ** 2 for o, i in sizes.scope]  # of outputs or inputs, in float64
+    narrow = [8 * min(o, i) ** 2 for o, i in sizes.scope]  # of outputs or inputs, in float64
     found = 0.0
     if method.get("init") == "features" or method.get("weight_allocation") == "sensitivity":
-        found = 8 * (2 * sum(narrow) + 2 * max(narrow))
+        found = 2 * (_in_memory(narrow) + 2 * max(narrow))
     elif method.get("init") == "output":
-        found = 8 * (sum(narrow) + 2 * max(narrow))
+        found = _in_memory(narrow) + 3 * max(narrow)
     if "keep_ratio" in method:  # SVD-LLM: of the inputs
-        widest = max(i for _, i in sizes.scope)
-        found += 4 * sum(i * i for _, i in sizes.scope) + 8 * 4 * widest**2
+        of_inputs = [4 * i * i for _, i in sizes.scope]
+        found += _in_memory(of_inputs) + 9 * max(of_inputs)
     return found
+
+
+def _in_memory(sums: list[int]) -> int:
+    """Bytes of all `sums` over data that are not kept in a file; what one of them takes meanwhile is no part of it."""
+    return sum(size for size in sums if size < SUMS_FROM)
 
 
 def _training(cfg: DictConfig, sizes: Outline, chunk: int, segment: int) -> float:
@@ -180,7 +187,7 @@ def _training(cfg: DictConfig, sizes: Outline, chunk: int, segment: int) -> floa
     held = cfg.train.micro_batch_size or batch
     segments = ceil(len(sizes.blocks) / segment)
     kept = held * (sizes.passing * (storage * (segments + 1) + 4 * 2) + 2 * sizes.image)
-    inside = 4 * min(chunk, held) * (segment + 0.5) * max(sizes.blocks)
+    inside = _HOLES * 4 * min(chunk, held) * (segment + 0.5) * max(sizes.blocks)
     return _kept_weights(cfg, sizes) + _trained(cfg, sizes) + kept + inside
 
 
@@ -190,19 +197,29 @@ def _kept_weights(cfg: DictConfig, sizes: Outline) -> float:
 
 
 def _trained(cfg: DictConfig, sizes: Outline) -> float:
-    """Bytes of gradients and optimizer state; coordinates of a step on factors are fewer than the factors."""
+    """Bytes of gradients and optimizer state."""
     method, optimizer = cfg.method, cfg.optimizer
     if not cast(type[Method], get_class(method["_target_"])).trains_matrices:
         return 0
     rest = sizes.rest if method.get("train_rest", True) else 0
     adapter = _adapter_rank(cfg)
-    trained = sum(adapter * (o + i) if adapter else _layer(cfg, o, i) for o, i in sizes.scope)
     kind = str(optimizer["_target_"]).rpartition(".")[2]
+    trained = sum(
+        adapter * (o + i) if adapter else _layer(cfg, o, i) * (o / (o + i) if _in_coordinates(cfg, kind) else 1)
+        for o, i in sizes.scope
+    )
     if kind in ("galore", "apollo"):  # two moments of the projected gradient, and the projection; of the rest AdamW's
         projected = sum(optimizer.rank * (2 * max(o, i) + min(o, i)) for o, i in sizes.scope)
         return 4 * (rest + trained + 2 * rest + projected)
     states = 1 if optimizer.get("momentum") else 2 if kind.startswith("Adam") or kind == "adamw8bit" else 0
-    return 4 * (rest + trained) * (1 + states)
+    of_rest = 2 if kind == "Swan" else states  # by AdamW
+    return 4 * (rest * (1 + of_rest) + trained * (1 + states))
+
+
+def _in_coordinates(cfg: DictConfig, kind: str) -> bool:
+    """Whether a step is on coordinates (`FactoredLinear.C`), which are no more numbers than `L`, not on the factors."""
+    subspace = cfg.method.get("activations") is not None and cfg.method.get("update") == "subspace"
+    return subspace and _is_factored(cfg) and (kind == "Swan" or kind == "SGD" and not cfg.optimizer.get("momentum"))
 
 
 def _layer(cfg: DictConfig, outputs: int, inputs: int) -> float:
