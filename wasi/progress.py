@@ -12,6 +12,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import TaskFunction
 from omegaconf import DictConfig
 
+from wasi.measure.contention import BUSY
 from wasi.methods.declared import is_reference
 from wasi.report.columns import FLOPS, INFERENCE, PEAK, STEP, Cost
 from wasi.report.comparison import Comparison, compare
@@ -96,7 +97,7 @@ def numbers(folder: Path, sweep: Path) -> str:
     comparison = _comparison(run, sweep)
     told = [_accuracy(comparison), *(_cost(cost, run, comparison) for cost in _NUMBERS)]
     without = "; no vanilla to compare with yet" if comparison.baseline is None else ""
-    return f"{comparison.group.recipe or name_of(run)}: {', '.join(filter(None, told))}{without}"
+    return f"{comparison.group.recipe or name_of(run)}: {', '.join(filter(None, told))}{without}{_busy(run)}"
 
 
 def _read(folder: Path) -> Run | None:
@@ -119,6 +120,14 @@ def _comparison(run: Run, sweep: Path) -> Comparison:
         for comparison in compare(block)
         if any(member.fingerprint == run.fingerprint for member in comparison.group.runs)
     )
+
+
+def _busy(run: Run) -> str:
+    """That the times just told are not to be trusted, where that is so."""
+    share = run.provenance.get("cpu_wait_share", 0.0)
+    if share < BUSY or not run.is_timed:
+        return ""
+    return f"; busy machine, threads waited {share:.0%} of their time: no time here is to be trusted"
 
 
 def _accuracy(comparison: Comparison) -> str:

@@ -225,6 +225,17 @@ def test_every_column_is_explained(tmp_path):
     assert unexplained == set()
 
 
+def test_methods_are_explained_and_a_remark_names_the_rows_that_it_is_about(tmp_path):
+    fakes.write(tmp_path, fakes.metrics(0.9), fakes.config())
+    fakes.write(tmp_path, fakes.metrics(0.8), fakes.config("wasi", 0.8))
+    fakes.write(tmp_path, fakes.metrics(0.8), fakes.config("lora", options={"optimizer.lr": 0.5}))
+    html = page(tmp_path)
+    assert re.search(r"<dt>wasi</dt><dd>weights held as two thin factors", html)
+    assert "<dt>lora</dt>" in html and "<dt>asi</dt>" not in html
+    (remark,) = re.findall(r'<p class="source">(lora.*?)</p>', html)
+    assert remark.partition(": ")[2] in rows(tmp_path)[2].comparison.remarks
+
+
 def test_another_package_that_is_missing_is_not_taken_for_the_library(tmp_path, monkeypatch):
     pytest.importorskip("vl_convert")
     monkeypatch.setitem(sys.modules, "jinja2", None)
