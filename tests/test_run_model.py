@@ -111,6 +111,7 @@ def test_images_alone_end_in_success(finished, photos, wasi):
     [
         (["{empty}"], "IMAGE={empty}"),
         (["{photos}", "--csv", "{empty}/deep/out.csv"], "--csv={empty}/deep/out.csv"),
+        (["{photos}", "--csv", "{empty}"], "--csv={empty}: allowed is a file in a folder that exists"),
     ],
 )
 def test_what_predict_refuses(words, named, finished, photos, tmp_path, wasi):

@@ -80,9 +80,11 @@ def test_nothing_is_foretold_from_nothing(tmp_path):
     assert next(lines(tmp_path)) == f"{tmp_path}: 1 interrupted"
 
 
-@pytest.mark.parametrize("name", ["nowhere", "empty"])
+@pytest.mark.parametrize("name", ["nowhere", "empty", "of_another_program"])
 def test_a_folder_without_jobs_is_refused(tmp_path, name):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "of_another_program").mkdir()
+    (tmp_path / "of_another_program" / "result.json").write_text('{"hello": 1}')
     with pytest.raises(UserError, match=rf"SWEEP=.*{name}: allowed is "):
         jobs(tmp_path / name)
 
@@ -97,5 +99,7 @@ def test_the_command_takes_no_torch_and_ends_in_one_line(tmp_path):
     _job(tmp_path, "a", "completed", wall=1.0)
     told = run(str(tmp_path))
     assert told.returncode == 0 and told.stdout == f"{tmp_path}: 1 completed\n", told.stderr
+    refused = run("--watch", str(tmp_path))
+    assert refused.returncode == 2 and "the folder stands before --watch" in refused.stderr.splitlines()[-1]
     refused = run(str(tmp_path), "--watch", "0")
     assert refused.returncode == 2 and refused.stderr == "error: --watch=0.0: allowed is a number of seconds above 0\n"

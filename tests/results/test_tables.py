@@ -188,6 +188,18 @@ def test_collecting_again_replaces_and_leaves_other_files_alone(tmp_path, kept):
     assert sorted(path.name for path in kept.iterdir()) == ["job0.json", "notes.json"]
 
 
+def test_what_cannot_be_collected_is_refused(tmp_path, kept):
+    file, other = tmp_path / "file", tmp_path / "other"
+    file.write_text("")
+    other.mkdir()
+    (other / "result.json").write_text('{"hello": 1}')
+    fakes.write(tmp_path / "fresh", {"val/acc": 0.5}, fakes.config())
+    with pytest.raises(UserError, match=f"--into={file}: allowed is a folder"):
+        collect([tmp_path / "fresh"], file)
+    with pytest.raises(UserError, match="a completed job below it; found are .*other: no result of this program$"):
+        collect([other], kept)
+
+
 def test_a_row_can_be_named_and_added(tmp_path, kept):
     before = {path.name for path in kept.iterdir()}
     fakes.write(tmp_path / "more" / "one", {"val/acc": 0.5}, fakes.config(), provenance=fakes.PROVENANCE)
