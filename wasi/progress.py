@@ -12,13 +12,13 @@ from hydra.experimental.callback import Callback
 from hydra.types import TaskFunction
 from omegaconf import DictConfig
 
-from wasi.measure.contention import BUSY
 from wasi.methods.declared import is_reference
 from wasi.report.columns import FLOPS, INFERENCE, PEAK, STEP, Cost
 from wasi.report.comparison import Comparison, compare
 from wasi.report.fields import name_of, ratio_text, significant
 from wasi.report.groups import blocks_of
 from wasi.report.load import Run, Unusable, read_run
+from wasi.report.origins import waited, was_busy
 from wasi.report.write import printable
 from wasi.runs.plan import read_plan, read_planned
 from wasi.runs.result import FILE_NAME
@@ -124,10 +124,9 @@ def _comparison(run: Run, sweep: Path) -> Comparison:
 
 def _busy(run: Run) -> str:
     """That the times just told are not to be trusted, where that is so."""
-    share = run.provenance.get("cpu_wait_share", 0.0)
-    if share < BUSY or not run.is_timed:
+    if not was_busy([run]):
         return ""
-    return f"; busy machine, threads waited {share:.0%} of their time: no time here is to be trusted"
+    return f"; busy machine, threads waited {waited(run):.0%} of their time: no time here is to be trusted"
 
 
 def _accuracy(comparison: Comparison) -> str:

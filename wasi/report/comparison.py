@@ -8,7 +8,7 @@ from wasi.report.benchmarks import is_of_a_step, step_options
 from wasi.report.columns import COSTS, PAPER, VALIDATION, Cost
 from wasi.report.groups import Block, Group, identity, unlike
 from wasi.report.options import result_options, select, show
-from wasi.report.origins import one_machine
+from wasi.report.origins import one_machine, was_busy
 from wasi.report.statistics import SIGNIFICANCE, Paired, paired, welch_p
 
 _NO_VANILLA = "no completed vanilla run with the same model, data and device"
@@ -105,6 +105,11 @@ class Comparison:
             return interval["low"] <= 1 <= interval["high"] and interval["low"] < interval["high"]
         p = None if self.ratio(cost) is None else self._welch_p(cost.metric)
         return p is not None and p >= SIGNIFICANCE
+
+    def is_spoilt(self, cost: Cost) -> bool:
+        """Whether it is a time, and the machine was busy when one of the two sides was timed."""
+        sides = [self.group, *([] if self.baseline is None else [self.baseline])]
+        return cost.timed and was_busy([run for side in sides for run in side.sources(cost.metric)])
 
     @property
     def _are_quotable(self) -> bool:
