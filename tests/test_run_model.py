@@ -155,6 +155,7 @@ def test_evaluation_on_other_data(finished, tmp_path, wasi):
     [
         (["dataset=synthetic"], "dataset=synthetic: allowed is a data set of the model's classes"),
         (["dataset=nothing"], "dataset=nothing"),
+        (["dataset=0.5"], "dataset=0.5: allowed is cifar10, "),
         (["dataset.nothing=1"], "dataset.nothing=1"),
         (["dataset.image_size=32"], "dataset.image_size=32: allowed is 28"),
         (["rank=eps_0.4"], "OVERRIDE=rank=eps_0.4"),

@@ -72,7 +72,7 @@ def _null_group(words: Sequence[str]) -> UserError | None:
     """`model=null` or `rank=0.8`, for which Hydra has a traceback."""
     for word in words:
         group, _, value = word.partition("=")
-        if not isinstance(yaml.safe_load(value), str) and (files := of_group(group)):
+        if (files := of_group(group)) and not isinstance(yaml.safe_load(value), str):
             return UserError(group, value, ", ".join(file.stem for file in files))
     return None
 
