@@ -141,5 +141,5 @@ def _cost(cost: Cost, run: Run, comparison: Comparison) -> str:
     value = run.metrics.get(cost.metric)
     if value is None:
         return ""
-    ratio = ratio_text(comparison.ratio(cost))
+    ratio = "" if comparison.is_spoilt(cost) else ratio_text(comparison.ratio(cost))
     return f"{cost.title} {significant(value / cost.unit)}" + (f" ({ratio})" if ratio else "")
