@@ -49,7 +49,7 @@ def test_times_of_a_busy_machine_are_told_with_a_warning(tmp_path):
     job(tmp_path, "v", acc=0.8, step=30.0)
     folder = job(tmp_path, "w", "wasi", acc=0.8, step=10.0)
     result = read_result(folder)
-    for share, ending in ((0.05, "step ms 10.00 (3.00×)"), (0.6, "step ms 10.00; busy machine, threads waited 60% of ")):
+    for share, ending in ((0.05, "step ms 10.00 (3.00×)"), (0.6, "step ms 10.00; busy machine, threads waited 60%")):
         write_json(folder / "result.json", {**result, "provenance": {"cpu_wait_share": share}})
         assert f", {ending}" in numbers(folder, tmp_path)
 
