@@ -12,6 +12,7 @@ from wasi.report.origins import one_machine, was_busy
 from wasi.report.statistics import SIGNIFICANCE, Paired, paired, welch_p
 
 _NO_VANILLA = "no completed vanilla run with the same model, data and device"
+_NOT_KEPT = "the vanilla that it was benchmarked with is not among these results, which have its name alone"
 _UNPAIRED = "other seeds than those of the row that it is compared with: tested unpaired (Welch's t-test), no interval"
 _MUST_AGREE = ("model.", "dataset.", "device.")
 _MEMORY_POLICY = {"train.micro_batch_size": None, "train.gradient_checkpointing": False, "train.memory": "plain"}
@@ -61,6 +62,11 @@ class Comparison:
             return None
         ours, theirs = self.group.by_seed(self.group.accuracy), self.baseline.by_seed(self.group.accuracy)
         return paired(ours, theirs) if ours.keys() == theirs.keys() else None
+
+    @property
+    def lacks_its_vanilla(self) -> bool:
+        """Whether this is a kept benchmark that was measured beside a vanilla which was not kept."""
+        return self.baseline is None and self.group.bench is not None and bool(self.group.bench.ratio)
 
     @property
     def is_unpaired(self) -> bool:
@@ -135,7 +141,7 @@ class Comparison:
 
     def _about_baseline(self) -> list[str]:
         if self.baseline is None:
-            return [_NO_VANILLA]
+            return [_NOT_KEPT if self.lacks_its_vanilla else _NO_VANILLA]
         named = select(self.group.config, "bench.baseline_recipe")
         if self.is_reference or (named and self.baseline.recipe == named):
             return []
