@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from wasi import progress
 from wasi.progress import ProgressCallback, numbers, place_of, standing
-from wasi.runs.result import write_json
+from wasi.runs.result import read_result, write_json
 
 CONFIG = {
     "model": {"name": "vit_micro", "weights": "pretrained"},
@@ -43,6 +43,15 @@ def test_a_job_s_numbers_stand_beside_those_of_the_vanilla_of_its_seed(tmp_path)
     costs = "train MiB 50.00 (2.00×), step ms 20.00 (1.50×)"
     told = f"wasi 0.8, vit_micro on digits, seed 1: test acc 0.8800 (-0.0200), {costs}"
     assert numbers(folder, tmp_path) == told
+
+
+def test_times_of_a_busy_machine_are_told_with_a_warning(tmp_path):
+    job(tmp_path, "v", acc=0.8, step=30.0)
+    folder = job(tmp_path, "w", "wasi", acc=0.8, step=10.0)
+    result = read_result(folder)
+    for share, ending in ((0.05, "step ms 10.00 (3.00×)"), (0.6, "step ms 10.00; busy machine, threads waited 60%")):
+        write_json(folder / "result.json", {**result, "provenance": {"cpu_wait_share": share}})
+        assert f", {ending}" in numbers(folder, tmp_path)
 
 
 def test_another_seed_has_the_mean_of_all_vanillas(tmp_path):

@@ -111,6 +111,7 @@ def test_images_alone_end_in_success(finished, photos, wasi):
     [
         (["{empty}"], "IMAGE={empty}"),
         (["{photos}", "--csv", "{empty}/deep/out.csv"], "--csv={empty}/deep/out.csv"),
+        (["{photos}", "--csv", "{empty}"], "--csv={empty}: allowed is a file in a folder that exists"),
     ],
 )
 def test_what_predict_refuses(words, named, finished, photos, tmp_path, wasi):
@@ -154,6 +155,7 @@ def test_evaluation_on_other_data(finished, tmp_path, wasi):
     [
         (["dataset=synthetic"], "dataset=synthetic: allowed is a data set of the model's classes"),
         (["dataset=nothing"], "dataset=nothing"),
+        (["dataset=0.5"], "dataset=0.5: allowed is cifar10, "),
         (["dataset.nothing=1"], "dataset.nothing=1"),
         (["+dataset.nothing=1"], "OVERRIDE=+dataset.nothing=1: allowed is dataset=NAME, "),
         (["dataset.image_size=32"], "dataset.image_size=32: allowed is 28"),

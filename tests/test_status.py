@@ -95,9 +95,11 @@ def test_a_file_that_goes_while_it_is_looked_at_is_passed_over(tmp_path, monkeyp
     assert next(lines(tmp_path)) == f"{tmp_path}: 1 running" and not (folder / ".result.json.7.tmp").exists()
 
 
-@pytest.mark.parametrize("name", ["nowhere", "empty"])
+@pytest.mark.parametrize("name", ["nowhere", "empty", "of_another_program"])
 def test_a_folder_without_jobs_is_refused(tmp_path, name):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "of_another_program").mkdir()
+    (tmp_path / "of_another_program" / "result.json").write_text('{"hello": 1}')
     with pytest.raises(UserError, match=rf"SWEEP=.*{name}: allowed is "):
         jobs(tmp_path / name)
 
@@ -114,5 +116,7 @@ def test_the_command_takes_no_torch_and_ends_in_one_line(tmp_path):
     assert told.returncode == 0 and told.stdout == f"{tmp_path}: 1 completed\n", told.stderr
     for seconds in ("nan", "inf"):
         assert run(str(tmp_path), "--watch", seconds).stderr.startswith(f"error: --watch={seconds}: allowed is ")
+    refused = run("--watch", str(tmp_path))
+    assert refused.returncode == 2 and "the folder stands before --watch" in refused.stderr.splitlines()[-1]
     refused = run(str(tmp_path), "--watch", "0")
     assert refused.returncode == 2 and refused.stderr == "error: --watch=0.0: allowed is a number of seconds above 0\n"

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from wasi.errors import UserError
 from wasi.runs.command import command
@@ -28,3 +29,9 @@ def run_cli(main: Callable[[], int | None]) -> None:
             sys.exit(1)
 
     command(told)
+
+
+def check_output_file(option: str, path: Path) -> None:
+    """Raises UserError for a folder, and for a file in a folder that does not exist."""
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise UserError(option, path, "a file in a folder that exists")

@@ -111,7 +111,8 @@ def _composed(overrides: Sequence[str]) -> DictConfig:
     except ConfigCompositionException as error:
         raise rejected(error, overrides) or UserError("OVERRIDE", " ".join(overrides), one_line(str(error))) from None
     except Exception as error:  # Hydra's parser and OmegaConf have classes of their own
-        raise UserError("OVERRIDE", " ".join(overrides), f"KEY=VALUE of Hydra; {one_line(str(error))}") from None
+        told = f"KEY=VALUE of Hydra; {one_line(str(error))}"
+        raise rejected(error, overrides) or UserError("OVERRIDE", " ".join(overrides), told) from None
     return OmegaConf.masked_copy(cfg, list(sections))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wasi.atomic import atomic_write_text
-from wasi.cli import run_cli
+from wasi.cli import check_output_file, run_cli
 from wasi.data.image_folder import image_files
 from wasi.errors import UserError
 from wasi.models.weights_file import run_header
@@ -27,8 +27,8 @@ Ranking = list[tuple[str, float]]  # class and probability, the likeliest first
 def main() -> int:
     options = _parser().parse_args()
     header = run_header(options.run)  # a wrong folder is told before torch is imported
-    if options.csv is not None and not options.csv.absolute().parent.is_dir():
-        raise UserError("--csv", options.csv, "a file in a folder that exists")
+    if options.csv is not None:
+        check_output_file("--csv", options.csv)
     rankings: dict[Path, Ranking] = {}
     unreadable: list[tuple[Path, str]] = []
     paths = _listed(options.images)

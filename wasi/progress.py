@@ -18,6 +18,7 @@ from wasi.report.comparison import Comparison, compare
 from wasi.report.fields import name_of, ratio_text, significant
 from wasi.report.groups import blocks_of
 from wasi.report.load import Run, Unusable, read_run
+from wasi.report.origins import waited, was_busy
 from wasi.report.write import printable
 from wasi.runs.plan import read_plan, read_planned
 from wasi.runs.result import FILE_NAME
@@ -96,7 +97,7 @@ def numbers(folder: Path, sweep: Path) -> str:
     comparison = _comparison(run, sweep)
     told = [_accuracy(comparison), *(_cost(cost, run, comparison) for cost in _NUMBERS)]
     without = "; no vanilla to compare with yet" if comparison.baseline is None else ""
-    return f"{comparison.group.recipe or name_of(run)}: {', '.join(filter(None, told))}{without}"
+    return f"{comparison.group.recipe or name_of(run)}: {', '.join(filter(None, told))}{without}{_busy(run)}"
 
 
 def _read(folder: Path) -> Run | None:
@@ -121,6 +122,13 @@ def _comparison(run: Run, sweep: Path) -> Comparison:
     )
 
 
+def _busy(run: Run) -> str:
+    """That the times just told are not to be trusted, where that is so."""
+    if not was_busy([run]):
+        return ""
+    return f"; busy machine, threads waited {waited(run):.0%} of their time: no time here is to be trusted"
+
+
 def _accuracy(comparison: Comparison) -> str:
     mean, difference = comparison.group.quoted, comparison.accuracy_difference
     if mean is None:
@@ -133,5 +141,5 @@ def _cost(cost: Cost, run: Run, comparison: Comparison) -> str:
     value = run.metrics.get(cost.metric)
     if value is None:
         return ""
-    ratio = ratio_text(comparison.ratio(cost))
+    ratio = "" if comparison.is_spoilt(cost) else ratio_text(comparison.ratio(cost))
     return f"{cost.title} {significant(value / cost.unit)}" + (f" ({ratio})" if ratio else "")

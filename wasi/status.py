@@ -65,7 +65,7 @@ def jobs(sweep: Path) -> list[Job]:
 def _job(path: Path) -> Job | None:
     folder, log = path.parent, path.with_name(_RESULTS[path.name])
     result = read_result(folder, path.name)
-    if result is None:
+    if result is None or not {"schema_version", "status"} & result.keys():  # half a file, or another program's
         return None
     status, provenance = result.get("status", "running"), result.get("provenance") or result.get("environment", {})
     seconds, error = provenance.get("wall_seconds"), result.get("error")
@@ -187,11 +187,18 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def _seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds (the folder stands before --watch)") from None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m wasi.status", description=__doc__.partition(":")[2].strip())
     parser.add_argument("sweeps", metavar="SWEEP", nargs="+", type=Path, help="a sweep's folder, multirun/NAME")
     parser.add_argument(
-        "--watch", metavar="SECONDS", nargs="?", type=float, const=10.0, help="tell again every so often (10)"
+        "--watch", metavar="SECONDS", nargs="?", type=_seconds, const=10.0, help="tell again every so often (10)"
     )
     options = parser.parse_args()
     if options.watch is not None and not 0 < options.watch < math.inf:

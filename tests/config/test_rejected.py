@@ -28,6 +28,7 @@ def line(compose_config, *overrides, words=()):
         (["optimizer.betas=[0.5,1]"], "optimizer.betas=[0.5,1]: allowed is for optimizer=adamw"),
         (["train.epoch=1"], "train.epoch=1: allowed is one of train.checkpoint_every, train.chunk_size, "),
         (["epochs=1"], "epochs=1: allowed is one of augment, dataset, "),
+        (["trian.epochs=1"], "trian.epochs=1: allowed is one of augment, dataset, "),
         (["method=wasy"], f"method=wasy: allowed is {', '.join(METHODS)}"),
         (["experiment=fig3"], "experiment=fig3: allowed is ablation, "),
         (["train.epochs.x=3"], "train.epochs.x=3: allowed is train.epochs=VALUE, as train.epochs has no "),
@@ -38,6 +39,32 @@ def line(compose_config, *overrides, words=()):
 def test_option_given_allowed(overrides, told, compose_config):
     found = line(compose_config, *overrides)
     assert found.startswith(told) and "\n" not in found
+
+
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("lr=1", "optimizer.lr or tune.lr"),
+        ("trian.epochs=1", "train.epochs"),
+        ("train.epoch=1", "train.epochs"),
+        ("method.weight_epsilonn=1", "method.weight_epsilon"),
+        ("epochs=1", "train.epochs"),
+    ],
+)
+def test_what_may_have_been_meant_is_told(override, meant, compose_config):
+    assert line(compose_config, override).endswith(f"; did you mean {meant}?")
+
+
+def test_nothing_is_guessed_that_is_not_alike(compose_config):
+    assert "did you mean" not in line(compose_config, "zzz=1")
+    assert "did you mean" not in line(compose_config, "method=asi", "method.init=svd")  # there is a rank.init
+
+
+@pytest.mark.parametrize("word", ["rank=0.8", "rank=null", "rank=8", "rank=true"])
+def test_a_number_in_the_place_of_a_choice_is_one_line(word, compose_config):
+    with pytest.raises(ValueError) as error:
+        compose_config(word)
+    assert str(rejected(error.value, [word])).startswith(f"{word}: allowed is eps_0.4, eps_0.5, ")
 
 
 def test_a_list_in_the_place_of_a_mapping_is_told_how(compose_config):

@@ -173,5 +173,7 @@ def test_the_command_writes_the_specification_and_refuses_in_one_line(tmp_path):
     done = command("--project", "vits", "--group", "s", "--dry-run", "spec.json", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "written to spec.json\n")
     assert set(json.loads((tmp_path / "spec.json").read_text())) == {"workspace", "report"}
+    done = command("--project", "vits", "--dry-run", ".", cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.startswith("error: --dry-run=.: allowed is a file in a folder that ")
     done = command("--project", "vits", cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

@@ -15,6 +15,7 @@ CONF = Path(__file__).resolve().parents[2] / "conf" / "method"
 def test_every_method_has_a_look_of_its_own():
     looks = {name: appearance(name) for name in method_names()}
     assert None not in looks.values() and looks.keys() == {path.stem for path in CONF.glob("*.yaml")}
+    assert all(look.about for look in looks.values())
     for kind in ("order", "colour"):
         values = [getattr(look, kind) for look in looks.values()]
         assert len(set(values)) == len(values), kind

@@ -116,3 +116,36 @@ def test_times_of_several_machines_make_no_front(tmp_path):
     fakes.write(tmp_path, fakes.metrics(0.8), fakes.config())
     fakes.write(tmp_path, fakes.metrics(0.7, 0.5), fakes.config("wasi", 0.8), provenance=other)
     assert "No Pareto front: step times are of several machines" in told(tmp_path)
+
+
+BUSY = fakes.PROVENANCE | {"cpu_wait_share": 0.6}
+
+
+def test_times_of_a_busy_machine_are_no_part_of_what_is_told(tmp_path):
+    for name, ratio, epsilon in (("vanilla", 1.0, None), ("wasi", 0.5, 0.8), ("wsi", 0.7, 0.8)):
+        fakes.write(tmp_path, fakes.metrics(0.8, ratio), fakes.config(name, epsilon), provenance=BUSY)
+    text = told(tmp_path)
+    assert "50% less peak memory in a training step (2.00×)" in text and "Least peak memory" in text
+    assert "time of a training step and time of inference: not told, as the machine was busy)" in text
+    assert "less time" not in text and "Shortest" not in text and "Pareto-optimal" not in text
+    assert "No Pareto front: step times of a busy machine are not to be trusted." in text
+    assert not any(row.on_front for row in rows(tmp_path))
+
+
+def test_without_vanilla_a_busy_machines_times_are_not_told_either(tmp_path):
+    fakes.write(tmp_path, fakes.metrics(0.8, 0.5), fakes.config("wasi", 0.8), provenance=BUSY)
+    text = told(tmp_path)
+    assert "peak memory of a training step 200 MiB" in text and "time of" not in text
+
+
+def test_one_busy_side_spoils_a_ratio_of_times(tmp_path):
+    fakes.write(tmp_path, fakes.metrics(0.8), fakes.config(), provenance=BUSY)
+    fakes.write(tmp_path, fakes.metrics(0.8, 0.5), fakes.config("wasi", 0.8))
+    assert "not told, as the machine was busy" in told(tmp_path) and "less time" not in told(tmp_path)
+
+
+def test_equal_differences_of_few_seeds_are_doubted(tmp_path):
+    for seed in (0, 1):
+        rich(tmp_path, 0.9 + 0.01 * seed, "vanilla", None, seed)
+        rich(tmp_path, 0.89 + 0.01 * seed, "wasi", 0.8, seed)
+    assert "All seeds differ by just as much" in told(tmp_path)

@@ -73,6 +73,10 @@ def test_a_benchmarks_baseline_that_no_other_file_tells_of_has_no_row(tmp_path):
     collect([tmp_path / "sweep" / "bench_wasi"], tmp_path / "kept")
     ((run,), warnings) = read_runs([tmp_path / "kept"])
     assert run.is_bench and run.baseline is None and warnings == []
+    write_report([tmp_path / "kept"], tmp_path / "report")
+    text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    assert "No saving is told, as the vanilla of the benchmark is not among these results." in text
+    assert "no completed vanilla" not in text
 
 
 def test_a_single_file_and_other_files_beside_it(tmp_path):

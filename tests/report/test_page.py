@@ -12,7 +12,7 @@ from wasi.report.columns import STEP
 from wasi.report.comparison import compare
 from wasi.report.groups import blocks_of
 from wasi.report.load import read_runs
-from wasi.report.page import epochs
+from wasi.report.page import accuracy, epochs
 from wasi.report.page.cells import columns
 from wasi.report.page.page_rows import rows_of
 from wasi.report.write import gather, write_page
@@ -156,6 +156,16 @@ def test_runs_and_their_benchmark_make_one_row(tmp_path):
     assert "Where a step&#39;s time goes" in titles(page(tmp_path))
 
 
+def test_the_spread_of_a_single_row_is_within_its_panel(tmp_path):
+    for seed, share in enumerate((0.3, 0.5)):
+        rich(tmp_path, share, seed=seed)
+    panel = accuracy.section(rows(tmp_path)).figures[0].spec
+    (whisker,) = (layer["encoding"]["y"] for layer in panel["layer"] if "y2" in layer["encoding"])
+    low, high = whisker["scale"].get("domain", (0.0, 1.0))  # without one the browser takes all values in
+    (value,) = panel["data"]["values"]
+    assert low <= value["low"] < value["high"] <= high
+
+
 def test_a_benchmark_in_another_type_is_of_another_step(tmp_path):
     configuration = fakes.config("wasi", 0.8)
     fakes.write(tmp_path, {"val/acc": 0.8}, copy.deepcopy(configuration))
@@ -223,6 +233,17 @@ def test_every_column_is_explained(tmp_path):
         rich(tmp_path, name=name)
     unexplained = {column.title for column in columns(rows(tmp_path)) if not column.meaning}
     assert unexplained == set()
+
+
+def test_methods_are_explained_and_a_remark_names_the_rows_that_it_is_about(tmp_path):
+    fakes.write(tmp_path, fakes.metrics(0.9), fakes.config())
+    fakes.write(tmp_path, fakes.metrics(0.8), fakes.config("wasi", 0.8))
+    fakes.write(tmp_path, fakes.metrics(0.8), fakes.config("lora", options={"optimizer.lr": 0.5}))
+    html = page(tmp_path)
+    assert re.search(r"<dt>wasi</dt><dd>weights held as two thin factors", html)
+    assert "<dt>lora</dt>" in html and "<dt>asi</dt>" not in html
+    (remark,) = re.findall(r'<p class="source">(“lora.*?)</p>', html)
+    assert remark.partition(": ")[2] in rows(tmp_path)[2].comparison.remarks
 
 
 def test_another_package_that_is_missing_is_not_taken_for_the_library(tmp_path, monkeypatch):

@@ -151,6 +151,10 @@ def test_the_filter_of_the_table_filters_figures_and_legends(browser, address):
     ranks.wait_for(state="visible")
     page.wait_for_function(MARKS, arg=4)
     assert front.get_attribute("d") == before and page.errors == []
+    page.fill("#filter", "no such run")
+    page.locator(".part").first.wait_for(state="hidden")  # its heading too
+    page.fill("#filter", "")
+    page.locator(".part").first.wait_for(state="visible")
 
 
 @pytest.mark.parametrize("width", [1280, 390])

@@ -52,7 +52,7 @@ def test_runs_without_an_ending_worth_averaging_are_listed(tmp_path):
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     for line in (
         "failed: wasi 0.4, vit_micro on digits, seed 0: ValueError: first second (job1)",
-        "diverged: wasi 0.6, vit_micro on digits, seed 0: diverged: nan (job2)",
+        "diverged: wasi 0.6, vit_micro on digits, seed 0: nan (job2)",
         "running: wasi 0.8, vit_micro on digits, seed 0: still at work",
     ):
         assert line in printed and escape(line) in text
@@ -65,7 +65,22 @@ def test_failures_alone_make_a_report_without_a_table(tmp_path):
     fakes.write(tmp_path, {}, fakes.config("wasi", 0.4), status="failed", error="boom")
     printed = write_report([tmp_path])
     assert "no completed run" in printed and "boom" in printed
-    assert "boom" in (tmp_path / "report.md").read_text(encoding="utf-8")
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "boom" in text and "**No run was completed, so there is nothing to compare yet.**" in text
+    assert "## What the columns mean" not in text and "## What the methods do" not in text
+
+
+def test_what_stands_in_a_table_is_explained_below_it_and_nothing_else(tmp_path):
+    fakes.write(tmp_path, fakes.metrics(0.9, 100.0), fakes.config())
+    fakes.write(tmp_path, fakes.metrics(0.8, 50.0), fakes.config("wasi", 0.8))
+    write_report([tmp_path])
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    header = next(line for line in text.splitlines() if line.startswith("| method"))
+    explained = [name for names in re.findall(r"^- \*\*(.*?)\*\*: ", text, re.MULTILINE) for name in names.split(", ")]
+    shown = [cell.strip() for cell in header.strip("|").split("|")]
+    assert {"method", "n", "Δ vanilla", "train MiB", "Pareto"} <= set(shown) <= set(explained)
+    assert "tuned" not in explained and "machine" not in explained and explained[-2:] == ["vanilla", "wasi"]
+    assert "**Compared with vanilla, wasi 0.8 takes 50% less peak memory in a training step (2.00×)" in text
 
 
 def test_a_failed_run_may_lack_half_its_configuration(tmp_path):

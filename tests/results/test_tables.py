@@ -204,6 +204,18 @@ def test_of_a_job_that_two_sweeps_have_the_last_is_kept_and_the_other_told(tmp_p
     assert record.metrics["val/acc"] == 0.5
 
 
+def test_what_cannot_be_collected_is_refused(tmp_path, kept):
+    file, other = tmp_path / "file", tmp_path / "other"
+    file.write_text("")
+    other.mkdir()
+    (other / "result.json").write_text('{"hello": 1}')
+    fakes.write(tmp_path / "fresh", {"val/acc": 0.5}, fakes.config())
+    with pytest.raises(UserError, match=f"--into={file}: allowed is a folder"):
+        collect([tmp_path / "fresh"], file)
+    with pytest.raises(UserError, match="a completed job below it; found are .*other: no result of this program$"):
+        collect([other], kept)
+
+
 def test_a_row_can_be_named_and_added(tmp_path, kept):
     before = {path.name for path in kept.iterdir()}
     fakes.write(tmp_path / "more" / "one", {"val/acc": 0.5}, fakes.config(), provenance=fakes.PROVENANCE)

@@ -14,7 +14,7 @@ VALIDATION = {"val/acc": 0.96, "val/balanced_acc": 0.6}
 )
 def test_a_class_that_is_not_recognised_is_named(tested, balanced):
     told = _accuracies({"metrics": VALIDATION | tested, "classes": [*CLASSES, {"name": "none", "count": 0}]})
-    assert told[-2:] == [balanced, "lowest recall 0.2000 (bad)"]
+    assert told[-2:] == [balanced, "lowest recall 0.2000 (class bad)"]
     assert told[0] == "val/acc 0.9600" and len(told) == 3 + bool(tested)
 
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 
+import hydra
 import pytest
 
 from wasi.errors import Interrupted
@@ -46,6 +47,33 @@ def test_a_reader_who_has_had_enough_is_no_error():
         process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == b"" and process.wait() == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--epochs", "3"], "unrecognized arguments: --epochs 3; allowed is OPTION=VALUE, for example train.epochs=5"),
+        (["--cfg", "jobs"], "argument --cfg/-c: invalid choice: 'jobs'"),
+        (["--config-dir"], "argument --config-dir/-cd: expected one argument"),
+    ],
+)
+def test_words_that_hydras_parser_does_not_take_are_told_in_one_line(words, told, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train.py", "seed=1", *words])
+    with pytest.raises(SystemExit) as end:
+        command(_composing(lambda cfg: pytest.fail("it ran")))
+    err = capsys.readouterr().err
+    assert end.value.code == 2 and err.startswith(f"error: {told}") and err.count("\n") == 1
+
+
+def test_the_multirun_flag_may_stand_among_the_overrides(monkeypatch, tmp_path):
+    folder, jobs = f"hydra.sweep.dir={tmp_path}", []
+    monkeypatch.setattr(sys, "argv", ["train.py", "+a=1,2", "-m", folder, "+b=3"])
+    command(_composing(jobs.append))
+    assert jobs == [{"a": 1, "b": 3}, {"a": 2, "b": 3}]
+
+
+def _composing(task):
+    return hydra.main(version_base="1.3", config_path=None)(task)
 
 
 def _raised_in_set_name():

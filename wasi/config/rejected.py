@@ -2,14 +2,16 @@
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 
-from wasi.config.files import content, of_group
+from wasi.config.files import content, of_group, plain
 from wasi.errors import UserError
 
 _SPECIAL = {*" ,=(){}[]#;&|!<>?'\""}  # which Hydra's grammar gives a meaning, or none
@@ -39,7 +41,9 @@ def rejected(error: Exception, words: Sequence[str] = ()) -> UserError | None:
     if not str(error).startswith("Could not override") or given is None or not isinstance(node, DictConfig):
         return None
     option, value = given.groups()
-    allowed, section = _allowed(option, node), option.partition(".")[0]
+    allowed, section = _allowed(_first_unknown(option, node), node), option.partition(".")[0]
+    if allowed.startswith("one of"):
+        allowed += _meant(option, node)
     if any(word.startswith(f"{section}=") and "," in word for word in words):  # Hydra composes the default first
         allowed += f"; in a sweep over {section} write '{option}=choice({value})'"
     return UserError(option, value, allowed)
@@ -67,11 +71,13 @@ def _in_quotes(option: str, value: str) -> str:
 
 
 def _not_hydras(error: str, words: Sequence[str]) -> UserError | None:
-    """What Hydra has a traceback for: `model=null`, and a name (`optimizer.betas.x=1`) where a list has its places."""
+    """What Hydra has a traceback for: `model=null` or `rank=0.8`, and a name (`optimizer.betas.x=1`) where a list has
+    its places."""
     no_place = _NO_PLACE.match(error)
     for option, _, value in (word.lstrip("+").partition("=") for word in words):
         inside, _, key = option.rpartition(".")
-        if error.startswith("Config group override must be") and value == "null" and (files := of_group(option)):
+        no_name = error.startswith("Config group override must be") and not isinstance(yaml.safe_load(value), str)
+        if no_name and (files := of_group(option)):
             return UserError(option, value, ", ".join(file.stem for file in files))
         if no_place and inside and key == no_place[1]:
             return UserError(option, value, f"a number in the place of {key}, as {inside} is a list; or {inside}=[...]")
@@ -111,6 +117,31 @@ def _allowed(option: str, node: DictConfig) -> str:
         return listed
     here = f", not with {section}={node.get('name')}" if node.get("name") else ""
     return f"for {section}={' or '.join(owners)} only{here}"
+
+
+def _first_unknown(option: str, node: DictConfig) -> str:
+    """The option as far as `node`, the section that lacks it, and one key more: `trian` of `trian.epochs`."""
+    inside = node._get_full_key(None)
+    depth = len(inside.split(".")) if inside else 0
+    return ".".join(option.split(".")[: depth + 1])
+
+
+def _meant(option: str, node: DictConfig) -> str:
+    """Options of the composed configuration with that name in another section; else the most alike one."""
+    known = [name for name in _names(plain(node._get_root())) if not name.startswith("hydra.")]
+    key = option.rpartition(".")[2]
+    same = [name for name in known if name.rpartition(".")[2] == key]
+    found = sorted(same) or get_close_matches(option, known, 1)
+    return f"; did you mean {' or '.join(found[:3])}?" if found else ""
+
+
+def _names(section: Mapping[str, Any], inside: str = "") -> Iterator[str]:
+    """Of all options, whole: `train.epochs`."""
+    for key, value in section.items():
+        if isinstance(value, Mapping) and value:
+            yield from _names(value, f"{inside}{key}.")
+        else:
+            yield f"{inside}{key}"
 
 
 def _has(file: Path, keys: list[str]) -> bool:

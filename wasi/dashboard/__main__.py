@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from wasi.atomic import atomic_write_text
-from wasi.cli import run_cli
+from wasi.cli import check_output_file, run_cli
 from wasi.optional import optional
 
 _REQUIREMENTS = "requirements-dashboard.txt"
@@ -33,6 +33,7 @@ def main() -> None:
     os.environ.setdefault("WANDB_SILENT", "true")
     optional("wandb_workspaces", "--project", given.project, _REQUIREMENTS)
     if given.dry_run:
+        check_output_file("--dry-run", given.dry_run)
         from wasi.dashboard.specification import specification
 
         entity = given.entity or os.environ.get("WANDB_ENTITY", "")

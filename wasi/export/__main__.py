@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from wasi.atomic import remove_leftovers, replacing
-from wasi.cli import run_cli
+from wasi.cli import check_output_file, run_cli
 from wasi.errors import UserError
 from wasi.models.weights_file import run_header, weights_path
 from wasi.runs.ending import print_error
@@ -51,8 +51,7 @@ def _check_packages(form: str) -> None:
 
 
 def _check_output(output: Path, run: Path) -> None:
-    if output.is_dir() or not output.absolute().parent.is_dir():
-        raise UserError("--output", output, "a file in a folder that exists")
+    check_output_file("--output", output)
     if output.resolve() == weights_path(run).resolve():
         raise UserError("--output", output, "another file than the run's model itself")
 

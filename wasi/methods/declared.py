@@ -20,7 +20,7 @@ class Appearance:
     order: its place among the others in tables and legends, ascending; colour: `#RRGGBB`; marker: matplotlib's;
     reference: whether it is what the others are compared with, drawn as a dashed line; subject: whether reports judge
     its claims; rival: whether these are judged beside it too, as what one would use instead; title: its name in a
-    sentence, if that is not the one it is chosen by.
+    sentence, if that is not the one it is chosen by; about: what it does, for a reader who does not know it.
     """
 
     order: float
@@ -30,6 +30,7 @@ class Appearance:
     subject: bool = False
     rival: bool = False
     title: str | None = None
+    about: str | None = None
 
 
 def method_names() -> list[str]:

@@ -28,7 +28,12 @@ class LoRA(Method):
         base: `int8` or `nf4` for frozen weights in 8 or 4 bits, which are not merged; None for others.
     """
 
-    appearance = {"lora": {"order": 5, "colour": "#D55E00", "marker": "D", "rival": True, "title": "LoRA"}}
+    appearance = {
+        "lora": {
+            "order": 5, "colour": "#D55E00", "marker": "D", "rival": True, "title": "LoRA",
+            "about": "frozen weights, and beside each a trained product of two thin matrices (arXiv 2106.09685)",
+        },
+    }  # fmt: skip
     worth_tuning = {"lora": {"method.lora_rank": [4, 8, 16]}}
 
     name: str

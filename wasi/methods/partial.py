@@ -14,7 +14,7 @@ from wasi.models.structure import find_blocks, head_module, linear_sites
 class LinearProbe(Method):
     """Only the head trains. `scope` says which layers the paper's accounting counts."""
 
-    appearance = {"linear_probe": {"order": 7, "colour": "#7F7F7F", "marker": "X"}}
+    appearance = {"linear_probe": {"order": 7, "colour": "#7F7F7F", "marker": "X", "about": "the head alone trains"}}
     trains_matrices = False
 
     name: str
@@ -30,7 +30,9 @@ class LinearProbe(Method):
 class BitFit(LinearProbe):
     """The head and every bias train, those of norms and of the patch embedding too (arXiv 2106.10199)."""
 
-    appearance = {"bitfit": {"order": 8, "colour": "#8C6D31", "marker": "h"}}
+    appearance = {
+        "bitfit": {"order": 8, "colour": "#8C6D31", "marker": "h", "about": "biases and the head train"}
+    }
 
     def apply(self, model: nn.Module, calibration) -> nn.Module:
         model = super().apply(model, calibration)
@@ -48,7 +50,9 @@ class FreezeFirst(Method):
     below, the backward pass ends and nothing is saved for it.
     """
 
-    appearance = {"freeze_first": {"order": 9, "colour": "#F0E442", "marker": "<"}}
+    appearance = {
+        "freeze_first": {"order": 9, "colour": "#F0E442", "marker": "<", "about": "the first blocks are frozen"}
+    }
 
     name: str
     scope: str

@@ -65,7 +65,12 @@ class Peft(Method):
             is in the gradient, not in the loss that is reported, which stays comparable with that of other methods.
     """
 
-    appearance = {"peft": {"order": 6, "colour": "#56B4E9", "marker": "P"}}
+    appearance = {
+        "peft": {
+            "order": 6, "colour": "#56B4E9", "marker": "P",
+            "about": "frozen weights, and beside them an adapter of Hugging Face's peft",
+        },
+    }  # fmt: skip
 
     name: str
     scope: str

@@ -76,7 +76,12 @@ class SVDLLM(Method):
         merge: into the two factors, for inference.
     """
 
-    appearance = {"svd_llm": {"order": 1, "colour": "#E69F00", "marker": "s"}}
+    appearance = {
+        "svd_llm": {
+            "order": 1, "colour": "#E69F00", "marker": "s",
+            "about": "weights as two frozen factors by SVD-LLM (arXiv 2403.07378), with trained LoRA adapters on both",
+        },
+    }  # fmt: skip
     worth_tuning = {"svd_llm": {"method.lora_rank": [4, 8, 16]}}
 
     name: str

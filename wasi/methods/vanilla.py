@@ -17,7 +17,12 @@ class Vanilla(Method):
     With `train_rest=false`, what lies outside the scope is frozen, except the head.
     """
 
-    appearance = {"vanilla": {"order": 0, "colour": "#000000", "marker": "*", "reference": True}}
+    appearance = {
+        "vanilla": {
+            "order": 0, "colour": "#000000", "marker": "*", "reference": True,
+            "about": "the library's model, fine-tuned as it is",
+        },
+    }  # fmt: skip
 
     name: str
     scope: str

@@ -8,10 +8,11 @@ from wasi.report.benchmarks import is_of_a_step, step_options
 from wasi.report.columns import COSTS, PAPER, VALIDATION, Cost
 from wasi.report.groups import Block, Group, identity, unlike
 from wasi.report.options import result_options, select, show
-from wasi.report.origins import one_machine
+from wasi.report.origins import one_machine, was_busy
 from wasi.report.statistics import SIGNIFICANCE, Paired, paired, welch_p
 
 _NO_VANILLA = "no completed vanilla run with the same model, data and device"
+_NOT_KEPT = "the vanilla that it was benchmarked with is not among these results, which have its name alone"
 _UNPAIRED = "other seeds than those of the row that it is compared with: tested unpaired (Welch's t-test), no interval"
 _MUST_AGREE = ("model.", "dataset.", "device.")
 _MEMORY_POLICY = {"train.micro_batch_size": None, "train.gradient_checkpointing": False, "train.memory": "plain"}
@@ -63,6 +64,11 @@ class Comparison:
         return paired(ours, theirs) if ours.keys() == theirs.keys() else None
 
     @property
+    def lacks_its_vanilla(self) -> bool:
+        """Whether this is a kept benchmark that was measured beside a vanilla which was not kept."""
+        return self.baseline is None and self.group.bench is not None and bool(self.group.bench.ratio)
+
+    @property
     def is_unpaired(self) -> bool:
         """Whether accuracies are tested and yet not seed by seed."""
         return self.p is not None and self.pairing is None
@@ -106,6 +112,11 @@ class Comparison:
         p = None if self.ratio(cost) is None else self._welch_p(cost.metric)
         return p is not None and p >= SIGNIFICANCE
 
+    def is_spoilt(self, cost: Cost) -> bool:
+        """Whether it is a time, and the machine was busy when one of the two sides was timed."""
+        sides = [self.group, *([] if self.baseline is None else [self.baseline])]
+        return cost.timed and was_busy([run for side in sides for run in side.sources(cost.metric)])
+
     @property
     def _are_quotable(self) -> bool:
         return self.group.is_quotable and self.baseline is not None and self.baseline.is_quotable
@@ -130,7 +141,7 @@ class Comparison:
 
     def _about_baseline(self) -> list[str]:
         if self.baseline is None:
-            return [_NO_VANILLA]
+            return [_NOT_KEPT if self.lacks_its_vanilla else _NO_VANILLA]
         named = select(self.group.config, "bench.baseline_recipe")
         if self.is_reference or (named and self.baseline.recipe == named):
             return []

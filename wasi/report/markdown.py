@@ -6,12 +6,15 @@ from wasi.report.columns import COSTS
 from wasi.report.comparison import Comparison
 from wasi.report.fields import Field, facts_of, fields_of, remarks_of
 from wasi.report.groups import Block
+from wasi.report.meanings import RANKS_BY_HAND, meanings_of
+from wasi.report.page.conclusion import answer
+from wasi.report.page.page_rows import rows_of
 from wasi.report.summary import not_to_be_quoted, summary
 
 _COLUMNS = {
-    "method": "`vanilla` is the library's model, fine-tuned as it is; every other row is compared with it",
+    "method": "how the model is trained, each is explained below; every other row is compared with `vanilla`",
     "eps W, eps A": "share of the squared singular values that a weight keeps (W), and a saved activation in each "
-    "of its modes (A); only where the method reads it",
+    f"of its modes (A); only where the method reads it; {RANKS_BY_HAND}",
     "tuned": "what tuning chose on validation images with one seed, and whether that lies on the edge of its grid; "
     "all that was tried is below, under Tuning",
     "machine": "what the times are of, where they are of several",
@@ -26,6 +29,13 @@ _COLUMNS = {
     "Pareto": "● where no other row is at least as good in accuracy, step time and peak memory and better in one",
     **{cost.title: cost.meaning for cost in COSTS},
 }
+
+_RATIO = (
+    "A number with × is the ratio to the matching vanilla run, from the means over seeds; above 1 is better: "
+    "vanilla / this for costs, this / vanilla for accuracy. ≈ behind the ratio of a cost: within noise by Welch's "
+    "t-test over the seeds. ± is the sample standard deviation over the seeds, of costs too. - is what was not "
+    "measured or does not apply."
+)
 
 
 def markdown(
@@ -45,20 +55,16 @@ def markdown(
     parts += [_loud(line) for line in tuning if line.startswith("WARNING")]
     for block, comparisons, figures in blocks:
         parts += _section(block, comparisons, figures)
+    if not blocks:
+        parts.append("**No run was completed, so there is nothing to compare yet.**")
     if tuning:
         parts += ["## Tuning", _list(map(_loud, tuning))]
     if not_averaged:
         parts += ["## Not averaged", _list(map(escape, not_averaged))]
     if warnings:
         parts += ["## Warnings", _list(map(escape, warnings))]
-    ratio = (
-        "A number with × is the ratio to the matching vanilla run, from the means over seeds; above 1 is better: "
-        "vanilla / this for costs, this / vanilla for accuracy. ≈ behind the ratio of a cost: within noise by "
-        "Welch's t-test over the seeds. ± is the sample standard deviation over the seeds, of costs too. - is "
-        "what was not measured or does not apply."
-    )
-    explained = [f"**{title}**: {meaning}." for title, meaning in _COLUMNS.items()]
-    parts += ["## What the columns mean", _list(explained), ratio]
+    if blocks:
+        parts += _explained([(block, comparisons) for block, comparisons, _ in blocks])
     parts.append("In full precision: `report.csv`, a line per run; `report_groups.csv`, a line per table row.")
     return "\n\n".join(parts) + "\n"
 
@@ -67,6 +73,8 @@ def _section(block: Block, comparisons: list[Comparison], figures: list[str]) ->
     remarks = remarks_of(comparisons)
     parts = [f"## {escape(block.title)}", escape(facts_of(block))]
     loud = not_to_be_quoted(block.groups)
+    if told := answer(rows_of(block, comparisons, first=0)):
+        parts.append(f"**{escape(told)}**")
     parts += [f"**{escape(said)}**" if said in loud else escape(said) for said in summary(block, comparisons)]
     parts.append(_table(fields_of(block, comparisons, remarks)))
     if remarks:
@@ -74,6 +82,20 @@ def _section(block: Block, comparisons: list[Comparison], figures: list[str]) ->
     if figures:
         parts.append(f"![Accuracy against cost, {escape(block.title)}]({figures[0]})")
     return parts
+
+
+def _explained(blocks: list[tuple[Block, list[Comparison]]]) -> list[str]:
+    """What the columns that there are mean, and what the methods do."""
+    titles = {field.title for block, found in blocks for field in fields_of(block, found, remarks_of(found))}
+    columns = [
+        f"**{names}**: {meaning}."
+        for names, meaning in _COLUMNS.items()
+        if titles & {*names.split(", "), names.replace("Δ vanilla", "Δ baseline")}
+    ]
+    methods = meanings_of(group.method for block, _ in blocks for group in block.groups)
+    told = [f"**{escape(name)}**: {meaning}." for name, meaning in methods.items()]
+    parts = ["## What the columns mean", _list(columns), _RATIO]
+    return [*parts, "## What the methods do", _list(told)] if told else parts
 
 
 def _table(fields: list[Field]) -> str:

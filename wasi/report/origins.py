@@ -30,15 +30,25 @@ def provenance_lines(runs: Sequence[Run]) -> list[str]:
     return lines + _busy(runs)
 
 
+def waited(run: Run) -> float:
+    """The share of its time that a run's threads waited for a processor; 0 where that is not known."""
+    return select(run.provenance, "cpu_wait_share") or 0.0
+
+
+def was_busy(runs: Sequence[Run]) -> bool:
+    """Whether other processes have spoilt the times of one of these runs."""
+    return any(run.is_timed and waited(run) >= BUSY for run in runs)
+
+
 def _busy(runs: Sequence[Run]) -> list[str]:
     """Runs whose times other processes have spoilt."""
     timed = [run for run in runs if run.is_timed]
-    shares = sorted(share for run in timed if (share := select(run.provenance, "cpu_wait_share") or 0.0) >= BUSY)
+    shares = sorted(share for run in timed if (share := waited(run)) >= BUSY)
     if not shares:
         return []
-    waited = " to ".join(dict.fromkeys(f"{share:.0%}" for share in (shares[0], shares[-1])))
+    told = " to ".join(dict.fromkeys(f"{share:.0%}" for share in (shares[0], shares[-1])))
     return [
-        f"busy machine: in {len(shares)} of {len(timed)} timed runs, threads waited for a processor {waited} of their "
+        f"busy machine: in {len(shares)} of {len(timed)} timed runs, threads waited for a processor {told} of their "
         "time, as other processes had them; no time of these, and no ratio of times, is to be trusted"
     ]
 

@@ -7,7 +7,7 @@ from wasi.report.comparison import Comparison
 from wasi.report.groups import Block, Group, row_names
 from wasi.report.needed import needed_sentences
 from wasi.report.options import unquotable
-from wasi.report.origins import one_machine
+from wasi.report.origins import one_machine, was_busy
 from wasi.report.pareto import on_front
 
 _MEANT = {
@@ -19,9 +19,10 @@ _MEANT = {
 def front_of(groups: list[Group]) -> list[bool]:
     """Per group whether no other is at least as good in accuracy, step time and peak memory, and better in one.
 
-    None is, where times come from several machines, or for a single group.
+    None is, where times come from several machines or a busy one, or for a single group.
     """
-    if len(groups) < 2 or not one_machine([run for group in groups for run in group.sources(STEP.metric)]):
+    timed = [run for group in groups for run in group.sources(STEP.metric)]
+    if len(groups) < 2 or not one_machine(timed) or was_busy(timed):
         return [False] * len(groups)
     return on_front([_point(group) for group in groups])
 

@@ -162,6 +162,7 @@ def file_part(label: str) -> str:
 
 def _ending(run: Run, folder: Path) -> str:
     reason = " ".join((run.error or _WITHOUT_ERROR.get(run.status, "no reason recorded")).split())
+    reason = reason.removeprefix(f"{run.status}: ")
     return f"{run.status}: {name_of(run)}: {reason} ({relative(run.place, folder)})"
 
 

@@ -20,7 +20,7 @@ def collect(sweeps: list[Path], into: Path, row: str | None = None) -> list[str]
         row: one name for all of these jobs, for a configuration that has none of its own; they are added to `into`.
 
     Raises:
-        UserError: a folder is missing, or no job below them is completed.
+        UserError: a folder is missing, no job below them is completed, or `into` is a file.
     """
     kept: dict[str, Record] = {}
     places: dict[str, Path] = {}  # where each of them comes from
@@ -34,7 +34,7 @@ def collect(sweeps: list[Path], into: Path, row: str | None = None) -> list[str]
                     continue
                 content = read_result(path.parent, name)
                 if content is None or content.get("status") != "completed":
-                    status = "cannot be read" if content is None else content.get("status")
+                    status = "cannot be read" if content is None else content.get("status", "no result of this program")
                     left_out.append(f"{path.parent}: {status}")
                     continue
                 file_name = f"{path.parent.name}.json"
@@ -42,8 +42,12 @@ def collect(sweeps: list[Path], into: Path, row: str | None = None) -> list[str]
                     left_out.append(f"{places[file_name]}: {path.parent} is the same job")
                 kept[file_name], places[file_name] = _named(record_of(content), row), path.parent
     if not kept:
-        raise UserError("SWEEP", " ".join(map(str, sweeps)), f"a folder with a completed job below it {left_out}")
-    into.mkdir(parents=True, exist_ok=True)
+        found = f"; found are {', '.join(left_out)}" if left_out else ""
+        raise UserError("SWEEP", " ".join(map(str, sweeps)), f"a folder with a completed job below it{found}")
+    try:
+        into.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError("--into", into, f"a folder, or a name for a new one ({error.strerror})") from error
     for name, record in kept.items():
         atomic_write_text(into / name, record.text())
     for path in into.glob("*.json"):

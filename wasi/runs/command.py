@@ -1,5 +1,7 @@
 """The command line around Hydra: exit status after a signal, and the command that continues where it stopped."""
 
+import argparse
+import importlib
 import logging
 import os
 import re
@@ -8,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra._internal import utils as hydra_utils
 from hydra.errors import HydraException
@@ -63,16 +65,28 @@ def with_device_number(words: Sequence[str]) -> list[str]:
 @contextmanager
 def _one_line_for_rejected_options() -> Iterator[None]:
     """Hydra tells what it cannot compose in several lines and has no hook for that: its reporter is wrapped."""
-    report = hydra_utils.run_and_report
+    hydra_main: Any = importlib.import_module("hydra.main")  # `hydra.main` itself is the decorator
+    report, parser = hydra_utils.run_and_report, hydra_main.get_args_parser
 
     def told_first(func: Any) -> Any:
         return report(lambda: _tell_rejected(func))
 
-    hydra_utils.run_and_report = told_first
+    hydra_utils.run_and_report, hydra_main.get_args_parser = told_first, lambda: _lenient(parser())
     try:
         yield
     finally:
-        hydra_utils.run_and_report = report
+        hydra_utils.run_and_report, hydra_main.get_args_parser = report, parser
+
+
+def _lenient(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Hydra's parser, which then takes `-m` among the overrides too, and tells in one line what it cannot take."""
+
+    def refuse(message: str) -> NoReturn:
+        print_error(f"{message}; allowed is OPTION=VALUE, for example train.epochs=5, or what --hydra-help lists")
+        sys.exit(2)
+
+    vars(parser).update(error=refuse, parse_args=parser.parse_intermixed_args)
+    return parser
 
 
 def _tell_rejected(function: Callable[[], Any]) -> Any:

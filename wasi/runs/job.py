@@ -206,7 +206,7 @@ def _accuracies(content: dict) -> list[str]:
     told = [f"{name} {metrics[name]:.4f}" for name in names if name in metrics]
     classes = [found for found in content.get("classes", ()) if "recall" in found]
     worst = min(classes, key=lambda found: found["recall"], default=None)
-    return told if worst is None else [*told, f"lowest recall {worst['recall']:.4f} ({worst['name']})"]
+    return told if worst is None else [*told, f"lowest recall {worst['recall']:.4f} (class {worst['name']})"]
 
 
 def _history(run: Run) -> list[dict]:

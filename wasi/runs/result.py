@@ -19,6 +19,15 @@ def write_json(path: Path, content: dict) -> None:
     atomic_write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
+def told_ending(status: str, error: str | None) -> str:
+    """
+    >>> told_ending("failed", "train.epochs=0"), told_ending("diverged", "diverged: training loss is nan")
+    ('failed: train.epochs=0', 'diverged: training loss is nan')
+    """
+    error = str(error)
+    return error if error.startswith(f"{status}: ") else f"{status}: {error}"
+
+
 def read_result(folder: Path, file_name: str = FILE_NAME) -> dict[str, Any] | None:
     """The folder's result, or None where there is none that can be read."""
     try:

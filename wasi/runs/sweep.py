@@ -20,7 +20,7 @@ from wasi.runs.launching import prepare_launcher, runs_here
 from wasi.runs.lock import is_at_work
 from wasi.runs.plan import write_plan
 from wasi.runs.processes import check_processes
-from wasi.runs.result import FILE_NAME, read_result
+from wasi.runs.result import FILE_NAME, read_result, told_ending
 from wasi.runs.tuning import check_tuning, not_chosen
 
 
@@ -81,7 +81,7 @@ class SweepCallback(Callback):
         if not stopped and runs_here(config.hydra):  # elsewhere another device may give a job another name
             failures |= lost_jobs([folder / name for name in self._planned], self.file_name)
         for job, result in failures.items():
-            print_error(f"{job}: {result['status']}: {result['error']}")
+            print_error(f"{job}: {told_ending(result['status'], result['error'])}")
         if stopped:
             count, reason = stopped
             print_error(f"stopped after {count} failures of one kind, {OPTION}={self._fail_fast}: {reason}")

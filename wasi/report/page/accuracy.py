@@ -36,12 +36,12 @@ def _text(rows: list[Row]) -> str:
 def _panel(cost: Cost, rows: list[Row]) -> dict[str, Any]:
     title = rows[0].block.accuracy_title
     x = quantity("x", cost.axis, [x for row in rows if (x := row.cost(cost)) is not None])
-    y = quantity("y", title, [row.accuracy for row in rows if row.accuracy is not None])
+    values = [_datum(row, cost) for row in rows]
+    y = quantity("y", title, [value[bound] for value in values for bound in ("y", "low", "high") if bound in value])
     colour = by_series(rows)
     told = tooltip(accuracy=title, cost=cost.axis, seeds="seeds")
     marks = points(rows)
     marks["encoding"] |= {"x": x, "y": y, "tooltip": told}
-    values = [_datum(row, cost) for row in rows]
     line = {
         "mark": {"type": "line", "strokeWidth": 1, "opacity": 0.55},
         "encoding": {"x": x, "y": y, "color": colour, "detail": {"field": "series"}, "order": {"field": "place"}},

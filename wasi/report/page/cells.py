@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP, Cost
 from wasi.report.fields import DASH, NOT_QUOTABLE, WITHIN_NOISE, ratio_text, significant
+from wasi.report.meanings import RANKS_BY_HAND
 from wasi.report.page.page_rows import Row
 
 TITLES = {
@@ -18,11 +19,11 @@ _RATIO = "vanilla's / this, above 1 is better, with ≈ where that is within noi
 
 
 MEANINGS = {
-    "Method": "`vanilla` fine-tunes the library's model as it is, and is what the others are compared with",
+    "Method": "how the model is trained, each is explained below; the others are compared with vanilla",
     "Threshold": "share of the squared singular values that a compressed weight keeps, and a saved activation in "
-    "each of its modes; one number where both are equal, else weights/activations",
+    f"each of its modes; one number where both are equal, else weights/activations; {RANKS_BY_HAND}",
     "Seeds": "runs that differ only by their random seed, over which numbers are means; “benchmark”: times and "
-    "memory are those of `bench_device.py`, which measures a configuration and vanilla in turns",
+    "memory are those of bench_device.py, which measures a configuration and vanilla in turns",
     "Accuracy": "mean over the seeds of the share of images that are classified correctly, of the test split, or "
     "where a run lacks that, of the validation split; below it the 95 % t-interval of the mean",
     "Δ vanilla": "accuracy minus vanilla's, in percentage points; below it the 95 % t-interval of the mean "

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wasi.methods.declared import is_subject, title
-from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP
+from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP, Cost
 from wasi.report.comparison import Comparison
 from wasi.report.fields import ratio_text, significant
 from wasi.report.groups import Group, unlike
 from wasi.report.load import Run
 from wasi.report.needed import needed_sentences
-from wasi.report.origins import one_machine
+from wasi.report.origins import one_machine, was_busy
 from wasi.report.page.cells import TITLES, signed
 from wasi.report.page.page_rows import Row
 from wasi.report.statistics import Paired
@@ -137,6 +137,8 @@ def _savings(judged: Sequence[Judged]) -> Statement | None:
     elif spread:
         text = f"No {subject} configuration keeps the accuracy of {vanilla}. "
         text += f"Nearest is {name} ({_told_difference(best)}); it {costs}."
+        if _is_without_width(best.comparison.pairing):
+            text += _doubt(best.comparison.pairing)
     else:
         text = (
             f"Compared with {vanilla}, {name} {costs}; accuracy {_told_difference(best)}. One seed cannot tell such a "
@@ -146,14 +148,16 @@ def _savings(judged: Sequence[Judged]) -> Statement | None:
 
 
 def _measured(rows: Sequence[Row]) -> Statement | None:
-    """The numbers of the most accurate row, or of the fastest where none has an accuracy to quote."""
+    """The numbers of the most accurate row, or where none has an accuracy to quote of the fastest, or, as far as a
+    busy machine has spoilt the times, of the leanest."""
     if not rows:
         return None
-    best = max(rows, key=lambda row: (row.accuracy or 0.0, -(row.cost(STEP) or math.inf), -row.key))
+    by = PEAK if any(row.comparison.is_spoilt(STEP) for row in rows) else STEP
+    best = max(rows, key=lambda row: (row.accuracy or 0.0, -(row.cost(by) or math.inf), -row.key))
     told = [
-        f"{cost.axis.partition(' (')[0].lower()} {significant(value, 3)} {TITLES[cost][1]}"
+        f"{_what(cost)} {significant(value, 3)} {TITLES[cost][1]}"
         for cost in (PEAK, STEP, INFERENCE)
-        if (value := best.cost(cost)) is not None
+        if (value := best.cost(cost)) is not None and not best.comparison.is_spoilt(cost)
     ]
     if best.accuracy is not None:
         told.insert(0, f"{best.block.accuracy_title.lower()} {best.told_accuracy()}")
@@ -161,8 +165,12 @@ def _measured(rows: Sequence[Row]) -> Statement | None:
         return None
     others = [row.comparison for row in rows if not row.is_reference]
     alone = bool(others) and not any(comparison.of_vanilla for comparison in others)
-    without = " No saving is told, for want of a vanilla run of the same model, data and device." if alone else ""
-    chosen = "" if len(rows) == 1 else "Most accurate is " if best.accuracy is not None else "Fastest is "
+    why = "for want of a vanilla run of the same model, data and device"
+    if any(comparison.lacks_its_vanilla for comparison in others):
+        why = "as the vanilla of the benchmark is not among these results"
+    without = f" No saving is told, {why}." if alone else ""
+    first = "Leanest is " if by is PEAK else "Fastest is "
+    chosen = "" if len(rows) == 1 else "Most accurate is " if best.accuracy is not None else first
     return Statement(f"{chosen}{best.told_name}: {'; '.join(told)}.{without}", "main")
 
 
@@ -182,12 +190,19 @@ def _told_difference(one: Judged) -> str:
 
 def _doubt(pairing: Paired | None) -> str:
     """Of a difference that is within noise, and need not be none for that."""
+    if _is_without_width(pairing):
+        return " All seeds differ by just as much, as happens with few seeds or test images: repeat with more of them."
     if pairing is None or pairing.interval is None:
         return " Without equal seeds there is no interval, so the two must not be called equal."
     low, high = pairing.interval
     if high - low > 2 * _EQUAL_WITHIN:
         return " So wide an interval shows little: more seeds are needed before the two are called equal."
     return ""
+
+
+def _is_without_width(pairing: Paired | None) -> bool:
+    """Whether all differences are the same one, of which a t-test says more than it knows."""
+    return pairing is not None and pairing.interval is not None and pairing.low == pairing.high != 0
 
 
 def _points(one: Judged) -> str:
@@ -199,29 +214,40 @@ def _costs(comparison: Comparison) -> str:
     told: list[str] = []
     noisy: list[str] = []
     equal: list[str] = []
+    spoilt: list[str] = []
     for cost in _SAVED:
         ratio = comparison.ratio(cost)
         if ratio is None:
             continue
-        if comparison.within_noise(cost):
-            noisy.append(cost.axis.partition(" (")[0].lower())
+        if comparison.is_spoilt(cost):
+            spoilt.append(_what(cost))
+        elif comparison.within_noise(cost):
+            noisy.append(_what(cost))
         elif abs(ratio - 1) < 0.005:
-            equal.append(cost.axis.partition(" (")[0].lower())
+            equal.append(_what(cost))
         else:
             told.append(f"{abs(1 - 1 / ratio):.0%} {(_SAVED if ratio > 1 else _LOST)[cost]} ({ratio_text(ratio)})")
     if not told and not noisy and not equal:
-        return "has no cost measured beside vanilla's"
+        return "has no cost measured beside vanilla's" + (" but times of a busy machine" if spoilt else "")
     words = f"takes {_and(told)}" if told else "saves nothing"
-    alike = {"within noise": noisy, "the same": equal}
+    alike = {"within noise": noisy, "the same": equal, "not told, as the machine was busy": spoilt}
     rest = "; ".join(f"{_and(names)}: {how}" for how, names in alike.items() if names)
     return words + (f" ({rest})" if rest else "")
+
+
+def _what(cost: Cost) -> str:
+    """`time of a training step`"""
+    return cost.axis.partition(" (")[0].lower()
 
 
 def _front(rows: Sequence[Row]) -> Statement | None:
     marked = [row.told_name for row in rows if row.on_front]
     if not marked:
         timed = [row for row in rows if None not in (row.accuracy, row.cost(STEP))]
-        if one_machine([run for row in timed for run in row.group.sources(STEP.metric)]):
+        sources = [run for row in timed for run in row.group.sources(STEP.metric)]
+        if len(timed) > 1 and was_busy(sources):
+            return Statement("No Pareto front: step times of a busy machine are not to be trusted.")
+        if one_machine(sources):
             return None
         return Statement("No Pareto front: step times are of several machines, devices or numbers of threads.")
     text = f"Pareto-optimal in accuracy, step time and peak memory together: {_and(marked)}"
@@ -236,7 +262,7 @@ def _cheapest(rows: Sequence[Row]) -> list[Statement]:
     for cost, words in ((PEAK, "Least peak memory in a training step"), (STEP, "Shortest training step")):
         known = sorted((value, row.key, row.told_name) for row in rows if (value := row.cost(cost)) is not None)
         sources = [run for row in rows for run in row.group.sources(cost.metric)]
-        if len(known) > 2 and (not cost.timed or one_machine(sources)):
+        if len(known) > 2 and (not cost.timed or (one_machine(sources) and not was_busy(sources))):
             told = [f"{name} ({significant(value, 3)} {TITLES[cost][1]})" for value, _, name in known[:_CHEAPEST]]
             found.append(Statement(f"{words}: {_and(told)}."))
     return found

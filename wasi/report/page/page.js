@@ -54,7 +54,8 @@ const seen = new IntersectionObserver((entries) => {
   }
 }, { rootMargin: "800px" });
 
-// Figures without a row left go, and so do sections without a figure left and the keys of rows that are hidden.
+// Figures without a row left go, and so do sections without a figure left, parts without a section left, and the keys of
+// rows that are hidden.
 function filterFigures(lines) {
   const before = new Set(hidden);
   hidden.clear();
@@ -65,6 +66,7 @@ function filterFigures(lines) {
     place.closest("figure").hidden = figures[place.dataset.figure].data.values.every(({ row }) => hidden.has(row));
   }
   for (const article of document.querySelectorAll(".part article")) article.hidden = !article.querySelector("figure:not([hidden])");
+  for (const part of document.querySelectorAll(".part:has(article)")) part.hidden = !part.querySelector("article:not([hidden])");
   for (const key of document.querySelectorAll(".key[data-rows]")) {
     key.hidden = key.dataset.rows.split(" ").every((row) => hidden.has(Number(row)));
   }

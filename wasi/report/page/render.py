@@ -11,9 +11,10 @@ from jinja2 import Environment, FileSystemLoader
 
 from wasi.report.comparison import Comparison
 from wasi.report.csv_files import relative
-from wasi.report.fields import facts_of, remarks_of
+from wasi.report.fields import facts_of
 from wasi.report.groups import Block
 from wasi.report.load import Run
+from wasi.report.meanings import meanings_of
 from wasi.report.page import accuracy, conclusion, epochs, parts, ranks, thresholds
 from wasi.report.page.cells import columns
 from wasi.report.page.conclusion import Statement
@@ -71,7 +72,7 @@ def page(
         own = rows_of(block, comparisons, first=len(rows))
         rows += own
         sections = [section for make in _SECTIONS if (section := make(own)) is not None]
-        found.append(Part(block.title, facts_of(block), conclusion.of_block(own), sections, remarks_of(comparisons)))
+        found.append(Part(block.title, facts_of(block), conclusion.of_block(own), sections, _remarks(own)))
     loud = [line for line in tuning if line.startswith("WARNING")]
     statements = conclusion.overall(runs, provenance[1:])
     return _environment().get_template("page.html").render(
@@ -81,6 +82,7 @@ def page(
         parts=found,
         rows=rows,
         columns=columns(rows),
+        methods=meanings_of(row.group.method for row in rows),
         tuning=tuning,
         not_averaged=list(map(text_without_absolute_paths, not_averaged)),
         warnings=list(map(text_without_absolute_paths, warnings + _measured_badly(rows))),
@@ -113,6 +115,15 @@ def _details(row: Row, folder: Path) -> dict[str, Any]:
         "folders": folders,
         "config": yaml.safe_dump(without_absolute_paths(config), sort_keys=False, allow_unicode=True),
     }
+
+
+def _remarks(rows: list[Row]) -> list[str]:
+    """Each behind the names of the rows that it is about, unless it is about them all."""
+    about: dict[str, list[str]] = {}
+    for row in rows:
+        for remark in row.comparison.remarks:
+            about.setdefault(remark, []).append(row.told_name)
+    return [remark if len(names) == len(rows) else f"{', '.join(names)}: {remark}" for remark, names in about.items()]
 
 
 def _measured_badly(rows: list[Row]) -> list[str]:
