@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from tests import small
 from wasi.data.spec import InputSpec
 from wasi.measure.rss import current_rss_mib
-from wasi.methods import calibration
+from wasi.methods import moments
 from wasi.models import mapped
 from wasi.models.build import build_model
 from wasi.models.mapped import into_memory, let_go, mapped_weights
@@ -62,20 +62,20 @@ def test_sums_over_calibration_data_in_a_file_are_the_same_to_the_last_bit(metho
 
     theirs, taken = factors(), []
     monkeypatch.setattr(mapped, "SUMS_FROM", 1)
-    monkeypatch.setattr(calibration, "in_file", lambda sums: taken.append(mapped.in_file(sums)) or taken[-1])
+    monkeypatch.setattr(moments, "in_file", lambda sums: taken.append(mapped.in_file(sums)) or taken[-1])
     assert equal(factors(), theirs)
     assert taken and all(hasattr(sums, "mapping") for sums in taken if sums.dim() == 2)
 
 
 @linux
 def test_sums_in_a_file_take_memory_only_while_they_are_added_to():
-    moments, rows = [calibration.Moments() for _ in range(8)], torch.ones(2, 2**11, dtype=torch.float64)
+    seen, rows = [moments.Moments() for _ in range(8)], torch.ones(2, 2**11, dtype=torch.float64)
     before = current_rss_mib()
     for _ in range(2):
-        for each in moments:
+        for each in seen:
             each.add(rows)
     assert current_rss_mib() - before < 80  # one of the eight, 32 MiB, and a product
-    assert all(torch.equal(each.second, torch.ones(2**11, 2**11, dtype=torch.float64)) for each in moments)
+    assert all(torch.equal(each.second, torch.ones(2**11, 2**11, dtype=torch.float64)) for each in seen)
     assert current_rss_mib() - before < 80
 
 
