@@ -14,6 +14,15 @@ from wasi.training.build_step import build_step
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "measurement.md"
 
 
+@pytest.mark.parametrize(("optimizer", "timed"), [("swan", True), ("adamw", False)])
+def test_the_time_of_whitening_is_told_of_a_dense_model_too(optimizer, timed, compose_config):
+    cfg = compose_config("method=vanilla", f"optimizer={optimizer}")
+    images = torch.zeros(4, 3, 16, 16, dtype=torch.uint8)
+    step = build_step(applied("timm_vit", "vanilla"), lambda x: x.float(), cfg)
+    found = measure_run(cfg, make("vanilla"), step, (images, torch.arange(4)), ())
+    assert ("time/subspace_ms_p50" in found) == timed == (found["flops/train_subspace"] > 0)
+
+
 @pytest.mark.parametrize("memory", ["plain", "lean"])
 def test_every_metric_is_explained(memory, compose_config):
     cfg = compose_config("method=wasi", f"train.memory={memory}")

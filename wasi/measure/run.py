@@ -15,7 +15,6 @@ from wasi.measure.memory import inference_peak, train_peak
 from wasi.measure.stored_inputs import stored_inputs_mib
 from wasi.measure.timing import summary, synchronizer, time_steps
 from wasi.methods.method import Method
-from wasi.training import swan
 from wasi.training.compile import settle, uncompiled
 from wasi.training.step import TrainStep
 from wasi.training.subspace_iteration import SubspaceIteration
@@ -23,14 +22,13 @@ from wasi.training.subspace_iteration import SubspaceIteration
 _WARMUP = 3  # steps of a run's own that are not yet at speed
 SUBSPACE_WORK: list[Target] = [
     (tucker, "compress"),
-    (swan, "whitened"),
     (SubspaceIteration, "tangents"),
     (SubspaceIteration, "finish"),
 ]
 
 
 def subspace_work(step: TrainStep) -> list[Target]:
-    """`SUBSPACE_WORK` and what an optimizer that holds its moments in a subspace declares as `subspace_work`."""
+    """`SUBSPACE_WORK` and what the optimizer declares as `subspace_work`: whitening, projections of its moments."""
     return [*SUBSPACE_WORK, *getattr(step.optimizer, "subspace_work", ())]
 
 

@@ -1,5 +1,6 @@
 """SGD whose matrix gradients are whitened: an adaptive step without optimizer state for matrices."""
 
+import sys
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -25,6 +26,8 @@ class Swan(eager(torch.optim.AdamW)):  # type: ignore[misc]  # a computed class,
             makes it the parameter's `.grad`, into which autograd adds the next gradient, so no gradient is held
             beside it.
     """
+
+    subspace_work = ((sys.modules[__name__], "whitened"),)  # what is measured apart from the rest of the step
 
     def __init__(self, params, lr: float, momentum: float = 0.0, **options):
         super().__init__(params, lr=lr, **options)
