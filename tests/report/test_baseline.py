@@ -112,7 +112,7 @@ def test_vanilla_under_a_memory_policy_is_compared_with_plain_vanilla(tmp_path):
     [
         ((0.90, 0.91, 0.92), (0.905, 0.93, 0.91), "within noise"),
         ((0.90, 0.91, 0.92), (0.905, 0.9152, 0.9249), "differs"),  # by seed, though their ranges overlap
-        ((0.90, 0.91, 0.92), (0.905, 0.9152, 0.9249, 0.91), "within noise"),  # other seeds: not paired
+        ((0.90, 0.91, 0.92), (0.905, 0.9152, 0.9249, 0.91), "differs"),  # over the three seeds that both have
         ((0.90, 0.901, 0.902), (0.80, 0.801, 0.802), "differs"),
         ((0.90,), (0.80, 0.801, 0.802), "n=1, no spread"),
         ((0.90, 0.91), (0.80,), "n=1, no spread"),
@@ -124,6 +124,19 @@ def test_verdict_on_the_difference_of_accuracy(tmp_path, vanilla, ours, verdict)
     for seed, acc in enumerate(ours):
         add(tmp_path, acc, 1.0, "wasi", 0.8, seed)
     assert compared(tmp_path)["wasi", 0.05].verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("first", "difference", "remark"), [(1, -0.02, "difference over the 2 seeds"), (2, 0.0, "other seeds")]
+)
+def test_a_difference_is_over_equal_seeds_where_one_row_has_all_of_the_others(tmp_path, first, difference, remark):
+    for seed, acc in enumerate((0.80, 0.90, 0.95)):
+        add(tmp_path, acc, 1.0, "vanilla", None, seed)
+    for seed, acc in zip((first, first + 1), (0.88, 0.93) if first == 1 else (0.88, 0.88667), strict=True):
+        add(tmp_path, acc, 1.0, "wasi", 0.8, seed)
+    found = compared(tmp_path)["wasi", 0.05]
+    assert found.accuracy_difference == pytest.approx(difference, abs=1e-4)
+    assert found.remarks[-1].startswith(remark)
 
 
 def test_without_vanilla_rows_that_differ_in_one_option_are_compared(tmp_path):

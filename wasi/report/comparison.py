@@ -14,6 +14,7 @@ from wasi.report.statistics import SIGNIFICANCE, Paired, paired, welch_p
 _NO_VANILLA = "no completed vanilla run with the same model, data and device"
 _NOT_KEPT = "the vanilla that it was benchmarked with is not among these results, which have its name alone"
 _UNPAIRED = "other seeds than those of the row that it is compared with: tested unpaired (Welch's t-test), no interval"
+_SHARED = "difference over the {} seeds that both rows have, of {}"
 _MUST_AGREE = ("model.", "dataset.", "device.")
 _MEMORY_POLICY = {"train.micro_batch_size": None, "train.gradient_checkpointing": False, "train.memory": "plain"}
 
@@ -39,7 +40,10 @@ class Comparison:
 
     @cached_property
     def accuracy_difference(self) -> float | None:
-        """None where one has no accuracy, or one that must not be quoted."""
+        """Over equal seeds where `pairing` has them, else of the means; None where one has no accuracy, or one that
+        must not be quoted."""
+        if self.pairing is not None:
+            return self.pairing.difference
         pair = self._means(self.group.accuracy)
         return None if pair is None or not self._are_quotable else pair[0] - pair[1]
 
@@ -50,18 +54,19 @@ class Comparison:
 
     @cached_property
     def p(self) -> float | None:
-        """Of no difference in accuracy, by a t-test: paired where both sides have the same seeds, else Welch's."""
+        """Of no difference in accuracy, by a t-test: over equal seeds where `pairing` has them, else Welch's."""
         if self.accuracy_difference is None:
             return None
         return self._welch_p(self.group.accuracy) if self.pairing is None else self.pairing.p
 
     @cached_property
     def pairing(self) -> Paired | None:
-        """The difference of accuracies seed by seed; None unless both sides have the same seeds."""
-        if self.accuracy_difference is None or self.baseline is None:
+        """The difference of accuracies seed by seed, where one side has all seeds of the other; None elsewhere."""
+        if self.baseline is None or self._means(self.group.accuracy) is None or not self._are_quotable:
             return None
         ours, theirs = self.group.by_seed(self.group.accuracy), self.baseline.by_seed(self.group.accuracy)
-        return paired(ours, theirs) if ours.keys() == theirs.keys() else None
+        nested = ours.keys() <= theirs.keys() or theirs.keys() <= ours.keys()
+        return paired(ours, theirs) if nested else None
 
     @property
     def lacks_its_vanilla(self) -> bool:
@@ -137,7 +142,15 @@ class Comparison:
     @cached_property
     def remarks(self) -> list[str]:
         """What a reader must know about the choice of the baseline, and about how differences to it are tested."""
-        return [*self._about_baseline(), *([_UNPAIRED] if self.is_unpaired else [])]
+        return [*self._about_baseline(), *self._about_seeds()]
+
+    def _about_seeds(self) -> list[str]:
+        if self.is_unpaired:
+            return [_UNPAIRED]
+        if self.baseline is None or self.pairing is None:
+            return []
+        most = max(len(side.by_seed(self.group.accuracy)) for side in (self.group, self.baseline))
+        return [_SHARED.format(self.pairing.n, most)] if 1 < self.pairing.n < most else []
 
     def _about_baseline(self) -> list[str]:
         if self.baseline is None:

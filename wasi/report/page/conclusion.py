@@ -182,7 +182,8 @@ def _vanilla(one: Judged, judged: Sequence[Judged]) -> str:
 def _told_difference(one: Judged) -> str:
     """`−0.31 points, 95 % interval −1.10 to +0.48, 5 seeds`."""
     told = f"{_points(one)} points"
-    pairing, seeds = one.comparison.pairing, len(one.row.group.trained)
+    pairing = one.comparison.pairing
+    seeds = len(one.row.group.trained) if pairing is None else pairing.n
     if pairing is not None and pairing.interval is not None:
         told += ", 95 % interval {} to {}".format(*(signed(100 * bound) for bound in pairing.interval))
     return told + (f", {seeds} seeds" if seeds > 1 else "")
