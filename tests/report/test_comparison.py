@@ -7,7 +7,7 @@ import pytest
 from tests.bench import jobs as benchmarks
 from tests.report import fakes
 from wasi.report import write_report
-from wasi.report.comparison import compare
+from wasi.report.comparison import Comparison, compare
 from wasi.report.groups import blocks_of
 from wasi.report.load import read_runs
 from wasi.report.needed import needed_sentences
@@ -88,7 +88,7 @@ def test_benchmarks_on_two_gpus_of_one_machine_are_two_rows(tmp_path):
         benchmarks.write_sweep(tmp_path / gpu, [one])
     (block,) = blocks_of(read_runs([tmp_path])[0])
     assert [group.hardware.partition(",")[0] for group in block.groups] == ["A100", "H100"]
-    assert front_of(block.groups) == [False, False]
+    assert front_of(compare(block)) == [False, False]
 
 
 def test_times_of_a_gpu_and_of_its_hosts_processor_make_no_front(tmp_path):
@@ -98,7 +98,7 @@ def test_times_of_a_gpu_and_of_its_hosts_processor_make_no_front(tmp_path):
     runs = read_runs([tmp_path])[0]
     assert not one_machine(runs) and all(one_machine([run]) for run in runs)
     (block,) = blocks_of(runs)
-    assert front_of(block.groups) == [False, False]
+    assert front_of(compare(block)) == [False, False]
 
 
 @pytest.mark.parametrize("measured", [True, False])
@@ -137,3 +137,22 @@ def test_what_an_earlier_grid_tried_is_no_row(tmp_path):
     from wasi.runs.tuning import not_chosen
 
     assert not_chosen(tmp_path) == {"a", "b"}
+
+
+@pytest.mark.parametrize("all_in_turns", [True, False])
+def test_the_front_is_of_ratios_measured_in_turns_where_every_row_has_one(tmp_path, monkeypatch, all_in_turns):
+    """The machine was slower while the first was timed: by itself it is the slower one, beside vanilla the quicker."""
+    rows = {"vanilla": (0.95, 100), "wasi": (0.9, 60), "lora": (0.8, 50)}
+    for name, (accuracy, ms) in rows.items():
+        found = fakes.metrics(accuracy) | {"time/train_step_ms_p50": ms}
+        fakes.write(tmp_path, found, fakes.config(name, 0.8 if name == "wasi" else None))
+    ratios = {"wasi": 2.0} | ({"lora": 1.5} if all_in_turns else {})
+
+    def interval(self, cost):
+        ratio = ratios.get(self.group.method)
+        return None if ratio is None else {"p50": ratio, "low": ratio, "high": ratio}
+
+    monkeypatch.setattr(Comparison, "interval", interval)
+    (block,) = blocks_of(read_runs([tmp_path])[0])
+    marks = dict(zip((group.method for group in block.groups), front_of(compare(block)), strict=True))
+    assert marks == {"vanilla": True, "wasi": True, "lora": not all_in_turns}

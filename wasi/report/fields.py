@@ -175,7 +175,7 @@ def _interval(comparison: Comparison) -> str:
 
 def _front(comparisons: list[Comparison]) -> Field:
     """A mark for every row on the front of accuracy, step time and peak memory."""
-    marks = front_of([comparison.group for comparison in comparisons])
+    marks = front_of(comparisons)
     return Field("Pareto", ["●" if marked else DASH for marked in marks])
 
 

@@ -16,22 +16,38 @@ _MEANT = {
 }
 
 
-def front_of(groups: list[Group]) -> list[bool]:
-    """Per group whether no other is at least as good in accuracy, step time and peak memory, and better in one.
+def front_of(comparisons: Sequence[Comparison]) -> list[bool]:
+    """Per row whether no other is at least as good in accuracy, step time and peak memory, and better in one.
 
-    None is, where times come from several machines or a busy one, or for a single group.
+    Of steps that were all measured in turns with one baseline, it is the ratio to that one's that counts: single times
+    drift with the machine. None is on the front for a single row, or where times come from several machines or a busy
+    one.
     """
-    timed = [run for group in groups for run in group.sources(STEP.metric)]
-    if len(groups) < 2 or not one_machine(timed) or was_busy(timed):
-        return [False] * len(groups)
-    return on_front([_point(group) for group in groups])
+    timed = [run for comparison in comparisons for run in comparison.group.sources(STEP.metric)]
+    if len(comparisons) < 2 or not one_machine(timed) or was_busy(timed):
+        return [False] * len(comparisons)
+    times = [comparison.group.mean(STEP.metric) for comparison in comparisons]
+    in_turns = [_time_in_turns(comparison) for comparison in comparisons]
+    if len({id(c.baseline) for c in comparisons}) == 1 and not any(
+        time is not None and ratio is None for time, ratio in zip(times, in_turns, strict=True)
+    ):
+        times = in_turns
+    return on_front([_point(one.group, time) for one, time in zip(comparisons, times, strict=True)])
+
+
+def _time_in_turns(comparison: Comparison) -> float | None:
+    """A step's time as a multiple of the baseline's, where the two were measured in turns."""
+    if comparison.is_reference:
+        return 1.0
+    interval = comparison.interval(STEP)
+    return None if interval is None else 1 / interval["p50"]
 
 
 def summary(block: Block, comparisons: list[Comparison]) -> list[str]:
     """What the table says: which rows differ from vanilla in accuracy, which are on the Pareto front, and whether the
     subspace iteration is needed; before that, what must not be quoted. What was not measured has no sentence."""
     names = row_names(block)
-    told = [*_accuracy(names, comparisons), *_front(names, block.groups), *needed_sentences(block.groups)]
+    told = [*_accuracy(names, comparisons), *_front(names, comparisons), *needed_sentences(block.groups)]
     return [*not_to_be_quoted(block.groups), *told]
 
 
@@ -59,11 +75,11 @@ def _accuracy(names: list[str], comparisons: list[Comparison]) -> list[str]:
     return [f"In accuracy: {'; '.join(told)}."] if told else []
 
 
-def _front(names: list[str], groups: list[Group]) -> list[str]:
-    marked = [name for name, mark in zip(names, front_of(groups), strict=True) if mark]
+def _front(names: list[str], comparisons: list[Comparison]) -> list[str]:
+    marked = [name for name, mark in zip(names, front_of(comparisons), strict=True) if mark]
     return [f"On the Pareto front of accuracy, step time and peak memory: {'; '.join(marked)}."] if marked else []
 
 
-def _point(group: Group) -> tuple[float, float, float] | None:
-    accuracy, step, peak = group.quoted, group.mean(STEP.metric), group.mean(PEAK.metric)
-    return None if accuracy is None or step is None or peak is None else (accuracy, -step, -peak)
+def _point(group: Group, time: float | None) -> tuple[float, float, float] | None:
+    accuracy, peak = group.quoted, group.mean(PEAK.metric)
+    return None if accuracy is None or time is None or peak is None else (accuracy, -time, -peak)

@@ -90,7 +90,7 @@ def rows_of(block: Block, comparisons: list[Comparison], first: int) -> list[Row
         for one, look in zip(series, looks, strict=True)
         for group in one.groups
     }
-    marked = zip(comparisons, front_of(block.groups), strict=True)
+    marked = zip(comparisons, front_of(comparisons), strict=True)
     return [
         Row(first + place, names[id(comparison.group)], *of_group[id(comparison.group)], block, comparison, on_front)
         for place, (comparison, on_front) in enumerate(marked)
