@@ -298,7 +298,7 @@ def test_a_result_that_cannot_be_written_loses_nothing_and_stops_nothing(tmp_pat
 
 
 def test_what_a_killed_process_was_writing_goes_with_the_checkpoint(tmp_path, cfg):
-    left = [tmp_path / "checkpoint.pt.tmp", tmp_path / ".model.safetensors.17.tmp"]
+    left = [tmp_path / name for name in ("checkpoint.pt.tmp", ".model.safetensors.17.tmp", ".tmph58j3f")]
     for file in left:
         file.write_bytes(b"half")
     perform(cfg, tmp_path, trains)

@@ -243,8 +243,12 @@ def _checkpoints(folder: Path) -> tuple[Path, Path]:
 
 
 def _remove_checkpoint(folder: Path) -> None:
-    """And the weights of the best epoch beside it, and what a killed process was about to write."""
-    for file in (*_checkpoints(folder), folder / "best.pt", *folder.glob("*.tmp")):
+    """And the weights of the best epoch beside it, and what a killed process was about to write.
+
+    safetensors writes into `.tmp` and six letters or digits beside the name that it is given.
+    """
+    unfinished = (*folder.glob("*.tmp"), *folder.glob(".tmp??????"))
+    for file in (*_checkpoints(folder), folder / "best.pt", *unfinished):
         file.unlink(missing_ok=True)
 
 
