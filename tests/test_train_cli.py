@@ -79,7 +79,7 @@ def test_a_mistake_is_one_line_and_status_2(words, named, tmp_path):
         (["method=vanilla,nope", "-m"], "method=nope: allowed is asi, "),
         (["method=asi", "method.update=svd"], "method.update=svd: allowed is for method=wasi or wsi only"),
         (["method=vanilla,lora", "method.lora_rank=4", "-m"], "method.lora_rank=4: allowed is for method=lora"),
-        (["experiment=tuned", "tune.lr.adamw.x=3", "-m"], "tune.lr.adamw.x=3: allowed is tune.lr.adamw=VALUE, as "),
+        (["experiment=tuned", "tune.lr.adamw.x=3", "-m"], "tune.lr.adamw.x=3: allowed is tune.lr=VALUE, as "),
         (["optimizer.lr=interval(1e-3,1)", "-m"], "optimizer.lr=interval(1e-3,1): allowed is values with commas, or "),
     ],
 )  # fmt: skip
