@@ -56,6 +56,34 @@ def test_large_blocks_go_back_and_it_is_seen_when_they_do_not():
     assert not returned and few < 1000 and freed == "kept"
 
 
+HOLES = """
+import psutil
+import torch
+from wasi import allocator
+resident = lambda: psutil.Process().memory_info().rss
+allocator.return_large_blocks(2**24)
+before = resident()
+patient, eager = allocator.HeapTrimmer(2**30), allocator.HeapTrimmer(2**25)
+many = [torch.ones(2**16) for _ in range(400)]  # 100 MiB
+many = many[::20]  # the rest are holes
+print(resident() - before)
+patient.trim_if_grown()
+print(resident() - before)
+eager.trim_if_grown()
+print(resident() - before)
+"""
+
+
+@glibc
+def test_holes_of_the_heap_go_back_once_the_process_has_grown_enough():
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_", "MIMALLOC_"))}
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    program = [sys.executable, "-c", HOLES]
+    done = subprocess.run(program, env={**clean, "PYTHONPATH": path}, stdout=subprocess.PIPE, text=True)
+    grown, untouched, trimmed = (int(line) / 2**20 for line in done.stdout.splitlines())
+    assert grown > 80 and untouched > 80 and trimmed < 40
+
+
 IN_TURNS = """
 from wasi import allocator
 print(allocator.keep_freed_memory(), allocator.return_large_blocks(2**27), allocator.keep_freed_memory(),

@@ -94,6 +94,22 @@ def release_memory() -> int:
     return max(0, before - _resident())
 
 
+class HeapTrimmer:
+    """Gives free memory back whenever this process has grown by `limit` bytes since it last did.
+
+    Blocks that live long among many that live briefly leave holes that no later block fits, and a heap that grows from
+    step to step. Giving all of it back takes a few milliseconds, and a page fault for each page that is used again.
+    """
+
+    def __init__(self, limit: int):
+        self.limit, self._resident = limit, _resident()
+
+    def trim_if_grown(self) -> None:
+        if _resident() - self._resident > self.limit:
+            release_memory()
+            self._resident = _resident()
+
+
 def _tell_glibc(options: dict[int, int]) -> None:
     if any(variable in os.environ for variable in _SETTINGS):
         return

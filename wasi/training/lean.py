@@ -8,7 +8,8 @@ whole batch, every Tucker basis advances once per step, and clipping is the ordi
 Gradients are held until the step, as without `lean`; WASI's, kept as coordinates (`O x r`), are thin.
 
 The allocator is told where the line runs: a chunk's tensors, of which there are many and briefly, are reused in the
-heap, their pages mapped; what is larger lives longer, has pages of its own, and returns them when it is freed.
+heap, their pages mapped; what is larger lives longer, has pages of its own, and returns them when it is freed. What a
+segment leaves free in the heap is given back after its backward pass, where that has become much.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,11 +20,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import get_device_states, set_device_states
 
-from wasi.allocator import return_large_blocks
+from wasi.allocator import HeapTrimmer, return_large_blocks
 from wasi.errors import UserError
 from wasi.layers.factored import FactoredLinear
 from wasi.models.structure import find_blocks, first_convolution, linear_sites
 from wasi.training.step import TrainStep
+
+_TRIM_AFTER = 32 * 2**20  # bytes; less would be given back, and mapped anew, too often to be worth it
 
 
 class ChunkedRepeat(torch.autograd.Function):
@@ -100,6 +103,7 @@ class LeanStep(TrainStep):
         self.chunk_size, self._storage = chunk_size, storage
         self._dtype = next(self.model.parameters()).dtype
         self._widest = max(max(s.in_features, s.out_features) for s in linear_sites(self.model, "all"))
+        self._trimmer = HeapTrimmer(_TRIM_AFTER) if self.device.type == "cpu" else None
         self._line_drawn = False  # between a chunk's tensors and larger ones, which takes the number of tokens
         self._anchor = torch.empty(0, device=self.device, requires_grad=True)
         blocks, (name, embedding) = find_blocks(self.model), _patch_embedding(self.model)
@@ -120,6 +124,8 @@ class LeanStep(TrainStep):
     def _complete_inside(self, modules: Sequence[nn.Module]) -> None:
         if self.in_backward:
             self.complete(_stepped_on(modules))
+        if self._trimmer is not None:
+            self._trimmer.trim_if_grown()
 
     def _normalizing(self, forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         @wraps(forward)
@@ -193,9 +199,7 @@ def _trains(modules: Sequence[nn.Module], x: Tensor) -> bool:
     return x.requires_grad or any(p.requires_grad for module in modules for p in module.parameters())
 
 
-def _segments(
-    model: nn.Module, blocks: Iterable[nn.Module], size: int
-) -> Iterator[tuple[Sequence[nn.Module], bool]]:
+def _segments(model: nn.Module, blocks: Iterable[nn.Module], size: int) -> Iterator[tuple[Sequence[nn.Module], bool]]:
     """Blocks in groups of at most `size`, and whether another group follows at once.
 
     Only blocks that an `nn.Sequential` runs one after another can be grouped.
