@@ -1,6 +1,7 @@
 """A block as columns of text: what the terminal, report.md and the reader's eye share."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from wasi.report.columns import COSTS, TEST, Cost
@@ -100,6 +101,27 @@ def significant(value: float | None, digits: int = 4) -> str:
 
 def ratio_text(ratio: float | None) -> str:
     return "" if ratio is None else f"{significant(ratio, 3)}×"
+
+
+def listed(words: Sequence[str]) -> str:
+    """An enumeration.
+
+    >>> listed(["a", "b", "c"])
+    'a, b and c'
+    """
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
+def in_turns(ratio: Mapping[str, float] | None) -> str:
+    """A benchmark's ratio of the baseline to a row, with its 95 % interval where there is one of any width.
+
+    >>> [in_turns(r) for r in (None, {"p50": 2.0}, {"p50": 2.0, "low": 1.9, "high": 2.1})]
+    ['-', '2.00×', '2.00× [1.90, 2.10]']
+    """
+    if ratio is None:
+        return DASH
+    interval = f" [{ratio['low']:.2f}, {ratio['high']:.2f}]" if ratio.get("low") != ratio.get("high") else ""
+    return f"{ratio['p50']:.2f}×{interval}"
 
 
 def _method(comparison: Comparison, remarks: list[str]) -> str:

@@ -12,11 +12,10 @@ from wasi.config.fingerprint import SCHEMA_VERSION
 from wasi.errors import UserError
 from wasi.report import kept
 from wasi.report.options import select
-from wasi.runs.result import FILE_NAME
+from wasi.runs.result import BENCH_FILE_NAME, FILE_NAME
 from wasi.runs.tuning import not_chosen
 
 STATUSES = ("completed", "running", "interrupted", "failed", "diverged", "invalid")
-BENCH_FILE_NAME = "bench.json"
 _BOUNDS = ("p50", "low", "high")
 
 

@@ -28,6 +28,11 @@ class Paired:
     def interval(self) -> tuple[float, float] | None:
         return None if self.low is None or self.high is None else (self.low, self.high)
 
+    @property
+    def interval_in_points(self) -> str:
+        """` [-0.31, +0.80]`, of accuracies in percentage points; "" where there is none."""
+        return "" if self.interval is None else " [{:+.2f}, {:+.2f}]".format(*(100 * end for end in self.interval))
+
 
 def mean(values: Sequence[float]) -> float | None:
     return _centre(values) if values else None

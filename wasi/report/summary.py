@@ -7,7 +7,7 @@ from wasi.report.comparison import Comparison
 from wasi.report.groups import Block, Group, row_names
 from wasi.report.needed import needed_sentences
 from wasi.report.options import unquotable
-from wasi.report.origins import one_machine, was_busy
+from wasi.report.origins import are_comparable
 from wasi.report.pareto import on_front
 
 _MEANT = {
@@ -24,7 +24,7 @@ def front_of(comparisons: Sequence[Comparison]) -> list[bool]:
     one.
     """
     timed = [run for comparison in comparisons for run in comparison.group.sources(STEP.metric)]
-    if len(comparisons) < 2 or not one_machine(timed) or was_busy(timed):
+    if len(comparisons) < 2 or not are_comparable(timed):
         return [False] * len(comparisons)
     times = [comparison.group.mean(STEP.metric) for comparison in comparisons]
     in_turns = [_time_in_turns(comparison) for comparison in comparisons]

@@ -1,4 +1,4 @@
-"""`result.json`: what a run leaves behind. Either the old or the new file, never half of one; strict JSON."""
+"""`result.json` and `bench.json`: what a run and a benchmark leave. The old or the new file whole; strict JSON."""
 
 import json
 import math
@@ -7,7 +7,7 @@ from typing import Any
 
 from wasi.atomic import atomic_write_text
 
-FILE_NAME = "result.json"
+FILE_NAME, BENCH_FILE_NAME = "result.json", "bench.json"
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -32,7 +32,7 @@ def read_result(folder: Path, file_name: str = FILE_NAME) -> dict[str, Any] | No
     """The folder's result, or None where there is none that can be read."""
     try:
         result = json.loads((folder / file_name).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return result if isinstance(result, dict) else None
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from wasi.methods.declared import is_subject, title
 from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP, Cost
 from wasi.report.comparison import Comparison
-from wasi.report.fields import ratio_text, significant
+from wasi.report.fields import listed, ratio_text, significant
 from wasi.report.groups import Group, unlike
 from wasi.report.load import Run
 from wasi.report.needed import needed_sentences
-from wasi.report.origins import one_machine, was_busy
+from wasi.report.origins import are_comparable, one_machine, was_busy
 from wasi.report.page.cells import TITLES, signed
 from wasi.report.page.page_rows import Row
 from wasi.report.statistics import Paired
@@ -230,9 +230,9 @@ def _costs(comparison: Comparison) -> str:
             told.append(f"{abs(1 - 1 / ratio):.0%} {(_SAVED if ratio > 1 else _LOST)[cost]} ({ratio_text(ratio)})")
     if not told and not noisy and not equal:
         return "has no cost measured beside vanilla's" + (" but times of a busy machine" if spoilt else "")
-    words = f"takes {_and(told)}" if told else "saves nothing"
+    words = f"takes {listed(told)}" if told else "saves nothing"
     alike = {"within noise": noisy, "the same": equal, "not told, as the machine was busy": spoilt}
-    rest = "; ".join(f"{_and(names)}: {how}" for how, names in alike.items() if names)
+    rest = "; ".join(f"{listed(names)}: {how}" for how, names in alike.items() if names)
     return words + (f" ({rest})" if rest else "")
 
 
@@ -251,9 +251,9 @@ def _front(rows: Sequence[Row]) -> Statement | None:
         if one_machine(sources):
             return None
         return Statement("No Pareto front: step times are of several machines, devices or numbers of threads.")
-    text = f"Pareto-optimal in accuracy, step time and peak memory together: {_and(marked)}"
+    text = f"Pareto-optimal in accuracy, step time and peak memory together: {listed(marked)}"
     without = [row.told_name for row in rows if row.accuracy is None]
-    left_out = f" Not compared there, for want of an accuracy: {_and(without)}." if without else ""
+    left_out = f" Not compared there, for want of an accuracy: {listed(without)}." if without else ""
     return Statement(f"{text}.{left_out}")
 
 
@@ -263,9 +263,9 @@ def _cheapest(rows: Sequence[Row]) -> list[Statement]:
     for cost, words in ((PEAK, "Least peak memory in a training step"), (STEP, "Shortest training step")):
         known = sorted((value, row.key, row.told_name) for row in rows if (value := row.cost(cost)) is not None)
         sources = [run for row in rows for run in row.group.sources(cost.metric)]
-        if len(known) > 2 and (not cost.timed or (one_machine(sources) and not was_busy(sources))):
+        if len(known) > 2 and (not cost.timed or are_comparable(sources)):
             told = [f"{name} ({significant(value, 3)} {TITLES[cost][1]})" for value, _, name in known[:_CHEAPEST]]
-            found.append(Statement(f"{words}: {_and(told)}."))
+            found.append(Statement(f"{words}: {listed(told)}."))
     return found
 
 
@@ -275,25 +275,16 @@ def _within_noise(judged: Sequence[Judged]) -> Statement | None:
     if not names:
         return None
     words = "is" if len(names) == 1 else "are"
-    return Statement(f"Within noise of vanilla's accuracy {words} {_and(names)}: no difference shown, nor ruled out.")
+    return Statement(f"Within noise of vanilla's accuracy {words} {listed(names)}: no difference shown, nor ruled out.")
 
 
 def _differing(judged: Sequence[Judged]) -> Statement | None:
     differing = [one for one in judged if one.verdict == "differs"]
     sides = {"above": [one for one in differing if one.is_above], "below": [o for o in differing if not o.is_above]}
-    named = {side: _and([_with_points(one) for one in ones]) for side, ones in sides.items() if ones}
+    named = {side: listed([_with_points(one) for one in ones]) for side, ones in sides.items() if ones}
     told = [f"Accuracy {side} vanilla's: {names}." for side, names in named.items()]
     return Statement(" ".join(told)) if told else None
 
 
 def _with_points(one: Judged) -> str:
     return f"{one.row.told_name} ({_points(one)} points)"
-
-
-def _and(words: Sequence[str]) -> str:
-    """An enumeration.
-
-    >>> _and(["a", "b", "c"])
-    'a, b and c'
-    """
-    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from wasi.report.columns import FLOPS, INFERENCE, PAPER, PEAK, STEP, Cost
-from wasi.report.options import activation_epsilon, weight_epsilon
+from wasi.report.options import threshold
 from wasi.report.page.figure import (
     Figure,
     Section,
@@ -26,7 +26,7 @@ def time(rows: Sequence[Row]) -> Section | None:
     figures, shown = [], []
     for cost in (STEP, INFERENCE):
         timed = [row for row in rows if row.cost(cost) is not None]
-        if len({epsilon for row in timed if (epsilon := _epsilon(row)) is not None}) > 1:
+        if len({epsilon for row in timed if (epsilon := threshold(row.group.config)) is not None}) > 1:
             figures.append(Figure(cost.axis, _against_epsilon(cost, timed)))
             shown += timed
     text = (
@@ -37,17 +37,14 @@ def time(rows: Sequence[Row]) -> Section | None:
     return Section("Time against epsilon", text, figures, legend) if figures else None
 
 
-def _epsilon(row: Row) -> float | None:
-    found = weight_epsilon(row.group.config)
-    return activation_epsilon(row.group.config) if found is None else found
-
-
 def _against_epsilon(cost: Cost, rows: list[Row]) -> dict[str, Any]:
     x = {"field": "epsilon", "type": "quantitative", "title": "epsilon", "scale": {"zero": False, "padding": 12}}
     y = {"field": "y", "type": "quantitative", "title": cost.axis}
     colour, dash = by_series(rows), dash_by_series(rows)
     told = tooltip(epsilon="epsilon", told=cost.axis)
-    values = [row.datum(epsilon=_epsilon(row), y=row.cost(cost), told=row.told_cost(cost)) for row in rows]
+    values = [
+        row.datum(epsilon=threshold(row.group.config), y=row.cost(cost), told=row.told_cost(cost)) for row in rows
+    ]
     with_epsilon = [{"filter": "isValid(datum.epsilon)"}]
     level = {
         "mark": {"type": "rule", "strokeWidth": 1.6, "cursor": "pointer"},
