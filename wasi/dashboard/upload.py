@@ -5,7 +5,7 @@ from typing import Any
 import wandb
 import wandb_workspaces.workspaces as ws
 
-from wasi.dashboard.specification import report_of, title_of, workspace_of, workspace_slug
+from wasi.dashboard.specification import report_of, title_of, workspace_of
 from wasi.errors import UserError
 from wasi.tracking.wandb_tracker import reach
 
@@ -33,8 +33,7 @@ def upload(entity: str | None, project: str, group: str | None) -> list[str]:
 def _workspace(entity: str, project: str, group: str | None) -> str:
     made = workspace_of(entity, project, group)
     try:
-        address = f"https://wandb.ai/{entity}/{project}?nw={workspace_slug(project, group)}"
-        made._internal_id = ws.Workspace.from_url(address)._internal_id
+        made._internal_id = ws.Workspace.from_url(made.url)._internal_id
     except ValueError:  # there is none yet
         pass
     return made.save().url
