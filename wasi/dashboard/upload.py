@@ -1,5 +1,6 @@
 """Creating a workspace and a report at the server, or replacing those of an earlier call."""
 
+from contextlib import suppress
 from typing import Any
 
 import wandb
@@ -32,10 +33,8 @@ def upload(entity: str | None, project: str, group: str | None) -> list[str]:
 
 def _workspace(entity: str, project: str, group: str | None) -> str:
     made = workspace_of(entity, project, group)
-    try:
+    with suppress(ValueError):  # there is none yet
         made._internal_id = ws.Workspace.from_url(made.url)._internal_id
-    except ValueError:  # there is none yet
-        pass
     return made.save().url
 
 

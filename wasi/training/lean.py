@@ -1,14 +1,14 @@
 """`train.memory=lean`: a step that holds the activations of a few blocks and a few images at a time.
 
 Blocks are taken a few at a time, as segments. A segment runs over the batch in chunks and keeps only its input,
-in bfloat16 by default. The backward pass walks the segments from the last to the first, repeats each chunk's inside, and
-adds up its gradients. The patch embedding does the same from the images as bytes. So the gradient is that of the
+in bfloat16 by default. The backward pass walks the segments from the last to the first, repeats each chunk's inside,
+and adds up its gradients. The patch embedding does the same from the images as bytes. So the gradient is that of the
 whole batch, every Tucker basis advances once per step, and clipping is the ordinary one by the global norm.
 
 Gradients are held until the step, as without `lean`; WASI's, kept as coordinates (`O x r`), are thin.
 
-The allocator is told the size that divides the two kinds of tensors. Those of a chunk are many and live briefly: the heap
-keeps their memory for the next ones. What is larger lives longer: it has pages of its own, returned when it is freed.
+The allocator is told the size that divides two kinds of tensors. Those of a chunk are many and live briefly: the
+heap keeps their memory for the next ones. What is larger lives longer, and its pages are returned when it is freed.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
