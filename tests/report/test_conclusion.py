@@ -149,3 +149,21 @@ def test_equal_differences_of_few_seeds_are_doubted(tmp_path):
         rich(tmp_path, 0.9 + 0.01 * seed, "vanilla", None, seed)
         rich(tmp_path, 0.89 + 0.01 * seed, "wasi", 0.8, seed)
     assert "All seeds differ by just as much" in told(tmp_path)
+
+
+def test_the_row_told_of_is_not_the_one_whose_noise_hides_most(tmp_path):
+    """Of two rows that no test tells from vanilla, the cheaper one is 7 points below it, by two seeds far apart."""
+    for seed, noise in enumerate((0.005, -0.006)):
+        rich(tmp_path, 0.9, "vanilla", None, seed)
+        rich(tmp_path, 0.83 + 8 * noise, "wasi", 0.4, seed)
+        fakes.write(tmp_path, fakes.metrics(0.895 + noise, 0.8), fakes.config("wasi", 0.8, seed))
+    assert "The accuracy of wasi 0.8 cannot be told apart from that of vanilla (−0.55 points" in told(tmp_path)
+
+
+def test_a_long_list_of_rows_within_noise_is_counted(tmp_path):
+    for seed, noise in enumerate((0.01, -0.01)):
+        rich(tmp_path, 0.9, "vanilla", None, seed)
+        for epsilon in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9):
+            rich(tmp_path, 0.9 + noise, "wasi", epsilon, seed)
+    text = told(tmp_path)
+    assert "7 of 7 rows are within noise of vanilla's accuracy (≈ in the table): no difference shown, nor" in text

@@ -20,6 +20,7 @@ from wasi.report.summary import not_to_be_quoted
 
 _EQUAL_WITHIN = 0.02  # half the width of the widest interval of a difference that passes for none
 _CHEAPEST = 3  # that many are named
+_MOST_NAMES = 6  # a longer list of rows within noise is told by its number: the table marks them
 _SAVED = {
     PEAK: "less peak memory in a training step",
     PROCESS: "less memory of the whole process",
@@ -113,6 +114,9 @@ def _differ_in_training(a: Group, b: Group) -> bool:
 def _savings(judged: Sequence[Judged]) -> Statement | None:
     """What the method judged saves at equal accuracy; else at the accuracy nearest to vanilla's; else at all.
 
+    Of several rows at equal accuracy it is the one that saves most, of those whose interval leaves no doubt; where all
+    leave some, the one nearest to vanilla.
+
     None without a row of that method that has a vanilla to be compared with.
     """
     subject = title(is_subject)
@@ -127,7 +131,11 @@ def _savings(judged: Sequence[Judged]) -> Statement | None:
         return Statement(f"Compared with {_vanilla(best, judged)}, {name} {costs}.", "main")
     equal = [one for one in known if one.verdict == "within noise" or one.is_above]
     spread = [one for one in known if one.comparison.p is not None]
-    best = max(equal, key=lambda one: one.saving) if equal else max(spread or known, key=lambda one: one.difference)
+    sure = [one for one in equal if one.is_above or not _doubt(one.comparison.pairing)]
+    if sure:
+        best = max(sure, key=lambda one: one.saving)
+    else:  # the most saving of rows that few seeds cannot judge is the one furthest below, as like as not
+        best = max(equal or spread or known, key=lambda one: one.difference)
     name, vanilla, costs = best.row.told_name, _vanilla(best, judged), _costs(best.comparison)
     if equal:
         words = "lies above that of" if best.is_above else "cannot be told apart from that of"
@@ -275,6 +283,10 @@ def _within_noise(judged: Sequence[Judged]) -> Statement | None:
     if not names:
         return None
     words = "is" if len(names) == 1 else "are"
+    if len(names) > _MOST_NAMES:
+        compared = sum(one.verdict is not None for one in judged)
+        told = f"{len(names)} of {compared} rows are within noise of vanilla's accuracy (≈ in the table)"
+        return Statement(f"{told}: no difference shown, nor ruled out.")
     return Statement(f"Within noise of vanilla's accuracy {words} {listed(names)}: no difference shown, nor ruled out.")
 
 

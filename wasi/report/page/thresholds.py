@@ -31,7 +31,7 @@ def time(rows: Sequence[Row]) -> Section | None:
             shown += timed
     text = (
         "A line per method over its explained-variance threshold (of the weights; where they are dense, of the "
-        "activations). A method without a threshold is a level line."
+        "activations). A method without a threshold is a level line with its mark at the right end."
     )
     legend = series_legend([row for row in rows if row in shown])
     return Section("Time against epsilon", text, figures, legend) if figures else None
@@ -46,11 +46,15 @@ def _against_epsilon(cost: Cost, rows: list[Row]) -> dict[str, Any]:
         row.datum(epsilon=threshold(row.group.config), y=row.cost(cost), told=row.told_cost(cost)) for row in rows
     ]
     with_epsilon = [{"filter": "isValid(datum.epsilon)"}]
+    without_epsilon = [{"filter": "!isValid(datum.epsilon)"}]
+    told_level = tooltip(told=cost.axis)
     level = {
         "mark": {"type": "rule", "strokeWidth": 1.6, "cursor": "pointer"},
-        "transform": [{"filter": "!isValid(datum.epsilon)"}],
-        "encoding": {"y": y, "color": colour, "strokeDash": dash, "tooltip": tooltip(told=cost.axis)},
+        "transform": without_epsilon,
+        "encoding": {"y": y, "color": colour, "strokeDash": dash, "tooltip": told_level},
     }
+    end = {**points(rows), "transform": without_epsilon}
+    end["encoding"] |= {"x": {"value": "width"}, "y": y, "tooltip": told_level}
     line = {
         "mark": {"type": "line", "strokeWidth": 1.6},
         "transform": with_epsilon,
@@ -58,7 +62,7 @@ def _against_epsilon(cost: Cost, rows: list[Row]) -> dict[str, Any]:
     }
     point = {**points(rows), "transform": with_epsilon}
     point["encoding"] |= {"x": x, "y": y, "tooltip": told}
-    return spec(level, line, point, values=values)
+    return spec(level, end, line, point, values=values)
 
 
 def savings(rows: Sequence[Row]) -> Section | None:
