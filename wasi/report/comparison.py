@@ -7,7 +7,7 @@ from wasi.methods.declared import is_reference
 from wasi.report.benchmarks import is_of_a_step, step_options
 from wasi.report.columns import COSTS, PAPER, VALIDATION, Cost
 from wasi.report.groups import Block, Group, identity, unlike
-from wasi.report.options import result_options, select, show
+from wasi.report.options import result_options, select, show_option
 from wasi.report.origins import one_machine, was_busy
 from wasi.report.statistics import SIGNIFICANCE, Paired, paired, welch_p
 
@@ -160,10 +160,10 @@ class Comparison:
             return []
         if not self.of_vanilla:
             (key,) = unlike(self.group, self.baseline)
-            row = f"{self.group.method} of {key}={show(self.baseline.options.get(key))}, alike in all else"
+            row = f"{self.group.method} of {_told(key, self.baseline)}, alike in all else"
             return [f"no vanilla to compare with; compared with {row}"]
         differences = [
-            f"{key}={show(self.baseline.options.get(key))} (this row {show(self.group.options.get(key))})"
+            f"{_told(key, self.baseline)} (this row {show_option(key, self.group.options.get(key))})"
             for key in sorted(_differences(self.group, self.baseline))
         ]
         told = [f"compared with a vanilla of {', '.join(differences)}"] if differences else []
@@ -206,6 +206,11 @@ def _twin_of(group: Group, groups: list[Group]) -> Group | None:
     before = groups[: groups.index(group)]
     alike = (g for g in before if identity(g) == identity(group) and _comparable(g, group))
     return next((g for g in alike if len(unlike(g, group)) == 1), None)
+
+
+def _told(key: str, group: Group) -> str:
+    """`optimizer.lr=0.05`; of a class its name: `optimizer=SGD`."""
+    return f"{key.removesuffix('._target_')}={show_option(key, group.options.get(key))}"
 
 
 def _comparable(a: Group, b: Group) -> bool:
