@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from wasi.atomic import remove
 from wasi.config.hardware import launched
 from wasi.config.known import check_config
 from wasi.config.levels import measure_level
@@ -243,13 +244,9 @@ def _checkpoints(folder: Path) -> tuple[Path, Path]:
 
 
 def _remove_checkpoint(folder: Path) -> None:
-    """And the weights of the best epoch beside it, and what a killed process was about to write.
-
-    safetensors writes into `.tmp` and six letters or digits beside the name that it is given.
-    """
-    unfinished = (*folder.glob("*.tmp"), *folder.glob(".tmp??????"))
-    for file in (*_checkpoints(folder), folder / "best.pt", *unfinished):
-        file.unlink(missing_ok=True)
+    """And the weights of the best epoch beside it, and what a killed process was about to write."""
+    for path in (*_checkpoints(folder), folder / "best.pt", *folder.glob("*.tmp")):
+        remove(path)
 
 
 def _warn_of_other_code(record: Record, what: str) -> None:

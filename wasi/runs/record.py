@@ -110,8 +110,11 @@ class Record:
         self._write()
 
     def end(self, status: str, error: str | None, found: dict, seconds: float, resumed_from_step: int) -> None:
-        """Write the ending; a run refused before it began leaves a completed result of its kind alone, and that of
-        another run with a checkpoint. Such is the run itself, as long as its data are not there to be identified by.
+        """Write the ending.
+
+        A run that is refused before it began leaves its own completed result as it is; and the result of another run,
+        where a checkpoint lies beside it. It may be this very run's: its fingerprint is another while its data, which
+        count towards it, are not there.
 
         Args:
             found: `metrics`, `layers`, `classes` and `history`.

@@ -20,7 +20,8 @@ def write_json(path: Path, content: dict) -> None:
 
 
 def told_ending(status: str, error: str | None) -> str:
-    """
+    """How a job ended in one line, which begins with the status, once.
+
     >>> told_ending("failed", "train.epochs=0"), told_ending("diverged", "diverged: training loss is nan")
     ('failed: train.epochs=0', 'diverged: training loss is nan')
     """
