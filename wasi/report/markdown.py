@@ -24,8 +24,8 @@ _COLUMNS = {
     "balanced": "balanced accuracy on the same images: the mean recall of the classes, of whatever size",
     "Δ vanilla": "accuracy minus vanilla's (Δ baseline: minus that of the row which a remark names). ≈: within "
     "noise, two-sided t-test with p ≥ 0.05, not corrected for the number of rows: paired over equal seeds, where one "
-    "row has all of the other's (in brackets the 95 % interval of the mean difference), else Welch's. (n=1): no "
-    "spread on one side, so no verdict",
+    "row has all of the other's (in brackets the 95 % interval of the mean difference), else Welch's; (n=1), "
+    "(no spread): one seed, or differences that are the same for every seed, so neither interval nor verdict",
     "Pareto": "● where no other row is at least as good in accuracy, step time and peak memory and better in one",
     **{cost.title: cost.meaning for cost in COSTS},
 }

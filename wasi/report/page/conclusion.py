@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wasi.methods.declared import is_subject, title
-from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP, Cost
+from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP, VALIDATION, Cost
 from wasi.report.comparison import Comparison
 from wasi.report.fields import ratio_text, significant
 from wasi.report.groups import Group, unlike
@@ -96,13 +96,14 @@ class Judged:
 
 
 def fair_comparison(row: Row, rows: Sequence[Row]) -> Comparison:
-    """With the most accurate of the vanillas that differ from the row's own in how they are optimized."""
+    """With the most accurate of the vanillas that differ from the row's own in how they are optimized: on validation
+    images, as to choose by what is then quoted would favour whatever was luckiest there."""
     own = row.comparison.baseline
     if own is None or not row.comparison.of_vanilla or row.comparison.is_reference:
         return row.comparison
     others = [other.group for other in rows if other.comparison.is_reference and other.is_reference]
     alike = [group for group in others if _differ_in_training(group, own)]
-    best = max([own, *alike], key=lambda group: group.mean(group.accuracy) or 0.0)
+    best = max([own, *alike], key=lambda group: group.mean(VALIDATION) or 0.0)
     return row.comparison if best is own else Comparison(row.group, best)
 
 
@@ -137,13 +138,9 @@ def _savings(judged: Sequence[Judged]) -> Statement | None:
     elif spread:
         text = f"No {subject} configuration keeps the accuracy of {vanilla}. "
         text += f"Nearest is {name} ({_told_difference(best)}); it {costs}."
-        if _is_without_width(best.comparison.pairing):
-            text += _doubt(best.comparison.pairing)
     else:
-        text = (
-            f"Compared with {vanilla}, {name} {costs}; accuracy {_told_difference(best)}. One seed cannot tell such a "
-            "difference from noise: repeat with several seeds before quoting it."
-        )
+        text = f"Compared with {vanilla}, {name} {costs}; accuracy {_told_difference(best)}."
+        text += _without_test(best)
     return Statement(text, "main")
 
 
@@ -191,8 +188,8 @@ def _told_difference(one: Judged) -> str:
 
 def _doubt(pairing: Paired | None) -> str:
     """Of a difference that is within noise, and need not be none for that."""
-    if _is_without_width(pairing):
-        return " All seeds differ by just as much, as happens with few seeds or test images: repeat with more of them."
+    if pairing is not None and pairing.without_scatter:  # by zero
+        return " All seeds agree exactly, as happens with few seeds or test images."
     if pairing is None or pairing.interval is None:
         return " Without equal seeds there is no interval, so the two must not be called equal."
     low, high = pairing.interval
@@ -201,9 +198,13 @@ def _doubt(pairing: Paired | None) -> str:
     return ""
 
 
-def _is_without_width(pairing: Paired | None) -> bool:
-    """Whether all differences are the same one, of which a t-test says more than it knows."""
-    return pairing is not None and pairing.interval is not None and pairing.low == pairing.high != 0
+def _without_test(one: Judged) -> str:
+    """Why a difference is neither told from noise nor called noise."""
+    if one.verdict == "n=1, no spread":
+        return " One seed cannot tell such a difference from noise: repeat with several seeds before quoting it."
+    if one.comparison.pairing is None:
+        return " Accuracies that are the same for every seed show no noise to tell it from: repeat with more seeds."
+    return " All seeds differ by just as much, as happens with few seeds or test images: repeat with more of them."
 
 
 def _points(one: Judged) -> str:
