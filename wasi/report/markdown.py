@@ -9,7 +9,7 @@ from wasi.report.groups import Block
 from wasi.report.meanings import RANKS_BY_HAND, meanings_of
 from wasi.report.page.conclusion import answer
 from wasi.report.page.page_rows import rows_of
-from wasi.report.summary import not_to_be_quoted, summary
+from wasi.report.summary import doubts_about_accuracy, summary
 
 _COLUMNS = {
     "method": "how the model is trained, each is explained below; every other row is compared with `vanilla`",
@@ -72,7 +72,7 @@ def markdown(
 def _section(block: Block, comparisons: list[Comparison], figures: list[str]) -> list[str]:
     remarks = remarks_of(comparisons)
     parts = [f"## {escape(block.title)}", escape(facts_of(block))]
-    loud = not_to_be_quoted(block.groups)
+    loud = doubts_about_accuracy(block.groups)
     if told := answer(rows_of(block, comparisons, first=0)):
         parts.append(f"**{escape(told)}**")
     parts += [f"**{escape(said)}**" if said in loud else escape(said) for said in summary(block, comparisons)]

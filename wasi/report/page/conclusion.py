@@ -16,7 +16,7 @@ from wasi.report.origins import one_machine, was_busy
 from wasi.report.page.cells import TITLES, signed
 from wasi.report.page.page_rows import Row
 from wasi.report.statistics import Paired
-from wasi.report.summary import not_to_be_quoted
+from wasi.report.summary import doubts_about_accuracy
 
 _EQUAL_WITHIN = 0.02  # half the width of the widest interval of a difference that passes for none
 _CHEAPEST = 3  # that many are named
@@ -58,7 +58,7 @@ def of_block(rows: Sequence[Row]) -> list[Statement]:
     answer = _savings(judged) or _measured(rows)
     told = [answer, _front(rows), *_cheapest(rows), _within_noise(judged), _differing(judged)]
     groups = [row.group for row in rows]
-    loud = [Statement(sentence, "loud") for sentence in not_to_be_quoted(groups)]
+    loud = [Statement(sentence, "loud") for sentence in doubts_about_accuracy(groups)]
     needed = [Statement(sentence) for sentence in needed_sentences(groups)]
     return [*loud, *(statement for statement in told if statement is not None), *needed]
 
