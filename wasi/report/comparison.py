@@ -15,6 +15,7 @@ _NO_VANILLA = "no completed vanilla run with the same model, data and device"
 _NOT_KEPT = "the vanilla that it was benchmarked with is not among these results, which have its name alone"
 _UNPAIRED = "other seeds than those of the row that it is compared with: tested unpaired (Welch's t-test), no interval"
 _SHARED = "difference over the {} seeds that both rows have, of {}"
+_ALIKE = "the difference is the same for all {} seeds, which gives a t-test no scatter: neither interval nor p"
 _MUST_AGREE = ("model.", "dataset.", "device.")
 _MEMORY_POLICY = {"train.micro_batch_size": None, "train.gradient_checkpointing": False, "train.memory": "plain"}
 
@@ -54,7 +55,7 @@ class Comparison:
 
     @cached_property
     def p(self) -> float | None:
-        """Of no difference in accuracy, by a t-test: over equal seeds where `pairing` has them, else Welch's."""
+        """Of no difference in accuracy: over equal seeds where `pairing` has them, else by Welch's t-test."""
         if self.accuracy_difference is None:
             return None
         return self._welch_p(self.group.accuracy) if self.pairing is None else self.pairing.p
@@ -80,11 +81,12 @@ class Comparison:
 
     @property
     def verdict(self) -> str | None:
-        """`differs`, `within noise` or `n=1, no spread`; None where there is nothing to compare."""
+        """`differs`, `within noise`, `n=1, no spread` or `no spread`; None where there is nothing to compare."""
         if self.accuracy_difference is None:
             return None
         if self.p is None:
-            return "n=1, no spread"
+            sides = (self.group, self.baseline)
+            return "n=1, no spread" if any(s and len(s.values(s.accuracy)) == 1 for s in sides) else "no spread"
         return "differs" if self.p < SIGNIFICANCE else "within noise"
 
     def ratio(self, cost: Cost) -> float | None:
@@ -150,7 +152,9 @@ class Comparison:
         if self.baseline is None or self.pairing is None:
             return []
         most = max(len(side.by_seed(self.group.accuracy)) for side in (self.group, self.baseline))
-        return [_SHARED.format(self.pairing.n, most)] if 1 < self.pairing.n < most else []
+        untested = self.pairing.without_scatter and self.pairing.p is None
+        told = [_ALIKE.format(self.pairing.n)] if untested else []
+        return [*told, _SHARED.format(self.pairing.n, most)] if 1 < self.pairing.n < most else told
 
     def _about_baseline(self) -> list[str]:
         if self.baseline is None:

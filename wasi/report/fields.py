@@ -15,7 +15,8 @@ from wasi.report.tuned import tuned_value
 DASH = "-"
 TUNED = "tuned"
 WITHIN_NOISE = "≈"
-NO_SPREAD = "(n=1)"
+ONE_SEED = "(n=1)"
+NO_SPREAD = "(no spread)"
 NOT_QUOTABLE = "none"
 _BALANCE = 0.02  # from which difference on balanced accuracy is shown beside accuracy
 
@@ -167,12 +168,22 @@ def _accuracy(comparisons: list[Comparison]) -> list[Field]:
 
 def _balanced(comparisons: list[Comparison]) -> list[Field]:
     """A column of balanced accuracy, where some row's is another story than its accuracy."""
-    metric = f"{comparisons[0].group.accuracy.partition('/')[0]}/balanced_acc"
-    means = [comparison.group.mean(metric) if comparison.group.is_quotable else None for comparison in comparisons]
-    pairs = [(c.group.quoted, mean) for c, mean in zip(comparisons, means, strict=True)]
-    if not any(mean is not None and acc is not None and abs(acc - mean) > _BALANCE for acc, mean in pairs):
+    groups = [comparison.group for comparison in comparisons]
+    if not any(map(is_imbalanced, groups)):
         return []
+    means = map(balanced_accuracy, groups)
     return [Field("balanced", [DASH if mean is None else f"{mean:.4f}" for mean in means])]
+
+
+def balanced_accuracy(group: Group) -> float | None:
+    """Its mean over seeds, on the images whose accuracy is quoted."""
+    return group.mean(f"{group.accuracy.partition('/')[0]}/balanced_acc") if group.is_quotable else None
+
+
+def is_imbalanced(group: Group) -> bool:
+    """Whether balanced accuracy tells another story than accuracy."""
+    accuracy, balanced = group.quoted, balanced_accuracy(group)
+    return accuracy is not None and balanced is not None and abs(accuracy - balanced) > _BALANCE
 
 
 def _mean_and_std(group: Group) -> str:
@@ -186,8 +197,8 @@ def _difference(comparison: Comparison) -> str:
     difference, verdict = comparison.accuracy_difference, comparison.verdict
     if difference is None or verdict is None:
         return DASH
-    mark = {"differs": "", "within noise": f" {WITHIN_NOISE}", "n=1, no spread": f" {NO_SPREAD}"}
-    return f"{difference:+.4f}{mark[verdict]}"
+    mark = {"differs": "", "within noise": WITHIN_NOISE, "n=1, no spread": ONE_SEED, "no spread": NO_SPREAD}
+    return f"{difference:+.4f} {mark[verdict]}".rstrip()
 
 
 def _interval(comparison: Comparison) -> str:

@@ -43,7 +43,7 @@ def _sentence(without: Group, twin: Group) -> str | None:
 
 def _answer(found: Paired) -> str:
     if found.p is None:
-        return "one seed cannot tell"
+        return "seeds that all differ by just as much cannot tell" if found.without_scatter else "one seed cannot tell"
     if found.p >= SIGNIFICANCE:
         return "these seeds show no need of it"
     return "yes, it is better with it" if found.difference < 0 else "no, it is better without it"

@@ -218,7 +218,8 @@ def _history(run: Run) -> list[dict]:
 def _skip(record: Record, monitor: bool) -> Ending:
     log.info("already completed, skipped (train.rerun=true trains it again): %s", _shown(record.folder))
     _warn_of_other_code(record, "the completed result")
-    before = record.own_before["provenance"].get("machine", {}).get("processor")
+    trained = record.own_before["provenance"]
+    before = {**trained, **trained.get("measured", {})}.get("machine", {}).get("processor")
     if before not in (None, machine()["processor"]):
         log.warning("the completed result's times are those of %s; reports show them apart", before)
     if damaged(record.folder / MODEL_NAME):

@@ -8,6 +8,7 @@ from typing import Any
 from wasi.atomic import atomic_write_text
 
 FILE_NAME, BENCH_FILE_NAME = "result.json", "bench.json"
+_OF_TIMES = ("machine", "threads", "cuda", "cpu_wait_share", "allocator")  # of the provenance
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -57,3 +58,12 @@ def strict(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+
+
+def provenance_of_times(provenance: dict) -> dict:
+    """With the machine that measured a run after it was completed in the place of the one that trained it."""
+    measured = provenance.get("measured")
+    if not isinstance(measured, dict) or "machine" not in measured:  # an older result does not tell
+        return provenance
+    trained = {key: value for key, value in provenance.items() if key not in _OF_TIMES}
+    return trained | {key: measured[key] for key in _OF_TIMES if key in measured}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wasi.methods.declared import is_subject, title
-from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP, Cost
+from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP, VALIDATION, Cost
 from wasi.report.comparison import Comparison
 from wasi.report.fields import listed, ratio_text, significant
 from wasi.report.groups import Group, unlike
@@ -16,7 +16,7 @@ from wasi.report.origins import are_comparable, one_machine, was_busy
 from wasi.report.page.cells import TITLES, signed
 from wasi.report.page.page_rows import Row
 from wasi.report.statistics import Paired
-from wasi.report.summary import not_to_be_quoted
+from wasi.report.summary import doubts_about_accuracy
 
 _EQUAL_WITHIN = 0.02  # half the width of the widest interval of a difference that passes for none
 _CHEAPEST = 3  # that many are named
@@ -59,7 +59,7 @@ def of_block(rows: Sequence[Row]) -> list[Statement]:
     answer = _savings(judged) or _measured(rows)
     told = [answer, _front(rows), *_cheapest(rows), _within_noise(judged), _differing(judged)]
     groups = [row.group for row in rows]
-    loud = [Statement(sentence, "loud") for sentence in not_to_be_quoted(groups)]
+    loud = [Statement(sentence, "loud") for sentence in doubts_about_accuracy(groups)]
     needed = [Statement(sentence) for sentence in needed_sentences(groups)]
     return [*loud, *(statement for statement in told if statement is not None), *needed]
 
@@ -97,13 +97,14 @@ class Judged:
 
 
 def fair_comparison(row: Row, rows: Sequence[Row]) -> Comparison:
-    """With the most accurate of the vanillas that differ from the row's own in how they are optimized."""
+    """With the most accurate of the vanillas that differ from the row's own in how they are optimized: on validation
+    images, as to choose by what is then quoted would favour whatever was luckiest there."""
     own = row.comparison.baseline
     if own is None or not row.comparison.of_vanilla or row.comparison.is_reference:
         return row.comparison
     others = [other.group for other in rows if other.comparison.is_reference and other.is_reference]
     alike = [group for group in others if _differ_in_training(group, own)]
-    best = max([own, *alike], key=lambda group: group.mean(group.accuracy) or 0.0)
+    best = max([own, *alike], key=lambda group: group.mean(VALIDATION) or 0.0)
     return row.comparison if best is own else Comparison(row.group, best)
 
 
@@ -145,13 +146,9 @@ def _savings(judged: Sequence[Judged]) -> Statement | None:
     elif spread:
         text = f"No {subject} configuration keeps the accuracy of {vanilla}. "
         text += f"Nearest is {name} ({_told_difference(best)}); it {costs}."
-        if _is_without_width(best.comparison.pairing):
-            text += _doubt(best.comparison.pairing)
     else:
-        text = (
-            f"Compared with {vanilla}, {name} {costs}; accuracy {_told_difference(best)}. One seed cannot tell such a "
-            "difference from noise: repeat with several seeds before quoting it."
-        )
+        text = f"Compared with {vanilla}, {name} {costs}; accuracy {_told_difference(best)}."
+        text += _without_test(best)
     return Statement(text, "main")
 
 
@@ -199,8 +196,8 @@ def _told_difference(one: Judged) -> str:
 
 def _doubt(pairing: Paired | None) -> str:
     """Of a difference that is within noise, and need not be none for that."""
-    if _is_without_width(pairing):
-        return " All seeds differ by just as much, as happens with few seeds or test images: repeat with more of them."
+    if pairing is not None and pairing.without_scatter:  # by zero
+        return " All seeds agree exactly, as happens with few seeds or test images."
     if pairing is None or pairing.interval is None:
         return " Without equal seeds there is no interval, so the two must not be called equal."
     low, high = pairing.interval
@@ -209,9 +206,13 @@ def _doubt(pairing: Paired | None) -> str:
     return ""
 
 
-def _is_without_width(pairing: Paired | None) -> bool:
-    """Whether all differences are the same one, of which a t-test says more than it knows."""
-    return pairing is not None and pairing.interval is not None and pairing.low == pairing.high != 0
+def _without_test(one: Judged) -> str:
+    """Why a difference is neither told from noise nor called noise."""
+    if one.verdict == "n=1, no spread":
+        return " One seed cannot tell such a difference from noise: repeat with several seeds before quoting it."
+    if one.comparison.pairing is None:
+        return " Accuracies that are the same for every seed show no noise to tell it from: repeat with more seeds."
+    return " All seeds differ by just as much, as happens with few seeds or test images: repeat with more of them."
 
 
 def _points(one: Judged) -> str:
