@@ -1,6 +1,7 @@
 """Hydra's launchers (joblib, submitit, Ray) with what a sweep that is to survive needs beyond them.
 
-- A job whose process dies (out of memory, a lost machine) is one failed job: the others end, and the report is written.
+- A job whose process dies (out of memory, a lost machine) is one failed job: the others go on to their end, the report
+  is written, and the sweep's exit status is 1.
 - A signal to the sweep's process reaches the jobs' processes on this machine, which save a checkpoint.
 
 Each class takes the options of the launcher behind it, which is imported when it is used.
@@ -17,16 +18,21 @@ from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
+from omegaconf import OmegaConf
 
 from wasi.errors import Interrupted
 from wasi.runs.ending import one_line, print_error
+from wasi.runs.launching import note_launched
 from wasi.runs.lock import is_at_work
 from wasi.runs.result import FILE_NAME, read_result
+from wasi.runs.tuning import folder_of
 
 _SECONDS_TO_SAVE = 60.0
 
 
 class _Launcher(Launcher):
+    """What they have in common; `inner` is the class of Hydra's own launcher behind one of them, in `module`."""
+
     module = inner = ""
     forwarded: int | None = None  # what its processes on this machine are sent when this one is told to stop
 
@@ -36,12 +42,23 @@ class _Launcher(Launcher):
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
         self.launcher = getattr(import_module(f"hydra_plugins.{self.module}"), self.inner)(**self.options)
         self.launcher.setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        self.loader, self.config = hydra_context.config_loader, config
         self.folder = Path(config.hydra.sweep.dir)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         forwarding = nullcontext() if self.forwarded is None else _forwarding(self.forwarded, self.folder)
         with forwarding:
-            return self.launch_all(job_overrides, initial_job_idx)
+            returns = self.launch_all(job_overrides, initial_job_idx)
+        for words, job in zip(job_overrides, returns, strict=True):
+            if job.hydra_cfg is None:
+                job.hydra_cfg = OmegaConf.create({"hydra": {"runtime": {"output_dir": self._folder_here(words)}}})
+            note_launched(folder_of(job))
+        return returns
+
+    def _folder_here(self, words: Sequence[str]) -> str:
+        """The folder that a job would have if it ran in this process."""
+        subdir = self.loader.load_sweep_config(self.config, list(words)).hydra.sweep.subdir
+        return os.path.abspath(self.folder / str(subdir))
 
     def launch_all(self, jobs: Sequence[Sequence[str]], first: int) -> Sequence[JobReturn]:
         return self.launcher.launch(jobs, initial_job_idx=first)
@@ -116,7 +133,7 @@ def _answered(owner: Any, name: str, errors: tuple, answer: Callable[[JobReturn]
 
 
 def _lost() -> JobReturn:
-    """Of a job that returned nothing; its result.json, where it has one, says `running`, which counts as failed."""
+    """Of a job that returned nothing. It has failed: it left no result.json, or one that says `running`."""
     lost = JobReturn()
     lost.return_value, lost.status = None, JobStatus.COMPLETED
     return lost

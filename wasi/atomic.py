@@ -2,6 +2,7 @@
 
 import glob
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,24 +26,59 @@ def replacing(path: Path) -> Iterator[Path]:
     No temporary file is left behind by a failure; one that kills the process leaves `path` as it was. The new file
     can be read by whom the user's umask lets, whatever the library that writes it thinks.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        yield temporary
-        os.chmod(temporary, mode)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with _put_in_place(temporary, path):
+            yield temporary
     finally:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def replacing_from_folder(path: Path) -> Iterator[Path]:
+    """As `replacing`, with the temporary file in a folder of its own.
+
+    For a library that writes into a temporary file of its own making beside the file that it is given (safetensors:
+    `.tmp` and six random letters). What a kill leaves of that tells nobody whose it is; the folder around it does.
+    """
+    folder = _temporary(path)
+    try:
+        folder.mkdir(exist_ok=True)
+        with _put_in_place(folder / path.name, path):
+            yield folder / path.name
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+@contextmanager
+def _put_in_place(temporary: Path, path: Path) -> Iterator[None]:
+    temporary.touch()
+    mode = temporary.stat().st_mode
+    yield
+    os.chmod(temporary, mode)
+    with open(temporary, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
 def remove_leftovers(path: Path) -> None:
-    """Delete what processes of this machine that were killed inside `replacing(path)` have left beside it."""
+    """Delete what processes of this machine that were killed inside `replacing(path)` or `replacing_from_folder(path)`
+    have left beside it."""
     import psutil
 
-    for file in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        process = file.name.split(".")[-2]
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        process = left.name.split(".")[-2]
         if process.isdecimal() and not psutil.pid_exists(int(process)):
-            file.unlink(missing_ok=True)
+            remove(left)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, or a folder with all that is in it."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -21,12 +21,12 @@ from wasi.report.load import Run, Unusable, read_run
 from wasi.report.origins import waited, was_busy
 from wasi.report.write import printable
 from wasi.runs.plan import read_plan, read_planned
-from wasi.runs.result import FILE_NAME
+from wasi.runs.result import BENCH_FILE_NAME, FILE_NAME
 from wasi.status import clock, duration, jobs, not_begun, seconds_left
 
 log = logging.getLogger(__name__)
 
-_FILES = (FILE_NAME, "bench.json")
+_FILES = (FILE_NAME, BENCH_FILE_NAME)
 _NUMBERS = (PEAK, STEP, INFERENCE, FLOPS)
 
 

@@ -22,10 +22,10 @@ from wasi.cli import run_cli
 from wasi.errors import UserError
 from wasi.runs.lock import is_at_work
 from wasi.runs.plan import read_plan, read_planned
-from wasi.runs.result import FILE_NAME, read_result
+from wasi.runs.result import BENCH_FILE_NAME, FILE_NAME, read_result
 
 _ORDER = ("completed", "running", "interrupted", "failed", "diverged", "invalid", "died")
-_RESULTS = {FILE_NAME: "train.log", "bench.json": "bench.log"}  # what a job leaves, and its log
+_RESULTS = {FILE_NAME: "train.log", BENCH_FILE_NAME: "bench.log"}  # what a job leaves, and its log
 _EPOCH = re.compile(r"(epoch|round) (\d+)/(\d+):")
 _SILENT = 600.0  # seconds without a written line, from which on they are told
 _TAIL = 4096  # bytes at the end of a log, in which the last epoch is looked for

@@ -93,9 +93,9 @@ def test_jobs_are_told_apart_by_what_differs(tmp_path):
         ],
     )
     assert sorted(labels(read_jobs(tmp_path))) == [
-        "wasi 0.8 scope=all memory=lean",
-        "wasi 0.8 scope=all memory=plain",
-        "wasi 0.8 scope=mlp memory=plain",
+        "wasi 0.8, all, memory=lean",
+        "wasi 0.8, all, memory=plain",
+        "wasi 0.8, mlp, memory=plain",
     ]
 
 
@@ -105,8 +105,8 @@ def test_a_device_or_an_optimizer_is_told_by_the_name_of_its_group(tmp_path):
         job["config"] |= {"device": {"name": device}, "optimizer": {"_target_": optimizer}}
     write_sweep(tmp_path, jobs)
     assert sorted(labels(read_jobs(tmp_path))) == [
-        "wasi 0.8 optimizer=AdamW device=cuda",
-        "wasi 0.8 optimizer=SGD device=cpu",
+        "wasi 0.8, optimizer=AdamW, device=cuda",
+        "wasi 0.8, optimizer=SGD, device=cpu",
     ]
 
 

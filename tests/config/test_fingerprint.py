@@ -148,6 +148,8 @@ FIXED = ["rank.activation_selection=fixed", "rank.activation_ranks=[2,2,2]"]
         (["method=vanilla", "train.monitor=true"], "rank.weight_epsilon=0.5", False),
         (["train.memory=lean"], "train.chunk_size=16", False),
         (["train.memory=lean"], "train.segment_size=2", False),
+        (["train.memory=lean", "train.memory_budget_mib=900"], "train.chunk_size=16", True),
+        (["train.memory=lean", "train.memory_budget_mib=900"], "train.storage=bfloat16", False),
         (["train.memory=lean"], "train.storage=bfloat16", False),
         (["train.memory=lean"], "train.storage=float32", True),
         (["dataset.batch_size=64"], "train.micro_batch_size=64", False),

@@ -28,6 +28,8 @@ def test_everything_that_is_shipped_is_known(file, config, compose_config):
         (["+logger.groups=x"], "logger.groups=x: allowed is one of logger."),
         (["+rank.epsilon=0.3"], "rank.epsilon=0.3: allowed is one of rank.activation_epsilon, "),
         (["~train.epochs"], "~train.epochs=: allowed is only what a run does without"),
+        (["~seed"], "~seed=: allowed is only what a run does without"),
+        (["~sweep"], "~sweep=: allowed is only what a run does without"),
         (["method.activations.epsilon=5"], "method.activations.epsilon=5: allowed is a number in (0, 1]"),
         (["method.name=foo"], "method.name=foo: allowed is asi, "),
         (["method.seed=abc"], "method.seed=abc: allowed is a whole number from 0 up"),

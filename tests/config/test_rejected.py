@@ -67,6 +67,33 @@ def test_a_number_in_the_place_of_a_choice_is_one_line(word, compose_config):
     assert str(rejected(error.value, [word])).startswith(f"{word}: allowed is eps_0.4, eps_0.5, ")
 
 
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("~model=1", "model=NAME to choose another, of deit_tiny_patch16_224, "),
+        ("~model=swin_t", "model=NAME to choose another, of deit_tiny_patch16_224, "),
+        ("~rank=[1]", "rank=NAME to choose another, of eps_0.4, "),
+        ("~hydra/launcher=1", "hydra/launcher=NAME to choose another, of joblib, "),
+        ("~optimizer={a:1}", "optimizer=NAME to choose another, of adamw, "),
+        ("~dataset.root=3", "dataset.root=VALUE to set another; what it has is data"),
+        ("~seed=3", "seed=VALUE to set another; what it has is 233"),
+        ("~train=5", "train.OPTION=VALUE, to set what is in it"),
+        ("~nothing=1", "an option that can be taken away; "),
+        ("~train.nothing=1", "an option that can be taken away; "),
+        ("~model@foo=bar", "an option that can be taken away; "),
+        ("~=1", "an option that can be taken away; "),
+    ],
+)
+def test_what_cannot_be_taken_away_is_one_line(word, told, compose_config):
+    found = line(compose_config, word, words=[word])
+    assert found.startswith(f"{word}: allowed is {told}") and "\n" not in found
+
+
+@pytest.mark.parametrize("word", ["~nothing", "~train.nothing", "~model@foo", "~hydra.run.dir"])
+def test_without_a_value_too(word, compose_config):
+    assert line(compose_config, word, words=[word]).startswith(f"{word}=: allowed is an option that can be taken away;")
+
+
 def test_a_list_in_the_place_of_a_mapping_is_told_how(compose_config):
     mapping = "tune.lr={sgd: [0.1], adamw: [0.2]}"
     found = line(compose_config, mapping, "tune.lr=[0.3,0.4]")

@@ -2,8 +2,10 @@
 
 import importlib.util
 import os
+import re
 import signal
 import sys
+import textwrap
 import time
 
 import psutil
@@ -157,20 +159,35 @@ open(f"{HERE}/{job}.state", "w").write("COMPLETED" if code == 0 else "FAILED")
 '''
 
 
-def test_slurm_as_a_stand_in_speaks_it(tmp_path, monkeypatch):
+SLURM_HERE = ("hydra/launcher=submitit_slurm", "hydra.launcher.gpus_per_node=0", "hydra.launcher.partition=some")
+
+
+def stand_in(tmp_path, monkeypatch, **instead):
+    """Put a Slurm of this machine into PATH; `instead` has other bodies for its commands."""
+    launcher("submitit_local")
     here = tmp_path / "slurm"
     here.mkdir()
     head = f"#!{sys.executable}\nimport os, re, subprocess, sys\nHERE = {str(here)!r}\n"
-    for name, body in SLURM.items():
-        lines = [line[8:] for line in body.splitlines()]
-        (here / name).write_text(head + "\n".join(lines) + "\n")
+    for name, body in {**SLURM, **instead}.items():
+        (here / name).write_text(head + textwrap.dedent(body))
         (here / name).chmod(0o755)
     (here / "work.py").write_text(head + WORK)
     monkeypatch.setenv("PATH", f"{here}:{os.environ['PATH']}")
-    launcher("submitit_local")
+
+
+def test_a_task_that_slurm_loses_fails_the_sweep_and_is_named(tmp_path, monkeypatch):
+    lost = f"if os.environ['SLURM_ARRAY_TASK_ID'] == '1':\n    os._exit(137)\n{textwrap.dedent(SLURM['srun'])}"
+    stand_in(tmp_path, monkeypatch, srun=lost)
+    status, told = run(*SLURM_HERE, "-m", "sweep=s", "method=vanilla", "seed=0,1", "train.epochs=1", cwd=tmp_path)
+    named = re.search(r"^error: multirun/s/vanilla-\S*-s1-\w+: failed: it left no result.json$", told, re.MULTILINE)
+    assert status == 1 and named and "\nTraceback" not in told, told
+    assert [state for state, *_ in outcome(tmp_path / "multirun/s").values()] == ["completed"]
+
+
+def test_slurm_as_a_stand_in_speaks_it(tmp_path, monkeypatch):
+    stand_in(tmp_path, monkeypatch)
     words = ("-m", "sweep=s", "method=wasi", "seed=0,1", "train.epochs=12")
-    slurm = ("hydra/launcher=submitit_slurm", "hydra.launcher.gpus_per_node=0", "hydra.launcher.partition=some")
-    process = start(*slurm, *words, cwd=tmp_path)
+    process = start(*SLURM_HERE, *words, cwd=tmp_path)
     deadline = time.monotonic() + 300
     job = None
     while job is None and time.monotonic() < deadline:

@@ -8,7 +8,7 @@ import torch
 
 from tests.small import applied
 from tests.small import method as make
-from wasi.measure.run import measure_run
+from wasi.measure.run import count_parameters, measure_run
 from wasi.training.build_step import build_step
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "measurement.md"
@@ -21,6 +21,12 @@ def test_the_time_of_whitening_is_told_of_a_dense_model_too(optimizer, timed, co
     step = build_step(applied("timm_vit", "vanilla"), lambda x: x.float(), cfg)
     found = measure_run(cfg, make("vanilla"), step, (images, torch.arange(4)), ())
     assert ("time/subspace_ms_p50" in found) == timed == (found["flops/train_subspace"] > 0)
+
+
+def test_a_quantised_base_has_as_many_parameters_as_the_weights_that_it_stands_for():
+    """So LoRA on it does not look like a smaller net; what trains is the same."""
+    dense, quantised = (count_parameters(applied("timm_vit", "lora", **base)) for base in ({}, {"base": "int8"}))
+    assert quantised == dense
 
 
 @pytest.mark.parametrize("memory", ["plain", "lean"])

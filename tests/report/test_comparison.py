@@ -11,11 +11,12 @@ from wasi.report.comparison import Comparison, compare
 from wasi.report.groups import blocks_of
 from wasi.report.load import read_runs
 from wasi.report.needed import needed_sentences
-from wasi.report.origins import one_machine
+from wasi.report.origins import one_machine, was_busy
 from wasi.report.summary import front_of
 from wasi.runs.tuning import Row, TunedRow, write_tuning
 
 PC = copy.deepcopy(fakes.PROVENANCE) | {"machine": {"processor": "EPYC", "architecture": "x86_64", "hostname": "pc"}}
+PC_TIMES = {"machine": PC["machine"], "threads": PC["threads"]}
 
 
 def add(folder, name, epsilon, seed, acc, options=None, **fields):
@@ -78,6 +79,17 @@ def test_one_run_on_two_machines_is_two_rows_and_neither_is_left_out(tmp_path):
         assert comparison.baseline.hardware == comparison.group.hardware
     printed = write_report([tmp_path])
     assert printed.count("EPYC, x86_64, 4 threads") >= 2 and "machine" in printed
+
+
+def test_times_measured_later_are_those_of_the_machine_that_measured(tmp_path):
+    """Trained on a busy Pi without measuring, then measured on a PC that had nothing else to do."""
+    later = copy.deepcopy(fakes.PROVENANCE) | {"cpu_wait_share": 0.5, "measured": {"start": "later", **PC_TIMES}}
+    for seed, provenance in enumerate((PC, later, fakes.PROVENANCE)):
+        add(tmp_path, "vanilla", None, seed, 0.8, provenance=provenance)
+    runs = read_runs([tmp_path])[0]
+    (block,) = blocks_of(runs)
+    assert [group.seeds for group in block.groups] == [[2], [0, 1]]
+    assert not was_busy(runs)
 
 
 def test_benchmarks_on_two_gpus_of_one_machine_are_two_rows(tmp_path):

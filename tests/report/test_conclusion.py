@@ -8,11 +8,16 @@ from tests.report import fakes
 from tests.report.test_page import rich, rows
 from wasi.report.page import conclusion
 from wasi.report.page.cells import columns
+from wasi.runs.tuning import Row, TunedRow, write_tuning
 
 
 def told(folder):
     found = conclusion.of_block(rows(folder))
     return " ".join(statement.text for statement in found)
+
+
+def column(folder, title):
+    return next(found for found in columns(rows(folder)) if found.title == title)
 
 
 def test_equal_accuracy_is_told_with_its_interval_and_what_is_saved(tmp_path):
@@ -45,6 +50,15 @@ def test_one_seed_tells_no_difference_from_noise(tmp_path):
     rich(tmp_path, 0.9, "vanilla", None)
     rich(tmp_path, 0.89)
     assert "One seed cannot tell such a difference from noise" in told(tmp_path)
+
+
+def test_the_best_vanilla_is_not_chosen_by_test_accuracy(tmp_path):
+    for rate, val, test in ((0.1, 0.9, 0.7), (0.001, 0.5, 0.95)):
+        numbers = fakes.metrics(val, **{"test/acc": test})
+        fakes.write(tmp_path, numbers, fakes.config(options={"optimizer.lr": rate}))
+    numbers = fakes.metrics(0.8, 0.5, **{"test/acc": 0.8})
+    fakes.write(tmp_path, numbers, fakes.config("wasi", 0.8, options={"optimizer.lr": 0.001}))
+    assert "Compared with “vanilla, lr=0.1”" in told(tmp_path)
 
 
 def test_savings_are_told_against_the_vanilla_that_was_tuned_best(tmp_path):
@@ -148,4 +162,55 @@ def test_equal_differences_of_few_seeds_are_doubted(tmp_path):
     for seed in (0, 1):
         rich(tmp_path, 0.9 + 0.01 * seed, "vanilla", None, seed)
         rich(tmp_path, 0.89 + 0.01 * seed, "wasi", 0.8, seed)
-    assert "All seeds differ by just as much" in told(tmp_path)
+    text = told(tmp_path)
+    assert "accuracy −1.00 points, 2 seeds. All seeds differ by just as much" in text
+    assert "One seed" not in text and "No WASI" not in text and "Accuracy below" not in text
+    (note,) = (cell.note for cell in column(tmp_path, "Δ vanilla").cells if cell.note)
+    assert note == "the same for every seed"
+
+
+def test_a_difference_of_none_on_every_seed_is_no_proof_of_equality(tmp_path):
+    for seed in (0, 1):
+        rich(tmp_path, 0.9 + 0.01 * seed, "vanilla", None, seed)
+        rich(tmp_path, 0.9 + 0.01 * seed, "wasi", 0.8, seed)
+    assert "(+0.00 points, 2 seeds)" in told(tmp_path) and "All seeds agree exactly" in told(tmp_path)
+
+
+def test_seeds_that_all_have_one_accuracy_and_are_not_vanillas_give_no_verdict(tmp_path):
+    for seed in (0, 1):
+        rich(tmp_path, 0.9, "vanilla", None, seed)
+        rich(tmp_path, 0.8, "wasi", 0.8, seed + 5)
+    assert "show no noise to tell it from" in told(tmp_path)
+
+
+def test_what_was_tuned_and_an_imbalance_stand_in_the_first_table(tmp_path):
+    numbers = fakes.metrics(0.95, **{"val/balanced_acc": 0.5})
+    job = fakes.write(tmp_path, numbers, fakes.config()).parent.name
+    grid = [{"optimizer.lr": 0.05}, {"optimizer.lr": 0.1}]
+    tried = TunedRow(Row("vanilla", {}, grid), [job, "other"], [(0.95,), (0.9,)], ["completed"] * 2)
+    write_tuning(tmp_path, "0", [tried], ["val/acc"])
+    assert [cell.text for cell in column(tmp_path, "Tuned").cells] == ["lr=0.05 (on the edge)"]
+    assert [cell.text for cell in column(tmp_path, "Balanced").cells] == ["0.5000"]
+
+
+def test_without_tuning_and_imbalance_there_are_no_such_columns(tmp_path):
+    fakes.write(tmp_path, fakes.metrics(0.95, **{"val/balanced_acc": 0.94}), fakes.config())
+    assert not {"Tuned", "Balanced"} & {found.title for found in columns(rows(tmp_path))}
+
+
+def test_the_row_told_of_is_not_the_one_whose_noise_hides_most(tmp_path):
+    """Of two rows that no test tells from vanilla, the cheaper one is 7 points below it, by two seeds far apart."""
+    for seed, noise in enumerate((0.005, -0.006)):
+        rich(tmp_path, 0.9, "vanilla", None, seed)
+        rich(tmp_path, 0.83 + 8 * noise, "wasi", 0.4, seed)
+        fakes.write(tmp_path, fakes.metrics(0.895 + noise, 0.8), fakes.config("wasi", 0.8, seed))
+    assert "The accuracy of wasi 0.8 cannot be told apart from that of vanilla (−0.55 points" in told(tmp_path)
+
+
+def test_a_long_list_of_rows_within_noise_is_counted(tmp_path):
+    for seed, noise in enumerate((0.01, -0.01)):
+        rich(tmp_path, 0.9, "vanilla", None, seed)
+        for epsilon in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9):
+            rich(tmp_path, 0.9 + noise, "wasi", epsilon, seed)
+    text = told(tmp_path)
+    assert "7 of 7 rows are within noise of vanilla's accuracy (≈ in the table): no difference shown, nor" in text

@@ -51,10 +51,19 @@ def test_spread_and_noise_are_marked(tmp_path):
     for seed, acc in enumerate((0.90, 0.91, 0.92)):
         fakes.write(tmp_path, fakes.metrics(acc), fakes.config("vanilla", None, seed))
         fakes.write(tmp_path, fakes.metrics(acc - 0.002 + 0.003 * (seed % 2)), fakes.config("wasi", 0.8, seed))
-        fakes.write(tmp_path, fakes.metrics(acc - 0.3), fakes.config("wasi", 0.4, seed))
+        fakes.write(tmp_path, fakes.metrics(acc - 0.3 - 0.001 * (seed % 2)), fakes.config("wasi", 0.4, seed))
     table = text(tmp_path)
     assert "0.9100±0.0100" in table
     assert "≈" in row(table, "wasi", "0.8") and "≈" not in row(table, "wasi", "0.4")
+
+
+def test_a_difference_that_is_the_same_for_every_seed_is_not_tested_and_says_why(tmp_path):
+    for seed, acc in enumerate((0.90, 0.91, 0.92)):
+        fakes.write(tmp_path, fakes.metrics(acc), fakes.config("vanilla", None, seed))
+        fakes.write(tmp_path, fakes.metrics(acc - 0.3), fakes.config("wasi", 0.8, seed))
+    table = text(tmp_path)
+    assert "-0.3000 (no spread)" in table and "≈" not in row(table, "wasi", "[1]")
+    assert "[1] the difference is the same for all 3 seeds" in table
 
 
 def test_a_differing_option_has_its_column(tmp_path):

@@ -168,3 +168,11 @@ def test_an_imbalanced_data_set_does_not_look_fine(tmp_path, balanced, shown):
     fakes.write(tmp_path, numbers, fakes.config())
     printed = write_report([tmp_path])
     assert ("  balanced" in printed) == shown and (f"{balanced:.4f}" in printed) == shown
+
+
+@pytest.mark.parametrize("source", ["train", "test"])
+def test_a_choice_made_on_test_images_is_told_loudly(source, tmp_path):
+    fakes.write(tmp_path, fakes.metrics(0.9), fakes.config(options={"dataset.val_source": source}))
+    printed = write_report([tmp_path])
+    assert ("Nothing is held out" in printed) == (source == "test")
+    assert ("**Nothing is held out" in (tmp_path / "report.md").read_text(encoding="utf-8")) == (source == "test")

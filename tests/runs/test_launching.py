@@ -5,13 +5,19 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from omegaconf import OmegaConf
 
+from hydra_plugins.launchers import _Launcher, _lost
 from wasi.config import hardware
 from wasi.errors import UserError
 from wasi.runs import launching, places
 from wasi.runs.launching import prepare_launcher
+from wasi.runs.result import write_json
+from wasi.runs.sweep import SweepCallback
+from wasi.runs.tuning import folder_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -73,6 +79,13 @@ def test_a_launcher_that_is_not_installed_is_one_line(config, monkeypatch):
         prepare_launcher(cfg)
 
 
+def test_slurm_where_there_is_none_is_one_line(config, monkeypatch, tmp_path):
+    cfg = config("submitit_slurm")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match=r"^hydra/launcher=submitit_slurm: allowed is joblib or submitit_local on "):
+        prepare_launcher(cfg)
+
+
 TAKE = "import os, sys; from wasi.runs.places import take_place; take_place()\n"
 TAKE += "print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); sys.stdin.read()"
 
@@ -100,3 +113,49 @@ def test_where_nothing_is_offered_nothing_is_taken(monkeypatch):
     places.take_place.cache_clear()
     assert places.take_place() is None
     places.take_place.cache_clear()
+
+
+class _Answers(_Launcher):
+    """A launcher of which the inner one gives back what a test says."""
+
+    def __init__(self, config, loader, answers):
+        super().__init__()
+        self.config, self.loader, self.folder = config, loader, Path(config.hydra.sweep.dir)
+        self.launcher = SimpleNamespace(launch=lambda jobs, initial_job_idx: answers)
+
+
+def _returned(folder):
+    job = _lost()
+    job.hydra_cfg = OmegaConf.create({"hydra": {"runtime": {"output_dir": str(folder)}}})
+    return job
+
+
+class _Quiet(SweepCallback):
+    def report(self, folder):
+        return ""
+
+
+def test_a_job_that_left_nothing_fails_its_sweep_wherever_it_ran(tmp_path, capsys):
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}, "callbacks": {}}})
+    loader = SimpleNamespace(
+        load_sweep_config=lambda config, words: OmegaConf.create({"hydra": {"sweep": {"subdir": f"here-{words[0]}"}}})
+    )
+    callback, jobs = _Quiet(), [["seed=1"], ["seed=2"], ["seed=3"]]
+    callback._before = {}
+    (tmp_path / "elsewhere-1").mkdir()
+    write_json(tmp_path / "elsewhere-1/result.json", {"status": "completed", "error": None})
+
+    launching.forget_launched()
+    answers = [_returned(tmp_path / "elsewhere-1"), _returned(tmp_path / "elsewhere-2"), _lost()]
+    assert _Answers(config, loader, answers).launch(jobs, 0) == answers
+    with pytest.raises(SystemExit) as stop:
+        callback.on_multirun_end(config)
+    told = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 1 and told == [
+        f"error: {tmp_path}/{name}: failed: it left no result.json" for name in ("elsewhere-2", "here-seed=3")
+    ]
+    assert folder_of(answers[2]) == tmp_path / "here-seed=3"  # a sweeper that tunes looks for its result there
+
+    launching.forget_launched()
+    _Answers(config, loader, answers[:1]).launch(jobs[:1], 0)
+    callback.on_multirun_end(config)

@@ -2,13 +2,15 @@
 
 import json
 import subprocess
+import sys
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from wasi.runs import provenance as module
-from wasi.runs.provenance import provenance
+from wasi.runs.provenance import gpu, provenance
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,3 +53,9 @@ def test_a_dirty_checkout_is_told_from_a_clean_one(tmp_path, monkeypatch):
     assert module.code_version()["git_dirty"] is False  # what this process has loaded
     module.code_version.cache_clear()
     assert module.code_version()["git_dirty"] is True
+
+
+def test_a_gpu_is_named_by_the_runs_that_had_it(monkeypatch):
+    cuda = SimpleNamespace(is_initialized=lambda: True, get_device_name=lambda: "H100")
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    assert gpu("cuda") == {"cuda": "H100"} and gpu("cpu") == {}

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterable
 
-from wasi.bench.jobs import BenchJob, labels
+from wasi.bench.jobs import BenchJob, by_block, labels
+from wasi.report.fields import in_turns
+from wasi.report.load import threads_of
 
 Cell = Callable[[dict, dict], str]  # metrics, ratio
 
@@ -21,14 +23,11 @@ def text(jobs: list[BenchJob]) -> str:
     """Both tables for each model, data set and batch size."""
     if not jobs:
         return "no benchmark job was measured"
-    blocks: dict[tuple, list[BenchJob]] = {}
-    for job in jobs:
-        blocks.setdefault(job.block, []).append(job)
-    return "\n\n".join([*(_block(block, members) for block, members in blocks.items()), "\n".join(LEGEND)])
+    return "\n\n".join([*map(_block, by_block(jobs)), "\n".join(LEGEND)])
 
 
-def _block(block: tuple, jobs: list[BenchJob]) -> str:
-    model, dataset, batch = block
+def _block(jobs: list[BenchJob]) -> str:
+    model, dataset, batch = jobs[0].block
     rows = [
         *_baseline_row(jobs),
         *((label, j.metrics, j.ratio) for label, j in zip(labels(jobs), jobs, strict=True)),
@@ -67,9 +66,8 @@ def _baseline_row(jobs: list[BenchJob]) -> list[tuple[str, dict, dict]]:
 
 def _machine(jobs: list[BenchJob]) -> str:
     environment = jobs[0].content["environment"]
-    threads = environment.get("threads", {}).get("torch")
     where = environment.get("cuda") or environment["machine"]["processor"]
-    return f"{where}, {threads} threads" if threads else where
+    return ", ".join(filter(None, [where, threads_of(jobs[0].run)]))
 
 
 def _table(columns: dict[str, Cell], rows: list[tuple[str, dict, dict]]) -> list[str]:
@@ -88,14 +86,7 @@ def _value(name: str, scale: float = 1.0) -> Cell:
 
 
 def _ratio(name: str) -> Cell:
-    def cell(_, ratio: dict) -> str:
-        r = ratio.get(name)
-        if r is None:
-            return "-"
-        interval = r.get("low") != r.get("high")
-        return f"{r['p50']:.2f}×" + (f" [{r['low']:.2f}, {r['high']:.2f}]" if interval else "")
-
-    return cell
+    return lambda _, ratio: in_turns(ratio.get(name))
 
 
 def _spread(kind: str) -> Cell:

@@ -30,7 +30,7 @@ def _how(cfg: DictConfig) -> dict:
         bench = plain(cfg.bench, resolve=True)
         bench.pop("rerun", None)
         if not bench.get("data"):
-            bench.pop("data", None)  # as before there was this option
+            bench.pop("data", None)  # jobs measured before this option existed keep their names
         own_ranks = bench.get("baseline_recipe") is not None or not reads_rank(str(bench.get("baseline")))
         rank = None if own_ranks else plain(cfg.rank, resolve=True)
     except Exception:

@@ -1,41 +1,33 @@
 """The benchmark jobs of a sweep, as the table, the CSV file and the figure want them."""
 
-import json
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from wasi.bench.measure_job import FILE_NAME
-from wasi.config.relevance import relevant
-from wasi.methods.declared import place
-from wasi.report.groups import short_names
-from wasi.report.options import (
-    NAMED,
-    dataset_label,
-    epsilon_label,
-    flat,
-    model_label,
-    select,
-    show,
-    show_option,
-    weight_epsilon,
-)
-from wasi.runs.result import read_result
+from wasi.report.groups import Block, Group, block_of, row_names, row_order
+from wasi.report.load import Run, Unusable, read_run
+from wasi.report.options import dataset_label, model_label, result_options, select, show
+from wasi.report.series import series_of
+from wasi.runs.result import BENCH_FILE_NAME, read_result
 
 _NOT_OF_A_STEP = ("scheduler.", "train.epochs")
 
 
 @dataclass(frozen=True)
 class BenchJob:
-    """One bench.json. `options`: flat configuration, of what may differ between two jobs of one model."""
+    """One bench.json: what it holds, and what reports read of it."""
 
-    path: Path
     content: dict
-    options: dict[str, Any] = field(default_factory=dict)
+    run: Run
+
+    @property
+    def path(self) -> Path:
+        return self.run.path
 
     @property
     def config(self) -> dict:
-        return self.content["config"]
+        return self.run.config
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -47,74 +39,58 @@ class BenchJob:
 
     @property
     def status(self) -> str:
-        return self.content["status"]
+        return self.run.status
 
     @property
     def method(self) -> str:
         return str(select(self.config, "method.name"))
 
     @property
+    def group(self) -> Group:
+        """The job as a row of its own, whatever others are like it."""
+        options = result_options(self.config)
+        return Group((self.run,), {k: v for k, v in options.items() if not k.startswith(_NOT_OF_A_STEP)})
+
+    @property
     def block(self) -> tuple[str, str, str]:
         """What a table and a figure have in common: model, data, batch size."""
-        return (
-            model_label(self.config),
-            dataset_label(self.config),
-            show(select(self.config, "dataset.batch_size")),
-        )
+        return model_label(self.config), dataset_label(self.config), show(select(self.config, "dataset.batch_size"))
 
 
 def read_jobs(folder: Path) -> list[BenchJob]:
-    """All jobs below `folder`: blocks together, within one method by method, thresholds ascending."""
+    """All jobs below `folder`: blocks together, within one as in every report."""
     found = []
-    for path in sorted(folder.rglob(FILE_NAME)):
-        content = read_result(path.parent, FILE_NAME)
-        if content is not None:
-            found.append(BenchJob(path, content, _options(content["config"])))
-    blocks = list(dict.fromkeys(job.block for job in found))
-    return sorted(found, key=lambda job: (blocks.index(job.block), *_place(job)))
+    for path in sorted(folder.rglob(BENCH_FILE_NAME)):
+        content = read_result(path.parent, BENCH_FILE_NAME)
+        with suppress(Unusable):  # report.html of the same folder says why
+            found.append(BenchJob(content or {}, read_run(path)))
+    return [job for jobs in by_block(found) for job in sorted(jobs, key=lambda job: row_order(job.group))]
+
+
+def by_block(jobs: Iterable[BenchJob]) -> list[list[BenchJob]]:
+    """The jobs of each block, in order of appearance."""
+    found: dict[tuple, list[BenchJob]] = {}
+    for job in jobs:
+        found.setdefault(job.block, []).append(job)
+    return list(found.values())
 
 
 def labels(jobs: list[BenchJob]) -> list[str]:
-    """A name per job of one block: its recipe, or method, thresholds, and the options in which jobs differ."""
-    recipes = [job.config.get("recipe") for job in jobs]
-    if all(recipes) and len(set(recipes)) == len(recipes):
-        return [str(recipe) for recipe in recipes]
-    return [_joined(job.method, epsilon_label(job.config), *shown) for job, shown in _with_differences(jobs)]
+    """A name per job of one block, as every report names its rows."""
+    block = _block(jobs)
+    return _for_each(jobs, zip(block.groups, row_names(block), strict=True))
 
 
 def series_names(jobs: list[BenchJob]) -> list[str]:
     """As `labels`, without the thresholds: equal for jobs that belong on one line of a figure."""
-    return [_joined(job.method, *shown) for job, shown in _with_differences(jobs)]
+    return _for_each(jobs, ((group, one.label) for one in series_of(_block(jobs)) for group in one.groups))
 
 
-def _with_differences(jobs: list[BenchJob]) -> list[tuple[BenchJob, list[str]]]:
-    names = short_names(_differing(jobs))
-    return [(job, _shown(job, names)) for job in jobs]
+def _block(jobs: list[BenchJob]) -> Block:
+    model, dataset, _ = jobs[0].block
+    return block_of(model, dataset, [job.group for job in jobs])
 
 
-def _joined(*parts: str | None) -> str:
-    return " ".join(part for part in parts if part)
-
-
-def _options(config: dict) -> dict[str, Any]:
-    options = {k: v for k, v in flat(relevant(config)).items() if not k.startswith(_NOT_OF_A_STEP)}
-    return {k: v for k, v in options.items() if k not in NAMED or k == "method.scope"}
-
-
-def _place(job: BenchJob) -> tuple:
-    return *place(job.method), weight_epsilon(job.config) or 0.0, epsilon_label(job.config) or "", str(job.path)
-
-
-def _differing(jobs: list[BenchJob]) -> list[str]:
-    """Keys with more than one value; a method's own options are compared within the method."""
-    values: dict[str, dict[str, set[str]]] = {}
-    for job in jobs:
-        for key, value in job.options.items():
-            own = key.startswith("method.") and key != "method.scope"
-            values.setdefault(key, {}).setdefault(job.method if own else "", set()).add(json.dumps(value))
-    return [key for key, families in values.items() if any(len(different) > 1 for different in families.values())]
-
-
-def _shown(job: BenchJob, names: dict[str, str]) -> list[str]:
-    """`NAME=VALUE` for every option of the job that `names` (dotted key -> name) has a name for."""
-    return [f"{name}={show_option(key, job.options[key])}" for key, name in names.items() if key in job.options]
+def _for_each(jobs: list[BenchJob], named: Iterable[tuple[Group, str]]) -> list[str]:
+    names = {group.runs[0].path: name for group, name in named}
+    return [names[job.path] for job in jobs]

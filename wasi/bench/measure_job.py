@@ -23,13 +23,12 @@ from wasi.errors import Interrupted
 from wasi.runs.ending import Ending, ending_of, tell
 from wasi.runs.inputs import check_inputs
 from wasi.runs.provenance import machine, provenance
-from wasi.runs.result import read_result, write_json
+from wasi.runs.result import BENCH_FILE_NAME, read_result, write_json
 from wasi.signals import uninterrupted
 from wasi.tracking import open_tracker
 
 log = logging.getLogger(__name__)
 
-FILE_NAME = "bench.json"
 CHILDREN_LOG = "processes.log"
 
 
@@ -78,7 +77,7 @@ class Job:
         self.folder, self._start = folder, time.monotonic()
         self.fingerprint = bench_fingerprint(cfg)
         self.result = Measurement(Side(measured_config(cfg), rounds_per_run=cfg.bench.rounds), None)
-        self._previous = read_result(folder, FILE_NAME)
+        self._previous = read_result(folder, BENCH_FILE_NAME)
         self._begun = False
         self._provenance = provenance()
 
@@ -113,7 +112,7 @@ class Job:
             "config": self.result.ours.config,
         }
         content = {**head, **self.result.content(), "environment": self._environment()}
-        write_json(self.folder / FILE_NAME, content)
+        write_json(self.folder / BENCH_FILE_NAME, content)
 
     def _environment(self) -> dict:
         process = dict(self.result.process)

@@ -1,15 +1,14 @@
 """What a sweep of benchmark jobs leaves beside them: bench.csv, a figure per model, report.html, and text."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 from wasi.atomic import atomic_write_text
 from wasi.bench.bench_table import text
-from wasi.bench.jobs import BenchJob, read_jobs
-from wasi.report.csv_files import csv_text
+from wasi.bench.jobs import BenchJob, by_block, read_jobs
+from wasi.report.csv_files import csv_text, relative
 from wasi.report.options import select
-from wasi.report.origins import experiment_in
+from wasi.report.origins import experiment_of
 from wasi.report.write import file_part, gather, printable, write_images, write_page
 
 CSV_NAME = "bench.csv"
@@ -49,7 +48,7 @@ def bench_csv(jobs: list[BenchJob], base: Path) -> str:
 
 def _row(job: BenchJob, base: Path) -> dict[str, Any]:
     environment = job.content["environment"]
-    row = {"job": os.path.relpath(job.path.parent, base), "status": job.status, "error": job.content["error"]}
+    row = {"job": relative(job.path.parent, base), "status": job.status, "error": job.content["error"]}
     row |= {key: select(job.config, key) for key in _CONFIG}
     row |= {"baseline": select(job.config, "bench.baseline"), **job.metrics}
     row |= {f"baseline/{name}": value for name, value in (job.content["baseline"] or {}).get("metrics", {}).items()}
@@ -63,10 +62,9 @@ def _figures(jobs: list[BenchJob], folder: Path) -> list[str]:
     from wasi.bench.time_figure import draw
 
     names = []
-    for block in dict.fromkeys(job.block for job in jobs):
-        members = [job for job in jobs if job.block == block]
-        experiment = experiment_in([job.content["environment"] for job in members])
+    for members in by_block(jobs):
+        experiment = experiment_of([job.run for job in members])
         images = draw(members, experiment or "")
-        parts = [*filter(None, [experiment]), "time_vs_epsilon", *map(file_part, block)]
+        parts = [*filter(None, [experiment]), "time_vs_epsilon", *map(file_part, members[0].block)]
         names += write_images(images, "_".join(parts), folder)
     return names

@@ -7,11 +7,11 @@ from omegaconf import DictConfig, read_write
 
 import wasi.bench.job_identity  # noqa: F401  (a launcher's child process gets the resolver by unpickling the callback)
 from wasi.bench.baseline import check_baseline
-from wasi.bench.measure_job import FILE_NAME
 from wasi.config.known import check_needed
 from wasi.errors import UserError
 from wasi.runs.launching import launcher_name
 from wasi.runs.processes import check_alone
+from wasi.runs.result import BENCH_FILE_NAME
 from wasi.runs.sweep import SweepCallback, exit_if_refused
 from wasi.runs.tuning import is_tuned_sweep
 
@@ -19,7 +19,7 @@ from wasi.runs.tuning import is_tuned_sweep
 class BenchCallback(SweepCallback):
     """`SweepCallback` for bench.json."""
 
-    file_name = FILE_NAME
+    file_name = BENCH_FILE_NAME
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         exit_if_refused(lambda: check_alone("a benchmark"))

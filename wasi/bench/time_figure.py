@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from wasi.bench.jobs import BenchJob, series_names
 from wasi.methods.declared import place as declared_place
 from wasi.report.figures import DPI, WIDTH_INCHES, images
-from wasi.report.options import weight_epsilon
+from wasi.report.options import threshold
 from wasi.report.style import SETTINGS, styles
 
 _PANELS = {"time/train_step_ms": "Training step", "time/inference_ms": "Inference"}
@@ -75,10 +75,8 @@ def _series(jobs: list[BenchJob]) -> dict[str, Series]:
 
 
 def _place(config: dict) -> float | str:
-    """The threshold of the weights, else of the activations, else the method's own name."""
-    epsilon = weight_epsilon(config)
-    if epsilon is None:
-        epsilon = (config["method"].get("activations") or {}).get("epsilon")
+    """The threshold, or where there is none the method's own name."""
+    epsilon = threshold(config)
     return config["method"]["name"] if epsilon is None else epsilon
 
 

@@ -42,6 +42,7 @@ def check_sections(cfg: DictConfig) -> None:
     groups = {path.name for folder in folders for path in folder.iterdir() if path.is_dir()} - {"hydra"}
     _refuse_unknown("", cfg, set(main) - {"defaults"} | groups)
     own = {key: value for key, value in main.items() if isinstance(value, dict) and key != "hydra"}
+    _refuse_missing("", cfg, set(main) - {"defaults", "hydra", *own})
     for section in (*_GROUPS, *own):
         if not isinstance(cfg.get(section), DictConfig):
             raise UserError(section, "null", _choices(section, folders) or f"a section, by {section}.OPTION=VALUE")
@@ -98,7 +99,8 @@ def _refuse_unknown_in_group(section: str, node: DictConfig, folders: list[Path]
 def _refuse_missing(section: str, node: DictConfig, needed: Collection[str]) -> None:
     for key in needed:
         if key not in node.keys():  # noqa: SIM118 (`in node` hides a missing value)
-            raise UserError(f"~{section}.{key}", "", f"only what a run does without; {section}.{key} takes a value")
+            option = f"{section}.{key}" if section else key
+            raise UserError(f"~{option}", "", f"only what a run does without; {option} takes a value")
 
 
 def _choices(section: str, folders: list[Path]) -> str:

@@ -18,6 +18,11 @@ _SPECIAL = {*" ,=(){}[]#;&|!<>?'\""}  # which Hydra's grammar gives a meaning, o
 _GIVEN = re.compile(r"use \+([^\s=]+)=(.*)")  # the override, as Hydra repeats it
 _NO_PLACE = re.compile(r"invalid literal for int\(\) with base 10: '(.*)'")
 _MERGED = re.compile(r"Error merging override ([^\s=]+)=(.*)")
+_DELETED = re.compile(  # what Hydra has against `~OPTION`: of what, and what that is instead of the value given
+    r"(?:Could not delete [^']*|Config group override deletion .*?key_or_group=|Error merging override (?=~))"
+    r"['~]([^'\s]*)(?:' is (.*) and not )?",
+    re.DOTALL,
+)
 
 
 def rejected(error: Exception, words: Sequence[str] = ()) -> UserError | None:
@@ -30,6 +35,8 @@ def rejected(error: Exception, words: Sequence[str] = ()) -> UserError | None:
     if str(error).startswith("Ambiguous value"):
         option, _, value = str(error).partition("'")[2].partition("'\n")[0].partition("=")
         return UserError(option, value, f"one value, or with -m several for a sweep, or {_in_quotes(option, value)}")
+    if deleted := _DELETED.match(str(error)):
+        return _not_deletable(deleted[1], deleted[2], words)
     if not isinstance(error, ConfigCompositionException):
         return _not_hydras(str(error), words)
     if isinstance(error, MissingConfigException):
@@ -82,6 +89,26 @@ def _not_hydras(error: str, words: Sequence[str]) -> UserError | None:
         if no_place and inside and key == no_place[1]:
             return UserError(option, value, f"a number in the place of {key}, as {inside} is a list; or {inside}=[...]")
     return None
+
+
+def _not_deletable(option: str, there: str | None, words: Sequence[str]) -> UserError:
+    """`~OPTION` or `~OPTION=VALUE` of what is not there to be taken away, or is not that value.
+
+    Args:
+        option: as Hydra names it; of a group perhaps with `=NAME`. there: the value that it has.
+    """
+    option, _, name = option.partition("=")
+    given = (word.removeprefix("~").partition("=") for word in words if word.startswith("~"))
+    value = next((value for key, _, value in given if key == option), name)
+    if option and (files := of_group(option)):
+        allowed = f"{option}=NAME to choose another, of {', '.join(file.stem for file in files)}"
+    elif there is None:
+        allowed = "an option that can be taken away; --cfg job shows those that there are"
+    elif there.startswith("{"):
+        allowed = f"{option}.OPTION=VALUE, to set what is in it"
+    else:
+        allowed = f"{option}=VALUE to set another; what it has is {there}"
+    return UserError(f"~{option}", value, allowed)
 
 
 def _not_mergeable(option: str, value: str, cause: BaseException | None) -> UserError:

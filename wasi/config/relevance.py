@@ -50,7 +50,8 @@ def _augmentation(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _defaults(parts: dict[str, dict[str, Any]]) -> list[tuple[str, str, Any]]:
     """Section, option, and the value that its null stands for, as far as that is known without a library."""
-    found = [("train", key, value) for key, value in _LEAN.items()]
+    budget = parts.get("train", {}).get("memory_budget_mib") is not None  # then null is what fits into it
+    found = [("train", key, value) for key, value in _LEAN.items() if not budget or key == "storage"]
     found += [("device", key, False) for key in ("tf32", "compile")]
     if (batch := parts.get("dataset", {}).get("batch_size")) is not None:
         found.append(("train", "micro_batch_size", batch))

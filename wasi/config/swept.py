@@ -35,7 +35,7 @@ def sweep_name(cfg: DictConfig, swept: Set[str] = frozenset()) -> str:
     allowed = "one name of letters, digits and _ . + -, not starting with a dot, and no slash"
     if "sweep" in swept:
         raise UserError("sweep", "several values", allowed)
-    name = cfg.sweep
+    name = cfg.get("sweep")  # `~sweep` takes it away
     if isinstance(name, bool) or not isinstance(name, (str, int, float)) or not _NAME.fullmatch(str(name)):
         raise UserError("sweep", "null" if name is None else name, allowed)
     return str(name)

@@ -1,11 +1,12 @@
 """Creating a workspace and a report at the server, or replacing those of an earlier call."""
 
+from contextlib import suppress
 from typing import Any
 
 import wandb
 import wandb_workspaces.workspaces as ws
 
-from wasi.dashboard.specification import report_of, title_of, workspace_of, workspace_slug
+from wasi.dashboard.specification import report_of, title_of, workspace_of
 from wasi.errors import UserError
 from wasi.tracking.wandb_tracker import reach
 
@@ -32,11 +33,8 @@ def upload(entity: str | None, project: str, group: str | None) -> list[str]:
 
 def _workspace(entity: str, project: str, group: str | None) -> str:
     made = workspace_of(entity, project, group)
-    try:
-        address = f"https://wandb.ai/{entity}/{project}?nw={workspace_slug(project, group)}"
-        made._internal_id = ws.Workspace.from_url(address)._internal_id
-    except ValueError:  # there is none yet
-        pass
+    with suppress(ValueError):  # there is none yet
+        made._internal_id = ws.Workspace.from_url(made.url)._internal_id
     return made.save().url
 
 

@@ -6,7 +6,7 @@ import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
-from wasi.atomic import remove_leftovers, replacing
+from wasi.atomic import remove_leftovers, replacing_from_folder
 from wasi.cli import check_output_file, run_cli
 from wasi.errors import UserError
 from wasi.models.weights_file import run_header, weights_path
@@ -20,10 +20,12 @@ def main() -> int:
     options = _parser().parse_args()
     run, form = options.run, options.format
     run_header(run)  # a wrong folder, file or missing package is told before torch is imported
-    output = options.output or weights_path(run).parent / _NAMES[form]
+    folder = weights_path(run).parent
+    output = options.output or folder / _NAMES[form]
     _check_packages(form)
     _check_output(output, run)
-    remove_leftovers(output)
+    for path in {output, *(folder / name for name in _NAMES.values())}:
+        remove_leftovers(path)
     from wasi.export.check import Deviates, compare
     from wasi.export.formats import write
     from wasi.models.saved import open_model
@@ -32,7 +34,7 @@ def main() -> int:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     model, header = open_model(run)
     try:
-        with replacing(output) as temporary:
+        with replacing_from_folder(output) as temporary:
             told = write(temporary, form, run, model, header)
             found = compare(temporary, form, model, header)
     except Deviates as error:

@@ -1,12 +1,14 @@
 """Every number that a finished run reports about its cost; the instruments are this package's other modules."""
 
 from collections.abc import Sequence
+from math import prod
 
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from wasi.allocator import keep_freed_memory
+from wasi.layers.quantized import QuantizedWeight
 from wasi.linalg import tucker
 from wasi.measure.accounting import paper_accounting
 from wasi.measure.breakdown import Breakdown, Target
@@ -88,10 +90,14 @@ def counts(
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
-    """Numbers held as parameters, tied ones once; those that train."""
+    """Numbers that the model is made of, tied ones once; those of them that train.
+
+    A quantised weight, whose codes are buffers, counts as the numbers that it stands for: it has no fewer of them.
+    """
     parameters = list(model.parameters())
+    quantised = sum(prod(module.shape) for module in model.modules() if isinstance(module, QuantizedWeight))
     return {
-        "model/parameters": sum(p.numel() for p in parameters),
+        "model/parameters": sum(p.numel() for p in parameters) + quantised,
         "model/trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
     }
 

@@ -1,4 +1,4 @@
-"""Packed attention opened up, so that its projections are linear layers which are *called*.
+"""Attention with its query, key and value weights in one matrix, rebuilt with linear layers that are *called*.
 
 torchvision reads `in_proj_weight` and `qkv.weight` directly, so a layer put in their place would be ignored.
 The modules here take over the very parameters of the originals and compute the same to rounding.

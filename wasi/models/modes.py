@@ -1,4 +1,4 @@
-"""Contexts in which a model is looked at."""
+"""Contexts for looking at a model: in evaluation mode, or with attention written out operator by operator."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

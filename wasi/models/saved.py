@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from wasi.atomic import replacing
+from wasi.atomic import replacing_from_folder
 from wasi.errors import UserError
 from wasi.layers.base import LowRankLayer
 from wasi.models.factor_pair import FactorPair
@@ -25,7 +25,7 @@ from wasi.models.weights_file import RUN, run_header
 def save_model(path: Path, model: nn.Module, header: ModelHeader) -> None:
     """Write `model`, as trained, to `path`: a temporary file first, then renamed."""
     metadata = {METADATA_KEY: header.to_json()}  # one key: safetensors writes several in any order
-    with replacing(path) as temporary:
+    with replacing_from_folder(path) as temporary:
         save_file(separate(inference_state(model, header)), temporary, metadata)
 
 

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from wasi.atomic import replacing
+from wasi.atomic import replacing_from_folder
 from wasi.cli import run_cli
 from wasi.errors import UserError
 from wasi.models.micro import IMAGE_SIZE, SHIPPED_WEIGHTS, vit_micro
@@ -29,7 +29,7 @@ def ship(run: Path, target: Path = SHIPPED_WEIGHTS) -> Path:
     state = {key: value for key, value in model.state_dict().items() if not key.startswith(head_prefixes(model))}
     half = {key: value.to(torch.float16).contiguous() for key, value in state.items()}
     target.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(target) as temporary:
+    with replacing_from_folder(target) as temporary:
         save_file(half, temporary, metadata={"format": "pt"})
     return target
 

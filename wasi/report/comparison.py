@@ -7,7 +7,7 @@ from wasi.methods.declared import is_reference
 from wasi.report.benchmarks import is_of_a_step, step_options
 from wasi.report.columns import COSTS, PAPER, VALIDATION, Cost
 from wasi.report.groups import Block, Group, identity, unlike
-from wasi.report.options import result_options, select, show
+from wasi.report.options import result_options, select, show_option
 from wasi.report.origins import one_machine, was_busy
 from wasi.report.statistics import SIGNIFICANCE, Paired, paired, welch_p
 
@@ -15,6 +15,7 @@ _NO_VANILLA = "no completed vanilla run with the same model, data and device"
 _NOT_KEPT = "the vanilla that it was benchmarked with is not among these results, which have its name alone"
 _UNPAIRED = "other seeds than those of the row that it is compared with: tested unpaired (Welch's t-test), no interval"
 _SHARED = "difference over the {} seeds that both rows have, of {}"
+_ALIKE = "the difference is the same for all {} seeds, which gives a t-test no scatter: neither interval nor p"
 _MUST_AGREE = ("model.", "dataset.", "device.")
 _MEMORY_POLICY = {"train.micro_batch_size": None, "train.gradient_checkpointing": False, "train.memory": "plain"}
 
@@ -54,7 +55,7 @@ class Comparison:
 
     @cached_property
     def p(self) -> float | None:
-        """Of no difference in accuracy, by a t-test: over equal seeds where `pairing` has them, else Welch's."""
+        """Of no difference in accuracy: over equal seeds where `pairing` has them, else by Welch's t-test."""
         if self.accuracy_difference is None:
             return None
         return self._welch_p(self.group.accuracy) if self.pairing is None else self.pairing.p
@@ -80,11 +81,12 @@ class Comparison:
 
     @property
     def verdict(self) -> str | None:
-        """`differs`, `within noise` or `n=1, no spread`; None where there is nothing to compare."""
+        """`differs`, `within noise`, `n=1, no spread` or `no spread`; None where there is nothing to compare."""
         if self.accuracy_difference is None:
             return None
         if self.p is None:
-            return "n=1, no spread"
+            sides = (self.group, self.baseline)
+            return "n=1, no spread" if any(s and len(s.values(s.accuracy)) == 1 for s in sides) else "no spread"
         return "differs" if self.p < SIGNIFICANCE else "within noise"
 
     def ratio(self, cost: Cost) -> float | None:
@@ -150,7 +152,9 @@ class Comparison:
         if self.baseline is None or self.pairing is None:
             return []
         most = max(len(side.by_seed(self.group.accuracy)) for side in (self.group, self.baseline))
-        return [_SHARED.format(self.pairing.n, most)] if 1 < self.pairing.n < most else []
+        untested = self.pairing.without_scatter and self.pairing.p is None
+        told = [_ALIKE.format(self.pairing.n)] if untested else []
+        return [*told, _SHARED.format(self.pairing.n, most)] if 1 < self.pairing.n < most else told
 
     def _about_baseline(self) -> list[str]:
         if self.baseline is None:
@@ -160,10 +164,10 @@ class Comparison:
             return []
         if not self.of_vanilla:
             (key,) = unlike(self.group, self.baseline)
-            row = f"{self.group.method} of {key}={show(self.baseline.options.get(key))}, alike in all else"
+            row = f"{self.group.method} of {_told(key, self.baseline)}, alike in all else"
             return [f"no vanilla to compare with; compared with {row}"]
         differences = [
-            f"{key}={show(self.baseline.options.get(key))} (this row {show(self.group.options.get(key))})"
+            f"{_told(key, self.baseline)} (this row {show_option(key, self.group.options.get(key))})"
             for key in sorted(_differences(self.group, self.baseline))
         ]
         told = [f"compared with a vanilla of {', '.join(differences)}"] if differences else []
@@ -206,6 +210,11 @@ def _twin_of(group: Group, groups: list[Group]) -> Group | None:
     before = groups[: groups.index(group)]
     alike = (g for g in before if identity(g) == identity(group) and _comparable(g, group))
     return next((g for g in alike if len(unlike(g, group)) == 1), None)
+
+
+def _told(key: str, group: Group) -> str:
+    """`optimizer.lr=0.05`; of a class its name: `optimizer=SGD`."""
+    return f"{key.removesuffix('._target_')}={show_option(key, group.options.get(key))}"
 
 
 def _comparable(a: Group, b: Group) -> bool:

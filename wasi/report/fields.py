@@ -1,6 +1,7 @@
 """A block as columns of text: what the terminal, report.md and the reader's eye share."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from wasi.report.columns import COSTS, TEST, Cost
@@ -14,7 +15,8 @@ from wasi.report.tuned import tuned_value
 DASH = "-"
 TUNED = "tuned"
 WITHIN_NOISE = "≈"
-NO_SPREAD = "(n=1)"
+ONE_SEED = "(n=1)"
+NO_SPREAD = "(no spread)"
 NOT_QUOTABLE = "none"
 _BALANCE = 0.02  # from which difference on balanced accuracy is shown beside accuracy
 
@@ -102,6 +104,27 @@ def ratio_text(ratio: float | None) -> str:
     return "" if ratio is None else f"{significant(ratio, 3)}×"
 
 
+def listed(words: Sequence[str]) -> str:
+    """An enumeration.
+
+    >>> listed(["a", "b", "c"])
+    'a, b and c'
+    """
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
+def in_turns(ratio: Mapping[str, float] | None) -> str:
+    """A benchmark's ratio of the baseline to a row, with its 95 % interval where there is one of any width.
+
+    >>> [in_turns(r) for r in (None, {"p50": 2.0}, {"p50": 2.0, "low": 1.9, "high": 2.1})]
+    ['-', '2.00×', '2.00× [1.90, 2.10]']
+    """
+    if ratio is None:
+        return DASH
+    interval = f" [{ratio['low']:.2f}, {ratio['high']:.2f}]" if ratio.get("low") != ratio.get("high") else ""
+    return f"{ratio['p50']:.2f}×{interval}"
+
+
 def _method(comparison: Comparison, remarks: list[str]) -> str:
     numbers = [str(remarks.index(remark) + 1) for remark in comparison.remarks]
     return comparison.group.method + (f" [{','.join(numbers)}]" if numbers else "")
@@ -145,12 +168,22 @@ def _accuracy(comparisons: list[Comparison]) -> list[Field]:
 
 def _balanced(comparisons: list[Comparison]) -> list[Field]:
     """A column of balanced accuracy, where some row's is another story than its accuracy."""
-    metric = f"{comparisons[0].group.accuracy.partition('/')[0]}/balanced_acc"
-    means = [comparison.group.mean(metric) if comparison.group.is_quotable else None for comparison in comparisons]
-    pairs = [(c.group.quoted, mean) for c, mean in zip(comparisons, means, strict=True)]
-    if not any(mean is not None and acc is not None and abs(acc - mean) > _BALANCE for acc, mean in pairs):
+    groups = [comparison.group for comparison in comparisons]
+    if not any(map(is_imbalanced, groups)):
         return []
+    means = map(balanced_accuracy, groups)
     return [Field("balanced", [DASH if mean is None else f"{mean:.4f}" for mean in means])]
+
+
+def balanced_accuracy(group: Group) -> float | None:
+    """Its mean over seeds, on the images whose accuracy is quoted."""
+    return group.mean(f"{group.accuracy.partition('/')[0]}/balanced_acc") if group.is_quotable else None
+
+
+def is_imbalanced(group: Group) -> bool:
+    """Whether balanced accuracy tells another story than accuracy."""
+    accuracy, balanced = group.quoted, balanced_accuracy(group)
+    return accuracy is not None and balanced is not None and abs(accuracy - balanced) > _BALANCE
 
 
 def _mean_and_std(group: Group) -> str:
@@ -164,8 +197,8 @@ def _difference(comparison: Comparison) -> str:
     difference, verdict = comparison.accuracy_difference, comparison.verdict
     if difference is None or verdict is None:
         return DASH
-    mark = {"differs": "", "within noise": f" {WITHIN_NOISE}", "n=1, no spread": f" {NO_SPREAD}"}
-    return f"{difference:+.4f}{mark[verdict]}"
+    mark = {"differs": "", "within noise": WITHIN_NOISE, "n=1, no spread": ONE_SEED, "no spread": NO_SPREAD}
+    return f"{difference:+.4f} {mark[verdict]}".rstrip()
 
 
 def _interval(comparison: Comparison) -> str:

@@ -142,7 +142,7 @@ def blocks_of(runs: Iterable[Run]) -> list[Block]:
     found: dict[tuple[str, str], list[Group]] = {}
     for group in joined(trained, benchmarked):
         found.setdefault((model_label(group.config), dataset_label(group.config)), []).append(group)
-    return [_block(model, dataset, groups) for (model, dataset), groups in found.items()]
+    return [block_of(model, dataset, groups) for (model, dataset), groups in found.items()]
 
 
 def _groups(runs: Iterable[Run]) -> list[Group]:
@@ -167,9 +167,10 @@ def _by_hardware(runs: list[Run]) -> list[list[Run]]:
     return [[run for run in runs if (hardware(run) or first) == kind] for kind in kinds or [None]]
 
 
-def _block(model: str, dataset: str, groups: list[Group]) -> Block:
+def block_of(model: str, dataset: str, groups: list[Group]) -> Block:
+    """The groups of one model on one data set, in order, with what tells them apart."""
     tested = all(TEST in run.metrics for group in groups for run in group.trained)
-    groups = [replace(group, accuracy=TEST if tested else VALIDATION) for group in sorted(groups, key=_place)]
+    groups = [replace(group, accuracy=TEST if tested else VALIDATION) for group in sorted(groups, key=row_order)]
     differing = [key for key in _differing(groups) if key not in NAMED]
     if not _told_apart(groups, differing):
         differing += [key for key in _differing(groups) if key not in differing and key not in NAMED[:3]]
@@ -256,7 +257,8 @@ def short_names(keys: list[str]) -> dict[str, str]:
     return {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}
 
 
-def _place(group: Group) -> tuple:
+def row_order(group: Group) -> tuple:
+    """By which rows are sorted: method by method, thresholds ascending, a lean row after its plain one."""
     method, scope, weight, activation = identity(group)
     ranks = *_natural(weight), *_natural(activation)
     lean = select(group.config, "train.memory") == "lean"

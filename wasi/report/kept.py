@@ -3,13 +3,13 @@
 What a kept file leaves out (ranks layer by layer, the course of training) is absent from what is made of it.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from wasi.report.options import row_name
+from wasi.runs.result import read_result
 
 SCHEMA_VERSION = 1
 RUN, BENCH = "run", "bench"
@@ -24,7 +24,7 @@ def is_kept(content: Any) -> bool:
 def kept_files(folder: Path) -> Iterator[Path]:
     """Kept results at any depth below `folder`; W&B's own files are not looked at."""
     for path in folder.rglob("*.json"):
-        if "wandb" not in path.relative_to(folder).parts and is_kept(_read(path)):
+        if "wandb" not in path.relative_to(folder).parts and is_kept(read_result(path.parent, path.name)):
             yield path
 
 
@@ -41,7 +41,8 @@ class KeptFolder:
 
     @classmethod
     def read(cls, folder: Path) -> "KeptFolder":
-        results = [content for path in sorted(folder.glob("*.json")) if is_kept(content := _read(path))]
+        contents = [read_result(folder, path.name) for path in sorted(folder.glob("*.json"))]
+        results = [content for content in contents if content is not None and is_kept(content)]
         named = {result["baseline"] for result in results if result.get("baseline")}
         baseline = next((result for result in results if {result["row"]} == named), None)
         return cls(any(result["row"] != row_name(_config(result)) for result in results), baseline)
@@ -91,10 +92,3 @@ def _baseline_metrics(kept: Mapping[str, Any]) -> dict[str, float]:
     for kind, times in (kept.get("samples") or {}).get("baseline", {}).items():
         found[f"{kind}_p50"] = times["p50"]
     return found
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None

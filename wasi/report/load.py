@@ -12,11 +12,10 @@ from wasi.config.fingerprint import SCHEMA_VERSION
 from wasi.errors import UserError
 from wasi.report import kept
 from wasi.report.options import select
-from wasi.runs.result import FILE_NAME
+from wasi.runs.result import BENCH_FILE_NAME, FILE_NAME, provenance_of_times
 from wasi.runs.tuning import not_chosen
 
 STATUSES = ("completed", "running", "interrupted", "failed", "diverged", "invalid")
-BENCH_FILE_NAME = "bench.json"
 _BOUNDS = ("p50", "low", "high")
 
 
@@ -111,7 +110,7 @@ def read_run(path: Path, read_folder: Callable[[Path], kept.KeptFolder] = kept.K
         raise Unusable("config lacks model.name, dataset.name, method.name or seed")
     is_bench = path.name == BENCH_FILE_NAME or "environment" in content
     found = content.get("environment" if is_bench else "provenance")
-    provenance = found if isinstance(found, dict) else {}
+    provenance = provenance_of_times(found) if isinstance(found, dict) else {}
     _tell_device(config, provenance)
     run = Run(
         path=path,

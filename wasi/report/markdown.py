@@ -9,7 +9,7 @@ from wasi.report.groups import Block
 from wasi.report.meanings import RANKS_BY_HAND, meanings_of
 from wasi.report.page.conclusion import answer
 from wasi.report.page.page_rows import rows_of
-from wasi.report.summary import not_to_be_quoted, summary
+from wasi.report.summary import doubts_about_accuracy, summary
 
 _COLUMNS = {
     "method": "how the model is trained, each is explained below; every other row is compared with `vanilla`",
@@ -24,8 +24,8 @@ _COLUMNS = {
     "balanced": "balanced accuracy on the same images: the mean recall of the classes, of whatever size",
     "Δ vanilla": "accuracy minus vanilla's (Δ baseline: minus that of the row which a remark names). ≈: within "
     "noise, two-sided t-test with p ≥ 0.05, not corrected for the number of rows: paired over equal seeds, where one "
-    "row has all of the other's (in brackets the 95 % interval of the mean difference), else Welch's. (n=1): no "
-    "spread on one side, so no verdict",
+    "row has all of the other's (in brackets the 95 % interval of the mean difference), else Welch's; (n=1), "
+    "(no spread): one seed, or differences that are the same for every seed, so neither interval nor verdict",
     "Pareto": "● where no other row is at least as good in accuracy, step time and peak memory and better in one",
     **{cost.title: cost.meaning for cost in COSTS},
 }
@@ -72,7 +72,7 @@ def markdown(
 def _section(block: Block, comparisons: list[Comparison], figures: list[str]) -> list[str]:
     remarks = remarks_of(comparisons)
     parts = [f"## {escape(block.title)}", escape(facts_of(block))]
-    loud = not_to_be_quoted(block.groups)
+    loud = doubts_about_accuracy(block.groups)
     if told := answer(rows_of(block, comparisons, first=0)):
         parts.append(f"**{escape(told)}**")
     parts += [f"**{escape(said)}**" if said in loud else escape(said) for said in summary(block, comparisons)]

@@ -2,7 +2,7 @@
 
 from wasi.report.columns import VALIDATION
 from wasi.report.groups import Group, identity, unlike, with_threshold
-from wasi.report.options import select, show
+from wasi.report.options import select, show, show_option
 from wasi.report.statistics import SIGNIFICANCE, Paired, paired
 
 _UPDATE, _RATE = "method.update", "optimizer.lr"
@@ -31,7 +31,7 @@ def _sentence(without: Group, twin: Group) -> str | None:
     found = paired(without.by_seed(without.accuracy), twin.by_seed(without.accuracy))
     if found is None:
         return None
-    optimizer = str(select(twin.config, "optimizer._target_")).rpartition(".")[2]
+    optimizer = show_option("optimizer._target_", select(twin.config, "optimizer._target_"))
     name = twin.recipe or with_threshold(twin)
     rates = [show(select(group.config, _RATE)) for group in (twin, without)]
     rate = f"lr {rates[0]}" if rates[0] == rates[1] else f"lr {rates[0]}, without it {rates[1]}"
@@ -43,7 +43,7 @@ def _sentence(without: Group, twin: Group) -> str | None:
 
 def _answer(found: Paired) -> str:
     if found.p is None:
-        return "one seed cannot tell"
+        return "seeds that all differ by just as much cannot tell" if found.without_scatter else "one seed cannot tell"
     if found.p >= SIGNIFICANCE:
         return "these seeds show no need of it"
     return "yes, it is better with it" if found.difference < 0 else "no, it is better without it"
@@ -51,5 +51,4 @@ def _answer(found: Paired) -> str:
 
 def _points(found: Paired) -> str:
     """In points, with the 95 % interval of the mean difference over seeds."""
-    interval = "" if found.interval is None else " [{:+.2f}, {:+.2f}]".format(*(100 * end for end in found.interval))
-    return f"{100 * found.difference:+.2f} points{interval} (n={found.n})"
+    return f"{100 * found.difference:+.2f} points{found.interval_in_points} (n={found.n})"

@@ -89,6 +89,12 @@ def activation_epsilon(config: Mapping) -> float | None:
     return select(config, "method.activations.epsilon") if selection in (None, "epsilon") else None
 
 
+def threshold(config: Mapping) -> float | None:
+    """The one by which figures place a row: of the weights, or where these are dense of the activations."""
+    found = weight_epsilon(config)
+    return activation_epsilon(config) if found is None else found
+
+
 def weight_label(config: Mapping) -> str | None:
     """What decides the weights' ranks: `0.8`, or `keep 0.5`; None where nothing does."""
     keep, epsilon = select(config, "method.keep_ratio"), weight_epsilon(config)

@@ -16,6 +16,11 @@ def one_machine(runs: Sequence[Run]) -> bool:
     return all(len(_known(runs, read)) <= 1 for read in (_machine, threads_of, _device, _gpu))
 
 
+def are_comparable(runs: Sequence[Run]) -> bool:
+    """Whether their times may be set against one another: `one_machine`, and no other processes that spoilt one."""
+    return one_machine(runs) and not was_busy(runs)
+
+
 def provenance_lines(runs: Sequence[Run]) -> list[str]:
     """First a line with commit, torch, machine and threads; then one for each that is mixed or doubtful.
 
@@ -55,12 +60,7 @@ def _busy(runs: Sequence[Run]) -> list[str]:
 
 def experiment_of(runs: Sequence[Run]) -> str | None:
     """The experiment of `conf/experiment` that all of the runs belong to; None where they belong to no single one."""
-    return experiment_in([run.provenance for run in runs])
-
-
-def experiment_in(provenances: Sequence[dict]) -> str | None:
-    """As `experiment_of`, for what results tell of where they come from."""
-    names = {provenance.get("experiment") for provenance in provenances}
+    names = {run.provenance.get("experiment") for run in runs}
     return names.pop() if len(names) == 1 else None
 
 

@@ -1,4 +1,4 @@
-"""Which rows no other row beats in everything."""
+"""Pareto fronts: rows than which no other is at least as good in everything and better in something."""
 
 from collections.abc import Sequence
 

@@ -15,7 +15,8 @@ Key = TypeVar("Key", bound=Hashable)
 class Paired:
     """A mean difference over `n` pairs, its 95 % t-interval (`low`, `high`), and the two-sided p of no difference.
 
-    Interval and p are None for a single pair, which has no spread to judge by.
+    Interval and p are None for a single pair, and for differences that are all the same, which have no scatter to judge
+    by; only where they are zero is p = 1.
     """
 
     n: int
@@ -25,8 +26,18 @@ class Paired:
     p: float | None = None
 
     @property
+    def without_scatter(self) -> bool:
+        """Whether several pairs differ by just as much."""
+        return self.n > 1 and self.interval is None
+
+    @property
     def interval(self) -> tuple[float, float] | None:
         return None if self.low is None or self.high is None else (self.low, self.high)
+
+    @property
+    def interval_in_points(self) -> str:
+        """` [-0.31, +0.80]`, of accuracies in percentage points; "" where there is none."""
+        return "" if self.interval is None else " [{:+.2f}, {:+.2f}]".format(*(100 * end for end in self.interval))
 
 
 def mean(values: Sequence[float]) -> float | None:
@@ -73,7 +84,8 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
 def paired(a: Mapping[Key, float], b: Mapping[Key, float]) -> Paired | None:
     """`a` minus `b` over the keys (seeds) that both have; None where they share none.
 
-    Differences without any scatter have an interval of no width, and p = 1 when they are zero, else p = 0.
+    A t-test would be certain of equal differences (p = 0), although two or three seeds are often equal by chance where
+    the images are few, so there is none.
     """
     shared = [key for key in a if key in b]
     if not shared:
@@ -83,7 +95,7 @@ def paired(a: Mapping[Key, float], b: Mapping[Key, float]) -> Paired | None:
     if len(shared) == 1:
         return Paired(1, centre)
     if _without_scatter(differences):
-        return Paired(len(shared), centre, centre, centre, 0.0 if any(differences) else 1.0)
+        return Paired(len(shared), centre, p=None if any(differences) else 1.0)
 
     from scipy.stats import ttest_rel
 
@@ -94,14 +106,14 @@ def paired(a: Mapping[Key, float], b: Mapping[Key, float]) -> Paired | None:
 
 
 def welch_p(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Two-sided p of Welch's t-test (unequal variances); None where either sample has no spread to judge by.
+    """Two-sided p of Welch's t-test (unequal variances); None where there is no spread to judge by.
 
-    Two samples without any scatter have p = 1 when they agree and p = 0 when they do not.
+    That is a sample of one value, or two samples without any scatter that do not agree; when they agree, p = 1.
     """
     if len(a) < 2 or len(b) < 2:
         return None
     if _without_scatter(a) and _without_scatter(b):
-        return 1.0 if _without_scatter([*a, *b]) else 0.0
+        return 1.0 if _without_scatter([*a, *b]) else None
 
     from scipy.stats import ttest_ind
 

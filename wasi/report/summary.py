@@ -6,8 +6,8 @@ from wasi.report.columns import PEAK, STEP
 from wasi.report.comparison import Comparison
 from wasi.report.groups import Block, Group, row_names
 from wasi.report.needed import needed_sentences
-from wasi.report.options import unquotable
-from wasi.report.origins import one_machine, was_busy
+from wasi.report.options import select, unquotable
+from wasi.report.origins import are_comparable
 from wasi.report.pareto import on_front
 
 _MEANT = {
@@ -24,7 +24,7 @@ def front_of(comparisons: Sequence[Comparison]) -> list[bool]:
     one.
     """
     timed = [run for comparison in comparisons for run in comparison.group.sources(STEP.metric)]
-    if len(comparisons) < 2 or not one_machine(timed) or was_busy(timed):
+    if len(comparisons) < 2 or not are_comparable(timed):
         return [False] * len(comparisons)
     times = [comparison.group.mean(STEP.metric) for comparison in comparisons]
     in_turns = [_time_in_turns(comparison) for comparison in comparisons]
@@ -45,13 +45,28 @@ def _time_in_turns(comparison: Comparison) -> float | None:
 
 def summary(block: Block, comparisons: list[Comparison]) -> list[str]:
     """What the table says: which rows differ from vanilla in accuracy, which are on the Pareto front, and whether the
-    subspace iteration is needed; before that, what must not be quoted. What was not measured has no sentence."""
+    subspace iteration is needed; before that, doubts about accuracies. What was not measured has no sentence."""
     names = row_names(block)
     told = [*_accuracy(names, comparisons), *_front(names, comparisons), *needed_sentences(block.groups)]
-    return [*not_to_be_quoted(block.groups), *told]
+    return [*doubts_about_accuracy(block.groups), *told]
 
 
-def not_to_be_quoted(groups: Sequence[Group]) -> list[str]:
+def doubts_about_accuracy(groups: Sequence[Group]) -> list[str]:
+    """What a reader must know before looking at accuracies: sentences that are not to be overlooked."""
+    return [*_not_to_be_quoted(groups), *_not_held_out(groups)]
+
+
+def _not_held_out(groups: Sequence[Group]) -> list[str]:
+    """A sentence where validation images are the test images."""
+    if not any(select(group.config, "dataset.val_source") == "test" and group.is_quotable for group in groups):
+        return []
+    return [
+        "Nothing is held out (dataset.val_source=test): learning rates or epochs that were chosen by validation "
+        "accuracy were chosen on the very images that test accuracy is quoted of."
+    ]
+
+
+def _not_to_be_quoted(groups: Sequence[Group]) -> list[str]:
     """A sentence where accuracies are left out because they say nothing."""
     reasons = dict.fromkeys(reason for group in groups for reason in unquotable(group.config))
     meant = " and ".join(f"{reason} ({_MEANT[reason]})" for reason in reasons)

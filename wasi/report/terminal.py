@@ -13,7 +13,7 @@ WIDTH = 120
 LEGEND = (
     "×: ratio to vanilla, above 1 is better (costs: vanilla / this; accuracy: this / vanilla)",
     "±: sample standard deviation over the n seeds; eps W, eps A: thresholds for weights and activations",
-    "Δ vanilla: accuracy minus vanilla's; ≈, of costs too: within noise (t-test, p >= 0.05); (n=1): no test",
+    "Δ vanilla: accuracy minus vanilla's; ≈, of costs too: within noise (t-test, p >= 0.05); (…): no test",
     "●: on the Pareto front, no other row is as good in accuracy, step time and train MiB and better in one",
 )
 

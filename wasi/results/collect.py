@@ -1,16 +1,14 @@
 """From the folders of finished sweeps to the files that are kept."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 from wasi.atomic import atomic_write_text
-from wasi.bench.measure_job import FILE_NAME as BENCH_NAME
 from wasi.errors import UserError
+from wasi.report.kept import is_kept
 from wasi.report.load import was_tried_only
 from wasi.results.kept_result import Record, record_of
-from wasi.runs.result import FILE_NAME as RUN_NAME
-from wasi.runs.result import read_result
+from wasi.runs.result import BENCH_FILE_NAME, FILE_NAME, read_result
 
 
 def collect(sweeps: list[Path], into: Path, row: str | None = None) -> list[str]:
@@ -28,7 +26,7 @@ def collect(sweeps: list[Path], into: Path, row: str | None = None) -> list[str]
     for sweep in sweeps:
         if not sweep.is_dir():
             raise UserError("SWEEP", sweep, "an existing folder")
-        for name in (RUN_NAME, BENCH_NAME):
+        for name in (FILE_NAME, BENCH_FILE_NAME):
             for path in sorted(sweep.rglob(name)):
                 if was_tried_only(path.parent):
                     continue
@@ -50,20 +48,11 @@ def collect(sweeps: list[Path], into: Path, row: str | None = None) -> list[str]
         raise UserError("--into", into, f"a folder, or a name for a new one ({error.strerror})") from error
     for name, record in kept.items():
         atomic_write_text(into / name, record.text())
-    for path in into.glob("*.json"):
-        if row is None and path.name not in kept and _is_record(path):
+    for path in into.glob("*.json"):  # of an earlier `collect`; anything else in the folder is not ours to remove
+        if row is None and path.name not in kept and is_kept(read_result(into, path.name)):
             path.unlink()
     return left_out
 
 
 def _named(record: Record, row: str | None) -> Record:
     return record if row is None else replace(record, row=row)
-
-
-def _is_record(path: Path) -> bool:
-    """Whether an earlier `collect` wrote it; anything else in the folder is not ours to remove."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and {"kind", "row", "fingerprint"} <= content.keys()

@@ -9,6 +9,7 @@ from wasi.errors import UserError
 from wasi.measure.timing import summary
 from wasi.report.kept import BENCH, RUN, SCHEMA_VERSION
 from wasi.report.options import result_options, row_name, select
+from wasi.runs.result import provenance_of_times
 
 _SHARED = (
     *("model.name", "model.weights", "dataset.name", "dataset.train_size", "dataset.image_size"),
@@ -54,7 +55,7 @@ class Record:
 def record_of(content: dict) -> Record:
     """What is kept of a completed result.json or bench.json."""
     config = content["config"]
-    where = content.get("environment") or content["provenance"]
+    where = content.get("environment") or provenance_of_times(content["provenance"])
     code = {key: where[key] for key in _CODE if key in where}
     code |= {"processor": select(where, "machine.processor"), "threads": select(where, "threads.torch")}
     code |= {"device": str(where["device"]).partition(":")[0]} if where.get("device") else {}

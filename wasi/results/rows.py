@@ -6,14 +6,11 @@ from typing import Any
 
 from wasi.errors import UserError
 from wasi.methods.declared import reference
+from wasi.report.columns import PEAK, STEP, TEST, VALIDATION, Cost
 from wasi.report.pareto import on_front
 from wasi.report.statistics import Paired, mean, paired, std
 from wasi.results.kept_result import BENCH, RUN, Record
 
-STEP, INFERENCE = "time/train_step_ms_p50", "time/inference_ms_p50"
-FLOPS = "flops/train_step"
-PEAK, PROCESS = "memory/train_peak_mib", "memory/process_rss_peak_mib"
-TEST, VALIDATION = "test/acc", "val/acc"
 _MEMORY_POLICY = ("train.memory", "train.step_in_backward")
 
 
@@ -53,13 +50,16 @@ class Row:
     def std(self) -> float | None:
         return std(list(self.accuracy.values()))
 
-    def ratio(self, metric: str) -> float | None:
-        """baseline / this, from runs in turns; above 1 is better."""
-        found = None if self.bench is None else self.bench.ratio.get(metric)
+    def in_turns(self, cost: Cost) -> dict[str, float] | None:
+        """p50, low and high of baseline / this, both measured in turns; above 1 is better."""
+        return None if self.bench is None else self.bench.ratio.get(cost.metric)
+
+    def ratio(self, cost: Cost) -> float | None:
+        found = self.in_turns(cost)
         return None if found is None else found["p50"]
 
-    def measured(self, metric: str) -> float | None:
-        return None if self.bench is None else self.bench.metrics.get(metric)
+    def measured(self, cost: Cost) -> float | None:
+        return None if self.bench is None else self.bench.metrics.get(cost.metric)
 
     @cached_property
     def point(self) -> tuple[float, float, float] | None:

@@ -2,16 +2,19 @@
 
 from collections.abc import Collection
 
+from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP, TEST, Cost
+from wasi.report.fields import DASH, in_turns
+from wasi.report.options import show_option
 from wasi.report.statistics import Paired
 from wasi.results.kept_result import BENCH, RUN, Record
-from wasi.results.rows import FLOPS, INFERENCE, PEAK, PROCESS, STEP, TEST, Comparison, Row
+from wasi.results.rows import Comparison, Row
 from wasi.results.verdict import sentences
 
 _TITLES = (
     *("", "optimizer, lr", "{accuracy}", "Δ {baseline}, points", "FLOPs", "step", "inference"),
     *("live MiB", "process MiB"),
 )
-_NOTHING = "-"
+_OPTIMIZER = "optimizer._target_"
 _ACCURACY = (
     "Accuracy: mean ± sample standard deviation over n seeds; Δ: mean difference to {baseline} on equal seeds and "
     "its 95 % t-interval."
@@ -45,7 +48,7 @@ def markdown(comparison: Comparison, only: Collection[str] | None = None) -> str
     titles = [title.format(accuracy=accuracy, baseline=_baseline(comparison)) for title in _TITLES]
     shown = [row for row in comparison.rows if only is None or row.name in only]
     rows = [_cells(row, comparison) for row in shown]
-    told = [place for place in range(len(titles)) if any(cells[place] != _NOTHING for cells in rows)]
+    told = [place for place in range(len(titles)) if any(cells[place] != DASH for cells in rows)]
     lines = [titles, ["---", "---", *["---:"] * (len(titles) - 2)], *rows]
     lines = [[cells[place] for place in told] for cells in lines]
     table = "\n".join(f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in lines)
@@ -78,53 +81,36 @@ def _baseline(comparison: Comparison) -> str:
 def _cells(row: Row, comparison: Comparison) -> list[str]:
     return [
         f"**{row.name}**" if row.name in comparison.front else row.name,
-        f"{_optimizer(row)}, {row.config['optimizer.lr']:g}",
+        f"{show_option(_OPTIMIZER, row.config[_OPTIMIZER])}, {row.config['optimizer.lr']:g}",
         _accuracy(row),
         _difference(comparison.difference(row)),
-        _ratio(row, FLOPS),
-        _ratio(row, STEP),
-        _ratio(row, INFERENCE),
+        *(in_turns(row.in_turns(cost)) for cost in (FLOPS, STEP, INFERENCE)),
         _mib(row, PEAK, comparison),
         _mib(row, PROCESS, comparison),
     ]
 
 
-def _optimizer(row: Row) -> str:
-    """The class's name, as users of the library know it."""
-    return str(row.config["optimizer._target_"]).rpartition(".")[2]
-
-
 def _accuracy(row: Row) -> str:
     if row.mean is None:
-        return _NOTHING if row.trained_as is None else f"as {row.trained_as}"
+        return DASH if row.trained_as is None else f"as {row.trained_as}"
     spread = "" if row.std is None else f" ± {row.std:.4f}"
     return f"{row.mean:.4f}{spread} (n={len(row.accuracy)})"
 
 
 def _difference(difference: Paired | None) -> str:
     if difference is None:
-        return _NOTHING
-    bounds = difference.interval
-    interval = "" if bounds is None else f" [{', '.join(f'{100 * bound:+.2f}' for bound in bounds)}]"
-    return f"{100 * difference.difference:+.2f}{interval}"
+        return DASH
+    return f"{100 * difference.difference:+.2f}{difference.interval_in_points}"
 
 
-def _ratio(row: Row, metric: str) -> str:
-    found = None if row.bench is None else row.bench.ratio.get(metric)
-    if found is None:
-        return _NOTHING
-    text = f"{found['p50']:.2f}×"
-    return text if found.get("low") == found.get("high") else f"{text} [{found['low']:.2f}, {found['high']:.2f}]"
+def _mib(row: Row, cost: Cost, comparison: Comparison) -> str:
+    value = row.measured(cost)
+    return DASH if value is None else f"{value:.0f}{_less(row, cost, comparison)}"
 
 
-def _mib(row: Row, metric: str, comparison: Comparison) -> str:
-    value = row.measured(metric)
-    return _NOTHING if value is None else f"{value:.0f}{_less(row, metric, comparison)}"
-
-
-def _less(row: Row, metric: str, comparison: Comparison) -> str:
+def _less(row: Row, cost: Cost, comparison: Comparison) -> str:
     """By how much less than the baseline's, where the baseline has no row that shows its own."""
-    ratio = row.ratio(metric) if comparison.baseline is None else None
+    ratio = row.ratio(cost) if comparison.baseline is None else None
     return "" if ratio is None else f" ({ratio:.2f}×)"
 
 

@@ -4,9 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from wasi.methods.declared import is_rival, is_subject, title
+from wasi.report.columns import INFERENCE, PEAK, STEP
+from wasi.report.fields import listed
 from wasi.report.pareto import better_everywhere
 from wasi.report.statistics import Paired
-from wasi.results.rows import INFERENCE, PEAK, STEP, Comparison, Row
+from wasi.results.rows import Comparison, Row
 
 POINTS_BELOW, STEP_SPEED, SHARE_OF_LORA, INFERENCE_SPEED = 1.5, 1.3, 0.7, 1.3
 
@@ -107,10 +109,10 @@ def _rivals_sentence(comparison: Comparison) -> str | None:
     points = [row.point for row in ours if row.point]
     rivals = [o.name for o in others if o.point and all(better_everywhere(o.point, point) for point in points)]
     if rivals:
-        return f"{_listed(rivals)} {'is' if len(rivals) == 1 else 'are'} better than {what}."
+        return f"{listed(rivals)} {'is' if len(rivals) == 1 else 'are'} better than {what}."
     front = [row.name for row in ours if row.name in comparison.front]
     without = f"; yet no {title(is_subject)} row is on the Pareto front"
-    tail = f"; on the Pareto front: {_listed(front)}" if front else without
+    tail = f"; on the Pareto front: {listed(front)}" if front else without
     return f"No other row is better than {what}{tail}."
 
 
@@ -124,7 +126,7 @@ def _memory_sentence(comparison: Comparison) -> str | None:
     less = sorted((row for row in others if peaks.get(row.name, leanest) < leanest), key=lambda row: peaks[row.name])
     if not less:
         return f"No other row needs less memory in a step than the leanest {title(is_subject)} row ({leanest:.0f} MiB)."
-    rows = _listed([f"{row.name} ({peaks[row.name]:.0f} MiB{_speed(row)})" for row in less])
+    rows = listed([f"{row.name} ({peaks[row.name]:.0f} MiB{_speed(row)})" for row in less])
     needs = "needs" if len(less) == 1 else "need"
     return f"{rows} {needs} less memory in a step than the leanest {title(is_subject)} row ({leanest:.0f} MiB)."
 
@@ -141,7 +143,3 @@ def _is_lean_twin(other: Row, row: Row) -> bool:
 def _extreme(choose: Callable, values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return choose(known) if known else None
-
-
-def _listed(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -10,12 +10,12 @@ from omegaconf import DictConfig
 
 from wasi.config.validate import integer_from
 from wasi.errors import UserError
-from wasi.runs.result import FILE_NAME, read_result
+from wasi.runs.result import BENCH_FILE_NAME, FILE_NAME, read_result
 from wasi.runs.tuning import is_tuned_sweep
 
 OPTION = "sweep.fail_fast"
 _PLACE = "hydra.callbacks.sweep.fail_fast"  # `sweep` itself is the sweep's name
-_NAMES = (FILE_NAME, "bench.json")
+_NAMES = (FILE_NAME, BENCH_FILE_NAME)
 _BEGUN = "multirun.yaml"  # which Hydra's sweepers write before the first job
 _NUMBER = re.compile(r"\d+(\.\d+)?")
 

@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from wasi.atomic import remove
 from wasi.config.hardware import launched
 from wasi.config.known import check_config
 from wasi.config.levels import measure_level
@@ -217,7 +218,8 @@ def _history(run: Run) -> list[dict]:
 def _skip(record: Record, monitor: bool) -> Ending:
     log.info("already completed, skipped (train.rerun=true trains it again): %s", _shown(record.folder))
     _warn_of_other_code(record, "the completed result")
-    before = record.own_before["provenance"].get("machine", {}).get("processor")
+    trained = record.own_before["provenance"]
+    before = {**trained, **trained.get("measured", {})}.get("machine", {}).get("processor")
     if before not in (None, machine()["processor"]):
         log.warning("the completed result's times are those of %s; reports show them apart", before)
     if damaged(record.folder / MODEL_NAME):
@@ -243,13 +245,9 @@ def _checkpoints(folder: Path) -> tuple[Path, Path]:
 
 
 def _remove_checkpoint(folder: Path) -> None:
-    """And the weights of the best epoch beside it, and what a killed process was about to write.
-
-    safetensors writes into `.tmp` and six letters or digits beside the name that it is given.
-    """
-    unfinished = (*folder.glob("*.tmp"), *folder.glob(".tmp??????"))
-    for file in (*_checkpoints(folder), folder / "best.pt", *unfinished):
-        file.unlink(missing_ok=True)
+    """And the weights of the best epoch beside it, and what a killed process was about to write."""
+    for path in (*_checkpoints(folder), folder / "best.pt", *folder.glob("*.tmp")):
+        remove(path)
 
 
 def _warn_of_other_code(record: Record, what: str) -> None:

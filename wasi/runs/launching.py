@@ -1,6 +1,7 @@
 """A sweep whose jobs run in other processes (`hydra/launcher=`): what can be told before the first of them."""
 
 import os
+import shutil
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -18,12 +19,15 @@ _PLUGINS = {  # Hydra's, behind each of hydra_plugins/launchers.py
 }
 _ON_THIS_MACHINE = ("Joblib", "SubmititLocal")
 
+_launched: list[Path] = []  # folders of the jobs of the sweep under way, of those too whose process has died
+
 
 def prepare_launcher(config: DictConfig) -> None:
     """What the jobs' processes find in their environment: where the code is, and what is to be shared out.
 
     Raises:
-        UserError: the launcher's package is not installed, or more jobs than GPUs are to run at a time.
+        UserError: the launcher's package is not installed, more jobs than GPUs are to run at a time, or Slurm is asked
+            for where there is none.
     """
     name = launcher_name(config.hydra)
     if name not in _PLUGINS:
@@ -31,6 +35,9 @@ def prepare_launcher(config: DictConfig) -> None:
     for package in ("submitit",) if name.startswith("Submitit") else ():
         optional(package, "hydra/launcher", _choice(config.hydra), "requirements-launchers.txt")
     optional(_PLUGINS[name], "hydra/launcher", _choice(config.hydra), "requirements-launchers.txt")
+    if name == "SubmititSlurm" and shutil.which("srun") is None:
+        allowed = "joblib or submitit_local on a machine without Slurm (there is no srun in PATH)"
+        raise UserError("hydra/launcher", _choice(config.hydra), allowed)
     code = str(Path(__file__).resolve().parents[2])
     given = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != code]
     os.environ["PYTHONPATH"] = os.pathsep.join([code, *given])
@@ -43,9 +50,22 @@ def launcher_name(hydra_cfg: DictConfig) -> str:
     return str(hydra_cfg.launcher["_target_"]).rpartition(".")[2]
 
 
-def runs_here(hydra_cfg: DictConfig) -> bool:
-    """Whether all jobs run on this machine, where `device.name=auto` is what it is for this process."""
-    return launcher_name(hydra_cfg) in ("BasicLauncher", *_ON_THIS_MACHINE)
+def forget_launched() -> None:
+    """A new sweep begins."""
+    _launched.clear()
+
+
+def note_launched(job: Path) -> None:
+    """A job's folder, of which the end of the sweep looks whether there is a result in it.
+
+    Noted in the sweep's process: as a job begins there, or as a launcher has come back with what a job's process
+    returned, which knows its folder best (where `device.name=auto` is another device, the name is another).
+    """
+    _launched.append(job)
+
+
+def launched_jobs() -> list[Path]:
+    return list(dict.fromkeys(_launched))
 
 
 def _choice(hydra_cfg: DictConfig) -> str:

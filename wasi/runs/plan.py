@@ -16,21 +16,20 @@ FILE_NAME = "sweep.json"
 _MOST = 1000  # jobs whose folders are named; composing one takes some 30 ms
 
 
-def write_plan(folder: Path, config: DictConfig) -> list[str]:
-    """Keep the jobs' folders, in their order and equal ones once, and how many they are. Returns the folders' names.
+def write_plan(folder: Path, config: DictConfig) -> None:
+    """Keep the jobs' folders, in their order and equal ones once, and how many they are.
 
     Where the folders are not known (combinations that cannot be composed, thousands of jobs), only the number of
     combinations, which is the most there can be. A sweeper that chooses its jobs as it goes (`tuned`, `optuna`) has no
     such number, and leaves no file.
     """
     if not config.hydra.sweeper["_target_"].endswith(".BasicSweeper"):
-        return []
+        return
     jobs = _jobs(config.hydra)
     folders = _folders(config, jobs) if len(jobs) <= _MOST else []
     folder.mkdir(parents=True, exist_ok=True)
     content = {"jobs": len(folders) or len(jobs), "folders": folders}
     atomic_write_text(folder / FILE_NAME, json.dumps(content) + "\n")
-    return folders
 
 
 def _jobs(hydra_cfg: DictConfig) -> list[list[str]]:

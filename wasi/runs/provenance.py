@@ -93,6 +93,14 @@ def threads() -> dict:
     return found
 
 
+def gpu(device: str | None) -> dict:
+    """The name of the GPU that a run on `device` (cpu, cuda) had; nothing for others, and where torch opened none."""
+    torch = sys.modules.get("torch")
+    if device != "cuda" or torch is None or not torch.cuda.is_initialized():
+        return {}
+    return {"cuda": torch.cuda.get_device_name()}
+
+
 def processes() -> dict:
     """How many processes trained together, where there were several."""
     return {"processes": launched()[1]} if launched()[1] > 1 else {}

@@ -14,9 +14,10 @@ from wasi.config.hardware import device_class
 from wasi.config.levels import LEVELS, measure_level
 from wasi.measure.contention import clocks, contention
 from wasi.runs.out_of_memory import with_micro_batch_size
-from wasi.runs.provenance import processes, provenance, threads
+from wasi.runs.provenance import gpu, processes, provenance, threads
 from wasi.runs.result import FILE_NAME, measured, read_result, strict, write_json
 
+_OF_MEASURING = ("git_commit", "git_dirty", "start", "machine", "allocator")  # of the provenance
 # A metric that a level of `train.measure` adds to those of the level before it.
 _ADDED = {"none": "", "fast": "memory/train_peak_mib", "full": "memory/train_rss_peak_mib"}
 
@@ -75,10 +76,11 @@ class Record:
         return self.completed_before() and less and _ADDED[asked] not in before.get("metrics", {})
 
     def add(self, metrics: dict) -> None:
-        """What was measured after a completed run, into its result; with the code that measured."""
+        """What was measured after a completed run, into its result; with the code and the machine that measured, which
+        need not be those that trained."""
+        now = {key: value for key, value in provenance().items() if key in _OF_MEASURING} | self._at_the_end()
         self.content = copy.deepcopy(self.own_before)
         self.content["metrics"].update(measured(metrics))
-        now = {key: value for key, value in provenance().items() if key in ("git_commit", "git_dirty", "start")}
         self.content["provenance"]["measured"] = now
         self._write()
 
@@ -110,8 +112,11 @@ class Record:
         self._write()
 
     def end(self, status: str, error: str | None, found: dict, seconds: float, resumed_from_step: int) -> None:
-        """Write the ending; a run refused before it began leaves a completed result of its kind alone, and that of
-        another run with a checkpoint. Such is the run itself, as long as its data are not there to be identified by.
+        """Write the ending.
+
+        A run that is refused before it began leaves its own completed result as it is; and the result of another run,
+        where a checkpoint lies beside it. It may be this very run's: its fingerprint is another while its data, which
+        count towards it, are not there.
 
         Args:
             found: `metrics`, `layers`, `classes` and `history`.
@@ -120,11 +125,15 @@ class Record:
         if not self._begun and (self.completed_before() or others):
             return
         self.content.update(status=status, error=error, **strict(found) | {"metrics": measured(found["metrics"])})
-        ended = {"threads": threads(), "allocator": allocator.provenance(), "wall_seconds": seconds, **processes()}
-        self.content["provenance"].update(ended | contention(self._clocks))
+        ended = {"allocator": allocator.provenance(), "wall_seconds": seconds, **processes()}
+        self.content["provenance"].update(ended | self._at_the_end())
         if resumed_from_step:
             self.content["provenance"]["resumed_from_step"] = resumed_from_step
         self._write()
+
+    def _at_the_end(self) -> dict[str, Any]:
+        """What times depend on and is known once torch has been at work: threads, the GPU, other processes."""
+        return {"threads": threads(), **gpu(self.content["provenance"]["device"]), **contention(self._clocks)}
 
     def _write(self) -> None:
         write_json(self.folder / FILE_NAME, self.content)

@@ -1,4 +1,4 @@
-"""`result.json`: what a run leaves behind. Either the old or the new file, never half of one; strict JSON."""
+"""`result.json` and `bench.json`: what a run and a benchmark leave. The old or the new file whole; strict JSON."""
 
 import json
 import math
@@ -7,7 +7,8 @@ from typing import Any
 
 from wasi.atomic import atomic_write_text
 
-FILE_NAME = "result.json"
+FILE_NAME, BENCH_FILE_NAME = "result.json", "bench.json"
+_OF_TIMES = ("machine", "threads", "cuda", "cpu_wait_share", "allocator")  # of the provenance
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -20,7 +21,8 @@ def write_json(path: Path, content: dict) -> None:
 
 
 def told_ending(status: str, error: str | None) -> str:
-    """
+    """How a job ended in one line, which begins with the status, once.
+
     >>> told_ending("failed", "train.epochs=0"), told_ending("diverged", "diverged: training loss is nan")
     ('failed: train.epochs=0', 'diverged: training loss is nan')
     """
@@ -32,7 +34,7 @@ def read_result(folder: Path, file_name: str = FILE_NAME) -> dict[str, Any] | No
     """The folder's result, or None where there is none that can be read."""
     try:
         result = json.loads((folder / file_name).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return result if isinstance(result, dict) else None
 
@@ -56,3 +58,12 @@ def strict(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+
+
+def provenance_of_times(provenance: dict) -> dict:
+    """With the machine that measured a run after it was completed in the place of the one that trained it."""
+    measured = provenance.get("measured")
+    if not isinstance(measured, dict) or "machine" not in measured:  # an older result does not tell
+        return provenance
+    trained = {key: value for key, value in provenance.items() if key not in _OF_TIMES}
+    return trained | {key: measured[key] for key in _OF_TIMES if key in measured}

@@ -110,6 +110,7 @@ def point_of(params: Mapping[str, Any]) -> Point:
 
 
 def shortened(value: Any) -> Any:
+    """A fraction with three significant digits; anything else as it is."""
     return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
 
 

@@ -1,5 +1,6 @@
 """The frame of a sweep: checked before its first job, told about after its last."""
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from wasi.runs.ending import ending_of, one_line, print_error
 from wasi.runs.fail_fast import OPTION, check_fail_fast, enough_failures
 from wasi.runs.folder import check_folder
 from wasi.runs.job import forget_ended
-from wasi.runs.launching import prepare_launcher, runs_here
+from wasi.runs.launching import forget_launched, launched_jobs, note_launched, prepare_launcher
 from wasi.runs.lock import is_at_work
 from wasi.runs.plan import write_plan
 from wasi.runs.processes import check_processes
@@ -37,7 +38,6 @@ class SweepCallback(Callback):
 
     def __init__(self, fail_fast: int | None = None):
         self._fail_fast = fail_fast
-        self._planned: list[str] = []  # names of the jobs' folders, as far as they are known beforehand
 
     def check(self, config: DictConfig, swept: set[str]) -> None:
         """Raises UserError for what no job could do; options in `swept` differ from job to job."""
@@ -60,8 +60,9 @@ class SweepCallback(Callback):
         name = str(config.sweep)
         _pin_name(config, name)
         print(continue_with("sweep", name), flush=True)
-        self._planned = write_plan(Path(config.hydra.sweep.dir), config)
+        write_plan(Path(config.hydra.sweep.dir), config)
         forget_ended()
+        forget_launched()
 
     def _check_sweep(self, config: DictConfig) -> None:
         swept = swept_options(config.hydra)
@@ -73,13 +74,16 @@ class SweepCallback(Callback):
         self.check(config, swept)
         prepare_launcher(config)
 
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        note_launched(Path(config.hydra.runtime.output_dir))
+
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
         told = _tell(self.report, folder)
         failures = failed_jobs(folder, self._before, self.file_name)
         stopped = enough_failures(config.hydra)
-        if not stopped and runs_here(config.hydra):  # elsewhere another device may give a job another name
-            failures |= lost_jobs([folder / name for name in self._planned], self.file_name)
+        if not stopped:
+            failures |= lost_jobs([folder / os.path.relpath(job, folder) for job in launched_jobs()], self.file_name)
         for job, result in failures.items():
             print_error(f"{job}: {told_ending(result['status'], result['error'])}")
         if stopped:
@@ -110,11 +114,15 @@ def _tell(report: Callable[[Path], str], folder: Path) -> bool:
 
 
 def versions(sweep: Path, file_name: str = FILE_NAME) -> dict[Path, tuple[int, int]]:
-    """Every result under `sweep`, and what tells whether it has been written again; no clock does that safely."""
+    """Every result under `sweep`, with its version: another one means that it has been written since.
+
+    Not by times that are later than the sweep's begin: the machine's clock may be set back meanwhile.
+    """
     return {path: _version(path) for path in sweep.rglob(file_name)}
 
 
 def _version(path: Path) -> tuple[int, int]:
+    """A result is written as a new file, which has another number in the file system or another time."""
     status = path.stat()
     return status.st_ino, status.st_mtime_ns
 

@@ -211,7 +211,7 @@ def tuned_row(row: Row, returns: Sequence[Any], objectives: Sequence[str]) -> Tu
     folders = [folder_of(job) for job in returns]
     results = [read_result(folder) or {} for folder in folders]
     values = [found_values(result, objectives) for result in results]
-    statuses = [str(result.get("status")) for result in results]
+    statuses = [str(result.get("status", "no result")) for result in results]
     return TunedRow(row, [folder.name for folder in folders], values, statuses, objectives)
 
 

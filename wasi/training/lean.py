@@ -1,15 +1,15 @@
-"""`train.memory=lean`: a step in which no wide tensor of the whole batch exists.
+"""`train.memory=lean`: a step that holds the activations of a few blocks and a few images at a time.
 
 Blocks are taken a few at a time, as segments. A segment runs over the batch in chunks and keeps only its input,
-stored narrowly. The backward pass walks the segments from the last to the first, repeats each chunk's inside, and
-adds up its gradients. The patch embedding does the same from the images as bytes. So the gradient is that of the
+in bfloat16 by default. The backward pass walks the segments from the last to the first, repeats each chunk's inside,
+and adds up its gradients. The patch embedding does the same from the images as bytes. So the gradient is that of the
 whole batch, every Tucker basis advances once per step, and clipping is the ordinary one by the global norm.
 
 Gradients are held until the step, as without `lean`; WASI's, kept as coordinates (`O x r`), are thin.
 
-The allocator is told where the line runs: a chunk's tensors, of which there are many and briefly, are reused in the
-heap, their pages mapped; what is larger lives longer, has pages of its own, and returns them when it is freed. What a
-segment leaves free in the heap is given back after its backward pass, where that has become much.
+The allocator is told the size that divides two kinds of tensors. Those of a chunk are many and live briefly: the
+heap keeps their memory for the next ones. What is larger lives longer, and its pages are returned when it is freed.
+What a segment leaves free in the heap is returned after its backward pass, where that has become much.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

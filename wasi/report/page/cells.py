@@ -4,7 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP, Cost
-from wasi.report.fields import DASH, NOT_QUOTABLE, WITHIN_NOISE, ratio_text, significant
+from wasi.report.comparison import Comparison
+from wasi.report.fields import (
+    DASH,
+    NOT_QUOTABLE,
+    WITHIN_NOISE,
+    balanced_accuracy,
+    is_imbalanced,
+    ratio_text,
+    significant,
+    tuned_of,
+)
 from wasi.report.meanings import RANKS_BY_HAND
 from wasi.report.page.page_rows import Row
 
@@ -26,6 +36,9 @@ MEANINGS = {
     "memory are those of bench_device.py, which measures a configuration and vanilla in turns",
     "Accuracy": "mean over the seeds of the share of images that are classified correctly, of the test split, or "
     "where a run lacks that, of the validation split; below it the 95 % t-interval of the mean",
+    "Balanced": "balanced accuracy on the same images: the mean recall of the classes, of whatever size",
+    "Tuned": "what tuning chose on validation images with one seed, and whether that lies on the edge of its grid; all "
+    "that was tried is at the end of the page",
     "Δ vanilla": "accuracy minus vanilla's, in percentage points; below it the 95 % t-interval of the mean "
     "difference over equal seeds. ≈: within noise, that is, a t-test finds no difference at the 5 % level",
     "Pareto": "● where no other row is at least as good in accuracy, step time and step peak and better in one",
@@ -65,8 +78,11 @@ def columns(rows: Sequence[Row]) -> list[Column]:
     found = [Column("Model and data", "", [_block(row) for row in rows], True)] if several else []
     found.append(Column("Method", "", [_method(row) for row in rows], True))
     found.append(Column("Threshold", "ε", [_threshold(row) for row in rows]))
+    found.append(Column("Tuned", "", [_tuned(row) for row in rows], True))
     found.append(Column("Seeds", "", [_seeds(row) for row in rows]))
     found.append(Column("Accuracy", "95 % interval", [_accuracy(row) for row in rows]))
+    if any(is_imbalanced(row.group) for row in rows):
+        found.append(Column("Balanced", "", [_balanced(row) for row in rows]))
     found.append(Column("Δ vanilla", "points", [_difference(row) for row in rows]))
     found += [Column(*TITLES[cost], [_cost(row, cost) for row in rows]) for cost in TITLES]
     found.append(Column("Pareto", "", [Cell("●", order=0) if row.on_front else Cell(DASH) for row in rows]))
@@ -91,6 +107,11 @@ def _threshold(row: Row) -> Cell:
         return Cell(text, order=text)
 
 
+def _tuned(row: Row) -> Cell:
+    text = tuned_of(row.group)
+    return Cell(text, order=None if text == DASH else text)
+
+
 def _seeds(row: Row) -> Cell:
     trained = len(row.group.trained)
     note = "with benchmark" if trained and row.group.bench else "" if trained else "benchmark"
@@ -107,6 +128,11 @@ def _accuracy(row: Row) -> Cell:
     return Cell(f"{row.accuracy:.4f}", note, row.accuracy)
 
 
+def _balanced(row: Row) -> Cell:
+    value = balanced_accuracy(row.group)
+    return Cell(DASH) if value is None else Cell(f"{value:.4f}", order=value)
+
+
 def _difference(row: Row) -> Cell:
     comparison = row.comparison
     if comparison.accuracy_difference is None:
@@ -115,8 +141,16 @@ def _difference(row: Row) -> Cell:
     mark = f" {WITHIN_NOISE}" if comparison.verdict == "within noise" else ""
     bounds = None if pairing is None else pairing.interval
     interval = f"[{signed(100 * bounds[0])}, {signed(100 * bounds[1])}]" if bounds else ""
-    without = "one seed" if comparison.p is None else "other seeds: unpaired" if comparison.is_unpaired else ""
-    return Cell(signed(difference) + mark, interval or without, difference)
+    return Cell(signed(difference) + mark, interval or _without_interval(comparison), difference)
+
+
+def _without_interval(comparison: Comparison) -> str:
+    """Why there is none."""
+    if comparison.pairing is not None and comparison.pairing.without_scatter:
+        return "the same for every seed"
+    if comparison.p is None:
+        return "one seed" if comparison.verdict == "n=1, no spread" else "no spread"
+    return "other seeds: unpaired" if comparison.is_unpaired else ""
 
 
 def signed(points: float) -> str:

@@ -6,20 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wasi.methods.declared import is_subject, title
-from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP, Cost
+from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP, VALIDATION, Cost
 from wasi.report.comparison import Comparison
-from wasi.report.fields import ratio_text, significant
+from wasi.report.fields import listed, ratio_text, significant
 from wasi.report.groups import Group, unlike
 from wasi.report.load import Run
 from wasi.report.needed import needed_sentences
-from wasi.report.origins import one_machine, was_busy
+from wasi.report.origins import are_comparable, one_machine, was_busy
 from wasi.report.page.cells import TITLES, signed
 from wasi.report.page.page_rows import Row
 from wasi.report.statistics import Paired
-from wasi.report.summary import not_to_be_quoted
+from wasi.report.summary import doubts_about_accuracy
 
 _EQUAL_WITHIN = 0.02  # half the width of the widest interval of a difference that passes for none
 _CHEAPEST = 3  # that many are named
+_MOST_NAMES = 6  # a longer list of rows within noise is told by its number: the table marks them
 _SAVED = {
     PEAK: "less peak memory in a training step",
     PROCESS: "less memory of the whole process",
@@ -58,7 +59,7 @@ def of_block(rows: Sequence[Row]) -> list[Statement]:
     answer = _savings(judged) or _measured(rows)
     told = [answer, _front(rows), *_cheapest(rows), _within_noise(judged), _differing(judged)]
     groups = [row.group for row in rows]
-    loud = [Statement(sentence, "loud") for sentence in not_to_be_quoted(groups)]
+    loud = [Statement(sentence, "loud") for sentence in doubts_about_accuracy(groups)]
     needed = [Statement(sentence) for sentence in needed_sentences(groups)]
     return [*loud, *(statement for statement in told if statement is not None), *needed]
 
@@ -96,13 +97,14 @@ class Judged:
 
 
 def fair_comparison(row: Row, rows: Sequence[Row]) -> Comparison:
-    """With the most accurate of the vanillas that differ from the row's own in how they are optimized."""
+    """With the most accurate of the vanillas that differ from the row's own in how they are optimized: on validation
+    images, as to choose by what is then quoted would favour whatever was luckiest there."""
     own = row.comparison.baseline
     if own is None or not row.comparison.of_vanilla or row.comparison.is_reference:
         return row.comparison
     others = [other.group for other in rows if other.comparison.is_reference and other.is_reference]
     alike = [group for group in others if _differ_in_training(group, own)]
-    best = max([own, *alike], key=lambda group: group.mean(group.accuracy) or 0.0)
+    best = max([own, *alike], key=lambda group: group.mean(VALIDATION) or 0.0)
     return row.comparison if best is own else Comparison(row.group, best)
 
 
@@ -112,6 +114,9 @@ def _differ_in_training(a: Group, b: Group) -> bool:
 
 def _savings(judged: Sequence[Judged]) -> Statement | None:
     """What the method judged saves at equal accuracy; else at the accuracy nearest to vanilla's; else at all.
+
+    Of several rows at equal accuracy it is the one that saves most, of those whose interval leaves no doubt; where all
+    leave some, the one nearest to vanilla.
 
     None without a row of that method that has a vanilla to be compared with.
     """
@@ -127,7 +132,11 @@ def _savings(judged: Sequence[Judged]) -> Statement | None:
         return Statement(f"Compared with {_vanilla(best, judged)}, {name} {costs}.", "main")
     equal = [one for one in known if one.verdict == "within noise" or one.is_above]
     spread = [one for one in known if one.comparison.p is not None]
-    best = max(equal, key=lambda one: one.saving) if equal else max(spread or known, key=lambda one: one.difference)
+    sure = [one for one in equal if one.is_above or not _doubt(one.comparison.pairing)]
+    if sure:
+        best = max(sure, key=lambda one: one.saving)
+    else:  # the most saving of rows that few seeds cannot judge is the one furthest below, as like as not
+        best = max(equal or spread or known, key=lambda one: one.difference)
     name, vanilla, costs = best.row.told_name, _vanilla(best, judged), _costs(best.comparison)
     if equal:
         words = "lies above that of" if best.is_above else "cannot be told apart from that of"
@@ -137,13 +146,9 @@ def _savings(judged: Sequence[Judged]) -> Statement | None:
     elif spread:
         text = f"No {subject} configuration keeps the accuracy of {vanilla}. "
         text += f"Nearest is {name} ({_told_difference(best)}); it {costs}."
-        if _is_without_width(best.comparison.pairing):
-            text += _doubt(best.comparison.pairing)
     else:
-        text = (
-            f"Compared with {vanilla}, {name} {costs}; accuracy {_told_difference(best)}. One seed cannot tell such a "
-            "difference from noise: repeat with several seeds before quoting it."
-        )
+        text = f"Compared with {vanilla}, {name} {costs}; accuracy {_told_difference(best)}."
+        text += _without_test(best)
     return Statement(text, "main")
 
 
@@ -191,8 +196,8 @@ def _told_difference(one: Judged) -> str:
 
 def _doubt(pairing: Paired | None) -> str:
     """Of a difference that is within noise, and need not be none for that."""
-    if _is_without_width(pairing):
-        return " All seeds differ by just as much, as happens with few seeds or test images: repeat with more of them."
+    if pairing is not None and pairing.without_scatter:  # by zero
+        return " All seeds agree exactly, as happens with few seeds or test images."
     if pairing is None or pairing.interval is None:
         return " Without equal seeds there is no interval, so the two must not be called equal."
     low, high = pairing.interval
@@ -201,9 +206,13 @@ def _doubt(pairing: Paired | None) -> str:
     return ""
 
 
-def _is_without_width(pairing: Paired | None) -> bool:
-    """Whether all differences are the same one, of which a t-test says more than it knows."""
-    return pairing is not None and pairing.interval is not None and pairing.low == pairing.high != 0
+def _without_test(one: Judged) -> str:
+    """Why a difference is neither told from noise nor called noise."""
+    if one.verdict == "n=1, no spread":
+        return " One seed cannot tell such a difference from noise: repeat with several seeds before quoting it."
+    if one.comparison.pairing is None:
+        return " Accuracies that are the same for every seed show no noise to tell it from: repeat with more seeds."
+    return " All seeds differ by just as much, as happens with few seeds or test images: repeat with more of them."
 
 
 def _points(one: Judged) -> str:
@@ -230,9 +239,9 @@ def _costs(comparison: Comparison) -> str:
             told.append(f"{abs(1 - 1 / ratio):.0%} {(_SAVED if ratio > 1 else _LOST)[cost]} ({ratio_text(ratio)})")
     if not told and not noisy and not equal:
         return "has no cost measured beside vanilla's" + (" but times of a busy machine" if spoilt else "")
-    words = f"takes {_and(told)}" if told else "saves nothing"
+    words = f"takes {listed(told)}" if told else "saves nothing"
     alike = {"within noise": noisy, "the same": equal, "not told, as the machine was busy": spoilt}
-    rest = "; ".join(f"{_and(names)}: {how}" for how, names in alike.items() if names)
+    rest = "; ".join(f"{listed(names)}: {how}" for how, names in alike.items() if names)
     return words + (f" ({rest})" if rest else "")
 
 
@@ -251,9 +260,9 @@ def _front(rows: Sequence[Row]) -> Statement | None:
         if one_machine(sources):
             return None
         return Statement("No Pareto front: step times are of several machines, devices or numbers of threads.")
-    text = f"Pareto-optimal in accuracy, step time and peak memory together: {_and(marked)}"
+    text = f"Pareto-optimal in accuracy, step time and peak memory together: {listed(marked)}"
     without = [row.told_name for row in rows if row.accuracy is None]
-    left_out = f" Not compared there, for want of an accuracy: {_and(without)}." if without else ""
+    left_out = f" Not compared there, for want of an accuracy: {listed(without)}." if without else ""
     return Statement(f"{text}.{left_out}")
 
 
@@ -263,9 +272,9 @@ def _cheapest(rows: Sequence[Row]) -> list[Statement]:
     for cost, words in ((PEAK, "Least peak memory in a training step"), (STEP, "Shortest training step")):
         known = sorted((value, row.key, row.told_name) for row in rows if (value := row.cost(cost)) is not None)
         sources = [run for row in rows for run in row.group.sources(cost.metric)]
-        if len(known) > 2 and (not cost.timed or (one_machine(sources) and not was_busy(sources))):
+        if len(known) > 2 and (not cost.timed or are_comparable(sources)):
             told = [f"{name} ({significant(value, 3)} {TITLES[cost][1]})" for value, _, name in known[:_CHEAPEST]]
-            found.append(Statement(f"{words}: {_and(told)}."))
+            found.append(Statement(f"{words}: {listed(told)}."))
     return found
 
 
@@ -275,25 +284,20 @@ def _within_noise(judged: Sequence[Judged]) -> Statement | None:
     if not names:
         return None
     words = "is" if len(names) == 1 else "are"
-    return Statement(f"Within noise of vanilla's accuracy {words} {_and(names)}: no difference shown, nor ruled out.")
+    if len(names) > _MOST_NAMES:
+        compared = sum(one.verdict is not None for one in judged)
+        told = f"{len(names)} of {compared} rows are within noise of vanilla's accuracy (≈ in the table)"
+        return Statement(f"{told}: no difference shown, nor ruled out.")
+    return Statement(f"Within noise of vanilla's accuracy {words} {listed(names)}: no difference shown, nor ruled out.")
 
 
 def _differing(judged: Sequence[Judged]) -> Statement | None:
     differing = [one for one in judged if one.verdict == "differs"]
     sides = {"above": [one for one in differing if one.is_above], "below": [o for o in differing if not o.is_above]}
-    named = {side: _and([_with_points(one) for one in ones]) for side, ones in sides.items() if ones}
+    named = {side: listed([_with_points(one) for one in ones]) for side, ones in sides.items() if ones}
     told = [f"Accuracy {side} vanilla's: {names}." for side, names in named.items()]
     return Statement(" ".join(told)) if told else None
 
 
 def _with_points(one: Judged) -> str:
     return f"{one.row.told_name} ({_points(one)} points)"
-
-
-def _and(words: Sequence[str]) -> str:
-    """An enumeration.
-
-    >>> _and(["a", "b", "c"])
-    'a, b and c'
-    """
-    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))

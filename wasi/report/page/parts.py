@@ -17,6 +17,7 @@ _MEMORY = {
 }
 _ACCOUNTING = Key("the paper's accounting", "#9A9A9A")
 _TIME = {
+    "subspace": Key("updating the subspaces", "#8C4A2F"),  # all of it, of a step that was not profiled
     "decomposition": Key("decompositions", "#8C4A2F"),
     "factor_algebra": Key("products with factors", "#D8895B"),
     "attention": Key("attention", "#5F7FA8"),
@@ -55,7 +56,7 @@ def time(rows: Sequence[Row]) -> Section | None:
     values = [value for row in rows for value in _time_of(row)]
     if not values:
         return None
-    profiled = any(value["part"] not in (_TIME["decomposition"].label, _TIME["rest"].label) for value in values)
+    profiled = any(value["part"] not in (_TIME["subspace"].label, _TIME["rest"].label) for value in values)
     text = (
         "Milliseconds of one training step: means of a separate pass under a profiler, so that the sum of the "
         "parts may differ from the median step in the table."
@@ -74,7 +75,7 @@ def _time_of(row: Row) -> list[dict[str, Any]]:
         subspace, step = row.group.mean("time/subspace_ms_p50"), row.group.mean(STEP.metric)
         if subspace is None or step is None or subspace > step:
             return []
-        parts = {"decomposition": subspace, "rest": step - subspace}
+        parts = {"subspace": subspace, "rest": step - subspace}
     values = [_part(row, "measured", _TIME[part], ms, "ms") for part, ms in parts.items()]
     return [value for value in values if value["x"]]
 

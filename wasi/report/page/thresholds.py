@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from wasi.report.columns import FLOPS, INFERENCE, PAPER, PEAK, STEP, Cost
-from wasi.report.options import activation_epsilon, weight_epsilon
+from wasi.report.options import threshold
 from wasi.report.page.figure import (
     Figure,
     Section,
@@ -26,20 +26,15 @@ def time(rows: Sequence[Row]) -> Section | None:
     figures, shown = [], []
     for cost in (STEP, INFERENCE):
         timed = [row for row in rows if row.cost(cost) is not None]
-        if len({epsilon for row in timed if (epsilon := _epsilon(row)) is not None}) > 1:
+        if len({epsilon for row in timed if (epsilon := threshold(row.group.config)) is not None}) > 1:
             figures.append(Figure(cost.axis, _against_epsilon(cost, timed)))
             shown += timed
     text = (
         "A line per method over its explained-variance threshold (of the weights; where they are dense, of the "
-        "activations). A method without a threshold is a level line."
+        "activations). A method without a threshold is a level line with its mark at the right end."
     )
     legend = series_legend([row for row in rows if row in shown])
     return Section("Time against epsilon", text, figures, legend) if figures else None
-
-
-def _epsilon(row: Row) -> float | None:
-    found = weight_epsilon(row.group.config)
-    return activation_epsilon(row.group.config) if found is None else found
 
 
 def _against_epsilon(cost: Cost, rows: list[Row]) -> dict[str, Any]:
@@ -47,13 +42,19 @@ def _against_epsilon(cost: Cost, rows: list[Row]) -> dict[str, Any]:
     y = {"field": "y", "type": "quantitative", "title": cost.axis}
     colour, dash = by_series(rows), dash_by_series(rows)
     told = tooltip(epsilon="epsilon", told=cost.axis)
-    values = [row.datum(epsilon=_epsilon(row), y=row.cost(cost), told=row.told_cost(cost)) for row in rows]
+    values = [
+        row.datum(epsilon=threshold(row.group.config), y=row.cost(cost), told=row.told_cost(cost)) for row in rows
+    ]
     with_epsilon = [{"filter": "isValid(datum.epsilon)"}]
+    without_epsilon = [{"filter": "!isValid(datum.epsilon)"}]
+    told_level = tooltip(told=cost.axis)
     level = {
         "mark": {"type": "rule", "strokeWidth": 1.6, "cursor": "pointer"},
-        "transform": [{"filter": "!isValid(datum.epsilon)"}],
-        "encoding": {"y": y, "color": colour, "strokeDash": dash, "tooltip": tooltip(told=cost.axis)},
+        "transform": without_epsilon,
+        "encoding": {"y": y, "color": colour, "strokeDash": dash, "tooltip": told_level},
     }
+    end = {**points(rows), "transform": without_epsilon}
+    end["encoding"] |= {"x": {"value": "width"}, "y": y, "tooltip": told_level}
     line = {
         "mark": {"type": "line", "strokeWidth": 1.6},
         "transform": with_epsilon,
@@ -61,7 +62,7 @@ def _against_epsilon(cost: Cost, rows: list[Row]) -> dict[str, Any]:
     }
     point = {**points(rows), "transform": with_epsilon}
     point["encoding"] |= {"x": x, "y": y, "tooltip": told}
-    return spec(level, line, point, values=values)
+    return spec(level, end, line, point, values=values)
 
 
 def savings(rows: Sequence[Row]) -> Section | None:
