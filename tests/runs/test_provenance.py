@@ -45,9 +45,13 @@ def test_without_git_there_is_no_commit(monkeypatch):
 def test_a_dirty_checkout_is_told_from_a_clean_one(tmp_path, monkeypatch):
     git = ["git", "-C", str(tmp_path), "-c", "user.name=t", "-c", "user.email=t@example.org"]
     (tmp_path / "file").write_text("one")
-    for command in (["init", "-q"], ["add", "file"], ["commit", "-q", "-m", "first"]):
+    (tmp_path / "multirun").mkdir()
+    (tmp_path / "multirun" / ".gitkeep").touch()
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
         subprocess.run([*git, *command], check=True)
     monkeypatch.setattr(module, "_root", lambda: tmp_path)
+    (tmp_path / "multirun" / ".gitkeep").unlink()  # `rm -rf multirun` clears away results
+    module.code_version.cache_clear()
     assert module.code_version()["git_dirty"] is False
     (tmp_path / "file").write_text("two")
     assert module.code_version()["git_dirty"] is False  # what this process has loaded

@@ -41,16 +41,21 @@ def provenance() -> dict:
     }
 
 
+# Folders of what runs write: whoever empties one has changed no code.
+_NO_CODE = [f":(exclude){folder}" for folder in ("multirun", "outputs", "results")]
+
+
 @cache
 def code_version() -> dict:
-    """The commit of the checkout that holds this package, and whether tracked files differ from it.
+    """The commit of the checkout that holds this package, and whether tracked files differ from it, results apart.
 
     Looked up once in a process, which runs what it has loaded: later jobs of a sweep know nothing of later commits.
     """
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return {}
-    return {"git_commit": commit, "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no"))}
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *_NO_CODE)
+    return {"git_commit": commit, "git_dirty": bool(changed)}
 
 
 @cache
