@@ -26,7 +26,7 @@ from wasi.layers.factored import FactoredLinear
 from wasi.models.structure import find_blocks, first_convolution, linear_sites
 from wasi.training.step import TrainStep
 
-_TRIM_AFTER = 32 * 2**20  # bytes; less would be given back, and mapped anew, too often to be worth it
+_TRIM_AFTER = 64 * 2**20  # bytes: ViT-B/32 grows by more in a step, nets whose steps take a second do not
 
 
 class ChunkedRepeat(torch.autograd.Function):
