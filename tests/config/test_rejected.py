@@ -140,4 +140,3 @@ def test_what_does_not_fit_into_a_list_is_one_line(overrides, told, compose_conf
 
 def test_other_refusals_are_not_translated(compose_config):
     assert line(compose_config, "+seed=3") is None
-    assert line(compose_config, "~method.nothing") is None
