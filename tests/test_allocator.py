@@ -27,12 +27,21 @@ print(allocator.release_memory())
 MANY = 5 * 2**25 / resource.getpagesize() / 10  # a fault per page, or per few where the system joins them
 
 
-def run(call: str, **environment):
+def lines(program: str, *words: str, **environment: str) -> list[str]:
+    """What a Python program prints in a process with no setting of an allocator but those given."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_", "MIMALLOC_"))}
-    program = [sys.executable, "-c", PROGRAM, call]
     path = os.pathsep.join(entry for entry in sys.path if entry)
-    done = subprocess.run(program, env={**clean, "PYTHONPATH": path, **environment}, stdout=subprocess.PIPE, text=True)
-    effect, faults, freed, released = done.stdout.split()
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words],
+        env={**clean, "PYTHONPATH": path, **environment},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return done.stdout.splitlines()
+
+
+def run(call: str, **environment: str):
+    effect, faults, freed, released = lines(PROGRAM, call, **environment)
     return effect == "True", int(faults), freed, int(released)
 
 
@@ -76,11 +85,7 @@ print(resident() - before)
 
 @glibc
 def test_holes_of_the_heap_go_back_once_the_process_has_grown_enough():
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_", "MIMALLOC_"))}
-    path = os.pathsep.join(entry for entry in sys.path if entry)
-    program = [sys.executable, "-c", HOLES]
-    done = subprocess.run(program, env={**clean, "PYTHONPATH": path}, stdout=subprocess.PIPE, text=True)
-    grown, untouched, trimmed = (int(line) / 2**20 for line in done.stdout.splitlines())
+    grown, untouched, trimmed = (int(line) / 2**20 for line in lines(HOLES))
     assert grown > 80 and untouched > 80 and trimmed < 40
 
 
@@ -93,11 +98,7 @@ print(allocator.keep_freed_memory(), allocator.return_large_blocks(2**27), alloc
 
 @glibc
 def test_what_is_told_last_holds_for_what_does_not_fit_into_holes_of_the_heap():
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_", "MIMALLOC_"))}
-    path = os.pathsep.join(entry for entry in sys.path if entry)
-    program = [sys.executable, "-c", IN_TURNS]
-    done = subprocess.run(program, env={**clean, "PYTHONPATH": path}, stdout=subprocess.PIPE, text=True)
-    assert done.stdout.split() == ["True", "True", "True", "False"]
+    assert lines(IN_TURNS) == ["True True True False"]
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.imports import TRACED, without_imports
 from tests.tracking import wandb_file
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,11 +35,9 @@ def results(folder: Path) -> dict[str, dict]:
 
 
 def light(*words: str, cwd: Path) -> subprocess.CompletedProcess:
-    """Run, and see to it that torch was not imported."""
-    done = run(*words, cwd=cwd, python=("-X", "importtime"))
-    imports = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
-    assert imports and not any(line.split("|")[-1].strip() == "torch" for line in imports)
-    done.stderr = "".join(f"{line}\n" for line in done.stderr.splitlines() if not line.startswith("import time:"))
+    """Run, and see to it that nothing heavy was imported."""
+    done = run(*words, cwd=cwd, python=TRACED)
+    done.stderr = without_imports(done.stderr)
     return done
 
 
