@@ -89,6 +89,27 @@ def test_holes_of_the_heap_go_back_once_the_process_has_grown_enough():
     assert grown > 80 and untouched > 80 and trimmed < 40
 
 
+LONG_LIVED = """
+import psutil
+import torch
+from wasi import allocator
+resident = lambda: psutil.Process().memory_info().rss
+allocator.keep_freed_memory()
+before = resident()
+held = allocator.long_lived((2**12, 2**12), torch.float32, torch.device("cpu"))
+print(held.shape == (2**12, 2**12) and not held.any())
+held += 1
+print(resident() - before)
+del held
+print(resident() - before)
+"""
+
+
+def test_what_is_long_lived_goes_back_even_where_freed_memory_is_kept():
+    zeros, grown, freed = lines(LONG_LIVED)
+    assert zeros == "True" and int(grown) > 2**26 and int(freed) < 2**24
+
+
 IN_TURNS = """
 from wasi import allocator
 print(allocator.keep_freed_memory(), allocator.return_large_blocks(2**27), allocator.keep_freed_memory(),

@@ -8,12 +8,19 @@ imported (pytorch#192078). No torch at import.
 
 import ctypes
 import importlib.util
+import mmap
 import os
 import platform
+from collections.abc import Sequence
 from functools import cache
+from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
+
+if TYPE_CHECKING:
+    import torch
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -2, -3, -4  # malloc.h
 _LARGEST = 2**31 - 1
@@ -81,6 +88,19 @@ def returns_freed_memory(size: int = _PROBE) -> bool:
     returned = not found and _resident() - before < grown / 2
     _freed = "returned" if returned else "kept"
     return returned
+
+
+def long_lived(shape: Sequence[int], dtype: "torch.dtype", device: "torch.device") -> "torch.Tensor":
+    """Zeros of `shape`, for what outlives many other tensors: on a CPU in a mapping of their own, not in the heap.
+
+    There they would lie among those others, and leave holes when these are freed that no later tensor fits.
+    """
+    import torch
+
+    size = prod(shape) * dtype.itemsize
+    if device.type != "cpu" or size < mmap.PAGESIZE:
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.frombuffer(mmap.mmap(-1, size), dtype=dtype).view(shape)
 
 
 def release_memory() -> int:

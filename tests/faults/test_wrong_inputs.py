@@ -78,6 +78,8 @@ train.checkpoint_every=0
 train.save=all
 train.measure=maybe
 train.chunk_size=4
+train.chunk_mib=4
+train.memory=lean train.chunk_mib=0
 train.storage=float32
 train.rerun=1
 seed=-1

@@ -49,6 +49,19 @@ def test_lean_equals_plain(name, method):
     assert torch.allclose(outputs(model), outputs(other), atol=1e-9)
 
 
+@pytest.mark.parametrize(("mib", "sizes"), [(None, {6}), (40 / 1024, {2}), (1e-9, {1})])
+def test_a_chunk_is_smaller_where_layers_write_much(mib, sizes):
+    model = applied("timm_vit", "wasi", DOUBLE, scope="mlp")
+    plain = TrainStep(other := copy.deepcopy(model), sgd(other), normalize)
+    seen = set()
+    for block in model.blocks:  # 17 tokens, of which a linear makes 17 KiB
+        block.norm1.register_forward_hook(lambda _, args, out: seen.add(len(out)))
+    step = lean(model, sgd(model), chunk_size=6, chunk_mib=mib)
+    images, labels = as_bytes(6)
+    assert step(*step.prepare(images, labels)).loss == pytest.approx(plain(normalize(images), labels).loss, rel=1e-9)
+    assert seen == sizes
+
+
 def test_dropout_falls_the_same_way_again():
     def run(make):
         torch.manual_seed(0)

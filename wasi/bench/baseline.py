@@ -16,6 +16,7 @@ from wasi.runs.result import strict
 _PLAIN = {
     "memory": "plain",
     "chunk_size": None,
+    "chunk_mib": None,
     "segment_size": None,
     "storage": None,
     "gradient_checkpointing": False,

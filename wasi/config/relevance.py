@@ -52,6 +52,8 @@ def _defaults(parts: dict[str, dict[str, Any]]) -> list[tuple[str, str, Any]]:
     """Section, option, and the value that its null stands for, as far as that is known without a library."""
     budget = parts.get("train", {}).get("memory_budget_mib") is not None  # then null is what fits into it
     found = [("train", key, value) for key, value in _LEAN.items() if not budget or key == "storage"]
+    if not budget and device_class(parts.get("device", {}).get("name", "cpu")) == "cpu":
+        found.append(("train", "chunk_mib", 5))
     found += [("device", key, False) for key in ("tf32", "compile")]
     if (batch := parts.get("dataset", {}).get("batch_size")) is not None:
         found.append(("train", "micro_batch_size", batch))

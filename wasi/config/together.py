@@ -30,7 +30,7 @@ TOGETHER: list[tuple[tuple[str, ...], Callable[..., bool], str]] = [
             lambda memory, value: value is None or memory == "lean",
             "null with train.memory={}; it goes with lean",
         )
-        for option in ("chunk_size", "segment_size", "storage", "memory_budget_mib")
+        for option in ("chunk_size", "chunk_mib", "segment_size", "storage", "memory_budget_mib")
     ],
     (
         ("train.memory", "train.gradient_checkpointing"),

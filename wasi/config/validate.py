@@ -189,6 +189,7 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "train.step_in_backward": _yes_no,
     "train.memory": _names("plain", "lean"),
     "train.chunk_size": _count_or_null,
+    "train.chunk_mib": (or_null(_positive[0]), "a number above 0 (MiB), or null"),
     "train.segment_size": _count_or_null,
     "train.memory_budget_mib": (or_null(_positive[0]), "a number above 0 (MiB), or null"),
     "train.storage": (or_null(one_of("float32", "bfloat16")), "float32, bfloat16 or null"),

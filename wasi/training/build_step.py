@@ -19,6 +19,7 @@ from wasi.training.lean import LeanStep
 from wasi.training.optimizer import build_optimizer
 from wasi.training.step import TrainStep
 
+_CHUNK_MIB = 5.0  # of ViT-B/32 8 images: as quick as 16, in 70 MiB less
 _SET_UP_BLOCK = 2**18  # bytes: from this size on a block that is freed goes back, whatever the time that takes
 
 
@@ -66,11 +67,20 @@ def build_step(
         optimizer,
         normalize,
         chunk_size=train.chunk_size or 16,
+        chunk_mib=_chunk_mib(cfg, model),
         segment_size=train.segment_size or 2,
         storage=getattr(torch, train.storage or "bfloat16"),
         **options,
     )
     return method.wrap_step(step)
+
+
+def _chunk_mib(cfg: DictConfig, model: nn.Module) -> float | None:
+    """`train.chunk_mib`. A budget chooses the chunk itself, and a GPU has room and wants large products."""
+    given = cfg.train.chunk_mib
+    if given is None and cfg.train.memory_budget_mib is None and next(model.parameters()).device.type == "cpu":
+        return _CHUNK_MIB
+    return given
 
 
 def _regroup(optimizer: torch.optim.Optimizer, groups: Iterable[dict[str, Any]]) -> None:

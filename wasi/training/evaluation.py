@@ -82,15 +82,15 @@ def evaluate(
 
 
 def test(
-    model: nn.Module, data: Data, normalize: Callable[[Tensor], Tensor], cfg_dataset
+    model: nn.Module, data: Data, normalize: Callable[[Tensor], Tensor], cfg_dataset, at_once: int | None = None
 ) -> tuple[dict[str, float], list[dict]]:
-    """`test/*` of the finished model, and its classes on the test images.
+    """`test/*` of the finished model, and its classes on the test images, `at_once` or a batch of them at a time.
 
     Without a test split there are no metrics, and the classes are those of validation. Nothing else reads test
     images, but for the check of a user's folder for damaged files.
     """
     images = data.val if data.test is None else data.test
     loader = Loader(images, cfg_dataset.num_workers, next(model.parameters()).device)
-    batches = eval_batches(loader, cfg_dataset.batch_size, part=parallel.share)
+    batches = eval_batches(loader, at_once or cfg_dataset.batch_size, part=parallel.share)
     result = evaluate(model, batches, normalize)
     return {} if data.test is None else result.metrics("test"), result.classes(data.classes)

@@ -7,11 +7,13 @@ whole batch, every Tucker basis advances once per step, and clipping is the ordi
 
 Gradients are held until the step, as without `lean`; WASI's, kept as coordinates (`O x r`), are thin.
 
-The allocator is told the size that divides two kinds of tensors. Those of a chunk are many and live briefly: the
-heap keeps their memory for the next ones. What is larger lives longer, and its pages are returned when it is freed.
-What a segment leaves free in the heap is returned after its backward pass, where that has become much.
+Two kinds of tensors share a step. Those of a chunk are many and live briefly: the heap keeps their memory for the next
+ones, and the allocator is told how large they are at most. What outlives a chunk (inputs of segments, their gradients,
+gradients of weights) lies outside the heap, see `long_lived`. What a segment leaves free in the heap all the same is
+returned after its backward pass, where that has become much.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import wraps
 from itertools import groupby
@@ -20,12 +22,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import get_device_states, set_device_states
 
-from wasi.allocator import HeapTrimmer, return_large_blocks
+from wasi.allocator import HeapTrimmer, long_lived, return_large_blocks
 from wasi.errors import UserError
 from wasi.layers.factored import FactoredLinear
 from wasi.models.structure import find_blocks, first_convolution, linear_sites
 from wasi.training.step import TrainStep
 
+log = logging.getLogger(__name__)
+
+_SMALL = 2**16  # bytes up to which a gradient is not worth pages of its own
 _TRIM_AFTER = 64 * 2**20  # bytes: ViT-B/32 grows by more in a step, nets whose steps take a second do not
 
 
@@ -39,12 +44,15 @@ class ChunkedRepeat(torch.autograd.Function):
         run: computes in `dtype`.
         size: images per chunk; storage: type in which `x` waits for the backward pass; out: type of the result,
             and of its gradient.
-        done: called when the backward pass is over and every gradient inside `run` is complete.
+        parameters: those inside `run`, and what else gets gradients there; done: called when the backward pass is over
+            and these are complete.
     """
 
     @staticmethod
-    def forward(ctx, anchor, x: Tensor, run: Callable[[Tensor], Tensor], size: int, dtype, storage, out, done):
-        ctx.done = done
+    def forward(
+        ctx, anchor, x: Tensor, run: Callable[[Tensor], Tensor], size: int, dtype, storage, out, parameters, done
+    ):
+        ctx.parameters, ctx.done = parameters, done
         ctx.run, ctx.size, ctx.in_dtype, ctx.dtype = run, size, x.dtype, dtype
         kind = x.device.type
         ctx.autocast = {"dtype": torch.get_autocast_dtype(kind), "enabled": torch.is_autocast_enabled(kind)}
@@ -55,7 +63,7 @@ class ChunkedRepeat(torch.autograd.Function):
         for start in range(0, len(x), size):
             part = run(_computable(stored[start : start + size], dtype))  # from what the repetition will see
             if result is None:
-                result = part.new_empty(len(x), *part.shape[1:], dtype=out)
+                result = long_lived((len(x), *part.shape[1:]), out, x.device)
             result[start : start + size] = part
         return result
 
@@ -63,7 +71,8 @@ class ChunkedRepeat(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         (stored,) = ctx.saved_tensors
         need = ctx.needs_input_grad[1]
-        d_x = torch.empty(stored.shape, dtype=ctx.in_dtype, device=stored.device) if need else None
+        d_x = long_lived(stored.shape, ctx.in_dtype, stored.device) if need else None
+        new = [parameter for parameter in ctx.parameters if parameter.grad is None]
         on_cpu, (devices, on_devices) = ctx.rng
         with torch.random.fork_rng(devices):
             torch.set_rng_state(on_cpu)
@@ -77,8 +86,28 @@ class ChunkedRepeat(torch.autograd.Function):
                 y.backward(grad[part].to(y.dtype))
                 if need:
                     d_x[part] = x.grad  # type: ignore[index, assignment]  # neither is None where it is needed
+                _move_gradients(new)
+                new = []
         ctx.done()
-        return None, d_x, None, None, None, None, None, None
+        return None, d_x, None, None, None, None, None, None, None
+
+
+@torch.no_grad()
+def _move_gradients(parameters: Iterable[Tensor]) -> None:
+    """Out of the heap, small ones together; a parameter that has got none is left alone."""
+    small: dict[torch.dtype, list[Tensor]] = {}
+    for parameter in parameters:
+        if (grad := parameter.grad) is None:
+            continue
+        if grad.nbytes < _SMALL:
+            small.setdefault(grad.dtype, []).append(parameter)
+        else:
+            parameter.grad = long_lived(grad.shape, grad.dtype, grad.device).copy_(grad)
+    for dtype, owners in small.items():
+        sizes = [parameter.numel() for parameter in owners]
+        together = long_lived((sum(sizes),), dtype, owners[0].device)
+        for parameter, part in zip(owners, together.split(sizes), strict=True):
+            parameter.grad = part.view(parameter.shape).copy_(parameter.grad)
 
 
 def _computable(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -90,24 +119,38 @@ class LeanStep(TrainStep):
     """`TrainStep` whose patch embedding and segments of blocks run as `ChunkedRepeat`; images stay bytes so long.
 
     Args:
-        chunk_size: images per chunk; segment_size: blocks that are repeated together, at most.
+        chunk_size: images per chunk and in evaluation, at most; chunk_mib: what a layer writes for a chunk, in MiB, at most, so fewer
+            images where layers are wide or tokens many; None sets no such limit.
+        segment_size: blocks that are repeated together, at most.
         storage: `torch.float32` or `torch.bfloat16`, the type of what passes from one segment to the next, and of
             its gradient. bfloat16 rounds both while training.
     """
 
     chunk_size: int
 
-    def __init__(self, *args, chunk_size: int, segment_size: int, storage: torch.dtype, **kwargs):
+    def __init__(
+        self,
+        *args,
+        chunk_size: int,
+        segment_size: int,
+        storage: torch.dtype,
+        chunk_mib: float | None = None,
+        **kwargs,
+    ):
         super().__init__(*args, **kwargs)
         _refuse_what_chunks_would_change(self.model)
         self.chunk_size, self._storage = chunk_size, storage
+        self._chunk_bytes = None if chunk_mib is None else chunk_mib * 2**20
         self._dtype = next(self.model.parameters()).dtype
-        self._widest = max(max(s.in_features, s.out_features) for s in linear_sites(self.model, "all"))
         self._trimmer = HeapTrimmer(_TRIM_AFTER) if self.device.type == "cpu" else None
-        self._line_drawn = False  # between a chunk's tensors and larger ones, which takes the number of tokens
+        self._line_drawn = False  # between a chunk's tensors and larger ones, which takes a batch to know
         self._anchor = torch.empty(0, device=self.device, requires_grad=True)
         blocks, (name, embedding) = find_blocks(self.model), _patch_embedding(self.model)
         self.repeated = (name, *blocks)
+        self._widths = dict.fromkeys(blocks.values(), 0)  # of a block's linears, the largest
+        for site in linear_sites(self.model, "all"):
+            block = blocks[site.block]
+            self._widths[block] = max(self._widths[block], site.in_features, site.out_features)
         self._whole = {module: module.forward for module in (embedding, *blocks.values())}
         self._pieces: dict[nn.Module, Callable[..., Tensor]] = {}
         self._pieces[embedding] = self._chunked([embedding], self._normalizing(embedding.forward), self._dtype)
@@ -164,26 +207,41 @@ class LeanStep(TrainStep):
         otherwise: Callable[..., Tensor] | None = None,
     ) -> Callable[..., Tensor]:
         """`run`, all of `modules`, in chunks while they train; else `otherwise`, the last of them, on its own."""
+        parameters = [p for p in _stepped_on(modules) if p.requires_grad]
+        width = max(self._widths.get(module, 0) for module in modules)
 
         @wraps(run)
         def chunked(x: Tensor, *args, **kwargs) -> Tensor:
             if not _trains(modules, x):
                 return (otherwise or run)(x, *args, **kwargs)
-            if x.is_floating_point() and not self._line_drawn:
+            numbers = max(x[0].numel(), x[0].numel() // x.shape[-1] * width)
+            written = self._dtype.itemsize * numbers  # bytes per image
+            size = self._images_at_once(written)
+            if width and not self._line_drawn:
                 self._line_drawn = True
-                return_large_blocks(4 * self.chunk_size * (x[0].numel() // x.shape[-1]) * self._widest + 4096)
+                return_large_blocks(size * written + 4096)
+                if size < min(self.chunk_size, len(x)):
+                    log.info("%d images at a time: train.chunk_mib allows no more", size)
+                self.chunk_size = size
             return ChunkedRepeat.apply(
                 self._anchor,
                 x,
                 lambda part: run(part, *args, **kwargs),
-                self.chunk_size,
+                size,
                 self._dtype,
                 self._storage,
                 out,
+                parameters,
                 lambda: self._complete_inside(modules),
             )
 
         return chunked
+
+    def _images_at_once(self, written: int) -> int:
+        """Images per chunk where a layer writes so many bytes for each."""
+        if self._chunk_bytes is None:
+            return self.chunk_size
+        return max(1, min(self.chunk_size, int(self._chunk_bytes // written)))
 
 
 def _stepped_on(modules: Iterable[nn.Module]) -> Iterator[Tensor]:

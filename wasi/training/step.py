@@ -40,7 +40,7 @@ class TrainStep:
         label_smoothing: share of every label that is spread over all classes.
     """
 
-    chunk_size: int | None = None  # images at a time inside repeated modules, where that is fewer than all
+    chunk_size: int | None = None  # images at a time inside repeated modules and in evaluation; None: a whole batch
     total_steps: int | None = None  # of the training that it is used for, once that is known
 
     def __init__(
