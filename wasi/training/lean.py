@@ -119,8 +119,8 @@ class LeanStep(TrainStep):
     """`TrainStep` whose patch embedding and segments of blocks run as `ChunkedRepeat`; images stay bytes so long.
 
     Args:
-        chunk_size: images per chunk and in evaluation, at most; chunk_mib: what a layer writes for a chunk, in MiB, at most, so fewer
-            images where layers are wide or tokens many; None sets no such limit.
+        chunk_size: images per chunk and in evaluation, at most; chunk_mib: what a layer writes for a chunk, in MiB, at
+            most, so fewer images where layers are wide or tokens many; None sets no such limit.
         segment_size: blocks that are repeated together, at most.
         storage: `torch.float32` or `torch.bfloat16`, the type of what passes from one segment to the next, and of
             its gradient. bfloat16 rounds both while training.
