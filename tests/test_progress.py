@@ -20,7 +20,7 @@ CONFIG = {
 
 def job(sweep, name, method="vanilla", seed=0, status="completed", seconds=60.0, **metrics):
     """A job's folder; `peak` and `step` in place of the metrics' names."""
-    names = {"acc": "test/acc", "peak": "memory/train_peak_mib", "step": "time/train_step_ms_p50"}
+    names = {"acc": "test/acc", "val": "val/acc", "peak": "memory/train_peak_mib", "step": "time/train_step_ms_p50"}
     weight = {"weight_epsilon": 0.8} if method == "wasi" else {}
     folder = sweep / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,6 +66,31 @@ def test_before_the_first_vanilla_there_is_nothing_to_compare_with(tmp_path):
     assert numbers(job(tmp_path, "f", "wasi", status="failed"), tmp_path) == ""
 
 
+@pytest.mark.parametrize(
+    ("sweeper", "left_out", "told"),
+    [
+        ("TunedSweeper", None, "val acc 0.7000"),  # in the first stage
+        ("OptunaSweeper", ["w"], "val acc 0.7000"),
+        ("TunedSweeper", [], "test acc 0.8800"),  # chosen
+        ("BasicSweeper", None, "test acc 0.8800"),
+    ],
+)
+def test_while_a_sweep_chooses_it_tells_nothing_of_test_images(tmp_path, monkeypatch, sweeper, left_out, told):
+    lines = []
+    monkeypatch.setattr(progress.log, "info", lambda *words: lines.append(words[0] % words[1:]))
+    if left_out is not None:
+        write_json(tmp_path / "tuning.json", {"left_out": left_out})
+    hydra = {
+        "runtime": {"output_dir": str(tmp_path / "w")}, "sweep": {"dir": str(tmp_path)}, "mode": "MULTIRUN",
+        "job": {"num": 0}, "sweeper": {"_target_": f"some.{sweeper}"},
+    }  # fmt: skip
+    callback = ProgressCallback()
+    callback.on_job_start(config := OmegaConf.create({"hydra": hydra}), task_function=None)
+    job(tmp_path, "w", "wasi", acc=0.88, val=0.7)
+    callback.on_job_end(config, None)
+    assert told in lines[-1] and ("test" in lines[-1]) == ("test" in told)
+
+
 def test_jobs_are_counted_once_where_the_plan_names_them(tmp_path):
     write_json(tmp_path / "sweep.json", {"jobs": 2, "folders": ["a", "b"]})
     assert place_of(tmp_path / "b", tmp_path, 3) == "2 of 2"
@@ -94,6 +119,7 @@ def test_a_job_that_is_skipped_or_met_again_is_told_once(tmp_path, told):
     def run(name, writes):
         runtime = {"output_dir": str(tmp_path / name)}
         hydra = {"runtime": runtime, "sweep": {"dir": str(tmp_path)}, "mode": "MULTIRUN", "job": {"num": 0}}
+        hydra["sweeper"] = {"_target_": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"}
         config = OmegaConf.create({"hydra": hydra})
         callback.on_job_start(config, task_function=None)
         if writes:

@@ -22,6 +22,7 @@ from wasi.report.origins import waited, was_busy
 from wasi.report.write import printable
 from wasi.runs.plan import read_plan, read_planned
 from wasi.runs.result import BENCH_FILE_NAME, FILE_NAME
+from wasi.runs.tuning import is_tuned_sweep, not_chosen, read_tuning
 from wasi.status import clock, duration, jobs, not_begun, seconds_left
 
 log = logging.getLogger(__name__)
@@ -48,8 +49,15 @@ class ProgressCallback(Callback):
         folder, sweep = _folders(config)
         if sweep is None or _version(folder) in (None, self._before):  # skipped: nothing new to tell
             return
-        if told := numbers(folder, sweep):
+        if told := numbers(folder, sweep, _is_choosing(config, folder, sweep)):
             log.info("job %s done: %s", place_of(folder, sweep, config.hydra.job.num), printable(told))
+
+
+def _is_choosing(config: DictConfig, folder: Path, sweep: Path) -> bool:
+    """Whether the job is one of those by which a tuned sweep chooses, who must not look at test images."""
+    if not is_tuned_sweep(config.hydra):
+        return False
+    return read_tuning(sweep) is None or folder.name in not_chosen(sweep)
 
 
 def _folders(config: DictConfig) -> tuple[Path, Path | None]:
@@ -89,13 +97,17 @@ def standing(sweep: Path) -> str:
     return ", ".join(told)
 
 
-def numbers(folder: Path, sweep: Path) -> str:
-    """A completed job's accuracy and costs, each against vanilla's so far: of equal seed where there is one."""
+def numbers(folder: Path, sweep: Path, choosing: bool = False) -> str:
+    """A completed job's accuracy and costs, each against vanilla's so far: of equal seed where there is one.
+
+    While a sweep is `choosing`, accuracy is that on validation images.
+    """
     run = _read(folder)
     if run is None or not run.completed:
         return ""
     comparison = _comparison(run, sweep)
-    told = [_accuracy(comparison), *(_cost(cost, run, comparison) for cost in _NUMBERS)]
+    accuracy = _validated(run) if choosing else _accuracy(comparison)
+    told = [accuracy, *(_cost(cost, run, comparison) for cost in _NUMBERS)]
     without = "; no vanilla to compare with yet" if comparison.baseline is None else ""
     return f"{comparison.group.recipe or name_of(run)}: {', '.join(filter(None, told))}{without}{_busy(run)}"
 
@@ -135,6 +147,10 @@ def _accuracy(comparison: Comparison) -> str:
         return ""
     told = f"{comparison.group.accuracy.replace('/', ' ')} {mean:.4f}"
     return told if difference is None else f"{told} ({difference:+.4f})"
+
+
+def _validated(run: Run) -> str:
+    return f"val acc {run.metrics['val/acc']:.4f}" if "val/acc" in run.metrics else ""
 
 
 def _cost(cost: Cost, run: Run, comparison: Comparison) -> str:

@@ -7,13 +7,7 @@ from torch import Tensor, nn
 
 from wasi.linalg import tucker
 from wasi.linalg.orthonormal import independent_columns
-from wasi.linalg.rank import explained_rank
-from wasi.linalg.spectrum import EXACT_SIDE, leading_subspace
-
-
-def unfold(x: Tensor, mode: int) -> Tensor:
-    """Mode-`m` unfolding with the mode last: `[prod(other modes), d_m]`."""
-    return x.movedim(mode, -1).reshape(-1, x.shape[mode])
+from wasi.linalg.spectrum import mode_rank, mode_subspace
 
 
 class TuckerState(nn.Module):
@@ -45,7 +39,7 @@ class TuckerState(nn.Module):
         self.batch_rank = ranks[0] if ranks[0] < len(example) else None  # None: kept whole
         for mode, rank in enumerate(self.ranks[1:], 1):
             is_cut = rank < example.shape[mode]
-            start = leading_subspace(unfold(example.detach(), mode), None, rank) if is_cut else None
+            start = mode_subspace(example.detach(), mode, rank) if is_cut else None
             self.register_buffer(f"basis_{mode}", None if start is None else start.contiguous())
         self.register_buffer("age", torch.tensor(phase))
         self._steps = phase  # `age`, which on an accelerator takes time to read
@@ -115,18 +109,8 @@ def epsilon_ranks(
         batch_mode: `whole` keeps the first mode as it is, `cut` gives it a rank like the others.
         token_epsilon: in place of `epsilon` for the modes between the first and the last.
     """
+    x = x.detach()
+    last = x.dim() - 1
     of_tokens = epsilon if token_epsilon is None else token_epsilon
-    ranks = [_mode_rank(unfold(x.detach(), mode), of_tokens) for mode in range(1, x.dim() - 1)]
-    ranks.append(_mode_rank(x.detach().flatten(0, -2), epsilon))
-    first = x.shape[0] if batch_mode == "whole" else _mode_rank(unfold(x.detach(), 0), epsilon)
-    return (first, *ranks)
-
-
-def _mode_rank(rows: Tensor, epsilon: float) -> int:
-    if epsilon >= 1:
-        return rows.shape[1]
-    if min(rows.shape) > EXACT_SIDE:
-        return leading_subspace(rows, epsilon, None).shape[1]
-    wide = rows.double()
-    gram = wide.mT @ wide if wide.shape[1] <= wide.shape[0] else wide @ wide.mT
-    return explained_rank(torch.linalg.eigvalsh(gram).flip(0).clamp_min(0), epsilon)
+    ranks = [mode_rank(x, mode, epsilon if mode == last else of_tokens) for mode in range(1, x.dim())]
+    return (x.shape[0] if batch_mode == "whole" else mode_rank(x, 0, epsilon), *ranks)

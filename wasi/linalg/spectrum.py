@@ -29,6 +29,35 @@ def leading_subspace(rows: Tensor, epsilon: float | None, rank: int | None, seed
     return _iterated(rows, epsilon, rank, seed)
 
 
+def mode_subspace(x: Tensor, mode: int, rank: int) -> Tensor:
+    """Leading `rank` singular vectors (`d_m x rank`) of a mode's unfolding of `x`, by decreasing energy.
+
+    No copy of `x` is made for sides up to `EXACT_SIDE`, or for the last mode.
+    """
+    if not _has_small_gram(x, mode):
+        return leading_subspace(_unfold(x, mode), None, rank)
+    return torch.linalg.eigh(_mode_gram(x, mode))[1].flip(1)[:, :rank].to(x.dtype).contiguous()
+
+
+def mode_rank(x: Tensor, mode: int, epsilon: float) -> int:
+    """The least rank that explains `epsilon` of the squared Frobenius norm of a mode's unfolding of `x`."""
+    if epsilon >= 1:
+        return x.shape[mode]
+    if not _has_small_gram(x, mode):
+        return leading_subspace(_unfold(x, mode), epsilon, None).shape[1]
+    return explained_rank(torch.linalg.eigvalsh(_mode_gram(x, mode)).flip(0).clamp_min(0), epsilon)
+
+
+def _unfold(x: Tensor, mode: int) -> Tensor:
+    """Mode-`m` unfolding with the mode last: `[prod(other modes), d_m]`."""
+    return x.movedim(mode, -1).reshape(-1, x.shape[mode])
+
+
+def _has_small_gram(x: Tensor, mode: int) -> bool:
+    """Whether the mode's side is short, and not longer than the unfolding has rows."""
+    return x.shape[mode] ** 2 <= x.numel() and x.shape[mode] <= EXACT_SIDE
+
+
 def mode_spectrum(x: Tensor, mode: int, epsilon: float) -> tuple[Tensor, Tensor]:
     """Leading singular vectors (`d_m x r`) and squared singular values (`r`, float64) of a mode's unfolding of `x`.
 
@@ -36,7 +65,7 @@ def mode_spectrum(x: Tensor, mode: int, epsilon: float) -> tuple[Tensor, Tensor]
     No copy of `x` is made for sides up to `EXACT_SIDE`.
     """
     if x.shape[mode] > EXACT_SIDE:
-        rows = x.movedim(mode, -1).reshape(-1, x.shape[mode])
+        rows = _unfold(x, mode)
         basis = leading_subspace(rows, epsilon, None)
         return basis, (rows @ basis).double().square().sum(0)
     energy, vectors = torch.linalg.eigh(_mode_gram(x, mode))
@@ -79,7 +108,8 @@ def _exact(rows: Tensor, epsilon: float | None, rank: int | None) -> Tensor:
 
 def _iterated(rows: Tensor, epsilon: float | None, rank: int | None, seed: int) -> Tensor:
     d = rows.shape[1]
-    total = rows.double().square().sum()
+    nothing = torch.zeros((), dtype=torch.float64, device=rows.device)
+    total = sum((piece.double().square().sum() for piece in rows.split(max(1, _PIECE // d))), start=nothing)
     generator = torch.Generator().manual_seed(seed)
     width = (rank or 64) + _OVERSAMPLE
     while True:
