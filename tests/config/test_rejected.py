@@ -26,7 +26,7 @@ def line(compose_config, *overrides, words=()):
         (["method=wsi", "method.activations.epsilon=1"], "method.activations.epsilon=1: allowed is for method="),
         (["method=asi", "method.activations.rank=1"], "method.activations.rank=1: allowed is one of method."),
         (["optimizer.betas=[0.5,1]"], "optimizer.betas=[0.5,1]: allowed is for optimizer=adamw"),
-        (["train.epoch=1"], "train.epoch=1: allowed is one of train.checkpoint_every, train.chunk_size, "),
+        (["train.epoch=1"], "train.epoch=1: allowed is one of train.checkpoint_every, train.chunk_mib, "),
         (["epochs=1"], "epochs=1: allowed is one of augment, dataset, "),
         (["trian.epochs=1"], "trian.epochs=1: allowed is one of augment, dataset, "),
         (["method=wasy"], f"method=wasy: allowed is {', '.join(METHODS)}"),
