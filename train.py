@@ -57,7 +57,7 @@ def train(cfg: DictConfig, run: Run) -> None:
     step_seconds = fit(cfg, run, step, data, spec, calibration)
     if cfg.train.save == "model":
         save_model(run.folder / FILE_NAME, model, header_of(cfg, spec, data.classes, run.layers))
-    tested, run.classes = test(model, data, normalize, cfg.dataset, step.chunk_size)
+    tested, run.classes = test(step, data, cfg.dataset)
     run.metrics |= tested
     measure(cfg, run, method, step, first_batch(data.train, cfg), step_seconds)
 

@@ -67,25 +67,30 @@ def test_before_the_first_vanilla_there_is_nothing_to_compare_with(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("sweeper", "left_out", "told"),
+    ("sweeper", "tuning", "seed", "told"),
     [
-        ("TunedSweeper", None, "val acc 0.7000"),  # in the first stage
-        ("OptunaSweeper", ["w"], "val acc 0.7000"),
-        ("TunedSweeper", [], "test acc 0.8800"),  # chosen
-        ("BasicSweeper", None, "test acc 0.8800"),
+        ("TunedSweeper", None, 1, "val acc 0.7000"),  # in the first stage
+        ("OptunaSweeper", (["v"], [], "1"), 1, "val acc 0.7000"),  # of the second row, while the first has chosen
+        ("TunedSweeper", (["v", "w"], ["w"], "1"), 1, "val acc 0.7000"),
+        ("TunedSweeper", (["v", "w"], ["w"], None), 1, "val acc 0.7000"),
+        ("TunedSweeper", (["v", "w"], ["v"], "1"), 1, "test acc 0.8800"),  # chosen
+        ("OptunaSweeper", (["v"], [], "1"), 2, "test acc 0.8800"),  # in the second stage
+        ("BasicSweeper", None, 1, "test acc 0.8800"),
     ],
 )
-def test_while_a_sweep_chooses_it_tells_nothing_of_test_images(tmp_path, monkeypatch, sweeper, left_out, told):
+def test_while_a_sweep_chooses_it_tells_nothing_of_test_images(tmp_path, monkeypatch, sweeper, tuning, seed, told):
     lines = []
     monkeypatch.setattr(progress.log, "info", lambda *words: lines.append(words[0] % words[1:]))
-    if left_out is not None:
-        write_json(tmp_path / "tuning.json", {"left_out": left_out})
+    if tuning is not None:
+        points, left_out, tuned_with = tuning
+        rows = [{"points": [{"job": job} for job in points]}]
+        write_json(tmp_path / "tuning.json", {"seed": tuned_with, "rows": rows, "left_out": left_out})
     hydra = {
         "runtime": {"output_dir": str(tmp_path / "w")}, "sweep": {"dir": str(tmp_path)}, "mode": "MULTIRUN",
         "job": {"num": 0}, "sweeper": {"_target_": f"some.{sweeper}"},
     }  # fmt: skip
     callback = ProgressCallback()
-    callback.on_job_start(config := OmegaConf.create({"hydra": hydra}), task_function=None)
+    callback.on_job_start(config := OmegaConf.create({"hydra": hydra, "seed": seed}), task_function=None)
     job(tmp_path, "w", "wasi", acc=0.88, val=0.7)
     callback.on_job_end(config, None)
     assert told in lines[-1] and ("test" in lines[-1]) == ("test" in told)

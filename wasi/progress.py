@@ -22,7 +22,7 @@ from wasi.report.origins import waited, was_busy
 from wasi.report.write import printable
 from wasi.runs.plan import read_plan, read_planned
 from wasi.runs.result import BENCH_FILE_NAME, FILE_NAME
-from wasi.runs.tuning import is_tuned_sweep, not_chosen, read_tuning
+from wasi.runs.tuning import is_trial, is_tuned_sweep
 from wasi.status import clock, duration, jobs, not_begun, seconds_left
 
 log = logging.getLogger(__name__)
@@ -49,15 +49,9 @@ class ProgressCallback(Callback):
         folder, sweep = _folders(config)
         if sweep is None or _version(folder) in (None, self._before):  # skipped: nothing new to tell
             return
-        if told := numbers(folder, sweep, _is_choosing(config, folder, sweep)):
+        choosing = is_tuned_sweep(config.hydra) and is_trial(sweep, folder.name, config.seed)
+        if told := numbers(folder, sweep, choosing):
             log.info("job %s done: %s", place_of(folder, sweep, config.hydra.job.num), printable(told))
-
-
-def _is_choosing(config: DictConfig, folder: Path, sweep: Path) -> bool:
-    """Whether the job is one of those by which a tuned sweep chooses, who must not look at test images."""
-    if not is_tuned_sweep(config.hydra):
-        return False
-    return read_tuning(sweep) is None or folder.name in not_chosen(sweep)
 
 
 def _folders(config: DictConfig) -> tuple[Path, Path | None]:
@@ -100,7 +94,7 @@ def standing(sweep: Path) -> str:
 def numbers(folder: Path, sweep: Path, choosing: bool = False) -> str:
     """A completed job's accuracy and costs, each against vanilla's so far: of equal seed where there is one.
 
-    While a sweep is `choosing`, accuracy is that on validation images.
+    Of a job by which a sweep is `choosing`, accuracy is that on validation images.
     """
     run = _read(folder)
     if run is None or not run.completed:

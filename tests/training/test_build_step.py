@@ -1,8 +1,10 @@
 """What a method may change about its training."""
 
+import pytest
 import torch
+from timm.models.vision_transformer import VisionTransformer
 
-from tests.small import applied, batch
+from tests.small import CLASSES, applied, batch
 from wasi.methods.method import Method
 from wasi.training.build_step import build_step
 
@@ -38,6 +40,27 @@ def test_groups_and_hooks_of_a_method_count(compose_config):
     assert method.steps == 1
     for name, p in model.named_parameters():
         assert torch.allclose(p, expected[name], atol=1e-6), name
+
+
+@pytest.mark.parametrize(
+    ("options", "sizes"),
+    [
+        ([], {15, 1}),  # 17 tokens of 5120 numbers: 15 images are 4.98 MiB
+        (["train.chunk_mib=5"], {15, 1}),
+        (["train.chunk_mib=1"], {3, 1}),
+        (["train.chunk_size=2"], {2}),
+        (["train.memory_budget_mib=4000"], {16}),
+    ],
+)
+def test_chunks_of_a_wide_net_have_fewer_images_unless_there_is_a_budget(options, sizes, compose_config):
+    model = VisionTransformer(16, 4, embed_dim=64, depth=1, num_heads=2, mlp_ratio=80, num_classes=CLASSES)
+    cfg = compose_config("method=vanilla", "train.memory=lean", *options)
+    step = build_step(model, lambda images: images / 255, cfg, Method())
+    seen = set()
+    model.blocks[0].norm1.register_forward_hook(lambda _, args, out: seen.add(len(out)))
+    images = torch.randint(256, (16, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    step(*step.prepare(images, torch.arange(16) % CLASSES))
+    assert seen == sizes
 
 
 def test_without_any_the_groups_are_the_optimizers(compose_config):

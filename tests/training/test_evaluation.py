@@ -8,6 +8,7 @@ from torch import nn
 from wasi.data.spec import Data
 from wasi.training import evaluation as module
 from wasi.training.evaluation import evaluate
+from wasi.training.step import TrainStep
 
 
 class Says(nn.Module):
@@ -63,11 +64,17 @@ def test_top_5_is_reported_above_20_classes(classes, reported):
     assert values.get("val/acc_top5", 0.5) == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("at_once", [None, 1, 16])
 @pytest.mark.parametrize("has_test", [True, False])
-def test_the_classes_are_those_of_test_images_where_there_are_some(has_test):
+def test_the_classes_are_those_of_test_images_where_there_are_some(has_test, at_once):
     val, test = [(image(0), 0), (image(0), 1)], [(image(1), 1)] * 3
     data = Data(val, val, test if has_test else None, ["a", "b"])
     cfg = OmegaConf.create({"batch_size": 2, "num_workers": 0})
-    metrics, classes = module.test(Says(2), data, lambda x: x, cfg)
+    model, sizes = Says(2), set()
+    model.register_forward_hook(lambda _, args, out: sizes.add(len(out)))
+    step = TrainStep(model, torch.optim.SGD(model.parameters()), lambda x: x)
+    step.chunk_size = at_once
+    metrics, classes = module.test(step, data, cfg)
+    assert max(sizes) == (1 if at_once == 1 else 2)
     assert [row["count"] for row in classes] == ([0, 3] if has_test else [1, 1])
     assert metrics.get("test/acc") == (1.0 if has_test else None) and (metrics == {}) == (not has_test)

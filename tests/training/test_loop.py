@@ -95,6 +95,14 @@ def test_evaluation_when_due_and_at_the_end_changes_no_result(tmp_path):
     assert [step for step, values in seldom.tracker.history if "val/acc" in values] == [6, 9]
 
 
+def test_evaluation_takes_no_more_images_at_a_time_than_a_step(tmp_path):
+    run, sizes = fit(tmp_path / "run", epochs=1), set()
+    run.step.chunk_size = 3
+    run.step.model.register_forward_hook(lambda model, args, out: None if model.training else sizes.add(len(out)))
+    run.run()
+    assert max(sizes) == 3
+
+
 @pytest.mark.parametrize("augment", [False, True])
 @pytest.mark.parametrize("stop_at", [1, 4, 6])
 @pytest.mark.parametrize("method", ["vanilla", "wasi"])

@@ -15,7 +15,7 @@ _WITHOUT_EFFECT = {
     "device": ("memory_limit_mib",),
 }
 _NO_AUGMENTATION = (None, 0)
-_LEAN = {"chunk_size": 16, "segment_size": 2, "storage": "bfloat16"}  # what null stands for
+_CHUNK_MIB = 5  # 8 images of a ViT-B/32
 
 
 def relevant(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -48,12 +48,21 @@ def _augmentation(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {"augment": on} if on else {}
 
 
+def lean_defaults(budget: float | None, device: str) -> dict[str, Any]:
+    """What null stands for in the options of `train.memory=lean` on a class of devices.
+
+    A GPU has room and wants large products, and `budget` (`train.memory_budget_mib`) chooses the chunk itself.
+    """
+    mib = _CHUNK_MIB if device == "cpu" and budget is None else None
+    return {"chunk_size": 16, "chunk_mib": mib, "segment_size": 2, "storage": "bfloat16"}
+
+
 def _defaults(parts: dict[str, dict[str, Any]]) -> list[tuple[str, str, Any]]:
     """Section, option, and the value that its null stands for, as far as that is known without a library."""
-    budget = parts.get("train", {}).get("memory_budget_mib") is not None  # then null is what fits into it
-    found = [("train", key, value) for key, value in _LEAN.items() if not budget or key == "storage"]
-    if not budget and device_class(parts.get("device", {}).get("name", "cpu")) == "cpu":
-        found.append(("train", "chunk_mib", 5))
+    budget = parts.get("train", {}).get("memory_budget_mib")
+    of_lean = lean_defaults(budget, device_class(parts.get("device", {}).get("name", "cpu")))
+    # With a budget null is what fits into it.
+    found = [("train", key, value) for key, value in of_lean.items() if budget is None or key == "storage"]
     found += [("device", key, False) for key in ("tf32", "compile")]
     if (batch := parts.get("dataset", {}).get("batch_size")) is not None:
         found.append(("train", "micro_batch_size", batch))

@@ -39,8 +39,7 @@ class TuckerState(nn.Module):
         self.batch_rank = ranks[0] if ranks[0] < len(example) else None  # None: kept whole
         for mode, rank in enumerate(self.ranks[1:], 1):
             is_cut = rank < example.shape[mode]
-            start = mode_subspace(example.detach(), mode, rank) if is_cut else None
-            self.register_buffer(f"basis_{mode}", None if start is None else start.contiguous())
+            self.register_buffer(f"basis_{mode}", mode_subspace(example.detach(), mode, rank) if is_cut else None)
         self.register_buffer("age", torch.tensor(phase))
         self._steps = phase  # `age`, which on an accelerator takes time to read
         self._watch()

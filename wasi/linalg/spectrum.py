@@ -32,7 +32,7 @@ def leading_subspace(rows: Tensor, epsilon: float | None, rank: int | None, seed
 def mode_subspace(x: Tensor, mode: int, rank: int) -> Tensor:
     """Leading `rank` singular vectors (`d_m x rank`) of a mode's unfolding of `x`, by decreasing energy.
 
-    No copy of `x` is made for sides up to `EXACT_SIDE`, or for the last mode.
+    No copy of `x` is made where `_has_small_gram`, or for the last mode.
     """
     if not _has_small_gram(x, mode):
         return leading_subspace(_unfold(x, mode), None, rank)

@@ -266,6 +266,16 @@ def read_tuning(folder: Path) -> dict[str, Any] | None:
     return read_result(folder, FILE_NAME)
 
 
+def is_trial(folder: Path, job: str, seed: object) -> bool:
+    """Whether a job of a tuned sweep is one to choose by, as far as tuning.json tells: of its seed, and not chosen."""
+    told = read_tuning(folder)
+    if told is None:
+        return True
+    if told["seed"] is not None and str(seed) != told["seed"]:
+        return False
+    return job not in {point["job"] for row in told["rows"] for point in row["points"]} - set(told["left_out"])
+
+
 def not_chosen(folder: Path) -> set[str]:
     """Names of the job folders of a sweep whose points were tried and not chosen."""
     return set((read_tuning(folder) or {}).get("left_out", ()))

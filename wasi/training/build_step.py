@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from wasi.allocator import keep_freed_memory, release_memory, return_large_blocks
+from wasi.config.relevance import lean_defaults
 from wasi.layers.autocast import autocast_forward
 from wasi.methods.method import Method
 from wasi.models.mapped import into_memory
@@ -19,7 +20,6 @@ from wasi.training.lean import LeanStep
 from wasi.training.optimizer import build_optimizer
 from wasi.training.step import TrainStep
 
-_CHUNK_MIB = 5.0  # of ViT-B/32 8 images: as quick as 16, in 70 MiB less
 _SET_UP_BLOCK = 2**18  # bytes: from this size on a block that is freed goes back, whatever the time that takes
 
 
@@ -62,25 +62,15 @@ def build_step(
         keep_freed_memory()
         return method.wrap_step(TrainStep(model, optimizer, normalize, **options))
     release_memory()  # what set-up left behind
-    step = LeanStep(
-        model,
-        optimizer,
-        normalize,
-        chunk_size=train.chunk_size or 16,
-        chunk_mib=_chunk_mib(cfg, model),
-        segment_size=train.segment_size or 2,
-        storage=getattr(torch, train.storage or "bfloat16"),
-        **options,
-    )
-    return method.wrap_step(step)
+    lean = _lean_options(cfg, next(model.parameters()).device.type)
+    return method.wrap_step(LeanStep(model, optimizer, normalize, **lean, **options))
 
 
-def _chunk_mib(cfg: DictConfig, model: nn.Module) -> float | None:
-    """`train.chunk_mib`. A budget chooses the chunk itself, and a GPU has room and wants large products."""
-    given = cfg.train.chunk_mib
-    if given is None and cfg.train.memory_budget_mib is None and next(model.parameters()).device.type == "cpu":
-        return _CHUNK_MIB
-    return given
+def _lean_options(cfg: DictConfig, device: str) -> dict[str, Any]:
+    """Arguments of `LeanStep`: the options of `train.memory=lean`, with what null stands for."""
+    defaults = lean_defaults(cfg.train.memory_budget_mib, device)
+    found = {key: default if cfg.train[key] is None else cfg.train[key] for key, default in defaults.items()}
+    return found | {"storage": getattr(torch, found["storage"])}
 
 
 def _regroup(optimizer: torch.optim.Optimizer, groups: Iterable[dict[str, Any]]) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from wasi.data.loader import Loader, eval_batches
 from wasi.data.spec import Data
 from wasi.training import parallel
+from wasi.training.step import TrainStep
 
 _TOP5_ABOVE = 20  # classes
 
@@ -81,16 +82,14 @@ def evaluate(
     return Evaluation(loss / int(counts.sum()), counts, correct, int(in_top5))
 
 
-def test(
-    model: nn.Module, data: Data, normalize: Callable[[Tensor], Tensor], cfg_dataset, at_once: int | None = None
-) -> tuple[dict[str, float], list[dict]]:
-    """`test/*` of the finished model, and its classes on the test images, `at_once` or a batch of them at a time.
+def test(step: TrainStep, data: Data, cfg_dataset) -> tuple[dict[str, float], list[dict]]:
+    """`test/*` of the finished model, and its classes on the test images.
 
     Without a test split there are no metrics, and the classes are those of validation. Nothing else reads test
     images, but for the check of a user's folder for damaged files.
     """
     images = data.val if data.test is None else data.test
-    loader = Loader(images, cfg_dataset.num_workers, next(model.parameters()).device)
-    batches = eval_batches(loader, at_once or cfg_dataset.batch_size, part=parallel.share)
-    result = evaluate(model, batches, normalize)
+    loader = Loader(images, cfg_dataset.num_workers, step.device)
+    batches = eval_batches(loader, step.evaluation_size(cfg_dataset.batch_size), part=parallel.share)
+    result = evaluate(step.model, batches, step.normalize)
     return {} if data.test is None else result.metrics("test"), result.classes(data.classes)

@@ -89,7 +89,7 @@ class ChunkedRepeat(torch.autograd.Function):
                 _move_gradients(new)
                 new = []
         ctx.done()
-        return None, d_x, None, None, None, None, None, None, None
+        return None, d_x, *[None] * 7
 
 
 @torch.no_grad()
@@ -222,7 +222,6 @@ class LeanStep(TrainStep):
                 return_large_blocks(size * written + 4096)
                 if size < min(self.chunk_size, len(x)):
                     log.info("%d images at a time: train.chunk_mib allows no more", size)
-                self.chunk_size = size
             return ChunkedRepeat.apply(
                 self._anchor,
                 x,

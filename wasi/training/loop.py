@@ -162,7 +162,8 @@ class Fit:
         data, progress, train = self.cfg.dataset, self.progress, self.cfg.train
         values = {"train/loss": progress.loss_sum / progress.count}
         if (epoch + 1) % train.eval_every == 0 or epoch + 1 == train.epochs:
-            batches = eval_batches(self._loaders["val"], self.step.chunk_size or data.batch_size, part=parallel.share)
+            size = self.step.evaluation_size(data.batch_size)
+            batches = eval_batches(self._loaders["val"], size, part=parallel.share)
             found = evaluate(self.step.model, batches, self.step.normalize)
             self.classes = len(found.counts)
             values |= found.metrics("val")

@@ -40,7 +40,7 @@ class TrainStep:
         label_smoothing: share of every label that is spread over all classes.
     """
 
-    chunk_size: int | None = None  # images at a time inside repeated modules and in evaluation; None: a whole batch
+    chunk_size: int | None = None  # images at a time inside repeated modules, at most; None: a whole batch
     total_steps: int | None = None  # of the training that it is used for, once that is known
 
     def __init__(
@@ -70,6 +70,10 @@ class TrainStep:
             for parameter, _ in optimizer.whitened_parameters():
                 hook = parameter.register_post_accumulate_grad_hook(lambda p: self.complete([p]))
                 self.in_backward[parameter] = hook
+
+    def evaluation_size(self, batch_size: int) -> int:
+        """Images at a time in evaluation: no more than a step takes, and the same whether or not one has run."""
+        return min(batch_size, self.chunk_size or batch_size)
 
     def prepare(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """A loader's batch in the form in which a step takes it: on the device, normalised."""
