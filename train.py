@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from wasi.methods.calibration import Calibration
     from wasi.methods.method import Method
     from wasi.training.step import TrainStep
+
+log = logging.getLogger(__name__)
 
 
 def train(cfg: DictConfig, run: Run) -> None:
@@ -120,8 +123,12 @@ def fit(
     training = Fit(step, train_images, data.val, cfg, run.folder, run.tracker, watchers, mix)
     run.resumed_from_step, run.history = training.resumed_from_step, training.progress.epochs
     run.metrics |= training.run()
-    if measure_level(cfg.train.measure) == "fast" and run.first_here:
-        run.metrics["memory/process_rss_peak_mib"] = process_peak_mib()
+    if run.first_here:
+        peak = process_peak_mib()
+        if cfg.train.memory == "lean":
+            log.info("trained in %.0f MiB, the resident peak of the whole process", peak)
+        if measure_level(cfg.train.measure) == "fast":
+            run.metrics["memory/process_rss_peak_mib"] = peak
     return training.step_seconds
 
 

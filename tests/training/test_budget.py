@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,12 @@ def test_what_cannot_fit_is_refused_with_the_least_that_would_do(configured):
     with pytest.raises(UserError):
         picked(configured(least - 1))
     assert picked(configured(least))[2] == least
+
+
+@pytest.mark.parametrize(("measure", "told"), [("full", True), ("fast", True), ("none", False)])
+def test_measurements_outside_the_budget_are_told(configured, caplog, measure, told):
+    picked(configured(4000, f"train.measure={measure}"))
+    assert (f"train.measure={measure} takes more than that" in caplog.text) is told
 
 
 def test_sizes_that_are_given_stay(configured):
@@ -148,3 +155,5 @@ def test_a_process_takes_what_was_expected(tmp_path):
     peak_mib = float(done.stdout.split()[-1]) / 1024
     expected = json.loads((tmp_path / "run" / "result.json").read_text())["metrics"]["memory/expected_process_mib"]
     assert 0.8 * expected < peak_mib < 1.05 * expected
+    told = re.search(r"trained in (\d+) MiB, the resident peak", (tmp_path / "run" / "train.log").read_text())
+    assert told and float(told[1]) == pytest.approx(peak_mib, rel=0.02)

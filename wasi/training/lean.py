@@ -15,6 +15,7 @@ returned after its backward pass, where that has become much.
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import wraps
 from itertools import groupby
 
@@ -34,62 +35,79 @@ _SMALL = 2**16  # bytes up to which a gradient is not worth pages of its own
 _TRIM_AFTER = 64 * 2**20  # bytes: ViT-B/32 grows by more in a step, nets whose steps take a second do not
 
 
+@dataclass(frozen=True)
+class Repeated:
+    """A part of the network that `ChunkedRepeat` runs chunk by chunk.
+
+    run: what it computes, in `dtype`; its result for a chunk must not depend on the others.
+    size: images per chunk.
+    storage: type in which its input waits for the backward pass.
+    out: type of its result, and of the result's gradient.
+    parameters: those inside `run`, and what else gets gradients there.
+    done: called when the backward pass is over and these gradients are complete.
+    """
+
+    run: Callable[[Tensor], Tensor]
+    size: int
+    dtype: torch.dtype
+    storage: torch.dtype
+    out: torch.dtype
+    parameters: Sequence[Tensor]
+    done: Callable[[], None]
+
+    def computable(self, x: Tensor) -> Tensor:
+        """Images stay bytes, which the patch embedding normalises itself."""
+        return x.to(self.dtype) if x.is_floating_point() else x
+
+
 class ChunkedRepeat(torch.autograd.Function):
-    """`run(x)` chunk by chunk without a graph; in the backward pass again, with one, chunk by chunk.
+    """`part.run(x)` chunk by chunk without a graph; in the backward pass again, with one, chunk by chunk.
 
     Args:
-        anchor: empty tensor that requires a gradient, so that parameters inside `run` train even where `x`
+        anchor: empty tensor that requires a gradient, so that parameters inside `part` train even where `x`
             itself needs no gradient.
-        x: `[B, ...]`; what `run` gives for a chunk of it must not depend on the others.
-        run: computes in `dtype`.
-        size: images per chunk; storage: type in which `x` waits for the backward pass; out: type of the result,
-            and of its gradient.
-        parameters: those inside `run`, and what else gets gradients there; done: called when the backward pass is over
-            and these are complete.
+        x: `[B, ...]`.
     """
 
     @staticmethod
-    def forward(
-        ctx, anchor, x: Tensor, run: Callable[[Tensor], Tensor], size: int, dtype, storage, out, parameters, done
-    ):
-        ctx.parameters, ctx.done = parameters, done
-        ctx.run, ctx.size, ctx.in_dtype, ctx.dtype = run, size, x.dtype, dtype
+    def forward(ctx, anchor, x: Tensor, part: Repeated):
+        ctx.part, ctx.in_dtype = part, x.dtype
         kind = x.device.type
         ctx.autocast = {"dtype": torch.get_autocast_dtype(kind), "enabled": torch.is_autocast_enabled(kind)}
         ctx.rng = torch.get_rng_state(), get_device_states(x)  # dropout must fall the same way again
-        stored = x.to(storage) if x.is_floating_point() else x
+        stored = x.to(part.storage) if x.is_floating_point() else x
         ctx.save_for_backward(stored)
         result = None
-        for start in range(0, len(x), size):
-            part = run(_computable(stored[start : start + size], dtype))  # from what the repetition will see
+        for start in range(0, len(x), part.size):
+            y = part.run(part.computable(stored[start : start + part.size]))  # from what the repetition will see
             if result is None:
-                result = long_lived((len(x), *part.shape[1:]), out, x.device)
-            result[start : start + size] = part
+                result = long_lived((len(x), *y.shape[1:]), part.out, x.device)
+            result[start : start + part.size] = y
         return result
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         (stored,) = ctx.saved_tensors
-        need = ctx.needs_input_grad[1]
+        part, need = ctx.part, ctx.needs_input_grad[1]
         d_x = long_lived(stored.shape, ctx.in_dtype, stored.device) if need else None
-        new = [parameter for parameter in ctx.parameters if parameter.grad is None]
+        new = [parameter for parameter in part.parameters if parameter.grad is None]
         on_cpu, (devices, on_devices) = ctx.rng
         with torch.random.fork_rng(devices):
             torch.set_rng_state(on_cpu)
             set_device_states(devices, on_devices)
-            for start in range(0, len(stored), ctx.size):
-                part = slice(start, start + ctx.size)
+            for start in range(0, len(stored), part.size):
+                chunk = slice(start, start + part.size)
                 # `to` may return the stored chunk itself: detached, so that it is a leaf of this chunk's graph.
-                x = _computable(stored[part], ctx.dtype).detach().requires_grad_(need)
+                x = part.computable(stored[chunk]).detach().requires_grad_(need)
                 with torch.enable_grad(), torch.autocast(x.device.type, **ctx.autocast):
-                    y = ctx.run(x)
-                y.backward(grad[part].to(y.dtype))
+                    y = part.run(x)
+                y.backward(grad[chunk].to(y.dtype))
                 if need:
-                    d_x[part] = x.grad  # type: ignore[index, assignment]  # neither is None where it is needed
+                    d_x[chunk] = x.grad  # type: ignore[index, assignment]  # neither is None where it is needed
                 _move_gradients(new)
                 new = []
-        ctx.done()
-        return None, d_x, *[None] * 7
+        part.done()
+        return None, d_x, None
 
 
 @torch.no_grad()
@@ -108,11 +126,6 @@ def _move_gradients(parameters: Iterable[Tensor]) -> None:
         together = long_lived((sum(sizes),), dtype, owners[0].device)
         for parameter, part in zip(owners, together.split(sizes), strict=True):
             parameter.grad = part.view(parameter.shape).copy_(parameter.grad)
-
-
-def _computable(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Images stay bytes, which the patch embedding normalises itself."""
-    return x.to(dtype) if x.is_floating_point() else x
 
 
 class LeanStep(TrainStep):
@@ -222,10 +235,8 @@ class LeanStep(TrainStep):
                 return_large_blocks(size * written + 4096)
                 if size < min(self.chunk_size, len(x)):
                     log.info("%d images at a time: train.chunk_mib allows no more", size)
-            return ChunkedRepeat.apply(
-                self._anchor,
-                x,
-                lambda part: run(part, *args, **kwargs),
+            part = Repeated(
+                lambda chunk: run(chunk, *args, **kwargs),
                 size,
                 self._dtype,
                 self._storage,
@@ -233,6 +244,7 @@ class LeanStep(TrainStep):
                 parameters,
                 lambda: self._complete_inside(modules),
             )
+            return ChunkedRepeat.apply(self._anchor, x, part)
 
         return chunked
 
