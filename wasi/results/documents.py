@@ -2,7 +2,7 @@
 
 A document says `<!-- table: NAME -->` and, some lines below, `<!-- /table -->`; what stands between is replaced by
 the table of results/NAME/*.json. With `<!-- table: NAME of ROW, ROW -->` it has these rows only; what is said above it
-is of all.
+is of all. `<!-- grid: NAME -->` and `<!-- /grid -->` hold the learning rates that runs in results/NAME tried.
 """
 
 import re
@@ -10,12 +10,13 @@ from pathlib import Path
 
 from wasi.atomic import atomic_write_text
 from wasi.errors import UserError
+from wasi.results.grid import grid
 from wasi.results.kept_result import read_records
 from wasi.results.rows import compare
 from wasi.results.table import markdown
 
-_OPENING = re.compile(r"^<!-- table: (.+) -->$", re.MULTILINE)
-_TABLE = re.compile(r"^<!-- table: (.+) -->\n(?:(?!<!-- table: ).*\n)*?<!-- /table -->$", re.MULTILINE)
+_OPENING = re.compile(r"^<!-- (table|grid): (.+) -->$", re.MULTILINE)
+_TABLE = re.compile(r"^<!-- (table|grid): (.+) -->\n(?:(?!<!-- (?:table|grid): ).*\n)*?<!-- /\1 -->$", re.MULTILINE)
 
 
 def stale_documents(root: Path) -> dict[Path, str]:
@@ -31,15 +32,23 @@ def stale_documents(root: Path) -> dict[Path, str]:
         old = path.read_text(encoding="utf-8")
         opened, closed = _OPENING.findall(old), _TABLE.findall(old)
         if opened != closed:
-            name = next(name for name in opened if opened.count(name) > closed.count(name))
-            raise UserError("table", name, f"followed by <!-- /table --> in {path.relative_to(root)}")
-        for name in closed:
-            if name not in tables:
-                tables[name] = _table(root, name)
-        new = _TABLE.sub(lambda match: f"<!-- table: {match[1]} -->\n{tables[match[1]]}\n<!-- /table -->", old)
+            kind, name = next(marker for marker in opened if opened.count(marker) > closed.count(marker))
+            raise UserError(kind, name, f"followed by <!-- /{kind} --> in {path.relative_to(root)}")
+        for kind, name in closed:
+            if (kind, name) not in tables:
+                tables[kind, name] = _table(root, name) if kind == "table" else _grid(root, name)
+        new = _TABLE.sub(lambda match: _between_markers(match[1], match[2], tables[match[1], match[2]]), old)
         if new != old:
             found[path] = new
     return found
+
+
+def _between_markers(kind: str, name: str, text: str) -> str:
+    return f"<!-- {kind}: {name} -->\n{text}\n<!-- /{kind} -->"
+
+
+def _grid(root: Path, name: str) -> str:
+    return grid(name, read_records(root / "results" / name))
 
 
 def _table(root: Path, asked: str) -> str:

@@ -103,7 +103,7 @@ def compare(table: str, records: list[Record]) -> Comparison:
         UserError: the records are not of one clean commit, one processor per kind and one task, or those of a row
             not of one configuration.
     """
-    _refuse_mixtures(table, records)
+    refuse_mixtures(table, records)
     runs = [record for record in records if record.kind == RUN]
     metric = TEST if runs and all(TEST in record.metrics for record in runs) else VALIDATION
     names = dict.fromkeys(record.row for record in records)
@@ -137,7 +137,9 @@ def _pointing_to_runs(row: Row, rows: list[Row]) -> Row:
     return replace(row, trained_as=twins[0].name)
 
 
-def _refuse_mixtures(table: str, records: list[Record]) -> None:
+def refuse_mixtures(table: str, records: list[Record]) -> None:
+    """Raise UserError for records that are not of one clean commit, one processor per kind and one task."""
+
     def several(values: list, what: str) -> None:
         different = list(dict.fromkeys(map(str, values)))
         if len(different) > 1:

@@ -53,7 +53,7 @@ def markdown(comparison: Comparison, only: Collection[str] | None = None) -> str
     lines = [[cells[place] for place in told] for cells in lines]
     table = "\n".join(f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in lines)
     verdict = "\n".join(f"- {sentence}" for sentence in sentences(comparison))
-    parts = [verdict, table, _legend(comparison, shown), _source(comparison.records)]
+    parts = [verdict, table, _legend(comparison, shown), source(comparison.records)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -114,7 +114,7 @@ def _less(row: Row, cost: Cost, comparison: Comparison) -> str:
     return "" if ratio is None else f" ({ratio:.2f}×)"
 
 
-def _source(records: list[Record]) -> str:
+def source(records: list[Record]) -> str:
     """One line: task, commit, versions, and the machines of the runs and of the benchmark."""
     shared = records[0].shared
     size = f" at {shared['dataset.image_size']} px" if shared["dataset.image_size"] else ""

@@ -103,7 +103,7 @@ class ChunkedRepeat(torch.autograd.Function):
                     y = part.run(x)
                 y.backward(grad[chunk].to(y.dtype))
                 if need:
-                    d_x[chunk] = x.grad  # type: ignore[index, assignment]  # neither is None where it is needed
+                    d_x[chunk] = x.grad  # type: ignore[index]  # neither is None where it is needed
                 _move_gradients(new)
                 new = []
         part.done()
