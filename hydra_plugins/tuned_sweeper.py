@@ -15,10 +15,10 @@ from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn
 from omegaconf import DictConfig, OmegaConf
 
+from wasi.config.declared import worth_tuning
 from wasi.config.files import plain
 from wasi.config.validate import validate
 from wasi.errors import UserError
-from wasi.methods.declared import worth_tuning
 from wasi.runs.ending import print_error
 from wasi.runs.tuning import Plan, Row, TunedRow, grid_of, rates_asked, tuned, write_tuning
 

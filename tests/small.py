@@ -7,7 +7,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
-from wasi.methods.declared import method_names
+from wasi.config.declared import method_names
 
 CLASSES = 5
 

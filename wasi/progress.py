@@ -12,7 +12,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import TaskFunction
 from omegaconf import DictConfig
 
-from wasi.methods.declared import is_reference
+from wasi.config.declared import is_reference
 from wasi.report.columns import FLOPS, INFERENCE, PEAK, STEP, Cost
 from wasi.report.comparison import Comparison, compare
 from wasi.report.fields import name_of, ratio_text, significant

@@ -15,6 +15,8 @@ from wasi.config.fingerprint import canonical, fingerprint
         (["train.clip_norm=2"], ["train.clip_norm=2.0"]),
         (["rank=eps_0.8"], ["rank=full", "rank.weight_epsilon=0.8", "rank.activation_epsilon=0.8"]),
         (["dataset.batch_size=32", "seed=1"], ["seed=1", "dataset.batch_size=32"]),
+        (["method=peft"], ["method=peft", "method.lora_rank=8", "method.lora_alpha=16"]),
+        (["method=peft", "method.type=oft"], ["method=peft", "method.type=oft", "method.block_size=8"]),
     ],
 )
 def test_the_same_value_in_another_spelling(one, other, compose_config):
@@ -48,6 +50,7 @@ def test_what_cannot_change_the_result_does_not_count(override, compose_config):
     [
         "seed=1",
         "method=vanilla",
+        "method=lora",
         "method.scope=all",
         "rank=eps_0.4",
         "dataset.batch_size=64",
@@ -191,3 +194,8 @@ def test_a_configuration_with_holes_still_has_a_stable_one(compose_config):
 def test_canonical_keeps_booleans_apart_from_numbers():
     assert canonical([True, 1, 1.0, 0.5, None, float("inf")]) == [True, 1, 1, 0.5, None, "inf"]
     assert canonical(True) is True and canonical(1.0) is not True
+
+
+def test_another_value_than_the_one_that_null_stands_for_counts(compose_config):
+    asked = [["method=peft"], ["method=peft", "method.lora_rank=4"], ["method=peft", "method.lora_alpha=8"]]
+    assert len({fingerprint(compose_config(*words)) for words in asked}) == 3

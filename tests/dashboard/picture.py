@@ -11,8 +11,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from wasi.config.declared import appearance
 from wasi.dashboard.specification import specification
-from wasi.methods.declared import appearance
 from wasi.report.options import epsilon_label
 
 

@@ -11,8 +11,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from tests.small import MODELS, batch, build
+from wasi.config import declared
 from wasi.measure.run import counts
-from wasi.methods import declared
 from wasi.methods.describe import describe_layers
 from wasi.models.modes import evaluating
 from wasi.models.structure import linear_sites

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from wasi.methods.declared import method_names, reads_rank
+from wasi.config.declared import method_names, reads_rank
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 CONFIG = {
@@ -89,9 +89,7 @@ def metrics(acc: float, cost: float = 1.0, **others) -> dict:
     return {k: v for k, v in (found | others).items() if v is not None}
 
 
-def config(
-    name: str = "vanilla", epsilon: float | None = None, seed: int = 0, options: dict | None = None
-) -> dict:
+def config(name: str = "vanilla", epsilon: float | None = None, seed: int = 0, options: dict | None = None) -> dict:
     """Args: options: dotted key -> value, put over everything else."""
     found = copy.deepcopy(CONFIG) | {"seed": seed, "method": method(name, epsilon, seed)}
     found["rank"]["weight_epsilon"] = found["rank"]["activation_epsilon"] = epsilon or 0.8
@@ -126,9 +124,7 @@ def write(folder: Path, numbers: dict, config: dict, **fields) -> Path:
     return job / "result.json"
 
 
-def sweep(
-    folder: Path, seeds=(0, 1, 2), epsilons=(0.4, 0.6, 0.8, 0.9), names=("svd_llm", "wasi"), **common
-) -> None:
+def sweep(folder: Path, seeds=(0, 1, 2), epsilons=(0.4, 0.6, 0.8, 0.9), names=("svd_llm", "wasi"), **common) -> None:
     """A whole sweep with plausible numbers: dearer and more accurate with growing epsilon."""
     draw = random.Random(0)
 

@@ -3,7 +3,7 @@ import pytest
 from matplotlib.text import Annotation, Text
 
 from tests.report import fakes
-from wasi.methods.declared import is_reference, method_names
+from wasi.config.declared import is_reference, method_names
 from wasi.report.comparison import compare
 from wasi.report.figures import PANELS, draw, figure_of
 from wasi.report.groups import blocks_of

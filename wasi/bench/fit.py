@@ -23,12 +23,12 @@ from wasi.atomic import atomic_write_text
 from wasi.bench.baseline import measured_config
 from wasi.bench.children import Child, ChildFailed
 from wasi.bench.resident import resident_memory
+from wasi.config.declared import method_names, reads_rank
 from wasi.config.files import plain
 from wasi.config.known import check_config
 from wasi.config.validate import integer_from, is_number, list_of, one_of
 from wasi.errors import Interrupted, UserError
 from wasi.measure import rss
-from wasi.methods.declared import method_names, reads_rank
 from wasi.report.csv_files import csv_text
 from wasi.report.write import printable, write_images
 from wasi.runs.ending import Ending, ending_of, tell

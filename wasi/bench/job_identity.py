@@ -8,10 +8,10 @@ import json
 
 from omegaconf import DictConfig, OmegaConf
 
+from wasi.config.declared import reads_rank
 from wasi.config.files import plain
 from wasi.config.fingerprint import canonical, fingerprint
 from wasi.config.naming import job_folder
-from wasi.methods.declared import reads_rank
 
 
 def bench_fingerprint(cfg: DictConfig) -> str:

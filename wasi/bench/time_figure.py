@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from wasi.bench.jobs import BenchJob, series_names
-from wasi.methods.declared import place as declared_place
+from wasi.config.declared import place as declared_place
 from wasi.report.figures import DPI, WIDTH_INCHES, images
 from wasi.report.options import threshold
 from wasi.report.style import SETTINGS, styles
@@ -49,9 +49,7 @@ def draw(jobs: list[BenchJob], name: str = "") -> dict[str, bytes]:
         model, dataset, batch = jobs[0].block
         heading = f"{model} on {dataset}, batch {batch}"
         figure.suptitle(f"{name}: {heading}" if name else heading, fontsize=9, fontweight="bold")
-        handles = {
-            label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
-        }
+        handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=_legend_columns(handles))
         return images(figure)
 

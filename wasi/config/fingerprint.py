@@ -51,7 +51,8 @@ def canonical(value: Any) -> Any:
 def _ingredients(cfg: DictConfig) -> dict:
     resolved = {name: plain(cfg[name], resolve=True) for name in SECTIONS}
     parts = relevant(resolved)
-    parts["method"] = method_as_read(cfg)
+    told = {key for key, value in parts["method"].items() if value is not None}
+    parts["method"] = {key: value for key, value in method_as_read(cfg).items() if key in told}
     parts["model"].pop("weights")  # their identity stands for them
     data = {**resolved["dataset"], **parts.pop("dataset")}  # likewise, with what is chosen of them
     identity = {"weights": weights_identity(cfg.model), "data": dataset_identity(data)}

@@ -14,8 +14,9 @@ class Method:
 
     A subclass declares, beside `apply`, what is special about it, all of it optional:
 
-    - `appearance`: per name (of a YAML) how reports show it, see `wasi.methods.declared.Appearance`;
+    - `appearance`: per name (of a YAML) how reports show it, see `wasi.config.declared.Appearance`;
     - `worth_tuning`: per name the options that `tune.declared=true` tries beside learning rate and optimizer;
+    - `null_means`: per name the options whose null stands for a value, so that both are the same run;
     - `trains_matrices`: whether more trains than the head and vectors, for an estimate of memory;
     - `merge`: whether inference is measured with adapters merged into the weights, as one would deploy the model;
     - `parameter_groups`, `wrap_step`: how its training differs;
@@ -26,6 +27,7 @@ class Method:
 
     appearance: ClassVar[dict[str, dict[str, Any]]] = {}
     worth_tuning: ClassVar[dict[str, dict[str, list[Any]]]] = {}
+    null_means: ClassVar[dict[str, dict[str, Any]]] = {}
     trains_matrices: bool = True
     merge: bool = True
 

@@ -40,8 +40,6 @@ _TYPES: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
 }
 # Types that start from calibration data, and where peft has their options.
 _STARTS = {"eva": ("peft", "EvaConfig"), "corda": ("peft.tuners.lora.config", "CordaConfig")}
-DEFAULT_RANK = 8
-_DEFAULTS = {"lora_rank": DEFAULT_RANK, "lora_alpha": 16, "block_size": 8, "orth_reg_weight": 0.5}
 # Options that not every type has.
 _OF_SOME = ("lora_rank", "lora_alpha", "block_size", "init_rank", "tinit", "tfinal", "orth_reg_weight")
 
@@ -71,6 +69,7 @@ class Peft(Method):
             "about": "frozen weights, and beside them an adapter of Hugging Face's peft",
         },
     }  # fmt: skip
+    null_means = {"peft": {"lora_rank": 8, "lora_alpha": 16, "block_size": 8, "orth_reg_weight": 0.5}}
 
     name: str
     scope: str
@@ -135,7 +134,7 @@ class Peft(Method):
 
     def _of_type(self, option: str) -> Any:
         value = getattr(self, option)
-        return _DEFAULTS.get(option) if value is None else value
+        return self.null_means["peft"].get(option) if value is None else value
 
     def _inject(self, model: nn.Module, config: Any, images: list[Tensor]) -> None:
         """Replace the targets of `config` in place by peft's layers; those that start from data see `images`."""

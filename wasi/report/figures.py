@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from wasi.methods.declared import is_reference
+from wasi.config.declared import is_reference
 from wasi.report.columns import PANELS, Cost
 from wasi.report.comparison import Comparison
 from wasi.report.groups import Block, Group

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from wasi.methods.declared import appearance
+from wasi.config.declared import appearance
 
 RANKS_BY_HAND = (
     "numbers as in 16x10x40: ranks of the activations' modes (images, tokens, features) that were set by hand; keep: "

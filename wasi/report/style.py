@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from wasi.methods.declared import Appearance, appearance
+from wasi.config.declared import Appearance, appearance
 
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType  # of 3.10 and later

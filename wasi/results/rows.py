@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from wasi.config.declared import reference
 from wasi.errors import UserError
-from wasi.methods.declared import reference
 from wasi.report.columns import PEAK, STEP, TEST, VALIDATION, Cost
 from wasi.report.pareto import on_front
 from wasi.report.statistics import Paired, mean, paired, std

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from wasi.methods.declared import is_rival, is_subject, title
+from wasi.config.declared import is_rival, is_subject, title
 from wasi.report.columns import INFERENCE, PEAK, STEP
 from wasi.report.fields import listed
 from wasi.report.pareto import better_everywhere

@@ -16,6 +16,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig
 from torch import nn
 
+from wasi.config.declared import null_means
 from wasi.config.levels import measure_level
 from wasi.data.spec import InputSpec
 from wasi.data.synthetic import CLASSES
@@ -23,7 +24,6 @@ from wasi.deferred import without_compiler
 from wasi.errors import UserError
 from wasi.methods.calibration import CHUNK
 from wasi.methods.method import Method
-from wasi.methods.peft import DEFAULT_RANK
 from wasi.models.input_spec import architecture_of, library_of
 from wasi.models.mapped import SUMS_FROM
 from wasi.models.outline import without_weights
@@ -244,7 +244,7 @@ def _adapter_rank(cfg: DictConfig) -> int:
     method = cfg.method
     if "lora_rank" not in method:
         return 0
-    rank = method.lora_rank or method.get("block_size") or DEFAULT_RANK
+    rank = method.lora_rank or method.get("block_size") or null_means(method.name).get("lora_rank", 0)
     return max(method.get("init_rank") or 0, ceil(1.5 * rank)) if method.get("type") == "adalora" else rank
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wasi.methods.declared import is_subject, title
+from wasi.config.declared import is_subject, title
 from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP, VALIDATION, Cost
 from wasi.report.comparison import Comparison
 from wasi.report.fields import listed, ratio_text, significant

@@ -7,7 +7,7 @@ from pathlib import Path
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from wasi.methods.declared import appearance, method_names, place, reads_rank, worth_tuning
+from wasi.config.declared import appearance, method_names, place, reads_rank, worth_tuning
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "method"
 
@@ -36,7 +36,7 @@ def test_a_method_that_is_not_there_comes_last_and_reads_nothing():
 
 
 def test_torch_is_not_imported():
-    code = "import sys; from wasi.methods.declared import *; from wasi.methods import declared\n"
+    code = "import sys; from wasi.config.declared import *; from wasi.config import declared\n"
     code += "assert declared.appearance('lora').order == 5 and 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=CONF.parents[1])
 

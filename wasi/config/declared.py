@@ -59,11 +59,22 @@ def appearance(name: str) -> Appearance | None:
 
 
 @cache
+def null_means(name: str) -> dict[str, Any]:
+    """Options whose null stands for a value, with it: what the class declares in `null_means[NAME]`, written out like
+    `appearance`."""
+    return _declared(name, "null_means")
+
+
+@cache
 def worth_tuning(name: str) -> dict[str, list[Any]]:
     """Options that decide how good the method is, beside optimizer and learning rate, with values worth a trial: what
     its class declares in `worth_tuning[NAME]`, written out like `appearance`."""
+    return _declared(name, "worth_tuning")
+
+
+def _declared(name: str, attribute: str) -> dict[str, Any]:
     module, _, class_name = str(_config(name).get("_target_", "")).rpartition(".")
-    return (_class_attribute(module, class_name, "worth_tuning") or {}).get(name, {}) if module else {}
+    return (_class_attribute(module, class_name, attribute) or {}).get(name, {}) if module else {}
 
 
 def is_reference(name: str) -> bool:
