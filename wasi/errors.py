@@ -1,15 +1,19 @@
 """The three ways a run ends early on purpose."""
 
+NOTHING = ...  # a singleton that pickles as itself: where an option was named and no value given
+
 
 class UserError(Exception):
     """A user's mistake, told in one line: the option, what was given, what is allowed.
 
-    `fault`, where there is one to point at, comes first.
+    `fault`, where there is one to point at, comes first. `given` may be `NOTHING`.
 
     >>> str(UserError("rank.weight_epsilon", 1.5, "a number in (0, 1]"))
     'rank.weight_epsilon=1.5: allowed is a number in (0, 1]'
     >>> str(UserError("dataset.root", "photos", "a folder of images", "photos/cat/1.jpg is cut short"))
     'photos/cat/1.jpg is cut short (dataset.root=photos: allowed is a folder of images)'
+    >>> str(UserError("~seed", NOTHING, "only what a run does without"))
+    '~seed: allowed is only what a run does without'
     """
 
     def __init__(self, option: str, given: object, allowed: str, fault: str | None = None):
@@ -17,7 +21,8 @@ class UserError(Exception):
         super().__init__(option, given, allowed, fault)
 
     def __str__(self) -> str:
-        told = f"{self.option}={self.given}: allowed is {self.allowed}"
+        asked = self.option if self.given is NOTHING else f"{self.option}={self.given}"
+        told = f"{asked}: allowed is {self.allowed}"
         return told if self.fault is None else f"{self.fault} ({told})"
 
 

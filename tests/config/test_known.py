@@ -27,9 +27,9 @@ def test_everything_that_is_shipped_is_known(file, config, compose_config):
         (["+dataset.roots=x"], "dataset.roots=x: allowed is one of dataset.batch_size, "),
         (["+logger.groups=x"], "logger.groups=x: allowed is one of logger."),
         (["+rank.epsilon=0.3"], "rank.epsilon=0.3: allowed is one of rank.activation_epsilon, "),
-        (["~train.epochs"], "~train.epochs=: allowed is only what a run does without"),
-        (["~seed"], "~seed=: allowed is only what a run does without"),
-        (["~sweep"], "~sweep=: allowed is only what a run does without"),
+        (["~train.epochs"], "~train.epochs: allowed is only what a run does without"),
+        (["~seed"], "~seed: allowed is only what a run does without"),
+        (["~sweep"], "~sweep: allowed is only what a run does without"),
         (["method.activations.epsilon=5"], "method.activations.epsilon=5: allowed is a number in (0, 1]"),
         (["method.name=foo"], "method.name=foo: allowed is asi, "),
         (["method.seed=abc"], "method.seed=abc: allowed is a whole number from 0 up"),
@@ -46,7 +46,7 @@ def test_refused(overrides, told, compose_config):
 def test_the_benchmarks_own_section_is_looked_at_too(compose_config):
     with pytest.raises(UserError, match=r"^bench\.foo=1: allowed is one of bench\.baseline, "):
         check_config(compose_config("+bench.foo=1", config="bench"))
-    with pytest.raises(UserError, match=r"^~bench\.rounds=: "):
+    with pytest.raises(UserError, match=r"^~bench\.rounds: "):
         check_needed("bench", compose_config("~bench.rounds", config="bench"))
     check_config(compose_config("experiment=quickstart", small=False))  # of which train.py reads nothing
 

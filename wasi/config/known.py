@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from wasi.config.files import CONF, content, of_group, plain
 from wasi.config.validate import OPTIONS, validate
-from wasi.errors import UserError
+from wasi.errors import NOTHING, UserError
 
 _GROUPS = ("model", "dataset", "augment", "method", "rank", "device", "optimizer", "scheduler", "logger")
 # Groups of which a library's class takes every option as an argument, and refuses what it does not know.
@@ -100,7 +100,7 @@ def _refuse_missing(section: str, node: DictConfig, needed: Collection[str]) -> 
     for key in needed:
         if key not in node.keys():  # noqa: SIM118 (`in node` hides a missing value)
             option = f"{section}.{key}" if section else key
-            raise UserError(f"~{option}", "", f"only what a run does without; {option} takes a value")
+            raise UserError(f"~{option}", NOTHING, f"only what a run does without; {option} takes a value")
 
 
 def _choices(section: str, folders: list[Path]) -> str:

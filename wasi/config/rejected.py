@@ -12,7 +12,7 @@ from hydra.errors import ConfigCompositionException, MissingConfigException, Ove
 from omegaconf import DictConfig
 
 from wasi.config.files import content, of_group, plain
-from wasi.errors import UserError
+from wasi.errors import NOTHING, UserError
 
 _SPECIAL = {*" ,=(){}[]#;&|!<>?'\""}  # which Hydra's grammar gives a meaning, or none
 _GIVEN = re.compile(r"use \+([^\s=]+)=(.*)")  # the override, as Hydra repeats it
@@ -64,7 +64,7 @@ def _unparsed(error: OverrideParseException, words: Sequence[str]) -> UserError:
         before = words[words.index(override) - 1] if override in words[1:] else ""
         option, equals, value = before.partition("=")
         if not equals or before.startswith("-"):
-            return UserError(override, "", f"a value: {override}=VALUE")
+            return UserError(override, NOTHING, f"a value: {override}=VALUE")
         value = f"{value} {override}"
     if value[:1] in "[{'\"" or not (_SPECIAL & {*value} or not value.isascii()):
         return UserError(option.lstrip("+~"), value, f"what Hydra can read ({str(error).splitlines()[0]})")
@@ -108,7 +108,7 @@ def _not_deletable(option: str, there: str | None, words: Sequence[str]) -> User
         allowed = f"{option}.OPTION=VALUE, to set what is in it"
     else:
         allowed = f"{option}=VALUE to set another; what it has is {there}"
-    return UserError(f"~{option}", value, allowed)
+    return UserError(f"~{option}", value or NOTHING, allowed)
 
 
 def _not_mergeable(option: str, value: str, cause: BaseException | None) -> UserError:
