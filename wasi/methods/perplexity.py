@@ -116,17 +116,9 @@ class _Spectrum:
 
     def compress(self, ranks: Sequence[int]) -> tuple[Tensor, list[Tensor | None]]:
         """Core and factors of `x`, as a layer's first training step keeps them (`TuckerState.compress`)."""
-        x = core = self.x
-        factors: list[Tensor | None] = [None] * x.dim()
-        for mode in (x.dim() - 1, *range(1, x.dim() - 1)):
-            if ranks[mode] < x.shape[mode]:
-                factor = self.bases[mode][:, : ranks[mode]]
-                core = tucker.project(core, factor, mode)
-                factors[mode] = factor
-        if ranks[0] < len(core):
-            factor = tucker.batch_factor(core.flatten(1), ranks[0])
-            core = tucker.project(core, factor, 0)
-            factors[0] = factor
+        sides = zip(self.bases[1:], ranks[1:], self.x.shape[1:], strict=True)
+        bases = [basis[:, :rank] if rank < d else None for basis, rank, d in sides]
+        core, factors, _ = tucker.compress(self.x, bases, ranks[0], wanted=[False] * len(bases))
         return core, factors
 
 
