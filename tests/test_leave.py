@@ -16,9 +16,9 @@ ENDS = {
 
 def run(body, wrapped):
     call = "leave_after(main)" if wrapped else "main()"
-    imports = "import atexit, sys, threading, time\nfrom wasi.leave import leave_after"
+    imports = "import atexit, sys, threading, time\nfrom concurrent.futures import ThreadPoolExecutor\nfrom wasi.leave import leave_after"
     code = f"{imports}\n\ndef main():\n    {body}\n\n{call}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     return done.returncode, done.stdout, done.stderr.strip().splitlines()[-1:]
 
 
@@ -34,6 +34,7 @@ def test_status_and_words_are_those_of_python(body):
         ("print('in a buffer')", "in a buffer\n"),
         ("atexit.register(print, 'at the end')", "at the end\n"),
         ("threading.Thread(target=lambda: (time.sleep(0.2), print('waited for'))).start()", "waited for\n"),
+        ("globals()['kept'] = ThreadPoolExecutor(); kept.submit(print, 'by a worker')", "by a worker\n"),
     ],
 )
 def test_what_is_under_way_is_finished(body, printed):

@@ -46,6 +46,19 @@ def test_a_loss_of_accuracy_is_told(tmp_path):
     assert "Accuracy below vanilla's: wasi 0.8 (−9.90 points)." in text
 
 
+@pytest.mark.parametrize(("scatter", "is_as_near"), [(0.002, True), (0.0002, False), (0.02, False)])
+def test_of_rows_as_near_to_vanilla_the_one_that_saves_most_is_told(tmp_path, scatter, is_as_near):
+    """0.001 below the nearest: within noise, beyond it, and in so wide an interval that it shows nothing."""
+    for seed, noise in enumerate((1, -1, 0.5, -0.5)):
+        rich(tmp_path, 0.9 + 0.001 * seed, "vanilla", None, seed)
+        rich(tmp_path, 0.85 + 0.001 * seed + 0.0001 * (seed % 2), "wasi", 0.8, seed)
+        leaner = fakes.metrics(0.849 + 0.001 * seed + scatter * noise, 0.25)
+        fakes.write(tmp_path, leaner, fakes.config("wasi", 0.4, seed))
+    text = told(tmp_path)
+    assert "Nearest is wasi 0.8 (−5.00 points" in text
+    assert ("Of those that cannot be told apart from it, wasi 0.4 saves most (−5.10 points" in text) is is_as_near
+
+
 def test_one_seed_tells_no_difference_from_noise(tmp_path):
     rich(tmp_path, 0.9, "vanilla", None)
     rich(tmp_path, 0.89)

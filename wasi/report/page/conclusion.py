@@ -116,7 +116,8 @@ def _savings(judged: Sequence[Judged]) -> Statement | None:
     """What the method judged saves at equal accuracy; else at the accuracy nearest to vanilla's; else at all.
 
     Of several rows at equal accuracy it is the one that saves most, of those whose interval leaves no doubt; where all
-    leave some, the one nearest to vanilla.
+    leave some, the one nearest to vanilla. Where none is at equal accuracy, it is the one that saves most of the nearest
+    and those as near.
 
     None without a row of that method that has a vanilla to be compared with.
     """
@@ -145,11 +146,27 @@ def _savings(judged: Sequence[Judged]) -> Statement | None:
             text += _doubt(best.comparison.pairing)
     elif spread:
         text = f"No {subject} configuration keeps the accuracy of {vanilla}. "
-        text += f"Nearest is {name} ({_told_difference(best)}); it {costs}."
+        text += f"Nearest is {name} ({_told_difference(best)})"
+        if (leaner := _as_near(best, spread)) is not best:
+            text += f". Of those that cannot be told apart from it, {leaner.row.told_name} saves most"
+            text += f" ({_told_difference(leaner)}): it {_costs(leaner.comparison)}."
+        else:
+            text += f"; it {costs}."
     else:
         text = f"Compared with {vanilla}, {name} {costs}; accuracy {_told_difference(best)}."
         text += _without_test(best)
     return Statement(text, "main")
+
+
+def _as_near(nearest: Judged, others: Sequence[Judged]) -> Judged:
+    """The row that saves most, of `nearest` and those whose accuracy cannot be told apart from its by an interval that
+    leaves no doubt."""
+
+    def is_as_near(one: Judged) -> bool:
+        between = Comparison(one.row.group, nearest.row.group)
+        return between.verdict == "within noise" and not _doubt(between.pairing)
+
+    return max([nearest, *filter(is_as_near, others)], key=lambda one: one.saving)
 
 
 def _measured(rows: Sequence[Row]) -> Statement | None:
