@@ -116,8 +116,8 @@ def _savings(judged: Sequence[Judged]) -> Statement | None:
     """What the method judged saves at equal accuracy; else at the accuracy nearest to vanilla's; else at all.
 
     Of several rows at equal accuracy it is the one that saves most, of those whose interval leaves no doubt; where all
-    leave some, the one nearest to vanilla. Where none is at equal accuracy, it is the one that saves most of the nearest
-    and those as near.
+    leave some, the one nearest to vanilla. Where none is at equal accuracy, it is the one that saves most, of the
+    nearest and those as near.
 
     None without a row of that method that has a vanilla to be compared with.
     """
