@@ -27,7 +27,7 @@ def leave_after(main: Callable[[], object]) -> NoReturn:
     if status is not None and not isinstance(status, int):
         print(status, file=sys.stderr)
         status = 1
-    threading._shutdown()  # type: ignore[attr-defined]  # executors are told to end, and threads waited for
+    threading._shutdown()  # type: ignore[attr-defined]  # as Python itself ends: executors first, then threads
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # a reader that has gone, a stream that was closed

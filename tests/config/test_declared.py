@@ -7,7 +7,7 @@ from pathlib import Path
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from wasi.config.declared import appearance, method_names, place, reads_rank, worth_tuning
+from wasi.config.declared import appearance, method_names, null_means, place, reads_rank, worth_tuning
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "method"
 
@@ -50,3 +50,11 @@ def test_what_a_method_declares_as_worth_tuning_are_allowed_values_of_its_option
         for option, values in options.items():
             for value in values:
                 check_config(compose_config(f"method={name}", f"{option}={value}"))
+
+
+def test_null_means_something_where_the_default_is_null():
+    assert null_means("peft")["lora_rank"] == 8 and null_means("vanilla") == {} == null_means("nope")
+    for name in method_names():
+        config = OmegaConf.load(CONF / f"{name}.yaml")
+        assert null_means(name) == get_class(config._target_).null_means.get(name, {})
+        assert all(config[option] is None for option in null_means(name))

@@ -66,3 +66,17 @@ def test_a_document_has_it_between_its_markers(kept, tmp_path):
     readme.write_text("<!-- grid: g -->\nearlier\n<!-- /table -->\n")
     with pytest.raises(UserError, match="grid=g: allowed is followed by <!-- /grid --> in README.md"):
         stale_documents(tmp_path)
+
+
+def test_what_was_not_validated_is_no_part_of_it(sweep, kept):
+    config = fakes.config("lora", None, 233, {"optimizer.lr": 8e-3}) | {"recipe": "lora_r8"}
+    fakes.write(sweep, {"test/acc": 0.1}, config, provenance=fakes.PROVENANCE | {"git_commit": "c" * 40})
+    with pytest.raises(UserError, match="an accuracy on validation images; lora_r8, seed 233, a run, has none"):
+        grid("g", kept())
+
+
+def test_rates_of_two_commits_are_refused(sweep, kept):
+    config = fakes.config("lora", None, 233, {"optimizer.lr": 8e-3}) | {"recipe": "lora_r8"}
+    fakes.write(sweep, {"val/acc": 0.1}, config, provenance=fakes.PROVENANCE | {"git_commit": "d" * 40})
+    with pytest.raises(UserError, match="results of one commit"):
+        grid("g", kept())

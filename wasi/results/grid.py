@@ -1,18 +1,18 @@
 """Learning rates that were tried, and what each gave on validation images, as Markdown."""
 
 from collections import defaultdict
+from statistics import fmean
 
 from wasi.errors import UserError
 from wasi.report.columns import VALIDATION
 from wasi.report.options import show_option
-from wasi.report.statistics import mean
+from wasi.report.tuned import EDGE
 from wasi.results.kept_result import Record
 from wasi.results.rows import refuse_mixtures
 from wasi.results.table import source
 
 _RATE, _OPTIMIZER = "optimizer.lr", "optimizer._target_"
 _TITLES = ("| | optimizer | validation accuracy by learning rate |", "| --- | --- | --- |")
-EDGE = "(on the edge)"
 
 
 def grid(name: str, records: list[Record]) -> str:
@@ -22,10 +22,13 @@ def grid(name: str, records: list[Record]) -> str:
         name: the grid's, for what is refused.
 
     Raises:
-        UserError: the records are not of one clean commit, processor and task; those of a row differ in more than the
-            learning rate, or its rates in their seeds.
+        UserError: the records are not of one clean commit, processor and task, or one is no run that was validated;
+            those of a row differ in more than the learning rate, or its rates in their seeds.
     """
     refuse_mixtures(name, records)
+    if without := next((record for record in records if VALIDATION not in record.metrics), None):
+        which = f"{without.row}, seed {without.seed}, a {without.kind}"
+        raise UserError("grid", name, f"results with an accuracy on validation images; {which}, has none")
     rows: dict[str, list[Record]] = defaultdict(list)
     for record in sorted(records, key=lambda record: record.row):
         rows[record.row].append(record)
@@ -43,7 +46,7 @@ def _line(name: str, row: str, records: list[Record]) -> str:
     seeds = {tuple(sorted(by_seed)) for by_seed in found.values()}
     if len(others) > 1 or len(seeds) > 1 or sum(map(len, found.values())) < len(records):
         raise UserError("grid", name, f"runs of row {row} that differ in {_RATE} alone, each with the same seeds once")
-    accuracy = {rate: mean(list(by_seed.values())) or 0.0 for rate, by_seed in sorted(found.items())}
+    accuracy = {rate: fmean(by_seed.values()) for rate, by_seed in sorted(found.items())}
     best = max(accuracy, key=lambda rate: accuracy[rate])
     cells = [f"{rate:g}: {value:.4f}" for rate, value in accuracy.items()]
     place = list(accuracy).index(best)
