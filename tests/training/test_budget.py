@@ -37,6 +37,15 @@ def configured(compose_config):
     return lambda budget, *more: compose_config(*LEAN, f"{OPTION}={budget}", *more)
 
 
+@pytest.fixture
+def one_outline(configured, monkeypatch):
+    """The outline is made once, and budgets alone differ: what it takes is a forward pass of the model."""
+    cfg = configured(4000)
+    sizes = outline_of(cfg, input_spec(cfg.model, None))
+    monkeypatch.setattr(budget_module, "outline_of", lambda *_: sizes)
+    return cfg, sizes
+
+
 def picked(cfg) -> tuple[int, int, float]:
     expected = apply_budget(cfg, input_spec(cfg.model, None), lambda: RESIDENT)["memory/expected_process_mib"]
     return cfg.train.chunk_size, cfg.train.segment_size, expected
@@ -51,15 +60,20 @@ def test_outline_counts_what_the_model_has(configured):
     assert sum(o * i for o, i in sizes.scope) == 4 * 12 * width**2
 
 
-def test_a_wide_budget_changes_nothing_of_the_defaults_and_a_tight_one_is_kept(configured, caplog):
+def test_a_wide_budget_changes_nothing_of_the_defaults_and_a_tight_one_is_kept(one_outline, caplog):
+    cfg, sizes = one_outline
+
+    def within(budget: float):
+        changed = cfg.copy()
+        changed.train.memory_budget_mib = budget
+        return picked(changed)
+
     with caplog.at_level(logging.INFO):
-        assert picked(configured(4000))[:2] == (16, 2)
+        assert within(4000)[:2] == (16, 2)
     assert "train.chunk_size=16 train.segment_size=2, expected" in caplog.text
-    cfg = configured(4000)
-    sizes = outline_of(cfg, input_spec(cfg.model, None))
     every = {process_mib(cfg, sizes, c, s, RESIDENT) for c in (16, 8, 4, 2, 1) for s in (1, 2, 3, 4, 6)}
     for budget in sorted(every):
-        chunk, segment, expected = picked(configured(budget))
+        chunk, segment, expected = within(budget)
         assert expected <= budget and expected == process_mib(cfg, sizes, chunk, segment, RESIDENT)
 
 

@@ -13,7 +13,7 @@ from typing import cast
 
 import torch
 from hydra.utils import get_class
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from wasi.config.declared import null_means
@@ -76,7 +76,9 @@ def apply_budget(cfg: DictConfig, spec: InputSpec, resident: Callable[[], float]
     sizes = outline_of(cfg, spec)
     resident_mib = resident()
     choices = product(_choices(cfg.train.chunk_size, _CHUNKS), _choices(cfg.train.segment_size, _SEGMENTS))
-    expected = {choice: process_mib(cfg, sizes, *choice, resident_mib) for choice in choices}
+    fixed = cfg.copy()
+    OmegaConf.resolve(fixed)  # once: each reading of an interpolation parses it, some 4000 times otherwise
+    expected = {choice: process_mib(fixed, sizes, *choice, resident_mib) for choice in choices}
     budget, least = cfg.train.memory_budget_mib, min(expected.values())
     fitting = [choice for choice, mib in expected.items() if mib <= budget]
     if not fitting:
