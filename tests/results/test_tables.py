@@ -167,13 +167,22 @@ def test_what_was_not_measured_is_not_judged(kept):
     [
         ({"git_commit": "d" * 40}, "results of one commit, not "),
         ({"git_dirty": True}, "of a dirty tree"),
-        ({"processor": "another"}, "results of one processor"),
+        ({"device": "cuda"}, "results of one device"),
     ],
 )
 @pytest.mark.parametrize("file", ["job0.json", "bench_lora_r8.json"])
 def test_mixtures_are_refused(kept, file, provenance, told):
     _change(kept / file, **provenance)
     with pytest.raises(UserError, match=told):
+        compare("t", read_records(kept))
+
+
+def test_accuracy_may_come_from_several_processors_and_says_so_but_times_may_not(kept):
+    _change(kept / "job0.json", processor="another")
+    told = "accuracy: another, 4 threads and Cortex-A76, 4 threads, times and memory: Cortex-A76, 4 threads."
+    assert told in markdown(compare("t", read_records(kept)))
+    _change(kept / "bench_lora_r8.json", processor="another")
+    with pytest.raises(UserError, match="results of one processor"):
         compare("t", read_records(kept))
 
 

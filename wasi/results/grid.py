@@ -22,8 +22,8 @@ def grid(name: str, records: list[Record]) -> str:
         name: the grid's, for what is refused.
 
     Raises:
-        UserError: the records are not of one clean commit, processor and task, or one is no run that was validated;
-            those of a row differ in more than the learning rate, or its rates in their seeds.
+        UserError: the records are not of one clean commit, device and task, or one is no run that was validated; those
+            of a row differ in more than the learning rate, or its rates in their seeds.
     """
     refuse_mixtures(name, records)
     if without := next((record for record in records if VALIDATION not in record.metrics), None):

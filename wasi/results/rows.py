@@ -100,8 +100,8 @@ def compare(table: str, records: list[Record]) -> Comparison:
         table: its name, for what is refused.
 
     Raises:
-        UserError: the records are not of one clean commit, one processor per kind and one task, or those of a row
-            not of one configuration.
+        UserError: the records are not of one clean commit, one kind of device and one task, the benchmarks not of one
+            processor, or those of a row not of one configuration.
     """
     refuse_mixtures(table, records)
     runs = [record for record in records if record.kind == RUN]
@@ -138,7 +138,12 @@ def _pointing_to_runs(row: Row, rows: list[Row]) -> Row:
 
 
 def refuse_mixtures(table: str, records: list[Record]) -> None:
-    """Raise UserError for records that are not of one clean commit, one processor per kind and one task."""
+    """Raise UserError for records that cannot stand in one table.
+
+    They are of one clean commit, one kind of device (cpu, cuda) per kind of record and one task. Benchmarks are of one
+    processor. Accuracies may come from several, which `wasi.results.table.source` names: a processor rounds as it
+    likes, and what that changes is no more than what another seed does.
+    """
 
     def several(values: list, what: str) -> None:
         different = list(dict.fromkeys(map(str, values)))
@@ -151,7 +156,8 @@ def refuse_mixtures(table: str, records: list[Record]) -> None:
         which = f"{dirty.row}, seed {dirty.seed}"
         raise UserError("table", table, f"results of committed code; {which} is of a dirty tree")
     for kind in (RUN, BENCH):
-        several([r.provenance.get("processor") for r in records if r.kind == kind], f"processor ({kind})")
+        several([r.provenance.get("device", "cpu") for r in records if r.kind == kind], f"device ({kind})")
+    several([r.provenance.get("processor") for r in records if r.kind == BENCH], f"processor ({BENCH})")
     for key in records[0].shared:
         several([record.shared.get(key) for record in records], key)
 

@@ -131,7 +131,7 @@ def source(records: list[Record]) -> str:
     for kind, words in ((RUN, "accuracy"), (BENCH, "times and memory")):
         where = dict.fromkeys(_machine(record) for record in records if record.kind == kind)
         if where:
-            facts.append(f"{words}: {'; '.join(where)}")
+            facts.append(f"{words}: {' and '.join(where)}")
     return f"<sub>{', '.join(facts)}.</sub>"
 
 
