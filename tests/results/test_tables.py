@@ -199,8 +199,10 @@ def test_collecting_again_replaces_and_leaves_other_files_alone(tmp_path, kept):
     fresh = tmp_path / "fresh"
     fakes.write(fresh, {"val/acc": 0.5}, fakes.config())
     fakes.write(fresh, {}, fakes.config(seed=1), status="failed")
-    (left_out,) = collect([fresh], kept)
-    assert left_out.endswith("job1: failed")
+    before = {path for path in kept.iterdir() if path.name != "notes.json"}
+    left_out, *removed = collect([fresh], kept)
+    assert left_out == f"left out {fresh}/job1: failed"
+    assert sorted(removed) == sorted(f"removed {path}: not among these jobs" for path in before if not path.exists())
     assert sorted(path.name for path in kept.iterdir()) == ["job0.json", "notes.json"]
 
 
@@ -208,7 +210,7 @@ def test_of_a_job_that_two_sweeps_have_the_last_is_kept_and_the_other_told(tmp_p
     for name, accuracy in (("a", 0.25), ("b", 0.5)):
         fakes.write(tmp_path / name, {"val/acc": accuracy}, fakes.config())
     (told,) = collect([tmp_path / "a", tmp_path / "b", tmp_path / "b"], tmp_path / "kept")
-    assert told == f"{tmp_path}/a/job0: {tmp_path}/b/job0 is the same job"
+    assert told == f"left out {tmp_path}/a/job0: {tmp_path}/b/job0 is the same job"
     (record,) = read_records(tmp_path / "kept")
     assert record.metrics["val/acc"] == 0.5
 
@@ -221,7 +223,7 @@ def test_what_cannot_be_collected_is_refused(tmp_path, kept):
     fakes.write(tmp_path / "fresh", {"val/acc": 0.5}, fakes.config())
     with pytest.raises(UserError, match=f"--into={file}: allowed is a folder"):
         collect([tmp_path / "fresh"], file)
-    with pytest.raises(UserError, match="a completed job below it; found are .*other: no result of this program$"):
+    with pytest.raises(UserError, match="a completed job below it; left out .*other: no result of this program$"):
         collect([other], kept)
 
 

@@ -27,7 +27,7 @@ def main() -> None:
 
 def _collect(arguments: argparse.Namespace) -> int:
     for line in collect(arguments.sweeps, arguments.into, arguments.row):
-        print(f"left out {line}")
+        print(line)
     print(f"{len(list(arguments.into.glob('*.json')))} results in {arguments.into}")
     return 0
 

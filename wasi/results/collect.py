@@ -12,7 +12,7 @@ from wasi.runs.result import BENCH_FILE_NAME, FILE_NAME, read_result
 
 
 def collect(sweeps: list[Path], into: Path, row: str | None = None) -> list[str]:
-    """Make `into` hold the completed jobs below `sweeps` and no others; a line for every job left out.
+    """Make `into` hold the completed jobs below `sweeps` and no others; a line for each that is left out or removed.
 
     Args:
         row: one name for all of these jobs, for a configuration that has none of its own; they are added to `into`.
@@ -22,7 +22,7 @@ def collect(sweeps: list[Path], into: Path, row: str | None = None) -> list[str]
     """
     kept: dict[str, Record] = {}
     places: dict[str, Path] = {}  # where each of them comes from
-    left_out = []
+    told = []
     for sweep in sweeps:
         if not sweep.is_dir():
             raise UserError("SWEEP", sweep, "an existing folder")
@@ -33,14 +33,14 @@ def collect(sweeps: list[Path], into: Path, row: str | None = None) -> list[str]
                 content = read_result(path.parent, name)
                 if content is None or content.get("status") != "completed":
                     status = "cannot be read" if content is None else content.get("status", "no result of this program")
-                    left_out.append(f"{path.parent}: {status}")
+                    told.append(f"left out {path.parent}: {status}")
                     continue
                 file_name = f"{path.parent.name}.json"
                 if places.get(file_name, path.parent) != path.parent:
-                    left_out.append(f"{places[file_name]}: {path.parent} is the same job")
+                    told.append(f"left out {places[file_name]}: {path.parent} is the same job")
                 kept[file_name], places[file_name] = _named(record_of(content), row), path.parent
     if not kept:
-        found = f"; found are {', '.join(left_out)}" if left_out else ""
+        found = f"; {', '.join(told)}" if told else ""
         raise UserError("SWEEP", " ".join(map(str, sweeps)), f"a folder with a completed job below it{found}")
     try:
         into.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,8 @@ def collect(sweeps: list[Path], into: Path, row: str | None = None) -> list[str]
     for path in into.glob("*.json"):  # of an earlier `collect`; anything else in the folder is not ours to remove
         if row is None and path.name not in kept and is_kept(read_result(into, path.name)):
             path.unlink()
-    return left_out
+            told.append(f"removed {path}: not among these jobs")
+    return told
 
 
 def _named(record: Record, row: str | None) -> Record:
