@@ -112,6 +112,8 @@ def test_images_alone_end_in_success(finished, photos, wasi):
         (["{empty}"], "IMAGE={empty}"),
         (["{photos}", "--csv", "{empty}/deep/out.csv"], "--csv={empty}/deep/out.csv"),
         (["{photos}", "--csv", "{empty}"], "--csv={empty}: allowed is a file in a folder that exists"),
+        (["{photos}", "--csv", "/dev/full"], "--csv=/dev/full: allowed is a file in a folder that exists"),
+        (["{photos}", "--csv", "{empty}/result.json"], "--csv={empty}/result.json: allowed is a name that no run's"),
     ],
 )
 def test_what_predict_refuses(words, named, finished, photos, tmp_path, wasi):
@@ -160,6 +162,7 @@ def test_evaluation_on_other_data(finished, tmp_path, wasi):
         (["+dataset.nothing=1"], "OVERRIDE=+dataset.nothing=1: allowed is dataset=NAME, "),
         (["dataset.image_size=32"], "dataset.image_size=32: allowed is 28"),
         (["rank=eps_0.4"], "OVERRIDE=rank=eps_0.4"),
+        (["dataset.hflip=0.5"], "dataset.hflip=0.5: allowed is for train.py and bench_device.py"),
         (["device.dtype=bfloat16"], "device.dtype=bfloat16: allowed is for train.py and bench_device.py"),
         (["dataset.val_size=0"], "dataset.val_size=0"),
     ],

@@ -1,5 +1,6 @@
 """`python -m wasi.status`, on sweeps as they lie on disk."""
 
+import json
 import os
 import platform
 import re
@@ -93,6 +94,30 @@ def test_a_file_that_goes_while_it_is_looked_at_is_passed_over(tmp_path, monkeyp
     original = Path.stat
     monkeypatch.setattr(Path, "stat", stat)
     assert next(lines(tmp_path)) == f"{tmp_path}: 1 running" and not (folder / ".result.json.7.tmp").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"status": "ok"},
+        {"schema_version": 1, "status": ["completed"]},
+        {"schema_version": 1, "status": "running", "provenance": [1]},
+    ],
+)
+def test_what_is_no_job_s_result_is_passed_over(tmp_path, content):
+    _job(tmp_path, "a", "completed", wall=1.0)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "result.json").write_text(json.dumps(content))
+    assert [job.folder.name for job in jobs(tmp_path)] == ["a"]
+
+
+def test_a_start_that_is_no_time_is_not_told(tmp_path):
+    folder = _job(tmp_path, "a", "running", machine="another")
+    result = json.loads((folder / "result.json").read_text())
+    result["provenance"]["start"] = "yesterday"
+    (folder / "result.json").write_text(json.dumps(result))
+    (job,) = jobs(tmp_path)
+    assert job.seconds is None and list(lines(tmp_path))[1].startswith("  running      a: on another")
 
 
 @pytest.mark.parametrize("name", ["nowhere", "empty", "of_another_program"])

@@ -5,8 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from wasi.errors import UserError
+from wasi.models.weights_file import FILE_NAME as MODEL_NAME
 from wasi.runs.command import command
 from wasi.runs.ending import one_line, print_error
+from wasi.runs.result import BENCH_FILE_NAME, FILE_NAME
+
+_OF_A_RUN = (FILE_NAME, BENCH_FILE_NAME, MODEL_NAME)
 
 
 def run_cli(main: Callable[[], int | None]) -> None:
@@ -32,6 +36,8 @@ def run_cli(main: Callable[[], int | None]) -> None:
 
 
 def check_output_file(option: str, path: Path) -> None:
-    """Raises UserError for a folder, and for a file in a folder that does not exist."""
-    if path.is_dir() or not path.absolute().parent.is_dir():
+    """Raises UserError for what a file cannot replace: a folder, a device, a run's own files; and for no folder."""
+    if (path.exists() and not path.is_file()) or not path.absolute().parent.is_dir():
         raise UserError(option, path, "a file in a folder that exists")
+    if path.name in _OF_A_RUN:
+        raise UserError(option, path, f"a name that no run's own file has ({', '.join(_OF_A_RUN)})")

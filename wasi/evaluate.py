@@ -25,7 +25,7 @@ from wasi.runs.result import read_result
 if TYPE_CHECKING:
     from wasi.data.spec import Data
 
-_OF_TRAINING = ("device.dtype", "device.compile", "device.memory_limit_mib")
+_OF_TRAINING = ("device.dtype", "device.compile", "device.memory_limit_mib", "dataset.hflip")
 
 
 def main() -> None:
@@ -44,10 +44,10 @@ def configuration(run: Path, header: ModelHeader, overrides: Sequence[str]) -> D
 
     Raises UserError for an override that is not allowed, and where nothing names a data set.
     """
-    before = read_result(weights_path(run).parent)
-    before = before["config"] if before else {}
+    found = (read_result(weights_path(run).parent) or {}).get("config")
+    before = found if isinstance(found, dict) else {}
     own = not any(word.startswith("dataset=") for word in overrides)
-    if own and "dataset" not in before:
+    if own and not (isinstance(before.get("dataset"), dict) and "name" in before["dataset"]):
         raise UserError(RUN, run, "a folder with the run's result.json, or dataset=NAME beside the model")
     words = [f"dataset={before['dataset']['name']}", *overrides] if own else overrides
     cfg = _composed(words)
@@ -104,7 +104,8 @@ def _composed(overrides: Sequence[str]) -> DictConfig:
         if option.partition(".")[0] not in sections or not equals:
             raise UserError("OVERRIDE", word, "dataset=NAME, dataset.OPTION=VALUE, device=NAME or seed=N")
         if option in _OF_TRAINING:
-            raise UserError(option, value, "for train.py and bench_device.py; a model is evaluated in float32")
+            allowed = "for train.py and bench_device.py; a model is evaluated in float32, on images as they are"
+            raise UserError(option, value, allowed)
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose("config", [*overrides, "logger=none"])

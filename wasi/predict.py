@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,12 +35,12 @@ def main() -> int:
     paths = _listed(options.images)
     for path, ranking in predict(options.run, paths, options.top, options.batch_size, unreadable):
         rankings[path] = ranking
-        print(f"{path}  " + "  ".join(f"{name} {share:.4f}" for name, share in ranking), flush=True)
+        print(f"{_shown(path)}  " + "  ".join(f"{name} {share:.4f}" for name, share in ranking), flush=True)
     if options.csv is not None:
         atomic_write_text(options.csv, _as_csv(rankings))
         print(f"{options.csv}: {len(rankings)} images, {min(options.top, header.num_classes)} classes each")
     for path, reason in unreadable:
-        print_error(f"{path} cannot be read: {one_line(reason)}")
+        print_error(f"{_shown(path)} cannot be read: {one_line(reason)}")
     return 1 if unreadable else 0
 
 
@@ -104,8 +105,13 @@ def _as_csv(rankings: dict[Path, Ranking]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("image", "rank", "class", "probability"))
     for path, ranking in rankings.items():
-        writer.writerows((path, rank, name, share) for rank, (name, share) in enumerate(ranking, 1))
+        writer.writerows((_shown(path), rank, name, share) for rank, (name, share) in enumerate(ranking, 1))
     return text.getvalue()
+
+
+def _shown(path: Path) -> str:
+    """The path as UTF-8 can hold it; a byte of a file's name that is none is written as `\\xe9`."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from wasi.cli import run_cli
 from wasi.errors import UserError
@@ -65,9 +66,9 @@ def jobs(sweep: Path) -> list[Job]:
 def _job(path: Path) -> Job | None:
     folder, log = path.parent, path.with_name(_RESULTS[path.name])
     result = read_result(folder, path.name)
-    if result is None or not {"schema_version", "status"} & result.keys():  # half a file, or another program's
+    if result is None or not _is_ours(result):
         return None
-    status, provenance = result.get("status", "running"), result.get("provenance") or result.get("environment", {})
+    status, provenance = result.get("status", "running"), result.get("provenance") or result.get("environment") or {}
     seconds, error = provenance.get("wall_seconds"), result.get("error")
     if status == "completed":
         return Job(folder, status, error, seconds, None)
@@ -77,6 +78,14 @@ def _job(path: Path) -> Job | None:
     host = None if host == platform.node() else host
     status = "died" if host is None and not is_at_work(folder) else "running"
     return Job(folder, status, error, _since(provenance.get("start")), _progress(log), host, _silent(folder))
+
+
+def _is_ours(result: dict[str, Any]) -> bool:
+    """Whether a file of a result's name is one of this program's: not another's, and not damaged."""
+    parts = (result.get("provenance") or {}, result.get("environment") or {})
+    if not {"schema_version", "status"} & result.keys() or result.get("status", "running") not in _ORDER:
+        return False
+    return all(isinstance(part, dict) and isinstance(part.get("machine", {}), dict) for part in parts)
 
 
 def _silent(folder: Path) -> float:
@@ -89,9 +98,11 @@ def _silent(folder: Path) -> float:
 
 
 def _since(start: str | None) -> float | None:
-    if start is None:
+    """Seconds since a time in ISO format; None for what is none."""
+    try:
+        since = (datetime.now(timezone.utc) - datetime.fromisoformat(start or "")).total_seconds()
+    except (TypeError, ValueError):
         return None
-    since = (datetime.now(timezone.utc) - datetime.fromisoformat(start)).total_seconds()
     return max(0.0, since)  # another machine's clock, or one that was set back
 
 

@@ -193,3 +193,12 @@ def test_what_the_rows_choose_themselves_is_refused(word, instead, job_config, p
     ending = perform(job_config(word), tmp_path, plan)
     assert ending.exit_code == 2 and f"bench.fit.{instead}" in ending.error
     assert processes.asked == [] and not (tmp_path / "fit.json").exists()
+
+
+@pytest.mark.parametrize("word", ["bench.rounds=9", "bench.baseline=nope", "logger=wandb_offline"])
+def test_what_only_a_benchmark_does_is_refused(word, job_config, processes, tmp_path):
+    ending = perform(job_config(word), tmp_path, plan)
+    assert ending.exit_code == 2 and ending.error == f"{word}: allowed is without experiment=fit, whose options are " + (
+        "bench.fit.OPTION"
+    )
+    assert processes.asked == []

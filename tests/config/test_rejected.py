@@ -104,12 +104,18 @@ def test_a_list_in_the_place_of_a_mapping_is_told_how(compose_config):
     assert line(compose_config, "tune.options=[1]").startswith("tune.options=[1]: allowed is a mapping here, as 'tune.")
 
 
-@pytest.mark.parametrize("path", ["a,b", "a=b", "a (1)", "photos \U0001f4f7", "a'b", "für"])
+@pytest.mark.parametrize("path", ["a,b", "a=b", "a (1)", "photos \U0001f4f7", "a'b", "für", "~/photos", "a^b"])
 def test_a_path_that_wants_quotes_is_told_how(path, compose_config):
     found = line(compose_config, f"dataset.root={path}")
     assert found.startswith(f"dataset.root={path}: allowed is ") and "\n" not in found
     (quoted,) = shlex.split(found.partition("for Hydra: ")[2])
     assert compose_config(quoted).dataset.root == path
+
+
+@pytest.mark.parametrize("dashes", ["-", "--"])
+def test_an_option_with_dashes_is_told_without(dashes, compose_config):
+    override = f"{dashes}train.epochs=5"
+    assert line(compose_config, override) == f"{override}: allowed is train.epochs=5, without dashes"
 
 
 def test_a_path_that_the_shell_has_cut_is_told_how_too(compose_config):

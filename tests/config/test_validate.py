@@ -124,6 +124,7 @@ def test_activation_ranks_are_positive_whole_numbers(ranks, composed):
         (["device.compile=true", "method=lora", "method.base=int8"], "device.compile=true"),
         (["device.compile=true", "method=peft", "method.type=dora"], "device.compile=true"),
         (["device.compile=true", "train.memory=lean", "train.memory_budget_mib=900"], "device.compile=true"),
+        (["+bench={baseline: null, baseline_recipe: vanilla}"], "bench.baseline_recipe=vanilla"),
         (["model=timm"], "model.name=???"),
         (["rank.weight_epsilon=${rank.nowhere}"], "rank.weight_epsilon="),
     ],

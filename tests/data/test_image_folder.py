@@ -290,3 +290,19 @@ def test_the_fraction_counts_for_the_fingerprint_where_it_is_read(config, image_
     assert not differ(root, val_size=2, test_size=2) and not differ(image_tree)
     shutil.rmtree(image_tree / "val")
     assert differ(image_tree) and not differ(image_tree, val_size=2)
+
+
+@pytest.mark.parametrize(("name", "part"), [("Val", "val"), ("valid", "val"), ("Testing", "test")])
+def test_a_part_of_another_name_is_not_left_out_unseen(load, image_tree, name, part):
+    shutil.copytree(image_tree / "val", image_tree / name)
+    refused(load, f"{image_tree / name} has class folders; a folder of that part is called {part}")
+
+
+def test_parts_of_other_names_are_no_classes(load, image_tree):
+    for part, name in (("train", "Train"), ("val", "Val")):
+        (image_tree / part).rename(image_tree / name)
+    refused(load, "a folder of that part is called train")
+    shutil.rmtree(image_tree / "Val")
+    (image_tree / "Train").rename(image_tree / "roots")
+    shutil.copytree(image_tree / "roots" / "cat", image_tree / "training")  # without folders it is a class
+    assert load().classes == ["roots", "training"]

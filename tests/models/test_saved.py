@@ -1,6 +1,8 @@
 """A trained model from its file: the same logits, in this package's modules and in the library's own."""
 
 import json
+import struct
+from functools import partial
 
 import pytest
 import torch
@@ -144,6 +146,11 @@ def _incomplete_header(folder):
     save_file({"a.L": torch.zeros(2, 2)}, folder / "model.safetensors", {METADATA_KEY: header})
 
 
+def _header(text, folder):
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text.encode())
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
@@ -153,6 +160,9 @@ def _incomplete_header(folder):
         (_no_header, "not the header that a run writes"),
         (_of_another_version, "format_version is 99"),
         (_incomplete_header, "incomplete"),
+        (partial(_header, '{"__metadata__": null}'), "not in safetensors format"),
+        (partial(_header, '{"a": {"shape": 5}}'), "not in safetensors format"),
+        (partial(_header, "[" * 100_000), "not in safetensors format"),
     ],
 )
 def test_what_is_no_runs_model_is_told_in_one_line(make, reason, tmp_path):

@@ -215,6 +215,14 @@ def test_of_a_job_that_two_sweeps_have_the_last_is_kept_and_the_other_told(tmp_p
     assert record.metrics["val/acc"] == 0.5
 
 
+def test_a_damaged_result_is_left_out(tmp_path):
+    fakes.write(tmp_path / "sweep", {"val/acc": 0.5}, fakes.config())
+    (tmp_path / "sweep" / "job1").mkdir()
+    (tmp_path / "sweep" / "job1" / "result.json").write_text('{"schema_version": 1, "status": "completed"}')
+    (told,) = collect([tmp_path / "sweep"], tmp_path / "kept")
+    assert told.startswith(f"left out {tmp_path}/sweep/job1: damaged (KeyError: ")
+
+
 def test_what_cannot_be_collected_is_refused(tmp_path, kept):
     file, other = tmp_path / "file", tmp_path / "other"
     file.write_text("")

@@ -199,8 +199,27 @@ def test_only_its_own_checkpoint_is_continued(tmp_path, cfg, compose_config):
     checkpoint.write_bytes(b"of two epochs")
     perform(compose_config("train.epochs=2"), tmp_path, seen)
     assert read_result(tmp_path)["metrics"] == {"checkpoint": 1.0}
-    perform(cfg, tmp_path, seen)
-    assert read_result(tmp_path)["metrics"] == {"checkpoint": 0.0}
+
+
+def test_an_unfinished_run_of_another_configuration_is_not_given_up_unasked(tmp_path, cfg, compose_config, capsys):
+    checkpoint, two = tmp_path / "checkpoint.pt", compose_config("train.epochs=2")
+    with pytest.raises(Interrupted):
+        perform(two, tmp_path, raising(Interrupted(signal.SIGINT)))
+    checkpoint.write_bytes(b"of two epochs")
+    before = (tmp_path / "result.json").read_bytes()
+    assert perform(cfg, tmp_path, never).exit_code == 2
+    told = capsys.readouterr().err
+    assert "hydra.run.dir=" in told and "the checkpoint of a run with train.epochs=2, which train.rerun=true" in told
+    assert checkpoint.exists() and (tmp_path / "result.json").read_bytes() == before
+
+    assert perform(compose_config("train.epochs=1", "train.rerun=true"), tmp_path, trains).exit_code == 0
+    assert not checkpoint.exists() and read_result(tmp_path)["config"]["train"]["epochs"] == 1
+
+
+def test_a_result_of_another_configuration_is_replaced_and_that_is_told(tmp_path, cfg, compose_config, caplog):
+    perform(compose_config("train.epochs=2"), tmp_path, trains)
+    perform(cfg, tmp_path, trains)
+    assert "held the result of a run with train.epochs=2, which this one replaces" in caplog.text
 
 
 def test_the_tracker_gets_what_the_result_has(tmp_path, cfg, monkeypatch):
@@ -260,7 +279,7 @@ def test_the_best_weights_are_removed_with_the_checkpoint(tmp_path, cfg, compose
     perform(cfg, tmp_path, raising(ZeroDivisionError("by zero")))
     for file in files:
         file.write_bytes(b"of another run")
-    perform(compose_config("train.epochs=2", "sweep=here"), tmp_path, leaves)
+    perform(compose_config("train.epochs=2", "train.rerun=true", "sweep=here"), tmp_path, leaves)
     assert not any(file.exists() for file in files)
 
 

@@ -203,12 +203,16 @@ def check_fit(fit: DictConfig) -> None:
 
 
 def check_given(words: Sequence[str]) -> None:
-    """Raises UserError for an option of the command line that each row of the table has a value of its own for."""
+    """Raises UserError for an option of the command line that each row of the table has a value of its own for, and for
+    one that is a benchmark's alone."""
     for word in words:
         option, _, value = word.lstrip("+~").partition("=")
-        instead = _OPTIONS.get(option) or _SECTIONS.get(option.partition(".")[0])
+        section = option.partition(".")[0]
+        instead = _OPTIONS.get(option) or _SECTIONS.get(section)
         if instead is not None:
             raise UserError(option, value, f"of bench.fit.{instead}, as experiment=fit looks over several")
+        if (section == "bench" and not option.startswith("bench.fit")) or (section == "logger" and value != "none"):
+            raise UserError(option, value, "without experiment=fit, whose options are bench.fit.OPTION")
 
 
 def _models(fit: DictConfig) -> Iterator[tuple[str, float | None]]:

@@ -1,7 +1,7 @@
 """Which options a method reads from `rank`, by interpolation, and which of them have an effect."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from omegaconf import DictConfig
@@ -30,6 +30,20 @@ def rank_options_read(cfg: DictConfig) -> set[str]:
     raw = plain(cfg.method)
     names = {name for text in _strings(raw) for name in _INTERPOLATION.findall(text)}
     return names - _without_effect(cfg, names)
+
+
+def rank_options_without_effect(cfg: DictConfig, words: Sequence[str]) -> list[str]:
+    """Of `rank.OPTION=VALUE` among the words of a command line, the options that the method does not look at.
+
+    >>> from omegaconf import OmegaConf
+    >>> cfg = OmegaConf.create({"rank": {"keep_ratio": 0.5, "init": "svd"}, "method": {"init": "${rank.init}"}})
+    >>> rank_options_without_effect(cfg, ["rank.init=svd", "rank.keep_ratio=0.5", "rank=eps_0.8"])
+    ['rank.keep_ratio']
+    """
+    given = (word.lstrip("+").partition("=")[0] for word in words)
+    options = [option for option in given if option.startswith("rank.")]
+    looked_at = {f"rank.{name}" for name in rank_options_read(cfg)}
+    return [option for option in options if option not in looked_at]
 
 
 def method_as_read(cfg: DictConfig) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from wasi.config.files import content, of_group, plain
 from wasi.errors import NOTHING, UserError
 
-_SPECIAL = {*" ,=(){}[]#;&|!<>?'\""}  # which Hydra's grammar gives a meaning, or none
+_SPECIAL = {*" ,=(){}[]#;&|!<>?'\"~^`"}  # which Hydra's grammar gives a meaning, or none
 _GIVEN = re.compile(r"use \+([^\s=]+)=(.*)")  # the override, as Hydra repeats it
 _NO_PLACE = re.compile(r"invalid literal for int\(\) with base 10: '(.*)'")
 _MERGED = re.compile(r"Error merging override ([^\s=]+)=(.*)")
@@ -60,6 +60,8 @@ def _unparsed(error: OverrideParseException, words: Sequence[str]) -> UserError:
     """A value such as a path that Hydra's grammar takes for something else, or makes nothing of."""
     override = error.override or ""
     option, equals, value = override.partition("=")
+    if equals and option.startswith("-"):
+        return UserError(option, value, f"{option.lstrip('-')}={value}, without dashes")
     if not equals:
         before = words[words.index(override) - 1] if override in words[1:] else ""
         option, equals, value = before.partition("=")

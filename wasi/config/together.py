@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from wasi.config import objectives
+from wasi.config.declared import reference
 from wasi.config.levels import measure_level
 
 _LAYERS_OF_LORA = ("lora", "rslora", "pissa", "olora", "eva", "corda")  # they differ in scale and start alone
@@ -119,6 +120,11 @@ TOGETHER: list[tuple[tuple[str, ...], Callable[..., bool], str]] = [
         ("train.memory_budget_mib", "device.compile"),
         lambda budget, compiled: not compiled or budget is None,
         "false with train.memory_budget_mib={}: what a compiler takes cannot be told beforehand",
+    ),
+    (
+        ("bench.baseline", "bench.baseline_recipe"),
+        lambda baseline, recipe: recipe is None or baseline == reference(),
+        "null with bench.baseline={}: one of them says what to compare with",
     ),
     (
         ("bench.fit", "device.compile"),

@@ -24,6 +24,8 @@ EXTENSIONS = {
 }  # fmt: skip
 _MOST_TOLD = 20  # unreadable images in one message
 WHOLE = ""  # the part of a folder that is not divided: its name below ROOT
+_PARTS = ("train", "val", "test")
+_MEANT = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}  # what others call them
 
 ByClass = dict[str, list[Path]]  # image files by class
 
@@ -126,6 +128,10 @@ def _listed(cfg_dataset) -> dict[str, ByClass]:
         raise _bad(cfg_dataset, f"there is no folder {root / 'train'}")
     for part in {"val", "test"} & folders.get(WHOLE, {}).keys():
         raise _bad(cfg_dataset, f"{root / part} has no class folders")
+    for name, path in _class_folders(root).items():
+        meant = _MEANT.get(name.lower(), name.lower())
+        if name not in _PARTS and meant in _PARTS and _class_folders(path):  # else a class, or left out unseen
+            raise _bad(cfg_dataset, f"{path} has class folders; a folder of that part is called {meant}")
     _check_classes(cfg_dataset, folders)
     parts = {part: {name: image_files(f) for name, f in classes.items()} for part, classes in folders.items()}
     for part, classes in parts.items():
@@ -144,7 +150,7 @@ def _class_folders_by_part(root: Path) -> dict[str, dict[str, Path]]:
     Test images without class folders have no labels, and are left alone beside train. Beside undivided classes, a
     folder of one of these names that holds no class folders is a class itself.
     """
-    parts = {part: _class_folders(root / part) for part in ("train", "val", "test") if (root / part).is_dir()}
+    parts = {part: _class_folders(root / part) for part in _PARTS if (root / part).is_dir()}
     test = {part: classes for part, classes in parts.items() if part == "test" and classes}
     if parts.get("train") or parts.get("val") or len(parts) > 1:
         return {part: classes for part, classes in parts.items() if part != "test"} | test

@@ -90,10 +90,13 @@ def _read(source: str | Path, option: str, allowed: str) -> dict[str, Any]:
             if length > _MAX_HEADER:
                 raise ValueError("no safetensors header")
             content = json.loads(stream.read(length))
-        if not all("shape" in entry for key, entry in content.items() if key != "__metadata__"):
+        entries = [entry for key, entry in content.items() if key != "__metadata__"]
+        if not isinstance(content.get("__metadata__", {}), dict):
+            raise ValueError("metadata that is no mapping")
+        if not all(isinstance(entry["shape"], list) for entry in entries):
             raise ValueError("a tensor without a shape")
         return content
     except OSError as error:
         raise UserError(option, source, f"{allowed}; this file cannot be read ({error.strerror})") from None
-    except (ValueError, TypeError, AttributeError, struct.error):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, struct.error):
         raise UserError(option, source, f"{allowed}; this file is not in safetensors format") from None

@@ -38,7 +38,12 @@ def collect(sweeps: list[Path], into: Path, row: str | None = None) -> list[str]
                 file_name = f"{path.parent.name}.json"
                 if places.get(file_name, path.parent) != path.parent:
                     told.append(f"left out {places[file_name]}: {path.parent} is the same job")
-                kept[file_name], places[file_name] = _named(record_of(content), row), path.parent
+                try:
+                    record = record_of(content)
+                except (KeyError, TypeError, AttributeError, UserError) as error:
+                    told.append(f"left out {path.parent}: damaged ({type(error).__name__}: {error})")
+                    continue
+                kept[file_name], places[file_name] = _named(record, row), path.parent
     if not kept:
         found = f"; {', '.join(told)}" if told else ""
         raise UserError("SWEEP", " ".join(map(str, sweeps)), f"a folder with a completed job below it{found}")

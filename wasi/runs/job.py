@@ -21,8 +21,9 @@ from wasi.config.hardware import launched
 from wasi.config.known import check_config
 from wasi.config.levels import measure_level
 from wasi.config.objectives import DEFAULT, Values, values_of
+from wasi.config.reads import rank_options_without_effect
 from wasi.config.swept import sweep_name
-from wasi.errors import Interrupted
+from wasi.errors import Interrupted, UserError
 from wasi.models.weights_file import FILE_NAME as MODEL_NAME
 from wasi.models.weights_file import damaged
 from wasi.runs.command import continue_with
@@ -135,8 +136,12 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
     run = Run(folder, first_here=not _ended_here)
     try:
         check_config(cfg)
-        check_processes(cfg, HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN)
+        in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+        check_processes(cfg, in_sweep)
         sweep_name(cfg)
+        if HydraConfig.initialized() and not in_sweep:  # a sweep's options are those of all its methods together
+            for option in rank_options_without_effect(cfg, HydraConfig.get().overrides.task):
+                log.warning("%s has no effect with method=%s", option, cfg.method.name)
         if record.completed_before() and not cfg.train.rerun:
             run.only_measure = record.lacks_measurement(measure_level(cfg.train.measure))
             if not run.only_measure:
@@ -145,7 +150,7 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
             log.info("already completed, measured now: %s", _shown(folder))
         check_inputs(cfg)
         if not run.only_measure:
-            _start_afresh_or_resume(record)
+            _start_afresh_or_resume(record, cfg.train.rerun)
             record.begin()
         others.start(folder)
         _run_body(cfg, run, body, record)
@@ -229,8 +234,17 @@ def _skip(record: Record, monitor: bool) -> Ending:
     return Ending("completed")
 
 
-def _start_afresh_or_resume(record: Record) -> None:
-    """A checkpoint is continued when it belongs to this very run; any other is in the way."""
+def _start_afresh_or_resume(record: Record, rerun: bool) -> None:
+    """A checkpoint is continued when it belongs to this very run; any other is in the way.
+
+    Raises UserError where it is an unfinished run's of another configuration, unless `train.rerun=true` asks for that.
+    """
+    if record.holds_another() and not rerun:
+        holds = f"a run {record.differing_option()}"
+        if record.holds_anothers_checkpoint():
+            allowed = f"a folder of its own; here lies the checkpoint of {holds}, which train.rerun=true gives up"
+            raise UserError("hydra.run.dir", _shown(record.folder), allowed)
+        log.warning("%s held the result of %s, which this one replaces", _shown(record.folder), holds)
     if not any(file.exists() for file in _checkpoints(record.folder)):
         return
     if record.is_same_run() and not record.completed_before():

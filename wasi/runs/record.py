@@ -1,6 +1,7 @@
 """A run's result while it comes into being: `running` at the start, its ending at the end."""
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from wasi.config.files import plain
 from wasi.config.fingerprint import SCHEMA_VERSION, fingerprint
 from wasi.config.hardware import device_class
 from wasi.config.levels import LEVELS, measure_level
+from wasi.config.relevance import relevant
 from wasi.measure.contention import clocks, contention
 from wasi.runs.out_of_memory import with_micro_batch_size
 from wasi.runs.provenance import gpu, processes, provenance, threads
@@ -68,6 +70,20 @@ class Record:
     def completed_before(self) -> bool:
         return self.own_before.get("status") == "completed"
 
+    def holds_another(self) -> bool:
+        """Whether the folder has a result of another configuration."""
+        return self.previous is not None and not self.is_same_run()
+
+    def holds_anothers_checkpoint(self) -> bool:
+        """Whether an unfinished run of another configuration could be continued here."""
+        return self.holds_another() and any(self.folder.glob("checkpoint*.pt"))
+
+    def differing_option(self) -> str:
+        """What tells the run that the folder holds from this one: `with train.epochs=1`."""
+        before, now = (_flat(relevant(c)) for c in ((self.previous or {}).get("config", {}), self.content["config"]))
+        other = next((key for key in before if before[key] != now.get(key, before[key])), None)
+        return "of other data or an earlier version" if other is None else f"with {other}={before[other]}"
+
     def lacks_measurement(self, asked: str) -> bool:
         """Whether the completed result was to measure less than `asked` (see `LEVELS`), and lacks what that adds."""
         before = self.previous or {}
@@ -121,8 +137,7 @@ class Record:
         Args:
             found: `metrics`, `layers`, `classes` and `history`.
         """
-        others = self.previous is not None and not self.is_same_run() and any(self.folder.glob("checkpoint*.pt"))
-        if not self._begun and (self.completed_before() or others):
+        if not self._begun and (self.completed_before() or self.holds_anothers_checkpoint()):
             return
         self.content.update(status=status, error=error, **strict(found) | {"metrics": measured(found["metrics"])})
         ended = {"allocator": allocator.provenance(), "wall_seconds": seconds, **processes()}
@@ -157,3 +172,11 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
         return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     except OmegaConfBaseException:
         return plain(cfg)
+
+
+def _flat(parts: Mapping[str, Any], inside: str = "") -> dict[str, Any]:
+    """Options under their whole names: `train.epochs`."""
+    found: dict[str, Any] = {}
+    for key, value in parts.items():
+        found |= _flat(value, f"{inside}{key}.") if isinstance(value, Mapping) else {f"{inside}{key}": value}
+    return found

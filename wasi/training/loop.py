@@ -13,6 +13,7 @@ import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from wasi.config.arguments import target_of
 from wasi.data.draws import generator
 from wasi.data.loader import Batch, Loader, eval_batches, num_batches, train_batches
 from wasi.data.spec import Images
@@ -53,7 +54,11 @@ class Fit:
         self.step, self.train, self.val = step, train, val
         self.cfg, self.folder, self.tracker = cfg, folder, tracker
         self.per_epoch = num_batches(train, cfg.dataset.batch_size)
+        if cfg.dataset.batch_size > len(train):
+            told = "dataset.batch_size=%d: there are %d training images, and a batch holds no more"
+            log.warning(told, cfg.dataset.batch_size, len(train))
         self.total = step.total_steps = self.per_epoch * cfg.train.epochs
+        target_of("scheduler", cfg.scheduler)  # refuses what it does not take
         self.scheduler = hydra.utils.instantiate(
             cfg.scheduler, optimizer=step.optimizer, total_steps=self.total, steps_per_epoch=self.per_epoch
         )

@@ -9,6 +9,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
+from wasi.config.arguments import target_of
 from wasi.deferred import eager
 from wasi.layers.base import LowRankLayer
 from wasi.layers.factored import FactoredLinear
@@ -24,8 +25,10 @@ def build_optimizer(model: nn.Module, cfg: DictConfig) -> torch.optim.Optimizer:
     An optimizer without state steps on the coordinates of a factored layer where it has them (`FactoredLinear.C`, see
     `coordinate_groups`), any other on the factors. Weight decay acts on the product `L R`, so it leaves `L` alone.
     `head_lr_ratio` is the classifier's learning rate over that of the rest; it starts from nothing.
+
+    Raises UserError for an optimizer that is not there, and an option that is none of its arguments.
     """
-    kind = hydra.utils.get_object(cfg["_target_"])
+    kind = target_of("optimizer", cfg, beside=("head_lr_ratio",))
     stateless = kind is Swan or (kind is torch.optim.SGD and not cfg.get("momentum"))
     groups = coordinate_groups(model) if stateless else []
     in_coordinates = [layer for layer in trainable_factors(model) if layer.C is not None]
