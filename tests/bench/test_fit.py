@@ -198,7 +198,6 @@ def test_what_the_rows_choose_themselves_is_refused(word, instead, job_config, p
 @pytest.mark.parametrize("word", ["bench.rounds=9", "bench.baseline=nope", "logger=wandb_offline"])
 def test_what_only_a_benchmark_does_is_refused(word, job_config, processes, tmp_path):
     ending = perform(job_config(word), tmp_path, plan)
-    assert ending.exit_code == 2 and ending.error == f"{word}: allowed is without experiment=fit, whose options are " + (
-        "bench.fit.OPTION"
-    )
+    told = f"{word}: allowed is without experiment=fit, whose options are bench.fit.OPTION"
+    assert ending.exit_code == 2 and ending.error == told
     assert processes.asked == []

@@ -258,3 +258,14 @@ def test_epsilon_ranks_against_svd(epsilon):
         e = torch.linalg.svdvals(x.movedim(mode, 0).reshape(x.shape[mode], -1)).square()
         expected = len(e) if epsilon == 1 else int((e.cumsum(0) < epsilon * e.sum()).sum()) + 1
         assert rank == expected
+
+
+@pytest.mark.parametrize("kind", [FactoredLinear, TuckerLinear])
+def test_a_second_derivative_is_refused(kind):
+    """What is kept of the input is a constant to autograd, so it would be wrong."""
+    x = decaying(8, 6, 12).requires_grad_()
+    linear, state = nn.Linear(12, 7).double(), TuckerState(x, (8, 3, 4))
+    layer = factored(linear, 0.8, state) if kind is FactoredLinear else TuckerLinear(linear.weight, linear.bias, state)
+    (found,) = torch.autograd.grad(layer(x).square().sum(), [layer.bias], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        found.sum().backward()

@@ -5,6 +5,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from tests.small import CLASSES, applied, batch
+from wasi.errors import UserError
 from wasi.methods.method import Method
 from wasi.training.build_step import build_step
 
@@ -66,3 +67,32 @@ def test_chunks_of_a_wide_net_have_fewer_images_unless_there_is_a_budget(options
 def test_without_any_the_groups_are_the_optimizers(compose_config):
     step = build_step(applied("timm_vit", "vanilla"), None, compose_config("method=vanilla"), Method())
     assert len(step.optimizer.param_groups) == 1
+
+
+class Penalised(Method):
+    def wrap_step(self, step):
+        step.penalties.append(lambda: sum(p.square().sum() for p in step.model.parameters()))
+        return step
+
+
+@pytest.mark.parametrize("memory", ["plain", "lean"])
+def test_penalties_and_steps_in_the_backward_pass_exclude_each_other(memory, compose_config):
+    """The penalty's own backward pass would step on the matrices once more."""
+    options = ["method=vanilla", "optimizer=swan", "train.step_in_backward=true", f"train.memory={memory}"]
+    with pytest.raises(UserError, match="train.step_in_backward=true: allowed is false for a method that adds pen"):
+        build_step(applied("timm_vit", "vanilla"), lambda images: images, compose_config(*options), Penalised())
+
+
+class FasterBlocks(Method):
+    def parameter_groups(self, model, defaults):
+        return [{"params": list(model.blocks.parameters()), "lr": 7 * defaults["lr"]}]
+
+
+def test_what_a_method_s_group_does_not_say_stays_as_it_was(compose_config):
+    model = applied("timm_vit", "wsi")
+    step = build_step(model, None, compose_config("optimizer=swan", "optimizer.weight_decay=0.1"), FasterBlocks())
+    groups = {id(p): group for group in step.optimizer.param_groups for p in group["params"]}
+    layer = model.blocks[0].mlp.fc1
+    assert groups[id(layer.L)]["weight_decay"] == 0 and groups[id(layer.L)]["lr"] == step.optimizer.defaults["lr"] * 7
+    assert groups[id(layer.R)]["whiten"] and groups[id(layer.R)]["weight_decay"] == 0.1
+    assert not groups[id(layer.bias)]["whiten"]

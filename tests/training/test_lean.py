@@ -203,3 +203,18 @@ def test_batch_norms_in_blocks_are_refused():
     model.blocks[1].norm1 = torch.nn.BatchNorm1d(5)
     with pytest.raises(UserError, match="batch norm"):
         lean(model, sgd(model))
+
+
+@pytest.mark.parametrize("shared", ["module", "weight"])
+def test_a_step_in_the_backward_pass_on_what_segments_share_is_refused(shared):
+    """Its gradient is not complete when the first of them is through."""
+    model = VisionTransformer(16, 4, embed_dim=32, depth=4, num_heads=2, num_classes=5).to(DOUBLE)
+    first, last = model.blocks[0].mlp, model.blocks[3].mlp
+    if shared == "module":
+        last.fc2 = first.fc2
+    else:
+        last.fc2.weight = first.fc2.weight
+    swan = optimizer(model, "wasi.training.swan.Swan", lr=2e-3)
+    with pytest.raises(UserError, match="train.step_in_backward=true: allowed is false .* share weights"):
+        lean(copy.deepcopy(model), swan, step_in_backward=True)
+    lean(model, swan, segment_size=4, step_in_backward=True)  # in one segment it is

@@ -7,6 +7,7 @@ import torch
 from omegaconf import OmegaConf
 
 from tests.small import METHODS, MODELS, applied, batch
+from wasi.deferred import eager
 from wasi.errors import Diverged
 from wasi.training.checkpointing import checkpoint_blocks
 from wasi.training.optimizer import build_optimizer, trainable_factors
@@ -309,3 +310,45 @@ def test_smoothed_and_mixed_labels_are_the_shares_that_the_loss_is_of(micro):
     correct = int((model(images).argmax(1) == labels).sum())
     result = step(images, mixed)
     assert result.loss == pytest.approx(expected) and (result.correct, result.count) == (correct, len(labels))
+
+
+def test_momentum_goes_with_a_basis_that_moves():
+    """`S U^T` before the basis moves is `S' U'^T` after, but for what lies outside the span of `U'`."""
+    model = applied("timm_vit", "wasi", DOUBLE)
+    step = TrainStep(model, optimizer(model, "wasi.training.swan.Swan", lr=2e-3, momentum=0.8), None)
+    step(*batch(dtype=DOUBLE))
+    layer = step.subspace.folding[0]
+    momentum = step.optimizer.state[layer.C]["momentum_buffer"].clone()
+    basis = layer.state.feature_basis.detach().clone()
+    turned = torch.linalg.qr(torch.randn(basis.shape[1], basis.shape[1], dtype=DOUBLE))[0]
+    layer.state.advance = lambda: layer.state.feature_basis.copy_(basis @ turned)  # another basis of the same span
+    assert layer.state.feature_basis.requires_grad  # its turn
+    with torch.no_grad():
+        step.subspace.finish()
+    after = step.optimizer.state[layer.C]["momentum_buffer"] @ layer.state.feature_basis.mT
+    torch.testing.assert_close(after, momentum @ basis.mT)
+
+
+def test_hooks_of_an_optimizer_are_called_once_a_step_whatever_else_there_was():
+    eager(torch.optim.AdamW)([torch.nn.Parameter(torch.zeros(2, 2))], lr=0.1)  # wraps the method that Swan is made of
+    swan, calls = Swan([{"params": [torch.nn.Parameter(torch.zeros(3, 2))]}], lr=0.1), []
+    swan.register_step_pre_hook(lambda *_: calls.append("before"))
+    swan.register_step_post_hook(lambda *_: calls.append("after"))
+    swan.step()
+    assert calls == ["before", "after"]
+
+
+def test_what_a_method_keeps_in_the_state_of_a_whitened_matrix_can_be_loaded():
+    weight = torch.nn.Parameter(torch.zeros(3, 2))
+    swan = Swan([{"params": [weight], "whiten": True}], lr=0.1)
+    swan.state[weight]["seen"] = torch.ones(3)
+    swan.load_state_dict(copy.deepcopy(swan.state_dict()))
+    assert torch.equal(swan.state[weight]["seen"], torch.ones(3))
+
+
+def test_an_optimizer_after_another_on_one_model_steps_on_what_it_can():
+    model = applied("timm_vit", "wasi")
+    optimizer(model, "torch.optim.SGD", lr=0.1)  # without state: on coordinates
+    step = TrainStep(model, optimizer(model, "torch.optim.AdamW", lr=2e-3), None)
+    losses = [step(*batch()).loss for _ in range(10)]
+    assert step.subspace.folding == [] and losses[-1] < losses[0]

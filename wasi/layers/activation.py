@@ -14,7 +14,8 @@ class TuckerState(nn.Module):
     """Bases `U_m` (`d_m x r_m`, orthonormal) of the token and feature modes of an activation `[B, *tokens, I]`.
 
     The bases are constant during an optimizer step and updated at its end by one warm-started subspace iteration,
-    `U_m <- orth(A_m^T A_m U_m)`, where `A_m` is the unfolding of all inputs of that step. The product `A_m^T A_m U_m`
+    `U_m <- orth(A_m^T A_m U_m)`, where `A_m` is the unfolding of all inputs of that step, projected on the bases of the
+    modes that `wasi.linalg.tucker.compress` takes before `m`. The product `A_m^T A_m U_m`
     is half the gradient of the energy `||A_m U_m||_F^2` that the basis captures, and it is accumulated like one: the
     layer's autograd Function returns it as the gradient of `U_m`. So micro-batches, chunks and calls add up, what a
     checkpointed block repeats counts once, and a graph that is dropped does not count.
@@ -27,6 +28,9 @@ class TuckerState(nn.Module):
             of any size.
         update_gap: steps from one update of the bases to the next (1 is the paper's).
         phase: shifts which steps these are, so that the layers of a model can take turns.
+
+    Raises:
+        ValueError: another number of ranks than modes, or a rank above the number of rows of that mode's unfolding.
     """
 
     age: Tensor

@@ -17,6 +17,7 @@ One step of the weight `W = L R` of one layer, `n` being the number of rows (ima
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from wasi.layers.activation import TuckerState
 from wasi.layers.autocast import as_autocast, without_autocast
@@ -40,6 +41,7 @@ class FactoredProduct(torch.autograd.Function):
         return two_factors(x, right, left, bias)
 
     @staticmethod
+    @once_differentiable  # `core` is no function of `x` to autograd, so a second derivative would be wrong
     def backward(ctx, grad):
         left, right, core, *rest = ctx.saved_tensors
         factors, products = rest[: core.dim()], rest[core.dim() :]

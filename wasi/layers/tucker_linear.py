@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from wasi.layers.activation import TuckerState
 from wasi.layers.autocast import as_autocast, without_autocast
@@ -20,6 +21,7 @@ class TuckerProduct(torch.autograd.Function):
         return F.linear(x, weight, bias)
 
     @staticmethod
+    @once_differentiable  # `core` is no function of `x` to autograd, so a second derivative would be wrong
     def backward(ctx, grad):
         weight, core, *rest = ctx.saved_tensors
         factors, products = rest[: core.dim()], rest[core.dim() :]

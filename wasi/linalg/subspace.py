@@ -1,6 +1,6 @@
 """Steps on a weight held as `W = L R`: Algorithm 1 of the paper, and the same step without any dense matrix.
 
-`L` is `O x K` with orthonormal columns, `R` is `K x I`. See `docs/method.md` for the derivations.
+`L` is `O x K` with orthonormal columns, `R` is `K x I`. `docs/method.md` derives `fold_`.
 """
 
 from collections.abc import Callable, Sequence
@@ -87,10 +87,13 @@ def damped_solve(gram: Tensor, rows: Tensor) -> Tensor:
 
 
 def polar_factors(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """`M (M^T M)^(-1/2)` of each tall `M` (`O x r`): the nearest matrix with orthonormal columns, all of length 1.
+    """`M (M^T M)^(-1/2)` of each tall `M` (`O x r`): the nearest matrix with orthonormal columns.
 
     By eigendecompositions of the `r x r` Gram matrices in float64. Directions in which `M` is below 1e-6 of its
     largest singular value are noise and are damped instead of being raised to length 1.
+
+    Raises:
+        torch.linalg.LinAlgError: a matrix has an entry that is not finite.
     """
     wide = [matrix.double() for matrix in matrices]
     roots = _on_cpu(_inverse_root, [matrix.mT @ matrix for matrix in wide])
@@ -98,6 +101,7 @@ def polar_factors(matrices: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _inverse_root(gram: Tensor) -> Tensor:
+    """`(M^T M + 1e-12 s^2 I)^(-1/2)` for the Gram matrix `M^T M` (`r x r`), `s` being the largest singular value."""
     values, vectors = torch.linalg.eigh(gram)
     values = values.clamp_min(0)
     scale = (values + 1e-12 * values[-1]).clamp_min(torch.finfo(torch.float32).tiny).rsqrt()

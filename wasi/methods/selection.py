@@ -92,7 +92,8 @@ class ActivationRanks:
                 )  # fmt: skip
 
     def _phase(self, index: int) -> int:
-        """Any run of `update_gap` layers, and equal layers of successive blocks, get different steps."""
+        """Each group of `update_gap` layers takes turns over all steps; every next group begins one step later, so that
+        equal layers of successive blocks do not move together."""
         return (index + index // self.update_gap) % self.update_gap
 
     def _chooser(self, model: nn.Module, layers: Mapping[str, nn.Linear], batch: Batch) -> Choose:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from wasi.allocator import keep_freed_memory, release_memory, return_large_blocks
 from wasi.config.relevance import lean_defaults
+from wasi.errors import UserError
 from wasi.layers.autocast import autocast_forward
 from wasi.methods.method import Method
 from wasi.models.mapped import into_memory
@@ -38,6 +39,9 @@ def build_step(
         model: with the method applied, so that the optimizer sees what really trains.
         normalize: uint8 images to float32.
         method: that was applied; its parameter groups and its way of stepping count.
+
+    Raises:
+        UserError: an option does not go with the model, the optimizer or the method.
     """
     method, model = method or Method(), into_memory(model)
     train = cfg.train
@@ -60,10 +64,15 @@ def build_step(
     _regroup(optimizer, method.parameter_groups(model, optimizer.defaults))
     if train.memory == "plain":
         keep_freed_memory()
-        return method.wrap_step(TrainStep(model, optimizer, normalize, **options))
-    release_memory()  # what set-up left behind
-    lean = _lean_options(cfg, next(model.parameters()).device.type)
-    return method.wrap_step(LeanStep(model, optimizer, normalize, **lean, **options))
+        step = TrainStep(model, optimizer, normalize, **options)
+    else:
+        release_memory()  # what set-up left behind
+        lean = _lean_options(cfg, next(model.parameters()).device.type)
+        step = LeanStep(model, optimizer, normalize, **lean, **options)
+    step = method.wrap_step(step)
+    if train.step_in_backward and step.penalties:  # whose gradients come after the backward pass of the loss
+        raise UserError("train.step_in_backward", "true", "false for a method that adds penalties to the loss")
+    return step
 
 
 def _lean_options(cfg: DictConfig, device: str) -> dict[str, Any]:
@@ -74,10 +83,16 @@ def _lean_options(cfg: DictConfig, device: str) -> dict[str, Any]:
 
 
 def _regroup(optimizer: torch.optim.Optimizer, groups: Iterable[dict[str, Any]]) -> None:
-    """Take the parameters of `groups` out of the optimizer's groups and add these."""
+    """Take the parameters of `groups` out of the optimizer's groups, into groups with the options given here.
+
+    What a group here does not say stays as it was: a parameter may come from a group of its own kind (whitened, without
+    weight decay, projected), so one group here may become several.
+    """
     for group in groups:
         taken = {id(p) for p in group["params"]}
-        for other in optimizer.param_groups:
-            other["params"] = [p for p in other["params"] if id(p) not in taken]
-        optimizer.param_groups = [other for other in optimizer.param_groups if other["params"]]
-        optimizer.add_param_group(group)
+        before, optimizer.param_groups = optimizer.param_groups, []
+        for other in before:
+            left = [p for p in other["params"] if id(p) not in taken]
+            moved = [p for p in other["params"] if id(p) in taken]
+            optimizer.param_groups += [{**other, "params": left}] if left else []
+            optimizer.param_groups += [{**other, **group, "params": moved}] if moved else []

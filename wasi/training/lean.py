@@ -167,8 +167,12 @@ class LeanStep(TrainStep):
         self._whole = {module: module.forward for module in (embedding, *blocks.values())}
         self._pieces: dict[nn.Module, Callable[..., Tensor]] = {}
         self._pieces[embedding] = self._chunked([embedding], self._normalizing(embedding.forward), self._dtype)
-        for segment in _segments(self.model, blocks.values(), segment_size):
-            self._pieces |= self._in_one(*segment)
+        repeated_together: list[Sequence[nn.Module]] = [[embedding]]
+        for segment, followed in _segments(self.model, blocks.values(), segment_size):
+            self._pieces |= self._in_one(segment, followed)
+            repeated_together.append(segment)
+        if self.in_backward:
+            _refuse_shared_parameters(repeated_together)
         _set_forwards(self._pieces)
         for parameter in _stepped_on([embedding, *blocks.values()]):
             if parameter in self.in_backward:  # which waits for the last chunk
@@ -302,6 +306,18 @@ def _patch_embedding(model: nn.Module) -> tuple[str, nn.Conv2d]:
     if found is None:
         raise UserError("train.memory", "lean", "plain for a model without a patch embedding's convolution")
     return found
+
+
+def _refuse_shared_parameters(segments: Iterable[Sequence[nn.Module]]) -> None:
+    """A segment steps on its parameters when its backward pass is over; a shared one's gradient is not complete then.
+
+    Raises:
+        UserError: two segments have a parameter in common.
+    """
+    held = [id(parameter) for segment in segments for parameter in {*_stepped_on(segment)}]
+    if len(set(held)) < len(held):
+        allowed = "false with train.memory=lean, for a model whose blocks share weights"
+        raise UserError("train.step_in_backward", "true", allowed)
 
 
 def _refuse_what_chunks_would_change(model: nn.Module) -> None:

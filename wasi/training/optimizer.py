@@ -28,6 +28,8 @@ def build_optimizer(model: nn.Module, cfg: DictConfig) -> torch.optim.Optimizer:
 
     Raises UserError for an optimizer that is not there, and an option that is none of its arguments.
     """
+    for layer in trainable_factors(model):
+        layer.C = None  # of an earlier optimizer
     kind = target_of("optimizer", cfg, beside=("head_lr_ratio",))
     stateless = kind is Swan or (kind is torch.optim.SGD and not cfg.get("momentum"))
     groups = coordinate_groups(model) if stateless else []

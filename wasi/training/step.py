@@ -80,7 +80,12 @@ class TrainStep:
         return self.normalize(images.to(self.device)), labels.to(self.device)
 
     def __call__(self, images: Tensor, labels: Tensor) -> StepResult:
-        """Raises Diverged, before any weight changes, when loss or gradient norm is not finite."""
+        """One step on a loader's batch as `prepare` gives it.
+
+        Raises:
+            Diverged: loss or gradient norm is not finite, before any weight changes (but for `step_in_backward`); or a
+                decomposition in the update met a number that is not, when some weights may have changed.
+        """
         self.model.train()
         try:
             found, count = self._accumulate(images, labels)

@@ -19,6 +19,9 @@ class SubspaceIteration:
     Layers whose optimizer acts on coordinates (`FactoredLinear.C`) fold its step into their factors. Under plain SGD,
     whose step is linear in the gradient, the other factored layers step along the tangent space of their product
     and are brought back to an orthonormal `L`. To an optimizer with state, factors are ordinary parameters.
+
+    `folding`, `tangent`: the layers of these two kinds; `truncating`: dense weights that `SvdLinear` cuts back to their
+    rank after every step.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer):
@@ -85,10 +88,29 @@ class SubspaceIteration:
             layer.retract_()
         for dense in self.truncating:
             dense.retract_()
+        folding = {id(layer) for layer in self.folding}
         for compressing in self.layers:
-            moved = compressing.state is not None and compressing.state.advance()
-            if moved and isinstance(compressing, FactoredLinear) and compressing in self.folding:
-                compressing.retract_()
+            if isinstance(compressing, FactoredLinear) and id(compressing) in folding:
+                self._advance(compressing)
+            elif compressing.state is not None:
+                compressing.state.advance()
+
+    def _advance(self, layer: FactoredLinear) -> None:
+        """Move the bases of a layer that steps in coordinates, if they are due, and make `L` orthonormal again then.
+
+        What the optimizer remembers of past steps is in coordinates of the feature basis `U`, and is taken to those of
+        the next, `U'`: `S U^T` projected on the span of `U'` has the coordinates `S (U^T U')`.
+        """
+        assert layer.state is not None and layer.C is not None  # by `use_coordinates`
+        basis = layer.state.feature_basis
+        assert basis is not None
+        is_due = basis.requires_grad
+        before = basis.detach().clone() if is_due and isinstance(self.optimizer, Swan) else None
+        layer.state.advance()
+        if is_due:
+            layer.retract_()
+        if before is not None and isinstance(self.optimizer, Swan):
+            self.optimizer.change_coordinates(layer.C, before.mT @ basis)
 
     def fold(self) -> None:
         """Take the steps that the optimizer has made in coordinates, since the last call, into the factors."""

@@ -1,5 +1,6 @@
 """SGD whose matrix gradients are whitened: an adaptive step without optimizer state for matrices."""
 
+import inspect
 import sys
 from collections.abc import Iterable, Sequence
 
@@ -9,8 +10,13 @@ from torch import Tensor
 from wasi.deferred import eager
 from wasi.linalg.subspace import polar_factors
 
+_AdamW = eager(torch.optim.AdamW)
+# Torch has every optimizer that is made wrap `step` of its class, to call hooks. `Swan.step` calls them; wrapped too,
+# the step that it is made of would do so a second time.
+_adamw_step = inspect.unwrap(_AdamW.step)
 
-class Swan(eager(torch.optim.AdamW)):  # type: ignore[misc]  # a computed class, which the checker cannot look into
+
+class Swan(_AdamW):  # type: ignore[misc, valid-type]  # a computed class, which the checker cannot look into
     """A step without state on matrices, AdamW on everything else.
 
     A matrix gradient `G` is replaced by its polar factor `G (G^T G)^(-1/2)`, all of whose singular values are 1, as in
@@ -22,9 +28,9 @@ class Swan(eager(torch.optim.AdamW)):  # type: ignore[misc]  # a computed class,
     Args:
         params: parameter groups; lr, betas, eps, weight_decay: as of `torch.optim.AdamW`.
         momentum: factor by which past matrix gradients count less with every step, in [0, 1). Above 0 their sum is
-            state: of a weight held as coordinates as many numbers as these, in a basis that turns slowly. `zero_grad`
-            makes it the parameter's `.grad`, into which autograd adds the next gradient, so no gradient is held
-            beside it.
+            state: of a weight held as coordinates as many numbers as these, which `change_coordinates` takes along when
+            the basis moves. `zero_grad` makes it the parameter's `.grad`, into which autograd adds the next gradient,
+            so no gradient is held beside it.
     """
 
     subspace_work = ((sys.modules[__name__], "whitened"),)  # what is measured apart from the rest of the step
@@ -40,7 +46,7 @@ class Swan(eager(torch.optim.AdamW)):  # type: ignore[misc]  # a computed class,
             with torch.enable_grad():
                 loss = closure()
         self.step_matrices()
-        super().step()
+        _adamw_step(self)
         return loss
 
     @torch.no_grad()
@@ -54,6 +60,13 @@ class Swan(eager(torch.optim.AdamW)):  # type: ignore[misc]  # a computed class,
         for some in [[one] for one in chosen] if on_cpu else [chosen]:  # together only where waiting costs more
             self._whitened_step(some)
 
+    @torch.no_grad()
+    def change_coordinates(self, parameter: Tensor, turn: Tensor) -> None:
+        """Take the momentum `S` (`O x r`), if there is one, to another basis: `S <- S turn`, `turn` being `r x r`."""
+        if "momentum_buffer" in self.state.get(parameter, {}):
+            momentum = self.state[parameter]["momentum_buffer"]
+            momentum.copy_(momentum @ turn)
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         super().zero_grad(set_to_none)
         for parameter, _ in self.whitened_parameters():
@@ -61,7 +74,9 @@ class Swan(eager(torch.optim.AdamW)):  # type: ignore[misc]  # a computed class,
                 parameter.grad = self.state[parameter]["momentum_buffer"]
 
     def load_state_dict(self, state_dict) -> None:
-        super().load_state_dict(state_dict)
+        # AdamW looks for the step number in every state that it loads, and a whitened matrix's has none.
+        state = {key: {"step": torch.zeros(()), **found} for key, found in state_dict["state"].items()}
+        super().load_state_dict({**state_dict, "state": state})
         self.zero_grad()
 
     def whitened_parameters(self) -> list[tuple[Tensor, dict]]:
@@ -90,7 +105,6 @@ class Swan(eager(torch.optim.AdamW)):  # type: ignore[misc]  # a computed class,
         assert parameter.grad is not None  # else it is not stepped on
         if self.momentum:
             state = self.state[parameter]
-            state.setdefault("step", torch.zeros(()))  # AdamW looks for one in every state that it loads
             if "momentum_buffer" not in state:
                 parameter.grad = state["momentum_buffer"] = parameter.grad.clone()
             elif parameter.grad is not state["momentum_buffer"]:  # `zero_grad` was not called
