@@ -4,7 +4,6 @@ The published plugin of this name (hydra-optuna-sweeper 1.3.0) asks for optuna<3
 values to choose from. Optuna is imported when a sweep begins, because Hydra imports this module at every start.
 """
 
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +17,6 @@ from hydra_plugins.tuned_sweeper import TunedSweeper
 from wasi.config.objectives import direction
 from wasi.errors import UserError
 from wasi.optional import optional
-from wasi.runs.ending import print_error
-from wasi.runs.lock import sole_owner
 from wasi.runs.result import read_result
 from wasi.runs.search import Axes, Space, is_searched, point_of, searched_options, space_of
 from wasi.runs.tuning import Plan, Row, TunedRow, folder_of, found_values, tuned_row, write_tuning
@@ -50,22 +47,12 @@ class OptunaSweeper(TunedSweeper):
         super().__init__(max_batch_size, params)
         self.n_trials, self.n_jobs, self.sampler = n_trials, n_jobs, sampler
 
-    def sweep(self, arguments: list[str]) -> Any:
-        folder = Path(self.config.hydra.sweep.dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            self._optuna = optional("optuna", "hydra/sweeper", "optuna")
-            for option, value in (("n_trials", self.n_trials), ("n_jobs", self.n_jobs)):
-                if not isinstance(value, int) or value < 1:
-                    raise UserError(f"hydra.sweeper.{option}", value, "a whole number from 1 up")
-        except UserError as error:
-            print_error(str(error))
-            sys.exit(2)
-        with sole_owner(folder) as alone:
-            if not alone:  # what to try next depends on everything tried before
-                print_error(f"another process is at work in {folder}; a search is one process's")
-                sys.exit(2)
-            return super().sweep(arguments)
+    def _plan(self, arguments: list[str]) -> Plan:
+        self._optuna = optional("optuna", "hydra/sweeper", "optuna")
+        for option, value in (("n_trials", self.n_trials), ("n_jobs", self.n_jobs)):
+            if not isinstance(value, int) or value < 1:
+                raise UserError(f"hydra.sweeper.{option}", value, "a whole number from 1 up")
+        return super()._plan(arguments)
 
     def _planned(self, overrides: list[Override]) -> Plan:
         searched = searched_options(overrides)

@@ -20,22 +20,32 @@ from wasi.config.files import plain
 from wasi.config.validate import validate
 from wasi.errors import UserError
 from wasi.runs.ending import print_error
-from wasi.runs.tuning import Plan, Row, TunedRow, grid_of, rates_asked, tuned, write_tuning
+from wasi.runs.lock import sole_owner
+from wasi.runs.tuning import Plan, Row, TunedRow, Undecided, grid_of, rates_asked, tuned, write_tuning
 
 
 class TunedSweeper(BasicSweeper):
-    """The basic sweeper in two stages: each row's grid with one seed, then every seed at the best point."""
+    """The basic sweeper in two stages: each row's grid with one seed, then every seed at the best point.
+
+    One process at a time has the sweep's folder: a choice, and a search's next trial, depend on everything tried.
+    """
 
     def sweep(self, arguments: list[str]) -> Any:
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
-        self._launched = 0
         try:
-            plan = self._plan(arguments)
-        except UserError as error:
+            with sole_owner(folder) as alone:
+                if not alone:
+                    raise Undecided(f"another process is at work in {folder}, and tuning is one process's at a time")
+                return self._sweep(arguments, folder)
+        except (UserError, Undecided) as error:
             print_error(str(error))
             sys.exit(2)
+
+    def _sweep(self, arguments: list[str], folder: Path) -> list[Sequence[JobReturn]]:
+        OmegaConf.save(self.config, folder / "multirun.yaml")
+        self._launched = 0
+        plan = self._plan(arguments)
         rows = self._first_stage(plan, folder)
         write_tuning(folder, plan.seeds[0], rows, self._objectives)
         for row in rows:

@@ -59,6 +59,20 @@ def test_a_tuned_sweep(name, tmp_path):
     assert len(outcome(tmp_path / "multirun/s")) == 3 and "WARNING: tuning" in told
 
 
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_two_commands_of_one_tuned_sweep(name, tmp_path):
+    words = ("-m", "hydra/sweeper=tuned", "sweep=s", "method=vanilla", "tune.lr=[0.01,0.05]", "seed=1,2")
+    first = start(*launcher(name), *words, cwd=tmp_path)
+    while not list((tmp_path / "multirun/s").glob("*/result.json")):
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.05)
+    status, told = run(*launcher(name), *words, cwd=tmp_path)
+    assert status == 2 and told.count("\nerror: ") == 1 and "another process is at work in multirun/s" in told, told
+    told, _ = first.communicate(timeout=600)
+    assert first.returncode == 0, told
+    assert [status for status, *_ in outcome(tmp_path / "multirun/s").values()] == ["completed"] * 3
+
+
 def _process_of(parent, folder):
     """The process that trains: the only one below that has this run's log open."""
     deadline = time.monotonic() + 300

@@ -2,16 +2,20 @@
 
 import logging
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
+from hydra.types import RunMode
 from safetensors.torch import save_file
 
 from wasi.config.fingerprint import fingerprint
 from wasi.errors import Diverged, Interrupted, UserError
 from wasi.runs import job as module
 from wasi.runs import record as record_module
-from wasi.runs.job import perform
+from wasi.runs.ending import Ending
+from wasi.runs.job import perform, run_job
+from wasi.runs.lock import sole_owner
 from wasi.runs.result import read_result
 from wasi.signals import interruptible
 from wasi.tracking import NullTracker
@@ -354,3 +358,22 @@ def test_a_refused_run_leaves_the_checkpoint_of_another_in_its_folder_usable(tmp
         assert (run.folder / "checkpoint.pt").exists()
 
     assert perform(cfg, tmp_path, goes_on).status == "completed"
+
+
+def test_a_folder_that_another_process_had_is_dealt_with_when_the_sweep_comes_to_it_again(tmp_path, cfg, monkeypatch):
+    hydra_cfg = SimpleNamespace(runtime=SimpleNamespace(output_dir=str(tmp_path)), mode=RunMode.MULTIRUN)
+    monkeypatch.setattr(module.HydraConfig, "get", lambda: hydra_cfg)
+    monkeypatch.setattr(module, "enough_failures", lambda _: None)
+    monkeypatch.setattr(module, "_ended_here", set())
+    performed = []
+
+    def performer(cfg, folder, body):
+        performed.append(folder)
+        return Ending("completed")
+
+    with sole_owner(tmp_path):
+        run_job(cfg, never, performer)
+    assert performed == []
+    for _ in range(2):
+        run_job(cfg, never, performer)
+    assert performed == [tmp_path]

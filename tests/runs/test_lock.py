@@ -28,6 +28,18 @@ def test_one_at_a_time(tmp_path):
     assert _another_process_gets_it(tmp_path)
 
 
+def test_a_killed_process_leaves_the_folder_to_others(tmp_path):
+    held = PROBE.replace("sys.exit(0 if alone else 3)", "print(alone, flush=True); sys.stdin.read()")
+    command = [sys.executable, "-c", held, tmp_path]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "True\n" and is_at_work(tmp_path)
+    process.kill()
+    process.communicate()
+    assert (tmp_path / ".lock").exists() and not is_at_work(tmp_path)
+    with sole_owner(tmp_path) as alone:
+        assert alone
+
+
 def test_a_look_leaves_nothing_in_the_folder(tmp_path):
     assert not is_at_work(tmp_path) and list(tmp_path.iterdir()) == []
     with sole_owner(tmp_path):

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from wasi.config.naming import job_folder
 from wasi.errors import UserError
 from wasi.report.tuned import tuning_lines
 from wasi.results.collect import collect
+from wasi.runs.lock import sole_owner
 from wasi.runs.tuning import Plan, Row, TunedRow, grid_of, not_chosen, rates_asked
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -176,6 +178,31 @@ def test_killed_between_its_stages_a_tuned_sweep_goes_on_and_trains_nothing_twic
 
     assert not_chosen(sweep) == {left_out} and len(tuning_lines([sweep])) == 3
     assert collect([sweep], tmp_path / "kept") == [] and len(list((tmp_path / "kept").iterdir())) == 3
+
+
+@pytest.mark.parametrize("sweeper", ["tuned", "optuna"])
+def test_a_second_command_of_one_tuned_sweep_is_one_line_and_changes_nothing(sweeper, tmp_path):
+    sweep = tmp_path / "multirun" / "t"
+    sweep.mkdir(parents=True)
+    with sole_owner(sweep):
+        words = ("-m", f"hydra/sweeper={sweeper}", "sweep=t", "method=vanilla", "tune.lr=[0.01,0.05]")
+        process = train(*words, cwd=tmp_path)
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 2 and [path.name for path in sweep.iterdir()] == [".lock"]
+    assert err == "error: another process is at work in multirun/t, and tuning is one process's at a time\n"
+
+
+def test_nothing_is_chosen_while_a_point_is_at_work_in_another_process(tmp_path, compose_config):
+    words = ("sweep=t", "method=vanilla", "seed=1")
+    name = job_folder(compose_config(*TINY, *words, "optimizer.lr=0.05"))
+    sweep = tmp_path / "multirun" / "t"
+    (sweep / name).mkdir(parents=True)
+    with sole_owner(sweep / name):
+        process = train("-m", "hydra/sweeper=tuned", *words, "tune.lr=[0.01,0.05]", cwd=tmp_path)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 2 and err.count("\n") == 1
+    assert err.startswith("error: tuning vanilla: another process is at work in ") and name in err
+    assert len(list(sweep.glob("*/result.json"))) == 1 and not (sweep / "tuning.json").exists()
 
 
 def test_what_the_method_declares_is_tried_where_it_is_asked_for(tmp_path):

@@ -104,7 +104,8 @@ def run_job(cfg: DictConfig, body: AnyBody, performer: Perform | None = None) ->
     except Interrupted as stop:
         _stopped.append(stop.signum)
         raise
-    _ended_here.add(folder)
+    if alone:  # else it is another process's, and asked for again where the sweep comes to it again
+        _ended_here.add(folder)
     if ending.exit_code and not in_sweep:
         sys.exit(ending.exit_code)
     return _objective(cfg, folder)

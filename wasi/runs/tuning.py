@@ -15,6 +15,7 @@ from wasi.config.files import plain
 from wasi.config.objectives import DEFAULT, Values, best_places, values_of
 from wasi.config.swept import sweep_overrides
 from wasi.errors import UserError
+from wasi.runs.lock import is_at_work
 from wasi.runs.result import read_result, write_json
 from wasi.runs.search import Point, Range, Space
 
@@ -23,6 +24,10 @@ _LR = "optimizer.lr"
 
 Grid = list[Point]
 Overrides = dict[str, str]
+
+
+class Undecided(Exception):
+    """Nothing can be chosen now, as another process is at work on what the choice depends on."""
 
 
 @dataclass(frozen=True)
@@ -207,8 +212,14 @@ def tuned(plan: Plan, returns: Sequence[Any], objectives: Sequence[str]) -> list
 
 
 def tuned_row(row: Row, returns: Sequence[Any], objectives: Sequence[str]) -> TunedRow:
-    """The first stage of one row, by Hydra's JobReturn at each of its points."""
+    """The first stage of one row, by Hydra's JobReturn at each of its points.
+
+    Raises:
+        Undecided: another process is at work at one of the points.
+    """
     folders = [folder_of(job) for job in returns]
+    if taken := next(filter(is_at_work, folders), None):  # looked at first: what has ended since is in the results
+        raise Undecided(f"tuning {row.name}: another process is at work in {taken}; run this again when it has ended")
     results = [read_result(folder) or {} for folder in folders]
     values = [found_values(result, objectives) for result in results]
     statuses = [str(result.get("status", "no result")) for result in results]
