@@ -13,7 +13,7 @@ from wasi.report.load import read_runs
 from wasi.report.needed import needed_sentences
 from wasi.report.origins import one_machine, was_busy
 from wasi.report.summary import front_of
-from wasi.runs.tuning import Row, TunedRow, write_tuning
+from wasi.runs.tuning import Row, TunedRow, not_chosen, read_tuning, write_tuning
 
 PC = copy.deepcopy(fakes.PROVENANCE) | {"machine": {"processor": "EPYC", "architecture": "x86_64", "hostname": "pc"}}
 PC_TIMES = {"machine": PC["machine"], "threads": PC["threads"]}
@@ -146,9 +146,40 @@ def test_what_an_earlier_grid_tried_is_no_row(tmp_path):
         grid = [{"lr": place} for place, _ in enumerate(jobs)]
         row = TunedRow(Row("wasi", {}, grid), jobs, [(0.5 - point["lr"],) for point in grid], ["completed"] * len(jobs))
         write_tuning(tmp_path, "0", [row], ["val/acc"])
-    from wasi.runs.tuning import not_chosen
-
     assert not_chosen(tmp_path) == {"a", "b"}
+
+
+def test_rows_that_another_command_tuned_stay_with_all_their_seeds(tmp_path):
+    """Under one name first vanilla, by accuracy, then wasi, by loss; vanilla's name would be another beside wasi."""
+    grid = [{"optimizer.lr": lr} for lr in (0.01, 0.02, 0.05)]
+    for name, objective, accuracies in (("vanilla", "val/acc", (0.7, 0.9, 0.8)), ("wasi", "val/loss", (0.8, 0.9, 0.7))):
+        paths = [add(tmp_path, name, 0.8, 0, acc, point) for point, acc in zip(grid, accuracies, strict=True)]
+        values = [(acc if objective == "val/acc" else 1 - acc,) for acc in accuracies]
+        row = Row(name, {"method": name, "tune.lr": "[0.01,0.02,0.05]"}, grid)
+        found = TunedRow(row, [path.parent.name for path in paths], values, ["completed"] * 3, [objective])
+        write_tuning(tmp_path, "0", [found], [objective])
+        add(tmp_path, name, 0.8, 1, 0.9, {"optimizer.lr": 0.02})
+    (block,) = blocks_of(read_runs([tmp_path])[0])
+    assert sorted((group.method, len(group.runs)) for group in block.groups) == [("vanilla", 2), ("wasi", 2)]
+    assert len(not_chosen(tmp_path)) == 4
+    write_report([tmp_path])
+    text = (tmp_path / "report.md").read_text()
+    assert "optimizer.lr=0.02: 0.9000" in text and "optimizer.lr=0.02: 0.1000" in text
+
+
+def test_a_row_tuned_again_takes_the_place_of_its_earlier_self(tmp_path):
+    first = {"method": "wasi", "tune.lr": "[1]", "logger": "none", "sweep": "a"}
+    for name, overrides, job in (
+        ("wasi", first, "a"),
+        ("only one", {"+tune.lr": "[2]", "sweep": "a", "method": "wasi", "train.rerun": "true"}, "b"),
+        ("other", {**first, "train.epochs": "2"}, "c"),
+    ):
+        row = TunedRow(Row(name, overrides, [{"lr": 1}]), [job], [(0.5,)], ["completed"])
+        write_tuning(tmp_path, "0", [row], ["val/acc"])
+    assert not_chosen(tmp_path) == {"a"}
+    assert [row["row"] for row in read_tuning(tmp_path)["rows"]] == ["only one", "other"]
+    write_tuning(tmp_path, "0", [], ["val/acc"])  # of a command that tunes nothing
+    assert not_chosen(tmp_path) == {"a"} and len(read_tuning(tmp_path)["rows"]) == 2
 
 
 @pytest.mark.parametrize("all_in_turns", [True, False])

@@ -41,6 +41,16 @@ def relevant(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return parts
 
 
+def has_effect(option: str) -> bool:
+    """Whether an option of a command line can change a run's result. What tuning tries is told by the values in a run.
+
+    >>> [has_effect(option) for option in ("train.epochs", "train.rerun", "logger", "+tune.lr")]
+    [True, False, False, False]
+    """
+    section, _, key = option.lstrip("+").partition(".")
+    return section not in ("logger", "sweep", "tune") and key not in _WITHOUT_EFFECT.get(section, ())
+
+
 def _augmentation(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What is switched on; no section where nothing is, as in runs from before there was any."""
     on = {key: value for key, value in options.items() if value not in _NO_AUGMENTATION}

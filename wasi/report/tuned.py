@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from wasi.config.objectives import DEFAULT
-from wasi.runs.tuning import FILE_NAME, read_tuning
+from wasi.runs.tuning import FILE_NAME, choices_of, read_tuning
 
 EDGE = "(on the edge)"
 
@@ -13,7 +13,7 @@ def tuned_value(job: Path) -> str | None:
     that was not tuned."""
     for row in (read_tuning(job.parent) or {}).get("rows", ()):
         chosen = (point["values"] for point in row["points"] if point["job"] == job.name)
-        values = next((values for values in chosen if values in row.get("choices", [row["choice"]])), None)
+        values = next((values for values in chosen if values in choices_of(row)), None)
         if values is not None:
             on_edge = values == row["choice"] and row["on_edge"]
             told = ", ".join(f"{key.removeprefix('optimizer.')}={value}" for key, value in values.items())
@@ -27,7 +27,7 @@ def tuning_lines(dirs: list[Path]) -> list[str]:
     for path in sorted({path for folder in dirs for path in folder.rglob(FILE_NAME)}):
         tuning = read_tuning(path.parent) or {}
         for row in tuning.get("rows", ()):
-            objectives = tuning.get("objectives", [DEFAULT])
+            objectives = row.get("objectives", tuning.get("objectives", [DEFAULT]))
             lines += [*row["told"], f"tried: {'; '.join(_point(point, objectives) for point in row['points'])}"]
     return lines
 

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from wasi.config.files import plain
 from wasi.config.objectives import DEFAULT, Values, best_places, values_of
+from wasi.config.relevance import has_effect
 from wasi.config.swept import sweep_overrides
 from wasi.errors import UserError
 from wasi.runs.lock import is_at_work
@@ -105,10 +106,6 @@ class TunedRow:
         return next(iter(self.choices), None)
 
     @property
-    def is_chosen(self) -> list[bool]:
-        return [point in self.choices for point in self.row.grid]
-
-    @property
     def on_edge(self) -> list[str]:
         """Options whose chosen number is the least or the largest tried beside the other choices made."""
         return [key for key in self._point if self._is_end(key)]
@@ -165,8 +162,9 @@ class TunedRow:
             {"values": point, "job": job, "status": status} | dict(zip(self.objectives, values or (), strict=False))
             for point, job, status, values in zip(self.row.grid, self.jobs, self.statuses, self.values, strict=True)
         ]
-        head = {"row": self.row.name, "overrides": self.row.overrides, "points": points}
-        return {**head, "choice": self.choice, "choices": self.choices, "on_edge": self.on_edge, "told": self.told()}
+        head = {"row": self.row.name, "overrides": self.row.overrides, "objectives": list(self.objectives)}
+        chosen = {"choice": self.choice, "choices": self.choices, "on_edge": self.on_edge, "told": self.told()}
+        return {**head, "points": points, **chosen}
 
 
 def rates_asked(
@@ -238,21 +236,34 @@ def found_values(result: dict, objectives: Sequence[str]) -> Values | None:
 def write_tuning(folder: Path, seed: str | None, rows: Sequence[TunedRow], objectives: Sequence[str]) -> None:
     """tuning.json: the points, every value, the choices, and which jobs are no part of any comparison.
 
-    Those that an earlier command tried, with another grid, are none either.
+    Those that an earlier command tried for one of these rows, with another grid, are none either. Its other rows stay:
+    a row is known by its overrides, as its name depends on the rows beside it.
     """
     before = read_tuning(folder) or {}
-    tried = [*before.get("left_out", ()), *(p["job"] for row in before.get("rows", ()) for p in row["points"])]
-    jobs = [pair for row in rows for pair in zip(row.jobs, row.is_chosen, strict=True)]
-    chosen = {job for job, is_chosen in jobs if is_chosen}
+    earlier, now = before.get("rows", []), [_identity(row.row.overrides) for row in rows]
+    kept = [row for row in earlier if _identity(row["overrides"]) not in now]
+    found = [*kept, *(row.content() for row in rows)]
+    tried = [*before.get("left_out", ()), *(point["job"] for row in [*earlier, *found] for point in row["points"])]
+    chosen = {point["job"] for row in found for point in row["points"] if point["values"] in choices_of(row)}
     content = {
         "schema_version": 1,
         "metric": objectives[0],
         "objectives": list(objectives),
         "seed": seed,
-        "rows": [row.content() for row in rows],
-        "left_out": [job for job in dict.fromkeys([*tried, *(job for job, _ in jobs)]) if job not in chosen],
+        "rows": found,
+        "left_out": [job for job in dict.fromkeys(tried) if job not in chosen],
     }
     write_json(folder / FILE_NAME, content)
+
+
+def _identity(overrides: Overrides) -> Overrides:
+    """What makes a row another one: not the grid that is tried for it, and nothing that no result depends on."""
+    return {option.lstrip("+"): value for option, value in overrides.items() if has_effect(option)}
+
+
+def choices_of(row: Mapping[str, Any]) -> Grid:
+    """The points chosen for a row of tuning.json."""
+    return row.get("choices", [row["choice"]])
 
 
 def check_tuning(hydra_cfg: DictConfig) -> None:
