@@ -168,6 +168,7 @@ def test_what_was_not_measured_is_not_judged(kept):
         ({"git_commit": "d" * 40}, "results of one commit, not "),
         ({"git_dirty": True}, "of a dirty tree"),
         ({"device": "cuda"}, "results of one device"),
+        ({"versions": {"torch": "2.9.0"}}, r"results of one torch version \((run|bench)\), not "),
     ],
 )
 @pytest.mark.parametrize("file", ["job0.json", "bench_lora_r8.json"])
@@ -184,6 +185,30 @@ def test_accuracy_may_come_from_several_processors_and_says_so_but_times_may_not
     _change(kept / "bench_lora_r8.json", processor="another")
     with pytest.raises(UserError, match="results of one processor"):
         compare("t", read_records(kept))
+
+
+@pytest.mark.parametrize(
+    ("provenance", "told"),
+    [
+        ({"cuda": "NVIDIA A100"}, "results of one GPU"),
+        ({"threads": 1}, "results of one number of threads"),
+        ({"cpu_wait_share": 0.1}, "threads of lora_r8 waited 10% of their time for a processor"),
+    ],
+)
+def test_times_of_another_gpu_of_other_threads_or_a_busy_machine_are_refused(kept, provenance, told):
+    _change(kept / "job0.json", **provenance)
+    _change(kept / "bench_lora_r8.json", cpu_wait_share=0.09)
+    compare("t", read_records(kept))  # of an accuracy
+    _change(kept / "bench_lora_r8.json", **provenance)
+    with pytest.raises(UserError, match=told):
+        compare("t", read_records(kept))
+
+
+def test_the_gpu_is_named_where_it_is_known(kept):
+    for path in kept.glob("*.json"):
+        _change(path, device="cuda", **({"cuda": "NVIDIA H100"} if path.name.startswith("bench") else {}))
+    told = "accuracy: Cortex-A76, 4 threads and cuda, times and memory: Cortex-A76, 4 threads and NVIDIA H100."
+    assert told in markdown(compare("t", read_records(kept)))
 
 
 def test_one_row_of_two_configurations_is_refused(kept):

@@ -6,6 +6,7 @@ from typing import Any
 
 from wasi.config.declared import reference
 from wasi.errors import UserError
+from wasi.measure.contention import BUSY
 from wasi.report.columns import PEAK, STEP, TEST, VALIDATION, Cost
 from wasi.report.pareto import on_front
 from wasi.report.statistics import Paired, mean, paired, std
@@ -101,7 +102,7 @@ def compare(table: str, records: list[Record]) -> Comparison:
 
     Raises:
         UserError: the records are not of one clean commit, one kind of device and one task, the benchmarks not of one
-            processor, or those of a row not of one configuration.
+            machine that had nothing else to do, or those of a row not of one configuration.
     """
     refuse_mixtures(table, records)
     runs = [record for record in records if record.kind == RUN]
@@ -140,9 +141,10 @@ def _pointing_to_runs(row: Row, rows: list[Row]) -> Row:
 def refuse_mixtures(table: str, records: list[Record]) -> None:
     """Raise UserError for records that cannot stand in one table.
 
-    They are of one clean commit, one kind of device (cpu, cuda) per kind of record and one task. Benchmarks are of one
-    processor. Accuracies may come from several, which `wasi.results.table.source` names: a processor rounds as it
-    likes, and what that changes is no more than what another seed does.
+    They are of one clean commit, one kind of device (cpu, cuda) and one torch version per kind of record, and one task.
+    Benchmarks are of one processor, GPU and number of threads, and of times that no other processes have spoilt.
+    Accuracies may come from several processors, GPUs and numbers of threads, which `wasi.results.table.source` names: a
+    processor rounds as it likes, and what that changes is no more than what another seed does.
     """
 
     def several(values: list, what: str) -> None:
@@ -155,9 +157,16 @@ def refuse_mixtures(table: str, records: list[Record]) -> None:
     if dirty is not None:
         which = f"{dirty.row}, seed {dirty.seed}"
         raise UserError("table", table, f"results of committed code; {which} is of a dirty tree")
-    for kind in (RUN, BENCH):
-        several([r.provenance.get("device", "cpu") for r in records if r.kind == kind], f"device ({kind})")
-    several([r.provenance.get("processor") for r in records if r.kind == BENCH], f"processor ({BENCH})")
+    benches = [record for record in records if record.kind == BENCH]
+    for kind, found in ((RUN, [record for record in records if record.kind == RUN]), (BENCH, benches)):
+        several([record.provenance.get("device", "cpu") for record in found], f"device ({kind})")
+        several([(record.provenance.get("versions") or {}).get("torch") for record in found], f"torch version ({kind})")
+    for key, what in (("processor", "processor"), ("cuda", "GPU"), ("threads", "number of threads")):
+        several([record.provenance.get(key) for record in benches], f"{what} ({BENCH})")
+    for record in benches:
+        if (share := record.provenance.get("cpu_wait_share") or 0.0) >= BUSY:
+            waited = f"threads of {record.row} waited {share:.0%} of their time for a processor"
+            raise UserError("table", table, f"benchmarks of a machine that has nothing else to do; {waited}")
     for key in records[0].shared:
         several([record.shared.get(key) for record in records], key)
 

@@ -115,7 +115,7 @@ def _less(row: Row, cost: Cost, comparison: Comparison) -> str:
 
 
 def source(records: list[Record]) -> str:
-    """One line: task, commit, versions, and the machines of the runs and of the benchmark."""
+    """One line: task, commit, versions, and the machines of the runs and of the benchmark, with their GPUs."""
     shared = records[0].shared
     size = f" at {shared['dataset.image_size']} px" if shared["dataset.image_size"] else ""
     images = f"{shared['dataset.train_size']} images of " if shared["dataset.train_size"] else ""
@@ -139,4 +139,5 @@ def _machine(record: Record) -> str:
     threads = record.provenance.get("threads")
     counted = f", {threads} thread{'' if threads == 1 else 's'}" if threads else ""
     device = record.provenance.get("device", "cpu")
-    return f"{record.provenance.get('processor')}{counted}{'' if device == 'cpu' else f' and {device}'}"
+    gpu = "" if device == "cpu" else f" and {record.provenance.get('cuda') or device}"
+    return f"{record.provenance.get('processor')}{counted}{gpu}"
