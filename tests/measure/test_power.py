@@ -59,6 +59,26 @@ def test_the_meter_of_each_kind_of_machine(packages, tmp_path):
     assert power_meter("cuda", pi, packages) is None  # the processor's power is not the GPU's
 
 
+@pytest.mark.parametrize(
+    ("visible", "device", "gpu"),
+    [
+        (None, "cuda", "0"),
+        (None, "cuda:1", "1"),
+        ("3", "cuda", "3"),
+        ("2,0", "cuda:1", "0"),
+        ("GPU-5fd4, GPU-8932f937", "cuda:1", "GPU-8932f937"),
+        ("GPU-5fd4", "cuda:0", "GPU-5fd4"),
+    ],
+)
+def test_the_gpu_is_the_one_that_the_device_names_among_those_visible_now(monkeypatch, visible, device, gpu):
+    watts = {"--id=0": "10\n", f"--id={gpu}": "61.25\n"}
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert power_meter(device, lambda command: watts.get(command[-1])).watts() == 61.25
+
+
 def test_gpu_watts():
     assert parse_gpu_watts("61.25\n") == 61.25
     assert parse_gpu_watts("[N/A]\n") is None and parse_gpu_watts("") is None and parse_gpu_watts(None) is None

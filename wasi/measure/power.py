@@ -2,10 +2,9 @@
 
 - `vcgencmd pmic_read_adc`: what a Raspberry Pi 5's PMIC delivers, without its own losses and USB devices;
 - RAPL (`/sys/class/powercap`): the energy that x86 processors count for their packages; for root alone by default;
-- `nvidia-smi`: what the first visible GPU draws, for work on CUDA.
+- `nvidia-smi`: what the GPU draws that the work is on, for work on CUDA.
 """
 
-import os
 import re
 import threading
 import time
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from wasi.config.hardware import visible_gpus
 from wasi.measure.telemetry import SYSFS, Run, run_tool
 
 _PERIOD = 0.5  # seconds between readings of what tells watts
@@ -54,9 +54,10 @@ class Meter:
 def power_meter(device: str, run: Run = run_tool, sysfs: Path = SYSFS) -> Meter | None:
     """What tells the power of work on `device` (`cpu`, `cuda` or `cuda:0`) on this machine; None: nothing does."""
     if device.startswith("cuda"):
-        if parse_gpu_watts(run(_NVIDIA_SMI)) is None:
+        command = _nvidia_smi(device)
+        if parse_gpu_watts(run(command)) is None:
             return None
-        return Meter("nvidia-smi power.draw", watts=lambda: parse_gpu_watts(run(_NVIDIA_SMI)))
+        return Meter("nvidia-smi power.draw", watts=lambda: parse_gpu_watts(run(command)))
     if parse_power(run(_PMIC)) is not None:
         return Meter("vcgencmd pmic_read_adc", watts=lambda: parse_power(run(_PMIC)))
     if package_joules(sysfs) is not None:
@@ -98,10 +99,18 @@ def package_joules(sysfs: Path = SYSFS) -> float | None:
 
 
 _PMIC = ("vcgencmd", "pmic_read_adc")
-_NVIDIA_SMI = (
-    *("nvidia-smi", "--query-gpu=power.draw", "--format=csv,noheader,nounits"),
-    f"--id={os.environ.get('CUDA_VISIBLE_DEVICES', '0').split(',')[0] or '0'}",
-)
+
+
+def _nvidia_smi(device: str) -> tuple[str, ...]:
+    """The command that tells the power of `device`, `cuda` being `cuda:0`.
+
+    CUDA counts the GPUs that are visible now: a launcher may have given this job one of several, by number or by UUID.
+    Numbers are taken for `nvidia-smi`'s, as they are among equal GPUs and under CUDA_DEVICE_ORDER=PCI_BUS_ID.
+    """
+    number = int(device.partition(":")[2] or 0)
+    visible = visible_gpus()
+    gpu = visible[number] if number < len(visible) else str(number)  # without the driver's library none is known
+    return ("nvidia-smi", "--query-gpu=power.draw", "--format=csv,noheader,nounits", f"--id={gpu}")
 
 
 @contextmanager
