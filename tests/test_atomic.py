@@ -1,9 +1,11 @@
 """Files that are either old or new."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -31,11 +33,33 @@ def test_a_kill_while_writing_leaves_the_old_file(tmp_path):
     )
     assert subprocess.run([sys.executable, "-c", code, str(path)]).returncode == -signal.SIGKILL
     assert path.read_text() == "old"
-    others = [tmp_path / f".file.{os.getpid()}.tmp", tmp_path / ".file.mine.tmp", tmp_path / ".file2.1.tmp"]
+    (left,) = tmp_path.glob("*.tmp")
+    own, dead = f"-{os.getpid()}-", left.name.split("-")[-2]
+    others = [left.name.replace(f"-{dead}-", own), left.name.replace(".file.", ".file2."), ".file.mine.tmp"]
+    others += [f".file.another-{dead}-1.tmp", f".file.{dead}.tmp"]  # of another machine, or of none that is told
     for other in others:
-        other.touch()
+        (tmp_path / other).touch()
     remove_leftovers(path)
-    assert sorted(tmp_path.iterdir()) == sorted([path, *others])
+    assert sorted(found.name for found in tmp_path.iterdir()) == sorted(["file", *others])
+
+
+def test_two_writers_of_one_file_have_temporary_files_of_their_own(tmp_path, monkeypatch):
+    path, names = tmp_path / "file", set()
+
+    def write(machine):
+        monkeypatch.setattr(platform, "node", lambda: machine)
+        with replacing(path) as temporary:
+            names.add(temporary.name)
+            if machine == "one":
+                write("two.example.org")
+            elif machine == "two.example.org":
+                thread = threading.Thread(target=write, args=["two_example_org"])  # the same in a file's name
+                thread.start()
+                thread.join()
+            temporary.write_text(machine)
+
+    write("one")
+    assert len(names) == 3 and path.read_text() == "one" and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_library_s_own_temporary_file_goes_with_the_folder_around_it(tmp_path):

@@ -83,7 +83,7 @@ def test_nothing_is_foretold_from_nothing(tmp_path):
 
 def test_a_file_that_goes_while_it_is_looked_at_is_passed_over(tmp_path, monkeypatch):
     folder = _job(tmp_path, "a", "running", machine="another")
-    (folder / ".result.json.7.tmp").touch()
+    (folder / ".result.json.pi-7-7.tmp").touch()
 
     def stat(path, **options):
         status = original(path, **options)
@@ -93,7 +93,7 @@ def test_a_file_that_goes_while_it_is_looked_at_is_passed_over(tmp_path, monkeyp
 
     original = Path.stat
     monkeypatch.setattr(Path, "stat", stat)
-    assert next(lines(tmp_path)) == f"{tmp_path}: 1 running" and not (folder / ".result.json.7.tmp").exists()
+    assert next(lines(tmp_path)) == f"{tmp_path}: 1 running" and not (folder / ".result.json.pi-7-7.tmp").exists()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,10 @@
 
 import glob
 import os
+import platform
+import re
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,7 +54,13 @@ def replacing_from_folder(path: Path) -> Iterator[Path]:
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """`.NAME.HOST-PROCESS-THREAD.tmp`, which no other writer has, on whatever machine that shares the file system."""
+    return path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{threading.get_native_id()}.tmp")
+
+
+def _host() -> str:
+    """This machine's name without what means something in a path or separates parts of a temporary name."""
+    return re.sub(r"[^\w-]", "_", platform.node())
 
 
 @contextmanager
@@ -67,12 +76,13 @@ def _put_in_place(temporary: Path, path: Path) -> Iterator[None]:
 
 def remove_leftovers(path: Path) -> None:
     """Delete what processes of this machine that were killed inside `replacing(path)` or `replacing_from_folder(path)`
-    have left beside it."""
+    have left beside it. Of another machine's, nobody here knows whether they are at work."""
     import psutil
 
+    written = re.compile(rf"\.{re.escape(path.name)}\.{re.escape(_host())}-(\d+)-\d+\.tmp")
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        process = left.name.split(".")[-2]
-        if process.isdecimal() and not psutil.pid_exists(int(process)):
+        found = written.fullmatch(left.name)
+        if found and not psutil.pid_exists(int(found[1])):
             remove(left)
 
 

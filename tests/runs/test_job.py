@@ -322,9 +322,9 @@ def test_a_result_that_cannot_be_written_loses_nothing_and_stops_nothing(tmp_pat
 
 
 def test_what_a_killed_process_was_writing_goes_with_the_checkpoint(tmp_path, cfg):
-    folder = tmp_path / ".model.safetensors.17.tmp"
+    folder = tmp_path / ".model.safetensors.pi-17-17.tmp"
     folder.mkdir()
-    for file in (tmp_path / "checkpoint.pt.tmp", tmp_path / ".result.json.17.tmp", folder / ".tmph58j3f"):
+    for file in (tmp_path / "checkpoint.pt.tmp", tmp_path / ".result.json.pi-17-17.tmp", folder / ".tmph58j3f"):
         file.write_bytes(b"half")
     perform(cfg, tmp_path, trains)
     assert not list(tmp_path.glob("*.tmp"))

@@ -87,7 +87,7 @@ def _replace(path: Path, state: dict, keep: Path | None = None) -> None:
     """Write under a temporary name, then rename; the file that was there gets the name `keep`, if that is given.
 
     One temporary name, so that a killed process leaves one file, which the next save overwrites; `wasi.atomic` has one
-    for every process.
+    for every process and thread.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
