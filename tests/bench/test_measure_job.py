@@ -1,6 +1,7 @@
 """bench.json after every ending; what is skipped and what is measured again."""
 
 import json
+import logging
 import signal
 
 import pytest
@@ -12,12 +13,14 @@ from wasi.bench.measure_job import perform
 from wasi.bench.measurement import TRAIN, Side
 from wasi.errors import Interrupted, UserError
 from wasi.measure.telemetry import Snapshot
+from wasi.runs import job as run_module
 
 KEYS = ["schema_version", "status", "error", "config", "metrics", "baseline", "ratio", "samples", "environment"]
 
 
 @pytest.fixture
-def cfg(compose_config):
+def cfg(compose_config, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # as `measures` tells
     return compose_config("seed=1", config="bench")
 
 
@@ -133,6 +136,60 @@ def test_another_machine_measures_again(cfg, tmp_path, monkeypatch):
     perform(cfg, tmp_path, measures)
     monkeypatch.setattr(job_module, "machine", lambda: {"processor": "Cortex-A76"})
     assert perform(cfg, tmp_path, raising(ChildFailed("failed", "x"))).status == "failed"
+
+
+def test_a_measurement_of_other_code_is_used_with_a_warning(cfg, tmp_path, monkeypatch, caplog):
+    perform(cfg, tmp_path, measures)
+    monkeypatch.setattr(run_module, "code_version", lambda: {"git_commit": "f" * 40})
+    with caplog.at_level(logging.WARNING):
+        assert perform(cfg, tmp_path, never).exit_code == 0
+    assert "the completed measurement comes from another commit" in caplog.text and "ffffffffff" in caplog.text
+
+
+def _ask_for(threads, monkeypatch):
+    if threads is None:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    else:
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+
+
+@pytest.mark.parametrize(
+    ("asked", "now"), [("1", "OMP_NUM_THREADS is 1 now"), (None, "OMP_NUM_THREADS is not set now")]
+)
+def test_other_threads_measure_again_and_say_so(cfg, tmp_path, monkeypatch, caplog, asked, now):
+    perform(cfg, tmp_path, measures)
+    _ask_for(asked, monkeypatch)
+    assert perform(cfg, tmp_path, raising(ChildFailed("failed", "x"))).status == "failed"
+    assert f"completed here with 2 threads, but {now}, and measured anew" in caplog.text
+
+
+@pytest.mark.parametrize(("before", "asked"), [("2", "2"), (None, None), (None, "2")])
+def test_as_many_threads_as_before_are_the_same_measurement(cfg, tmp_path, monkeypatch, before, asked):
+    def finds_two(cfg, job):
+        measures(cfg, job)
+        job.result.process["omp_num_threads"] = before
+
+    perform(cfg, tmp_path, finds_two)
+    _ask_for(asked, monkeypatch)
+    assert perform(cfg, tmp_path, never).exit_code == 0
+
+
+def test_threads_of_the_configuration_are_those_that_count(compose_config, tmp_path, monkeypatch):
+    given = compose_config("seed=1", "device.num_threads=2", config="bench")
+    perform(given, tmp_path, measures)
+    _ask_for("1", monkeypatch)
+    assert perform(given, tmp_path, never).exit_code == 0
+
+
+def test_one_refused_before_it_began_leaves_a_measurement_with_other_threads_alone(cfg, tmp_path, monkeypatch):
+    def refused(cfg):
+        raise UserError("dataset.root", "x", "y")
+
+    perform(cfg, tmp_path, measures)
+    before = read(tmp_path)
+    _ask_for("1", monkeypatch)
+    monkeypatch.setattr(job_module, "check_inputs", refused)
+    assert perform(cfg, tmp_path, never).exit_code == 2 and read(tmp_path) == before
 
 
 @pytest.mark.parametrize(

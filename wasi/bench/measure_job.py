@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from wasi.bench.baseline import baseline_config, measured_config
 from wasi.bench.children import ChildFailed
@@ -22,6 +22,7 @@ from wasi.config.swept import sweep_name
 from wasi.errors import Interrupted
 from wasi.runs.ending import Ending, ending_of, tell
 from wasi.runs.inputs import check_inputs
+from wasi.runs.job import warn_of_other_code
 from wasi.runs.provenance import machine, provenance
 from wasi.runs.result import BENCH_FILE_NAME, read_result, write_json
 from wasi.signals import uninterrupted
@@ -42,8 +43,11 @@ def perform(cfg: DictConfig, folder: Path, body: Callable[[DictConfig, "Job"], N
             log.info(
                 "already completed here, skipped (bench.rerun=true measures again): %s", os.path.relpath(folder)
             )
+            warn_of_other_code(job.own_before, "the completed measurement")
             return Ending("completed")
         check_inputs(cfg)
+        if (others := job.other_threads()) and not cfg.bench.rerun:
+            log.warning("%s, and measured anew: %s", others, os.path.relpath(folder))
         job.begin()
         body(cfg, job)
         ending = Ending("completed")
@@ -76,17 +80,37 @@ class Job:
     def __init__(self, cfg: DictConfig, folder: Path):
         self.folder, self._start = folder, time.monotonic()
         self.fingerprint = bench_fingerprint(cfg)
+        self._threads = OmegaConf.select(cfg, "device.num_threads")
         self.result = Measurement(Side(measured_config(cfg), rounds_per_run=cfg.bench.rounds), None)
         self._previous = read_result(folder, BENCH_FILE_NAME)
         self._begun = False
         self._provenance = provenance()
 
-    def completed_before(self) -> bool:
-        """Whether the folder has this very measurement, made on this machine."""
+    @property
+    def own_before(self) -> dict:
+        """The environment of this very measurement, completed on this machine; empty where the folder has none."""
         before = self._previous or {}
         environment = before.get("environment", {})
         same = environment.get("fingerprint") == self.fingerprint and environment.get("machine") == machine()
-        return same and before.get("status") == "completed"
+        return environment if same and before.get("status") == "completed" else {}
+
+    def completed_before(self) -> bool:
+        """Whether the folder has this very measurement, made on this machine with as many threads."""
+        return bool(self.own_before) and self.other_threads() is None
+
+    def other_threads(self) -> str | None:
+        """How many threads this measurement was made with, where one now would have another number, in words.
+
+        A number in the configuration is part of the fingerprint. Without one torch takes OMP_NUM_THREADS, or
+        else what it finds on the machine, which may be the same number: without torch that is not known here.
+        """
+        if not self.own_before or self._threads is not None:
+            return None
+        before, asked = self.own_before.get("threads", {}), os.environ.get("OMP_NUM_THREADS")
+        if asked in (before.get("OMP_NUM_THREADS"), str(before.get("torch"))):
+            return None
+        now = "is not set" if asked is None else f"is {asked}"
+        return f"completed here with {before.get('torch')} threads, but OMP_NUM_THREADS {now} now"
 
     def begin(self) -> None:
         self._begun = True
@@ -98,7 +122,7 @@ class Job:
         reason = self.result.throttled()
         if ending.status == "completed" and reason:
             ending = replace(ending, status="invalid", error=reason, exit_code=1)
-        if self._begun or not self.completed_before():
+        if self._begun or not self.own_before:
             self._write(ending.status, ending.error)
         for line in self.result.warnings():
             log.warning("%s", line)

@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -223,7 +223,7 @@ def _history(run: Run) -> list[dict]:
 
 def _skip(record: Record, monitor: bool) -> Ending:
     log.info("already completed, skipped (train.rerun=true trains it again): %s", _shown(record.folder))
-    _warn_of_other_code(record, "the completed result")
+    warn_of_other_code(record.own_before["provenance"], "the completed result")
     trained = record.own_before["provenance"]
     before = {**trained, **trained.get("measured", {})}.get("machine", {}).get("processor")
     if before not in (None, machine()["processor"]):
@@ -249,7 +249,7 @@ def _start_afresh_or_resume(record: Record, rerun: bool) -> None:
     if not any(file.exists() for file in _checkpoints(record.folder)):
         return
     if record.is_same_run() and not record.completed_before():
-        _warn_of_other_code(record, "the checkpoint")
+        warn_of_other_code(record.own_before["provenance"], "the checkpoint")
     else:
         _remove_checkpoint(record.folder)
 
@@ -265,8 +265,9 @@ def _remove_checkpoint(folder: Path) -> None:
         remove(path)
 
 
-def _warn_of_other_code(record: Record, what: str) -> None:
-    before, now = record.own_before["provenance"].get("git_commit"), code_version().get("git_commit")
+def warn_of_other_code(provenance: Mapping[str, Any], what: str) -> None:
+    """Where `what`, with this provenance, was made by another commit than the one at work here."""
+    before, now = provenance.get("git_commit"), code_version().get("git_commit")
     if before != now:
         log.warning("%s comes from another commit (%s, now %s)", what, _short(before), _short(now))
 
