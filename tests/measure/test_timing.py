@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from wasi.measure.timing import paired_ratio, resampled_rounds, spread_warning, spreads, summary, time_steps
+from wasi.measure.timing import paired_ratio, spread_warning, spreads, summary, time_steps
 
 
 def test_time_steps_meets_both_minima():
@@ -42,32 +42,32 @@ def test_paired_ratio_sees_through_drift():
     """A machine that becomes twice as slow meanwhile; the pairs still tell a 1.5x apart to a few percent."""
     rng = np.random.default_rng(0)
     drift = np.linspace(1, 2, 7)
-    ratio = paired_ratio(rounds(rng, 150, drift), rounds(rng, 100, drift), np.random.default_rng(1))
+    ratio = paired_ratio(rounds(rng, 150, drift), rounds(rng, 100, drift))
     assert ratio["low"] < 1.5 < ratio["high"] and ratio["high"] - ratio["low"] < 0.15
     assert ratio["low"] <= ratio["p50"] <= ratio["high"]
 
 
-def test_a_a_interval_covers_one():
-    """Over many A/A experiments the 95 % interval contains 1 about that often."""
-    rng = np.random.default_rng(2)
-    hits = 0
-    for _ in range(60):
-        drift = 1 + 0.05 * rng.standard_normal(5)
-        ratio = paired_ratio(rounds(rng, 1, drift), rounds(rng, 1, drift), rng, resamples=300)
-        hits += ratio["low"] <= 1 <= ratio["high"]
-    assert hits >= 54
+@pytest.mark.parametrize(("count", "samples"), [(4, 1), (4, 3), (8, 3)])
+@pytest.mark.parametrize("within", [0.01, 0.03])
+def test_the_interval_covers_the_ratio_in_19_of_20_experiments(count, samples, within):
+    """Whether rounds differ more than samples within them, as on a busy machine, or less."""
+    rng, hits, experiments = np.random.default_rng(2), 0, 1500
+    for _ in range(experiments):
+        drift, unlike = 1 + 0.1 * rng.standard_normal(count), 1 + 0.06 * rng.standard_normal(count)
+        ratio = paired_ratio(rounds(rng, 1.5, drift * unlike, samples, within), rounds(rng, 1, drift, samples, within))
+        hits += ratio["low"] <= 1.5 <= ratio["high"]
+    assert 0.935 <= hits / experiments <= 0.965
 
 
-def test_paired_ratio_is_reproducible_and_refuses_unpaired_rounds():
+def test_paired_ratio_refuses_unpaired_rounds():
     a, b = [[1.0, 2.0], [2.0, 3.0]] * 2, [[1.0, 1.5], [1.0, 1.1]] * 2
-    assert paired_ratio(a, b, np.random.default_rng(3)) == paired_ratio(a, b, np.random.default_rng(3))
     with pytest.raises(ValueError, match="4 baseline rounds, 1 of ours"):
-        paired_ratio(a, b[:1], np.random.default_rng(3))
+        paired_ratio(a, b[:1])
 
 
 def test_no_interval_from_three_rounds():
     three = [[1.0, 2.0]] * 3
-    assert paired_ratio(three, three, np.random.default_rng(0)) == {"p50": 1.0}
+    assert paired_ratio(three, three) == {"p50": 1.0}
 
 
 def test_where_samples_differ():
@@ -85,8 +85,6 @@ def test_from_four_runs_on_the_interval_covers_another_start():
     """Runs that differ by 20 % and rounds that do not: only an interval over runs is as wide as the runs differ."""
     ours = [[1.0] * 3] * 24
     baseline = [[1 + 0.2 * run] * 3 for run in range(4) for _ in range(6)]
-    by_rounds = paired_ratio(baseline, ours, np.random.default_rng(5))
-    by_runs = paired_ratio(baseline, ours, np.random.default_rng(5), rounds_per_run=6)
+    by_rounds, by_runs = paired_ratio(baseline, ours), paired_ratio(baseline, ours, rounds_per_run=6)
     assert by_runs["high"] - by_runs["low"] > 1.4 * (by_rounds["high"] - by_rounds["low"])
-    picks = resampled_rounds(24, 50, np.random.default_rng(6), 6) // 6
-    assert (np.sort(picks, axis=0).reshape(4, 6, 50).std(axis=1) == 0).all()  # whole runs
+    assert paired_ratio(baseline[:18], ours[:18], rounds_per_run=6) == paired_ratio(baseline[:18], ours[:18])  # three

@@ -227,3 +227,12 @@ def test_a_long_list_of_rows_within_noise_is_counted(tmp_path):
             rich(tmp_path, 0.9 + noise, "wasi", epsilon, seed)
     text = told(tmp_path)
     assert "7 of 7 rows are within noise of vanilla's accuracy (≈ in the table): no difference shown, nor" in text
+
+
+def test_a_loss_that_is_not_ruled_out_is_not_called_equal(tmp_path):
+    """-1.7 points and an interval from -3.5 to +0.1: narrow enough, but it reaches far below."""
+    for seed, noise in enumerate((0.0065, -0.0065, 0.0065, -0.0065)):
+        rich(tmp_path, 0.9, "vanilla", None, seed)
+        rich(tmp_path, 0.883 + 1.5 * noise, "wasi", 0.8, seed)
+    text = told(tmp_path)
+    assert "within noise" in text.lower() and "So wide an interval shows little" in text

@@ -15,6 +15,9 @@ from tests.bench import jobs
 from tests.report import fakes
 from wasi.errors import UserError
 from wasi.report import write_report
+from wasi.report.columns import STEP
+from wasi.report.comparison import compare
+from wasi.report.groups import blocks_of
 from wasi.report.kept import KeptFolder, as_result
 from wasi.report.load import read_runs
 from wasi.results.collect import collect
@@ -135,3 +138,16 @@ def test_into_is_made_and_what_cannot_be_is_refused_by_its_name(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="--into="):
         write_report([tmp_path / "sweep"], tmp_path / "file" / "below")
+
+
+def test_a_ratio_in_turns_from_too_few_rounds_for_an_interval_is_still_the_one_in_turns(tmp_path):
+    pareto(tmp_path)
+    bench = tmp_path / "bench_wasi" / "bench.json"
+    content = json.loads(bench.read_text())
+    content["ratio"][STEP.metric] = {"p50": 2.0}  # on a machine that drifted: 400 / 60 by the medians of either side
+    bench.write_text(json.dumps(content))
+    (block,) = blocks_of(read_runs([tmp_path])[0])
+    wasi = next(found for found in compare(block) if found.group.method == "wasi" and found.group.bench)
+    assert wasi.ratio(STEP) == 2.0 and not wasi.within_noise(STEP)
+    write_report([tmp_path])
+    assert "2.00×" in table_of(tmp_path) and "2.00× [" not in table_of(tmp_path)

@@ -103,7 +103,8 @@ class Comparison:
         return pair[1] / pair[0]
 
     def interval(self, cost: Cost) -> dict[str, float] | None:
-        """p50, low and high of the ratio, where a benchmark has measured vanilla in turns with the group."""
+        """`p50` of the ratio, where a benchmark has measured vanilla in turns with the group, and its `low` and `high`,
+        where there were enough rounds for an interval."""
         bench = self.group.bench
         if bench is None or bench.baseline is None or self.baseline is None:
             return None
@@ -115,7 +116,7 @@ class Comparison:
     def within_noise(self, cost: Cost) -> bool:
         """Whether both sides have a spread and it explains the ratio."""
         if (interval := self.interval(cost)) is not None:
-            return interval["low"] <= 1 <= interval["high"] and interval["low"] < interval["high"]
+            return "low" in interval and interval["low"] <= 1 <= interval["high"] and interval["low"] < interval["high"]
         p = None if self.ratio(cost) is None else self._welch_p(cost.metric)
         return p is not None and p >= SIGNIFICANCE
 

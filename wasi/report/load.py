@@ -16,7 +16,6 @@ from wasi.runs.result import BENCH_FILE_NAME, FILE_NAME, provenance_of_times
 from wasi.runs.tuning import not_chosen
 
 STATUSES = ("completed", "running", "interrupted", "failed", "diverged", "invalid")
-_BOUNDS = ("p50", "low", "high")
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ def read_run(path: Path, read_folder: Callable[[Path], kept.KeptFolder] = kept.K
 def _with_baseline(run: Run, content: dict) -> Run:
     """A benchmark with its ratios and, where it has one, its baseline as a run of its own."""
     ratios = content["ratio"] if isinstance(content.get("ratio"), dict) else {}
-    ratio = {name: found for name, bounds in ratios.items() if set(_BOUNDS) <= set(found := _numbers(bounds))}
+    ratio = {name: found for name, bounds in ratios.items() if "p50" in (found := _numbers(bounds))}
     base = content.get("baseline")
     if not isinstance(base, dict) or not isinstance(base.get("config"), dict) or not _is_complete(base["config"]):
         return replace(run, ratio=ratio)

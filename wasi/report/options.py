@@ -58,6 +58,9 @@ def flat(section: Mapping, prefix: str = "") -> dict[str, Any]:
     return found
 
 
+_SHARES = ("keep_ratio", "parameter_ratio")  # of a method: what share of parameters it keeps, in place of a threshold
+
+
 def model_label(config: Mapping) -> str:
     """The name; weights that are not pretrained are always told."""
     name, weights = select(config, "model.name"), select(config, "model.weights")
@@ -79,8 +82,9 @@ def dataset_label(config: Mapping) -> str:
 
 
 def weight_epsilon(config: Mapping) -> float | None:
-    """None where the method does not read it: another method, or a keep ratio instead."""
-    return None if select(config, "method.keep_ratio") is not None else select(config, "method.weight_epsilon")
+    """None where the method does not read it: another method, or a share of parameters is given instead."""
+    given = any(select(config, f"method.{option}") is not None for option in _SHARES)
+    return None if given else select(config, "method.weight_epsilon")
 
 
 def activation_epsilon(config: Mapping) -> float | None:
@@ -92,12 +96,13 @@ def activation_epsilon(config: Mapping) -> float | None:
 def threshold(config: Mapping) -> float | None:
     """The one by which figures place a row: of the weights, or where these are dense of the activations."""
     found = weight_epsilon(config)
-    return activation_epsilon(config) if found is None else found
+    return activation_epsilon(config) if found is None and weight_label(config) is None else found
 
 
 def weight_label(config: Mapping) -> str | None:
-    """What decides the weights' ranks: `0.8`, or `keep 0.5`; None where nothing does."""
-    keep, epsilon = select(config, "method.keep_ratio"), weight_epsilon(config)
+    """What decides the weights' ranks: `0.8`, or `keep 0.5` of the parameters; None where nothing does."""
+    epsilon = weight_epsilon(config)
+    keep = next((found for option in _SHARES if (found := select(config, f"method.{option}")) is not None), None)
     if keep is not None:
         return f"keep {show(keep)}"
     return None if epsilon is None else show(epsilon)

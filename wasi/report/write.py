@@ -62,7 +62,7 @@ def gather(dirs: list[Path], into: Path | None = None) -> Report:
     provenance = provenance_lines([run for run in runs if run.completed] or runs)
     warnings += [f"{block.title}: {_ALIKE}" for block, _ in blocks if block.alike]
     not_averaged = [_ending(run, folder) for run in runs if not run.completed]
-    title = experiment_of(runs) or first.resolve().name
+    title = experiment_of(runs) or " + ".join(dict.fromkeys(path.resolve().name for path in dirs))
     return Report(title, folder, runs, blocks, provenance, tuning_lines(dirs), not_averaged, warnings)
 
 

@@ -168,6 +168,6 @@ def _cost(row: Row, cost: Cost) -> Cell:
         return Cell(DASH)
     noise, interval = row.comparison.within_noise(cost), row.comparison.interval(cost)
     ratio = ratio_text(row.comparison.ratio(cost)) + (f" {WITHIN_NOISE}" if noise else "")
-    if interval and interval["low"] < interval["high"]:
+    if interval and "low" in interval and interval["low"] < interval["high"]:
         ratio += f" [{interval['low']:.2f}, {interval['high']:.2f}]"
     return Cell(significant(value), ratio, value)

@@ -18,7 +18,7 @@ from wasi.report.page.page_rows import Row
 from wasi.report.statistics import Paired
 from wasi.report.summary import doubts_about_accuracy
 
-_EQUAL_WITHIN = 0.02  # half the width of the widest interval of a difference that passes for none
+_EQUAL_WITHIN = 0.02  # a difference passes for none where its whole interval is no further from zero (two t-tests)
 _CHEAPEST = 3  # that many are named
 _MOST_NAMES = 6  # a longer list of rows within noise is told by its number: the table marks them
 _SAVED = {
@@ -218,7 +218,7 @@ def _doubt(pairing: Paired | None) -> str:
     if pairing is None or pairing.interval is None:
         return " Without equal seeds there is no interval, so the two must not be called equal."
     low, high = pairing.interval
-    if high - low > 2 * _EQUAL_WITHIN:
+    if max(-low, high) > _EQUAL_WITHIN:
         return " So wide an interval shows little: more seeds are needed before the two are called equal."
     return ""
 

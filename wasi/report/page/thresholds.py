@@ -1,5 +1,6 @@
 """Time against epsilon, as the paper's figure 8, and predicted against measured savings, as its figure 2."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,11 +23,11 @@ _LOG_FROM = 10.0
 
 
 def time(rows: Sequence[Row]) -> Section | None:
-    """None with fewer than two thresholds timed."""
+    """None where no method was timed at two thresholds."""
     figures, shown = [], []
     for cost in (STEP, INFERENCE):
         timed = [row for row in rows if row.cost(cost) is not None]
-        if len({epsilon for row in timed if (epsilon := threshold(row.group.config)) is not None}) > 1:
+        if any(len(epsilons) > 1 for epsilons in _by_method(timed).values()):
             figures.append(Figure(cost.axis, _against_epsilon(cost, timed)))
             shown += timed
     text = (
@@ -35,6 +36,15 @@ def time(rows: Sequence[Row]) -> Section | None:
     )
     legend = series_legend([row for row in rows if row in shown])
     return Section("Time against epsilon", text, figures, legend) if figures else None
+
+
+def _by_method(rows: Sequence[Row]) -> dict[str, set[float]]:
+    """The thresholds that each method was timed at."""
+    found: dict[str, set[float]] = defaultdict(set)
+    for row in rows:
+        if (epsilon := threshold(row.group.config)) is not None:
+            found[row.group.method].add(epsilon)
+    return found
 
 
 def _against_epsilon(cost: Cost, rows: list[Row]) -> dict[str, Any]:
