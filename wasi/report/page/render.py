@@ -118,18 +118,24 @@ def _details(row: Row, folder: Path) -> dict[str, Any]:
 
 
 def _remarks(rows: list[Row]) -> list[str]:
-    """Each behind the names of the rows that it is about, unless it is about them all."""
-    about: dict[str, list[str]] = {}
-    for row in rows:
-        for remark in row.comparison.remarks:
-            about.setdefault(remark, []).append(row.told_name)
-    return [remark if len(names) == len(rows) else f"{', '.join(names)}: {remark}" for remark, names in about.items()]
+    """On how rows compare; each behind the names of the rows that it is about, unless it is about them all."""
+    found = _with_names((row.told_name, remark) for row in rows for remark in row.comparison.remarks)
+    return [remark if len(names) == len(rows) else f"{', '.join(names)}: {remark}" for remark, names in found.items()]
 
 
 def _measured_badly(rows: list[Row]) -> list[str]:
-    """What benchmarks warn of themselves."""
+    """What benchmarks warn of themselves, each behind the names of the rows that it is about."""
     benches = [(row, row.group.bench) for row in rows if row.group.bench is not None]
-    return [f"{row.name}: {line}" for row, bench in benches for line in bench.provenance.get("warnings") or []]
+    found = _with_names((row.name, line) for row, bench in benches for line in bench.provenance.get("warnings") or [])
+    return [f"{', '.join(names)}: {line}" for line, names in found.items()]
+
+
+def _with_names(told: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Names by what is told of them."""
+    found: dict[str, list[str]] = {}
+    for name, line in told:
+        found.setdefault(line, []).append(name)
+    return found
 
 
 def _read(name: str) -> str:
