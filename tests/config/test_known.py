@@ -34,6 +34,11 @@ def test_everything_that_is_shipped_is_known(file, config, compose_config):
         (["method.name=foo"], "method.name=foo: allowed is asi, "),
         (["method.seed=abc"], "method.seed=abc: allowed is a whole number from 0 up"),
         (["method.calibration_batches=-3"], "method.calibration_batches=-3: allowed is a whole number from 1 up"),
+        (["method.activations.selection=fixed"], "rank.activation_ranks=null: allowed is a list with one"),
+        (
+            ["method.activations.token_epsilon=1", "rank.activation_selection=fixed", "rank.activation_ranks=[1,4,4]"],
+            "rank.token_epsilon=1: allowed is null with rank.activation_selection=fixed",
+        ),
         (["method=svd_llm", "method.weight_epsilon=0"], "method.weight_epsilon=0: allowed is a number in (0, 1]"),
     ],
 )

@@ -34,6 +34,8 @@ def check_config(cfg: DictConfig, swept: Collection[str] = ()) -> None:
     validate(cfg, swept)
     if not {"method", "recipe", "experiment"} & set(swept):
         check_method(cfg.method)
+        if (as_read := _with_rank_as_read(cfg)) is not None:
+            validate(as_read, swept)
 
 
 def check_sections(cfg: DictConfig) -> None:
@@ -72,6 +74,25 @@ def check_method(method: DictConfig) -> None:
         value = OmegaConf.select(method, path)
         if reference in OPTIONS and not OPTIONS[reference][0](value):
             raise UserError(f"method.{path}", value, OPTIONS[reference][1])
+
+
+def _with_rank_as_read(cfg: DictConfig) -> DictConfig | None:
+    """The configuration with the values of `rank` that the method has, by its own names; None where they are the same.
+
+    So that what options may not be together holds for `method.activations.token_epsilon`, too.
+    """
+    files = {file.get("name"): file for file in _files("method", _folders())}
+    changed = {}
+    for path, reference in _references(files[cfg.method.name]):
+        value = OmegaConf.select(cfg.method, path)
+        if reference.startswith("rank.") and value != OmegaConf.select(cfg, reference):
+            changed[reference] = value
+    if not changed:
+        return None
+    as_read = cfg.copy()
+    for reference, value in changed.items():
+        OmegaConf.update(as_read, reference, value)
+    return as_read
 
 
 def _references(node: Mapping[str, Any], inside: str = "") -> Iterator[tuple[str, str]]:
