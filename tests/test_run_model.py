@@ -3,6 +3,7 @@
 import csv
 import importlib
 import json
+import os
 import shutil
 import sys
 from dataclasses import dataclass
@@ -203,3 +204,19 @@ def test_training_goes_on_from_a_run(finished, tmp_path):
     assert not (tmp_path / "second" / "model.safetensors").exists()  # as asked for
     other = run(*TINY, "model=deit_tiny_patch16_224", f"model.weights={finished}", cwd=tmp_path)
     assert other.returncode == 2 and "this one's model is vit_micro" in other.stderr
+
+
+def test_a_run_s_model_is_not_replaced_but_a_file_of_its_name_elsewhere_is_written(finished, photos, tmp_path, wasi):
+    before = (finished / "model.safetensors").read_bytes()
+    refused = wasi("predict", finished, photos / "a.png", "--csv", finished / "model.safetensors")
+    assert refused.returncode == 2 and "allowed is a name that no run's own file has" in refused.stderr
+    assert (finished / "model.safetensors").read_bytes() == before
+    done = wasi("export", finished, "--format", "dense", "--output", tmp_path / "model.safetensors")
+    assert done.returncode == 0 and (tmp_path / "model.safetensors").exists()
+
+
+def test_a_file_name_that_is_no_utf_8_is_told(finished, photos, tmp_path, wasi):
+    shutil.copy(photos / "a.png", os.fsencode(tmp_path) + b"/caf\xe9.png")
+    done = wasi("predict", finished, tmp_path, "--csv", tmp_path / "out.csv")
+    assert done.returncode == 0 and "caf\\xe9.png" in done.stdout
+    assert "caf\\xe9.png,1," in (tmp_path / "out.csv").read_text(encoding="utf-8")

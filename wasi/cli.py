@@ -10,7 +10,7 @@ from wasi.runs.command import command
 from wasi.runs.ending import one_line, print_error
 from wasi.runs.result import BENCH_FILE_NAME, FILE_NAME
 
-_OF_A_RUN = (FILE_NAME, BENCH_FILE_NAME, MODEL_NAME)
+_RESULTS = (FILE_NAME, BENCH_FILE_NAME)
 
 
 def run_cli(main: Callable[[], int | None]) -> None:
@@ -39,5 +39,6 @@ def check_output_file(option: str, path: Path) -> None:
     """Raises UserError for what a file cannot replace: a folder, a device, a run's own files; and for no folder."""
     if (path.exists() and not path.is_file()) or not path.absolute().parent.is_dir():
         raise UserError(option, path, "a file in a folder that exists")
-    if path.name in _OF_A_RUN:
-        raise UserError(option, path, f"a name that no run's own file has ({', '.join(_OF_A_RUN)})")
+    of_a_run = path.name == MODEL_NAME and any((path.parent / name).exists() for name in _RESULTS)
+    if of_a_run or path.name in _RESULTS:
+        raise UserError(option, path, f"a name that no run's own file has ({', '.join((*_RESULTS, MODEL_NAME))})")

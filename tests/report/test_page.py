@@ -7,12 +7,12 @@ import pytest
 
 from tests.bench import jobs
 from tests.report import fakes
-from wasi.report import write_report
+from wasi.report import options, write_report
 from wasi.report.columns import STEP
 from wasi.report.comparison import compare
 from wasi.report.groups import blocks_of
 from wasi.report.load import read_runs
-from wasi.report.page import accuracy, epochs
+from wasi.report.page import accuracy, epochs, render, thresholds
 from wasi.report.page.cells import columns
 from wasi.report.page.page_rows import rows_of
 from wasi.report.write import gather, write_page
@@ -262,3 +262,38 @@ def test_the_experiment_names_the_page_and_the_figures(tmp_path):
     assert "<h1>fig5_vit_cifar10</h1>" in page(tmp_path)
     figures = sorted(path.name for path in tmp_path.glob("fig5*"))
     assert figures == [f"fig5_vit_cifar10_accuracy_vs_cost_vit_micro_digits.{form}" for form in ("png", "svg")]
+
+
+def test_a_share_of_parameters_is_no_threshold():
+    config = fakes.config("wasi", 0.8)
+    assert (options.threshold(config), options.weight_label(config)) == (0.8, "0.8")
+    config["method"]["parameter_ratio"] = 0.5  # the method does not look at its threshold then
+    assert (options.threshold(config), options.weight_label(config)) == (None, "keep 0.5")
+
+
+def test_time_against_epsilon_wants_a_method_at_two_thresholds(tmp_path):
+    """Thresholds of two methods, one each, make no line."""
+    rich(tmp_path, 0.9, "vanilla", None)
+    rich(tmp_path, 0.9, "wasi", 0.8)
+    rich(tmp_path, 0.9, "svd_llm", 0.6)
+    assert thresholds.time(rows(tmp_path)) is None
+    rich(tmp_path, 0.9, "wasi", 0.4)
+    assert thresholds.time(rows(tmp_path)) is not None
+
+
+def test_a_report_of_several_folders_is_named_after_all_of_them(tmp_path):
+    for name, seed in (("one", 0), ("two", 1)):
+        rich(tmp_path / name, 0.9, "vanilla", None, seed)
+    assert gather([tmp_path / "one", tmp_path / "two"]).title == "one + two"
+
+
+def test_a_warning_that_rows_share_stands_once_behind_their_names(tmp_path):
+    for name in ("wasi", "svd_llm"):
+        job = jobs.content(fakes.config(name, 0.8), jobs.metrics(60, 5, 60), jobs.metrics(100, 10, 400))
+        job["baseline"]["config"] = fakes.config("vanilla")
+        job["environment"] |= {"fingerprint": name, "device": "cpu", "warnings": ["no throttling was seen"]}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "bench.json").write_text(json.dumps(job))
+    (line,) = render._measured_badly(rows(tmp_path))
+    names, _, warning = line.partition(": ")
+    assert warning == "no throttling was seen" and {*names.split(", ")} >= {"svd_llm 0.8", "wasi 0.8"}

@@ -83,6 +83,21 @@ def test_penalties_and_steps_in_the_backward_pass_exclude_each_other(memory, com
         build_step(applied("timm_vit", "vanilla"), lambda images: images, compose_config(*options), Penalised())
 
 
+class WithOneMore(Method):
+    """Trains a number of its own, which the model does not have."""
+
+    def parameter_groups(self, model, defaults):
+        self.scale = torch.nn.Parameter(torch.ones(1))
+        return [{"params": [self.scale, *model.head.parameters()], "lr": 0.5}]
+
+
+def test_a_method_s_group_may_have_parameters_of_its_own(compose_config):
+    method = WithOneMore()
+    step = build_step(applied("timm_vit", "vanilla"), None, compose_config("method=vanilla"), method)
+    rates = {id(p): group["lr"] for group in step.optimizer.param_groups for p in group["params"]}
+    assert rates[id(method.scale)] == rates[id(step.model.head.weight)] == 0.5
+
+
 class FasterBlocks(Method):
     def parameter_groups(self, model, defaults):
         return [{"params": list(model.blocks.parameters()), "lr": 7 * defaults["lr"]}]

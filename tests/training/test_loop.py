@@ -236,3 +236,9 @@ def test_the_best_of_epochs_that_were_validated(tmp_path):
 def test_a_loss_far_above_guessing_is_told(loss, told, caplog):
     loop._warn_of_loss(loss, 10)
     assert any("this run has learned nothing" in message for message in caplog.messages) == told
+
+
+@pytest.mark.parametrize(("count", "is_told"), [(5, True), (20, False)])
+def test_a_batch_larger_than_the_training_images_is_told(tmp_path, caplog, count, is_told):
+    fit(tmp_path, train=images(count, 0))
+    assert ("dataset.batch_size=8: there are 5 training images" in caplog.text) is is_told

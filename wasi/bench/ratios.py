@@ -14,9 +14,9 @@ _MEASURED_ONCE = re.compile(r"memory/.*_rss_peak_mib|power/|energy/|time/|.*_ach
 def ratios(baseline: "Side", ours: "Side") -> dict[str, dict[str, float]]:
     """name -> {p50, low, high} for what was measured on both sides and is not zero on ours.
 
-    Times have a 95 % interval over rounds, from four rounds on. What is counted exactly (live
-    tensors, FLOPs, parameters) has low = high = p50. What was measured once, not in turns (resident memory, a step's
-    parts, power), is a ratio alone.
+    Times have a 95 % interval over rounds, from four rounds on. What is counted exactly (live tensors, FLOPs,
+    parameters) has low = high = p50. What was measured once, not in turns (resident memory, a step's parts, power), is
+    a ratio alone.
     """
     theirs, mine = baseline.metrics(), ours.metrics()
     timed = _timed(baseline, ours)

@@ -1,5 +1,6 @@
 """The configuration files, as they are written."""
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +24,18 @@ def plain(node: object, resolve: bool = False) -> dict[str, Any]:
     Raises omegaconf.OmegaConfBaseException for a value that is to be resolved and is missing.
     """
     return cast(dict[str, Any], OmegaConf.to_container(node, resolve=resolve, throw_on_missing=resolve))
+
+
+def flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested options as dotted key -> value.
+
+    >>> flat({"a": {"b": 1, "c": [2, 3]}, "d": {}})
+    {'a.b': 1, 'a.c': [2, 3]}
+    """
+    found: dict[str, Any] = {}
+    for key, value in section.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
 
 
 def of_group(group: str, folder: Path = CONF) -> list[Path]:

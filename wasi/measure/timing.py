@@ -100,8 +100,9 @@ def paired_ratio(
     Both lists hold the samples of the same rounds, taken in turns, so that a drift of the machine hits both alike. Each
     round gives one ratio, of the percentile `percent` of either side; `p50` is their geometric mean, and the interval
     the t-interval of their logarithms: with at least four whole runs of `rounds_per_run` rounds of the runs' means, so
-    that it covers what another start of the processes would change. (A bootstrap of so few rounds covers some 88 %
-    instead of 95: its ends are hardly ever beyond the extreme rounds.)
+    that it covers what another start of the processes would change. (A bootstrap of four rounds that differ
+    more than the samples within them covers the ratio in 86 to 91 % of experiments: its ends are hardly ever beyond the
+    extreme rounds.)
     """
     if len(baseline_rounds) != len(our_rounds) or not our_rounds:
         raise ValueError(f"{len(baseline_rounds)} baseline rounds, {len(our_rounds)} of ours: need equally many")
@@ -110,7 +111,7 @@ def paired_ratio(
     ratio = {"p50": float(np.exp(np.mean(logs)))}
     if len(logs) < MIN_ROUNDS:
         return ratio
-    runs = _runs(logs.tolist(), rounds_per_run)
+    runs = [run for run in _runs(logs.tolist(), rounds_per_run) if len(run) == rounds_per_run]  # the last may be cut
     units = np.array([np.mean(run) for run in runs]) if len(runs) >= MIN_ROUNDS else logs
 
     from scipy.stats import t

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+from wasi.config.files import flat
 from wasi.config.fingerprint import canonical
 from wasi.config.relevance import relevant
 from wasi.tracking.paths import without_absolute_paths
@@ -46,21 +47,6 @@ def select(config: Mapping, key: str) -> Any:
     return value
 
 
-def flat(section: Mapping, prefix: str = "") -> dict[str, Any]:
-    """Nested options as dotted key -> value.
-
-    >>> flat({"a": {"b": 1, "c": [2, 3]}, "d": {}})
-    {'a.b': 1, 'a.c': [2, 3]}
-    """
-    found: dict[str, Any] = {}
-    for key, value in section.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found
-
-
-_SHARES = ("keep_ratio", "parameter_ratio")  # of a method: what share of parameters it keeps, in place of a threshold
-
-
 def model_label(config: Mapping) -> str:
     """The name; weights that are not pretrained are always told."""
     name, weights = select(config, "model.name"), select(config, "model.weights")
@@ -83,8 +69,7 @@ def dataset_label(config: Mapping) -> str:
 
 def weight_epsilon(config: Mapping) -> float | None:
     """None where the method does not read it: another method, or a share of parameters is given instead."""
-    given = any(select(config, f"method.{option}") is not None for option in _SHARES)
-    return None if given else select(config, "method.weight_epsilon")
+    return select(config, "method.weight_epsilon") if _share(config) is None else None
 
 
 def activation_epsilon(config: Mapping) -> float | None:
@@ -101,11 +86,16 @@ def threshold(config: Mapping) -> float | None:
 
 def weight_label(config: Mapping) -> str | None:
     """What decides the weights' ranks: `0.8`, or `keep 0.5` of the parameters; None where nothing does."""
-    epsilon = weight_epsilon(config)
-    keep = next((found for option in _SHARES if (found := select(config, f"method.{option}")) is not None), None)
-    if keep is not None:
-        return f"keep {show(keep)}"
+    share, epsilon = _share(config), weight_epsilon(config)
+    if share is not None:
+        return f"keep {show(share)}"
     return None if epsilon is None else show(epsilon)
+
+
+def _share(config: Mapping) -> float | None:
+    """The share of parameters that a method keeps, where one is given in place of a threshold."""
+    given = (select(config, f"method.{option}") for option in ("keep_ratio", "parameter_ratio"))
+    return next((share for share in given if share is not None), None)
 
 
 def activation_label(config: Mapping) -> str | None:

@@ -1,7 +1,6 @@
 """A run's result while it comes into being: `running` at the start, its ending at the end."""
 
 import copy
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from wasi import allocator
-from wasi.config.files import plain
+from wasi.config.files import flat, plain
 from wasi.config.fingerprint import SCHEMA_VERSION, fingerprint
 from wasi.config.hardware import device_class
 from wasi.config.levels import LEVELS, measure_level
@@ -80,7 +79,7 @@ class Record:
 
     def differing_option(self) -> str:
         """What tells the run that the folder holds from this one: `with train.epochs=1`."""
-        before, now = (_flat(relevant(c)) for c in ((self.previous or {}).get("config", {}), self.content["config"]))
+        before, now = (flat(relevant(c)) for c in ((self.previous or {}).get("config", {}), self.content["config"]))
         other = next((key for key in before if before[key] != now.get(key, before[key])), None)
         return "of other data or an earlier version" if other is None else f"with {other}={before[other]}"
 
@@ -172,11 +171,3 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
         return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     except OmegaConfBaseException:
         return plain(cfg)
-
-
-def _flat(parts: Mapping[str, Any], inside: str = "") -> dict[str, Any]:
-    """Options under their whole names: `train.epochs`."""
-    found: dict[str, Any] = {}
-    for key, value in parts.items():
-        found |= _flat(value, f"{inside}{key}.") if isinstance(value, Mapping) else {f"{inside}{key}": value}
-    return found

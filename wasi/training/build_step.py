@@ -96,3 +96,6 @@ def _regroup(optimizer: torch.optim.Optimizer, groups: Iterable[dict[str, Any]])
             moved = [p for p in other["params"] if id(p) in taken]
             optimizer.param_groups += [{**other, "params": left}] if left else []
             optimizer.param_groups += [{**other, **group, "params": moved}] if moved else []
+        held = {id(p) for other in before for p in other["params"]}
+        if new := [p for p in group["params"] if id(p) not in held]:
+            optimizer.add_param_group({**group, "params": new})

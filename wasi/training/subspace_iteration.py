@@ -104,13 +104,15 @@ class SubspaceIteration:
         assert layer.state is not None and layer.C is not None  # by `use_coordinates`
         basis = layer.state.feature_basis
         assert basis is not None
-        is_due = basis.requires_grad
-        before = basis.detach().clone() if is_due and isinstance(self.optimizer, Swan) else None
+        if not basis.requires_grad:
+            layer.state.advance()
+            return
+        swan = self.optimizer if isinstance(self.optimizer, Swan) and self.optimizer.momentum else None
+        before = None if swan is None else basis.clone()
         layer.state.advance()
-        if is_due:
-            layer.retract_()
-        if before is not None and isinstance(self.optimizer, Swan):
-            self.optimizer.change_coordinates(layer.C, before.mT @ basis)
+        layer.retract_()
+        if swan is not None and before is not None:
+            swan.change_coordinates(layer.C, before.mT @ basis)
 
     def fold(self) -> None:
         """Take the steps that the optimizer has made in coordinates, since the last call, into the factors."""
