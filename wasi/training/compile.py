@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from types import MethodType, SimpleNamespace
+from types import FunctionType, MethodType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -25,8 +25,6 @@ HOW: dict[str, Any] = {
     "backend": "inductor",
     "options": {"fallback_random": True},  # dropout draws from torch's generators, as it does without a compiler
     "dynamic": False,
-    "isolate_recompiles": True,  # kinds of blocks do not count against each other; a torch without it is refused
-    "recompile_limit": _GRAPHS,
 }
 _now = SimpleNamespace(eager=False)  # for all threads: a backward pass on a GPU, which may repeat blocks, has its own
 
@@ -63,12 +61,19 @@ def compile_blocks(model: nn.Module) -> None:
             compiled[kind] = _compiled(type(block).forward)
         block.forward = MethodType(compiled[kind], block)
     config = torch._dynamo.config
-    config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, _GRAPHS * len(compiled))
+    config.recompile_limit = max(config.recompile_limit, _GRAPHS)
 
 
 def _compiled(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """`forward`, compiled, which inside `uncompiled` is itself."""
-    fast = torch.compile(forward, **HOW)
+    """`forward`, compiled, which inside `uncompiled` is itself.
+
+    What is compiled is a copy with a code object of its own, to which torch ties graphs and their number.
+    """
+    own = FunctionType(
+        forward.__code__.replace(), forward.__globals__, argdefs=forward.__defaults__, closure=forward.__closure__
+    )
+    own.__kwdefaults__ = forward.__kwdefaults__
+    fast = torch.compile(own, **HOW)
 
     @wraps(forward)
     def run(block: nn.Module, *args, **kwargs) -> Tensor:
