@@ -62,3 +62,18 @@ def test_a_numbered_device_is_a_choice_and_a_name():
     words = ["train.py", "device=cuda:1", "device.dtype=bfloat16"]
     assert with_device_number(words) == ["train.py", "device=cuda", "device.name=cuda:1", "device.dtype=bfloat16"]
     assert with_device_number(["train.py", "device=cuda"]) == ["train.py", "device=cuda"]
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "index"), [("auto", None, None), ("cuda", None, None), ("cuda:1", None, 1), ("auto", "1", 1)]
+)
+def test_the_current_device_is_set_only_where_one_is_meant(name, own, index, monkeypatch):
+    """`torch.cuda.set_device` refuses a device without an index, as `cuda` is."""
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: chosen.append(device.index))
+    if own is not None:
+        monkeypatch.setenv("LOCAL_RANK", own)
+    assert torch_device(name) == (torch.device("cuda") if index is None else torch.device("cuda", index))
+    assert chosen == ([] if index is None else [index])

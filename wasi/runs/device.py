@@ -41,7 +41,9 @@ def torch_device(name: str) -> torch.device:
         raise UserError("device", name, "auto or cpu, as torch sees no CUDA device here")
     own = os.environ.get("LOCAL_RANK")
     device = torch.device(name if ":" in name else "cuda" if own is None else f"cuda:{own}")
-    if device.index is not None and device.index >= count:
+    if device.index is None:  # the current one, which `set_device` cannot be asked for
+        return device
+    if device.index >= count:
         raise UserError("device", device, f"cuda:0 to cuda:{count - 1}, the devices that torch sees here")
     torch.cuda.set_device(device)
     return device
