@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from wasi.linalg import tucker
-from wasi.linalg.orthonormal import independent_columns
+from wasi.linalg.orthonormal import in_batches, independent_columns
 from wasi.linalg.spectrum import mode_rank, mode_subspace
 
 
@@ -45,7 +45,7 @@ class TuckerState(nn.Module):
             is_cut = rank < example.shape[mode]
             self.register_buffer(f"basis_{mode}", mode_subspace(example.detach(), mode, rank) if is_cut else None)
         self.register_buffer("age", torch.tensor(phase))
-        self._steps = phase  # `age`, which on an accelerator takes time to read
+        self._steps = phase  # in `age` when the state is saved: on an accelerator counting there takes time
         self._watch()
 
     @property
@@ -63,27 +63,17 @@ class TuckerState(nn.Module):
         core, factors, _ = tucker.compress(x, self.bases, self.batch_rank, [False] * (x.dim() - 1))
         return core, factors
 
-    @torch.no_grad()
     def advance(self) -> bool:
-        """Update the bases at the end of an optimizer step, if one is due, by one subspace iteration per mode.
+        """`advance` of this state alone."""
+        return advance([self])
 
-        A basis is left as it is where the step's inputs have fewer directions than it, as a last batch of one image.
-
-        Returns:
-            Whether a basis changed; on an accelerator, where to look needs a synchronisation, whether one was due.
-        """
-        moved = False
+    def tick(self) -> None:
+        """Count a step whose work on the bases is done."""
         for basis in self.bases:
-            if basis is not None and basis.grad is not None:
-                found = independent_columns(basis.grad, otherwise=basis)
-                if found is not basis:
-                    basis.copy_(found)
-                    moved = True
+            if basis is not None:
                 basis.grad = None
         self._steps += 1
-        self.age += 1
         self._watch()
-        return moved
 
     def _watch(self) -> None:
         """Have autograd accumulate `A_m^T A_m U_m` in `U_m.grad`, in steps at whose end an update is due only."""
@@ -91,6 +81,10 @@ class TuckerState(nn.Module):
         for basis in self.bases:
             if basis is not None:
                 basis.requires_grad_(due)
+
+    def _save_to_state_dict(self, *args, **kwargs) -> None:
+        self.age.fill_(self._steps)
+        super()._save_to_state_dict(*args, **kwargs)
 
     def _load_from_state_dict(self, *args, **kwargs) -> None:
         super()._load_from_state_dict(*args, **kwargs)
@@ -101,6 +95,34 @@ class TuckerState(nn.Module):
         """Elements of core and factors for an input of `shape`, as the paper counts them."""
         batch = shape[0] if self.batch_rank is None else self.batch_rank
         return tucker.stored_elements(shape, (batch, *self.ranks[1:]))
+
+
+@torch.no_grad()
+def advance(states: Sequence[TuckerState]) -> bool:
+    """Update the bases of states at the end of an optimizer step, where one is due, by a subspace iteration per mode.
+
+    A basis is left as it is where the step's inputs have fewer directions than it, as a last batch of one image.
+
+    Returns:
+        Whether a basis changed; on an accelerator, where to look needs a synchronisation, whether one was due.
+    """
+    moved = iterate_bases(states)
+    for state in states:
+        state.tick()
+    return moved
+
+
+@torch.no_grad()
+def iterate_bases(states: Sequence[TuckerState]) -> bool:
+    """`advance` but for the counting (`TuckerState.tick`)."""
+    due = [basis for state in states for basis in state.bases if basis is not None and basis.grad is not None]
+    moved = False
+    for number, found in in_batches(independent_columns, [basis.grad for basis in due], due):
+        if found is not due[number]:
+            due[number].copy_(found)
+            moved = True
+        due[number].grad = None
+    return moved
 
 
 def epsilon_ranks(

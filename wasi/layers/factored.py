@@ -99,6 +99,7 @@ class FactoredLinear(LowRankLayer):
         self.L, self.R = left, right
         self.register_parameter("bias", bias)
         self.C: Tensor | None = None
+        self._no_update: Tensor | None = None  # what `C` is outside the optimizer's step
 
     @property
     def weight_rank(self) -> int:
@@ -127,7 +128,8 @@ class FactoredLinear(LowRankLayer):
         basis = None if self.state is None else self.state.feature_basis
         if basis is None or basis.shape[1] > self.weight_rank or not (self.L.requires_grad and self.R.requires_grad):
             return False
-        self.C = self._no_update(basis).requires_grad_()
+        self._no_update = self.L.new_zeros(()).expand(self.out_features, basis.shape[1])  # one element of memory
+        self.C = self._no_update.detach().requires_grad_()
         return True
 
     @property
@@ -135,18 +137,22 @@ class FactoredLinear(LowRankLayer):
         """Whether an optimizer has stepped on `C` since the last `fold_`: then it holds memory of its own."""
         return self.C is not None and self.C.stride() != (0, 0)
 
-    def _no_update(self, basis: Tensor) -> Tensor:
-        """Zeros of shape `O x r` that share one element of memory."""
-        return self.L.new_zeros(()).expand(self.out_features, basis.shape[1])
-
     @torch.no_grad()
-    def fold_(self, decay: float = 1.0) -> None:
-        """Take the step `C U^T` into `L` and `R`, after weight decay of the product by the factor `decay`."""
+    def fold_(self, decay: float = 1.0, b: Tensor | None = None) -> None:
+        """Take the step `C U^T` into `L` and `R`, after weight decay of the product by the factor `decay`.
+
+        `b`: see `wasi.linalg.subspace.fold_`.
+        """
         assert self.C is not None and self.state is not None  # by `use_coordinates`
         basis = self.state.feature_basis
         assert basis is not None
-        subspace.fold_(self.L, self.R, self.C, basis, decay)
-        self.C.data = self._no_update(basis)
+        subspace.fold_(self.L, self.R, self.C, basis, decay, b)
+        self.forget_update()
+
+    def forget_update(self) -> None:
+        """Make `C` zero, without memory of its own."""
+        assert self.C is not None and self._no_update is not None
+        self.C.data = self._no_update
 
     @torch.no_grad()
     def tangent_(self) -> Tensor:

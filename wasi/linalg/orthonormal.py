@@ -1,5 +1,7 @@
 """Orthonormal bases of tall matrices."""
 
+from collections.abc import Callable, Iterator, Sequence
+
 import torch
 from torch import Tensor
 
@@ -64,6 +66,24 @@ def cholesky(gram: Tensor) -> Tensor:
         return torch.linalg.cholesky(gram)
     lower, info = torch.linalg.cholesky_ex(gram)
     return torch.where(info == 0, lower, torch.nan)
+
+
+def in_batches(function: Callable[..., Tensor], *matrices: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
+    """Number and result of `function` on the first, second, ... of each of `matrices`.
+
+    On an accelerator, where starting an operation takes longer than a decomposition of a small matrix, those of equal
+    shapes are computed as one batch; on a CPU one after the other, as the results are asked for.
+    """
+    rows = list(zip(*matrices, strict=True))
+    if not rows or reading_is_free(rows[0][0]):
+        yield from ((number, function(*row)) for number, row in enumerate(rows))
+        return
+    by_shape: dict[object, list[int]] = {}
+    for number, row in enumerate(rows):
+        by_shape.setdefault(tuple(matrix.shape for matrix in row), []).append(number)
+    for numbers in by_shape.values():
+        columns = zip(*(rows[number] for number in numbers), strict=True)
+        yield from zip(numbers, torch.vmap(function)(*map(torch.stack, columns)), strict=True)
 
 
 def independent_columns(a: Tensor, otherwise: Tensor) -> Tensor:

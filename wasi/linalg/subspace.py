@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from wasi.linalg import orthonormal
 from wasi.linalg.orthonormal import cholesky, qr_near_orthonormal, qr_positive
 
 # `||E||_F` up to which `fold_` removes the stretch `E` of `L`; see there.
@@ -32,7 +33,9 @@ def algorithm_1(left: Tensor, right: Tensor, d_weight: Tensor, lr: float) -> tup
     return l_next, l_next.mT @ w_next  #     R+ = L+^T W+          K x I
 
 
-def fold_(left: Tensor, right: Tensor, update: Tensor, basis: Tensor, decay: float = 1.0) -> None:
+def fold_(
+    left: Tensor, right: Tensor, update: Tensor, basis: Tensor, decay: float = 1.0, b: Tensor | None = None
+) -> None:
     """Take into `L` and `R`, in place, a step `W + C U^T` whose rows lie in the span of a feature basis `U`.
 
     With `A = L^T C` and `B = (R R^T + delta I)^-1 R U`, the step `L + (C - L A) B^T`, `R + A U^T` adds to `L R` the
@@ -42,16 +45,40 @@ def fold_(left: Tensor, right: Tensor, update: Tensor, basis: Tensor, decay: flo
 
     Args:
         left: `L`, `O x K`; right: `R`, `K x I`; update: `C`, `O x r`, the step in coordinates of the basis;
-        basis: `U`, `I x r`, orthonormal columns; decay: factor of weight decay, of `W` before the step.
+        basis: `U`, `I x r`, orthonormal columns; decay: factor of weight decay, of `W` before the step;
+        b: `B`, where it is known (`inverse_coordinates`).
     """
     a = left.mT @ update  #                              A      K x r
-    b = damped_solve(right @ right.mT, right @ basis)  # B      K x r
+    if b is None:
+        b = damped_solve(right @ right.mT, right @ basis)  # B  K x r
     gram = update.mT @ update - a.mT @ a  #              N^T N  r x r, as L is orthonormal
     stretch = gram @ (b.mT @ b)
     is_small = (stretch * stretch.mT).sum() <= _SMALL_STRETCH**2  # ||E||_F^2 = tr (N^T N B^T B)^2
     a = a + torch.where(is_small, 0.5, 0.0) * (b @ gram)
     left.addmm_(torch.addmm(update, left, a, alpha=-1), b.mT)
     right.addmm_(a, basis.mT, beta=decay)
+
+
+def inverse_coordinates(rights: Sequence[Tensor], bases: Sequence[Tensor]) -> list[Tensor]:
+    """`B = (R R^T + delta I)^-1 R U` (`K x r`) of several weights in one batch, filled up with zeros to the largest.
+
+    For an accelerator, where starting an operation takes longer than a decomposition of so small a matrix.
+    """
+    grams = _stacked([right @ right.mT for right in rights])
+    rows = _stacked([right @ basis for right, basis in zip(rights, bases, strict=True)])
+    found = torch.vmap(damped_solve)(grams, rows)
+    return [b[: len(right), : basis.shape[1]] for b, right, basis in zip(found, rights, bases, strict=True)]
+
+
+def _stacked(matrices: Sequence[Tensor]) -> Tensor:
+    """Matrices as one tensor `[number, most rows, most columns]`, with zeros where one is smaller."""
+    if len({matrix.shape for matrix in matrices}) == 1:
+        return torch.stack(list(matrices))
+    rows, columns = (max(matrix.shape[axis] for matrix in matrices) for axis in (0, 1))
+    together = matrices[0].new_zeros(len(matrices), rows, columns)
+    for place, matrix in zip(together, matrices, strict=True):
+        place[: matrix.shape[0], : matrix.shape[1]] = matrix
+    return together
 
 
 def tangent_gradient(d_left: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,7 +110,12 @@ def damped_solve(gram: Tensor, rows: Tensor) -> Tensor:
     for _ in range(3):  # power steps: the largest eigenvalue of a positive definite matrix, closely
         v = gram @ (v / torch.linalg.vector_norm(v))
     gram.diagonal().add_(torch.finfo(gram.dtype).eps ** 0.5 / 3 * torch.linalg.vector_norm(v))
-    return torch.cholesky_solve(rows, cholesky(gram))
+    lower = cholesky(gram)
+    if orthonormal.reading_is_free(gram):
+        return torch.cholesky_solve(rows, lower)
+    # of a batch, `cholesky_solve` may need a library that cannot be recorded in a CUDA graph
+    half = torch.linalg.solve_triangular(lower, rows, upper=False)
+    return torch.linalg.solve_triangular(lower.mT, half, upper=True)
 
 
 def polar_factors(matrices: Sequence[Tensor]) -> list[Tensor]:

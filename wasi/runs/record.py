@@ -162,7 +162,8 @@ def _device(cfg: DictConfig) -> str | None:
 
 
 def _compiled(cfg: DictConfig) -> dict:
-    return {"compiled": True} if OmegaConf.select(cfg, "device.compile") is True else {}
+    options = {"compiled": "device.compile", "cuda_graphs": "device.cuda_graphs"}
+    return {key: True for key, option in options.items() if OmegaConf.select(cfg, option) is True}
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:

@@ -1,11 +1,17 @@
 """What belongs to a step beside the optimizer: factors take it in, and activation bases move on."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
+from wasi.layers.activation import iterate_bases
 from wasi.layers.base import LowRankLayer
 from wasi.layers.factored import FactoredLinear
 from wasi.layers.svd_linear import SvdLinear
+from wasi.linalg import orthonormal
+from wasi.linalg.subspace import inverse_coordinates
 from wasi.training.optimizer import trainable_factors
 from wasi.training.swan import Swan
 
@@ -70,11 +76,15 @@ class SubspaceIteration:
         norm = norm + 0.0 * nn.utils.get_total_norm([p.grad for p in self._whitened if p.grad is not None])
         if max_norm is not None:
             nn.utils.clip_grads_with_norm_(clipped, max_norm, norm)
-        if not isinstance(self.optimizer, Swan):  # which makes coordinates one layer at a time
+        return norm
+
+    @torch.no_grad()
+    def make_room(self) -> None:
+        """Before `step`: memory for coordinates of a step, which `Swan` makes itself one layer at a time."""
+        if not isinstance(self.optimizer, Swan):
             for layer in self.folding:
                 if layer.C is not None and layer.C.grad is not None:
                     layer.C.data = torch.zeros_like(layer.C.grad)
-        return norm
 
     def tangents(self) -> list[Tensor]:
         """Turn gradients of factors into tangent gradients; their squared lengths in weight space."""
@@ -83,45 +93,82 @@ class SubspaceIteration:
     @torch.no_grad()
     def finish(self) -> None:
         """After `step`: steps folded, weights back at their rank, activation bases moved on."""
-        self.fold()
-        for layer in self.tangent:
-            layer.retract_()
-        for dense in self.truncating:
-            dense.retract_()
-        folding = {id(layer) for layer in self.folding}
-        for compressing in self.layers:
-            if isinstance(compressing, FactoredLinear) and id(compressing) in folding:
-                self._advance(compressing)
-            elif compressing.state is not None:
-                compressing.state.advance()
+        self.compute()
+        self.conclude()
 
-    def _advance(self, layer: FactoredLinear) -> None:
-        """Move the bases of a layer that steps in coordinates, if they are due, and make `L` orthonormal again then.
+    @torch.no_grad()
+    def compute(self, decayed: bool = False) -> None:
+        """All of `finish` that is arithmetic, without a look at any value: what may be recorded and repeated.
+
+        `decayed`: the weight decay of steps in coordinates is done (`decay_`); else it goes with the step.
+        """
+        with _whole_float32():
+            self.fold(decayed)
+            for layer in self.tangent:
+                layer.retract_()
+            for dense in self.truncating:
+                dense.retract_()
+            self._iterate_bases()
+
+    def conclude(self) -> None:
+        """The rest of `finish`: gradients let go, steps counted."""
+        for layer in self.folding:
+            layer.forget_update()
+            layer.C.grad = None
+        for compressing in self.layers:
+            if compressing.state is not None:
+                compressing.state.tick()
+
+    def _iterate_bases(self) -> None:
+        """Move the bases that are due, and make `L` orthonormal again where a layer steps in their coordinates.
 
         What the optimizer remembers of past steps is in coordinates of the feature basis `U`, and is taken to those of
         the next, `U'`: `S U^T` projected on the span of `U'` has the coordinates `S (U^T U')`.
         """
-        assert layer.state is not None and layer.C is not None  # by `use_coordinates`
-        basis = layer.state.feature_basis
-        assert basis is not None
-        if not basis.requires_grad:
-            layer.state.advance()
-            return
         swan = self.optimizer if isinstance(self.optimizer, Swan) and self.optimizer.momentum else None
-        before = None if swan is None else basis.clone()
-        layer.state.advance()
-        layer.retract_()
-        if swan is not None and before is not None:
-            swan.change_coordinates(layer.C, before.mT @ basis)
+        moving = [layer for layer in self.folding if _feature_basis(layer).requires_grad]
+        before = [None if swan is None else _feature_basis(layer).clone() for layer in moving]
+        iterate_bases([layer.state for layer in self.layers if layer.state is not None])
+        for layer, old in zip(moving, before, strict=True):
+            layer.retract_()
+            if swan is not None and old is not None:
+                swan.change_coordinates(layer.C, old.mT @ _feature_basis(layer))
 
-    def fold(self) -> None:
+    @torch.no_grad()
+    def decay_(self) -> None:
+        """Weight decay of the layers that step in coordinates, before their step."""
+        if self.folding:
+            torch._foreach_mul_([layer.R for layer in self.folding], [self._decay(layer) for layer in self.folding])
+
+    @torch.no_grad()
+    def fold(self, decayed: bool = False) -> None:
         """Take the steps that the optimizer has made in coordinates, since the last call, into the factors."""
-        for layer in self.folding:
-            if layer.has_update:
-                self._fold(layer)
+        layers = [layer for layer in self.folding if layer.has_update]
+        solved: Sequence[Tensor | None] = [None] * len(layers)
+        if layers and not orthonormal.reading_is_free(layers[0].L):
+            solved = inverse_coordinates([layer.R for layer in layers], [_feature_basis(layer) for layer in layers])
+        for layer, b in zip(layers, solved, strict=True):
+            layer.fold_(1.0 if decayed else self._decay(layer), b)
+            layer.C.grad = None
 
-    def _fold(self, layer: FactoredLinear) -> None:
-        assert layer.C is not None
+    def _decay(self, layer: FactoredLinear) -> float:
+        """What weight decay leaves of the product of a layer that steps in coordinates."""
         group = self.optimizer.param_groups[self._group_of[id(layer.C)]]  # looked up: loading a state makes new ones
-        layer.fold_(decay=1 - group["lr"] * group["weight_decay"])
-        layer.C.grad = None
+        return 1 - group["lr"] * group["weight_decay"]
+
+
+def _feature_basis(layer: FactoredLinear) -> Tensor:
+    """Of a layer that steps in coordinates, so it has one."""
+    assert layer.state is not None and layer.state.feature_basis is not None
+    return layer.state.feature_basis
+
+
+@contextmanager
+def _whole_float32() -> Iterator[None]:
+    """Products of float32 matrices in float32 inside, whatever `device.tf32` says: what is orthonormal stays so."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
