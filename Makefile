@@ -40,7 +40,7 @@ test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-gpu: $(STAMP)
-	$(BIN)/python -m pytest tests/gpu
+	$(BIN)/python -m pytest -v tests/gpu
 
 test-faults: $(STAMP)
 	$(BIN)/python -m pip install --quiet -r requirements-launchers.txt

@@ -3,7 +3,7 @@ import torch
 
 from tests.oracles import decaying
 from wasi.linalg import orthonormal
-from wasi.linalg.orthonormal import independent_columns, qr_near_orthonormal, qr_positive
+from wasi.linalg.orthonormal import in_batches, independent_columns, qr_near_orthonormal, qr_positive
 
 DOUBLE = torch.float64
 
@@ -72,3 +72,16 @@ def test_a_matrix_without_a_factor_is_an_error_or_nan(monkeypatch):
         orthonormal.cholesky(indefinite)
     monkeypatch.setattr(orthonormal, "reading_is_free", lambda a: False)
     assert orthonormal.cholesky(indefinite).isnan().any()
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_bases_found_together_are_those_found_one_by_one(reads, monkeypatch):
+    iterates = [torch.randn(rows, 3, dtype=torch.float64) for rows in (9, 12, 9)]
+    iterates[2][:, 1] = iterates[2][:, 0]  # depends on another column, so its basis stays
+    before = [torch.zeros_like(a) for a in iterates]
+    expected = [independent_columns(a, b) for a, b in zip(iterates, before, strict=True)]
+    monkeypatch.setattr(orthonormal, "reading_is_free", lambda a: reads)
+    found = dict(in_batches(independent_columns, iterates, before))
+    assert list(sorted(found)) == [0, 1, 2] and torch.equal(found[2], before[2])
+    for number, one in enumerate(expected):
+        torch.testing.assert_close(found[number], one)

@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from tests.oracles import algorithm1_thin, decaying
-from wasi.linalg.subspace import algorithm_1, fold_, polar_factors, retract, tangent_gradient
+from wasi.linalg import orthonormal
+from wasi.linalg.subspace import (
+    algorithm_1,
+    damped_solve,
+    fold_,
+    inverse_coordinates,
+    polar_factors,
+    retract,
+    tangent_gradient,
+)
 
 LEFT, RIGHT = torch.linalg.qr(decaying(20, 6, decay=0.9))[0], decaying(6, 15, seed=1, decay=0.9)
 BASIS = torch.linalg.qr(torch.randn(15, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64))[0]
@@ -70,3 +79,15 @@ def test_a_direction_of_pure_rounding_is_not_raised():
     m = torch.cat([decaying(20, 3), 1e-9 * decaying(20, 1, seed=3)], 1)
     assert torch.linalg.svdvals(polar_factors([m])[0])[-1] < 0.1
     assert not polar_factors([torch.zeros(4, 2)])[0].any()
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_systems_solved_together_are_those_solved_one_by_one(reads, monkeypatch):
+    rights = [decaying(rank, 15, seed=rank, decay=0.9) for rank in (6, 3, 6)]
+    bases = [BASIS, BASIS[:, :2], BASIS]
+    expected = [damped_solve(right @ right.mT, right @ basis) for right, basis in zip(rights, bases, strict=True)]
+    monkeypatch.setattr(orthonormal, "reading_is_free", lambda a: reads)
+    found = inverse_coordinates(rights, bases)
+    assert [b.shape for b in found] == [(6, 4), (3, 2), (6, 4)]
+    for b, one in zip(found, expected, strict=True):
+        torch.testing.assert_close(b, one)

@@ -115,9 +115,11 @@ def advance(states: Sequence[TuckerState]) -> bool:
 @torch.no_grad()
 def iterate_bases(states: Sequence[TuckerState]) -> bool:
     """`advance` but for the counting (`TuckerState.tick`)."""
-    due = [basis for state in states for basis in state.bases if basis is not None and basis.grad is not None]
+    bases = [basis for state in states for basis in state.bases if basis is not None]
+    due = [basis for basis in bases if basis.grad is not None]
+    iterates = [basis.grad for basis in bases if basis.grad is not None]
     moved = False
-    for number, found in in_batches(independent_columns, [basis.grad for basis in due], due):
+    for number, found in in_batches(independent_columns, iterates, due):
         if found is not due[number]:
             due[number].copy_(found)
             moved = True

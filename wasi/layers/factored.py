@@ -150,9 +150,10 @@ class FactoredLinear(LowRankLayer):
         self.forget_update()
 
     def forget_update(self) -> None:
-        """Make `C` zero, without memory of its own."""
+        """Make `C` zero, without memory of its own, and let go of its gradient."""
         assert self.C is not None and self._no_update is not None
         self.C.data = self._no_update
+        self.C.grad = None
 
     @torch.no_grad()
     def tangent_(self) -> Tensor:

@@ -8,6 +8,7 @@ reads loss and norm, and the optimizer steps as it always does.
 """
 
 import gc
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +22,8 @@ from wasi.training import parallel
 from wasi.training.compile import is_looked_into, note_recording
 from wasi.training.step import TrainStep
 from wasi.training.swan import Swan
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -51,6 +54,7 @@ class GraphedStep(TrainStep):
             raise UserError("device.cuda_graphs", "true", "false under torchrun")
         self._kinds: dict[tuple, _Kind] = {}
         self._now: _Kind | None = None  # whose gradients were last made by a graph
+        self._can_record_finish = True
         self._pool: Any = None  # memory that all graphs share, as no two run at a time
         self._batch: tuple[Tensor, Tensor] | None = None
         self._count = 0
@@ -94,11 +98,12 @@ class GraphedStep(TrainStep):
                 if coordinates.data_ptr() != place.data_ptr():
                     coordinates.data = place.copy_(coordinates)
         self.subspace.decay_()  # changes with the learning rate, so it is no part of the graph
+        if kind.finish is None and self._can_record_finish:
+            kind.finish = self._record_finish()
         if kind.finish is None:
-            kind.finish = self._record(partial(self.subspace.compute, decayed=True))
-            for coordinates, place in self._updates.items():
-                coordinates.data = place
-        kind.finish.replay()
+            self.subspace.compute(decayed=True)
+        else:
+            kind.finish.replay()
         self.subspace.conclude()
 
     def _fits(self, images: Tensor, labels: Tensor) -> bool:
@@ -124,23 +129,43 @@ class GraphedStep(TrainStep):
                 zeroed.append(parameter.grad)
             kind.grads[parameter] = parameter.grad
 
+        assert self._batch is not None
+        images, labels = self._batch
+
         def run() -> None:
             if zeroed:
                 torch._foreach_zero_(zeroed)
-            kind.found, _ = super(GraphedStep, self)._gradients(*self._batch)
+            kind.found, _ = super(GraphedStep, self)._gradients(images, labels)
 
-        kind.gradients = self._record(run)
+        try:
+            kind.gradients = self._record(run)
+        except RuntimeError as error:
+            told = f"false here, where a step cannot be recorded: {_first_line(error)}"
+            raise UserError("device.cuda_graphs", "true", told) from error
+
+    def _record_finish(self) -> Any:
+        """A graph of what follows the optimizer's step; None where it cannot be recorded, which costs time alone."""
+        grads = [(basis, basis.grad) for basis in self._bases()]
+        try:
+            return self._record(partial(self.subspace.compute, decayed=True))
+        except RuntimeError as error:
+            log.warning("device.cuda_graphs: subspace work is started as before: %s", _first_line(error))
+            self._can_record_finish = False
+            for basis, grad in grads:
+                basis.grad = grad
+            for coordinates, place in self._updates.items():
+                coordinates.data = place
+            return None
 
     def _record(self, run: Callable[[], None]) -> Any:
         """What `run` starts, as a graph; it is not computed."""
         gc.collect()
-        graph = torch.cuda.CUDAGraph()
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 run()
-        except RuntimeError as error:
-            told = str(error).strip().partition("\n")[0]
-            raise UserError("device.cuda_graphs", "true", f"false here: a step cannot be recorded ({told})") from error
+        finally:
+            torch.cuda.set_stream(stream)  # where recording fails, torch stays on the stream that it recorded
         self._pool = graph.pool()
         note_recording()
         return graph
@@ -158,3 +183,7 @@ class GraphedStep(TrainStep):
             torch._foreach_zero_([place for _, place in places])
             for coordinates, place in places:
                 coordinates.data = place
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -114,7 +114,6 @@ class SubspaceIteration:
         """The rest of `finish`: gradients let go, steps counted."""
         for layer in self.folding:
             layer.forget_update()
-            layer.C.grad = None
         for compressing in self.layers:
             if compressing.state is not None:
                 compressing.state.tick()
@@ -131,7 +130,7 @@ class SubspaceIteration:
         iterate_bases([layer.state for layer in self.layers if layer.state is not None])
         for layer, old in zip(moving, before, strict=True):
             layer.retract_()
-            if swan is not None and old is not None:
+            if swan is not None and old is not None and layer.C is not None:
                 swan.change_coordinates(layer.C, old.mT @ _feature_basis(layer))
 
     @torch.no_grad()
@@ -149,7 +148,6 @@ class SubspaceIteration:
             solved = inverse_coordinates([layer.R for layer in layers], [_feature_basis(layer) for layer in layers])
         for layer, b in zip(layers, solved, strict=True):
             layer.fold_(1.0 if decayed else self._decay(layer), b)
-            layer.C.grad = None
 
     def _decay(self, layer: FactoredLinear) -> float:
         """What weight decay leaves of the product of a layer that steps in coordinates."""
