@@ -25,7 +25,7 @@ from wasi.runs.ending import one_line, print_error
 from wasi.runs.launching import note_launched
 from wasi.runs.lock import is_at_work
 from wasi.runs.result import FILE_NAME, read_result
-from wasi.runs.tuning import folder_of
+from wasi.runs.tuned_row import folder_of
 
 _SECONDS_TO_SAVE = 60.0
 

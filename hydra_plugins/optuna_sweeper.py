@@ -19,7 +19,9 @@ from wasi.errors import UserError
 from wasi.optional import optional
 from wasi.runs.result import read_result
 from wasi.runs.search import Axes, Space, is_searched, point_of, searched_options, space_of
-from wasi.runs.tuning import Plan, Row, TunedRow, folder_of, found_values, tuned_row, write_tuning
+from wasi.runs.tuned_row import TunedRow, folder_of, found_values, tuned_row
+from wasi.runs.tuning import Plan, Row
+from wasi.runs.tuning_file import write_tuning
 
 STORAGE = "optuna.journal"
 

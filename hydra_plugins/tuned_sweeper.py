@@ -21,7 +21,9 @@ from wasi.config.validate import validate
 from wasi.errors import UserError
 from wasi.runs.ending import print_error
 from wasi.runs.lock import sole_owner
-from wasi.runs.tuning import Plan, Row, TunedRow, Undecided, grid_of, rates_asked, tuned, write_tuning
+from wasi.runs.tuned_row import TunedRow, Undecided, tuned
+from wasi.runs.tuning import Plan, Row, grid_of, rates_asked
+from wasi.runs.tuning_file import write_tuning
 
 
 class TunedSweeper(BasicSweeper):
@@ -50,7 +52,7 @@ class TunedSweeper(BasicSweeper):
         write_tuning(folder, plan.seeds[0], rows, self._objectives)
         for row in rows:
             print(*row.told(), sep="\n", flush=True)
-        return [self._launch(plan.second_stage(rows))]
+        return [self._launch(plan.second_stage({row.row.name: row.choices for row in rows}))]
 
     @property
     def _objectives(self) -> list[str]:

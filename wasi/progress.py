@@ -22,7 +22,8 @@ from wasi.report.origins import waited, was_busy
 from wasi.report.write import printable
 from wasi.runs.plan import read_plan, read_planned
 from wasi.runs.result import BENCH_FILE_NAME, FILE_NAME
-from wasi.runs.tuning import is_trial, is_tuned_sweep
+from wasi.runs.tuning import is_tuned_sweep
+from wasi.runs.tuning_file import is_trial
 from wasi.status import clock, duration, jobs, not_begun, seconds_left
 
 log = logging.getLogger(__name__)

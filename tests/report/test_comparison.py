@@ -13,7 +13,9 @@ from wasi.report.load import read_runs
 from wasi.report.needed import needed_sentences
 from wasi.report.origins import one_machine, was_busy
 from wasi.report.summary import front_of
-from wasi.runs.tuning import Row, TunedRow, not_chosen, read_tuning, write_tuning
+from wasi.runs.tuned_row import TunedRow
+from wasi.runs.tuning import Row
+from wasi.runs.tuning_file import not_chosen, read_tuning, write_tuning
 
 PC = copy.deepcopy(fakes.PROVENANCE) | {"machine": {"processor": "EPYC", "architecture": "x86_64", "hostname": "pc"}}
 PC_TIMES = {"machine": PC["machine"], "threads": PC["threads"]}

@@ -8,7 +8,9 @@ from tests.report import fakes
 from tests.report.test_page import rich, rows
 from wasi.report.page import conclusion
 from wasi.report.page.cells import columns
-from wasi.runs.tuning import Row, TunedRow, write_tuning
+from wasi.runs.tuned_row import TunedRow
+from wasi.runs.tuning import Row
+from wasi.runs.tuning_file import write_tuning
 
 
 def told(folder):

@@ -6,7 +6,9 @@ from wasi.report.groups import blocks_of
 from wasi.report.load import read_runs
 from wasi.report.markdown import markdown
 from wasi.report.terminal import LEGEND, WIDTH, block_text
-from wasi.runs.tuning import Row, TunedRow, write_tuning
+from wasi.runs.tuned_row import TunedRow
+from wasi.runs.tuning import Row
+from wasi.runs.tuning_file import write_tuning
 
 
 def text(folder):

@@ -17,7 +17,7 @@ from wasi.runs import launching, places
 from wasi.runs.launching import prepare_launcher
 from wasi.runs.result import write_json
 from wasi.runs.sweep import SweepCallback
-from wasi.runs.tuning import folder_of
+from wasi.runs.tuned_row import folder_of
 
 ROOT = Path(__file__).resolve().parents[2]
 

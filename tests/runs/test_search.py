@@ -12,7 +12,8 @@ from tests.runs.test_tuning import train, tune
 from wasi.config.objectives import best_places
 from wasi.errors import UserError
 from wasi.runs.search import Range, Space, is_searched, point_of, searched_options, space_of
-from wasi.runs.tuning import Row, TunedRow
+from wasi.runs.tuned_row import TunedRow
+from wasi.runs.tuning import Row
 
 COSTS = ("val/acc", "memory/train_peak_mib")
 
@@ -92,13 +93,13 @@ def test_of_two_objectives_the_front_is_chosen():
     found = TunedRow(Row("wasi", {}, grid), list("abcdef"), values, ["completed"] * 6, COSTS)
     assert found.choice == {"x": 1} and found.choices == [{"x": 1}, {"x": 0}, {"x": 5}]
     assert sum("Pareto front" in line for line in found.told()) == 3
+    assert found.edges == [[], ["x"], ["x"]] and found.on_edge == []
+    assert sum("EDGE" in line for line in found.told()) == 2
 
 
 def study_of(sweep):
     optuna = pytest.importorskip("optuna")
-    storage = optuna.storages.JournalStorage(
-        optuna.storages.journal.JournalFileBackend(str(sweep / "optuna.journal"))
-    )
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(sweep / "optuna.journal")))
     (study,) = optuna.get_all_study_summaries(storage)
     return optuna.load_study(study_name=study.study_name, storage=storage)
 

@@ -16,7 +16,9 @@ from wasi.errors import UserError
 from wasi.report.tuned import tuning_lines
 from wasi.results.collect import collect
 from wasi.runs.lock import sole_owner
-from wasi.runs.tuning import Plan, Row, TunedRow, grid_of, not_chosen, rates_asked
+from wasi.runs.tuned_row import TunedRow
+from wasi.runs.tuning import Plan, Row, grid_of, rates_asked
+from wasi.runs.tuning_file import not_chosen
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = (
@@ -81,9 +83,9 @@ def test_the_jobs_of_both_stages():
     (row,) = [TunedRow(plan.rows[0], ["x", "y"], [(0.1,), (0.2,)], ["completed"] * 2)]
     chosen = (["method=a", "lr=2"], ["method=b"])
     both = [[*words, f"seed={seed}"] for words in chosen for seed in (1, 2)]
-    assert plan.second_stage([row]) == both
+    assert plan.second_stage({row.row.name: row.choices}) == both
     failed = TunedRow(plan.rows[0], ["x", "y"], [None, None], ["diverged"] * 2)
-    assert plan.second_stage([failed]) == [["method=b", "seed=1"], ["method=b", "seed=2"]]
+    assert plan.second_stage({failed.row.name: failed.choices}) == [["method=b", "seed=1"], ["method=b", "seed=2"]]
 
 
 def test_the_only_row_is_named_in_the_order_of_its_words():

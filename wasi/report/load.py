@@ -13,7 +13,7 @@ from wasi.errors import UserError
 from wasi.report import kept
 from wasi.report.options import select
 from wasi.runs.result import BENCH_FILE_NAME, FILE_NAME, provenance_of_times
-from wasi.runs.tuning import not_chosen
+from wasi.runs.tuning_file import not_chosen
 
 STATUSES = ("completed", "running", "interrupted", "failed", "diverged", "invalid")
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from wasi.config.objectives import DEFAULT
-from wasi.runs.tuning import FILE_NAME, choices_of, read_tuning
+from wasi.runs.tuning_file import FILE_NAME, choices_of, read_tuning
 
 EDGE = "(on the edge)"
 
@@ -15,7 +15,8 @@ def tuned_value(job: Path) -> str | None:
         chosen = (point["values"] for point in row["points"] if point["job"] == job.name)
         values = next((values for values in chosen if values in choices_of(row)), None)
         if values is not None:
-            on_edge = values == row["choice"] and row["on_edge"]
+            edges = row.get("edges", [row["on_edge"]])
+            on_edge = any(edge for point, edge in zip(choices_of(row), edges, strict=False) if point == values)
             told = ", ".join(f"{key.removeprefix('optimizer.')}={value}" for key, value in values.items())
             return f"{told} {EDGE}" if on_edge else told
     return None
@@ -28,7 +29,10 @@ def tuning_lines(dirs: list[Path]) -> list[str]:
         tuning = read_tuning(path.parent) or {}
         for row in tuning.get("rows", ()):
             objectives = row.get("objectives", tuning.get("objectives", [DEFAULT]))
-            lines += [*row["told"], f"tried: {'; '.join(_point(point, objectives) for point in row['points'])}"]
+            lines += [
+                *row["told"],
+                f"tried ({', '.join(objectives)}): {'; '.join(_point(point, objectives) for point in row['points'])}",
+            ]
     return lines
 
 

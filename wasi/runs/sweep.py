@@ -22,7 +22,8 @@ from wasi.runs.lock import is_at_work
 from wasi.runs.plan import write_plan
 from wasi.runs.processes import check_processes
 from wasi.runs.result import FILE_NAME, read_result, told_ending
-from wasi.runs.tuning import check_tuning, not_chosen
+from wasi.runs.tuning import check_tuning
+from wasi.runs.tuning_file import not_chosen
 
 
 class SweepCallback(Callback):

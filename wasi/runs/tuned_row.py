@@ -1,0 +1,144 @@
+"""What the first stage of tuning has decided for a row of a sweep."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wasi.config.objectives import DEFAULT, Values, best_places, values_of
+from wasi.runs.lock import is_at_work
+from wasi.runs.result import read_result
+from wasi.runs.search import Point, Range
+from wasi.runs.tuning import Grid, Plan, Row, shown, word
+
+
+class Undecided(Exception):
+    """Nothing can be chosen now, as another process is at work on what the choice depends on."""
+
+
+@dataclass(frozen=True)
+class TunedRow:
+    """A row's first stage: per point its folder, its objectives' values (None where its run lacks one), its status."""
+
+    row: Row
+    jobs: list[str]
+    values: list[Values | None]
+    statuses: list[str]
+    objectives: Sequence[str] = (DEFAULT,)
+
+    @property
+    def choices(self) -> Grid:
+        """The best point; of several objectives the Pareto front, the best in the first of them first."""
+        return [self.row.grid[place] for place in self._chosen]
+
+    @property
+    def choice(self) -> dict[str, Any] | None:
+        """The first of them; None where no run was completed."""
+        return next(iter(self.choices), None)
+
+    @property
+    def edges(self) -> list[list[str]]:
+        """Per choice, options whose number is the least or the largest tried beside the other values chosen."""
+        return [[key for key in point if self._is_end(point, key)] for point in self.choices]
+
+    @property
+    def on_edge(self) -> list[str]:
+        """Those of the first choice."""
+        return next(iter(self.edges), [])
+
+    @property
+    def _chosen(self) -> list[int]:
+        return best_places(self.values, self.objectives)
+
+    def _is_end(self, point: Point, key: str) -> bool:
+        value, tried = point[key], self._tried(point, key)
+        if isinstance(tried, Range):
+            low, high = tried.ends()
+            return not low < value < high
+        return value in _ends(tried)
+
+    def _tried(self, chosen: Point, key: str) -> Range | list[Any]:
+        """What a search had to choose from; of a grid, values of `key` at points that agree with the choice in all
+        else."""
+        if self.row.space is not None:
+            return self.row.space.tried(key, chosen) or []
+        rest = {k: v for k, v in chosen.items() if k != key}
+        return [point[key] for point in self.row.grid if {k: v for k, v in point.items() if k != key} == rest]
+
+    def told(self) -> list[str]:
+        """Lines for the terminal and the report."""
+        name = self.row.name
+        if self.choice is None:
+            return [f"tuning {name}: no point was completed, its seeds are not run"]
+        front = "on the Pareto front " if len(self.objectives) > 1 else ""
+        lines = [
+            f"tuning {name}: {front}{shown(self.row.grid[place])} of {len(self.row.grid)} points, {self._told(place)}"
+            for place in self._chosen
+        ]
+        warnings = [
+            f"WARNING: tuning {name}: {key}={word(point[key])} lies on the EDGE of its grid "
+            f"({_listed(self._tried(point, key))}): the best value may lie outside, widen the grid"
+            for point, keys in zip(self.choices, self.edges, strict=True)
+            for key in keys
+        ]
+        return lines + list(dict.fromkeys(warnings))
+
+    def _told(self, place: int) -> str:
+        pairs = zip(self.objectives, self.values[place] or (), strict=True)
+        return ", ".join(f"{name} {value:.4f}" for name, value in pairs)
+
+    def content(self) -> dict[str, Any]:
+        points = [
+            {"values": point, "job": job, "status": status} | dict(zip(self.objectives, values or (), strict=False))
+            for point, job, status, values in zip(self.row.grid, self.jobs, self.statuses, self.values, strict=True)
+        ]
+        head = {"row": self.row.name, "overrides": self.row.overrides, "objectives": list(self.objectives)}
+        chosen = {
+            "choice": self.choice,
+            "choices": self.choices,
+            "edges": self.edges,
+            "on_edge": self.on_edge,
+            "told": self.told(),
+        }
+        return {**head, "points": points, **chosen}
+
+
+def tuned(plan: Plan, returns: Sequence[Any], objectives: Sequence[str]) -> list[TunedRow]:
+    """The first stage of every row that has one, by Hydra's JobReturn of each of its jobs, in their order."""
+    jobs = iter(returns)
+    return [tuned_row(row, [next(jobs) for _ in row.grid], objectives) for row in plan.rows if row.is_tuned]
+
+
+def tuned_row(row: Row, returns: Sequence[Any], objectives: Sequence[str]) -> TunedRow:
+    """The first stage of one row, by Hydra's JobReturn at each of its points.
+
+    Raises:
+        Undecided: another process is at work at one of the points.
+    """
+    folders = [folder_of(job) for job in returns]
+    if taken := next(filter(is_at_work, folders), None):  # looked at first: what has ended since is in the results
+        raise Undecided(f"tuning {row.name}: another process is at work in {taken}; run this again when it has ended")
+    results = [read_result(folder) or {} for folder in folders]
+    values = [found_values(result, objectives) for result in results]
+    statuses = [str(result.get("status", "no result")) for result in results]
+    return TunedRow(row, [folder.name for folder in folders], values, statuses, objectives)
+
+
+def folder_of(job: Any) -> Path:
+    return Path(job.hydra_cfg.hydra.runtime.output_dir)
+
+
+def found_values(result: dict, objectives: Sequence[str]) -> Values | None:
+    """The objectives of a completed run; None for another, and where one was not measured."""
+    return values_of(result.get("metrics", {}), objectives) if result.get("status") == "completed" else None
+
+
+def _listed(tried: Range | list[Any]) -> str:
+    return str(tried) if isinstance(tried, Range) else ", ".join(map(word, tried))
+
+
+def _ends(values: list[Any]) -> tuple:
+    """The least and the largest of at least two numbers; nothing for values that have no order, or not all one."""
+    ordered = all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in values)
+    return (min(values), max(values)) if ordered and len(values) > 1 else ()
