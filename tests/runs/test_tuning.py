@@ -12,6 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from wasi.config.naming import job_folder
+from wasi.config.validate import validate
 from wasi.errors import UserError
 from wasi.report.tuned import tuning_lines
 from wasi.results.collect import collect
@@ -216,3 +217,11 @@ def test_what_the_method_declares_is_tried_where_it_is_asked_for(tmp_path):
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=120)
     assert "method.lora_rank=4" in launched[0] and process.returncode == 143
+
+
+def test_options_to_try_may_be_given_on_the_command_line(compose_config):
+    cfg = compose_config("tune.options={rank.activation_epsilon: [0.8, 0.9]}")
+    validate(cfg)
+    assert grid_of(cfg.tune, {}) == [{"rank.activation_epsilon": 0.8}, {"rank.activation_epsilon": 0.9}]
+    with pytest.raises(UserError, match=r"tune\.options=\[1\]: allowed is a mapping from options to lists"):
+        validate(compose_config("tune.options=[1]"))

@@ -214,8 +214,8 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     ),
     "tune.optimizer": (or_null(list_of(is_text)), "a list of optimizers, or null"),
     "tune.options": (
-        lambda v: isinstance(v, DictConfig) and all(isinstance(tried, ListConfig) for tried in v.values()),
-        "a mapping from options to lists of values",
+        or_null(lambda v: isinstance(v, DictConfig) and all(isinstance(tried, ListConfig) for tried in v.values())),
+        "a mapping from options to lists of values, or null",
     ),
     "bench.baseline": (or_null(is_text), "a method's name, or null"),
     "bench.baseline_recipe": (or_null(is_text), "a recipe's name, or null"),
