@@ -25,7 +25,7 @@ from wasi.runs.result import read_result
 if TYPE_CHECKING:
     from wasi.data.spec import Data
 
-_OF_TRAINING = ("device.dtype", "device.compile", "device.cuda_graphs", "device.memory_limit_mib", "dataset.hflip")
+_OF_TRAINING = ("device.dtype", "device.compile", "device.memory_limit_mib", "dataset.hflip")
 
 
 def main() -> None:
@@ -132,7 +132,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Example: python -m wasi.evaluate RUN dataset=image_folder dataset.root=FOLDER device=cpu",
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="a finished run's folder, or its model.safetensors")
-    parser.add_argument("overrides", metavar="OVERRIDE", nargs="*", help="dataset=…, dataset.…=…, device=… or seed=…")
+    parser.add_argument(
+        "overrides", metavar="OVERRIDE", nargs="*", help="dataset=…, dataset.…=…, device=… or seed=…"
+    )
     return parser
 
 

@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.small import METHODS, applied, batch
 from wasi.linalg import orthonormal
+from wasi.training import subspace_iteration
 from wasi.training.optimizer import build_optimizer
 from wasi.training.step import TrainStep
 
@@ -66,3 +67,16 @@ def test_dependent_columns_leave_the_basis_where_it_was(as_on_an_accelerator):
     assert torch.equal(orthonormal.independent_columns(tall[:, [0, 1, 1]], otherwise=start), start)
     moved = orthonormal.independent_columns(tall, otherwise=start)
     assert torch.allclose(moved.mT @ moved, torch.eye(3), atol=1e-5)
+
+
+def test_subspace_work_is_in_float32_under_tf32(monkeypatch):
+    matmul, seen = torch.backends.cuda.matmul, []
+    monkeypatch.setattr(subspace_iteration, "advance", lambda states: seen.append(matmul.allow_tf32))
+    model = applied("timm_vit", "wasi")
+    step = TrainStep(model, torch.optim.SGD(model.parameters(), lr=0.1), None)
+    matmul.allow_tf32 = True
+    try:
+        step.subspace.finish()
+        assert seen == [False] and matmul.allow_tf32
+    finally:
+        matmul.allow_tf32 = False

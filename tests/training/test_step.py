@@ -323,7 +323,7 @@ def test_momentum_goes_with_a_basis_that_moves(monkeypatch):
     basis = layer.state.feature_basis.detach().clone()
     turned = torch.linalg.qr(torch.randn(basis.shape[1], basis.shape[1], dtype=DOUBLE))[0]
     assert layer.state.feature_basis.requires_grad  # its turn
-    monkeypatch.setattr(subspace_iteration, "iterate_bases", lambda _: layer.state.feature_basis.copy_(basis @ turned))
+    monkeypatch.setattr(subspace_iteration, "advance", lambda _: layer.state.feature_basis.copy_(basis @ turned))
     with torch.no_grad():
         step.subspace.finish()
     after = step.optimizer.state[layer.C]["momentum_buffer"] @ layer.state.feature_basis.mT

@@ -29,21 +29,18 @@ class Work:
         """Everything but the model, see `Subject`. What the process is like then."""
         self._cfg = OmegaConf.create(config)
         self.subject = Subject(self._cfg, smaller)
-        device = self._cfg.device
         return {
             "threads": torch.get_num_threads(),
             "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
             "denormals_flushed": _denormals_are_flushed(),
             "device": str(self.subject.device),
             **_cuda_name(self.subject.device),
-            **{
-                key: True for key, is_on in (("compiled", device.compile), ("cuda_graphs", device.cuda_graphs)) if is_on
-            },
+            **({"compiled": True} if self._cfg.device.compile else {}),
         }
 
     def build(self) -> None:
         self.subject.build()
-        if self._cfg.device.compile or self._cfg.device.cuda_graphs:
+        if self._cfg.device.compile:
             step, batch = self.subject.step, self.subject.batch
             settle(lambda: step(*batch), step.subspace.cycle)
         self.release()
@@ -85,8 +82,8 @@ class Work:
         return counts(self.subject.method, step, self._cfg.method.scope, self.subject.batch, images)
 
     def breakdown(self, count: int) -> list[dict[str, float]]:
-        """Milliseconds per part of single steps, seen from outside; none where they are compiled or recorded as one."""
-        if self._cfg.device.compile or self._cfg.device.cuda_graphs:
+        """Milliseconds per part of single steps, seen from outside; none of a compiled model, whose parts are one."""
+        if self._cfg.device.compile:
             return []
         from wasi.bench.step_parts import breakdown_steps
 
@@ -161,7 +158,9 @@ def _cuda_name(device: torch.device) -> dict[str, str]:
 def _model_free_warmup(device: torch.device) -> None:
     """Thread pool, kernels and autograd loaded, as any training would, without anything of the model."""
     image, tokens = torch.ones(2, 3, 32, 32, device=device), torch.ones(2, 1, 8, 8, device=device)
-    net = nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.Flatten(), nn.Linear(128, 8), nn.LayerNorm(8), nn.GELU()).to(device)
+    net = nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.Flatten(), nn.Linear(128, 8), nn.LayerNorm(8), nn.GELU()).to(
+        device
+    )
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     for _ in range(2):
         loss = F.cross_entropy(net(image), torch.zeros(2, dtype=torch.long, device=device))

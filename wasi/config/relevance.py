@@ -74,7 +74,7 @@ def _defaults(parts: dict[str, dict[str, Any]]) -> list[tuple[str, str, Any]]:
     of_lean = lean_defaults(budget, device_class(parts.get("device", {}).get("name", "cpu")))
     # With a budget null is what fits into it.
     found = [("train", key, value) for key, value in of_lean.items() if budget is None or key == "storage"]
-    found += [("device", key, False) for key in ("tf32", "compile", "cuda_graphs")]
+    found += [("device", key, False) for key in ("tf32", "compile")]
     found += [("method", key, value) for key, value in null_means(parts.get("method", {}).get("name", "")).items()]
     if (batch := parts.get("dataset", {}).get("batch_size")) is not None:
         found.append(("train", "micro_batch_size", batch))

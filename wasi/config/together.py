@@ -121,20 +121,6 @@ TOGETHER: list[tuple[tuple[str, ...], Callable[..., bool], str]] = [
         lambda budget, compiled: not compiled or budget is None,
         "false with train.memory_budget_mib={}: what a compiler takes cannot be told beforehand",
     ),
-    *(
-        (
-            (option, "device.cuda_graphs"),
-            lambda value, graphs, off=off: not graphs or value == off,
-            f"false with {option}={{}}: such a step cannot be recorded",
-        )
-        for option, off in (
-            ("train.memory", "plain"),
-            ("train.gradient_checkpointing", False),
-            ("train.step_in_backward", False),
-            ("train.on_oom", "fail"),
-            ("bench.fit", None),
-        )
-    ),
     (
         ("bench.baseline", "bench.baseline_recipe"),
         lambda baseline, recipe: recipe is None or baseline == reference(),

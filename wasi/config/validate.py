@@ -155,7 +155,6 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "device.dtype": _names("float32", "bfloat16"),
     "device.tf32": _yes_no,
     "device.compile": _yes_no,
-    "device.cuda_graphs": _yes_no,
     "device.memory_limit_mib": (or_null(_positive[0]), "a number above 0, or null"),
     "device.flush_denormals": _yes_no,
     "optimizer.lr": _positive,

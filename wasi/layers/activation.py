@@ -67,11 +67,8 @@ class TuckerState(nn.Module):
         """`advance` of this state alone."""
         return advance([self])
 
-    def tick(self) -> None:
-        """Count a step whose work on the bases is done."""
-        for basis in self.bases:
-            if basis is not None:
-                basis.grad = None
+    def count_step(self) -> None:
+        """At the end of an optimizer step."""
         self._steps += 1
         self._watch()
 
@@ -106,15 +103,6 @@ def advance(states: Sequence[TuckerState]) -> bool:
     Returns:
         Whether a basis changed; on an accelerator, where to look needs a synchronisation, whether one was due.
     """
-    moved = iterate_bases(states)
-    for state in states:
-        state.tick()
-    return moved
-
-
-@torch.no_grad()
-def iterate_bases(states: Sequence[TuckerState]) -> bool:
-    """`advance` but for the counting (`TuckerState.tick`)."""
     bases = [basis for state in states for basis in state.bases if basis is not None]
     due = [basis for basis in bases if basis.grad is not None]
     iterates = [basis.grad for basis in bases if basis.grad is not None]
@@ -124,6 +112,8 @@ def iterate_bases(states: Sequence[TuckerState]) -> bool:
             due[number].copy_(found)
             moved = True
         due[number].grad = None
+    for state in states:
+        state.count_step()
     return moved
 
 

@@ -99,7 +99,7 @@ class FactoredLinear(LowRankLayer):
         self.L, self.R = left, right
         self.register_parameter("bias", bias)
         self.C: Tensor | None = None
-        self._no_update: Tensor | None = None  # what `C` is outside the optimizer's step
+        self._no_update: Tensor | None = None  # what `C` is outside the optimizer's step: zero, without memory
 
     @property
     def weight_rank(self) -> int:
@@ -128,7 +128,7 @@ class FactoredLinear(LowRankLayer):
         basis = None if self.state is None else self.state.feature_basis
         if basis is None or basis.shape[1] > self.weight_rank or not (self.L.requires_grad and self.R.requires_grad):
             return False
-        self._no_update = self.L.new_zeros(()).expand(self.out_features, basis.shape[1])  # one element of memory
+        self._no_update = self.L.new_zeros(()).expand(self.out_features, basis.shape[1])
         self.C = self._no_update.detach().requires_grad_()
         return True
 
@@ -143,17 +143,11 @@ class FactoredLinear(LowRankLayer):
 
         `b`: see `wasi.linalg.subspace.fold_`.
         """
-        assert self.C is not None and self.state is not None  # by `use_coordinates`
+        assert self.C is not None and self._no_update is not None and self.state is not None  # by `use_coordinates`
         basis = self.state.feature_basis
         assert basis is not None
         subspace.fold_(self.L, self.R, self.C, basis, decay, b)
-        self.forget_update()
-
-    def forget_update(self) -> None:
-        """Make `C` zero, without memory of its own, and let go of its gradient."""
-        assert self.C is not None and self._no_update is not None
-        self.C.data = self._no_update
-        self.C.grad = None
+        self.C.data, self.C.grad = self._no_update, None
 
     @torch.no_grad()
     def tangent_(self) -> Tensor:

@@ -68,9 +68,7 @@ def project_outputs(
     return left, u @ (t @ vectors).mT @ weight
 
 
-def damages_from_inputs(
-    weight: Tensor, moment: Tensor, sensitivity: Tensor, ridge: Tensor, damping: Tensor
-) -> Tensor:
+def damages_from_inputs(weight: Tensor, moment: Tensor, sensitivity: Tensor, ridge: Tensor, damping: Tensor) -> Tensor:
     """What each direction adds to the error of `project_inputs` where it is left out, non-increasing, `[I]`.
 
     The error at rank `K` is the sum of all but the first `K`. Arguments as for `project_inputs`.
@@ -78,9 +76,7 @@ def damages_from_inputs(
     return _eigenvalues(_seen_from_inputs(weight, moment, sensitivity, ridge, damping)[1])
 
 
-def damages_from_outputs(
-    weight: Tensor, moment: Tensor, sensitivity: Tensor, ridge: Tensor, damping: Tensor
-) -> Tensor:
+def damages_from_outputs(weight: Tensor, moment: Tensor, sensitivity: Tensor, ridge: Tensor, damping: Tensor) -> Tensor:
     """What each direction adds to the error of `project_outputs` where it is left out, non-increasing, `[O]`."""
     return _eigenvalues(_seen_from_outputs(weight, moment, sensitivity, ridge, damping)[1])
 

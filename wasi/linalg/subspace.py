@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from wasi.linalg import orthonormal
 from wasi.linalg.orthonormal import cholesky, qr_near_orthonormal, qr_positive
 
 # `||E||_F` up to which `fold_` removes the stretch `E` of `L`; see there.
@@ -110,12 +109,7 @@ def damped_solve(gram: Tensor, rows: Tensor) -> Tensor:
     for _ in range(3):  # power steps: the largest eigenvalue of a positive definite matrix, closely
         v = gram @ (v / torch.linalg.vector_norm(v))
     gram.diagonal().add_(torch.finfo(gram.dtype).eps ** 0.5 / 3 * torch.linalg.vector_norm(v))
-    lower = cholesky(gram)
-    if orthonormal.reading_is_free(gram):
-        return torch.cholesky_solve(rows, lower)
-    # of a batch, `cholesky_solve` may need a library that cannot be recorded in a CUDA graph
-    half = torch.linalg.solve_triangular(lower, rows, upper=False)
-    return torch.linalg.solve_triangular(lower.mT, half, upper=True)
+    return torch.cholesky_solve(rows, cholesky(gram))
 
 
 def polar_factors(matrices: Sequence[Tensor]) -> list[Tensor]:

@@ -55,7 +55,7 @@ def measure_run(
     normalised = step.normalize(batch[0].to(step.device))
     metrics = {
         **counts(method, step, cfg.method.scope, (images, labels), normalised),
-        **times(step, images, labels, step_seconds, cfg.device.compile or cfg.device.cuda_graphs),
+        **times(step, images, labels, step_seconds, cfg.device.compile),
         **train_peak(step.model, step.optimizer, step, images, labels).train_metrics(),
     }
     with method.deployed(step.model):
@@ -112,7 +112,7 @@ def times(
 ) -> dict[str, float]:
     """Whole steps of the training after warm-up, where there were enough of them; otherwise of further steps.
 
-    Of a model that is `compiled`, or whose steps are recorded, the subspace work is no part that could be timed.
+    Of a `compiled` model the subspace work is no part that could be timed.
     """
     samples = [1000 * s for s in step_seconds[_WARMUP:]]
     if len(samples) < 5:

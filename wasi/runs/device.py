@@ -16,13 +16,11 @@ def prepare_device(cfg: DictConfig) -> torch.device:
     """Threads, denormals and precision as `device` says, and where tensors live.
 
     Raises:
-        UserError: `cuda` where torch sees none, or not that one; `tf32` or `cuda_graphs` elsewhere.
+        UserError: `cuda` where torch sees none, or not that one; `tf32` elsewhere.
     """
     device = torch_device(cfg.name)
     set_threads(cfg.num_threads)
     _set_tf32(device, cfg.tf32)
-    if cfg.get("cuda_graphs") and device.type != "cuda":
-        raise UserError("device.cuda_graphs", "true", "false on a CPU: CUDA graphs are of NVIDIA's GPUs")
     if not torch.set_flush_denormal(bool(cfg.flush_denormals)) and cfg.flush_denormals:
         log.warning("device.flush_denormals=true has no effect on this processor")
     return device

@@ -162,8 +162,7 @@ def _device(cfg: DictConfig) -> str | None:
 
 
 def _compiled(cfg: DictConfig) -> dict:
-    options = {"compiled": "device.compile", "cuda_graphs": "device.cuda_graphs"}
-    return {key: True for key, option in options.items() if OmegaConf.select(cfg, option) is True}
+    return {"compiled": True} if OmegaConf.select(cfg, "device.compile") is True else {}
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from wasi.training import parallel
 from wasi.training.baselines import mark_projected
 from wasi.training.checkpointing import checkpoint_blocks
 from wasi.training.compile import compile_blocks
-from wasi.training.cuda_graphs import GraphedStep
 from wasi.training.lean import LeanStep
 from wasi.training.optimizer import build_optimizer
 from wasi.training.step import TrainStep
@@ -65,8 +64,7 @@ def build_step(
     _regroup(optimizer, method.parameter_groups(model, optimizer.defaults))
     if train.memory == "plain":
         keep_freed_memory()
-        kind = GraphedStep if cfg.device.cuda_graphs else TrainStep
-        step = kind(model, optimizer, normalize, **options)
+        step = TrainStep(model, optimizer, normalize, **options)
     else:
         release_memory()  # what set-up left behind
         lean = _lean_options(cfg, next(model.parameters()).device.type)
@@ -74,8 +72,6 @@ def build_step(
     step = method.wrap_step(step)
     if train.step_in_backward and step.penalties:  # whose gradients come after the backward pass of the loss
         raise UserError("train.step_in_backward", "true", "false for a method that adds penalties to the loss")
-    if cfg.device.cuda_graphs and step.penalties:  # which such methods change from step to step
-        raise UserError("device.cuda_graphs", "true", "false for a method that adds penalties to the loss")
     return step
 
 

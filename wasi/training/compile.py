@@ -26,8 +26,7 @@ HOW: dict[str, Any] = {
     "options": {"fallback_random": True},  # dropout draws from torch's generators, as it does without a compiler
     "dynamic": False,
 }
-# For all threads: a backward pass on a GPU, which may repeat blocks, has its own.
-_now = SimpleNamespace(eager=False, recorded=0)
+_now = SimpleNamespace(eager=False)  # for all threads: a backward pass on a GPU, which may repeat blocks, has its own
 
 
 def check_compiler(wanted: bool, device: torch.device) -> None:
@@ -96,24 +95,14 @@ def uncompiled() -> Iterator[None]:
         _now.eager = before
 
 
-def is_looked_into() -> bool:
-    """Whether this is inside `uncompiled`."""
-    return _now.eager
-
-
-def note_recording() -> None:
-    """Count something beside compiling that makes a step longer this once (`wasi.training.cuda_graphs`)."""
-    _now.recorded += 1
-
-
 def graphs() -> int:
-    """How many graphs this process has compiled or recorded so far."""
+    """How many graphs this process has compiled so far."""
     dynamo = sys.modules.get("torch._dynamo.utils")
-    return _now.recorded + (0 if dynamo is None else dynamo.counters["stats"]["unique_graphs"])
+    return 0 if dynamo is None else dynamo.counters["stats"]["unique_graphs"]
 
 
 def settle(run: Callable[[], object], cycle: int = 1) -> None:
-    """Call `run`, whose calls repeat themselves every `cycle` times, until all that they do is compiled or recorded."""
+    """Call `run`, whose calls repeat themselves every `cycle` times, until all that they do is compiled."""
     quiet = 0
     while quiet < cycle:
         before = graphs()

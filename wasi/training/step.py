@@ -88,29 +88,20 @@ class TrainStep:
         """
         self.model.train()
         try:
-            found, count = self._gradients(images, labels)
-            loss, correct, norm = found.tolist()  # the one place in a step where the host waits for the device
+            found, count = self._accumulate(images, labels)
+            norm = self.subspace.prepare(self.clip_norm)
+            # the one place in a step where the host waits for the device
+            loss, correct, norm = torch.cat([found, norm.double().view(1)]).tolist()
             if not isfinite(loss):
                 raise Diverged(f"training loss is {loss}")
             if not isfinite(norm):
                 raise Diverged(f"gradient norm is {norm}")
-            self._update()
+            self.optimizer.step()
+            self.subspace.finish()
         except torch.linalg.LinAlgError as error:  # a decomposition met numbers that are not finite
             raise Diverged(str(error)) from error
         self.optimizer.zero_grad(set_to_none=True)
         return StepResult(loss, int(correct), count, norm)
-
-    def _gradients(self, images: Tensor, labels: Tensor) -> tuple[Tensor, int]:
-        """Gradients, clipped; mean loss, images named right and norm before clipping (`[3]`, float64); images."""
-        found, count = self._accumulate(images, labels)
-        norm = self.subspace.prepare(self.clip_norm)
-        return torch.cat([found, norm.double().view(1)]), count
-
-    def _update(self) -> None:
-        """The step with the gradients that are there."""
-        self.subspace.make_room()
-        self.optimizer.step()
-        self.subspace.finish()
 
     @torch.no_grad()
     def complete(self, parameters: Iterable[Tensor]) -> None:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from wasi.layers.activation import iterate_bases
+from wasi.layers.activation import advance
 from wasi.layers.base import LowRankLayer
 from wasi.layers.factored import FactoredLinear
 from wasi.layers.svd_linear import SvdLinear
@@ -14,6 +14,19 @@ from wasi.linalg import orthonormal
 from wasi.linalg.subspace import inverse_coordinates
 from wasi.training.optimizer import trainable_factors
 from wasi.training.swan import Swan
+
+
+@contextmanager
+def _whole_float32() -> Iterator[None]:
+    """Inside, float32 products are in float32 under `device.tf32=true` too: what is orthonormal stays so."""
+    tf32 = torch.backends.cuda.matmul.allow_tf32
+    if tf32:
+        torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        if tf32:
+            torch.backends.cuda.matmul.allow_tf32 = True
 
 
 class SubspaceIteration:
@@ -39,9 +52,7 @@ class SubspaceIteration:
         self.tangent = [layer for layer in factored if linear and layer.C is None]
         truncated = [m for m in self.layers if isinstance(m, SvdLinear) and m.weight.requires_grad]
         self.truncating = list({id(m.weight): m for m in truncated}.values())
-        self._group_of = {
-            id(p): number for number, group in enumerate(optimizer.param_groups) for p in group["params"]
-        }
+        self._group_of = {id(p): number for number, group in enumerate(optimizer.param_groups) for p in group["params"]}
         self._whitened = [p for p, _ in optimizer.whitened_parameters()] if isinstance(optimizer, Swan) else []
         whitened = {id(p) for p in self._whitened}
         coordinates = [layer.C for layer in self.folding if layer.C is not None]
@@ -76,49 +87,29 @@ class SubspaceIteration:
         norm = norm + 0.0 * nn.utils.get_total_norm([p.grad for p in self._whitened if p.grad is not None])
         if max_norm is not None:
             nn.utils.clip_grads_with_norm_(clipped, max_norm, norm)
-        return norm
-
-    @torch.no_grad()
-    def make_room(self) -> None:
-        """Before `step`: memory for coordinates of a step, which `Swan` makes itself one layer at a time."""
-        if not isinstance(self.optimizer, Swan):
+        if not isinstance(self.optimizer, Swan):  # which makes coordinates one layer at a time
             for layer in self.folding:
                 if layer.C is not None and layer.C.grad is not None:
                     layer.C.data = torch.zeros_like(layer.C.grad)
+        return norm
 
+    @_whole_float32()
     def tangents(self) -> list[Tensor]:
         """Turn gradients of factors into tangent gradients; their squared lengths in weight space."""
         return [layer.tangent_() for layer in self.tangent if layer.L.grad is not None]
 
     @torch.no_grad()
+    @_whole_float32()
     def finish(self) -> None:
         """After `step`: steps folded, weights back at their rank, activation bases moved on."""
-        self.compute()
-        self.conclude()
+        self.fold()
+        for layer in self.tangent:
+            layer.retract_()
+        for dense in self.truncating:
+            dense.retract_()
+        self._advance()
 
-    @torch.no_grad()
-    def compute(self, decayed: bool = False) -> None:
-        """All of `finish` that is arithmetic, without a look at any value: what may be recorded and repeated.
-
-        `decayed`: the weight decay of steps in coordinates is done (`decay_`); else it goes with the step.
-        """
-        with _whole_float32():
-            self.fold(decayed)
-            for layer in self.tangent:
-                layer.retract_()
-            for dense in self.truncating:
-                dense.retract_()
-            self._iterate_bases()
-
-    def conclude(self) -> None:
-        """The rest of `finish`: gradients let go, steps counted."""
-        for layer in self.folding:
-            layer.forget_update()
-        for compressing in self.layers:
-            if compressing.state is not None:
-                compressing.state.tick()
-
-    def _iterate_bases(self) -> None:
+    def _advance(self) -> None:
         """Move the bases that are due, and make `L` orthonormal again where a layer steps in their coordinates.
 
         What the optimizer remembers of past steps is in coordinates of the feature basis `U`, and is taken to those of
@@ -127,27 +118,22 @@ class SubspaceIteration:
         swan = self.optimizer if isinstance(self.optimizer, Swan) and self.optimizer.momentum else None
         moving = [layer for layer in self.folding if _feature_basis(layer).requires_grad]
         before = [None if swan is None else _feature_basis(layer).clone() for layer in moving]
-        iterate_bases([layer.state for layer in self.layers if layer.state is not None])
+        advance([layer.state for layer in self.layers if layer.state is not None])
         for layer, old in zip(moving, before, strict=True):
             layer.retract_()
             if swan is not None and old is not None and layer.C is not None:
                 swan.change_coordinates(layer.C, old.mT @ _feature_basis(layer))
 
     @torch.no_grad()
-    def decay_(self) -> None:
-        """Weight decay of the layers that step in coordinates, before their step."""
-        if self.folding:
-            torch._foreach_mul_([layer.R for layer in self.folding], [self._decay(layer) for layer in self.folding])
-
-    @torch.no_grad()
-    def fold(self, decayed: bool = False) -> None:
+    @_whole_float32()
+    def fold(self) -> None:
         """Take the steps that the optimizer has made in coordinates, since the last call, into the factors."""
         layers = [layer for layer in self.folding if layer.has_update]
         solved: Sequence[Tensor | None] = [None] * len(layers)
         if layers and not orthonormal.reading_is_free(layers[0].L):
             solved = inverse_coordinates([layer.R for layer in layers], [_feature_basis(layer) for layer in layers])
         for layer, b in zip(layers, solved, strict=True):
-            layer.fold_(1.0 if decayed else self._decay(layer), b)
+            layer.fold_(self._decay(layer), b)
 
     def _decay(self, layer: FactoredLinear) -> float:
         """What weight decay leaves of the product of a layer that steps in coordinates."""
@@ -159,14 +145,3 @@ def _feature_basis(layer: FactoredLinear) -> Tensor:
     """Of a layer that steps in coordinates, so it has one."""
     assert layer.state is not None and layer.state.feature_basis is not None
     return layer.state.feature_basis
-
-
-@contextmanager
-def _whole_float32() -> Iterator[None]:
-    """Products of float32 matrices in float32 inside, whatever `device.tf32` says: what is orthonormal stays so."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
