@@ -6,9 +6,8 @@ import torch
 from tests.oracles import algorithm1_thin, decaying
 from wasi.linalg.subspace import (
     algorithm_1,
-    damped_solve,
     fold_,
-    inverse_coordinates,
+    fold_all_,
     polar_factors,
     retract,
     tangent_gradient,
@@ -80,10 +79,16 @@ def test_a_direction_of_pure_rounding_is_not_raised():
     assert not polar_factors([torch.zeros(4, 2)])[0].any()
 
 
-def test_systems_solved_together_are_those_solved_one_by_one():
-    rights = [decaying(rank, 15, seed=rank, decay=0.9) for rank in (6, 3, 6)]
-    bases = [BASIS, BASIS[:, :2], BASIS]
-    found = inverse_coordinates(rights, bases)
-    assert [b.shape for b in found] == [(6, 4), (3, 2), (6, 4)]
-    for b, right, basis in zip(found, rights, bases, strict=True):
-        torch.testing.assert_close(b, damped_solve(right @ right.mT, right @ basis))
+def test_weights_folded_together_are_those_folded_one_by_one():
+    together, alone = (
+        [
+            (LEFT.clone(), RIGHT.clone(), -0.01 * M, BASIS),
+            (LEFT[:, :3].clone(), RIGHT[:3].clone(), M[:, :2], BASIS[:, :2]),
+        ]
+        for _ in range(2)
+    )
+    fold_all_(together, [1.0, 0.9])
+    for weight, decay in zip(alone, [1.0, 0.9], strict=True):
+        fold_(*weight, decay)
+    for weight, expected in zip(together, alone, strict=True):
+        torch.testing.assert_close(weight, expected)

@@ -15,6 +15,8 @@ One step of the weight `W = L R` of one layer, `n` being the number of rows (ima
         U_m <- orth(A_m^T A_m U_m), and L <- orth(L) without changing L R
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -22,7 +24,7 @@ from torch.autograd.function import once_differentiable
 from wasi.layers.activation import TuckerState
 from wasi.layers.autocast import as_autocast, without_autocast
 from wasi.layers.base import LowRankLayer
-from wasi.linalg import subspace, tucker
+from wasi.linalg import orthonormal, subspace, tucker
 from wasi.linalg.thin import narrow, two_factors
 
 
@@ -138,16 +140,9 @@ class FactoredLinear(LowRankLayer):
         return self.C is not None and self.C.stride() != (0, 0)
 
     @torch.no_grad()
-    def fold_(self, decay: float = 1.0, b: Tensor | None = None) -> None:
-        """Take the step `C U^T` into `L` and `R`, after weight decay of the product by the factor `decay`.
-
-        `b`: see `wasi.linalg.subspace.fold_`.
-        """
-        assert self.C is not None and self._no_update is not None and self.state is not None  # by `use_coordinates`
-        basis = self.state.feature_basis
-        assert basis is not None
-        subspace.fold_(self.L, self.R, self.C, basis, decay, b)
-        self.C.data, self.C.grad = self._no_update, None
+    def fold_(self, decay: float = 1.0) -> None:
+        """Take the step `C U^T` into `L` and `R`, after weight decay of the product by the factor `decay`."""
+        fold_all_([self], [decay])
 
     @torch.no_grad()
     def tangent_(self) -> Tensor:
@@ -163,3 +158,21 @@ class FactoredLinear(LowRankLayer):
         left, right = subspace.retract(self.L, self.R)
         self.L.copy_(left)
         self.R.copy_(right)
+
+
+@torch.no_grad()
+def fold_all_(layers: Sequence[FactoredLinear], decays: Sequence[float]) -> None:
+    """`FactoredLinear.fold_` of several layers, on an accelerator together (`wasi.linalg.subspace.fold_all_`)."""
+    weights = []
+    for layer in layers:
+        assert layer.C is not None and layer.state is not None  # by `use_coordinates`
+        basis = layer.state.feature_basis
+        assert basis is not None
+        weights.append((layer.L, layer.R, layer.C, basis))
+    if layers and not orthonormal.reading_is_free(layers[0].L):
+        subspace.fold_all_(weights, decays)
+    for layer, weight, decay in zip(layers, weights, decays, strict=True):
+        if orthonormal.reading_is_free(layer.L):
+            subspace.fold_(*weight, decay)
+        assert layer.C is not None and layer._no_update is not None
+        layer.C.data, layer.C.grad = layer._no_update, None

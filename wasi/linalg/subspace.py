@@ -32,9 +32,7 @@ def algorithm_1(left: Tensor, right: Tensor, d_weight: Tensor, lr: float) -> tup
     return l_next, l_next.mT @ w_next  #     R+ = L+^T W+          K x I
 
 
-def fold_(
-    left: Tensor, right: Tensor, update: Tensor, basis: Tensor, decay: float = 1.0, b: Tensor | None = None
-) -> None:
+def fold_(left: Tensor, right: Tensor, update: Tensor, basis: Tensor, decay: float = 1.0) -> None:
     """Take into `L` and `R`, in place, a step `W + C U^T` whose rows lie in the span of a feature basis `U`.
 
     With `A = L^T C` and `B = (R R^T + delta I)^-1 R U`, the step `L + (C - L A) B^T`, `R + A U^T` adds to `L R` the
@@ -44,29 +42,40 @@ def fold_(
 
     Args:
         left: `L`, `O x K`; right: `R`, `K x I`; update: `C`, `O x r`, the step in coordinates of the basis;
-        basis: `U`, `I x r`, orthonormal columns; decay: factor of weight decay, of `W` before the step;
-        b: `B`, where it is known (`inverse_coordinates`).
+        basis: `U`, `I x r`, orthonormal columns; decay: factor of weight decay, of `W` before the step.
     """
-    a = left.mT @ update  #                              A      K x r
-    if b is None:
-        b = damped_solve(right @ right.mT, right @ basis)  # B  K x r
-    gram = update.mT @ update - a.mT @ a  #              N^T N  r x r, as L is orthonormal
-    stretch = gram @ (b.mT @ b)
-    is_small = (stretch * stretch.mT).sum() <= _SMALL_STRETCH**2  # ||E||_F^2 = tr (N^T N B^T B)^2
-    a = a + torch.where(is_small, 0.5, 0.0) * (b @ gram)
-    left.addmm_(torch.addmm(update, left, a, alpha=-1), b.mT)
-    right.addmm_(a, basis.mT, beta=decay)
+    _add_(left, right, update, basis, decay, *_a_and_b(*_products(left, right, update, basis)))
 
 
-def inverse_coordinates(rights: Sequence[Tensor], bases: Sequence[Tensor]) -> list[Tensor]:
-    """`B = (R R^T + delta I)^-1 R U` (`K x r`) of several weights in one batch, filled up with zeros to the largest.
+def fold_all_(weights: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]], decays: Sequence[float]) -> None:
+    """`fold_` of several weights, given as its first four arguments, with their small matrices in one batch.
 
     For an accelerator, where starting an operation takes longer than a decomposition of so small a matrix.
     """
-    grams = _stacked([right @ right.mT for right in rights])
-    rows = _stacked([right @ basis for right, basis in zip(rights, bases, strict=True)])
-    found = torch.vmap(damped_solve)(grams, rows)
-    return [b[: len(right), : basis.shape[1]] for b, right, basis in zip(found, rights, bases, strict=True)]
+    products = (_products(*weight) for weight in weights)
+    found = torch.vmap(_a_and_b)(*map(_stacked, zip(*products, strict=True)))
+    for weight, decay, a, b in zip(weights, decays, *found, strict=True):
+        k, r = len(weight[1]), weight[3].shape[1]  # less than in the batch for the smaller ones
+        _add_(*weight, decay, a[:k, :r], b[:k, :r])
+
+
+def _products(left: Tensor, right: Tensor, update: Tensor, basis: Tensor) -> tuple[Tensor, ...]:
+    """What `fold_` needs of its large matrices: `L^T C` (`K x r`), `C^T C`, `R R^T` and `R U` (`K x r`)."""
+    return left.mT @ update, update.mT @ update, right @ right.mT, right @ basis
+
+
+def _a_and_b(a: Tensor, square: Tensor, gram: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """`A`, corrected where the stretch is small, and `B` (`K x r`) of `fold_`, from its `_products`."""
+    b = damped_solve(gram, rows)
+    normal = square - a.mT @ a  #     N^T N = C^T C - A^T A, as L is orthonormal
+    stretch = normal @ (b.mT @ b)
+    is_small = (stretch * stretch.mT).sum() <= _SMALL_STRETCH**2  # ||E||_F^2 = tr (N^T N B^T B)^2
+    return a + 0.5 * is_small * (b @ normal), b
+
+
+def _add_(left: Tensor, right: Tensor, update: Tensor, basis: Tensor, decay: float, a: Tensor, b: Tensor) -> None:
+    left.addmm_(torch.addmm(update, left, a, alpha=-1), b.mT)  # L <- L + (C - L A) B^T
+    right.addmm_(a, basis.mT, beta=decay)  #                     R <- decay R + A U^T
 
 
 def _stacked(matrices: Sequence[Tensor]) -> Tensor:

@@ -108,8 +108,10 @@ def batch_factor(rows: Tensor, rank: int) -> Tensor:
 
 
 def row_sum(grad: Tensor) -> Tensor:
-    """`[..., O]` summed over all but the last axis, as a product: twice as fast as a reduction on a CPU."""
+    """`[..., O]` summed over all but the last axis; on a CPU as a product, twice as fast as a reduction there."""
     rows = grad.reshape(-1, grad.shape[-1])
+    if grad.device.type != "cpu":
+        return rows.sum(0)
     return (rows.new_ones(1, rows.shape[0]) @ rows)[0]
 
 

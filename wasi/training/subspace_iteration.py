@@ -1,6 +1,6 @@
 """What belongs to a step beside the optimizer: factors take it in, and activation bases move on."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -8,10 +8,8 @@ from torch import Tensor, nn
 
 from wasi.layers.activation import advance
 from wasi.layers.base import LowRankLayer
-from wasi.layers.factored import FactoredLinear
+from wasi.layers.factored import FactoredLinear, fold_all_
 from wasi.layers.svd_linear import SvdLinear
-from wasi.linalg import orthonormal
-from wasi.linalg.subspace import inverse_coordinates
 from wasi.training.optimizer import trainable_factors
 from wasi.training.swan import Swan
 
@@ -129,11 +127,7 @@ class SubspaceIteration:
     def fold(self) -> None:
         """Take the steps that the optimizer has made in coordinates, since the last call, into the factors."""
         layers = [layer for layer in self.folding if layer.has_update]
-        solved: Sequence[Tensor | None] = [None] * len(layers)
-        if layers and not orthonormal.reading_is_free(layers[0].L):
-            solved = inverse_coordinates([layer.R for layer in layers], [_feature_basis(layer) for layer in layers])
-        for layer, b in zip(layers, solved, strict=True):
-            layer.fold_(self._decay(layer), b)
+        fold_all_(layers, [self._decay(layer) for layer in layers])
 
     def _decay(self, layer: FactoredLinear) -> float:
         """What weight decay leaves of the product of a layer that steps in coordinates."""
