@@ -145,13 +145,14 @@ def test_a_model_whose_process_dies_is_left_out(job_config, processes, tmp_path,
     assert {row["method"] for row in json.loads((tmp_path / "fit.json").read_text())["rows"]} == {"wasi"}
 
 
-def test_what_was_found_before_a_death_is_kept(job_config, processes, tmp_path):
+def test_what_was_found_before_a_death_is_kept(job_config, processes, tmp_path, capsys):
     def dies(cfg, found):
         plan(cfg, found)
         raise ChildFailed("failed", "the measuring process was killed by SIGKILL")
 
     assert perform(job_config("bench.fit.batch_sizes=[8]"), tmp_path, dies).exit_code == 1
     assert json.loads((tmp_path / "fit.json").read_text())["status"] == "failed"
+    assert capsys.readouterr().out.startswith("failed before all was looked at: ")
 
 
 @pytest.mark.parametrize(

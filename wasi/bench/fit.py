@@ -166,7 +166,8 @@ class Plan:
             from wasi.bench.fit_figure import draw
 
             write_images(draw(self.rows, self.limit, self.cfg.model.name), "fit", self.folder)
-        print(printable(self.table(ordered)), flush=True)
+        stopped = "" if ending.status == "completed" else f"{ending.status} before all was looked at: "
+        print(printable(stopped + self.table(ordered)), flush=True)
 
     def table(self, ordered: list[dict]) -> str:
         fitting = self.fitting()
