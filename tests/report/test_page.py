@@ -10,12 +10,13 @@ from tests.report import fakes
 from wasi.report import options, write_report
 from wasi.report.columns import STEP
 from wasi.report.comparison import compare
+from wasi.report.gathered import gather
 from wasi.report.groups import blocks_of
 from wasi.report.load import read_runs
 from wasi.report.page import accuracy, epochs, render, thresholds
 from wasi.report.page.cells import columns
 from wasi.report.page.page_rows import rows_of
-from wasi.report.write import gather, write_page
+from wasi.report.write import write_page
 
 LAYERS = [
     {"name": f"blocks.{block}.mlp.fc{place}", "in_features": 96, "out_features": 384, "weight_rank": 24 + block,

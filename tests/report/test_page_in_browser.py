@@ -7,7 +7,8 @@ import pytest
 from tests.bench import jobs
 from tests.report import fakes
 from tests.report.test_page import rich
-from wasi.report.write import gather, write_page
+from wasi.report.gathered import gather
+from wasi.report.write import write_page
 
 pytest.importorskip("vl_convert")
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install -r requirements-browser.txt")

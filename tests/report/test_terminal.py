@@ -2,6 +2,7 @@ import pytest
 
 from tests.report import fakes
 from wasi.report.comparison import compare
+from wasi.report.gathered import gather
 from wasi.report.groups import blocks_of
 from wasi.report.load import read_runs
 from wasi.report.markdown import markdown
@@ -128,5 +129,5 @@ def test_costs_carry_their_noise(tmp_path):
         fakes.write(tmp_path, fakes.metrics(0.8, cost - 0.02), fakes.config("wasi", 0.8, seed))
     (block,) = blocks_of(read_runs([tmp_path])[0])
     assert "1.02×≈" in row(block_text(block, compare(block)), "wasi")
-    text = markdown([(block, compare(block), None)], ["here"], [], [], [])
+    text = markdown(gather([tmp_path]), [[]])
     assert "98.00±10 (1.02×≈)" in text and "100.0±10 |" in text

@@ -7,9 +7,10 @@ from wasi.atomic import atomic_write_text
 from wasi.bench.bench_table import text
 from wasi.bench.jobs import BenchJob, by_block, read_jobs
 from wasi.report.csv_files import csv_text, relative
+from wasi.report.gathered import gather
 from wasi.report.options import select
 from wasi.report.origins import experiment_of
-from wasi.report.write import file_part, gather, printable, write_images, write_page
+from wasi.report.write import file_part, printable, write_images, write_page
 
 CSV_NAME = "bench.csv"
 _CONFIG = (

@@ -1,10 +1,11 @@
 """report.md."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from wasi.report.columns import COSTS
 from wasi.report.comparison import Comparison
 from wasi.report.fields import Field, facts_of, fields_of, remarks_of
+from wasi.report.gathered import Report
 from wasi.report.groups import Block
 from wasi.report.meanings import RANKS_BY_HAND, meanings_of
 from wasi.report.page.conclusion import answer
@@ -38,33 +39,23 @@ _RATIO = (
 )
 
 
-def markdown(
-    blocks: list[tuple[Block, list[Comparison], list[str]]],
-    provenance: list[str],
-    tuning: list[str],
-    not_averaged: list[str],
-    warnings: list[str],
-) -> str:
-    """The text of report.md.
-
-    Args:
-        blocks: each with its comparisons and the file names of its figure, the first of which is shown.
-        provenance, tuning, not_averaged, warnings: lines.
-    """
-    parts = ["# Report", "  \n".join(["Code and machine: " + escape(provenance[0]), *_bold(provenance[1:])])]
-    parts += [_loud(line) for line in tuning if line.startswith("WARNING")]
-    for block, comparisons, figures in blocks:
-        parts += _section(block, comparisons, figures)
-    if not blocks:
+def markdown(report: Report, figures: Sequence[list[str]]) -> str:
+    """The text of report.md. `figures`: per block the file names of its figure, the first of which is shown."""
+    origin, *doubts = report.provenance
+    parts = ["# Report", "  \n".join(["Code and machine: " + escape(origin), *_bold(doubts)])]
+    parts += [_loud(line) for line in report.tuning if line.startswith("WARNING")]
+    for (block, comparisons), files in zip(report.blocks, figures, strict=True):
+        parts += _section(block, comparisons, files)
+    if not report.blocks:
         parts.append("**No run was completed, so there is nothing to compare yet.**")
-    if tuning:
-        parts += ["## Tuning", _list(map(_loud, tuning))]
-    if not_averaged:
-        parts += ["## Not averaged", _list(map(escape, not_averaged))]
-    if warnings:
-        parts += ["## Warnings", _list(map(escape, warnings))]
-    if blocks:
-        parts += _explained([(block, comparisons) for block, comparisons, _ in blocks])
+    if report.tuning:
+        parts += ["## Tuning", _list(map(_loud, report.tuning))]
+    if report.not_averaged:
+        parts += ["## Not averaged", _list(map(escape, report.not_averaged))]
+    if report.warnings:
+        parts += ["## Warnings", _list(map(escape, report.warnings))]
+    if report.blocks:
+        parts += _explained(report.blocks)
     parts.append("In full precision: `report.csv`, a line per run; `report_groups.csv`, a line per table row.")
     return "\n\n".join(parts) + "\n"
 

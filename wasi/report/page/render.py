@@ -9,11 +9,9 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader
 
-from wasi.report.comparison import Comparison
 from wasi.report.csv_files import relative
 from wasi.report.fields import facts_of
-from wasi.report.groups import Block
-from wasi.report.load import Run
+from wasi.report.gathered import Report
 from wasi.report.meanings import meanings_of
 from wasi.report.page import accuracy, conclusion, epochs, parts, ranks, thresholds
 from wasi.report.page.cells import columns
@@ -47,47 +45,34 @@ class Part:
     remarks: list[str]
 
 
-def page(
-    title: str,
-    runs: list[Run],
-    blocks: Iterable[tuple[Block, list[Comparison]]],
-    provenance: list[str],
-    tuning: list[str],
-    not_averaged: list[str],
-    warnings: list[str],
-    folder: Path,
-) -> str:
+def page(report: Report) -> str:
     """The whole of report.html.
-
-    Args:
-        provenance: its first line says where the runs come from, the others doubts about that.
-        tuning, not_averaged, warnings: lines; folder: that paths are written relative to.
 
     Raises:
         ImportError: vl-convert-python is not installed.
     """
     rows: list[Row] = []
     found = []
-    for block, comparisons in blocks:
+    for block, comparisons in report.blocks:
         own = rows_of(block, comparisons, first=len(rows))
         rows += own
         sections = [section for make in _SECTIONS if (section := make(own)) is not None]
         found.append(Part(block.title, facts_of(block), conclusion.of_block(own), sections, _remarks(own)))
-    loud = [line for line in tuning if line.startswith("WARNING")]
-    statements = conclusion.overall(runs, provenance[1:])
+    loud = [line for line in report.tuning if line.startswith("WARNING")]
+    statements = conclusion.overall(report.runs, report.provenance[1:])
     return _environment().get_template("page.html").render(
-        title=title,
-        provenance=provenance[0],
+        title=report.title,
+        provenance=report.provenance[0],
         statements=statements + [Statement(line, "loud") for line in loud],
         parts=found,
         rows=rows,
         columns=columns(rows),
         methods=meanings_of(row.group.method for row in rows),
-        tuning=tuning,
-        not_averaged=list(map(text_without_absolute_paths, not_averaged)),
-        warnings=list(map(text_without_absolute_paths, warnings + _measured_badly(rows))),
+        tuning=report.tuning,
+        not_averaged=list(map(text_without_absolute_paths, report.not_averaged)),
+        warnings=list(map(text_without_absolute_paths, report.warnings + _measured_badly(rows))),
         figures=_script_data([figure.spec for part in found for s in part.sections for figure in s.figures]),
-        details=_script_data([_details(row, folder) for row in rows]),
+        details=_script_data([_details(row, report.folder) for row in rows]),
         style=_read("page.css"),
         script=_read("page.js"),
         library=library(),

@@ -1,0 +1,63 @@
+"""What a report is about: every result below some folders, grouped and compared."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from wasi.report.comparison import Comparison, compare
+from wasi.report.csv_files import relative
+from wasi.report.fields import name_of
+from wasi.report.groups import Block, blocks_of
+from wasi.report.load import Run, read_runs
+from wasi.report.origins import experiment_of, provenance_lines
+from wasi.report.tuned import tuning_lines
+
+OF_KEPT_RESULTS = Path("outputs/report")
+"""Below it go reports of kept results, whose own folders hold nothing but these."""
+
+_ALIKE = "rows with equal options and seed but different fingerprints (weights or data differed) stand apart"
+_WITHOUT_ERROR = {
+    "running": "still at work, or its process died without an ending",
+    "interrupted": "stopped; the same command continues it",
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What every form of the report says. `folder` is where it goes; from `provenance` on, lines."""
+
+    title: str
+    folder: Path
+    runs: list[Run]
+    blocks: list[tuple[Block, list[Comparison]]]
+    provenance: list[str]
+    tuning: list[str]
+    not_averaged: list[str]
+    warnings: list[str]
+
+
+def gather(dirs: list[Path], into: Path | None = None) -> Report:
+    """Read everything below `dirs`, group and compare it.
+
+    Args:
+        into: the folder for the report; None for the first of `dirs`, or, where that holds kept results, for one
+            of its name below `OF_KEPT_RESULTS`.
+
+    Raises:
+        UserError: a folder is missing, or no readable result lies below any of them.
+    """
+    runs, warnings = read_runs(dirs)
+    first = dirs[0] if dirs[0].is_dir() else dirs[0].parent
+    holds_kept = any(run.is_kept and run.path.resolve().is_relative_to(first.resolve()) for run in runs)
+    folder = into or (OF_KEPT_RESULTS / first.resolve().name if holds_kept else first)
+    blocks = [(block, compare(block)) for block in blocks_of(runs)]
+    provenance = provenance_lines([run for run in runs if run.completed] or runs)
+    warnings += [f"{block.title}: {_ALIKE}" for block, _ in blocks if block.alike]
+    not_averaged = [_ending(run, folder) for run in runs if not run.completed]
+    title = experiment_of(runs) or " + ".join(dict.fromkeys(path.resolve().name for path in dirs))
+    return Report(title, folder, runs, blocks, provenance, tuning_lines(dirs), not_averaged, warnings)
+
+
+def _ending(run: Run, folder: Path) -> str:
+    reason = " ".join((run.error or _WITHOUT_ERROR.get(run.status, "no reason recorded")).split())
+    reason = reason.removeprefix(f"{run.status}: ")
+    return f"{run.status}: {name_of(run)}: {reason} ({relative(run.place, folder)})"
