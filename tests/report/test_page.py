@@ -13,7 +13,7 @@ from wasi.report.comparison import compare
 from wasi.report.gathered import gather
 from wasi.report.groups import blocks_of
 from wasi.report.load import read_runs
-from wasi.report.page import accuracy, epochs, render, thresholds
+from wasi.report.page import accuracy, epochs, parts, render, thresholds
 from wasi.report.page.cells import columns
 from wasi.report.page.page_rows import rows_of
 from wasi.report.write import write_page
@@ -298,3 +298,16 @@ def test_a_warning_that_rows_share_stands_once_behind_their_names(tmp_path):
     (line,) = render._measured_badly(rows(tmp_path))
     names, _, warning = line.partition(": ")
     assert warning == "no throttling was seen" and {*names.split(", ")} >= {"svd_llm 0.8", "wasi 0.8"}
+
+
+def test_a_step_without_subspaces_stands_beside_those_with(tmp_path):
+    rich(tmp_path, name="vanilla", epsilon=None)
+    assert parts.time(rows(tmp_path)) is None  # a single part of every step says nothing
+    rich(tmp_path)
+    (figure,) = parts.time(rows(tmp_path)).figures
+    told = re.findall(r'"line": "([^"]+)"[^}]*"part": "([^"]+)"', json.dumps(figure.spec))
+    assert {(line.split()[0], part) for line, part in told} == {
+        ("vanilla", "rest"),
+        ("wasi", "rest"),
+        ("wasi", "updating the subspaces"),
+    }

@@ -6,7 +6,7 @@ from wasi.report.gathered import gather
 from wasi.report.groups import blocks_of
 from wasi.report.load import read_runs
 from wasi.report.markdown import markdown
-from wasi.report.terminal import LEGEND, WIDTH, block_text
+from wasi.report.terminal import WIDTH, block_text, legend
 from wasi.runs.tuned_row import TunedRow
 from wasi.runs.tuning import Row
 from wasi.runs.tuning_file import write_tuning
@@ -26,7 +26,7 @@ def row(table, *starts):
 def test_a_sweep_fits_the_terminal_and_keeps_what_the_comparison_needs(tmp_path, seeds):
     fakes.sweep(tmp_path, seeds=seeds)
     table = text(tmp_path)
-    assert max(map(len, [*table.splitlines(), *LEGEND])) <= WIDTH
+    assert max(map(len, [*table.splitlines(), *legend([table]).splitlines()])) <= WIDTH
     for title in ("val acc", "train MiB", "proc MiB", "step ms", "infer ms"):
         assert title in table
 
@@ -131,3 +131,7 @@ def test_costs_carry_their_noise(tmp_path):
     assert "1.02×≈" in row(block_text(block, compare(block)), "wasi")
     text = markdown(gather([tmp_path]), [[]])
     assert "98.00±10 (1.02×≈)" in text and "100.0±10 |" in text
+
+
+def test_the_legend_explains_what_there_is():
+    assert "eps W" in legend(["method  eps W  n"]) and "eps" not in legend(["method  n", "recipe  n"])

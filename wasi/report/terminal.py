@@ -1,6 +1,7 @@
 """The report for a terminal of about 120 columns."""
 
 import textwrap
+from collections.abc import Iterable
 
 from wasi.report.columns import DROPPED_FIRST
 from wasi.report.comparison import Comparison
@@ -10,12 +11,19 @@ from wasi.report.summary import summary
 
 WIDTH = 120
 
-LEGEND = (
-    "×: ratio to vanilla, above 1 is better (costs: vanilla / this; accuracy: this / vanilla)",
-    "±: sample standard deviation over the n seeds; eps W, eps A: thresholds for weights and activations",
-    "Δ vanilla: accuracy minus vanilla's; ≈, of costs too: within noise (t-test, p >= 0.05); (…): no test",
-    "●: on the Pareto front, no other row is as good in accuracy, step time and train MiB and better in one",
-)
+_EPSILONS = "; eps W, eps A: thresholds for weights and activations"
+
+
+def legend(blocks: Iterable[str]) -> str:
+    """What the signs in the blocks' texts mean."""
+    epsilons = _EPSILONS if any(f"eps {of}" in text for text in blocks for of in "WA") else ""
+    lines = (
+        "×: ratio to vanilla, above 1 is better (costs: vanilla / this; accuracy: this / vanilla)",
+        f"±: sample standard deviation over the n seeds{epsilons}",
+        "Δ vanilla: accuracy minus vanilla's; ≈, of costs too: within noise (t-test, p >= 0.05); (…): no test",
+        "●: on the Pareto front, no other row is as good in accuracy, step time and train MiB and better in one",
+    )
+    return "\n".join(lines)
 
 
 def block_text(block: Block, comparisons: list[Comparison]) -> str:

@@ -14,7 +14,7 @@ from wasi.report.gathered import Report, gather
 from wasi.report.groups import Block
 from wasi.report.markdown import markdown
 from wasi.report.origins import experiment_of
-from wasi.report.terminal import LEGEND, WIDTH, block_text
+from wasi.report.terminal import WIDTH, block_text, legend
 
 PAGE = "report.html"
 _ASCII = str.maketrans({"±": "+-", "×": "x", "≈": "~", "Δ": "-", "●": "*"})
@@ -55,7 +55,7 @@ def _text(report: Report, files: list[str]) -> str:
     """For the terminal. `files`: those written beside the table's own."""
     parts = [block_text(*pair) for pair in report.blocks] or ["no completed run yet"]
     if report.blocks:
-        parts.append("\n".join([*LEGEND, *report.provenance]))
+        parts.append("\n".join([legend(parts), *report.provenance]))
     if report.tuning:
         parts.append("\n".join(report.tuning))
     if report.not_averaged:

@@ -54,7 +54,7 @@ def _memory_of(row: Row) -> list[dict[str, Any]]:
 def time(rows: Sequence[Row]) -> Section | None:
     """By benchmark where there is one; else a step's subspace work beside all else."""
     values = [value for row in rows for value in _time_of(row)]
-    if not values:
+    if all(value["part"] == _TIME["rest"].label for value in values):  # nothing that it could be compared with
         return None
     profiled = any(value["part"] not in (_TIME["subspace"].label, _TIME["rest"].label) for value in values)
     text = (
@@ -72,10 +72,11 @@ def time(rows: Sequence[Row]) -> Section | None:
 def _time_of(row: Row) -> list[dict[str, Any]]:
     parts = {part: row.group.mean(f"time/breakdown_{part}_ms") for part in _TIME}
     if all(ms is None for ms in parts.values()):
-        subspace, step = row.group.mean("time/subspace_ms_p50"), row.group.mean(STEP.metric)
-        if subspace is None or step is None or subspace > step:
+        step = row.group.mean(STEP.metric)
+        if step is None or any(run.provenance.get("compiled") for run in row.group.runs):  # compiled, it has no parts
             return []
-        parts = {"subspace": subspace, "rest": step - subspace}
+        subspace = row.group.mean("time/subspace_ms_p50") or 0.0  # a method without subspaces has no such time
+        parts = {"subspace": subspace, "rest": step - subspace} if subspace <= step else {}
     values = [_part(row, "measured", _TIME[part], ms, "ms") for part, ms in parts.items()]
     return [value for value in values if value["x"]]
 
