@@ -15,8 +15,7 @@ from wasi.bench import step_parts as parts
 from wasi.bench.step_parts import PARTS, StepBreakdown, breakdown_steps, targets
 from wasi.bench.work import Work
 from wasi.layers.base import LowRankLayer
-from wasi.layers.factored import FactoredLinear
-from wasi.linalg import tucker
+from wasi.linalg import subspace, tucker
 from wasi.measure import breakdown
 from wasi.training.optimizer import build_optimizer
 from wasi.training.step import TrainStep
@@ -82,7 +81,7 @@ def test_parts_of_every_method(model, method):
     ("owner", "name", "part", "calls"),
     [
         (tucker, "compress", "decomposition", 8),
-        (FactoredLinear, "fold_", "decomposition", 8),
+        (subspace, "fold_", "decomposition", 8),
         (tucker, "weight_coordinates", "factor_algebra", 8),
         (sgd, "sgd", "optimizer", 3),  # what `step` calls for each of its groups
         (torch.nn.utils, "clip_grads_with_norm_", "optimizer", 1),
