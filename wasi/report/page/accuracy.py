@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP, Cost
+from wasi.report.origins import was_busy
 from wasi.report.page.figure import Figure, Section, by_series, points, quantity, series_legend, spec, tooltip
 from wasi.report.page.page_rows import Row
 
@@ -52,7 +53,9 @@ def _panel(cost: Cost, rows: list[Row]) -> dict[str, Any]:
         "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}, "color": colour},
     }
     whiskers = [whisker] if any("low" in value for value in values) else []
-    return spec(*_vanilla(rows, y), _front(x, y), line, *whiskers, marks, values=values)
+    spoilt = cost.timed and was_busy([run for row in rows for run in row.group.sources(cost.metric)])
+    front = [] if spoilt else [_front(x, y)]
+    return spec(*_vanilla(rows, y), *front, line, *whiskers, marks, values=values)
 
 
 def _datum(row: Row, cost: Cost) -> dict[str, Any]:
