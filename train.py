@@ -83,7 +83,11 @@ def prepare(cfg: DictConfig) -> torch.device:
 def build(
     cfg: DictConfig, run: Run, data: Data, spec: InputSpec, device: torch.device
 ) -> tuple[nn.Module, Method, Calibration]:
-    """The network with its weights and a head for the data's classes, the method applied to it."""
+    """The network with its weights and a head for the data's classes, with the method applied; the method; the batches
+    that it has looked at.
+
+    Notes the layers in `run`, logs their ranks, and writes what the method found out into the run's folder.
+    """
     from wasi.data.normalize import Normalize
     from wasi.methods.calibration import Calibration
     from wasi.methods.describe import describe_layers, rank_history
@@ -105,7 +109,11 @@ def build(
 def fit(
     cfg: DictConfig, run: Run, step: TrainStep, data: Data, spec: InputSpec, calibration: Calibration
 ) -> Sequence[float]:
-    """Train for all epochs, from a checkpoint where there is one; seconds of the last steps."""
+    """Train for all epochs, from a checkpoint where there is one.
+
+    Returns:
+        Seconds of each step that this process has made on a whole batch, without those that compiled.
+    """
     import torch
 
     from wasi.config.levels import measure_level

@@ -10,7 +10,7 @@ OPTIONS = ("dataset=synthetic", "dataset.batch_size=4", "dataset.train_size=8", 
 
 def test_nothing_is_compiled_while_it_is_timed_or_counted(compose_config, monkeypatch):
     graphs_that_run_as_they_are = {"backend": "aot_eager", "options": None}
-    monkeypatch.setattr(compiling, "HOW", compiling.HOW | graphs_that_run_as_they_are)
+    monkeypatch.setattr(compiling, "COMPILE_OPTIONS", compiling.COMPILE_OPTIONS | graphs_that_run_as_they_are)
     config = measured_config(compose_config(*OPTIONS, "method=vanilla", "device.compile=true", config="bench"))
     work = Work()
     assert work.load(config)["compiled"]

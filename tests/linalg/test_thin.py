@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from wasi.linalg.thin import narrow, two_factors
+from wasi.linalg.thin import low_rank_linear, thin_matmul
 
 
 def _tensors(shape):
@@ -19,7 +19,7 @@ def test_two_factors_are_two_linears(shape, with_bias):
     x, right, left, bias = _tensors(shape)
     leaves = [x, right, left] + [bias] * with_bias
     bias = bias if with_bias else None
-    ours, theirs = two_factors(x, right, left, bias), F.linear(F.linear(x, right), left, bias)
+    ours, theirs = low_rank_linear(x, right, left, bias), F.linear(F.linear(x, right), left, bias)
     torch.testing.assert_close(ours, theirs)
     grad = torch.cos(theirs.detach())
     found, wanted = (torch.autograd.grad(y, leaves, grad) for y in (ours, theirs))
@@ -28,12 +28,12 @@ def test_two_factors_are_two_linears(shape, with_bias):
 
 def test_rows_that_are_not_contiguous():
     x, right, _, _ = _tensors((4, 7))
-    torch.testing.assert_close(narrow(x.transpose(0, 1), right), (x.transpose(0, 1) @ right.mT).reshape(-1, 3))
+    torch.testing.assert_close(thin_matmul(x.transpose(0, 1), right), (x.transpose(0, 1) @ right.mT).reshape(-1, 3))
 
 
 def test_what_comes_out_and_the_way_back_keep_the_quick_layout():
     x, right, left, _ = _tensors((4, 7))
-    narrowed = narrow(x, right)
+    narrowed = thin_matmul(x, right)
     assert narrowed.mT.is_contiguous()
     (d_narrowed,) = torch.autograd.grad(F.linear(narrowed, left).sum(), [narrowed])
     assert d_narrowed.mT.is_contiguous()
@@ -46,7 +46,7 @@ def test_a_model_may_change_the_output_in_place():
     class Product(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x):
-            return two_factors(x, right, left)
+            return low_rank_linear(x, right, left)
 
         @staticmethod
         def backward(ctx, grad):

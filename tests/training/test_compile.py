@@ -14,7 +14,7 @@ from wasi.measure.flops import step_flops
 from wasi.measure.memory import train_peak
 from wasi.training import compile as compiling
 from wasi.training.checkpointing import checkpoint_blocks
-from wasi.training.compile import check_compiler, compile_blocks, graphs, settle, uncompiled
+from wasi.training.compile import check_compiler, compile_blocks, graph_count, settle, uncompiled
 from wasi.training.lean import LeanStep
 from wasi.training.step import TrainStep
 
@@ -25,7 +25,8 @@ LEAN = {"chunk_size": 3, "segment_size": 1, "storage": DOUBLE}
 @pytest.fixture
 def traced(monkeypatch):
     """Graphs are traced, forward and backward, and run as they are: a second in place of many."""
-    monkeypatch.setattr(compiling, "HOW", compiling.HOW | {"backend": "aot_eager", "options": None})
+    options = compiling.COMPILE_OPTIONS | {"backend": "aot_eager", "options": None}
+    monkeypatch.setattr(compiling, "COMPILE_OPTIONS", options)
 
 
 def applied(name, dtype=DOUBLE):
@@ -42,7 +43,7 @@ def trained(name, compiled, policy="plain", dtype=DOUBLE, sizes=(8, 8)):
         compile_blocks(model)
     options = {"clip_norm": 2.0, **(LEAN if policy == "lean" else {})}
     if policy == "checkpointing":
-        options["repeated"] = checkpoint_blocks(model)
+        checkpoint_blocks(model)
     step = (LeanStep if policy == "lean" else TrainStep)(model, sgd(model), lambda images: images, **options)
     losses = [step(*batch(size, seed, dtype)).loss for seed, size in enumerate(sizes)]
     return outputs(model), losses, step
@@ -56,33 +57,33 @@ def agree(one, other, tolerance):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_compiled_steps_are_those_of_eager_blocks(name, traced):
-    before = graphs()
+    before = graph_count()
     found = trained(name, compiled=True)
-    assert graphs() - before == 2  # training and inference: none breaks, and no second step makes another
+    assert graph_count() - before == 2  # training and inference: none breaks, and no second step makes another
     agree(found, trained(name, compiled=False), 1e-12)
 
 
 @pytest.mark.parametrize("policy", ["checkpointing", "lean"])
 def test_blocks_are_compiled_under_every_memory_policy(policy, traced):
-    before = graphs()
+    before = graph_count()
     found = trained("wasi", True, policy)
-    assert graphs() > before
+    assert graph_count() > before
     agree(found, trained("wasi", False, policy), 1e-12)
 
 
 def test_an_epochs_last_batch_makes_one_more_graph(traced):
     _, _, step = trained("vanilla", compiled=True)
-    before = graphs()
+    before = graph_count()
     for size in (3, 8, 3):
         step(*batch(size, dtype=DOUBLE))
-    assert graphs() - before == 1
+    assert graph_count() - before == 1
 
 
 def test_equal_blocks_share_their_graphs(traced):
-    model, before = build("timm_vit"), graphs()
+    model, before = build("timm_vit"), graph_count()
     compile_blocks(model)
     model(batch()[0]).sum().backward()
-    assert len(model.blocks) == 2 and graphs() - before == 1
+    assert len(model.blocks) == 2 and graph_count() - before == 1
 
 
 def test_settling_compiles_what_bases_that_take_turns_need(traced):
@@ -94,10 +95,10 @@ def test_settling_compiles_what_bases_that_take_turns_need(traced):
     step = TrainStep(model, sgd(model), lambda images: images)
     assert step.subspace.cycle == 2
     settle(lambda: step(*batch(dtype=DOUBLE)), step.subspace.cycle)
-    settled = graphs()
+    settled = graph_count()
     for _ in range(4):
         step(*batch(dtype=DOUBLE))
-    assert graphs() == settled
+    assert graph_count() == settled
 
 
 def test_what_looks_into_modules_finds_them_uncompiled(traced):
@@ -106,12 +107,12 @@ def test_what_looks_into_modules_finds_them_uncompiled(traced):
     _, _, step = trained("vanilla", compiled=True)
     step.model.eval()
     step.model.blocks[0].mlp.fc1.register_forward_hook(lambda *_: seen.append(torch.compiler.is_compiling()))
-    before = graphs()
+    before = graph_count()
     with uncompiled():
         step.model(images)
         assert seen == [False]
         assert step_flops(step, *batch(dtype=DOUBLE), images, [])["flops/train_backward"] > 0  # torch.jit.trace too
-    assert graphs() == before
+    assert graph_count() == before
 
 
 def test_live_memory_is_that_of_the_same_model_uncompiled(traced):

@@ -26,7 +26,7 @@ def trained(method, optimizer, lean=False):
     step = (LeanStep if lean else TrainStep)(model, optimizer(model), lambda images: images, clip_norm=2.0, **options)
     losses = []
     for seed in range(4):
-        images, labels = (parallel.share(t) for t in batch(7, seed=seed % 2, dtype=DOUBLE))
+        images, labels = (parallel.shard(t) for t in batch(7, seed=seed % 2, dtype=DOUBLE))
         result = step(images, labels)
         assert result.count == 7
         losses.append(result.loss)

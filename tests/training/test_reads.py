@@ -33,7 +33,7 @@ class Reads(TorchDispatchMode):
 
 @pytest.fixture
 def as_on_an_accelerator(monkeypatch):
-    monkeypatch.setattr(orthonormal, "reading_is_free", lambda a: False)
+    monkeypatch.setattr(orthonormal, "is_on_cpu", lambda a: False)
 
 
 @pytest.mark.parametrize("optimizer", ["torch.optim.SGD", "torch.optim.AdamW"])
@@ -53,7 +53,7 @@ def test_a_step_reads_once(method, optimizer, as_on_an_accelerator, monkeypatch)
 def test_training_is_the_same_with_and_without_reading(monkeypatch):
     losses = []
     for free in (True, False):
-        monkeypatch.setattr(orthonormal, "reading_is_free", lambda a, free=free: free)
+        monkeypatch.setattr(orthonormal, "is_on_cpu", lambda a, free=free: free)
         model = applied("timm_vit", "wasi", torch.float64)
         options = OmegaConf.create({"_target_": "torch.optim.SGD", "lr": 0.1})
         step = TrainStep(model, build_optimizer(model, options), lambda images: images)

@@ -7,6 +7,7 @@ import re
 import sys
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 
 def device_class(name: str) -> str:
@@ -16,9 +17,16 @@ def device_class(name: str) -> str:
     return "cuda" if name.split(":")[0] == "cuda" else "cpu"
 
 
-def launched() -> tuple[int, int]:
-    """This process's rank and their number, as `torchrun` tells them in the environment; (0, 1) without it."""
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+class Launch(NamedTuple):
+    """This process's rank, and how many processes there are, as `torchrun` tells them in the environment."""
+
+    rank: int
+    world_size: int
+
+
+def launched() -> Launch:
+    """Rank 0 of 1 without `torchrun`."""
+    return Launch(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
 
 
 @cache

@@ -1,4 +1,4 @@
-"""A whole configuration: `validate`, and before it what is in the files, after it a method's options by another name.
+"""Checks of a whole configuration: that its options exist, that `validate` allows them, and the method's own ones.
 
 `validate` looks at the options that a configuration has. But Hydra lets `+train.epoch=5` add an option that nothing
 reads, `~train.epochs` and `train=null` take away what a run needs, and `method.activations.epsilon=5` pass by the rule

@@ -1,4 +1,4 @@
-"""What of a configuration can change a run's result: the one list of fingerprints and of grouping."""
+"""What of a configuration can change a run's result: the one list that fingerprints and reports' groups go by."""
 
 from collections.abc import Mapping
 from typing import Any

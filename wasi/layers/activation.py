@@ -68,7 +68,7 @@ class TuckerState(nn.Module):
         return advance([self])
 
     def count_step(self) -> None:
-        """At the end of an optimizer step."""
+        """Count a step, at its end; in the next one autograd watches the bases if they are due after it."""
         self._steps += 1
         self._watch()
 

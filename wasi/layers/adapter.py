@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from wasi.layers.base import LowRankLayer
 from wasi.layers.factored import FactoredLinear
-from wasi.linalg.thin import narrow
+from wasi.linalg.thin import thin_matmul
 
 
 class Adapter(nn.Module):
@@ -31,8 +31,8 @@ class Adapter(nn.Module):
         # Not by `wasi.linalg.thin`: at LoRA's ranks of 8 or so a pass there and back took 1.2 to 1.4 times as long.
         return F.linear(F.linear(x, self.A), self.B) * self.scale
 
-    def beside(self, weight: Tensor) -> Tensor:
-        """The weight in effect: `weight + scale * B A`."""
+    def merged_weight(self, weight: Tensor) -> Tensor:
+        """`weight + scale * B A`, a new tensor."""
         return weight + self.scale * self.B @ self.A
 
 
@@ -63,7 +63,7 @@ class AdapterLinear(LowRankLayer):
         return F.linear(x, self.weight, self.bias) + self.adapter(x)
 
     def weight_factors(self) -> tuple[Tensor, ...]:
-        return (self.adapter.beside(self.weight),)
+        return (self.adapter.merged_weight(self.weight),)
 
     def stored_elements(self, shape: Sequence[int]) -> int:
         return prod(shape) + prod(shape[:-1]) * self.adapter.A.shape[0]
@@ -73,13 +73,13 @@ class AdapterLinear(LowRankLayer):
         """A linear layer of its own with the weight in effect; nothing in it trains."""
         with torch.device("meta"):
             linear = nn.Linear(self.in_features, self.out_features, bias=False)
-        linear.weight = nn.Parameter(self.adapter.beside(self.weight), requires_grad=False)
+        linear.weight = nn.Parameter(self.adapter.merged_weight(self.weight), requires_grad=False)
         linear.register_parameter("bias", _frozen_copy(self.bias))
         return linear.train(self.training)
 
 
 class FactoredAdapterLinear(LowRankLayer):
-    """`Y = (X (R + B_r A_r)^T) (L + B_l A_l)^T + b`: frozen factors, an adapter on each (SVD-LLM).
+    """`Y = (X (R + s B_r A_r)^T) (L + s B_l A_l)^T + b`: frozen factors, an adapter of scale `s` on each (SVD-LLM).
 
     Args:
         left: `O x K`; right: `K x I`; both frozen. bias, rank, alpha as for `AdapterLinear`.
@@ -110,12 +110,12 @@ class FactoredAdapterLinear(LowRankLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, self.in_features)
-        z = narrow(rows, self.R) + self.adapter_R(rows)
+        z = thin_matmul(rows, self.R) + self.adapter_R(rows)
         y = F.linear(z, self.L, self.bias) + self.adapter_L(z)
         return y.view(*x.shape[:-1], self.out_features)
 
     def weight_factors(self) -> tuple[Tensor, ...]:
-        return self.adapter_L.beside(self.L), self.adapter_R.beside(self.R)
+        return self.adapter_L.merged_weight(self.L), self.adapter_R.merged_weight(self.R)
 
     def stored_elements(self, shape: Sequence[int]) -> int:
         rank = self.adapter_R.A.shape[0]

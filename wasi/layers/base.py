@@ -11,6 +11,8 @@ from wasi.layers.activation import TuckerState
 class LowRankLayer(nn.Module):
     """A linear layer `[..., in_features] -> [..., out_features]` with low-rank weight, saved input or both.
 
+    A layer with adapters also has `merged()`, an ordinary layer with the weight in effect (`Method.merged`).
+
     The class attribute `trains_bias` says whether the bias belongs to what the method trains, or to the rest of the
     model.
 

@@ -3,7 +3,8 @@
 One step of the weight `W = L R` of one layer, `n` being the number of rows (images x tokens) of its input::
 
     X [B, N, I] --R^T--> H = X R^T [n, K] --L^T--> Y = H L^T + b [B, N, O]      forward
-        \\--U_2, U_3--> core [B, r_2, r_3], the only thing kept of X
+        \\--U_2, U_3--> core [B, r_2, r_3], what is kept of X; beside it, in a step that ends with an update of the
+                        bases, A_m^T A_m U_m of each
     G = dLoss/dY [B, N, O]                                                      backward
         dX = (G L) R                                      [n, I]
         M  = G^T (core x_2 U_2)                           [O, r]   so that dW = M U^T with U = U_3 [I, r]
@@ -25,7 +26,7 @@ from wasi.layers.activation import TuckerState
 from wasi.layers.autocast import as_autocast, without_autocast
 from wasi.layers.base import LowRankLayer
 from wasi.linalg import orthonormal, subspace, tucker
-from wasi.linalg.thin import narrow, two_factors
+from wasi.linalg.thin import low_rank_linear, thin_matmul
 
 
 class FactoredProduct(torch.autograd.Function):
@@ -40,7 +41,7 @@ class FactoredProduct(torch.autograd.Function):
         wanted = ctx.needs_input_grad[6:]
         core, factors, products = tucker.compress(x, bases, batch_rank, wanted)
         ctx.save_for_backward(left, right, core, *factors, *products)
-        return two_factors(x, right, left, bias)
+        return low_rank_linear(x, right, left, bias)
 
     @staticmethod
     @once_differentiable  # `core` is no function of `x` to autograd, so a second derivative would be wrong
@@ -50,7 +51,7 @@ class FactoredProduct(torch.autograd.Function):
         need_x, need_left, need_right, need_bias, need_coordinates = ctx.needs_input_grad[:5]
         d_x = d_left = d_right = d_coordinates = None
         if need_x:
-            d_x = (narrow(grad, left.mT) @ right).view(*grad.shape[:-1], right.shape[1])
+            d_x = (thin_matmul(grad, left.mT) @ right).view(*grad.shape[:-1], right.shape[1])
         if need_coordinates:
             d_coordinates = tucker.weight_coordinates(grad, core, factors)
         elif need_left or need_right:
@@ -112,7 +113,7 @@ class FactoredLinear(LowRankLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         if not (torch.is_grad_enabled() and (self.L.requires_grad or self.R.requires_grad)):
-            return two_factors(x, self.R, self.L, self.bias)
+            return low_rank_linear(x, self.R, self.L, self.bias)
         batch_rank, bases = self.kept(x)
         x, left, right, bias, *bases = as_autocast(x, self.L, self.R, self.bias, *bases)
         with without_autocast(x):
@@ -169,10 +170,10 @@ def fold_all_(layers: Sequence[FactoredLinear], decays: Sequence[float]) -> None
         basis = layer.state.feature_basis
         assert basis is not None
         weights.append((layer.L, layer.R, layer.C, basis))
-    if layers and not orthonormal.reading_is_free(layers[0].L):
+    if layers and not orthonormal.is_on_cpu(layers[0].L):
         subspace.fold_all_(weights, decays)
     for layer, weight, decay in zip(layers, weights, decays, strict=True):
-        if orthonormal.reading_is_free(layer.L):
+        if orthonormal.is_on_cpu(layer.L):
             subspace.fold_(*weight, decay)
         assert layer.C is not None and layer._no_update is not None
         layer.C.data, layer.C.grad = layer._no_update, None

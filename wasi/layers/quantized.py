@@ -111,7 +111,7 @@ class QuantizedAdapterLinear(LowRankLayer):
         return y + self.adapter(x)
 
     def weight_factors(self) -> tuple[Tensor, ...]:
-        return (self.adapter.beside(self.base.dense(self.adapter.A.dtype)),)
+        return (self.adapter.merged_weight(self.base.dense(self.adapter.A.dtype)),)
 
     def stored_elements(self, shape: Sequence[int]) -> int:
         return prod(shape) + prod(shape[:-1]) * self.adapter.A.shape[0]

@@ -40,7 +40,7 @@ def allocate(
             are never kept.
 
     Raises:
-        ValueError: the budget is below one step for every layer.
+        ValueError: the budget does not reach for one step of every layer together.
     """
     steps = [1] * len(costs) if steps is None else steps
     damages = [_in_steps(d, step) for d, step in zip(damages, steps, strict=True)]

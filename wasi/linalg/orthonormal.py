@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-# Below the first diagonal one Cholesky pass is not exact enough, below the second even two are not.
+# Least entry on the diagonal of the Cholesky factor of `A^T A`: below the first, one Cholesky pass is not exact enough;
+# below the second, even two are not.
 _WELL_CONDITIONED, _CONDITIONED = 0.3, 0.01
-_DEPENDENT = 1e-3  # as above, for columns of unit length: the last one adds no direction that rounding did not make
+_DEPENDENT = 1e-3  # the same entry where columns have unit length: below it one is a sum of others but for rounding
 
 
 def qr_positive(a: Tensor) -> tuple[Tensor, Tensor]:
@@ -20,8 +21,8 @@ def qr_positive(a: Tensor) -> tuple[Tensor, Tensor]:
     return q * sign, t * sign[:, None]
 
 
-def reading_is_free(a: Tensor) -> bool:
-    """Whether control flow may depend on values of `a` at no cost: on the CPU, where it needs no synchronisation."""
+def is_on_cpu(a: Tensor) -> bool:
+    """Whether control flow may depend on values of `a`: elsewhere reading them would need a synchronisation."""
     return a.device.type == "cpu"
 
 
@@ -30,9 +31,9 @@ def qr_near_orthonormal(a: Tensor) -> tuple[Tensor, Tensor]:
 
     One Cholesky pass where the columns are well conditioned, two where they are less so (CholeskyQR2, Fukaya et al.
     2014), Householder QR where they are worse. On an accelerator, where choosing would need a synchronisation, always
-    shifted CholeskyQR3, which holds for any condition (Fukaya et al. 2020).
+    shifted CholeskyQR3, which holds up to a condition of about the inverse of the unit roundoff (Fukaya et al. 2020).
     """
-    if not reading_is_free(a):
+    if not is_on_cpu(a):
         return _shifted_cholesky_qr(a)
     lower, info = torch.linalg.cholesky_ex(a.mT @ a)
     smallest = 0.0 if info.item() else lower.diagonal().min().item()
@@ -62,20 +63,20 @@ def _shifted_cholesky_qr(a: Tensor) -> tuple[Tensor, Tensor]:
 
 def cholesky(gram: Tensor) -> Tensor:
     """Lower Cholesky factor. A matrix that is not positive definite raises LinAlgError on the CPU, else gives NaN."""
-    if reading_is_free(gram):
+    if is_on_cpu(gram):
         return torch.linalg.cholesky(gram)
     lower, info = torch.linalg.cholesky_ex(gram)
     return torch.where(info == 0, lower, torch.nan)
 
 
 def in_batches(function: Callable[..., Tensor], *matrices: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
-    """Number and result of `function` on the first, second, ... of each of `matrices`.
+    """Pairs (index, `function` of the matrices at that index), in any order; `function` must be one for `torch.vmap`.
 
     On an accelerator, where starting an operation takes longer than a decomposition of a small matrix, those of equal
     shapes are computed as one batch; on a CPU one after the other, as the results are asked for.
     """
     rows = list(zip(*matrices, strict=True))
-    if not rows or reading_is_free(rows[0][0]):
+    if not rows or is_on_cpu(rows[0][0]):
         yield from ((number, function(*row)) for number, row in enumerate(rows))
         return
     by_shape: dict[object, list[int]] = {}
@@ -96,6 +97,6 @@ def independent_columns(a: Tensor, otherwise: Tensor) -> Tensor:
     scaled = a / torch.linalg.vector_norm(a, dim=0).clamp_min(torch.finfo(a.dtype).tiny)
     lower, info = torch.linalg.cholesky_ex(scaled.mT @ scaled)
     independent = (info == 0) & (lower.diagonal().min() >= _DEPENDENT)
-    if not reading_is_free(a):
+    if not is_on_cpu(a):
         return torch.where(independent, qr_near_orthonormal(scaled)[0], otherwise)
     return qr_near_orthonormal(scaled)[0] if independent else otherwise

@@ -36,8 +36,8 @@ def weight_rank(weight: Tensor, epsilon: float) -> int:
 def truncate(weight: Tensor, epsilon: float, rank: int | None = None) -> tuple[Tensor, Tensor]:
     """Factors `L` (`O x K`, orthonormal columns) and `R` (`K x I`) of a weight (`O x I`).
 
-    `L = U[:, :K]`, `R = S[:K] V[:K]`: the best approximation of rank `K` (Eckart-Young). `K` is `rank` or, where
-    that is None, the least that explains `epsilon`.
+    `L = U[:, :K]`, `R = diag(S[:K]) V^T[:K]`: the best approximation of rank `K` (Eckart-Young). `K` is `rank` or,
+    where that is None, the least that explains `epsilon`.
 
     From the eigenvectors of `W W^T` or `W^T W`, whichever is smaller, in float64. That squares the condition, so
     directions below 1e-8 of the largest are not singular vectors to the last digit; but as `L` is orthonormal and

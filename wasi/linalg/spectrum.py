@@ -1,4 +1,4 @@
-"""Leading eigenvectors of a Gram matrix `A A^T`, exactly or, for long sides, by subspace iteration."""
+"""Leading right singular vectors of a matrix `A`: eigenvectors of `A^T A`, exactly or, for long sides, by iteration."""
 
 from math import prod
 
@@ -12,27 +12,37 @@ from wasi.linalg.rank import explained_rank
 EXACT_SIDE = 1024
 _ITERATIONS = 6
 _OVERSAMPLE = 8
+_SEED = 0
 _PIECE = 2**20  # elements of a tensor that are held in float64 at a time
 
 
-def leading_subspace(rows: Tensor, epsilon: float | None, rank: int | None, seed: int = 0) -> Tensor:
+def leading_subspace(rows: Tensor, epsilon: float | None, rank: int | None) -> Tensor:
     """Basis (`d x r`) of the leading right singular subspace of `rows` (`n x d`).
 
     Give either `epsilon` (explained variance to reach, which fixes `r`) or `rank`. Columns are ordered by
     decreasing energy. Sides beyond `EXACT_SIDE` are treated by a seeded block subspace iteration.
+
+    Raises:
+        ValueError: `rank` is above `n`, or neither is given.
     """
     n, d = rows.shape
     if rank is not None and rank >= d:
         return torch.eye(d, dtype=rows.dtype, device=rows.device)
+    if rank is not None and rank > n:
+        raise ValueError(f"rank {rank} needs at least {rank} rows, got {n}")
     if min(n, d) <= EXACT_SIDE or (epsilon is not None and epsilon >= 1):
         return _exact(rows, epsilon, rank)
-    return _iterated(rows, epsilon, rank, seed)
+    return _iterated(rows, epsilon, rank)
 
 
 def mode_subspace(x: Tensor, mode: int, rank: int) -> Tensor:
     """Leading `rank` singular vectors (`d_m x rank`) of a mode's unfolding of `x`, by decreasing energy.
 
-    No copy of `x` is made where `_has_small_gram`, or for the last mode.
+    Where `_has_small_gram`, `x` is not copied. Otherwise its unfolding is, in float64 up to a side of `EXACT_SIDE`; the
+    last mode's is a view, which is not copied where both sides are longer.
+
+    Raises:
+        ValueError: the rank is above the number of the unfolding's rows.
     """
     if not _has_small_gram(x, mode):
         return leading_subspace(_unfold(x, mode), None, rank)
@@ -100,17 +110,15 @@ def _exact(rows: Tensor, epsilon: float | None, rank: int | None) -> Tensor:
     r = _wanted(energy, epsilon, rank, None)
     basis = vectors[:, :r]
     if d > n:  # scaled by the singular values until here, and possibly rank-deficient
-        if r > n:
-            raise ValueError(f"rank {r} needs at least {r} rows, got {n}")
         basis = qr_positive(basis)[0]
     return basis.to(rows.dtype).contiguous()
 
 
-def _iterated(rows: Tensor, epsilon: float | None, rank: int | None, seed: int) -> Tensor:
+def _iterated(rows: Tensor, epsilon: float | None, rank: int | None) -> Tensor:
     d = rows.shape[1]
     nothing = torch.zeros((), dtype=torch.float64, device=rows.device)
     total = sum((piece.double().square().sum() for piece in rows.split(max(1, _PIECE // d))), start=nothing)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(_SEED)
     width = (rank or 64) + _OVERSAMPLE
     while True:
         width = min(width, *rows.shape)

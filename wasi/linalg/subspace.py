@@ -35,14 +35,16 @@ def algorithm_1(left: Tensor, right: Tensor, d_weight: Tensor, lr: float) -> tup
 def fold_(left: Tensor, right: Tensor, update: Tensor, basis: Tensor, decay: float = 1.0) -> None:
     """Take into `L` and `R`, in place, a step `W + C U^T` whose rows lie in the span of a feature basis `U`.
 
-    With `A = L^T C` and `B = (R R^T + delta I)^-1 R U`, the step `L + (C - L A) B^T`, `R + A U^T` adds to `L R` the
-    projection of `C U^T` on the tangent space of the matrices of rank `K`, as one iteration of Algorithm 1 does to
-    first order. It would stretch `L^T L = I` by `E = B N^T N B^T` with `N = C - L A`; with `A + B N^T N / 2` in
-    place of `A` the stretch is `E^2 / 4`. Where `||E||_F` is above 1e-2 that term is left out.
+    With `A = L^T C` and `B = (R R^T + delta I)^-1 R U`, `delta` being the damping of `damped_solve`, the step
+    `L + (C - L A) B^T`, `R + A U^T` adds to `L R` the projection of `C U^T` on the tangent space of the matrices of
+    rank `K`, as one iteration of Algorithm 1 does to first order. It would stretch `L^T L = I` by `E = B N^T N B^T`
+    with `N = C - L A`; with `A + B N^T N / 2` in place of `A` the stretch is `E^2 / 4`. Where `||E||_F` is above 1e-2
+    that term is left out.
 
     Args:
         left: `L`, `O x K`; right: `R`, `K x I`; update: `C`, `O x r`, the step in coordinates of the basis;
-        basis: `U`, `I x r`, orthonormal columns; decay: factor of weight decay, of `W` before the step.
+        basis: `U`, `I x r`, orthonormal columns; decay: what weight decay leaves of `W` before the
+        step, as a factor.
     """
     _add_(left, right, update, basis, decay, *_a_and_b(*_products(left, right, update, basis)))
 

@@ -10,7 +10,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from wasi.linalg.thin import narrow
+from wasi.linalg.thin import thin_matmul
 
 Factors = Sequence[Tensor | None]
 
@@ -20,14 +20,14 @@ def project(x: Tensor, factor: Tensor, mode: int) -> Tensor:
     shape = list(x.shape)
     shape[mode] = factor.shape[1]
     if mode == x.dim() - 1:
-        return narrow(x, factor.mT).contiguous().view(shape)
+        return thin_matmul(x, factor.mT).contiguous().view(shape)
     left, right = prod(x.shape[:mode]), prod(x.shape[mode + 1 :])
     # torch.matmul would copy `x` transposed, so as to fold it, where the factor requires a gradient.
     return torch.bmm(factor.mT.expand(left, -1, -1), x.reshape(left, x.shape[mode], right)).view(shape)
 
 
 def iterate(x: Tensor, small: Tensor, mode: int) -> Tensor:
-    """`A_m (A_m^T U)` (`d_m x r_m`) of the mode's unfolding, from `x` and its projection `small = x x_m U^T`."""
+    """`A_m^T (A_m U)` (`d_m x r_m`) of the mode's unfolding, from `x` and its projection `small = x x_m U^T`."""
     if mode == x.dim() - 1:
         # The transposed product: BLAS is faster with the long side of both factors last.
         return (small.reshape(-1, small.shape[-1]).mT @ x.reshape(-1, x.shape[-1])).mT

@@ -156,14 +156,14 @@ def train_peak(
     return memory.peak
 
 
-def inference_peak(model: nn.Module, images: Tensor, run: Callable[[Tensor], object] | None = None) -> MemoryPeak:
-    """Peak of one batch through `run` (the model itself by default) in eval mode without gradients.
+def inference_peak(model: nn.Module, images: Tensor) -> MemoryPeak:
+    """Peak of one batch through the model in eval mode without gradients.
 
     Gradients and optimizer state that a training left behind are no part of it. torchvision's attention
     takes its written-out path, since the fused one hides its workspace inside one operator.
     """
     with evaluating(model), without_fast_path(), LiveMemory(model, inputs=images) as memory:
-        (run or model)(images)
+        model(images)
     peak = memory.peak
     return MemoryPeak(peak.weights, 0, 0, peak.activations, peak.temporary)
 

@@ -13,7 +13,7 @@ from wasi.linalg import tucker
 from wasi.measure.accounting import paper_accounting
 from wasi.measure.breakdown import Breakdown, Target
 from wasi.measure.flops import inference_flops, step_flops
-from wasi.measure.memory import inference_peak, train_peak
+from wasi.measure.memory import MIB, inference_peak, train_peak
 from wasi.measure.stored_inputs import stored_inputs_mib
 from wasi.measure.timing import summary, synchronizer, time_steps
 from wasi.methods.method import Method
@@ -35,8 +35,10 @@ def subspace_work(step: TrainStep) -> list[Target]:
 
 
 def tracks_subspaces(step: TrainStep) -> bool:
-    """Whether there is any subspace work in a step of this model and optimizer."""
-    return bool(step.subspace.layers) or hasattr(step.optimizer, "subspace_work")
+    """Whether a step of this model and optimizer does any subspace work; the layers of LoRA and SVD-LLM do none."""
+    work = step.subspace
+    own = any(layer.state is not None for layer in work.layers) or work.folding or work.tangent or work.truncating
+    return bool(own) or hasattr(step.optimizer, "subspace_work")
 
 
 def measure_run(
@@ -60,7 +62,7 @@ def measure_run(
     }
     with method.deployed(step.model):
         metrics["time/inference_ms_p50"] = summary(inference_ms(step, normalised))["p50"]
-        metrics["memory/inference_peak_mib"] = inference_peak(step.model, normalised).total / 1024**2
+        metrics["memory/inference_peak_mib"] = inference_peak(step.model, normalised).total / MIB
     return metrics
 
 
@@ -110,9 +112,10 @@ def flops(step: TrainStep, images: Tensor, labels: Tensor, normalised: Tensor) -
 def times(
     step: TrainStep, images: Tensor, labels: Tensor, step_seconds: Sequence[float], compiled: bool = False
 ) -> dict[str, float]:
-    """Whole steps of the training after warm-up, where there were enough of them; otherwise of further steps.
+    """`time/train_step_ms_p50`, `_p90` and, where there is subspace work, `time/subspace_ms_p50`: milliseconds.
 
-    Of a `compiled` model the subspace work is no part that could be timed.
+    Of the training's own steps after `_WARMUP`, where there are at least five; otherwise of further steps, which train
+    the model. Of a `compiled` model the subspace work is no part that could be timed.
     """
     samples = [1000 * s for s in step_seconds[_WARMUP:]]
     if len(samples) < 5:

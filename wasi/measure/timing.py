@@ -95,14 +95,17 @@ def paired_ratio(
     rounds_per_run: int | None = None,
     percent: float = 50,
 ) -> dict[str, float]:
-    """Baseline over ours, `p50`, and from four rounds on its 95 % interval, `low` to `high`.
+    """Baseline over ours: `p50` and, from four rounds on, the ends `low` and `high` of its 95 % interval.
 
     Both lists hold the samples of the same rounds, taken in turns, so that a drift of the machine hits both alike. Each
-    round gives one ratio, of the percentile `percent` of either side; `p50` is their geometric mean, and the interval
-    the t-interval of their logarithms: with at least four whole runs of `rounds_per_run` rounds of the runs' means, so
-    that it covers what another start of the processes would change. (A bootstrap of four rounds that differ
-    more than the samples within them covers the ratio in 86 to 91 % of experiments: its ends are hardly ever beyond the
-    extreme rounds.)
+    round gives one ratio, that of the percentile `percent` of either side. `p50` is the geometric mean of the ratios,
+    and the interval is the t-interval of their logarithms; with at least four whole runs of `rounds_per_run` rounds, it
+    is that of the runs' mean logarithms, so that it covers what another start of the processes would change. (A
+    bootstrap of four rounds that differ more than the samples within them covers the ratio in 86 to 91 % of
+    experiments: its ends are hardly ever beyond the extreme rounds.)
+
+    Raises:
+        ValueError: the two lists are not equally long, or empty.
     """
     if len(baseline_rounds) != len(our_rounds) or not our_rounds:
         raise ValueError(f"{len(baseline_rounds)} baseline rounds, {len(our_rounds)} of ours: need equally many")

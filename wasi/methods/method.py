@@ -20,6 +20,7 @@ class Method:
     - `trains_matrices`: whether more trains than the head and vectors, for an estimate of memory;
     - `merge`: whether inference is measured with adapters merged into the weights, as one would deploy the model;
     - `parameter_groups`, `wrap_step`: how its training differs;
+    - `artifacts`: file name -> JSON content that `apply` leaves beside the result, for example `perplexity.json`;
     - `step_parts`: which of its callables belong to which part of a step in a breakdown of time.
 
     Work that its layers do around an optimizer step follows from the layers themselves (`LowRankLayer`).
@@ -42,7 +43,9 @@ class Method:
     def parameter_groups(self, model: nn.Module, defaults: dict[str, Any]) -> list[dict[str, Any]]:
         """Trainable parameters for which the optimizer has options of their own; all others keep theirs.
 
-        >>> Method().parameter_groups(nn.Linear(2, 2), {"lr": 0.1})  # LoRA+ gives B [{"params": [...], "lr": 1.6}]
+        LoRA+, for example, would give `[{"params": [every B], "lr": 1.6}]`.
+
+        >>> Method().parameter_groups(nn.Linear(2, 2), {"lr": 0.1})
         []
 
         Args:

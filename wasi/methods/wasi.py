@@ -40,15 +40,16 @@ class SubspaceMethod(Method):
 
     Args:
         weight_epsilon: explained variance that the factors keep of a weight; None leaves weights dense.
-        update: of the weights: `subspace` steps on the factors; `svd`, the paper's baseline for WSI, steps on the
-            dense product and truncates it to the same rank by an SVD, each time; `none` leaves the factors to the
-            optimizer, as ordinary parameters.
+        update: of the weights: `subspace`, an optimizer without state steps on the product `L R`, and one with state on
+            the factors, where weight decay leaves `L` alone; `none`, any optimizer steps on the factors, as ordinary
+            parameters; `svd`, the paper's baseline for WSI, on the dense product, which an SVD truncates to the same
+            rank after each step.
         init: where the factors start, at the same rank: `svd`, at the truncated weight (the paper's); `output` and
             `features`, in the subspace that matters most on calibration data for the layer's outputs, or for the
             model's final features, with what the mean output loses in the bias; `random`, a control, anywhere,
             with the weight's Frobenius norm.
-        seed: of the random factors.
-        calibration_batches: training batches that they look at.
+        seed: of `init=random`.
+        calibration_batches: training batches that `init=output` and `features` look at.
         weight_allocation: `epsilon`, every weight keeps `weight_epsilon` of its own; `sensitivity` (with
             `init=features`), as many parameters in all, but at the ranks that move the model's final features
             least, with no factors larger than their dense weight.
@@ -149,8 +150,8 @@ class _SharedFactors:
     """Factors of each weight; linears that share a weight share one pair.
 
     Args:
-        epsilon: decides the rank of a weight that has none in `ranks`; moments: where a weight starts from its
-            outputs; both by the weight's id.
+        epsilon: decides the rank of a weight that has none in `ranks`.
+        moments: of the weights that start from calibration data; ranks: those given; both by the weight's id.
         generator: of factors that start at random, else None.
     """
 

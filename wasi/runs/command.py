@@ -117,6 +117,6 @@ def continue_with(option: str, value: object) -> str:
 def _own_words() -> list[str]:
     """The command line of this process, with `torchrun` before it where that started it."""
     processes = os.environ.get("LOCAL_WORLD_SIZE")
-    if launched()[1] == 1 or processes is None:
+    if launched().world_size == 1 or processes is None:
         return list(sys.orig_argv)
     return ["torchrun", f"--nproc_per_node={processes}", *sys.argv]

@@ -131,7 +131,7 @@ def forget_ended() -> None:
 
 def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
     """Skip, or run `body` and write down how it ended. Raises only `Interrupted`."""
-    if launched()[0]:
+    if launched().rank:
         return _perform_beside(cfg, body)
     start, record, others = time.monotonic(), Record(cfg, folder), Others()
     run = Run(folder, first_here=not _ended_here)
@@ -201,7 +201,7 @@ def _perform_beside(cfg: DictConfig, body: Body) -> Ending:
     except BaseException as error:
         ending = ending_of(error)
         if ending.details:  # else the first process tells the same
-            print_error(f"process {launched()[0]}: {ending.error}")
+            print_error(f"process {launched().rank}: {ending.error}")
         return ending
     return Ending("completed")
 

@@ -71,14 +71,14 @@ def with_less_memory(
             if size is None:
                 raise
             told = " ".join(f"{type(error).__name__}: {error}".split())
-        release_memory()  # now that the frames of the failed attempt are gone
+        collect_garbage()  # now that the frames of the failed attempt are gone
         log.warning("out of memory, again with train.micro_batch_size=%d (train.on_oom=halve): %s", size, told)
         on_smaller(size, told)
         cfg = with_micro_batch_size(cfg, size)
 
 
-def release_memory() -> None:
-    """What a failed attempt has left behind, to the system or the GPU."""
+def collect_garbage() -> None:
+    """Free what a failed attempt has left in reference cycles, and give the GPU's cached blocks back to the driver."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():

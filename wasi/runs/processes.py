@@ -21,7 +21,7 @@ class Others:
     """The other processes of this run, which wait to be told its folder; none, without `torchrun`."""
 
     def __init__(self):
-        self._waiting = launched()[1] > 1
+        self._waiting = launched().world_size > 1
 
     def start(self, folder: Path) -> None:
         """They call the run's body too, from here on."""
@@ -30,7 +30,7 @@ class Others:
     def dismiss(self) -> None:
         """Those that still wait are not needed; with those that do not, nothing more is shared."""
         self._tell(None)
-        if launched()[1] > 1:
+        if launched().world_size > 1:
             from wasi.training import parallel
 
             parallel.leave()
@@ -41,12 +41,12 @@ class Others:
 
             self._waiting = False
             parallel.join()
-            parallel.told_by_first(folder)
+            parallel.broadcast_from_first(folder)
 
 
 def check_processes(cfg: DictConfig, in_sweep: bool) -> None:
     """Raises UserError for what several processes cannot do together."""
-    processes = launched()[1]
+    processes = launched().world_size
     if processes == 1:
         return
     if in_sweep:
@@ -61,7 +61,7 @@ def check_processes(cfg: DictConfig, in_sweep: bool) -> None:
 
 def check_alone(what: str) -> None:
     """Raises UserError under `torchrun`, for what is done by one process."""
-    processes = launched()[1]
+    processes = launched().world_size
     if processes > 1:
         raise UserError("WORLD_SIZE", processes, f"1: {what} is done by one process, without torchrun")
 
@@ -71,7 +71,7 @@ def follow(cfg: DictConfig, body: Callable[[DictConfig, Path], None]) -> None:
     from wasi.training import parallel
 
     parallel.join()
-    folder: str | None = parallel.told_by_first(None)
+    folder: str | None = parallel.broadcast_from_first(None)
     less = {"train": {"save": "none", "monitor": False}, "device": {"memory_limit_mib": None}}
     try:
         if folder is not None:
@@ -82,7 +82,7 @@ def follow(cfg: DictConfig, body: Callable[[DictConfig, Path], None]) -> None:
 
 def without_a_folder(words: list[str]) -> list[str]:
     """The command line of any process but the first: Hydra's files go where they are deleted, and little is told."""
-    if not launched()[0]:
+    if not launched().rank:
         return words
     folder = tempfile.mkdtemp(prefix="wasi-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

@@ -108,7 +108,7 @@ def gpu(device: str | None) -> dict:
 
 def processes() -> dict:
     """How many processes trained together, where there were several."""
-    return {"processes": launched()[1]} if launched()[1] > 1 else {}
+    return {"processes": launched().world_size} if launched().world_size > 1 else {}
 
 
 def _processor() -> str:

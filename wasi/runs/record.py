@@ -129,9 +129,9 @@ class Record:
     def end(self, status: str, error: str | None, found: dict, seconds: float, resumed_from_step: int) -> None:
         """Write the ending.
 
-        A run that is refused before it began leaves its own completed result as it is; and the result of another run,
-        where a checkpoint lies beside it. It may be this very run's: its fingerprint is another while its data, which
-        count towards it, are not there.
+        A run that is refused before it began writes nothing where its own completed result lies, nor where another
+        run's result lies beside a checkpoint. That other run may be this very one: while its data, which count towards
+        the fingerprint, are not there, it has another fingerprint.
 
         Args:
             found: `metrics`, `layers`, `classes` and `history`.

@@ -45,7 +45,7 @@ def build_step(
     """
     method, model = method or Method(), into_memory(model)
     train = cfg.train
-    parallel.equal(model)
+    parallel.broadcast_model(model)
     options = {
         "clip_norm": train.clip_norm,
         "micro_batch_size": train.micro_batch_size,
@@ -55,7 +55,7 @@ def build_step(
     if cfg.device.compile:
         compile_blocks(model)
     if train.gradient_checkpointing:
-        options["repeated"] = checkpoint_blocks(model)
+        checkpoint_blocks(model)
     if "rank" in cfg.optimizer:
         mark_projected(model, cfg.method.scope)
     if cfg.device.dtype != "float32":

@@ -11,12 +11,10 @@ from torch.utils.checkpoint import checkpoint
 from wasi.models.structure import find_blocks
 
 
-def checkpoint_blocks(model: nn.Module) -> tuple[str, ...]:
-    """Make every transformer block of `model` recompute its inside in the backward pass; their names."""
-    blocks = find_blocks(model)
-    for block in blocks.values():
+def checkpoint_blocks(model: nn.Module) -> None:
+    """Make every transformer block of `model` recompute its inside in the backward pass."""
+    for block in find_blocks(model).values():
         block.forward = _checkpointed(block, block.forward)
-    return tuple(blocks)
 
 
 def _checkpointed(block: nn.Module, forward):

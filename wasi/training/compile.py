@@ -21,12 +21,12 @@ from wasi.errors import UserError
 from wasi.models.structure import find_blocks
 
 _GRAPHS = 64  # per kind of block, at most; what would need more runs as it is
-HOW: dict[str, Any] = {
+COMPILE_OPTIONS: dict[str, Any] = {
     "backend": "inductor",
     "options": {"fallback_random": True},  # dropout draws from torch's generators, as it does without a compiler
     "dynamic": False,
 }
-_now = SimpleNamespace(eager=False)  # for all threads: a backward pass on a GPU, which may repeat blocks, has its own
+_now = SimpleNamespace(eager=False)  # of all threads: a GPU's backward pass, which may repeat blocks, runs in its own
 
 
 def check_compiler(wanted: bool, device: torch.device) -> None:
@@ -38,7 +38,7 @@ def check_compiler(wanted: bool, device: torch.device) -> None:
     if not wanted:
         return
     try:
-        torch.compile(_tried, **HOW)(torch.ones(8, device=device))
+        torch.compile(_tried, **COMPILE_OPTIONS)(torch.ones(8, device=device))
     except Exception as error:  # whatever a compiler may come to say
         told = str(error).strip().partition("\n")[0]
         raise UserError("device.compile", "true", f"false here, where torch.compile does not work: {told}") from error
@@ -73,7 +73,7 @@ def _compiled(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
         forward.__code__.replace(), forward.__globals__, argdefs=forward.__defaults__, closure=forward.__closure__
     )
     own.__kwdefaults__ = forward.__kwdefaults__
-    fast = torch.compile(own, **HOW)
+    fast = torch.compile(own, **COMPILE_OPTIONS)
 
     @wraps(forward)
     def run(block: nn.Module, *args, **kwargs) -> Tensor:
@@ -95,7 +95,7 @@ def uncompiled() -> Iterator[None]:
         _now.eager = before
 
 
-def graphs() -> int:
+def graph_count() -> int:
     """How many graphs this process has compiled so far."""
     dynamo = sys.modules.get("torch._dynamo.utils")
     return 0 if dynamo is None else dynamo.counters["stats"]["unique_graphs"]
@@ -105,6 +105,6 @@ def settle(run: Callable[[], object], cycle: int = 1) -> None:
     """Call `run`, whose calls repeat themselves every `cycle` times, until all that they do is compiled."""
     quiet = 0
     while quiet < cycle:
-        before = graphs()
+        before = graph_count()
         run()
-        quiet = quiet + 1 if graphs() == before else 0
+        quiet = quiet + 1 if graph_count() == before else 0

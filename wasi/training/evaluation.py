@@ -77,19 +77,19 @@ def evaluate(
         in_top5 += int((logits.topk(min(5, classes)).indices == labels[:, None]).sum())
     classes = parallel.largest(classes, device)
     counts, correct = (torch.cat(some).bincount(minlength=classes) for some in (found, right))
-    loss, in_top5 = parallel.totals(torch.tensor([loss, in_top5], dtype=torch.float64, device=device)).tolist()
-    counts, correct = parallel.totals(counts).cpu(), parallel.totals(correct).cpu()
+    loss, in_top5 = parallel.all_reduce_sum(torch.tensor([loss, in_top5], dtype=torch.float64, device=device)).tolist()
+    counts, correct = parallel.all_reduce_sum(counts).cpu(), parallel.all_reduce_sum(correct).cpu()
     return Evaluation(loss / int(counts.sum()), counts, correct, int(in_top5))
 
 
 def test(step: TrainStep, data: Data, cfg_dataset) -> tuple[dict[str, float], list[dict]]:
     """`test/*` of the finished model, and its classes on the test images.
 
-    Without a test split there are no metrics, and the classes are those of validation. Nothing else reads test
-    images, but for the check of a user's folder for damaged files.
+    Without a test split there are no metrics, and the classes are those of validation. In training nothing else reads
+    test images, but for validation under `dataset.val_source=test` and the check of a user's folder for damaged files.
     """
     images = data.val if data.test is None else data.test
     loader = Loader(images, cfg_dataset.num_workers, step.device)
-    batches = eval_batches(loader, step.evaluation_size(cfg_dataset.batch_size), part=parallel.share)
+    batches = eval_batches(loader, step.evaluation_size(cfg_dataset.batch_size), part=parallel.shard)
     result = evaluate(step.model, batches, step.normalize)
     return {} if data.test is None else result.metrics("test"), result.classes(data.classes)

@@ -43,7 +43,8 @@ class Repeated:
     size: images per chunk.
     storage: type in which its input waits for the backward pass.
     out: type of its result, and of the result's gradient.
-    parameters: those inside `run`, and what else gets gradients there.
+    parameters: those inside `run`, and coordinates `C` of factored layers there; bases get gradients, too, but are not
+        among them.
     done: called when the backward pass is over and these gradients are complete.
     """
 
@@ -129,7 +130,8 @@ def _move_gradients(parameters: Iterable[Tensor]) -> None:
 
 
 class LeanStep(TrainStep):
-    """`TrainStep` whose patch embedding and segments of blocks run as `ChunkedRepeat`; images stay bytes so long.
+    """`TrainStep` whose patch embedding and segments of blocks run as `ChunkedRepeat`; it takes images as bytes, which
+    the patch embedding normalises chunk by chunk.
 
     Args:
         chunk_size: images per chunk and in evaluation, at most; chunk_mib: what a layer writes for a chunk, in MiB, at
@@ -156,10 +158,9 @@ class LeanStep(TrainStep):
         self._chunk_bytes = None if chunk_mib is None else chunk_mib * 2**20
         self._dtype = next(self.model.parameters()).dtype
         self._trimmer = HeapTrimmer(_TRIM_AFTER) if self.device.type == "cpu" else None
-        self._line_drawn = False  # between a chunk's tensors and larger ones, which takes a batch to know
+        self._told_allocator = False  # the size of a chunk's largest tensor, which takes a batch to know
         self._anchor = torch.empty(0, device=self.device, requires_grad=True)
-        blocks, (name, embedding) = find_blocks(self.model), _patch_embedding(self.model)
-        self.repeated = (name, *blocks)
+        blocks, (_, embedding) = find_blocks(self.model), _patch_embedding(self.model)
         self._widths = dict.fromkeys(blocks.values(), 0)  # of a block's linears, the largest
         for site in linear_sites(self.model, "all"):
             block = blocks[site.block]
@@ -234,8 +235,8 @@ class LeanStep(TrainStep):
             numbers = max(x[0].numel(), x[0].numel() // x.shape[-1] * width)
             written = self._dtype.itemsize * numbers  # bytes per image
             size = self._images_at_once(written)
-            if width and not self._line_drawn:
-                self._line_drawn = True
+            if width and not self._told_allocator:
+                self._told_allocator = True
                 return_large_blocks(size * written + 4096)
                 if size < min(self.chunk_size, len(x)):
                     log.info("%d images at a time: train.chunk_mib allows no more", size)

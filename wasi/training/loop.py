@@ -21,7 +21,7 @@ from wasi.errors import Diverged, Interrupted
 from wasi.signals import uninterrupted
 from wasi.training import parallel
 from wasi.training.checkpoint import Progress, load_best, load_checkpoint, save_best, save_checkpoint
-from wasi.training.compile import graphs
+from wasi.training.compile import graph_count
 from wasi.training.evaluation import evaluate
 from wasi.training.step import StepResult, TrainStep
 
@@ -106,7 +106,7 @@ class Fit:
             self._loaders.clear()  # and with them their workers, and images on the device
         best, selected = self.progress.best_epoch, self.cfg.train.epochs
         if self.cfg.train.select == "best":
-            parallel.told_by_first(None)  # the first process has written it
+            parallel.barrier()  # the first process has written it
             load_best(self.folder, self.step)
             log.info("kept the weights of epoch %d, the best of validation", best)
             selected = best
@@ -120,7 +120,7 @@ class Fit:
 
     def _epoch(self, epoch: int) -> None:
         data, start = self.cfg.dataset, self.progress.step - epoch * self.per_epoch
-        options = {"hflip": data.hflip, "mix": self.mix, "part": parallel.share}
+        options = {"hflip": data.hflip, "mix": self.mix, "part": parallel.shard}
         batches = train_batches(self._loaders["train"], data.batch_size, self.cfg.seed, epoch, start, **options)
         title = f"epoch {epoch + 1}/{self.cfg.train.epochs}"
         with tqdm(batches, title, self.per_epoch, initial=start, leave=False, disable=None) as bar:
@@ -133,11 +133,11 @@ class Fit:
         progress, rate = self.progress, self.scheduler.get_last_lr()[0]
         batch = self.step.prepare(images, labels)
         self._wait()
-        start, compiled = perf_counter(), graphs()
+        start, compiled = perf_counter(), graph_count()
         result = self.step(*batch)
         self._wait()
         whole = result.count == self.cfg.dataset.batch_size  # an epoch's last, smaller batch is another thing
-        if whole and graphs() == compiled:
+        if whole and graph_count() == compiled:
             self.step_seconds.append(perf_counter() - start)
         self.scheduler.step()
         progress.step += 1
@@ -168,7 +168,7 @@ class Fit:
         values = {"train/loss": progress.loss_sum / progress.count}
         if (epoch + 1) % train.eval_every == 0 or epoch + 1 == train.epochs:
             size = self.step.evaluation_size(data.batch_size)
-            batches = eval_batches(self._loaders["val"], size, part=parallel.share)
+            batches = eval_batches(self._loaders["val"], size, part=parallel.shard)
             found = evaluate(self.step.model, batches, self.step.normalize)
             self.classes = len(found.counts)
             values |= found.metrics("val")

@@ -24,7 +24,7 @@ def build_optimizer(model: nn.Module, cfg: DictConfig) -> torch.optim.Optimizer:
 
     An optimizer without state steps on the coordinates of a factored layer where it has them (`FactoredLinear.C`, see
     `coordinate_groups`), any other on the factors. Weight decay acts on the product `L R`, so it leaves `L` alone.
-    `head_lr_ratio` is the classifier's learning rate over that of the rest; it starts from nothing.
+    `head_lr_ratio` is the learning rate of the classifier, whose weights start at random, over that of the rest.
 
     Raises UserError for an optimizer that is not there, and an option that is none of its arguments.
     """

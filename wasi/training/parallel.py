@@ -24,7 +24,7 @@ _TIMEOUT = timedelta(hours=1)  # the first process may measure or decode for lon
 
 def join() -> None:
     """Meet the other processes; nothing to do where there are none."""
-    if launched()[1] > 1 and not dist.is_initialized():
+    if launched().world_size > 1 and not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=_TIMEOUT)
 
@@ -35,7 +35,7 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def equal(model: nn.Module) -> None:
+def broadcast_model(model: nn.Module) -> None:
     """Every process's model becomes the first one's."""
     if is_parallel():
         for tensor in model.state_dict().values():
@@ -46,7 +46,7 @@ def rank() -> int:
     return dist.get_rank() if is_parallel() else 0
 
 
-def size() -> int:
+def world_size() -> int:
     """Processes that have met; 1 without any other."""
     return dist.get_world_size() if is_parallel() else 1
 
@@ -55,7 +55,7 @@ def is_parallel() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def told_by_first(value: T) -> T:
+def broadcast_from_first(value: T) -> T:
     """What the first process gave; every process calls this at the same place."""
     values = [value]
     if is_parallel():
@@ -63,12 +63,18 @@ def told_by_first(value: T) -> T:
     return values[0]
 
 
-def share(batch: Tensor) -> Tensor:
+def barrier() -> None:
+    """Wait until every process has come here."""
+    if is_parallel():
+        dist.barrier()
+
+
+def shard(batch: Tensor) -> Tensor:
     """This process's part of a batch, by its first axis; empty where there are more processes than samples."""
-    return batch.tensor_split(size())[rank()] if is_parallel() else batch
+    return batch.tensor_split(world_size())[rank()] if is_parallel() else batch
 
 
-def totals(values: Tensor) -> Tensor:
+def all_reduce_sum(values: Tensor) -> Tensor:
     """Sums over the processes, in place."""
     if is_parallel():
         dist.all_reduce(values)
@@ -77,7 +83,7 @@ def totals(values: Tensor) -> Tensor:
 
 def total(count: int, device: torch.device) -> int:
     """A number's sum over the processes."""
-    return int(totals(torch.tensor(count, device=device))) if is_parallel() else count
+    return int(all_reduce_sum(torch.tensor(count, device=device))) if is_parallel() else count
 
 
 def largest(count: int, device: torch.device) -> int:
@@ -103,14 +109,14 @@ def sum_gradients(parameters: Sequence[Tensor]) -> None:
     """
     if not parameters:
         return
-    has = totals(torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device))
+    has = all_reduce_sum(torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device))
     chosen = [p for p, processes in zip(parameters, has.tolist(), strict=True) if processes]
     for parameter in chosen:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
     for dtype in dict.fromkeys(p.dtype for p in chosen):
         gradients = [p.grad for p in chosen if p.grad is not None and p.dtype == dtype]
-        together = totals(torch.cat([g.flatten() for g in gradients]))
+        together = all_reduce_sum(torch.cat([g.flatten() for g in gradients]))
         for gradient, part in zip(gradients, together.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
 

@@ -1,6 +1,6 @@
 """One whole optimizer step: forward, loss, backward, subspace work, update."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import isfinite
 
@@ -34,7 +34,6 @@ class TrainStep:
         normalize: uint8 `[B, 3, S, S]` to float32.
         clip_norm: largest global gradient norm, or None.
         micro_batch_size: images per forward pass; gradients add up to those of the whole batch.
-        repeated: names of the modules whose forward is repeated in the backward pass.
         step_in_backward: `optimizer`, a `Swan`, steps on a matrix as soon as its gradient is complete, which is let go
             then. A step that diverges may have moved some weights already.
         label_smoothing: share of every label that is spread over all classes.
@@ -50,14 +49,12 @@ class TrainStep:
         normalize: Callable[[Tensor], Tensor],
         clip_norm: float | None = None,
         micro_batch_size: int | None = None,
-        repeated: Sequence[str] = (),
         step_in_backward: bool = False,
         label_smoothing: float = 0.0,
     ):
         self.model, self.optimizer, self.normalize = model, optimizer, normalize
         self.clip_norm, self.micro_batch_size = clip_norm, micro_batch_size
         self.label_smoothing = label_smoothing
-        self.repeated = tuple(repeated)
         self.penalties: list[Callable[[], Tensor]] = []  # scalars that a method adds to the loss that is minimised
         self.subspace = SubspaceIteration(model, optimizer)
         self.device = next(model.parameters()).device
@@ -129,4 +126,4 @@ class TrainStep:
         parallel.sum_gradients(summed)
         for penalty in self.penalties:
             penalty().backward()
-        return parallel.totals(found), count
+        return parallel.all_reduce_sum(found), count
