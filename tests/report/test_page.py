@@ -300,6 +300,23 @@ def test_a_warning_that_rows_share_stands_once_behind_their_names(tmp_path):
     assert warning == "no throttling was seen" and {*names.split(", ")} >= {"svd_llm 0.8", "wasi 0.8"}
 
 
+def test_times_of_a_busy_machine_have_no_front(tmp_path, monkeypatch):
+    for name, epsilon in (("vanilla", None), ("wasi", 0.8)):
+        rich(tmp_path, name=name, epsilon=epsilon)
+    fronts = []
+    for busy in (False, True):
+        monkeypatch.setattr(accuracy, "was_busy", lambda runs, busy=busy: busy)
+        figures = accuracy.section(rows(tmp_path)).figures
+        fronts.append({figure.title: '"step-after"' in json.dumps(figure.spec) for figure in figures})
+    idle, busy = fronts
+    assert (
+        all(idle.values())
+        and {title for title in busy if not busy[title]}
+        == {title for title in busy if "time" in title.lower() or "ms" in title}
+        != set()
+    )
+
+
 def test_a_step_without_subspaces_stands_beside_those_with(tmp_path):
     rich(tmp_path, name="vanilla", epsilon=None)
     assert parts.time(rows(tmp_path)) is None  # a single part of every step says nothing

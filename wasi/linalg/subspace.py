@@ -43,10 +43,11 @@ def fold_(left: Tensor, right: Tensor, update: Tensor, basis: Tensor, decay: flo
 
     Args:
         left: `L`, `O x K`; right: `R`, `K x I`; update: `C`, `O x r`, the step in coordinates of the basis;
-        basis: `U`, `I x r`, orthonormal columns; decay: what weight decay leaves of `W` before the
-        step, as a factor.
+        basis: `U`, `I x r`, orthonormal columns; decay: factor that weight decay leaves of `W`,
+        before the step.
     """
-    _add_(left, right, update, basis, decay, *_a_and_b(*_products(left, right, update, basis)))
+    a, b = _a_and_b(*_products(left, right, update, basis))
+    _add_(left, right, update, basis, decay, a, b)
 
 
 def fold_all_(weights: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]], decays: Sequence[float]) -> None:

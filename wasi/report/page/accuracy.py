@@ -27,7 +27,8 @@ def _text(rows: list[Row]) -> str:
         "Up and to the left is better.": len(rows) > 1,
         "Vertical bars: ± standard deviation over the seeds.": spread,
         "Thin lines join configurations that differ by their thresholds alone.": joined,
-        "Stepped line: the Pareto front of the panel, whose members no other beats in both.": len(rows) > 1,
+        "Stepped line: the Pareto front of the panel, whose members no other beats in both; times of a busy "
+        "machine have none.": len(rows) > 1,
         "Dashed: vanilla's accuracy.": any(row.is_reference and row.comparison.is_reference for row in rows),
         "Point at a mark for its name and numbers, click it for its options.": True,
     }
@@ -53,9 +54,13 @@ def _panel(cost: Cost, rows: list[Row]) -> dict[str, Any]:
         "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}, "color": colour},
     }
     whiskers = [whisker] if any("low" in value for value in values) else []
-    spoilt = cost.timed and was_busy([run for row in rows for run in row.group.sources(cost.metric)])
-    front = [] if spoilt else [_front(x, y)]
+    front = [] if _is_spoilt(cost, rows) else [_front(x, y)]
     return spec(*_vanilla(rows, y), *front, line, *whiskers, marks, values=values)
+
+
+def _is_spoilt(cost: Cost, rows: list[Row]) -> bool:
+    """Whether these are times, and the machine was busy."""
+    return cost.timed and was_busy([run for row in rows for run in row.group.sources(cost.metric)])
 
 
 def _datum(row: Row, cost: Cost) -> dict[str, Any]:
