@@ -253,7 +253,7 @@ def test_coordinates_hold_no_memory_and_fold_to_a_step_of_algorithm_1():
 def test_epsilon_ranks_against_svd(epsilon):
     x = decaying(6, 5, 9)
     assert epsilon_ranks(x, epsilon, "whole") == (6, *epsilon_ranks(x, epsilon, "cut")[1:])
-    assert epsilon_ranks(x, epsilon, "whole", 1.0) == (6, 5, epsilon_ranks(x, epsilon)[2])
+    assert epsilon_ranks(x, epsilon, "whole", 1.0) == (6, 5, epsilon_ranks(x, epsilon, "cut")[2])
     for mode, rank in enumerate(epsilon_ranks(x, epsilon, "cut")):
         e = torch.linalg.svdvals(x.movedim(mode, 0).reshape(x.shape[mode], -1)).square()
         expected = len(e) if epsilon == 1 else int((e.cumsum(0) < epsilon * e.sum()).sum()) + 1

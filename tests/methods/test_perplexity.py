@@ -62,7 +62,7 @@ def test_perplexity_is_the_error_of_the_weight_gradient(name):
         exact = weight_gradient(grad, x)
         assert torch.allclose(exact, linears[table.name].weight.grad)
         for candidate in table.candidates:
-            state = TuckerState(x, epsilon_ranks(x, candidate.epsilon))
+            state = TuckerState(x, epsilon_ranks(x, candidate.epsilon, "cut"))
             assert candidate.ranks == [state.ranks]
             assert candidate.elements == state.stored_elements(x.shape)
             error = (exact - weight_gradient(grad, expand(*state.compress(x)))).norm().item()
@@ -86,7 +86,7 @@ def test_a_layer_of_several_calls_is_measured_as_one_weight():
     inputs, grads = gradients_seen(model, {"x": model.blocks[0].mlp.fc2}, images, labels)["x"]
     error, elements = 0.0, 0
     for x, grad in zip(inputs, grads, strict=True):
-        state = TuckerState(x, epsilon_ranks(x, 0.6))
+        state = TuckerState(x, epsilon_ranks(x, 0.6, "cut"))
         error = error + weight_gradient(grad, x) - weight_gradient(grad, expand(*state.compress(x)))
         elements += state.stored_elements(x.shape)
     (candidate,) = tables["blocks.0.mlp.fc2"].candidates

@@ -17,7 +17,7 @@ from wasi.errors import UserError
 from wasi.models.input_spec import input_spec
 from wasi.models.micro import vit_micro
 from wasi.training import budget as budget_module
-from wasi.training.budget import OPTION, _trained, apply_budget, outline_of, process_mib
+from wasi.training.budget import OPTION, _trained, apply_budget, model_sizes, process_mib
 from wasi.training.build_step import build_step
 
 SMALL = ["model=vit_micro", "dataset=synthetic", "model.weights=random", "dataset.train_size=64", "method=wasi"]
@@ -41,8 +41,8 @@ def configured(compose_config):
 def one_outline(configured, monkeypatch):
     """The outline is made once, and budgets alone differ: what it takes is a forward pass of the model."""
     cfg = configured(4000)
-    sizes = outline_of(cfg, input_spec(cfg.model, None))
-    monkeypatch.setattr(budget_module, "outline_of", lambda *_: sizes)
+    sizes = model_sizes(cfg, input_spec(cfg.model, None))
+    monkeypatch.setattr(budget_module, "model_sizes", lambda *_: sizes)
     return cfg, sizes
 
 
@@ -53,7 +53,7 @@ def picked(cfg) -> tuple[int, int, float]:
 
 def test_outline_counts_what_the_model_has(configured):
     cfg = configured(1000)
-    sizes = outline_of(cfg, input_spec(cfg.model, None))
+    sizes = model_sizes(cfg, input_spec(cfg.model, None))
     tokens, width = 7 * 7 + 1, 96
     assert len(sizes.blocks) == 4 and set(sizes.blocks) == {tokens * width * (1 + 3 + 1 + 1 + 1 + 4 + 4 + 1)}
     assert (sizes.passing, sizes.widest, sizes.image) == (tokens * width, tokens * 4 * width, 3 * 28**2)
@@ -106,7 +106,7 @@ def test_every_method_has_an_expectation_above_the_process_it_starts_from(config
 def test_a_tuner_of_peft_counts_its_adapters_and_not_the_weights_that_it_leaves_alone(configured):
     def expected(*more):
         cfg = configured(4000, "method=peft", "optimizer=adamw", *more)
-        return process_mib(cfg, outline_of(cfg, input_spec(cfg.model, None)), 1, 1, RESIDENT)
+        return process_mib(cfg, model_sizes(cfg, input_spec(cfg.model, None)), 1, 1, RESIDENT)
 
     # of a ViT whose weights are large against everything else
     large = ["model=vit_b_32", "dataset.image_size=32", "dataset.batch_size=1"]
@@ -122,7 +122,7 @@ def test_moments_in_a_subspace_count_there_and_whole_outside(optimizer, package,
     pytest.importorskip(package)
     words = [f"optimizer={optimizer}", "method=vanilla", "method.scope=mlp", "optimizer.rank=4"]
     cfg = configured(4000, *words)
-    sizes = outline_of(cfg, input_spec(cfg.model, None))
+    sizes = model_sizes(cfg, input_spec(cfg.model, None))
     model = vit_micro(28, 200)  # of as many classes as the outline
     step = build_step(model, lambda x: x, cfg)
     step(torch.randn(2, 3, 28, 28), torch.tensor([0, 1]))
@@ -134,7 +134,7 @@ def test_moments_in_a_subspace_count_there_and_whole_outside(optimizer, package,
 def test_set_up_counts_second_moments_of_the_narrower_side_of_each_weight(configured, monkeypatch):
     def expected(*more):
         cfg = configured(4000, "method=wsi", "model=vit_b_32", "dataset.image_size=32", "dataset.batch_size=1", *more)
-        return process_mib(cfg, outline_of(cfg, input_spec(cfg.model, None)), 1, 1, RESIDENT)
+        return process_mib(cfg, model_sizes(cfg, input_spec(cfg.model, None)), 1, 1, RESIDENT)
 
     def each():
         return [expected(f"method.init={init}") for init in ("svd", "output", "features")]

@@ -115,9 +115,9 @@ def test_values_follow_their_definitions(method, tmp_path):
     angles = torch.rad2deg(sines.asin())
     assert float(row["angle_max_deg"]) == pytest.approx(angles.max().item(), rel=1e-6)
     assert float(row["angle_mean_deg"]) == pytest.approx(angles.mean().item(), rel=1e-6)
-    ranks = epsilon_ranks(x, 0.7)
+    ranks = epsilon_ranks(x, 0.7, "cut")
     assert [int(row[f"mode{m}_rank_at_threshold"]) for m in (1, 2, 3)] == list(ranks)
-    state = layer.state if method == "wasi" else TuckerState(x0, epsilon_ranks(x0, 0.7))
+    state = layer.state if method == "wasi" else TuckerState(x0, epsilon_ranks(x0, 0.7, "cut"))
     features = x @ state.feature_basis
     assert float(row["mode3_variance"]) == pytest.approx((features.square().sum() / x.square().sum()).item())
     if method == "wasi":

@@ -118,7 +118,7 @@ def advance(states: Sequence[TuckerState]) -> bool:
 
 
 def epsilon_ranks(
-    x: Tensor, epsilon: float, batch_mode: str = "cut", token_epsilon: float | None = None
+    x: Tensor, epsilon: float, batch_mode: str, token_epsilon: float | None = None
 ) -> tuple[int, ...]:
     """Ranks per mode that explain `epsilon` of the variance of each unfolding of `x`.
 

@@ -8,7 +8,7 @@ whitening with an orthonormal left factor. Everything here is meant for float64.
 import torch
 from torch import Tensor
 
-from wasi.linalg.rank import truncate
+from wasi.linalg.rank import gram_energies, truncate
 
 # Added to the diagonal of `C`, relative to the inputs' mean square: directions that the data does not touch are
 # then ordered by the weight's own energy, far below all that it does touch and far above rounding.
@@ -99,7 +99,7 @@ def _seen_from_outputs(
 
 def _eigenvalues(matrix: Tensor) -> Tensor:
     """Eigenvalues of a positive semi-definite matrix, non-increasing; what rounding makes negative is 0."""
-    return torch.linalg.eigvalsh(matrix).flip(0).clamp_min(0)
+    return gram_energies(torch.linalg.eigvalsh(matrix))
 
 
 def _leading(matrix: Tensor, rank: int) -> Tensor:

@@ -30,7 +30,7 @@ def explained_rank(energies: Tensor, epsilon: float, total: Tensor | float | Non
 
 def weight_rank(weight: Tensor, epsilon: float) -> int:
     """The rank that `truncate` keeps of a weight (`O x I`), from its singular values alone."""
-    return explained_rank(_energies(torch.linalg.eigvalsh(_gram(weight.detach().double()))), epsilon)
+    return explained_rank(gram_energies(torch.linalg.eigvalsh(_gram(weight.detach().double()))), epsilon)
 
 
 def truncate(weight: Tensor, epsilon: float, rank: int | None = None) -> tuple[Tensor, Tensor]:
@@ -45,7 +45,7 @@ def truncate(weight: Tensor, epsilon: float, rank: int | None = None) -> tuple[T
     """
     wide = weight.detach().double()
     energies, vectors = torch.linalg.eigh(_gram(wide))
-    k = explained_rank(_energies(energies), epsilon) if rank is None else rank
+    k = explained_rank(gram_energies(energies), epsilon) if rank is None else rank
     leading = vectors[:, -k:].flip(-1)
     left = leading if len(wide) <= wide.shape[1] else qr_positive(wide @ leading)[0]
     return left.to(weight.dtype).contiguous(), (left.mT @ wide).to(weight.dtype)
@@ -56,6 +56,6 @@ def _gram(wide: Tensor) -> Tensor:
     return wide @ wide.mT if len(wide) <= wide.shape[1] else wide.mT @ wide
 
 
-def _energies(eigenvalues: Tensor) -> Tensor:
-    """Squared singular values, non-increasing, from the eigenvalues of a Gram matrix."""
+def gram_energies(eigenvalues: Tensor) -> Tensor:
+    """Squared singular values, non-increasing, from the eigenvalues (ascending) of a Gram matrix."""
     return eigenvalues.flip(0).clamp_min(0)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from wasi.linalg.orthonormal import qr_positive
-from wasi.linalg.rank import explained_rank
+from wasi.linalg.rank import explained_rank, gram_energies
 
 # Up to this size an exact eigendecomposition costs less than iterating.
 EXACT_SIDE = 1024
@@ -55,7 +55,7 @@ def mode_rank(x: Tensor, mode: int, epsilon: float) -> int:
         return x.shape[mode]
     if not _has_small_gram(x, mode):
         return leading_subspace(_unfold(x, mode), epsilon, None).shape[1]
-    return explained_rank(torch.linalg.eigvalsh(_mode_gram(x, mode)).flip(0).clamp_min(0), epsilon)
+    return explained_rank(gram_energies(torch.linalg.eigvalsh(_mode_gram(x, mode))), epsilon)
 
 
 def _unfold(x: Tensor, mode: int) -> Tensor:
@@ -79,7 +79,7 @@ def mode_spectrum(x: Tensor, mode: int, epsilon: float) -> tuple[Tensor, Tensor]
         basis = leading_subspace(rows, epsilon, None)
         return basis, (rows @ basis).double().square().sum(0)
     energy, vectors = torch.linalg.eigh(_mode_gram(x, mode))
-    energy = energy.flip(0).clamp_min(0)
+    energy = gram_energies(energy)
     r = explained_rank(energy, epsilon)
     return vectors.flip(1)[:, :r].to(x.dtype).contiguous(), energy[:r]
 
@@ -102,10 +102,10 @@ def _exact(rows: Tensor, epsilon: float | None, rank: int | None) -> Tensor:
     wide = rows.double()
     if d <= n:
         energy, vectors = torch.linalg.eigh(wide.mT @ wide)
-        energy, vectors = energy.flip(0).clamp_min(0), vectors.flip(1)
+        energy, vectors = gram_energies(energy), vectors.flip(1)
     else:
         energy, left = torch.linalg.eigh(wide @ wide.mT)
-        energy, left = energy.flip(0).clamp_min(0), left.flip(1)
+        energy, left = gram_energies(energy), left.flip(1)
         vectors = wide.mT @ left
     r = _wanted(energy, epsilon, rank, None)
     basis = vectors[:, :r]
@@ -127,7 +127,7 @@ def _iterated(rows: Tensor, epsilon: float | None, rank: int | None) -> Tensor:
             basis = qr_positive(rows.mT @ (rows @ basis))[0]
         projected = (rows @ basis).double()
         energy, rotation = torch.linalg.eigh(projected.mT @ projected)
-        energy, rotation = energy.flip(0).clamp_min(0), rotation.flip(1)
+        energy, rotation = gram_energies(energy), rotation.flip(1)
         reached = epsilon is None or energy.sum() >= epsilon * total
         if reached or width == min(rows.shape):
             r = _wanted(energy, epsilon, rank, total)

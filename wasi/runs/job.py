@@ -39,6 +39,7 @@ from wasi.runs.record import Record
 from wasi.runs.result import read_result
 from wasi.signals import interruptible, uninterrupted
 from wasi.tracking import NullTracker, Tracker, open_tracker
+from wasi.training import file_names
 
 log = logging.getLogger(__name__)
 
@@ -230,7 +231,7 @@ def _skip(record: Record, monitor: bool) -> Ending:
         log.warning("the completed result's times are those of %s; reports show them apart", before)
     if damaged(record.folder / MODEL_NAME):
         log.warning("%s is cut or damaged: train.rerun=true makes it anew", _shown(record.folder / MODEL_NAME))
-    if monitor and not (record.folder / "monitor.csv").exists():
+    if monitor and not (record.folder / file_names.MONITOR).exists():
         log.warning("train.monitor=true has no effect on a completed run: train.rerun=true trains it under watch")
     return Ending("completed")
 
@@ -256,12 +257,12 @@ def _start_afresh_or_resume(record: Record, rerun: bool) -> None:
 
 def _checkpoints(folder: Path) -> tuple[Path, Path]:
     """The last and the one before it, which is used where the last cannot be read."""
-    return folder / "checkpoint.pt", folder / "checkpoint_before.pt"
+    return folder / file_names.CHECKPOINT, folder / file_names.CHECKPOINT_BEFORE
 
 
 def _remove_checkpoint(folder: Path) -> None:
     """And the weights of the best epoch beside it, and what a killed process was about to write."""
-    for path in (*_checkpoints(folder), folder / "best.pt", *folder.glob("*.tmp")):
+    for path in (*_checkpoints(folder), folder / file_names.BEST, *folder.glob("*.tmp")):
         remove(path)
 
 

@@ -7,7 +7,7 @@ that `mark_projected` has marked; all other parameters get ordinary AdamW. Both 
 products per step) is measured as subspace work.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from wasi.errors import UserError
 from wasi.models.structure import linear_sites
 from wasi.optional import optional
+from wasi.training.groups import Group, split
 
 _MARK = "is_projected"
 
@@ -31,54 +32,49 @@ def mark_projected(model: nn.Module, scope: str) -> None:
             setattr(weight, _MARK, True)
 
 
-def galore(groups: list[dict[str, Any]], *, rank, update_proj_gap, scale, proj_type, **options) -> Optimizer:
+def galore(groups: list[Group], *, rank, update_proj_gap, scale, proj_type, **options) -> Optimizer:
     """AdamW of galore-torch; `options` are AdamW's."""
     package = optional("galore_torch", "optimizer", "galore")
     projection = {"rank": rank, "update_proj_gap": update_proj_gap, "scale": scale, "proj_type": proj_type}
-    groups = _split(groups, projection, "galore")
+    groups = _with_projection(groups, projection, "galore")
     optimizer = package.GaLoreAdamW(groups, no_deprecation_warning=True, **options)
     projector = optional("galore_torch.galore_projector", "optimizer", "galore").GaLoreProjector
     optimizer.subspace_work = [(projector, "project"), (projector, "project_back")]
 
-    def restored(state: dict[str, Any], group: dict[str, Any]) -> object:
+    def restored(state: dict[str, Any], group: Group) -> object:
         return projector(**{name: group[name] for name in projection})
 
     return _plain_state(optimizer, ("ortho_matrix",), restored)
 
 
 def apollo(
-    groups: list[dict[str, Any]], *, rank, update_proj_gap, scale, proj_type, proj, scale_type, **options
+    groups: list[Group], *, rank, update_proj_gap, scale, proj_type, proj, scale_type, **options
 ) -> Optimizer:
     """AdamW of apollo-torch; `options` are AdamW's. A random projection is drawn from seeds that it counts up."""
     package = optional("apollo_torch", "optimizer", "apollo")
     projection = {"rank": rank, "update_proj_gap": update_proj_gap, "scale": scale, "proj_type": proj_type}
-    groups = _split(groups, {**projection, "proj": proj, "scale_type": scale_type}, "apollo")
+    groups = _with_projection(groups, {**projection, "proj": proj, "scale_type": scale_type}, "apollo")
     optimizer = package.APOLLOAdamW(groups, **options)
     random, svd = (optional(f"apollo_torch.{kind}_projector", "optimizer", "apollo") for kind in ("random", "svd"))
     optimizer.subspace_work = [(random.GradientProjector, "project"), (svd.GaLoreProjector, "project")]
 
-    def restored(state: dict[str, Any], group: dict[str, Any]) -> object:
+    def restored(state: dict[str, Any], group: Group) -> object:
         return optimizer._initialize_projector(group, state)
 
     return _plain_state(optimizer, ("ortho_matrix", "seed", "svd_count"), restored)
 
 
-def adamw8bit(groups: list[dict[str, Any]], **options) -> Optimizer:
+def adamw8bit(groups: list[Group], **options) -> Optimizer:
     """AdamW of bitsandbytes with 8-bit moments in blocks; tensors below 4096 numbers keep theirs in 32 bits."""
     return optional("bitsandbytes", "optimizer", "adamw8bit").optim.AdamW8bit(groups, **options)
 
 
-def _split(groups: Iterable[dict[str, Any]], projection: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    """Each group's marked weights in a group of their own, which carries `projection`."""
-    found = []
-    for group in groups:
-        marked = [p for p in group["params"] if hasattr(p, _MARK)]
-        plain = [p for p in group["params"] if not hasattr(p, _MARK)]
-        found += [{**group, "params": plain}] if plain else []
-        found += [{**group, **projection, "params": marked}] if marked else []
-    if not any("rank" in group for group in found):
+def _with_projection(groups: list[Group], projection: dict[str, Any], name: str) -> list[Group]:
+    """The same groups, but that the marked weights are in groups of their own, which carry `projection`."""
+    marked = {id(p) for group in groups for p in group["params"] if hasattr(p, _MARK)}
+    if not marked:
         raise UserError("optimizer", name, "with a method that trains dense weights of its scope")
-    return found
+    return split(groups, marked, **projection)
 
 
 def _plain_state(

@@ -44,7 +44,7 @@ _HOLES = 2.2  # heap that a chunk's tensors come from, which stays, over what li
 
 
 @dataclass(frozen=True)
-class Outline:
+class ModelSizes:
     """Sizes of a model in numbers, of images per image.
 
     scope, rest: dense weights in the method's scope, as (outputs, inputs), and all other parameters; blocks: per block
@@ -73,7 +73,7 @@ def apply_budget(cfg: DictConfig, spec: InputSpec, resident: Callable[[], float]
     Raises:
         UserError: nothing fits; it names the least budget that would do.
     """
-    sizes = outline_of(cfg, spec)
+    sizes = model_sizes(cfg, spec)
     resident_mib = resident()
     choices = product(_choices(cfg.train.chunk_size, _CHUNKS), _choices(cfg.train.segment_size, _SEGMENTS))
     fixed = cfg.copy()
@@ -94,13 +94,13 @@ def apply_budget(cfg: DictConfig, spec: InputSpec, resident: Callable[[], float]
     return {"memory/expected_process_mib": expected[chunk, segment]}
 
 
-def process_mib(cfg: DictConfig, sizes: Outline, chunk: int, segment: int, resident_mib: float) -> int:
+def process_mib(cfg: DictConfig, sizes: ModelSizes, chunk: int, segment: int, resident_mib: float) -> int:
     """Expected resident memory of the whole process in MiB, at its largest from set-up to the last step."""
     base = ceil(resident_mib / _STEP) * _STEP + _RUNTIME + _data(cfg, sizes)
     return ceil(base + _SLACK * max(_set_up(cfg, sizes), _training(cfg, sizes, chunk, segment)) / _MIB)
 
 
-def outline_of(cfg: DictConfig, spec: InputSpec) -> Outline:
+def model_sizes(cfg: DictConfig, spec: InputSpec) -> ModelSizes:
     """Sizes of the model that `cfg` names, by a forward pass of the library's own model on `meta`, without weights."""
     library, name = library_of(cfg.model), architecture_of(cfg.model)
     model = without_weights(lambda: library.create(name, spec.image_size, _CLASSES)).to("meta")
@@ -110,7 +110,7 @@ def outline_of(cfg: DictConfig, spec: InputSpec) -> Outline:
     blocks = find_blocks(model)
     tokens = {name: inputs[name][0] // inputs[name][1] for name in blocks}
     scope = tuple((site.out_features, site.in_features) for site in sites if site.name in in_scope)
-    return Outline(
+    return ModelSizes(
         scope=scope,
         rest=sum(p.numel() for p in model.parameters()) - sum(o * i for o, i in scope),
         blocks=tuple(
@@ -142,7 +142,7 @@ def _choices(given: int | None, all_of: tuple[int, ...]) -> tuple[int, ...]:
     return all_of if given is None else (given,)
 
 
-def _data(cfg: DictConfig, sizes: Outline) -> float:
+def _data(cfg: DictConfig, sizes: ModelSizes) -> float:
     """MiB of data in memory: files are read, and synthetic images made, when their turn comes."""
     data = cfg.dataset
     if data.name != "synthetic":
@@ -151,7 +151,7 @@ def _data(cfg: DictConfig, sizes: Outline) -> float:
     return splits * CLASSES * 4 * sizes.image / _MIB  # a pattern per class in each split
 
 
-def _set_up(cfg: DictConfig, sizes: Outline) -> float:
+def _set_up(cfg: DictConfig, sizes: ModelSizes) -> float:
     """Bytes: a layer in the making beside those made, or before, while weights are mapped, images in the model."""
     largest = max(o * i for o, i in sizes.scope)
     smaller = max(min(o, i) for o, i in sizes.scope)
@@ -166,7 +166,7 @@ def _set_up(cfg: DictConfig, sizes: Outline) -> float:
     return max(_kept_weights(cfg, sizes) + factoring + moments, 4 * sizes.rest + looking)
 
 
-def _moments(cfg: DictConfig, sizes: Outline) -> float:
+def _moments(cfg: DictConfig, sizes: ModelSizes) -> float:
     """Bytes of all layers' second moments, with those of a layer in the making; 0 where none are taken."""
     method = cfg.method
     narrow = [8 * min(o, i) ** 2 for o, i in sizes.scope]  # of outputs or inputs, in float64
@@ -186,7 +186,7 @@ def _in_memory(sums: list[int]) -> int:
     return sum(size for size in sums if size < SUMS_FROM)
 
 
-def _training(cfg: DictConfig, sizes: Outline, chunk: int, segment: int) -> float:
+def _training(cfg: DictConfig, sizes: ModelSizes, chunk: int, segment: int) -> float:
     """Bytes: weights, gradients, optimizer state, what segments keep of the batch, and a chunk inside one of them."""
     batch, storage = cfg.dataset.batch_size, 4 if cfg.train.storage == "float32" else 2
     held = cfg.train.micro_batch_size or batch
@@ -196,12 +196,12 @@ def _training(cfg: DictConfig, sizes: Outline, chunk: int, segment: int) -> floa
     return _kept_weights(cfg, sizes) + _trained(cfg, sizes) + kept + inside
 
 
-def _kept_weights(cfg: DictConfig, sizes: Outline) -> float:
+def _kept_weights(cfg: DictConfig, sizes: ModelSizes) -> float:
     """Bytes of parameters after the method has been applied."""
     return 4 * (sizes.rest + sum(_layer(cfg, o, i) for o, i in sizes.scope))
 
 
-def _trained(cfg: DictConfig, sizes: Outline) -> float:
+def _trained(cfg: DictConfig, sizes: ModelSizes) -> float:
     """Bytes of gradients and optimizer state."""
     method, optimizer = cfg.method, cfg.optimizer
     if not cast(type[Method], get_class(method["_target_"])).trains_matrices:

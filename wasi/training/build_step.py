@@ -17,6 +17,7 @@ from wasi.training import parallel
 from wasi.training.baselines import mark_projected
 from wasi.training.checkpointing import checkpoint_blocks
 from wasi.training.compile import compile_blocks
+from wasi.training.groups import Group, split
 from wasi.training.lean import LeanStep
 from wasi.training.optimizer import build_optimizer
 from wasi.training.step import TrainStep
@@ -82,20 +83,15 @@ def _lean_options(cfg: DictConfig, device: str) -> dict[str, Any]:
     return found | {"storage": getattr(torch, found["storage"])}
 
 
-def _regroup(optimizer: torch.optim.Optimizer, groups: Iterable[dict[str, Any]]) -> None:
+def _regroup(optimizer: torch.optim.Optimizer, groups: Iterable[Group]) -> None:
     """Take the parameters of `groups` out of the optimizer's groups, into groups with the options given here.
 
     What a group here does not say stays as it was: a parameter may come from a group of its own kind (whitened, without
     weight decay, projected), so one group here may become several.
     """
     for group in groups:
-        taken = {id(p) for p in group["params"]}
-        before, optimizer.param_groups = optimizer.param_groups, []
-        for other in before:
-            left = [p for p in other["params"] if id(p) not in taken]
-            moved = [p for p in other["params"] if id(p) in taken]
-            optimizer.param_groups += [{**other, "params": left}] if left else []
-            optimizer.param_groups += [{**other, **group, "params": moved}] if moved else []
-        held = {id(p) for other in before for p in other["params"]}
+        options = {key: value for key, value in group.items() if key != "params"}
+        held = {id(p) for other in optimizer.param_groups for p in other["params"]}
+        optimizer.param_groups[:] = split(optimizer.param_groups, {id(p) for p in group["params"]}, **options)
         if new := [p for p in group["params"] if id(p) not in held]:
             optimizer.add_param_group({**group, "params": new})

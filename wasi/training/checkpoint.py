@@ -8,12 +8,11 @@ from pathlib import Path
 
 import torch
 
+from wasi.training import file_names
 from wasi.training.step import TrainStep
 
 log = logging.getLogger(__name__)
 
-FILE_NAME, BEFORE_NAME = "checkpoint.pt", "checkpoint_before.pt"
-BEST_NAME = "best.pt"
 _DAMAGED = (EOFError, RuntimeError, pickle.UnpicklingError)  # what torch.load has for a cut file
 
 
@@ -43,7 +42,7 @@ def save_checkpoint(folder: Path, step: TrainStep, scheduler, progress: Progress
         "cuda_rng": torch.cuda.get_rng_state_all() if step.device.type == "cuda" else [],
         "progress": asdict(progress),
     }
-    _replace(folder / FILE_NAME, state, keep=folder / BEFORE_NAME)
+    _replace(folder / file_names.CHECKPOINT, state, keep=folder / file_names.CHECKPOINT_BEFORE)
 
 
 def load_checkpoint(folder: Path, step: TrainStep, scheduler) -> Progress:
@@ -62,7 +61,7 @@ def load_checkpoint(folder: Path, step: TrainStep, scheduler) -> Progress:
 
 def _newest(folder: Path) -> dict | None:
     """A file that a full disk or a dying machine has cut is told, and the one before it taken."""
-    for path in (folder / FILE_NAME, folder / BEFORE_NAME):
+    for path in (folder / file_names.CHECKPOINT, folder / file_names.CHECKPOINT_BEFORE):
         if not path.exists():
             continue
         try:
@@ -74,12 +73,12 @@ def _newest(folder: Path) -> dict | None:
 
 def save_best(folder: Path, step: TrainStep) -> None:
     """Write the weights to `folder/best.pt`."""
-    _replace(folder / BEST_NAME, step.model.state_dict())
+    _replace(folder / file_names.BEST, step.model.state_dict())
 
 
 def load_best(folder: Path, step: TrainStep) -> None:
     """Put the weights of `folder/best.pt` into the model; the optimizer's state stays as it is."""
-    state = torch.load(folder / BEST_NAME, map_location=step.device, weights_only=True)
+    state = torch.load(folder / file_names.BEST, map_location=step.device, weights_only=True)
     step.model.load_state_dict(state)
 
 

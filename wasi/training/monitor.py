@@ -34,9 +34,9 @@ from wasi.linalg.tucker import expand, project
 from wasi.methods.calibration import observe_inputs
 from wasi.methods.scope import scope_linears
 from wasi.models.structure import linear_sites
+from wasi.training import file_names
 from wasi.training.compile import uncompiled
 
-FILE_NAME = "monitor.csv"
 _KEYS = ("epoch", "step", "layer", "call")
 _VALUES = ("weight_rank", "rank_at_threshold", "angle_max_deg", "angle_mean_deg", "tucker_error")
 
@@ -64,8 +64,8 @@ class Monitor:
     def __call__(self, epoch: int, step: int) -> None:
         """Write down how things stand after `epoch` epochs and `step` optimizer steps."""
         rows = [{"epoch": epoch, "step": step, **row} for row in self._look()]
-        earlier = [row for row in _read(self.folder / FILE_NAME) if int(row["epoch"]) < epoch]
-        _write(self.folder / FILE_NAME, [*earlier, *rows])
+        earlier = [row for row in _read(self.folder / file_names.MONITOR) if int(row["epoch"]) < epoch]
+        _write(self.folder / file_names.MONITOR, [*earlier, *rows])
         self.tracker.log(step, {key: value for row in rows for key, value in _history(row).items()})
 
     @torch.no_grad()
@@ -102,7 +102,7 @@ class Monitor:
     def _input(self, name: str, call: int, layer: nn.Module, x: Tensor) -> Row:
         if not x.any():
             return {}  # there is no variance to explain
-        ranks = epsilon_ranks(x, self.activation_epsilon)
+        ranks = epsilon_ranks(x, self.activation_epsilon, "cut")  # of the batch too
         tracked = layer.state if isinstance(layer, LowRankLayer) else None
         if tracked is None and (name, call) not in self._bases:
             self._bases[name, call] = TuckerState(x, ranks)

@@ -2,7 +2,6 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from typing import Any
 
 import hydra
 import torch
@@ -14,9 +13,8 @@ from wasi.deferred import eager
 from wasi.layers.base import LowRankLayer
 from wasi.layers.factored import FactoredLinear
 from wasi.models.structure import find_blocks, head_module
+from wasi.training.groups import Group, split
 from wasi.training.swan import Swan
-
-Group = dict[str, Any]
 
 
 def build_optimizer(model: nn.Module, cfg: DictConfig) -> torch.optim.Optimizer:
@@ -35,12 +33,13 @@ def build_optimizer(model: nn.Module, cfg: DictConfig) -> torch.optim.Optimizer:
     groups = coordinate_groups(model) if stateless else []
     in_coordinates = [layer for layer in trainable_factors(model) if layer.C is not None]
     held = {id(p) for layer in in_coordinates for p in (layer.L, layer.R)}
-    left = [layer.L for layer in trainable_factors(model) if layer.C is None]
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in held]
-    groups += _by_role(model, rest, {id(p) for p in left}, kind is Swan)
+    left = {id(layer.L) for layer in trainable_factors(model)}
+    matrices = {id(p) for p in _block_matrices(model)} if kind is Swan else set()
+    groups += split(split([{"params": rest, "whiten": False}], left, weight_decay=0.0), matrices, whiten=True)
     options = {key: value for key, value in cfg.items() if key != "head_lr_ratio"}
     if (ratio := cfg.get("head_lr_ratio", 1.0)) != 1.0:
-        groups = _with_head_rate(groups, {id(p) for p in head_module(model).parameters()}, ratio * cfg.lr)
+        groups = split(groups, {id(p) for p in head_module(model).parameters()}, lr=ratio * cfg.lr)
     make = hydra.utils.instantiate(options, _partial_=True, _convert_="all")
     if kind.__module__.startswith("torch.optim.") and not cfg.get("differentiable"):
         return eager(kind)(groups, **make.keywords)
@@ -56,33 +55,6 @@ def coordinate_groups(model: nn.Module) -> list[Group]:
         if holders[id(layer.L)] == 1 and layer.use_coordinates():
             by_width[layer.in_features].append(layer.C)
     return [{"params": cs, "whiten": True, "in_features": width} for width, cs in by_width.items()]
-
-
-def _by_role(model: nn.Module, parameters: list[nn.Parameter], left: set[int], whiten: bool) -> list[Group]:
-    """Ordinary parameters: those that decay, the left factors, which do not, and of both the matrices to whiten."""
-    matrices = {id(p) for p in _block_matrices(model)} if whiten else set()
-    groups = []
-    for decays in (True, False):
-        for is_matrix in (False, True):
-            chosen = [
-                p for p in parameters if (id(p) not in left) == decays and (id(p) in matrices) == is_matrix
-            ]
-            if chosen:
-                groups.append(
-                    {"params": chosen} | ({} if decays else {"weight_decay": 0.0}) | {"whiten": is_matrix}
-                )
-    return groups
-
-
-def _with_head_rate(groups: list[Group], head: set[int], lr: float) -> list[Group]:
-    """The same groups, but that the parameters of the head (by id) are in groups of their own with another rate."""
-    found = []
-    for group in groups:
-        inside = [p for p in group["params"] if id(p) in head]
-        outside = [p for p in group["params"] if id(p) not in head]
-        found += [{**group, "params": outside}] if outside else []
-        found += [{**group, "params": inside, "lr": lr}] if inside else []
-    return found
 
 
 def _block_matrices(model: nn.Module) -> Iterator[nn.Parameter]:

@@ -20,13 +20,13 @@ from wasi.report.page.figure import (
     tooltip,
 )
 from wasi.report.page.page_rows import Row
+from wasi.training import file_names
 
 _CURVES = {
     "train/loss": "Training loss, mean of the epoch",
     "val/loss": "Validation loss",
     "val/acc": "Validation accuracy",
 }
-_MONITOR_FILE = "monitor.csv"
 _STABILITY = {
     "rank_at_threshold": ("Rank of the weights at the threshold", "rank / rank before training"),
     "angle_mean_deg": ("Rotation of the weights' subspace", "mean principal angle to the start (degrees)"),
@@ -107,7 +107,7 @@ def _values(layers: dict, start: dict, name: str) -> Iterable[float]:
 def _by_epoch(run: Run) -> dict[int, dict[tuple[str, str], dict[str, float]]]:
     """Epoch -> (layer, call) -> column -> value, of the run's monitor.csv; nothing where there is none."""
     found: dict[int, dict] = {}
-    for line in _read(run.path.parent / _MONITOR_FILE):
+    for line in _read(run.path.parent / file_names.MONITOR):
         try:
             values = {k: float(v) for k, v in line.items() if v and k not in ("epoch", "step", "layer", "call")}
             found.setdefault(int(line["epoch"]), {})[line["layer"], line["call"]] = values
