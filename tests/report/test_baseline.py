@@ -3,7 +3,7 @@ import copy
 import pytest
 
 from tests.report import fakes
-from wasi.report.columns import COSTS, PAPER, PEAK, STEP
+from wasi.report.columns import COSTS, ENERGY, PAPER, PEAK, STEP
 from wasi.report.comparison import compare
 from wasi.report.groups import blocks_of
 from wasi.report.load import read_runs
@@ -27,8 +27,9 @@ def test_ratios_are_of_means_over_seeds_and_above_one_when_better(tmp_path):
     comparison = compared(tmp_path)["wasi", 0.05]
     assert comparison.accuracy_ratio == pytest.approx(0.9 / 0.8)
     assert comparison.accuracy_difference == pytest.approx(0.1)
-    for cost in COSTS:
+    for cost in set(COSTS) - {ENERGY}:
         assert comparison.ratio(cost) == pytest.approx(4.0)
+    assert comparison.ratio(ENERGY) is None  # which these have not measured
 
 
 def test_a_seedless_metric_gives_no_ratio(tmp_path):
@@ -174,6 +175,25 @@ def test_test_accuracy_is_compared_where_every_run_has_it(tmp_path):
     (block,) = blocks_of(read_runs([tmp_path])[0])
     assert block.accuracy == "val/acc"
     assert [c.accuracy_difference for c in compare(block)] == pytest.approx([None, 0.1, 0.1])
+
+
+def test_a_vanilla_with_another_optimizer_is_compared_with_the_best_ordinary_one(tmp_path):
+    galore = {"optimizer._target_": "wasi.training.baselines.galore"}
+    for seed in range(3):
+        add(tmp_path, 0.8, 1.0, "vanilla", None, seed, options={"optimizer.lr": 0.1})
+        add(tmp_path, 0.7, 1.0, "vanilla", None, seed)
+        add(tmp_path, 0.6, 2.0, "vanilla", None, seed, options={"optimizer._target_": "torch.optim.AdamW"})
+        add(tmp_path, 0.9, 0.5, "vanilla", None, seed, options={"optimizer.lr": 0.3, **galore})
+    (block,) = blocks_of(read_runs([tmp_path])[0])
+    found = {
+        (c.group.options["optimizer._target_"].rpartition(".")[2], c.group.options["optimizer.lr"]): c
+        for c in compare(block)
+    }
+    for rate in (0.05, 0.1):  # a sweep over learning rates has no vanilla that all others must be held against
+        assert found["SGD", rate].is_reference
+    best = found["SGD", 0.1].group
+    assert found["AdamW", 0.05].baseline is best and found["galore", 0.3].baseline is best
+    assert found["galore", 0.3].ratio(PEAK) == pytest.approx(2.0) and found["galore", 0.3].pairing.n == 3
 
 
 def test_the_baseline_is_never_chosen_by_test_accuracy(tmp_path):

@@ -51,6 +51,17 @@ def test_whether_the_subspace_iteration_is_needed_is_answered_whatever_the_answe
     assert sentence in printed and "needed at all" in (tmp_path / "report.md").read_text()
 
 
+def test_answers_about_rows_of_one_name_tell_them_apart(tmp_path):
+    for init, without in (("svd", 0.8), ("random", 0.7)):
+        for update, accuracy in (("subspace", 0.9), ("none", without)):
+            for seed, noise in enumerate((0.001, -0.001, 0.002)):
+                options = {"method.update": update, "method.init": init}
+                add(tmp_path, "wasi", 0.8, seed, accuracy + (noise if update == "none" else 0.0), options)
+    (block,) = blocks_of(read_runs([tmp_path])[0])
+    told = [sentence.partition("? ")[2].partition(" (lr")[0] for sentence in needed_sentences(block.groups)]
+    assert sorted(told) == ["wasi 0.8, SGD, method.init=random", "wasi 0.8, SGD, method.init=svd"]
+
+
 def test_the_words_above_a_table_tell_rows_of_one_threshold_apart(tmp_path):
     for seed, noise in enumerate((0.001, -0.001)):
         add(tmp_path, "vanilla", None, seed, 0.9 + noise)

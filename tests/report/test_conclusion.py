@@ -1,11 +1,14 @@
 """The page's first words and its numbers."""
 
 import copy
+import json
 
 import pytest
 
 from tests.report import fakes
 from tests.report.test_page import rich, rows
+from wasi.report.gathered import gather
+from wasi.report.load import read_runs
 from wasi.report.page import conclusion
 from wasi.report.page.cells import columns
 from wasi.runs.tuned_row import TunedRow
@@ -238,3 +241,43 @@ def test_a_loss_that_is_not_ruled_out_is_not_called_equal(tmp_path):
         rich(tmp_path, 0.883 + 1.5 * noise, "wasi", 0.8, seed)
     text = told(tmp_path)
     assert "within noise" in text.lower() and "So wide an interval shows little" in text
+
+
+def test_costs_of_steps_of_different_work_are_not_ranked(tmp_path):
+    for size, cost in ((16, 1.0), (64, 4.0)):
+        rich(tmp_path, 0.9, "vanilla", None, **{"dataset.batch_size": size})
+        numbers = fakes.metrics(0.89, cost / 2)
+        fakes.write(tmp_path, numbers, fakes.config("wasi", 0.8, options={"dataset.batch_size": size}))
+    text = told(tmp_path)
+    assert "No Pareto front of the 4 rows. They differ in batch or image size" in text
+    assert "Pareto-optimal" not in text and "Shortest" not in text and "Least peak" not in text
+    assert "Pareto" not in [one.title for one in columns(rows(tmp_path))]
+
+
+def test_rows_that_one_seed_cannot_judge_are_named(tmp_path):
+    for seed, noise in enumerate((0.002, -0.001, 0.001)):
+        rich(tmp_path, 0.9 + noise, "vanilla", None, seed)
+        rich(tmp_path, 0.8 - noise, "wasi", 0.8, seed)
+    rich(tmp_path, 0.895, "wasi", 0.9, 0)
+    text = told(tmp_path)
+    assert "No WASI configuration that its seeds can judge keeps the accuracy of vanilla. Nearest is wasi 0.8" in text
+    assert "Not judged: wasi 0.9 (−0.70 points)." in text
+
+
+def test_what_has_no_completed_run_is_named(tmp_path):
+    rich(tmp_path, 0.9, "vanilla", None)
+    for seed in range(2):
+        fakes.write(tmp_path, {}, fakes.config("wasi", 0.8, seed), status="failed", error="out of memory")
+    found = read_runs([tmp_path])[0]
+    first, second = conclusion.overall(found, [], not_begun=6)
+    assert first.tone == second.tone == "loud"
+    assert "2 of 3 runs are left out" in first.text
+    assert first.text.endswith("So there is no result at all of wasi 0.8, vit_micro on digits.")
+    assert second.text.startswith("6 jobs of the sweep have not begun")
+
+
+def test_jobs_that_never_began_are_counted(tmp_path):
+    rich(tmp_path, 0.9, "vanilla", None)
+    (tmp_path / "sweep.json").write_text(json.dumps({"jobs": 3, "folders": ["job0", "a", "b"]}))
+    report = gather([tmp_path])
+    assert report.not_begun == 2 and any("not begun: 2" in line for line in report.not_averaged)

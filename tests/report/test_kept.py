@@ -71,9 +71,21 @@ def test_kept_results_make_the_tables_of_the_folders_that_they_are_from(tmp_path
     assert "results/pareto/" in (written / "report.html").read_text(encoding="utf-8")
 
 
-def test_a_benchmarks_baseline_that_no_other_file_tells_of_has_no_row(tmp_path):
+def test_a_benchmark_alone_tells_what_it_was_measured_beside(tmp_path):
     pareto(tmp_path / "sweep")
     collect([tmp_path / "sweep" / "bench_wasi"], tmp_path / "kept")
+    write_report([tmp_path / "kept"], tmp_path / "report")
+    text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    assert "2.00×" in text and "No saving is told" not in text and "no completed vanilla" not in text
+
+
+def test_a_benchmarks_baseline_that_no_file_tells_of_has_no_row(tmp_path):
+    pareto(tmp_path / "sweep")
+    collect([tmp_path / "sweep" / "bench_wasi"], tmp_path / "kept")
+    (path,) = (tmp_path / "kept").glob("*.json")
+    content = json.loads(path.read_text())
+    del content["baseline_config"]  # as files of earlier releases
+    path.write_text(json.dumps(content))
     ((run,), warnings) = read_runs([tmp_path / "kept"])
     assert run.is_bench and run.baseline is None and warnings == []
     write_report([tmp_path / "kept"], tmp_path / "report")

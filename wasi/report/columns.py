@@ -51,6 +51,13 @@ INFERENCE = Cost(
     "median time of one forward pass in evaluation over one batch, in ms",
     timed=True,
 )
+ENERGY = Cost(
+    "energy/train_step_joules",
+    "step J",
+    "Energy of a training step (J)",
+    "energy of a training step in joules, where the device tells what it draws: measured power times the step's time",
+    timed=True,
+)
 PARAMETERS = Cost(
     "model/parameters",
     "params M",
@@ -84,7 +91,7 @@ PAPER = Cost(
     "the paper's accounting, computed from shapes: linear weights in scope plus their stored inputs, in MiB",
 )
 
-COSTS = (PEAK, PROCESS, STEP, FLOPS, INFERENCE, PARAMETERS, RSS, STORED, PAPER)
+COSTS = (PEAK, PROCESS, STEP, FLOPS, INFERENCE, ENERGY, PARAMETERS, RSS, STORED, PAPER)
 DROPPED_FIRST = (PAPER, STORED, RSS, PARAMETERS, FLOPS)
 """The order in which a terminal that is too narrow loses columns; report.md has them all."""
 

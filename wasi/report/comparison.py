@@ -188,16 +188,29 @@ def _vanilla_for(group: Group, groups: list[Group]) -> Group | None:
 
     Else the vanilla that shares most options; of equally close ones the most accurate on validation images.
 
-    For vanilla itself that is the one without memory policy, checkpointing and accumulation.
+    For vanilla itself that is the one without memory policy, checkpointing and accumulation; and for that one, if it
+    has another optimizer than the most accurate such vanilla on validation images (of those with an optimizer of torch,
+    where there are any), that one.
     """
     if named := _named_baseline(group, groups):
         return named
     candidates = [g for g in groups if is_reference(g.method) and _comparable(g, group)]
     if is_reference(group.method):
         here = (g for g in candidates if g.hardware == group.hardware)
-        plain = (g for g in here if _is_plain(g) and _differences(group, g) <= set(_MEMORY_POLICY))
-        return group if _is_plain(group) else next(plain, group)
+        if not _is_plain(group):
+            return next((g for g in here if _is_plain(g) and _differences(group, g) <= set(_MEMORY_POLICY)), group)
+        best = max(filter(_is_plain, here), key=_standing)
+        return group if _optimizer(best) == _optimizer(group) else best
     return min(candidates, key=lambda g: _distance(group, g), default=None)
+
+
+def _optimizer(group: Group) -> str:
+    return str(group.options.get("optimizer._target_"))
+
+
+def _standing(vanilla: Group) -> tuple[bool, float]:
+    """What a memory-saving optimizer (GaLore, say) is measured by is an ordinary one, even if that is less accurate."""
+    return _optimizer(vanilla).startswith("torch.optim."), vanilla.mean(VALIDATION) or 0.0
 
 
 def _named_baseline(group: Group, groups: list[Group]) -> Group | None:

@@ -10,6 +10,7 @@ from wasi.report.groups import Block, blocks_of
 from wasi.report.load import Run, read_runs
 from wasi.report.origins import experiment_of, provenance_lines
 from wasi.report.tuned import tuning_lines
+from wasi.runs.plan import read_planned
 
 OF_KEPT_RESULTS = Path("outputs/report")
 """Below it go reports of kept results, whose own folders hold nothing but these."""
@@ -32,6 +33,7 @@ class Report:
     provenance: list[str]
     tuning: list[str]
     not_averaged: list[str]
+    not_begun: int
     warnings: list[str]
 
 
@@ -53,8 +55,17 @@ def gather(dirs: list[Path], into: Path | None = None) -> Report:
     provenance = provenance_lines([run for run in runs if run.completed] or runs)
     warnings += [f"{block.title}: {_ALIKE}" for block, _ in blocks if block.alike]
     not_averaged = [_ending(run, folder) for run in runs if not run.completed]
+    if not_begun := _not_begun(dirs, runs):
+        not_averaged.append(f"not begun: {not_begun} of the jobs that the sweep's last command asked for")
     title = experiment_of(runs) or " + ".join(dict.fromkeys(path.resolve().name for path in dirs))
-    return Report(title, folder, runs, blocks, provenance, tuning_lines(dirs), not_averaged, warnings)
+    return Report(title, folder, runs, blocks, provenance, tuning_lines(dirs), not_averaged, not_begun, warnings)
+
+
+def _not_begun(dirs: list[Path], runs: list[Run]) -> int:
+    """Jobs that are named in a sweep's plan and have no result, not even of having begun."""
+    begun = {run.path.parent.resolve() for run in runs}
+    sweeps = {folder.resolve() for folder in dirs} | {folder.parent for folder in begun}
+    return sum(sweep / name not in begun for sweep in sweeps for name in read_planned(sweep))
 
 
 def _ending(run: Run, folder: Path) -> str:

@@ -62,6 +62,10 @@ def as_result(kept: Mapping[str, Any], folder: KeptFolder) -> dict[str, Any]:
     result |= {"environment": _provenance(kept) | {"fingerprint": kept["fingerprint"]}, "ratio": kept.get("ratio")}
     if baseline is not None and baseline["row"] == kept.get("baseline"):
         result["baseline"] = {"config": _config(baseline), "metrics": _baseline_metrics(kept)}
+    elif beside := kept.get("baseline_config"):
+        config = _config({**kept, "config": beside})
+        named = {"recipe": kept["baseline"]} if folder.have_recipes else {}
+        result["baseline"] = {"config": config | named, "metrics": _baseline_metrics(kept)}
     return result
 
 

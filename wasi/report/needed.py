@@ -12,7 +12,25 @@ def needed_sentences(groups: list[Group]) -> list[str]:
     """One for each row whose factors are ordinary parameters and that has a twin with the subspace step."""
     without = [group for group in groups if select(group.config, _UPDATE) == "none" and group.is_quotable]
     pairs = [(group, twin) for group in without if (twin := _twin(group, groups))]
-    return [sentence for pair in pairs if (sentence := _sentence(*pair))]
+    names = _names([twin for _, twin in pairs])
+    told = [_sentence(*pair, name) for pair, name in zip(pairs, names, strict=True)]
+    return [sentence for sentence in told if sentence]
+
+
+def _names(twins: list[Group]) -> list[str]:
+    """Recipe, or method with thresholds and optimizer; where several are named alike, the options that differ too."""
+    names = [twin.recipe or f"{with_threshold(twin)}, {_optimizer(twin)}" for twin in twins]
+    found = []
+    for name, twin in zip(names, twins, strict=True):
+        alike = [other for other, theirs in zip(twins, names, strict=True) if theirs == name]
+        apart = {key for other in alike for key in unlike(twin, other)} - {_RATE}
+        options = [f"{key}={show_option(key, twin.options[key])}" for key in sorted(apart) if key in twin.options]
+        found.append(", ".join([name, *options]))
+    return found
+
+
+def _optimizer(group: Group) -> str:
+    return show_option("optimizer._target_", select(group.config, "optimizer._target_"))
 
 
 def _twin(group: Group, groups: list[Group]) -> Group | None:
@@ -27,16 +45,14 @@ def _twin(group: Group, groups: list[Group]) -> Group | None:
     return max(alike, key=lambda other: (other.mean(VALIDATION) or 0.0, other in same_rate), default=None)
 
 
-def _sentence(without: Group, twin: Group) -> str | None:
+def _sentence(without: Group, twin: Group, name: str) -> str | None:
     found = paired(without.by_seed(without.accuracy), twin.by_seed(without.accuracy))
     if found is None:
         return None
-    optimizer = show_option("optimizer._target_", select(twin.config, "optimizer._target_"))
-    name = twin.recipe or with_threshold(twin)
     rates = [show(select(group.config, _RATE)) for group in (twin, without)]
     rate = f"lr {rates[0]}" if rates[0] == rates[1] else f"lr {rates[0]}, without it {rates[1]}"
     return (
-        f"Is the subspace iteration needed at all? {name}, {optimizer} ({rate}): {_answer(found)}; "
+        f"Is the subspace iteration needed at all? {name} ({rate}): {_answer(found)}; "
         f"without it (method.update=none) accuracy changes by {_points(found)}."
     )
 

@@ -20,11 +20,11 @@ def front_of(comparisons: Sequence[Comparison]) -> list[bool]:
     """Per row whether no other is at least as good in accuracy, step time and peak memory, and better in one.
 
     Of steps that were all measured in turns with one baseline, it is the ratio to that one's that counts: single times
-    drift with the machine. None is on the front for a single row, or where times come from several machines or a busy
-    one.
+    drift with the machine. None is on the front for a single row, where `is_one_work` does not hold, or where times
+    come from several machines or a busy one.
     """
     timed = [run for comparison in comparisons for run in comparison.group.sources(STEP.metric)]
-    if len(comparisons) < 2 or not are_comparable(timed):
+    if len(comparisons) < 2 or not are_comparable(timed) or not is_one_work([c.group for c in comparisons]):
         return [False] * len(comparisons)
     times = [comparison.group.mean(STEP.metric) for comparison in comparisons]
     in_turns = [_time_in_turns(comparison) for comparison in comparisons]
@@ -33,6 +33,12 @@ def front_of(comparisons: Sequence[Comparison]) -> list[bool]:
     ):
         times = in_turns
     return on_front([_point(one.group, time) for one, time in zip(comparisons, times, strict=True)])
+
+
+def is_one_work(groups: Sequence[Group]) -> bool:
+    """Whether a step of each is about as many images of the same size, so that costs of steps can be ranked."""
+    sizes = ("dataset.batch_size", "dataset.image_size")
+    return len({tuple(group.options.get(size) for size in sizes) for group in groups}) <= 1
 
 
 def _time_in_turns(comparison: Comparison) -> float | None:

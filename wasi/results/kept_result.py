@@ -29,6 +29,7 @@ class Record:
     row: the recipe's name, or what tells the method and its ranks.
     shared, config: what all rows of a table should have in common, and what defines this row; dotted keys.
     ratio, samples: of a benchmark: baseline / ours as in bench.json, and a summary of each side's times.
+    baseline, baseline_config: the name of what it was measured beside, and what defines that one, as `config`.
     """
 
     kind: str
@@ -42,6 +43,7 @@ class Record:
     ratio: dict[str, dict[str, float]] = field(default_factory=dict)
     samples: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     baseline: str | None = None
+    baseline_config: dict[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -63,7 +65,7 @@ def record_of(content: dict) -> Record:
         "row": row_name(config),
         "seed": config["seed"],
         "shared": {key: _plain(select(config, key)) for key in _SHARED},
-        "config": {k: _plain(v) for k, v in result_options(config).items() if k.startswith(_OF_A_ROW)},
+        "config": _of_a_row(config),
         "metrics": content["metrics"],
         "provenance": code,
     }
@@ -77,8 +79,13 @@ def record_of(content: dict) -> Record:
         ratio=content["ratio"],
         samples={who: _summaries(kinds) for who, kinds in content["samples"].items()},
         baseline=baseline,
+        baseline_config={} if base is None else _of_a_row(base),
         **told,
     )
+
+
+def _of_a_row(config: dict) -> dict[str, Any]:
+    return {key: _plain(value) for key, value in result_options(config).items() if key.startswith(_OF_A_ROW)}
 
 
 def read_records(folder: Path) -> list[Record]:

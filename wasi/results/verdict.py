@@ -112,7 +112,8 @@ def _rivals_sentence(comparison: Comparison) -> str | None:
         return f"{listed(rivals)} {'is' if len(rivals) == 1 else 'are'} better than {what}."
     front = [row.name for row in ours if row.name in comparison.front]
     without = f"; yet no {title(is_subject)} row is on the Pareto front"
-    tail = f"; on the Pareto front: {listed(front)}" if front else without
+    are = "is" if len(front) == 1 else "are"
+    tail = f"; of the {title(is_subject)} rows, {listed(front)} {are} on the Pareto front" if front else without
     return f"No other row is better than {what}{tail}."
 
 

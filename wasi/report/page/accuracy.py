@@ -7,6 +7,7 @@ from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP, Cost
 from wasi.report.origins import was_busy
 from wasi.report.page.figure import Figure, Section, by_series, points, quantity, series_legend, spec, tooltip
 from wasi.report.page.page_rows import Row
+from wasi.report.summary import is_one_work
 
 _COSTS = (PEAK, PROCESS, STEP, INFERENCE, FLOPS)
 
@@ -28,8 +29,8 @@ def _text(rows: list[Row]) -> str:
         "Vertical bars: ± standard deviation over the seeds.": spread,
         "Thin lines join configurations that differ by their thresholds alone.": joined,
         "Stepped line: the Pareto front of the panel, whose members no other beats in both; times of a busy "
-        "machine have none.": len(rows) > 1,
-        "Dashed: vanilla's accuracy.": any(row.is_reference and row.comparison.is_reference for row in rows),
+        "machine have none.": len(rows) > 1 and is_one_work([row.group for row in rows]),
+        "Dashed: vanilla's accuracy.": bool(_references(rows)),
         "Point at a mark for its name and numbers, click it for its options.": True,
     }
     return " ".join(sentence for sentence, is_there in seen.items() if is_there)
@@ -38,7 +39,8 @@ def _text(rows: list[Row]) -> str:
 def _panel(cost: Cost, rows: list[Row]) -> dict[str, Any]:
     title = rows[0].block.accuracy_title
     x = quantity("x", cost.axis, [x for row in rows if (x := row.cost(cost)) is not None])
-    values = [_datum(row, cost) for row in rows]
+    dashed = _references(rows)
+    values = [_datum(row, cost) | ({"reference": 1} if row in dashed else {}) for row in rows]
     y = quantity("y", title, [value[bound] for value in values for bound in ("y", "low", "high") if bound in value])
     colour = by_series(rows)
     told = tooltip(accuracy=title, cost=cost.axis, seeds="seeds")
@@ -59,7 +61,9 @@ def _panel(cost: Cost, rows: list[Row]) -> dict[str, Any]:
 
 
 def _is_spoilt(cost: Cost, rows: list[Row]) -> bool:
-    """Whether these are times, and the machine was busy."""
+    """Whether a row's cost says nothing about another's: times of a busy machine, or steps of different work."""
+    if not is_one_work([row.group for row in rows]):
+        return True
     return cost.timed and was_busy([run for row in rows for run in row.group.sources(cost.metric)])
 
 
@@ -68,12 +72,18 @@ def _datum(row: Row, cost: Cost) -> dict[str, Any]:
     mean = row.accuracy
     bounds = {} if std is None or mean is None else {"low": mean - std, "high": mean + std}
     told = {"accuracy": row.told_accuracy(), "cost": row.told_cost(cost), "seeds": len(row.group.trained)}
-    reference = {"reference": 1} if row.is_reference and row.comparison.is_reference else {}
-    return row.datum(x=row.cost(cost), y=mean, place=row.key, **reference, **bounds, **told)
+    return row.datum(x=row.cost(cost), y=mean, place=row.key, **bounds, **told)
+
+
+def _references(rows: list[Row]) -> list[Row]:
+    """Vanilla rows that others are compared with; where there are no others, the first."""
+    compared = {id(row.comparison.baseline) for row in rows if not row.is_reference}
+    own = [row for row in rows if row.is_reference and row.comparison.is_reference]
+    return [row for row in own if id(row.group) in compared] or own[:1]
 
 
 def _vanilla(rows: list[Row], y: dict[str, Any]) -> list[dict[str, Any]]:
-    if not any(row.is_reference and row.comparison.is_reference for row in rows):
+    if not _references(rows):
         return []
     mark = {"type": "rule", "strokeDash": [4, 3], "color": "#000000", "opacity": 0.7}
     return [{"mark": mark, "transform": [{"filter": "datum.reference === 1"}], "encoding": {"y": y}}]

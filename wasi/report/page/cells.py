@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP, Cost
+from wasi.report.columns import ENERGY, FLOPS, INFERENCE, PEAK, PROCESS, STEP, Cost
 from wasi.report.comparison import Comparison
 from wasi.report.fields import (
     DASH,
@@ -24,6 +24,7 @@ TITLES = {
     STEP: ("Step", "ms"),
     INFERENCE: ("Inference", "ms"),
     FLOPS: ("Step FLOPs", "10⁹"),
+    ENERGY: ("Step energy", "J"),
 }
 _RATIO = "vanilla's / this, above 1 is better, with ≈ where that is within noise"
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wasi.config.declared import is_subject, title
-from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP, VALIDATION, Cost
+from wasi.report.columns import ENERGY, FLOPS, INFERENCE, PEAK, PROCESS, STEP, VALIDATION, Cost
 from wasi.report.comparison import Comparison
-from wasi.report.fields import listed, ratio_text, significant
+from wasi.report.fields import listed, name_of, ratio_text, significant
 from wasi.report.groups import Group, unlike
 from wasi.report.load import Run
 from wasi.report.needed import needed_sentences
@@ -16,7 +16,7 @@ from wasi.report.origins import are_comparable, one_machine, was_busy
 from wasi.report.page.cells import TITLES, signed
 from wasi.report.page.page_rows import Row
 from wasi.report.statistics import Paired
-from wasi.report.summary import doubts_about_accuracy
+from wasi.report.summary import doubts_about_accuracy, is_one_work
 
 _EQUAL_WITHIN = 0.02  # a difference passes for none where its whole interval is no further from zero (two t-tests)
 _CHEAPEST = 3  # that many are named
@@ -27,7 +27,9 @@ _SAVED = {
     STEP: "less time per training step",
     INFERENCE: "less time per inference",
     FLOPS: "fewer FLOPs per step",
+    ENERGY: "less energy per training step",
 }
+_NOT_ONE_WORK = "They differ in batch or image size, so a step is not the same work in all of them"
 _LOST = {cost: words.replace("less", "more").replace("fewer", "more") for cost, words in _SAVED.items()}
 
 
@@ -39,18 +41,41 @@ class Statement:
     tone: str = "plain"
 
 
-def overall(runs: Sequence[Run], doubts: Sequence[str]) -> list[Statement]:
-    """What holds for the whole page: what is missing from it, and doubts about where its numbers come from."""
+def overall(runs: Sequence[Run], doubts: Sequence[str], not_begun: int = 0) -> list[Statement]:
+    """What holds for the whole page: what is missing from it, and doubts about where its numbers come from.
+
+    Args:
+        not_begun: jobs of the sweep that have left nothing yet.
+    """
     found = []
     ended = Counter(run.status for run in runs if not run.completed)
     if ended:
         counts = ", ".join(f"{count} {status}" for status, count in ended.items())
         total, several = sum(ended.values()), len(runs) > 1
         words = f"of {len(runs)} run{'s' * several} {'is' if total == 1 else 'are'} left out of all numbers"
-        found.append(Statement(f"{total} {words}: {counts}. Reasons: see “Not averaged”, at the end.", "loud"))
+        text = f"{total} {words}: {counts}. Reasons: see “Not averaged”, at the end."
+        found.append(Statement(text + _without_result(runs), "loud"))
+    if not_begun:
+        jobs = "1 job of the sweep has" if not_begun == 1 else f"{not_begun} jobs of the sweep have"
+        found.append(Statement(f"{jobs} not begun, and {'is' if not_begun == 1 else 'are'} no part of this.", "loud"))
     if not any(run.completed for run in runs):
         found.append(Statement("No run was completed, so there is nothing to compare yet.", "main"))
     return found + [Statement(f"{line[0].upper()}{line[1:]}.", "loud") for line in doubts]
+
+
+def _without_result(runs: Sequence[Run]) -> str:
+    """The configurations, whatever their seeds, of which no run was completed, where others were."""
+    done = {_configuration(run) for run in runs if run.completed}
+    missing = list(dict.fromkeys(name for run in runs if (name := _configuration(run)) not in done))
+    if not done or not missing:
+        return ""
+    named = listed([*missing[:_MOST_NAMES], *([f"{len(missing) - _MOST_NAMES} more"] if missing[_MOST_NAMES:] else [])])
+    return f" So there is no result at all of {named}."
+
+
+def _configuration(run: Run) -> str:
+    """`name_of`, or the recipe, without the seed."""
+    return str(run.config.get("recipe") or name_of(run).rpartition(", seed ")[0])
 
 
 def of_block(rows: Sequence[Row]) -> list[Statement]:
@@ -102,7 +127,7 @@ def fair_comparison(row: Row, rows: Sequence[Row]) -> Comparison:
     own = row.comparison.baseline
     if own is None or not row.comparison.of_vanilla or row.comparison.is_reference:
         return row.comparison
-    others = [other.group for other in rows if other.comparison.is_reference and other.is_reference]
+    others = [other.group for other in rows if other.is_reference]
     alike = [group for group in others if _differ_in_training(group, own)]
     best = max([own, *alike], key=lambda group: group.mean(VALIDATION) or 0.0)
     return row.comparison if best is own else Comparison(row.group, best)
@@ -145,13 +170,15 @@ def _savings(judged: Sequence[Judged]) -> Statement | None:
         if not best.is_above:
             text += _doubt(best.comparison.pairing)
     elif spread:
-        text = f"No {subject} configuration keeps the accuracy of {vanilla}. "
-        text += f"Nearest is {name} ({_told_difference(best)})"
+        unjudged = [_with_points(one) for one in known if one.comparison.p is None]
+        which = f"{subject} configuration that its seeds can judge" if unjudged else f"{subject} configuration"
+        text = f"No {which} keeps the accuracy of {vanilla}. Nearest is {name} ({_told_difference(best)})"
         if (leaner := _as_near(best, spread)) is not best:
             text += f". Of those that cannot be told apart from it, {leaner.row.told_name} saves most"
             text += f" ({_told_difference(leaner)}): it {_costs(leaner.comparison)}."
         else:
             text += f"; it {costs}."
+        text += f" Not judged: {listed(unjudged)}." if unjudged else ""
     else:
         text = f"Compared with {vanilla}, {name} {costs}; accuracy {_told_difference(best)}."
         text += _without_test(best)
@@ -174,6 +201,8 @@ def _measured(rows: Sequence[Row]) -> Statement | None:
     busy machine has spoilt the times, of the leanest."""
     if not rows:
         return None
+    if not is_one_work([row.group for row in rows]) and all(row.accuracy is None for row in rows):
+        return Statement(f"{len(rows)} rows. {_NOT_ONE_WORK}, and no row stands for the others.", "main")
     by = PEAK if any(row.comparison.is_spoilt(STEP) for row in rows) else STEP
     best = max(rows, key=lambda row: (row.accuracy or 0.0, -(row.cost(by) or math.inf), -row.key))
     told = [
@@ -274,6 +303,8 @@ def _front(rows: Sequence[Row]) -> Statement | None:
         sources = [run for row in timed for run in row.group.sources(STEP.metric)]
         if len(timed) > 1 and was_busy(sources):
             return Statement("No Pareto front: step times of a busy machine are not to be trusted.")
+        if not is_one_work([row.group for row in rows]):
+            return Statement(f"No Pareto front of the {len(rows)} rows. {_NOT_ONE_WORK}.")
         if one_machine(sources):
             return None
         return Statement("No Pareto front: step times are of several machines, devices or numbers of threads.")
@@ -285,6 +316,8 @@ def _front(rows: Sequence[Row]) -> Statement | None:
 
 def _cheapest(rows: Sequence[Row]) -> list[Statement]:
     """Whatever the method: what a reader with that one worry would take."""
+    if not is_one_work([row.group for row in rows]):
+        return []
     found = []
     for cost, words in ((PEAK, "Least peak memory in a training step"), (STEP, "Shortest training step")):
         known = sorted((value, row.key, row.told_name) for row in rows if (value := row.cost(cost)) is not None)

@@ -59,7 +59,7 @@ def page(report: Report) -> str:
         sections = [section for make in _SECTIONS if (section := make(own)) is not None]
         found.append(Part(block.title, facts_of(block), conclusion.of_block(own), sections, _remarks(own)))
     loud = [line for line in report.tuning if line.startswith("WARNING")]
-    statements = conclusion.overall(report.runs, report.provenance[1:])
+    statements = conclusion.overall(report.runs, report.provenance[1:], report.not_begun)
     return _environment().get_template("page.html").render(
         title=report.title,
         provenance=report.provenance[0],
