@@ -82,11 +82,37 @@ def test_the_table_has_the_columns_of_the_projects_report(without_login):
     assert wanted <= set(table_columns()) <= set(feed["columnPinned"])
 
 
+def run_sets_of_report(told: dict) -> list[dict]:
+    blocks = told["report"]["spec"]["blocks"]
+    return [run_set for block in blocks for run_set in block.get("metadata", {}).get("runSets", [])]
+
+
+def panels_of(told: dict) -> list[dict]:
+    sections = told["workspace"]["spec"]["section"]["panelBankConfig"]["sections"]
+    return [panel for section in sections for panel in section["panels"]]
+
+
+def test_only_runs_that_differ_by_seed_are_averaged(without_login):
+    told = specification("someone", "vits", "together")
+    assert [runs["grouping"] for runs in run_sets_of_report(told)] == [[{"section": "config", "name": "row.value"}]] * 6
+    averaged = [panel["config"] for panel in panels_of(told) if "groupAgg" in panel["config"]]
+    assert len(averaged) > 5 and {config["groupBy"] for config in averaged} == {"row.value"}
+    assert {config["limit"] for config in averaged} == {100}  # not the 10 that W&B draws otherwise
+    scatters = [panel["config"] for panel in panels_of(told) if panel["viewType"] == "Scatter Plot"]
+    assert {config["legendTemplate"] for config in scatters} == {"${config:row}"}
+
+
+def test_no_column_is_of_thresholds_that_a_method_may_not_read(without_login):
+    told = specification("someone", "vits", "together")
+    (parallel,) = (panel["config"] for panel in panels_of(told) if panel["viewType"] == "Parallel Coordinates Plot")
+    accessors = {*table_columns(), *(column["accessor"] for column in parallel["columns"])}
+    thresholds = {"config:thresholds.value.weights", "config:thresholds.value.activations"}
+    assert thresholds <= accessors and not any("rank" in accessor for accessor in accessors)
+
+
 def test_only_the_sweep_is_shown(without_login):
     def filters(told: dict) -> list:
-        runs = told["workspace"]["spec"]["section"]["runSets"] + [
-            runs for block in told["report"]["spec"]["blocks"] for runs in block.get("metadata", {}).get("runSets", [])
-        ]
+        runs = told["workspace"]["spec"]["section"]["runSets"] + run_sets_of_report(told)
         return [run_set["filters"]["filters"] for run_set in runs]
 
     by_group = [{"key": {"section": "run", "name": "group"}, "op": "=", "value": "it's", "disabled": False}]
@@ -101,7 +127,7 @@ def shown(told: dict) -> tuple[set[str], set[str], set[str]]:
     feed = section["runSets"][0]["runFeed"]
     accessors = {column for column in feed["columnPinned"] if not column.startswith("run:")}
     metrics, regexes = set(), set()
-    for panel in (panel for one in section["panelBankConfig"]["sections"] for panel in one["panels"]):
+    for panel in panels_of(told):
         config = panel["config"]
         accessors |= {config[axis] for axis in ("xAxis", "yAxis") if ":" in config.get(axis, "")}
         accessors |= {column["accessor"] for column in config.get("columns", ())}

@@ -62,6 +62,26 @@ def test_an_offline_run_reads_back(tmp_path, offline):
     assert of_type(found, "exit")[0].exit_code == 0
 
 
+def config_of(folder: Path) -> dict:
+    return {item.key: json.loads(item.value_json) for item in run_of(records(folder)).config.update}
+
+
+def test_runs_tell_their_row_and_the_thresholds_that_their_method_reads(tmp_path, compose_config):
+    """`rank` is in every run's configuration, of methods too that never look at it."""
+    told = {}
+    for method in ("wasi", "asi", "vanilla"):
+        for seed in (0, 1):
+            folder = tmp_path / f"{method}{seed}"
+            words = (f"method={method}", f"seed={seed}", "rank.activation_epsilon=0.9")
+            open_tracker(compose_config("logger=wandb_offline", *words), folder, f"{method}{seed}").finish(0)
+            told[method, seed] = config_of(folder)
+    assert [told[method, 0].get("thresholds") for method in ("wasi", "asi", "vanilla")] == [
+        {"weights": 0.8, "activations": 0.9}, {"activations": 0.9}, None,
+    ]  # fmt: skip
+    assert all(told[method, 0]["row"] == told[method, 1]["row"] for method in ("wasi", "asi", "vanilla"))
+    assert len({config["row"] for config in told.values()}) == 3
+
+
 def test_what_panels_need_is_there_after_a_completed_run(tmp_path, compose_config, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"weights")

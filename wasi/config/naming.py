@@ -1,4 +1,4 @@
-"""Folder names made from content, so that equal configurations meet in one folder."""
+"""Names made from content, so that equal configurations meet: in one folder, or but for the seed in one row."""
 
 import re
 
@@ -10,10 +10,24 @@ from wasi.config.reads import rank_options_read
 
 def job_folder(cfg: DictConfig) -> str:
     """For example `wasi-vit_micro-digits-eps_0.8-s0-1f3a09c2d4`. Never raises: refusing is up to the job."""
-    names = [_select(cfg, key) for key in ("method.name", "model.name", "dataset.name")]
-    names += [rank_label(cfg), f"s{_select(cfg, 'seed')}"]
-    readable = "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", str(name))[:40] for name in names if name)
+    seed = f"s{_select(cfg, 'seed')}"
+    readable = _readable(*_names(cfg, "method.name", "model.name", "dataset.name"), rank_label(cfg), seed)
     return f"{readable.lstrip('.')}-{fingerprint(cfg)[:10]}"
+
+
+def row_label(cfg: DictConfig) -> str:
+    """Equal for runs that differ by seed alone, for example `wasi-eps_0.8-vit_micro-digits-1f3a09`. Never raises.
+
+    Of a recipe its name: `lora_r8-dinov2_vits14-fashion_mnist-5e1b77`. The hash is of all that can change a result. A
+    benchmark measures what a training run does otherwise: its row is another, ending in `-bench`.
+    """
+    recipe = _select(cfg, "recipe")
+    how = [recipe] if recipe else [*_names(cfg, "method.name"), rank_label(cfg)]
+    of_one_seed = cfg.copy()
+    of_one_seed.seed = 0
+    # Some of `bench` is in the configuration of a training run too, where its experiment says how to benchmark.
+    kind = "bench" if _select(cfg, "bench.rerun") is not None else None
+    return _readable(*how, *_names(cfg, "model.name", "dataset.name"), fingerprint(of_one_seed)[:6], kind)
 
 
 def rank_label(cfg: DictConfig) -> str:
@@ -37,6 +51,15 @@ def rank_label(cfg: DictConfig) -> str:
     if activation is not None and activation != weight:
         label = f"{label}_a{activation}" if label else f"eps_{activation}"
     return label if rank.get("token_epsilon") is None else f"{label}_t{rank['token_epsilon']}"
+
+
+def _names(cfg: DictConfig, *keys: str) -> list:
+    return [_select(cfg, key) for key in keys]
+
+
+def _readable(*names) -> str:
+    """Those that are not empty, in letters that a folder's name may have."""
+    return "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", str(name))[:40] for name in names if name)
 
 
 def _search_label(rank: dict) -> str:

@@ -32,6 +32,19 @@ def rank_options_read(cfg: DictConfig) -> set[str]:
     return names - _without_effect(cfg, names)
 
 
+def thresholds_read(cfg: DictConfig) -> dict[str, float]:
+    """The thresholds that the method reads, by what they are of: `weights`, `activations`; none for vanilla.
+
+    >>> from omegaconf import OmegaConf
+    >>> rank = {"weight_epsilon": 0.8, "activation_epsilon": 0.9}
+    >>> thresholds_read(OmegaConf.create({"rank": rank, "method": {"x": "${rank.activation_epsilon}"}}))
+    {'activations': 0.9}
+    """
+    options = {"weights": "weight_epsilon", "activations": "activation_epsilon"}
+    read = rank_options_read(cfg)
+    return {of: cfg.rank[option] for of, option in options.items() if option in read}
+
+
 def rank_options_without_effect(cfg: DictConfig, words: Sequence[str]) -> list[str]:
     """Of `rank.OPTION=VALUE` among the words of a command line, the options that the method does not look at.
 

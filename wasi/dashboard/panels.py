@@ -8,10 +8,13 @@ from dataclasses import dataclass
 import wandb_workspaces.reports.v2 as wr
 
 from wasi.report.columns import ACCURACY_NAMES, COSTS, INFERENCE, PANELS, PAPER, PEAK, PROCESS, STEP, TEST, VALIDATION
-from wasi.tracking.names import FIGURES, LAYER_TABLE, MEMORY_PARTS, TRAIN_STEP
+from wasi.tracking.names import FIGURES, LAYER_TABLE, MEMORY_PARTS, ROW, THRESHOLDS, TRAIN_STEP
 
-GROUPS = ("method.name", "rank.weight_epsilon", "rank.activation_epsilon")
-"""Options whose runs are one row of the report's tables, over seeds."""
+_OF_THRESHOLDS = (f"{THRESHOLDS}.weights", f"{THRESHOLDS}.activations")
+_OPTIONS = (ROW, "method.name", *_OF_THRESHOLDS, "optimizer._target_", "optimizer.lr", "train.memory", "seed")
+"""Columns of the table: the row, and what its hash most often stands for."""
+_LEGEND = f"${{config:{ROW}}}"
+_MOST = 100  # rows that a panel draws; W&B would leave out all but 10
 
 _TIMES = {
     "Training step (ms)": STEP.metric,
@@ -32,7 +35,7 @@ class Section:
 def table_columns() -> list[str]:
     """Of the runs' table, left to right, as W&B addresses them."""
     metrics = (*ACCURACY_NAMES, *(cost.metric for cost in COSTS))
-    return [*map(config_column, (*GROUPS, "seed")), *(f"summary:{metric}" for metric in metrics)]
+    return [*map(config_column, _OPTIONS), *(f"summary:{metric}" for metric in metrics)]
 
 
 def config_column(option: str) -> str:
@@ -62,7 +65,7 @@ def _accuracy() -> list:
             x=wr.SummaryMetric(cost.metric),
             y=wr.SummaryMetric(TEST),
             log_x=True,
-            legend_template="${run:displayName}",
+            legend_template=_LEGEND,
         )
         for cost in PANELS
     ]
@@ -102,7 +105,7 @@ def _ranks() -> list:
 
 
 def _thresholds():
-    options = [wr.ParallelCoordinatesPlotColumn(metric=wr.Config(option)) for option in GROUPS[1:]]
+    options = [wr.ParallelCoordinatesPlotColumn(metric=wr.Config(option)) for option in _OF_THRESHOLDS]
     metrics = [
         wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(metric))
         for metric in (PEAK.metric, STEP.metric, TEST)
@@ -111,23 +114,26 @@ def _thresholds():
 
 
 def _bars(title: str, *metrics: str):
-    """Of one metric a bar per method, since a panel groups by one option alone."""
+    """Of one metric a bar per row, the mean over seeds; of several, bars per run."""
+    grouped = {"groupby": wr.Config(ROW), "groupby_aggfunc": "mean"} if len(metrics) == 1 else {}
     return wr.BarPlot(
         title=title,
         metrics=list(metrics),
-        groupby=wr.Config("method.name") if len(metrics) == 1 else None,
-        groupby_aggfunc="mean" if len(metrics) == 1 else None,
+        max_runs_to_show=_MOST,
+        max_bars_to_show=_MOST,
+        **grouped,
     )
 
 
 def _lines(title: str, metric: str):
-    """A line per method, as `_bars`."""
+    """A line per row, the mean over seeds between their least and their largest."""
     return wr.LinePlot(
         title=title,
         x=TRAIN_STEP,
         y=[metric],
         title_x="optimizer step",
-        groupby=wr.Config("method.name"),
+        groupby=wr.Config(ROW),
         groupby_aggfunc="mean",
         groupby_rangefunc="minmax",
+        max_runs_to_show=_MOST,
     )

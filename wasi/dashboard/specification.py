@@ -7,12 +7,13 @@ from typing import Any
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
-from wasi.dashboard.panels import GROUPS, sections, table_columns
-from wasi.tracking.names import TRAIN_STEP
+from wasi.dashboard.panels import sections, table_columns
+from wasi.tracking.names import ROW, TRAIN_STEP
 
 _ABOUT = (
-    "Made by `python -m wasi.dashboard`, which replaces it when it is called again. One row per method and thresholds, "
-    "the mean over seeds; a line or bar is the mean of all runs of a method, thresholds included. Memory and time are "
+    "Made by `python -m wasi.dashboard`, which replaces it when it is called again. A row, a line and a bar are the "
+    "mean over runs that differ by seed alone: one recipe, or one method with one choice of options, for one model on "
+    "one data set. The row's name ends in a hash of all options that can change a result. Memory and time are "
     "measured over the whole model and the whole step; ratios to vanilla, intervals and tests are in the sweep's own "
     "report (`python -m wasi.report`)."
 )
@@ -54,7 +55,7 @@ def report_of(entity: str, project: str, group: str | None, checked: bool = True
             project=project,
             name=group or "all runs",
             filters=_filters(group),
-            groupby=[f"config.{option}" for option in GROUPS],
+            groupby=[f"config.{ROW}"],
             pinned_columns=table_columns(),
         )
         blocks += [wr.H2(section.title), wr.P(section.about), wr.PanelGrid(runsets=[runs], panels=section.panels)]

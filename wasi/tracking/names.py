@@ -1,6 +1,10 @@
 """Names under which runs show things in W&B, for those who look at them there."""
 
 TRAIN_STEP = "train/step"
+ROW = "row"
+"""Key of a run's config: equal for runs that differ by seed alone."""
+THRESHOLDS = "thresholds"
+"""Key of a run's config: those that its method reads, `weights` and `activations`; absent where it reads none."""
 LAYER_TABLE = "layers"
 FIGURES = {"memory": "figures/memory", "ranks": "figures/ranks"}
 MEMORY_PARTS = ("weights", "gradients", "optimizer", "activations", "temporary")

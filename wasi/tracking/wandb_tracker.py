@@ -26,10 +26,11 @@ from omegaconf import DictConfig, OmegaConf  # noqa: E402
 
 from wasi.atomic import atomic_write_text  # noqa: E402
 from wasi.config.hardware import is_raspberry_pi  # noqa: E402
-from wasi.config.naming import rank_label  # noqa: E402
+from wasi.config.naming import rank_label, row_label  # noqa: E402
+from wasi.config.reads import thresholds_read  # noqa: E402
 from wasi.models.weights_file import FILE_NAME as MODEL  # noqa: E402
 from wasi.tracking.history import History, Row  # noqa: E402
-from wasi.tracking.names import LAYER_TABLE, TRAIN_STEP  # noqa: E402
+from wasi.tracking.names import LAYER_TABLE, ROW, THRESHOLDS, TRAIN_STEP  # noqa: E402
 from wasi.tracking.paths import without_absolute_paths  # noqa: E402
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class WandbTracker:
         self._id = run_id(str(cfg.sweep), fingerprint, attempt)
         self._name = folder.name if attempt == 1 else f"{folder.name} (attempt {attempt})"
         config = without_absolute_paths(OmegaConf.to_container(cfg, resolve=True))
-        self._config: dict[str, Any] = {**config, "fingerprint": fingerprint}
+        self._config: dict[str, Any] = {**config, "fingerprint": fingerprint, **row_keys(cfg)}
         self._history = History(folder / "wandb" / f"history-{self._id}.jsonl")
         self._row: tuple[int, dict[str, Any]] = (0, {})  # not sent yet: there may be more of this step
         self._resumed = False
@@ -251,6 +252,12 @@ def tags(cfg: DictConfig) -> list[str]:
     """Method, model, data set and thresholds, to filter by; W&B takes at most 64 characters of each."""
     names = (cfg.method.name, cfg.model.name, cfg.dataset.name, rank_label(cfg))
     return [str(name)[:64] for name in dict.fromkeys(names) if name]
+
+
+def row_keys(cfg: DictConfig) -> dict[str, Any]:
+    """What dashboards group runs by, and the thresholds by which they place them; W&B groups badly by null."""
+    thresholds = thresholds_read(cfg)
+    return {ROW: row_label(cfg), **({THRESHOLDS: thresholds} if thresholds else {})}
 
 
 def layer_table(layers: list[dict]) -> tuple[list[str | int], list[list]]:
