@@ -195,6 +195,20 @@ def test_a_server_out_of_reach_is_one_line(without_login, monkeypatch):
     assert "\n" not in str(error.value)
 
 
+def test_the_sweeps_own_report_stands_first_in_the_report(tmp_path):
+    own = "# Report\n\n## vit on digits\n\n| Δ vanilla |\n| ---: |\n| +0.1 |\n\n![Figure](a.png)\n\nin /home/a/s\n"
+    (tmp_path / "report.md").write_text(own, encoding="utf-8")
+    done = command("--dry-run", "spec.json", "--report", "report.md", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    blocks = json.loads((tmp_path / "spec.json").read_text())["report"]["spec"]["blocks"]
+    kinds = [block["type"] for block in blocks]
+    assert kinds.index("markdown-block") < kinds.index("panel-grid")
+    shown_text = blocks[kinds.index("markdown-block")]["content"]
+    assert shown_text == "## vit on digits\n\n| Δ vanilla |\n| ---: |\n| +0.1 |\n\nin s\n"
+    done = command("--dry-run", "spec.json", "--report", "nowhere.md", cwd=tmp_path)
+    assert done.returncode == 1 and done.stderr.startswith("error: nowhere.md: ") and done.stderr.count("\n") == 1
+
+
 def test_the_command_writes_the_specification_and_refuses_in_one_line(tmp_path):
     done = command("--project", "vits", "--group", "s", "--dry-run", "spec.json", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "written to spec.json\n")

@@ -22,6 +22,13 @@ def main() -> None:
     parser.add_argument("--entity", help="W&B user or team (your default one)")
     parser.add_argument("--group", metavar="SWEEP", help="the sweep's name, its W&B group (all runs of the project)")
     parser.add_argument(
+        "--report",
+        metavar="FILE",
+        type=Path,
+        help="report.md of the sweep's folder: its tables with differences, ratios and intervals stand first in W&B's "
+        "report (left out)",
+    )
+    parser.add_argument(
         "--dry-run",
         metavar="FILE",
         nargs="?",
@@ -30,6 +37,7 @@ def main() -> None:
         help="write the specification of both to FILE (dashboard.json) and send nothing; needs no login",
     )
     given = parser.parse_args()
+    own = given.report.read_text(encoding="utf-8") if given.report else None
     os.environ.setdefault("WANDB_SILENT", "true")
     optional("wandb_workspaces", "--project", given.project, _REQUIREMENTS)
     if given.dry_run:
@@ -37,13 +45,13 @@ def main() -> None:
         from wasi.dashboard.specification import specification
 
         entity = given.entity or os.environ.get("WANDB_ENTITY", "")
-        told = json.dumps(specification(entity, given.project, given.group), indent=2)
+        told = json.dumps(specification(entity, given.project, given.group, own), indent=2)
         atomic_write_text(given.dry_run, told + "\n")
         print(f"written to {given.dry_run}")
         return
     from wasi.dashboard.upload import upload
 
-    for address in upload(given.entity, given.project, given.group):
+    for address in upload(given.entity, given.project, given.group, own):
         print(address)
 
 

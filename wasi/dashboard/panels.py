@@ -115,13 +115,13 @@ def _thresholds():
 
 def _bars(title: str, *metrics: str):
     """Of one metric a bar per row, the mean over seeds; of several, bars per run."""
-    grouped = {"groupby": wr.Config(ROW), "groupby_aggfunc": "mean"} if len(metrics) == 1 else {}
     return wr.BarPlot(
         title=title,
         metrics=list(metrics),
+        groupby=wr.Config(ROW) if len(metrics) == 1 else None,
+        groupby_aggfunc="mean" if len(metrics) == 1 else None,
         max_runs_to_show=_MOST,
         max_bars_to_show=_MOST,
-        **grouped,
     )
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from typing import Any
 
 import wandb_workspaces.reports.v2 as wr
@@ -9,13 +10,14 @@ import wandb_workspaces.workspaces as ws
 
 from wasi.dashboard.panels import sections, table_columns
 from wasi.tracking.names import ROW, TRAIN_STEP
+from wasi.tracking.paths import text_without_absolute_paths
 
 _ABOUT = (
     "Made by `python -m wasi.dashboard`, which replaces it when it is called again. A row, a line and a bar are the "
     "mean over runs that differ by seed alone: one recipe, or one method with one choice of options, for one model on "
     "one data set. The row's name ends in a hash of all options that can change a result. Memory and time are "
     "measured over the whole model and the whole step; ratios to vanilla, intervals and tests are in the sweep's own "
-    "report (`python -m wasi.report`)."
+    "report (`python -m wasi.report`), which `--report FILE` puts here."
 )
 
 
@@ -42,13 +44,14 @@ def workspace_of(entity: str, project: str, group: str | None) -> ws.Workspace:
     return made
 
 
-def report_of(entity: str, project: str, group: str | None, checked: bool = True) -> wr.Report:
+def report_of(entity: str, project: str, group: str | None, own: str | None = None, checked: bool = True) -> wr.Report:
     """Each section under its heading.
 
     Args:
+        own: the text of the sweep's own report.md, which then stands first.
         checked: let `wandb_workspaces` ask the server for the runs' project, which needs a login.
     """
-    blocks: list[Any] = [wr.TableOfContents(), wr.P(_ABOUT)]
+    blocks: list[Any] = [wr.TableOfContents(), wr.P(_ABOUT), *_own_report(own)]
     for section in sections():
         runs = wr.Runset(
             entity=entity if checked else "",
@@ -62,13 +65,21 @@ def report_of(entity: str, project: str, group: str | None, checked: bool = True
     return wr.Report(project=project, entity=entity, title=title_of(group), blocks=blocks, width="fluid")
 
 
-def specification(entity: str, project: str, group: str | None) -> dict[str, Any]:
+def specification(entity: str, project: str, group: str | None, own: str | None = None) -> dict[str, Any]:
     """What `--dry-run` writes: `workspace` and `report` as the server would get them. Needs no login."""
     models = {
         "workspace": workspace_of(entity, project, group)._to_model(),
-        "report": report_of(entity, project, group, checked=False)._to_model(),
+        "report": report_of(entity, project, group, own, checked=False)._to_model(),
     }
     return {name: json.loads(m.model_dump_json(by_alias=True, exclude_none=True)) for name, m in models.items()}
+
+
+def _own_report(own: str | None) -> list[Any]:
+    """Without its title, and without its figures, which are files beside it."""
+    if own is None:
+        return []
+    text = re.sub(r"^(# .*|!\[.*\]\(.*\))\n+", "", own, flags=re.MULTILINE)
+    return [wr.H2("The sweep's own report"), wr.MarkdownBlock(text_without_absolute_paths(text))]
 
 
 def _filters(group: str | None) -> str:

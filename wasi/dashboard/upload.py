@@ -11,8 +11,11 @@ from wasi.errors import UserError
 from wasi.tracking.wandb_tracker import reach
 
 
-def upload(entity: str | None, project: str, group: str | None) -> list[str]:
+def upload(entity: str | None, project: str, group: str | None, own: str | None = None) -> list[str]:
     """The addresses of the workspace and the report.
+
+    Args:
+        own: the text of the sweep's own report.md.
 
     Raises:
         UserError: no login, no server, no such project.
@@ -23,7 +26,7 @@ def upload(entity: str | None, project: str, group: str | None) -> list[str]:
         reach(wandb.setup().settings.base_url)
         api = wandb.Api(timeout=15)
         entity = str(entity or api.default_entity)
-        return [_workspace(entity, project, group), _report(api, entity, project, group)]
+        return [_workspace(entity, project, group), _report(api, entity, project, group, own)]
     except (wandb.Error, ValueError, OSError) as error:
         told = str(error).strip().splitlines() or [type(error).__name__]
         given = f"{entity}/{project}" if entity else project
@@ -38,8 +41,8 @@ def _workspace(entity: str, project: str, group: str | None) -> str:
     return made.save().url
 
 
-def _report(api: Any, entity: str, project: str, group: str | None) -> str:
-    made = report_of(entity, project, group)
+def _report(api: Any, entity: str, project: str, group: str | None, own: str | None) -> str:
+    made = report_of(entity, project, group, own)
     before = [report for report in api.reports(f"{entity}/{project}") if report.display_name == title_of(group)]
     if before:
         made.id = before[0].id
