@@ -61,7 +61,7 @@ def _named_by_recipe(fields: list[Field]) -> list[Field]:
     recipes = fields[titles.index("recipe")].values if "recipe" in titles else []
     if not recipes or len(set(recipes)) < len(recipes):
         return fields
-    first_number = titles.index("n") if "n" in titles else next((i for i, field in enumerate(fields) if field.cost), len(fields))
+    first_number = next((place for place, field in enumerate(fields) if field.title == "n" or field.cost), len(fields))
     named = [field for field in fields[:first_number] if field.title in ("method", "recipe", TUNED)]
     return named + fields[first_number:]
 
