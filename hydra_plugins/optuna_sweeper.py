@@ -21,7 +21,6 @@ from wasi.runs.result import read_result
 from wasi.runs.search import Axes, Space, is_searched, point_of, searched_options, space_of
 from wasi.runs.tuned_row import TunedRow, folder_of, found_values, tuned_row
 from wasi.runs.tuning import Plan, Row
-from wasi.runs.tuning_file import write_tuning
 
 STORAGE = "optuna.journal"
 
@@ -74,7 +73,7 @@ class OptunaSweeper(TunedSweeper):
         for row in plan.rows:
             if row.is_tuned:
                 rows.append(self._search(row, row.space, plan.seeds[0], storage))
-                write_tuning(folder, plan.seeds[0], rows, self._objectives)
+                self._keep(plan, rows[-1:], folder)
         return rows
 
     def _search(self, row: Row, space: Space, seed: str | None, storage: Any) -> TunedRow:

@@ -21,9 +21,10 @@ from wasi.config.validate import validate
 from wasi.errors import UserError
 from wasi.runs.ending import print_error
 from wasi.runs.lock import sole_owner
+from wasi.runs.plan import folders_of
 from wasi.runs.tuned_row import TunedRow, Undecided, tuned
 from wasi.runs.tuning import Plan, Row, grid_of, rates_asked
-from wasi.runs.tuning_file import write_tuning
+from wasi.runs.tuning_file import Choice, write_tuning
 
 
 class TunedSweeper(BasicSweeper):
@@ -49,10 +50,19 @@ class TunedSweeper(BasicSweeper):
         self._launched = 0
         plan = self._plan(arguments)
         rows = self._first_stage(plan, folder)
-        write_tuning(folder, plan.seeds[0], rows, self._objectives)
+        self._keep(plan, rows, folder)
         for row in rows:
             print(*row.told(), sep="\n", flush=True)
         return [self._launch(plan.second_stage({row.row.name: row.choices for row in rows}))]
+
+    def _keep(self, plan: Plan, rows: Sequence[TunedRow], folder: Path) -> None:
+        """Write down what was chosen for `rows`, and all jobs that are to be run at it, before they are."""
+        points = plan.points({row.row.name: row.choices for row in rows})
+        choices = [
+            Choice(row.overrides, point, folders_of(self.config, [row.words(point, seed) for seed in plan.seeds]))
+            for row, point in points
+        ]
+        write_tuning(folder, plan.seeds[0], rows, self._objectives, choices)
 
     @property
     def _objectives(self) -> list[str]:

@@ -26,7 +26,7 @@ def write_plan(folder: Path, config: DictConfig) -> None:
     if not config.hydra.sweeper["_target_"].endswith(".BasicSweeper"):
         return
     jobs = _jobs(config.hydra)
-    folders = _folders(config, jobs) if len(jobs) <= _MOST else []
+    folders = folders_of(config, jobs) if len(jobs) <= _MOST else []
     folder.mkdir(parents=True, exist_ok=True)
     content = {"jobs": len(folders) or len(jobs), "folders": folders}
     atomic_write_text(folder / FILE_NAME, json.dumps(content) + "\n")
@@ -40,8 +40,8 @@ def _jobs(hydra_cfg: DictConfig) -> list[list[str]]:
     return jobs
 
 
-def _folders(config: DictConfig, jobs: Sequence[list[str]]) -> list[str]:
-    """Names of the jobs' folders; none where a combination cannot be composed, which Hydra tells afterwards."""
+def folders_of(config: DictConfig, jobs: Sequence[list[str]]) -> list[str]:
+    """Names of the jobs' folders, by their overrides, equal ones once; none where a combination cannot be composed, which Hydra tells afterwards."""
     try:
         loader = GlobalHydra.instance().config_loader()
         return list(dict.fromkeys(str(loader.load_sweep_config(config, job).hydra.sweep.subdir) for job in jobs))

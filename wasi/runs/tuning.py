@@ -67,10 +67,17 @@ class Plan:
         """Every point of every row that has several, with the first seed."""
         return [row.words(point, self.seeds[0]) for row in self.rows if row.is_tuned for point in row.grid]
 
+    def points(self, chosen: Mapping[str, Grid]) -> list[tuple[Row, Point]]:
+        """Rows with the points at which all seeds are run: chosen for a row, by its name, or the only one it has.
+
+        A row for which nothing is chosen, because no point was completed or none was tried yet, has none.
+        """
+        only = {row.name: row.grid[:1] or [{}] for row in self.rows if not row.is_tuned}
+        return [(row, point) for row in self.rows for point in {**only, **chosen}.get(row.name, ())]
+
     def second_stage(self, chosen: Mapping[str, Grid]) -> list[list[str]]:
-        """Every seed at the points that were chosen for a row, by its name; at none where no point was completed."""
-        points = ((row, point) for row in self.rows for point in chosen.get(row.name, row.grid[:1] or [{}]))
-        return [row.words(point, seed) for row, point in points for seed in self.seeds]
+        """Every seed at these points."""
+        return [row.words(point, seed) for row, point in self.points(chosen) for seed in self.seeds]
 
 
 def rates_asked(

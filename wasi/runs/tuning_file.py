@@ -1,38 +1,81 @@
 """tuning.json: what a tuned sweep has tried and chosen, beside its jobs."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from wasi.config.relevance import has_effect
 from wasi.runs.result import read_result, write_json
+from wasi.runs.search import Point
 from wasi.runs.tuned_row import TunedRow
 from wasi.runs.tuning import Grid, Overrides
 
 FILE_NAME = "tuning.json"
 
 
-def write_tuning(folder: Path, seed: str | None, rows: Sequence[TunedRow], objectives: Sequence[str]) -> None:
+@dataclass(frozen=True)
+class Choice:
+    """A point at which a row of a sweep runs all seeds, with the folders of these jobs, as far as they are known."""
+
+    overrides: Overrides
+    point: Point
+    jobs: list[str]
+
+
+def write_tuning(
+    folder: Path,
+    seed: str | None,
+    rows: Sequence[TunedRow],
+    objectives: Sequence[str],
+    choices: Sequence[Choice] = (),
+) -> None:
     """tuning.json: the points, every value, the choices, and which jobs are no part of any comparison.
 
-    Those that an earlier command tried for one of these rows, with another grid, are none either. Its other rows stay:
-    a row is known by its overrides, as its name depends on the rows beside it.
+    What an earlier command chose for one of these rows is chosen no longer, and the jobs of all its seeds are no part
+    of a comparison either, until the same point is chosen again. Its other rows stay: a row is known by its overrides,
+    as its name depends on the rows beside it.
+
+    Args:
+        choices: what all seeds are run at, of rows that were not tuned too.
     """
     before = read_tuning(folder) or {}
-    earlier, now = before.get("rows", []), [_identity(row.row.overrides) for row in rows]
+    asked = [*(row.row.overrides for row in rows), *(choice.overrides for choice in choices)]
+    earlier, now = before.get("rows", []), [_identity(overrides) for overrides in asked]
     kept = [row for row in earlier if _identity(row["overrides"]) not in now]
     found = [*kept, *(row.content() for row in rows)]
+    second_stage = _second_stage(before.get("second_stage", []), now, choices)
     tried = [*before.get("left_out", ()), *(point["job"] for row in [*earlier, *found] for point in row["points"])]
+    tried += [job for stage in second_stage for job in stage["jobs"]]
     chosen = {point["job"] for row in found for point in row["points"] if point["values"] in choices_of(row)}
+    chosen |= {job for stage in second_stage if stage["is_chosen"] for job in stage["jobs"]}
     content = {
         "schema_version": 1,
         "metric": objectives[0],
         "objectives": list(objectives),
         "seed": seed,
         "rows": found,
+        "second_stage": second_stage,
         "left_out": [job for job in dict.fromkeys(tried) if job not in chosen],
     }
     write_json(folder / FILE_NAME, content)
+
+
+def _second_stage(
+    earlier: Sequence[Mapping[str, Any]], now: Sequence[Overrides], choices: Sequence[Choice]
+) -> list[dict[str, Any]]:
+    """Every choice that there has been, with all jobs that were run at it; those of rows `now` asked for are as given.
+
+    A choice that is made again keeps the jobs it had: other seeds of it are the same row's.
+    """
+    found = [{**old, "is_chosen": old["is_chosen"] and _identity(old["overrides"]) not in now} for old in earlier]
+    for choice in choices:
+        same = (_identity(choice.overrides), choice.point)
+        known = next((old for old in found if (_identity(old["overrides"]), old["values"]) == same), None)
+        if known is None:
+            found.append(known := {"overrides": choice.overrides, "values": choice.point, "jobs": []})
+        known |= {"jobs": list(dict.fromkeys([*known["jobs"], *choice.jobs])), "is_chosen": True}
+    return found
 
 
 def _identity(overrides: Overrides) -> Overrides:
@@ -61,5 +104,5 @@ def is_trial(folder: Path, job: str, seed: object) -> bool:
 
 
 def not_chosen(folder: Path) -> set[str]:
-    """Names of the job folders of a sweep whose points were tried and not chosen."""
+    """Names of a sweep's job folders whose points were tried and not chosen, or are chosen no longer."""
     return set((read_tuning(folder) or {}).get("left_out", ()))
