@@ -9,17 +9,21 @@ EDGE = "(on the edge)"
 
 
 def tuned_value(job: Path) -> str | None:
-    """What tuning chose for a job of a sweep, `lr=0.01`, told apart where it lies on its grid's edge; None for a row
-    that was not tuned."""
+    """What tuning chose for a job of a sweep, `lr=0.01`, each value told apart that lies on its grid's edge; None for a
+    row that was not tuned."""
     for row in (read_tuning(job.parent) or {}).get("rows", ()):
         chosen = (point["values"] for point in row["points"] if point["job"] == job.name)
         values = next((values for values in chosen if values in choices_of(row)), None)
         if values is not None:
             edges = row.get("edges", [row["on_edge"]])
-            on_edge = any(edge for point, edge in zip(choices_of(row), edges, strict=False) if point == values)
-            told = ", ".join(f"{key.removeprefix('optimizer.')}={value}" for key, value in values.items())
-            return f"{told} {EDGE}" if on_edge else told
+            on_edge = next((edge for point, edge in zip(choices_of(row), edges, strict=False) if point == values), [])
+            return ", ".join(_value(key, value, key in on_edge) for key, value in values.items())
     return None
+
+
+def _value(key: str, value: object, on_edge: bool) -> str:
+    told = f"{key.removeprefix('optimizer.')}={value}"
+    return f"{told} {EDGE}" if on_edge else told
 
 
 def tuning_lines(dirs: list[Path]) -> list[str]:
