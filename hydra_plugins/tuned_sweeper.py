@@ -4,9 +4,10 @@ Hydra looks for plugins in the modules of this namespace only, and imports them 
 """
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -22,6 +23,7 @@ from wasi.errors import UserError
 from wasi.runs.ending import print_error
 from wasi.runs.lock import sole_owner
 from wasi.runs.plan import folders_of
+from wasi.runs.search import Axes
 from wasi.runs.tuned_row import TunedRow, Undecided, tuned
 from wasi.runs.tuning import Plan, Row, grid_of, rates_asked
 from wasi.runs.tuning_file import Choice, write_tuning
@@ -85,17 +87,19 @@ class TunedSweeper(BasicSweeper):
         self.validate_batch_is_legal(jobs)  # what cannot be composed is refused before anything is composed for
         return Plan.of(jobs, lambda row: replace(row, grid=grid_of(self._tune_of(row), row.overrides)))
 
-    def _tune_of(self, row: Row, searched: Collection[str] = ()) -> DictConfig:
+    def _tune_of(self, row: Row, searched: Axes = MappingProxyType({})) -> DictConfig:
         """What the row's own configuration asks for: a recipe may bring it; and what its method declares.
 
         Args:
             searched: options that the command line gives a search to decide.
         """
-        config = self.hydra_context.config_loader.load_sweep_config(self.config, row.words())
+        loader = self.hydra_context.config_loader
+        config = loader.load_sweep_config(self.config, row.words())
         validate(OmegaConf.create({"tune": config.tune, "train": {"measure": config.train.measure}}))
         declared = worth_tuning(config.method.name) if config.tune.declared else {}
         tune = plain(config.tune, resolve=True)
-        rates = rates_asked(tune, row.overrides, config.hydra.runtime.choices["optimizer"], searched)
+        known, own = loader.get_group_options("optimizer"), config.hydra.runtime.choices["optimizer"]
+        rates = rates_asked(tune, row.overrides, own, known, searched)
         return OmegaConf.create({**tune, "lr": rates, "options": {**declared, **(tune["options"] or {})}})
 
     def _launch(self, jobs: Sequence[Sequence[str]]) -> list[JobReturn]:

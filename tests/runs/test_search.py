@@ -52,6 +52,21 @@ def test_each_optimizer_has_its_own_range_of_rates():
     assert point_of(trial.params) == point and space.tried("optimizer.lr", point) == Range(1e-5, 1e-3, log=True)
 
 
+def test_a_single_rate_is_taken_and_has_no_edge():
+    """It is part of every trial, so that Optuna can go on with more rates."""
+    space = space_of(tune([0.02], None, **{"method.lora_rank": [4, 8]}), {}, {})
+    trial = Fixed()
+    point = space.suggest(trial)
+    assert point == {"method.lora_rank": 8, "optimizer.lr": 0.02} == point_of(trial.params) and space.is_wide
+    found = TunedRow(Row("lora", {}, [point], space), ["x"], [(0.5,)], ["completed"])
+    assert found.on_edge == ["method.lora_rank"]
+    assert space_of(tune([0.02]), {}, {}).only() == {"optimizer.lr": 0.02}
+    both = space_of(tune({"sgd": [0.02], "adamw": [1e-5, 1e-3]}, ["adamw", "sgd"]), {}, {})
+    assert both.suggest(Fixed()) == {"optimizer": "sgd", "optimizer.lr": 0.02}
+    one = space_of(tune({"sgd": [0.02]}, ["sgd"]), {}, {})
+    assert not one.is_wide and one.only() == {"optimizer": "sgd", "optimizer.lr": 0.02}
+
+
 def test_what_the_command_line_decides_is_not_searched():
     given = tune([1e-3, 1e-2], ["sgd", "adamw"], **{"rank.x": [3, 4]})
     space = space_of(given, {"optimizer.lr": "7", "optimizer": "sgd"}, {})

@@ -50,29 +50,46 @@ def test_what_a_command_line_decides_is_not_tuned():
 
 
 RATES = {"sgd": [0.1, 0.2], "adamw": [1e-4, 1e-3]}
+KNOWN = ("sgd", "adamw", "swan")
 
 
 @pytest.mark.parametrize(
     ("optimizers", "overrides", "searched", "rates"),
     [
-        (None, {"optimizer": "sgd"}, (), RATES["sgd"]),
-        (["sgd", "adamw"], {"optimizer": "sgd"}, (), RATES["sgd"]),  # a job's own choice wins
-        (None, {}, (), RATES["sgd"]),  # the default's, an experiment's or a recipe's
-        (["sgd", "adamw"], {}, (), RATES),
-        (None, {}, ("optimizer",), RATES),
+        (None, {"optimizer": "sgd"}, {}, RATES["sgd"]),
+        (["sgd", "adamw"], {"optimizer": "sgd"}, {}, RATES["sgd"]),  # a job's own choice wins
+        (None, {}, {}, RATES["sgd"]),  # the default's, an experiment's or a recipe's
+        (["sgd", "adamw"], {}, {}, RATES),
+        (["adamw"], {}, {}, {"adamw": RATES["adamw"]}),  # an experiment may have rates of more
+        (None, {}, {"optimizer": ["sgd", "adamw"]}, RATES),
+        (["swan"], {"optimizer.lr": "1e-3"}, {}, RATES),
     ],
 )
 def test_a_row_of_one_optimizer_is_tuned_over_the_rates_of_that_one(optimizers, overrides, searched, rates):
     asked = {"lr": RATES, "optimizer": optimizers, "options": {}}
-    assert rates_asked(asked, overrides, "sgd", searched) == rates
+    assert rates_asked(asked, overrides, "sgd", KNOWN, searched) == rates
 
 
 def test_an_optimizer_without_rates_is_refused_unless_its_rate_is_given():
     asked = {"lr": RATES, "optimizer": None, "options": {}}
     with pytest.raises(UserError, match=r"tune\.lr=.*a mapping that has optimizer=swan"):
-        rates_asked(asked, {"optimizer": "swan"}, "swan")
-    rates_asked(asked, {"optimizer": "swan", "optimizer.lr": "1e-3"}, "swan")
-    rates_asked(asked, {"optimizer": "swan"}, "swan", searched=("optimizer.lr",))
+        rates_asked(asked, {"optimizer": "swan"}, "swan", KNOWN)
+    rates_asked(asked, {"optimizer": "swan", "optimizer.lr": "1e-3"}, "swan", KNOWN)
+    rates_asked(asked, {"optimizer": "swan"}, "swan", KNOWN, searched={"optimizer.lr": [0.1]})
+
+
+@pytest.mark.parametrize(
+    ("rates", "tried", "searched", "told"),
+    [
+        ({"sgd": [0.1]}, ["sgd", "adamw"], {}, "a mapping that has optimizer=adamw"),
+        ({"sgd": [0.1]}, None, {"optimizer": ["sgd", "adamw"]}, "a mapping that has optimizer=adamw"),
+        ({"sdg": [0.1], "adamw": [0.1]}, ["sgd", "adamw"], {}, "optimizers, which are sgd, adamw, swan"),
+        ({"sdg": [0.1], "sgd": [0.1]}, None, {}, "optimizers, which are sgd, adamw, swan"),
+    ],
+)
+def test_every_optimizer_that_is_tried_has_rates_and_every_key_is_an_optimizer(rates, tried, searched, told):
+    with pytest.raises(UserError, match=rf"^tune\.lr=.*{told}"):
+        rates_asked({"lr": rates, "optimizer": tried, "options": {}}, {}, "sgd", KNOWN, searched)
 
 
 def test_the_jobs_of_both_stages():

@@ -40,6 +40,11 @@ class Range:
     log: bool = False
     step: int | None = None
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether there is more than one number in it."""
+        return self.low < self.high
+
     def suggest(self, name: str, trial: Trial) -> float:
         """With three significant digits, which are enough to tell rates apart and can be typed."""
         if self.step:
@@ -72,11 +77,14 @@ class Space:
     @property
     def is_wide(self) -> bool:
         """Whether there is more than one point in it."""
-        return bool(self.rates) or any(isinstance(axis, Range) or len(axis) > 1 for axis in self.axes.values())
+        axes = [*self.axes.values(), *self.rates.values()]
+        return any(axis.is_wide if isinstance(axis, Range) else len(axis) > 1 for axis in axes)
 
     def only(self) -> Point:
         """The point of a space that is not wide."""
-        return {key: axis[0] for key, axis in self.axes.items() if not isinstance(axis, Range)}
+        point = {key: axis.low if isinstance(axis, Range) else axis[0] for key, axis in self.axes.items()}
+        rate = self.rates.get(str(point.get("optimizer")))
+        return point if rate is None else {**point, _LR: rate.low}
 
     def suggest(self, trial: Trial) -> Point:
         """The trial's point; a learning rate of one optimizer alone is a parameter of its own, `optimizer.lr@NAME`."""
@@ -129,13 +137,12 @@ def space_of(tune: DictConfig, overrides: Mapping[str, str], searched: Axes) -> 
     axes: dict[str, Range | list[Any]] = {**left, **searched}
     lr = None if _LR in overrides or _LR in searched else options["lr"]
     if isinstance(lr, dict):
-        return Space(axes, {name: rates for name, values in lr.items() if (rates := _between(values))})
-    return Space({**axes, _LR: rates} if lr and (rates := _between(lr)) else axes)
+        return Space(axes, {name: _between(values) for name, values in lr.items()})
+    return Space({**axes, _LR: _between(lr)} if lr else axes)
 
 
-def _between(values: list[float]) -> Range | None:
-    low, high = min(values), max(values)
-    return Range(low, high, log=True) if low < high else None
+def _between(values: list[float]) -> Range:
+    return Range(min(values), max(values), log=True)
 
 
 def is_searched(override: Override) -> bool:

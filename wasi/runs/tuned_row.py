@@ -55,7 +55,7 @@ class TunedRow:
         value, tried = point[key], self._tried(point, key)
         if isinstance(tried, Range):
             low, high = tried.ends()
-            return not low < value < high
+            return tried.is_wide and not low < value < high
         return value in _ends(tried)
 
     def _tried(self, chosen: Point, key: str) -> Range | list[Any]:

@@ -4,6 +4,7 @@ import itertools
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from hydra.conf import HydraConf
@@ -12,7 +13,7 @@ from omegaconf import DictConfig
 from wasi.config.files import plain
 from wasi.config.swept import sweep_overrides
 from wasi.errors import UserError
-from wasi.runs.search import Point, Space
+from wasi.runs.search import Axes, Point, Space
 
 _LR = "optimizer.lr"
 
@@ -81,22 +82,31 @@ class Plan:
 
 
 def rates_asked(
-    tune: Mapping[str, Any], overrides: Overrides, optimizer: str, searched: Collection[str] = ()
+    tune: Mapping[str, Any],
+    overrides: Overrides,
+    optimizer: str,
+    known: Collection[str],
+    searched: Axes = MappingProxyType({}),
 ) -> dict[str, list[float]] | list[float] | None:
-    """`tune.lr` for one row: of a mapping from optimizers to rates, those of the row's own where no other is tried.
+    """`tune.lr` for one row: of a mapping from optimizers to rates, those of the ones tried, or the row's own alone.
 
     Args:
-        overrides: of the row's jobs; optimizer: the choice that they compose; searched: options that a search decides.
+        overrides: of the row's jobs; optimizer: the choice that they compose; known: the optimizers that there are;
+        searched: options that a search decides, with what it may choose.
 
     Raises:
-        UserError: the mapping lacks the row's optimizer, whose rate would not be tuned.
+        UserError: the mapping has a key that is no optimizer, or lacks one of the row's, whose rate would not be tuned.
     """
-    rates, others = tune["lr"], tune["optimizer"] is not None and "optimizer" not in overrides
-    if not isinstance(rates, Mapping) or others or "optimizer" in searched or {_LR} & {*overrides, *searched}:
+    rates = tune["lr"]
+    if not isinstance(rates, Mapping) or {_LR} & {*overrides, *searched}:
         return rates
-    if optimizer not in rates:
-        raise UserError("tune.lr", rates, f"a list, or a mapping that has optimizer={optimizer}, which this row takes")
-    return rates[optimizer]
+    if not set(rates) <= set(known):
+        raise UserError("tune.lr", rates, f"a list, or a mapping from optimizers, which are {', '.join(known)}")
+    tried = searched.get("optimizer") or ("optimizer" not in overrides and tune["optimizer"])
+    names = tried if isinstance(tried, list) else [optimizer]
+    if (missing := next((name for name in names if name not in rates), None)) is not None:
+        raise UserError("tune.lr", rates, f"a list, or a mapping that has optimizer={missing}, which this row takes")
+    return {name: rates[name] for name in names} if isinstance(tried, list) else rates[optimizer]
 
 
 def grid_of(tune: DictConfig, overrides: Overrides) -> Grid:
