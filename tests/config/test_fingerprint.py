@@ -196,6 +196,15 @@ def test_canonical_keeps_booleans_apart_from_numbers():
     assert canonical(True) is True and canonical(1.0) is not True
 
 
+@pytest.mark.parametrize(("rank", "start"), [("null", 12), ("5", 8)])
+def test_a_default_that_depends_on_another_option_is_the_same_written_out(rank, start, compose_config):
+    words = ["method=peft", "method.type=adalora", f"method.lora_rank={rank}"]
+    prints = [
+        fingerprint(compose_config(*words, f"method.init_rank={asked}")) for asked in ("null", start, start + 1)
+    ]
+    assert prints[0] == prints[1] != prints[2]
+
+
 def test_another_value_than_the_one_that_null_stands_for_counts(compose_config):
     asked = [["method=peft"], ["method=peft", "method.lora_rank=4"], ["method=peft", "method.lora_alpha=8"]]
     assert len({fingerprint(compose_config(*words)) for words in asked}) == 3

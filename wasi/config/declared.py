@@ -1,10 +1,11 @@
 """What methods declare of themselves, for those who only need to know, without importing the methods and torch."""
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,22 @@ def appearance(name: str) -> Appearance | None:
 @cache
 def null_means(name: str) -> dict[str, Any]:
     """Options whose null stands for a value, with it: what the class declares in `null_means[NAME]`, written out like
-    `appearance`."""
+    `appearance`. A pair `(factor, option)` stands for so many times another option, see `null_values`."""
     return _declared(name, "null_means")
+
+
+def null_values(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What null stands for beside the method's `options`; a multiple of another option is rounded up.
+
+    >>> null_values("peft", {"lora_rank": 5})["init_rank"], null_values("peft", {"lora_rank": None})["init_rank"]
+    (8, 12)
+    """
+    declared = null_means(name)
+    values = {option: value for option, value in declared.items() if not isinstance(value, tuple)}
+    given = values | {option: value for option, value in options.items() if value is not None}
+    return values | {
+        option: ceil(value[0] * given[value[1]]) for option, value in declared.items() if isinstance(value, tuple)
+    }
 
 
 @cache

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from wasi.config.declared import null_means
+from wasi.config.declared import null_values
 from wasi.config.hardware import device_class
 from wasi.models.input_spec import SIZES
 from wasi.models.weights_file import KEYWORDS
@@ -75,7 +75,8 @@ def _defaults(parts: dict[str, dict[str, Any]]) -> list[tuple[str, str, Any]]:
     # With a budget null is what fits into it.
     found = [("train", key, value) for key, value in of_lean.items() if budget is None or key == "storage"]
     found += [("device", key, False) for key in ("tf32", "compile")]
-    found += [("method", key, value) for key, value in null_means(parts.get("method", {}).get("name", "")).items()]
+    method = parts.get("method", {})
+    found += [("method", key, value) for key, value in null_values(method.get("name", ""), method).items()]
     if (batch := parts.get("dataset", {}).get("batch_size")) is not None:
         found.append(("train", "micro_batch_size", batch))
     model = parts.get("model", {})

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 from itertools import islice
-from math import ceil
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from wasi.config.declared import null_values
 from wasi.errors import UserError
 from wasi.layers.peft_linear import PeftLinear
 from wasi.methods.adalora import RankBudget, distance_from_orthogonal
@@ -69,7 +69,12 @@ class Peft(Method):
             "about": "frozen weights, and beside them an adapter of Hugging Face's peft",
         },
     }  # fmt: skip
-    null_means = {"peft": {"lora_rank": 8, "lora_alpha": 16, "block_size": 8, "orth_reg_weight": 0.5}}
+    null_means = {
+        "peft": {
+            "lora_rank": 8, "lora_alpha": 16, "block_size": 8, "orth_reg_weight": 0.5,
+            "init_rank": (1.5, "lora_rank"),
+        },
+    }  # fmt: skip
 
     name: str
     scope: str
@@ -134,7 +139,7 @@ class Peft(Method):
 
     def _of_type(self, option: str) -> Any:
         value = getattr(self, option)
-        return self.null_means["peft"].get(option) if value is None else value
+        return null_values("peft", vars(self)).get(option) if value is None else value
 
     def _inject(self, model: nn.Module, config: Any, images: list[Tensor]) -> None:
         """Replace the targets of `config` in place by peft's layers; those that start from data see `images`."""
@@ -157,7 +162,6 @@ class Peft(Method):
         kind, options, fixed = _TYPES[self.type]
         given = {theirs: self._of_type(ours) for ours, theirs in options.items()}
         if self.type == "adalora":
-            given["init_r"] = given["init_r"] or ceil(1.5 * given["target_r"])
             given |= {"tinit": 0, "tfinal": 0, "total_step": 1}  # the real ones are known when training begins
         if self.type == "vera":
             given["projection_prng_key"] = self.seed
