@@ -220,3 +220,53 @@ def test_a_file_name_that_is_no_utf_8_is_told(finished, photos, tmp_path, wasi):
     done = wasi("predict", finished, tmp_path, "--csv", tmp_path / "out.csv")
     assert done.returncode == 0 and "caf\\xe9.png" in done.stdout
     assert "caf\\xe9.png,1," in (tmp_path / "out.csv").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def of_photos(tmp_path_factory):
+    """A run that was trained on an undivided folder of two classes, `photos`, which lies beside it."""
+    folder = tmp_path_factory.mktemp("of_photos")
+    made_of_colours(folder / "photos", range(20))
+    words = [word for word in TINY if not word.startswith("dataset")]
+    words += ["dataset=image_folder", f"dataset.root={folder / 'photos'}", "dataset.batch_size=8", "method=wasi"]
+    words += ["dataset.num_workers=0", "dataset.val_fraction=0.2", "train.epochs=1", "hydra.run.dir=run"]
+    done = run(*words, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+def made_of_colours(root: Path, shades: range) -> Path:
+    for name in ("red", "blue"):
+        (root / name).mkdir(parents=True)
+        for shade in shades:
+            colour = (200, shade, 0) if name == "red" else (0, shade, 200)
+            Image.new("RGB", (8 + shade, 8), colour).save(root / name / f"{shade}.png")
+    return root
+
+
+def test_all_images_of_another_folder_count(of_photos, tmp_path, wasi):
+    other = made_of_colours(tmp_path / "other", range(30, 38))
+    for words in (["dataset=image_folder"], []):
+        done = wasi("evaluate", of_photos, *words, f"dataset.root={other}")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[0] == "image_folder, all 16 images"
+    asked = wasi("evaluate", of_photos, f"dataset.root={other}", "dataset.test_size=4")
+    assert asked.stdout.startswith("image_folder, test split, 4 of 16 images\n")
+    single = made_of_colours(tmp_path / "single", range(30, 31))  # too few to be divided
+    assert wasi("evaluate", of_photos, f"dataset.root={single}").stdout.startswith("image_folder, all 2 images\n")
+
+
+def test_images_that_trained_are_never_evaluated_on(of_photos, tmp_path, wasi):
+    own = of_photos.parent / "photos"
+    shutil.copytree(own, tmp_path / "copy")
+    tested = "image_folder, test split, 8 of 40 images\n"
+    evaluated = [wasi("evaluate", of_photos).stdout]
+    for root in (own, tmp_path / "copy"):
+        evaluated.append(wasi("evaluate", of_photos, "dataset=image_folder", f"dataset.root={root}").stdout)
+    assert evaluated[0].startswith(tested) and set(evaluated) == {evaluated[0]}
+
+
+@pytest.mark.parametrize("root", ["nowhere", "null"])
+def test_a_folder_that_is_not_there_is_refused(root, of_photos, wasi):
+    done = wasi("evaluate", of_photos, "dataset=image_folder", f"dataset.root={root}")
+    assert done.returncode == 2 and f"dataset.root={root}" in done.stderr and len(done.stderr.splitlines()) == 1

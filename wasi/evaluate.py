@@ -15,7 +15,8 @@ from wasi.cli import run_cli
 from wasi.config.files import CONF
 from wasi.config.rejected import rejected
 from wasi.config.validate import validate
-from wasi.data.catalogue import check_dataset
+from wasi.data import image_folder
+from wasi.data.catalogue import check_dataset, dataset_identity
 from wasi.errors import UserError
 from wasi.models.header import ModelHeader
 from wasi.models.weights_file import RUN, run_header, weights_path
@@ -23,8 +24,9 @@ from wasi.runs.ending import one_line
 from wasi.runs.result import read_result
 
 if TYPE_CHECKING:
-    from wasi.data.spec import Data
+    from wasi.data.spec import Images
 
+_DIVIDING = tuple(f"dataset.{name}" for name in ("train_size", "val_size", "test_size", "val_source", "val_fraction"))
 _OF_TRAINING = ("device.dtype", "device.compile", "device.memory_limit_mib", "dataset.hflip")
 
 
@@ -32,9 +34,11 @@ def main() -> None:
     options = _parser().parse_args()
     header = run_header(options.run)
     cfg = configuration(options.run, header, options.overrides)
-    check_dataset(cfg.dataset)  # before torch is imported
-    split, count, metrics = evaluate_run(options.run, cfg)
-    print(f"{cfg.dataset.name}, {split} split, {count} images")
+    whole = takes_all(options.run, cfg, options.overrides)
+    if not whole:
+        check_dataset(cfg.dataset)  # before torch is imported
+    images, metrics = evaluate_run(options.run, cfg, whole)
+    print(f"{cfg.dataset.name}, {images}")
     for name, value in metrics.items():
         print(f"{name} {value:.4f}")
 
@@ -44,15 +48,14 @@ def configuration(run: Path, header: ModelHeader, overrides: Sequence[str]) -> D
 
     Raises UserError for an override that is not allowed, and where nothing names a data set.
     """
-    found = (read_result(weights_path(run).parent) or {}).get("config")
-    before = found if isinstance(found, dict) else {}
+    before = _config_of(run)
     own = not any(word.startswith("dataset=") for word in overrides)
     if own and not (isinstance(before.get("dataset"), dict) and "name" in before["dataset"]):
         raise UserError(RUN, run, "a folder with the run's result.json, or dataset=NAME beside the model")
     words = [f"dataset={before['dataset']['name']}", *overrides] if own else overrides
     cfg = _composed(words)
     given = {word.partition("=")[0] for word in overrides}
-    if own:
+    if own or _trained_on(run, cfg.dataset):  # else other images would test, of which some trained
         _fill(cfg.dataset, before["dataset"], given, "dataset.")
     _fill(cfg, {key: before[key] for key in ("seed",) if key in before}, given)
     validate(cfg)
@@ -62,11 +65,38 @@ def configuration(run: Path, header: ModelHeader, overrides: Sequence[str]) -> D
     return cfg
 
 
-def evaluate_run(run: Path, cfg: DictConfig) -> tuple[str, int, dict[str, float]]:
-    """Name of the split (`test` where the data set has one, else `val`), its size, and the measures on it."""
+def takes_all(run: Path, cfg: DictConfig, overrides: Sequence[str]) -> bool:
+    """Whether every image of the data set is new to the model, and counts: those of a folder that is not divided, is
+    not the one that the run was trained on, and is not asked to be divided."""
+    if cfg.dataset.name != "image_folder" or any(word.startswith(_DIVIDING) for word in overrides):
+        return False
+    return image_folder.is_undivided(cfg.dataset) and not _trained_on(run, cfg.dataset)
+
+
+def _trained_on(run: Path, cfg_dataset: DictConfig) -> bool:
+    """Whether this is the image folder that the run was trained on, wherever it lies now."""
+    data = _config_of(run).get("dataset")
+    if not isinstance(data, dict) or not data.get("name") == cfg_dataset.name == "image_folder":
+        return False
+    before, now = (Path(str(root)).expanduser().resolve() for root in (data.get("root"), cfg_dataset.root))
+    content = dataset_identity(cfg_dataset)["content"]
+    known = (read_result(weights_path(run).parent) or {}).get("provenance", {}).get("data")
+    return before == now or (content != "absent" and content == known)
+
+
+def _config_of(run: Path) -> dict[str, Any]:
+    """The run's configuration; empty for a model alone."""
+    found = (read_result(weights_path(run).parent) or {}).get("config")
+    return found if isinstance(found, dict) else {}
+
+
+def evaluate_run(run: Path, cfg: DictConfig, whole: bool = False) -> tuple[str, dict[str, float]]:
+    """Which images, and how many, the model was evaluated on, and the measures on them.
+
+    Those of the `test` split where the data set has one, else of `val`; `whole`: all of an image folder.
+    """
     import torch
 
-    from wasi.data.catalogue import load_data
     from wasi.data.loader import Loader, eval_batches
     from wasi.data.normalize import Normalize
     from wasi.models.saved import open_model
@@ -75,24 +105,38 @@ def evaluate_run(run: Path, cfg: DictConfig) -> tuple[str, int, dict[str, float]
 
     device = prepare_device(cfg.device)
     model, header = open_model(run)
-    data = load_data(cfg.dataset, header.input, cfg.seed)
-    split = "test" if data.test is not None else "val"
-    images = getattr(data, split)
-    outputs = torch.tensor(_outputs_of(data, header, cfg.dataset.name))
+    split, images, classes, told = _chosen(cfg, header, whole)
+    outputs = torch.tensor(_outputs_of(classes, header, cfg.dataset.name))
     batches = eval_batches(Loader(images, cfg.dataset.num_workers, device), cfg.dataset.batch_size)
     by_output = ((batch, outputs[labels]) for batch, labels in batches)
     found = evaluate(model.to(device), by_output, Normalize(header.input))
-    return split, len(images), found.metrics(split)
+    return told, found.metrics(split)
 
 
-def _outputs_of(data: Data, header: ModelHeader, name: str) -> list[int]:
+def _chosen(cfg: DictConfig, header: ModelHeader, whole: bool) -> tuple[str, Images, list[str], str]:
+    """The name of the split, its images, the data's classes, and a line that tells which images these are."""
+    from wasi.data.catalogue import load_data
+
+    if whole:
+        images, classes = image_folder.load_undivided(cfg.dataset, header.input)
+        return "test", images, classes, f"all {len(images)} images"
+    data = load_data(cfg.dataset, header.input, cfg.seed)
+    split, images = ("val", data.val) if data.test is None else ("test", data.test)
+    of = ""
+    if cfg.dataset.name == "image_folder":
+        has = image_folder.available(cfg.dataset)
+        of = f" of {has.train + (has.val or 0) + (has.test or 0)}"
+    return split, images, data.classes, f"{split} split, {len(images)}{of} images"
+
+
+def _outputs_of(classes: Sequence[str], header: ModelHeader, name: str) -> list[int]:
     """The model's output for each class of the data, by its name."""
-    unknown = [each for each in data.classes if each not in header.classes]
+    unknown = [each for each in classes if each not in header.classes]
     if unknown:
-        classes = ", ".join(header.classes[:5]) + (", …" if header.num_classes > 5 else "")
-        allowed = f"a data set of the model's classes ({classes}); {unknown[0]} is none of them"
+        known = ", ".join(header.classes[:5]) + (", …" if header.num_classes > 5 else "")
+        allowed = f"a data set of the model's classes ({known}); {unknown[0]} is none of them"
         raise UserError("dataset", name, allowed)
-    return [header.classes.index(each) for each in data.classes]
+    return [header.classes.index(each) for each in classes]
 
 
 def _composed(overrides: Sequence[str]) -> DictConfig:
@@ -128,7 +172,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m wasi.evaluate",
         description="Accuracy, loss and balanced accuracy of a finished run's model on the test split (where "
-        "there is none, the validation split) of the run's own data, or of those that overrides name.",
+        "there is none, the validation split) of the run's own data, or of those that overrides name; of another "
+        "folder that is not divided into train, val and test, on all images.",
         epilog="Example: python -m wasi.evaluate RUN dataset=image_folder dataset.root=FOLDER device=cpu",
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="a finished run's folder, or its model.safetensors")

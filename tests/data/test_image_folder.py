@@ -306,3 +306,25 @@ def test_parts_of_other_names_are_no_classes(load, image_tree):
     (image_tree / "Train").rename(image_tree / "roots")
     shutil.copytree(image_tree / "roots" / "cat", image_tree / "training")  # without folders it is a class
     assert load().classes == ["roots", "training"]
+
+
+def test_classes_without_an_image_to_validate_or_test_on_are_told(config, spec, undivided, caplog):
+    root = undivided(cat=1, dog=40)
+    load_data(config("image_folder", root=root), spec(8), 0)
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warned == [
+        "no validation image of class cat; no test image of class cat: accuracies on these parts, and choices made by "
+        "them, say nothing of these classes"
+    ]
+    caplog.clear()
+    shutil.copy(root / "dog" / "0.png", root / "cat" / "1.png")
+    shutil.copy(root / "dog" / "0.png", root / "cat" / "2.png")
+    load_data(config("image_folder", root=root), spec(8), 0)
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_of_many_such_classes_twenty_are_told(config, spec, undivided, caplog):
+    root = undivided(large=40, **{f"class{number:02}": 1 for number in range(23)})
+    load_data(config("image_folder", root=root), spec(8), 0)
+    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "class19 and 3 more; no test image of class class00," in told and "class20" not in told

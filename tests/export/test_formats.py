@@ -91,8 +91,10 @@ def test_an_onnx_file_is_whole_and_has_a_free_batch_dimension(tmp_path, monkeypa
     formats.write(tmp_path / "model.onnx", "onnx", tmp_path, model, header)
     onnx.checker.check_model(tmp_path / "model.onnx", full_check=True)
     (image,) = onnx.load(tmp_path / "model.onnx").graph.input
-    sizes = [dim.dim_value for dim in image.type.tensor_type.shape.dim]
-    assert (image.name, sizes) == ("images", [0, 3, SPEC.image_size, SPEC.image_size])  # 0: by name, not by number
+    sizes = [dim.dim_value or dim.dim_param for dim in image.type.tensor_type.shape.dim]
+    assert (image.name, sizes) == ("images", ["batch", 3, SPEC.image_size, SPEC.image_size])
+    (logits,) = onnx.load(tmp_path / "model.onnx").graph.output
+    assert (logits.name, logits.type.tensor_type.shape.dim[0].dim_param) == ("logits", "batch")
     assert not (tmp_path / "model.onnx.data").exists()
 
 

@@ -91,6 +91,21 @@ def _tell(cfg_dataset, data: Data) -> None:
         ]
         more = [f"and {len(data.classes) - _MOST_LISTED} more"] if len(data.classes) > _MOST_LISTED else []
         log.info("images by class (train/val%s): %s", "/test" * (len(counts) > 2), ", ".join(listed + more))
+    _warn_of_unseen(data)
+
+
+def _warn_of_unseen(data: Data) -> None:
+    """One line that names the classes without an image to validate, or to test, on."""
+    without = {}
+    for part, images in {"validation": data.val, "test": None if data.test is data.val else data.test}.items():
+        seen = set() if images is None else _per_class(images)
+        unseen = [label for number, label in enumerate(data.classes) if number not in seen]
+        if images is not None and unseen:
+            more = f" and {len(unseen) - _MOST_LISTED} more" if len(unseen) > _MOST_LISTED else ""
+            without[part] = ", ".join(unseen[:_MOST_LISTED]) + more
+    if without:
+        told = "; ".join(f"no {part} image of class {names}" for part, names in without.items())
+        log.warning("%s: accuracies on these parts, and choices made by them, say nothing of these classes", told)
 
 
 def _per_class(part) -> Counter[int]:

@@ -73,23 +73,41 @@ def load(cfg_dataset, spec: InputSpec) -> Splits:
     Raises:
         UserError: a layout that is not one of the above, or images that cannot be read, which are named.
     """
-    from wasi.data.decode import FileImages
     from wasi.data.splits import hold_out
 
-    def images(part: str) -> FileImages:
-        labelled = [(path, label) for label, name in enumerate(classes) for path in parts[part][name]]
+    parts, classes = _images_by_part(cfg_dataset, spec)
+    if WHOLE in parts and "test" not in parts:
+        whole = parts[WHOLE]
+        train, tested = hold_out(whole, held_out(cfg_dataset, len(whole), "test_size"), "test")
+        return Splits(train, None, tested, classes)
+    return Splits(parts[WHOLE if WHOLE in parts else "train"], parts.get("val"), parts.get("test"), classes)
+
+
+def is_undivided(cfg_dataset) -> bool:
+    """Whether the folder is `ROOT/<class>/*` alone, which `load` cuts a test part out of; raises as `available` does,
+    but not for too few images."""
+    return _listed(cfg_dataset).keys() == {WHOLE}
+
+
+def load_undivided(cfg_dataset, spec: InputSpec) -> tuple[Images, list[str]]:
+    """All images of a folder that is not divided, and its classes; raises as `load` does."""
+    parts, classes = _images_by_part(cfg_dataset, spec)
+    return parts[WHOLE], classes
+
+
+def _images_by_part(cfg_dataset, spec: InputSpec) -> tuple[dict[str, Images], list[str]]:
+    """The images of each part of the folder, all of which can be read, and the classes by label."""
+    from wasi.data.decode import FileImages
+
+    def images(by_class: ByClass) -> FileImages:
+        labelled = [(path, label) for label, name in enumerate(classes) for path in by_class[name]]
         return FileImages([path for path, _ in labelled], [label for _, label in labelled], spec)
 
     parts = _listed(cfg_dataset)
     everything = [path for by_class in parts.values() for files in by_class.values() for path in files]
     refuse_unreadable(cfg_dataset, everything)
     classes = sorted(next(iter(parts.values())))
-    train: Images = images(WHOLE if WHOLE in parts else "train")
-    val, test = (images(part) if part in parts else None for part in ("val", "test"))
-    if WHOLE in parts and test is None:
-        train, tested = hold_out(train, held_out(cfg_dataset, len(train), "test_size"), "test")
-        return Splits(train, val, tested, classes)
-    return Splits(train, val, test, classes)
+    return {part: images(by_class) for part, by_class in parts.items()}, classes
 
 
 def refuse_unreadable(cfg_dataset, paths: Sequence[Path]) -> None:

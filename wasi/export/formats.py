@@ -15,6 +15,7 @@ from wasi.models.weights_file import RUN
 
 _OUTPUT = "logits"
 _INPUT = "images"
+_BATCH = "batch"
 
 
 def write(file: Path, form: str, run: Path, model: nn.Module, header: ModelHeader) -> str:
@@ -35,7 +36,7 @@ def exported_program(model: nn.Module, image_size: int) -> torch.export.Exported
     Raises UserError (`--format`) for a model whose Python cannot be followed.
     """
     example = torch.zeros(2, 3, image_size, image_size)  # a batch of one would be taken for a constant
-    shapes = ({0: torch.export.Dim("batch", min=1)},)
+    shapes = ({0: torch.export.Dim(_BATCH, min=1)},)
     try:
         with torch.no_grad(), without_fast_path():
             return torch.export.export(model, (example,), dynamic_shapes=shapes)
@@ -52,7 +53,14 @@ def _write_torch(file: Path, program: torch.export.ExportedProgram, header: Mode
 
 def _write_onnx(file: Path, program: torch.export.ExportedProgram, header: ModelHeader) -> str:
     """The operator set is the one that torch's exporter takes by default, which common runtimes know."""
-    onnx = torch.onnx.export(program, dynamo=True, verbose=False, input_names=[_INPUT], output_names=[_OUTPUT])
+    onnx = torch.onnx.export(
+        program,
+        dynamo=True,
+        verbose=False,
+        input_names=[_INPUT],
+        output_names=[_OUTPUT],
+        dynamic_shapes=({0: _BATCH},),  # the program has the dimension, but no name of it
+    )
     assert onnx is not None  # only its older exporter returns nothing
     onnx.model.metadata_props[METADATA_KEY] = header.to_json()
     onnx.save(file, external_data=False)

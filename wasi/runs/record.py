@@ -13,6 +13,7 @@ from wasi.config.fingerprint import SCHEMA_VERSION, fingerprint
 from wasi.config.hardware import device_class
 from wasi.config.levels import LEVELS, measure_level
 from wasi.config.relevance import relevant
+from wasi.data.catalogue import dataset_identity
 from wasi.measure.contention import clocks, contention
 from wasi.runs.out_of_memory import with_micro_batch_size
 from wasi.runs.provenance import gpu, processes, provenance, threads
@@ -43,7 +44,9 @@ class Record:
             "error": None,
             "fingerprint": self.fingerprint,
             "config": strict(resolved(cfg)),
-            "provenance": {**provenance(), "device": _device(cfg), **_compiled(cfg), "attempt": self.attempt},
+            "provenance": {
+                **provenance(), "device": _device(cfg), **_compiled(cfg), "attempt": self.attempt, **_data(cfg)
+            },
             "metrics": {},
             "layers": [],
             "classes": [],
@@ -163,6 +166,12 @@ def _device(cfg: DictConfig) -> str | None:
 
 def _compiled(cfg: DictConfig) -> dict:
     return {"compiled": True} if OmegaConf.select(cfg, "device.compile") is True else {}
+
+
+def _data(cfg: DictConfig) -> dict:
+    """What the images of a folder are, by which they are known wherever they lie."""
+    of_a_folder = OmegaConf.select(cfg, "dataset.name") == "image_folder"
+    return {"data": dataset_identity(cfg.dataset)["content"]} if of_a_folder else {}
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:
