@@ -85,7 +85,7 @@ def test_every_combination_is_told_and_the_fastest_measured(job_config, processe
     content = json.loads((tmp_path / "fit.json").read_text())
     assert content["status"] == "completed" and content["limit_mib"] == 900 and len(content["rows"]) == len(rows)
     assert (tmp_path / "fit.png").read_bytes().startswith(b"\x89PNG") and (tmp_path / "fit.svg").is_file()
-    assert "vit_micro in 900 MiB: 12 of 18 combinations fit" in capsys.readouterr().out
+    assert "vit_micro in 900 MiB: 12 of 18 combinations fit, 1 confirmed by measurement" in capsys.readouterr().out
 
 
 def test_what_is_measured_above_the_limit_does_not_fit(job_config, processes, tmp_path):
@@ -93,7 +93,37 @@ def test_what_is_measured_above_the_limit_does_not_fit(job_config, processes, tm
     found = Plan(job_config("bench.fit.batch_sizes=[8]"), tmp_path)
     plan(found.cfg, found)
     measured = [row for row in found.rows if row["measured"]]
-    assert len(measured) == 3 and not any(row["fits"] for row in measured)  # three are tried for one that fits
+    assert len(measured) == 1 and not any(row["fits"] for row in found.rows)  # all others are predicted alike
+
+
+def test_what_one_takes_above_its_prediction_is_expected_of_the_others(job_config, processes, tmp_path, caplog):
+    """Processes that all take 310 MiB more: the quickest does not fit, so one like it is not tried, but a smaller."""
+    ask = processes.ask
+
+    def more_than_predicted(do, **arguments):
+        if do != "rss_peak":
+            return ask(do, **arguments)
+        processes.asked.append(do)
+        total = 500.0 + processes.loaded[-1]["dataset"]["batch_size"] + 310.0
+        return {"baseline": 500.0, "peak": total, "total": total}
+
+    processes.ask = more_than_predicted
+    options = ("bench.fit.methods=[vanilla]", "bench.fit.memory=[plain]", "bench.fit.optimizers=[sgd]")
+    found = Plan(job_config("bench.fit.batch_sizes=[64,95,99]", *options), tmp_path)
+    rows = processes.rows
+    processes.rows = lambda **asked: ({**row, "step_ms": 100.0 - row["batch_size"]} for row in rows(**asked))
+    plan(found.cfg, found)
+    told = [(row["batch_size"], row["process_mib"], row["measured"], row["fits"]) for row in found.rows]
+    assert told == [(64, 874.0, True, True), (95, 905.0, False, False), (99, 909.0, True, False)]
+    assert "1 of 3 combinations fit, 1 confirmed" in found.table(found.rows) and not caplog.records
+
+
+def test_that_nothing_is_confirmed_is_told(job_config, processes, tmp_path, caplog):
+    processes.really = 901.0
+    found = Plan(job_config("bench.fit.batch_sizes=[8]", "bench.fit.methods=[vanilla]"), tmp_path)
+    plan(found.cfg, found)
+    assert "nothing that fits is confirmed by measurement: 1 were tried, which took up to 393 MiB more" in caplog.text
+    assert "0 of" in found.table(found.rows)
 
 
 @pytest.mark.parametrize(("status", "fit"), [("failed", False), ("diverged", True)])

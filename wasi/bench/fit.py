@@ -53,7 +53,8 @@ _COLUMNS = (
     *("predicted_process_mib", "predicted_step_ms"),
 )
 _LEGEND = (
-    "process: peak of the whole process, predicted as libraries, data, weights + resident x what else a step holds;",
+    "process: peak of the whole process, predicted as libraries, data, weights + resident x what else a step holds",
+    "+ the most that a measured one took above that;",
     "live: of a whole step, from two small tracked steps; step, epoch: from two small timed steps, training images",
     "alone; model: model.safetensors; *: measured as train.py would run it, set-up included; >: weights and gradients",
     "alone, so not tried.",
@@ -108,6 +109,7 @@ class Plan:
         self.rows: list[dict[str, Any]] = []
         self.limit = cfg.device.memory_limit_mib or psutil.virtual_memory().total / rss.MIB
         self.log_file = folder / "processes.log"
+        self.excess = 0.0  # MiB: the most that a measured process has taken above its prediction
 
     def add(self, method: str, epsilon: float | None, told: dict) -> None:
         images = told["images"]
@@ -123,22 +125,41 @@ class Plan:
             self.rows.append(_with_epoch(row))
 
     def check(self, count: int) -> None:
-        """Measure the fastest, one after another, until `count` of them really fit."""
-        for row in self.fitting()[: 3 * count]:
-            if sum(r["measured"] and r["fits"] for r in self.rows) >= count:
-                return
-            cfg = _config(self.cfg, row["method"], row["epsilon"], row["optimizer"], row["memory"], row["batch_size"])
-            name = _model_name(row["method"], row["epsilon"])
-            log.info("measuring %s, %s, %s, batch %d", name, row["optimizer"], row["memory"], row["batch_size"])
-            try:
-                process, step_ms = self._measured(cfg)
-            except ChildFailed as error:
-                log.warning("%s could not be measured: %s", name, error)
-                row["fits"] = error.status == "diverged"  # else killed for want of memory, as far as is known
-                continue
-            row |= {"process_mib": process, "step_ms": step_ms, "measured": True}
-            row["fits"] = process <= self.limit
-            _with_epoch(row)
+        """Measure the fastest that should fit, one after another, until `count` of them really do.
+
+        What one takes above its prediction is expected of all that are not measured, from then on.
+        """
+        tried: list[int] = []
+        while len(self.confirmed()) < count and len(tried) < 3 * count:
+            row = next((row for row in self.fitting() if id(row) not in tried), None)
+            if row is None:
+                break
+            tried.append(id(row))
+            self._check(row)
+        if count and not self.confirmed():
+            log.warning(
+                "nothing that fits is confirmed by measurement: %d were tried, which took up to %.0f MiB more than was "
+                "predicted", len(tried), self.excess,
+            )  # fmt: skip
+
+    def _check(self, row: dict) -> None:
+        """Measure a row, and correct those that are not measured."""
+        cfg = _config(self.cfg, row["method"], row["epsilon"], row["optimizer"], row["memory"], row["batch_size"])
+        name = _model_name(row["method"], row["epsilon"])
+        log.info("measuring %s, %s, %s, batch %d", name, row["optimizer"], row["memory"], row["batch_size"])
+        try:
+            process, step_ms = self._measured(cfg)
+        except ChildFailed as error:
+            log.warning("%s could not be measured: %s", name, error)
+            row["fits"] = error.status == "diverged"  # else killed for want of memory, as far as is known
+            return
+        row |= {"process_mib": process, "step_ms": step_ms, "measured": True, "fits": process <= self.limit}
+        _with_epoch(row)
+        self.excess = max(self.excess, process - row["predicted_process_mib"])
+        for other in self.rows:
+            if not other["measured"]:
+                other["process_mib"] = other["predicted_process_mib"] + self.excess
+                other["fits"] = other["fits"] and other["process_mib"] <= self.limit
 
     def _measured(self, cfg: DictConfig) -> tuple[float, float]:
         """Resident peak of the whole process (MiB), and the median of three steps (ms)."""
@@ -151,6 +172,10 @@ class Plan:
         """Those that fit and were timed, the quickest epoch first."""
         found = [row for row in self.rows if row["fits"] and "epoch_seconds" in row]
         return sorted(found, key=lambda row: row["epoch_seconds"])
+
+    def confirmed(self) -> list[dict]:
+        """Those that fit as they were measured."""
+        return [row for row in self.rows if row["measured"] and row["fits"]]
 
     def write(self, ending: Ending) -> None:
         if not self.rows and ending.status != "completed":
@@ -172,6 +197,7 @@ class Plan:
     def table(self, ordered: list[dict]) -> str:
         fitting = self.fitting()
         heading = f"{self.cfg.model.name} in {self.limit:.0f} MiB: {len(fitting)} of {len(self.rows)} combinations fit"
+        heading += f", {len(self.confirmed()) or 'none'} confirmed by measurement" if fitting else ""
         shown = fitting[:_SHOWN] or ordered[:5]
         if not fitting and ordered:
             heading += "; those that want the least:"
