@@ -135,6 +135,27 @@ def test_nothing_tells_where_files_lie(tmp_path, compose_config, monkeypatch):
     assert config["scheduler"]["_target_"] == cfg.scheduler._target_
 
 
+@pytest.mark.parametrize(
+    ("origin", "told"),
+    [
+        ("/home/someone/suite", False),
+        ("../suite", False),
+        ("file:///home/someone/suite", False),
+        ("https://example.org/suite.git", True),
+        ("git@example.org:suite.git", True),
+    ],
+)
+def test_where_a_clone_is_from_is_told_unless_it_is_a_folder(tmp_path, compose_config, monkeypatch, origin, told):
+    for words in (["init", "-q"], ["remote", "add", "origin", origin]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    author = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    subprocess.run(["git", *author, "commit", "-q", "--allow-empty", "-m", "one"], cwd=tmp_path, check=True)
+    monkeypatch.chdir(tmp_path)
+    tracker = open_tracker(compose_config("logger=wandb_offline"), tmp_path / "job", "abc")
+    tracker.finish(0)
+    assert (origin in str(run_of(records(tmp_path / "job")).git)) is told
+
+
 def test_a_failed_run_is_marked_and_the_next_one_is_its_own(tmp_path, offline):
     ids = []
     for name, code in (("first", 1), ("second", 0)):

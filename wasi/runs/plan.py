@@ -41,7 +41,10 @@ def _jobs(hydra_cfg: DictConfig) -> list[list[str]]:
 
 
 def folders_of(config: DictConfig, jobs: Sequence[list[str]]) -> list[str]:
-    """Names of the jobs' folders, by their overrides, equal ones once; none where a combination cannot be composed, which Hydra tells afterwards."""
+    """Names of the folders of jobs that have these overrides, equal ones once.
+
+    None where a combination cannot be composed, which Hydra tells afterwards.
+    """
     try:
         loader = GlobalHydra.instance().config_loader()
         return list(dict.fromkeys(str(loader.load_sweep_config(config, job).hydra.sweep.subdir) for job in jobs))

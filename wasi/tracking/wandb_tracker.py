@@ -10,8 +10,10 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shlex
 import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -183,6 +185,7 @@ class WandbTracker:
                 console="off",  # lines of the terminal name folders, and train.log has them
                 x_disable_meta=True,  # which would be the paths of program, interpreter and folder
                 x_disable_stats=not metrics,
+                disable_git=_cloned_from_a_folder(),  # which W&B would tell
             ),
         )
         run.define_metric(TRAIN_STEP)
@@ -269,6 +272,16 @@ def layer_table(layers: list[dict]) -> tuple[list[str | int], list[list]]:
         ranks = list(layer.get("activation_ranks", ()))
         rows.append([*(layer.get(key) for key in told), *ranks, *[None] * (modes - len(ranks))])
     return [*told, *(f"activation_rank_{mode}" for mode in range(modes))], rows
+
+
+def _cloned_from_a_folder() -> bool:
+    """Whether the working folder belongs to a git repository whose `origin` is a place on this machine."""
+    try:
+        asked = ["git", "config", "--get", "remote.origin.url"]
+        url = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=False).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return bool(url) and (url.startswith("file:") or not re.match(r"\w+://|[^/]+:", url))
 
 
 def _folder_of(run) -> Path:
