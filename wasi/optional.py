@@ -1,7 +1,9 @@
 """Packages that only some methods, optimizers and commands need (requirements-*.txt)."""
 
 import importlib
+import importlib.util
 import logging
+import sys
 import warnings
 from types import ModuleType
 
@@ -23,6 +25,16 @@ def optional(
             warnings.simplefilter("ignore")
             return importlib.import_module(module)
     except ImportError as error:
-        package = module.partition(".")[0]
-        allowed = f"with {package} installed only (pip install -r {requirements}): {error}"
-        raise UserError(option, given, allowed) from error
+        raise _refusal(module.partition(".")[0], option, given, requirements, str(error)) from error
+
+
+def check_installed(
+    package: str, option: str, given: object, requirements: str = "requirements-baselines.txt"
+) -> None:
+    """Raises UserError, as `optional` does, where `package` is not there; imports nothing."""
+    if not (sys.modules.get(package) or importlib.util.find_spec(package)):
+        raise _refusal(package, option, given, requirements, f"No module named '{package}'")
+
+
+def _refusal(package: str, option: str, given: object, requirements: str, reason: str) -> UserError:
+    return UserError(option, given, f"with {package} installed only (pip install -r {requirements}): {reason}")

@@ -196,6 +196,8 @@ def test_killed_between_its_stages_a_tuned_sweep_goes_on_and_trains_nothing_twic
     chosen = row["choice"]["optimizer.lr"]
     assert rates == {(1, 0.01), (1, 0.05), (2, chosen), (3, chosen)} and len(results) == 4
 
+    (stage,) = tuning["second_stage"]
+    assert {*stage["jobs"], left_out} == {path.parent.name for path in sweep.glob("*/result.json")}
     assert not_chosen(sweep) == {left_out} and len(tuning_lines([sweep])) == 3
     assert collect([sweep], tmp_path / "kept") == [] and len(list((tmp_path / "kept").iterdir())) == 3
 

@@ -240,7 +240,7 @@ def validate(cfg: DictConfig, swept: Collection[str] = ()) -> None:
     """
     alone = [((option,), test, allowed) for option, (test, allowed) in OPTIONS.items()]
     for options, test, allowed in alone + TOGETHER:
-        if any(_is_swept(option, swept) for option in options):
+        if any(is_swept(option, swept) for option in options):
             continue
         *others, value = values = [_value(cfg, option) for option in options]
         if _ABSENT not in values and not test(*values):
@@ -261,7 +261,7 @@ def _value(cfg: DictConfig, option: str) -> Any:
         raise UserError(option, str(error).splitlines()[0], OPTIONS[option][1]) from error
 
 
-def _is_swept(option: str, swept: Collection[str]) -> bool:
+def is_swept(option: str, swept: Collection[str]) -> bool:
     """An experiment or a recipe may set anything, so a sweep over them leaves everything to the jobs."""
     if "experiment" in swept or "recipe" in swept:
         return True

@@ -1,10 +1,11 @@
-"""What data and model can refuse before torch is imported."""
+"""What packages, data and model can refuse before torch is imported."""
 
 import logging
 
 import psutil
 from omegaconf import DictConfig
 
+from wasi.config.needs import check_needs
 from wasi.data.catalogue import check_dataset
 from wasi.errors import UserError
 from wasi.methods.perplexity_table import read_tables
@@ -15,11 +16,12 @@ log = logging.getLogger(__name__)
 
 
 def check_inputs(cfg: DictConfig) -> None:
-    """Files that are not there or not what they should be; sizes that do not fit.
+    """Packages and files that are not there or not what they should be; sizes that do not fit.
 
     Raises:
         UserError: names the option.
     """
+    check_needs(cfg)
     if cfg.dataset.image_size is not None:
         _check_batch_fits(cfg.dataset, 1 if cfg.train.memory == "lean" else 4)
         check_image_size(cfg.model.name, cfg.dataset.image_size)

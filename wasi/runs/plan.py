@@ -41,7 +41,7 @@ def _jobs(hydra_cfg: DictConfig) -> list[list[str]]:
 
 
 def folders_of(config: DictConfig, jobs: Sequence[list[str]]) -> list[str]:
-    """Names of the folders of jobs that have these overrides, equal ones once.
+    """Names of the jobs' folders, by their overrides, equal ones once.
 
     None where a combination cannot be composed, which Hydra tells afterwards.
     """

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, read_write
 
 import wasi.config.resolvers  # noqa: F401  (a launcher's child process gets it by unpickling the callback)
 from wasi.config.known import check_config
+from wasi.config.needs import check_needs
 from wasi.config.swept import sweep_name, swept_options
 from wasi.runs.command import continue_with
 from wasi.runs.ending import ending_of, one_line, print_error
@@ -43,6 +44,7 @@ class SweepCallback(Callback):
     def check(self, config: DictConfig, swept: set[str]) -> None:
         """Raises UserError for what no job could do; options in `swept` differ from job to job."""
         check_config(config, swept)
+        check_needs(config, swept)
 
     def report(self, folder: Path) -> str:
         """Write the sweep's report into its folder; what the terminal shows of it."""
