@@ -16,7 +16,8 @@ def tuned_value(job: Path) -> str | None:
         values = next((values for values in chosen if values in choices_of(row)), None)
         if values is not None:
             edges = row.get("edges", [row["on_edge"]])
-            on_edge = {key for point, edge in zip(choices_of(row), edges, strict=False) if point == values for key in edge}
+            chosen = zip(choices_of(row), edges, strict=False)
+            on_edge = {key for point, edge in chosen if point == values for key in edge}
             return ", ".join(_value(key, value, key in on_edge) for key, value in values.items())
     return None
 

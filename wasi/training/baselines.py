@@ -13,7 +13,6 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from wasi.config.needs import DENSE
 from wasi.errors import UserError
 from wasi.models.structure import linear_sites
 from wasi.optional import optional
@@ -74,7 +73,7 @@ def _with_projection(groups: list[Group], projection: dict[str, Any], name: str)
     """The same groups, but that the marked weights are in groups of their own, which carry `projection`."""
     marked = {id(p) for group in groups for p in group["params"] if hasattr(p, _MARK)}
     if not marked:
-        raise UserError("optimizer", name, DENSE)
+        raise UserError("optimizer", name, "with a method that trains dense weights of its scope")
     return split(groups, marked, **projection)
 
 
