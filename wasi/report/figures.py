@@ -16,14 +16,16 @@ from wasi.report.columns import PANELS, Cost
 from wasi.report.comparison import Comparison
 from wasi.report.groups import Block, Group
 from wasi.report.labels import Label, place
+from wasi.report.names import wrapped
 from wasi.report.options import epsilon_label
-from wasi.report.series import Series, series_of
+from wasi.report.series import Series, references, series_of
 from wasi.report.style import SETTINGS, Style, styles
 from wasi.report.ticks import label_log_axis
 
 DPI = 300
 WIDTH_INCHES = 5.5  # of the paper's one column
-_COLUMNS, _PANEL_HEIGHT_INCHES = 2, 2.3
+_COLUMNS, _PANEL_HEIGHT_INCHES, _TITLE_INCHES = 2, 2.3, 0.7
+_LEGEND_CHARACTERS = 60  # of one line, which the figure's width has room for even where letters are wide
 _LOG_FROM = 4.0  # a cost whose largest value is this many times its smallest gets a logarithmic axis
 
 
@@ -53,9 +55,9 @@ def figure_of(block: Block, comparisons: list[Comparison], name: str = "") -> Fi
     panels = [cost for cost in PANELS if any(_point(group, cost) for group in block.groups)]
     if not panels:
         return None
-    vanillas = {id(c.baseline): c.baseline for c in comparisons if c.of_vanilla and c.baseline is not None}
+    vanillas = references(comparisons)
     rows, columns = math.ceil(len(panels) / _COLUMNS), min(len(panels), _COLUMNS)
-    figure = Figure(figsize=(WIDTH_INCHES, 0.9 + _PANEL_HEIGHT_INCHES * rows), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(WIDTH_INCHES, _TITLE_INCHES + _PANEL_HEIGHT_INCHES * rows), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     series = series_of(block)
     looks = styles([(s.method, s.label) for s in series])
@@ -63,7 +65,7 @@ def figure_of(block: Block, comparisons: list[Comparison], name: str = "") -> Fi
     axes = list(grid.flat)[: len(panels)]
     for unused in list(grid.flat)[len(panels) :]:
         unused.remove()
-    labels = [_panel(ax, cost, series, looks, list(vanillas.values())) for ax, cost in zip(axes, panels, strict=True)]
+    labels = [_panel(ax, cost, series, looks, vanillas) for ax, cost in zip(axes, panels, strict=True)]
     for first in grid[:, 0]:
         first.set_ylabel(block.accuracy_title)
     points = WIDTH_INCHES * 72
@@ -72,7 +74,7 @@ def figure_of(block: Block, comparisons: list[Comparison], name: str = "") -> Fi
     caption = textwrap.fill(_caption(block), int(points / 4.3))
     axes[0].set_title(caption, loc="left", fontsize=7, color="#555555")
     axes[0].title.set_in_layout(True)
-    _legend(figure, axes, series, int(points / 4.6))
+    _legend(figure, axes, series)
     figure.canvas.draw()  # fixes the layout: labels are placed in pixels
     title.set_x(axes[0].get_position().x0)
     for ax, some in zip(axes, labels, strict=True):
@@ -88,8 +90,9 @@ def _panel(ax: Axes, cost: Cost, series: list[Series], looks: list[Style], refer
     for one, style in zip(series, looks, strict=True):
         groups = [group for group in one.groups if _point(group, cost)]
         points = [point for group in groups if (point := _point(group, cost))]
-        shown += points
-        labels += _line(ax, cost, one.label, groups, points, style)
+        if points:
+            shown += points
+            labels += _line(ax, cost, one.label, groups, points, style)
     _cost_axis(ax, cost, [x for x, _ in shown])
     return labels
 
@@ -149,16 +152,20 @@ def _caption(block: Block) -> str:
     return "; ".join(parts)
 
 
-def _legend(figure: Figure, axes: list[Axes], series: list[Series], characters: int) -> None:
-    """Below the panels, `characters` wide at most, the figure made taller for it; each series once."""
+def _legend(figure: Figure, axes: list[Axes], series: list[Series]) -> None:
+    """Below the panels, the figure made taller for it; each series with a point once, in as many columns as fit."""
     handles: dict[str, Artist] = {}
     for ax in axes:
         handles |= {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     labels = [s.label for s in series if s.label in handles]
-    longest = max(map(len, labels), default=0)
-    columns = max(1, min(len(labels), characters // (longest + 6)))
-    figure.legend([handles[label] for label in labels], labels, loc="outside lower center", ncols=columns)
-    figure.set_figheight(figure.get_figheight() + 0.16 * (math.ceil(len(labels) / columns) - 1))
+    names = [wrapped(label, _LEGEND_CHARACTERS) for label in labels]
+    for columns in range(len(labels), 0, -1):
+        legend = figure.legend([handles[label] for label in labels], names, loc="outside lower center", ncols=columns)
+        size = legend.get_window_extent()
+        if size.width <= figure.bbox.width or columns == 1:
+            break
+        legend.remove()
+    figure.set_figheight(figure.get_figheight() + size.height / figure.dpi)
 
 
 def _point(group: Group, cost: Cost) -> tuple[float, float] | None:

@@ -10,7 +10,7 @@ from wasi.report.comparison import Comparison
 from wasi.report.fields import ratio_text, significant
 from wasi.report.groups import Block, Group, row_names
 from wasi.report.options import epsilon_label
-from wasi.report.series import Series, series_of
+from wasi.report.series import series_of
 from wasi.report.style import Style, styles
 from wasi.report.summary import front_of
 
@@ -86,7 +86,7 @@ def rows_of(block: Block, comparisons: list[Comparison], first: int) -> list[Row
     series = series_of(block)
     looks = styles([(one.method, one.label) for one in series])
     of_group = {
-        id(group): (_series_name(one, names), look)
+        id(group): (one.label, look)
         for one, look in zip(series, looks, strict=True)
         for group in one.groups
     }
@@ -95,11 +95,3 @@ def rows_of(block: Block, comparisons: list[Comparison], first: int) -> list[Row
         Row(first + place, names[id(comparison.group)], *of_group[id(comparison.group)], block, comparison, on_front)
         for place, (comparison, on_front) in enumerate(marked)
     ]
-
-
-def _series_name(series: Series, names: dict[int, str]) -> str:
-    """Its label, or where rows go by their recipes the recipes."""
-    recipes = [names[id(group)] for group in series.groups]
-    if any(group.recipe != name for group, name in zip(series.groups, recipes, strict=True)):
-        return series.label
-    return ", ".join(recipes) if len(recipes) < 4 else f"{recipes[0]} … {recipes[-1]}"
