@@ -1,10 +1,10 @@
 """What the page's figures are made of: Vega-Lite specifications, sections and legends."""
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from wasi.report.names import wrapped
 from wasi.report.page.page_rows import Row
 
 HEIGHT = 240
@@ -126,14 +126,16 @@ def tooltip(**titles: str) -> list[dict[str, str]]:
 
 def row_axis(rows: Sequence[Row]) -> dict[str, Any]:
     """The y channel of figures that have a line per row, in the table's order."""
-    axis = {"title": None, "labelExpr": "split(datum.label, '\\n')", "labelLimit": 150, "labelPadding": 6}
+    lines = "split(datum.label, '\\n')"
+    middle = {"expr": f"-6 * (length({lines}) - 1)"}  # Vega centres the first line: half of the others' height, up
+    axis = {"title": None, "labelExpr": lines, "labelLimit": 150, "labelPadding": 6, "labelOffset": middle}
     sort = [axis_name(row) for row in rows]
     return {"field": "line", "type": "nominal", "sort": sort, "axis": {**axis, "domain": False, "ticks": False}}
 
 
 def axis_name(row: Row) -> str:
     """The row's name in several lines."""
-    return "\n".join(textwrap.wrap(row.name, _LABEL_WIDTH))
+    return wrapped(row.name, _LABEL_WIDTH)
 
 
 def line_step(rows: Sequence[Row], least: int) -> int:

@@ -8,11 +8,13 @@ from typing import Any
 
 import yaml
 from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup, escape
 
 from wasi.report.csv_files import relative
 from wasi.report.fields import facts_of
 from wasi.report.gathered import Report
 from wasi.report.meanings import meanings_of
+from wasi.report.names import pieces
 from wasi.report.page import accuracy, conclusion, epochs, parts, ranks, thresholds
 from wasi.report.page.cells import columns
 from wasi.report.page.conclusion import Statement
@@ -80,7 +82,14 @@ def page(report: Report) -> str:
 
 
 def _environment() -> Environment:
-    return Environment(loader=FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    found = Environment(loader=FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    found.filters["breakable"] = _breakable
+    return found
+
+
+def _breakable(name: str) -> Markup:
+    """The name as HTML that may be broken between its pieces."""
+    return Markup("<wbr>").join(map(escape, pieces(name)))
 
 
 def _script_data(value: Any) -> str:
