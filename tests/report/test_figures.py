@@ -8,7 +8,7 @@ from wasi.report.comparison import compare
 from wasi.report.figures import PANELS, draw, figure_of
 from wasi.report.groups import blocks_of
 from wasi.report.load import read_runs
-from wasi.report.series import series_of
+from wasi.report.series import references, series_of
 from wasi.report.style import SETTINGS, styles
 from wasi.report.ticks import readable_multiples
 
@@ -115,10 +115,55 @@ def test_a_panel_without_measurements_is_left_out(tmp_path):
     assert [ax.get_xlabel() for ax in figure(tmp_path).axes] == ["Work of a training step (GFLOP)"]
 
 
-def test_no_two_series_look_alike():
-    series = [(method, f"{method} {variant}") for method in (*method_names(), "new") for variant in range(4)]
-    looks = [(s.colour, s.marker, s.line, s.filled) for s in styles(series) if s.marker != "*"]
-    assert len(set(looks)) == len(looks)
+def test_a_legend_of_many_long_names_lies_inside_the_figure(tmp_path):
+    for place in range(12):
+        weights = "dinov2_on_" + "many_images_" * 12 + f"{place}.safetensors"
+        options = {"optimizer.momentum": 0.1 + 0.01 * place, "train.memory": "lean", "model.weights": weights}
+        fakes.write(tmp_path, fakes.metrics(0.8), fakes.config("wasi", 0.8, options=options))
+    drawn = figure(tmp_path)
+    (legend,) = drawn.legends
+    box = legend.get_window_extent()
+    assert len(legend.get_texts()) == 12
+    assert drawn.bbox.x0 <= box.x0 and box.x1 <= drawn.bbox.x1 and drawn.bbox.y0 <= box.y0
+    assert box.y1 <= min(ax.get_tightbbox().y0 for ax in drawn.axes)
+    assert drawn.axes[0].bbox.height > 0.4 * drawn.axes[0].bbox.width  # panels keep their room
+
+
+def test_a_legend_has_recipes_and_only_those_with_a_point(tmp_path):
+    rows = {"vanilla": "vanilla", "vanilla_lean": "vanilla", "wasi_half": "wasi", "wasi_half_lean": "wasi"}
+    for recipe, method in rows.items():
+        lean = recipe.endswith("_lean")
+        config = fakes.config(method, 0.8, options={"train.memory": "lean" if lean else "plain"}) | {"recipe": recipe}
+        fakes.write(tmp_path, fakes.metrics(0.8, **({"val/acc": None} if lean else {})), config)
+    drawn = figure(tmp_path)
+    assert [text.get_text() for text in drawn.legends[0].get_texts()] == ["vanilla", "wasi_half"]
+
+
+def test_only_vanillas_that_another_row_is_compared_with_have_a_line(tmp_path):
+    for lr in (0.05, 0.1, 0.2):
+        fakes.write(tmp_path, fakes.metrics(0.9 + lr / 10), fakes.config(options={"optimizer.lr": lr}))
+    (block,) = blocks_of(read_runs([tmp_path])[0])
+    assert references(compare(block)) == block.groups[:1]  # vanillas alone: the first
+
+    fakes.write(tmp_path, fakes.metrics(0.8, 0.5), fakes.config("wasi", 0.8, options={"optimizer.lr": 0.1}))
+    panel = figure(tmp_path).axes[0]
+    levels = [line.get_ydata()[0] for line in panel.lines if line.get_transform() != panel.transData]
+    assert levels == [pytest.approx(0.91)]
+
+
+def test_nine_variants_of_every_method_differ_in_their_markers_alone():
+    series = [(method, f"{method} {variant}") for method in (*method_names(), "new") for variant in range(9)]
+    looks = styles(series)
+    assert len({(look.colour, look.marker, look.fill) for look in looks}) == len(looks)
+    drawn = [{k: v for k, v in look.marks().items() if k.startswith("marker")} for look in looks]
+    assert len({tuple(marks.items()) for marks in drawn}) == len(looks)
+
+
+def test_a_half_tone_is_half_way_between_the_colour_and_white():
+    filled, hollow, half = styles([("wasi", str(variant)) for variant in range(3)])
+    assert {look.colour for look in (filled, hollow, half)} == {"#0072B2"}
+    assert [look.fill for look in (filled, hollow, half)] == [1, 0, 0.5]
+    assert hollow.marks()["markerfacecolor"] == "#FFFFFF" and half.marks()["markerfacecolor"] == "#80B8D8"
 
 
 @pytest.mark.parametrize(

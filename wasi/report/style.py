@@ -1,4 +1,4 @@
-"""How series look: each method in the colour and marker that it declares, variants apart by line and fill."""
+"""How series look: each method in the colour and marker that it declares, variants apart by fill, line and shade."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 _OTHERS = (("#56B4E9", "p"), ("#7F7F7F", "d"), ("#8C6D31", "8"))  # for methods that declare nothing
 _REFERENCE_LINE = (0, (4, 3))
 _LINES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
+_FILLS = (1.0, 0.0, 0.5)  # filled, hollow, half-tone
+_LIGHTER, _DARKER, _LIGHTEST = 0.45, 0.35, 0.7  # how far a shade is from the colour to white or to black
+_BLACKISH = 0x40  # a colour whose channels are all below has no darker shade that could be told from it
 
 SETTINGS: "dict[RcKeyType, Any]" = {
     "font.size": 8,
@@ -32,10 +35,12 @@ SETTINGS: "dict[RcKeyType, Any]" = {
 
 @dataclass(frozen=True)
 class Style:
+    """`fill`: the opacity of a marker within its rim, in the line's colour."""
+
     colour: str
     marker: str
     line: Any
-    filled: bool
+    fill: float
     reference: bool = False
 
     @property
@@ -46,8 +51,7 @@ class Style:
     @property
     def text_colour(self) -> str:
         """Darker, so that small print can be read on white."""
-        channels = [int(int(self.colour[place : place + 2], 16) * 0.72) for place in (1, 3, 5)]
-        return "#" + "".join(f"{channel:02X}" for channel in channels)
+        return _mixed(self.colour, 0x00, 0.28)
 
     def marks(self) -> dict[str, Any]:
         """Keyword arguments of `Axes.plot` for markers and line."""
@@ -55,16 +59,17 @@ class Style:
             "color": self.colour,
             "marker": self.marker,
             "markersize": self.size,
-            "markerfacecolor": self.colour if self.filled else "white",
-            "markeredgecolor": self.colour if not self.filled else "white",
-            "markeredgewidth": 1.2 if not self.filled else 0.6,
+            "markerfacecolor": _mixed(self.colour, 0xFF, 1 - self.fill),
+            "markeredgecolor": self.colour if self.fill < 1 else "white",
+            "markeredgewidth": 1.2 if self.fill < 1 else 0.6,
             "linestyle": self.line,
             "linewidth": 1.4,
         }
 
 
 def styles(series: list[tuple[str, str]]) -> list[Style]:
-    """One style per (method, label): variants of a method share its colour, not its line and fill."""
+    """One style per (method, label): variants of a method share its hue and marker. Nine of them differ in the marker's
+    fill or shade, and beyond these in the line."""
     unknown = list(dict.fromkeys(method for method, _ in series if appearance(method) is None))
     seen: dict[str, int] = {}
     found = []
@@ -73,5 +78,23 @@ def styles(series: list[tuple[str, str]]) -> list[Style]:
         seen[method] = variant + 1
         look = appearance(method) or Appearance(0, *_OTHERS[unknown.index(method) % len(_OTHERS)])
         line = _REFERENCE_LINE if look.reference else _LINES[variant % len(_LINES)]
-        found.append(Style(look.colour, look.marker, line, variant % 2 == 0, look.reference))
+        shades = _shades(look.colour)
+        colour = shades[variant // len(_FILLS) % len(shades)]
+        found.append(Style(colour, look.marker, line, _FILLS[variant % len(_FILLS)], look.reference))
     return found
+
+
+def _shades(colour: str) -> list[str]:
+    """The colour itself, a lighter and a darker one; of a colour near black two lighter ones."""
+    darkest = _mixed(colour, 0xFF, _LIGHTEST) if max(_channels(colour)) < _BLACKISH else _mixed(colour, 0x00, _DARKER)
+    return [colour, _mixed(colour, 0xFF, _LIGHTER), darkest]
+
+
+def _mixed(colour: str, grey: int, share: float) -> str:
+    """`#RRGGBB` mixed with a share of black (0x00), white (0xFF) or a grey between."""
+    return "#" + "".join(f"{round(channel + (grey - channel) * share):02X}" for channel in _channels(colour))
+
+
+def _channels(colour: str) -> list[int]:
+    """Red, green and blue of `#RRGGBB`."""
+    return [int(colour[place : place + 2], 16) for place in (1, 3, 5)]

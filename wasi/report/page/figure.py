@@ -33,13 +33,14 @@ _LABEL_WIDTH = 18  # characters of a row's name on an axis, before it goes on in
 class Key:
     """One entry of a legend: a colour, with a marker's path or, without, as a patch.
 
-    `rows`: those that it stands for, by their numbers; none for what all rows have.
+    `fill`: the opacity within the marker's rim; `rows`: those that it stands for, by their numbers; none for what all
+    rows have.
     """
 
     label: str
     colour: str
     path: str | None = None
-    filled: bool = True
+    fill: float = 1.0
     rows: tuple[int, ...] = ()
 
 
@@ -87,7 +88,7 @@ def quantity(field: str, title: str, values: Sequence[float]) -> dict[str, Any]:
 
 
 def by_series(rows: Sequence[Row]) -> dict[str, Any]:
-    """Colour channel: each row in its method's colour."""
+    """Colour channel: each row in its method's colour, or in a shade of it."""
     return {"field": "series", "type": "nominal", "legend": None, "scale": _scale(rows, lambda row: row.style.colour)}
 
 
@@ -96,15 +97,15 @@ def shape_by_series(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def dash_by_series(rows: Sequence[Row]) -> dict[str, Any]:
-    """Variants of one method share its colour and are told apart by their dashes."""
+    """Variants of one method share its hue, and their lines are told apart by dashes too."""
     return {"field": "series", "type": "nominal", "legend": None, "scale": _scale(rows, _dash)}
 
 
 def points(rows: Sequence[Row], **mark: Any) -> dict[str, Any]:
     """Markers in colour, shape and filling of the static figures, as mark and encoding without a place."""
-    colour, filled = by_series(rows), {"field": "filled", "type": "quantitative", "scale": None}
-    look = {"fill": colour, "stroke": colour, "shape": shape_by_series(rows), "fillOpacity": filled}
-    return {"mark": {"type": "point", "size": 80, "opacity": 1, "cursor": "pointer", **mark}, "encoding": look}
+    colour, fill = by_series(rows), {"field": "fill", "type": "quantitative", "scale": None}
+    look = {"fill": colour, "stroke": colour, "shape": shape_by_series(rows), "fillOpacity": fill}
+    return {"mark": {"type": "point", "size": 100, "opacity": 1, "cursor": "pointer", **mark}, "encoding": look}
 
 
 def series_legend(rows: Sequence[Row]) -> list[Key]:
@@ -116,7 +117,7 @@ def series_legend(rows: Sequence[Row]) -> list[Key]:
 
 def _series_key(name: str, rows: list[Row]) -> Key:
     style, members = rows[0].style, dict.fromkeys(row.key for row in rows)
-    return Key(name, style.colour, SHAPES[style.marker], style.filled, tuple(members))
+    return Key(name, style.colour, SHAPES[style.marker], style.fill, tuple(members))
 
 
 def tooltip(**titles: str) -> list[dict[str, str]]:

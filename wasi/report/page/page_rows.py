@@ -76,8 +76,7 @@ class Row:
 
     def datum(self, **values: Any) -> dict[str, Any]:
         """A record of a figure: whatever is drawn of this row can be hovered over and clicked."""
-        filled = 1 if self.style.filled else 0.12
-        return {"row": self.key, "name": self.name, "series": self.series, "filled": filled, **values}
+        return {"row": self.key, "name": self.name, "series": self.series, "fill": self.style.fill, **values}
 
 
 def rows_of(block: Block, comparisons: list[Comparison], first: int) -> list[Row]:
