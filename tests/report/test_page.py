@@ -13,7 +13,7 @@ from wasi.report.comparison import compare
 from wasi.report.gathered import gather
 from wasi.report.groups import blocks_of
 from wasi.report.load import read_runs
-from wasi.report.page import accuracy, epochs, parts, render, thresholds
+from wasi.report.page import accuracy, epochs, parts, ranks, render, thresholds
 from wasi.report.page.cells import columns
 from wasi.report.page.page_rows import rows_of
 from wasi.report.write import write_page
@@ -80,6 +80,50 @@ def test_every_section_stands_where_its_data_exist_and_its_figures_compile(tmp_p
     assert len(specs) == html.count("data-figure=") == 20
     for spec in specs:  # {"width": "container"} is of the browser
         assert vl_convert.vegalite_to_vega({**spec, "width": 300, "autosize": "pad"})["marks"]
+
+
+def test_a_legends_mark_is_filled_as_those_of_its_figures(tmp_path):
+    for lr in (0.01, 0.02, 0.03, 0.04):
+        rich(tmp_path, **{"optimizer.lr": lr})
+    found = accuracy.section(rows(tmp_path))
+    looks = {value["series"]: value["fill"] for value in found.figures[0].spec["data"]["values"]}
+    assert {key.label: key.fill for key in found.legend} == looks
+    assert [(key.fill, key.colour) for key in found.legend][::3] == [(1, "#0072B2"), (1, "#73B1D5")]
+    marks = re.findall(r'class="mark" fill-opacity="([^"]+)"', page(tmp_path))
+    assert [float(fill) for fill in marks[:4]] == [1, 0, 0.5, 1]
+
+
+def test_names_break_in_html_behind_their_separators_and_are_escaped(tmp_path):
+    for lr in (0.1, 0.2):
+        rich(tmp_path, **{"optimizer.lr": lr, "train.gradient_checkpointing": lr > 0.1})
+    html = page(tmp_path)
+    assert "gradient_<wbr>checkpointing=<wbr>true</span></button>" in html
+    assert "gradient_<wbr>checkpointing=<wbr>true</span></span>" in html  # of the legend
+    assert render._breakable("a_&lt<b>,'c/d'") == "a_<wbr>&amp;lt&lt;b&gt;,<wbr>&#39;c/<wbr>d&#39;"
+
+
+def test_layers_stand_under_what_tells_them_apart(tmp_path):
+    layers = [{**layer, "name": f"encoder.layers.encoder_layer_{place}.mlp.3"} for place, layer in enumerate(LAYERS)]
+    fakes.write(tmp_path, fakes.metrics(0.8), fakes.config("wasi", 0.8), layers=layers)
+    for figure in ranks.section(rows(tmp_path)).figures:
+        (cells,) = figure.spec["layer"]
+        axis = cells["encoding"]["x"]["axis"]
+        assert axis["title"] == "layer: encoder.layers.encoder_layer_…"
+        assert axis["labelExpr"] == f"slice(datum.label, {len('encoder.layers.encoder_layer_')})"
+        assert figure.spec["data"]["values"][0]["layer"] == "encoder.layers.encoder_layer_0.mlp.3"
+
+
+@pytest.mark.parametrize(
+    ("names", "shared"),
+    [
+        (["blocks.1.fc1", "blocks.11.fc1"], "blocks."),
+        (["blocks.0.mlp.fc1", "blocks.0.mlp.fc2"], "blocks.0.mlp."),
+        (["stem", "head"], ""),
+        (["blocks.0.mlp.fc1"], "blocks.0.mlp."),
+    ],
+)
+def test_the_shared_start_of_layer_names_ends_between_words(names, shared):
+    assert ranks._shared_start(names) == shared
 
 
 def test_what_was_not_measured_has_no_section(tmp_path):

@@ -1,6 +1,8 @@
 """Ranks layer by layer, as heat maps."""
 
+import re
 from collections.abc import Sequence
+from os.path import commonprefix
 from typing import Any
 
 from wasi.report import statistics
@@ -26,7 +28,12 @@ def section(rows: Sequence[Row]) -> Section | None:
 def _map(title: str, values: list[dict], rows: Sequence[Row], order: list[str]) -> Figure:
     shown, named = drawn(rows, values), {value["layer"] for value in values}
     layers = [name for name in order if name in named]
-    axis = {"labelAngle": -90, "labelLimit": 170, "labelOverlap": True, "title": None, "ticks": False, "domain": False}
+    shared = _shared_start(layers)
+    axis = {
+        "title": f"layer: {shared}…" if shared else "layer",
+        "labelExpr": f"slice(datum.label, {len(shared)})",
+        "labelAngle": -90, "labelLimit": 0, "labelOverlap": True, "ticks": False, "domain": False,
+    }  # fmt: skip
     legend = {"title": "share of full rank", "orient": "top", "format": ".0%", "gradientLength": 160}
     scale = {"domain": [0, 1], "range": ["#123B5D", "#3C7FA8", "#A9CDE0", "#F4F8FA"]}
     cells = {
@@ -39,6 +46,15 @@ def _map(title: str, values: list[dict], rows: Sequence[Row], order: list[str]) 
         },
     }
     return Figure(title, spec(cells, values=values, height={"step": line_step(shown, 24)}))
+
+
+def _shared_start(names: list[str]) -> str:
+    """With what all names begin, up to the last `.` or `_` of it.
+
+    >>> _shared_start(["blocks.0.mlp.fc1", "blocks.0.mlp.fc2", "blocks.11.mlp.fc1"])
+    'blocks.'
+    """
+    return re.sub(r"[^._]*$", "", commonprefix(names))
 
 
 def _layers(row: Row) -> list[dict]:
