@@ -29,6 +29,17 @@ OVERLAPS = """[...document.querySelectorAll('.figure svg .role-axis-label')].fla
 })"""
 
 
+BROKEN_WORDS = """[...document.querySelectorAll('#table th button, #table th span, .key span')].flatMap((name) => {
+    const pieces = [...name.childNodes].filter((node) => node.nodeType === Node.TEXT_NODE);
+    return pieces.flatMap((piece) => [...piece.data.matchAll(/\\S+/g)].filter((word) => {
+        const range = document.createRange();
+        range.setStart(piece, word.index);
+        range.setEnd(piece, word.index + word[0].length);
+        return range.getClientRects().length > 1;
+    }).map((word) => word[0]));
+})"""
+LAYER_LABELS = """[...document.querySelectorAll('.figure svg .role-axis-label text[transform*="rotate(270)"]')]
+    .filter((text) => text.getAttribute('opacity') !== '0').map((text) => text.textContent)"""
 MARKS = "(count) => document.querySelector('.figure').querySelectorAll('.mark-symbol path').length === count"
 COVERED = """[...document.querySelectorAll('#table tbody tr')].flatMap((line) => {
     const boxes = [...line.querySelectorAll('th button, td span, td small')].map((element) => {
@@ -66,6 +77,24 @@ def address(tmp_path_factory):
     (folder / "bench").mkdir()
     jobs.write_sweep(folder / "bench", [bench])
     fakes.write(folder, {}, fakes.config("wsi", 0.8), status="failed", error="RuntimeError: out of memory " + "x" * 200)
+    write_page(gather([folder]))
+    return (folder / "report.html").as_uri()
+
+
+@pytest.fixture(scope="module")
+def long_address(tmp_path_factory):
+    """Of a page of many figures, whose rows have long names and layers those of torchvision."""
+    folder = tmp_path_factory.mktemp("long")
+    names = [f"encoder.layers.encoder_layer_{block}.mlp.{place}" for block in range(12) for place in (0, 3)]
+    layers = [{"name": name, "in_features": 96, "out_features": 384, "weight_rank": 24} for name in names]
+    for model in ("one", "two", "three", "four"):
+        options = {"model.name": f"vit_{model}"}
+        rich(folder, 0.9, "vanilla", None, **options)
+        for lr in (0.1, 0.2):
+            config = fakes.config("wasi", 0.8, options=options | {"optimizer.lr": lr})
+            fakes.write(folder, fakes.metrics(0.8, 0.5), config, layers=layers)
+        lean = fakes.config(options=options | {"train.memory": "lean", "train.gradient_checkpointing": True})
+        fakes.write(folder, fakes.metrics(0.8, 0.4), lean)
     write_page(gather([folder]))
     return (folder / "report.html").as_uri()
 
@@ -166,3 +195,20 @@ def test_nothing_is_cut_and_no_numbers_run_into_one_another(browser, address, wi
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.evaluate(OVERLAPS) == [] and page.evaluate(COVERED) == []
     assert page.errors == []
+
+
+@pytest.mark.parametrize("width", [1110, 390])  # the first leaves the table least room
+def test_a_long_page_is_drawn_to_its_end_and_its_long_names_can_be_read(browser, long_address, width):
+    page = opened(browser, long_address, width)  # waits for all figures, without scrolling
+    assert page.locator(".figure").count() > page.evaluate("AT_ONCE")
+    assert page.evaluate(BROKEN_WORDS) == [] and page.evaluate(CUT) == []
+    assert page.evaluate(OVERLAPS) == [] and page.evaluate(COVERED) == []
+    labels = page.evaluate(LAYER_LABELS)
+    assert "0.mlp.0" in labels and not any("encoder" in label or "…" in label for label in labels)
+    assert page.errors == []
+
+
+def test_a_hollow_mark_can_be_clicked(browser, long_address):
+    page = opened(browser, long_address)
+    page.locator(".figure").first.locator(".mark-symbol path[fill-opacity='0']").first.click()
+    assert page.is_visible("#details") and page.errors == []

@@ -44,7 +44,8 @@ async function drawn(place) {
 }
 
 const PAUSE = 150; // milliseconds without a key pressed, after which figures follow the filter
-const AT_ONCE = 48; // figures; on a longer page the others are drawn when the reader comes near
+const AT_ONCE = 48; // figures; on a longer page the others are drawn when the reader comes near or the browser is idle
+const idle = window.requestIdleCallback ?? ((then) => setTimeout(then, 20));
 
 const seen = new IntersectionObserver((entries) => {
   for (const { isIntersecting, target } of entries) {
@@ -75,7 +76,19 @@ function filterFigures(lines) {
 
 const redraw = (places) => places.forEach((place) => "drawn" in place.dataset && draw(place));
 const all = document.querySelectorAll("[data-figure]");
-all.forEach((place, number) => (number < AT_ONCE ? draw(place) : seen.observe(place)));
+const first = [...all].slice(0, AT_ONCE), rest = [...all].slice(AT_ONCE);
+rest.forEach((place) => seen.observe(place));
+Promise.allSettled(first.map(draw)).then(drawRest); // so that print and screenshots of the whole page have them
+
+async function drawRest() {
+  for (const place of rest) {
+    await new Promise((resolve) => idle(resolve));
+    if (place.drawing) continue;
+    seen.unobserve(place);
+    await draw(place).catch(reportError);
+  }
+}
+
 dark.addEventListener("change", () => redraw(all));
 
 document.querySelectorAll("[data-scale]").forEach((button) => button.addEventListener("click", () => {
