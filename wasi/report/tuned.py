@@ -12,12 +12,11 @@ def tuned_value(job: Path) -> str | None:
     """What tuning chose for a job of a sweep, `lr=0.01`, each value told apart that lies on its grid's edge; None for a
     row that was not tuned."""
     for row in (read_tuning(job.parent) or {}).get("rows", ()):
-        chosen = (point["values"] for point in row["points"] if point["job"] == job.name)
-        values = next((values for values in chosen if values in choices_of(row)), None)
+        tried = (point["values"] for point in row["points"] if point["job"] == job.name)
+        values = next((values for values in tried if values in choices_of(row)), None)
         if values is not None:
-            edges = row.get("edges", [row["on_edge"]])
-            chosen = zip(choices_of(row), edges, strict=False)
-            on_edge = {key for point, edge in chosen if point == values for key in edge}
+            edges = zip(choices_of(row), row.get("edges", [row["on_edge"]]), strict=False)
+            on_edge = {key for point, edge in edges if point == values for key in edge}
             return ", ".join(_value(key, value, key in on_edge) for key, value in values.items())
     return None
 

@@ -7,6 +7,7 @@ from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP, Cost
 from wasi.report.origins import was_busy
 from wasi.report.page.figure import Figure, Section, by_series, points, quantity, series_legend, spec, tooltip
 from wasi.report.page.page_rows import Row
+from wasi.report.series import references
 from wasi.report.summary import is_one_work
 
 _COSTS = (PEAK, PROCESS, STEP, INFERENCE, FLOPS)
@@ -76,10 +77,9 @@ def _datum(row: Row, cost: Cost) -> dict[str, Any]:
 
 
 def _references(rows: list[Row]) -> list[Row]:
-    """Vanilla rows that others are compared with; where there are no others, the first."""
-    compared = {id(row.comparison.baseline) for row in rows if not row.is_reference}
-    own = [row for row in rows if row.is_reference and row.comparison.is_reference]
-    return [row for row in own if id(row.group) in compared] or own[:1]
+    """The rows whose accuracy is drawn as a line across the panel."""
+    drawn = {id(group) for group in references([row.comparison for row in rows])}
+    return [row for row in rows if id(row.group) in drawn]
 
 
 def _vanilla(rows: list[Row], y: dict[str, Any]) -> list[dict[str, Any]]:
