@@ -32,7 +32,7 @@ def train(cfg: DictConfig, run: Run) -> None:
 
     from wasi.bench.resident import resident_memory_of
     from wasi.data.catalogue import load_data
-    from wasi.data.loader import first_batch
+    from wasi.data.loader import first_batch, workers_of
     from wasi.data.normalize import Normalize
     from wasi.measure.rss import current_rss_mib
     from wasi.models.header import header_of
@@ -44,6 +44,7 @@ def train(cfg: DictConfig, run: Run) -> None:
     from wasi.training.evaluation import test
 
     device = prepare(cfg)
+    cfg.dataset.num_workers = workers_of(cfg, device)
     spec = input_spec(cfg.model, cfg.dataset.image_size)
     if cfg.train.memory_budget_mib is not None:
         run.metrics |= apply_budget(cfg, spec, current_rss_mib)
@@ -134,8 +135,9 @@ def fit(
     if run.first_here:
         peak = process_peak_mib()
         if cfg.train.memory == "lean":
-            log.info("trained in %.0f MiB, the resident peak of the whole process", peak)
-        if measure_level(cfg.train.measure) == "fast":
+            beside = "" if cfg.dataset.num_workers == 0 else " (without processes that load its data)"
+            log.info("trained in %.0f MiB, the resident peak of the whole process%s", peak, beside)
+        if measure_level(cfg.train.measure) != "full":  # which asks a process that does nothing else
             run.metrics["memory/process_rss_peak_mib"] = peak
     return training.step_seconds
 

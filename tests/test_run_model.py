@@ -4,6 +4,7 @@ import csv
 import importlib
 import json
 import os
+import re
 import shutil
 import sys
 from dataclasses import dataclass
@@ -229,7 +230,7 @@ def of_photos(tmp_path_factory):
     made_of_colours(folder / "photos", range(20))
     words = [word for word in TINY if not word.startswith("dataset")]
     words += ["dataset=image_folder", f"dataset.root={folder / 'photos'}", "dataset.batch_size=8", "method=wasi"]
-    words += ["dataset.num_workers=0", "dataset.val_fraction=0.2", "train.epochs=1", "hydra.run.dir=run"]
+    words += ["dataset.val_fraction=0.2", "train.epochs=1", "train.memory=lean", "hydra.run.dir=run"]
     done = run(*words, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder / "run"
@@ -242,6 +243,13 @@ def made_of_colours(root: Path, shades: range) -> Path:
             colour = (200, shade, 0) if name == "red" else (0, shade, 200)
             Image.new("RGB", (8 + shade, 8), colour).save(root / name / f"{shade}.png")
     return root
+
+
+def test_the_peak_that_a_run_tells_is_of_all_its_processes_and_kept(of_photos):
+    log = (of_photos / "train.log").read_text()
+    told = re.search(r"trained in (\d+) MiB, the resident peak of the whole process\n", log)
+    kept = json.loads((of_photos / "result.json").read_text())["metrics"]["memory/process_rss_peak_mib"]
+    assert told and round(kept) == int(told[1])
 
 
 def test_all_images_of_another_folder_count(of_photos, tmp_path, wasi):

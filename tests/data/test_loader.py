@@ -3,12 +3,13 @@ import random
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch.utils.data import Dataset
 
 from wasi.data import loader as loading
 from wasi.data.arrays import from_numpy
 from wasi.data.augment import batch_mix
-from wasi.data.loader import Loader, calibration_batches, eval_batches, num_batches, train_batches
+from wasi.data.loader import Loader, calibration_batches, eval_batches, num_batches, train_batches, workers_of
 from wasi.data.spec import InputSpec
 from wasi.errors import UserError
 
@@ -192,3 +193,12 @@ def test_calibration_is_fixed_by_its_seed_and_unlike_the_first_epoch():
 def test_more_calibration_than_images_is_refused():
     with pytest.raises(UserError, match="rank.calibration_batches=4: allowed is at most 3 "):
         calibration_batches(Numbered(10), 4, 4, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("memory", "device", "given", "used"),
+    [("lean", "cpu", None, 0), ("plain", "cpu", None, None), ("lean", "cuda", None, None), ("lean", "cpu", 3, 3)],
+)
+def test_a_lean_run_on_a_cpu_loads_in_its_own_process_unless_told_otherwise(memory, device, given, used):
+    cfg = OmegaConf.create({"train": {"memory": memory}, "dataset": {"num_workers": given}})
+    assert workers_of(cfg, torch.device(device)) == used

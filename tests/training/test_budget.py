@@ -147,6 +147,35 @@ def test_set_up_counts_second_moments_of_the_narrower_side_of_each_weight(config
     assert in_a_file[0] == bare and max(in_a_file) < bare + 0.2 * moments  # those of one layer
 
 
+def test_momentum_of_swan_is_its_gradient_and_counted_once(configured):
+    """Against the bytes that a step really leaves."""
+    cfg = configured(4000, "method=vanilla", "method.scope=all", "optimizer=swan_momentum")
+    sizes = model_sizes(cfg, input_spec(cfg.model, None))
+    step = build_step(vit_micro(28, 200), lambda x: x, cfg)
+    step(torch.randn(2, 3, 28, 28), torch.tensor([0, 1]))
+    state = sum(t.nbytes for s in step.optimizer.state.values() for t in tree_leaves(s) if isinstance(t, torch.Tensor))
+    assert 0.95 < _trained(cfg, sizes) / (4 * sizes.rest + state) < 1.1
+    momentum, none = configured(4000, "optimizer=swan_momentum"), configured(4000, "optimizer=swan")
+    assert _trained(momentum, sizes) == _trained(none, sizes)
+
+
+def test_a_vit_b_32_is_fine_tuned_on_photos_within_1000_mib(compose_config):
+    """The libraries of torch's CUDA build take 590 of them."""
+    chosen = ["experiment=photos", "model=vit_b_32", "dataset=image_folder", "dataset.batch_size=32"]
+    cfg = compose_config(*chosen, "dataset.root=photos", "model.weights=surrogate", f"{OPTION}=1000")
+    expected = apply_budget(cfg, input_spec(cfg.model, None), lambda: 590.0)["memory/expected_process_mib"]
+    assert 900 < expected <= 1000
+
+
+def test_processes_that_load_data_count_with_what_they_keep_of_this_one(configured):
+    def expected(workers):
+        cfg = configured(4000, "dataset=image_folder", f"dataset.num_workers={workers}")
+        return process_mib(cfg, model_sizes(cfg, input_spec(cfg.model, None)), 1, 1, RESIDENT)
+
+    assert expected("null") == expected(0)
+    assert expected(1) - expected(0) > 2 * 24 and expected(2) - expected(1) > 2 * 24  # training and validation
+
+
 def test_images_that_are_made_on_the_fly_are_not_counted(configured):
     assert picked(configured(4000, "dataset.train_size=100000")) == picked(configured(4000))
 
@@ -167,7 +196,9 @@ def test_a_process_takes_what_was_expected(tmp_path):
     done = subprocess.run([sys.executable, "-c", WATCH, *words], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     peak_mib = float(done.stdout.split()[-1]) / 1024
-    expected = json.loads((tmp_path / "run" / "result.json").read_text())["metrics"]["memory/expected_process_mib"]
+    metrics = json.loads((tmp_path / "run" / "result.json").read_text())["metrics"]
+    expected = metrics["memory/expected_process_mib"]
     assert 0.8 * expected < peak_mib < 1.05 * expected
     told = re.search(r"trained in (\d+) MiB, the resident peak", (tmp_path / "run" / "train.log").read_text())
     assert told and float(told[1]) == pytest.approx(peak_mib, rel=0.02)
+    assert metrics["memory/process_rss_peak_mib"] == pytest.approx(peak_mib, rel=0.02)

@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 
 from wasi.data.augment import augmented, batch_mix
 from wasi.data.catalogue import load_data
-from wasi.data.loader import Loader, train_batches
+from wasi.data.loader import Loader, train_batches, workers_of
 from wasi.data.normalize import Normalize
 from wasi.measure.timing import summary, synchronizer, time_steps
 from wasi.models.input_spec import input_spec
@@ -21,7 +21,7 @@ def loading(cfg: DictConfig, warmup: int, min_count: int, min_seconds: float) ->
     device, spec = prepare_device(cfg.device), input_spec(cfg.model, cfg.dataset.image_size)
     data, normalize = load_data(cfg.dataset, spec, cfg.seed), Normalize(spec)
     images, mix = augmented(data.train, cfg.augment, spec, cfg.seed), batch_mix(cfg.augment, data.num_classes)
-    loader = Loader(images, cfg.dataset.num_workers, device, resident=cfg.train.memory != "lean")
+    loader = Loader(images, workers_of(cfg, device), device, resident=cfg.train.memory != "lean")
     options = {"batch_size": cfg.dataset.batch_size, "seed": cfg.seed, "hflip": cfg.dataset.hflip, "mix": mix}
     batches = (batch for epoch in count() for batch in train_batches(loader, epoch=epoch, **options))
     sizes: list[int] = []

@@ -34,7 +34,7 @@ class Loader:
 
     Args:
         num_workers: processes that decode and augment; None: as many as that needs, 2 or, for a GPU, one per core up to
-            16, and none for images held in memory.
+            16, and none for images held in memory. See `workers_of` for a run's.
         persistent: whether they live as long as this object, or as one pass over the data.
         resident: whether a small set may live on a GPU; otherwise each batch is brought there.
     """
@@ -78,6 +78,16 @@ class Loader:
         self._items[:] = [indices.tolist() for indices in batches]
         for images, labels in self._loader:
             yield images.to(self._device, non_blocking=True), labels
+
+
+def workers_of(cfg, device: torch.device) -> int | None:
+    """`dataset.num_workers` of the configuration `cfg`, where null is 0 for `train.memory=lean` on a CPU.
+
+    A worker process holds on to the memory that it was started with: to all weights as they were then, while training
+    replaces them in this one.
+    """
+    scarce = cfg.train.get("memory") == "lean" and device.type == "cpu"
+    return 0 if scarce and cfg.dataset.num_workers is None else cfg.dataset.num_workers
 
 
 def num_batches(dataset: Images, batch_size: int) -> int:

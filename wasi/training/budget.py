@@ -39,6 +39,8 @@ _CLASSES = 200  # of a head, as the data are not looked at yet
 _RUNTIME = 24  # MiB: thread pools, kernels and their buffers, which the first step brings
 _STEP = 16  # MiB in which the process's present size is counted, so that the answer is the same next time
 _ARRAYS_MIB = {"cifar10": 352, "cifar100": 352, "fashion_mnist": 107, "digits": 16}  # held, and once more while read
+_WORKER = 24  # MiB of its own that a process which loads data takes (measured on ViT-B/32's)
+_PHOTO = 96  # MiB: 12 megapixels at Pillow's 4 bytes, and once more while it is turned upright
 _SLACK = 1.1  # of what is allocated, for what an allocator cannot use of it
 _HOLES = 2.2  # heap that a chunk's tensors come from, which stays, over what lives in it (ViT-B/32, glibc)
 
@@ -96,7 +98,7 @@ def apply_budget(cfg: DictConfig, spec: InputSpec, resident: Callable[[], float]
 
 def process_mib(cfg: DictConfig, sizes: ModelSizes, chunk: int, segment: int, resident_mib: float) -> int:
     """Expected resident memory of the whole process in MiB, at its largest from set-up to the last step."""
-    base = ceil(resident_mib / _STEP) * _STEP + _RUNTIME + _data(cfg, sizes)
+    base = ceil(resident_mib / _STEP) * _STEP + _RUNTIME + _data(cfg, sizes) + _workers(cfg, sizes)
     return ceil(base + _SLACK * max(_set_up(cfg, sizes), _training(cfg, sizes, chunk, segment)) / _MIB)
 
 
@@ -151,6 +153,13 @@ def _data(cfg: DictConfig, sizes: ModelSizes) -> float:
     return splits * CLASSES * 4 * sizes.image / _MIB  # a pattern per class in each split
 
 
+def _workers(cfg: DictConfig, sizes: ModelSizes) -> float:
+    """MiB of processes that load data, for training and for validation, and what they keep of this one's past."""
+    each = _WORKER + _PHOTO
+    count = cfg.dataset.num_workers or 0
+    return 2 * count * each + (_kept_weights(cfg, sizes) + _trained(cfg, sizes)) / _MIB if count else 0
+
+
 def _set_up(cfg: DictConfig, sizes: ModelSizes) -> float:
     """Bytes: a layer in the making beside those made, or before, while weights are mapped, images in the model."""
     largest = max(o * i for o, i in sizes.scope)
@@ -187,13 +196,14 @@ def _in_memory(sums: list[int]) -> int:
 
 
 def _training(cfg: DictConfig, sizes: ModelSizes, chunk: int, segment: int) -> float:
-    """Bytes: weights, gradients, optimizer state, what segments keep of the batch, and a chunk inside one of them."""
+    """Bytes: weights, gradients, optimizer state, and one after another what segments keep of the batch with a chunk
+    inside one of them, what the update makes, and an image file that is read for the next step."""
     batch, storage = cfg.dataset.batch_size, 4 if cfg.train.storage == "float32" else 2
     held = cfg.train.micro_batch_size or batch
     segments = ceil(len(sizes.blocks) / segment)
     kept = held * (sizes.passing * (storage * (segments + 1) + 4 * 2) + 2 * sizes.image)
     inside = _HOLES * 4 * min(chunk, held) * (segment + 0.5) * max(sizes.blocks)
-    return _kept_weights(cfg, sizes) + _trained(cfg, sizes) + kept + inside
+    return _kept_weights(cfg, sizes) + _trained(cfg, sizes) + max(kept + inside, _update(cfg, sizes), _photo(cfg))
 
 
 def _kept_weights(cfg: DictConfig, sizes: ModelSizes) -> float:
@@ -216,9 +226,23 @@ def _trained(cfg: DictConfig, sizes: ModelSizes) -> float:
     if kind in ("galore", "apollo"):  # two moments of the projected gradient, and the projection; of the rest AdamW's
         projected = sum(optimizer.rank * (2 * max(o, i) + min(o, i)) for o, i in sizes.scope)
         return 4 * (rest + trained + 2 * rest + projected)
+    if kind == "Swan":  # whose momentum is the gradient; of the rest AdamW's
+        return 4 * (rest * 3 + trained)
     states = 1 if optimizer.get("momentum") else 2 if kind.startswith("Adam") or kind == "adamw8bit" else 0
-    of_rest = 2 if kind == "Swan" else states  # by AdamW
-    return 4 * (rest * (1 + of_rest) + trained * (1 + states))
+    return 4 * (rest + trained) * (1 + states)
+
+
+def _update(cfg: DictConfig, sizes: ModelSizes) -> float:
+    """Bytes of steps in coordinates, of all layers until they are folded, where gradients or momentum stay beside."""
+    kind = str(cfg.optimizer["_target_"]).rpartition(".")[2]
+    beside = _in_coordinates(cfg, kind) and (kind == "SGD" or cfg.optimizer.get("momentum"))
+    return 4 * sum(_layer(cfg, o, i) * o / (o + i) for o, i in sizes.scope) if beside else 0
+
+
+def _photo(cfg: DictConfig) -> float:
+    """Bytes of an image file that this process reads itself."""
+    files = cfg.dataset.name not in (*_ARRAYS_MIB, "synthetic")
+    return _PHOTO * _MIB if files and not cfg.dataset.num_workers else 0
 
 
 def _in_coordinates(cfg: DictConfig, kind: str) -> bool:
