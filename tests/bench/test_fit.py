@@ -93,7 +93,7 @@ def test_what_is_measured_above_the_limit_does_not_fit(job_config, processes, tm
     found = Plan(job_config("bench.fit.batch_sizes=[8]"), tmp_path)
     plan(found.cfg, found)
     measured = [row for row in found.rows if row["measured"]]
-    assert len(measured) == 1 and not any(row["fits"] for row in found.rows)  # all others are predicted alike
+    assert len(measured) == 3 and not any(row["fits"] for row in found.rows)  # three are tried for one that fits
 
 
 def test_what_one_takes_above_its_prediction_is_expected_of_the_others(job_config, processes, tmp_path, caplog):
@@ -118,11 +118,29 @@ def test_what_one_takes_above_its_prediction_is_expected_of_the_others(job_confi
     assert "1 of 3 combinations fit, 1 confirmed" in found.table(found.rows) and not caplog.records
 
 
+def test_what_others_took_rules_out_none_that_is_measured_to_fit(job_config, processes, tmp_path):
+    """The quick one takes far more than predicted, and the small one does not."""
+    ask = processes.ask
+
+    def much_at_first(do, **arguments):
+        large = processes.loaded and processes.loaded[-1]["dataset"]["batch_size"] > 8
+        processes.really = 950.0 if large else 600.0
+        return ask(do, **arguments)
+
+    processes.ask = much_at_first
+    options = ("bench.fit.methods=[vanilla]", "bench.fit.memory=[plain]", "bench.fit.optimizers=[sgd]")
+    found = Plan(job_config("bench.fit.batch_sizes=[8,99]", *options), tmp_path)
+    rows = processes.rows
+    processes.rows = lambda **asked: ({**row, "step_ms": 100.0 - row["batch_size"]} for row in rows(**asked))
+    plan(found.cfg, found)
+    assert [(row["measured"], row["fits"]) for row in found.rows] == [(True, True), (True, False)]
+
+
 def test_that_nothing_is_confirmed_is_told(job_config, processes, tmp_path, caplog):
     processes.really = 901.0
     found = Plan(job_config("bench.fit.batch_sizes=[8]", "bench.fit.methods=[vanilla]"), tmp_path)
     plan(found.cfg, found)
-    assert "nothing that fits is confirmed by measurement: 1 were tried, which took up to 393 MiB more" in caplog.text
+    assert "nothing that fits is confirmed by measurement: 3 were tried, which took up to 393 MiB more" in caplog.text
     assert "0 of" in found.table(found.rows)
 
 

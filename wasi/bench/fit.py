@@ -127,11 +127,12 @@ class Plan:
     def check(self, count: int) -> None:
         """Measure the fastest that should fit, one after another, until `count` of them really do.
 
-        What one takes above its prediction is expected of all that are not measured, from then on.
+        What one takes above its prediction is expected of all that are not measured, from then on. Where that leaves
+        none, the smallest are measured.
         """
         tried: list[int] = []
         while len(self.confirmed()) < count and len(tried) < 3 * count:
-            row = next((row for row in self.fitting() if id(row) not in tried), None)
+            row = next((row for row in [*self.fitting(), *self._doubtful()] if id(row) not in tried), None)
             if row is None:
                 break
             tried.append(id(row))
@@ -176,6 +177,12 @@ class Plan:
     def confirmed(self) -> list[dict]:
         """Those that fit as they were measured."""
         return [row for row in self.rows if row["measured"] and row["fits"]]
+
+    def _doubtful(self) -> list[dict]:
+        """Those that only what others took above their predictions rules out, the smallest first."""
+        found = [row for row in self.rows if not (row["measured"] or row["fits"]) and "epoch_seconds" in row]
+        found = [r for r in found if r["predicted_process_mib"] <= self.limit and r["batch_size"] <= r["images"]]
+        return sorted(found, key=lambda row: row["process_mib"])
 
     def write(self, ending: Ending) -> None:
         if not self.rows and ending.status != "completed":
