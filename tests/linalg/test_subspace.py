@@ -44,6 +44,20 @@ def test_fold_is_algorithm_1_but_for_quadratic_terms_and_left_is_orthonormal_but
     assert 12 < stretch[0] / stretch[1] < 20
 
 
+def test_fold_with_what_an_earlier_step_has_solved_is_algorithm_1_but_for_quadratic_terms():
+    off, stretch = [], []
+    for lr in (0.02, 0.01):
+        left, right = LEFT.clone(), RIGHT.clone()
+        b = fold_(left, right, lr * M.flip(0), BASIS)
+        assert fold_(left.clone(), right.clone(), -lr * M, BASIS, b=b) is b
+        exact = algorithm_1(left, right, M @ BASIS.mT, lr)
+        fold_(left, right, -lr * M, BASIS, b=b)
+        off.append((left @ right - exact[0] @ exact[1]).norm().item())
+        stretch.append((left.mT @ left - torch.eye(6, dtype=torch.float64)).norm().item())
+    assert 3.5 < off[0] / off[1] < 4.5
+    assert 12 < stretch[0] / stretch[1] < 20
+
+
 def test_weight_decay_acts_on_the_product():
     left, right = fold(torch.zeros_like(M), decay=0.9)
     assert torch.allclose(left @ right, 0.9 * LEFT @ RIGHT) and torch.allclose(left, LEFT)
@@ -79,7 +93,8 @@ def test_a_direction_of_pure_rounding_is_not_raised():
     assert not polar_factors([torch.zeros(4, 2)])[0].any()
 
 
-def test_weights_folded_together_are_those_folded_one_by_one():
+@pytest.mark.parametrize("known", [(), (0,), (0, 1)])
+def test_weights_folded_together_are_those_folded_one_by_one(known):
     together, alone = (
         [
             (LEFT.clone(), RIGHT.clone(), -0.01 * M, BASIS),
@@ -87,8 +102,10 @@ def test_weights_folded_together_are_those_folded_one_by_one():
         ]
         for _ in range(2)
     )
-    fold_all_(together, [1.0, 0.9])
-    for weight, decay in zip(alone, [1.0, 0.9], strict=True):
-        fold_(*weight, decay)
+    earlier = [fold_(left.clone(), 1.1 * right, update, basis) for left, right, update, basis in alone]
+    bs = [b if number in known else None for number, b in enumerate(earlier)]
+    found = fold_all_(together, [1.0, 0.9], bs)
+    for number, (weight, decay) in enumerate(zip(alone, [1.0, 0.9], strict=True)):
+        torch.testing.assert_close(found[number], fold_(*weight, decay, bs[number]))
     for weight, expected in zip(together, alone, strict=True):
         torch.testing.assert_close(weight, expected)

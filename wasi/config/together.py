@@ -77,6 +77,21 @@ TOGETHER: list[tuple[tuple[str, ...], Callable[..., bool], str]] = [
         "subspace or none for a method that compresses saved inputs; svd goes with wsi",
     ),
     (
+        ("method.update", "method.preconditioner"),
+        lambda update, when: when == "step" or update == "subspace",
+        "step with method.update={}; basis goes with subspace",
+    ),
+    (
+        ("optimizer._target_", "method.preconditioner"),
+        lambda optimizer, when: when == "step" or optimizer.endswith((".Swan", ".SGD")),
+        "step, unless optimizer=swan or sgd: others step on the factors",
+    ),
+    (
+        ("optimizer._target_", "optimizer.momentum", "method.preconditioner"),
+        lambda optimizer, momentum, when: when == "step" or momentum == 0 or optimizer.endswith(".Swan"),
+        "step with optimizer.momentum={1} of sgd, which steps on the factors then",
+    ),
+    (
         ("dataset.val_source", "dataset.test_size"),
         lambda source, size: size is None or source == "train",
         "null with dataset.val_source={}; dataset.val_size is the size of both",

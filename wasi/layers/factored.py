@@ -93,7 +93,9 @@ class FactoredLinear(LowRankLayer):
     """
 
     update = "subspace"  # of the product `L R`; "none": the optimizer alone moves `L` and `R`, as any parameters
+    preconditioner = "step"  # when `B` is computed anew: in every step, or "basis", when the feature basis has moved
     bias: nn.Parameter | None
+    B: Tensor | None  # `(R R^T + delta I)^-1 R U` (`K x r`) of `fold_`, where it serves several steps
 
     def __init__(
         self, left: nn.Parameter, right: nn.Parameter, bias: nn.Parameter | None, state: TuckerState | None = None
@@ -103,6 +105,7 @@ class FactoredLinear(LowRankLayer):
         self.register_parameter("bias", bias)
         self.C: Tensor | None = None
         self._no_update: Tensor | None = None  # what `C` is outside the optimizer's step: zero, without memory
+        self.register_buffer("B", None)
 
     @property
     def weight_rank(self) -> int:
@@ -131,6 +134,7 @@ class FactoredLinear(LowRankLayer):
         basis = None if self.state is None else self.state.feature_basis
         if basis is None or basis.shape[1] > self.weight_rank or not (self.L.requires_grad and self.R.requires_grad):
             return False
+        self.B = None
         self._no_update = self.L.new_zeros(()).expand(self.out_features, basis.shape[1])
         self.C = self._no_update.detach().requires_grad_()
         return True
@@ -159,6 +163,12 @@ class FactoredLinear(LowRankLayer):
         left, right = subspace.retract(self.L, self.R)
         self.L.copy_(left)
         self.R.copy_(right)
+        self.B = None  # of other coordinates
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+        kept = state_dict.get(f"{prefix}B")
+        self.B = None if kept is None else torch.empty_like(kept, device=self.L.device)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 @torch.no_grad()
@@ -170,10 +180,10 @@ def fold_all_(layers: Sequence[FactoredLinear], decays: Sequence[float]) -> None
         basis = layer.state.feature_basis
         assert basis is not None
         weights.append((layer.L, layer.R, layer.C, basis))
-    if layers and not orthonormal.is_on_cpu(layers[0].L):
-        subspace.fold_all_(weights, decays)
-    for layer, weight, decay in zip(layers, weights, decays, strict=True):
-        if orthonormal.is_on_cpu(layer.L):
-            subspace.fold_(*weight, decay)
+    together = layers and not orthonormal.is_on_cpu(layers[0].L)
+    bs = subspace.fold_all_(weights, decays, [layer.B for layer in layers]) if together else None
+    for number, (layer, weight, decay) in enumerate(zip(layers, weights, decays, strict=True)):
+        b = bs[number] if bs is not None else subspace.fold_(*weight, decay, layer.B)
+        layer.B = b if layer.preconditioner == "basis" else None
         assert layer.C is not None and layer._no_update is not None
         layer.C.data, layer.C.grad = layer._no_update, None

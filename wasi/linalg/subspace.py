@@ -32,7 +32,9 @@ def algorithm_1(left: Tensor, right: Tensor, d_weight: Tensor, lr: float) -> tup
     return l_next, l_next.mT @ w_next  #     R+ = L+^T W+          K x I
 
 
-def fold_(left: Tensor, right: Tensor, update: Tensor, basis: Tensor, decay: float = 1.0) -> None:
+def fold_(
+    left: Tensor, right: Tensor, update: Tensor, basis: Tensor, decay: float = 1.0, b: Tensor | None = None
+) -> Tensor:
     """Take into `L` and `R`, in place, a step `W + C U^T` whose rows lie in the span of a feature basis `U`.
 
     With `A = L^T C` and `B = (R R^T + delta I)^-1 R U`, `delta` being the damping of `damped_solve`, the step
@@ -44,36 +46,49 @@ def fold_(left: Tensor, right: Tensor, update: Tensor, basis: Tensor, decay: flo
     Args:
         left: `L`, `O x K`; right: `R`, `K x I`; update: `C`, `O x r`, the step in coordinates of the basis;
         basis: `U`, `I x r`, orthonormal columns; decay: factor that weight decay leaves of `W`,
-        before the step.
+        before the step; b: `B` of an earlier `R`, not many steps away, in place of the present one's: what the step
+        adds then differs from that projection by terms quadratic in the length of steps.
+
+    Returns:
+        `B`.
     """
-    a, b = _a_and_b(*_products(left, right, update, basis))
-    _add_(left, right, update, basis, decay, a, b)
+    if b is None:
+        b = damped_solve(right @ right.mT, right @ basis)
+    _add_(left, right, update, basis, decay, _corrected(left.mT @ update, update.mT @ update, b), b)
+    return b
 
 
-def fold_all_(weights: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]], decays: Sequence[float]) -> None:
+def fold_all_(
+    weights: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]], decays: Sequence[float], bs: Sequence[Tensor | None]
+) -> list[Tensor]:
     """`fold_` of several weights, given as its first four arguments, with their small matrices in one batch.
 
     For an accelerator, where starting an operation takes longer than a decomposition of so small a matrix.
     """
-    products = (_products(*weight) for weight in weights)
-    found = torch.vmap(_a_and_b)(*map(_stacked, zip(*products, strict=True)))
-    for weight, decay, a, b in zip(weights, decays, *found, strict=True):
-        k, r = len(weight[1]), weight[3].shape[1]  # less than in the batch for the smaller ones
-        _add_(*weight, decay, a[:k, :r], b[:k, :r])
+    found = dict(enumerate(bs))
+    missing = [number for number, b in found.items() if b is None]
+    if missing:
+        rights, bases = ([weights[number][place] for number in missing] for place in (1, 3))
+        grams = _stacked([right @ right.mT for right in rights])
+        rows = _stacked([right @ basis for right, basis in zip(rights, bases, strict=True)])
+        solved = torch.vmap(damped_solve)(grams, rows)
+        for number, right, basis, b in zip(missing, rights, bases, solved, strict=True):
+            found[number] = b[: len(right), : basis.shape[1]]  # less than in the batch for the smaller ones
+    used = [b for b in found.values() if b is not None]
+    products = [(left.mT @ update, update.mT @ update) for left, _, update, _ in weights]
+    stacks = [_stacked(matrices) for matrices in (*zip(*products, strict=True), used)]
+    a_s = torch.vmap(_corrected)(*stacks)
+    for (left, right, update, basis), decay, a, b in zip(weights, decays, a_s, used, strict=True):
+        _add_(left, right, update, basis, decay, a[: b.shape[0], : b.shape[1]], b)
+    return used
 
 
-def _products(left: Tensor, right: Tensor, update: Tensor, basis: Tensor) -> tuple[Tensor, ...]:
-    """What `fold_` needs of its large matrices: `L^T C` (`K x r`), `C^T C`, `R R^T` and `R U` (`K x r`)."""
-    return left.mT @ update, update.mT @ update, right @ right.mT, right @ basis
-
-
-def _a_and_b(a: Tensor, square: Tensor, gram: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """`A`, corrected where the stretch is small, and `B` (`K x r`) of `fold_`, from its `_products`."""
-    b = damped_solve(gram, rows)
+def _corrected(a: Tensor, square: Tensor, b: Tensor) -> Tensor:
+    """`A` of `fold_` (`K x r`), corrected where the stretch is small, from `L^T C` (`K x r`), `C^T C` and `B`."""
     normal = square - a.mT @ a  #     N^T N = C^T C - A^T A, as L is orthonormal
     stretch = normal @ (b.mT @ b)
     is_small = (stretch * stretch.mT).sum() <= _SMALL_STRETCH**2  # ||E||_F^2 = tr (N^T N B^T B)^2
-    return a + 0.5 * is_small * (b @ normal), b
+    return a + 0.5 * is_small * (b @ normal)
 
 
 def _add_(left: Tensor, right: Tensor, update: Tensor, basis: Tensor, decay: float, a: Tensor, b: Tensor) -> None:

@@ -44,6 +44,8 @@ class SubspaceMethod(Method):
             the factors, where weight decay leaves `L` alone; `none`, any optimizer steps on the factors, as ordinary
             parameters; `svd`, the paper's baseline for WSI, on the dense product, which an SVD truncates to the same
             rank after each step.
+        preconditioner: when `(R R^T)^-1 R U` of a subspace step is computed anew: in every `step`, or when the feature
+            `basis` moves, for less time in between (see docs/method.md).
         init: where the factors start, at the same rank: `svd`, at the truncated weight (the paper's); `output` and
             `features`, in the subspace that matters most on calibration data for the layer's outputs, or for the
             model's final features, with what the mean output loses in the bias; `random`, a control, anywhere,
@@ -79,6 +81,7 @@ class SubspaceMethod(Method):
     weight_epsilon: float | None = None
     activations: ActivationRanks | None = None
     update: str = "subspace"
+    preconditioner: str = "step"
     init: str = "svd"
     calibration_batches: int = 1
     seed: int = 0
@@ -95,6 +98,8 @@ class SubspaceMethod(Method):
             raise UserError(OPTION, self.weight_allocation, f"epsilon with method.init={self.init}")
         if self.update not in ("subspace", "svd", "none"):
             raise UserError("method.update", self.update, "subspace, svd or none")
+        if self.preconditioner not in ("step", "basis"):
+            raise UserError("method.preconditioner", self.preconditioner, "step or basis")
         if self.update == "svd" and (self.weight_epsilon is None or self.activations):
             raise UserError("method.update", self.update, f"for method=wsi only, not for {self.name}")
 
@@ -142,7 +147,7 @@ class SubspaceMethod(Method):
         if self.update == "svd":
             return SvdLinear(*factors.product(name, linear.weight), factors.bias(linear))
         layer = FactoredLinear(*factors.of(name, linear.weight), factors.bias(linear), state)
-        layer.update = self.update
+        layer.update, layer.preconditioner = self.update, self.preconditioner
         return layer
 
 

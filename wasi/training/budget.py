@@ -203,7 +203,8 @@ def _training(cfg: DictConfig, sizes: ModelSizes, chunk: int, segment: int) -> f
     segments = ceil(len(sizes.blocks) / segment)
     kept = held * (sizes.passing * (storage * (segments + 1) + 4 * 2) + 2 * sizes.image)
     inside = _HOLES * 4 * min(chunk, held) * (segment + 0.5) * max(sizes.blocks)
-    return _kept_weights(cfg, sizes) + _trained(cfg, sizes) + max(kept + inside, _update(cfg, sizes), _photo(cfg))
+    stays = _kept_weights(cfg, sizes) + _trained(cfg, sizes) + _preconditioners(cfg, sizes)
+    return stays + max(kept + inside, _update(cfg, sizes), _photo(cfg))
 
 
 def _kept_weights(cfg: DictConfig, sizes: ModelSizes) -> float:
@@ -237,6 +238,14 @@ def _update(cfg: DictConfig, sizes: ModelSizes) -> float:
     kind = str(cfg.optimizer["_target_"]).rpartition(".")[2]
     beside = _in_coordinates(cfg, kind) and (kind == "SGD" or cfg.optimizer.get("momentum"))
     return 4 * sum(_layer(cfg, o, i) * o / (o + i) for o, i in sizes.scope) if beside else 0
+
+
+def _preconditioners(cfg: DictConfig, sizes: ModelSizes) -> float:
+    """Bytes of `FactoredLinear.B`, `K x r` with `r <= K`, where it stays from step to step."""
+    kind = str(cfg.optimizer["_target_"]).rpartition(".")[2]
+    if cfg.method.get("preconditioner") != "basis" or not _in_coordinates(cfg, kind):
+        return 0
+    return 4 * sum((_layer(cfg, o, i) / (o + i)) ** 2 for o, i in sizes.scope)
 
 
 def _photo(cfg: DictConfig) -> float:
