@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.small import METHODS, applied, batch
+from wasi.layers.factored import FactoredLinear
 from wasi.linalg import orthonormal
 from wasi.training import subspace_iteration
 from wasi.training.optimizer import build_optimizer
@@ -50,11 +51,14 @@ def test_a_step_reads_once(method, optimizer, as_on_an_accelerator, monkeypatch)
     assert (lists, reads.places) == ([3], [])
 
 
-def test_training_is_the_same_with_and_without_reading(monkeypatch):
+@pytest.mark.parametrize("preconditioner", ["step", "basis"])
+def test_training_is_the_same_with_and_without_reading(monkeypatch, preconditioner):
     losses = []
     for free in (True, False):
         monkeypatch.setattr(orthonormal, "is_on_cpu", lambda a, free=free: free)
         model = applied("timm_vit", "wasi", torch.float64)
+        for layer in (module for module in model.modules() if isinstance(module, FactoredLinear)):
+            layer.preconditioner, layer.state.update_gap = preconditioner, 3
         options = OmegaConf.create({"_target_": "torch.optim.SGD", "lr": 0.1})
         step = TrainStep(model, build_optimizer(model, options), lambda images: images)
         losses.append([step(*batch(dtype=torch.float64)).loss for _ in range(4)])

@@ -184,6 +184,7 @@ def fold_all_(layers: Sequence[FactoredLinear], decays: Sequence[float]) -> None
     bs = subspace.fold_all_(weights, decays, [layer.B for layer in layers]) if together else None
     for number, (layer, weight, decay) in enumerate(zip(layers, weights, decays, strict=True)):
         b = bs[number] if bs is not None else subspace.fold_(*weight, decay, layer.B)
-        layer.B = b if layer.preconditioner == "basis" else None
+        if layer.preconditioner == "basis" and layer.B is None:
+            layer.B = b.clone() if together else b  # a part of all layers' tensor there
         assert layer.C is not None and layer._no_update is not None
         layer.C.data, layer.C.grad = layer._no_update, None
