@@ -79,9 +79,10 @@ def _trained_on(run: Path, cfg_dataset: DictConfig) -> bool:
     if not isinstance(data, dict) or not data.get("name") == cfg_dataset.name == "image_folder":
         return False
     before, now = (Path(str(root)).expanduser().resolve() for root in (data.get("root"), cfg_dataset.root))
-    content = dataset_identity(cfg_dataset)["content"]
+    if before == now:
+        return True
     known = (read_result(weights_path(run).parent) or {}).get("provenance", {}).get("data")
-    return before == now or (content != "absent" and content == known)
+    return known not in (None, "absent") and dataset_identity(cfg_dataset)["content"] == known
 
 
 def _config_of(run: Path) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from tests.report import fakes
 from tests.report.test_page import rich, rows
 from wasi.report.gathered import gather
 from wasi.report.load import read_runs
-from wasi.report.page import conclusion
+from wasi.report.page import accuracy, conclusion
 from wasi.report.page.cells import columns
+from wasi.report.page.overall import overall
 from wasi.runs.tuned_row import TunedRow
 from wasi.runs.tuning import Row
 from wasi.runs.tuning_file import write_tuning
@@ -251,6 +252,8 @@ def test_costs_of_steps_of_different_work_are_not_ranked(tmp_path):
     text = told(tmp_path)
     assert "No Pareto front of the 4 rows. They differ in batch or image size" in text
     assert "Pareto-optimal" not in text and "Shortest" not in text and "Least peak" not in text
+    panels = accuracy.section(rows(tmp_path)).figures
+    assert "step-after" not in json.dumps([panel.spec for panel in panels])  # the front of a panel
     assert "Pareto" not in [one.title for one in columns(rows(tmp_path))]
 
 
@@ -269,7 +272,7 @@ def test_what_has_no_completed_run_is_named(tmp_path):
     for seed in range(2):
         fakes.write(tmp_path, {}, fakes.config("wasi", 0.8, seed), status="failed", error="out of memory")
     found = read_runs([tmp_path])[0]
-    first, second = conclusion.overall(found, [], not_begun=6)
+    first, second = overall(found, [], not_begun=6)
     assert first.tone == second.tone == "loud"
     assert "2 of 3 runs are left out" in first.text
     assert first.text.endswith("So there is no result at all of wasi 0.8, vit_micro on digits.")
@@ -281,3 +284,21 @@ def test_jobs_that_never_began_are_counted(tmp_path):
     (tmp_path / "sweep.json").write_text(json.dumps({"jobs": 3, "folders": ["job0", "a", "b"]}))
     report = gather([tmp_path])
     assert report.not_begun == 2 and any("not begun: 2" in line for line in report.not_averaged)
+
+
+def test_of_many_vanillas_those_that_others_are_compared_with_have_a_line(tmp_path):
+    for rate in (0.1, 0.05, 0.02):
+        rich(tmp_path, 0.9, "vanilla", None, **{"optimizer.lr": rate})
+    rich(tmp_path, 0.8)  # of lr=0.05
+    panel = accuracy.section(rows(tmp_path)).figures[0].spec
+    assert [value["name"] for value in panel["data"]["values"] if "reference" in value] == ["vanilla, lr=0.05"]
+
+
+def test_the_energy_of_a_step_is_a_column_and_a_saving_where_it_was_measured(tmp_path):
+    rich(tmp_path, 0.9, "vanilla", None)
+    assert "Step energy" not in [one.title for one in columns(rows(tmp_path))]
+    for name, epsilon, joules in (("vanilla", None, 8.0), ("wasi", 0.8, 2.0)):
+        numbers = fakes.metrics(0.9, **{"energy/train_step_joules": joules})
+        fakes.write(tmp_path / "measured", numbers, fakes.config(name, epsilon))
+    assert [cell.text for cell in column(tmp_path / "measured", "Step energy").cells] == ["8.000", "2.000"]
+    assert "75% less energy per training step (4.00×)" in told(tmp_path / "measured")

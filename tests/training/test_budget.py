@@ -116,6 +116,15 @@ def test_a_tuner_of_peft_counts_its_adapters_and_not_the_weights_that_it_leaves_
     assert default - RESIDENT < 2 * 88e6 * 4 / 2**20  # less than the dense weights and as much once more
 
 
+def test_what_a_step_keeps_for_the_next_counts(configured):
+    """`B` has as many columns as the feature basis, at most the layer's rank."""
+    found = []
+    for preconditioner in ("step", "basis"):
+        cfg = configured(4000, "model=vit_b_32", "optimizer=swan", f"rank.preconditioner={preconditioner}")
+        found.append(process_mib(cfg, model_sizes(cfg, input_spec(cfg.model, None)), 1, 1, RESIDENT))
+    assert found[0] < found[1] < found[0] + 48 * 4 * 768**2 / 2**20
+
+
 @pytest.mark.parametrize("optimizer, package", [("galore", "galore_torch"), ("apollo", "apollo_torch")])
 def test_moments_in_a_subspace_count_there_and_whole_outside(optimizer, package, configured):
     """Against the state that the package's optimizer really holds after a step."""

@@ -5,17 +5,16 @@ import torch
 
 from tests.small import applied, batch
 from tests.training.test_step import optimizer
-from wasi.layers.factored import FactoredLinear
+from wasi.layers.activation import TuckerState
 from wasi.training import checkpoint
 from wasi.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from wasi.training.step import TrainStep
 
 
 def _trainer(momentum=0.9, preconditioner="step", gap=1):
-    model = applied("timm_vit", "wasi")
-    for layer in (module for module in model.modules() if isinstance(module, FactoredLinear)):
-        layer.preconditioner = preconditioner
-        layer.state.update_gap = gap
+    model = applied("timm_vit", "wasi", preconditioner=preconditioner)
+    for state in (module for module in model.modules() if isinstance(module, TuckerState)):
+        state.update_gap = gap
     swan = optimizer(model, "wasi.training.swan.Swan", lr=1e-3, momentum=momentum)
     return TrainStep(model, swan, None), torch.optim.lr_scheduler.LambdaLR(swan, lambda step: 1.0)
 

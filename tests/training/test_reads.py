@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.small import METHODS, applied, batch
-from wasi.layers.factored import FactoredLinear
+from wasi.layers.activation import TuckerState
 from wasi.linalg import orthonormal
 from wasi.training import subspace_iteration
 from wasi.training.optimizer import build_optimizer
@@ -56,9 +56,9 @@ def test_training_is_the_same_with_and_without_reading(monkeypatch, precondition
     losses = []
     for free in (True, False):
         monkeypatch.setattr(orthonormal, "is_on_cpu", lambda a, free=free: free)
-        model = applied("timm_vit", "wasi", torch.float64)
-        for layer in (module for module in model.modules() if isinstance(module, FactoredLinear)):
-            layer.preconditioner, layer.state.update_gap = preconditioner, 3
+        model = applied("timm_vit", "wasi", torch.float64, preconditioner=preconditioner)
+        for state in (module for module in model.modules() if isinstance(module, TuckerState)):
+            state.update_gap = 3
         options = OmegaConf.create({"_target_": "torch.optim.SGD", "lr": 0.1})
         step = TrainStep(model, build_optimizer(model, options), lambda images: images)
         losses.append([step(*batch(dtype=torch.float64)).loss for _ in range(4)])

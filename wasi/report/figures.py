@@ -16,11 +16,11 @@ from wasi.report.columns import PANELS, Cost
 from wasi.report.comparison import Comparison
 from wasi.report.groups import Block, Group
 from wasi.report.labels import Label, place
-from wasi.report.names import wrapped
 from wasi.report.options import epsilon_label
 from wasi.report.series import Series, references, series_of
 from wasi.report.style import SETTINGS, Style, styles
 from wasi.report.ticks import label_log_axis
+from wasi.report.wrapping import wrapped
 
 DPI = 300
 WIDTH_INCHES = 5.5  # of the paper's one column

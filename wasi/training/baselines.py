@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from wasi.errors import UserError
 from wasi.models.structure import linear_sites
 from wasi.optional import optional
-from wasi.training.groups import Group, split
+from wasi.training.parameter_groups import Group, split
 
 _MARK = "is_projected"
 

@@ -17,9 +17,9 @@ from wasi.training import parallel
 from wasi.training.baselines import mark_projected
 from wasi.training.checkpointing import checkpoint_blocks
 from wasi.training.compile import compile_blocks
-from wasi.training.groups import Group, split
 from wasi.training.lean import LeanStep
 from wasi.training.optimizer import build_optimizer
+from wasi.training.parameter_groups import Group, split
 from wasi.training.step import TrainStep
 
 _SET_UP_BLOCK = 2**18  # bytes: from this size on a block that is freed goes back, whatever the time that takes

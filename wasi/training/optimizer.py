@@ -13,7 +13,7 @@ from wasi.deferred import eager
 from wasi.layers.base import LowRankLayer
 from wasi.layers.factored import FactoredLinear
 from wasi.models.structure import find_blocks, head_module
-from wasi.training.groups import Group, split
+from wasi.training.parameter_groups import Group, split
 from wasi.training.swan import Swan
 
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from wasi.report.names import wrapped
 from wasi.report.page.page_rows import Row
+from wasi.report.wrapping import wrapped
 
 HEIGHT = 240
 _CIRCLE = "M-1,0A1,1,0,1,1,1,0A1,1,0,1,1,-1,0Z"

@@ -14,13 +14,13 @@ from wasi.report.csv_files import relative
 from wasi.report.fields import facts_of
 from wasi.report.gathered import Report
 from wasi.report.meanings import meanings_of
-from wasi.report.names import pieces
 from wasi.report.page import accuracy, conclusion, epochs, parts, ranks, thresholds
 from wasi.report.page.cells import columns
-from wasi.report.page.conclusion import Statement
 from wasi.report.page.figure import Section
 from wasi.report.page.library import library
+from wasi.report.page.overall import Statement, overall
 from wasi.report.page.page_rows import Row, rows_of
+from wasi.report.wrapping import pieces
 from wasi.tracking.paths import text_without_absolute_paths, without_absolute_paths
 
 _HERE = Path(__file__).parent
@@ -61,7 +61,7 @@ def page(report: Report) -> str:
         sections = [section for make in _SECTIONS if (section := make(own)) is not None]
         found.append(Part(block.title, facts_of(block), conclusion.of_block(own), sections, _remarks(own)))
     loud = [line for line in report.tuning if line.startswith("WARNING")]
-    statements = conclusion.overall(report.runs, report.provenance[1:], report.not_begun)
+    statements = overall(report.runs, report.provenance[1:], report.not_begun)
     return _environment().get_template("page.html").render(
         title=report.title,
         provenance=report.provenance[0],

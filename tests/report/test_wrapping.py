@@ -1,6 +1,6 @@
 import pytest
 
-from wasi.report.names import pieces, wrapped
+from wasi.report.wrapping import pieces, wrapped
 
 
 @pytest.mark.parametrize(
