@@ -12,6 +12,7 @@ from wasi.errors import UserError
 from wasi.measure.memory import train_peak
 from wasi.methods.selection import ActivationRanks
 from wasi.training.lean import LeanStep, _patch_embedding, _segments
+from wasi.training.segments import segment_lengths
 from wasi.training.step import TrainStep
 
 
@@ -183,6 +184,35 @@ def test_any_length_of_segments_gives_the_same_step(segment_size):
     assert torch.allclose(outputs(model), outputs(other), atol=1e-9)
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", MODELS)
+def test_a_step_is_the_same_whether_or_not_one_came_before(name, method):
+    """As after a resume: the first step finds out which products need no repetition."""
+    model = applied(name, method)
+    other = copy.deepcopy(model)
+    step = lean(model, sgd(model), storage=torch.bfloat16)
+    for seed in range(2):
+        again = lean(other, sgd(other), storage=torch.bfloat16)
+        for each in (step, again):
+            each.normalize = lambda images: images.float() / 127.5 - 1
+            each(*each.prepare(*as_bytes(seed=seed)))
+        _unwrap(other)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+def _unwrap(model):
+    for module in model.modules():
+        vars(module).pop("forward", None)
+
+
+@pytest.mark.parametrize(
+    "blocks, size, lengths",
+    [(12, 2, [2, 2, 2, 2, 1, 1, 1, 1]), (12, 1, [1] * 12), (12, 12, [12]), (5, 3, [3, 1, 1]), (2, 2, [2]), (1, 2, [1])],
+)
+def test_the_last_third_of_the_blocks_is_repeated_one_by_one(blocks, size, lengths):
+    assert segment_lengths(blocks, size) == lengths
+
+
 def test_only_what_follows_one_another_makes_a_segment():
     from torch import nn
 
@@ -195,7 +225,6 @@ def test_only_what_follows_one_another_makes_a_segment():
         (blocks[4:5], False),
         (blocks[5:], False),
     ]
-
 
 
 def test_batch_norms_in_blocks_are_refused():

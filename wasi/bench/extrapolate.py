@@ -30,6 +30,7 @@ from wasi.models.saved import inference_state
 from wasi.models.structure import find_blocks
 from wasi.models.surrogate import singular_values
 from wasi.training.build_step import build_step
+from wasi.training.segments import segment_lengths
 from wasi.training.step import TrainStep
 
 _SEGMENT = 2  # blocks: what `train.segment_size=null` is
@@ -120,7 +121,7 @@ def _rows(subject: Subject, model: nn.Module, policy: str, name: str, options: d
     small = tracked(sizes[0])[1]
     step, larger = tracked(sizes[1])
     state = sum(t.nbytes for s in step.optimizer.state.values() for t in s.values() if isinstance(t, Tensor))
-    parts = max(1, len(find_blocks(model)) // _SEGMENT)
+    parts = max(1, len(segment_lengths(len(find_blocks(model)), _SEGMENT)))
     peaks = {size: peak_at(size, small, larger, parts) / MIB for size in asked["batch_sizes"]}
     resident = {size: _resident(model, peak, asked) for size, peak in peaks.items()}
     fitting = [size for size in peaks if resident[size] <= asked["spare_mib"]]

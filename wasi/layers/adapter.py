@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from wasi.layers.base import LowRankLayer
 from wasi.layers.factored import FactoredLinear
+from wasi.layers.graph_only import linear
 from wasi.linalg.thin import thin_matmul
 
 
@@ -27,9 +28,9 @@ class Adapter(nn.Module):
         self.B = nn.Parameter(weight.new_zeros(out_features, rank))
         self.scale = alpha / rank
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, output_needed: bool = True) -> Tensor:
         # Not by `wasi.linalg.thin`: at LoRA's ranks of 8 or so a pass there and back took 1.2 to 1.4 times as long.
-        return F.linear(F.linear(x, self.A), self.B) * self.scale
+        return linear(F.linear(x, self.A), self.B, None, output_needed) * self.scale
 
     def merged_weight(self, weight: Tensor) -> Tensor:
         """`weight + scale * B A`, a new tensor."""
@@ -44,6 +45,7 @@ class AdapterLinear(LowRankLayer):
     """
 
     trains_bias = False
+    output_needed = True
     bias: nn.Parameter | None
 
     def __init__(
@@ -60,7 +62,8 @@ class AdapterLinear(LowRankLayer):
         self.adapter = Adapter(weight, rank, alpha, generator)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias) + self.adapter(x)
+        needed = self.output_needed
+        return linear(x, self.weight, self.bias, needed) + self.adapter(x, needed)
 
     def weight_factors(self) -> tuple[Tensor, ...]:
         return (self.adapter.merged_weight(self.weight),)
@@ -86,6 +89,7 @@ class FactoredAdapterLinear(LowRankLayer):
     """
 
     trains_bias = False
+    output_needed = True
     bias: nn.Parameter | None
 
     def __init__(
@@ -111,7 +115,8 @@ class FactoredAdapterLinear(LowRankLayer):
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, self.in_features)
         z = thin_matmul(rows, self.R) + self.adapter_R(rows)
-        y = F.linear(z, self.L, self.bias) + self.adapter_L(z)
+        needed = self.output_needed
+        y = linear(z, self.L, self.bias, needed) + self.adapter_L(z, needed)
         return y.view(*x.shape[:-1], self.out_features)
 
     def weight_factors(self) -> tuple[Tensor, ...]:

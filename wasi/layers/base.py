@@ -14,7 +14,7 @@ class LowRankLayer(nn.Module):
     A layer with adapters also has `merged()`, an ordinary layer with the weight in effect (`Method.merged`).
 
     The class attribute `trains_bias` says whether the bias belongs to what the method trains, or to the rest of the
-    model.
+    model. A class that has `output_needed`, true, can leave its output out, see `wasi.layers.graph_only`.
 
     Args:
         in_features, out_features: as of `nn.Linear`.

@@ -25,6 +25,7 @@ from torch.autograd.function import once_differentiable
 from wasi.layers.activation import TuckerState
 from wasi.layers.autocast import as_autocast, without_autocast
 from wasi.layers.base import LowRankLayer
+from wasi.layers.graph_only import left_out
 from wasi.linalg import orthonormal, subspace, tucker
 from wasi.linalg.thin import low_rank_linear, thin_matmul
 
@@ -37,11 +38,11 @@ class FactoredProduct(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, left, right, bias, coordinates, batch_rank, *bases):
-        wanted = ctx.needs_input_grad[6:]
+    def forward(ctx, x, left, right, bias, coordinates, output_needed, batch_rank, *bases):
+        wanted = ctx.needs_input_grad[7:]
         core, factors, products = tucker.compress(x, bases, batch_rank, wanted)
         ctx.save_for_backward(left, right, core, *factors, *products)
-        return low_rank_linear(x, right, left, bias)
+        return low_rank_linear(x, right, left, bias) if output_needed else left_out(x, left)
 
     @staticmethod
     @once_differentiable  # `core` is no function of `x` to autograd, so a second derivative would be wrong
@@ -57,7 +58,7 @@ class FactoredProduct(torch.autograd.Function):
         elif need_left or need_right:
             d_left, d_right = factor_gradients(grad, core, factors, left, right)
         d_bias = tucker.row_sum(grad) if need_bias else None
-        return d_x, d_left, d_right, d_bias, d_coordinates, None, *products
+        return d_x, d_left, d_right, d_bias, d_coordinates, None, None, *products
 
 
 def factor_gradients(
@@ -94,6 +95,7 @@ class FactoredLinear(LowRankLayer):
 
     update = "subspace"  # of the product `L R`; "none": the optimizer alone moves `L` and `R`, as any parameters
     preconditioner = "step"  # when `B` is computed anew: in every step, or "basis", when the feature basis has moved
+    output_needed = True
     bias: nn.Parameter | None
     B: Tensor | None  # `(R R^T + delta I)^-1 R U` (`K x r`) of `fold_`, where it serves several steps
 
@@ -120,7 +122,7 @@ class FactoredLinear(LowRankLayer):
         batch_rank, bases = self.kept(x)
         x, left, right, bias, *bases = as_autocast(x, self.L, self.R, self.bias, *bases)
         with without_autocast(x):
-            return FactoredProduct.apply(x, left, right, bias, self.C, batch_rank, *bases)
+            return FactoredProduct.apply(x, left, right, bias, self.C, self.output_needed, batch_rank, *bases)
 
     def use_coordinates(self) -> bool:
         """Make `C` what a step acts on, where the layer has a feature basis of at most `K` columns and `L`, `R` train.

@@ -6,13 +6,13 @@ from types import ModuleType
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from wasi.layers.adapter import Adapter
 from wasi.layers.autocast import as_autocast
 from wasi.layers.base import LowRankLayer
+from wasi.layers.graph_only import linear
 from wasi.optional import optional
 
 KINDS = ("int8", "nf4")
@@ -76,6 +76,7 @@ class QuantizedAdapterLinear(LowRankLayer):
     """
 
     trains_bias = False
+    output_needed = True
     bias: nn.Parameter | None
 
     def __init__(
@@ -107,8 +108,8 @@ class QuantizedAdapterLinear(LowRankLayer):
             return kept if isinstance(kept, Tensor) else self.base.dense(dtype).as_strided(*kept)
 
         with saved_tensors_hooks(pack, unpack):
-            y = F.linear(x, weight, bias)
-        return y + self.adapter(x)
+            y = linear(x, weight, bias, self.output_needed)
+        return y + self.adapter(x, self.output_needed)
 
     def weight_factors(self) -> tuple[Tensor, ...]:
         return (self.adapter.merged_weight(self.base.dense(self.adapter.A.dtype)),)

@@ -1,10 +1,10 @@
 """The linear layer of the paper's baseline for WSI: a dense weight, truncated anew by an SVD after every step."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wasi.layers.base import LowRankLayer
+from wasi.layers.graph_only import linear
 
 
 class SvdLinear(LowRankLayer):
@@ -18,6 +18,7 @@ class SvdLinear(LowRankLayer):
         weight: of rank `rank`; bias: shape `[O]` or None.
     """
 
+    output_needed = True
     bias: nn.Parameter | None
 
     def __init__(self, weight: nn.Parameter, rank: int, bias: nn.Parameter | None):
@@ -30,7 +31,7 @@ class SvdLinear(LowRankLayer):
         return self.rank
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias, self.output_needed)
 
     @torch.no_grad()
     def retract_(self) -> None:

@@ -8,6 +8,7 @@ from torch.autograd.function import once_differentiable
 from wasi.layers.activation import TuckerState
 from wasi.layers.autocast import as_autocast, without_autocast
 from wasi.layers.base import LowRankLayer
+from wasi.layers.graph_only import left_out
 from wasi.linalg import tucker
 
 
@@ -15,10 +16,10 @@ class TuckerProduct(torch.autograd.Function):
     """`Y = X W^T + b` that keeps `W` (`O x I`) and a Tucker decomposition of `X` for the backward pass."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, batch_rank, *bases):
-        core, factors, products = tucker.compress(x, bases, batch_rank, ctx.needs_input_grad[4:])
+    def forward(ctx, x, weight, bias, output_needed, batch_rank, *bases):
+        core, factors, products = tucker.compress(x, bases, batch_rank, ctx.needs_input_grad[5:])
         ctx.save_for_backward(weight, core, *factors, *products)
-        return F.linear(x, weight, bias)
+        return F.linear(x, weight, bias) if output_needed else left_out(x, weight)
 
     @staticmethod
     @once_differentiable  # `core` is no function of `x` to autograd, so a second derivative would be wrong
@@ -31,7 +32,7 @@ class TuckerProduct(torch.autograd.Function):
         if need_weight:
             d_weight = tucker.weight_coordinates(grad, core, factors)
             d_weight = d_weight if factors[-1] is None else d_weight @ factors[-1].mT
-        return d_x, d_weight, tucker.row_sum(grad) if need_bias else None, None, *products
+        return d_x, d_weight, tucker.row_sum(grad) if need_bias else None, None, None, *products
 
 
 class TuckerLinear(LowRankLayer):
@@ -41,6 +42,7 @@ class TuckerLinear(LowRankLayer):
         weight, bias: the parameters of the `nn.Linear` it replaces; state: see `LowRankLayer`.
     """
 
+    output_needed = True
     bias: nn.Parameter | None
 
     def __init__(self, weight: Tensor, bias: nn.Parameter | None, state: TuckerState | None):
@@ -54,4 +56,4 @@ class TuckerLinear(LowRankLayer):
         batch_rank, bases = self.kept(x)
         x, weight, bias, *bases = as_autocast(x, self.weight, self.bias, *bases)
         with without_autocast(x):
-            return TuckerProduct.apply(x, weight, bias, batch_rank, *bases)
+            return TuckerProduct.apply(x, weight, bias, self.output_needed, batch_rank, *bases)

@@ -29,6 +29,7 @@ from wasi.models.mapped import SUMS_FROM
 from wasi.models.outline import without_weights
 from wasi.models.structure import find_blocks, linear_sites
 from wasi.models.surrogate import ENERGY, KEPT
+from wasi.training.segments import segment_lengths
 
 log = logging.getLogger(__name__)
 
@@ -200,7 +201,7 @@ def _training(cfg: DictConfig, sizes: ModelSizes, chunk: int, segment: int) -> f
     inside one of them, what the update makes, and an image file that is read for the next step."""
     batch, storage = cfg.dataset.batch_size, 4 if cfg.train.storage == "float32" else 2
     held = cfg.train.micro_batch_size or batch
-    segments = ceil(len(sizes.blocks) / segment)
+    segments = len(segment_lengths(len(sizes.blocks), segment))
     kept = held * (sizes.passing * (storage * (segments + 1) + 4 * 2) + 2 * sizes.image)
     inside = _HOLES * 4 * min(chunk, held) * (segment + 0.5) * max(sizes.blocks)
     stays = _kept_weights(cfg, sizes) + _trained(cfg, sizes) + _preconditioners(cfg, sizes)

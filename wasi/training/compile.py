@@ -79,7 +79,13 @@ def _compiled(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def run(block: nn.Module, *args, **kwargs) -> Tensor:
         return (forward if _now.eager else fast)(block, *args, **kwargs)
 
+    run.compiled = True  # type: ignore[attr-defined]
     return run
+
+
+def is_compiled(forward: Callable[..., Tensor]) -> bool:
+    """Whether `forward` of a block is what `compile_blocks` has made of it."""
+    return hasattr(forward, "compiled")
 
 
 @contextmanager

@@ -1,9 +1,10 @@
 """`train.memory=lean`: a step that holds the activations of a few blocks and a few images at a time.
 
 Blocks are taken a few at a time, as segments. A segment runs over the batch in chunks and keeps only its input,
-in bfloat16 by default. The backward pass walks the segments from the last to the first, repeats each chunk's inside,
-and adds up its gradients. The patch embedding does the same from the images as bytes. So the gradient is that of the
-whole batch, every Tucker basis advances once per step, and clipping is the ordinary one by the global norm.
+in bfloat16 by default. The backward pass walks the segments from the last to the first, repeats each chunk's inside
+but for the last product (`wasi.layers.graph_only`), and adds up its gradients. The patch embedding does the same from
+the images as bytes. So the gradient is that of the whole batch, every Tucker basis advances once per step, and clipping
+is the ordinary one by the global norm.
 
 Gradients are held until the step, as without `lean`; WASI's, kept as coordinates (`O x r`), are thin.
 
@@ -15,6 +16,7 @@ returned after its backward pass, where that has become much.
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import wraps
 from itertools import groupby
@@ -26,7 +28,10 @@ from torch.utils.checkpoint import get_device_states, set_device_states
 from wasi.allocator import HeapTrimmer, long_lived, return_large_blocks
 from wasi.errors import UserError
 from wasi.layers.factored import FactoredLinear
+from wasi.layers.graph_only import Repetition, convolution_graph
 from wasi.models.structure import find_blocks, first_convolution, linear_sites
+from wasi.training.compile import is_compiled
+from wasi.training.segments import segment_lengths
 from wasi.training.step import TrainStep
 
 log = logging.getLogger(__name__)
@@ -46,6 +51,7 @@ class Repeated:
     parameters: those inside `run`, and coordinates `C` of factored layers there; bases get gradients, too, but are not
         among them.
     done: called when the backward pass is over and these gradients are complete.
+    again: what is repeated for its graph, `run` or what gives the same graph for less; repetition: entered meanwhile.
     """
 
     run: Callable[[Tensor], Tensor]
@@ -55,6 +61,8 @@ class Repeated:
     out: torch.dtype
     parameters: Sequence[Tensor]
     done: Callable[[], None]
+    again: Callable[[Tensor], Tensor]
+    repetition: AbstractContextManager
 
     def computable(self, x: Tensor) -> Tensor:
         """Images stay bytes, which the patch embedding normalises itself."""
@@ -100,8 +108,8 @@ class ChunkedRepeat(torch.autograd.Function):
                 chunk = slice(start, start + part.size)
                 # `to` may return the stored chunk itself: detached, so that it is a leaf of this chunk's graph.
                 x = part.computable(stored[chunk]).detach().requires_grad_(need)
-                with torch.enable_grad(), torch.autocast(x.device.type, **ctx.autocast):
-                    y = part.run(x)
+                with torch.enable_grad(), torch.autocast(x.device.type, **ctx.autocast), part.repetition:
+                    y = part.again(x)
                 y.backward(grad[chunk].to(y.dtype))
                 if need:
                     d_x[chunk] = x.grad  # type: ignore[index]  # neither is None where it is needed
@@ -167,7 +175,13 @@ class LeanStep(TrainStep):
             self._widths[block] = max(self._widths[block], site.in_features, site.out_features)
         self._whole = {module: module.forward for module in (embedding, *blocks.values())}
         self._pieces: dict[nn.Module, Callable[..., Tensor]] = {}
-        self._pieces[embedding] = self._chunked([embedding], self._normalizing(embedding.forward), self._dtype)
+        graph = convolution_graph(embedding)
+        self._pieces[embedding] = self._chunked(
+            [embedding],
+            self._normalizing(embedding.forward),
+            self._dtype,
+            again=None if graph is None else self._normalizing(graph),
+        )
         repeated_together: list[Sequence[nn.Module]] = [[embedding]]
         for segment, followed in _segments(self.model, blocks.values(), segment_size):
             self._pieces |= self._in_one(segment, followed)
@@ -189,7 +203,6 @@ class LeanStep(TrainStep):
             self._trimmer.trim_if_grown()
 
     def _normalizing(self, forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        @wraps(forward)
         def run(x: Tensor) -> Tensor:
             return forward(x if x.is_floating_point() else self.normalize(x))
 
@@ -223,10 +236,16 @@ class LeanStep(TrainStep):
         run: Callable[..., Tensor],
         out: torch.dtype,
         otherwise: Callable[..., Tensor] | None = None,
+        again: Callable[[Tensor], Tensor] | None = None,
     ) -> Callable[..., Tensor]:
-        """`run`, all of `modules`, in chunks while they train; else `otherwise`, the last of them, on its own."""
+        """`run`, all of `modules`, in chunks while they train; else `otherwise`, the last of them, on its own.
+
+        again: the graph of `run` alone, to be repeated in its place.
+        """
         parameters = [p for p in _stepped_on(modules) if p.requires_grad]
         width = max(self._widths.get(module, 0) for module in modules)
+        compiled = any(is_compiled(self._whole[module]) for module in modules)
+        repetition = nullcontext() if compiled else Repetition(modules)
 
         @wraps(run)
         def chunked(x: Tensor, *args, **kwargs) -> Tensor:
@@ -240,14 +259,20 @@ class LeanStep(TrainStep):
                 return_large_blocks(size * written + 4096)
                 if size < min(self.chunk_size, len(x)):
                     log.info("%d images at a time: train.chunk_mib allows no more", size)
+
+            def run_chunk(chunk: Tensor) -> Tensor:
+                return run(chunk, *args, **kwargs)
+
             part = Repeated(
-                lambda chunk: run(chunk, *args, **kwargs),
+                run_chunk,
                 size,
                 self._dtype,
                 self._storage,
                 out,
                 parameters,
                 lambda: self._complete_inside(modules),
+                again or run_chunk,
+                repetition,
             )
             return ChunkedRepeat.apply(self._anchor, x, part)
 
@@ -274,7 +299,7 @@ def _trains(modules: Sequence[nn.Module], x: Tensor) -> bool:
 
 
 def _segments(model: nn.Module, blocks: Iterable[nn.Module], size: int) -> Iterator[tuple[Sequence[nn.Module], bool]]:
-    """Blocks in groups of at most `size`, and whether another group follows at once.
+    """Blocks in groups of at most `size` (`segment_lengths`), and whether another group follows at once.
 
     Only blocks that an `nn.Sequential` runs one after another can be grouped.
     """
@@ -284,8 +309,10 @@ def _segments(model: nn.Module, blocks: Iterable[nn.Module], size: int) -> Itera
             if not is_block:
                 continue
             run = list(group)
-            for start in range(0, len(run), size):
-                yield run[start : start + size], start + size < len(run)
+            start = 0
+            for length in segment_lengths(len(run), size):
+                yield run[start : start + length], start + length < len(run)
+                start += length
             for block in run:
                 del alone[block]
     for block in alone:
