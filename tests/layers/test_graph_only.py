@@ -15,16 +15,17 @@ def gradients(y, *tensors):
     return torch.autograd.grad(y, tensors, direction)
 
 
+@pytest.mark.parametrize("x", [torch.randn(3, 5, 12), torch.randn(15, 12), torch.randn(12, 15).mT])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("frozen", [(), (0,), (1,)])
-def test_the_graph_of_a_linear_layer_is_its_own(bias, frozen):
+def test_the_graph_of_a_linear_layer_is_its_own(bias, frozen, x):
     torch.manual_seed(0)
-    x, weight = torch.randn(3, 5, 12), torch.randn(7, 12)
+    x, weight = x.clone(), torch.randn(7, 12)
     tensors = [x, weight, torch.randn(7) if bias else None]
     trained = [t.requires_grad_() for place, t in enumerate(tensors) if t is not None and place not in frozen]
     expected = gradients(F.linear(*tensors), *trained)
     y = linear(*tensors, output_needed=False)
-    assert y.shape == (3, 5, 7) and not y.any()
+    assert y.shape == (*x.shape[:-1], 7) and not y.any()
     for a, b in zip(gradients(y, *trained), expected, strict=True):
         assert torch.equal(a, b)
 

@@ -27,6 +27,7 @@ class LinearGraph(torch.autograd.Function):
     def forward(ctx, x, weight, bias):
         need_x, need_weight, _ = ctx.needs_input_grad
         ctx.save_for_backward(x if need_weight else None, weight if need_x else None)
+        ctx.by_columns = x.dim() == 2 and x.stride() == (1, len(x))  # in memory; its gradient is then, too
         return left_out(x, weight)
 
     @staticmethod
@@ -34,7 +35,9 @@ class LinearGraph(torch.autograd.Function):
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
         rows = grad.reshape(-1, grad.shape[-1])
-        d_x = None if weight is None else grad @ weight
+        d_x = None
+        if weight is not None:
+            d_x = (weight.mT @ grad.mT).mT if ctx.by_columns else grad @ weight
         d_weight = None if x is None else rows.mT @ x.reshape(-1, x.shape[-1])
         return d_x, d_weight, rows.sum(0) if ctx.needs_input_grad[2] else None
 
