@@ -62,7 +62,7 @@ def repeated(block, x):
     """Output and gradients of the first repetition, of the second, and the layer that was left out there."""
     repetition, found = Repetition([block]), []
     for _ in range(2):
-        with repetition:
+        with repetition():
             y = block(x)
         block.zero_grad()
         y.backward(torch.ones_like(y))
@@ -119,7 +119,7 @@ def test_every_methods_last_layer(name, method):
     repetition, found = Repetition([block]), []
     for _ in range(2):
         block.zero_grad()
-        with repetition:
+        with repetition():
             y = block(x)
         y.backward(torch.ones_like(y) * x)
         found.append([p.grad for p in block.parameters() if p.grad is not None])

@@ -70,7 +70,9 @@ def test_the_words_above_a_table_tell_rows_of_one_threshold_apart(tmp_path):
     write_report([tmp_path])
     (sentence,) = [line for line in (tmp_path / "report.md").read_text().splitlines() if line.startswith("In accuracy")]
     assert sentence == (
-        "In accuracy: wasi 0.8, lr=0.02 (-20.00 points), wasi 0.8, lr=0.05 (-10.00 points) below vanilla."
+        "In accuracy (mean difference over seeds [its 95 % interval]): wasi 0.8, lr=0.02 (-20.00 points "
+        "[-21.27, -18.73]), "
+        "wasi 0.8, lr=0.05 (-10.00 points [-11.27, -8.73]) below vanilla."
     )
 
 

@@ -18,7 +18,8 @@ def text(folder):
 
 
 def row(table, *starts):
-    (line,) = [line for line in table.splitlines() if line.split()[: len(starts)] == list(starts)]
+    rows = [line for line in table.splitlines() if line.startswith("  ")]
+    (line,) = [line for line in rows if line.split()[: len(starts)] == list(starts)]
     return line.split()
 
 

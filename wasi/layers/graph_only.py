@@ -6,7 +6,7 @@ product, as `torch.utils.checkpoint` stops early once it has what the backward p
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -49,8 +49,12 @@ class ConvolutionGraph(torch.autograd.Function):
     def forward(ctx, x, weight, bias, layer: nn.Conv2d):
         ctx.save_for_backward(x, weight)
         ctx.layer = layer
-        sizes = zip(x.shape[2:], layer.kernel_size, layer.stride, layer.padding, layer.dilation, strict=True)
-        return x.new_zeros(len(x), len(weight), *((d + 2 * p - e * (k - 1) - 1) // s + 1 for d, k, s, p, e in sizes))
+        assert not isinstance(layer.padding, str)
+        around = zip(x.shape[2:], layer.padding, strict=True)
+        within = zip(layer.dilation, layer.kernel_size, strict=True)
+        room = [d + 2 * p - e * (k - 1) for (d, p), (e, k) in zip(around, within, strict=True)]
+        sizes = [(size - 1) // s + 1 for size, s in zip(room, layer.stride, strict=True)]
+        return x.new_zeros(len(x), len(weight), *sizes)
 
     @staticmethod
     @once_differentiable
@@ -90,7 +94,7 @@ def convolution_graph(layer: nn.Conv2d) -> Callable[[Tensor], Tensor] | None:
 
 
 class Repetition:
-    """`with repetition: run(x)`, time and again, for the graph of `run` alone; its result may be wrong from the second.
+    """`with repetition(): run(x)`, time and again, for the graph alone: what it returns is wrong from the second on.
 
     The first time it looks for a layer that can leave its output out in the others: the last `nn.Linear` that `run`
     calls, or layer with the attribute `output_needed`, if autograd keeps no tensor for the backward pass after it.
@@ -103,14 +107,9 @@ class Repetition:
     def __init__(self, modules: Sequence[nn.Module]):
         self._modules, self._looked = modules, False
         self.layer: nn.Module | None = None  # that leaves its output out
-        self._within = ExitStack()
 
-    def __enter__(self) -> None:
-        self._within = ExitStack()
-        self._within.enter_context(self._without_output() if self._looked else self._look())
-
-    def __exit__(self, *exception) -> None:
-        self._within.__exit__(*exception)
+    def __call__(self) -> AbstractContextManager[None]:
+        return self._without_output() if self._looked else self._look()
 
     @contextmanager
     def _look(self) -> Iterator[None]:
@@ -139,7 +138,8 @@ class Repetition:
         if (layer := self.layer) is None:
             yield
             return
-        name, value = "output_needed", False
+        name: str = "output_needed"
+        value: Any = False
         if isinstance(layer, nn.Linear):
             name, value = "forward", partial(_graph_of, layer)
         before = vars(layer).copy()

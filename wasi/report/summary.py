@@ -91,9 +91,11 @@ def _accuracy(names: list[str], comparisons: list[Comparison]) -> list[str]:
         difference = comparison.accuracy_difference
         if difference is not None and comparison.of_vanilla and comparison.p is not None:
             side = alike if comparison.verdict == "within noise" else above if difference > 0 else below
-            side.append(f"{name} ({100 * difference:+.2f} points)")
+            interval = "" if comparison.pairing is None else comparison.pairing.interval_in_points
+            side.append(f"{name} ({100 * difference:+.2f} points{interval})")
     told = [f"{', '.join(found)} {words}" for words, found in kinds.items() if found]
-    return [f"In accuracy: {'; '.join(told)}."] if told else []
+    meant = " (mean difference over seeds [its 95 % interval])" if any("[" in found for found in told) else ""
+    return [f"In accuracy{meant}: {'; '.join(told)}."] if told else []
 
 
 def _front(names: list[str], comparisons: list[Comparison]) -> list[str]:

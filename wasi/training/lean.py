@@ -62,7 +62,7 @@ class Repeated:
     parameters: Sequence[Tensor]
     done: Callable[[], None]
     again: Callable[[Tensor], Tensor]
-    repetition: AbstractContextManager
+    repetition: Callable[[], AbstractContextManager]
 
     def computable(self, x: Tensor) -> Tensor:
         """Images stay bytes, which the patch embedding normalises itself."""
@@ -108,7 +108,7 @@ class ChunkedRepeat(torch.autograd.Function):
                 chunk = slice(start, start + part.size)
                 # `to` may return the stored chunk itself: detached, so that it is a leaf of this chunk's graph.
                 x = part.computable(stored[chunk]).detach().requires_grad_(need)
-                with torch.enable_grad(), torch.autocast(x.device.type, **ctx.autocast), part.repetition:
+                with torch.enable_grad(), torch.autocast(x.device.type, **ctx.autocast), part.repetition():
                     y = part.again(x)
                 y.backward(grad[chunk].to(y.dtype))
                 if need:
@@ -245,7 +245,7 @@ class LeanStep(TrainStep):
         parameters = [p for p in _stepped_on(modules) if p.requires_grad]
         width = max(self._widths.get(module, 0) for module in modules)
         compiled = any(is_compiled(self._whole[module]) for module in modules)
-        repetition = nullcontext() if compiled else Repetition(modules)
+        repetition = nullcontext if compiled else Repetition(modules)
 
         @wraps(run)
         def chunked(x: Tensor, *args, **kwargs) -> Tensor:
