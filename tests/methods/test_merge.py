@@ -1,11 +1,15 @@
 """Inference as deployed: adapters merged into the weights, with training untouched by it."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 from tests.small import MODELS, applied, batch
 from tests.small import method as make
+from tests.training.test_step import optimizer
+from wasi.layers.activation import TuckerState
 from wasi.layers.adapter import Adapter, AdapterLinear, FactoredAdapterLinear
 from wasi.layers.factored import FactoredLinear
 from wasi.measure.flops import inference_flops
@@ -78,6 +82,28 @@ def test_lora_is_deployed_as_the_dense_model_that_it_started_from():
         assert inference_flops(lora, images) == inference_flops(vanilla, images)
         assert inference_peak(lora, images).weights == inference_peak(vanilla, images).weights
     assert inference_flops(lora, images) > inference_flops(vanilla, images)
+
+
+@pytest.mark.parametrize("preconditioner", ["step", "basis"])
+def test_factors_are_deployed_without_what_trains_them(preconditioner):
+    model = applied("timm_vit", "wasi", preconditioner=preconditioner)
+    for state in (module for module in model.modules() if isinstance(module, TuckerState)):
+        state.update_gap = 4
+    twin = copy.deepcopy(model)
+    step, again = (TrainStep(net, optimizer(net, "wasi.training.swan.Swan", lr=1e-3), None) for net in (model, twin))
+    for each in (step, again):
+        each(*batch())  # after which the bases move
+        each(*batch())
+    training = {name for name, tensor in model.named_buffers() if tensor is not None}
+    assert any(name.endswith(".B") for name in training) == (preconditioner == "basis")
+    with make("wasi").deployed(model), evaluating(model):
+        assert not list(model.named_buffers())
+        numbers = sum(p.numel() for p in model.parameters())
+        assert inference_peak(model, batch()[0]).weights == 4 * numbers
+    assert {name for name, _ in model.named_buffers()} == training
+    for each in (step, again):
+        each(*batch(seed=1))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("merge", [True, False])

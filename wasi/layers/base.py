@@ -14,7 +14,8 @@ class LowRankLayer(nn.Module):
     A layer with adapters also has `merged()`, an ordinary layer with the weight in effect (`Method.merged`).
 
     The class attribute `trains_bias` says whether the bias belongs to what the method trains, or to the rest of the
-    model. A class that has `output_needed`, true, can leave its output out, see `wasi.layers.graph_only`.
+    model; `training_only` names submodules and buffers that inference has no use for. A class that has
+    `output_needed`, true, can leave its output out, see `wasi.layers.graph_only`.
 
     Args:
         in_features, out_features: as of `nn.Linear`.
@@ -22,6 +23,7 @@ class LowRankLayer(nn.Module):
     """
 
     trains_bias = True
+    training_only: tuple[str, ...] = ("state",)
     weight: Tensor  # of layers with a dense one
 
     def __init__(self, in_features: int, out_features: int, state: TuckerState | None = None):

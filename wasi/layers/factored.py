@@ -95,6 +95,7 @@ class FactoredLinear(LowRankLayer):
 
     update = "subspace"  # of the product `L R`; "none": the optimizer alone moves `L` and `R`, as any parameters
     preconditioner = "step"  # when `B` is computed anew: in every step, or "basis", when the feature basis has moved
+    training_only = ("state", "B")
     output_needed = True
     bias: nn.Parameter | None
     B: Tensor | None  # `(R R^T + delta I)^-1 R U` (`K x r`) of `fold_`, where it serves several steps

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from wasi.layers.base import LowRankLayer
 
@@ -74,7 +74,8 @@ class Method:
 
     @contextmanager
     def deployed(self, model: nn.Module) -> Iterator[None]:
-        """Inside, `model` is as one would deploy it: each layer that has adapters is replaced by its merged form.
+        """Inside, `model` is as one would deploy it: each layer that has adapters is replaced by its merged form, and
+        layers are without what serves training alone (`LowRankLayer.training_only`).
 
         Afterwards the very same layers are back, untouched. Adding `B A` to a weight in place and subtracting it
         again would round it twice and so change the training that follows; so merged weights are new tensors, and
@@ -88,20 +89,29 @@ class Method:
         places = [(parent, name, child) for parent, name, child in places if forms.get(child) is not None]
         for parent, name, child in places:
             setattr(parent, name, forms[child])
-        aside = _only_in((child for *_, child in places), model)
-        devices = [parameter.device for parameter in aside]
-        for parameter in aside:
-            parameter.data = parameter.data.cpu()
+        layers = [layer for layer in model.modules() if isinstance(layer, LowRankLayer)]
+        found = [(layer, name, getattr(layer, name)) for layer in layers for name in layer.training_only]
+        idle = [(layer, name, value) for layer, name, value in found if value is not None]
+        for layer, name, _ in idle:
+            setattr(layer, name, None)
+        aside = _only_in((value for *_, value in [*places, *idle]), model)
+        devices = [tensor.device for tensor in aside]
+        for tensor in aside:
+            tensor.data = tensor.data.cpu()
         try:
             yield
         finally:
-            for parameter, device in zip(aside, devices, strict=True):
-                parameter.data = parameter.data.to(device)
-            for parent, name, child in places:
-                setattr(parent, name, child)
+            for tensor, device in zip(aside, devices, strict=True):
+                tensor.data = tensor.data.to(device)
+            for owner, name, value in [*idle, *places]:
+                setattr(owner, name, value)
 
 
-def _only_in(layers: Iterable[nn.Module], model: nn.Module) -> list[nn.Parameter]:
-    """Parameters of `layers` that `model` does not have, each once."""
-    there = {id(p) for p in model.parameters()}
-    return list({id(p): p for layer in layers for p in layer.parameters() if id(p) not in there}.values())
+def _only_in(parts: Iterable[nn.Module | Tensor], model: nn.Module) -> list[Tensor]:
+    """Tensors of `parts` that `model` does not have, each once."""
+    there = {id(tensor) for tensor in _tensors(model)}
+    return list({id(t): t for part in parts for t in _tensors(part) if id(t) not in there}.values())
+
+
+def _tensors(part: nn.Module | Tensor) -> Iterable[Tensor]:
+    return [part] if isinstance(part, Tensor) else [*part.parameters(), *part.buffers()]
