@@ -9,8 +9,10 @@ from timm.models.vision_transformer import VisionTransformer
 from tests.small import METHODS, MODELS, applied, batch, method_options
 from tests.training.test_step import DOUBLE, optimizer, outputs, sgd
 from wasi.errors import UserError
+from wasi.layers.factored import FactoredLinear
 from wasi.measure.memory import train_peak
 from wasi.methods.selection import ActivationRanks
+from wasi.training.checkpointing import checkpoint_blocks
 from wasi.training.lean import LeanStep, _patch_embedding, _segments
 from wasi.training.segments import segment_lengths
 from wasi.training.step import TrainStep
@@ -48,6 +50,54 @@ def test_lean_equals_plain(name, method):
         a, b = plain(normalize(images), labels), thin(*thin.prepare(images, labels))
         assert (a.loss, a.grad_norm) == pytest.approx((b.loss, b.grad_norm), rel=1e-9)
     assert torch.allclose(outputs(model), outputs(other), atol=1e-9)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(DOUBLE, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_of_sgd_in_parts_differs_by_rounding_alone(method, dtype, tolerance):
+    start = applied("timm_vit", method, dtype)
+
+    def stepped(make, repeated=False, **options):
+        model = copy.deepcopy(start)
+        if repeated:
+            checkpoint_blocks(model)
+        step = make(model, sgd(model), lambda images: images.to(dtype) / 127.5 - 1, clip_norm=2.0, **options)
+        step(*step.prepare(*as_bytes()))
+        return _weights(model)
+
+    before, whole = _weights(start), stepped(TrainStep)
+    for parts in (
+        stepped(TrainStep, micro_batch_size=3),
+        stepped(TrainStep, repeated=True),
+        stepped(TrainStep, repeated=True, micro_batch_size=3),
+        stepped(LeanStep, chunk_size=3, segment_size=2, storage=dtype),
+        stepped(LeanStep, chunk_size=3, segment_size=1, storage=dtype, micro_batch_size=5),
+    ):
+        assert (parts - whole).norm() < tolerance * (whole - before).norm()
+
+
+def _weights(model):
+    """Everything that trains, in one vector of float64; of factors their product, which is what a step is one of."""
+    factored = [m for m in model.modules() if isinstance(m, FactoredLinear)]
+    held = {id(p) for layer in factored for p in (layer.L, layer.R)}
+    rest = [p for p in model.parameters() if id(p) not in held]
+    return torch.cat([w.detach().double().flatten() for w in [*(m.L.double() @ m.R.double() for m in factored), *rest]])
+
+
+def test_repeating_blocks_lowers_the_peak():
+    torch.manual_seed(0)
+    model = VisionTransformer(16, 4, embed_dim=32, depth=6, num_heads=2, num_classes=5).double()
+
+    def peak(make, repeated=False, **options):
+        net = copy.deepcopy(model)
+        if repeated:
+            checkpoint_blocks(net)
+        step = make(net, sgd(net), normalize, **options)
+        return train_peak(net, step.optimizer, step, *step.prepare(*as_bytes(24)))
+
+    plain, checkpointed = peak(TrainStep), peak(TrainStep, repeated=True)
+    chunked = peak(LeanStep, chunk_size=4, segment_size=2, storage=DOUBLE)
+    assert checkpointed.total < 0.5 * plain.total and chunked.total < 0.7 * checkpointed.total
 
 
 @pytest.mark.parametrize(("mib", "sizes"), [(None, {6}), (40 / 1024, {2}), (1e-9, {1})])
