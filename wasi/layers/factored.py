@@ -3,7 +3,7 @@
 One step of the weight `W = L R` of one layer, `n` being the number of rows (images x tokens) of its input::
 
     X [B, N, I] --R^T--> H = X R^T [n, K] --L^T--> Y = H L^T + b [B, N, O]      forward
-        \\--U_2, U_3--> core [B, r_2, r_3], what is kept of X; beside it, in a step that ends with an update of the
+        \\--U_2, U_3--> core [B, r_2, r], what is kept of X; beside it, in a step that ends with an update of the
                         bases, A_m^T A_m U_m of each
     G = dLoss/dY [B, N, O]                                                      backward
         dX = (G L) R                                      [n, I]

@@ -20,10 +20,10 @@ class Swan(_AdamW):  # type: ignore[misc, valid-type]  # a computed class, which
     """A step without state on matrices, AdamW on everything else.
 
     A matrix gradient `G` is replaced by its polar factor `G (G^T G)^(-1/2)`, all of whose singular values are 1, as in
-    SWAN (arXiv 2412.13148) and Muon without momentum, and scaled so that the entries of the step have a root mean
-    square of 0.2 `lr`, about that of AdamW (Moonlight, arXiv 2502.16982). It acts on the parameters of groups with
-    `whiten=True`; a group's `in_features` is the number of columns of the weight, where the parameter holds
-    coordinates of a step in fewer. Weight decay is decoupled.
+    SWAN (arXiv 2412.13148), which normalises rows before that, and Muon without momentum. It is scaled so that the
+    entries of the step have a root mean square of 0.2 `lr`, about that of AdamW (Moonlight, arXiv 2502.16982). This
+    acts on the parameters of groups with `whiten=True`; a group's `in_features` is the number of columns of the weight,
+    where the parameter holds coordinates of a step in fewer. Weight decay is decoupled.
 
     Args:
         params: parameter groups; lr, betas, eps, weight_decay: as of `torch.optim.AdamW`.
