@@ -7,7 +7,8 @@ from torch import nn
 
 from tests.small import METHODS, applied
 from wasi.layers.base import LowRankLayer
-from wasi.layers.graph_only import Repetition, convolution_graph, linear
+from wasi.layers.graph_only import GraphOnlyRepetition, convolution_graph, linear
+from wasi.layers.svd_linear import SvdLinear
 
 
 def gradients(y, *tensors):
@@ -41,8 +42,10 @@ def test_the_graph_of_a_convolution_is_its_own(options):
 
 
 def test_a_convolution_of_another_kind_is_left_alone():
-    assert convolution_graph(nn.Conv2d(3, 8, 3, padding="same")) is None
-    assert convolution_graph(nn.Conv2d(3, 8, 3, padding=1, padding_mode="reflect")) is None
+    replaced = nn.Conv2d(3, 8, 3)
+    replaced.forward = lambda x: x
+    for layer in (nn.Conv2d(3, 8, 3, padding="same"), nn.Conv2d(3, 8, 3, padding=1, padding_mode="reflect"), replaced):
+        assert convolution_graph(layer) is None
 
 
 class Block(nn.Module):
@@ -60,12 +63,12 @@ class Block(nn.Module):
 
 def repeated(block, x):
     """Output and gradients of the first repetition, of the second, and the layer that was left out there."""
-    repetition, found = Repetition([block]), []
+    repetition, found = GraphOnlyRepetition([block]), []
     for _ in range(2):
         with repetition():
             y = block(x)
         block.zero_grad()
-        y.backward(torch.ones_like(y))
+        y.backward(torch.ones_like(y) * x)
         found.append((y, [p.grad.clone() for p in block.parameters() if p.grad is not None]))
     return *found, repetition.layer
 
@@ -94,6 +97,33 @@ def test_nothing_is_left_out_where_something_behind_keeps_a_tensor(behind):
     assert layer is None and len(first) == len(second)
 
 
+@pytest.mark.parametrize("kind", ["forward replaced", "hook", "subclass"])
+def test_nothing_is_left_out_of_a_layer_that_somebody_changed(kind):
+    class Gain(SvdLinear):
+        def forward(self, x):
+            return super().forward(x) * gain
+
+    block, gain = Block(), nn.Parameter(torch.ones(8))
+    if kind == "forward replaced":
+        original = block.fc2.forward
+        block.fc2.forward = lambda x: original(x) * gain
+    elif kind == "hook":
+        block.fc2.register_forward_hook(lambda layer, args, output: output * gain)
+    else:
+        block.fc2 = Gain(block.fc2.weight, 8, block.fc2.bias)
+    block.gain, changed = gain, vars(block.fc2).get("forward")
+    (_, first), (_, second), layer = repeated(block, torch.randn(2, 3, 8))
+    assert layer is None and vars(block.fc2).get("forward") is changed
+    assert all(a.any() and torch.equal(a, b) for a, b in zip(first[-1:], second[-1:], strict=True))
+
+
+def test_the_name_of_a_layers_argument_may_be_given():
+    block = Block(lambda block, y: y)
+    block.forward = lambda x: x + block.fc2(input=F.gelu(block.fc1(input=x)))
+    *_, layer = repeated(block, torch.randn(2, 3, 8))
+    assert layer is block.fc2
+
+
 def test_a_layer_that_cannot_leave_its_output_out_hides_the_one_before():
     class Whole(LowRankLayer):
         def __init__(self):
@@ -116,7 +146,9 @@ def test_every_methods_last_layer(name, method):
     block = model.blocks[-1] if name == "timm_vit" else model.encoder.layers[-1]
     x = torch.randn(8, 17, 32)
     block.train()
-    repetition, found = Repetition([block]), []
+    repetition, found, outputs = GraphOnlyRepetition([block]), [], {}
+    for module in block.modules():
+        module.register_forward_hook(lambda module, args, output: outputs.update({module: output}))
     for _ in range(2):
         block.zero_grad()
         with repetition():
@@ -124,4 +156,4 @@ def test_every_methods_last_layer(name, method):
         y.backward(torch.ones_like(y) * x)
         found.append([p.grad for p in block.parameters() if p.grad is not None])
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
-    assert repetition.layer is not None
+    assert repetition.layer is not None and not outputs[repetition.layer].any()

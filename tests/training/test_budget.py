@@ -5,6 +5,7 @@ import logging
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,14 @@ def test_outline_counts_what_the_model_has(configured):
     assert len(sizes.blocks) == 4 and set(sizes.blocks) == {tokens * width * (1 + 3 + 1 + 1 + 1 + 4 + 4 + 1)}
     assert (sizes.passing, sizes.widest, sizes.image) == (tokens * width, tokens * 4 * width, 3 * 28**2)
     assert sum(o * i for o, i in sizes.scope) == 4 * 12 * width**2
+
+
+def test_what_lean_keeps_is_an_input_for_each_segment(one_outline):
+    cfg, sizes = one_outline
+    four = replace(sizes, blocks=sizes.blocks * 3)  # 12 blocks
+    a, b = (budget_module._training(cfg, four, 1, size) for size in (1, 2))
+    inside = budget_module._HOLES * 4 * max(sizes.blocks)
+    assert a - b == pytest.approx(cfg.dataset.batch_size * sizes.passing * 2 * (12 - 8) - inside)
 
 
 def test_a_wide_budget_changes_nothing_of_the_defaults_and_a_tight_one_is_kept(one_outline, caplog):

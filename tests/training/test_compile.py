@@ -64,9 +64,11 @@ def test_compiled_steps_are_those_of_eager_blocks(name, traced):
 
 
 @pytest.mark.parametrize("policy", ["checkpointing", "lean"])
-def test_blocks_are_compiled_under_every_memory_policy(policy, traced):
+def test_blocks_are_compiled_under_every_memory_policy(policy, traced, monkeypatch):
     before = graph_count()
-    found = trained("wasi", True, policy)
+    with monkeypatch.context() as patch:
+        patch.setattr("wasi.training.lean.GraphOnlyRepetition", None)  # which cannot look into what is compiled
+        found = trained("wasi", True, policy)
     assert graph_count() > before
     agree(found, trained("wasi", False, policy), 1e-12)
 

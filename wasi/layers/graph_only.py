@@ -84,6 +84,8 @@ def convolution_graph(layer: nn.Conv2d) -> Callable[[Tensor], Tensor] | None:
     """The graph of `layer(x)` alone, where it is an ordinary convolution with zeros, or nothing, around its input."""
     if type(layer) is not nn.Conv2d or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
         return None
+    if "forward" in vars(layer):  # which somebody has replaced
+        return None
 
     def run(x: Tensor) -> Tensor:
         x, weight, bias = as_autocast(x, layer.weight, layer.bias)
@@ -93,15 +95,16 @@ def convolution_graph(layer: nn.Conv2d) -> Callable[[Tensor], Tensor] | None:
     return run
 
 
-class Repetition:
-    """`with repetition(): run(x)`, time and again, for the graph alone: what it returns is wrong from the second on.
+class GraphOnlyRepetition:
+    """`repetition = GraphOnlyRepetition(modules)`, then `with repetition(): run(x)` for one chunk after another.
 
-    The first time it looks for a layer that can leave its output out in the others: the last `nn.Linear` that `run`
-    calls, or layer with the attribute `output_needed`, if autograd keeps no tensor for the backward pass after it.
+    All of them give the graph of `run`. What they return is wrong from the second on: in the first, which is complete,
+    a layer is looked for that can leave its output out in the others. It is the last `nn.Linear` that `run` calls, or
+    layer with the attribute `output_needed`, if autograd keeps no tensor for the backward pass after it.
 
     Args:
-        modules: what `run` calls; nothing in it is compiled, or keeps tensors for the backward pass by other means
-            than autograd's.
+        modules: what `run` calls. Nothing in it is compiled, keeps a tensor for the backward pass by other means than
+            autograd's `save_for_backward`, or computes something else for one chunk than for another.
     """
 
     def __init__(self, modules: Sequence[nn.Module]):
@@ -114,12 +117,11 @@ class Repetition:
     @contextmanager
     def _look(self) -> Iterator[None]:
         calls: list[nn.Module] = []
-        self.layer = None
 
         def called(layer: nn.Module, args: Any, output: Any) -> None:
             calls.append(layer)
-            again = calls.count(layer) > 1
-            self.layer = layer if _can_leave_out(layer) and not again else None
+            is_first = calls.count(layer) == 1
+            self.layer = layer if is_first and _can_leave_out(layer) else None
 
         def kept(tensor: Tensor) -> Tensor:
             self.layer = None
@@ -128,7 +130,8 @@ class Repetition:
         with ExitStack() as stack:
             for module in {m for parent in self._modules for m in parent.modules()}:
                 if isinstance(module, (LowRankLayer, nn.Linear)):
-                    stack.callback(module.register_forward_hook(called).remove)
+                    # before other hooks of the layer, which may keep its output
+                    stack.callback(module.register_forward_hook(called, prepend=True).remove)
             stack.enter_context(saved_tensors_hooks(kept, lambda tensor: tensor))
             yield
         self._looked = True
@@ -142,18 +145,20 @@ class Repetition:
         value: Any = False
         if isinstance(layer, nn.Linear):
             name, value = "forward", partial(_graph_of, layer)
-        before = vars(layer).copy()
         setattr(layer, name, value)
         try:
             yield
         finally:
             delattr(layer, name)
-            vars(layer).update({name: before[name]} if name in before else {})
 
 
 def _can_leave_out(layer: nn.Module) -> bool:
-    return type(layer) is nn.Linear or hasattr(layer, "output_needed")
+    """Whether the layer's `forward` is one that is known, not replaced in the instance or by a subclass."""
+    if "forward" in vars(layer):
+        return False
+    owner = next(cls for cls in type(layer).__mro__ if "forward" in vars(cls))
+    return type(layer) is nn.Linear or "output_needed" in vars(owner)
 
 
-def _graph_of(layer: nn.Linear, x: Tensor) -> Tensor:
-    return linear(x, layer.weight, layer.bias, output_needed=False)
+def _graph_of(layer: nn.Linear, input: Tensor) -> Tensor:
+    return linear(input, layer.weight, layer.bias, output_needed=False)

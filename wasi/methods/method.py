@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from wasi.layers.base import LowRankLayer
@@ -91,19 +92,19 @@ class Method:
             setattr(parent, name, forms[child])
         layers = [layer for layer in model.modules() if isinstance(layer, LowRankLayer)]
         found = [(layer, name, getattr(layer, name)) for layer in layers for name in layer.training_only]
-        idle = [(layer, name, value) for layer, name, value in found if value is not None]
-        for layer, name, _ in idle:
-            setattr(layer, name, None)
-        aside = _only_in((value for *_, value in [*places, *idle]), model)
-        devices = [tensor.device for tensor in aside]
-        for tensor in aside:
-            tensor.data = tensor.data.cpu()
+        training_state = [(layer, name, value) for layer, name, value in found if value is not None]
+        aside: list[tuple[Tensor, torch.device]] = []
         try:
+            for layer, name, _ in training_state:
+                setattr(layer, name, None)
+            for tensor in _only_in((value for *_, value in [*places, *training_state]), model):
+                aside.append((tensor, tensor.device))
+                tensor.data = tensor.data.cpu()
             yield
         finally:
-            for tensor, device in zip(aside, devices, strict=True):
+            for tensor, device in aside:
                 tensor.data = tensor.data.to(device)
-            for owner, name, value in [*idle, *places]:
+            for owner, name, value in [*training_state, *places]:
                 setattr(owner, name, value)
 
 

@@ -18,7 +18,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from itertools import groupby
 
 import torch
@@ -28,7 +28,7 @@ from torch.utils.checkpoint import get_device_states, set_device_states
 from wasi.allocator import HeapTrimmer, long_lived, return_large_blocks
 from wasi.errors import UserError
 from wasi.layers.factored import FactoredLinear
-from wasi.layers.graph_only import Repetition, convolution_graph
+from wasi.layers.graph_only import GraphOnlyRepetition, convolution_graph
 from wasi.models.structure import find_blocks, first_convolution, linear_sites
 from wasi.training.compile import is_compiled
 from wasi.training.segments import segment_lengths
@@ -51,7 +51,8 @@ class Repeated:
     parameters: those inside `run`, and coordinates `C` of factored layers there; bases get gradients, too, but are not
         among them.
     done: called when the backward pass is over and these gradients are complete.
-    again: what is repeated for its graph, `run` or what gives the same graph for less; repetition: entered meanwhile.
+    rerun: what is repeated for its graph, `run` or what gives the same graph for less.
+    repetition: makes, for a backward pass, what is entered around `rerun` of each chunk.
     """
 
     run: Callable[[Tensor], Tensor]
@@ -61,8 +62,8 @@ class Repeated:
     out: torch.dtype
     parameters: Sequence[Tensor]
     done: Callable[[], None]
-    again: Callable[[Tensor], Tensor]
-    repetition: Callable[[], AbstractContextManager]
+    rerun: Callable[[Tensor], Tensor]
+    repetition: Callable[[], Callable[[], AbstractContextManager]]
 
     def computable(self, x: Tensor) -> Tensor:
         """Images stay bytes, which the patch embedding normalises itself."""
@@ -100,6 +101,7 @@ class ChunkedRepeat(torch.autograd.Function):
         part, need = ctx.part, ctx.needs_input_grad[1]
         d_x = long_lived(stored.shape, ctx.in_dtype, stored.device) if need else None
         new = [parameter for parameter in part.parameters if parameter.grad is None]
+        repetition = part.repetition()
         on_cpu, (devices, on_devices) = ctx.rng
         with torch.random.fork_rng(devices):
             torch.set_rng_state(on_cpu)
@@ -108,8 +110,8 @@ class ChunkedRepeat(torch.autograd.Function):
                 chunk = slice(start, start + part.size)
                 # `to` may return the stored chunk itself: detached, so that it is a leaf of this chunk's graph.
                 x = part.computable(stored[chunk]).detach().requires_grad_(need)
-                with torch.enable_grad(), torch.autocast(x.device.type, **ctx.autocast), part.repetition():
-                    y = part.again(x)
+                with torch.enable_grad(), torch.autocast(x.device.type, **ctx.autocast), repetition():
+                    y = part.rerun(x)
                 y.backward(grad[chunk].to(y.dtype))
                 if need:
                     d_x[chunk] = x.grad  # type: ignore[index]  # neither is None where it is needed
@@ -180,7 +182,7 @@ class LeanStep(TrainStep):
             [embedding],
             self._normalizing(embedding.forward),
             self._dtype,
-            again=None if graph is None else self._normalizing(graph),
+            rerun=None if graph is None else self._normalizing(graph),
         )
         repeated_together: list[Sequence[nn.Module]] = [[embedding]]
         for segment, followed in _segments(self.model, blocks.values(), segment_size):
@@ -236,16 +238,16 @@ class LeanStep(TrainStep):
         run: Callable[..., Tensor],
         out: torch.dtype,
         otherwise: Callable[..., Tensor] | None = None,
-        again: Callable[[Tensor], Tensor] | None = None,
+        rerun: Callable[[Tensor], Tensor] | None = None,
     ) -> Callable[..., Tensor]:
         """`run`, all of `modules`, in chunks while they train; else `otherwise`, the last of them, on its own.
 
-        again: the graph of `run` alone, to be repeated in its place.
+        rerun: the graph of `run` alone, to be repeated in its place.
         """
         parameters = [p for p in _stepped_on(modules) if p.requires_grad]
         width = max(self._widths.get(module, 0) for module in modules)
-        compiled = any(is_compiled(self._whole[module]) for module in modules)
-        repetition = nullcontext if compiled else Repetition(modules)
+        as_it_is = rerun is not None or any(is_compiled(self._whole[module]) for module in modules)
+        repetition = (lambda: nullcontext) if as_it_is else partial(GraphOnlyRepetition, modules)
 
         @wraps(run)
         def chunked(x: Tensor, *args, **kwargs) -> Tensor:
@@ -271,7 +273,7 @@ class LeanStep(TrainStep):
                 out,
                 parameters,
                 lambda: self._complete_inside(modules),
-                again or run_chunk,
+                rerun or run_chunk,
                 repetition,
             )
             return ChunkedRepeat.apply(self._anchor, x, part)

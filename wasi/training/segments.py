@@ -6,8 +6,7 @@ def segment_lengths(blocks: int, size: int) -> list[int]:
 
     Every segment's input is kept, and what is inside one while its backward pass runs. That of the last ones runs while
     the inputs of all are there, so these hold least inside. And each segment ends with a product that is not repeated
-    (`wasi.layers.graph_only`), so more of them are faster: 8 in place of 6 take a ViT-B/32 some 5 % less time at batch
-    128, for 6 % more memory.
+    (`wasi.layers.graph_only`), so more of them take less time.
     """
     alone = blocks // 3 if 1 < size < blocks else 0
     in_groups = blocks - alone
