@@ -33,5 +33,12 @@ def test_what_it_does_not_take_is_refused(target, given, told):
     assert "optimizer.params" not in str(found.value)  # no option, but what the optimizer works on
 
 
+def test_what_is_filled_in_is_no_option():
+    options = OmegaConf.create({"_target_": "torch.optim.SGD", "lr": 0.1, "params": 3})
+    with pytest.raises(UserError, match=r"^optimizer.params=3: allowed is one of ") as found:
+        target_of("optimizer", options, filled=["params"])
+    assert "optimizer.params," not in str(found.value)
+
+
 def test_a_function_that_takes_any_argument_is_left_to_itself():
     assert target_of("optimizer", OmegaConf.create({"_target_": "tests.config.test_arguments._any", "lr": 0.1})) is _any

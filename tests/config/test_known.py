@@ -1,9 +1,11 @@
 """Options that no file knows, sections taken away, and a method's options under their other name."""
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from tests.conftest import CONF
+from wasi.config import known
 from wasi.config.known import check_config, check_needed
 from wasi.config.rejected import rejected
 from wasi.errors import UserError
@@ -27,6 +29,16 @@ def test_everything_that_is_shipped_is_known(file, config, compose_config):
         (["+dataset.roots=x"], "dataset.roots=x: allowed is one of dataset.batch_size, "),
         (["+logger.groups=x"], "logger.groups=x: allowed is one of logger."),
         (["+rank.epsilon=0.3"], "rank.epsilon=0.3: allowed is one of rank.activation_epsilon, "),
+        (["+train._epoch=5"], "train._epoch=5: allowed is one of train.checkpoint_every, "),
+        (["+_foo=1"], "_foo=1: allowed is one of "),
+        (["+_target_=a.b"], "_target_=a.b: allowed is one of "),
+        (["+recipe.foo=1"], "recipe.foo=1: allowed is recipe=NAME"),
+        (["+experiment.foo=1"], "experiment.foo=1: allowed is experiment=NAME"),
+        (["+method.activations.foo=1"], "method.activations.foo=1: allowed is one of method.activations.batch_mode, "),
+        (["+method.activations.perplexity.foo=1"], "method.activations.perplexity.foo=1: allowed is one of method."),
+        (["~optimizer.lr"], "~optimizer.lr: allowed is only what a run does without"),
+        (["~optimizer._target_"], "~optimizer._target_: allowed is only what a run does without"),
+        (["~scheduler._target_"], "~scheduler._target_: allowed is only what a run does without"),
         (["~train.epochs"], "~train.epochs: allowed is only what a run does without"),
         (["~seed"], "~seed: allowed is only what a run does without"),
         (["~sweep"], "~sweep: allowed is only what a run does without"),
@@ -54,6 +66,20 @@ def test_the_benchmarks_own_section_is_looked_at_too(compose_config):
     with pytest.raises(UserError, match=r"^~bench\.rounds: "):
         check_needed("bench", compose_config("~bench.rounds", config="bench"))
     check_config(compose_config("experiment=quickstart", small=False))  # of which train.py reads nothing
+
+
+def test_the_benchmarks_options_are_none_of_a_run(compose_config, monkeypatch):
+    words = ["method=wasi", "+bench.rounds=3"]
+    for config in ("config", "bench"):
+        hydra_cfg = OmegaConf.create({"job": {"config_name": config}, "overrides": {"task": words}})
+        monkeypatch.setattr(HydraConfig, "initialized", lambda: True)
+        monkeypatch.setattr(HydraConfig, "get", lambda found=hydra_cfg: found)
+        monkeypatch.setattr(known, "_folders", lambda: [CONF])
+        if config == "bench":
+            check_config(compose_config("bench.rounds=3", config="bench"))
+            continue
+        with pytest.raises(UserError, match=r"^bench\.rounds=3: allowed is for bench_device\.py only$"):
+            check_config(compose_config(*words))
 
 
 @pytest.mark.parametrize("section", ["train", "model", "optimizer", "rank"])

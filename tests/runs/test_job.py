@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from wasi.config.fingerprint import fingerprint
 from wasi.errors import Diverged, Interrupted, UserError
+from wasi.runs import inputs
 from wasi.runs import job as module
 from wasi.runs import record as record_module
 from wasi.runs.ending import Ending
@@ -173,11 +174,32 @@ def test_a_wrong_option_is_refused_before_the_body(tmp_path, compose_config):
         (["model.weights=nowhere.safetensors"], "model.weights=nowhere.safetensors"),
         (["dataset=image_folder", "dataset.root=nowhere"], "dataset.root=nowhere"),
         (["dataset.train_size=5000"], "dataset.train_size=5000"),
+        (["device.num_threads=100000"], "device.num_threads=100000: allowed is at most "),
+        (["dataset.num_workers=100000"], "dataset.num_workers=100000: allowed is at most "),
+        (["dataset.image_size=56000", "train.micro_batch_size=1"], "dataset.image_size=56000: allowed is a size "),
     ],
 )
 def test_inputs_are_checked_before_the_body(overrides, option, tmp_path, compose_config):
     assert perform(compose_config(*overrides), tmp_path, never).exit_code == 2
     assert read_result(tmp_path)["error"].startswith(option)
+
+
+@pytest.mark.parametrize(
+    ("options", "fits"),
+    [
+        (["dataset.batch_size=16"], False),  # 16 images as float32 are 0.35 GiB, more than a 16th
+        (["dataset.batch_size=16", "train.micro_batch_size=4"], True),
+        (["dataset.batch_size=16", "train.memory=lean"], True),
+        (["dataset.batch_size=80", "train.memory=lean"], False),  # 80 as bytes are 0.44
+    ],
+)
+def test_a_step_takes_several_times_its_images(options, fits, compose_config, monkeypatch):
+    monkeypatch.setattr(inputs.psutil, "virtual_memory", lambda: SimpleNamespace(total=1.5 * 2**30))
+    cfg = compose_config("dataset.image_size=1400", *options)
+    if fits:
+        return inputs.check_inputs(cfg)
+    with pytest.raises(UserError, match=r"^dataset.image_size=1400: allowed is a size at which a batch of "):
+        inputs.check_inputs(cfg)
 
 
 def test_a_result_of_other_code_is_used_with_a_warning(tmp_path, cfg, monkeypatch, caplog):

@@ -10,12 +10,14 @@ from omegaconf import DictConfig
 from wasi.errors import UserError
 
 
-def target_of(section: str, cfg: DictConfig, beside: Collection[str] = ()) -> Callable[..., Any]:
+def target_of(
+    section: str, cfg: DictConfig, beside: Collection[str] = (), filled: Collection[str] = ()
+) -> Callable[..., Any]:
     """What `_target_` names.
 
     Args:
         section: the options' group, for what is refused; cfg: its options.
-        beside: options that are not meant for the target.
+        beside: options that are not meant for the target; filled: arguments that are not options.
 
     Raises:
         UserError: there is no such class or function here, or it has no argument of an option's name.
@@ -30,8 +32,8 @@ def target_of(section: str, cfg: DictConfig, beside: Collection[str] = ()) -> Ca
     if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return target
     for key, value in ((str(key), value) for key, value in cfg.items()):
-        if not key.startswith("_") and key not in parameters and key not in beside:
-            names = ", ".join(sorted(f"{section}.{name}" for name in _settable(cfg, parameters)))
+        if key in filled or (not key.startswith("_") and key not in parameters and key not in beside):
+            names = ", ".join(sorted(f"{section}.{name}" for name in _settable(cfg, parameters) - {*filled}))
             raise UserError(f"{section}.{key}", value, f"one of {names}, the arguments of {path}")
     return target
 

@@ -62,6 +62,11 @@ def cores_of_job(device: str, threads: int | None) -> int:
     return threads or max(1, _cores() // places_for(device, threads))
 
 
+def most_side_by_side() -> int:
+    """Threads or processes above which more of them can only be a mistake, and may take the machine down."""
+    return max(16, 4 * _cores())
+
+
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

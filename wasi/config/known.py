@@ -20,7 +20,9 @@ from wasi.errors import NOTHING, UserError
 _GROUPS = ("model", "dataset", "augment", "method", "rank", "device", "optimizer", "scheduler", "logger")
 # Groups of which a library's class takes every option as an argument, and refuses what it does not know.
 _INSTANTIATED = ("optimizer", "scheduler")
+_WHOLE = ("experiment", "recipe")  # groups whose files set options of other sections
 _BENCH = "bench"
+_HYDRAS = ("_target_", "_recursive_", "_convert_")  # keys with a meaning for Hydra, in any section with a class
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
@@ -43,6 +45,7 @@ def check_sections(cfg: DictConfig) -> None:
     folders, main = _folders(), content(CONF / "config.yaml")
     groups = {path.name for folder in folders for path in folder.iterdir() if path.is_dir()} - {"hydra"}
     _refuse_unknown("", cfg, set(main) - {"defaults"} | groups)
+    _refuse_what_is_not_read(cfg)
     own = {key: value for key, value in main.items() if isinstance(value, dict) and key != "hydra"}
     _refuse_missing("", cfg, set(main) - {"defaults", "hydra", *own})
     for section in (*_GROUPS, *own):
@@ -51,8 +54,9 @@ def check_sections(cfg: DictConfig) -> None:
     for section, needed in own.items():
         _refuse_unknown(section, cfg[section], needed)
         _refuse_missing(section, cfg[section], needed)
-    for section in set(_GROUPS) - set(_INSTANTIATED):
-        _refuse_unknown_in_group(section, cfg[section], folders)
+    for section in _GROUPS:
+        if section not in _INSTANTIATED:
+            _refuse_unknown_in_group(section, cfg[section], folders)
         check_needed(section, cfg)
     if isinstance(cfg.get(_BENCH), DictConfig):  # under train.py an experiment may bring a part of it
         _refuse_unknown_in_group(_BENCH, cfg[_BENCH], folders)
@@ -106,7 +110,7 @@ def _references(node: Mapping[str, Any], inside: str = "") -> Iterator[tuple[str
 
 def _refuse_unknown(section: str, node: DictConfig, known: Collection[str]) -> None:
     for key in node:
-        if key not in known and not str(key).startswith("_"):
+        if key not in known and not (section and key in _HYDRAS):
             option = f"{section}.{key!s}" if section else str(key)
             inside = f"{section}." if section else ""
             listed = ", ".join(f"{inside}{name}" for name in sorted(known) if not name.startswith("_"))
@@ -114,7 +118,29 @@ def _refuse_unknown(section: str, node: DictConfig, known: Collection[str]) -> N
 
 
 def _refuse_unknown_in_group(section: str, node: DictConfig, folders: list[Path]) -> None:
-    _refuse_unknown(section, node, set().union(*_files(section, folders)) - {"defaults"})
+    _refuse_unknown_inside(section, node, _files(section, folders))
+
+
+def _refuse_unknown_inside(section: str, node: DictConfig, files: list[dict[str, Any]]) -> None:
+    """In a section, and in what the files have as sections inside it, such as `method.activations`."""
+    _refuse_unknown(section, node, set().union(*files) - {"defaults"})
+    for key in node:
+        inside = [file[key] for file in files if isinstance(file.get(key), dict)]
+        if inside and isinstance(node[key], DictConfig):
+            _refuse_unknown_inside(f"{section}.{key!s}", node[key], inside)
+
+
+def _refuse_what_is_not_read(cfg: DictConfig) -> None:
+    """Options of a section that this command does not look into."""
+    for group in _WHOLE:
+        if isinstance(cfg.get(group), DictConfig):
+            key, value = next(iter(plain(cfg[group]).items()))
+            raise UserError(f"{group}.{key}", value, f"{group}=NAME, as {group} has no options inside")
+    if HydraConfig.initialized() and HydraConfig.get().job.config_name != _BENCH:
+        for word in HydraConfig.get().overrides.task:
+            option, _, value = word.lstrip("+").partition("=")
+            if option.startswith(f"{_BENCH}."):
+                raise UserError(option, value, "for bench_device.py only")
 
 
 def _refuse_missing(section: str, node: DictConfig, needed: Collection[str]) -> None:

@@ -5,6 +5,7 @@ import logging
 import psutil
 from omegaconf import DictConfig
 
+from wasi.config.hardware import most_side_by_side
 from wasi.config.needs import check_needs
 from wasi.data.catalogue import check_dataset
 from wasi.errors import UserError
@@ -22,8 +23,16 @@ def check_inputs(cfg: DictConfig) -> None:
         UserError: names the option.
     """
     check_needs(cfg)
+    for option, count in (
+        ("device.num_threads", cfg.device.num_threads),
+        ("dataset.num_workers", cfg.dataset.num_workers),
+    ):
+        if (count or 0) > most_side_by_side():
+            raise UserError(option, count, f"at most {most_side_by_side()} on this machine, 4 for each core or 16")
     if cfg.dataset.image_size is not None:
-        _check_batch_fits(cfg.dataset, 1 if cfg.train.memory == "lean" else 4)
+        _check_batch_fits(cfg.dataset.image_size, cfg.dataset.batch_size, 1, 4)
+        if cfg.train.memory != "lean":
+            _check_batch_fits(cfg.dataset.image_size, cfg.train.micro_batch_size or cfg.dataset.batch_size, 4, 16)
         check_image_size(cfg.model.name, cfg.dataset.image_size)
     if cfg.model.weights not in KEYWORDS:
         _check_weights_file(cfg)
@@ -32,17 +41,17 @@ def check_inputs(cfg: DictConfig) -> None:
     check_dataset(cfg.dataset)
 
 
-def _check_batch_fits(cfg_dataset: DictConfig, number_size: int) -> None:
+def _check_batch_fits(size: int, count: int, number_size: int, share: int) -> None:
     """A size at which a step, which needs several times its batch of images, would swallow the machine.
 
     Args:
-        number_size: bytes in which a step holds a number of its images.
+        size, count: of the images; number_size: bytes in which the step holds a number of them.
+        share: how many times the images have to fit into the memory: into a step's go activations of every block.
     """
-    size, count = cfg_dataset.image_size, cfg_dataset.batch_size
     batch, memory = 3 * number_size * count * size**2 / 2**30, psutil.virtual_memory().total / 2**30
-    if batch > memory / 4:
+    if batch > memory / share:
         here = f"here {batch:.3g} GiB of {memory:.3g}"
-        allowed = f"a size at which a batch of {count} images takes at most a quarter of the memory ({here})"
+        allowed = f"a size at which a batch of {count} images takes at most 1/{share} of the memory ({here})"
         raise UserError("dataset.image_size", size, allowed)
 
 

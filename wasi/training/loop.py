@@ -58,10 +58,9 @@ class Fit:
             told = "dataset.batch_size=%d: there are %d training images, and a batch holds no more"
             log.warning(told, cfg.dataset.batch_size, len(train))
         self.total = step.total_steps = self.per_epoch * cfg.train.epochs
-        target_of("scheduler", cfg.scheduler)  # refuses what it does not take
-        self.scheduler = hydra.utils.instantiate(
-            cfg.scheduler, optimizer=step.optimizer, total_steps=self.total, steps_per_epoch=self.per_epoch
-        )
+        filled = {"optimizer": step.optimizer, "total_steps": self.total, "steps_per_epoch": self.per_epoch}
+        target_of("scheduler", cfg.scheduler, filled=filled)  # refuses what it does not take
+        self.scheduler = hydra.utils.instantiate(cfg.scheduler, **filled)
         self.progress: Progress = load_checkpoint(folder, step, self.scheduler)
         self.resumed_from_step = self.progress.step
         if parallel.rank():  # dropout falls in each process in its own way

@@ -28,7 +28,7 @@ def build_optimizer(model: nn.Module, cfg: DictConfig) -> torch.optim.Optimizer:
     """
     for layer in trainable_factors(model):
         layer.C = None  # of an earlier optimizer
-    kind = target_of("optimizer", cfg, beside=("head_lr_ratio",))
+    kind = target_of("optimizer", cfg, beside=("head_lr_ratio",), filled=("params",))
     stateless = kind is Swan or (kind is torch.optim.SGD and not cfg.get("momentum"))
     groups = coordinate_groups(model) if stateless else []
     in_coordinates = [layer for layer in trainable_factors(model) if layer.C is not None]
