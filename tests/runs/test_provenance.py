@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from wasi.config import hardware
 from wasi.runs import provenance as module
 from wasi.runs.provenance import gpu, provenance
 
@@ -59,7 +60,28 @@ def test_a_dirty_checkout_is_told_from_a_clean_one(tmp_path, monkeypatch):
     assert module.code_version()["git_dirty"] is True
 
 
+class Driver:
+    """A stand-in for NVML."""
+
+    def __init__(self, name):
+        self.nvmlInit_v2 = self.nvmlShutdown = lambda: 0
+
+    def nvmlSystemGetDriverVersion(self, text, size):
+        text.value = b"580.95.05"
+
+    def nvmlDeviceGetCount_v2(self, count):
+        count._obj.value = 8
+
+
+def NoDriver(name):
+    raise OSError(f"{name}: cannot open shared object file")
+
+
 def test_a_gpu_is_named_by_the_runs_that_had_it(monkeypatch):
     cuda = SimpleNamespace(is_initialized=lambda: True, get_device_name=lambda: "H100")
-    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
-    assert gpu("cuda") == {"cuda": "H100"} and gpu("cpu") == {}
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda, version=SimpleNamespace(cuda="13.0")))
+    monkeypatch.setattr(hardware.ctypes, "CDLL", NoDriver)
+    assert gpu("cuda") == {"cuda": "H100", "cuda_version": "13.0"} and gpu("cpu") == {}
+    monkeypatch.setattr(hardware.ctypes, "CDLL", Driver)
+    assert gpu("cuda") == {"cuda": "H100", "cuda_driver": "580.95.05", "cuda_version": "13.0"} and gpu("cpu") == {}
+    assert hardware._gpu_count() == 8

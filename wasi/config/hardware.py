@@ -5,6 +5,8 @@ import importlib.util
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -89,14 +91,34 @@ def _torch_is_built_with_cuda() -> bool:
 
 
 def _gpu_count() -> int:
-    """GPUs that the driver's management library (NVML) knows; 0 without a driver. Opens no CUDA context."""
+    """GPUs that the driver's management library knows; 0 without a driver."""
+    count = ctypes.c_uint(0)
+    with _nvml() as nvml:
+        if nvml is not None:
+            nvml.nvmlDeviceGetCount_v2(ctypes.byref(count))
+    return count.value
+
+
+def gpu_driver() -> str | None:
+    """The version of NVIDIA's driver; None without one."""
+    told = ctypes.create_string_buffer(80)
+    with _nvml() as nvml:
+        if nvml is not None:
+            nvml.nvmlSystemGetDriverVersion(told, ctypes.c_uint(len(told)))
+    return told.value.decode() or None
+
+
+@contextmanager
+def _nvml() -> Iterator[ctypes.CDLL | None]:
+    """The driver's management library (NVML); None without a driver. Opens no CUDA context."""
     try:
         nvml = ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:
-        return 0
-    count = ctypes.c_uint(0)
-    if nvml.nvmlInit_v2() != 0:
-        return 0
-    nvml.nvmlDeviceGetCount_v2(ctypes.byref(count))
-    nvml.nvmlShutdown()
-    return count.value
+        nvml = None
+    if nvml is None or nvml.nvmlInit_v2() != 0:
+        yield None
+        return
+    try:
+        yield nvml
+    finally:
+        nvml.nvmlShutdown()

@@ -12,7 +12,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 
 from wasi import allocator
-from wasi.config.hardware import launched
+from wasi.config.hardware import gpu_driver, launched
 
 _PACKAGES = {
     "torch": "torch",
@@ -99,11 +99,15 @@ def threads() -> dict:
 
 
 def gpu(device: str | None) -> dict:
-    """The name of the GPU that a run on `device` (cpu, cuda) had; nothing for others, and where torch opened none."""
+    """The GPU that a run on `device` (cpu, cuda) had: its name, its driver, and the CUDA that torch is built with.
+
+    Nothing for other devices, and where torch opened none.
+    """
     torch = sys.modules.get("torch")
     if device != "cuda" or torch is None or not torch.cuda.is_initialized():
         return {}
-    return {"cuda": torch.cuda.get_device_name()}
+    found = {"cuda": torch.cuda.get_device_name(), "cuda_driver": gpu_driver(), "cuda_version": torch.version.cuda}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def processes() -> dict:
