@@ -124,10 +124,10 @@ def _refuse_unknown_in_group(section: str, node: DictConfig, folders: list[Path]
 def _refuse_unknown_inside(section: str, node: DictConfig, files: list[dict[str, Any]]) -> None:
     """In a section, and in what the files have as sections inside it, such as `method.activations`."""
     _refuse_unknown(section, node, set().union(*files) - {"defaults"})
-    for key in node:
+    for key in map(str, node):
         inside = [file[key] for file in files if isinstance(file.get(key), dict)]
         if inside and isinstance(node[key], DictConfig):
-            _refuse_unknown_inside(f"{section}.{key!s}", node[key], inside)
+            _refuse_unknown_inside(f"{section}.{key}", node[key], inside)
 
 
 def _refuse_what_is_not_read(cfg: DictConfig) -> None:

@@ -85,7 +85,15 @@ def _lenient(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         print_error(f"{message}; allowed is OPTION=VALUE, for example train.epochs=5, or what --hydra-help lists")
         sys.exit(2)
 
-    vars(parser).update(error=refuse, parse_args=parser.parse_intermixed_args)
+    def parse(*given: Any) -> argparse.Namespace:
+        words = parser.parse_intermixed_args(*given)
+        asked = [f"--{name}" for name in ("run", "multirun", "cfg", "info", "shell_completion") if vars(words)[name]]
+        if len(asked) > 1:
+            print_error(f"{' '.join(asked)}: allowed is one of them at a time")
+            sys.exit(2)
+        return words
+
+    vars(parser).update(error=refuse, parse_args=parse)
     return parser
 
 
