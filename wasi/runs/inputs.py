@@ -32,7 +32,7 @@ def check_inputs(cfg: DictConfig) -> None:
     if cfg.dataset.image_size is not None:
         _check_batch_fits(cfg.dataset.image_size, cfg.dataset.batch_size, 1, 4)
         if cfg.train.memory != "lean":
-            _check_batch_fits(cfg.dataset.image_size, cfg.train.micro_batch_size or cfg.dataset.batch_size, 4, 16)
+            _check_batch_fits(cfg.dataset.image_size, cfg.train.micro_batch_size or cfg.dataset.batch_size, 4, 8)
         check_image_size(cfg.model.name, cfg.dataset.image_size)
     if cfg.model.weights not in KEYWORDS:
         _check_weights_file(cfg)
