@@ -2,11 +2,14 @@
 
 import pytest
 
+import wasi
 from wasi.errors import UserError
 from wasi.runs.folder import check_folder
 
+PACKAGE = wasi.__path__[0]
 
-@pytest.mark.parametrize("given", ["", " ", ".", "file", "file/inside"])
+
+@pytest.mark.parametrize("given", ["", " ", ".", "file", "file/inside", PACKAGE, f"{PACKAGE}/runs/new"])
 def test_refused(tmp_path, monkeypatch, given):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
