@@ -8,6 +8,7 @@ from torch import nn
 from tests.small import METHODS, applied
 from wasi.layers.base import LowRankLayer
 from wasi.layers.graph_only import GraphOnlyRepetition, convolution_graph, linear
+from wasi.layers.quantized import QuantizedAdapterLinear
 from wasi.layers.svd_linear import SvdLinear
 
 
@@ -31,10 +32,10 @@ def test_the_graph_of_a_linear_layer_is_its_own(bias, frozen, x):
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("options", [{}, {"bias": False}, {"stride": 2, "padding": 1, "dilation": 2}])
+@pytest.mark.parametrize("options", [{}, {"bias": False}, {"stride": 2, "padding": 1, "dilation": 2}, {"groups": 3}])
 def test_the_graph_of_a_convolution_is_its_own(options):
     torch.manual_seed(0)
-    layer, x = nn.Conv2d(3, 8, (4, 3), **{"stride": 4, **options}), torch.randn(2, 3, 17, 16)
+    layer, x = nn.Conv2d(3, 9, (4, 3), **{"stride": 4, **options}), torch.randn(2, 3, 17, 16)
     y, graph = layer(x), convolution_graph(layer)(x)
     assert graph.shape == y.shape and not graph.any()
     for a, b in zip(gradients(graph, *layer.parameters()), gradients(y, *layer.parameters()), strict=True):
@@ -137,6 +138,16 @@ def test_a_layer_that_cannot_leave_its_output_out_hides_the_one_before():
     block.behind = lambda block, y: block.whole(y)
     *_, layer = repeated(block, torch.randn(2, 3, 8))
     assert layer is None
+
+
+def test_a_quantised_layer_is_left_out_too():
+    block = Block()
+    block.fc2 = QuantizedAdapterLinear(block.fc2.weight, block.fc2.bias, 2, 4, torch.Generator(), "int8")
+    nn.init.ones_(block.fc2.adapter.B)
+    x = torch.randn(2, 3, 8)
+    (_, first), (other, second), layer = repeated(block, x)
+    assert layer is block.fc2 and torch.equal(other, x)
+    assert first and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 @pytest.mark.parametrize("name", ["torchvision_vit", "timm_vit"])

@@ -187,7 +187,7 @@ def test_inputs_are_checked_before_the_body(overrides, option, tmp_path, compose
 @pytest.mark.parametrize(
     ("options", "fits"),
     [
-        (["dataset.batch_size=16"], False),  # 16 images as float32 are 0.35 GiB, more than a 16th
+        (["dataset.batch_size=16"], False),  # 16 images as float32 are 0.35 GiB, more than an eighth
         (["dataset.batch_size=16", "train.micro_batch_size=4"], True),
         (["dataset.batch_size=16", "train.memory=lean"], True),
         (["dataset.batch_size=80", "train.memory=lean"], False),  # 80 as bytes are 0.44

@@ -63,8 +63,8 @@ def test_outline_counts_what_the_model_has(configured):
 
 def test_what_lean_keeps_is_an_input_for_each_segment(one_outline):
     cfg, sizes = one_outline
-    four = replace(sizes, blocks=sizes.blocks * 3)  # 12 blocks
-    a, b = (budget_module._training(cfg, four, 1, size) for size in (1, 2))
+    twelve = replace(sizes, blocks=sizes.blocks * 3)
+    a, b = (budget_module._training(cfg, twelve, 1, size) for size in (1, 2))
     inside = budget_module._HOLES * 4 * max(sizes.blocks)
     assert a - b == pytest.approx(cfg.dataset.batch_size * sizes.passing * 2 * (12 - 8) - inside)
 

@@ -14,8 +14,8 @@ from wasi.layers.factored import FactoredLinear
 from wasi.measure.memory import train_peak
 from wasi.methods.selection import ActivationRanks
 from wasi.training.checkpointing import checkpoint_blocks
-from wasi.training.lean import LeanStep, _patch_embedding, _segments
-from wasi.training.segments import segment_lengths
+from wasi.training.lean import LeanStep, _patch_embedding
+from wasi.training.segments import segment_lengths, segments
 from wasi.training.step import TrainStep
 
 
@@ -268,7 +268,7 @@ def test_only_what_follows_one_another_makes_a_segment():
 
     blocks = [nn.Linear(2, 2) for _ in range(6)]
     model = nn.ModuleList([nn.Sequential(*blocks[:3], nn.GELU(), blocks[3]), nn.ModuleList(blocks[4:])])
-    assert list(_segments(model, blocks, 2)) == [
+    assert list(segments(model, blocks, 2)) == [
         (blocks[:2], True),
         (blocks[2:3], False),
         (blocks[3:4], False),

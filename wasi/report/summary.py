@@ -87,14 +87,16 @@ def _accuracy(names: list[str], comparisons: list[Comparison]) -> list[str]:
         "not told apart from vanilla by their seeds": [],
     }
     above, below, alike = kinds.values()
+    intervals = []
     for name, comparison in zip(names, comparisons, strict=True):
         difference = comparison.accuracy_difference
         if difference is not None and comparison.of_vanilla and comparison.p is not None:
             side = alike if comparison.verdict == "within noise" else above if difference > 0 else below
             interval = "" if comparison.pairing is None else comparison.pairing.interval_in_points
+            intervals.append(interval)
             side.append(f"{name} ({100 * difference:+.2f} points{interval})")
     told = [f"{', '.join(found)} {words}" for words, found in kinds.items() if found]
-    meant = " (mean difference over seeds [its 95 % interval])" if any("[" in found for found in told) else ""
+    meant = " (mean difference over seeds [its 95 % interval])" if any(intervals) else ""
     return [f"In accuracy{meant}: {'; '.join(told)}."] if told else []
 
 

@@ -16,127 +16,25 @@ returned after its backward pass, where that has become much.
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from contextlib import nullcontext
 from functools import partial, wraps
-from itertools import groupby
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import get_device_states, set_device_states
 
-from wasi.allocator import HeapTrimmer, long_lived, return_large_blocks
+from wasi.allocator import HeapTrimmer, return_large_blocks
 from wasi.errors import UserError
 from wasi.layers.factored import FactoredLinear
 from wasi.layers.graph_only import GraphOnlyRepetition, convolution_graph
 from wasi.models.structure import find_blocks, first_convolution, linear_sites
+from wasi.training.chunked_repeat import ChunkedRepeat, Repeated
 from wasi.training.compile import is_compiled
-from wasi.training.segments import segment_lengths
+from wasi.training.segments import segments
 from wasi.training.step import TrainStep
 
 log = logging.getLogger(__name__)
 
-_SMALL = 2**16  # bytes up to which a gradient is not worth pages of its own
 _TRIM_AFTER = 64 * 2**20  # bytes: ViT-B/32 grows by more in a step, nets whose steps take a second do not
-
-
-@dataclass(frozen=True)
-class Repeated:
-    """A part of the network that `ChunkedRepeat` runs chunk by chunk.
-
-    run: what it computes, in `dtype`; its result for a chunk must not depend on the others.
-    size: images per chunk.
-    storage: type in which its input waits for the backward pass.
-    out: type of its result, and of the result's gradient.
-    parameters: those inside `run`, and coordinates `C` of factored layers there; bases get gradients, too, but are not
-        among them.
-    done: called when the backward pass is over and these gradients are complete.
-    rerun: what is repeated for its graph, `run` or what gives the same graph for less.
-    repetition: makes, for a backward pass, what is entered around `rerun` of each chunk.
-    """
-
-    run: Callable[[Tensor], Tensor]
-    size: int
-    dtype: torch.dtype
-    storage: torch.dtype
-    out: torch.dtype
-    parameters: Sequence[Tensor]
-    done: Callable[[], None]
-    rerun: Callable[[Tensor], Tensor]
-    repetition: Callable[[], Callable[[], AbstractContextManager]]
-
-    def computable(self, x: Tensor) -> Tensor:
-        """Images stay bytes, which the patch embedding normalises itself."""
-        return x.to(self.dtype) if x.is_floating_point() else x
-
-
-class ChunkedRepeat(torch.autograd.Function):
-    """`part.run(x)` chunk by chunk without a graph; in the backward pass again, with one, chunk by chunk.
-
-    Args:
-        anchor: empty tensor that requires a gradient, so that parameters inside `part` train even where `x`
-            itself needs no gradient.
-        x: `[B, ...]`.
-    """
-
-    @staticmethod
-    def forward(ctx, anchor, x: Tensor, part: Repeated):
-        ctx.part, ctx.in_dtype = part, x.dtype
-        kind = x.device.type
-        ctx.autocast = {"dtype": torch.get_autocast_dtype(kind), "enabled": torch.is_autocast_enabled(kind)}
-        ctx.rng = torch.get_rng_state(), get_device_states(x)  # dropout must fall the same way again
-        stored = x.to(part.storage) if x.is_floating_point() else x
-        ctx.save_for_backward(stored)
-        result = None
-        for start in range(0, len(x), part.size):
-            y = part.run(part.computable(stored[start : start + part.size]))  # from what the repetition will see
-            if result is None:
-                result = long_lived((len(x), *y.shape[1:]), part.out, x.device)
-            result[start : start + part.size] = y
-        return result
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        (stored,) = ctx.saved_tensors
-        part, need = ctx.part, ctx.needs_input_grad[1]
-        d_x = long_lived(stored.shape, ctx.in_dtype, stored.device) if need else None
-        new = [parameter for parameter in part.parameters if parameter.grad is None]
-        repetition = part.repetition()
-        on_cpu, (devices, on_devices) = ctx.rng
-        with torch.random.fork_rng(devices):
-            torch.set_rng_state(on_cpu)
-            set_device_states(devices, on_devices)
-            for start in range(0, len(stored), part.size):
-                chunk = slice(start, start + part.size)
-                # `to` may return the stored chunk itself: detached, so that it is a leaf of this chunk's graph.
-                x = part.computable(stored[chunk]).detach().requires_grad_(need)
-                with torch.enable_grad(), torch.autocast(x.device.type, **ctx.autocast), repetition():
-                    y = part.rerun(x)
-                y.backward(grad[chunk].to(y.dtype))
-                if need:
-                    d_x[chunk] = x.grad  # type: ignore[index]  # neither is None where it is needed
-                _move_gradients(new)
-                new = []
-        part.done()
-        return None, d_x, None
-
-
-@torch.no_grad()
-def _move_gradients(parameters: Iterable[Tensor]) -> None:
-    """Out of the heap, small ones together; a parameter that has got none is left alone."""
-    small: dict[torch.dtype, list[Tensor]] = {}
-    for parameter in parameters:
-        if (grad := parameter.grad) is None:
-            continue
-        if grad.nbytes < _SMALL:
-            small.setdefault(grad.dtype, []).append(parameter)
-        else:
-            parameter.grad = long_lived(grad.shape, grad.dtype, grad.device).copy_(grad)
-    for dtype, owners in small.items():
-        sizes = [parameter.numel() for parameter in owners]
-        together = long_lived((sum(sizes),), dtype, owners[0].device)
-        for parameter, part in zip(owners, together.split(sizes), strict=True):
-            parameter.grad = part.view(parameter.shape).copy_(parameter.grad)
 
 
 class LeanStep(TrainStep):
@@ -185,7 +83,7 @@ class LeanStep(TrainStep):
             rerun=None if graph is None else self._normalizing(graph),
         )
         repeated_together: list[Sequence[nn.Module]] = [[embedding]]
-        for segment, followed in _segments(self.model, blocks.values(), segment_size):
+        for segment, followed in segments(self.model, blocks.values(), segment_size):
             self._pieces |= self._in_one(segment, followed)
             repeated_together.append(segment)
         if self.in_backward:
@@ -298,27 +196,6 @@ def _trains(modules: Sequence[nn.Module], x: Tensor) -> bool:
     if not (torch.is_grad_enabled() and modules[0].training):
         return False
     return x.requires_grad or any(p.requires_grad for module in modules for p in module.parameters())
-
-
-def _segments(model: nn.Module, blocks: Iterable[nn.Module], size: int) -> Iterator[tuple[Sequence[nn.Module], bool]]:
-    """Blocks in groups of at most `size` (`segment_lengths`), and whether another group follows at once.
-
-    Only blocks that an `nn.Sequential` runs one after another can be grouped.
-    """
-    alone = dict.fromkeys(blocks)
-    for parent in [m for m in model.modules() if isinstance(m, nn.Sequential)]:
-        for is_block, group in groupby(parent, lambda module: module in alone):
-            if not is_block:
-                continue
-            run = list(group)
-            start = 0
-            for length in segment_lengths(len(run), size):
-                yield run[start : start + length], start + length < len(run)
-                start += length
-            for block in run:
-                del alone[block]
-    for block in alone:
-        yield [block], False
 
 
 def _set_forwards(forwards: Mapping[nn.Module, Callable[..., Tensor]]) -> None:

@@ -1,0 +1,112 @@
+"""Parts of a network that keep their input alone: they run chunk by chunk, and again in the backward pass."""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import get_device_states, set_device_states
+
+from wasi.allocator import long_lived
+
+_SMALL = 2**16  # bytes up to which a gradient is not worth pages of its own
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """A part of the network that `ChunkedRepeat` runs chunk by chunk.
+
+    run: what it computes, in `dtype`; its result for a chunk must not depend on the others.
+    size: images per chunk.
+    storage: type in which its input waits for the backward pass.
+    out: type of its result, and of the result's gradient.
+    parameters: those inside `run`, and coordinates `C` of factored layers there; bases get gradients, too, but are not
+        among them.
+    done: called when the backward pass is over and these gradients are complete.
+    rerun: what is repeated for its graph, `run` or what gives the same graph for less.
+    repetition: makes, for a backward pass, what is entered around `rerun` of each chunk.
+    """
+
+    run: Callable[[Tensor], Tensor]
+    size: int
+    dtype: torch.dtype
+    storage: torch.dtype
+    out: torch.dtype
+    parameters: Sequence[Tensor]
+    done: Callable[[], None]
+    rerun: Callable[[Tensor], Tensor]
+    repetition: Callable[[], Callable[[], AbstractContextManager]]
+
+    def computable(self, x: Tensor) -> Tensor:
+        """Images stay bytes, which the patch embedding normalises itself."""
+        return x.to(self.dtype) if x.is_floating_point() else x
+
+
+class ChunkedRepeat(torch.autograd.Function):
+    """`part.run(x)` chunk by chunk without a graph; in the backward pass again, with one, chunk by chunk.
+
+    Args:
+        anchor: empty tensor that requires a gradient, so that parameters inside `part` train even where `x`
+            itself needs no gradient.
+        x: `[B, ...]`.
+    """
+
+    @staticmethod
+    def forward(ctx, anchor, x: Tensor, part: Repeated):
+        ctx.part, ctx.in_dtype = part, x.dtype
+        kind = x.device.type
+        ctx.autocast = {"dtype": torch.get_autocast_dtype(kind), "enabled": torch.is_autocast_enabled(kind)}
+        ctx.rng = torch.get_rng_state(), get_device_states(x)  # dropout must fall the same way again
+        stored = x.to(part.storage) if x.is_floating_point() else x
+        ctx.save_for_backward(stored)
+        result = None
+        for start in range(0, len(x), part.size):
+            y = part.run(part.computable(stored[start : start + part.size]))  # from what the repetition will see
+            if result is None:
+                result = long_lived((len(x), *y.shape[1:]), part.out, x.device)
+            result[start : start + part.size] = y
+        return result
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        (stored,) = ctx.saved_tensors
+        part, need = ctx.part, ctx.needs_input_grad[1]
+        d_x = long_lived(stored.shape, ctx.in_dtype, stored.device) if need else None
+        new = [parameter for parameter in part.parameters if parameter.grad is None]
+        repetition = part.repetition()
+        on_cpu, (devices, on_devices) = ctx.rng
+        with torch.random.fork_rng(devices):
+            torch.set_rng_state(on_cpu)
+            set_device_states(devices, on_devices)
+            for start in range(0, len(stored), part.size):
+                chunk = slice(start, start + part.size)
+                # `to` may return the stored chunk itself: detached, so that it is a leaf of this chunk's graph.
+                x = part.computable(stored[chunk]).detach().requires_grad_(need)
+                with torch.enable_grad(), torch.autocast(x.device.type, **ctx.autocast), repetition():
+                    y = part.rerun(x)
+                y.backward(grad[chunk].to(y.dtype))
+                if need:
+                    d_x[chunk] = x.grad  # type: ignore[index]  # neither is None where it is needed
+                _move_gradients(new)
+                new = []
+        part.done()
+        return None, d_x, None
+
+
+@torch.no_grad()
+def _move_gradients(parameters: Iterable[Tensor]) -> None:
+    """Out of the heap, small ones together; a parameter that has got none is left alone."""
+    small: dict[torch.dtype, list[Tensor]] = {}
+    for parameter in parameters:
+        if (grad := parameter.grad) is None:
+            continue
+        if grad.nbytes < _SMALL:
+            small.setdefault(grad.dtype, []).append(parameter)
+        else:
+            parameter.grad = long_lived(grad.shape, grad.dtype, grad.device).copy_(grad)
+    for dtype, owners in small.items():
+        sizes = [parameter.numel() for parameter in owners]
+        together = long_lived((sum(sizes),), dtype, owners[0].device)
+        for parameter, part in zip(owners, together.split(sizes), strict=True):
+            parameter.grad = part.view(parameter.shape).copy_(parameter.grad)
