@@ -143,6 +143,17 @@ def test_a_lean_row_that_was_not_trained_names_its_plain_twin_and_is_on_no_front
     assert "| as lora_r8 | - |" in markdown(found)
 
 
+def test_options_of_the_memory_policy_alone_leave_a_twin_a_twin(kept):
+    for path in kept.glob("*.json"):
+        content = json.loads(path.read_text())
+        if content["row"] == "lora_r8_lean" and content["kind"] == "run":
+            path.unlink()
+        elif content["row"] == "lora_r8_lean":
+            path.write_text(json.dumps(content | {"config": content["config"] | {"train.chunk_size": 4}}))
+    rows = {row.name: row for row in compare("t", read_records(kept)).rows}
+    assert rows["lora_r8_lean"].trained_as == "lora_r8"
+
+
 def _add_benchmark(kept, like, name, peak, base):
     content = json.loads((kept / f"bench_{like}.json").read_text())
     content["row"], content["config"]["method.base"] = name, base
@@ -217,6 +228,19 @@ def test_one_row_of_two_configurations_is_refused(kept):
     (kept / "job0.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="one configuration in row vanilla"):
         compare("t", read_records(kept))
+
+
+@pytest.mark.parametrize("option", ["scheduler.warmup_epochs", "train.epochs", "dataset.val_fraction"])
+def test_every_option_that_changes_a_result_is_kept_with_the_row_or_shared_or_of_the_data(tmp_path, option):
+    for seed, value in enumerate([1, 2]):
+        config = _config("vanilla", "vanilla", seed, "plain")
+        section, name = option.split(".")
+        config.setdefault(section, {})[name] = value
+        fakes.write(tmp_path / "sweep", {"val/acc": 0.9}, config, provenance=fakes.PROVENANCE)
+    collect([tmp_path / "sweep"], tmp_path / "t")
+    first, second = read_records(tmp_path / "t")
+    assert (first.config == second.config) is (section != "scheduler")
+    assert (first.shared == second.shared) is (option != "train.epochs")
 
 
 def test_collecting_again_replaces_and_leaves_other_files_alone(tmp_path, kept):

@@ -15,10 +15,7 @@ _SHARED = (
     *("model.name", "model.weights", "dataset.name", "dataset.train_size", "dataset.image_size"),
     *("dataset.batch_size", "train.epochs"),
 )
-_OF_A_ROW = (
-    *("method.", "optimizer.", "train.memory", "train.clip_norm", "train.step_in_backward"),
-    *("train.gradient_checkpointing", "train.micro_batch_size", "rank.calibration_batches"),
-)
+_OF_NO_ROW = (*_SHARED, "model.", "dataset.", "device.name")
 _CODE = ("git_commit", "git_dirty", "versions", "start", "experiment", "cuda", "cpu_wait_share", "warnings")
 
 
@@ -27,7 +24,8 @@ class Record:
     """A kept file, as it is written.
 
     row: the recipe's name, or what tells the method and its ranks.
-    shared, config: what all rows of a table should have in common, and what defines this row; dotted keys.
+    shared, config: what all rows of a table should have in common, and what defines this row: every option that can
+        change a result but those of the model, the data and the kind of device; dotted keys.
     ratio, samples: of a benchmark: baseline / ours as in bench.json, and a summary of each side's times.
     baseline, baseline_config: the name of what it was measured beside, and what defines that one, as `config`.
     """
@@ -85,7 +83,7 @@ def record_of(content: dict) -> Record:
 
 
 def _of_a_row(config: dict) -> dict[str, Any]:
-    return {key: _plain(value) for key, value in result_options(config).items() if key.startswith(_OF_A_ROW)}
+    return {key: _plain(value) for key, value in result_options(config).items() if not key.startswith(_OF_NO_ROW)}
 
 
 def read_records(folder: Path) -> list[Record]:

@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import Any
 
 from wasi.config.declared import reference
+from wasi.config.relevance import lean_defaults
 from wasi.errors import UserError
 from wasi.measure.contention import BUSY
 from wasi.report.columns import PEAK, STEP, TEST, VALIDATION, Cost
@@ -12,7 +13,7 @@ from wasi.report.pareto import on_front
 from wasi.report.statistics import Paired, mean, paired, std
 from wasi.results.kept_result import BENCH, RUN, Record
 
-_MEMORY_POLICY = ("train.memory", "train.step_in_backward")
+_MEMORY_POLICY = {"train.memory", "train.step_in_backward"} | {f"train.{key}" for key in lean_defaults(None, "cpu")}
 
 
 @dataclass(frozen=True)
