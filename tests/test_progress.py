@@ -60,6 +60,11 @@ def test_another_seed_has_the_mean_of_all_vanillas(tmp_path):
     assert "test acc 0.8800 (+0.0300)" in numbers(job(tmp_path, "w", "wasi", seed=7, acc=0.88), tmp_path)
 
 
+def test_a_vanilla_of_another_seed_has_its_own_accuracy(tmp_path):
+    job(tmp_path, "v0", seed=0, acc=0.8)
+    assert numbers(job(tmp_path, "v1", seed=1, acc=0.9), tmp_path).endswith("seed 1: test acc 0.9000")
+
+
 def test_before_the_first_vanilla_there_is_nothing_to_compare_with(tmp_path):
     folder = job(tmp_path, "w", "wasi", acc=0.88)
     assert numbers(folder, tmp_path).endswith("test acc 0.8800; no vanilla to compare with yet")

@@ -101,7 +101,7 @@ def numbers(folder: Path, sweep: Path, choosing: bool = False) -> str:
     if run is None or not run.completed:
         return ""
     comparison = _comparison(run, sweep)
-    accuracy = _validated(run) if choosing else _accuracy(comparison)
+    accuracy = _validated(run) if choosing else _accuracy(run, comparison)
     told = [accuracy, *(_cost(cost, run, comparison) for cost in _NUMBERS)]
     without = "; no vanilla to compare with yet" if comparison.baseline is None else ""
     return f"{comparison.group.recipe or name_of(run)}: {', '.join(filter(None, told))}{without}{_busy(run)}"
@@ -136,11 +136,12 @@ def _busy(run: Run) -> str:
     return f"; busy machine, threads waited {waited(run):.0%} of their time: no time here is to be trusted"
 
 
-def _accuracy(comparison: Comparison) -> str:
-    mean, difference = comparison.group.quoted, comparison.accuracy_difference
-    if mean is None:
+def _accuracy(run: Run, comparison: Comparison) -> str:
+    """The run's own: a vanilla's group has other seeds too."""
+    value, difference = run.metrics.get(comparison.group.accuracy), comparison.accuracy_difference
+    if value is None or not comparison.group.is_quotable:
         return ""
-    told = f"{comparison.group.accuracy.replace('/', ' ')} {mean:.4f}"
+    told = f"{comparison.group.accuracy.replace('/', ' ')} {value:.4f}"
     return told if difference is None else f"{told} ({difference:+.4f})"
 
 
