@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import matplotlib
 import pytest
 from matplotlib.text import Annotation, Text
@@ -12,6 +14,7 @@ from wasi.report.series import references, series_of
 from wasi.report.style import SETTINGS, styles
 from wasi.report.ticks import readable_multiples
 
+ROOT = Path(__file__).resolve().parents[2]
 ALL = tuple(name for name in method_names() if not is_reference(name))
 
 
@@ -92,6 +95,22 @@ def test_no_text_covers_another_or_leaves_its_panel(tmp_path, seeds):
         ticks = [label.get_window_extent() for label in ax.get_xticklabels() if label.get_text()]
         inside = [box for box in ticks if ax.bbox.x0 <= (box.x0 + box.x1) / 2 <= ax.bbox.x1]
         assert not any(a.overlaps(b) for a, b in zip(inside, inside[1:], strict=False))
+
+
+def test_no_thin_line_to_a_text_crosses_another_text():
+    """Of the kept results: a long text at the panel's side, beside another point's."""
+    (block,) = blocks_of(read_runs([ROOT / "results" / "pareto"])[0])
+    with matplotlib.rc_context(SETTINGS):
+        drawn = figure_of(block, compare(block))
+        drawn.canvas.draw()
+    for ax in drawn.axes:
+        texts = annotations(ax)
+        assert any(text.get_text().startswith("keep") for text in texts)
+        for led in (text for text in texts if text.arrow_patch.get_visible()):
+            line = led.arrow_patch.get_path().interpolated(50).vertices
+            others = [Text.get_window_extent(text) for text in texts if text is not led]
+            assert not any(box.contains(*point) for box in others for point in line)
+    assert "keep: share of a weight's parameters" in drawn.axes[0].get_title(loc="left").replace("\n", " ")
 
 
 def test_wide_ranges_are_logarithmic_narrow_ones_are_not(tmp_path):

@@ -140,9 +140,12 @@ def _cost_axis(ax: Axes, cost: Cost, values: list[float]) -> None:
 def _caption(block: Block) -> str:
     """What the marks of this figure mean."""
     parts = []
-    if any(epsilon_label(group.config) for group in block.groups):
-        both = any("/" in (epsilon_label(group.config) or "") for group in block.groups)
+    labels = [label for group in block.groups if (label := epsilon_label(group.config))]
+    if labels:
+        both = any("/" in label for label in labels)
         parts.append("points are labelled with epsilon" + (" (weights/activations)" if both else ""))
+        if any(label.startswith("keep") for label in labels):
+            parts.append("keep: share of a weight's parameters")
     counts = {len(group.runs) for group in block.groups}
     if max(counts) > 1:
         counts_text = "–".join(map(str, sorted({min(counts), max(counts)})))

@@ -9,6 +9,7 @@ _DIRECTIONS = [(0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, 
 _GAPS = (2.0, 6.0, 11.0, 17.0, 24.0, 32.0)  # points between a marker's rim and its text
 _LED_FROM = 11.0  # a text this far off is tied to its point by a thin line
 _PADDING = 1.0  # points around a text
+_MARGIN = 2.0  # points between a text and the panel's sides
 _OUTSIDE, _ON_TEXT, _ON_MARKER, _ON_LINE, _FARTHER, _NEXT = 1000.0, 100.0, 60.0, 8.0, 1.0, 0.1
 _NO_POINTS = np.zeros((0, 2))
 
@@ -52,6 +53,11 @@ class Box:
     def within(self, other: "Box") -> bool:
         return self.x0 >= other.x0 and self.x1 <= other.x1 and self.y0 >= other.y0 and self.y1 <= other.y1
 
+    def shifted_into(self, other: "Box", margin: float) -> "Box":
+        """Moved sideways until it is that far from the other's left and right sides, and inside."""
+        right = max(other.x0 + margin - self.x0, 0.0) + min(other.x1 - margin - self.x1, 0.0)
+        return Box(self.x0 + right, self.y0, self.x1 + right, self.y1)
+
     def holds_any(self, points: np.ndarray) -> bool:
         """points: P x 2."""
         x, y = points.T
@@ -77,7 +83,8 @@ def place(ax, labels: list[Label]) -> list:
         text = _annotation(ax, label)
         extent = text.get_window_extent(ax.figure.canvas.get_renderer()).padded(_PADDING * pixel)
         candidates = []
-        for near, box, gap in _places(centre, size, extent.width, extent.height, pixel):
+        for near, at, gap in _places(centre, size, extent.width, extent.height, pixel):
+            box = at.shifted_into(frame, _MARGIN * pixel)
             lead = _between(box.middle, centre) if gap >= _LED_FROM else _NO_POINTS
             crossed = sum(other.holds_any(lead) for other in taken)
             clash = _clash(box, frame, taken, markers, lines)
