@@ -7,11 +7,14 @@ import pytest
 
 from tests.report import fakes
 from tests.report.test_page import rich, rows
+from wasi.report.comparison import compare
 from wasi.report.gathered import gather
+from wasi.report.groups import blocks_of
 from wasi.report.load import read_runs
 from wasi.report.page import accuracy, conclusion
 from wasi.report.page.cells import columns
 from wasi.report.page.overall import overall
+from wasi.report.summary import summary
 from wasi.runs.tuned_row import TunedRow
 from wasi.runs.tuning import Row
 from wasi.runs.tuning_file import write_tuning
@@ -277,6 +280,39 @@ def test_what_has_no_completed_run_is_named(tmp_path):
     assert "2 of 3 runs are left out" in first.text
     assert first.text.endswith("So there is no result at all of wasi 0.8, vit_micro on digits.")
     assert second.text.startswith("6 jobs of the sweep have not begun")
+
+
+def test_a_configuration_that_lost_some_seeds_is_named(tmp_path):
+    for seed in range(2):
+        rich(tmp_path, 0.9, "vanilla", None, seed)
+    rich(tmp_path, 0.89, "wasi", 0.8, 0)
+    rich(tmp_path, 0.88, "wasi", 0.4, 0)
+    fakes.write(tmp_path, {}, fakes.config("wasi", 0.8, 1), status="diverged", error="loss is nan")
+    fakes.write(tmp_path, {}, fakes.config("wasi", 0.4, 0), status="failed", error="disk")  # and done by another job
+    (first,) = overall(read_runs([tmp_path])[0], [])
+    assert first.text.endswith("The means of wasi 0.8, vit_micro on digits are over the seeds that are left.")
+
+
+def test_rows_that_are_as_cheap_are_counted(tmp_path):
+    rich(tmp_path, 0.9, "vanilla", None)
+    for name, epsilon in (("wasi", 0.4), ("wasi", 0.8), ("svd_llm", 0.8), ("lora", None), ("asi", 0.8)):
+        rich(tmp_path, 0.8, name, epsilon)
+    assert "wasi 0.8 (200 MiB), with 2 more rows at 200 MiB." in told(tmp_path)
+
+
+def test_no_cheapest_is_named_where_all_cost_the_same(tmp_path):
+    for rate in (0.1, 0.05, 0.02):
+        rich(tmp_path, 0.9, "vanilla", None, **{"optimizer.lr": rate})
+    assert "Least peak" not in told(tmp_path) and "Shortest" not in told(tmp_path)
+
+
+def test_a_row_of_one_seed_on_the_front_beside_others_of_several_is_told_as_such(tmp_path):
+    for seed in range(2):
+        rich(tmp_path, 0.9, "vanilla", None, seed)
+    rich(tmp_path, 0.91, "lora", None, 0)
+    assert "Pareto-optimal in accuracy, step time and peak memory together: lora (one seed)." in told(tmp_path)
+    (block,) = blocks_of(read_runs([tmp_path])[0])
+    assert summary(block, compare(block))[-1].endswith("peak memory: lora (one seed).")
 
 
 def test_jobs_that_never_began_are_counted(tmp_path):

@@ -41,6 +41,11 @@ def is_one_work(groups: Sequence[Group]) -> bool:
     return len({tuple(group.options.get(size) for size in sizes) for group in groups}) <= 1
 
 
+def one_seed_among(group: Group, groups: Sequence[Group]) -> str:
+    """` (one seed)` for a row of one seed beside rows of several, whose accuracy is luck more than theirs is."""
+    return " (one seed)" if len(group.trained) == 1 and any(len(other.trained) > 1 for other in groups) else ""
+
+
 def _time_in_turns(comparison: Comparison) -> float | None:
     """A step's time as a multiple of the baseline's, where the two were measured in turns."""
     if comparison.is_reference:
@@ -101,7 +106,9 @@ def _accuracy(names: list[str], comparisons: list[Comparison]) -> list[str]:
 
 
 def _front(names: list[str], comparisons: list[Comparison]) -> list[str]:
-    marked = [name for name, mark in zip(names, front_of(comparisons), strict=True) if mark]
+    groups = [comparison.group for comparison in comparisons]
+    named = [name + one_seed_among(group, groups) for name, group in zip(names, groups, strict=True)]
+    marked = [name for name, mark in zip(named, front_of(comparisons), strict=True) if mark]
     return [f"On the Pareto front of accuracy, step time and peak memory: {'; '.join(marked)}."] if marked else []
 
 

@@ -15,7 +15,7 @@ from wasi.report.page.cells import TITLES, signed
 from wasi.report.page.overall import Statement
 from wasi.report.page.page_rows import Row
 from wasi.report.statistics import Paired
-from wasi.report.summary import doubts_about_accuracy, is_one_work
+from wasi.report.summary import doubts_about_accuracy, is_one_work, one_seed_among
 
 _EQUAL_WITHIN = 0.02  # a difference passes for none where its whole interval is no further from zero (two t-tests)
 _CHEAPEST = 3  # that many are named
@@ -251,7 +251,8 @@ def _what(cost: Cost) -> str:
 
 
 def _front(rows: Sequence[Row]) -> Statement | None:
-    marked = [row.told_name for row in rows if row.on_front]
+    groups = [row.group for row in rows]
+    marked = [row.told_name + one_seed_among(row.group, groups) for row in rows if row.on_front]
     if not marked:
         timed = [row for row in rows if None not in (row.accuracy, row.cost(STEP))]
         sources = [run for row in timed for run in row.group.sources(STEP.metric)]
@@ -277,8 +278,13 @@ def _cheapest(rows: Sequence[Row]) -> list[Statement]:
         known = sorted((value, row.key, row.told_name) for row in rows if (value := row.cost(cost)) is not None)
         sources = [run for row in rows for run in row.group.sources(cost.metric)]
         if len(known) > 2 and (not cost.timed or are_comparable(sources)):
-            told = [f"{name} ({significant(value, 3)} {TITLES[cost][1]})" for value, _, name in known[:_CHEAPEST]]
-            found.append(Statement(f"{words}: {listed(told)}."))
+            shown = [f"{significant(value, 3)} {TITLES[cost][1]}" for value, _, _ in known]
+            if shown[0] == shown[-1]:  # no row is cheaper than another
+                continue
+            told = [f"{name} ({amount})" for (_, _, name), amount in zip(known, shown, strict=True)][:_CHEAPEST]
+            as_cheap = shown[_CHEAPEST:].count(shown[_CHEAPEST - 1])
+            others = f", with {as_cheap} more row{'s' * (as_cheap > 1)} at {shown[_CHEAPEST - 1]}" if as_cheap else ""
+            found.append(Statement(f"{words}: {listed(told)}{others}."))
     return found
 
 

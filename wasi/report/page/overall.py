@@ -1,11 +1,13 @@
 """The first of the page's words: what is missing from all of it, and doubts about where its numbers come from."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wasi.report.fields import listed, name_of
 from wasi.report.load import Run
+from wasi.report.options import result_options
 
 _MOST_NAMES = 6  # of configurations; what is more is told by its number
 
@@ -31,7 +33,7 @@ def overall(runs: Sequence[Run], doubts: Sequence[str], not_begun: int = 0) -> l
         total, several = sum(ended.values()), len(runs) > 1
         words = f"of {len(runs)} run{'s' * several} {'is' if total == 1 else 'are'} left out of all numbers"
         text = f"{total} {words}: {counts}. Reasons: see “Not averaged”, at the end."
-        found.append(Statement(text + _without_result(runs), "loud"))
+        found.append(Statement(text + _without_result(runs) + _without_some_seeds(runs), "loud"))
     if not_begun:
         jobs = "1 job of the sweep has" if not_begun == 1 else f"{not_begun} jobs of the sweep have"
         found.append(Statement(f"{jobs} not begun, and {'is' if not_begun == 1 else 'are'} no part of this.", "loud"))
@@ -44,10 +46,28 @@ def _without_result(runs: Sequence[Run]) -> str:
     """The configurations, whatever their seeds, of which no run was completed, where others were."""
     done = {_configuration(run) for run in runs if run.completed}
     missing = list(dict.fromkeys(name for run in runs if (name := _configuration(run)) not in done))
-    if not done or not missing:
-        return ""
-    named = listed([*missing[:_MOST_NAMES], *([f"{len(missing) - _MOST_NAMES} more"] if missing[_MOST_NAMES:] else [])])
-    return f" So there is no result at all of {named}."
+    return f" So there is no result at all of {_named(missing)}." if done and missing else ""
+
+
+def _without_some_seeds(runs: Sequence[Run]) -> str:
+    """The configurations of which some seeds count and others do not: what stopped one may have harmed the others."""
+    seeds: dict[str, set[str]] = {}
+    for run in runs:
+        if run.completed:
+            seeds.setdefault(_options(run), set()).add(str(run.config.get("seed")))
+    ended = [(run, seeds.get(_options(run))) for run in runs if not run.completed]
+    lost = [run for run, others in ended if others and str(run.config.get("seed")) not in others]
+    partly = list(dict.fromkeys(map(_configuration, lost)))
+    return f" The means of {_named(partly)} are over the seeds that are left." if partly else ""
+
+
+def _named(names: Sequence[str]) -> str:
+    more = [f"{len(names) - _MOST_NAMES} more"] if names[_MOST_NAMES:] else []
+    return listed([*names[:_MOST_NAMES], *more])
+
+
+def _options(run: Run) -> str:
+    return json.dumps(result_options(run.config), sort_keys=True)
 
 
 def _configuration(run: Run) -> str:
