@@ -61,6 +61,13 @@ def titles(html):
     return re.findall(r"<article>\s*<h3>(.*?)</h3>", html)
 
 
+def test_the_parts_of_a_profiled_step_are_explained(tmp_path):
+    spent = {"time/breakdown_attention_ms": 20.0, "time/breakdown_rest_ms": 70.0}
+    fakes.write(tmp_path, fakes.metrics(0.9, **spent), fakes.config())
+    text = parts.time(rows(tmp_path)).text
+    assert "Attention: scores" in text and "Rest: dense products" in text and "Decompositions" not in text
+
+
 def test_every_section_stands_where_its_data_exist_and_its_figures_compile(tmp_path):
     vl_convert = pytest.importorskip("vl_convert")
     for name, epsilon in (("vanilla", None), ("wasi", 0.4), ("wasi", 0.8)):

@@ -25,6 +25,13 @@ _TIME = {
     "rest": Key("rest", "#B9BFC7"),
 }
 
+_PARTS_OF_TIME = {
+    "decomposition": "Decompositions: of saved inputs, bases and factors, and of the gradients that swan whitens.",
+    "factor_algebra": "Products with factors: of low-rank weights or adapters, forward and backward.",
+    "attention": "Attention: scores, softmax and weighted values.",
+    "rest": "Rest: dense products, norms, activation functions, the loss.",
+}
+
 
 def memory(rows: Sequence[Row]) -> Section | None:
     """The measured parts at the peak above the paper's accounting of the same row."""
@@ -57,9 +64,10 @@ def time(rows: Sequence[Row]) -> Section | None:
     if all(value["part"] == _TIME["rest"].label for value in values):  # nothing that it could be compared with
         return None
     profiled = any(value["part"] not in (_TIME["subspace"].label, _TIME["rest"].label) for value in values)
+    shares = " ".join(told for part, told in _PARTS_OF_TIME.items() if _TIME[part] in _legend(_TIME.values(), values))
     text = (
         "Milliseconds of one training step: means of a separate pass under a profiler, so that the sum of the "
-        "parts may differ from the median step in the table."
+        f"parts may differ from the median step in the table. {shares}"
         if profiled
         else "Milliseconds of one training step: updating the subspaces, and the rest of the median step."
     )
