@@ -1,6 +1,7 @@
 """report.html driven in the system's Chromium, where there is one and playwright is installed."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from wasi.report.write import write_page
 
 pytest.importorskip("vl_convert")
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install -r requirements-browser.txt")
+ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 DRAWN = "document.querySelectorAll('.figure').length === document.querySelectorAll('.figure svg').length"
@@ -26,6 +28,13 @@ OVERLAPS = """[...document.querySelectorAll('.figure svg .role-axis-label')].fla
         .filter(([, b]) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
             && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 1)
         .map(([other]) => `${one} and ${other}`));
+})"""
+CROWDED = """[...document.querySelectorAll('.figure svg .role-axis-label')].flatMap((axis) => {
+    const boxes = [...axis.querySelectorAll('text:not([transform*="rotate(270)"])')]
+        .filter((text) => text.getAttribute('opacity') !== '0')
+        .map((text) => [text.textContent, text.getBoundingClientRect()]).sort(([, a], [, b]) => a.left - b.left);
+    return boxes.slice(1).filter(([, b], place) => Math.abs(b.bottom - boxes[place][1].bottom) < 1
+        && b.left - boxes[place][1].right < 4).map(([text], place) => `${boxes[place][0]} and ${text}`);
 })"""
 
 
@@ -195,6 +204,13 @@ def test_nothing_is_cut_and_no_numbers_run_into_one_another(browser, address, wi
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.evaluate(OVERLAPS) == [] and page.evaluate(COVERED) == []
     assert page.errors == []
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_numbers_of_an_axis_stand_apart(browser, tmp_path, width):
+    write_page(gather([ROOT / "results" / "pareto"], tmp_path))
+    page = opened(browser, (tmp_path / "report.html").as_uri(), width)
+    assert page.evaluate(CROWDED) == []
 
 
 @pytest.mark.parametrize("width", [1110, 390])  # the first leaves the table least room

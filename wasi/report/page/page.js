@@ -23,7 +23,7 @@ function themed(spec, axes, scale) {
     background: "transparent", font,
     view: { stroke: null },
     axis: { labelColor: ink, titleColor: faint, gridColor: line, domainColor: faint, tickColor: faint, gridOpacity: 0.6,
-      titleFontWeight: "normal", labelOverlap: "greedy", tickCount: 5 },
+      titleFontWeight: "normal", labelOverlap: "greedy", labelSeparation: 6, tickCount: 5 },
     legend: { labelColor: ink, titleColor: faint },
   };
   return found;
