@@ -183,7 +183,7 @@ def test_a_second_call_replaces_what_the_first_made(server):
 
 
 def test_without_a_login_one_line(without_login):
-    with pytest.raises(UserError, match="wandb login"):
+    with pytest.raises(UserError, match="not logged in to W&B: run `wandb login`"):
         upload(None, "wasi", None)
 
 

@@ -10,6 +10,8 @@ from wasi.dashboard.specification import report_of, title_of, workspace_of
 from wasi.errors import UserError
 from wasi.tracking.wandb_tracker import reach
 
+_NO_LOGIN = "not logged in to W&B: run `wandb login`, or see what would be sent with --dry-run"
+
 
 def upload(entity: str | None, project: str, group: str | None, own: str | None = None) -> list[str]:
     """The addresses of the workspace and the report.
@@ -21,7 +23,7 @@ def upload(entity: str | None, project: str, group: str | None, own: str | None 
         UserError: no login, no server, no such project.
     """
     if not wandb.login(prompt=False, verify=False):
-        raise UserError("--project", project, "with a W&B login (`wandb login`), or use --dry-run")
+        raise UserError("--project", project, "a project of a user who is logged in", _NO_LOGIN)
     try:
         reach(wandb.setup().settings.base_url)
         api = wandb.Api(timeout=15)

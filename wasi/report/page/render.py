@@ -120,7 +120,10 @@ def _remarks(rows: list[Row]) -> list[str]:
 def _measured_badly(rows: list[Row]) -> list[str]:
     """What benchmarks warn of themselves, each behind the names of the rows that it is about."""
     benches = [(row, row.group.bench) for row in rows if row.group.bench is not None]
-    found = _with_names((row.name, line) for row, bench in benches for line in bench.provenance.get("warnings") or [])
+    found = _with_names(
+        (row.name, line.removeprefix("ours "))  # beside its baseline; here its name stands in front
+        for row, bench in benches for line in bench.provenance.get("warnings") or []
+    )  # fmt: skip
     return [f"{', '.join(names)}: {line}" for line, names in found.items()]
 
 
