@@ -1,8 +1,12 @@
+import json
+
 import pytest
 
+from tests.bench import jobs
 from tests.report import fakes
-from wasi.report.groups import blocks_of, short_names, shown_option
+from wasi.report.groups import blocks_of, row_names, short_names, shown_option
 from wasi.report.load import read_runs
+from wasi.report.series import series_of
 
 
 def blocks(folder):
@@ -126,3 +130,33 @@ def test_only_completed_runs_are_averaged(tmp_path):
     (block,) = blocks(tmp_path)
     (group,) = block.groups
     assert group.mean("val/acc") == 0.9 and group.std("val/acc") is None
+
+
+def benchmarked(folder, recipe, lr, warmup, **bench):
+    """A benchmark whose baseline's configuration is a copy, with recipe and schedule, as `bench.json` has it."""
+    named = {"recipe": recipe, "bench": {"baseline": "vanilla", **bench}}
+    changed = {"optimizer.lr": lr, "scheduler.warmup_epochs": warmup}
+    beside = fakes.config("vanilla", options={"optimizer.lr": 0.01, "scheduler.warmup_epochs": warmup}) | named
+    ours, vanilla = jobs.metrics(60, 5, 60), jobs.metrics(100, 10, 90)
+    job = jobs.content(fakes.config("wasi", 0.8, options=changed) | named, ours, vanilla)
+    job["baseline"]["config"] = beside
+    job["environment"] |= {"fingerprint": recipe, "device": "cpu"}
+    (folder / recipe).mkdir()
+    (folder / recipe / "bench.json").write_text(json.dumps(job))
+
+
+def test_a_baseline_is_no_row_of_the_recipe_that_it_was_measured_beside(tmp_path):
+    """Nor a second row for a schedule, of which a step knows nothing."""
+    for recipe, lr, warmup in (("wasi_a", 0.1, 0), ("wasi_b", 0.2, 1)):
+        benchmarked(tmp_path, recipe, lr, warmup, baseline_recipe="tuned_vanilla")
+    (block,) = blocks(tmp_path)
+    assert row_names(block) == ["tuned_vanilla", "wasi_a", "wasi_b"]
+    assert [one.label for one in series_of(block)] == ["tuned_vanilla", "wasi_a", "wasi_b"]
+
+
+def test_a_baseline_without_a_recipe_has_the_methods_name_beside_recipes(tmp_path):
+    for recipe, lr in (("wasi_a", 0.1), ("wasi_b", 0.2)):
+        benchmarked(tmp_path, recipe, lr, 0)
+    (block,) = blocks(tmp_path)
+    assert row_names(block) == ["vanilla", "wasi_a", "wasi_b"]
+    assert [one.label for one in series_of(block)] == ["vanilla", "wasi_a", "wasi_b"]

@@ -63,4 +63,6 @@ def joined(trained: list["Group"], benchmarked: list["Group"]) -> list["Group"]:
 
 
 def _identity(run: Run) -> str:
-    return json.dumps(result_options(run.config), sort_keys=True)
+    """Of what a benchmark measures, and on which device."""
+    options = result_options(run.config)
+    return json.dumps({k: v for k, v in options.items() if k.startswith("device.") or is_of_a_step(k)}, sort_keys=True)

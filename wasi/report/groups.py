@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from wasi.config.declared import place
+from wasi.config.declared import is_reference, place
 from wasi.report import statistics
 from wasi.report.benchmarks import joined, with_baselines
 from wasi.report.columns import ACCURACY_NAMES, TEST, VALIDATION, Cost
@@ -225,12 +225,19 @@ def row_names(block: Block) -> list[str]:
 
     `wasi_0.8`; `wasi 0.8/0.4`; `wasi 0.8, all, lr=0.05`.
     """
-    recipes = [group.recipe for group in block.groups]
-    if all(recipes) and len(set(recipes)) == len(recipes):
-        return [str(recipe) for recipe in recipes]
+    if recipes := recipes_of(block):
+        return recipes
     names = [", ".join([with_threshold(group), *variant(block, group)]) for group in block.groups]
     return [f"{name} ({names[:place].count(name) + 1})" if names.count(name) > 1 else name
             for place, name in enumerate(names)]  # fmt: skip
+
+
+def recipes_of(block: Block) -> list[str]:
+    """The groups' recipes, and the method's name of a vanilla without one, where these tell all apart; else nothing."""
+    names = [group.recipe or (group.method if is_reference(group.method) else None) for group in block.groups]
+    told = [name for name in names if name is not None]
+    apart = len(set(told)) == len(names) and any(group.recipe for group in block.groups)
+    return told if apart else []
 
 
 def with_threshold(group: Group) -> str:

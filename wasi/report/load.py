@@ -135,8 +135,10 @@ def _with_baseline(run: Run, content: dict) -> Run:
     if not isinstance(base, dict) or not isinstance(base.get("config"), dict) or not _is_complete(base["config"]):
         return replace(run, ratio=ratio)
     _tell_device(base["config"], run.provenance)
-    metrics = _numbers(base.get("metrics"))
-    other = replace(run, fingerprint=f"{run.fingerprint}/baseline", config=base["config"], metrics=metrics)
+    config, metrics = dict(base["config"]), _numbers(base.get("metrics"))
+    if config.get("recipe") == run.config.get("recipe"):  # a copy of what it was measured beside, name and all
+        config["recipe"] = select(run.config, "bench.baseline_recipe")
+    other = replace(run, fingerprint=f"{run.fingerprint}/baseline", config=config, metrics=metrics)
     return replace(run, ratio=ratio, baseline=other if metrics else None)
 
 

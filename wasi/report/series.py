@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from wasi.config.declared import is_reference
 from wasi.report.comparison import Comparison
-from wasi.report.groups import Block, Group, row_names, variant
+from wasi.report.groups import Block, Group, recipes_of, variant
 
 
 @dataclass(frozen=True)
@@ -22,21 +22,19 @@ class Series:
 
 def series_of(block: Block) -> list[Series]:
     """Groups of one method, scope and other options, thresholds apart."""
-    names = dict(zip(map(id, block.groups), row_names(block), strict=True))
+    recipes = dict(zip(map(id, block.groups), recipes_of(block), strict=False))
     found: dict[tuple[str, str], list[Group]] = {}
     for group in block.groups:
         label = ", ".join([group.method, *variant(block, group)])
         found.setdefault((group.method, label), []).append(group)
     return [
-        Series(method, _recipes(groups, [names[id(group)] for group in groups]) or label, groups)
+        Series(method, _enumerated([recipes[id(group)] for group in groups]) if recipes else label, groups)
         for (method, label), groups in found.items()
     ]
 
 
-def _recipes(groups: list[Group], names: list[str]) -> str | None:
-    """The names, of many the first and the last; None where one of them is no recipe."""
-    if any(group.recipe != name for group, name in zip(groups, names, strict=True)):
-        return None
+def _enumerated(names: list[str]) -> str:
+    """Of many the first and the last."""
     return ", ".join(names) if len(names) < 4 else f"{names[0]} … {names[-1]}"
 
 
