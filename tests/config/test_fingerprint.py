@@ -205,6 +205,27 @@ def test_a_default_that_depends_on_another_option_is_the_same_written_out(rank, 
     assert prints[0] == prints[1] != prints[2]
 
 
+@pytest.mark.parametrize(
+    ("model", "half"),
+    [
+        (["model=vit_micro"], 2),
+        (["model=dinov2_vits14"], 6),
+        (["model=timm", "model.name=deit_tiny_patch16_224.fb_in1k"], 6),
+        (["model=vit_b_32", "model.name=vit_l_32"], 12),
+    ],
+)
+def test_half_of_the_blocks_written_out_is_the_default(model, half, compose_config):
+    words = ["method=freeze_first", *model]
+    prints = [fingerprint(compose_config(*words, f"method.frozen_blocks={n}")) for n in ("null", half, half + 1)]
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_half_of_an_unknown_number_of_blocks_counts_as_it_is_written(compose_config):
+    words = ["method=freeze_first", "model=timm", "model.name=vit_tiny_patch16_224"]
+    prints = {fingerprint(compose_config(*words, f"method.frozen_blocks={n}")) for n in ("null", 2, 6)}
+    assert len(prints) == 3
+
+
 def test_another_value_than_the_one_that_null_stands_for_counts(compose_config):
     asked = [["method=peft"], ["method=peft", "method.lora_rank=4"], ["method=peft", "method.lora_alpha=8"]]
     assert len({fingerprint(compose_config(*words)) for words in asked}) == 3

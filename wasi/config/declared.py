@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
-from math import ceil
+from math import ceil, floor
 from pathlib import Path
 from typing import Any
 
@@ -62,21 +62,32 @@ def appearance(name: str) -> Appearance | None:
 @cache
 def null_means(name: str) -> dict[str, Any]:
     """Options whose null stands for a value, with it: what the class declares in `null_means[NAME]`, written out like
-    `appearance`. A pair `(factor, option)` stands for so many times another option, see `null_values`."""
+    `appearance`. A pair `(factor, option)` stands for so many times another option, or `"model.blocks"`, see
+    `null_values`."""
     return _declared(name, "null_means")
 
 
-def null_values(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """What null stands for beside the method's `options`; a multiple of another option is rounded up.
+def null_values(name: str, options: Mapping[str, Any], blocks: int | None = None) -> dict[str, Any]:
+    """What null stands for beside the method's `options`, where it is known; a multiple is rounded up, a share down.
 
     >>> null_values("peft", {"lora_rank": 5})["init_rank"], null_values("peft", {"lora_rank": None})["init_rank"]
     (8, 12)
+    >>> null_values("freeze_first", {}, blocks=5), null_values("freeze_first", {})
+    ({'frozen_blocks': 2}, {})
+
+    Args:
+        blocks: how many the model has, where that is known.
     """
     declared = null_means(name)
     values = {option: value for option, value in declared.items() if not isinstance(value, tuple)}
     given = values | {option: value for option, value in options.items() if value is not None}
+    if blocks is not None:
+        given["model.blocks"] = blocks
+    multiples = {option: value for option, value in declared.items() if isinstance(value, tuple)}
     return values | {
-        option: ceil(value[0] * given[value[1]]) for option, value in declared.items() if isinstance(value, tuple)
+        option: (ceil if factor > 1 else floor)(factor * given[of])
+        for option, (factor, of) in multiples.items()
+        if of in given
     }
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from wasi.config.declared import null_values
 from wasi.config.hardware import device_class
-from wasi.models.input_spec import SIZES
+from wasi.models.input_spec import SIZES, known_blocks
 from wasi.models.weights_file import KEYWORDS
 
 # `rank` is a table of choices: what a method reads of it stands in the method's own section.
@@ -75,11 +75,11 @@ def _defaults(parts: dict[str, dict[str, Any]]) -> list[tuple[str, str, Any]]:
     # With a budget null is what fits into it.
     found = [("train", key, value) for key, value in of_lean.items() if budget is None or key == "storage"]
     found += [("device", key, False) for key in ("tf32", "compile")]
-    method = parts.get("method", {})
-    found += [("method", key, value) for key, value in null_values(method.get("name", ""), method).items()]
+    method, model = parts.get("method", {}), parts.get("model", {})
+    of_method = null_values(method.get("name", ""), method, known_blocks(model))
+    found += [("method", key, value) for key, value in of_method.items()]
     if (batch := parts.get("dataset", {}).get("batch_size")) is not None:
         found.append(("train", "micro_batch_size", batch))
-    model = parts.get("model", {})
     if model.get("name") in SIZES and model.get("weights") in KEYWORDS:
         found.append(("dataset", "image_size", SIZES[model["name"]]))
     return found

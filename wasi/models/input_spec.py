@@ -33,6 +33,13 @@ SIZES = {
     "dinov2_vits14": 518,
     "deit_tiny_patch16_224": 224,
 }
+# Transformer blocks, by the library's own name of the architecture without a tag.
+BLOCKS = {
+    "vit_micro": 4,
+    **dict.fromkeys(("vit_b_16", "vit_b_32", "swin_t", "swin_v2_t"), 12),
+    **dict.fromkeys(("vit_l_16", "vit_l_32", "swin_s", "swin_b", "swin_v2_s", "swin_v2_b"), 24),
+    **dict.fromkeys(("deit_tiny_patch16_224", "vit_small_patch14_dinov2"), 12),
+}
 _LIBRARIES = {
     "wasi": "wasi.models.wasi_models",
     "torchvision": "wasi.models.torchvision_models",
@@ -71,6 +78,11 @@ def check_image_size(name: str, image_size: int, patch: int | None = None) -> No
     patch = patch or PATCHES.get(name, 1)
     if image_size < patch or image_size % patch:
         raise UserError("dataset.image_size", image_size, f"a multiple of {patch}, the patch size of {name}")
+
+
+def known_blocks(cfg_model) -> int | None:
+    """How many transformer blocks a model has, where that is known without importing its library."""
+    return BLOCKS.get(_untagged(str(cfg_model.get("architecture") or cfg_model.get("name"))))
 
 
 def _untagged(name: str) -> str:
