@@ -18,6 +18,7 @@ from wasi.config.naming import job_folder, row_label
         (["method=asi", "rank.activation_epsilon=0.5"], "asi-vit_micro-digits-eps_0.5-s233"),
         (["method=wasi", "rank.activation_epsilon=0.40"], "wasi-vit_micro-digits-eps_0.8_a0.4-s233"),
         (["method=wasi", "rank.token_epsilon=1"], "wasi-vit_micro-digits-eps_0.8_t1-s233"),
+        (["method=wasi", "rank.token_epsilon=0.80"], "wasi-vit_micro-digits-eps_0.8-s233"),
         (["method=wasi", "rank=full"], "wasi-vit_micro-digits-eps_1-s233"),
         (["method=svd_llm", "rank.keep_ratio=0.3"], "svd_llm-vit_micro-digits-keep_0.3-s233"),
         (

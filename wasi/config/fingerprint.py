@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from wasi.config.files import plain
 from wasi.config.reads import method_as_read, rank_options_read
-from wasi.config.relevance import SECTIONS, relevant
+from wasi.config.relevance import SECTIONS, relevant, without_token_default
 from wasi.data.catalogue import dataset_identity
 from wasi.models.identity import weights_identity
 
@@ -52,7 +52,8 @@ def _ingredients(cfg: DictConfig) -> dict:
     resolved = {name: plain(cfg[name], resolve=True) for name in SECTIONS}
     parts = relevant(resolved)
     told = {key for key, value in parts["method"].items() if value is not None}
-    parts["method"] = {key: value for key, value in method_as_read(cfg).items() if key in told}
+    as_read = without_token_default(method_as_read(cfg))
+    parts["method"] = {key: value for key, value in as_read.items() if key in told}
     parts["model"].pop("weights")  # their identity stands for them
     data = {**resolved["dataset"], **parts.pop("dataset")}  # likewise, with what is chosen of them
     identity = {"weights": weights_identity(cfg.model), "data": dataset_identity(data)}

@@ -50,7 +50,8 @@ def rank_label(cfg: DictConfig) -> str:
         return f"{label}_r{'x'.join(map(str, ranks))}" if isinstance(ranks, list) else label
     if activation is not None and activation != weight:
         label = f"{label}_a{activation}" if label else f"eps_{activation}"
-    return label if rank.get("token_epsilon") is None else f"{label}_t{rank['token_epsilon']}"
+    tokens = rank.get("token_epsilon")
+    return label if tokens in (None, activation) else f"{label}_t{tokens}"
 
 
 def _names(cfg: DictConfig, *keys: str) -> list:

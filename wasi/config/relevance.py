@@ -5,6 +5,7 @@ from typing import Any
 
 from wasi.config.declared import null_values
 from wasi.config.hardware import device_class
+from wasi.data import synthetic
 from wasi.models.input_spec import SIZES, known_blocks
 from wasi.models.weights_file import KEYWORDS
 
@@ -36,6 +37,8 @@ def relevant(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     for name, key, default in _defaults(parts):
         if parts.get(name, {}).get(key) == default:
             parts[name][key] = None
+    if "method" in parts:
+        parts["method"] = without_token_default(parts["method"])
     if "name" in parts.get("device", {}):
         parts["device"]["name"] = device_class(parts["device"]["name"])
     return parts
@@ -49,6 +52,18 @@ def has_effect(option: str) -> bool:
     """
     section, _, key = option.lstrip("+").partition(".")
     return section not in ("logger", "sweep", "tune") and key not in _WITHOUT_EFFECT.get(section, ())
+
+
+def without_token_default(method: dict[str, Any]) -> dict[str, Any]:
+    """A method's options with null for a threshold of the token modes that is the one of all modes written out.
+
+    >>> without_token_default({"activations": {"epsilon": 0.8, "token_epsilon": 0.8}})
+    {'activations': {'epsilon': 0.8, 'token_epsilon': None}}
+    """
+    found = method.get("activations")
+    if not isinstance(found, Mapping) or found.get("token_epsilon") != found.get("epsilon"):
+        return method
+    return {**method, "activations": {**found, "token_epsilon": None}}
 
 
 def _augmentation(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -80,6 +95,8 @@ def _defaults(parts: dict[str, dict[str, Any]]) -> list[tuple[str, str, Any]]:
     found += [("method", key, value) for key, value in of_method.items()]
     if (batch := parts.get("dataset", {}).get("batch_size")) is not None:
         found.append(("train", "micro_batch_size", batch))
+    if parts.get("dataset", {}).get("name") == "synthetic":
+        found.append(("dataset", "test_size", synthetic.SIZES["test"]))
     if model.get("name") in SIZES and model.get("weights") in KEYWORDS:
         found.append(("dataset", "image_size", SIZES[model["name"]]))
     return found

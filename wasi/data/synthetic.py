@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CLASSES = 10
-_SIZES = {"train": 512, "val": 128, "test": 128}
+SIZES = {"train": 512, "val": 128, "test": 128}
 _PATTERN_SHARE = 0.2  # of the variance
 _MEAN, _DEVIATION = 127.5, 45.0  # of pixel values; clipping beyond 2.8 deviations is rare
 
@@ -34,7 +34,7 @@ def load(cfg_dataset, spec: InputSpec) -> Splits:
 
     Under `val_source=test` there is no validation split, and `val_size` is asked of the test split.
     """
-    sizes = {split: cfg_dataset[f"{split}_size"] or size for split, size in _SIZES.items()}
+    sizes = {split: cfg_dataset[f"{split}_size"] or size for split, size in SIZES.items()}
     if cfg_dataset["val_source"] == "test":
         sizes = {"train": sizes["train"], "test": sizes["val"]}
     images = {split: SyntheticImages(size, split, spec) for split, size in sizes.items()}
