@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from wasi.errors import UserError
-from wasi.runs.fail_fast import check_fail_fast, enough_failures, reason_of
+from wasi.runs.fail_fast import check_fail_fast, enough_failures, note_results_before, reason_of
 from wasi.runs.result import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,18 +44,20 @@ def hydra_config(folder: Path, limit: int | None, sweeper: str = "BasicSweeper")
     return OmegaConf.create({**sections, "sweeper": {"_target_": f"x.{sweeper}"}, "mode": "MULTIRUN"})
 
 
-def test_failures_of_this_command_are_counted_by_reason(tmp_path):
-    def job(name, status, error, age=0.0):
-        (tmp_path / name).mkdir()
-        write_json(tmp_path / name / "result.json", {"status": status, "error": error})
-        then = (tmp_path / "multirun.yaml").stat().st_mtime - age + 1
-        os.utime(tmp_path / name / "result.json", (then, then))
+@pytest.mark.parametrize("clock", [0, 2**31])  # set back, or ahead, before the jobs ran
+def test_failures_of_this_command_are_counted_by_reason(clock, tmp_path):
+    def job(name, status, error, seconds=1.5):
+        (tmp_path / name).mkdir(exist_ok=True)
+        content = {"status": status, "error": error, "provenance": {"wall_seconds": seconds}}
+        write_json(tmp_path / name / "result.json", content)
+        os.utime(tmp_path / name / "result.json", (clock, clock))
 
-    (tmp_path / "multirun.yaml").touch()
-    job("a", "failed", "ValueError: 1")
+    for name in ("before", "again"):
+        job(name, "failed", "ValueError: 2")
+    note_results_before(tmp_path)
+    job("again", "failed", "ValueError: 2", seconds=1.6)
     job("b", "failed", "KeyError: 1")
     job("c", "completed", None)
-    job("d", "failed", "ValueError: 2", age=60)
     assert enough_failures(hydra_config(tmp_path, 2)) is None
     job("e", "failed", "ValueError: 3")
     assert enough_failures(hydra_config(tmp_path, 2)) == (2, "ValueError: #")

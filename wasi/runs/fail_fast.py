@@ -1,13 +1,17 @@
 """`sweep.fail_fast=N`: a sweep stops once N of its jobs have failed for the same reason."""
 
+import hashlib
+import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from hydra.conf import HydraConf
 from omegaconf import DictConfig
 
+from wasi.atomic import atomic_write_text
 from wasi.config.validate import integer_from
 from wasi.errors import UserError
 from wasi.runs.result import BENCH_FILE_NAME, FILE_NAME, read_result
@@ -16,7 +20,7 @@ from wasi.runs.tuning import is_tuned_sweep
 OPTION = "sweep.fail_fast"
 _PLACE = "hydra.callbacks.sweep.fail_fast"  # `sweep` itself is the sweep's name
 _NAMES = (FILE_NAME, BENCH_FILE_NAME)
-_BEGUN = "multirun.yaml"  # which Hydra's sweepers write before the first job
+_BEFORE = "fail_fast.json"  # in the sweep's folder: the results that there were before the running command
 _NUMBER = re.compile(r"\d+(\.\d+)?")
 
 
@@ -53,6 +57,17 @@ def reason_of(result: dict) -> str:
     return "diverged" if result.get("status") == "diverged" else _NUMBER.sub("#", error)
 
 
+def note_results_before(folder: Path) -> None:
+    """Keep what results the sweep's folder has as a command begins; failures among them are not the command's.
+
+    By their content, as neither the machine's clock nor a file's number in another machine's file system says which
+    are new. A job that fails again took another time to do so.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {name: _digest(result) for name, result in _results(folder)}
+    atomic_write_text(folder / _BEFORE, json.dumps(content) + "\n")
+
+
 def enough_failures(hydra_cfg: HydraConf | DictConfig) -> tuple[int, str] | None:
     """How many jobs of the running command have failed for one reason, and for which; None while they are fewer than N.
 
@@ -60,12 +75,23 @@ def enough_failures(hydra_cfg: HydraConf | DictConfig) -> tuple[int, str] | None
     while rates are tuned is no failure.
     """
     limit = (hydra_cfg.callbacks.get("sweep") or {}).get("fail_fast")
-    if limit is None or not (folder := Path(hydra_cfg.sweep.dir)).joinpath(_BEGUN).exists():
+    if limit is None:
         return None
-    since = (folder / _BEGUN).stat().st_mtime_ns
+    folder = Path(hydra_cfg.sweep.dir)
+    before = read_result(folder, _BEFORE) or {}
     counted = ("failed", "invalid") if is_tuned_sweep(hydra_cfg) else ("failed", "invalid", "diverged")
-    paths = [path for name in _NAMES for path in folder.glob(f"*/{name}") if path.stat().st_mtime_ns >= since]
-    found = [read_result(path.parent, path.name) or {} for path in paths]
-    reasons = Counter(reason_of(result) for result in found if result.get("status") in counted)
+    failed = [(name, result) for name, result in _results(folder) if result.get("status") in counted]
+    reasons = Counter(reason_of(result) for name, result in failed if before.get(name) != _digest(result))
     ((reason, count),) = reasons.most_common(1) or [("", 0)]
     return (count, reason) if count >= limit else None
+
+
+def _results(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Those of the sweep's jobs, by their file's name in the sweep's folder."""
+    for path in sorted(path for name in _NAMES for path in folder.glob(f"*/{name}")):
+        if (result := read_result(path.parent, path.name)) is not None:
+            yield str(path.relative_to(folder)), result
+
+
+def _digest(result: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()

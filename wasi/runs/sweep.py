@@ -15,7 +15,7 @@ from wasi.config.needs import check_needs
 from wasi.config.swept import sweep_name, swept_options
 from wasi.runs.command import continue_with
 from wasi.runs.ending import ending_of, one_line, print_error
-from wasi.runs.fail_fast import OPTION, check_fail_fast, enough_failures
+from wasi.runs.fail_fast import OPTION, check_fail_fast, enough_failures, note_results_before
 from wasi.runs.folder import check_folder
 from wasi.runs.job import forget_ended
 from wasi.runs.launching import forget_launched, launched_jobs, note_launched, prepare_launcher
@@ -64,6 +64,8 @@ class SweepCallback(Callback):
         _pin_name(config, name)
         print(continue_with("sweep", name), flush=True)
         write_plan(Path(config.hydra.sweep.dir), config)
+        if self._fail_fast is not None:
+            note_results_before(Path(config.hydra.sweep.dir))
         forget_ended()
         forget_launched()
 
