@@ -74,6 +74,8 @@ def test_a_mistake_is_one_line_and_status_2(words, named, tmp_path):
         (["method=nope"], "method=nope: allowed is asi, "),
         (["train.epoch=1"], "train.epoch=1: allowed is one of train.checkpoint_every,"),
         (["optimizer=null"], "optimizer=null: allowed is adamw, "),
+        (["+hydra.foo=1"], "hydra.foo=1: allowed is one of hydra.callbacks, "),
+        (["+hydra.foo=1", "-m"], "hydra.foo=1: allowed is one of hydra.callbacks, "),
         (["hydra.run.dir=."], "hydra.run.dir=.: allowed is a folder of its own"),
         (["method=vanilla,nope", "-m"], "method=nope: allowed is asi, "),
         (["method=asi", "method.update=svd"], "method.update=svd: allowed is for method=wasi or wsi only"),

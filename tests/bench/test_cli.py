@@ -68,6 +68,8 @@ def test_help_imports_nothing_heavy():
             ["bench.baseline=nothing"],
             f"bench.baseline=nothing: allowed is {', '.join(METHODS)} or null",
         ),
+        (["+hydra.foo=1"], "hydra.foo=1: allowed is one of hydra.callbacks, "),
+        (["-m", "+hydra.foo=1"], "hydra.foo=1: allowed is one of hydra.callbacks, "),
         (["-m", "bench.baseline=nothing", "seed=1,2"], "bench.baseline=nothing: allowed is"),
         (["-m", "bench.rounds=0", "seed=1,2"], "bench.rounds=0: allowed is"),
     ],

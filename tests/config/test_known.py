@@ -1,12 +1,14 @@
 """Options that no file knows, sections taken away, and a method's options under their other name."""
 
+from types import SimpleNamespace
+
 import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from tests.conftest import CONF
 from wasi.config import known
-from wasi.config.known import check_config, check_needed
+from wasi.config.known import check_config, check_hydra, check_needed
 from wasi.config.rejected import rejected
 from wasi.errors import UserError
 
@@ -80,6 +82,66 @@ def test_the_benchmarks_options_are_none_of_a_run(compose_config, monkeypatch):
             continue
         with pytest.raises(UserError, match=r"^bench\.rounds=3: allowed is for bench_device\.py only$"):
             check_config(compose_config(*words))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["+hydra.foo=1"], "hydra.foo=1: allowed is one of hydra.callbacks, hydra.env, "),
+        (["++hydra.foo.bar=1"], "hydra.foo={'bar': 1}: allowed is one of hydra.callbacks, "),
+        (["+hydra.run.foo=1"], "hydra.run.foo=1: allowed is one of hydra.run.dir"),
+        (["+hydra.sweep.foo=1"], "hydra.sweep.foo=1: allowed is one of hydra.sweep.dir, hydra.sweep.subdir"),
+        (["+hydra.job.foo=1"], "hydra.job.foo=1: allowed is one of hydra.job.chdir, "),
+        (["+hydra.job.config.override_dirname.foo=1"], "hydra.job.config.override_dirname.foo=1: allowed is one of "),
+        (["+hydra.job_logging.foo=1"], "hydra.job_logging.foo=1: allowed is one of hydra.job_logging.disable_existing"),
+        (["+hydra.hydra_logging.foo=1"], "hydra.hydra_logging.foo=1: allowed is one of hydra.hydra_logging.disable"),
+        (["+hydra.launcher.foo=1"], "hydra.launcher.foo=1: allowed is nothing here: hydra."),
+        (["+hydra.sweeper.foo=1"], "hydra.sweeper.foo=1: allowed is one of hydra.sweeper.max_batch_size, hydra."),
+        (["hydra/sweeper=optuna", "+hydra.sweeper.foo=1"], "hydra.sweeper.foo=1: allowed is one of hydra.sweeper.max"),
+        (["hydra.launcher=null"], "hydra.launcher=null: allowed is a class and its arguments"),
+        (["hydra.callbacks.progress=null"], "hydra.callbacks.progress=null: allowed is a class and its arguments"),
+        (["+hydra.callbacks.foo.x=1"], "hydra.callbacks.foo={'x': 1}: allowed is a class and its arguments"),
+    ],
+)
+@pytest.mark.parametrize("config", ["config", "bench"])
+def test_what_hydra_would_not_read_is_refused(overrides, told, config, compose_config):
+    with pytest.raises(UserError) as error:
+        check_hydra(compose_config(*overrides, config=config, with_hydra=True).hydra)
+    assert str(error.value).startswith(told) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["hydra.run.dir=a", "hydra.sweep.dir=b", "hydra.sweep.subdir=c", "hydra.output_subdir=null"],
+        ["hydra.job.name=a", "hydra.mode=MULTIRUN", "hydra.searchpath=[]", "hydra.verbose=[wasi]"],
+        ["hydra.job.chdir=true", "+hydra.job.env_set.A=b", "hydra.job.env_copy=[PATH]", "+hydra.env.a=1"],
+        ["hydra.job.config.override_dirname.exclude_keys=[seed]", "hydra.help.app_name=a", "~hydra.callbacks.progress"],
+        ["+hydra.job_logging.loggers.wasi.level=DEBUG", "hydra/job_logging=stdout", "hydra/hydra_logging=none"],
+        ["hydra.job_logging.root.level=DEBUG", "+hydra.job_logging.filters={}", "hydra.callbacks.sweep.fail_fast=2"],
+        ["+hydra.callbacks.mine._target_=hydra.experimental.callback.Callback", "hydra.sweeper.max_batch_size=2"],
+        ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.sampler.seed=1", "hydra/launcher=basic"],
+        ["hydra/sweeper=tuned", "hydra.sweeper.params={seed: '1,2'}"],
+        *([f"hydra/launcher={file.stem}"] for file in sorted((CONF / "hydra" / "launcher").glob("*.yaml"))),
+        *([f"experiment={file.stem}"] for file in sorted((CONF / "experiment").glob("*.yaml"))),
+    ],
+    ids=" ".join,
+)
+def test_what_hydra_reads_is_let_by(overrides, compose_config):
+    check_hydra(compose_config(*overrides, with_hydra=True, small=False).hydra)
+
+
+def test_a_launchers_options_are_those_that_its_plugin_has_described(compose_config, monkeypatch):
+    options = ("++hydra.launcher.backend=loky", "+hydra.launcher.foo=1")
+    asked, unknown = (compose_config("hydra/launcher=joblib", option, with_hydra=True).hydra for option in options)
+    described = SimpleNamespace(node={"_target_": "a.B", "backend": None})
+    monkeypatch.setattr(known.ConfigStore.instance(), "load", lambda path: described)
+    check_hydra(asked)
+    with pytest.raises(UserError) as error:
+        check_hydra(unknown)
+    allowed = ", ".join(f"hydra.launcher.{name}" for name in ("backend", "batch_size", "n_jobs", "pre_dispatch"))
+    assert str(error.value) == f"hydra.launcher.foo=1: allowed is one of {allowed}"
 
 
 @pytest.mark.parametrize("section", ["train", "model", "optimizer", "rank"])

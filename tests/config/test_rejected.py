@@ -3,7 +3,8 @@
 import shlex
 
 import pytest
-from hydra.errors import ConfigCompositionException, OverrideParseException
+from hydra._internal.callbacks import Callbacks
+from hydra.errors import ConfigCompositionException, InstantiationException, OverrideParseException
 
 from tests.conftest import CONF
 from wasi.config.rejected import rejected
@@ -141,6 +142,21 @@ def test_a_sweep_over_methods_is_told_how_to_give_their_option(compose_config):
 def test_what_does_not_fit_into_a_list_is_one_line(overrides, told, compose_config):
     found = line(compose_config, *overrides, words=overrides)
     assert found.startswith(f"{overrides[-1]}: allowed is {told}") and "\n" not in found
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("+hydra.callbacks.foo=1", "a class and its arguments, as _target_ and beside it"),
+        ("+hydra.callbacks.sweep.foo=1", "one of hydra.callbacks.sweep.fail_fast, the arguments of wasi.runs.sweep."),
+        ("+hydra.callbacks.progress.foo.x=1", "nothing here: wasi.progress.ProgressCallback has no arguments"),
+    ],
+)
+def test_a_callback_that_cannot_be_made_is_one_line(word, told, compose_config):
+    with pytest.raises(InstantiationException) as error:
+        Callbacks(compose_config(word, with_hydra=True))
+    found = str(rejected(error.value, ["-m", word]))
+    assert found.startswith(f"{word[1:]}: allowed is {told}") and "\n" not in found
 
 
 def test_other_refusals_are_not_translated(compose_config):

@@ -34,7 +34,8 @@ def target_of(
     for key, value in ((str(key), value) for key, value in cfg.items()):
         if key in filled or (not key.startswith("_") and key not in parameters and key not in beside):
             names = ", ".join(sorted(f"{section}.{name}" for name in _settable(cfg, parameters) - {*filled}))
-            raise UserError(f"{section}.{key}", value, f"one of {names}, the arguments of {path}")
+            allowed = f"one of {names}, the arguments of {path}" if names else f"nothing here: {path} has no arguments"
+            raise UserError(f"{section}.{key}", value, allowed)
     return target
 
 

@@ -7,12 +7,16 @@ of `rank.activation_epsilon`.
 
 import re
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra.conf import HydraConf
+from hydra.core.config_store import ConfigLoadError, ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from wasi.config.arguments import target_of
 from wasi.config.files import CONF, content, of_group, plain
 from wasi.config.validate import OPTIONS, validate
 from wasi.errors import NOTHING, UserError
@@ -22,6 +26,10 @@ _GROUPS = ("model", "dataset", "augment", "method", "rank", "device", "optimizer
 _INSTANTIATED = ("optimizer", "scheduler")
 _WHOLE = ("experiment", "recipe")  # groups whose files set options of other sections
 _BENCH = "bench"
+_PLUGINS = ("launcher", "sweeper")  # sections of `hydra` that a class takes as its arguments
+_LOGGING = {  # what Python's `logging.config.dictConfig` looks at
+    *("version", "formatters", "filters", "handlers", "loggers", "root", "incremental", "disable_existing_loggers"),
+}
 _HYDRAS = ("_target_", "_recursive_", "_convert_")  # keys with a meaning for Hydra, in any section with a class
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
@@ -60,6 +68,45 @@ def check_sections(cfg: DictConfig) -> None:
         check_needed(section, cfg)
     if isinstance(cfg.get(_BENCH), DictConfig):  # under train.py an experiment may bring a part of it
         _refuse_unknown_in_group(_BENCH, cfg[_BENCH], folders)
+
+
+def check_hydra(hydra_cfg: DictConfig) -> None:
+    """Raises UserError for a key that `+` has added to `hydra`, and that neither Hydra nor a plugin of its reads."""
+    _refuse_unknown_to_class("hydra", hydra_cfg, HydraConf, beside={"env"})
+    for section in ("hydra_logging", "job_logging"):
+        _refuse_unknown(f"hydra.{section}", hydra_cfg[section], _LOGGING)
+    for section, node in (*((name, hydra_cfg[name]) for name in _PLUGINS), *_callbacks(hydra_cfg)):
+        if not isinstance(node, DictConfig) or "_target_" not in node:
+            given = "null" if node is None else node
+            raise UserError(f"hydra.{section}", given, "a class and its arguments, as _target_ and beside it")
+    for section in _PLUGINS:
+        target_of(f"hydra.{section}", hydra_cfg[section])
+    launcher = hydra_cfg.runtime.choices.get("hydra/launcher")
+    if options := _of_launcher(str(launcher)):  # of which the class takes any, and hands them on
+        _refuse_unknown("hydra.launcher", hydra_cfg.launcher, options)
+
+
+def _refuse_unknown_to_class(section: str, node: DictConfig, kind: type, beside: Collection[str] = ()) -> None:
+    """Of a structured configuration, in all its sections but those of plugins."""
+    known = {field.name: field.type for field in fields(kind) if field.name != "defaults"}
+    _refuse_unknown(section, node, {*known, *beside})
+    for name, inside in known.items():
+        if isinstance(inside, type) and is_dataclass(inside):
+            _refuse_unknown_to_class(f"{section}.{name}", node[name], inside)
+
+
+def _callbacks(hydra_cfg: DictConfig) -> list[tuple[str, Any]]:
+    return [(f"callbacks.{name}", node) for name, node in hydra_cfg.callbacks.items()]
+
+
+def _of_launcher(choice: str) -> set[str]:
+    """The options of a launcher that an installed plugin has described to Hydra; none where there is no such plugin."""
+    try:
+        described = ConfigStore.instance().load(f"hydra/launcher/{choice}.yaml").node
+    except ConfigLoadError:
+        return set()
+    shipped = CONF / "hydra" / "launcher" / f"{choice}.yaml"
+    return {*map(str, described), *(content(shipped) if shipped.is_file() else ())}
 
 
 def check_needed(section: str, cfg: DictConfig) -> None:

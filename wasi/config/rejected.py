@@ -9,8 +9,9 @@ from typing import Any
 
 import yaml
 from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from wasi.config.arguments import target_of
 from wasi.config.files import content, of_group, plain
 from wasi.errors import NOTHING, UserError
 
@@ -18,6 +19,9 @@ _SPECIAL = {*" ,=(){}[]#;&|!<>?'\"~^`"}  # which Hydra's grammar gives a meaning
 _GIVEN = re.compile(r"use \+([^\s=]+)=(.*)")  # the override, as Hydra repeats it
 _NO_PLACE = re.compile(r"invalid literal for int\(\) with base 10: '(.*)'")
 _MERGED = re.compile(r"Error merging override ([^\s=]+)=(.*)")
+_NO_ARGUMENT = re.compile(
+    r"Error in call to target '([^']+)'.* unexpected keyword argument '(\w+)'.*full_key: (hydra\.\S+)", re.DOTALL
+)
 _DELETED = re.compile(  # what Hydra has against `~OPTION`: of what, and what that is instead of the value given
     r"(?:Could not delete [^']*|Config group override deletion .*?key_or_group=|Error merging override (?=~))"
     r"['~]([^'\s]*)(?:' is (.*) and not )?",
@@ -85,11 +89,26 @@ def _not_hydras(error: str, words: Sequence[str]) -> UserError | None:
     no_place = _NO_PLACE.match(error)
     for option, _, value in (word.lstrip("+").partition("=") for word in words):
         inside, _, key = option.rpartition(".")
+        if error.startswith("Cannot instantiate config of type") and inside == "hydra.callbacks":
+            return UserError(option, value, "a class and its arguments, as _target_ and beside it")
         no_name = error.startswith("Config group override must be") and not isinstance(yaml.safe_load(value), str)
         if no_name and (files := of_group(option)):
             return UserError(option, value, ", ".join(file.stem for file in files))
         if no_place and inside and key == no_place[1]:
             return UserError(option, value, f"a number in the place of {key}, as {inside} is a list; or {inside}=[...]")
+    if found := _NO_ARGUMENT.match(error):
+        return _no_argument(found[1], found[2], found[3], words)
+    return None
+
+
+def _no_argument(path: str, argument: str, section: str, words: Sequence[str]) -> UserError | None:
+    """What a class, as of a callback of Hydra's, does not take."""
+    option, given = f"{section}.{argument}", [word.lstrip("+").partition("=")[::2] for word in words]
+    key, value = next((pair for pair in given if f"{pair[0]}.".startswith(f"{option}.")), (option, NOTHING))
+    try:
+        target_of(section, OmegaConf.create({"_target_": path, argument: None}))
+    except UserError as error:
+        return UserError(key, value, error.allowed)
     return None
 
 

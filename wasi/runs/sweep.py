@@ -10,7 +10,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, read_write
 
 import wasi.config.resolvers  # noqa: F401  (a launcher's child process gets it by unpickling the callback)
-from wasi.config.known import check_config
+from wasi.config.known import check_config, check_hydra
 from wasi.config.needs import check_needs
 from wasi.config.swept import sweep_name, swept_options
 from wasi.runs.command import continue_with
@@ -53,6 +53,7 @@ class SweepCallback(Callback):
         return write_report([folder])
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        exit_if_refused(lambda: check_hydra(config.hydra))
         exit_if_refused(lambda: check_tuning(config.hydra))
         exit_if_refused(lambda: check_folder("hydra.run.dir", config.hydra.run.dir))
         exit_if_refused(lambda: check_fail_fast(self._fail_fast, in_sweep=False))
@@ -70,6 +71,7 @@ class SweepCallback(Callback):
         forget_launched()
 
     def _check_sweep(self, config: DictConfig) -> None:
+        check_hydra(config.hydra)
         swept = swept_options(config.hydra)
         sweep_name(config, swept)
         check_tuning(config.hydra)
