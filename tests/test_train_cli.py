@@ -97,6 +97,22 @@ def test_what_only_hydra_has_words_for_is_one_line_too(tmp_path):
     assert "'++seed=3'" in done.stderr and done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["hydra.run.dir=/proc/x"], "hydra.run.dir=/proc/x: allowed is a folder that can be "),
+        (["hydra.sweep.dir=/proc/x", "-m"], "hydra.sweep.dir=/proc/x: allowed is a folder that can be "),
+        (["hydra.sweep.subdir=/proc/x", "-m"], "hydra.sweep.subdir=/proc/x: allowed is a name inside "),
+        (["hydra.output_subdir=/proc/x"], "hydra.output_subdir=/proc/x: allowed is a name inside "),
+        (["hydra.output_subdir=/proc/x", "-m"], "hydra.output_subdir=/proc/x: allowed is a name inside "),
+    ],
+)
+def test_a_folder_that_cannot_be_is_one_line(words, told, tmp_path):
+    done = light(*TINY, *words, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {told}") and done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("words", [["sweep=a/b"], ["sweep="], ["sweep=a,b"], ["train.epochs=0"]])
 def test_a_sweep_that_cannot_work_stops_before_its_first_job(words, tmp_path):
     done = light("-m", *TINY, "seed=0,1", *words, cwd=tmp_path)

@@ -4,7 +4,8 @@ import pytest
 
 import wasi
 from wasi.errors import UserError
-from wasi.runs.folder import check_folder
+from wasi.runs import folder
+from wasi.runs.folder import check_folder, check_inside, make_folder
 
 PACKAGE = wasi.__path__[0]
 
@@ -22,6 +23,35 @@ def test_one_that_cannot_be_written_into(tmp_path, monkeypatch):
     monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
     with pytest.raises(UserError, match="can be written into"):
         check_folder("hydra.run.dir", str(tmp_path / "new"))
+
+
+def test_one_that_the_system_does_not_make(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"^hydra\.run\.dir=.*: allowed is a folder that can be made .*\(Not a direct"):
+        make_folder("hydra.run.dir", str(tmp_path / "file" / "inside"))
+    with pytest.raises(UserError, match=r"can be made and written into \(File name too long\)"):
+        check_folder("hydra.run.dir", str(tmp_path / ("a" * 300)))
+
+    def refused(dir):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(folder, "TemporaryFile", refused)  # as for root in /sys
+    with pytest.raises(UserError, match=r"can be made and written into \(Permission denied\)"):
+        make_folder("hydra.run.dir", str(tmp_path / "new"))
+
+
+def test_one_that_is_made(tmp_path):
+    for _ in range(2):
+        make_folder("hydra.run.dir", str(tmp_path / "a" / "b"))
+        assert (tmp_path / "a" / "b").is_dir() and not list((tmp_path / "a" / "b").iterdir())
+
+
+@pytest.mark.parametrize("given", ["/proc/x", "../x", "a/../../x"])
+def test_a_folder_inside_another_lies_there(given):
+    with pytest.raises(UserError, match=r"^hydra\.output_subdir=.*: allowed is a name inside "):
+        check_inside("hydra.output_subdir", given)
+    for inside in (None, ".hydra", "a/b", "${job_folder:}"):
+        check_inside("hydra.output_subdir", inside)
 
 
 @pytest.mark.parametrize("given", ["outputs/new", "."])

@@ -10,13 +10,14 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, read_write
 
 import wasi.config.resolvers  # noqa: F401  (a launcher's child process gets it by unpickling the callback)
+from wasi.config.files import plain
 from wasi.config.known import check_config, check_hydra
 from wasi.config.needs import check_needs
 from wasi.config.swept import sweep_name, swept_options
 from wasi.runs.command import continue_with
 from wasi.runs.ending import ending_of, one_line, print_error
 from wasi.runs.fail_fast import OPTION, check_fail_fast, enough_failures, note_results_before
-from wasi.runs.folder import check_folder
+from wasi.runs.folder import check_folder, check_inside, make_folder
 from wasi.runs.job import forget_ended
 from wasi.runs.launching import forget_launched, launched_jobs, note_launched, prepare_launcher
 from wasi.runs.lock import is_at_work
@@ -56,7 +57,9 @@ class SweepCallback(Callback):
         exit_if_refused(lambda: check_hydra(config.hydra))
         exit_if_refused(lambda: check_tuning(config.hydra))
         exit_if_refused(lambda: check_folder("hydra.run.dir", config.hydra.run.dir))
+        exit_if_refused(lambda: check_inside("hydra.output_subdir", config.hydra.output_subdir))
         exit_if_refused(lambda: check_fail_fast(self._fail_fast, in_sweep=False))
+        exit_if_refused(lambda: make_folder("hydra.run.dir", config.hydra.run.dir))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         exit_if_refused(lambda: self._check_sweep(config))
@@ -76,10 +79,13 @@ class SweepCallback(Callback):
         sweep_name(config, swept)
         check_tuning(config.hydra)
         check_folder("hydra.sweep.dir", config.hydra.sweep.dir)
+        check_inside("hydra.sweep.subdir", plain(config.hydra.sweep)["subdir"])  # of a job, which is not known yet
+        check_inside("hydra.output_subdir", config.hydra.output_subdir)
         check_fail_fast(self._fail_fast, in_sweep=True)
         check_processes(config, in_sweep=True)
         self.check(config, swept)
         prepare_launcher(config)
+        make_folder("hydra.sweep.dir", config.hydra.sweep.dir)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         note_launched(Path(config.hydra.runtime.output_dir))
