@@ -58,6 +58,8 @@ def test_help_names_the_groups_and_imports_nothing_heavy(tmp_path):
         (["sweep=a/b"], "sweep=a/b"),
         (["+train.epoch=5"], "train.epoch=5"),
         (["dataset.image_size=56000"], "dataset.image_size=56000"),
+        (["train.epochs=0", "hydra/job_logging=disabled"], "train.epochs=0"),
+        (["train.epochs=0", "hydra/job_logging=stdout"], "train.epochs=0"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(words, named, tmp_path):
@@ -76,6 +78,10 @@ def test_a_mistake_is_one_line_and_status_2(words, named, tmp_path):
         (["optimizer=null"], "optimizer=null: allowed is adamw, "),
         (["+hydra.foo=1"], "hydra.foo=1: allowed is one of hydra.callbacks, "),
         (["+hydra.foo=1", "-m"], "hydra.foo=1: allowed is one of hydra.callbacks, "),
+        (["hydra.verbose=5"], "hydra.verbose=5: allowed is true, false, a logger's name or a list"),
+        (["hydra.job.env_copy=[NOPE]"], "hydra.job.env_copy=[NOPE]: allowed is a list of variables that the"),
+        (["+hydra.sweeper.params.seed=1", "-m"], "hydra.sweeper.params.seed=1: allowed is hydra.sweeper.params={"),
+        (["hydra.job.name=a/b"], "hydra.job.name=a/b: allowed is what Python's logging can set up (Unable to "),
         (["hydra.run.dir=."], "hydra.run.dir=.: allowed is a folder of its own"),
         (["method=vanilla,nope", "-m"], "method=nope: allowed is asi, "),
         (["method=asi", "method.update=svd"], "method.update=svd: allowed is for method=wasi or wsi only"),

@@ -159,5 +159,26 @@ def test_a_callback_that_cannot_be_made_is_one_line(word, told, compose_config):
     assert found.startswith(f"{word[1:]}: allowed is {told}") and "\n" not in found
 
 
+@pytest.mark.parametrize("value", ["5", "[wasi,1]", "null", "{a: 1}", "1.5"])
+def test_a_verbosity_that_hydra_takes_unlooked_at(value):
+    assert str(rejected(AssertionError(), ["seed=1", f"hydra.verbose={value}"])).startswith(f"hydra.verbose={value}: ")
+    assert rejected(AssertionError(), [f"train.verbose={value}"]) is None
+
+
+@pytest.mark.parametrize("value", ["true", "false", "wasi", "[wasi,hydra]", "[]"])
+def test_a_verbosity_that_there_is_is_not_to_blame(value):
+    assert rejected(TypeError("another"), [f"hydra.verbose={value}"]) is None
+
+
+@pytest.mark.parametrize("word", ["hydra.job_logging.root.level=FOO", "hydra/hydra_logging=a", "hydra.job.name=a/b"])
+def test_what_logging_cannot_be_set_up_with(word):
+    error = ValueError("Unable to configure handler 'file'")
+    error.__cause__ = FileNotFoundError(2, "No such file", "a/b.log")
+    option, _, value = word.partition("=")
+    allowed = "what Python's logging can set up (Unable to configure handler 'file': [Errno 2] No such file: 'a/b.log')"
+    assert str(rejected(error, ["seed=1", word])) == f"{option}={value}: allowed is {allowed}"
+    assert str(rejected(error, ["seed=1"])) == f"hydra.job_logging: allowed is {allowed}"
+
+
 def test_other_refusals_are_not_translated(compose_config):
     assert line(compose_config, "+seed=3") is None

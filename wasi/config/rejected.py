@@ -41,6 +41,10 @@ def rejected(error: Exception, words: Sequence[str] = ()) -> UserError | None:
         return UserError(option, value, f"one value, or with -m several for a sweep, or {_in_quotes(option, value)}")
     if deleted := _DELETED.match(str(error)):
         return _not_deletable(deleted[1], deleted[2], words)
+    if str(error).startswith("Unable to configure "):
+        return _not_loggable(error, words)
+    if isinstance(error, (AssertionError, LookupError, TypeError)):
+        return _unchecked(str(error), words)
     if not isinstance(error, ConfigCompositionException):
         return _not_hydras(str(error), words)
     if isinstance(error, MissingConfigException):
@@ -99,6 +103,42 @@ def _not_hydras(error: str, words: Sequence[str]) -> UserError | None:
     if found := _NO_ARGUMENT.match(error):
         return _no_argument(found[1], found[2], found[3], words)
     return None
+
+
+def _not_loggable(error: Exception, words: Sequence[str]) -> UserError:
+    """What Python's logging cannot be set up with, such as a log file in a folder that is not there."""
+    given = (word.lstrip("+").partition("=") for word in words)
+    of_logging = re.compile(r"hydra[./](job|hydra)_logging\b|hydra\.job\.name$")
+    found = next(((option, value) for option, _, value in given if of_logging.match(option)), None)
+    option, value = found or ("hydra.job_logging", NOTHING)
+    reason = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
+    return UserError(option, value, f"what Python's logging can set up ({' '.join(reason.split())})")
+
+
+def _unchecked(error: str, words: Sequence[str]) -> UserError | None:
+    """What Hydra takes for granted of its own options' values, and of what `+` puts something into."""
+    for word in words:
+        option, _, value = word.lstrip("+").partition("=")
+        if option == "hydra.verbose" and not _is_verbosity(_parsed(value)):
+            return UserError(option, value, "true, false, a logger's name or a list of such names")
+        if option == "hydra.job.env_copy" and (names := _parsed(value)) and error.strip("'") in names:
+            return UserError(option, value, f"a list of variables that the environment has; {error} is none")
+        if error.startswith("Unexpected type for root") and word.startswith("+") and "." in option:
+            section = option.rpartition(".")[0]
+            return UserError(option, value, f"{section}={{…}}, as {section} is null, and nothing can be put into that")
+    return None
+
+
+def _parsed(value: str) -> Any:
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value
+
+
+def _is_verbosity(value: Any) -> bool:
+    several = value if isinstance(value, list) else [value]
+    return isinstance(value, bool) or all(isinstance(name, str) for name in several)
 
 
 def _no_argument(path: str, argument: str, section: str, words: Sequence[str]) -> UserError | None:
