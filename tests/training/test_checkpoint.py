@@ -1,5 +1,7 @@
 """Checkpoints: the newest that can be read is continued."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -49,6 +51,55 @@ def test_what_serves_several_steps_is_continued_too(tmp_path):
     assert not all(torch.equal(value, whole[name]) for name, value in exact.items())
     for name, value in exact.items():
         assert (value - whole[name]).norm() <= 1e-2 * value.norm() + 1e-3, name
+
+
+class Gpus:
+    """Stands in for `torch.cuda` with so many devices: their generators' states, and what they are set to."""
+
+    def __init__(self, monkeypatch, count):
+        self.states = [torch.tensor([number, 7], dtype=torch.uint8) for number in range(count)]
+        self.set: dict[int, list[int]] = {}
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [state.clone() for state in self.states])
+        monkeypatch.setattr(torch.cuda, "set_rng_state", self._set)
+
+    def _set(self, state, device):
+        assert device < len(self.states) and state.device.type == "cpu"
+        self.set[device] = state.tolist()
+
+
+def _on(kind):
+    step, scheduler = _trainer()
+    step.device = SimpleNamespace(type=kind)
+    return step, scheduler
+
+
+@pytest.mark.parametrize("there", [3, 2, 1, 0])
+def test_the_generators_of_the_gpus_are_continued_on_as_many_as_there_are(there, tmp_path, monkeypatch):
+    Gpus(monkeypatch, 2)
+    save_checkpoint(tmp_path, *_on("cuda"), Progress(step=1))
+    gpus = Gpus(monkeypatch, there)
+    load_checkpoint(tmp_path, *_on("cuda" if there else "cpu"))
+    assert gpus.set == {number: [number, 7] for number in range(min(there, 2))}
+
+
+def test_on_a_cpu_no_gpu_is_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: pytest.fail("a GPU was asked"))
+    save_checkpoint(tmp_path, *_on("cpu"), Progress(step=1))
+    gpus = Gpus(monkeypatch, 2)
+    load_checkpoint(tmp_path, *_on("cuda"))
+    assert gpus.set == {}
+
+
+def test_the_cpus_generator_is_continued(tmp_path):
+    step, scheduler = _trainer()
+    torch.manual_seed(3)
+    torch.rand(5)
+    save_checkpoint(tmp_path, step, scheduler, Progress(step=1))
+    expected = torch.rand(5)
+    torch.manual_seed(4)
+    load_checkpoint(tmp_path, step, scheduler)
+    assert torch.equal(torch.rand(5), expected)
 
 
 def _cut(path):
