@@ -1,4 +1,7 @@
-"""Two processes with half a batch each (gloo) take the steps of one with the whole batch."""
+"""Two processes with half a batch each (gloo) take the steps of one with the whole batch, and go on with its run."""
+
+import signal
+from contextlib import suppress
 
 import pytest
 import torch
@@ -6,8 +9,14 @@ import torch.multiprocessing as mp
 from omegaconf import OmegaConf
 from torch import distributed as dist
 
+from tests.conftest import SMALL, _composed
 from tests.small import METHODS, applied, batch
 from tests.training.test_step import DOUBLE, outputs, sgd
+from train import train
+from wasi.errors import Interrupted
+from wasi.runs.job import Run
+from wasi.signals import interruptible
+from wasi.tracking import NullTracker
 from wasi.training import parallel
 from wasi.training.lean import LeanStep
 from wasi.training.optimizer import build_optimizer
@@ -67,3 +76,75 @@ def test_two_processes_follow_one(case, in_two):
     close = 1e-6 if CASES[case][1] is swan else 1e-9
     assert torch.allclose(first, alone, rtol=close, atol=close)
     assert losses == pytest.approx(expected, rel=close)
+
+
+STOP = 4  # in the second of the epochs, which have three steps each
+RUNS = {
+    "sgd": ("method=vanilla", "optimizer=sgd", "optimizer.momentum=0.9", "optimizer.lr=0.05", "dataset.hflip=0.5"),
+    "lean": ("method=wasi", "optimizer=swan_momentum", "optimizer.lr=0.001", "train.memory=lean", "train.select=best"),
+}
+
+
+class Stopping(NullTracker):
+    """Stops the process once, as a scheduler does, after a step."""
+
+    def log(self, step, values):
+        if step == STOP and "lr" in values:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def on_digits(folder, words, tracker):
+    """What train.py does with vit_micro on 97 digits; the step it began at, and validation loss after each epoch."""
+    sizes = ("train_size=97", "val_size=33", "test_size=50", "batch_size=40")
+    options = ("device=cpu", "device.num_threads=1", "train.epochs=3", "train.measure=none", "train.save=none")
+    cfg = _composed("config", False, (*SMALL, *(f"dataset.{size}" for size in sizes), *options, *words)).copy()
+    folder.mkdir(exist_ok=True)
+    run = Run(folder, tracker)
+    with suppress(Interrupted), interruptible():
+        train(cfg, run)
+    return run.resumed_from_step, [epoch["val/loss"] for epoch in run.history], run.metrics.get("test/loss")
+
+
+def resuming_worker(rank, folder):
+    """Each run whole, stopped in two processes and continued by one, stopped in one and continued by two."""
+    torch.set_num_threads(1)
+
+    def alone(name, words, tracker):
+        return None if rank else on_digits(folder / name, words, tracker)
+
+    def together(name, words, tracker):
+        store = dist.FileStore(str(folder / f"{name} store"), 2)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+        try:
+            return on_digits(folder / name, words, NullTracker() if rank else tracker)
+        finally:
+            dist.destroy_process_group()
+
+    found = {}
+    for name, words in RUNS.items():
+        found[name, "whole"] = alone(f"{name} whole", words, NullTracker())
+        for case, first, second in (("two then one", together, alone), ("one then two", alone, together)):
+            found[name, f"{case}, stopped"] = first(f"{name} {case}", words, Stopping())
+            found[name, case] = second(f"{name} {case}", words, NullTracker())
+    torch.save(found, folder / f"{rank}.pt")
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("resumed")
+    mp.spawn(resuming_worker, (folder,), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+@pytest.mark.parametrize("case", ["two then one", "one then two"])
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_is_continued_by_another_number_of_processes(name, case, resumed):
+    begun, losses, tested = resumed[0][name, "whole"]
+    assert begun == 0 and len(losses) == 3
+    begun, before, _ = resumed[0][name, f"{case}, stopped"]
+    assert begun == 0 and before == pytest.approx(losses[:1], rel=1e-4)
+    begun, *after = resumed[0][name, case]
+    assert begun == STOP and [*after[0], after[1]] == pytest.approx([*losses, tested], rel=1e-4)
+    assert losses[1] != pytest.approx(losses[2], rel=1e-3)  # a step more or less would be seen
+    if case == "one then two":
+        assert resumed[1][name, case] == resumed[0][name, case]
