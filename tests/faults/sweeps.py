@@ -44,11 +44,11 @@ def result(folder: Path) -> dict:
 
 
 def outcome(sweep: Path) -> dict[str, tuple]:
-    """By job: how it ended, every number, and every byte of its model."""
-    found = {}
+    """By job: how it ended, every number but times and the process's own peak, and every byte of its model."""
+    found, of_a_process = {}, ("time/", "memory/process_rss_peak_mib")
     for path in sorted(sweep.glob("*/result.json")):
         content = result(path.parent)
         model = path.with_name("model.safetensors")
-        numbers = {name: value for name, value in content["metrics"].items() if not name.startswith("time/")}
+        numbers = {name: value for name, value in content["metrics"].items() if not name.startswith(of_a_process)}
         found[path.parent.name] = content["status"], numbers, model.read_bytes() if model.exists() else None
     return found
