@@ -14,7 +14,7 @@ suite=bookworm version=3.11  # Debian 12, as Raspberry Pi OS of 2023 to 2025, an
 
 if [ ! -x "$root/usr/bin/python$version" ]; then
     mkdir -p "$folder"
-    mmdebstrap --variant=extract --architectures=arm64 --include="python$version,libgomp1,libstdc++6,ca-certificates,git" \
+    mmdebstrap --variant=extract --architectures=arm64 --include="python$version,libgomp1,libstdc++6,coreutils,ca-certificates,git" \
         "$suite" "$root"
 fi
 
