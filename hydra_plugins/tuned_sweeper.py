@@ -92,10 +92,16 @@ class TunedSweeper(BasicSweeper):
 
         Args:
             searched: options that the command line gives a search to decide.
+
+        Raises:
+            UserError: `tune` is no grid of allowed values, or would be decided on test images.
         """
         loader = self.hydra_context.config_loader
         config = loader.load_sweep_config(self.config, row.words())
         validate(OmegaConf.create({"tune": config.tune, "train": {"measure": config.train.measure}}))
+        if config.dataset.val_source == "test":
+            allowed = "train in a sweep that tunes: it must not choose on test images"
+            raise UserError("dataset.val_source", "test", allowed)
         declared = worth_tuning(config.method.name) if config.tune.declared else {}
         tune = plain(config.tune, resolve=True)
         known, own = loader.get_group_options("optimizer"), config.hydra.runtime.choices["optimizer"]

@@ -121,6 +121,7 @@ def test_activation_ranks_are_positive_whole_numbers(ranks, composed):
             "rank.batch_mode=cut",
         ),
         (["dataset.val_source=test", "dataset.test_size=9"], "dataset.test_size=9"),
+        (["dataset.val_source=test", "train.select=best"], "dataset.val_source=test"),
         (["optimizer=adamw", "optimizer.betas=[0.9,1.0]"], "optimizer.betas=[0.9, 1.0]"),
         (["optimizer=adamw", "optimizer.eps=0"], "optimizer.eps=0"),
         (["logger=wandb_offline", "logger.mode=later"], "logger.mode=later"),

@@ -227,6 +227,17 @@ def test_nothing_is_chosen_while_a_point_is_at_work_in_another_process(tmp_path,
     assert len(list(sweep.glob("*/result.json"))) == 1 and not (sweep / "tuning.json").exists()
 
 
+@pytest.mark.parametrize("sweeper", ["tuned", "optuna"])
+def test_nothing_is_chosen_on_test_images(tmp_path, sweeper):
+    if sweeper == "optuna":
+        pytest.importorskip("optuna")
+    words = ("-m", f"hydra/sweeper={sweeper}", "sweep=t", "method=vanilla", "tune.lr=[0.01,0.05]")
+    process = train(*words, "dataset.val_source=test", "dataset.val_size=null", cwd=tmp_path)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2 and err.startswith("error: dataset.val_source=test: allowed is train ")
+    assert not list(tmp_path.rglob("result.json"))
+
+
 def test_what_the_method_declares_is_tried_where_it_is_asked_for(tmp_path):
     words = ("-m", "hydra/sweeper=tuned", "sweep=t", "method=lora", "tune.declared=true")
     process = train(*words, cwd=tmp_path)

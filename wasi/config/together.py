@@ -97,6 +97,11 @@ TOGETHER: list[tuple[tuple[str, ...], Callable[..., bool], str]] = [
         "null with dataset.val_source={}; dataset.val_size is the size of both",
     ),
     (
+        ("train.select", "dataset.val_source"),
+        lambda select, source: select == "last" or source == "train",
+        "train with train.select={}: an epoch must not be chosen on test images",
+    ),
+    (
         ("train.measure", "tune.objectives"),
         lambda measure, names: measure_level(measure) != "none" or not any(map(objectives.is_measured, names)),
         "of validation alone with train.measure={}",
