@@ -17,6 +17,12 @@ from wasi.config.fingerprint import canonical, fingerprint
         (["dataset.batch_size=32", "seed=1"], ["seed=1", "dataset.batch_size=32"]),
         (["method=peft"], ["method=peft", "method.lora_rank=8", "method.lora_alpha=16"]),
         (["method=peft", "method.type=oft"], ["method=peft", "method.type=oft", "method.block_size=8"]),
+        (["method=wasi"], ["method=wasi", "rank.token_epsilon=0.8"]),
+        (["method=asi", "rank=eps_0.6"], ["method=asi", "rank=eps_0.6", "rank.token_epsilon=0.6"]),
+        ([], ["dataset.test_size=360"]),
+        ([], ["dataset.train_size=1293"]),
+        (["dataset.val_size=100"], ["dataset.val_size=100", "dataset.train_size=1337"]),
+        (["dataset.val_source=test"], ["dataset.val_source=test", "dataset.train_size=1437", "dataset.val_size=360"]),
     ],
 )
 def test_the_same_value_in_another_spelling(one, other, compose_config):
@@ -126,6 +132,8 @@ FIXED = ["rank.activation_selection=fixed", "rank.activation_ranks=[2,2,2]"]
     [
         (["dataset.val_size=100"], "dataset.val_fraction=0.2", False),
         (["dataset.val_source=test"], "dataset.val_fraction=0.2", False),
+        (["dataset.train_size=1293"], "dataset.val_fraction=0.05", True),
+        (["dataset.train_size=1292"], "dataset.train_size=1293", True),
         (["dataset=synthetic"], "dataset.val_fraction=0.2", False),
         (["dataset=flowers102"], "dataset.val_fraction=0.2", False),
         (["train.select=best"], "train.eval_every=2", True),

@@ -19,7 +19,7 @@ from collections.abc import Set
 from types import ModuleType
 
 from wasi.data import digits, fashion_mnist, image_folder, published, synthetic
-from wasi.data.sizes import Available, check_sizes
+from wasi.data.sizes import Available, check_sizes, held_out
 from wasi.data.spec import Data, InputSpec
 from wasi.errors import UserError
 
@@ -117,18 +117,35 @@ def dataset_identity(cfg_dataset) -> dict:
     """JSON-able; equal exactly when the same images are used in the same way, wherever they lie. Never raises.
 
     Its "content" is "absent" where files that are read as they are cannot be found. `val_fraction` counts only
-    where it decides how large a part is.
+    where it decides how large a part is, and a size that is all there is counts as null.
     """
     content, cut = "absent", {"val", "test"}
+    whole: dict[str, int | None] = {}
     try:
         kind = kind_of(cfg_dataset)
         cut = kind.cut_parts(cfg_dataset)
         content = kind.identity(cfg_dataset)
+        whole = _whole_sizes(cfg_dataset, kind, cut)
     except (UserError, OSError, EOFError, ValueError):
         pass
     idle = {*_PLACES, *(() if _fraction_counts(cfg_dataset, cut) else ("val_fraction",))}
     choices = {str(key): cfg_dataset[key] for key in cfg_dataset if key not in idle}
+    choices |= {key: None for key, size in whole.items() if choices.get(key) == size}
     return {**choices, "name": str(cfg_dataset["name"]), "content": content}
+
+
+def _whole_sizes(cfg_dataset, kind: ModuleType, cut: Set[str]) -> dict[str, int | None]:
+    """How many images the parts have that null takes whole, where a size is given and these numbers are known."""
+    if all(cfg_dataset.get(f"{part}_size") is None for part in ("train", "val", "test")):
+        return {}
+    has = kind.available(cfg_dataset)
+    if has is None:
+        return {}
+    if cfg_dataset["val_source"] == "test":
+        return {"train_size": has.train + (has.val or 0), "val_size": has.test}
+    held = held_out(cfg_dataset, has.train) if has.val is None else 0
+    whole = {"train_size": has.train - held, "val_size": has.val, "test_size": has.test}
+    return {key: size for key, size in whole.items() if key.removesuffix("_size") not in cut}
 
 
 def _fraction_counts(cfg_dataset, cut: Set[str]) -> bool:
