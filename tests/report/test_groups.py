@@ -4,7 +4,8 @@ import pytest
 
 from tests.bench import jobs
 from tests.report import fakes
-from wasi.report.groups import blocks_of, row_names, short_names, shown_option
+from wasi.config import declared
+from wasi.report.groups import blocks_of, identity, row_names, short_names, shown_option
 from wasi.report.load import read_runs
 from wasi.report.series import series_of
 
@@ -160,3 +161,26 @@ def test_a_baseline_without_a_recipe_has_the_methods_name_beside_recipes(tmp_pat
     (block,) = blocks(tmp_path)
     assert row_names(block) == ["vanilla", "wasi_a", "wasi_b"]
     assert [one.label for one in series_of(block)] == ["vanilla", "wasi_a", "wasi_b"]
+
+
+@pytest.fixture
+def own_method(tmp_path, monkeypatch):
+    """A method whose YAML takes thresholds from `rank` under names of its own; a resolved section, by its value."""
+    (tmp_path / "conf").mkdir()
+    text = "name: own\nscope: mlp\nkept: ${rank.weight_epsilon}\ninputs:\n  share: ${rank.activation_epsilon}\n"
+    (tmp_path / "conf" / "own.yaml").write_text(text)
+    monkeypatch.setattr(declared, "_CONF", tmp_path / "conf")
+    caches = (declared.appearance, declared.rank_option_places, declared.null_means)
+    for cached in caches:
+        cached.cache_clear()
+    yield lambda epsilon: {"name": "own", "scope": "mlp", "kept": epsilon, "inputs": {"share": epsilon / 2}}
+    for cached in caches:
+        cached.cache_clear()
+
+
+def test_thresholds_are_known_under_the_names_that_a_method_gives_them(tmp_path, own_method):
+    for epsilon in (0.8, 0.4):
+        fakes.write(tmp_path / "sweep", fakes.metrics(0.9), fakes.config() | {"method": own_method(epsilon)})
+    (block,) = blocks(tmp_path / "sweep")
+    assert [identity(group)[2:] for group in block.groups] == [("0.4", "0.2"), ("0.8", "0.4")]
+    assert block.differing == []

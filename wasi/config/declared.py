@@ -1,6 +1,7 @@
 """What methods declare of themselves, for those who only need to know, without importing the methods and torch."""
 
 import ast
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -9,9 +10,10 @@ from math import ceil, floor
 from pathlib import Path
 from typing import Any
 
-from wasi.config.files import CONF, content
+from wasi.config.files import CONF, content, flat
 
 _CONF = CONF / "method"
+_INTERPOLATION = re.compile(r"\$\{rank\.(\w+)\}")
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,17 @@ def title(are: Callable[[str], bool]) -> str:
     """
     found = {name: appearance(name) for name in method_names() if are(name)}
     return " or ".join(look.title if look and look.title else name for name, look in found.items())
+
+
+@cache
+def rank_option_places(name: str) -> dict[str, str]:
+    """Under which of its own options, as dotted keys, the method's YAML takes an option of `rank` by interpolation.
+
+    >>> rank_option_places("asi")["activation_epsilon"]
+    'activations.epsilon'
+    """
+    found = ((_INTERPOLATION.fullmatch(str(value)), key) for key, value in flat(_config(name)).items())
+    return {match[1]: key for match, key in found if match}
 
 
 def reads_rank(name: str) -> bool:

@@ -12,17 +12,19 @@ from wasi.report.benchmarks import joined, with_baselines
 from wasi.report.columns import ACCURACY_NAMES, TEST, VALIDATION, Cost
 from wasi.report.load import Run, hardware
 from wasi.report.options import (
-    NAMED,
     activation_label,
     dataset_label,
     epsilon_label,
     model_label,
+    named,
     result_options,
     select,
     show_option,
     unquotable,
     weight_label,
 )
+
+_NAMES = ("model.name", "dataset.name", "method.name")  # every row tells them
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,9 +173,10 @@ def block_of(model: str, dataset: str, groups: list[Group]) -> Block:
     """The groups of one model on one data set, in order, with what tells them apart."""
     tested = all(TEST in run.metrics for group in groups for run in group.trained)
     groups = [replace(group, accuracy=TEST if tested else VALIDATION) for group in sorted(groups, key=row_order)]
-    differing = [key for key in _differing(groups) if key not in NAMED]
+    told = set().union(*(named(group.config) for group in groups))
+    differing = [key for key in _differing(groups) if key not in told]
     if not _told_apart(groups, differing):
-        differing += [key for key in _differing(groups) if key not in differing and key not in NAMED[:3]]
+        differing += [key for key in _differing(groups) if key not in differing and key not in _NAMES]
     return Block(model, dataset, groups, differing, alike=not _told_apart(groups, differing))
 
 

@@ -4,21 +4,37 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+from wasi.config.declared import rank_option_places
 from wasi.config.files import flat
 from wasi.config.fingerprint import canonical
 from wasi.config.relevance import relevant
 from wasi.tracking.paths import without_absolute_paths
 
-_RANK_OPTIONS = (
-    "method.weight_epsilon",
-    "method.keep_ratio",
-    "method.activations._target_",
-    "method.activations.selection",
-    "method.activations.epsilon",
-    "method.activations.ranks",
-)
-NAMED = ("model.name", "dataset.name", "method.name", "method._target_", "method.scope", *_RANK_OPTIONS)
-"""Options that have a place of their own in every table, so that they need no column of differences."""
+# `rank` options that labels are made of, and where methods have them whose YAML does not tell.
+_RANK_OPTIONS = {
+    "weight_epsilon": "weight_epsilon",
+    "keep_ratio": "keep_ratio",
+    "activation_selection": "activations.selection",
+    "activation_epsilon": "activations.epsilon",
+    "activation_ranks": "activations.ranks",
+}
+_IDENTITY = ("model.name", "dataset.name", "method.name", "method._target_", "method.scope")
+
+
+def named(config: Mapping) -> set[str]:
+    """Options that have a place of their own in every table, so that they need no column of differences."""
+    return {*_IDENTITY, *rank_options(config)}
+
+
+def rank_options(config: Mapping) -> set[str]:
+    """Options of the method that decide ranks and are told by a label."""
+    return {"method.activations._target_", *(_place(config, option) for option in _RANK_OPTIONS)}
+
+
+def _place(config: Mapping, option: str) -> str:
+    """Where a method has an option of `rank`, as a dotted key: under the name that its YAML gives it."""
+    places = rank_option_places(str(select(config, "method.name")))
+    return f"method.{places.get(option, _RANK_OPTIONS[option])}"
 
 
 def result_options(config: Mapping) -> dict[str, Any]:
@@ -28,7 +44,7 @@ def result_options(config: Mapping) -> dict[str, Any]:
     options = {k: v for k, v in options.items() if not (k.endswith(".seed") and v == seed)}
     if select(config, "dataset.name") == "image_folder":  # there the folder is the data set
         options["dataset.root"] = select(config, "dataset.root")
-    if any(key in options for key in _RANK_OPTIONS):
+    if rank_options(config) & options.keys():
         options["rank.calibration_batches"] = select(config, "rank.calibration_batches")
     return canonical(options)
 
@@ -69,13 +85,13 @@ def dataset_label(config: Mapping) -> str:
 
 def weight_epsilon(config: Mapping) -> float | None:
     """None where the method does not read it: another method, or a share of parameters is given instead."""
-    return select(config, "method.weight_epsilon") if _share(config) is None else None
+    return select(config, _place(config, "weight_epsilon")) if _share(config) is None else None
 
 
 def activation_epsilon(config: Mapping) -> float | None:
     """None where no activation is compressed, or its ranks are decided otherwise."""
-    selection = select(config, "method.activations.selection")
-    return select(config, "method.activations.epsilon") if selection in (None, "epsilon") else None
+    selection = select(config, _place(config, "activation_selection"))
+    return select(config, _place(config, "activation_epsilon")) if selection in (None, "epsilon") else None
 
 
 def threshold(config: Mapping) -> float | None:
@@ -94,15 +110,15 @@ def weight_label(config: Mapping) -> str | None:
 
 def _share(config: Mapping) -> float | None:
     """The share of parameters that a method keeps, where one is given in place of a threshold."""
-    given = (select(config, f"method.{option}") for option in ("keep_ratio", "parameter_ratio"))
+    given = (select(config, key) for key in (_place(config, "keep_ratio"), "method.parameter_ratio"))
     return next((share for share in given if share is not None), None)
 
 
 def activation_label(config: Mapping) -> str | None:
     """What decides the activations' ranks: `0.8`, `16x10x40` or `perplexity`; None where nothing does."""
-    selection, epsilon = select(config, "method.activations.selection"), activation_epsilon(config)
+    selection, epsilon = select(config, _place(config, "activation_selection")), activation_epsilon(config)
     if selection == "fixed":
-        return show(select(config, "method.activations.ranks"))
+        return show(select(config, _place(config, "activation_ranks")))
     if selection not in (None, "epsilon"):
         return show(selection)
     return None if epsilon is None else show(epsilon)
