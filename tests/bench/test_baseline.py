@@ -31,6 +31,7 @@ def test_a_method_keeps_the_optimizer_and_is_plain(job_config):
     baseline = baseline_config(cfg)
     assert (baseline.method.name, baseline.method.scope) == ("vanilla", "all")
     assert (baseline.optimizer.lr, baseline.train.memory) == (0.5, "plain")
+    assert baseline.recipe is None
     assert baseline_config(job_config("bench.baseline=null")) is None
 
 
@@ -40,6 +41,7 @@ def test_a_recipe_brings_its_optimizer_and_policy(job_config):
     assert (baseline.method.name, baseline.method.lora_rank, baseline.method.seed) == ("lora", 8, 5)
     assert baseline.optimizer._target_ == "torch.optim.AdamW" and baseline.optimizer.lr == 2e-3
     assert (baseline.train.memory, baseline.train.clip_norm) == ("lean", 2.0)
+    assert baseline.recipe == "lora_r8_lean"
     assert (baseline.seed, baseline.model, baseline.dataset) == (5, cfg.model, cfg.dataset)
 
 

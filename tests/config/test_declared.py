@@ -12,6 +12,13 @@ from wasi.config.declared import appearance, method_names, null_means, place, re
 CONF = Path(__file__).resolve().parents[2] / "conf" / "method"
 
 
+def test_every_method_of_the_documents_has_a_look_and_a_sentence():
+    table = (CONF.parents[1] / "docs" / "experiments.md").read_text().split("## Methods")[1]
+    shipped = [name for name in method_names() if f"\n| `{name}` |" in table]
+    assert {"vanilla", "svd_llm", "wasi", "wsi", "asi", "lora", "peft", "linear_probe"} <= {*shipped}
+    assert [name for name in shipped if not (appearance(name) and appearance(name).about)] == []
+
+
 def test_no_two_methods_look_alike():
     found = {name: appearance(name) for name in method_names()}
     assert found.keys() == {path.stem for path in CONF.glob("*.yaml")}

@@ -41,6 +41,7 @@ def baseline_config(cfg: DictConfig) -> DictConfig | None:
     chosen = compose(HydraConfig.get().job.config_name, overrides=[choice])
     other = cfg.copy()
     with open_dict(other):
+        other.recipe = recipe  # not that of the row it is measured beside
         other.method = OmegaConf.create({**plain(chosen.method), "scope": cfg.method.scope})
         if recipe is None:
             other.train.update(_PLAIN)

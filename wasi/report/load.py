@@ -136,7 +136,7 @@ def _with_baseline(run: Run, content: dict) -> Run:
         return replace(run, ratio=ratio)
     _tell_device(base["config"], run.provenance)
     config, metrics = dict(base["config"]), _numbers(base.get("metrics"))
-    if config.get("recipe") == run.config.get("recipe"):  # a copy of what it was measured beside, name and all
+    if config.get("recipe") == run.config.get("recipe"):  # as earlier benchmarks have it
         config["recipe"] = select(run.config, "bench.baseline_recipe")
     other = replace(run, fingerprint=f"{run.fingerprint}/baseline", config=config, metrics=metrics)
     return replace(run, ratio=ratio, baseline=other if metrics else None)

@@ -63,7 +63,6 @@ def note_results_before(folder: Path) -> None:
     By their content, as neither the machine's clock nor a file's number in another machine's file system says which
     are new. A job that fails again took another time to do so.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     content = {name: _digest(result) for name, result in _results(folder)}
     atomic_write_text(folder / _BEFORE, json.dumps(content) + "\n")
 
