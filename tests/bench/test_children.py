@@ -82,7 +82,7 @@ def test_killed_from_outside_between_two_requests(start):
         child.ask("echo")
 
 
-def test_two_get_ready_at_once_and_are_closed_in_the_middle(start):
+def test_two_can_be_asked_at_once_and_closed_in_the_middle(start):
     one, other = start(), start()
     for child in (one, other):
         child.send("sleeps", seconds=0.2)

@@ -153,3 +153,21 @@ def test_a_long_step_is_looked_into_without_another_before_it(milliseconds, unti
     )
     work.time_train(warmup=0, min_count=1, min_seconds=0.0)
     assert len(work.breakdown(3)) == 3 and len(steps) == 3 + untimed
+
+
+@pytest.mark.parametrize("milliseconds, untimed", [(400.0, 1), (600.0, 0)])
+def test_steps_that_showed_the_memory_are_warm_up_enough_where_they_are_long(milliseconds, untimed, monkeypatch):
+    warmups = []
+
+    def times(run, warmup, *_):
+        warmups.append(warmup)
+        return [milliseconds]
+
+    monkeypatch.setattr("wasi.bench.work.time_steps", times)
+    monkeypatch.setattr(Work, "build", lambda work: None)
+    work = Work()
+    work.subject = SimpleNamespace(step=lambda *_: None, batch=(), device=torch.device("cpu"))
+    work.rss_peak(steps=2)
+    for asked in (None, 2):
+        work.time_train(warmup=asked, min_count=1, min_seconds=0.0)
+    assert warmups == [0, untimed, 2]

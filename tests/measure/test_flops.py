@@ -13,6 +13,7 @@ from wasi.measure.dispatch_flops import flop_counter
 from wasi.measure.flops import inference_flops, step_flops
 from wasi.measure.forward_flops import forward_flops
 from wasi.measure.run import flops
+from wasi.measure.stored_inputs import StoredInputs, stored_inputs_mib
 from wasi.models.modes import evaluating, without_fast_path
 from wasi.training.checkpointing import checkpoint_blocks
 from wasi.training.lean import LeanStep
@@ -228,3 +229,16 @@ def test_a_function_that_a_trace_cannot_see_into_is_told(caplog):
     with caplog.at_level(logging.WARNING):
         forward_flops(Net(), torch.zeros(1, 3))
     assert "Doubled" in caplog.text
+
+
+@pytest.mark.parametrize("lean", [False, True])
+@pytest.mark.parametrize("name", small.METHODS)
+@pytest.mark.parametrize("model", small.MODELS)
+def test_one_step_serves_both_the_work_and_the_stored_inputs(model, name, lean):
+    options = dict(make=LeanStep, chunk_size=3, segment_size=1, storage=torch.float32) if lean else {}
+    work, alone = counts(model, name, **options), build(model, name, **options)
+    kept = stored_inputs_mib(alone[0].model, "all", *alone)
+    step, images, labels = build(model, name, **options)
+    observer = StoredInputs(step.model, "all")
+    assert flops(step, images, labels, images, observer) == work
+    assert observer.mib == kept

@@ -70,7 +70,7 @@ class Child:
         return self.receive()
 
     def send(self, do: str, **arguments: Any) -> None:
-        """A request whose answer is to be received later, so that several processes can get ready at once."""
+        """A request whose answer is received later; a process that still owes one when it is closed is killed."""
         self._waiting = True
         try:
             print(json.dumps({"do": do, **arguments}), file=self._to, flush=True)

@@ -19,7 +19,7 @@ from wasi.measure.telemetry import snapshot
 
 log = logging.getLogger(__name__)
 
-_BREAKDOWN_MS = 6000.0  # time that the breakdown may take, roughly
+_BREAKDOWN_MS = 3000.0  # time that the breakdown may take, roughly
 _POWER_SECONDS = 5.0  # of steps, and of inference passes, while the power is read
 _REQUESTS = {TRAIN: "time_train", INFERENCE: "time_inference"}
 
@@ -63,12 +63,11 @@ class Bench:
         other = None
         if base is not None and self._fits(base):
             other = stack.enter_context(self._child("baseline"))
-            other.send("load", config=base.config)  # meanwhile
+            other.ask("load", config=base.config)  # not meanwhile: threads of two processes wait for each other
         self._memory("ours", ours, child)
         self._refuse_if_too_large()
         pairs = [("ours", ours, child)]
         if base is not None and other is not None:
-            other.receive()
             self._memory("baseline", base, other)
             if self._fits(base):
                 pairs.append(("baseline", base, other))
@@ -103,10 +102,12 @@ class Bench:
 
     def _short_of_memory(self, pairs: list[Timed]) -> bool:
         """Whether not all processes could keep what they have freed until their next turn."""
-        held = sum(child.ask("release") for _, _, child in pairs)
+        held = sum(child.ask("resident") for _, _, child in pairs)
         wanted = sum(side.counted["memory/process_rss_peak_mib"] for _, side, _ in pairs)
         short = len(pairs) > 1 and wanted - held > rss.available_mib()
         if short:
+            for _, _, child in pairs:
+                child.ask("release")
             self._remark("freed memory is given back after each turn, as both processes would not fit with it")
         return short
 
@@ -141,7 +142,7 @@ class Bench:
             p50 = side.metrics()[f"{TRAIN}_p50"]
             if "counted" not in known:
                 side.counted |= (counted := child.ask("count"))
-                parts = child.ask("breakdown", count=min(10, max(2, int(_BREAKDOWN_MS / p50))))
+                parts = child.ask("breakdown", count=min(10, max(1, int(_BREAKDOWN_MS / p50))))
                 known |= {"counted": counted, "breakdown": parts}
             side.counted |= known["counted"]
             side.breakdown = known["breakdown"]
@@ -150,7 +151,7 @@ class Bench:
     def _loading(self) -> None:
         """Loading alone, in a process that does nothing else."""
         bench, ours = self._cfg.bench, self.result.ours
-        turn = {"warmup": bench.warmup, "min_count": bench.min_count, "min_seconds": bench.min_seconds}
+        turn = {"warmup": bench.warmup or 1, "min_count": bench.min_count, "min_seconds": bench.min_seconds}
         with self._child("ours") as child:
             ours.counted |= child.ask("loading", config=ours.config, **turn)
 

@@ -45,18 +45,22 @@ class Work:
             settle(lambda: step(*batch), step.subspace.cycle)
         self.release()
 
+    def resident(self) -> float:
+        """MiB of this process, with what the allocator keeps of freed memory."""
+        return rss.current_rss_mib()
+
     def release(self) -> float:
         """Give freed memory back, at the cost of steps meanwhile; MiB that stay resident."""
         gc.collect()
         release_memory()
-        return rss.current_rss_mib()
+        return self.resident()
 
-    def time_train(self, warmup: int, min_count: int, min_seconds: float) -> list[float]:
-        """Milliseconds of whole steps, see `time_steps`."""
+    def time_train(self, warmup: int | None, min_count: int, min_seconds: float) -> list[float]:
+        """Milliseconds of whole steps, see `time_steps`; warmup: None is one where steps are short (`_LONG_MS`)."""
         step, batch = self.subject.step, self.subject.batch
         return self._time("train", lambda: step(*batch), warmup, min_count, min_seconds)
 
-    def time_inference(self, warmup: int, min_count: int, min_seconds: float) -> list[float]:
+    def time_inference(self, warmup: int | None, min_count: int, min_seconds: float) -> list[float]:
         """Milliseconds of a batch in eval mode without gradients, adapters merged. No step is timed as before after it.
 
         Freed memory is kept from now on: `train.memory=lean` is a policy of training, not of what is deployed.
@@ -67,7 +71,7 @@ class Work:
             if self._cfg.device.compile:
                 settle(lambda: model(images))
             if self._cfg.train.memory == "lean":  # its steps left no free memory to find
-                warmup = max(warmup, 1)
+                warmup = max(warmup or 0, 1)
             return self._time("inference", lambda: model(images), warmup, min_count, min_seconds)
 
     def waited(self) -> float | None:
@@ -108,7 +112,9 @@ class Work:
         baseline = rss.current_rss_mib()
         while_building = rss.peak_rss_mib(self.build)
         step, batch = self.subject.step, self.subject.batch
-        peak = rss.peak_rss_mib(lambda: [step(*batch) for _ in range(steps)] and None)
+        samples: list[float] = []
+        peak = rss.peak_rss_mib(lambda: samples.extend(time_steps(lambda: step(*batch), 0, steps, 0.0)))
+        self._last_ms["train"] = samples[-1]
         return {"baseline": baseline, "peak": peak, "total": max(so_far, while_building, peak)}
 
     def live_peaks(self) -> dict[str, float]:
@@ -136,8 +142,8 @@ class Work:
         """Calls before the first that is timed, as something else has just had the caches."""
         return int(self._last_ms.get(kind, 0.0) < _LONG_MS)
 
-    def _time(self, kind: str, run, warmup: int, min_count: int, min_seconds: float) -> list[float]:
-        warmup = max(warmup, self._untimed(kind))
+    def _time(self, kind: str, run, warmup: int | None, min_count: int, min_seconds: float) -> list[float]:
+        warmup = max(warmup or 0, self._untimed(kind))
         before = contention.clocks()
         samples = time_steps(run, warmup, min_count, min_seconds, synchronizer(self.subject.device.type))
         ran, waited = contention.spent(before, contention.clocks())

@@ -6,7 +6,7 @@ decompositions count. Elementwise work, norms and losses do not.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
@@ -25,7 +25,12 @@ def inference_flops(model: nn.Module, images: Tensor) -> int:
 
 
 def step_flops(
-    step: TrainStep, images: Tensor, labels: Tensor, normalised: Tensor, subspace_work: Sequence[Target]
+    step: TrainStep,
+    images: Tensor,
+    labels: Tensor,
+    normalised: Tensor,
+    subspace_work: Sequence[Target],
+    observer: AbstractContextManager | None = None,
 ) -> dict[str, int]:
     """`flops/train_{forward,backward,subspace}` of a whole step, and their sum `flops/train_step`.
 
@@ -40,10 +45,11 @@ def step_flops(
     Args:
         images, labels: as the step takes them; normalised: the same images as the model takes them.
         subspace_work: callables, each as its owner and its name there.
+        observer: a context that the step alone runs in, so that one step serves another measurement as well.
     """
     step.model.train()
     forward = forward_flops(step.model, normalised)
-    with flop_counter() as counter:
+    with observer or nullcontext(), flop_counter() as counter:
         phases = Breakdown({"subspace": subspace_work, "optimizer": ()}, read=counter.get_total_flops)
         with phases, _optimizers_in(phases, "optimizer"):
             step(images, labels)

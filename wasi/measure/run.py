@@ -1,6 +1,7 @@
 """Every number that a finished run reports about its cost; the instruments are this package's other modules."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from math import prod
 
 import torch
@@ -14,7 +15,7 @@ from wasi.measure.accounting import paper_accounting
 from wasi.measure.breakdown import Breakdown, Target
 from wasi.measure.flops import inference_flops, step_flops
 from wasi.measure.memory import MIB, inference_peak, train_peak
-from wasi.measure.stored_inputs import stored_inputs_mib
+from wasi.measure.stored_inputs import StoredInputs
 from wasi.measure.timing import summary, synchronizer, time_steps
 from wasi.methods.method import Method
 from wasi.training.compile import settle, uncompiled
@@ -78,12 +79,13 @@ def counts(
         scope: of the paper's accounting; batch: images and labels as the step takes them.
         normalised: the same images as the model takes them.
     """
+    stored = StoredInputs(step.model, scope)  # of the step whose work is counted: one step for both
     found = {
         **count_parameters(step.model),
         **paper_accounting(step.model, scope, normalised, len(normalised)),
-        "memory/stored_inputs_mib": stored_inputs_mib(step.model, scope, step, *batch),
-        **flops(step, *batch, normalised),
+        **flops(step, *batch, normalised, stored),
     }
+    found["memory/stored_inputs_mib"] = stored.mib
     with method.deployed(step.model):
         inference = paper_accounting(step.model, scope, normalised, len(normalised))
         found["memory/paper_inference_mib"] = inference["memory/paper_inference_mib"]
@@ -104,9 +106,15 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
     }
 
 
-def flops(step: TrainStep, images: Tensor, labels: Tensor, normalised: Tensor) -> dict[str, int]:
-    """FLOPs of a whole step as it really runs, which trains the model that step further."""
-    return step_flops(step, images, labels, normalised, subspace_work(step))
+def flops(
+    step: TrainStep,
+    images: Tensor,
+    labels: Tensor,
+    normalised: Tensor,
+    observer: AbstractContextManager | None = None,
+) -> dict[str, int]:
+    """FLOPs of a whole step as it really runs, which trains the model that step further; see `step_flops`."""
+    return step_flops(step, images, labels, normalised, subspace_work(step), observer)
 
 
 def times(

@@ -41,13 +41,16 @@ def stored_inputs_mib(
     Args:
         step: trains `model`, a step further, on images and labels.
     """
-    with _Kept(model, scope) as kept:
+    with StoredInputs(model, scope) as stored:
         step(images, labels)
-    return kept.highest / _MIB
+    return stored.mib
 
 
-class _Kept:
-    """Follows the forward passes of `model`; `highest`: bytes kept at the end of the one that kept most."""
+class StoredInputs:
+    """Follows the forward passes of `model` inside it, for `stored_inputs_mib` of a step that serves more than that.
+
+    highest: bytes kept at the end of the pass that kept most.
+    """
 
     def __init__(self, model: nn.Module, scope: str):
         self.highest = 0
@@ -69,7 +72,11 @@ class _Kept:
         held = (tensor for part in parts for tensor in part.buffers(recurse=False))
         self._weights = _keys([*model.parameters(), *held])
 
-    def __enter__(self) -> "_Kept":
+    @property
+    def mib(self) -> float:
+        return self.highest / _MIB
+
+    def __enter__(self) -> "StoredInputs":
         with ExitStack() as stack:
             stack.enter_context(self._hooks())
             stack.enter_context(saved_tensors_hooks(self._pack, lambda tensor: tensor))
