@@ -97,6 +97,14 @@ def test_what_cannot_be_composed_is_one_line_and_leaves_no_run(words, told, tmp_
     assert results(tmp_path) == {}
 
 
+@pytest.mark.parametrize("words", [["hydra.callbacks.sweep=null"], ["~hydra.callbacks.sweep", "-m"]])
+def test_the_callback_that_checks_commands_cannot_be_taken_away(words, tmp_path):
+    done = light(*TINY, *words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: hydra.callbacks.sweep=null: allowed is the shipped one")
+    assert results(tmp_path) == {}
+
+
 def test_what_only_hydra_has_words_for_is_one_line_too(tmp_path):
     done = light(*TINY, "+seed=3", cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.startswith("error: Could not append to config. ")

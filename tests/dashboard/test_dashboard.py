@@ -47,9 +47,10 @@ def server(without_login, monkeypatch):
         yield answering
 
 
-def command(*words: str, cwd: Path) -> subprocess.CompletedProcess:
+def command(*words: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess:
     line = [sys.executable, "-m", "wasi.dashboard", *words]
     environment = {"HOME": str(cwd), "NETRC": str(cwd / "netrc"), "PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+    environment |= variables
     return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -217,3 +218,11 @@ def test_the_command_writes_the_specification_and_refuses_in_one_line(tmp_path):
     assert done.returncode == 2 and done.stderr.startswith("error: --dry-run=.: allowed is a file in a folder that ")
     done = command("--project", "vits", cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("mode", ["offline", "foo"])
+def test_a_dashboard_is_made_online_only(mode, tmp_path):
+    done = command("--project", "vits", cwd=tmp_path, WANDB_MODE=mode)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"error: WANDB_MODE={mode}: allowed is online")
+    assert command("--project", "vits", "--dry-run", cwd=tmp_path, WANDB_MODE=mode).returncode == 0

@@ -36,7 +36,7 @@ def resident_memory_of(cfg: DictConfig, num_threads: int, log: Path) -> dict[str
     """
     logger.info("measuring the memory of a whole run, in a process of its own")
     with Child("memory", log, rss.child_environment(num_threads)) as child:
-        child.ask("load", config=measured_config(cfg))
+        child.ask("load", config=measured_config(cfg), smaller=True)  # as training takes what images there are
         found = resident_memory(child)
     limit = cfg.device.memory_limit_mib
     wanted = found["memory/process_rss_peak_mib"]

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from wasi.atomic import atomic_write_text
 from wasi.cli import check_output_file, run_cli
+from wasi.errors import UserError
 from wasi.optional import optional
 
 _REQUIREMENTS = "requirements-dashboard.txt"
+_ONLINE = ("online", "shared", "run")  # of what wandb allows; `run` is its old name of `online`
 
 
 def main() -> None:
@@ -49,6 +51,9 @@ def main() -> None:
         atomic_write_text(given.dry_run, told + "\n")
         print(f"written to {given.dry_run}")
         return
+    mode = os.environ.get("WANDB_MODE", "online")
+    if mode not in _ONLINE:
+        raise UserError("WANDB_MODE", mode, "online, as both are made at W&B's server; --dry-run needs none")
     from wasi.dashboard.upload import upload
 
     for address in upload(given.entity, given.project, given.group, own):

@@ -85,6 +85,9 @@ def run_job(cfg: DictConfig, body: AnyBody, performer: Perform | None = None) ->
         one is absent.
     """
     hydra_cfg = HydraConfig.get()
+    if hydra_cfg.callbacks.get("sweep") is None:  # it checks commands, so that its removal is seen in a job only
+        print_error(str(UserError("hydra.callbacks.sweep", "null", "the shipped one, which checks every command")))
+        sys.exit(2)
     folder, in_sweep = Path(hydra_cfg.runtime.output_dir), hydra_cfg.mode == RunMode.MULTIRUN
     if in_sweep and folder in _ended_here:
         log.info("already dealt with in this sweep, skipped: %s", _shown(folder))
