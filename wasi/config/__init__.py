@@ -1,1 +1,1 @@
-"""What a configuration means before anything heavy is imported: validity, identity, folder name."""
+"""Validation, fingerprints and folder names of configurations; needs neither torch nor a model library."""

@@ -1,4 +1,4 @@
-"""Options that a library's class or function takes as its arguments: those of `optimizer` and `scheduler`."""
+"""Checks options that are passed as arguments to a class or function, such as those of `optimizer` and `scheduler`."""
 
 from collections.abc import Callable, Collection
 from inspect import Parameter, signature
@@ -13,14 +13,18 @@ from wasi.errors import UserError
 def target_of(
     section: str, cfg: DictConfig, beside: Collection[str] = (), filled: Collection[str] = ()
 ) -> Callable[..., Any]:
-    """What `_target_` names.
+    """Return the class or function that `_target_` names, after checking that it takes the options of `cfg`.
+
+    A target with `**kwargs` takes any option.
 
     Args:
-        section: the options' group, for what is refused; cfg: its options.
-        beside: options that are not meant for the target; filled: arguments that are not options.
+        section: name of the options' group or section, for the error message.
+        cfg: the options; those with a leading underscore are Hydra's.
+        beside: options that are allowed although the target has no such argument.
+        filled: arguments that the caller supplies, which therefore may not be given as options.
 
     Raises:
-        UserError: there is no such class or function here, or it has no argument of an option's name.
+        UserError: `_target_` cannot be imported, or it has no argument of an option's name.
     """
     path = cfg["_target_"]
     try:
@@ -40,5 +44,5 @@ def target_of(
 
 
 def _settable(cfg: DictConfig, parameters: Any) -> set[str]:
-    """Arguments that an option can give: those that it gives, and others that have a default."""
+    """Return the arguments that an option may set: those that `cfg` sets, and all others that have a default."""
     return {name for name, found in parameters.items() if name in cfg or found.default is not Parameter.empty}

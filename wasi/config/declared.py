@@ -1,4 +1,4 @@
-"""What methods declare of themselves, for those who only need to know, without importing the methods and torch."""
+"""What classes of methods declare about themselves, read from their source without importing them or torch."""
 
 import ast
 import re
@@ -20,10 +20,15 @@ _INTERPOLATION = re.compile(r"\$\{rank\.(\w+)\}")
 class Appearance:
     """How reports show a method.
 
-    order: its place among the others in tables and legends, ascending; colour: `#RRGGBB`; marker: matplotlib's;
-    reference: whether it is what the others are compared with, drawn as a dashed line; subject: whether reports judge
-    its claims; rival: whether these are judged beside it too, as what one would use instead; title: its name in a
-    sentence, if that is not the one it is chosen by; about: what it does, for a reader who does not know it.
+    Args:
+        order: its position among the methods in tables and legends, ascending.
+        colour: `#RRGGBB`.
+        marker: a marker of matplotlib's.
+        reference: whether it is the baseline that the others are compared with, drawn as a dashed line.
+        subject: whether reports judge the claims that are made for this method.
+        rival: whether a subject's claims are judged against this method too, as the established alternative.
+        title: its name in running text, if that is not the name it is selected by.
+        about: what it does, for a reader who does not know it.
     """
 
     order: float
@@ -37,21 +42,21 @@ class Appearance:
 
 
 def method_names() -> list[str]:
-    """The methods that there are, one per file of `conf/method`, in their order; undeclared ones at the end."""
+    """Return the names of all methods, one per file of `conf/method`, in the order of `place`."""
     return sorted((path.stem for path in _CONF.glob("*.yaml")), key=place)
 
 
 def place(name: str) -> tuple[float, str]:
-    """A sorting key for methods."""
+    """Return a key that sorts methods by their declared order, then by name; those without a declaration come last."""
     found = appearance(name)
     return (float("inf") if found is None else found.order), name
 
 
 @cache
 def appearance(name: str) -> Appearance | None:
-    """What the class behind `conf/method/NAME.yaml` declares in `appearance[NAME]`, if anything.
+    """Return what the class behind `conf/method/NAME.yaml` declares in `appearance[NAME]`; None if it declares nothing.
 
-    The dictionary is read from the class's source, so it must be written out there.
+    The dictionary is read from the class's source, so it must be a literal.
     """
     target = _config(name).get("_target_")
     if not isinstance(target, str):
@@ -63,14 +68,18 @@ def appearance(name: str) -> Appearance | None:
 
 @cache
 def null_means(name: str) -> dict[str, Any]:
-    """Options whose null stands for a value, with it: what the class declares in `null_means[NAME]`, written out like
-    `appearance`. A pair `(factor, option)` stands for so many times another option, or `"model.blocks"`, see
-    `null_values`."""
+    """Return the method's options whose null stands for a value, as its class declares them in `null_means[NAME]`.
+
+    The declaration must be a literal, as for `appearance`. A value `(factor, option)` means `factor` times another
+    option of the method, or times the number of blocks if that option is `"model.blocks"`; `null_values` evaluates it.
+    """
     return _declared(name, "null_means")
 
 
 def null_values(name: str, options: Mapping[str, Any], blocks: int | None = None) -> dict[str, Any]:
-    """What null stands for beside the method's `options`, where it is known; a multiple is rounded up, a share down.
+    """Return the values that null stands for beside the method's `options`, as far as they can be determined.
+
+    A multiple of another option (see `null_means`) is rounded up if its factor is above 1, and down otherwise.
 
     >>> null_values("peft", {"lora_rank": 5})["init_rank"], null_values("peft", {"lora_rank": None})["init_rank"]
     (8, 12)
@@ -78,7 +87,7 @@ def null_values(name: str, options: Mapping[str, Any], blocks: int | None = None
     ({'frozen_blocks': 2}, {})
 
     Args:
-        blocks: how many the model has, where that is known.
+        blocks: the model's number of transformer blocks, where that is known.
     """
     declared = null_means(name)
     values = {option: value for option, value in declared.items() if not isinstance(value, tuple)}
@@ -95,8 +104,10 @@ def null_values(name: str, options: Mapping[str, Any], blocks: int | None = None
 
 @cache
 def worth_tuning(name: str) -> dict[str, list[Any]]:
-    """Options that decide how good the method is, beside optimizer and learning rate, with values worth a trial: what
-    its class declares in `worth_tuning[NAME]`, written out like `appearance`."""
+    """Return options that matter for the method's quality beside optimizer and learning rate, with the values to try.
+
+    They are what its class declares in `worth_tuning[NAME]`, a literal as for `appearance`.
+    """
     return _declared(name, "worth_tuning")
 
 
@@ -106,27 +117,27 @@ def _declared(name: str, attribute: str) -> dict[str, Any]:
 
 
 def is_reference(name: str) -> bool:
-    """Whether the others are compared with this method."""
+    """Return whether the other methods are compared with this one."""
     return _says(name, "reference")
 
 
 def is_subject(name: str) -> bool:
-    """Whether reports judge the claims of this method."""
+    """Return whether reports judge the claims that are made for this method."""
     return _says(name, "subject")
 
 
 def is_rival(name: str) -> bool:
-    """Whether a subject's claims are judged beside this method."""
+    """Return whether a subject's claims are judged against this method too."""
     return _says(name, "rival")
 
 
 def reference() -> str:
-    """The method that others are compared with."""
+    """Return the name of the method that the others are compared with."""
     return next(filter(is_reference, method_names()))
 
 
 def title(are: Callable[[str], bool]) -> str:
-    """The titles of all methods of one kind, for a sentence.
+    """Return the titles of all methods for which the predicate `are` holds, joined by "or", for use in a sentence.
 
     >>> title(is_subject), title(is_rival), title(is_reference)
     ('WASI', 'LoRA', 'vanilla')
@@ -137,7 +148,9 @@ def title(are: Callable[[str], bool]) -> str:
 
 @cache
 def rank_option_places(name: str) -> dict[str, str]:
-    """Under which of its own options, as dotted keys, the method's YAML takes an option of `rank` by interpolation.
+    """Map each option of `rank` that the method's YAML interpolates to the method's own option that takes its value.
+
+    The method's options are dotted keys.
 
     >>> rank_option_places("asi")["activation_epsilon"]
     'activations.epsilon'
@@ -147,7 +160,7 @@ def rank_option_places(name: str) -> dict[str, str]:
 
 
 def reads_rank(name: str) -> bool:
-    """Whether the method's YAML refers to options of `rank`."""
+    """Return whether the method's YAML interpolates options of `rank`."""
     path = _path(name)
     return path is not None and "${rank." in path.read_text()
 
@@ -168,7 +181,7 @@ def _config(name: str) -> dict[str, Any]:
 
 
 def _class_attribute(module: str, class_name: str, attribute: str) -> Any:
-    """The literal that a class body assigns to `attribute`; None where it does not."""
+    """Return the literal that a class body assigns to `attribute`; None if there is no such assignment."""
     spec = find_spec(module)
     if spec is None or spec.origin is None:
         return None

@@ -1,4 +1,4 @@
-"""The configuration files, as they are written."""
+"""Configuration files and their sections, as plain dictionaries and lists."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -8,26 +8,30 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-# Inside an installed package; beside the package in a checkout.
+# The folder lies inside an installed package, but beside the package in a checkout.
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
 
 
 @cache
 def content(file: Path) -> dict[str, Any]:
-    """Of a YAML file, interpolations as text."""
+    """Return the content of a YAML file, with interpolations as unresolved text."""
     return plain(OmegaConf.load(file))
 
 
 def plain(node: object, resolve: bool = False) -> dict[str, Any]:
-    """A section of a configuration as dictionaries and lists; interpolations as text, or resolved.
+    """Convert a section of a configuration to dictionaries and lists.
 
-    Raises omegaconf.OmegaConfBaseException for a value that is to be resolved and is missing.
+    Args:
+        resolve: whether to resolve interpolations; otherwise they stay text.
+
+    Raises:
+        omegaconf.OmegaConfBaseException: with `resolve`, a value is missing or an interpolation cannot be resolved.
     """
     return cast(dict[str, Any], OmegaConf.to_container(node, resolve=resolve, throw_on_missing=resolve))
 
 
 def flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested options as dotted key -> value.
+    """Flatten nested options to a mapping from dotted keys to values.
 
     >>> flat({"a": {"b": 1, "c": [2, 3]}, "d": {}})
     {'a.b': 1, 'a.c': [2, 3]}
@@ -39,5 +43,5 @@ def flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def of_group(group: str, folder: Path = CONF) -> list[Path]:
-    """The files that a group chooses from, by name."""
+    """Return the YAML files among which an option group chooses, sorted by name."""
     return sorted((folder / group).glob("*.yaml"))

@@ -18,10 +18,10 @@ SCHEMA_VERSION = 1
 
 
 def fingerprint(cfg: DictConfig) -> str:
-    """64 hex digits; equal for two configurations exactly when they ask for the same run.
+    """Return 64 hex digits (SHA-256) that are equal for two configurations exactly when they ask for the same run.
 
-    Never raises: a configuration with holes in it gets one from its unresolved form, so that its failure has a
-    folder.
+    It never raises: a configuration that cannot be resolved is hashed unresolved, so that the job that fails because of
+    it has a folder.
     """
     try:
         return _digest(_ingredients(cfg))
@@ -30,9 +30,10 @@ def fingerprint(cfg: DictConfig) -> str:
 
 
 def canonical(value: Any) -> Any:
-    """One spelling per value: keys sorted by JSON, 1.0 as 1, what JSON cannot hold as text, null as no key.
+    """Return one form per value: 1.0 as 1, what JSON cannot hold as text, dictionaries without keys that are null.
 
-    So an option that comes to be, null or with a default that counts as null, leaves older fingerprints as they are.
+    Leaving null out means that a new option whose default is null, or counts as null, does not change older
+    fingerprints.
 
     >>> canonical({"a": (1.0, 0.80), "b": True, "c": float("nan"), "d": None})
     {'a': [1, 0.8], 'b': True, 'c': 'nan'}
@@ -54,8 +55,8 @@ def _ingredients(cfg: DictConfig) -> dict:
     told = {key for key, value in parts["method"].items() if value is not None}
     as_read = without_token_default(method_as_read(cfg))
     parts["method"] = {key: value for key, value in as_read.items() if key in told}
-    parts["model"].pop("weights")  # their identity stands for them
-    data = {**resolved["dataset"], **parts.pop("dataset")}  # likewise, with what is chosen of them
+    parts["model"].pop("weights")  # `identity` has a checksum of them instead of their path
+    data = {**resolved["dataset"], **parts.pop("dataset")}  # likewise, including which of the images are used
     identity = {"weights": weights_identity(cfg.model), "data": dataset_identity(data)}
     if "perplexity_table" in rank_options_read(cfg) and cfg.rank.perplexity_table is not None:
         identity["perplexity_table"] = _file_digest(cfg.rank.perplexity_table)

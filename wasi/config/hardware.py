@@ -1,4 +1,4 @@
-"""Which class of device a run gets, and how many processes train it, told without importing torch."""
+"""Devices, cores and processes that a run can use, determined without importing torch."""
 
 import ctypes
 import importlib.util
@@ -13,27 +13,27 @@ from typing import NamedTuple
 
 
 def device_class(name: str) -> str:
-    """`cuda` or `cpu`, for a value of `device.name`; `auto` is CUDA where torch would find one."""
+    """Return `cuda` or `cpu` for a value of `device.name`; `auto` is `cuda` where torch would find a CUDA device."""
     if name == "auto":
         return "cuda" if _torch_finds_cuda() else "cpu"
     return "cuda" if name.split(":")[0] == "cuda" else "cpu"
 
 
 class Launch(NamedTuple):
-    """This process's rank, and how many processes there are, as `torchrun` tells them in the environment."""
+    """This process's rank and the number of processes of its run."""
 
     rank: int
     world_size: int
 
 
 def launched() -> Launch:
-    """Rank 0 of 1 without `torchrun`."""
+    """Read `Launch` from the environment variables RANK and WORLD_SIZE of `torchrun`; rank 0 of 1 without them."""
     return Launch(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
 
 
 @cache
 def is_raspberry_pi(name: str) -> bool:
-    """Whether `device.name` is one, or this machine is."""
+    """Return whether `name`, a value of `device.name`, means a Raspberry Pi, or this machine is one."""
     try:
         board = Path("/proc/device-tree/model").read_text()
     except OSError:
@@ -42,7 +42,7 @@ def is_raspberry_pi(name: str) -> bool:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    """Return the GPUs that this process may use, named as in CUDA_VISIBLE_DEVICES."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is None:
         return [str(number) for number in range(_gpu_count())]
@@ -50,22 +50,28 @@ def visible_gpus() -> list[str]:
 
 
 def gpus_for(device: str) -> int:
-    """How many GPUs jobs with `device.name` can have here; 0 where they run on the CPU."""
+    """Return how many GPUs of this machine jobs with `device.name=DEVICE` can use; 0 if they run on the CPU."""
     return len(visible_gpus()) if device_class(device) == "cuda" else 0
 
 
 def places_for(device: str, threads: int | None) -> int:
-    """Jobs that run side by side here: one for each GPU, or as many as the cores serve with `threads` each."""
+    """Return how many jobs run side by side on this machine: one per GPU, or one per `threads` cores.
+
+    On a CPU it is 1 if `threads` is None, as every job then uses all cores.
+    """
     return gpus_for(device) or max(1, _cores() // threads if threads else 1)
 
 
 def cores_of_job(device: str, threads: int | None) -> int:
-    """The cores of one of the jobs that run side by side here."""
+    """Return how many cores each of the jobs that run side by side has: `threads`, or an equal share of all cores."""
     return threads or max(1, _cores() // places_for(device, threads))
 
 
 def most_side_by_side() -> int:
-    """Threads or processes above which more of them can only be a mistake, and may take the machine down."""
+    """Return the largest number of threads or processes that is accepted: 4 per core, and at least 16.
+
+    More can only be a mistake, and may make the machine unusable.
+    """
     return max(16, 4 * _cores())
 
 
@@ -82,7 +88,7 @@ def _torch_finds_cuda() -> bool:
 
 
 def _torch_is_built_with_cuda() -> bool:
-    """As the installed torch/version.py says."""
+    """Return whether the installed torch/version.py names a CUDA version."""
     found = importlib.util.find_spec("torch")
     if found is None or found.origin is None:
         return False
@@ -91,7 +97,7 @@ def _torch_is_built_with_cuda() -> bool:
 
 
 def _gpu_count() -> int:
-    """GPUs that the driver's management library knows; 0 without a driver."""
+    """Return the number of GPUs that the driver's management library reports; 0 without a driver."""
     count = ctypes.c_uint(0)
     with _nvml() as nvml:
         if nvml is not None:
@@ -100,7 +106,7 @@ def _gpu_count() -> int:
 
 
 def gpu_driver() -> str | None:
-    """The version of NVIDIA's driver; None without one."""
+    """Return the version of NVIDIA's driver; None without one."""
     told = ctypes.create_string_buffer(80)
     with _nvml() as nvml:
         if nvml is not None:
@@ -110,7 +116,7 @@ def gpu_driver() -> str | None:
 
 @contextmanager
 def _nvml() -> Iterator[ctypes.CDLL | None]:
-    """The driver's management library (NVML); None without a driver. Opens no CUDA context."""
+    """Yield the driver's management library (NVML), or None without a driver; this opens no CUDA context."""
     try:
         nvml = ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:

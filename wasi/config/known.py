@@ -1,8 +1,8 @@
-"""Checks of a whole configuration: that its options exist, that `validate` allows them, and the method's own ones.
+"""Checks of a whole configuration: options that do not exist or are missing, and all rules of `validate`.
 
-`validate` looks at the options that a configuration has. But Hydra lets `+train.epoch=5` add an option that nothing
-reads, `~train.epochs` and `train=null` take away what a run needs, and `method.activations.epsilon=5` pass by the rule
-of `rank.activation_epsilon`.
+`validate` checks the options that a configuration has. But Hydra lets `+train.epoch=5` add an option that nothing
+reads, `~train.epochs` and `train=null` remove what a run needs, and `method.activations.epsilon=5` bypass the rule of
+`rank.activation_epsilon`. These cases are found here.
 """
 
 import re
@@ -22,20 +22,22 @@ from wasi.config.validate import OPTIONS, validate
 from wasi.errors import NOTHING, UserError
 
 _GROUPS = ("model", "dataset", "augment", "method", "rank", "device", "optimizer", "scheduler", "logger")
-# Groups of which a library's class takes every option as an argument, and refuses what it does not know.
+# Groups whose options are the arguments of a class (`_target_`), against which `target_of` checks them.
 _INSTANTIATED = ("optimizer", "scheduler")
 _WHOLE = ("experiment", "recipe")  # groups whose files set options of other sections
 _BENCH = "bench"
-_PLUGINS = ("launcher", "sweeper")  # sections of `hydra` that a class takes as its arguments
-_LOGGING = {  # what Python's `logging.config.dictConfig` looks at
+_PLUGINS = ("launcher", "sweeper")  # sections of `hydra` whose options are the arguments of a class
+_LOGGING = {  # keys that Python's `logging.config.dictConfig` knows
     *("version", "formatters", "filters", "handlers", "loggers", "root", "incremental", "disable_existing_loggers"),
 }
-_HYDRAS = ("_target_", "_recursive_", "_convert_")  # keys with a meaning for Hydra, in any section with a class
+_HYDRAS = ("_target_", "_recursive_", "_convert_")  # keys for Hydra itself, in any section that names a class
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
 def check_config(cfg: DictConfig, swept: Collection[str] = ()) -> None:
-    """Raises UserError for the first option that is unknown, missing, or not allowed, under any of its names.
+    """Raise `UserError` for the first option that is unknown, missing or not allowed.
+
+    The rules of `rank` also apply to the method's own options that take their values from it.
 
     Args:
         swept: keys whose values differ from job to job; rules that concern them are left to the jobs.
@@ -49,7 +51,7 @@ def check_config(cfg: DictConfig, swept: Collection[str] = ()) -> None:
 
 
 def check_sections(cfg: DictConfig) -> None:
-    """Raises UserError for a section that is not there, and for an option that nothing reads."""
+    """Raise `UserError` for a section or option that is missing, and for an option that nothing reads."""
     folders, main = _folders(), content(CONF / "config.yaml")
     groups = {path.name for folder in folders for path in folder.iterdir() if path.is_dir()} - {"hydra"}
     _refuse_unknown("", cfg, set(main) - {"defaults"} | groups)
@@ -66,12 +68,12 @@ def check_sections(cfg: DictConfig) -> None:
         if section not in _INSTANTIATED:
             _refuse_unknown_in_group(section, cfg[section], folders)
         check_needed(section, cfg)
-    if isinstance(cfg.get(_BENCH), DictConfig):  # under train.py an experiment may bring a part of it
+    if isinstance(cfg.get(_BENCH), DictConfig):  # under train.py an experiment may set some of its options
         _refuse_unknown_in_group(_BENCH, cfg[_BENCH], folders)
 
 
 def check_hydra(hydra_cfg: DictConfig) -> None:
-    """Raises UserError for a key that `+` has added to `hydra`, and that neither Hydra nor a plugin of its reads."""
+    """Raise `UserError` for a key that `+` added to `hydra` and that neither Hydra nor one of its plugins reads."""
     _refuse_unknown_to_class("hydra", hydra_cfg, HydraConf, beside={"env"})
     for section in ("hydra_logging", "job_logging"):
         _refuse_unknown(f"hydra.{section}", hydra_cfg[section], _LOGGING)
@@ -82,12 +84,12 @@ def check_hydra(hydra_cfg: DictConfig) -> None:
     for section in _PLUGINS:
         target_of(f"hydra.{section}", hydra_cfg[section])
     launcher = hydra_cfg.runtime.choices.get("hydra/launcher")
-    if options := _of_launcher(str(launcher)):  # of which the class takes any, and hands them on
+    if options := _of_launcher(str(launcher)):  # its class takes `**options`, so `target_of` cannot check them
         _refuse_unknown("hydra.launcher", hydra_cfg.launcher, options)
 
 
 def _refuse_unknown_to_class(section: str, node: DictConfig, kind: type, beside: Collection[str] = ()) -> None:
-    """Of a structured configuration, in all its sections but those of plugins."""
+    """Refuse keys that the dataclass `kind` lacks, in a section and in its nested sections that are dataclasses too."""
     known = {field.name: field.type for field in fields(kind) if field.name != "defaults"}
     _refuse_unknown(section, node, {*known, *beside})
     for name, inside in known.items():
@@ -100,7 +102,7 @@ def _callbacks(hydra_cfg: DictConfig) -> list[tuple[str, Any]]:
 
 
 def _of_launcher(choice: str) -> set[str]:
-    """The options of a launcher that an installed plugin has described to Hydra; none where there is no such plugin."""
+    """Return the options that an installed launcher plugin has registered with Hydra; empty without such a plugin."""
     try:
         described = ConfigStore.instance().load(f"hydra/launcher/{choice}.yaml").node
     except ConfigLoadError:
@@ -110,13 +112,19 @@ def _of_launcher(choice: str) -> set[str]:
 
 
 def check_needed(section: str, cfg: DictConfig) -> None:
-    """Raises UserError for an option that every file of a group has and the configuration lacks."""
+    """Raise `UserError` for an option that every file of a group has and the configuration lacks."""
     whole = [set(file) for file in _files(section, _folders()) if "defaults" not in file]
     _refuse_missing(section, cfg[section], set.intersection(*whole) if whole else ())
 
 
 def check_method(method: DictConfig) -> None:
-    """Raises UserError for a name that is no method's, and for an option, by the rule of the one it is taken from."""
+    """Check the method's name, and its options that take their value from another option by interpolation.
+
+    Each of the latter must satisfy the rule of the option that the method's YAML file interpolates.
+
+    Raises:
+        UserError: there is no such method, or a value is not allowed.
+    """
     files = {file.get("name"): file for file in _files("method", _folders())}
     name = method.get("name")
     if name not in files:
@@ -128,9 +136,10 @@ def check_method(method: DictConfig) -> None:
 
 
 def _with_rank_as_read(cfg: DictConfig) -> DictConfig | None:
-    """The configuration with the values of `rank` that the method has, by its own names; None where they are the same.
+    """Return the configuration with the values of `rank` that the method's own options have; None if they agree.
 
-    So that what options may not be together holds for `method.activations.token_epsilon`, too.
+    `validate` of the result applies the rules about combinations of options to `method.activations.token_epsilon` as
+    well.
     """
     files = {file.get("name"): file for file in _files("method", _folders())}
     changed = {}
@@ -147,7 +156,7 @@ def _with_rank_as_read(cfg: DictConfig) -> DictConfig | None:
 
 
 def _references(node: Mapping[str, Any], inside: str = "") -> Iterator[tuple[str, str]]:
-    """Options of a file that are another option's value: where they stand, and whose."""
+    """Yield the options of a file that interpolate another option, as (dotted key, option that is interpolated)."""
     for key, value in node.items():
         if isinstance(value, Mapping):
             yield from _references(value, f"{inside}{key}.")
@@ -169,7 +178,7 @@ def _refuse_unknown_in_group(section: str, node: DictConfig, folders: list[Path]
 
 
 def _refuse_unknown_inside(section: str, node: DictConfig, files: list[dict[str, Any]]) -> None:
-    """In a section, and in what the files have as sections inside it, such as `method.activations`."""
+    """Refuse unknown keys in a section and in sections that the files have inside it, such as `method.activations`."""
     _refuse_unknown(section, node, set().union(*files) - {"defaults"})
     for key in map(str, node):
         inside = [file[key] for file in files if isinstance(file.get(key), dict)]
@@ -178,7 +187,7 @@ def _refuse_unknown_inside(section: str, node: DictConfig, files: list[dict[str,
 
 
 def _refuse_what_is_not_read(cfg: DictConfig) -> None:
-    """Options of a section that this command does not look into."""
+    """Refuse options that this command does not read: any inside `experiment` or `recipe`, and `bench` in train.py."""
     for group in _WHOLE:
         if isinstance(cfg.get(group), DictConfig):
             key, value = next(iter(plain(cfg[group]).items()))
@@ -206,7 +215,7 @@ def _files(section: str, folders: list[Path]) -> list[dict[str, Any]]:
 
 
 def _folders() -> list[Path]:
-    """The project's configuration folder, and those of `--config-dir`."""
+    """Return the project's configuration folder, followed by those of `--config-dir`."""
     given = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
     others = [Path(source.path) for source in given if source.schema == "file"]
     return list(dict.fromkeys([CONF, *(path for path in others if path.is_dir())]))

@@ -1,10 +1,10 @@
-"""What `train.measure` asks for."""
+"""The levels of `train.measure`."""
 
 LEVELS = ("none", "fast", "full")  # each measures what the one before it does, and more
 
 
 def measure_level(value: bool | str) -> str:
-    """One of `LEVELS`: `true` is `full`, `false` is `none`.
+    """Return the level that a value of `train.measure` means: `true` is `full`, `false` is `none`.
 
     >>> measure_level(True), measure_level("fast")
     ('full', 'fast')

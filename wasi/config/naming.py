@@ -1,4 +1,7 @@
-"""Names made from content, so that equal configurations meet: in one folder, or but for the seed in one row."""
+"""Names of folders and rows that are derived from a configuration.
+
+Jobs with equal configurations share one folder, and runs that differ by seed alone share one row.
+"""
 
 import re
 
@@ -9,31 +12,37 @@ from wasi.config.reads import rank_options_read
 
 
 def job_folder(cfg: DictConfig) -> str:
-    """For example `wasi-vit_micro-digits-eps_0.8-s0-1f3a09c2d4`. Never raises: refusing is up to the job."""
+    """Return the name of a job's folder, for example `wasi-vit_micro-digits-eps_0.8-s0-1f3a09c2d4`.
+
+    It never raises: a configuration that is not allowed is refused by the job.
+    """
     seed = f"s{_select(cfg, 'seed')}"
     readable = _readable(*_names(cfg, "method.name", "model.name", "dataset.name"), rank_label(cfg), seed)
     return f"{readable.lstrip('.')}-{fingerprint(cfg)[:10]}"
 
 
 def row_label(cfg: DictConfig) -> str:
-    """Equal for runs that differ by seed alone, for example `wasi-eps_0.8-vit_micro-digits-1f3a09`. Never raises.
+    """Return a name that is equal for runs that differ by seed alone, such as `wasi-eps_0.8-vit_micro-digits-1f3a09`.
 
-    Of a recipe its name: `lora_r8-dinov2_vits14-fashion_mnist-5e1b77`. The hash is of all that can change a result. A
-    benchmark measures what a training run does otherwise: its row is another, ending in `-bench`.
+    With a recipe it begins with the recipe's name: `lora_r8-dinov2_vits14-fashion_mnist-5e1b77`. The hash covers all
+    that can change a result. A benchmark's label ends in `-bench`, so that it is not grouped with training runs. It
+    never raises.
     """
     recipe = _select(cfg, "recipe")
     how = [recipe] if recipe else [*_names(cfg, "method.name"), rank_label(cfg)]
     of_one_seed = cfg.copy()
     of_one_seed.seed = 0
-    # Some of `bench` is in the configuration of a training run too, where its experiment says how to benchmark.
+    # A training run may have a part of `bench`, set by its experiment; `bench.rerun` is in benchmarks alone.
     kind = "bench" if _select(cfg, "bench.rerun") is not None else None
     return _readable(*how, *_names(cfg, "model.name", "dataset.name"), fingerprint(of_one_seed)[:6], kind)
 
 
 def rank_label(cfg: DictConfig) -> str:
-    """The ranks as far as the method reads them: `eps_0.8`, `eps_0.8_a0.4_t1`, `eps_0.8_r16x10x40`, `keep_0.5`.
+    """Return a label of the rank options that the method reads: `eps_0.8`, `eps_0.8_a0.4_t1`, `keep_0.5`.
 
-    After a search, its bound: `eps_0.8_search_a0.8` (of that uniform threshold), `search_0.5MiB`, `search_p3`.
+    It is empty if the method reads none. `a` stands for the activations' threshold, `t` for the token modes',
+    `eps_0.8_r16x10x40` has fixed ranks. After a perplexity search the label states its bound: `eps_0.8_search_a0.8`
+    (that of this uniform threshold), `search_0.5MiB`, `search_p3`.
     """
     try:
         read = rank_options_read(cfg)
@@ -59,7 +68,7 @@ def _names(cfg: DictConfig, *keys: str) -> list:
 
 
 def _readable(*names) -> str:
-    """Those that are not empty, in letters that a folder's name may have."""
+    """Join the non-empty names by dashes, each cut to 40 characters that are safe in the name of a folder."""
     return "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", str(name))[:40] for name in names if name)
 
 

@@ -1,4 +1,4 @@
-"""What a search may optimise: metrics of `result.json`, and which of them are to grow."""
+"""Metrics of `result.json` that a search may optimise, and which of them are maximised."""
 
 from collections.abc import Mapping, Sequence
 
@@ -26,7 +26,7 @@ Values = tuple[float, ...]
 
 
 def direction(objective: str) -> str:
-    """As Optuna names it.
+    """Return the direction of an objective, as Optuna names it.
 
     >>> direction("val/acc"), direction("memory/train_peak_mib")
     ('maximize', 'minimize')
@@ -35,21 +35,22 @@ def direction(objective: str) -> str:
 
 
 def is_measured(objective: str) -> bool:
-    """Whether only `train.measure=fast` or `full` finds it out."""
+    """Return whether the metric needs `train.measure=fast` or `full`."""
     return objective in _MEASURED
 
 
 def values_of(metrics: Mapping[str, float], objectives: Sequence[str]) -> Values | None:
-    """The objectives' values in their order; None where one is absent."""
+    """Return the objectives' values in their order; None if one is absent from `metrics`."""
     if any(objective not in metrics for objective in objectives):
         return None
     return tuple(metrics[objective] for objective in objectives)
 
 
 def best_places(points: Sequence[Values | None], objectives: Sequence[str]) -> list[int]:
-    """Places of the points that no other beats, the best in the first objective first; of equal ones the earliest.
+    """Return the indices of the points that no other point dominates, the best in the first objective first.
 
-    Of a single objective that is one point; of several, their Pareto front.
+    For a single objective that is one point, for several their Pareto front. Of equal points only the earliest counts,
+    and points that are None are skipped.
 
     >>> best_places([(0.8, 9.0), (0.9, 10.0), None, (0.7, 9.5)], ["val/acc", "memory/train_peak_mib"])
     [1, 0]

@@ -1,4 +1,4 @@
-"""Which options a method reads from `rank`, by interpolation, and which of them have an effect."""
+"""Which options of `rank` a method reads by interpolation, and which of these have an effect."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from wasi.config.files import plain
 
 _INTERPOLATION = re.compile(r"\$\{rank\.(\w+)\}")
 
-# What each way of choosing activation ranks looks at.
+# The options that each value of `rank.activation_selection` uses.
 _OF_SELECTION = {
     "epsilon": {"activation_epsilon", "token_epsilon"},
     "fixed": {"activation_ranks"},
@@ -19,7 +19,7 @@ _OF_SELECTION = {
 
 
 def rank_options_read(cfg: DictConfig) -> set[str]:
-    """Names of the `rank` options that `method` interpolates and that matter beside each other's values.
+    """Return the names of the `rank` options that `method` interpolates and that have an effect beside the others.
 
     >>> rank = {"activation_selection": "epsilon", "activation_epsilon": 0.8, "activation_ranks": None}
     >>> method = {"x": "${rank.activation_epsilon}", "y": ["${rank.activation_ranks}"]}
@@ -33,7 +33,7 @@ def rank_options_read(cfg: DictConfig) -> set[str]:
 
 
 def thresholds_read(cfg: DictConfig) -> dict[str, float]:
-    """The thresholds that the method reads, by what they are of: `weights`, `activations`; none for vanilla.
+    """Return the thresholds that the method reads, under the keys `weights` and `activations`; empty for vanilla.
 
     >>> from omegaconf import OmegaConf
     >>> rank = {"weight_epsilon": 0.8, "activation_epsilon": 0.9}
@@ -46,7 +46,7 @@ def thresholds_read(cfg: DictConfig) -> dict[str, float]:
 
 
 def rank_options_without_effect(cfg: DictConfig, words: Sequence[str]) -> list[str]:
-    """Of `rank.OPTION=VALUE` among the words of a command line, the options that the method does not look at.
+    """Return the options `rank.OPTION=VALUE` of a command line that have no effect on the method.
 
     >>> from omegaconf import OmegaConf
     >>> cfg = OmegaConf.create({"rank": {"keep_ratio": 0.5, "init": "svd"}, "method": {"init": "${rank.init}"}})
@@ -60,7 +60,7 @@ def rank_options_without_effect(cfg: DictConfig, words: Sequence[str]) -> list[s
 
 
 def method_as_read(cfg: DictConfig) -> dict[str, Any]:
-    """The resolved `method` without those of its entries that stand for `rank` options of no effect."""
+    """Return the resolved `method` without the entries that interpolate `rank` options of no effect."""
     raw, resolved = plain(cfg.method), plain(cfg.method, resolve=True)
     read = rank_options_read(cfg)
     return _pruned(raw, resolved, lambda text: set(_INTERPOLATION.findall(text)) <= read)
@@ -71,12 +71,12 @@ def _without_effect(cfg: DictConfig, names: set[str]) -> set[str]:
     every: set[str] = set().union(*_OF_SELECTION.values())
     idle = every - _OF_SELECTION.get(rank.get("activation_selection"), every)
     if rank.get("perplexity_ceiling") is not None or rank.get("memory_budget_mib") is not None:
-        idle.add("activation_epsilon")  # otherwise it is what the bound is derived from
+        idle.add("activation_epsilon")  # without an explicit bound it is derived from this threshold
     if "keep_ratio" in names and rank.get("keep_ratio") is not None:
         idle.add("weight_epsilon")
     if "parameter_ratio" in names and rank.get("parameter_ratio") is not None:
         idle.add("weight_epsilon")
-    if cfg.method.get("init") in ("svd", "random"):  # they look at no data
+    if cfg.method.get("init") in ("svd", "random"):  # these use no calibration data
         idle.add("calibration_batches")
     return idle
 

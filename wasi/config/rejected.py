@@ -1,4 +1,4 @@
-"""What Hydra refuses while it composes, as one line; what this module does not know stays Hydra's to tell."""
+"""One-line messages for errors of Hydra's composition; errors that are not recognised are left to Hydra."""
 
 import re
 import shlex
@@ -15,14 +15,14 @@ from wasi.config.arguments import target_of
 from wasi.config.files import content, of_group, plain
 from wasi.errors import NOTHING, UserError
 
-_SPECIAL = {*" ,=(){}[]#;&|!<>?'\"~^`"}  # which Hydra's grammar gives a meaning, or none
+_SPECIAL = {*" ,=(){}[]#;&|!<>?'\"~^`"}  # characters that an unquoted value of Hydra's grammar may not have as such
 _GIVEN = re.compile(r"use \+([^\s=]+)=(.*)")  # the override, as Hydra repeats it
 _NO_PLACE = re.compile(r"invalid literal for int\(\) with base 10: '(.*)'")
 _MERGED = re.compile(r"Error merging override ([^\s=]+)=(.*)")
 _NO_ARGUMENT = re.compile(
     r"Error in call to target '([^']+)'.* unexpected keyword argument '(\w+)'.*full_key: (hydra\.\S+)", re.DOTALL
 )
-_DELETED = re.compile(  # what Hydra has against `~OPTION`: of what, and what that is instead of the value given
+_DELETED = re.compile(  # Hydra's messages about `~OPTION`: the option, and the value that it has
     r"(?:Could not delete [^']*|Config group override deletion .*?key_or_group=|Error merging override (?=~))"
     r"['~]([^'\s]*)(?:' is (.*) and not )?",
     re.DOTALL,
@@ -30,9 +30,10 @@ _DELETED = re.compile(  # what Hydra has against `~OPTION`: of what, and what th
 
 
 def rejected(error: Exception, words: Sequence[str] = ()) -> UserError | None:
-    """The mistake behind `error`: an option that does not exist (here), or a choice that its group does not have.
+    """Return the user's mistake behind `error`, such as an option that does not exist; None if not recognised.
 
-    None for anything else. `words` are those of the command line.
+    Args:
+        words: the arguments of the command line.
     """
     if isinstance(error, OverrideParseException):
         return _unparsed(error, words)
@@ -59,13 +60,13 @@ def rejected(error: Exception, words: Sequence[str] = ()) -> UserError | None:
     allowed, section = _allowed(_first_unknown(option, node), node), option.partition(".")[0]
     if allowed.startswith("one of"):
         allowed += _meant(option, node)
-    if any(word.startswith(f"{section}=") and "," in word for word in words):  # Hydra composes the default first
+    if any(word.startswith(f"{section}=") and "," in word for word in words):  # Hydra composes the default first, too
         allowed += f"; in a sweep over {section} write '{option}=choice({value})'"
     return UserError(option, value, allowed)
 
 
 def _unparsed(error: OverrideParseException, words: Sequence[str]) -> UserError:
-    """A value such as a path that Hydra's grammar takes for something else, or makes nothing of."""
+    """Explain an override that Hydra's grammar cannot parse, such as a path with special characters."""
     override = error.override or ""
     option, equals, value = override.partition("=")
     if equals and option.startswith("-"):
@@ -88,8 +89,11 @@ def _in_quotes(option: str, value: str) -> str:
 
 
 def _not_hydras(error: str, words: Sequence[str]) -> UserError | None:
-    """What Hydra has a traceback for: `model=null` or `rank=0.8`, and a name (`optimizer.betas.x=1`) where a list has
-    its places."""
+    """Explain errors that Hydra shows as a traceback.
+
+    Examples are `model=null` and `rank=0.8`, where a group needs a name, and `optimizer.betas.x=1`, where a list needs
+    an index.
+    """
     no_place = _NO_PLACE.match(error)
     for option, _, value in (word.lstrip("+").partition("=") for word in words):
         inside, _, key = option.rpartition(".")
@@ -106,7 +110,7 @@ def _not_hydras(error: str, words: Sequence[str]) -> UserError | None:
 
 
 def _not_loggable(error: Exception, words: Sequence[str]) -> UserError:
-    """What Python's logging cannot be set up with, such as a log file in a folder that is not there."""
+    """Explain what Python's logging cannot be configured with, such as a log file in a missing folder."""
     given = (word.lstrip("+").partition("=") for word in words)
     of_logging = re.compile(r"hydra[./](job|hydra)_logging\b|hydra\.job\.name$")
     found = next(((option, value) for option, _, value in given if of_logging.match(option)), None)
@@ -116,7 +120,7 @@ def _not_loggable(error: Exception, words: Sequence[str]) -> UserError:
 
 
 def _unchecked(error: str, words: Sequence[str]) -> UserError | None:
-    """What Hydra takes for granted of its own options' values, and of what `+` puts something into."""
+    """Explain values of Hydra's own options that Hydra does not check, and `+SECTION.OPTION` where SECTION is null."""
     for word in words:
         option, _, value = word.lstrip("+").partition("=")
         if option == "hydra.verbose" and not _is_verbosity(_parsed(value)):
@@ -142,7 +146,7 @@ def _is_verbosity(value: Any) -> bool:
 
 
 def _no_argument(path: str, argument: str, section: str, words: Sequence[str]) -> UserError | None:
-    """What a class, as of a callback of Hydra's, does not take."""
+    """Explain an option that the class of one of Hydra's sections, such as a callback, has no argument for."""
     option, given = f"{section}.{argument}", [word.lstrip("+").partition("=")[::2] for word in words]
     key, value = next((pair for pair in given if f"{pair[0]}.".startswith(f"{option}.")), (option, NOTHING))
     try:
@@ -153,10 +157,11 @@ def _no_argument(path: str, argument: str, section: str, words: Sequence[str]) -
 
 
 def _not_deletable(option: str, there: str | None, words: Sequence[str]) -> UserError:
-    """`~OPTION` or `~OPTION=VALUE` of what is not there to be taken away, or is not that value.
+    """Explain `~OPTION` of what is not there or cannot be removed, and `~OPTION=VALUE` where the value is another.
 
     Args:
-        option: as Hydra names it; of a group perhaps with `=NAME`. there: the value that it has.
+        option: as Hydra names it; for a group possibly with `=NAME`.
+        there: the value that the option has; None if Hydra does not name it.
     """
     option, _, name = option.partition("=")
     given = (word.removeprefix("~").partition("=") for word in words if word.startswith("~"))
@@ -173,7 +178,7 @@ def _not_deletable(option: str, there: str | None, words: Sequence[str]) -> User
 
 
 def _not_mergeable(option: str, value: str, cause: BaseException | None) -> UserError:
-    """A list or a value for an option that is a mapping, and whatever else OmegaConf, `cause`, has against it."""
+    """Explain a list or scalar given for a mapping, and other failed merges by the first line of `cause`."""
     node = getattr(cause, "parent_node", None)
     if value.startswith("{") or not isinstance(node, DictConfig) or node._get_full_key(None) != option:
         reason = (str(cause).splitlines() or [""])[0]
@@ -189,7 +194,7 @@ def _unknown_choice(error: MissingConfigException) -> UserError | None:
 
 
 def _allowed(option: str, node: DictConfig) -> str:
-    """What may stand in place of an option that does not exist.
+    """Return what may be given instead of an option that does not exist.
 
     Args:
         node: the composed section that lacks the option.
@@ -208,14 +213,14 @@ def _allowed(option: str, node: DictConfig) -> str:
 
 
 def _first_unknown(option: str, node: DictConfig) -> str:
-    """The option as far as `node`, the section that lacks it, and one key more: `trian` of `trian.epochs`."""
+    """Return the option up to the first key that `node` lacks: `trian` of `trian.epochs`."""
     inside = node._get_full_key(None)
     depth = len(inside.split(".")) if inside else 0
     return ".".join(option.split(".")[: depth + 1])
 
 
 def _meant(option: str, node: DictConfig) -> str:
-    """Options of the composed configuration with that name in another section; else the most alike one."""
+    """Suggest options with the same name in another section, else the option whose name is most similar."""
     known = [name for name in _names(plain(node._get_root())) if not name.startswith("hydra.")]
     key = option.rpartition(".")[2]
     same = [name for name in known if name.rpartition(".")[2] == key]
@@ -224,7 +229,7 @@ def _meant(option: str, node: DictConfig) -> str:
 
 
 def _names(section: Mapping[str, Any], inside: str = "") -> Iterator[str]:
-    """Of all options, whole: `train.epochs`."""
+    """Yield the dotted keys of all options, such as `train.epochs`."""
     for key, value in section.items():
         if isinstance(value, Mapping) and value:
             yield from _names(value, f"{inside}{key}.")

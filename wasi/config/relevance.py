@@ -1,4 +1,4 @@
-"""What of a configuration can change a run's result: the one list that fingerprints and reports' groups go by."""
+"""Which options can change a run's result: the one list on which fingerprints and the groups of reports rely."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from wasi.data import synthetic
 from wasi.models.input_spec import SIZES, known_blocks
 from wasi.models.weights_file import KEYWORDS
 
-# `rank` is a table of choices: what a method reads of it stands in the method's own section.
+# Without `rank`: the options of it that a method reads are interpolated into `method`.
 SECTIONS = ("model", "dataset", "augment", "method", "optimizer", "scheduler", "train", "device")
 _WITHOUT_EFFECT = {
     "dataset": ("root", "download", "num_workers"),
@@ -17,14 +17,14 @@ _WITHOUT_EFFECT = {
     "device": ("memory_limit_mib",),
 }
 _NO_AUGMENTATION = (None, 0)
-_CHUNK_MIB = 5  # 8 images of a ViT-B/32
+_CHUNK_MIB = 5  # the widest output of a layer of ViT-B/32 for 8 images: 8 x 50 x 3072 float32
 
 
 def relevant(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The sections of a resolved configuration without what has no effect, and null for a default written out.
+    """Return the sections of a resolved configuration without options of no effect, with null for explicit defaults.
 
-    Equal for two configurations that differ in bookkeeping, in `device.name` within one class of devices, in
-    `train.micro_batch_size` = `dataset.batch_size` or null, and the like. Seeds are kept where a section has one.
+    The result is equal for two configurations that differ in bookkeeping, in `device.name` within one class of devices,
+    in `train.micro_batch_size` = `dataset.batch_size` or null, and the like. Seeds inside a section are kept.
     """
     parts = {
         name: {key: value for key, value in config[name].items() if key not in _WITHOUT_EFFECT.get(name, ())}
@@ -32,7 +32,7 @@ def relevant(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         if isinstance(config.get(name), Mapping)
     }
     parts |= _augmentation(parts.pop("augment", {}))
-    if parts.get("train", {}).get("select") == "best":  # among the epochs that are evaluated
+    if parts.get("train", {}).get("select") == "best":  # the best epoch is chosen among those that are evaluated
         parts["train"]["eval_every"] = config["train"]["eval_every"]
     for name, key, default in _defaults(parts):
         if parts.get(name, {}).get(key) == default:
@@ -45,7 +45,9 @@ def relevant(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def has_effect(option: str) -> bool:
-    """Whether an option of a command line can change a run's result. What tuning tries is told by the values in a run.
+    """Return whether an option of a command line can change a run's result.
+
+    Options of `tune` do not count: the values that they make a run try are in that run's own configuration.
 
     >>> [has_effect(option) for option in ("train.epochs", "train.rerun", "logger", "+tune.lr")]
     [True, False, False, False]
@@ -55,7 +57,7 @@ def has_effect(option: str) -> bool:
 
 
 def without_token_default(method: dict[str, Any]) -> dict[str, Any]:
-    """A method's options with null for a threshold of the token modes that is the one of all modes written out.
+    """Return a method's options with `token_epsilon` null if it equals `epsilon`, which is what null stands for.
 
     >>> without_token_default({"activations": {"epsilon": 0.8, "token_epsilon": 0.8}})
     {'activations': {'epsilon': 0.8, 'token_epsilon': None}}
@@ -67,7 +69,10 @@ def without_token_default(method: dict[str, Any]) -> dict[str, Any]:
 
 
 def _augmentation(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What is switched on; no section where nothing is, as in runs from before there was any."""
+    """Return the section `augment` with what is switched on, and no section if nothing is.
+
+    Runs from before the project had augmentation lack the section and keep their fingerprints this way.
+    """
     on = {key: value for key, value in options.items() if value not in _NO_AUGMENTATION}
     if "scale" not in on:
         on.pop("ratio", None)
@@ -75,19 +80,23 @@ def _augmentation(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def lean_defaults(budget: float | None, device: str) -> dict[str, Any]:
-    """What null stands for in the options of `train.memory=lean` on a class of devices.
+    """Return what null stands for in the options of `train.memory=lean` (None: no such limit, or not known here).
 
-    A GPU has room and wants large products, and `budget` (`train.memory_budget_mib`) chooses the chunk itself.
+    A GPU has no default limit in MiB, as it has more memory and is faster with large products.
+
+    Args:
+        budget: `train.memory_budget_mib`, by which the chunk is chosen if it is given.
+        device: a class of devices, `cpu` or `cuda`.
     """
     mib = _CHUNK_MIB if device == "cpu" and budget is None else None
     return {"chunk_size": 16, "chunk_mib": mib, "segment_size": 2, "storage": "bfloat16"}
 
 
 def _defaults(parts: dict[str, dict[str, Any]]) -> list[tuple[str, str, Any]]:
-    """Section, option, and the value that its null stands for, as far as that is known without a library."""
+    """List (section, option, the value that null stands for), where that is known without importing a library."""
     budget = parts.get("train", {}).get("memory_budget_mib")
     of_lean = lean_defaults(budget, device_class(parts.get("device", {}).get("name", "cpu")))
-    # With a budget null is what fits into it.
+    # With a budget, null stands for whatever fits into it, which is not known here.
     found = [("train", key, value) for key, value in of_lean.items() if budget is None or key == "storage"]
     found += [("device", key, False) for key in ("tf32", "compile")]
     method, model = parts.get("method", {}), parts.get("model", {})

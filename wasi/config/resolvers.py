@@ -1,4 +1,4 @@
-"""The resolvers that conf/*.yaml use. Registered on import, so that launchers' child processes have them too."""
+"""Resolvers that conf/*.yaml use, registered on import so that launchers' child processes have them too."""
 
 import warnings
 
@@ -9,10 +9,7 @@ from wasi.config.naming import job_folder
 
 
 def register() -> None:
-    """Make `${job_folder:}`, and what conf/hydra/launcher/ asks of the machine, known to OmegaConf.
-
-    Harmless when it is called again.
-    """
+    """Register `${job_folder:}` and the resolvers of conf/hydra/launcher/; calling it again is harmless."""
     OmegaConf.register_new_resolver("job_folder", lambda *, _root_: job_folder(_root_), replace=True)
     OmegaConf.register_new_resolver("gpus", gpus_for, replace=True)
     OmegaConf.register_new_resolver("gpus_of_job", lambda device: min(1, gpus_for(device)), replace=True)
@@ -21,5 +18,5 @@ def register() -> None:
 
 
 register()
-# conf/hydra/launcher/joblib.yaml and its like take the place of the plugins' own of the same name.
+# The files of conf/hydra/launcher/ replace the plugins' own configurations of the same name on purpose.
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")

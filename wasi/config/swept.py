@@ -1,4 +1,4 @@
-"""What a command line sweeps over, and what its sweep is called."""
+"""The options over which a command line sweeps, and the name of the sweep."""
 
 import re
 from collections.abc import Set
@@ -13,12 +13,12 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
 
 def swept_options(hydra_cfg: DictConfig) -> set[str]:
-    """Keys with several values: groups (`rank`) and options (`optimizer.lr`), the sweeper's `params` included."""
+    """Return the keys of groups (`rank`) and options (`optimizer.lr`) with several values, see `sweep_overrides`."""
     return {override.get_key_element() for override in sweep_overrides(hydra_cfg)}
 
 
 def sweep_overrides(hydra_cfg: DictConfig) -> list[Override]:
-    """The overrides with several values; the command line wins over the sweeper's `params`."""
+    """Return the overrides with several values; the command line takes precedence over the sweeper's `params`."""
     params = hydra_cfg.sweeper.get("params") or {}
     given = OverridesParser.create().parse_overrides(list(hydra_cfg.overrides.task))
     by_default = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
@@ -27,15 +27,16 @@ def sweep_overrides(hydra_cfg: DictConfig) -> list[Override]:
 
 
 def sweep_name(cfg: DictConfig, swept: Set[str] = frozenset()) -> str:
-    """`sweep` as the name of one folder and one W&B group.
+    """Return the option `sweep`, checked to be usable as the name of one folder and one W&B group.
 
     Raises:
-        UserError: empty, hidden, several, or with a slash or blank in it.
+        UserError: it is empty, has several values, starts with a dot, or contains a slash, blank or other special
+            character.
     """
     allowed = "one name of letters, digits and _ . + -, not starting with a dot, and no slash"
     if "sweep" in swept:
         raise UserError("sweep", "several values", allowed)
-    name = cfg.get("sweep")  # `~sweep` takes it away
+    name = cfg.get("sweep")  # absent after the override `~sweep`
     if isinstance(name, bool) or not isinstance(name, (str, int, float)) or not _NAME.fullmatch(str(name)):
         raise UserError("sweep", "null" if name is None else name, allowed)
     return str(name)

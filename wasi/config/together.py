@@ -1,4 +1,4 @@
-"""What several options may not be together; `validate.py` looks at each alone."""
+"""Rules about combinations of options; `validate.py` has those about single options."""
 
 from collections.abc import Callable
 
@@ -6,9 +6,9 @@ from wasi.config import objectives
 from wasi.config.declared import reference
 from wasi.config.levels import measure_level
 
-_LAYERS_OF_LORA = ("lora", "rslora", "pissa", "olora", "eva", "corda")  # they differ in scale and start alone
+_LAYERS_OF_LORA = ("lora", "rslora", "pissa", "olora", "eva", "corda")  # differ only in scaling and initialisation
 
-# The last of a rule's options is the one to blame; the predicate sees their values in this order.
+# Options, a predicate over their values in this order, and what is allowed for the last, which the error names.
 TOGETHER: list[tuple[tuple[str, ...], Callable[..., bool], str]] = [
     (
         ("dataset.batch_size", "train.micro_batch_size"),

@@ -1,7 +1,7 @@
-"""Every option's allowed values, checked before anything heavy is imported.
+"""The allowed values of every option, checked before anything heavy is imported.
 
-What one option may be stands here, what several may not be together in `together.py`. Options that the composed
-configuration does not have are not looked at; a method, model or dataset checks what only it can know.
+Rules about single options are here, those about combinations in `together.py`. Options that the composed configuration
+does not have are skipped. What depends on a particular method, model or dataset is checked by that.
 """
 
 import math
@@ -62,11 +62,11 @@ def is_pair_of_betas(value: Any) -> bool:
 
 
 def is_range(test: Predicate) -> Predicate:
-    """Two numbers that pass `test`, the second not below the first."""
+    """Return a predicate for lists of two numbers that pass `test`, the second not below the first."""
     return lambda value: list_of(number(test))(value) and len(value) == 2 and value[0] <= value[1]
 
 
-# The words that timm's `create_transform` takes for its three kinds of policy.
+# The policies of timm's `create_transform`: RandAugment, AugMix and AutoAugment.
 _POLICY = re.compile(
     r"rand(-(m|n|mmax|inc)\d+|-(mstd|p)\d+(\.\d+)?)*|augmix(-(m|w|d|b)\d+|-(mstd|a)\d+(\.\d+)?)*|(v0|original)r?|3a"
 )
@@ -232,7 +232,7 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
 
 
 def validate(cfg: DictConfig, swept: Collection[str] = ()) -> None:
-    """Refuse the first option that is not allowed.
+    """Raise `UserError` for the first option whose value is not allowed.
 
     Args:
         swept: keys whose values differ from job to job; rules that concern them are left to the jobs.
@@ -250,7 +250,7 @@ def validate(cfg: DictConfig, swept: Collection[str] = ()) -> None:
 
 
 def _value(cfg: DictConfig, option: str) -> Any:
-    """The option's value, or `_ABSENT` when this configuration has no such option."""
+    """Return the option's value, or `_ABSENT` if this configuration has no such option."""
     *sections, key = option.split(".")
     node = cfg.get(sections[0]) if sections else cfg
     if not isinstance(node, DictConfig) or key not in node.keys():  # noqa: SIM118 (`in node` hides a missing value)
@@ -264,14 +264,14 @@ def _value(cfg: DictConfig, option: str) -> Any:
 
 
 def is_swept(option: str, swept: Collection[str]) -> bool:
-    """An experiment or a recipe may set anything, so a sweep over them leaves everything to the jobs."""
+    """Return whether `option` may differ from job to job: it or its group is swept, or an experiment or recipe is."""
     if "experiment" in swept or "recipe" in swept:
         return True
     return any(option == key or option.startswith(f"{key}.") for key in swept)
 
 
 def _show(value: Any) -> str:
-    """As one would write it on the command line."""
+    """Format a value as on the command line."""
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
