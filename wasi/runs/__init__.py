@@ -1,1 +1,1 @@
-"""What surrounds a run: its folder, its result file, its provenance, and how it ends."""
+"""What surrounds a run: its folder, its result file, its provenance, its exit status, and sweeps of several runs."""

@@ -1,4 +1,4 @@
-"""The command line around Hydra: exit status after a signal, and the command that continues where it stopped."""
+"""The command line around Hydra: exit status, one-line errors, and the command that continues after a signal."""
 
 import argparse
 import importlib
@@ -23,14 +23,14 @@ from wasi.runs.fail_fast import spelled_out
 from wasi.runs.processes import without_a_folder
 from wasi.signals import interruptible
 
-_continuing: list[str] = []  # the last of them is told when a signal ends this process
+_continuing: list[str] = []  # commands; the last is printed when a signal ends this process
 
 
 def command(main: Callable[[], object]) -> None:
-    """Call a `@hydra.main` function; SIGINT and SIGTERM end the process with 130 and 143, without a traceback.
+    """Call a `@hydra.main` function; after SIGINT or SIGTERM exit with 130 or 143, without a traceback.
 
-    What Hydra cannot compose ends it with 2 and one line. Where nobody reads standard output any more
-    (`| head`) it ends with 1 and no line.
+    If Hydra cannot compose the configuration, the process exits with 2 after one line. If the reader of standard output
+    is gone (`| head`), it exits with 1 and prints nothing.
     """
     sys.argv = without_a_folder(with_device_number(spelled_out(sys.argv)))
     logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback at every line
@@ -45,12 +45,12 @@ def command(main: Callable[[], object]) -> None:
         print_error(f"stopped by {signal.Signals(stop.signum).name}{continuing}")
         sys.exit(128 + stop.signum)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # takes what Python flushes at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python's flush at exit does not fail
         sys.exit(1)
 
 
 def with_device_number(words: Sequence[str]) -> list[str]:
-    """`device=cuda:1` as `device=cuda device.name=cuda:1`, as a choice of Hydra's is the name of a file.
+    """Replace `device=cuda:1` by `device=cuda device.name=cuda:1`, as a choice of a group must be the name of a file.
 
     >>> with_device_number(["train.py", "device=cuda:1"])
     ['train.py', 'device=cuda', 'device.name=cuda:1']
@@ -64,7 +64,10 @@ def with_device_number(words: Sequence[str]) -> list[str]:
 
 @contextmanager
 def _one_line_for_rejected_options() -> Iterator[None]:
-    """Hydra tells what it cannot compose in several lines and has no hook for that: its reporter is wrapped."""
+    """Report errors of Hydra's composition in one line.
+
+    Hydra prints several lines and offers no hook to change them, so its reporting function and its parser are wrapped.
+    """
     hydra_main: Any = importlib.import_module("hydra.main")  # `hydra.main` itself is the decorator
     report, parser = hydra_utils.run_and_report, hydra_main.get_args_parser
 
@@ -79,7 +82,7 @@ def _one_line_for_rejected_options() -> Iterator[None]:
 
 
 def _lenient(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """Hydra's parser, which then takes `-m` among the overrides too, and tells in one line what it cannot take."""
+    """Return Hydra's parser, changed to take `-m` among the overrides too and to report errors in one line."""
 
     def refuse(message: str) -> NoReturn:
         print_error(f"{message}; allowed is OPTION=VALUE, for example train.epochs=5, or what --hydra-help lists")
@@ -106,7 +109,7 @@ def _tell_rejected(function: Callable[[], Any]) -> Any:
             raise
         print_error(one_line(f"{error} {error.__cause__ or ''}") if mistake is None else str(mistake))
         sys.exit(2)
-    except OSError as error:  # Hydra's own files: a full disk, a folder that may not be written into
+    except OSError as error:  # from files that Hydra writes: a full disk, a folder without write permission
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         print_error(one_line(f"{type(error).__name__}: {error}"))
@@ -114,16 +117,19 @@ def _tell_rejected(function: Callable[[], Any]) -> Any:
 
 
 def continue_with(option: str, value: object) -> str:
-    """This process's own command line, for a shell, with `option=value` in it: what continues the work begun."""
+    """Return this process's command line with `option=value` in it, quoted for a shell.
+
+    It continues the work begun, and is printed when a signal ends the process.
+    """
     words = [word for word in _own_words() if not word.startswith(f"{option}=")]
     overrides = [place for place, word in enumerate(words) if "=" in word and not word.startswith("-")]
-    place = overrides[-1] + 1 if overrides else len(words)  # argparse wants all overrides side by side
+    place = overrides[-1] + 1 if overrides else len(words)  # argparse takes positional arguments only in one block
     _continuing.append(shlex.join([*words[:place], f"{option}={value}", *words[place:]]))
     return _continuing[-1]
 
 
 def _own_words() -> list[str]:
-    """The command line of this process, with `torchrun` before it where that started it."""
+    """Return the command line of this process, preceded by `torchrun` if that started it."""
     processes = os.environ.get("LOCAL_WORLD_SIZE")
     if launched().world_size == 1 or processes is None:
         return list(sys.orig_argv)

@@ -1,4 +1,4 @@
-"""`device=` put into effect in this process. Imports torch: for use inside a job."""
+"""Applies the options of `device` to this process. Imports torch: for use inside a job."""
 
 import logging
 import os
@@ -13,10 +13,10 @@ log = logging.getLogger(__name__)
 
 
 def prepare_device(cfg: DictConfig) -> torch.device:
-    """Threads, denormals and precision as `device` says, and where tensors live.
+    """Set threads, handling of denormals and precision as `device` says, and return the device for tensors.
 
     Raises:
-        UserError: `cuda` where torch sees none, or not that one; `tf32` elsewhere.
+        UserError: torch has no such CUDA device, or `tf32` is set on a CPU.
     """
     device = torch_device(cfg.name)
     set_threads(cfg.num_threads)
@@ -27,10 +27,12 @@ def prepare_device(cfg: DictConfig) -> torch.device:
 
 
 def torch_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one, under `torchrun` the process's own; a Raspberry Pi is a CPU.
+    """Return the device for a value of `device.name`; a Raspberry Pi (`pi5`, `pi4`) is a CPU.
+
+    `auto` is CUDA where there is a GPU. Under `torchrun`, `auto` and `cuda` mean the process's own GPU (LOCAL_RANK).
 
     Raises:
-        UserError: `cuda` where torch sees none, or not that one.
+        UserError: torch has no such CUDA device.
     """
     if name not in ("auto", "cuda") and not name.startswith("cuda:"):
         return torch.device("cpu")
@@ -41,7 +43,7 @@ def torch_device(name: str) -> torch.device:
         raise UserError("device", name, "auto or cpu, as torch sees no CUDA device here")
     own = os.environ.get("LOCAL_RANK")
     device = torch.device(name if ":" in name else "cuda" if own is None else f"cuda:{own}")
-    if device.index is None:  # the current one, which `set_device` cannot be asked for
+    if device.index is None:  # the current device; `set_device` would need an index
         return device
     if device.index >= count:
         raise UserError("device", device, f"cuda:0 to cuda:{count - 1}, the devices that torch sees here")
@@ -50,7 +52,7 @@ def torch_device(name: str) -> torch.device:
 
 
 def _set_tf32(device: torch.device, wanted: bool) -> None:
-    """Whether float32 products on a GPU are rounded to TF32's ten bits of mantissa before they are multiplied."""
+    """Set whether a GPU rounds the factors of float32 products to TF32, which has 10 bits of mantissa."""
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = wanted
     elif wanted:
@@ -58,7 +60,7 @@ def _set_tf32(device: torch.device, wanted: bool) -> None:
 
 
 def set_threads(count: int | None) -> None:
-    """`count` threads here and in child processes; None goes back to what the process started with."""
+    """Use `count` threads here and in child processes; None restores what the process started with."""
     threads, variable = _at_start()
     torch.set_num_threads(count or threads)
     if count:

@@ -1,4 +1,4 @@
-"""How a run ends, and how that is told: one line for the user, the traceback for the log."""
+"""How a run ends, and how that is reported: one line for the user, the traceback in the log."""
 
 import logging
 import signal
@@ -16,7 +16,15 @@ _log_file = logging.getLogger("wasi.file_only")
 
 @dataclass(frozen=True)
 class Ending:
-    """`status` and `error` as in result.json; `exit_code` of a single run; `details` for the log."""
+    """How a run ended.
+
+    Args:
+        status: as in result.json.
+        error: as in result.json, one line.
+        exit_code: the exit status of a single run.
+        signum: the signal that stopped the run.
+        details: text for the log instead of `error`, the traceback of an unexpected exception.
+    """
 
     status: str
     error: str | None = None
@@ -26,7 +34,7 @@ class Ending:
 
 
 def ending_of(error: BaseException) -> Ending:
-    """How a run ends that raised `error`, or in which a signal has arrived.
+    """Return how a run ends that raised `error`, or in which a signal has arrived.
 
     >>> ending_of(UserError("train.epochs", 0, "a whole number from 1 up"))
     Ending(status='failed', error='train.epochs=0: allowed is a whole number from 1 up', exit_code=2, \
@@ -46,13 +54,13 @@ signum=None, details=None)
 
 
 def tell(ending: Ending, log_path: Path) -> None:
-    """A failure as one line on stderr and in the log; an unexpected one's traceback in the log only."""
+    """Report a failure as one line on stderr and in the log; an unexpected one's traceback goes to the log only."""
     if ending.error is None:
         return
     _log_file.error("%s: %s", ending.status, ending.details or ending.error)
     if ending.details:
         print_error(f"{ending.error} (traceback in {log_path})")
-    elif ending.signum is None:  # a signal ends the whole command, which tells it once
+    elif ending.signum is None:  # a signal ends the whole command, which prints it once
         print_error(ending.error)
 
 
@@ -65,8 +73,11 @@ def one_line(text: str) -> str:
 
 
 def _told(error: BaseException) -> str:
-    """Its type and text in one line; of one from a data loader's worker, where torch makes the whole traceback the
-    text, the last line, which is the worker's own error."""
+    """Return the type and text of an exception as one line.
+
+    If it comes from a worker of a data loader, torch makes its whole traceback the text, of which the last line is
+    returned.
+    """
     text = str(error).strip()
     if "Original Traceback" in text:
         return text.splitlines()[-1].strip()
@@ -74,7 +85,10 @@ def _told(error: BaseException) -> str:
 
 
 def _cause(error: BaseException | None, kind: type) -> BaseException | None:
-    """The error itself or one behind it: Hydra's `instantiate` wraps what a constructor raises."""
+    """Return the first of `error` and its causes that is of `kind`, else None.
+
+    Hydra's `instantiate` wraps what a constructor raises.
+    """
     while error is not None and not isinstance(error, kind):
         error = error.__cause__
     return error

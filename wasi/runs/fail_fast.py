@@ -18,14 +18,14 @@ from wasi.runs.result import BENCH_FILE_NAME, FILE_NAME, read_result
 from wasi.runs.tuning import is_tuned_sweep
 
 OPTION = "sweep.fail_fast"
-_PLACE = "hydra.callbacks.sweep.fail_fast"  # `sweep` itself is the sweep's name
+_PLACE = "hydra.callbacks.sweep.fail_fast"  # `sweep` is a string, the sweep's name, and cannot have options inside
 _NAMES = (FILE_NAME, BENCH_FILE_NAME)
-_BEFORE = "fail_fast.json"  # in the sweep's folder: the results that there were before the running command
+_BEFORE = "fail_fast.json"  # in the sweep's folder: digests of the results from before the running command
 _NUMBER = re.compile(r"\d+(\.\d+)?")
 
 
 def spelled_out(words: Iterable[str]) -> list[str]:
-    """A command line with the option under the name that Hydra knows.
+    """Return a command line with `sweep.fail_fast` replaced by its place in Hydra's configuration.
 
     >>> spelled_out(["-m", "sweep=a", "sweep.fail_fast=2"])
     ['-m', 'sweep=a', 'hydra.callbacks.sweep.fail_fast=2']
@@ -34,7 +34,7 @@ def spelled_out(words: Iterable[str]) -> list[str]:
 
 
 def check_fail_fast(value: object, in_sweep: bool) -> None:
-    """Raises UserError for what is no number of failures, and where there is no sweep to stop."""
+    """Raise `UserError` for a value that is not a number of failures, and for any value outside a sweep."""
     if value is None:
         return
     if not integer_from(1)(value):
@@ -44,7 +44,7 @@ def check_fail_fast(value: object, in_sweep: bool) -> None:
 
 
 def reason_of(result: dict) -> str:
-    """What failures of one kind have in common: their error without its numbers.
+    """Return what failures of one kind have in common: their error without its numbers.
 
     >>> reason_of({"status": "failed", "error": "out of memory: RuntimeError: you tried to allocate 37 bytes"})
     'out of memory'
@@ -58,20 +58,20 @@ def reason_of(result: dict) -> str:
 
 
 def note_results_before(folder: Path) -> None:
-    """Keep what results the sweep's folder has as a command begins; failures among them are not the command's.
+    """Record which results the sweep's folder has as a command begins; failures among them are not counted as its own.
 
-    By their content, as neither the machine's clock nor a file's number in another machine's file system says which
-    are new. A job that fails again took another time to do so.
+    Results are compared by content, as neither clocks nor inode numbers can be compared between machines. The result of
+    a job that fails again differs at least in its wall time.
     """
     content = {name: _digest(result) for name, result in _results(folder)}
     atomic_write_text(folder / _BEFORE, json.dumps(content) + "\n")
 
 
 def enough_failures(hydra_cfg: HydraConf | DictConfig) -> tuple[int, str] | None:
-    """How many jobs of the running command have failed for one reason, and for which; None while they are fewer than N.
+    """Return how many jobs of this command have failed for one reason, and the reason; None while fewer than the limit.
 
-    Read from the sweep's folder, so that jobs in other processes and on other machines count. A rate that diverges
-    while rates are tuned is no failure.
+    Failures are counted in the sweep's folder, so those in other processes and on other machines are included. A job
+    that diverges in a tuned sweep is no failure.
     """
     limit = (hydra_cfg.callbacks.get("sweep") or {}).get("fail_fast")
     if limit is None:
@@ -86,7 +86,7 @@ def enough_failures(hydra_cfg: HydraConf | DictConfig) -> tuple[int, str] | None
 
 
 def _results(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Those of the sweep's jobs, by their file's name in the sweep's folder."""
+    """Yield the results of the sweep's jobs, each with its file's path relative to the sweep's folder."""
     for path in sorted(path for name in _NAMES for path in folder.glob(f"*/{name}")):
         if (result := read_result(path.parent, path.name)) is not None:
             yield str(path.relative_to(folder)), result

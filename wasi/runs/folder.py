@@ -1,4 +1,4 @@
-"""The folder that a run or a sweep writes into, checked before Hydra makes it."""
+"""Checks of the folder that a run or a sweep writes into, before Hydra creates it."""
 
 import os
 from pathlib import Path
@@ -10,8 +10,11 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def check_folder(option: str, given: str) -> None:
-    """Raises UserError for the folder one is in and this package's (a run's files would lie among the project's), a
-    file, and a folder that cannot be written into or made."""
+    """Raise `UserError` for a folder that a run must not, or cannot, write into.
+
+    These are the working folder and this package's, where a run's files would lie among the project's, a file, and a
+    folder that cannot be written into or created.
+    """
     folder = Path(given)
     try:
         place = folder.resolve()
@@ -27,9 +30,11 @@ def check_folder(option: str, given: str) -> None:
 
 
 def make_folder(option: str, given: str) -> None:
-    """Make the folder as Hydra is about to, once nothing else is against it.
+    """Create the folder as Hydra is about to; called when all other checks have passed.
 
-    Raises UserError where the system refuses that or a file in it, as in /proc, where all permissions seem to be given.
+    Raises:
+        UserError: the system refuses the folder, or a file in it, as in /proc, where permissions alone do not show
+            that.
     """
     try:
         Path(given).mkdir(parents=True, exist_ok=True)
@@ -40,7 +45,7 @@ def make_folder(option: str, given: str) -> None:
 
 
 def check_inside(option: str, given: str | None) -> None:
-    """Raises UserError for a folder that would not lie inside the one that it belongs to; null is for no folder."""
+    """Raise `UserError` for a path that is absolute or has `..` in it; null means no folder."""
     if given is not None and (Path(given).is_absolute() or ".." in Path(given).parts):
         raise UserError(option, given, "a name inside the folder of the run or the sweep")
 

@@ -1,4 +1,4 @@
-"""What packages, data and model can refuse before torch is imported."""
+"""Checks of packages, data and model that are possible before torch is imported."""
 
 import logging
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def check_inputs(cfg: DictConfig) -> None:
-    """Packages and files that are not there or not what they should be; sizes that do not fit.
+    """Check that packages and files are there and valid, and that numbers and sizes are possible on this machine.
 
     Raises:
         UserError: names the option.
@@ -42,11 +42,14 @@ def check_inputs(cfg: DictConfig) -> None:
 
 
 def _check_batch_fits(size: int, count: int, number_size: int, share: int) -> None:
-    """A size at which a step, which needs several times its batch of images, would swallow the machine.
+    """Refuse an image size at which a step, which needs several times its batch of images, would exhaust the memory.
 
     Args:
-        size, count: of the images; number_size: bytes in which the step holds a number of them.
-        share: how many times the images have to fit into the memory: into a step's go activations of every block.
+        size: height and width of an image in pixels.
+        count: images per batch.
+        number_size: bytes per number in which the step holds the images.
+        share: how many times the batch has to fit into the memory; more for a step that keeps activations of every
+            block.
     """
     batch, memory = 3 * number_size * count * size**2 / 2**30, psutil.virtual_memory().total / 2**30
     if batch > memory / share:

@@ -1,4 +1,4 @@
-"""One run from its configuration to its result file, however it ends."""
+"""One run from its configuration to its result file, whether it succeeds, fails or is interrupted."""
 
 import gc
 import logging
@@ -43,46 +43,46 @@ from wasi.training import file_names
 
 log = logging.getLogger(__name__)
 
-_ended_here: set[Path] = set()  # folders of the sweep under way that this process has dealt with
-_stopped: list[int] = []  # the signal that stopped a job here; a launcher's worker may be handed another one
+_ended_here: set[Path] = set()  # folders of the current sweep whose jobs this process has performed
+_stopped: list[int] = []  # the signal that stopped a job here; a launcher's worker must not begin another
 
 
 @dataclass
 class Run:
-    """What a run works with, and what it fills in as it goes; whatever it got to is in its result."""
+    """What a run works with, and what it fills in; what is there when it ends goes into its result."""
 
     folder: Path
     tracker: Tracker = field(default_factory=NullTracker)
     metrics: dict = field(default_factory=dict)
     layers: list = field(default_factory=list)
     classes: list = field(default_factory=list)
-    history: list = field(default_factory=list)  # of each epoch ended, its `train/loss` and `val/*`
+    history: list = field(default_factory=list)  # `train/loss` and `val/*` of each finished epoch
     resumed_from_step: int = 0
-    only_measure: bool = False  # it was trained before, without being measured
-    first_here: bool = True  # no job before it has left its marks on this process
+    only_measure: bool = False  # an earlier process trained it and did not measure it at this level
+    first_here: bool = True  # no job ran before in this process, so its memory peak is this run's
 
     def start_over(self) -> None:
-        """Forget what was filled in."""
+        """Forget what was filled in, before another attempt in the same process."""
         vars(self).update(vars(Run(self.folder, self.tracker, only_measure=self.only_measure, first_here=False)))
 
 
 Body = Callable[[DictConfig, Run], None]
-AnyBody = Callable[[DictConfig, Any], None]  # of another kind of job, which fills in something else than a `Run`
+AnyBody = Callable[[DictConfig, Any], None]  # a benchmark's, which fills in another object than a `Run`
 Perform = Callable[[DictConfig, Path, AnyBody], Ending]
 
 
 def run_job(cfg: DictConfig, body: AnyBody, performer: Perform | None = None) -> float | Values | None:
     """Run `body` in the folder that Hydra made, and leave a result there.
 
-    In a sweep nothing but `Interrupted` is raised: what goes wrong is in the result, and the next job runs.
-    A single run ends the process: 2 after a user's mistake, 1 after any other failure.
+    In a sweep only `Interrupted` is raised: failures are in the result, and the next job runs. A single run that fails
+    ends the process, with 2 after a user's mistake and 1 after anything else.
 
     Args:
-        performer: what to do in place of `perform`, for another kind of job.
+        performer: called instead of `perform`, for another kind of job.
 
     Returns:
-        What `tune.objectives` names, `val/acc` by default, for sweepers that optimise: of several a tuple; None where
-        one is absent.
+        The metrics that `tune.objectives` names, by default `val/acc`, for sweepers that optimise: a number, or a tuple
+        if there are several; None if one is absent.
     """
     hydra_cfg = HydraConfig.get()
     if hydra_cfg.callbacks.get("sweep") is None:  # it checks commands, so that its removal is seen in a job only
@@ -108,7 +108,7 @@ def run_job(cfg: DictConfig, body: AnyBody, performer: Perform | None = None) ->
     except Interrupted as stop:
         _stopped.append(stop.signum)
         raise
-    if alone:  # else it is another process's, and asked for again where the sweep comes to it again
+    if alone:  # else the sweep tries it again if it has this job twice
         _ended_here.add(folder)
     if ending.exit_code and not in_sweep:
         sys.exit(ending.exit_code)
@@ -122,19 +122,23 @@ def _objective(cfg: DictConfig, folder: Path) -> float | Values | None:
 
 
 def _keep_sweep_name(cfg: DictConfig, before: dict | None, given: Collection[str]) -> None:
-    """A single run that is continued keeps the name that it began with, which W&B knows it by."""
+    """Give a single run that is continued the sweep name that it began with, from which W&B's run id is derived."""
     name = (before or {}).get("config", {}).get("sweep")
     if name is not None and not any(override.startswith("sweep=") for override in given):
         cfg.sweep = name
 
 
 def forget_ended() -> None:
-    """A new sweep begins."""
+    """Forget which jobs were performed, as a new sweep begins."""
     _ended_here.clear()
 
 
 def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
-    """Skip, or run `body` and write down how it ended. Raises only `Interrupted`."""
+    """Skip a completed run, or run `body`, and write to the result how it ended.
+
+    Raises:
+        Interrupted: a signal stopped the run; the result is written before. All other exceptions are in the result.
+    """
     if launched().rank:
         return _perform_beside(cfg, body)
     start, record, others = time.monotonic(), Record(cfg, folder), Others()
@@ -144,7 +148,7 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
         in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
         check_processes(cfg, in_sweep)
         sweep_name(cfg)
-        if HydraConfig.initialized() and not in_sweep:  # a sweep's options are those of all its methods together
+        if HydraConfig.initialized() and not in_sweep:  # in a sweep the option may be meant for another method
             for option in rank_options_without_effect(cfg, HydraConfig.get().overrides.task):
                 log.warning("%s has no effect with method=%s", option, cfg.method.name)
         if record.completed_before() and not cfg.train.rerun:
@@ -162,7 +166,7 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
         if run.only_measure:
             record.add(run.metrics)
         ending = Ending("completed")
-    except BaseException as error:  # Interrupted and SystemExit too: every ending is written down
+    except BaseException as error:  # Interrupted and SystemExit too: every ending goes into the result
         ending = ending_of(error)
     if ending.signum is None:
         others.dismiss()
@@ -171,24 +175,24 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
         found = {"metrics": run.metrics, "layers": run.layers, "classes": run.classes, "history": _history(run)}
         try:
             record.end(ending.status, ending.error, found, seconds, run.resumed_from_step)
-        except OSError as error:  # a full disk: what is there stays, checkpoints included, and the next job is tried
+        except OSError as error:  # such as a full disk: older files stay, checkpoints too, and the next job runs
             ending = replace(ending_of(error), signum=ending.signum)
         tell(ending, folder / "train.log")
         _close(run, record, ending)
     if ending.status == "completed":
         _remove_checkpoint(folder)
         log.info("completed in %.1f s: %s", seconds, ", ".join([*_accuracies(record.content), _shown(folder)]))
-    gc.collect()  # the next job's memory must not start with this one's cycles
+    gc.collect()  # reference cycles of this job must not count as the next one's memory
     if ending.signum is not None:
         raise Interrupted(ending.signum)
     return ending
 
 
 def _run_body(cfg: DictConfig, run: Run, body: Body, record: Record) -> None:
-    """Call `body`; with `train.on_oom=halve` again with less memory, from the last checkpoint."""
+    """Call `body`; with `train.on_oom=halve` again with smaller micro-batches, from the last checkpoint."""
     cfg = record.as_before(cfg, run.only_measure)
     run.tracker = open_tracker(cfg, run.folder, record.fingerprint, record.attempt)
-    if run.only_measure:  # of a model that was trained as it is
+    if run.only_measure:  # it must be measured at the size that it was trained with
         return body(cfg, run)
 
     def on_smaller(size: int, error: str) -> None:
@@ -199,19 +203,22 @@ def _run_body(cfg: DictConfig, run: Run, body: Body, record: Record) -> None:
 
 
 def _perform_beside(cfg: DictConfig, body: Body) -> Ending:
-    """In any process but the first of a data-parallel run, which writes down how it ended."""
+    """Perform the run in a process that is not the first of a data-parallel run; only the first writes a result."""
     try:
         follow(cfg, lambda own, folder: body(own, Run(folder)))
     except BaseException as error:
         ending = ending_of(error)
-        if ending.details:  # else the first process tells the same
+        if ending.details:  # a user's mistake is reported by the first process
             print_error(f"process {launched().rank}: {ending.error}")
         return ending
     return Ending("completed")
 
 
 def _accuracies(content: dict) -> list[str]:
-    """What a large class does not hide is told too: balanced accuracy, and the class that is recognised least."""
+    """Format the accuracies for the log, with balanced accuracy and the class of lowest recall.
+
+    The latter two show what the accuracy on a large class hides.
+    """
     metrics = content["metrics"]
     names = ("val/acc", "test/acc", "test/balanced_acc" if "test/acc" in metrics else "val/balanced_acc")
     told = [f"{name} {metrics[name]:.4f}" for name in names if name in metrics]
@@ -221,7 +228,7 @@ def _accuracies(content: dict) -> list[str]:
 
 
 def _history(run: Run) -> list[dict]:
-    """Per epoch that has ended, from 1: what was measured at its end."""
+    """Return one entry per finished epoch, numbered from 1, with what was measured at its end."""
     return [{"epoch": epoch, **values} for epoch, values in enumerate(run.history, start=1)]
 
 
@@ -240,9 +247,10 @@ def _skip(record: Record, monitor: bool) -> Ending:
 
 
 def _start_afresh_or_resume(record: Record, rerun: bool) -> None:
-    """A checkpoint is continued when it belongs to this very run; any other is in the way.
+    """Keep the checkpoint of this very run if that is unfinished, and delete any other.
 
-    Raises UserError where it is an unfinished run's of another configuration, unless `train.rerun=true` asks for that.
+    Raises:
+        UserError: an unfinished run of another configuration left its checkpoint here, and `train.rerun` is not true.
     """
     if record.holds_another() and not rerun:
         holds = f"a run {record.differing_option()}"
@@ -259,25 +267,25 @@ def _start_afresh_or_resume(record: Record, rerun: bool) -> None:
 
 
 def _checkpoints(folder: Path) -> tuple[Path, Path]:
-    """The last and the one before it, which is used where the last cannot be read."""
+    """Return the paths of the last checkpoint and of the one before, which is used if the last cannot be read."""
     return folder / file_names.CHECKPOINT, folder / file_names.CHECKPOINT_BEFORE
 
 
 def _remove_checkpoint(folder: Path) -> None:
-    """And the weights of the best epoch beside it, and what a killed process was about to write."""
+    """Delete the checkpoints, the weights of the best epoch, and temporary files that a killed process left."""
     for path in (*_checkpoints(folder), folder / file_names.BEST, *folder.glob("*.tmp")):
         remove(path)
 
 
 def warn_of_other_code(provenance: Mapping[str, Any], what: str) -> None:
-    """Where `what`, with this provenance, was made by another commit than the one at work here."""
+    """Warn if `what`, which has this provenance, was made by another commit than the current one."""
     before, now = provenance.get("git_commit"), code_version().get("git_commit")
     if before != now:
         log.warning("%s comes from another commit (%s, now %s)", what, _short(before), _short(now))
 
 
 def _close(run: Run, record: Record, ending: Ending) -> None:
-    """The result file is written; what W&B may still say against it is a warning."""
+    """Close the tracker; a failure of W&B is only a warning, as the result file is already written."""
     try:
         run.tracker.finish(ending.exit_code, record.content)
     except Exception as error:

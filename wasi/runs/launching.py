@@ -1,4 +1,4 @@
-"""A sweep whose jobs run in other processes (`hydra/launcher=`): what can be told before the first of them."""
+"""Checks and set-up of a sweep whose jobs run in other processes (`hydra/launcher=`), before the first job."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ from wasi.errors import UserError
 from wasi.optional import optional
 from wasi.runs.places import offer_places
 
-_PLUGINS = {  # Hydra's, behind each of hydra_plugins/launchers.py
+_PLUGINS = {  # the module of Hydra's launcher behind each class of hydra_plugins/launchers.py
     "Joblib": "hydra_plugins.hydra_joblib_launcher._core",
     "SubmititLocal": "hydra_plugins.hydra_submitit_launcher.submitit_launcher",
     "SubmititSlurm": "hydra_plugins.hydra_submitit_launcher.submitit_launcher",
@@ -19,15 +19,15 @@ _PLUGINS = {  # Hydra's, behind each of hydra_plugins/launchers.py
 }
 _ON_THIS_MACHINE = ("Joblib", "SubmititLocal")
 
-_launched: list[Path] = []  # folders of the jobs of the sweep under way, of those too whose process has died
+_launched: list[Path] = []  # folders of the current sweep's jobs, also of those whose process has died
 
 
 def prepare_launcher(config: DictConfig) -> None:
-    """What the jobs' processes find in their environment: where the code is, and what is to be shared out.
+    """Set the environment of the jobs' processes: where the code is, and which GPUs or CPU places they share.
 
     Raises:
-        UserError: the launcher's package is not installed, more jobs than GPUs are to run at a time, or Slurm is asked
-            for where there is none.
+        UserError: the launcher's package is not installed, more jobs than GPUs are to run at a time, or Slurm is
+            selected on a machine that does not have it.
     """
     name = launcher_name(config.hydra)
     if name not in _PLUGINS:
@@ -46,25 +46,26 @@ def prepare_launcher(config: DictConfig) -> None:
 
 
 def launcher_name(hydra_cfg: DictConfig) -> str:
-    """`Joblib` for hydra_plugins.launchers.Joblib; `BasicLauncher` where jobs run one after another."""
+    """Return the launcher's class name: `Joblib`, …; `BasicLauncher` if jobs run one after another in this process."""
     return str(hydra_cfg.launcher["_target_"]).rpartition(".")[2]
 
 
 def forget_launched() -> None:
-    """A new sweep begins."""
+    """Forget the noted folders, as a new sweep begins."""
     _launched.clear()
 
 
 def note_launched(job: Path) -> None:
-    """A job's folder, of which the end of the sweep looks whether there is a result in it.
+    """Note a job's folder, so that the end of the sweep can check that it has a result.
 
-    Noted in the sweep's process: as a job begins there, or as a launcher has come back with what a job's process
-    returned, which knows its folder best (where `device.name=auto` is another device, the name is another).
+    Called in the sweep's process: when a job begins there, or when a launcher returns what the job's process reported.
+    Only that process knows the folder for certain, as its name depends on which device `device.name=auto` is there.
     """
     _launched.append(job)
 
 
 def launched_jobs() -> list[Path]:
+    """Return the noted folders, each once."""
     return list(dict.fromkeys(_launched))
 
 
@@ -80,5 +81,5 @@ def _share_out(config: DictConfig, name: str) -> None:
         raise UserError("hydra.launcher.n_jobs", jobs, f"at most {len(gpus)} here, one for each GPU")
     if gpus:
         offer_places(gpus)
-    elif name == "SubmititLocal":  # which would start them all at once
+    elif name == "SubmititLocal":  # it starts all jobs at once; those without a place wait
         offer_places([f"cpu-{number}" for number in range(places)])

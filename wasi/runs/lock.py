@@ -1,4 +1,4 @@
-"""One process at a time in a run's folder, on whatever machine that shares the file system."""
+"""A lock by which one process at a time has a run's folder, among all machines that share the file system."""
 
 import os
 from collections.abc import Iterator
@@ -8,19 +8,19 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 _NAME = ".lock"
-_PATIENCE = 1.0  # seconds; `is_at_work` in another process holds a lock for far less, to look at it
+_PATIENCE = 1.0  # seconds; `is_at_work` in another process holds the lock far more briefly, to test it
 
 
 @contextmanager
 def sole_owner(folder: Path, patience: float = _PATIENCE) -> Iterator[bool]:
-    """Whether this process has the folder to itself while the block runs. The lock dies with its process.
+    """Hold the folder's lock during the block; yield whether this process got it. The lock ends with its process.
 
-    A lock on the file `.lock`, which NFS (version 3 with its lock service, or 4), Lustre with `-o flock`, GPFS and
-    BeeGFS keep between machines; a lock on the folder itself they would not. Where the file system knows no locks the
-    file's being there is the lock, which names its process (`filelock`).
+    It is a lock on the file `.lock`, which NFS (version 3 with its lock service, or 4), Lustre with `-o flock`, GPFS
+    and BeeGFS share between machines; they would not share one on the folder itself. On a file system without locks the
+    existence of the file is the lock, and the file names its process (`filelock`).
 
     Args:
-        patience: seconds after which a lock that another process has is taken for held.
+        patience: seconds to wait for a lock that another process holds.
     """
     lock = FileLock(folder / _NAME, timeout=patience)
     try:
@@ -35,7 +35,7 @@ def sole_owner(folder: Path, patience: float = _PATIENCE) -> Iterator[bool]:
 
 
 def is_at_work(folder: Path) -> bool:
-    """Whether another process has the folder. Makes no file; a lock that may not be opened is taken for held."""
+    """Return whether another process has the folder. Creates no file; a lock that may not be opened counts as held."""
     lock = folder / _NAME
     if not lock.exists():
         return False

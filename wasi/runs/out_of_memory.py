@@ -1,4 +1,4 @@
-"""Out of memory, told apart from other failures; and a run that goes on with smaller micro-batches after it."""
+"""Recognises out-of-memory errors, and runs again with smaller micro-batches after one."""
 
 import errno
 import gc
@@ -12,7 +12,7 @@ from wasi.errors import Diverged, UserError
 
 log = logging.getLogger(__name__)
 
-# torch raises a plain RuntimeError on a CPU; its allocator's words differ between glibc, mimalloc and Windows.
+# torch raises a plain RuntimeError on a CPU; its allocator's message differs between glibc, mimalloc and Windows.
 _SAID = (
     "DefaultCPUAllocator: can't allocate memory: you tried to allocate",
     "not enough memory: you tried to allocate",
@@ -22,7 +22,7 @@ _SAID = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Python's MemoryError, the operating system's ENOMEM, and what torch raises on a CPU or a GPU.
+    """Return whether `error` is a MemoryError, the operating system's ENOMEM, or what torch raises on a CPU or a GPU.
 
     >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 4 bytes."))
     True
@@ -35,7 +35,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def halved(cfg: DictConfig) -> int | None:
-    """Half of `train.micro_batch_size`, or the next smaller divisor of the batch size; None below one image.
+    """Return half of `train.micro_batch_size`, or the next smaller divisor of the batch size; None below one image.
 
     >>> halved(OmegaConf.create({"dataset": {"batch_size": 24}, "train": {"micro_batch_size": 3}}))
     1
@@ -46,7 +46,7 @@ def halved(cfg: DictConfig) -> int | None:
 
 
 def with_micro_batch_size(cfg: DictConfig, size: int) -> DictConfig:
-    """A copy of the configuration with that size."""
+    """Return a copy of the configuration with this `train.micro_batch_size`."""
     smaller = cfg.copy()
     OmegaConf.update(smaller, "train.micro_batch_size", size)
     return smaller
@@ -58,10 +58,10 @@ def with_less_memory(
     """Call `attempt(cfg)`; with `train.on_oom=halve` again, each time with `train.micro_batch_size` halved.
 
     Args:
-        on_smaller: told the new size and what was raised, before the next attempt.
+        on_smaller: called with the new size and the error's text before the next attempt.
 
     Raises:
-        Whatever `attempt` raises, out of memory too where it must not or cannot be tried with less.
+        Exception: whatever `attempt` raises; an out-of-memory error if the size must not or cannot be halved.
     """
     while True:
         try:
@@ -78,7 +78,7 @@ def with_less_memory(
 
 
 def collect_garbage() -> None:
-    """Free what a failed attempt has left in reference cycles, and give the GPU's cached blocks back to the driver."""
+    """Free reference cycles that a failed attempt has left, and return the GPU's cached blocks to the driver."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():

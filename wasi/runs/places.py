@@ -1,7 +1,7 @@
-"""Which GPU a job gets when a launcher runs several side by side on one machine.
+"""Assigns a GPU or CPU place to each job when a launcher runs several side by side on one machine.
 
-The sweep's process says in the environment what there is to share out; a job's process takes one place of it for as
-long as it lives, since a CUDA context stays where it was opened.
+The sweep's process lists the places in an environment variable. A job's process takes one for as long as it lives,
+since its CUDA context stays on the GPU where it was created.
 """
 
 import logging
@@ -17,19 +17,24 @@ from filelock import FileLock, Timeout
 log = logging.getLogger(__name__)
 
 _VARIABLE = "WASI_PLACES"
-_SECONDS = 1.0  # between two looks for a free place
+_SECONDS = 1.0  # between two attempts to find a free place
 
 
 def offer_places(names: Sequence[str]) -> None:
-    """To the processes that this one starts: GPUs as CUDA_VISIBLE_DEVICES names them, or `cpu-N`."""
+    """Offer places to the processes that this one starts.
+
+    Args:
+        names: GPUs as CUDA_VISIBLE_DEVICES names them, or `cpu-N`.
+    """
     os.environ[_VARIABLE] = ",".join(names)
 
 
 @cache
 def take_place() -> str | None:
-    """Wait for a place and keep it; from then on CUDA sees this GPU alone. None where nothing is shared out.
+    """Wait for a free place, keep it until the process ends, and return its name; None if no places are offered.
 
-    To be called before CUDA is looked at. The places are this user's on this machine, whatever sweep offers them.
+    If it is a GPU, CUDA sees this one alone from then on, so call this before CUDA is initialised. A place is locked
+    for all sweeps of this user on this machine, not only for the one that offers it.
     """
     names = [name for name in os.environ.get(_VARIABLE, "").split(",") if name]
     if not names:
@@ -59,4 +64,4 @@ def _wait_for_one(names: Sequence[str]) -> str:
         time.sleep(_SECONDS)
 
 
-_held: list[FileLock] = []  # until the process ends
+_held: list[FileLock] = []  # locks of the places taken, until the process ends

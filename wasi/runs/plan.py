@@ -13,15 +13,15 @@ from wasi.atomic import atomic_write_text
 from wasi.runs.result import read_result
 
 FILE_NAME = "sweep.json"
-_MOST = 1000  # jobs whose folders are named; composing one takes some 30 ms
+_MOST = 1000  # jobs up to which folders are listed; composing one takes some 30 ms
 
 
 def write_plan(folder: Path, config: DictConfig) -> None:
-    """Keep the jobs' folders, in their order and equal ones once, and how many they are.
+    """Write the names of the jobs' folders, in order and without repetition, and their number.
 
-    Where the folders are not known (combinations that cannot be composed, thousands of jobs), only the number of
-    combinations, which is the most there can be. A sweeper that chooses its jobs as it goes (`tuned`, `optuna`) has no
-    such number, and leaves no file.
+    If the folders are not known (a combination cannot be composed, or there are thousands of jobs), only the number of
+    combinations is written, an upper bound. A sweeper that chooses its jobs as it goes (`tuned`, `optuna`) has no such
+    number, and no file is written.
     """
     if not config.hydra.sweeper["_target_"].endswith(".BasicSweeper"):
         return
@@ -33,7 +33,7 @@ def write_plan(folder: Path, config: DictConfig) -> None:
 
 
 def _jobs(hydra_cfg: DictConfig) -> list[list[str]]:
-    """The overrides of every combination, as Hydra's sweeper will make them."""
+    """Return the overrides of every combination, as Hydra's basic sweeper will make them."""
     params = hydra_cfg.sweeper.get("params") or {}
     words = [*(f"{key}={value}" for key, value in params.items()), *hydra_cfg.overrides.task]
     (jobs,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(words), None)
@@ -41,9 +41,9 @@ def _jobs(hydra_cfg: DictConfig) -> list[list[str]]:
 
 
 def folders_of(config: DictConfig, jobs: Sequence[list[str]]) -> list[str]:
-    """Names of the jobs' folders, by their overrides, equal ones once.
+    """Return the names of the jobs' folders, without repetition; `jobs` has the overrides of each job.
 
-    None where a combination cannot be composed, which Hydra tells afterwards.
+    The list is empty if a combination cannot be composed, which Hydra reports later.
     """
     try:
         loader = GlobalHydra.instance().config_loader()
@@ -53,10 +53,10 @@ def folders_of(config: DictConfig, jobs: Sequence[list[str]]) -> list[str]:
 
 
 def read_plan(folder: Path) -> int:
-    """The number that the last command with this sweep's name asked for; 0 where that is not known."""
+    """Return how many jobs the last command with this sweep's name asked for; 0 if that is not known."""
     return int((read_result(folder, FILE_NAME) or {}).get("jobs", 0))
 
 
 def read_planned(folder: Path) -> list[str]:
-    """Names of the folders of the jobs that it asked for; none where they are not known."""
+    """Return the names of these jobs' folders; empty if they are not known."""
     return list((read_result(folder, FILE_NAME) or {}).get("folders", ()))

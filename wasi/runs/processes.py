@@ -1,6 +1,6 @@
-"""`torchrun --nproc_per_node=N train.py …`: the first process keeps the run's record, the others train beside it.
+"""`torchrun --nproc_per_node=N train.py …`: the first process writes the run's result, the others train beside it.
 
-A process imports torch only when it is one of several, so that a refusal stays quick.
+torch is imported only if there are several processes, so that a refusal stays quick.
 """
 
 import atexit
@@ -18,17 +18,17 @@ from wasi.errors import UserError
 
 
 class Others:
-    """The other processes of this run, which wait to be told its folder; none, without `torchrun`."""
+    """The other processes of this run, which wait until they get its folder; none without `torchrun`."""
 
     def __init__(self):
         self._waiting = launched().world_size > 1
 
     def start(self, folder: Path) -> None:
-        """They call the run's body too, from here on."""
+        """Send the folder to the other processes, which then call the run's body too."""
         self._tell(str(folder))
 
     def dismiss(self) -> None:
-        """Those that still wait are not needed; with those that do not, nothing more is shared."""
+        """Release processes that still wait for a folder, which then end; leave the process group."""
         self._tell(None)
         if launched().world_size > 1:
             from wasi.training import parallel
@@ -45,7 +45,7 @@ class Others:
 
 
 def check_processes(cfg: DictConfig, in_sweep: bool) -> None:
-    """Raises UserError for what several processes cannot do together."""
+    """Raise `UserError` for options that several processes cannot serve together."""
     processes = launched().world_size
     if processes == 1:
         return
@@ -60,14 +60,17 @@ def check_processes(cfg: DictConfig, in_sweep: bool) -> None:
 
 
 def check_alone(what: str) -> None:
-    """Raises UserError under `torchrun`, for what is done by one process."""
+    """Raise `UserError` under `torchrun`; `what` names what a single process does, for the message."""
     processes = launched().world_size
     if processes > 1:
         raise UserError("WORLD_SIZE", processes, f"1: {what} is done by one process, without torchrun")
 
 
 def follow(cfg: DictConfig, body: Callable[[DictConfig, Path], None]) -> None:
-    """In any process but the first: call `body` with what concerns this process and the first one's folder."""
+    """In a process that is not the first: wait for the first one's folder and call `body` with it, unless dismissed.
+
+    The configuration that `body` gets neither saves, monitors nor limits memory, which the first process does.
+    """
     from wasi.training import parallel
 
     parallel.join()
@@ -81,7 +84,10 @@ def follow(cfg: DictConfig, body: Callable[[DictConfig, Path], None]) -> None:
 
 
 def without_a_folder(words: list[str]) -> list[str]:
-    """The command line of any process but the first: Hydra's files go where they are deleted, and little is told."""
+    """Return the command line with Hydra's files in a temporary folder and logging of errors only.
+
+    The first process's command line is returned as it is.
+    """
     if not launched().rank:
         return words
     folder = tempfile.mkdtemp(prefix="wasi-")

@@ -1,4 +1,4 @@
-"""Where a result comes from: code, versions, machine, time. No heavy import."""
+"""Where a result comes from: code, versions, machine, time. Imports nothing heavy."""
 
 import os
 import platform
@@ -27,9 +27,9 @@ _PACKAGES = {
 
 
 def provenance() -> dict:
-    """What is known when a run starts; `threads` and `wall_seconds` join when it ends.
+    """Return what is known when a run starts; `Record.end` adds `threads`, `wall_seconds` and more when it ends.
 
-    `git_commit` and `git_dirty` are absent where the code is not a git checkout, `experiment` where none was named.
+    `git_commit` and `git_dirty` are absent if the code is not a git checkout, `experiment` if none was named.
     """
     return {
         **code_version(),
@@ -41,15 +41,15 @@ def provenance() -> dict:
     }
 
 
-# Folders of what runs write: whoever empties one has changed no code.
+# Folders that runs write into: changes there are not changes of code.
 _NO_CODE = [f":(exclude){folder}" for folder in ("multirun", "outputs", "results")]
 
 
 @cache
 def code_version() -> dict:
-    """The commit of the checkout that holds this package, and whether tracked files differ from it, results apart.
+    """Return the commit of this package's checkout, and whether tracked files differ from it, results apart.
 
-    Looked up once in a process, which runs what it has loaded: later jobs of a sweep know nothing of later commits.
+    Looked up once per process, as the process keeps running the code that it has loaded when a later commit is made.
     """
     commit = _git("rev-parse", "HEAD")
     if commit is None:
@@ -83,14 +83,14 @@ def machine() -> dict:
 
 
 def _experiment() -> dict[str, str]:
-    """The name behind `experiment=NAME` on the command line."""
+    """Return the name behind `experiment=NAME` on the command line; empty without one."""
     choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
     name = choices.get("experiment")
     return {"experiment": str(name)} if name not in (None, "null") else {}
 
 
 def threads() -> dict:
-    """Threads that torch uses in this process (absent before its import), and what the environment asked for."""
+    """Return torch's number of threads in this process (absent before its import), and OMP_NUM_THREADS if set."""
     torch = sys.modules.get("torch")
     found = {"torch": torch.get_num_threads()} if torch is not None else {}
     if "OMP_NUM_THREADS" in os.environ:
@@ -99,9 +99,9 @@ def threads() -> dict:
 
 
 def gpu(device: str | None) -> dict:
-    """The GPU that a run on `device` (cpu, cuda) had: its name, its driver, and the CUDA that torch is built with.
+    """Return the GPU that a run on `device` (`cpu` or `cuda`) had: its name, its driver, and torch's version of CUDA.
 
-    Nothing for other devices, and where torch opened none.
+    Empty for other devices, and if torch has not initialised CUDA.
     """
     torch = sys.modules.get("torch")
     if device != "cuda" or torch is None or not torch.cuda.is_initialized():
@@ -111,12 +111,12 @@ def gpu(device: str | None) -> dict:
 
 
 def processes() -> dict:
-    """How many processes trained together, where there were several."""
+    """Return how many processes trained together; empty if there was one."""
     return {"processes": launched().world_size} if launched().world_size > 1 else {}
 
 
 def _processor() -> str:
-    """The CPU's name; a Raspberry Pi tells its board instead."""
+    """Return the CPU's name; on a Raspberry Pi, where /proc/cpuinfo lacks it, the board's."""
     try:
         info = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -126,7 +126,7 @@ def _processor() -> str:
 
 
 def _wasi_version() -> str:
-    """From pyproject.toml: the project runs from its checkout and need not be installed."""
+    """Read the version from pyproject.toml, as the project runs from its checkout and need not be installed."""
     for line in (_root() / "pyproject.toml").read_text().splitlines():
         if line.startswith("version"):
             return line.split('"')[1]

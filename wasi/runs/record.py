@@ -1,4 +1,4 @@
-"""A run's result while it comes into being: `running` at the start, its ending at the end."""
+"""A run's result.json from its start, with the status `running`, to its end."""
 
 import copy
 from pathlib import Path
@@ -19,7 +19,7 @@ from wasi.runs.out_of_memory import with_micro_batch_size
 from wasi.runs.provenance import gpu, processes, provenance, threads
 from wasi.runs.result import FILE_NAME, measured, read_result, strict, write_json
 
-_OF_MEASURING = ("git_commit", "git_dirty", "start", "machine", "allocator")  # of the provenance
+_OF_MEASURING = ("git_commit", "git_dirty", "start", "machine", "allocator")  # of the provenance, noted anew by `add`
 # A metric that a level of `train.measure` adds to those of the level before it.
 _ADDED = {"none": "", "fast": "memory/train_peak_mib", "full": "memory/train_rss_peak_mib"}
 
@@ -28,13 +28,14 @@ class Record:
     """The content of one run's result.json, and what an earlier process has left in its folder.
 
     Args:
-        cfg: the run's configuration; folder: the run's folder, which may hold an earlier result.
+        cfg: the run's configuration.
+        folder: the run's folder, which may hold an earlier result.
     """
 
     def __init__(self, cfg: DictConfig, folder: Path):
         self.folder = folder
         self.fingerprint = fingerprint(cfg)
-        self.previous = read_result(folder)  # of whatever run
+        self.previous = read_result(folder)  # of this run or another
         self.attempt = self._attempt(cfg)
         self._begun = False
         self._clocks = clocks()
@@ -54,48 +55,51 @@ class Record:
         }
 
     def _attempt(self, cfg: DictConfig) -> int:
-        """From 1; one more each time that a completed run is trained again."""
+        """Return the number of this attempt: 1, and one more each time that a completed run is trained again."""
         before = self.own_before["provenance"].get("attempt", 1) if self.is_same_run() else 1
         again = self.completed_before() and OmegaConf.select(cfg, "train.rerun", default=False) is True
         return before + 1 if again else before
 
     @property
     def own_before(self) -> dict[str, Any]:
-        """The folder's result, where it is of this configuration; empty otherwise."""
+        """The earlier result in the folder if it has this run's configuration; else empty."""
         previous = self.previous or {}
         return previous if previous.get("fingerprint") == self.fingerprint else {}
 
     def is_same_run(self) -> bool:
-        """Whether the folder's result is of this configuration."""
+        """Return whether the earlier result in the folder has this run's configuration."""
         return bool(self.own_before)
 
     def completed_before(self) -> bool:
         return self.own_before.get("status") == "completed"
 
     def holds_another(self) -> bool:
-        """Whether the folder has a result of another configuration."""
+        """Return whether the folder has a result of another configuration."""
         return self.previous is not None and not self.is_same_run()
 
     def holds_anothers_checkpoint(self) -> bool:
-        """Whether an unfinished run of another configuration could be continued here."""
+        """Return whether the folder has a result of another configuration and a checkpoint to continue it."""
         return self.holds_another() and any(self.folder.glob("checkpoint*.pt"))
 
     def differing_option(self) -> str:
-        """What tells the run that the folder holds from this one: `with train.epochs=1`."""
+        """Describe how the run whose result is in the folder differs from this one: `with train.epochs=1`."""
         before, now = (flat(relevant(c)) for c in ((self.previous or {}).get("config", {}), self.content["config"]))
         other = next((key for key in before if before[key] != now.get(key, before[key])), None)
         return "of other data or an earlier version" if other is None else f"with {other}={before[other]}"
 
     def lacks_measurement(self, asked: str) -> bool:
-        """Whether the completed result was to measure less than `asked` (see `LEVELS`), and lacks what that adds."""
+        """Return whether the completed result was measured at a level below `asked` and lacks the metrics of that."""
         before = self.previous or {}
         level = measure_level(before.get("config", {}).get("train", {}).get("measure", "full"))
         less = level in LEVELS and LEVELS.index(level) < LEVELS.index(asked)
         return self.completed_before() and less and _ADDED[asked] not in before.get("metrics", {})
 
     def add(self, metrics: dict) -> None:
-        """What was measured after a completed run, into its result; with the code and the machine that measured, which
-        need not be those that trained."""
+        """Add metrics that were measured after the run was completed to its result.
+
+        Code and machine of the measurement go under `measured` in the provenance, as they may differ from those of
+        training.
+        """
         now = {key: value for key, value in provenance().items() if key in _OF_MEASURING} | self._at_the_end()
         self.content = copy.deepcopy(self.own_before)
         self.content["metrics"].update(measured(metrics))
@@ -103,7 +107,11 @@ class Record:
         self._write()
 
     def as_before(self, cfg: DictConfig, completed: bool) -> DictConfig:
-        """`cfg`, with the micro-batch that this run had come down to before it was stopped or, if so, `completed`."""
+        """Return `cfg` with the micro-batch size to which this run had come down after running out of memory.
+
+        Args:
+            completed: whether the earlier process completed the run; otherwise it was stopped.
+        """
         statuses = ("completed",) if completed else ("running", "interrupted")
         before = self.own_before if self.own_before.get("status") in statuses else {}
         shrunk = before.get("provenance", {}).get("out_of_memory")
@@ -117,7 +125,7 @@ class Record:
         return with_micro_batch_size(cfg, size)
 
     def shrink(self, micro_batch_size: int, error: str) -> None:
-        """The run starts over with smaller micro-batches; which ones were too large stays in its provenance."""
+        """Note that the run starts over with this micro-batch size; the provenance keeps those that were too large."""
         config = self.content["config"]
         too_large = config["train"]["micro_batch_size"] or config["dataset"]["batch_size"]
         attempts = self.content["provenance"].setdefault("out_of_memory", [])
@@ -130,14 +138,15 @@ class Record:
         self._write()
 
     def end(self, status: str, error: str | None, found: dict, seconds: float, resumed_from_step: int) -> None:
-        """Write the ending.
+        """Write how the run ended.
 
-        A run that is refused before it began writes nothing where its own completed result lies, nor where another
-        run's result lies beside a checkpoint. That other run may be this very one: while its data, which count towards
-        the fingerprint, are not there, it has another fingerprint.
+        A run that is refused before it began writes nothing if the folder has its own completed result, or another
+        run's result and checkpoint. That other run may be this very one: the fingerprint covers the data, so it changes
+        while the data are missing.
 
         Args:
             found: `metrics`, `layers`, `classes` and `history`.
+            seconds: wall time of this process's part of the run.
         """
         if not self._begun and (self.completed_before() or self.holds_anothers_checkpoint()):
             return
@@ -149,7 +158,7 @@ class Record:
         self._write()
 
     def _at_the_end(self) -> dict[str, Any]:
-        """What times depend on and is known once torch has been at work: threads, the GPU, other processes."""
+        """Return what affects times and is known once torch has run: threads, the GPU, load by other processes."""
         return {"threads": threads(), **gpu(self.content["provenance"]["device"]), **contention(self._clocks)}
 
     def _write(self) -> None:
@@ -157,7 +166,7 @@ class Record:
 
 
 def _device(cfg: DictConfig) -> str | None:
-    """`cpu` or `cuda`; None where the configuration does not tell."""
+    """Return `cpu` or `cuda`; None if the configuration cannot be resolved."""
     try:
         return device_class(cfg.device.name)
     except OmegaConfBaseException:
@@ -169,13 +178,13 @@ def _compiled(cfg: DictConfig) -> dict:
 
 
 def _data(cfg: DictConfig) -> dict:
-    """What the images of a folder are, by which they are known wherever they lie."""
+    """Return a digest of an image folder's content, which identifies it wherever it lies; empty for other data sets."""
     of_a_folder = OmegaConf.select(cfg, "dataset.name") == "image_folder"
     return {"data": dataset_identity(cfg.dataset)["content"]} if of_a_folder else {}
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:
-    """The configuration without interpolations; as it was written where one of them leads nowhere."""
+    """Return the configuration with interpolations resolved; as it was written if one of them cannot be."""
     try:
         return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     except OmegaConfBaseException:

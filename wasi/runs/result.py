@@ -1,4 +1,4 @@
-"""`result.json` and `bench.json`: what a run and a benchmark leave. The old or the new file whole; strict JSON."""
+"""`result.json` of a run and `bench.json` of a benchmark: strict JSON, always replaced as a whole."""
 
 import json
 import math
@@ -8,20 +8,20 @@ from typing import Any
 from wasi.atomic import atomic_write_text
 
 FILE_NAME, BENCH_FILE_NAME = "result.json", "bench.json"
-_OF_TIMES = ("machine", "threads", "cuda", "cpu_wait_share", "allocator")  # of the provenance
+_OF_TIMES = ("machine", "threads", "cuda", "cpu_wait_share", "allocator")  # of the provenance: what times depend on
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Write `content` to `path` in one step: a temporary file beside it, fsync, rename.
+    """Write `content` to `path` atomically: a temporary file beside it, fsync, rename.
 
     Raises:
-        ValueError: a number that JSON does not have (NaN, infinity).
+        ValueError: a number is NaN or infinite, which JSON does not have.
     """
     atomic_write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def told_ending(status: str, error: str | None) -> str:
-    """How a job ended in one line, which begins with the status, once.
+    """Return how a job ended as one line that begins with the status, without repeating it.
 
     >>> told_ending("failed", "train.epochs=0"), told_ending("diverged", "diverged: training loss is nan")
     ('failed: train.epochs=0', 'diverged: training loss is nan')
@@ -31,7 +31,7 @@ def told_ending(status: str, error: str | None) -> str:
 
 
 def read_result(folder: Path, file_name: str = FILE_NAME) -> dict[str, Any] | None:
-    """The folder's result, or None where there is none that can be read."""
+    """Return the folder's result; None if there is none that can be read."""
     try:
         result = json.loads((folder / file_name).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -40,7 +40,7 @@ def read_result(folder: Path, file_name: str = FILE_NAME) -> dict[str, Any] | No
 
 
 def measured(metrics: dict[str, Any]) -> dict[str, float | int]:
-    """The metrics that are numbers, as Python's own; one that is None, NaN or infinite was not measured.
+    """Return the metrics that are finite numbers, as Python's own types; None, NaN and infinity mean not measured.
 
     >>> measured({"val/acc": 0.0, "train/loss": float("nan"), "time/x": None})
     {'val/acc': 0.0}
@@ -50,7 +50,7 @@ def measured(metrics: dict[str, Any]) -> dict[str, float | int]:
 
 
 def strict(value: Any) -> Any:
-    """`value` with keys, and numbers that JSON does not have, as text (a configuration may hold some)."""
+    """Convert `value` to strict JSON: keys, numbers that JSON does not have, and values of other types become text."""
     if isinstance(value, dict):
         return {str(key): strict(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -61,9 +61,12 @@ def strict(value: Any) -> Any:
 
 
 def provenance_of_times(provenance: dict) -> dict:
-    """With the machine that measured a run after it was completed in the place of the one that trained it."""
+    """Return the provenance that a run's times belong to.
+
+    If the run was measured after it was completed, this has the machine that measured in place of the one that trained.
+    """
     measured = provenance.get("measured")
-    if not isinstance(measured, dict) or "machine" not in measured:  # an older result does not tell
+    if not isinstance(measured, dict) or "machine" not in measured:  # not recorded by older versions
         return provenance
     trained = {key: value for key, value in provenance.items() if key not in _OF_TIMES}
     return trained | {key: measured[key] for key in _OF_TIMES if key in measured}

@@ -1,4 +1,4 @@
-"""What a search with Optuna may try for one row of a sweep, and how a trial is asked for it."""
+"""The space that a search with Optuna explores for one row of a sweep, and how a trial draws a point from it."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from wasi.config.files import plain
 from wasi.errors import UserError
 
 _LR = "optimizer.lr"
-_NEAR = 0.05  # of a range, on its own scale: within that of an end a choice lies on its edge
+_NEAR = 0.05  # share of a range, on its own scale, that counts as its edge at each end
 _DIGITS = 3
 
 Point = dict[str, Any]  # option -> value
@@ -22,7 +22,7 @@ Axes = Mapping[str, "Range | list[Any]"]
 
 
 class Trial(Protocol):
-    """Optuna's, as far as it is used."""
+    """The part of Optuna's `Trial` that is used here."""
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float: ...
 
@@ -33,7 +33,12 @@ class Trial(Protocol):
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, both included, on a logarithmic scale by `log`; whole ones by `step`."""
+    """Numbers from `low` to `high`, both included.
+
+    Args:
+        log: whether to search on a logarithmic scale.
+        step: distance between integers; None for real numbers.
+    """
 
     low: float
     high: float
@@ -42,17 +47,17 @@ class Range:
 
     @property
     def is_wide(self) -> bool:
-        """Whether there is more than one number in it."""
+        """Whether it has more than one number."""
         return self.low < self.high
 
     def suggest(self, name: str, trial: Trial) -> float:
-        """With three significant digits, which are enough to tell rates apart and can be typed."""
+        """Draw a number from `trial`; a real one has three significant digits, enough to tell rates apart."""
         if self.step:
             return trial.suggest_int(name, int(self.low), int(self.high), step=self.step)
         return shortened(trial.suggest_float(name, self.low, self.high, log=self.log))
 
     def ends(self) -> tuple[float, float]:
-        """Numbers at or beyond which a choice lies on the edge."""
+        """Return the numbers at or beyond which a choice counts as lying on the edge of the range."""
         if self.step:
             return self.low, self.high
         low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
@@ -65,10 +70,12 @@ class Range:
 
 @dataclass(frozen=True)
 class Space:
-    """Options that are searched.
+    """The options that are searched.
 
-    axes: option -> its range, or its values; rates: per optimizer of `axes["optimizer"]` the range of its learning
-    rate, where they have ranges of their own.
+    Args:
+        axes: option -> its range, or the list of its values.
+        rates: optimizer -> range of its learning rate, if the optimizers of `axes["optimizer"]` have ranges of their
+            own.
     """
 
     axes: Axes = field(default_factory=dict)
@@ -76,18 +83,21 @@ class Space:
 
     @property
     def is_wide(self) -> bool:
-        """Whether there is more than one point in it."""
+        """Whether it has more than one point."""
         axes = [*self.axes.values(), *self.rates.values()]
         return any(axis.is_wide if isinstance(axis, Range) else len(axis) > 1 for axis in axes)
 
     def only(self) -> Point:
-        """The point of a space that is not wide."""
+        """Return the single point of a space that is not wide."""
         point = {key: axis.low if isinstance(axis, Range) else axis[0] for key, axis in self.axes.items()}
         rate = self.rates.get(str(point.get("optimizer")))
         return point if rate is None else {**point, _LR: rate.low}
 
     def suggest(self, trial: Trial) -> Point:
-        """The trial's point; a learning rate of one optimizer alone is a parameter of its own, `optimizer.lr@NAME`."""
+        """Draw a point from `trial`.
+
+        If each optimizer has a range of learning rates of its own, Optuna's parameter for it is `optimizer.lr@NAME`.
+        """
         point = {
             key: axis.suggest(key, trial) if isinstance(axis, Range) else trial.suggest_categorical(key, axis)
             for key, axis in self.axes.items()
@@ -98,18 +108,21 @@ class Space:
         return point
 
     def tried(self, key: str, point: Point) -> Range | list[Any] | None:
-        """Among what the value of `key` was chosen, at a point."""
+        """Return the range or list from which the value of `key` at `point` was drawn; None if it was not searched."""
         of_optimizer = self.rates.get(str(point.get("optimizer"))) if key == _LR else None
         return of_optimizer or self.axes.get(key)
 
     def digest(self) -> str:
-        """Equal for spaces that Optuna can search as one: ranges may be widened, choices stay."""
+        """Return a hash that is equal for spaces that one Optuna study can search.
+
+        A study allows ranges to change between trials, but not the options or lists of choices, so these are hashed.
+        """
         text = {key: None if isinstance(axis, Range) else axis for key, axis in self.axes.items()}
         return hashlib.sha256(json.dumps(text, sort_keys=True, default=str).encode()).hexdigest()[:6]
 
 
 def point_of(params: Mapping[str, Any]) -> Point:
-    """Of a trial's parameters.
+    """Return the point that a trial's parameters stand for.
 
     >>> point_of({"optimizer": "sgd", "optimizer.lr@sgd": 0.012345, "method.lora_rank": 4})
     {'optimizer': 'sgd', 'optimizer.lr': 0.0123, 'method.lora_rank': 4}
@@ -118,18 +131,18 @@ def point_of(params: Mapping[str, Any]) -> Point:
 
 
 def shortened(value: Any) -> Any:
-    """A fraction with three significant digits; anything else as it is."""
+    """Round a float to three significant digits; return anything else as it is."""
     return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
 
 
 def space_of(tune: DictConfig, overrides: Mapping[str, str], searched: Axes) -> Space:
-    """What `tune` and the command line's own ranges leave to search, beside what a job's `overrides` decide.
+    """Return the space that `tune` and `searched` describe, without options that a job's `overrides` set.
 
-    A learning rate is searched between the least and the largest of `tune.lr`, on a logarithmic scale; any other
-    option among the values of `tune.options`.
+    A learning rate is searched between the least and the largest of `tune.lr`, on a logarithmic scale; any other option
+    among the values of `tune.options`.
 
     Args:
-        searched: ranges and choices of the command line, which win over `tune`.
+        searched: ranges and choices of the command line, which take precedence over `tune`.
     """
     options = plain(tune, resolve=True)
     asked: dict[str, list[Any] | None] = {"optimizer": options["optimizer"], **(options["options"] or {})}
@@ -146,16 +159,16 @@ def _between(values: list[float]) -> Range:
 
 
 def is_searched(override: Override) -> bool:
-    """Whether it is `interval(…)`, `range(…)` or `choice(…)`; values with commas between are rows of the sweep."""
+    """Return whether it is `interval(…)`, `range(…)` or `choice(…)`; comma-separated values are rows of the sweep."""
     value = override.value()
     return isinstance(value, (IntervalSweep, RangeSweep)) or (isinstance(value, ChoiceSweep) and not value.simple_form)
 
 
 def searched_options(overrides: Iterable[Override]) -> Axes:
-    """What the command line asks a search to try, by option.
+    """Return the ranges and choices that the command line gives for a search, by option.
 
     Raises:
-        UserError: a range without width, or one that cannot be searched as asked.
+        UserError: a range has no width, or cannot be searched on a logarithmic scale.
     """
     return {override.get_key_element(): _axis(override) for override in overrides if is_searched(override)}
 
@@ -168,7 +181,7 @@ def _axis(override: Override) -> Range | list[Any]:
     if override.is_interval_sweep():
         found = Range(float(value.start), float(value.end), log)
     elif isinstance(value.start, int) and isinstance(value.step, int) and not log:
-        steps = range(value.start, value.stop, value.step)  # its end is not included, as in Hydra
+        steps = range(value.start, value.stop, value.step)  # the end is excluded, as in Hydra
         found = Range(min(steps, default=0), max(steps, default=0), step=value.step)
     else:
         return list(value.range())

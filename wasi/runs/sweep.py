@@ -1,4 +1,4 @@
-"""The frame of a sweep: checked before its first job, told about after its last."""
+"""Hydra's callback around a sweep: checks before its first job, the report after its last."""
 
 import os
 import sys
@@ -29,12 +29,12 @@ from wasi.runs.tuning_file import not_chosen
 
 
 class SweepCallback(Callback):
-    """Hydra's hooks around `-m`. A refused sweep ends with 2, one with a failed job with 1.
+    """Hydra's hooks around a run or a sweep (`-m`). A sweep that is refused exits with 2, one with a failed job with 1.
 
-    Another kind of job overrides `file_name` (of its results), `check` and `report`.
+    A subclass for another kind of job overrides `file_name` (of its results), `check` and `report`.
 
     Args:
-        fail_fast: failures of one reason after which no further job is begun; None for all jobs.
+        fail_fast: failures for the same reason after which no further job begins; None to run all jobs.
     """
 
     file_name = FILE_NAME
@@ -43,12 +43,12 @@ class SweepCallback(Callback):
         self._fail_fast = fail_fast
 
     def check(self, config: DictConfig, swept: set[str]) -> None:
-        """Raises UserError for what no job could do; options in `swept` differ from job to job."""
+        """Raise `UserError` for what would fail in every job; options in `swept` differ from job to job."""
         check_config(config, swept)
         check_needs(config, swept)
 
     def report(self, folder: Path) -> str:
-        """Write the sweep's report into its folder; what the terminal shows of it."""
+        """Write the sweep's report into its folder, and return the table for the terminal."""
         from wasi.report import write_report
 
         return write_report([folder])
@@ -79,7 +79,7 @@ class SweepCallback(Callback):
         sweep_name(config, swept)
         check_tuning(config.hydra)
         check_folder("hydra.sweep.dir", config.hydra.sweep.dir)
-        check_inside("hydra.sweep.subdir", plain(config.hydra.sweep)["subdir"])  # of a job, which is not known yet
+        check_inside("hydra.sweep.subdir", plain(config.hydra.sweep)["subdir"])  # unresolved: it depends on the job
         check_inside("hydra.output_subdir", config.hydra.output_subdir)
         check_fail_fast(self._fail_fast, in_sweep=True)
         check_processes(config, in_sweep=True)
@@ -107,7 +107,10 @@ class SweepCallback(Callback):
 
 
 def exit_if_refused(check: Callable[[], None]) -> None:
-    """Hydra would make a mere warning of a callback's exception and go on."""
+    """Call `check`, and if it raises, print the error and exit.
+
+    Hydra would turn an exception of a callback into a mere warning and go on.
+    """
     try:
         check()
     except Exception as error:
@@ -117,7 +120,10 @@ def exit_if_refused(check: Callable[[], None]) -> None:
 
 
 def _tell(report: Callable[[Path], str], folder: Path) -> bool:
-    """Print the sweep's table; whether that worked (Hydra would make a mere warning of an exception here)."""
+    """Print the sweep's table and return whether that worked.
+
+    Hydra would turn an exception here into a mere warning.
+    """
     try:
         print(report(folder), flush=True)
     except Exception as error:
@@ -127,15 +133,15 @@ def _tell(report: Callable[[Path], str], folder: Path) -> bool:
 
 
 def versions(sweep: Path, file_name: str = FILE_NAME) -> dict[Path, tuple[int, int]]:
-    """Every result under `sweep`, with its version: another one means that it has been written since.
+    """Return every result under `sweep` with its version; another version means that it has been written since.
 
-    Not by times that are later than the sweep's begin: the machine's clock may be set back meanwhile.
+    Times are not compared with the sweep's start, because the machine's clock may be set back meanwhile.
     """
     return {path: _version(path) for path in sweep.rglob(file_name)}
 
 
 def _version(path: Path) -> tuple[int, int]:
-    """A result is written as a new file, which has another number in the file system or another time."""
+    """Return inode and modification time, of which one changes: a result is always written as a new file."""
     status = path.stat()
     return status.st_ino, status.st_mtime_ns
 
@@ -143,10 +149,10 @@ def _version(path: Path) -> tuple[int, int]:
 def failed_jobs(
     sweep: Path, before: Mapping[Path, tuple[int, int]], file_name: str = FILE_NAME
 ) -> dict[Path, dict]:
-    """Results under `sweep` that are not completed, by job folder; without those that are as they were `before`.
+    """Return the results under `sweep` that are not completed and have changed since `before`, by job folder.
 
-    One that still says `running` counts when no process is at work there any more. A learning rate that was tried
-    and diverged is no failure but an answer.
+    A result that still says `running` counts if no process is at work there any more. A diverged job of tuning whose
+    point was not chosen is no failure.
     """
     failures, tried = {}, not_chosen(sweep)
     for path in sorted(sweep.rglob(file_name)):
@@ -164,16 +170,16 @@ def failed_jobs(
 
 
 def lost_jobs(jobs: Iterable[Path], file_name: str = FILE_NAME) -> dict[Path, dict]:
-    """Those of `jobs` (folders) without a result, as a process leaves none that dies before it begins to train.
+    """Return those of `jobs` (folders) without a result, which a process leaves that dies before it begins to train.
 
-    A job that another process has at the moment is not lost.
+    A job on which another process is at work is not lost.
     """
     lost = [job for job in jobs if not (job / file_name).exists() and not is_at_work(job)]
     return {job: {"status": "failed", "error": f"it left no {file_name}"} for job in lost}
 
 
 def _pin_name(config: DictConfig, name: str) -> None:
-    """Every job gets the name as an override: a launcher's child process would make up a timestamp of its own."""
+    """Give every job the sweep's name as an override: a launcher's child process would make a new timestamp."""
     config.sweep = name
     tasks = config.hydra.overrides.task
     if not any(override.startswith("sweep=") for override in tasks):

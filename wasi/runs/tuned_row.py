@@ -1,4 +1,4 @@
-"""What the first stage of tuning has decided for a row of a sweep."""
+"""The outcome of the first stage of tuning for one row of a sweep."""
 
 import math
 from collections.abc import Sequence
@@ -14,12 +14,20 @@ from wasi.runs.tuning import Grid, Plan, Row, shown, word
 
 
 class Undecided(Exception):
-    """Nothing can be chosen now, as another process is at work on what the choice depends on."""
+    """Nothing can be chosen now, as another process is at work on a job on which the choice depends."""
 
 
 @dataclass(frozen=True)
 class TunedRow:
-    """A row's first stage: per point its folder, its objectives' values (None where its run lacks one), its status."""
+    """A row's first stage, with one entry per point in each list.
+
+    Args:
+        row: the row, with its points.
+        jobs: names of the jobs' folders.
+        values: the objectives' values; None if the run lacks one.
+        statuses: the runs' statuses, as in result.json.
+        objectives: the metrics by which to choose.
+    """
 
     row: Row
     jobs: list[str]
@@ -29,22 +37,25 @@ class TunedRow:
 
     @property
     def choices(self) -> Grid:
-        """The best point; of several objectives the Pareto front, the best in the first of them first."""
+        """The best point; of several objectives the Pareto front, the best in the first objective first."""
         return [self.row.grid[place] for place in self._chosen]
 
     @property
     def choice(self) -> dict[str, Any] | None:
-        """The first of them; None where no run was completed."""
+        """The first of `choices`; None if no run was completed."""
         return next(iter(self.choices), None)
 
     @property
     def edges(self) -> list[list[str]]:
-        """Per choice, options whose number is the least or the largest tried beside the other values chosen."""
+        """Per choice, the options whose value lies at the edge of what was tried.
+
+        On a grid that is the least or largest number among points that agree with the choice in all other options.
+        """
         return [[key for key in point if self._is_end(point, key)] for point in self.choices]
 
     @property
     def on_edge(self) -> list[str]:
-        """Those of the first choice."""
+        """The options of `edges` for the first choice."""
         return next(iter(self.edges), [])
 
     @property
@@ -59,15 +70,17 @@ class TunedRow:
         return value in _ends(tried)
 
     def _tried(self, chosen: Point, key: str) -> Range | list[Any]:
-        """What a search had to choose from; of a grid, values of `key` at points that agree with the choice in all
-        else."""
+        """Return what the value of `key` was chosen from: a search's range or list, or values of the grid.
+
+        The latter are those of points that agree with `chosen` in all other options.
+        """
         if self.row.space is not None:
             return self.row.space.tried(key, chosen) or []
         rest = {k: v for k, v in chosen.items() if k != key}
         return [point[key] for point in self.row.grid if {k: v for k, v in point.items() if k != key} == rest]
 
     def told(self) -> list[str]:
-        """Lines for the terminal and the report."""
+        """Return the lines about this row for the terminal and the report."""
         name = self.row.name
         if self.choice is None:
             return [f"tuning {name}: no point was completed, its seeds are not run"]
@@ -89,6 +102,7 @@ class TunedRow:
         return ", ".join(f"{name} {value:.4f}" for name, value in pairs)
 
     def content(self) -> dict[str, Any]:
+        """Return the row's entry in tuning.json."""
         points = [
             {"values": point, "job": job, "status": status} | dict(zip(self.objectives, values or (), strict=False))
             for point, job, status, values in zip(self.row.grid, self.jobs, self.statuses, self.values, strict=True)
@@ -105,19 +119,19 @@ class TunedRow:
 
 
 def tuned(plan: Plan, returns: Sequence[Any], objectives: Sequence[str]) -> list[TunedRow]:
-    """The first stage of every row that has one, by Hydra's JobReturn of each of its jobs, in their order."""
+    """Return the first stage of every row that is tuned; `returns` has Hydra's JobReturn of each job in order."""
     jobs = iter(returns)
     return [tuned_row(row, [next(jobs) for _ in row.grid], objectives) for row in plan.rows if row.is_tuned]
 
 
 def tuned_row(row: Row, returns: Sequence[Any], objectives: Sequence[str]) -> TunedRow:
-    """The first stage of one row, by Hydra's JobReturn at each of its points.
+    """Return the first stage of one row; `returns` has Hydra's JobReturn at each of its points.
 
     Raises:
         Undecided: another process is at work at one of the points.
     """
     folders = [folder_of(job) for job in returns]
-    if taken := next(filter(is_at_work, folders), None):  # looked at first: what has ended since is in the results
+    if taken := next(filter(is_at_work, folders), None):  # before reading, in case one ends meanwhile
         raise Undecided(f"tuning {row.name}: another process is at work in {taken}; run this again when it has ended")
     results = [read_result(folder) or {} for folder in folders]
     values = [found_values(result, objectives) for result in results]
@@ -130,7 +144,7 @@ def folder_of(job: Any) -> Path:
 
 
 def found_values(result: dict, objectives: Sequence[str]) -> Values | None:
-    """The objectives of a completed run; None for another, and where one was not measured."""
+    """Return the objectives of a completed run; None if it is not completed or one was not measured."""
     return values_of(result.get("metrics", {}), objectives) if result.get("status") == "completed" else None
 
 
@@ -139,6 +153,6 @@ def _listed(tried: Range | list[Any]) -> str:
 
 
 def _ends(values: list[Any]) -> tuple:
-    """The least and the largest of at least two numbers; nothing for values that have no order, or not all one."""
+    """Return the least and the largest of at least two numbers; empty if not all values are finite numbers."""
     ordered = all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in values)
     return (min(values), max(values)) if ordered and len(values) > 1 else ()

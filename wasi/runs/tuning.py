@@ -1,4 +1,4 @@
-"""Tuning in two stages: the rows of a tuned sweep, what is tried for each, and the jobs that this makes."""
+"""Tuning in two stages: the rows of a tuned sweep, the points tried for each, and the jobs of both stages."""
 
 import itertools
 import json
@@ -23,9 +23,13 @@ Overrides = dict[str, str]
 
 @dataclass(frozen=True)
 class Row:
-    """One configuration to tune: the overrides of its jobs but for the seed, and the points tried.
+    """One configuration to tune.
 
-    `name` tells it apart from the sweep's other rows. `space`: what a search draws its points from, None for a grid.
+    Args:
+        name: distinguishes it from the sweep's other rows.
+        overrides: those of its jobs, without the seed.
+        grid: the points to try.
+        space: what a search draws its points from; None for a grid.
     """
 
     name: str
@@ -34,29 +38,31 @@ class Row:
     space: Space | None = None
 
     def words(self, point: dict[str, Any] | None = None, seed: str | None = None) -> list[str]:
-        """A job's overrides."""
+        """Return the overrides of a job at `point`, with `seed`, as arguments of a command line."""
         chosen = {key: word(value) for key, value in (point or {}).items()}
         seeds = {} if seed is None else {"seed": seed}
         return [f"{key}={value}" for key, value in {**self.overrides, **chosen, **seeds}.items()]
 
     @property
     def is_tuned(self) -> bool:
+        """Whether there is more than one point to try."""
         return len(self.grid) > 1 or (self.space is not None and self.space.is_wide)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All rows of a sweep, and its seeds; `[None]` where it sweeps none."""
+    """All rows of a sweep, and its seeds; `[None]` if the seed is not swept."""
 
     rows: list[Row]
     seeds: list[str | None]
 
     @classmethod
     def of(cls, jobs: Sequence[Sequence[str]], asked: Callable[[Row], Row]) -> "Plan":
-        """Rows and seeds of an ordinary sweep's jobs.
+        """Return the plan for the jobs of an ordinary sweep.
 
         Args:
-            jobs: overrides of every job of the ordinary sweep; `asked`: a row with what is to be tried.
+            jobs: the overrides of every job.
+            asked: returns a row with the points to try added.
         """
         split = [dict(word.split("=", 1) for word in job) for job in jobs]
         seeds = list(dict.fromkeys(job.pop("seed", None) for job in split))
@@ -65,19 +71,19 @@ class Plan:
         return cls([asked(row) for row in named], seeds)
 
     def first_stage(self) -> list[list[str]]:
-        """Every point of every row that has several, with the first seed."""
+        """Return the jobs' overrides for every point of every tuned row, with the first seed."""
         return [row.words(point, self.seeds[0]) for row in self.rows if row.is_tuned for point in row.grid]
 
     def points(self, chosen: Mapping[str, Grid]) -> list[tuple[Row, Point]]:
-        """Rows with the points at which all seeds are run: chosen for a row, by its name, or the only one it has.
+        """Return the rows with the points at which all seeds are run: those chosen, by row name, or the row's only one.
 
-        A row for which nothing is chosen, because no point was completed or none was tried yet, has none.
+        A tuned row for which nothing is chosen, because no point was completed or tried yet, is left out.
         """
         only = {row.name: row.grid[:1] or [{}] for row in self.rows if not row.is_tuned}
         return [(row, point) for row in self.rows for point in {**only, **chosen}.get(row.name, ())]
 
     def second_stage(self, chosen: Mapping[str, Grid]) -> list[list[str]]:
-        """Every seed at these points."""
+        """Return the jobs' overrides for every seed at the points of `points(chosen)`."""
         return [row.words(point, seed) for row, point in self.points(chosen) for seed in self.seeds]
 
 
@@ -88,14 +94,20 @@ def rates_asked(
     known: Collection[str],
     searched: Axes = MappingProxyType({}),
 ) -> dict[str, list[float]] | list[float] | None:
-    """`tune.lr` for one row: of a mapping from optimizers to rates, those of the ones tried, or the row's own alone.
+    """Return `tune.lr` as far as it concerns one row.
+
+    Of a mapping from optimizers to rates, that is the part for the optimizers that are tried, or the list for the row's
+    own optimizer.
 
     Args:
-        overrides: of the row's jobs; optimizer: the choice that they compose; known: the optimizers that there are;
+        overrides: those of the row's jobs.
+        optimizer: the choice of optimizer that they compose.
+        known: all optimizers.
         searched: options that a search decides, with what it may choose.
 
     Raises:
-        UserError: the mapping has a key that is no optimizer, or lacks one of the row's, whose rate would not be tuned.
+        UserError: the mapping has a key that is no optimizer, or lacks an optimizer of the row, whose rate would not be
+            tuned.
     """
     rates = tune["lr"]
     if not isinstance(rates, Mapping) or {_LR} & {*overrides, *searched}:
@@ -110,7 +122,7 @@ def rates_asked(
 
 
 def grid_of(tune: DictConfig, overrides: Overrides) -> Grid:
-    """The points that `tune` asks for, but for options that the job's own `overrides` decide.
+    """Return the points that `tune` asks for, without options that the job's own `overrides` set.
 
     `tune.lr` may be a list or, where optimizers are tried, a mapping from them to lists (see `rates_asked`).
     """
@@ -127,7 +139,7 @@ def grid_of(tune: DictConfig, overrides: Overrides) -> Grid:
 
 
 def check_tuning(hydra_cfg: DictConfig) -> None:
-    """Raises UserError for `tune.…` where the sweeper does not tune, for `interval(…)` where it does not search."""
+    """Raise `UserError` for `tune.…` if the sweeper does not tune, and for `interval(…)` if it does not search."""
     for override in hydra_cfg.overrides.task:
         key, _, value = override.lstrip("+").partition("=")
         if key.partition(".")[0] == "tune" and not is_tuned_sweep(hydra_cfg):
@@ -144,7 +156,7 @@ def is_tuned_sweep(hydra_cfg: HydraConf | DictConfig) -> bool:
 
 
 def _name(row: Overrides, rows: list[Overrides]) -> str:
-    """The values in which rows differ: `wasi_0.8`, `wasi eps_0.8`."""
+    """Join the values in which this row differs from the others: `wasi_0.8`, `wasi eps_0.8`."""
     differing = [key for key in row if any(other.get(key) != row[key] for other in rows)]
     named = differing or [key for key in row if key in ("recipe", "method")]
     return " ".join(row[key] for key in named) or "the only row"
@@ -155,5 +167,5 @@ def shown(point: dict[str, Any]) -> str:
 
 
 def word(value: Any) -> str:
-    """A value as Hydra's command line reads it."""
+    """Format a value as Hydra's command line reads it."""
     return value if isinstance(value, str) else json.dumps(value)

@@ -16,7 +16,7 @@ FILE_NAME = "tuning.json"
 
 @dataclass(frozen=True)
 class Choice:
-    """A point at which a row of a sweep runs all seeds, with the folders of these jobs, as far as they are known."""
+    """A point at which a row of a sweep runs all seeds, with the folders of these jobs as far as they are known."""
 
     overrides: Overrides
     point: Point
@@ -30,14 +30,15 @@ def write_tuning(
     objectives: Sequence[str],
     choices: Sequence[Choice] = (),
 ) -> None:
-    """tuning.json: the points, every value, the choices, and which jobs are no part of any comparison.
+    """Write tuning.json: the points, every value, the choices, and which jobs to leave out of comparisons.
 
-    What an earlier command chose for one of these rows is chosen no longer, and the jobs of all its seeds are no part
-    of a comparison either, until the same point is chosen again. Its other rows stay: a row is known by its overrides,
-    as its name depends on the rows beside it.
+    What an earlier command chose for one of these rows is chosen no longer, and the jobs at that point are left out,
+    for all seeds, until the point is chosen again. Other rows of an existing file are kept. Rows are matched by their
+    overrides, as the name of a row depends on the other rows.
 
     Args:
-        choices: what all seeds are run at, of rows that were not tuned too.
+        seed: the seed of the first stage.
+        choices: the points at which all seeds are run, also those of rows that were not tuned.
     """
     before = read_tuning(folder) or {}
     asked = [*(row.row.overrides for row in rows), *(choice.overrides for choice in choices)]
@@ -64,9 +65,9 @@ def write_tuning(
 def _second_stage(
     earlier: Sequence[Mapping[str, Any]], now: Sequence[Overrides], choices: Sequence[Choice]
 ) -> list[dict[str, Any]]:
-    """Every choice that there has been, with all jobs that were run at it; those of rows `now` asked for are as given.
+    """Return every choice ever made, with all jobs run at it; of rows in `now`, only `choices` are still chosen.
 
-    A choice that is made again keeps the jobs it had: other seeds of it are the same row's.
+    A choice that is made again keeps its earlier jobs: they are other seeds of the same row.
     """
     found = [{**old, "is_chosen": old["is_chosen"] and _identity(old["overrides"]) not in now} for old in earlier]
     for choice in choices:
@@ -79,22 +80,22 @@ def _second_stage(
 
 
 def _identity(overrides: Overrides) -> Overrides:
-    """What makes a row another one: not the grid that is tried for it, and nothing that no result depends on."""
+    """Return the overrides by which a row is recognised: those that can change a result."""
     return {option.lstrip("+"): value for option, value in overrides.items() if has_effect(option)}
 
 
 def choices_of(row: Mapping[str, Any]) -> Grid:
-    """The points chosen for a row of tuning.json."""
+    """Return the points chosen for a row of tuning.json."""
     return row.get("choices", [row["choice"]])
 
 
 def read_tuning(folder: Path) -> dict[str, Any] | None:
-    """The sweep's tuning.json; None where there is none."""
+    """Return the content of the sweep's tuning.json; None if there is none."""
     return read_result(folder, FILE_NAME)
 
 
 def is_trial(folder: Path, job: str, seed: object) -> bool:
-    """Whether a job of a tuned sweep is one to choose by, as far as tuning.json tells: of its seed, and not chosen."""
+    """Return whether a job of a tuned sweep is a trial: it has the first stage's seed and was not chosen so far."""
     told = read_tuning(folder)
     if told is None:
         return True
@@ -104,5 +105,5 @@ def is_trial(folder: Path, job: str, seed: object) -> bool:
 
 
 def not_chosen(folder: Path) -> set[str]:
-    """Names of a sweep's job folders whose points were tried and not chosen, or are chosen no longer."""
+    """Return the names of a sweep's job folders whose points were tried and not chosen, or are chosen no longer."""
     return set((read_tuning(folder) or {}).get("left_out", ()))
