@@ -7,30 +7,30 @@ from omegaconf import DictConfig
 
 
 class Tracker(Protocol):
-    """What a run tells about itself while it lasts."""
+    """What a run reports its progress to."""
 
     def resume(self, step: int) -> None:
-        """Training goes on from `step` (0 from the start): what an earlier process logged after it is taken back."""
+        """Go on from `step` (0 from the start); discard what an earlier process logged after it."""
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """History: `values` after optimizer step `step` (from 1); steps never decrease."""
+        """Log `values` at optimizer step `step` (0 before training); steps never decrease."""
 
     def flush(self) -> None:
-        """What was logged outlasts this process and its machine; called before a checkpoint."""
+        """Make what was logged outlast this process and its machine; called before a checkpoint."""
 
     def summary(self, metrics: dict[str, Any]) -> None:
-        """The numbers that stand for the whole run, named as in `result.json`."""
+        """Set the numbers that stand for the whole run, named as in `result.json`."""
 
     def finish(self, exit_code: int, result: dict[str, Any] | None = None) -> None:
-        """Close; `exit_code` other than 0 marks the run as failed.
+        """Close the tracker; an `exit_code` other than 0 marks the run as failed.
 
         Args:
-            result: the content of `result.json`, for what is shown of it.
+            result: the content of `result.json`, parts of which are shown or uploaded.
         """
 
 
 class NullTracker:
-    """`logger=none`."""
+    """Discards everything, for `logger=none`."""
 
     def resume(self, step: int) -> None:
         pass
@@ -49,7 +49,7 @@ class NullTracker:
 
 
 def open_tracker(cfg: DictConfig, folder: Path, fingerprint: str, attempt: int = 1) -> Tracker:
-    """The tracker that `logger` asks for.
+    """Return the tracker that `logger` selects.
 
     Args:
         attempt: 1, and one more each time that a completed run is trained again (`train.rerun`).

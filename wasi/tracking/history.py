@@ -1,4 +1,4 @@
-"""What a run has logged, in a file of its own: W&B's is made again from it after a kill or a lost network."""
+"""A file of everything that a run has logged, from which W&B's is made anew after a kill or a lost network."""
 
 import json
 import os
@@ -10,7 +10,10 @@ Row = tuple[int, dict[str, float]]
 
 
 class History:
-    """A line per `append`, with the operating system as soon as it is written; lines of one step make one row."""
+    """A file with one line of JSON per `append`; lines of the same step make one row.
+
+    Each line is handed to the operating system at once, so that it outlasts the process.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -21,13 +24,13 @@ class History:
             file.write(_line(step, values))
 
     def sync(self) -> None:
-        """See to it that a power failure cannot take what is written."""
+        """Force what is written to the disk (fsync), so that a power failure cannot take it."""
         if self.path.exists():
             with open(self.path, "rb+") as file:
                 os.fsync(file.fileno())
 
     def rows(self) -> list[Row]:
-        """In the order of their steps; a last line that a kill has cut is left out."""
+        """Return the rows in the order of their steps; a last line that a kill has cut short is skipped."""
         found: dict[int, dict[str, float]] = {}
         for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else ():
             try:
@@ -38,7 +41,7 @@ class History:
         return sorted(found.items())
 
     def keep(self, last: int) -> list[Row]:
-        """Take back what was logged after step `last`; the rows that stay."""
+        """Discard what was logged after step `last`, and return the rows that stay."""
         rows = [(step, values) for step, values in self.rows() if step <= last]
         if self.path.exists():
             atomic_write_text(self.path, "".join(_line(*row) for row in rows))

@@ -1,4 +1,4 @@
-"""Names under which runs show things in W&B, for those who look at them there."""
+"""Names under which W&B shows parts of a run, for the code that writes them and the code that reads them."""
 
 TRAIN_STEP = "train/step"
 ROW = "row"

@@ -1,4 +1,4 @@
-"""What others may see: no absolute paths."""
+"""Removes absolute paths from what is uploaded or shown to others."""
 
 import os
 import re
@@ -9,7 +9,7 @@ _WITHIN_TEXT = re.compile(r"(?<![^\s'\"=(\[{,;<>])(?:~[^\s/]*)?/[^\s'\"(),;:\[\]
 
 
 def text_without_absolute_paths(text: str) -> str:
-    """A message in which absolute paths are shortened as by `without_absolute_paths`; paths with spaces in parts.
+    """Shorten absolute paths in a message as `without_absolute_paths` does; a path with spaces is shortened in parts.
 
     >>> text_without_absolute_paths("'/home/someone/photos/a.png' is no image (1/2), see https://pytorch.org/")
     "'a.png' is no image (1/2), see https://pytorch.org/"
@@ -18,7 +18,7 @@ def text_without_absolute_paths(text: str) -> str:
 
 
 def without_absolute_paths(value: Any) -> Any:
-    """A configuration or a result: absolute paths become relative to the working folder, or names.
+    """Return a configuration or result whose absolute paths are relative to the working folder, or else names alone.
 
     >>> without_absolute_paths({"dataset": {"root": "/home/someone/photos"}, "lr": 0.1})
     {'dataset': {'root': 'photos'}, 'lr': 0.1}

@@ -8,12 +8,12 @@ from PIL import Image
 
 from wasi.tracking.names import FIGURES, MEMORY_PARTS
 
-_COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#999999")  # the colour-blind tell them apart (Okabe and Ito)
+_COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#999999")  # Okabe and Ito's, distinct to the colour-blind
 _PARTS = dict(zip(MEMORY_PARTS, _COLOURS, strict=True))
 
 
 def pictures(result: dict[str, Any]) -> dict[str, Image.Image]:
-    """By the name under which W&B shows them; one stands only where the result has its numbers."""
+    """Return the figures by their names in W&B; one is absent if the result lacks its numbers."""
     figures = {FIGURES["memory"]: _memory(result["metrics"]), FIGURES["ranks"]: _ranks(result["layers"])}
     return {name: _image(figure) for name, figure in figures.items() if figure is not None}
 

@@ -1,9 +1,9 @@
-"""Weights & Biases; the one module of a run that imports it.
+"""The tracker for Weights & Biases; the one module of a run that imports wandb.
 
-W&B's own step is the optimizer's, and each step is one row that is sent when the next one begins. Online, a run that is
-resumed gets what the server lacks. Offline, W&B begins a new file for every process, and `wandb sync` would either let
-the last one replace the others or append one to the other, with the steps between checkpoint and kill twice: so the
-new file gets the whole history, from `history-ID.jsonl`, and takes the place of those before it.
+W&B's step is the optimizer's. All values of a step make one row, which is sent when the next step begins. Online, a
+resumed run sends the rows that the server lacks. Offline, W&B begins a new file for every process, and `wandb sync` of
+these would either let the last one replace the others or append them, with the steps between checkpoint and kill twice.
+So the new file gets the whole history, from `history-ID.jsonl`, and the earlier files are deleted.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-os.environ.setdefault("WANDB_SILENT", "true")  # read on import; its own chatter would bury the table
+os.environ.setdefault("WANDB_SILENT", "true")  # read on import; W&B's messages would hide the table
 
 import requests  # noqa: E402
 import wandb  # noqa: E402
@@ -39,14 +39,14 @@ log = logging.getLogger(__name__)
 
 Mode = Literal["online", "offline", "disabled"]
 
-_RETRY_AFTER = 600.0  # seconds in which the jobs of a sweep do not try again to reach a server that did not answer
+_RETRY_AFTER = 600.0  # seconds in which later jobs of this process do not try a server again that did not answer
 _unreachable_since: tuple[float, str] | None = None
 
 
 class WandbTracker:
     """One W&B run: history over `train/step`, the run's metrics as summary, the sweep as group.
 
-    Whatever W&B cannot do ends in an offline run with all that was logged, and in one warning.
+    If a call of W&B fails, the run continues offline with all that was logged, after one warning.
     """
 
     def __init__(self, cfg: DictConfig, folder: Path, fingerprint: str, attempt: int = 1):
@@ -56,7 +56,7 @@ class WandbTracker:
         config = without_absolute_paths(OmegaConf.to_container(cfg, resolve=True))
         self._config: dict[str, Any] = {**config, "fingerprint": fingerprint, **row_keys(cfg)}
         self._history = History(folder / "wandb" / f"history-{self._id}.jsonl")
-        self._row: tuple[int, dict[str, Any]] = (0, {})  # not sent yet: there may be more of this step
+        self._row: tuple[int, dict[str, Any]] = (0, {})  # step and values not sent yet: more of this step may come
         self._resumed = False
         self._run = self._open()
         if self._run.url:
@@ -67,7 +67,7 @@ class WandbTracker:
 
     def log(self, step: int, values: dict[str, float]) -> None:
         last, pending = self._row
-        if step < last:  # a run that goes on tells again what it is made of
+        if step < last:  # a run that starts over logs its ranks at step 0 again
             return
         if step > last:
             self._call(self._send_row)
@@ -83,14 +83,14 @@ class WandbTracker:
         self._call(lambda: self._run.summary.update(metrics))
 
     def finish(self, exit_code: int, result: dict[str, Any] | None = None) -> None:
-        if not self._resumed:  # it ended before it trained: what an earlier process logged stands
+        if not self._resumed:  # it ended before it trained: keep what an earlier process logged
             self._go_on(self._history.rows(), is_new=False)
 
         def end() -> None:
             if not self._run.offline and exit_code == 0:
-                reach(self._run.settings.base_url)  # else each artifact waits for a dead server, 19 s or so
-            # A stopped run goes on later, perhaps with the validation of this very step, which a server that has the
-            # step would not take any more. A file is made anew, so it may have the row now.
+                reach(self._run.settings.base_url)  # raises without a server, for which each artifact would wait 19 s
+            # A run stopped by a signal (128 + signal) may log more of this very step when it is resumed, and a server
+            # does not accept more of a step that it has. An offline file is written anew then, so it gets the row now.
             if self._run.offline or exit_code <= 128:
                 self._send_row()
             if result is not None:
@@ -102,9 +102,13 @@ class WandbTracker:
         self._call(end)
 
     def _go_on(self, rows: list[Row], is_new: bool) -> None:
-        """Send what W&B lacks of the history that stands, and from now on keep what is logged."""
+        """Send what W&B lacks of `rows`, the history that is kept, and from now on write what is logged to the file.
+
+        Args:
+            is_new: whether training begins from the start, so that files of earlier processes are obsolete.
+        """
         self._resumed = True
-        began = self._row[1]  # what the run is made of, logged before it was known where training goes on
+        began = self._row[1]  # logged at step 0 before it was known where training goes on
         if began:
             self._history.append(0, began)
         if rows or is_new:
@@ -122,7 +126,10 @@ class WandbTracker:
             self._run.log({TRAIN_STEP: step, **values}, step=step)
 
     def _call(self, do: Callable[[], Any]) -> None:
-        """What W&B fails at, once more with an offline run; failing at that too ends tracking, not training."""
+        """Call `do`, and if W&B fails at it, go offline and call it again.
+
+        If that fails too, tracking ends with a warning, and training goes on.
+        """
         try:
             do()
         except Exception as error:
@@ -137,7 +144,7 @@ class WandbTracker:
                 self._run = wandb.init(mode="disabled", reinit="create_new")
 
     def _open(self):
-        """Online where that is asked for and works."""
+        """Return W&B's run, online if that is asked for and possible, else offline or disabled."""
         if self._cfg.logger.mode != "online":
             return self._init_offline(self._cfg.logger.mode)
         reason = _recently_unreachable()
@@ -157,7 +164,7 @@ class WandbTracker:
     def _init_offline(self, mode: Mode = "offline"):
         try:
             return self._init(mode)
-        except Exception:  # W&B's local service has the id still, of a run that failed to start or has just ended
+        except Exception:  # W&B's local service may still hold the id of a run that failed to start or just ended
             with suppress(Exception):
                 wandb.teardown()
             return self._init(mode)
@@ -170,7 +177,7 @@ class WandbTracker:
             entity=logger.entity,
             group=str(logger.group),
             id=self._id,
-            resume="allow" if mode == "online" else None,  # an offline run is whole: it replaces what a server has
+            resume="allow" if mode == "online" else None,  # an offline run has all rows and replaces the server's
             mode=mode,
             dir=str(self._folder),
             reinit="finish_previous",
@@ -182,10 +189,10 @@ class WandbTracker:
                 finish_timeout=logger.finish_timeout,
                 finish_timeout_raises=True,
                 silent=True,
-                console="off",  # lines of the terminal name folders, and train.log has them
-                x_disable_meta=True,  # which would be the paths of program, interpreter and folder
+                console="off",  # the terminal's lines contain paths, and train.log has them
+                x_disable_meta=True,  # it has the paths of program, interpreter and folder
                 x_disable_stats=not metrics,
-                disable_git=_cloned_from_a_folder(),  # which W&B would tell
+                disable_git=_cloned_from_a_folder(),  # W&B would upload its path
             ),
         )
         run.define_metric(TRAIN_STEP)
@@ -193,7 +200,7 @@ class WandbTracker:
         return run
 
     def _go_offline(self, error: Exception) -> None:
-        """From the run under way to an offline one with all that was logged but for the last row."""
+        """Continue in an offline run with all that was logged before the current row."""
         _remember(_reason(error))
         self._run = self._init_offline()
         self._remove_other_files(online_too=True)
@@ -208,7 +215,10 @@ class WandbTracker:
         log.warning("W&B is out of reach (%s): offline from here, upload it later with: wandb sync %s", reason, where)
 
     def _remove_other_files(self, online_too: bool = False) -> None:
-        """Of this W&B run, those of earlier processes: all of it is in the file now begun, or on the server."""
+        """Delete the files that earlier processes wrote for this W&B run.
+
+        All that is in them is in the new file or on the server.
+        """
         kinds = ("offline-run", "run") if online_too or self._run.offline else ("offline-run",)
         for kind in kinds:
             for folder in (self._folder / "wandb").glob(f"{kind}-*-{self._id}"):
@@ -216,7 +226,7 @@ class WandbTracker:
                     shutil.rmtree(folder, ignore_errors=True)
 
     def _show(self, result: dict[str, Any]) -> None:
-        """Ranks per layer as a table, pictures, and the result and the model as artifacts."""
+        """Log the ranks per layer as a table, and figures; upload the result and the model as artifacts."""
         from wasi.tracking.pictures import pictures
 
         shown: dict[str, Any] = {name: wandb.Image(image) for name, image in pictures(result).items()}
@@ -242,29 +252,32 @@ class WandbTracker:
 
 
 def run_id(sweep: str, fingerprint: str, attempt: int = 1) -> str:
-    """The same for the same configuration in the same sweep, so that a resumed run continues its history.
+    """Return an id, equal for equal configurations in one sweep, so that a resumed run continues its history.
 
     Args:
-        attempt: a run that was completed and is trained again is another one for W&B.
+        attempt: a completed run that is trained again counts as another attempt, and gets another id.
     """
     told = f"{sweep}\n{fingerprint}" if attempt == 1 else f"{sweep}\n{fingerprint}\n{attempt}"
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 def tags(cfg: DictConfig) -> list[str]:
-    """Method, model, data set and thresholds, to filter by; W&B takes at most 64 characters of each."""
+    """Return method, model, data set and thresholds as tags; W&B takes at most 64 characters of each."""
     names = (cfg.method.name, cfg.model.name, cfg.dataset.name, rank_label(cfg))
     return [str(name)[:64] for name in dict.fromkeys(names) if name]
 
 
 def row_keys(cfg: DictConfig) -> dict[str, Any]:
-    """What dashboards group runs by, and the thresholds by which they place them; W&B groups badly by null."""
+    """Return the keys of the run's config by which dashboards group runs, and the thresholds that they plot.
+
+    Thresholds are absent if the method reads none, as W&B does not group well by null.
+    """
     thresholds = thresholds_read(cfg)
     return {ROW: row_label(cfg), **({THRESHOLDS: thresholds} if thresholds else {})}
 
 
 def layer_table(layers: list[dict]) -> tuple[list[str | int], list[list]]:
-    """Columns and rows of `layers` in result.json, the activations' ranks one column per mode."""
+    """Return columns and rows for `layers` of result.json, with one column per mode for the activation ranks."""
     modes = max((len(layer.get("activation_ranks", ())) for layer in layers), default=0)
     told = ["name", "type", "in_features", "out_features", "weight_rank"]
     rows = []
@@ -275,7 +288,7 @@ def layer_table(layers: list[dict]) -> tuple[list[str | int], list[list]]:
 
 
 def _cloned_from_a_folder() -> bool:
-    """Whether the working folder belongs to a git repository whose `origin` is a place on this machine."""
+    """Return whether the working folder belongs to a git repository whose `origin` is a path on this machine."""
     try:
         asked = ["git", "config", "--get", "remote.origin.url"]
         url = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=False).stdout.strip()
@@ -289,14 +302,14 @@ def _folder_of(run) -> Path:
 
 
 def _shown(path: Path) -> str:
-    """Relative to the working folder where it lies inside."""
+    """Return the path as text, relative to the working folder if it lies inside."""
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def reach(address: str) -> None:
-    """Raises OSError where nobody answers within a few seconds; any answer will do.
+    """Raise `ConnectionError` if the server does not answer within a few seconds; any answer will do.
 
-    W&B's own calls have timeouts of their own, which add up, and the first failed one keeps the run's id in use.
+    W&B's own calls have longer timeouts, which add up, and the first failed one keeps the run's id in use.
     """
     try:
         requests.get(address, timeout=3, stream=True).close()
