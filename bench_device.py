@@ -4,7 +4,7 @@ import hydra
 from omegaconf import DictConfig
 
 import wasi.bench.job_identity
-import wasi.config.resolvers  # noqa: F401  (conf/bench.yaml names folders with both)
+import wasi.config.resolvers  # noqa: F401  (both register resolvers that conf/bench.yaml uses)
 from wasi.bench import fit
 from wasi.bench.measure_job import measure, perform
 from wasi.leave import leave_after

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import hydra
 from omegaconf import DictConfig
 
-import wasi.config.resolvers  # noqa: F401  (conf/config.yaml names folders with it)
+import wasi.config.resolvers  # noqa: F401  (registers resolvers that conf/config.yaml uses)
 from wasi.leave import leave_after
 from wasi.runs.command import command
 from wasi.runs.job import Run, run_job
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 def train(cfg: DictConfig, run: Run) -> None:
-    """Load the data, build the model, apply the method, fit, test, measure; `run` collects what is to be reported."""
+    """Load the data, build the model, apply the method, fit, test and measure; the results are collected in `run`."""
     import torch
 
     from wasi.bench.resident import resident_memory_of
@@ -50,12 +50,12 @@ def train(cfg: DictConfig, run: Run) -> None:
         run.metrics |= apply_budget(cfg, spec, current_rss_mib)
     data = load_data(cfg.dataset, spec, cfg.seed)
     normalize = Normalize(spec)
-    if cfg.device.memory_limit_mib is not None:  # what does not fit is not built
+    if cfg.device.memory_limit_mib is not None:  # a separate process checks the limit before the model is built here
         run.metrics |= resident_memory_of(cfg, torch.get_num_threads(), run.folder / "memory.log")
     model, method, calibration = build(cfg, run, data, spec, device)
 
     step = build_step(model, normalize, cfg, method)
-    if run.only_measure:  # none of these numbers depends on what the weights have become
+    if run.only_measure:  # none of these numbers depends on the values of the weights
         measure(cfg, run, method, step, first_batch(data.train, cfg), step_seconds=())
         return
     step_seconds = fit(cfg, run, step, data, spec, calibration)
@@ -67,7 +67,7 @@ def train(cfg: DictConfig, run: Run) -> None:
 
 
 def prepare(cfg: DictConfig) -> torch.device:
-    """The process as the run needs it: device, threads, allocator, compiler, and the global generator."""
+    """Set up threads, allocator, compiler and the global random generator of the process; return the device."""
     import torch
 
     from wasi.runs.device import prepare_device
@@ -84,10 +84,12 @@ def prepare(cfg: DictConfig) -> torch.device:
 def build(
     cfg: DictConfig, run: Run, data: Data, spec: InputSpec, device: torch.device
 ) -> tuple[nn.Module, Method, Calibration]:
-    """The network with its weights and a head for the data's classes, with the method applied; the method; the batches
-    that it has looked at.
+    """Build the network with its weights and a head for the data's classes, and apply the method to it.
 
-    Notes the layers in `run`, logs their ranks, and writes what the method found out into the run's folder.
+    This notes the layers in `run`, logs their ranks, and writes the method's artifacts into the run's folder.
+
+    Returns:
+        The model, the method, and the calibration batches that the method has used.
     """
     from wasi.data.normalize import Normalize
     from wasi.methods.calibration import Calibration
@@ -110,7 +112,7 @@ def build(
 def fit(
     cfg: DictConfig, run: Run, step: TrainStep, data: Data, spec: InputSpec, calibration: Calibration
 ) -> Sequence[float]:
-    """Train for all epochs, from a checkpoint where there is one.
+    """Train for all epochs, from a checkpoint if there is one.
 
     Returns:
         Seconds of each step that this process has made on a whole batch, without those that compiled.
@@ -137,7 +139,7 @@ def fit(
         if cfg.train.memory == "lean":
             beside = "" if cfg.dataset.num_workers == 0 else " (without processes that load its data)"
             log.info("trained in %.0f MiB, the resident peak of the whole process%s", peak, beside)
-        if measure_level(cfg.train.measure) != "full":  # which asks a process that does nothing else
+        if measure_level(cfg.train.measure) != "full":  # `full` measures it in a separate process
             run.metrics["memory/process_rss_peak_mib"] = peak
     return training.step_seconds
 
@@ -150,7 +152,7 @@ def measure(
     batch: tuple[Tensor, Tensor],
     step_seconds: Sequence[float],
 ) -> None:
-    """What `train.measure` asks for; full: resident memory too, in a process that has done nothing else."""
+    """Measure what `train.measure` asks for; `full` adds resident memory, in a process that does nothing else."""
     import torch
 
     from wasi.bench.resident import resident_memory_of

@@ -1,4 +1,4 @@
-"""`wasi COMMAND ...`, which is `python -m wasi.COMMAND ...`: what is done with finished runs."""
+"""`wasi COMMAND ...` runs `python -m wasi.COMMAND ...`: commands on the results of runs and sweeps."""
 
 import runpy
 import sys
@@ -18,7 +18,7 @@ _COMMANDS = {
 
 
 def main() -> None:
-    """Run the command that the first argument names, with the arguments after it; nothing else is imported."""
+    """Run the command that the first argument names, with the arguments after it; no other command is imported."""
     name, *rest = sys.argv[1:] or [""]
     if name in ("", "-h", "--help"):
         print(_usage())

@@ -1,9 +1,9 @@
-"""The allocator of torch's tensors on the CPU: which it is, what it does with freed memory, and whether it obeys.
+"""The allocator of torch's tensors on the CPU: which it is, and whether it keeps or returns freed memory.
 
-glibc's malloc keeps small blocks in its heap and gives every large one a mapping of its own, returned when it is freed;
-where the line runs it decides as it goes, unless told. torch's aarch64 builds from 2.10 on have mimalloc inside
-(pytorch#164741), to whose tensors glibc's settings do nothing; its own are read from the environment when torch is
-imported (pytorch#192078). No torch at import.
+glibc's malloc keeps small blocks in its heap and gives every large one a mapping of its own, which is returned when the
+block is freed. The size that separates them adapts at run time unless it is set. torch's aarch64 builds from 2.10 on
+contain mimalloc (pytorch#164741), which ignores glibc's settings; its own are read from the environment when torch is
+imported (pytorch#192078). Importing this module does not import torch.
 """
 
 import ctypes
@@ -32,12 +32,12 @@ _SETTINGS = (
 )
 _PROBE = 32 * 2**20
 
-_freed: str | None = None  # what was found out last: `kept` or `returned`
+_freed: str | None = None  # the last result of `returns_freed_memory`: `kept` or `returned`
 
 
 @cache
 def name() -> str:
-    """`mimalloc` where it is inside torch's library, `glibc`, or what else stands in for malloc; `unknown`."""
+    """Return the allocator: one named in LD_PRELOAD, `mimalloc` if torch's library has it, `glibc` or `unknown`."""
     for preloaded in ("jemalloc", "tcmalloc", "mimalloc"):
         if preloaded in os.environ.get("LD_PRELOAD", ""):
             return preloaded
@@ -47,36 +47,39 @@ def name() -> str:
 
 
 def provenance() -> dict[str, object]:
-    """Its name, what the environment tells it, and what becomes of freed memory as far as that was looked at."""
+    """Return the allocator's name, its settings in the environment, and what `returns_freed_memory` found last."""
     told = {variable: os.environ[variable] for variable in _SETTINGS if variable in os.environ}
     return {"name": name(), **({"environment": told} if told else {}), **({"freed": _freed} if _freed else {})}
 
 
 def keep_freed_memory() -> bool:
-    """From now on freed memory stays with this process, so that the next step finds its pages mapped.
+    """Keep freed memory in this process from now on, so that the next step finds its pages mapped.
 
-    Otherwise every step returns its wide tensors to the system and pays for a page fault per page when it asks for
-    them again: several per cent of a step on a CPU. Settings in the environment win.
+    Otherwise every step returns its wide tensors to the system and pays for a page fault per page when it asks for them
+    again: several per cent of a step on a CPU. Settings in the environment take precedence.
 
-    Returns whether freed memory stays, which is looked at.
+    Returns:
+        Whether freed memory is kept, as measured afterwards.
     """
     _tell_glibc(_KEEPING)
     return not returns_freed_memory()
 
 
 def return_large_blocks(size: int) -> bool:
-    """From now on blocks of `size` bytes and more go back when they are freed; smaller ones are reused in the heap.
+    """Have blocks of `size` bytes and more returned to the system when freed; smaller ones are reused in the heap.
 
-    So are large ones that fit into a hole of the heap, which only a process that once kept freed memory has.
+    A large block that fits into a hole of the heap stays there as well; only a process that once kept freed memory has
+    such holes. Settings in the environment take precedence.
 
-    Settings in the environment win. Returns whether it took effect, which is looked at.
+    Returns:
+        Whether this took effect, as measured afterwards.
     """
     _tell_glibc({_M_MMAP_MAX: _MAPPINGS, _M_MMAP_THRESHOLD: size, _M_TRIM_THRESHOLD: _LARGEST, _M_TOP_PAD: 0})
     return returns_freed_memory(size)
 
 
 def returns_freed_memory(size: int = _PROBE) -> bool:
-    """Whether a tensor of `size` bytes, held and freed, leaves this process's resident memory. Imports torch."""
+    """Return whether resident memory falls when a tensor of `size` bytes is freed. Imports torch."""
     global _freed
     import torch
 
@@ -84,16 +87,17 @@ def returns_freed_memory(size: int = _PROBE) -> bool:
     held = torch.ones(size, dtype=torch.uint8)
     grown = _resident() - before
     del held
-    found = grown < size / 2  # in memory that an earlier tensor left behind
+    found = grown < size / 2  # it was placed in memory that an earlier tensor left
     returned = not found and _resident() - before < grown / 2
     _freed = "returned" if returned else "kept"
     return returned
 
 
 def long_lived(shape: Sequence[int], dtype: "torch.dtype", device: "torch.device") -> "torch.Tensor":
-    """Zeros of `shape`, for what outlives many other tensors: on a CPU in a mapping of their own, not in the heap.
+    """Return zeros for what outlives many other tensors; on a CPU they have a mapping of their own, outside the heap.
 
-    There they would lie among those others, and leave holes when these are freed that no later tensor fits.
+    In the heap they would lie among shorter-lived tensors, and when these are freed leave holes that no later tensor
+    fits.
     """
     import torch
 
@@ -104,7 +108,7 @@ def long_lived(shape: Sequence[int], dtype: "torch.dtype", device: "torch.device
 
 
 def release_memory() -> int:
-    """Give back what is free at this moment, as another process may need it. Returns how many bytes went."""
+    """Give memory that is free now back to the system, for other processes; return how many bytes that was."""
     before = _resident()
     for library, function, argument in ((None, "malloc_trim", 0), (_library(), "mi_collect", 1)):
         try:
@@ -115,10 +119,10 @@ def release_memory() -> int:
 
 
 class HeapTrimmer:
-    """Gives free memory back whenever this process has grown by `limit` bytes since it last did.
+    """Returns free memory to the system whenever this process has grown by `limit` bytes since it last did.
 
-    Blocks that live long among many that live briefly leave holes that no later block fits, and a heap that grows from
-    step to step. Giving all of it back takes a few milliseconds, and a page fault for each page that is used again.
+    Long-lived blocks among many short-lived ones leave holes that no later block fits, so the heap grows from step to
+    step. Returning all free memory takes a few milliseconds, and a page fault for each page that is used again.
     """
 
     def __init__(self, limit: int):
@@ -147,7 +151,7 @@ def _resident() -> int:
 
 @cache
 def _library() -> Path | None:
-    """The library of torch that allocates."""
+    """Return the path of the library in which torch allocates memory."""
     found = importlib.util.find_spec("torch")
     files = sorted(Path(found.origin).parent.glob("lib/libc10.*")) if found is not None and found.origin else []
     return files[0] if files else None

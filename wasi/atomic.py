@@ -1,4 +1,4 @@
-"""Files that are either old or new, never half of one."""
+"""Atomic replacement of files: a reader sees the old content or the new, never a part of it."""
 
 import glob
 import os
@@ -12,22 +12,22 @@ from pathlib import Path
 
 
 def atomic_write_text(path: Path, text: str) -> None:
-    """Replace `path` by a file with `text` (UTF-8, line ends as they are) in one step."""
+    """Replace `path` atomically by a file with `text` (UTF-8, line ends as they are)."""
     atomic_write_bytes(path, text.encode("utf-8"))
 
 
 def atomic_write_bytes(path: Path, content: bytes) -> None:
-    """Replace `path` by a file with `content` in one step."""
+    """Replace `path` atomically by a file with `content`."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """The name of a temporary file beside `path`, to be written inside; then fsync and rename to `path`.
+    """Yield the name of a temporary file beside `path` to write to; then fsync it and rename it to `path`.
 
-    No temporary file is left behind by a failure; one that kills the process leaves `path` as it was. The new file
-    can be read by whom the user's umask lets, whatever the library that writes it thinks.
+    A failure leaves no temporary file behind; one that kills the process leaves `path` as it was. Permissions of the
+    new file follow the user's umask, whichever library wrote it.
     """
     temporary = _temporary(path)
     try:
@@ -39,10 +39,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_from_folder(path: Path) -> Iterator[Path]:
-    """As `replacing`, with the temporary file in a folder of its own.
+    """Do as `replacing`, with the temporary file in a temporary folder of its own.
 
-    For a library that writes into a temporary file of its own making beside the file that it is given (safetensors:
-    `.tmp` and six random letters). What a kill leaves of that tells nobody whose it is; the folder around it does.
+    For a library that itself writes into a temporary file beside the one that it is given (safetensors: `.tmp` and six
+    random letters). If the process is killed, that file's name does not show who wrote it; the name of the folder does.
     """
     folder = _temporary(path)
     try:
@@ -54,12 +54,12 @@ def replacing_from_folder(path: Path) -> Iterator[Path]:
 
 
 def _temporary(path: Path) -> Path:
-    """`.NAME.HOST-PROCESS-THREAD.tmp`, which no other writer has, on whatever machine that shares the file system."""
+    """Return `.NAME.HOST-PROCESS-THREAD.tmp`, unique among writers on all machines that share the file system."""
     return path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{threading.get_native_id()}.tmp")
 
 
 def _host() -> str:
-    """This machine's name without what means something in a path or separates parts of a temporary name."""
+    """Return this machine's name without characters that have a meaning in a path or in a temporary file's name."""
     return re.sub(r"[^\w-]", "_", platform.node())
 
 
@@ -75,8 +75,10 @@ def _put_in_place(temporary: Path, path: Path) -> Iterator[None]:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Delete what processes of this machine that were killed inside `replacing(path)` or `replacing_from_folder(path)`
-    have left beside it. Of another machine's, nobody here knows whether they are at work."""
+    """Delete what killed processes of this machine left in `replacing(path)` or `replacing_from_folder(path)`.
+
+    Files of other machines stay, as it cannot be known here whether their processes still run.
+    """
     import psutil
 
     written = re.compile(rf"\.{re.escape(path.name)}\.{re.escape(_host())}-(\d+)-\d+\.tmp")

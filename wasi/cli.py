@@ -1,4 +1,4 @@
-"""What the commands below `python -m wasi` share. No torch at import."""
+"""Code shared by the commands `python -m wasi.COMMAND`. Importing it does not import torch."""
 
 import sys
 from collections.abc import Callable
@@ -16,8 +16,8 @@ _RESULTS = (FILE_NAME, BENCH_FILE_NAME)
 def run_cli(main: Callable[[], int | None]) -> None:
     """Call `main` and end the process with the status that it returns (None is 0).
 
-    A user's mistake, or a file that cannot be read or written, is told in one line (status 2 and 1); SIGINT and
-    SIGTERM end the process with 130 and 143.
+    After one line of error, a user's mistake exits with 2, and a file that cannot be read or written with 1. SIGINT and
+    SIGTERM exit with 130 and 143.
     """
 
     def told() -> None:
@@ -36,7 +36,10 @@ def run_cli(main: Callable[[], int | None]) -> None:
 
 
 def check_output_file(option: str, path: Path) -> None:
-    """Raises UserError for what a file cannot replace: a folder, a device, a run's own files; and for no folder."""
+    """Raise `UserError` for an output path whose folder does not exist, or that a file must not replace.
+
+    The latter are folders, devices, and a run's own files.
+    """
     if (path.exists() and not path.is_file()) or not path.absolute().parent.is_dir():
         raise UserError(option, path, "a file in a folder that exists")
     of_a_run = path.name == MODEL_NAME and any((path.parent / name).exists() for name in _RESULTS)

@@ -1,9 +1,9 @@
-"""Imports that wait until they are needed: torch._dynamo, the compiler's front end, takes 150 MiB and two seconds.
+"""Defers imports until they are needed, mainly of torch._dynamo, the compiler's front end (150 MiB, two seconds).
 
-Nothing compiles unless `device.compile` is set, but torchvision's import asks for one function of torch._dynamo, timm's
-has functions marked by torch.compiler.disable, and every torch.optim optimizer imports it in its methods, to tell the
-compiler to leave them alone. timm's import asks for wandb too (0.7 s), which its training script logs to, and torch's
-FLOP counter for triton (80 MiB), whose kernels it could count.
+Nothing compiles unless `device.compile` is set. But torchvision's import takes one function of torch._dynamo, timm's
+has functions marked by torch.compiler.disable, and every optimizer of torch.optim imports it in its methods, to exclude
+them from compilation. timm's import also imports wandb (0.7 s), to which its training script logs, and torch's FLOP
+counter imports triton (80 MiB), whose kernels it could count.
 """
 
 import importlib
@@ -18,15 +18,15 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 _PACKAGE = "torch._dynamo"
-_CALLED_LATER = {"torch._dynamo.utils": ("is_compile_supported",)}  # functions that are taken on import
+_CALLED_LATER = {"torch._dynamo.utils": ("is_compile_supported",)}  # functions that are imported early but called late
 _WANDB, _TRITON = "wandb", "triton"
 _OF_OPTIMIZERS = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
 
 
 def import_light(name: str) -> Any:
-    """The module `name`, of torchvision or timm, imported without torch._dynamo and wandb where it can do without.
+    """Import the module `name`, of torchvision or timm, without torch._dynamo and wandb if it can do without.
 
-    What it takes from them imports them when it is used. Where a release does not stand that, it is imported as usual.
+    What it takes from them imports them when it is used. If that fails with some release, it is imported as usual.
     """
     if name in sys.modules:
         return sys.modules[name]
@@ -39,7 +39,7 @@ def import_light(name: str) -> Any:
 
 @contextmanager
 def _deferred() -> Iterator[None]:
-    """Stand-ins in the place of torch._dynamo and wandb; of what is there already, none."""
+    """Put stand-ins in the place of torch._dynamo and wandb, unless they are already imported."""
     with without_compiler():
         stand_ins: dict[str, ModuleType] = {}
         if _WANDB not in sys.modules and importlib.util.find_spec(_WANDB):
@@ -53,10 +53,10 @@ def _deferred() -> Iterator[None]:
 
 @contextmanager
 def without_compiler() -> Iterator[None]:
-    """Functions that torch hides from its compiler when they are called run as they are, and do not import it.
+    """Let functions that torch excludes from compilation run inside the block without importing torch._dynamo.
 
-    Among them are those in Python that compute on `meta`. Once the compiler is there, they are hidden from it as usual,
-    those that were called inside too.
+    Implementations in Python for the device `meta` are among them. Once torch._dynamo is imported, these functions are
+    excluded from compilation as usual, also those that were first called inside the block.
     """
     if _PACKAGE in sys.modules:
         yield
@@ -80,7 +80,10 @@ def _compiler_is_there() -> bool:
 
 
 def _disabled_once_there_is_a_compiler(disable: Callable[..., Any]) -> Callable[..., Any]:
-    """`disable`, torch.compiler's, which for a function acts when that is called and torch._dynamo is there."""
+    """Return torch.compiler's `disable`, changed to act on a function not before its first call.
+
+    Even then it acts only once torch._dynamo is imported; until then the function runs as it is.
+    """
 
     @wraps(disable)
     def disable_later(*args: Any, **kwargs: Any) -> Any:
@@ -98,7 +101,7 @@ def _disabled_once_there_is_a_compiler(disable: Callable[..., Any]) -> Callable[
                 disabled = disable(*args, **kwargs)
             return disabled(*of_call, **by_name)
 
-        call._torchdynamo_disable = True  # type: ignore[attr-defined]  # the compiler's own mark: do not look inside
+        call._torchdynamo_disable = True  # type: ignore[attr-defined]  # marks it as not to be traced
         return call
 
     return disable_later
@@ -106,13 +109,13 @@ def _disabled_once_there_is_a_compiler(disable: Callable[..., Any]) -> Callable[
 
 @contextmanager
 def triton_absent() -> Iterator[None]:
-    """An import inside does as where triton is not installed. Once triton is there, nothing changes."""
+    """Make imports inside the block behave as if triton were not installed, unless it is already imported."""
     if _TRITON in sys.modules:
         yield
         return
-    # By None the import system knows a module that cannot be imported.
+    # None in sys.modules makes the import of a module fail.
     sys.modules[_TRITON] = None  # type: ignore[assignment]  # documented, but not in typeshed
-    logger = logging.getLogger("torch.utils.flop_counter")  # which would say so
+    logger = logging.getLogger("torch.utils.flop_counter")  # it would warn that triton is missing
     told, logger.disabled = logger.disabled, True
     try:
         yield
@@ -122,7 +125,10 @@ def triton_absent() -> Iterator[None]:
 
 
 class _StandIn(ModuleType):
-    """For the time of an import in a module's place, which it imports when it is asked for more than it can put off."""
+    """Takes a module's place during an import.
+
+    It imports the real module as soon as it is asked for an attribute that cannot be deferred.
+    """
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -136,7 +142,7 @@ class _StandIn(ModuleType):
 
 
 def _real(module: str, name: str) -> Any:
-    """What the module has by that name, imported in the place of all stand-ins."""
+    """Remove all stand-ins, import the module, and return its attribute `name`."""
     _take_away({name: found for name, found in sys.modules.items() if isinstance(found, _StandIn)})
     return getattr(importlib.import_module(module), name)
 
@@ -149,9 +155,10 @@ def _take_away(modules: dict[str, ModuleType]) -> None:
 
 @cache
 def eager(kind: Any) -> Any:
-    """A subclass of `kind`, an optimizer of torch.optim, whose methods do the same but are nothing to a compiler.
+    """Return a subclass of `kind`, an optimizer of torch.optim, without the wrappers around its methods.
 
-    `kind` itself is left as it is. Under torch.compile its own methods would be traced, so it is for eager code.
+    The wrappers exclude methods from compilation and import torch._dynamo when called. `kind` itself is left as it is.
+    The subclass is for eager code alone, as torch.compile would trace its methods.
     """
     import torch
 

@@ -1,12 +1,15 @@
-"""The three ways a run ends early on purpose."""
+"""The three exceptions by which a run ends early on purpose."""
 
-NOTHING = ...  # a singleton that pickles as itself: where an option was named and no value given
+NOTHING = ...  # for an option named without a value; Ellipsis stays the same object when pickled
 
 
 class UserError(Exception):
-    """A user's mistake, told in one line: the option, what was given, what is allowed.
+    """A user's mistake, reported in one line: the option, what was given, what is allowed.
 
-    `fault`, where there is one to point at, comes first. `given` may be `NOTHING`.
+    Args:
+        given: the option's value; `NOTHING` if it was named without one.
+        allowed: completes the sentence "allowed is …".
+        fault: the concrete defect, which then comes first in the message.
 
     >>> str(UserError("rank.weight_epsilon", 1.5, "a number in (0, 1]"))
     'rank.weight_epsilon=1.5: allowed is a number in (0, 1]'
@@ -31,7 +34,10 @@ class Diverged(Exception):
 
 
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM arrived; `signum` tells which. Not an `Exception`, so nothing swallows it."""
+    """SIGINT, SIGTERM, SIGUSR1 or SIGUSR2 arrived; `signum` tells which.
+
+    It is not an `Exception`, so that code that catches all of these does not swallow it.
+    """
 
     def __init__(self, signum: int):
         self.signum = signum

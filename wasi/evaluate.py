@@ -44,9 +44,12 @@ def main() -> None:
 
 
 def configuration(run: Path, header: ModelHeader, overrides: Sequence[str]) -> DictConfig:
-    """`dataset` and `seed` are the run's own and `device` is `auto`, as far as `overrides` do not say otherwise.
+    """Return `dataset`, `seed` and `device` for the evaluation: the run's own data and seed, changed by `overrides`.
 
-    Raises UserError for an override that is not allowed, and where nothing names a data set.
+    The device is `auto` unless an override says otherwise.
+
+    Raises:
+        UserError: an override is not allowed, nothing names a data set, or the image size is not the model's.
     """
     before = _config_of(run)
     own = not any(word.startswith("dataset=") for word in overrides)
@@ -55,7 +58,7 @@ def configuration(run: Path, header: ModelHeader, overrides: Sequence[str]) -> D
     words = [f"dataset={before['dataset']['name']}", *overrides] if own else overrides
     cfg = _composed(words)
     given = {word.partition("=")[0] for word in overrides}
-    if own or _trained_on(run, cfg.dataset):  # else other images would test, of which some trained
+    if own or _trained_on(run, cfg.dataset):  # with another split, images of the training could be in the test part
         _fill(cfg.dataset, before["dataset"], given, "dataset.")
     _fill(cfg, {key: before[key] for key in ("seed",) if key in before}, given)
     validate(cfg)
@@ -66,15 +69,18 @@ def configuration(run: Path, header: ModelHeader, overrides: Sequence[str]) -> D
 
 
 def takes_all(run: Path, cfg: DictConfig, overrides: Sequence[str]) -> bool:
-    """Whether every image of the data set is new to the model, and counts: those of a folder that is not divided, is
-    not the one that the run was trained on, and is not asked to be divided."""
+    """Return whether to evaluate on all images of the data set, because none of them was trained on.
+
+    So it is for an image folder without train, val and test inside that is not the run's own, unless an override asks
+    for a split.
+    """
     if cfg.dataset.name != "image_folder" or any(word.startswith(_DIVIDING) for word in overrides):
         return False
     return image_folder.is_undivided(cfg.dataset) and not _trained_on(run, cfg.dataset)
 
 
 def _trained_on(run: Path, cfg_dataset: DictConfig) -> bool:
-    """Whether this is the image folder that the run was trained on, wherever it lies now."""
+    """Return whether this is the image folder that the run was trained on, even if it has been moved."""
     data = _config_of(run).get("dataset")
     if not isinstance(data, dict) or not data.get("name") == cfg_dataset.name == "image_folder":
         return False
@@ -86,15 +92,15 @@ def _trained_on(run: Path, cfg_dataset: DictConfig) -> bool:
 
 
 def _config_of(run: Path) -> dict[str, Any]:
-    """The run's configuration; empty for a model alone."""
+    """Return the run's configuration; empty for a model without a result beside it."""
     found = (read_result(weights_path(run).parent) or {}).get("config")
     return found if isinstance(found, dict) else {}
 
 
 def evaluate_run(run: Path, cfg: DictConfig, whole: bool = False) -> tuple[str, dict[str, float]]:
-    """Which images, and how many, the model was evaluated on, and the measures on them.
+    """Evaluate the model; return a description of the images (split and number), and the metrics on them.
 
-    Those of the `test` split where the data set has one, else of `val`; `whole`: all of an image folder.
+    The images are the `test` split of the data set if it has one, else `val`; with `whole`, all of an image folder.
     """
     import torch
 
@@ -115,7 +121,7 @@ def evaluate_run(run: Path, cfg: DictConfig, whole: bool = False) -> tuple[str, 
 
 
 def _chosen(cfg: DictConfig, header: ModelHeader, whole: bool) -> tuple[str, Images, list[str], str]:
-    """The name of the split, its images, the data's classes, and a line that tells which images these are."""
+    """Return the split's name, its images, the names of the data's classes, and a description of the images."""
     from wasi.data.catalogue import load_data
 
     if whole:
@@ -131,7 +137,7 @@ def _chosen(cfg: DictConfig, header: ModelHeader, whole: bool) -> tuple[str, Ima
 
 
 def _outputs_of(classes: Sequence[str], header: ModelHeader, name: str) -> list[int]:
-    """The model's output for each class of the data, by its name."""
+    """Return, for each class of the data, the index of the model's output with the same class name."""
     unknown = [each for each in classes if each not in header.classes]
     if unknown:
         known = ", ".join(header.classes[:5]) + (", …" if header.num_classes > 5 else "")
@@ -156,14 +162,14 @@ def _composed(overrides: Sequence[str]) -> DictConfig:
             cfg = compose("config", [*overrides, "logger=none"])
     except ConfigCompositionException as error:
         raise rejected(error, overrides) or UserError("OVERRIDE", " ".join(overrides), one_line(str(error))) from None
-    except Exception as error:  # Hydra's parser and OmegaConf have classes of their own
+    except Exception as error:  # such as those of Hydra's parser and OmegaConf
         told = f"KEY=VALUE of Hydra; {one_line(str(error))}"
         raise rejected(error, overrides) or UserError("OVERRIDE", " ".join(overrides), told) from None
     return OmegaConf.masked_copy(cfg, list(sections))
 
 
 def _fill(node: DictConfig, values: dict[str, Any], given: set[str], prefix: str = "") -> None:
-    """The run's values into `node`, where the option still exists and was not `given`."""
+    """Set the options of `node` to the run's `values`, if the option still exists and was not `given`."""
     for key, value in values.items():
         if key in node and f"{prefix}{key}" not in given:
             node[key] = value

@@ -1,4 +1,4 @@
-"""Packages that only some methods, optimizers and commands need (requirements-*.txt)."""
+"""Imports packages that only some methods, optimizers and commands need (requirements-*.txt)."""
 
 import importlib
 import importlib.util
@@ -15,7 +15,10 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, an
 def optional(
     module: str, option: str, given: object, requirements: str = "requirements-baselines.txt"
 ) -> ModuleType:
-    """Import `module`, which `option=given` needs, and which the file `requirements` names.
+    """Import and return `module`, which `option=given` needs.
+
+    Args:
+        requirements: the file that lists its package, for the message.
 
     Raises:
         UserError: it cannot be imported.
@@ -31,7 +34,7 @@ def optional(
 def check_installed(
     package: str, option: str, given: object, requirements: str = "requirements-baselines.txt"
 ) -> None:
-    """Raises UserError, as `optional` does, where `package` is not there; imports nothing."""
+    """Raise `UserError`, as `optional` does, if `package` is not installed; imports nothing."""
     if not (sys.modules.get(package) or importlib.util.find_spec(package)):
         raise _refusal(package, option, given, requirements, f"No module named '{package}'")
 

@@ -27,7 +27,7 @@ Ranking = list[tuple[str, float]]  # class and probability, the likeliest first
 
 def main() -> int:
     options = _parser().parse_args()
-    header = run_header(options.run)  # a wrong folder is told before torch is imported
+    header = run_header(options.run)  # refuses a wrong folder before torch is imported
     if options.csv is not None:
         check_output_file("--csv", options.csv)
     rankings: dict[Path, Ranking] = {}
@@ -47,9 +47,12 @@ def main() -> int:
 def predict(
     run: Path, paths: Iterable[Path], top: int, batch_size: int, unreadable: list[tuple[Path, str]]
 ) -> Iterator[tuple[Path, Ranking]]:
-    """The `top` classes of each image, in the order given; what cannot be read goes to `unreadable`, with why.
+    """Yield each image's path with its `top` classes, in the order given.
 
-    Raises UserError where `run` has no model that can be opened.
+    An image that cannot be read is appended to `unreadable` with the reason instead.
+
+    Raises:
+        UserError: `run` has no model that can be opened.
     """
     import torch
 
@@ -68,7 +71,7 @@ def predict(
 def _batches(
     paths: Iterable[Path], spec: InputSpec, batch_size: int, unreadable: list[tuple[Path, str]]
 ) -> Iterator[tuple[list[Path], Tensor]]:
-    """Up to `batch_size` readable images at a time, uint8 `[B, 3, S, S]`."""
+    """Yield up to `batch_size` readable images at a time: their paths, and uint8 pixels `[B, 3, S, S]`."""
     import torch
 
     from wasi.data.decode import read_rgb, to_tensor
@@ -77,7 +80,7 @@ def _batches(
     for path in paths:
         try:
             images.append(to_tensor(read_rgb(path), spec))
-        except Exception as error:  # decoders raise what they like
+        except Exception as error:  # decoders raise exceptions of many types
             unreadable.append((path, str(error) or type(error).__name__))
             continue
         names.append(path)
@@ -89,7 +92,11 @@ def _batches(
 
 
 def _listed(images: Sequence[Path]) -> list[Path]:
-    """Files as they are given, folders as all images below them. UserError for a folder without any."""
+    """Return files as they are given, and for folders all images below them.
+
+    Raises:
+        UserError: a folder has no images.
+    """
     paths = []
     for given in images:
         found = image_files(given) if given.is_dir() else [given]
@@ -100,7 +107,7 @@ def _listed(images: Sequence[Path]) -> list[Path]:
 
 
 def _as_csv(rankings: dict[Path, Ranking]) -> str:
-    """One row per image and class: image, rank (from 1), class, probability."""
+    """Return a table with one row per image and class: image, rank (from 1), class, probability."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("image", "rank", "class", "probability"))
@@ -110,7 +117,7 @@ def _as_csv(rankings: dict[Path, Ranking]) -> str:
 
 
 def _shown(path: Path) -> str:
-    """The path as UTF-8 can hold it; a byte of a file's name that is none is written as `\\xe9`."""
+    """Return the path as valid UTF-8; a byte of a file's name that is not is written as `\\xe9`."""
     return os.fsencode(path).decode(errors="backslashreplace")
 
 

@@ -1,4 +1,4 @@
-"""What a sweep tells while it runs: which job of how many, when it will end, and what a finished job has shown so far.
+"""Progress of a running sweep: which job of how many, when it will end, and how a finished job compares so far.
 
 The lines go where a job's own lines go, to the terminal and into its log.
 """
@@ -33,7 +33,7 @@ _NUMBERS = (PEAK, STEP, INFERENCE, FLOPS)
 
 
 class ProgressCallback(Callback):
-    """A line before each job of a sweep, and one after each job that has run, also where a launcher runs several."""
+    """Logs a line before each job of a sweep and one after each job that has run, with any launcher."""
 
     def __init__(self) -> None:
         self._begun: set[Path] = set()
@@ -41,14 +41,14 @@ class ProgressCallback(Callback):
     def on_job_start(self, config: DictConfig, *, task_function: TaskFunction, **kwargs: Any) -> None:
         folder, sweep = _folders(config)
         self._before = _version(folder)
-        if sweep is not None and folder not in self._begun:  # a sweep may ask twice for the same
+        if sweep is not None and folder not in self._begun:  # a sweep may have the same job twice
             place = place_of(folder, sweep, config.hydra.job.num)
             log.info("%s: %s", ", ".join(filter(None, [f"job {place}", standing(sweep)])), folder.name)
         self._begun.add(folder)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         folder, sweep = _folders(config)
-        if sweep is None or _version(folder) in (None, self._before):  # skipped: nothing new to tell
+        if sweep is None or _version(folder) in (None, self._before):  # skipped: no new result
             return
         choosing = is_tuned_sweep(config.hydra) and is_trial(sweep, folder.name, config.seed)
         if told := numbers(folder, sweep, choosing):
@@ -56,22 +56,24 @@ class ProgressCallback(Callback):
 
 
 def _folders(config: DictConfig) -> tuple[Path, Path | None]:
-    """The job's, and the sweep's; no sweep in a single run."""
+    """Return the job's folder and the sweep's; None for the latter in a single run."""
     folder = Path(config.hydra.runtime.output_dir)
     return folder, Path(config.hydra.sweep.dir) if str(config.hydra.mode).endswith("MULTIRUN") else None
 
 
 def _version(folder: Path) -> tuple[str, int] | None:
-    """Changes when the job's result is written again."""
+    """Return what changes when the job's result is written again; None if there is no result."""
     written = [path for name in _FILES if (path := folder / name).exists()]
     return (written[0].name, written[0].stat().st_mtime_ns) if written else None
 
 
 def place_of(folder: Path, sweep: Path, number: int) -> str:
-    """`3 of 7`, counting equal jobs once; `3` where a sweeper chooses its jobs as it goes.
+    """Return the job's place in the sweep: `3 of 7`; `3` if the sweeper chooses its jobs as it goes.
+
+    Equal jobs count once. If their folders are not known, it is `3 of at most 7`.
 
     Args:
-        number: of the job in Hydra's order, from 0.
+        number: the job's place in Hydra's order, from 0.
     """
     planned = read_planned(sweep)
     if folder.name in planned:
@@ -81,7 +83,10 @@ def place_of(folder: Path, sweep: Path, number: int) -> str:
 
 
 def standing(sweep: Path) -> str:
-    """What has gone wrong so far, and when the sweep will end if all jobs take as long as those that are completed."""
+    """Return how many jobs have failed so far, and when the sweep will end.
+
+    The estimate assumes that all jobs take as long as those that are completed.
+    """
     found = jobs(sweep) if any(True for name in _FILES for _ in sweep.glob(f"*/{name}")) else []
     told = []
     if failed := sum(job.status in ("failed", "diverged", "invalid") for job in found):
@@ -93,9 +98,10 @@ def standing(sweep: Path) -> str:
 
 
 def numbers(folder: Path, sweep: Path, choosing: bool = False) -> str:
-    """A completed job's accuracy and costs, each against vanilla's so far: of equal seed where there is one.
+    """Return a completed job's accuracy and costs, each compared with vanilla's so far, if possible of equal seed.
 
-    Of a job by which a sweep is `choosing`, accuracy is that on validation images.
+    Args:
+        choosing: whether the sweep chooses among points by this job; then the accuracy is that on validation images.
     """
     run = _read(folder)
     if run is None or not run.completed:
@@ -130,14 +136,14 @@ def _comparison(run: Run, sweep: Path) -> Comparison:
 
 
 def _busy(run: Run) -> str:
-    """That the times just told are not to be trusted, where that is so."""
+    """Return a warning that other processes have disturbed the run's times, if they have."""
     if not was_busy([run]):
         return ""
     return f"; busy machine, threads waited {waited(run):.0%} of their time: no time here is to be trusted"
 
 
 def _accuracy(run: Run, comparison: Comparison) -> str:
-    """The run's own: a vanilla's group has other seeds too."""
+    """Format the accuracy of this run alone: its group has other seeds too if it is vanilla's."""
     value, difference = run.metrics.get(comparison.group.accuracy), comparison.accuracy_difference
     if value is None or not comparison.group.is_quotable:
         return ""

@@ -1,6 +1,6 @@
-"""SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 as `Interrupted`, held back while a step is half done.
+"""SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 raise `Interrupted`, but never in the middle of a training step.
 
-The last two are how a scheduler tells a job that it will be stopped: `sbatch --signal=USR1@120`, submitit's USR2.
+By the last two a scheduler announces that it will stop a job: `sbatch --signal=USR1@120`, and submitit's USR2.
 """
 
 import signal
@@ -18,10 +18,10 @@ _arrived: int | None = None
 
 
 def _handle(signum: int, frame: object) -> None:
-    """The first one waits for the end of the step; a second SIGINT or SIGTERM does not.
+    """Raise `Interrupted`; inside `uninterrupted` only at a second SIGINT or SIGTERM, as the first waits for its end.
 
-    A scheduler sends several kinds at once (SIGCONT, SIGTERM, SIGUSR1), which is no impatience; the one by which the
-    job is queued again is kept.
+    A scheduler sends several kinds at once (SIGCONT, SIGTERM, SIGUSR1), which must not count as a second request. Of
+    several signals SIGUSR1 or SIGUSR2 is kept, as its handler queues the job again.
     """
     global _pending, _arrived
     if _nested and (_arrived is None or signum in _PREEMPTING):
@@ -31,40 +31,39 @@ def _handle(signum: int, frame: object) -> None:
     if _pending is None or signum in _PREEMPTING:
         _pending = signum
     elif _pending not in _PREEMPTING:
-        _pending = None  # this one speaks for both
+        _pending = None  # the exception raised here stands for both
         raise Interrupted(signum)
 
 
 def pending() -> int | None:
-    """The signal that waits for the end of `uninterrupted`."""
+    """Return the signal that waits for the end of `uninterrupted`; None if there is none."""
     return _pending
 
 
 def hold(signum: int) -> None:
-    """As if this signal, unless it is 0, had come inside `uninterrupted`: another process has seen it."""
+    """Act as if this signal, unless it is 0, had arrived inside `uninterrupted`: another process has received it."""
     global _pending
     if signum and _depth and _pending is None:
         _pending = signum
 
 
 def arrived() -> int | None:
-    """The signal that arrived inside `interruptible`, whatever has become of its exception.
+    """Return the signal that arrived inside `interruptible`, even if its exception was lost.
 
-    It comes up wherever the interpreter happens to be. In a destructor it is printed and gone; a library that catches
-    everything may raise another in its place, and so does Python up to 3.11 in `__set_name__`, where it makes a
-    RuntimeError of it (an enumeration that is made during an import).
+    The exception is raised wherever the interpreter happens to be. In a destructor it is printed and dropped; a library
+    that catches everything may raise another in its place, and so does Python up to 3.11 in `__set_name__`, where it
+    makes a RuntimeError of it (an enumeration that is made during an import).
     """
     return _arrived
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """The signals raise `Interrupted` inside, at the latest at the end of the next step; afterwards the handlers before
-    it come back.
+    """Let the signals raise `Interrupted` inside the block, at the latest at the end of the next step.
 
-    Any other exception that leaves the outermost of these contexts after a signal becomes `Interrupted`. A handler for
-    the scheduler's signal that somebody else installed (submitit's, which queues the job again and ends the process) is
-    called once everything inside has come to its end.
+    Afterwards the previous handlers are restored. Any other exception that leaves the outermost of these blocks after a
+    signal becomes `Interrupted`. If a handler for the scheduler's signal was installed before (submitit's, which queues
+    the job again and ends the process), it is called once everything inside has come to its end.
     """
     global _nested, _arrived
     before = {int(signum): signal.signal(signum, _handle) for signum in (*_STOPPING, *_PREEMPTING)}
@@ -95,9 +94,9 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """A first signal inside is delivered at the end, so that state is only ever left between two steps.
+    """Deliver a first signal that arrives inside the block at its end, so that a training step is never left half done.
 
-    So is one from before whose exception was lost: Python drops what is raised while a finalizer runs, such as a
+    So is an earlier signal whose exception was lost: Python drops what is raised while a finalizer runs, such as a
     loader's.
     """
     global _depth, _pending

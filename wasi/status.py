@@ -1,8 +1,8 @@
 """`python -m wasi.status SWEEP [SWEEP ...] [--watch [SECONDS]]`: what a sweep has done, does and has left.
 
 It only reads, so it can run while the sweep does, from another shell or on another machine with the same folder, and
-for a sweep whose jobs are spread over machines. That a job's process has died can be seen only on the machine that it
-ran on; of another machine's job it is told where it runs, and how long ago it wrote anything.
+for a sweep whose jobs are spread over machines. Whether a job's process has died is known only on the machine that it
+ran on; for a job on another machine this shows the machine, and how long ago the job wrote anything.
 """
 
 import argparse
@@ -26,9 +26,9 @@ from wasi.runs.plan import read_plan, read_planned
 from wasi.runs.result import BENCH_FILE_NAME, FILE_NAME, read_result
 
 _ORDER = ("completed", "running", "interrupted", "failed", "diverged", "invalid", "died")
-_RESULTS = {FILE_NAME: "train.log", BENCH_FILE_NAME: "bench.log"}  # what a job leaves, and its log
+_RESULTS = {FILE_NAME: "train.log", BENCH_FILE_NAME: "bench.log"}  # a job's result file, and its log
 _EPOCH = re.compile(r"(epoch|round) (\d+)/(\d+):")
-_SILENT = 600.0  # seconds without a written line, from which on they are told
+_SILENT = 600.0  # seconds without a written line after which this is shown
 _TAIL = 4096  # bytes at the end of a log, in which the last epoch is looked for
 
 
@@ -36,8 +36,11 @@ _TAIL = 4096  # bytes at the end of a log, in which the last epoch is looked for
 class Job:
     """One job's folder.
 
-    seconds: of a completed one, its wall time; of a running one, the time since it began. progress: such as `epoch
-    3/50`; host: of a job on another machine; silent: seconds since a running one wrote anything.
+    Args:
+        seconds: wall time of a completed job; for a running one the time since it began.
+        progress: such as `epoch 3/50`.
+        host: the machine, if the job runs on another one.
+        silent: seconds since a running job wrote anything.
     """
 
     folder: Path
@@ -50,9 +53,10 @@ class Job:
 
 
 def jobs(sweep: Path) -> list[Job]:
-    """Every job below a folder that has begun.
+    """Return every job below a folder that has begun.
 
-    Raises UserError for a folder that does not exist, or has no job below it.
+    Raises:
+        UserError: the folder does not exist, or has no job below it.
     """
     if not sweep.is_dir():
         raise UserError("SWEEP", sweep, "an existing folder")
@@ -81,7 +85,7 @@ def _job(path: Path) -> Job | None:
 
 
 def _is_ours(result: dict[str, Any]) -> bool:
-    """Whether a file of a result's name is one of this program's: not another's, and not damaged."""
+    """Return whether a file with a result's name was written by this project and is not damaged."""
     parts = (result.get("provenance") or {}, result.get("environment") or {})
     if not {"schema_version", "status"} & result.keys() or result.get("status", "running") not in _ORDER:
         return False
@@ -89,7 +93,7 @@ def _is_ours(result: dict[str, Any]) -> bool:
 
 
 def _silent(folder: Path) -> float:
-    """Seconds since the newest file of the folder was written, by this machine's clock."""
+    """Return the seconds since the newest file of the folder was written, by this machine's clock."""
     written = []
     for path in folder.iterdir():
         with suppress(FileNotFoundError):  # a temporary file, which its writer has renamed meanwhile
@@ -98,7 +102,7 @@ def _silent(folder: Path) -> float:
 
 
 def _since(start: str | None) -> float | None:
-    """Seconds since a time in ISO format; None for what is none."""
+    """Return the seconds since a time in ISO format; None if it is not one."""
     try:
         since = (datetime.now(timezone.utc) - datetime.fromisoformat(start or "")).total_seconds()
     except (TypeError, ValueError):
@@ -107,7 +111,7 @@ def _since(start: str | None) -> float | None:
 
 
 def _progress(log: Path) -> str | None:
-    """Epochs, or a benchmark's rounds, done and asked for, by the end of the log; None before the first is over."""
+    """Return the last epoch, or round of a benchmark, in the log, as `epoch 3/50`; None before the first is over."""
     try:
         with open(log, "rb") as file:
             file.seek(0, 2)
@@ -119,9 +123,9 @@ def _progress(log: Path) -> str | None:
 
 
 def seconds_left(found: Sequence[Job], planned: int, free: int = 0) -> float | None:
-    """Until the last job ends, if those to come take as long as those that are completed, as many at a time as now.
+    """Estimate the seconds until the last job ends; None if no job is completed, or none runs.
 
-    None where nothing is completed or nothing runs.
+    It assumes that jobs to come take the median time of those completed, and that as many run at a time as now.
 
     Args:
         free: jobs that can begin beside those that run.
@@ -137,19 +141,19 @@ def seconds_left(found: Sequence[Job], planned: int, free: int = 0) -> float | N
 
 
 def _to_come(found: Sequence[Job], planned: int) -> int:
-    """Jobs that have not begun, or stopped and are continued when the sweep is run again."""
+    """Return the number of jobs that have not begun, or that stopped and are continued when the sweep is run again."""
     return max(0, planned - len(found)) + sum(job.status in ("interrupted", "died") for job in found)
 
 
 def not_begun(sweep: Path, found: Sequence[Job]) -> int:
-    """Jobs of the sweep's last command without a result; at most so many where its plan does not name them."""
+    """Return how many jobs of the sweep's last command have no result; an upper bound if its plan lacks their names."""
     if planned := read_planned(sweep):
         return len(set(planned) - {job.folder.name for job in found})
     return max(0, read_plan(sweep) - len(found))
 
 
 def lines(sweep: Path) -> Iterator[str]:
-    """What the terminal shows of a sweep."""
+    """Yield the lines that the terminal shows about a sweep."""
     found = jobs(sweep)
     waiting = not_begun(sweep, found)
     counts = Counter(job.status for job in found)
@@ -181,13 +185,13 @@ def _details(job: Job) -> str:
 
 
 def clock(seconds: float) -> str:
-    """When that will be, by this machine's clock."""
+    """Return the time of day in `seconds` from now, by this machine's clock; with the date if that is not today."""
     then = datetime.now() + timedelta(seconds=seconds)
     return f"{then:%H:%M}" if then.date() == datetime.now().date() else f"{then:%d %b %H:%M}"
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the units that one would say them in.
+    """Format seconds as a person would say them.
 
     >>> [duration(s) for s in (12.4, 90, 7500)]
     ['12 s', '2 min', '2 h 5 min']

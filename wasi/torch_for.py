@@ -1,8 +1,8 @@
-"""`python -m wasi.torch_for`: which torch suits this machine, as pip's constraints; the reason goes to stderr.
+"""`python -m wasi.torch_for`: prints pip's constraints for torch on this machine, and the reason to stderr.
 
 On aarch64 the registry's torch is a CPU build up to 2.10; later ones are CUDA builds that bring some 3 GB of CUDA
-packages, which without an NVIDIA device are of no use. 2.10 has instructions that a Raspberry Pi 4 lacks
-(pytorch#176993), so there 2.9 is the last that suits. Everywhere else pip decides. Standard library only.
+packages, which are of no use without an NVIDIA device. 2.10 has instructions that a Raspberry Pi 4 lacks
+(pytorch#176993), so without an NVIDIA device 2.9 is the last that suits. Elsewhere pip decides. Standard library only.
 """
 
 import platform
@@ -12,15 +12,18 @@ from pathlib import Path
 from shutil import which
 
 CONSTRAINTS = ("torch<2.10", "torchvision<0.25")
-# A driver's, in the kernel or as a device; a Jetson's, which has no nvidia-smi.
+# Files of NVIDIA's driver, and of a Jetson, which has no nvidia-smi.
 _SIGNS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/nvidia0", "/dev/nvhost-gpu", "/etc/nv_tegra_release")
 
 
 def torch_for(system: str, machine: str, nvidia: bool, installed: str | None) -> tuple[tuple[str, ...], str]:
-    """Constraints, and in a line what is taken and why.
+    """Return pip's constraints, and a line that says what is installed and why.
 
     Args:
-        system, machine: as of `platform`; nvidia: whether there is an NVIDIA device; installed: torch's version.
+        system: as of `platform.system`.
+        machine: as of `platform.machine`.
+        nvidia: whether there is an NVIDIA device.
+        installed: the version of torch that is installed; None without one.
     """
     if installed is not None:
         return (), f"torch {installed} is installed already and stays"
