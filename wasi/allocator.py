@@ -129,6 +129,7 @@ class HeapTrimmer:
         self.limit, self._resident = limit, _resident()
 
     def trim_if_grown(self) -> None:
+        """Give free memory back if the process has grown; to be called several times in a training step."""
         if _resident() - self._resident > self.limit:
             release_memory()
             self._resident = _resident()

@@ -11,17 +11,18 @@ from wasi.errors import Interrupted
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 _PREEMPTING = (signal.SIGUSR1, signal.SIGUSR2)
-_depth = 0
-_pending: int | None = None
-_nested = 0
-_arrived: int | None = None
+_depth = 0  # of nested `uninterrupted` blocks
+_pending: int | None = None  # see `pending`
+_nested = 0  # depth of nested `interruptible` blocks
+_arrived: int | None = None  # see `arrived`
 
 
 def _handle(signum: int, frame: object) -> None:
     """Raise `Interrupted`; inside `uninterrupted` only at a second SIGINT or SIGTERM, as the first waits for its end.
 
-    A scheduler sends several kinds at once (SIGCONT, SIGTERM, SIGUSR1), which must not count as a second request. Of
-    several signals SIGUSR1 or SIGUSR2 is kept, as its handler queues the job again.
+    A scheduler sends several kinds at once (SIGCONT, SIGTERM, SIGUSR1), which must not count as a second request, so
+    beside SIGUSR1 or SIGUSR2 the others wait too. Of several signals one of these two is kept, as its handler queues
+    the job again.
     """
     global _pending, _arrived
     if _nested and (_arrived is None or signum in _PREEMPTING):

@@ -26,22 +26,27 @@ def is_integer(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
+    """Return whether `value` is an integer or a finite float."""
     return is_integer(value) or (isinstance(value, float) and math.isfinite(value))
 
 
 def integer_from(low: int) -> Predicate:
+    """Return a predicate for integers not below `low`."""
     return lambda value: is_integer(value) and value >= low
 
 
 def number(test: Predicate) -> Predicate:
+    """Return a predicate for finite numbers that pass `test`."""
     return lambda value: is_number(value) and test(value)
 
 
 def one_of(*names: Any) -> Predicate:
+    """Return a predicate for these strings."""
     return lambda value: isinstance(value, str) and value in names
 
 
 def or_null(test: Predicate) -> Predicate:
+    """Return a predicate for null and for values that pass `test`."""
     return lambda value: value is None or test(value)
 
 
@@ -54,6 +59,7 @@ def is_text(value: Any) -> bool:
 
 
 def list_of(test: Predicate) -> Predicate:
+    """Return a predicate for non-empty lists of items that pass `test`."""
     return lambda value: isinstance(value, (list, ListConfig)) and len(value) > 0 and all(map(test, value))
 
 

@@ -60,6 +60,7 @@ def code_version() -> dict:
 
 @cache
 def versions() -> dict[str, str]:
+    """Return the versions of Python, of this project, and of those `_PACKAGES` that are installed."""
     found = {"python": platform.python_version(), "wasi": _wasi_version()}
     for name, package in _PACKAGES.items():
         try:
@@ -71,6 +72,7 @@ def versions() -> dict[str, str]:
 
 @cache
 def machine() -> dict:
+    """Return the machine's platform, processor, number of cores (all, and usable by this process) and host name."""
     cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     return {
         "platform": platform.platform(),

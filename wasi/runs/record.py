@@ -71,6 +71,7 @@ class Record:
         return bool(self.own_before)
 
     def completed_before(self) -> bool:
+        """Return whether an earlier process completed this very run."""
         return self.own_before.get("status") == "completed"
 
     def holds_another(self) -> bool:
@@ -134,6 +135,7 @@ class Record:
         self._write()
 
     def begin(self) -> None:
+        """Write the result with the status `running`."""
         self._begun = True
         self._write()
 

@@ -140,6 +140,7 @@ def tuned_row(row: Row, returns: Sequence[Any], objectives: Sequence[str]) -> Tu
 
 
 def folder_of(job: Any) -> Path:
+    """Return the job's folder; `job` is Hydra's JobReturn."""
     return Path(job.hydra_cfg.hydra.runtime.output_dir)
 
 

@@ -151,6 +151,7 @@ def check_tuning(hydra_cfg: DictConfig) -> None:
 
 
 def is_tuned_sweep(hydra_cfg: HydraConf | DictConfig) -> bool:
+    """Return whether this is a sweep with `hydra/sweeper=tuned` or `optuna`."""
     in_sweep = hydra_cfg.mode is None or str(hydra_cfg.mode).endswith("MULTIRUN")
     return in_sweep and str(hydra_cfg.sweeper.get("_target_")).endswith((".TunedSweeper", ".OptunaSweeper"))
 
@@ -163,6 +164,7 @@ def _name(row: Overrides, rows: list[Overrides]) -> str:
 
 
 def shown(point: dict[str, Any]) -> str:
+    """Format a point as `option=value, …`."""
     return ", ".join(f"{key}={word(value)}" for key, value in point.items())
 
 

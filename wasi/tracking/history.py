@@ -19,6 +19,7 @@ class History:
         self.path = path
 
     def append(self, step: int, values: dict[str, float]) -> None:
+        """Write a line with `values` at the end of the file."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(_line(step, values))
