@@ -92,6 +92,7 @@ def test_a_benchmark_is_another_row_than_training(compose_config):
         ["model=timm", "model.name='hf_hub:some/one,two'"],
         ["model=timm"],
         ["rank.weight_epsilon=abc"],
+        ["method=wasi", "rank.activation_selection=perplexity", "method.activations.perplexity.budget_mib=5"],
         ["rank.activation_ranks=7"],
         ["method.name=../up"],
         ["model.weights=nowhere.safetensors"],

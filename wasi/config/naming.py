@@ -73,11 +73,12 @@ def _readable(*names) -> str:
 
 
 def _search_label(rank: dict) -> str:
-    if rank["memory_budget_mib"] is not None:
+    """Return what bounds the search; `search` where a method's own option stands in place of one of `rank`."""
+    if rank.get("memory_budget_mib") is not None:
         return f"search_{rank['memory_budget_mib']}MiB"
-    if rank["perplexity_ceiling"] is not None:
+    if rank.get("perplexity_ceiling") is not None:
         return f"search_p{rank['perplexity_ceiling']}"
-    return f"search_a{rank['activation_epsilon']}"
+    return f"search_a{rank['activation_epsilon']}" if rank.get("activation_epsilon") is not None else "search"
 
 
 def _select(cfg: DictConfig, key: str):

@@ -8,7 +8,8 @@ from typing import Any
 from wasi.atomic import atomic_write_text
 
 FILE_NAME, BENCH_FILE_NAME = "result.json", "bench.json"
-_OF_TIMES = ("machine", "threads", "cuda", "cpu_wait_share", "allocator")  # of the provenance: what times depend on
+# Keys of the provenance on which measured times depend.
+_OF_TIMES = ("machine", "threads", "cuda", "cuda_driver", "cuda_version", "cpu_wait_share", "allocator")
 
 
 def write_json(path: Path, content: dict) -> None:

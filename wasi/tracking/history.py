@@ -31,14 +31,15 @@ class History:
                 os.fsync(file.fileno())
 
     def rows(self) -> list[Row]:
-        """Return the rows in the order of their steps; a last line that a kill has cut short is skipped."""
+        """Return the rows in the order of their steps; lines that are no row are skipped, such as one cut by a kill."""
         found: dict[int, dict[str, float]] = {}
         for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else ():
             try:
                 values = json.loads(line)
             except ValueError:
                 continue
-            found.setdefault(values.pop("step"), {}).update(values)
+            if isinstance(values, dict) and "step" in values:
+                found.setdefault(values.pop("step"), {}).update(values)
         return sorted(found.items())
 
     def keep(self, last: int) -> list[Row]:
