@@ -1,1 +1,1 @@
-"""One class per method with `apply(model, calibration) -> model`; `conf/method/NAME.yaml` names it."""
+"""The fine-tuning methods: subclasses of `Method`, each selected by the `_target_` of `conf/method/NAME.yaml`."""

@@ -1,8 +1,8 @@
-"""What AdaLoRA (Zhang et al., arXiv 2303.10512) does in a training step, with the tuner of Hugging Face's peft.
+"""Rank allocation and orthogonality penalty of AdaLoRA (Zhang et al., arXiv 2303.10512), on top of peft's tuner.
 
-Adapters are `B diag(E) A`. While the budget of ranks falls, entries of `E` are set to zero where they matter least to
-the loss. peft leaves it to the training loop to call its tuner after each step, and keeps what it has learned about
-the entries in memory alone.
+An adapter is `B diag(E) A`. While the total rank budget falls, the least important entries of `E` are set to zero.
+peft leaves it to the training loop to call the tuner after each step, and holds its importance scores in plain
+attributes, which no checkpoint would save.
 """
 
 import logging
@@ -17,23 +17,23 @@ from wasi.errors import UserError
 log = logging.getLogger(__name__)
 
 _ADAPTER = "default"  # peft's name of the only adapter
-_KINDS = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # importance of each number, as peft's allocator calls it
-_ENDLESS = 2**40  # steps
-_WARMUP, _FINAL = 0.1, 0.5  # of all steps, about as in the paper's experiments
+_KINDS = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # peft's RankAllocator: dictionaries of scores by parameter name
+_ENDLESS = 2**40  # steps: a training that never reaches its final phase
+_WARMUP, _FINAL = 0.1, 0.5  # shares of all steps, about those of the paper's experiments
 
 
 class RankBudget:
-    """Ranks that move with the importance of adapters, one allocation after every step of `step.optimizer`.
+    """Lets peft's tuner reallocate the ranks after every step of `step.optimizer`, by optimizer hooks.
 
-    Importance, the ranks kept and the number of steps done stand in the optimizer's state, so that a checkpoint
-    carries them and their memory is counted there.
+    Importance scores, rank masks and the step count are mirrored in the optimizer's state, so that checkpoints save
+    them and their memory counts as optimizer state. Loading that state restores the tuner.
 
     Args:
         tuner: peft's `AdaLoraModel`.
-        step: the `TrainStep`; without `total_steps`, and after so many, ranks are allocated as in the middle of a
-            training, which is where a step costs most.
-        tinit, tfinal: steps before the budget begins to fall, and steps at the end with ranks that stay; None = a
-            tenth and a half of all.
+        step: the `TrainStep`. While its `total_steps` is None, and after that many steps, ranks are allocated as in
+            the middle of a training, where a step costs most: this is what benchmarks measure.
+        tinit, tfinal: steps before the budget begins to fall, and steps at the end with fixed ranks; None stands for
+            a tenth and for half of all steps, see `phases`.
     """
 
     def __init__(self, tuner: Any, step: Any, tinit: int | None, tfinal: int | None):
@@ -43,7 +43,7 @@ class RankBudget:
         step.optimizer.register_load_state_dict_post_hook(lambda *_: self._restore())
 
     def allocate(self) -> None:
-        """Have the tuner allocate ranks, as after every optimizer step, and note its state in the optimizer's."""
+        """Have the tuner update importance scores and ranks after an optimizer step, and mirror its state."""
         self._count += 1
         total = self._step.total_steps
         if total is None or self._count > total:
@@ -59,6 +59,7 @@ class RankBudget:
         self._expose()
 
     def _expose(self) -> None:
+        """Copy the tuner's scores and rank masks, and the step count, into the optimizer's state."""
         allocator, pattern = self._tuner.rankallocator, self._config.rank_pattern or {}
         for name, parameter in self._parameters():
             found = {kind: getattr(allocator, kind).get(name) for kind in _KINDS}
@@ -69,6 +70,7 @@ class RankBudget:
                 state |= {key: value} if value is not None else {}
 
     def _restore(self) -> None:
+        """Set up the tuner from the optimizer's state: the inverse of `_expose`."""
         allocator, pattern = self._tuner.rankallocator, {}
         allocator.reset_ipt()
         self._count = 0
@@ -82,20 +84,24 @@ class RankBudget:
         self._config.rank_pattern = pattern or None
 
     def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """The adapters' parameters, by the names that peft's allocator knows them by."""
+        """Yield names, as peft's allocator uses them, and parameters of all adapters."""
         return ((n, p) for n, p in self._tuner.model.named_parameters() if "lora_" in n)
 
 
 def phases(total: int, tinit: int | None, tfinal: int | None) -> tuple[int, int]:
-    """Steps before the budget of ranks falls, and after it has fallen.
+    """Return `tinit` and `tfinal`: the numbers of steps before the rank budget falls, and after it has fallen.
 
     >>> phases(100, None, None)
     (10, 50)
 
+    Args:
+        total: steps of the whole training.
+        tinit, tfinal: the given numbers; None stands for a tenth and for half of `total`, less where that is too many.
+
     Raises:
-        UserError: they leave fewer than two of `total` steps, or none to fall in.
+        UserError: `tfinal` leaves fewer than two of `total` steps, or `tinit` leaves no step for the budget to fall.
     """
-    last = total - 2  # importance is known after one step, and the budget falls in another
+    last = total - 2  # one step to estimate the importance, one for the budget to fall
     tfinal = max(0, min(int(_FINAL * total), last)) if tfinal is None else tfinal
     if tfinal > last:
         raise UserError("method.tfinal", tfinal, f"at most {last}, with {total} steps in all" if last >= 0 else
@@ -108,9 +114,10 @@ def phases(total: int, tinit: int | None, tfinal: int | None) -> tuple[int, int]
 
 
 def distance_from_orthogonal(model: nn.Module) -> Tensor:
-    """Mean over all `A` and `B` of `||P P^T - I||_F`, `P` being `A` (`r x I`) or `B^T` (`r x O`): a scalar.
+    """Return the mean of `||P P^T - I||_F` over all adapter matrices, `P` being `A` (`r x I`) or `B^T` (`r x O`).
 
-    peft's `AdaLoraModel` adds this, times `orth_reg_weight`, to a loss that a model of transformers computes itself.
+    It is AdaLoRA's orthogonality penalty. peft adds it, times `orth_reg_weight`, only to a loss that the model
+    itself returns, as those of Hugging Face's transformers do.
     """
     found = []
     for name, parameter in model.named_parameters():

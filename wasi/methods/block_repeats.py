@@ -1,4 +1,4 @@
-"""Gradients with respect to a model's images with one transformer block's graph in memory at a time."""
+"""Input gradients with activation checkpointing: only one transformer block's autograd graph is in memory at a time."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -15,11 +15,12 @@ from wasi.models.structure import find_blocks
 
 @contextmanager
 def for_input_gradients(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for backward passes down to the images alone (`autograd.grad`), with one block's graph at a time.
+    """Put `model` in evaluation mode and checkpoint its blocks, for `autograd.grad` with respect to the images alone.
 
-    Each block keeps its input and runs again in the backward pass (arXiv 1604.06174); mapped weights leave when their
-    block's turn is over. The gradients are those of an ordinary backward pass to the last bit. Tensor hooks that a
-    forward pass sets fire once, in the repetition. Parameters get no gradient.
+    Each block saves only its input and is recomputed in the backward pass (arXiv 1604.06174). The pages of
+    memory-mapped weights are released once their block's backward pass is done (`wasi.models.mapped`). Gradients
+    equal those of an ordinary backward pass bit for bit. Tensor hooks that are registered during a forward pass fire
+    once, in the recomputation. Parameters get no gradient.
     """
     with ExitStack() as stack:
         for block in find_blocks(model).values():
@@ -31,11 +32,13 @@ def for_input_gradients(model: nn.Module) -> Iterator[None]:
 
 
 def _repeated(block: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `forward` of `block` with recomputation in the backward pass."""
+
     @wraps(forward)
     def run(x: Any, *args, **kwargs) -> Any:
         if not (isinstance(x, Tensor) and x.requires_grad) or _has_gradient((args, kwargs)):
-            return forward(x, *args, **kwargs)  # nothing to repeat for, or a gradient that a repetition would lose
-        # Not without gradients, where torch may choose other kernels; the graph goes at once.
+            return forward(x, *args, **kwargs)  # `_Repeat` passes gradients to `x` alone
+        # With gradients enabled, so that torch picks the same kernels as in the recomputation; the graph is dropped.
         once = forward(x.detach().requires_grad_(), *args, **kwargs)
         if not isinstance(once, Tensor):
             return forward(x, *args, **kwargs)
@@ -46,7 +49,7 @@ def _repeated(block: nn.Module, forward: Callable[..., Any]) -> Callable[..., An
 
 
 class _Repeat(torch.autograd.Function):
-    """`y`, which is `run(x)`; in the backward pass that is computed again, and then `done` called."""
+    """Returns `y`, which must equal `run(x)`; the backward pass recomputes `run(x)` with a graph and calls `done`."""
 
     @staticmethod
     def forward(ctx, x: Tensor, y: Tensor, run: Callable[[Tensor], Tensor], done: Callable[[], None]) -> Tensor:
@@ -72,7 +75,7 @@ def _has_gradient(value: Any) -> bool:
 
 
 def _put_back(module: nn.Module, forward: Any) -> None:
-    """Its class's `forward`, where None is given."""
+    """Restore a module's own `forward` attribute; None: it had none, and its class's method is used again."""
     del module.forward
     if forward is not None:
         module.forward = forward

@@ -1,4 +1,4 @@
-"""What a method may look at before training: a few fixed batches, and what each linear layer sees of them."""
+"""Calibration data, which methods may use before training, and the inputs of linear layers on it."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,13 +10,19 @@ from wasi.data.loader import calibration_batches
 from wasi.errors import UserError
 from wasi.models.modes import evaluating
 
-CHUNK = 16  # images that go through the model at a time
+CHUNK = 16  # images per forward pass, to bound the memory of activations
 
 
 class Calibration:
-    """The same normalised batches of training data each time it is iterated.
+    """An iterable of normalised training batches, the same ones in every iteration.
 
-    Iterating gives (float32 images `[B, 3, S, S]`, labels `[B]`) pairs.
+    It yields pairs of float32 images `[B, 3, S, S]` and labels `[B]`.
+
+    Args:
+        dataset: the training images (uint8).
+        normalize: maps uint8 images to float32.
+        count: number of batches.
+        seed: selects the images and their order.
     """
 
     def __init__(self, dataset, normalize: Callable[[Tensor], Tensor], batch_size: int, count: int, seed: int):
@@ -29,7 +35,7 @@ class Calibration:
 
 
 def in_chunks(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """The same images and labels, at most `CHUNK` at a time, for what only adds up over images."""
+    """Split `batches` into pieces of at most `CHUNK` images, for quantities that are sums over images."""
     for images, labels in batches:
         yield from zip(images.split(CHUNK), labels.split(CHUNK), strict=True)
 
@@ -40,7 +46,12 @@ def observe_inputs(
     batches: Iterable[tuple[Tensor, Tensor]],
     see: Callable[[str, Tensor], None],
 ) -> None:
-    """Run `batches` through the model in evaluation mode; `see(name, x)` at every call of each of `layers`."""
+    """Run `batches` through the model in evaluation mode, without gradients, and report the inputs of `layers`.
+
+    Args:
+        layers: name -> module of the model.
+        see: called as `see(name, x)` with the input `x` at every call of each of `layers`.
+    """
     hooks = [
         layer.register_forward_pre_hook(lambda _, args, name=name: see(name, args[0]))
         for name, layer in layers.items()
@@ -57,7 +68,11 @@ def observe_inputs(
 
 @contextmanager
 def decomposing(name: str) -> Iterator[None]:
-    """What a zero or non-finite input of layer `name` raises inside becomes a UserError of `model.weights`."""
+    """Turn what decompositions raise on zero or non-finite inputs of layer `name` into a UserError.
+
+    Raises:
+        UserError: of `model.weights`, in place of a ValueError or `LinAlgError` raised inside the context.
+    """
     try:
         yield
     except (ValueError, torch.linalg.LinAlgError) as error:

@@ -1,4 +1,4 @@
-"""The `layers` of result.json: what a method made of each linear layer in its scope."""
+"""The entry `layers` of result.json: type, sizes and ranks of each linear layer in a method's scope."""
 
 from torch import nn
 
@@ -7,10 +7,10 @@ from wasi.models.structure import linear_sites
 
 
 def describe_layers(model: nn.Module, scope: str) -> list[dict]:
-    """One entry per linear of `scope`: name, type, sizes, ranks (absent where dense).
+    """Return one entry per linear layer of `scope`: name, type, sizes, and the ranks of what is not dense.
 
-    `copies` is the number of times that the paper's accounting counts the layer's input: 3 for packed query,
-    key and value.
+    `copies` is the number of times that the paper's memory accounting counts the layer's input, 3 for packed query,
+    key and value. `weight_rank` and `activation_ranks` are absent where weight or saved input is dense.
     """
     low_rank = {name: m for name, m in model.named_modules(remove_duplicate=False) if isinstance(m, LowRankLayer)}
     entries = []
@@ -32,7 +32,7 @@ def describe_layers(model: nn.Module, scope: str) -> list[dict]:
 
 
 def rank_history(layers: list[dict]) -> dict[str, float]:
-    """The ranks of `describe_layers` as flat values: `rank/LAYER/weight`, `rank/LAYER/activation_MODE`."""
+    """Return the ranks in `describe_layers`' result as metrics `rank/LAYER/weight` and `rank/LAYER/activation_MODE`."""
     values = {}
     for layer in layers:
         if "weight_rank" in layer:

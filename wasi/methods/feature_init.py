@@ -1,14 +1,15 @@
-"""`method.init=features`: factors that start where the model's final features need a layer most.
+"""`method.init=features`: initial factors whose error changes the model's final features least.
 
-`method.init=output` counts every direction of a layer's outputs, at every token, alike. Most of them do not reach
-what the head sees: in the last block only the class token does. So here a layer's error is weighed by how much the
-features (the head's input) would move, to first order. With `g` the gradient of `v . features` with respect to the
-layer's output for a random `v ~ N(0, I)` of each image, `E g g^T` is `E J^T J` of the Jacobian `J` from the output
-to the features. As K-FAC does with curvature, the error of a weight `W'` is taken to factor into
+`method.init=output` weighs all directions of a layer's outputs, at all tokens, alike, although most of them do not
+reach the head: in the last block only the class token does. Here the error of a layer is weighed by how much it moves
+the features (the head's input), to first order. Let `g` be the gradient of `v . features` with respect to the
+layer's output, with a random `v ~ N(0, I)` per image. Then `E g g^T` equals `E J^T J` for the Jacobian `J` of the
+features with respect to the output. As in K-FAC's approximation of the curvature, the error of a weight `W'` is
+assumed to factor into
 
     E[|g|^2 |(W' - W)(x - mean)|_S^2],   S = E g g^T,
 
-tokens weighed by `|g|^2` and outputs by `S`. `linalg.output_subspace` finds the best `W'` of rank `K`, exactly.
+with tokens weighted by `|g|^2` and outputs by `S`. `linalg.output_subspace` computes the best `W'` of rank `K` exactly.
 """
 
 from collections.abc import Iterable, Mapping
@@ -30,13 +31,16 @@ from wasi.methods.output_init import OutputMoments
 from wasi.models.mapped import let_go
 from wasi.models.structure import head_module
 
-# Share of its mean that is added to the diagonal of `S`, which comes from few images while training moves the
+# Added to the diagonal of `S`, relative to its mean: `S` is estimated from few images, and training changes the
 # features.
 _DAMPING = 0.3
 
 
 class FeatureMoments(OutputMoments):
-    """`OutputMoments` with what the features' gradient says of tokens and outputs."""
+    """`OutputMoments` whose tokens are weighted by the features' gradient `g`, and the second moment of `g`.
+
+    See the module's docstring for `g` and the error that is minimised.
+    """
 
     def __init__(self, weight: Tensor):
         super().__init__(weight)
@@ -45,7 +49,11 @@ class FeatureMoments(OutputMoments):
         self._squared_size = torch.zeros(())  # sum of |g|^4
 
     def observe(self, x: Tensor, bias: Tensor | None, grad: Tensor) -> None:
-        """Add one call's input (`[..., I]`), and `g` at its output (`[..., O]`). ValueError where `g` is not finite."""
+        """Add one call's input (`[..., I]`) and the gradient `g` at its output (`[..., O]`).
+
+        Raises:
+            ValueError: `g` is not finite.
+        """
         rows = grad.reshape(-1, grad.shape[-1])
         weights = rows.double().square().sum(-1)
         size = weights.sum()
@@ -60,10 +68,13 @@ class FeatureMoments(OutputMoments):
         self._squared_size = self._squared_size + weights.square().sum()
 
     def damages(self) -> Tensor:
-        """What leaving out each direction of the weight adds to the features' squared error, non-increasing.
+        """Return what dropping each direction of the weight adds to the features' squared error, non-increasing.
 
-        `[min(O, I)]`, float64, by the module's equation. It is a sum over all images and tokens seen and not
-        normalised, so that layers that saw the same images can be compared. Raises ValueError as `factors` does.
+        The result is `[min(O, I)]`, float64, by the equation in the module's docstring. It is a sum over all images
+        and tokens, not normalised, so that layers that processed the same images can be compared.
+
+        Raises:
+            ValueError: the inputs are zero or not finite.
         """
         estimate = damages_from_outputs if self.of_outputs else damages_from_inputs
         moment, ridge = self._pooled()
@@ -78,11 +89,11 @@ class FeatureMoments(OutputMoments):
         return left, right
 
     def _ridge(self) -> Tensor:
-        """As if one more token of no preferred direction had been seen.
+        """Return `1 / n` for `n` effective tokens: a prior as if one more token had no preferred direction.
 
-        Of `n` tokens that count alike that is `1 / n`; weighed ones are as good as `(sum w)^2 / sum w^2` of them
-        (Kish 1965). In a last block that is one token an image, often fewer than there are directions: without a
-        ridge, those that none of them touches would seem to do no damage.
+        For tokens of weights `w` it is `n = (sum w)^2 / sum w^2` (Kish 1965). In the last block that is one token per
+        image, often fewer than there are directions. Without a ridge, directions in which no token has a component
+        would seem to be free to drop.
         """
         return self._squared_size / self._size**2
 
@@ -93,13 +104,15 @@ class FeatureMoments(OutputMoments):
 def feature_moments(
     model: nn.Module, linears: Mapping[str, nn.Linear], batches: Iterable[tuple[Tensor, Tensor]]
 ) -> dict[int, FeatureMoments]:
-    """Moments of every weight over all batches, by its id; a weight that does not reach the features is left out.
+    """Return the moments of every weight over all batches, by the weight's id.
 
-    Raises UserError for a model whose classifier is never called, and for a layer whose input or gradient is not
-    finite.
+    Weights without influence on the features are left out.
+
+    Raises:
+        UserError: the model never calls its classifier, or a layer's input or gradient is not finite.
     """
     found: dict[int, FeatureMoments] = {}
-    names = {linear: name for name, linear in linears.items()}  # a linear under two names is looked at once
+    names = {linear: name for name, linear in linears.items()}  # a module registered under two names is observed once
     features: list[Tensor] = []
 
     def called(linear: nn.Linear, args: tuple[Tensor], output: Tensor) -> Tensor:
@@ -108,11 +121,11 @@ def feature_moments(
             if not x.isfinite().all():
                 raise ValueError("its inputs are not finite")
 
-        def see(grad: Tensor) -> None:  # as soon as it is known, so that gradients are held one at a time
+        def see(grad: Tensor) -> None:  # during the backward pass, so that only one gradient is held at a time
             with decomposing(names[linear]):
                 found.setdefault(id(linear.weight), FeatureMoments(linear.weight)).observe(x, linear.bias, grad)
 
-        output = output.clone()  # no view, which would lose its hook to an activation in place
+        output = output.clone()  # an in-place activation would detach the hook from a view
         if output.requires_grad:
             output.register_hook(see)
         return output
@@ -129,7 +142,7 @@ def feature_moments(
     try:
         with for_input_gradients(model):
             for images, _ in in_chunks(batches):
-                images = images.to(device).detach().requires_grad_()  # reaches layers that are frozen, too
+                images = images.to(device).detach().requires_grad_()  # so that frozen layers get output gradients too
                 model(images)
                 _pull(features, images, generator)
                 features.clear()
@@ -140,7 +153,11 @@ def feature_moments(
 
 
 def _pull(features: list[Tensor], images: Tensor, generator: torch.Generator) -> None:
-    """The backward pass of `v . features`, of the images alone so that no parameter's gradient is formed."""
+    """Backpropagate a random `v . features` to the images alone, so that no parameter's gradient is formed.
+
+    Raises:
+        UserError: `features` is empty, as the model never called its classifier on something that needs a gradient.
+    """
     if not features:
         allowed = "svd or output for a model that does not call its classifier on what its blocks compute"
         raise UserError("method.init", "features", allowed)

@@ -1,8 +1,8 @@
-"""Exact multiple-choice knapsack: one option per layer, least of one total under a bound on the other.
+"""Exact multiple-choice knapsack: choose one option per layer, minimising one total under a bound on the other.
 
-A dynamic program over layers. Its states are the pairs (memory, perplexity) that the layers so far can
-reach; a state that another one beats in both is dropped, and so is one that a Lagrangian bound proves unable
-to meet the bound, or to beat a solution already known. Nothing is rounded or scaled, so the result is exact.
+A dynamic program over layers. Its states are the pairs (memory, perplexity) that the layers so far can reach. A
+state is dropped if another is at most as large in both, if it cannot meet the bound any more, or if a Lagrangian
+bound proves that it cannot beat a known solution. Nothing is rounded or scaled, so the result is exact.
 """
 
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Bounds are sums in another order than the states'; what lies within rounding of them is kept.
+# Relative tolerance: bounds are summed in another order than the states, so equal values may differ by rounding.
 _SLACK = 1e-9
 _BISECTIONS = 60
 
 
 @dataclass(frozen=True)
 class Option:
-    """What one candidate costs a layer: stored elements, and error of its weight gradient."""
+    """The two costs of one candidate of a layer: stored elements, and error of the weight gradient."""
 
     memory: int
     perplexity: float
@@ -25,7 +25,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Choice:
-    """Index of the chosen option per layer, and the two totals (summed in the layers' order)."""
+    """The index of the chosen option per layer, and the totals of both costs (summed in the layers' order)."""
 
     indices: tuple[int, ...]
     memory: int
@@ -33,7 +33,7 @@ class Choice:
 
 
 class Unreachable(ValueError):
-    """No choice meets the bound; `least` is the smallest one that can be met."""
+    """No choice meets the bound; `least` is the smallest bound that can be met."""
 
     def __init__(self, least: float):
         self.least = least
@@ -41,9 +41,12 @@ class Unreachable(ValueError):
 
 
 def least_memory(layers: Sequence[Sequence[Option]], ceiling: float) -> Choice:
-    """The choice of least total memory whose summed perplexity is at most `ceiling` (WASI).
+    """Return the choice of least total memory whose summed perplexity is at most `ceiling` (as in WASI).
 
-    Among equals the one of least perplexity. Raises Unreachable.
+    Ties are resolved by the least perplexity.
+
+    Raises:
+        Unreachable: no choice stays below `ceiling`.
     """
     cost = [np.array([o.memory for o in options], dtype=np.int64) for options in layers]
     load = [np.array([o.perplexity for o in options], dtype=np.float64) for options in layers]
@@ -51,9 +54,12 @@ def least_memory(layers: Sequence[Sequence[Option]], ceiling: float) -> Choice:
 
 
 def least_perplexity(layers: Sequence[Sequence[Option]], budget: int) -> Choice:
-    """The choice of least summed perplexity whose total memory is at most `budget` elements (ASI).
+    """Return the choice of least summed perplexity whose total memory is at most `budget` elements (as in ASI).
 
-    Among equals the one of least memory. Raises Unreachable.
+    Ties are resolved by the least memory.
+
+    Raises:
+        Unreachable: no choice fits into `budget`.
     """
     cost = [np.array([o.perplexity for o in options], dtype=np.float64) for options in layers]
     load = [np.array([o.memory for o in options], dtype=np.int64) for options in layers]
@@ -66,7 +72,7 @@ def _totals(layers: Sequence[Sequence[Option]], indices: Sequence[int]) -> Choic
 
 
 def _solve(cost: list[np.ndarray], load: list[np.ndarray], bound: float) -> list[int]:
-    """One index per layer: least summed `cost` with summed `load <= bound`."""
+    """Return one index per layer that minimises the summed `cost` under summed `load <= bound`."""
     least = sum(b.min() for b in load)
     if least > bound:
         raise Unreachable(float(least))
@@ -87,25 +93,25 @@ def _solve(cost: list[np.ndarray], load: list[np.ndarray], bound: float) -> list
         front = candidates[_undominated(new_a[candidates], new_b[candidates])]
         a, b = new_a[front], new_b[front]
         history.append((front // len(costs), front % len(costs)))
-    return _trace(history, int(np.flatnonzero(b <= bound)[0]))  # states lie in order of rising cost
+    return _trace(history, int(np.flatnonzero(b <= bound)[0]))  # states are sorted by rising cost
 
 
 def _undominated(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Indices of the states that no other one beats or equals in both, by rising `a` and falling `b`."""
+    """Return the indices of the Pareto-optimal states, sorted by rising `a` and falling `b`; of equal states, one."""
     order = np.lexsort((b, a))
     best = np.minimum.accumulate(b[order])
     return order[np.concatenate(([True], best[1:] < best[:-1]))]
 
 
 def _remaining(values: list) -> np.ndarray:
-    """Sums over the layers from each one to the last; 0 after the last."""
+    """Return the suffix sums of `values`, with a final 0."""
     return np.concatenate((np.cumsum(np.array(values, dtype=np.float64)[::-1])[::-1], [0.0]))
 
 
 def _lagrangian(cost: list[np.ndarray], load: list[np.ndarray], bound: float) -> tuple[float, float]:
-    """A price per unit of load whose greedy choices meet the bound closely, and the cost of such a choice.
+    """Return a Lagrange multiplier (`price`) found by bisection, and the least cost of the feasible choices met.
 
-    `sum min(cost + price * load) - price * bound` bounds the optimum from below at any price from 0 up.
+    At any price from 0 up, `sum min(cost + price * load) - price * bound` is a lower bound of the optimum.
     """
 
     def greedy(price: float) -> tuple[float, float]:
@@ -114,7 +120,7 @@ def _lagrangian(cost: list[np.ndarray], load: list[np.ndarray], bound: float) ->
         return float(sum(a for a, _ in chosen)), float(sum(b for _, b in chosen))
 
     lightest = [min(zip(b, a, strict=True)) for a, b in zip(cost, load, strict=True)]
-    known = float(sum(a for _, a in lightest))  # it meets the bound: the loads are the least there are
+    known = float(sum(a for _, a in lightest))  # feasible: every load is the layer's least
     spread = [float(np.ptp(a)) for a in cost]
     steps = [np.diff(np.unique(b)) for b in load]
     least_step = min((s.min() for s in steps if len(s)), default=1.0)
@@ -130,6 +136,7 @@ def _lagrangian(cost: list[np.ndarray], load: list[np.ndarray], bound: float) ->
 
 
 def _trace(history: list[tuple[np.ndarray, np.ndarray]], state: int) -> list[int]:
+    """Return the options that led to the last layer's `state`, by following the parents backwards."""
     indices = []
     for parents, options in reversed(history):
         indices.append(int(options[state]))

@@ -20,12 +20,16 @@ from wasi.methods.scope import (
 
 @dataclass
 class LoRA(Method):
-    """Adapters of `lora_rank` and `lora_alpha` on the linears of `scope`; the head trains, the rest by option.
+    """Adds adapters to the linear layers of `scope` and freezes their weights; the head trains.
 
-    Merged for inference, the linears are ordinary dense ones.
+    Merged for inference, the layers are ordinary dense ones.
 
     Args:
-        base: `int8` or `nf4` for frozen weights in 8 or 4 bits, which are not merged; None for others.
+        train_rest: whether the parameters outside `scope` train too.
+        seed: of the adapters' initialisation.
+        merge: whether inference is measured with the adapters merged into the weights.
+        base: `int8` or `nf4` to store the frozen weights in 8 or 4 bits (QLoRA), in which case adapters are never
+            merged; None leaves them as they are.
     """
 
     appearance = {

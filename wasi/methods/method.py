@@ -1,4 +1,4 @@
-"""What every method has; a method is a subclass with an `apply`, named by `conf/method/NAME.yaml`."""
+"""The base class of methods: a method subclasses it, implements `apply`, and has a `conf/method/NAME.yaml`."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,18 +13,18 @@ from wasi.layers.base import LowRankLayer
 class Method:
     """Base class of all methods.
 
-    A subclass declares, beside `apply`, what is special about it, all of it optional:
+    A subclass implements `apply`. Everything else is optional:
 
-    - `appearance`: per name (of a YAML) how reports show it, see `wasi.config.declared.Appearance`;
-    - `worth_tuning`: per name the options that `tune.declared=true` tries beside learning rate and optimizer;
-    - `null_means`: per name the options whose null stands for a value, so that both are the same run;
-    - `trains_matrices`: whether more trains than the head and vectors, for an estimate of memory;
+    - `appearance`: how reports show the method, by the name of its YAML, see `wasi.config.declared.Appearance`;
+    - `worth_tuning`: by name, the options that `tune.declared=true` tunes beside learning rate and optimizer;
+    - `null_means`: by name, the options whose null stands for a value, so that null and that value are the same run;
+    - `trains_matrices`: whether other matrices than the head's train, which estimates of memory depend on;
     - `merge`: whether inference is measured with adapters merged into the weights, as one would deploy the model;
-    - `parameter_groups`, `wrap_step`: how its training differs;
+    - `parameter_groups`, `wrap_step`: changes to the optimizer's parameter groups and to the training step;
     - `artifacts`: file name -> JSON content that `apply` leaves beside the result, for example `perplexity.json`;
-    - `step_parts`: which of its callables belong to which part of a step in a breakdown of time.
+    - `step_parts`: which callables of the method belong to which part of a step in a breakdown of time.
 
-    Work that its layers do around an optimizer step follows from the layers themselves (`LowRankLayer`).
+    The subspace work around an optimizer step needs no declaration: it follows from the layers (`LowRankLayer`).
     """
 
     appearance: ClassVar[dict[str, dict[str, Any]]] = {}
@@ -34,55 +34,58 @@ class Method:
     merge: bool = True
 
     def apply(self, model: nn.Module, calibration) -> nn.Module:
-        """Make of a pretrained model what is to be trained; parameters with `requires_grad` train.
+        """Return the model to train, made from a pretrained one, which may be modified in place.
+
+        Afterwards, the parameters with `requires_grad` are those that train.
 
         Args:
-            calibration: batches of training data to look at, the same each time it is iterated.
+            calibration: an iterable of normalised training batches (images, labels), see `Calibration`.
         """
         raise NotImplementedError
 
     def parameter_groups(self, model: nn.Module, defaults: dict[str, Any]) -> list[dict[str, Any]]:
-        """Trainable parameters for which the optimizer has options of their own; all others keep theirs.
+        """Return optimizer parameter groups for parameters with options of their own; the others keep the defaults.
 
-        LoRA+, for example, would give `[{"params": [every B], "lr": 1.6}]`.
+        LoRA+, for example, would return `[{"params": [every B], "lr": 1.6}]`.
 
         >>> Method().parameter_groups(nn.Linear(2, 2), {"lr": 0.1})
         []
 
         Args:
-            defaults: the optimizer's options.
+            defaults: the optimizer's default options.
         """
         return []
 
     def wrap_step(self, step):
-        """The `TrainStep` as it is to be used; for example with hooks on `step.optimizer`, or with `step.penalties`.
+        """Return the `TrainStep` to use: the given one, perhaps with hooks on `step.optimizer` or `step.penalties`.
 
         `step.total_steps` is None until a training begins.
         """
         return step
 
     def step_parts(self) -> dict[str, list[tuple[object, str]]]:
-        """Part of a step (`decomposition`, `factor_algebra`) -> (owner, attribute) of callables in it."""
+        """Return part of a step (`decomposition`, `factor_algebra`) -> its callables as (owner, attribute name)."""
         return {}
 
     def merged(self, layer: nn.Module) -> nn.Module | None:
-        """What computes the same as `layer` in inference, with its adapters merged; None for all other layers.
+        """Return a layer equal to `layer` in inference, with its adapters merged; None for a layer without adapters.
 
-        It shares no memory with `layer`, so that both can go their own ways.
+        None is returned with `merge=false`, too. The result shares no memory with `layer`.
         """
         merged = getattr(layer, "merged", None) if isinstance(layer, LowRankLayer) else None
         return merged() if self.merge and merged is not None else None
 
     @contextmanager
     def deployed(self, model: nn.Module) -> Iterator[None]:
-        """Inside, `model` is as one would deploy it: each layer that has adapters is replaced by its merged form, and
-        layers are without what serves training alone (`LowRankLayer.training_only`).
+        """Within this context, `model` is as one would deploy it, for measuring inference.
 
-        Afterwards the very same layers are back, untouched. Adding `B A` to a weight in place and subtracting it
-        again would round it twice and so change the training that follows; so merged weights are new tensors, and
-        while the context lasts these weights exist twice. Inference's measured memory does not include that: the
-        original layers are not part of the model meanwhile, and on a GPU they wait in the host's memory.
-        Evaluation during training needs none of this, since unmerged outputs are equal to rounding.
+        Each layer with adapters is replaced by its merged form (`merged`), and layers lack what serves training alone
+        (`LowRankLayer.training_only`). Afterwards the original layers are back, unchanged.
+
+        Merged weights are new tensors: adding `B A` in place and subtracting it again would round twice and change the
+        training that follows. So these weights exist twice within the context. The measured inference memory does not
+        include the originals, which are no part of the model meanwhile and on a GPU are moved to host memory.
+        Evaluation during training does not need this context, as unmerged outputs are equal up to rounding.
         """
         children = ((parent, *entry) for parent in model.modules() for entry in parent._modules.items())
         places = [(parent, name, child) for parent, name, child in children if child is not None]
@@ -109,7 +112,7 @@ class Method:
 
 
 def _only_in(parts: Iterable[nn.Module | Tensor], model: nn.Module) -> list[Tensor]:
-    """Tensors of `parts` that `model` does not have, each once."""
+    """Return the tensors of `parts` that are not part of `model`, each once."""
     there = {id(tensor) for tensor in _tensors(model)}
     return list({id(t): t for part in parts for t in _tensors(part) if id(t) not in there}.values())
 

@@ -1,4 +1,4 @@
-"""Mean and second moments of what linear layers see of calibration data."""
+"""Mean and second moments of the inputs of linear layers on calibration data."""
 
 from collections.abc import Iterable, Mapping
 
@@ -10,7 +10,10 @@ from wasi.models.mapped import in_file, let_go
 
 
 def added(total: Tensor, term: Tensor) -> Tensor:
-    """`total + term`, in place unless `total` is a scalar, the zero a sum begins with; in a file where it is large."""
+    """Return `total + term`, computed in place unless `total` is a scalar, which is the zero that a sum starts from.
+
+    Large sums are kept in a memory-mapped file, see `wasi.models.mapped.in_file`.
+    """
     if total.dim() == 0:
         return in_file(total + term)
     total.add_(term)
@@ -19,7 +22,7 @@ def added(total: Tensor, term: Tensor) -> Tensor:
 
 
 class Moments:
-    """Mean and second moments of rows `z` (`n x D`), from running sums in their precision and on their device."""
+    """Mean and second moments of rows `z` (`n x D`), from running sums in the dtype and on the device of the rows."""
 
     def __init__(self) -> None:
         self.count: Tensor | int = 0
@@ -27,7 +30,7 @@ class Moments:
         self._square = torch.zeros(())
 
     def add(self, rows: Tensor, weights: Tensor | None = None) -> None:
-        """Add `rows` to the sums; `weights` (`[n]`): how often each row counts, None = once."""
+        """Add `rows` to the sums; `weights` (`[n]`) says how often each row counts, None meaning once."""
         weighed = rows if weights is None else rows * weights[:, None]
         self.count = self.count + (len(rows) if weights is None else weights.sum())
         self._sum = self._sum + weighed.sum(0)
@@ -35,18 +38,18 @@ class Moments:
 
     @property
     def mean(self) -> Tensor:
-        """`[D]`."""
+        """The mean of the rows, `[D]`."""
         return self._sum / self.count
 
     @property
     def second(self) -> Tensor:
-        """`E[z z^T]`, `D x D`."""
+        """The uncentred second moment `E[z z^T]`, `D x D`, a new tensor."""
         found = self._square / self.count
         let_go([self._square])
         return found
 
     def into_second(self) -> Tensor:
-        """`second`, in the memory of the sums: nothing can be added any more."""
+        """Return `second`, computed in place: the sums are overwritten, and no rows can be added afterwards."""
         self._square.div_(self.count)
         let_go([self._square])
         return self._square
@@ -60,7 +63,10 @@ class Moments:
 def second_moments(
     model: nn.Module, layers: Mapping[str, nn.Module], batches: Iterable[tuple[Tensor, Tensor]]
 ) -> dict[str, Tensor]:
-    """Per layer `X^T X / n` (`I x I`) over all `n` tokens of all batches."""
+    """Return `X^T X / n` (`I x I`) of each layer's inputs, over all `n` tokens of all batches, by the layer's name.
+
+    Layers that are never called are left out.
+    """
     moments: dict[str, Moments] = {}
 
     def see(name: str, x: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""`method.init=output`: factors that start in the subspace of a layer's outputs on the calibration data."""
+"""`method.init=output`: initial factors that preserve a layer's outputs on the calibration data best."""
 
 from collections.abc import Iterable, Mapping
 
@@ -9,31 +9,32 @@ from wasi.linalg.output_subspace import RIDGE, basis_from_inputs, basis_from_out
 from wasi.methods.calibration import in_chunks, observe_inputs
 from wasi.methods.moments import Moments
 
-_ROWS = 4096  # tokens that are taken to float64 at a time
+_ROWS = 4096  # tokens that are converted to float64 at a time
 
 
 class OutputMoments:
-    """Moments of what one weight `W` (`O x I`) sees, summed over all calls of all linears that share it.
+    """Moments of the inputs of one weight `W` (`O x I`), over all calls of all linear layers that share it.
 
-    Kept in float64, of the inputs or of `W x`, whichever is narrower, until `factors` is called. Each bias has a
-    mean of its own, which it can absorb; where there is no bias nothing can, and the moment stays uncentred.
-    Tokens can be given weights.
+    Float64 sums of the inputs `x` or of the outputs `W x`, whichever are narrower, until `factors` is called. They
+    are kept apart by bias: a bias can absorb the mean error of its layer's output (`absorbed`), so its moments are
+    centred; those of layers without a bias are not. Tokens can be weighted.
     """
 
     def __init__(self, weight: Tensor):
         self.weight = weight.detach()
         self.of_outputs = weight.shape[0] < weight.shape[1]
-        self._power = torch.zeros(())  # of the inputs, summed over tokens
-        self._inputs: dict[int | None, Tensor] = {}  # summed over tokens, by the bias's id
-        self._moments: dict[int | None, Moments] = {}  # likewise
-        self._lost: dict[int | None, Tensor] = {}
+        self._power = torch.zeros(())  # sum of |x|^2
+        self._inputs: dict[int | None, Tensor] = {}  # sums of x, by the bias's id
+        self._moments: dict[int | None, Moments] = {}  # of x or W x, by the bias's id
+        self._lost: dict[int | None, Tensor] = {}  # mean of (W - L R) x, by the bias's id
 
     @property
     def seen(self) -> bool:
+        """Whether any input was added."""
         return bool(self._moments)
 
     def add(self, x: Tensor, bias: Tensor | None, weights: Tensor | None = None) -> None:
-        """Add one call's input (`[..., I]`); `weights` (float64): how much each of its tokens counts, None = 1."""
+        """Add one call's input (`[..., I]`); `weights` (`[tokens]`, float64) weighs its tokens, None meaning 1 each."""
         key, rows = _key(bias), x.reshape(-1, x.shape[-1])
         moments = self._moments.setdefault(key, Moments())
         weights = rows.new_ones(len(rows), dtype=torch.float64) if weights is None else weights
@@ -44,9 +45,12 @@ class OutputMoments:
             moments.add((part @ self.weight.mT).double() if self.of_outputs else wide, weight)
 
     def factors(self, rank: int) -> tuple[Tensor, Tensor]:
-        """`L` (`O x K`, orthonormal columns) and `R` (`K x I`). Once only: lets go of the moments and the weight.
+        """Return `L` (`O x K`, orthonormal columns) and `R` (`K x I`) that minimise the output error.
 
-        Raises ValueError for inputs that are zero or not finite.
+        Can be called once only, as it frees the moments and the reference to the weight.
+
+        Raises:
+            ValueError: the inputs are zero or not finite.
         """
         weight = self.weight.double()
         left, right = self._truncate(weight, *self._pooled(), rank)
@@ -60,18 +64,18 @@ class OutputMoments:
         return left.to(dtype).contiguous(), right.to(dtype)
 
     def absorbed(self, bias: Tensor) -> Tensor:
-        """`bias` (`[O]`) plus what `factors` lost of the mean output that it was added to."""
-        lost = self._lost.get(_key(bias), 0.0)  # nothing where its linear was never called
+        """Return `bias` (`[O]`) plus its layers' mean error `(W - L R) E[x]`; `factors` must have been called."""
+        lost = self._lost.get(_key(bias), 0.0)  # 0 if its layer was never called
         return (bias.detach().double() + lost).to(bias.dtype)
 
     def _truncate(self, weight: Tensor, moment: Tensor, ridge: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-        """`L` and `R` (float64) from the pooled moment, of the inputs or of the outputs."""
+        """Return `L` and `R` (float64) from the pooled moment of the inputs or outputs, see `_pooled`."""
         basis = basis_from_outputs if self.of_outputs else basis_from_inputs
         left = basis(weight, moment, ridge, rank)
         return left, left.mT @ weight
 
     def _pooled(self) -> tuple[Tensor, Tensor]:
-        """The moment over all tokens, and the ridge that goes with it (a scalar)."""
+        """Return the moment over all tokens, and the ridge (a scalar) to add to the diagonal of the inputs' moment."""
         count = sum(moments.count for moments in self._moments.values())
         parts = (
             moments.count / count * (moments.second if key is None else moments.covariance)
@@ -84,16 +88,16 @@ class OutputMoments:
         return pooled, self._ridge() * mean_square
 
     def _ridge(self) -> Tensor | float:
-        """Share of the inputs' mean square that is added to the diagonal of their moment."""
+        """Return the ridge relative to the inputs' mean square."""
         return RIDGE
 
 
 def output_moments(
     model: nn.Module, linears: Mapping[str, nn.Linear], batches: Iterable[tuple[Tensor, Tensor]]
 ) -> dict[int, OutputMoments]:
-    """Moments of every weight over all tokens of all batches, by its id; a weight that is never used is left out."""
+    """Return the moments of every weight over all batches, by the weight's id; unused weights are left out."""
     found: dict[int, OutputMoments] = {}
-    names = {linear: name for name, linear in linears.items()}  # a linear under two names is looked at once
+    names = {linear: name for name, linear in linears.items()}  # a module registered under two names is observed once
     once = {name: linear for linear, name in names.items()}
 
     def see(name: str, x: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Fine-tuning of a part of the library's own model: its head, its biases, its last blocks."""
+"""Fine-tuning of a part of the parameters: the head, the biases, or the last blocks."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from wasi.models.structure import find_blocks, head_module, linear_sites
 
 @dataclass
 class LinearProbe(Method):
-    """Only the head trains. `scope` says which layers the paper's accounting counts."""
+    """Trains the head alone. `scope` only says which layers the paper's memory accounting counts."""
 
     appearance = {"linear_probe": {"order": 7, "colour": "#7F7F7F", "marker": "X", "about": "the head alone trains"}}
     trains_matrices = False
@@ -28,7 +28,7 @@ class LinearProbe(Method):
 
 @dataclass
 class BitFit(LinearProbe):
-    """The head and every bias train, those of norms and of the patch embedding too (arXiv 2106.10199)."""
+    """Trains the head and all biases, including those of norms and of the patch embedding (arXiv 2106.10199)."""
 
     appearance = {
         "bitfit": {"order": 8, "colour": "#8C6D31", "marker": "h", "about": "biases and the head train"}
@@ -44,10 +44,10 @@ class BitFit(LinearProbe):
 
 @dataclass
 class FreezeFirst(Method):
-    """Full fine-tuning but for the first `frozen_blocks` blocks (None: half of them) and all that feeds them.
+    """Trains everything but the first `frozen_blocks` blocks (None: half of them) and what comes before them.
 
-    Patch embedding, class token and positions are frozen with any number of blocks, 0 too: where nothing trains
-    below, the backward pass ends and nothing is saved for it.
+    Patch embedding, class token and position embedding are frozen even with 0 blocks. As no parameter below trains,
+    the backward pass ends at the first trained block, and the frozen ones save no activations.
     """
 
     appearance = {
@@ -60,7 +60,11 @@ class FreezeFirst(Method):
     frozen_blocks: int | None
 
     def apply(self, model: nn.Module, calibration) -> nn.Module:
-        """Raises UserError for more blocks than the model has."""
+        """Freeze the first blocks of `model` in place, and return it.
+
+        Raises:
+            UserError: `frozen_blocks` is above the model's number of blocks.
+        """
         linear_sites(model, self.scope)
         blocks = [f"{name}." for name in find_blocks(model)]
         count = len(blocks) // 2 if self.frozen_blocks is None else self.frozen_blocks
@@ -68,7 +72,7 @@ class FreezeFirst(Method):
             allowed = f"from 0 to {len(blocks)}, the number of blocks of this model, or null"
             raise UserError("method.frozen_blocks", self.frozen_blocks, allowed)
         head = {id(p) for p in head_module(model).parameters()}
-        names = [name for name, _ in model.named_parameters()]  # in the order in which a model is built and runs
+        names = [name for name, _ in model.named_parameters()]  # registration order is that of the forward pass
         if count:
             frozen = tuple(blocks[:count])
             end = 1 + max(place for place, name in enumerate(names) if name.startswith(frozen))

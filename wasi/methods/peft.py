@@ -1,4 +1,4 @@
-"""Adapters of Hugging Face's peft (https://github.com/huggingface/peft) on the linears of `scope`."""
+"""Adapters of Hugging Face's peft (https://github.com/huggingface/peft) on the linear layers of `scope`."""
 
 from dataclasses import dataclass
 from itertools import islice
@@ -17,7 +17,7 @@ from wasi.models.modes import evaluating
 from wasi.models.structure import head_module
 from wasi.optional import optional
 
-# What peft calls our options where a tuner has them, and what a type sets.
+# method.type -> peft's configuration class, its names of the options that the type has, and values that are fixed.
 _LORA = {"lora_rank": "r", "lora_alpha": "lora_alpha"}
 _TYPES: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
     "lora": ("LoraConfig", _LORA, {}),
@@ -38,29 +38,34 @@ _TYPES: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
     "oft": ("OFTConfig", {"block_size": "oft_block_size"}, {"r": 0}),
     "boft": ("BOFTConfig", {"block_size": "boft_block_size"}, {}),
 }
-# Types that start from calibration data, and where peft has their options.
+# Types that are initialised from calibration data -> module and class of their options in peft.
 _STARTS = {"eva": ("peft", "EvaConfig"), "corda": ("peft.tuners.lora.config", "CordaConfig")}
-# Options that not every type has.
+# Options that only some types have.
 _OF_SOME = ("lora_rank", "lora_alpha", "block_size", "init_rank", "tinit", "tfinal", "orth_reg_weight")
 
 
 @dataclass
 class Peft(Method):
-    """A tuner of peft on each linear of `scope`; the head trains, the rest by option.
+    """Adds one of peft's tuners to each linear layer of `scope`, whose weights are frozen; the head trains.
 
     Args:
-        type: of the tuner, a key of `_TYPES`.
-        lora_rank, lora_alpha: of LoRA and its variants, the rank also of VeRA; None = 8 and 16. With AdaLoRA the
-            rank is the mean over the linears at the end of training.
-        block_size: of the orthogonal blocks of OFT and BOFT, a divisor of each linear's width; None = 8.
-        calibration_batches: training batches whose inputs decide where EVA and CorDA start.
-        seed: of the adapters' start.
-        merge: into the weights, as peft does it, for inference.
-        init_rank: of every linear when AdaLoRA begins; None = one and a half times `lora_rank`.
-        tinit, tfinal: steps before AdaLoRA's budget of ranks begins to fall, and steps after it has fallen; None = a
-            tenth and a half of all steps.
-        orth_reg_weight: of the distance of AdaLoRA's `A` and `B` from orthonormal ones in the loss; None = 0.5. It
-            is in the gradient, not in the loss that is reported, which stays comparable with that of other methods.
+        train_rest: whether the parameters outside `scope` train too.
+        type: the tuner, a key of `_TYPES`.
+        lora_rank, lora_alpha: of LoRA and its variants, the rank also of VeRA; None means 8 and 16. With AdaLoRA the
+            rank is the mean over the layers at the end of training.
+        block_size: of the orthogonal blocks of OFT and BOFT, a divisor of each layer's width; None means 8.
+        calibration_batches: number of training batches from which EVA and CorDA are initialised.
+        seed: of the adapters' initialisation.
+        merge: whether inference is measured with the adapters merged into the weights, by peft.
+        init_rank: of every layer when AdaLoRA starts; None means one and a half times `lora_rank`.
+        tinit, tfinal: steps before AdaLoRA's rank budget begins to fall, and steps after it has fallen; None means a
+            tenth and half of all steps.
+        orth_reg_weight: weight of AdaLoRA's orthogonality penalty; None means 0.5. The penalty contributes to the
+            gradient, but not to the reported loss, which stays comparable with that of other methods.
+
+    Raises:
+        UserError: an unknown `type`, an option that the type does not have, or an `init_rank` that is not above
+            `lora_rank`.
     """
 
     appearance = {
@@ -117,16 +122,21 @@ class Peft(Method):
             self._inject(model, self._config(list(linears)), [x.to(device) for x, _ in images])
         tuned = {id(linear): model.get_submodule(name) for name, linear in reversed(linears.items())}
         layers = {name: tuned[id(linear)] for name, linear in linears.items()}
-        layers = {name: layer for name, layer in layers.items() if hasattr(layer, "base_layer")}  # EVA spares some
+        layers = {name: layer for name, layer in layers.items() if hasattr(layer, "base_layer")}  # EVA skips some
         replace_each(model, layers, lambda _, layer: PeftLinear(layer, _numbers_per_token(layer)))
         for parameter in [*head_module(model).parameters(), *trained]:  # peft freezes all but its adapters
             parameter.requires_grad_(id(parameter) not in weights)
         return model
 
     def wrap_step(self, step):
+        """Add rank allocation and orthogonality penalty of AdaLoRA; other types leave the step unchanged.
+
+        Raises:
+            UserError: AdaLoRA with the optimizer `swan`, which does not keep gradients.
+        """
         if self.type != "adalora":
             return step
-        if hasattr(step.optimizer, "step_matrices"):  # whose gradients are gone when its step is over
+        if hasattr(step.optimizer, "step_matrices"):  # it frees gradients before AdaLoRA's hook could read them
             raise UserError("optimizer", "swan", "one that keeps gradients, such as adamw, with method.type=adalora")
         RankBudget(self._tuner, step, self.tinit, self.tfinal)
         weight = self._of_type("orth_reg_weight")
@@ -138,11 +148,12 @@ class Peft(Method):
         return parts | ({"decomposition": [(RankBudget, "allocate")]} if self.type == "adalora" else {})
 
     def _of_type(self, option: str) -> Any:
+        """Return the option's value, or what null stands for (`null_means`)."""
         value = getattr(self, option)
         return null_values("peft", vars(self)).get(option) if value is None else value
 
     def _inject(self, model: nn.Module, config: Any, images: list[Tensor]) -> None:
-        """Replace the targets of `config` in place by peft's layers; those that start from data see `images`."""
+        """Replace the target layers of `config` in place by peft's; `images` initialise those of EVA and CorDA."""
         if self.type == "corda":
             _observe_for_corda(model, config, images)
         tuned = self._peft.get_peft_model(model, config)
@@ -159,10 +170,11 @@ class Peft(Method):
             )
 
     def _config(self, targets: list[str]) -> Any:
+        """Return peft's configuration for the layers named `targets`."""
         kind, options, fixed = _TYPES[self.type]
         given = {theirs: self._of_type(ours) for ours, theirs in options.items()}
         if self.type == "adalora":
-            given |= {"tinit": 0, "tfinal": 0, "total_step": 1}  # the real ones are known when training begins
+            given |= {"tinit": 0, "tfinal": 0, "total_step": 1}  # until `RankBudget` sets them in training
         if self.type == "vera":
             given["projection_prng_key"] = self.seed
         if self.type in _STARTS:
@@ -172,7 +184,11 @@ class Peft(Method):
 
 
 def _observe_for_corda(model: nn.Module, config: Any, images: list[Tensor]) -> None:
-    """CorDA's covariances of inputs, which peft takes from one sequence of tokens at a time."""
+    """Run `images` through the model one by one, from which peft collects the input covariances that CorDA needs.
+
+    Raises:
+        UserError: a linear layer's input is not a sequence of tokens, which is all that peft's code supports.
+    """
     corda = optional("peft.tuners.lora.corda", "method.type", "corda")
 
     def run() -> None:
@@ -189,5 +205,5 @@ def _observe_for_corda(model: nn.Module, config: Any, images: list[Tensor]) -> N
 
 
 def _numbers_per_token(layer: Any) -> int:
-    """The rank of a low-rank adapter, 0 for an adapter of another kind."""
+    """Return what a low-rank adapter saves per token beside the input: its rank; 0 for other kinds of adapter."""
     return layer.r["default"] if hasattr(layer, "lora_A") or hasattr(layer, "vera_A") else 0

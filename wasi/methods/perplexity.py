@@ -1,7 +1,7 @@
-"""Perplexity of each layer at each activation threshold, measured on one batch.
+"""Perplexity of each layer at each threshold of its saved input, measured on one batch.
 
-Perplexity is `||dW_exact - dW_lowrank||_F`: the error that a layer's weight gradient has when its input is
-kept as a Tucker decomposition, everything else being exact.
+Perplexity, in the sense of the WASI and ASI papers, is `||dW_exact - dW_lowrank||_F`: the error of a layer's weight
+gradient when its input is saved as a Tucker decomposition and everything else is exact.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,10 +25,18 @@ def measure_perplexities(
     epsilons: Sequence[float],
     batch_mode: str = "cut",
 ) -> list[LayerTable]:
-    """One table per layer, from one forward and backward pass of the cross-entropy of `batch`.
+    """Return one table per layer, from one forward and backward pass of the cross-entropy on `batch`.
 
-    A layer's input is held until its output gradient arrives, as training holds it; weight gradients are
-    formed one layer at a time. Model, parameters and random state stay as they are.
+    Each layer's input is held until its output gradient is known, as in training, and weight gradients are formed one
+    layer at a time. Model, parameters and random state are unchanged. Layers that are never called are left out.
+
+    Args:
+        batch: images and labels.
+        epsilons: the thresholds of explained variance.
+        batch_mode: `whole` keeps the batch mode at full rank; `cut` gives it a rank like the other modes.
+
+    Raises:
+        UserError: a layer's input is zero or not finite.
     """
     probes = {id(layer): _Probe(name, layer, epsilons, batch_mode) for name, layer in reversed([*layers.items()])}
     hooks = [probe.layer.register_forward_hook(probe.see) for probe in probes.values()]
@@ -36,7 +44,7 @@ def measure_perplexities(
         device = next(model.parameters()).device
         images = batch[0].to(device).detach().requires_grad_()
         with evaluating(model), torch.enable_grad():
-            # Of the images alone, so that no parameter's gradient is formed, yet every layer's output gets one.
+            # With respect to the images alone: no parameter's gradient is formed, but every layer's output gets one.
             torch.autograd.grad(F.cross_entropy(model(images), batch[1].to(device)), images)
     finally:
         for hook in hooks:
@@ -45,7 +53,7 @@ def measure_perplexities(
 
 
 class _Probe:
-    """Watches one layer: one Tucker decomposition per call, gradient errors summed over the calls."""
+    """Hooks of one layer: a Tucker decomposition per call, and the gradient errors summed over the calls."""
 
     def __init__(self, name: str, layer: nn.Linear, epsilons: Sequence[float], batch_mode: str):
         self.batch_mode = batch_mode
@@ -57,6 +65,7 @@ class _Probe:
         self._norms = [0.0] * len(epsilons)
 
     def see(self, layer: nn.Module, args: tuple, output: Tensor) -> None:
+        """Forward hook: hold the input until the hook on `output` gets its gradient."""
         call, x = len(self.shapes), args[0].detach()
         self.shapes.append(tuple(x.shape))
         self.ranks.append([])
@@ -82,7 +91,8 @@ class _Probe:
         return spectrum
 
     def table(self) -> LayerTable:
-        for call, x in self._inputs.items():  # its output does not reach the loss: any threshold is exact
+        """Return the layer's table; to be called once, after the backward pass."""
+        for call, x in self._inputs.items():  # no gradient arrived: the loss does not depend on this call
             self._decompose(call, x)
         self._inputs.clear()
         self._errors = None
@@ -95,7 +105,7 @@ class _Probe:
 
 
 class _Spectrum:
-    """Leading directions and energies of every unfolding of `x`, once, for all thresholds up to `highest`."""
+    """Singular vectors and squared singular values of every unfolding of `x`, for all thresholds up to `highest`."""
 
     def __init__(self, x: Tensor, highest: float, batch_mode: str):
         self.x, self.batch_mode = x, batch_mode
@@ -108,14 +118,14 @@ class _Spectrum:
             self.energies.append(energies)
 
     def ranks(self, epsilon: float) -> tuple[int, ...]:
-        """One rank per mode, as `rank.activation_selection=epsilon` chooses them."""
+        """Return one rank per mode, as `rank.activation_selection=epsilon` chooses them."""
         return tuple(
             d if epsilon >= 1 or (mode == 0 and self.batch_mode == "whole") else explained_rank(e, epsilon, self.total)
             for mode, (e, d) in enumerate(zip(self.energies, self.x.shape, strict=True))
         )
 
     def compress(self, ranks: Sequence[int]) -> tuple[Tensor, list[Tensor | None]]:
-        """Core and factors of `x`, as a layer's first training step keeps them (`TuckerState.compress`)."""
+        """Return core and factors of `x`, as `TuckerState.compress` gives them in a layer's first training step."""
         sides = zip(self.bases[1:], ranks[1:], self.x.shape[1:], strict=True)
         bases = [basis[:, :rank] if rank < d else None for basis, rank, d in sides]
         core, factors, _ = tucker.compress(self.x, bases, ranks[0], wanted=[False] * len(bases))
@@ -123,6 +133,6 @@ class _Spectrum:
 
 
 def _low_rank_gradient(grad: Tensor, core: Tensor, factors: list[Tensor | None]) -> Tensor:
-    """`dW` (`O x I`) for the input that `core` and `factors` stand for."""
+    """Return the weight gradient `dW` (`O x I`) for the input that `core` and `factors` represent."""
     coordinates = tucker.weight_coordinates(grad, core, factors)
     return coordinates if factors[-1] is None else coordinates @ factors[-1].mT

@@ -1,4 +1,4 @@
-"""`rank.activation_selection=perplexity`: one threshold per layer, chosen over all layers at once."""
+"""`rank.activation_selection=perplexity`: one threshold per layer, chosen jointly over all layers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,16 +19,19 @@ _ELEMENTS_PER_MIB = 1024**2 // 4  # float32
 
 @dataclass
 class PerplexitySearch:
-    """Least memory under a ceiling on the summed perplexity, or least perplexity under a memory budget.
+    """Minimises memory under a ceiling on the summed perplexity, or summed perplexity under a memory budget.
 
     Args:
-        objective: `memory` or `perplexity`: what is made least where neither bound is given. The bound is then
-            what the same threshold for every layer, `uniform_epsilon`, would take of the other quantity.
-        uniform_epsilon: that threshold, a candidate as well in that case; `ActivationRanks` hands over its own.
-        batch_mode: `whole` or `cut`, handed over likewise.
-        ceiling: largest summed perplexity; budget_mib: largest sum of core and factor elements, as float32 MiB
-            at the calibration batch's size; one of them at most.
+        objective: what is minimised when neither bound is given, `memory` or `perplexity`. The bound on the other
+            quantity is then its value with the same threshold, `uniform_epsilon`, in every layer.
+        ceiling: largest summed perplexity; at most one of this and `budget_mib` may be given.
+        budget_mib: largest sum of core and factor elements, in MiB of float32, at the calibration batch's size.
         table: path of a `perplexity.json` to use instead of measuring, or None.
+        uniform_epsilon: see `objective`; it is a candidate of each layer then. `ActivationRanks` sets it.
+        batch_mode: `whole` or `cut`, see `ActivationRanks`, which sets it.
+
+    Raises:
+        UserError: an unknown `objective`, or both bounds.
     """
 
     objective: str
@@ -48,10 +51,12 @@ class PerplexitySearch:
     def chosen(
         self, model: nn.Module, layers: Mapping[str, nn.Linear], batch: tuple[Tensor, Tensor]
     ) -> dict[str, tuple[LayerTable, Candidate]]:
-        """Layer -> its table and the candidate chosen from it; `artifacts` then holds what was found.
+        """Return layer name -> its table and the candidate chosen from it, and fill `artifacts`.
+
+        Layers without an entry in the table, because they are never called, are left out.
 
         Raises:
-            UserError: a bound that cannot be met, or a table of another model.
+            UserError: a bound cannot be met, or the table is of another model.
         """
         tables = self._tables(model, layers, batch)
         choice, bound = self._choose(tables)
@@ -64,10 +69,11 @@ class PerplexitySearch:
             "layers": to_json(tables),
         }
         found = {table.name: (table, c) for table, c in zip(tables, candidates, strict=True)}
-        first = {id(layer): name for name, layer in reversed([*layers.items()])}  # a module may have two names
+        first = {id(layer): name for name, layer in reversed([*layers.items()])}  # tables name a shared module once
         return {name: found[first[id(layer)]] for name, layer in layers.items() if first[id(layer)] in found}
 
     def _tables(self, model, layers, batch) -> list[LayerTable]:
+        """Return the tables read from `table`, or measured on `batch`."""
         if self.table is None:
             uniform = {self.uniform_epsilon} if self._derives_bound() and self.uniform_epsilon is not None else set()
             return measure_perplexities(model, layers, batch, sorted({*EPSILONS, *uniform}), self.batch_mode)
@@ -82,6 +88,7 @@ class PerplexitySearch:
         return self.ceiling is None and self.budget_mib is None
 
     def _choose(self, tables: Sequence[LayerTable]) -> tuple[Choice, dict[str, Any]]:
+        """Return the optimal choice, and the bound and its origin as entries of the JSON file."""
         options = [[Option(c.elements, c.perplexity) for c in table.candidates] for table in tables]
         ceiling, budget, source = self.ceiling, None, "given"
         if self.budget_mib is not None:
@@ -103,6 +110,7 @@ class PerplexitySearch:
             raise self._refusal(error.least) from error
 
     def _uniform(self, table: LayerTable) -> Candidate:
+        """Return the table's candidate at `uniform_epsilon`. Raises UserError where it has none."""
         candidate = table.at(self.uniform_epsilon)
         if candidate is None:
             there = ", ".join(f"{c.epsilon:g}" for c in table.candidates)
@@ -118,7 +126,7 @@ class PerplexitySearch:
 
 
 def _upwards(value: float) -> str:
-    """`value` to 6 digits, never less than it.
+    """Return `value` rounded up to 6 significant digits.
 
     >>> _upwards(0.0123456789), _upwards(1234567.1)
     ('0.0123457', '1234568')

@@ -1,4 +1,4 @@
-"""The measured table of a perplexity search: what each threshold costs each layer, and its JSON form."""
+"""The tables of a perplexity search, which hold the costs of each threshold in each layer, and their JSON form."""
 
 import json
 from collections.abc import Sequence
@@ -13,7 +13,13 @@ OPTION = "rank.perplexity_table"
 
 @dataclass(frozen=True)
 class Candidate:
-    """`epsilon` gives `ranks` (per call, per mode), a gradient error and stored elements (of all calls)."""
+    """One threshold of a layer and its costs.
+
+    Args:
+        ranks: per call of the layer, one rank per mode of its input.
+        perplexity: error of the weight gradient, see `wasi.methods.perplexity`.
+        elements: stored elements of cores and factors, summed over the calls.
+    """
 
     epsilon: float
     ranks: list[tuple[int, ...]]
@@ -23,25 +29,27 @@ class Candidate:
 
 @dataclass(frozen=True)
 class LayerTable:
-    """One layer's input shapes per call, and its candidates by rising epsilon."""
+    """The candidates of one layer, by rising epsilon, and the shapes of its inputs, one per call."""
 
     name: str
     shapes: list[tuple[int, ...]]
     candidates: list[Candidate]
 
     def at(self, epsilon: float | None) -> Candidate | None:
+        """Return the candidate of exactly this threshold, or None."""
         return next((c for c in self.candidates if c.epsilon == epsilon), None)
 
 
 def to_json(tables: Sequence[LayerTable]) -> list[dict]:
+    """Return the tables as JSON content, the entry `layers` of a `perplexity.json`."""
     return [asdict(table) for table in tables]
 
 
 def read_tables(path: str) -> list[LayerTable]:
-    """The tables in a `perplexity.json`.
+    """Return the tables of a `perplexity.json`.
 
     Raises:
-        UserError: the file cannot be read or is something else.
+        UserError: the file cannot be read, or is no `perplexity.json`.
     """
     try:
         layers = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))["layers"]
@@ -51,6 +59,7 @@ def read_tables(path: str) -> list[LayerTable]:
 
 
 def _layer(layer: dict) -> LayerTable:
+    """Return a table from JSON content. Raises ValueError, KeyError or TypeError for content of another form."""
     shapes = _tuples(layer["shapes"])
     candidates = [
         Candidate(float(c["epsilon"]), _tuples(c["ranks"]), float(c["perplexity"]), int(c["elements"]))

@@ -1,4 +1,4 @@
-"""`method.init=random`: factors that know nothing of the weight but its size, the control of every other start."""
+"""`method.init=random`: random factors with the weight's Frobenius norm, the control for the other initialisations."""
 
 import torch
 from torch import Tensor
@@ -7,10 +7,9 @@ from wasi.linalg.orthonormal import qr_positive
 
 
 def random_factors(weight: Tensor, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """`L` (`O x K`) with orthonormal columns, uniformly among such; `R` (`K x I`) of independent normal entries.
+    """Return `L` (`O x K`), uniformly distributed with orthonormal columns, and `R` (`K x I`), i.i.d. normal.
 
-    As `L` keeps lengths, `|L R|_F = |R|_F`; with `|W|_F^2 / (K I)` for the entries' variance, its mean square is
-    `|W|_F^2`.
+    As `|L R|_F = |R|_F`, the entries' variance of `|W|_F^2 / (K I)` gives `E |L R|_F^2 = |W|_F^2`.
     """
     out_features, in_features = weight.shape
     left, _ = qr_positive(torch.randn(out_features, rank, generator=generator, dtype=torch.float64))

@@ -1,4 +1,4 @@
-"""Which linear layers a method replaces, replacing them, and what trains afterwards."""
+"""Helpers of methods: find the linear layers in scope, replace them, check options, and freeze the rest."""
 
 from collections.abc import Callable, Mapping
 from typing import TypeVar, cast
@@ -15,9 +15,10 @@ Layer = TypeVar("Layer", bound=nn.Module)
 
 
 def scope_linears(model: nn.Module, scope: str) -> dict[str, nn.Linear]:
-    """Name -> `nn.Linear` of `scope` inside the blocks.
+    """Return name -> `nn.Linear` of all layers of `scope` inside the transformer blocks.
 
-    Packed attention is opened first where it is in scope.
+    If attention is in scope, modules that hold packed projection weights are first replaced, in place, by ones that
+    call linear layers (`unpack_attention`).
     """
     if scope != "mlp":
         unpack_attention(model)
@@ -25,7 +26,7 @@ def scope_linears(model: nn.Module, scope: str) -> dict[str, nn.Linear]:
 
 
 def check_weights(linears: Mapping[str, nn.Linear]) -> None:
-    """Raises UserError that names the first layer with a zero or non-finite weight."""
+    """Raise a UserError that names the first layer with a zero or non-finite weight, if there is one."""
     for name, linear in linears.items():
         if not linear.weight.isfinite().all() or not linear.weight.any():
             raise UserError("model.weights", f"({name})", "a layer whose weight is finite and not zero")
@@ -35,12 +36,12 @@ def check_weights(linears: Mapping[str, nn.Linear]) -> None:
 def replace_each(
     model: nn.Module, linears: dict[str, Layer], make: Callable[[str, Layer], nn.Module]
 ) -> None:
-    """Put `make(name, linear)` in the place of each of `linears`; a linear under two names is replaced once.
+    """Replace each of `linears` in `model` by `make(name, linear)`, called once for a module with two names.
 
-    One at a time, and taken out of `linears`, so that a dense weight whose last linear has gone is freed before
-    the next one is worked on. `make` must not keep what it was given.
+    Layers are replaced one at a time and removed from `linears`, so that a dense weight is freed once the last layer
+    that uses it is replaced. `make` must not keep a reference to the layer that it is given.
     """
-    made: dict[int, nn.Module] = {}  # by the linear's id: those still to come are alive, so none is taken twice
+    made: dict[int, nn.Module] = {}  # by id of the linear, which `linears` keeps alive while it has another name
     for name in list(linears):
         linear = linears.pop(name)
         if id(linear) not in made:
@@ -51,21 +52,24 @@ def replace_each(
 
 
 def check_adapter_options(rank: int | None, alpha: float | None) -> None:
-    """Raises UserError for a size that is null, which stands for a default with `method=peft` alone."""
+    """Raise UserError for a rank or alpha that is null: only `method=peft` has a default for it."""
     for option, value in (("lora_rank", rank), ("lora_alpha", alpha)):
         if value is None:
             raise UserError(f"method.{option}", "null", "a number above 0; null goes with method=peft")
 
 
 def check_adapter_rank(rank: int, linears: Mapping[str, nn.Linear]) -> None:
-    """Raises UserError for a rank that no linear can have."""
+    """Raise UserError for a rank above the largest possible one of all `linears`."""
     largest = max(min(linear.weight.shape) for linear in linears.values())
     if rank > largest:
         raise UserError("method.lora_rank", rank, f"at most {largest}, the largest rank of a weight in scope")
 
 
 def freeze_rest(model: nn.Module) -> None:
-    """Only the head and what the method's own layers declare trainable go on training."""
+    """Freeze all parameters but the head's and those of low-rank layers, which freeze their own as they need.
+
+    The bias of a low-rank layer is kept trainable only if its class says so (`LowRankLayer.trains_bias`).
+    """
     keep = {id(p) for p in head_module(model).parameters()}
     for layer in model.modules():
         if isinstance(layer, LowRankLayer):

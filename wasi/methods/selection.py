@@ -1,4 +1,4 @@
-"""Tucker ranks of the saved inputs, fixed before training, and the bases they start from."""
+"""The choice of Tucker ranks for saved inputs, before training, and the initial bases."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,16 +23,20 @@ Choose = Callable[[str, Tensor], Ranks]  # layer, its input -> one rank per mode
 
 @dataclass
 class ActivationRanks:
-    """How ranks are chosen.
+    """Chooses the Tucker ranks of the inputs that linear layers save, on one calibration batch.
 
     Args:
-        selection: `epsilon` (explained variance per mode of a calibration batch), `fixed`, or `perplexity`.
-        epsilon: threshold for `epsilon`; token_epsilon: of the token modes, where it is another.
+        selection: `epsilon` (explained variance per mode), `fixed`, or `perplexity` (a threshold per layer).
+        epsilon: threshold of explained variance for `epsilon`, and the uniform one of the perplexity search.
         ranks: for `fixed`, one rank per mode of the layers' inputs, the batch mode first.
         perplexity: the search for `perplexity`.
         update_gap: steps between updates of a basis; the layers take turns.
-        batch_mode: `whole` keeps the batch mode as it is; `cut`, the paper's way, gives it a rank like the others.
-            A list of `fixed` ranks says so itself.
+        batch_mode: `whole` keeps the batch mode at full rank; `cut`, as in the paper, gives it a rank like the other
+            modes. Has no effect on `fixed`, whose first rank decides.
+        token_epsilon: with `epsilon`, the threshold of the token modes; None means `epsilon`.
+
+    Raises:
+        UserError: an unknown `selection`, or one without its option.
     """
 
     selection: str
@@ -54,13 +58,19 @@ class ActivationRanks:
 
     @property
     def artifacts(self) -> dict[str, Any]:
-        """File name -> content (JSON) of what the choice leaves behind."""
+        """File name -> JSON content to write beside the result: the perplexity search's tables and choice."""
         return self.perplexity.artifacts if self.perplexity else {}
 
     def states(
         self, model: nn.Module, layers: Mapping[str, nn.Linear], batches: Iterable[Batch]
     ) -> dict[str, TuckerState]:
-        """One state per layer, with bases from its first call on the first of `batches`."""
+        """Return one state per layer, with bases from its first call on the first of `batches`.
+
+        Layers that are never called are left out.
+
+        Raises:
+            UserError: `ranks` does not fit the inputs, an input is zero or not finite, or the perplexity search fails.
+        """
         states: dict[str, TuckerState] = {}
         shapes: list[torch.Size] = []
         batch = next(iter(batches))
@@ -83,7 +93,7 @@ class ActivationRanks:
         return list(self.ranks)
 
     def _tell_wholes(self, shapes: Sequence[torch.Size]) -> None:
-        """Warn about a rank above the mode's size in every layer: it cuts nothing, which is hardly what was meant."""
+        """Warn about a fixed rank above the mode's size in every layer: it compresses nothing, probably by mistake."""
         for mode, (rank, sizes) in enumerate(zip(self._given, zip(*shapes, strict=True), strict=True), 1):
             if rank > max(sizes):
                 log.warning(
@@ -92,11 +102,15 @@ class ActivationRanks:
                 )  # fmt: skip
 
     def _phase(self, index: int) -> int:
-        """Each group of `update_gap` layers takes turns over all steps; every next group begins one step later, so that
-        equal layers of successive blocks do not move together."""
+        """Return the step offset of a layer's basis updates, for the layer of this index.
+
+        Every `update_gap` successive layers have distinct offsets. Each such group starts one offset later than the
+        one before, so that corresponding layers of successive blocks do not share an offset.
+        """
         return (index + index // self.update_gap) % self.update_gap
 
     def _chooser(self, model: nn.Module, layers: Mapping[str, nn.Linear], batch: Batch) -> Choose:
+        """Return the function that chooses a layer's ranks from its name and input."""
         if self.selection == "epsilon":
             return lambda name, x: epsilon_ranks(x, self.epsilon, self.batch_mode, self.token_epsilon)
         if self.selection == "perplexity" and self.perplexity is not None:
@@ -104,6 +118,7 @@ class ActivationRanks:
         return self._fixed
 
     def _fixed(self, name: str, x: Tensor) -> Ranks:
+        """Return the given ranks; UserError where `x` has another number of modes, or too few rows for a basis."""
         if len(self._given) != x.dim():
             modes = "[b,n,i]" if x.dim() == 3 else "[b,h,w,i]" if x.dim() == 4 else f"{x.dim()} ranks"
             raise UserError("rank.activation_ranks", self._given, f"{modes}, one rank per mode of this model")

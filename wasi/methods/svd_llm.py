@@ -25,17 +25,17 @@ from wasi.methods.scope import (
 from wasi.methods.weight_ranks import OPTION, check_allocation, log_ranks, sensitivity_ranks
 from wasi.models.restart import given_factors
 
-# Of the square roots of singular values, relative to the largest; how a direction's scale is divided between the
-# two factors does not change their product.
+# Lower bound of `sqrt(Sigma)`, relative to its largest entry, so that dividing by it is safe. How a direction's scale
+# is divided between the factors does not change their product.
 _LEAST_ROOT = 1e-4
 
 
 def whitened_factors(weight: Tensor, moment: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Rank-`K` factors `U sqrt(Sigma)` (`O x K`) and `sqrt(Sigma) V^T S^-1` (`K x I`) of a weight.
+    """Return the rank-`K` factors `U sqrt(Sigma)` (`O x K`) and `sqrt(Sigma) V^T S^-1` (`K x I`) of a weight.
 
-    `moment = X^T X = S S^T` (`I x I`, up to scale) and `W S = U Sigma V^T`: the output error
-    `||(W - L R) X^T||_F` is the root of the sum of the squares of the discarded `Sigma`, the least possible.
-    The right factor is computed as the equal `Sigma^-1/2 U^T W`, without `S^-1`.
+    With `moment = X^T X = S S^T` (`I x I`, up to scale) and the SVD `W S = U Sigma V^T`, the output error
+    `||(W - L R) X^T||_F` is the root of the sum of squares of the discarded `Sigma`, the least possible at this rank.
+    The right factor is computed as `Sigma^-1/2 U^T W`, which is equal and needs no `S^-1`.
     """
     wide = weight.detach().double()
     left, seen = truncate(wide @ stable_cholesky(moment.double()), 1.0, rank)  # U, Sigma V^T
@@ -45,9 +45,12 @@ def whitened_factors(weight: Tensor, moment: Tensor, rank: int) -> tuple[Tensor,
 
 
 def stable_cholesky(moment: Tensor) -> Tensor:
-    """Lower Cholesky factor, with the least jitter (1e-12 of the mean diagonal, then tenfold) that works.
+    """Return the lower Cholesky factor, with jitter on the diagonal where the matrix is not positive definite.
 
-    Raises ValueError for a matrix that is zero or not finite.
+    The jitter is 0, else the first of 1e-12, 1e-11, ... times the mean of the diagonal that works.
+
+    Raises:
+        ValueError: the matrix is zero or not finite.
     """
     jitter = 0.0
     identity = torch.eye(moment.shape[0], dtype=moment.dtype, device=moment.device)
@@ -63,17 +66,21 @@ def stable_cholesky(moment: Tensor) -> Tensor:
 
 @dataclass
 class SVDLLM(Method):
-    """Factors whitened by the calibration inputs, frozen, with trainable adapters on both.
+    """Replaces weights by two frozen factors, truncated in the whitened input space, with an adapter on each factor.
 
     Args:
-        weight_epsilon: each layer's rank is the one WASI has at this threshold, unless `keep_ratio` is given.
-        keep_ratio: share of a layer's parameters kept, `K = keep_ratio * O I / (O + I)`.
-        weight_allocation, parameter_ratio: ranks are those of WASI with `init=features`; `sensitivity` leaves no
-            room for `keep_ratio`.
+        train_rest: whether the parameters outside `scope` train too (the head always does).
+        weight_epsilon: share of the squared singular values of `W` that determines a layer's rank, as in WASI.
+        keep_ratio: determines the rank instead, as the share of a layer's parameters: `K = keep_ratio * O I / (O + I)`.
         lora_rank, lora_alpha: of the adapters.
-        calibration_batches: training batches whose inputs whiten the weights.
-        seed: of the adapters' start.
-        merge: into the two factors, for inference.
+        calibration_batches: number of training batches whose inputs whiten the weights.
+        seed: of the adapters' initialisation.
+        weight_allocation, parameter_ratio: as for `SubspaceMethod` with `init=features`. `sensitivity` cannot be
+            combined with `keep_ratio`.
+        merge: whether inference is measured with the adapters merged into the two factors.
+
+    Raises:
+        UserError: options that are unknown or exclude each other.
     """
 
     appearance = {
@@ -113,7 +120,7 @@ class SVDLLM(Method):
 
         def whitened(name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
             rank = ranks.get(id(weight)) or self.rank(weight)
-            if name not in moments:  # never called, so no input to whiten by
+            if name not in moments:  # never called, so there are no inputs to whiten with
                 return truncate(weight, 1.0, rank)
             with decomposing(name):
                 return whitened_factors(weight, moments.pop(name), rank)
@@ -133,14 +140,14 @@ class SVDLLM(Method):
         return {"factor_algebra": [(FactoredAdapterLinear, "forward"), (Adapter, "forward")]}
 
     def _allocated(self, model: nn.Module, linears: Mapping[str, nn.Linear], calibration) -> dict[int, int]:
-        """Rank of a weight by its id; none where each weight has its own (`rank`)."""
+        """Return the jointly allocated ranks, by the weight's id; empty if each weight's rank is its own (`rank`)."""
         if self.weight_allocation == "epsilon":
             return {}
         moments = feature_moments(model, linears, islice(calibration, self.calibration_batches))
         return sensitivity_ranks(linears, moments, self.weight_epsilon, self.parameter_ratio)
 
     def rank(self, weight: Tensor) -> int:
-        """Rank for a weight `O x I`."""
+        """Return the rank of a weight (`O x I`) by `keep_ratio` or, where that is None, by `weight_epsilon`."""
         o, i = weight.shape
         if self.keep_ratio is not None:
             return max(1, int(self.keep_ratio * o * i / (o + i)))

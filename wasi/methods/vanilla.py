@@ -1,4 +1,4 @@
-"""Ordinary fine-tuning: the library's own model, untouched."""
+"""Ordinary fine-tuning of the unmodified model."""
 
 import re
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from wasi.models.structure import linear_sites
 
 @dataclass
 class Vanilla(Method):
-    """Everything trains. `scope` only says which layers the paper's accounting counts.
+    """Trains all parameters or, with `train_rest=false`, those of `scope` and the head.
 
-    With `train_rest=false`, what lies outside the scope is frozen, except the head.
+    Otherwise `scope` only says which layers the paper's memory accounting counts.
     """
 
     appearance = {
@@ -37,6 +37,7 @@ class Vanilla(Method):
 
 
 def _unfreeze(model: nn.Module, names: set[str]) -> None:
+    """Make weights and biases of the linear layers `names` trainable."""
     for name, parameter in model.named_parameters():
         if re.sub(r"[._](weight|bias)$", "", name) in names:  # `fc1.weight`, and torchvision's `in_proj_weight`
             parameter.requires_grad_(True)

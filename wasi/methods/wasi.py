@@ -1,4 +1,4 @@
-"""WASI and its two halves: factored weights (WSI), low-rank saved inputs (ASI), or both."""
+"""WASI (arXiv 2510.09160) and its two parts: factored weights (WSI), low-rank saved inputs (ASI), or both."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ from wasi.models.restart import given_factors
 
 log = logging.getLogger(__name__)
 
-# method.init -> what is looked at on calibration data, by the weight's id.
+# method.init -> function that collects moments on calibration data, by the weight's id; empty where none are needed.
 _MOMENTS: dict[str, Callable[..., Mapping[int, OutputMoments]]] = {
     "svd": lambda *_: {}, "random": lambda *_: {}, "output": output_moments, "features": feature_moments,
 }  # fmt: skip
@@ -36,29 +36,32 @@ _MOMENTS: dict[str, Callable[..., Mapping[int, OutputMoments]]] = {
 
 @dataclass
 class SubspaceMethod(Method):
-    """Replaces the linears of `scope`.
+    """Replaces the linear layers of `scope` by layers with factored weights, low-rank saved inputs, or both.
 
     Args:
-        weight_epsilon: explained variance that the factors keep of a weight; None leaves weights dense.
-        update: of the weights: `subspace`, an optimizer without state steps on the product `L R`, and one with state on
-            the factors, where weight decay leaves `L` alone; `none`, any optimizer steps on the factors, as ordinary
-            parameters; `svd`, the paper's baseline for WSI, on the dense product, which an SVD truncates to the same
-            rank after each step.
-        preconditioner: when `(R R^T)^-1 R U` of a subspace step is computed anew: in every `step`, or when the feature
-            `basis` moves, for less time in between (see docs/method.md).
-        init: where the factors start, at the same rank: `svd`, at the truncated weight (the paper's); `output` and
-            `features`, in the subspace that matters most on calibration data for the layer's outputs, or for the
-            model's final features, with what the mean output loses in the bias; `random`, a control, anywhere,
-            with the weight's Frobenius norm.
+        train_rest: whether the parameters outside `scope` train too (the head always does).
+        weight_epsilon: share of a weight's squared singular values that its factors keep; None leaves weights dense.
+        activations: how the Tucker ranks of saved inputs are chosen; None saves inputs uncompressed.
+        update: how weights are trained. `subspace`: an optimizer without state steps on the product `L R`, one with
+            state on the factors, with weight decay on `R` alone. `none`: any optimizer steps on the factors as ordinary
+            parameters. `svd`, the paper's baseline for WSI: the optimizer steps on the dense product, which an SVD
+            truncates to the same rank after each step.
+        preconditioner: when a subspace step recomputes `(R R^T)^-1 R U`: in every `step`, or, which is faster, only
+            when the feature `basis` is updated (see docs/method.md).
+        init: how factors are initialised, at the same rank. `svd`, as in the paper: the truncated SVD of the weight.
+            `output` and `features`: the subspace that matters most, on calibration data, for the layer's outputs or
+            for the model's final features; the bias absorbs the mean output error. `random`, a control: random
+            factors with the weight's Frobenius norm.
+        calibration_batches: number of training batches used by `init=output` and `features`.
         seed: of `init=random`.
-        calibration_batches: training batches that `init=output` and `features` look at.
-        weight_allocation: `epsilon`, every weight keeps `weight_epsilon` of its own; `sensitivity` (with
-            `init=features`), as many parameters in all, but at the ranks that move the model's final features
-            least, with no factors larger than their dense weight.
-        parameter_ratio: with `sensitivity`, the parameters of all factors as a share of the dense weights', in
-            place of `weight_epsilon`.
-        activations: how Tucker ranks are chosen; None saves inputs as they are.
-        train_rest: whether what lies outside the scope trains as well (the head always does).
+        weight_allocation: `epsilon`: each weight's rank follows from `weight_epsilon`. `sensitivity` (with
+            `init=features`): the same number of parameters in total, but at the ranks that change the model's final
+            features least, with no factors larger than their dense weight.
+        parameter_ratio: with `sensitivity`, the number of parameters of all factors as a share of the dense weights',
+            in place of `weight_epsilon`.
+
+    Raises:
+        UserError: options that are unknown or exclude each other.
     """
 
     appearance = {
@@ -105,7 +108,7 @@ class SubspaceMethod(Method):
 
     @property
     def artifacts(self) -> dict[str, Any]:
-        """File name -> content (JSON) of what `apply` found out besides the model."""
+        """File name -> JSON content that `apply` leaves beside the result, see `ActivationRanks.artifacts`."""
         return self.activations.artifacts if self.activations else {}
 
     def apply(self, model: nn.Module, calibration) -> nn.Module:
@@ -129,6 +132,7 @@ class SubspaceMethod(Method):
     def _factors(
         self, model: nn.Module, linears: Mapping[str, nn.Linear], calibration, epsilon: float
     ) -> "_SharedFactors":
+        """Prepare the factors of all weights; those of a run's saved model (`given_factors`) are used as they are."""
         fresh = {name: linear for name, linear in linears.items() if given_factors(linear.weight) is None}
         batches = islice(calibration, self.calibration_batches)
         moments = _MOMENTS[self.init](model, fresh, batches) if fresh else {}
@@ -152,12 +156,13 @@ class SubspaceMethod(Method):
 
 
 class _SharedFactors:
-    """Factors of each weight; linears that share a weight share one pair.
+    """Makes the factors of each weight; linear layers that share a weight share one pair.
 
     Args:
-        epsilon: decides the rank of a weight that has none in `ranks`.
-        moments: of the weights that start from calibration data; ranks: those given; both by the weight's id.
-        generator: of factors that start at random, else None.
+        epsilon: determines the rank of a weight that has none in `ranks`.
+        moments: by the weight's id, of the weights that are initialised from calibration data.
+        ranks: by the weight's id, those that were allocated jointly.
+        generator: for random factors, else None.
     """
 
     def __init__(
@@ -173,25 +178,29 @@ class _SharedFactors:
         self._biases: dict[tuple[int, int], nn.Parameter] = {}
 
     def of(self, name: str, weight: Tensor) -> tuple[nn.Parameter, nn.Parameter]:
+        """Return `L` and `R` of the weight of layer `name`."""
         if id(weight) not in self._pairs:
             left, right = self._truncate(name, weight)
             self._pairs[id(weight)] = nn.Parameter(left), nn.Parameter(right)
         return self._pairs[id(weight)]
 
     def product(self, name: str, weight: Tensor) -> tuple[nn.Parameter, int]:
-        """The dense `L R` and its rank."""
+        """Return the dense product `L R` and its rank, for `update=svd`."""
         if id(weight) not in self._products:
             left, right = self._start(name, weight)
             self._products[id(weight)] = nn.Parameter(left @ right), left.shape[1]
         return self._products[id(weight)]
 
     def sizes(self) -> list[tuple[int, int, int]]:
-        """Rank, outputs and inputs of each weight that was factored."""
+        """Return (rank, out_features, in_features) of each factored weight."""
         pairs = [(left.shape[1], left.shape[0], right.shape[1]) for left, right in self._pairs.values()]
         return pairs + [(rank, *product.shape) for product, rank in self._products.values()]
 
     def bias(self, linear: nn.Linear) -> nn.Parameter | None:
-        """The linear's own or, once its factors are made, one that makes up for what they lose of the mean."""
+        """Return the layer's own bias or, for factors from calibration data, one that absorbs their mean output error.
+
+        The factors must have been made before.
+        """
         weight, bias = linear.weight, linear.bias
         if bias is None or id(weight) not in self.moments:
             return bias
@@ -201,6 +210,7 @@ class _SharedFactors:
         return self._biases[key]
 
     def _truncate(self, name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the initial factors, with a warning where they have more parameters than the dense weight."""
         left, right = self._start(name, weight)
         size = left.numel() + right.numel()
         if size > weight.numel():
@@ -211,6 +221,7 @@ class _SharedFactors:
         return left, right
 
     def _start(self, name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the initial `L` and `R`: of a saved model, random, from calibration data, or the truncated SVD."""
         if (given := given_factors(weight)) is not None:
             return given
         if self.generator is not None:

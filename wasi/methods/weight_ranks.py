@@ -1,4 +1,4 @@
-"""Ranks that share out a total number of parameters (`rank.weight_allocation=sensitivity`)."""
+"""Joint allocation of weight ranks under a total parameter budget (`rank.weight_allocation=sensitivity`)."""
 
 import logging
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ OPTION = "rank.weight_allocation"
 
 
 def check_allocation(allocation: str, parameter_ratio: float | None) -> None:
-    """Raises UserError for an unknown allocation, and for a budget that nothing would share out."""
+    """Raise UserError for an unknown allocation, and for a `parameter_ratio` without `sensitivity`."""
     if allocation not in ("epsilon", "sensitivity"):
         raise UserError(OPTION, allocation, "epsilon or sensitivity")
     if allocation == "epsilon" and parameter_ratio is not None:
@@ -31,20 +31,21 @@ def sensitivity_ranks(
     epsilon: float,
     parameter_ratio: float | None,
 ) -> dict[int, int]:
-    """The rank of each weight, by its id, that together move the model's final features least.
+    """Return the ranks, by the weight's id, that change the model's final features least under a parameter budget.
 
-    No factors get larger than their dense weight; ranks of wide weights are multiples of 16, unless the budget is
-    too small for that (`linalg.allocation.rank_step`). A weight without moments, of which the features tell nothing,
-    keeps the same share of its parameters as all weights together.
+    No factors get larger than their dense weight. Allocated ranks of wide weights are multiples of 16, unless the
+    budget is too small for that (`linalg.allocation.rank_step`). A weight without moments, which does not influence
+    the features, is not part of the allocation: it keeps the same share of its parameters as all weights together.
 
     Args:
         moments: by the weight's id.
-        epsilon: the factors have as many parameters as those whose ranks keep this share of each weight's squared
-            singular values, or
-        parameter_ratio: this share of the dense weights' parameters, where it is given.
+        epsilon: the budget is the number of parameters of factors whose ranks keep this share of each weight's
+            squared singular values, each capped at the size of the dense weight.
+        parameter_ratio: the budget as a share of the dense weights' parameters, in place of `epsilon`.
 
     Raises:
-        UserError: `parameter_ratio` is below rank 1 for every weight, or a layer's moments are zero or not finite.
+        UserError: the budget of `parameter_ratio` does not suffice for rank 1 of every weight, or a layer's moments
+            are zero or not finite.
     """
     weights = {id(linear.weight): (name, linear.weight) for name, linear in linears.items()}
     dense = sum(weight.numel() for _, weight in weights.values())
@@ -65,7 +66,7 @@ def sensitivity_ranks(
 
 
 def log_ranks(factored: Iterable[tuple[int, int, int]]) -> None:
-    """Log one line about all weights, given as (rank, out_features, in_features) each."""
+    """Log one line that summarises all factored weights, each given as (rank, out_features, in_features)."""
     ranks, sizes, dense = zip(*((k, k * (o + i), o * i) for k, o, i in factored), strict=True)
     log.info(
         "%d weights as factors of rank %d to %d: %d parameters, %.3f of the dense %d",
@@ -74,6 +75,7 @@ def log_ranks(factored: Iterable[tuple[int, int, int]]) -> None:
 
 
 def _budget(weights: list[Tensor], dense: int, epsilon: float, parameter_ratio: float | None) -> int:
+    """Return the total number of factor parameters, see `sensitivity_ranks`; `dense` is that of all dense weights."""
     if parameter_ratio is None:
         return sum(min(weight_rank(w, epsilon), largest_rank(*w.shape)) * sum(w.shape) for w in weights)
     least = sum(sum(weight.shape) for weight in weights)
@@ -84,6 +86,7 @@ def _budget(weights: list[Tensor], dense: int, epsilon: float, parameter_ratio: 
 
 
 def _damages(name: str, weight: Tensor, moments: FeatureMoments) -> Tensor:
+    """Return `FeatureMoments.damages` of the directions that the factors of a weight may have."""
     with decomposing(name):
         damages = moments.damages()[: largest_rank(*weight.shape)].clone()
     let_go([weight])
