@@ -1,1 +1,1 @@
-"""Models: building them, their weights, and where their transformer blocks' linear layers are."""
+"""Models: building them, loading and saving weights, and finding the linear layers of their transformer blocks."""

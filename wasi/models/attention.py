@@ -1,7 +1,7 @@
-"""Attention with its query, key and value weights in one matrix, rebuilt with linear layers that are *called*.
+"""Attention modules whose projections are `nn.Linear` children that are *called*, so that they can be replaced.
 
-torchvision reads `in_proj_weight` and `qkv.weight` directly, so a layer put in their place would be ignored.
-The modules here take over the very parameters of the originals and compute the same to rounding.
+torchvision reads `in_proj_weight` and `qkv.weight` directly, so a layer put in their place would be ignored. The
+modules here hold the parameters of the originals, not copies, and compute the same up to rounding.
 """
 
 import math
@@ -16,10 +16,12 @@ from wasi.models.structure import find_blocks
 
 
 def unpack_attention(model: nn.Module) -> nn.Module:
-    """Replace, in place, the attention of the model's blocks by equal modules with `qkv` and `proj` children.
+    """Replace the attention modules of the model's blocks by equal ones with linear children `qkv` and `proj`.
 
-    Modules that call their linears already are left alone. Raises UserError for an attention that cannot be
-    opened (separate or appended key and value parameters).
+    The model is changed in place and returned. Modules that already call their linear layers are kept.
+
+    Raises:
+        UserError: an `nn.MultiheadAttention` has separate or appended key and value parameters, or no `batch_first`.
     """
     for block in find_blocks(model).values():
         for parent in list(block.modules()):
@@ -32,14 +34,15 @@ def unpack_attention(model: nn.Module) -> nn.Module:
 
 
 def _prepare(module: Any, model: Any) -> None:
-    """What an attention of timm's that calls its linears needs for others in their place."""
-    if hasattr(module, "get_rel_indices"):  # ConViT: later it would ask a weight for its device
+    """Set up an attention module of timm's so that its linear layers can be replaced by other layers."""
+    if hasattr(module, "get_rel_indices"):  # ConViT would read `qk.weight.device` later
         module.rel_indices = module.get_rel_indices(model.patch_embed.num_patches)
-    if hasattr(module, "qkv_bias_separate"):  # BEiT, EVA and Swin v2: calls qkv, adds the bias
+    if hasattr(module, "qkv_bias_separate"):  # BEiT, EVA, Swin v2: call `qkv`, then add the bias
         module.qkv_bias_separate = True
 
 
 def _opened(module: nn.Module) -> nn.Module:
+    """Return the replacement of an attention module that reads its weights directly, or else `module` itself."""
     kind = type(module)
     if isinstance(module, nn.MultiheadAttention):
         return SelfAttention(module)
@@ -51,7 +54,7 @@ def _opened(module: nn.Module) -> nn.Module:
 
 
 def _linear(weight: Tensor, bias: nn.Parameter | None) -> nn.Linear:
-    """An nn.Linear that holds these very parameters."""
+    """Return an nn.Linear that holds these parameters, not copies."""
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
     linear.weight = weight
     linear.register_parameter("bias", bias)
@@ -59,7 +62,10 @@ def _linear(weight: Tensor, bias: nn.Parameter | None) -> nn.Linear:
 
 
 class SelfAttention(nn.Module):
-    """`nn.MultiheadAttention` of one sequence with itself, `B x N x D` -> `B x N x D`."""
+    """Replacement for an `nn.MultiheadAttention` that is used for self-attention, `B x N x D` -> `B x N x D`.
+
+    `forward` has the original's signature. It raises ValueError for cross-attention and for `need_weights=True`.
+    """
 
     def __init__(self, original: nn.MultiheadAttention):
         super().__init__()
@@ -85,10 +91,10 @@ class SelfAttention(nn.Module):
 
 
 class WindowAttention(nn.Module):
-    """torchvision's shifted-window attention (Swin), `B x H x W x C` -> `B x H x W x C`.
+    """Replacement for torchvision's shifted-window attention (Swin), `B x H x W x C` -> `B x H x W x C`.
 
-    `qkv` sees the whole padded map and `proj` the whole map, not windows: a linear layer treats tokens alike,
-    and its input keeps the batch as its first mode.
+    `qkv` is applied to the whole padded map and `proj` to the whole map, not to windows. The result is the same, as a
+    linear layer treats all tokens alike, and their inputs keep the batch as the first mode.
     """
 
     relative_position_index: Tensor
@@ -107,11 +113,11 @@ class WindowAttention(nn.Module):
         self.register_buffer("relative_position_index", original.relative_position_index)
 
     def _bias_per_offset(self) -> Tensor:
-        """`offsets x heads`."""
+        """Return the position bias of each relative offset, `offsets x heads`."""
         return self.relative_position_bias_table
 
     def _position_bias(self) -> Tensor:
-        """`heads x n x n` for the n tokens of a window."""
+        """Return the position bias `heads x n x n` for the `n` tokens of a window."""
         n = math.prod(self.window_size)
         bias = self._bias_per_offset()[self.relative_position_index]
         return bias.view(n, n, self.num_heads).permute(2, 0, 1)
@@ -126,7 +132,7 @@ class WindowAttention(nn.Module):
         _, height, width, _ = x.shape
         window_h, window_w = self.window_size
         x = F.pad(x, (0, 0, 0, -width % window_w, 0, -height % window_h))
-        fits = (window_h < x.shape[1], window_w < x.shape[2])  # a window over the whole map is not shifted
+        fits = (window_h < x.shape[1], window_w < x.shape[2])  # as torchvision: no shift where one window spans the map
         shift = [shift * fit for shift, fit in zip(self.shift_size, fits, strict=True)]
         if any(shift):
             x = torch.roll(x, (-shift[0], -shift[1]), (1, 2))
@@ -137,12 +143,12 @@ class WindowAttention(nn.Module):
         return F.dropout(x, self.dropout, self.training)
 
     def _windows_attend(self, qkv: Tensor, shift: list[int]) -> Tensor:
-        """Attention inside each window of `B x H x W x 3C`; back as `B x H x W x C`."""
+        """Return the attention within each window, `B x H x W x C`, from queries, keys and values `B x H x W x 3C`."""
         batch, height, width, channels = qkv.shape
         (window_h, window_w), heads = self.window_size, self.num_heads
         rows, columns, dim = height // window_h, width // window_w, channels // 3 // heads
         qkv = qkv.view(batch, rows, window_h, columns, window_w, 3, heads, dim)
-        # windows and heads share one axis: every window has its own mask then, without repeating the bias
+        # windows and heads share one axis, so that each window can have its own mask without a copy per image
         qkv = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7)
         q, k, v = qkv.reshape(3, batch, rows * columns * heads, window_h * window_w, dim).unbind(0)
         dropout = self.attention_dropout if self.training else 0.0
@@ -151,7 +157,7 @@ class WindowAttention(nn.Module):
         return out.reshape(batch, height, width, heads * dim)
 
     def _mask(self, rows: int, columns: int, shift: list[int]) -> Tensor:
-        """What is added to the logits: `1 x (windows * heads) x n x n`."""
+        """Return position bias plus shift mask, to be added to the logits: `1 x (windows * heads) x n x n`."""
         n = math.prod(self.window_size)
         bias = self._position_bias().unsqueeze(0)
         if any(shift):
@@ -159,7 +165,7 @@ class WindowAttention(nn.Module):
         return bias.expand(rows * columns, self.num_heads, n, n).reshape(1, -1, n, n)
 
     def _shift_mask(self, rows: int, columns: int, shift: list[int], like: Tensor) -> Tensor:
-        """-100 between tokens that the cyclic shift made neighbours, else 0: `windows x n x n`."""
+        """Return -100 between tokens that are in one window only due to the cyclic shift, else 0: `windows x n x n`."""
         window_h, window_w = self.window_size
         region = _regions(rows * window_h, window_h, shift[0], like.device)[:, None] * 3
         region = region + _regions(columns * window_w, window_w, shift[1], like.device)
@@ -168,15 +174,16 @@ class WindowAttention(nn.Module):
 
 
 def _regions(size: int, window: int, shift: int, device: torch.device) -> Tensor:
-    """0, 1 or 2 per position along one axis: before the last window, in it, and what was shifted around."""
+    """Return, per position along one axis, 0 before the last window, 1 in it, and 2 where the shift wrapped around."""
     position = torch.arange(size, device=device)
     return (position >= size - window).long() + (position >= size - shift).long() * (shift > 0)
 
 
 class CosineWindowAttention(WindowAttention):
-    """The attention of torchvision's Swin v2: cosine similarity, learned scale, position bias from a network.
+    """Replacement for the attention of torchvision's Swin v2: cosine similarity, learned scale, position bias network.
 
-    The bias of the keys is always zero there, so `qkv` has none and queries' and values' are added after it.
+    The original sets the bias of the keys to zero, so `qkv` has no bias here, and those of queries and values are
+    added to its output.
     """
 
     def __init__(self, original: Any):
@@ -201,6 +208,6 @@ class CosineWindowAttention(WindowAttention):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float) -> Tensor:
         scale = self.logit_scale.clamp(max=math.log(100.0)).exp()
-        scale = scale.repeat(q.shape[1] // self.num_heads, 1, 1)  # the axis holds windows x heads
+        scale = scale.repeat(q.shape[1] // self.num_heads, 1, 1)  # dimension 1 holds windows x heads
         q, k = F.normalize(q, dim=-1) * scale, F.normalize(k, dim=-1)
         return F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=1.0)

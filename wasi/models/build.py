@@ -1,4 +1,4 @@
-"""From configuration to a network with weights and a fresh head."""
+"""Build the configured model: architecture, weights, and a newly initialised head."""
 
 from contextlib import nullcontext
 
@@ -15,13 +15,18 @@ from wasi.models.weights_file import saved_header, tensor_shapes
 
 
 def build_model(cfg_model, num_classes: int, spec: InputSpec, seed: int, mapped: bool = False) -> nn.Module:
-    """The network of `cfg_model` for `num_classes`, in float32 on the CPU.
+    """Return the model of `cfg_model` with `num_classes` outputs, in float32 on the CPU.
 
-    What is drawn (the head; everything with random or surrogate weights) depends on `seed` alone, and the
-    global generator is left as it was. Raises UserError where the weights cannot be had or do not fit.
+    Random initialisation (of the head, or of everything with random or surrogate weights) depends on `seed` alone,
+    and the global random generator is left unchanged.
 
     Args:
-        mapped: large weights are in a mapped file until `mapped.into_memory`, see there.
+        cfg_model: the configuration group `model`.
+        spec: its `image_size` is the model's input size.
+        mapped: keep large weights in a memory-mapped file until `wasi.models.mapped.into_memory` is called.
+
+    Raises:
+        UserError: the weights cannot be downloaded or read, or do not fit the model.
     """
     with mapped_weights() if mapped else nullcontext():
         model = _build(cfg_model, num_classes, spec, seed)
@@ -34,7 +39,7 @@ def _build(cfg_model, num_classes: int, spec: InputSpec, seed: int) -> nn.Module
         with seeded(seed):
             return library.create_pretrained(name, spec.image_size, num_classes)
     header = None
-    if source not in ("random", "surrogate"):  # a wrong path is told before anything is built
+    if source not in ("random", "surrogate"):  # a wrong path is reported before anything is built
         tensor_shapes(source)
         header = saved_header(source)
         check_architecture(cfg_model, header)

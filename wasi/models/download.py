@@ -1,4 +1,4 @@
-"""Published weights from the network, or one clear line when they cannot be had."""
+"""Error handling for downloads of pretrained weights: failures become one-line messages, quickly."""
 
 import urllib.error
 import urllib.request
@@ -12,23 +12,27 @@ TIMEOUT_S = 10
 
 @contextmanager
 def download(model: str, source: str) -> Iterator[None]:
-    """Turns whatever a downloader raises inside into a UserError that names the model and where it looked."""
+    """Turn any exception raised inside into a UserError that names the model and the source of the download."""
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # each library, and each of its versions, raises classes of its own
+    except Exception as error:  # the classes differ between libraries and their versions
         raise cannot_download(model, source, error) from error
 
 
 def require_reachable(url: str) -> None:
-    """Fail within seconds where there is no network: the libraries retry for a minute. Proxies are honoured."""
+    """Raise OSError within `TIMEOUT_S` if the host of `url` cannot be reached; the libraries would retry for a minute.
+
+    Proxies of the environment are used.
+    """
     request = urllib.request.Request(url, method="HEAD")
-    with suppress(urllib.error.HTTPError):  # an answer, whatever it says
+    with suppress(urllib.error.HTTPError):  # any answer shows that the host can be reached
         urllib.request.urlopen(request, timeout=TIMEOUT_S).close()
 
 
 def cannot_download(model: str, source: str, error: Exception) -> UserError:
+    """Return the UserError for weights of `model` that could not be downloaded from `source` because of `error`."""
     reason = str(getattr(error, "reason", None) or error).strip()
     first_line = reason.splitlines()[0] if reason else type(error).__name__
     allowed = (

@@ -1,4 +1,4 @@
-"""A trained low-rank linear layer as plain torch: what prediction and export need, and nothing of training."""
+"""A trained low-rank linear layer for inference and export, without what only training needs."""
 
 import torch
 import torch.nn.functional as F
@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 
 class FactorPair(nn.Module):
-    """`Y = (X R^T) L^T + b`, `[..., I] -> [..., O]`.
+    """The linear layer `Y = (X R^T) L^T + b`, `[..., I] -> [..., O]`.
 
-    Its parameters, `L` (`O x K`), `R` (`K x I`) and `bias` (`[O]`, where there is one), are left on `meta`, for a
-    file's tensors to take their place.
+    Its parameters `L` (`O x K`), `R` (`K x I`) and, with `bias=True`, `bias` (`[O]`) are created on the meta device;
+    a file's tensors are to be assigned to them.
     """
 
     bias: nn.Parameter | None

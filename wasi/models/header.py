@@ -1,4 +1,4 @@
-"""What a saved model's file says about the model, so that it can be opened anywhere. No torch at import."""
+"""The header of a saved model's file, from which the model can be rebuilt. Importing this does not import torch."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from typing import Any
 
 from wasi.data.spec import InputSpec
 
-METADATA_KEY = "wasi"  # of the safetensors metadata; its value is the header as JSON
+METADATA_KEY = "wasi"  # key of the safetensors metadata whose value is the header as JSON
 FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
 class ModelHeader:
-    """Everything that is needed to rebuild a trained classifier around its tensors, and to feed it.
+    """Everything that is needed, beside the tensors, to rebuild a trained classifier and to preprocess its images.
 
     Args:
-        library: `torchvision`, `timm` or `wasi`; architecture: the library's own name of the model.
+        library: `torchvision`, `timm` or `wasi`.
+        architecture: the library's own name of the model.
         method, scope: how it was trained (`method=` and `method.scope=`).
         classes: name of each output, in order.
         input: size, normalisation and interpolation of its images.
-        layers: per linear layer of the scope its name, sizes and ranks, as in result.json.
+        layers: the linear layers of the scope with names, sizes and ranks, as in result.json (`describe_layers`).
     """
 
     library: str
@@ -34,9 +35,11 @@ class ModelHeader:
 
     @property
     def num_classes(self) -> int:
+        """The number of outputs."""
         return len(self.classes)
 
     def to_json(self) -> str:
+        """Return the header as JSON text."""
         content = {
             "format_version": FORMAT_VERSION,
             "architecture": {"library": self.library, "name": self.architecture},
@@ -51,7 +54,7 @@ class ModelHeader:
 
     @classmethod
     def from_json(cls, text: str) -> ModelHeader:
-        """Raises ValueError, with the reason, for a text that `to_json` of this version did not write."""
+        """Parse what `to_json` wrote. Raises ValueError, with the reason, for any other text or format version."""
         try:
             content = json.loads(text)
             if content["format_version"] != FORMAT_VERSION:
@@ -74,7 +77,7 @@ class ModelHeader:
 
 
 def header_of(cfg, spec: InputSpec, classes: list[str], layers: list[dict[str, Any]]) -> ModelHeader:
-    """The header of a run's model; `cfg` is the run's configuration, `layers` its result's."""
+    """Return the header of a run's model, from the run's configuration and the `layers` of its result."""
     architecture = cfg.model.get("architecture") or cfg.model.name
     method, scope = cfg.method.name, cfg.method.scope
     return ModelHeader(cfg.model.library, architecture, method, scope, tuple(classes), spec, tuple(layers))

@@ -1,4 +1,4 @@
-"""What a configuration's weights are, for the fingerprint: a file by its content, anything else by name."""
+"""The identity of a configuration's weights in the run's fingerprint: a file's hash, or else the keyword."""
 
 import hashlib
 from functools import lru_cache
@@ -11,7 +11,10 @@ _BLOCK = 2**20
 
 
 def weights_identity(cfg_model) -> str:
-    """`sha256:…` of a weights file, `absent` where there is none, else the keyword (`random`, …)."""
+    """Return `sha256:…` of the weights file, `absent` if it does not exist, or the keyword (`random`, …).
+
+    The pretrained weights of `vit_micro`, which ship with the project, are identified by their file's hash, too.
+    """
     source = str(cfg_model["weights"])
     if source == "pretrained" and cfg_model["name"] == "vit_micro":
         return _file_identity(SHIPPED_WEIGHTS)
@@ -27,7 +30,7 @@ def _file_identity(path: Path) -> str:
 
 @lru_cache(maxsize=64)
 def _digest(path: str, size: int, mtime_ns: int) -> str:
-    """Read in blocks, once per process for a file of this size and time."""
+    """Hash a file; cached, with its size and modification time as parts of the key."""
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
         while block := stream.read(_BLOCK):

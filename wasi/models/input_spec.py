@@ -1,4 +1,4 @@
-"""What a model wants to see: input size and normalisation, and which library knows it. No torch at import."""
+"""A model's input size and normalisation, and the module that builds it. Importing this does not import torch."""
 
 import importlib
 from dataclasses import replace
@@ -11,7 +11,7 @@ from wasi.errors import UserError
 from wasi.models.header import ModelHeader
 from wasi.models.weights_file import saved_header
 
-# Known without importing a library, so that a wrong image size is told at once.
+# Patch sizes, known without importing a library, so that a wrong image size is reported at once.
 PATCHES = {
     "vit_micro": 4,
     "vit_b_16": 16,
@@ -24,7 +24,7 @@ PATCHES = {
     "dinov2_vits14": 14,
     "deit_tiny_patch16_224": 16,
 }
-# What `dataset.image_size: null` stands for with the weights that these models are published with.
+# Image sizes that `dataset.image_size: null` stands for with the published weights of these models.
 SIZES = {
     "vit_micro": 28,
     "vit_b_16": 224,
@@ -33,7 +33,7 @@ SIZES = {
     "dinov2_vits14": 518,
     "deit_tiny_patch16_224": 224,
 }
-# Transformer blocks, by the library's own name of the architecture without a tag.
+# Numbers of transformer blocks, by the library's own name of the architecture without timm's tag.
 BLOCKS = {
     "vit_micro": 4,
     **dict.fromkeys(("vit_b_16", "vit_b_32", "swin_t", "swin_v2_t"), 12),
@@ -48,9 +48,12 @@ _LIBRARIES = {
 
 
 def input_spec(cfg_model, image_size: int | None) -> InputSpec:
-    """The weights' own input size and normalisation (a run's, for its model); `image_size` overrides the size.
+    """Return the input size and normalisation that belong to the weights; `image_size` overrides the size.
 
-    Raises UserError for an unknown model and for a size it cannot take.
+    For a saved run's model they are those of the run, else those of the published weights.
+
+    Raises:
+        UserError: the model is unknown or of another architecture than the weights, or cannot take the size.
     """
     architecture, header = architecture_of(cfg_model), saved_header(cfg_model["weights"])
     check_architecture(cfg_model, header)
@@ -63,7 +66,7 @@ def input_spec(cfg_model, image_size: int | None) -> InputSpec:
 
 
 def check_architecture(cfg_model, header: ModelHeader | None) -> None:
-    """UserError when `model.weights` is a run's model, of `header`, but of another architecture than `model=`."""
+    """Raise UserError if `model.weights` is a run's model whose `header` names another architecture than `model=`."""
     if header is None:
         return
     asked = cfg_model["library"], architecture_of(cfg_model)
@@ -74,24 +77,24 @@ def check_architecture(cfg_model, header: ModelHeader | None) -> None:
 
 
 def check_image_size(name: str, image_size: int, patch: int | None = None) -> None:
-    """UserError when the patch (by default the named model's, if known) does not divide the size."""
+    """Raise UserError if the patch size (by default that of the named model, if known) does not divide the size."""
     patch = patch or PATCHES.get(name, 1)
     if image_size < patch or image_size % patch:
         raise UserError("dataset.image_size", image_size, f"a multiple of {patch}, the patch size of {name}")
 
 
 def known_blocks(cfg_model) -> int | None:
-    """How many transformer blocks a model has, where that is known without importing its library."""
+    """Return the model's number of transformer blocks, or None if it is not known without importing its library."""
     return BLOCKS.get(_untagged(str(cfg_model.get("architecture") or cfg_model.get("name"))))
 
 
 def _untagged(name: str) -> str:
-    """timm's `NAME.TAG` names the same architecture for every tag."""
+    """Return NAME of timm's `NAME.TAG`: tags distinguish weights, not architectures."""
     return name.partition(".")[0]
 
 
 def architecture_of(cfg_model) -> str:
-    """The library's own name of the model. UserError for a name that was left open."""
+    """Return the library's own name of the model. Raises UserError if the mandatory `model.name` was not given."""
     try:
         return cfg_model.get("architecture") or cfg_model["name"]
     except MissingMandatoryValue:
@@ -99,7 +102,16 @@ def architecture_of(cfg_model) -> str:
 
 
 def library_of(cfg_model) -> ModuleType:
-    """The module that builds `cfg_model`: it has input_spec, create, create_pretrained, adapt, head_prefixes."""
+    """Return the module that builds `cfg_model`; importing it imports the library. Raises UserError if it is unknown.
+
+    Each of these modules has five functions:
+
+    - `input_spec(name, image_size)`: input size and normalisation, see `input_spec` here;
+    - `create(name, image_size, num_classes)`: the model with random weights;
+    - `create_pretrained(name, image_size, num_classes)`: the model with published weights and a new head;
+    - `adapt(state, model)`: a checkpoint's state dict converted for `model`, as for another image size;
+    - `head_prefixes(model)`: prefixes of the classifier's keys in the state dict.
+    """
     library = cfg_model["library"]
     if library not in _LIBRARIES:
         raise UserError("model.library", library, " | ".join(sorted(_LIBRARIES)))

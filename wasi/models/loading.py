@@ -1,4 +1,4 @@
-"""Weights from a .safetensors file into a model: head and position embedding fitted, the rest exact."""
+"""Load weights from a .safetensors file into a model whose head and image size may differ."""
 
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -18,16 +18,20 @@ Adapter = Callable[[State, nn.Module], State]
 def load_file(model: nn.Module, path: str | Path, heads: tuple[str, ...], adapt: Adapter) -> None:
     """Copy a file's tensors into `model`, in place and in the model's dtype.
 
-    `heads` are the prefixes of the classifier's keys: absent, or of another class count, it stays as it is.
-    `adapt` resamples what depends on the image size. Raises UserError (`model.weights`) for any other
-    difference, and for a path that is no safetensors file.
+    Args:
+        heads: prefixes of the classifier's keys. A classifier that is absent from the file, or has another number of
+            classes there, is left as it is in `model`.
+        adapt: the library's conversion of a state dict, as for another image size; used if shapes or keys differ.
+
+    Raises:
+        UserError: of `model.weights`, for any other difference, and for a path that is no safetensors file.
     """
-    tensor_shapes(path)  # refuses what is no weights file before anything is read
+    tensor_shapes(path)  # raises for what is no weights file, before tensors are read
     load_state(model, read_state(path, "model.weights"), path, heads, adapt)
 
 
 def read_state(source: str | Path, option: str) -> State:
-    """The tensors of a safetensors file or of a run's model. UserError (`option`) for a damaged file."""
+    """Return the tensors of a safetensors file or of a run's model. Raises UserError (of `option`) if it is damaged."""
     try:
         with safe_open(weights_path(source), framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
@@ -36,7 +40,7 @@ def read_state(source: str | Path, option: str) -> State:
 
 
 def load_state(model: nn.Module, state: State, source, heads: tuple[str, ...], adapt: Adapter) -> None:
-    """As `load_file`, from tensors in memory; `source` is what the user gave as `model.weights`."""
+    """As `load_file`, from tensors in memory; `source`, the value of `model.weights`, is named in errors."""
     targets = model.state_dict(keep_vars=True)
     shapes = {key: target.shape for key, target in targets.items()}
     state = _without_foreign_head(state, shapes, heads)
@@ -57,10 +61,11 @@ def load_state(model: nn.Module, state: State, source, heads: tuple[str, ...], a
     with torch.no_grad():
         for key, value in state.items():
             targets[key].copy_(value)
-            let_go([targets[key]])  # one at a time, so that of a mapped model none waits in memory
+            let_go([targets[key]])  # pages of memory-mapped weights are released one tensor at a time
 
 
 def _without_foreign_head(state: State, shapes: dict[str, torch.Size], heads: tuple[str, ...]) -> State:
+    """Drop the classifier from `state` unless all its shapes are the model's."""
     keys = {key for key in state if key.startswith(heads)}
     if all(shapes.get(key) == state[key].shape for key in keys):
         return state

@@ -1,8 +1,8 @@
-"""Dense weights in a file that is mapped into memory, so that they take room only while something reads or writes them.
+"""Memory-mapped dense weights, which are resident in memory only while they are read or written.
 
-A method that replaces dense weights needs each of them for a moment: while it is made, in its block's forward pass over
-calibration data, and when it is factored. In between its pages belong to the file. So do those of large sums over
-calibration data, a matrix or two for every weight, between one chunk of images and the next.
+A method that replaces dense weights needs each of them only briefly: when it is created, in its block's forward pass
+over calibration data, and when it is factored. In between, its pages are dropped from the process and remain in the
+file. The same holds for large sums over calibration data, one or two matrices per weight, between chunks of images.
 """
 
 import mmap
@@ -18,17 +18,17 @@ from torch import Tensor, nn
 from wasi.models.registered import registered_as
 from wasi.models.structure import find_blocks
 
-SUMS_FROM = 2**21  # bytes from which sums over data are kept in a file, see `in_file`
-_SMALLEST = 2**20  # bytes: less is not worth a mapping of its own
+SUMS_FROM = 2**21  # bytes: smaller sums are not kept in a file, see `in_file`
+_SMALLEST = 2**20  # bytes: smaller parameters are not mapped
 _MAPPING, _HOOKS = "mapping", "mapping_hooks"  # attributes of a parameter, and of the model
 _FOLDER = "/var/tmp"  # on a disk by convention, while /tmp may be memory itself
 
 
 @contextmanager
 def mapped_weights() -> Iterator[None]:
-    """Large parameters that modules register inside get memory of a file without a name, with the same values.
+    """Within this context, large parameters that modules register are moved to a memory-mapped unnamed file.
 
-    Where that cannot be had (another system than Linux, a full disk), they are made as usual.
+    Values are kept. Where mapping is not possible (not on Linux, disk full), parameters stay in ordinary memory.
     """
     if not sys.platform.startswith("linux"):
         yield
@@ -54,9 +54,9 @@ def mapped_weights() -> Iterator[None]:
 
 
 def in_file(sums: Tensor) -> Tensor:
-    """The same values in a file without a name, whose pages leave this process with `let_go`, to be added to in place.
+    """Return `sums` copied to a memory-mapped unnamed file, to be added to in place; `let_go` releases its pages.
 
-    Sums smaller than `SUMS_FROM`, and those that cannot be had in a file, are returned as they are.
+    Tensors smaller than `SUMS_FROM` bytes, and those that cannot be mapped, are returned as they are.
     """
     if sums.nbytes < SUMS_FROM or not sys.platform.startswith("linux"):
         return sums
@@ -67,14 +67,17 @@ def in_file(sums: Tensor) -> Tensor:
 
 
 def let_go(tensors: Iterable[Tensor]) -> None:
-    """Their pages, where they are mapped, leave this process; the next access brings them back."""
+    """Release the pages of memory-mapped tensors from this process; the next access reads them from the file again.
+
+    Other tensors are ignored.
+    """
     for tensor in tensors:
         if (mapping := getattr(tensor, _MAPPING, None)) is not None:
-            mapping.madvise(mmap.MADV_DONTNEED)  # of a shared mapping of a file: nothing is lost
+            mapping.madvise(mmap.MADV_DONTNEED)  # a shared file mapping, so no data is lost
 
 
 def let_go_after_each_block(model: nn.Module) -> nn.Module:
-    """From now on, until `into_memory`, a block's weights leave after its forward pass."""
+    """Release the pages of each block's weights after its forward pass, from now on until `into_memory`."""
     hooks = [
         block.register_forward_hook(lambda module, *_: let_go(module.parameters()))
         for block in find_blocks(model).values()
@@ -85,7 +88,7 @@ def let_go_after_each_block(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def into_memory(model: nn.Module) -> nn.Module:
-    """Weights that are still mapped, as ordinary tensors again: those that nothing has replaced, and will train."""
+    """Copy the weights that are still memory-mapped, because no method replaced them, into ordinary memory."""
     for hook in getattr(model, _HOOKS, ()):
         hook.remove()
     for parameter in model.parameters():
@@ -97,18 +100,18 @@ def into_memory(model: nn.Module) -> nn.Module:
 
 
 def _temporary():
-    """An open file without a name, on a disk where that can be had."""
+    """Open an unnamed temporary file, on a disk rather than in memory where possible."""
     return tempfile.TemporaryFile(dir=_FOLDER if os.access(_FOLDER, os.W_OK) else None)
 
 
 def _mapped(tensor: Tensor, file: int) -> Tensor:
-    """A copy at the end of the file, or the tensor itself where a mapping is not worth it or cannot be had."""
+    """Return a copy mapped from the end of the file, or the tensor itself if it is small or cannot be mapped."""
     size = tensor.numel() * tensor.element_size()
     if size < _SMALLEST or tensor.device.type != "cpu":
         return tensor
     start = -(-os.fstat(file).st_size // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
     try:
-        os.posix_fallocate(file, start, size)  # a page that a full disk has no room for would kill the process
+        os.posix_fallocate(file, start, size)  # writing a mapped page to a full disk would raise SIGBUS
         mapping = mmap.mmap(file, size, mmap.MAP_SHARED, offset=start)
     except OSError:
         return tensor

@@ -1,4 +1,4 @@
-"""Contexts for looking at a model: in evaluation mode, or with attention written out operator by operator."""
+"""Contexts for observing a model: in evaluation mode, or without fused attention operators."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from torch import nn
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; every module returns to the mode it was in."""
+    """Set evaluation mode and disable gradients; afterwards every module returns to its previous mode."""
     before = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -22,7 +22,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def without_fast_path() -> Iterator[None]:
-    """`nn.MultiheadAttention` written out in eval mode, too: its fused operator cannot be looked into."""
+    """Disable the fused fast path of `nn.MultiheadAttention` in evaluation mode, which hides its operations."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -1,4 +1,4 @@
-"""A library's model without the memory of its weights, which a file's tensors are to take the place of."""
+"""Build a library's model with parameters on the meta device, to assign a file's tensors to it."""
 
 from collections.abc import Callable
 
@@ -14,10 +14,13 @@ from wasi.models.rng import seeded
 
 
 def outline(header: ModelHeader) -> nn.Module:
-    """The library's own model for the header's input size and classes: parameters on `meta`, buffers in place.
+    """Return the library's model for the header's input size and classes, with parameters on the meta device.
 
-    Raises UserError for a library that is not known, RuntimeError or ValueError for a name that the library does
-    not know.
+    Buffers have their values.
+
+    Raises:
+        UserError: the library is unknown.
+        RuntimeError or ValueError: the library does not know the architecture.
     """
     library = library_of({"library": header.library})
     return without_weights(
@@ -26,9 +29,10 @@ def outline(header: ModelHeader) -> nn.Module:
 
 
 def without_weights(create: Callable[[], nn.Module]) -> nn.Module:
-    """The model that `create` makes, its parameters on `meta`, its buffers with their values.
+    """Return the model that `create` makes, with parameters on the meta device and buffers with their values.
 
-    A library may compute buffers where the parameters are (timm's Swin v2). Its model is made with weights first.
+    Where the library computes buffers on the device of the parameters (timm's Swin v2), the model is built with
+    memory-mapped weights first.
     """
     with seeded(0):
         try:
@@ -36,7 +40,7 @@ def without_weights(create: Callable[[], nn.Module]) -> nn.Module:
                 model = create()
             if not any(buffer.is_meta for buffer in model.buffers()):
                 return model
-        except RuntimeError:  # as of values that are not there
+        except RuntimeError:  # raised by operations that need values of meta tensors
             pass
         with mapped_weights():
             model = create()
@@ -47,10 +51,9 @@ def without_weights(create: Callable[[], nn.Module]) -> nn.Module:
 
 
 def unpacked_names(model: nn.Module, scope: str) -> dict[str, str]:
-    """Open the packed attention of `model` in place, as methods do; parameters' names then -> their names before.
+    """Apply `unpack_attention` to `model`, as methods do, and return parameters' new names -> their previous names.
 
-    Empty, and nothing is done, for a `scope` without attention. The modules that `unpack_attention` puts in place
-    hold the very parameters of the originals.
+    If `scope` does not include attention, `model` is left as it is and the result is empty.
     """
     if scope == "mlp":
         return {}

@@ -1,4 +1,4 @@
-"""Training that starts from a run's model: its weights into a fresh model, its factors for the method."""
+"""Start training from a run's saved model: load its weights, and pass its factors on to the method."""
 
 from pathlib import Path
 
@@ -10,15 +10,16 @@ from wasi.models.loading import Adapter, load_state, read_state
 from wasi.models.outline import outline, unpacked_names
 from wasi.models.saved import dense_state, factored_layers
 
-_FACTORS = "given_factors"  # an attribute of a weight
+_FACTORS = "given_factors"  # attribute that is set on a weight
 
 
 def load_saved(
     model: nn.Module, source: str | Path, header: ModelHeader, heads: tuple[str, ...], adapt: Adapter
 ) -> None:
-    """Copy a run's model into `model`, the library's own; as `loading.load_file` in everything else.
+    """Copy a run's model into `model`, the library's dense one; arguments and errors are as for `loading.load_file`.
 
-    A layer that the file holds as two factors gets their product, and its weight remembers them.
+    A layer that the file holds as two factors gets their product as its weight, and the factors are attached to it
+    (`give_factors`).
     """
     state = read_state(source, "model.weights")
     factors = {name: (state[f"{name}.L"], state[f"{name}.R"]) for name in factored_layers(header, state)}
@@ -31,15 +32,16 @@ def load_saved(
 
 
 def give_factors(weight: Tensor, left: Tensor, right: Tensor) -> None:
-    """Note at `weight = left right` (`O x I`) its factors; `left` is made orthonormal, which the product allows.
+    """Attach the factors of `weight = left @ right` (`O x I`) to it, as an attribute.
 
-    An optimizer of factors as ordinary parameters does not keep `left` orthonormal, while a method may need it so.
+    They are attached as `Q` and `T right` for the QR decomposition `left = Q T`: training that treats the factors as
+    ordinary parameters does not keep `left` orthonormal, but a method may require it.
     """
     q, triangular = qr_positive(left)
     setattr(weight, _FACTORS, (q, triangular @ right))
 
 
 def given_factors(weight: Tensor) -> tuple[Tensor, Tensor] | None:
-    """`L` (`O x K`, orthonormal columns) and `R` (`K x I`) of a weight that came as a product, or None."""
+    """Return `L` (`O x K`, orthonormal columns) and `R` (`K x I`) attached by `give_factors`, or None."""
     factors = getattr(weight, _FACTORS, None)
     return None if factors is None else tuple(factor.to(weight) for factor in factors)

@@ -1,4 +1,4 @@
-"""Seeded initialisation that leaves the process's random state alone."""
+"""Seeded initialisation that does not change the global random state."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import torch
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Inside, the CPU's global generator starts from `seed`; afterwards it is as it was."""
+    """Seed torch's global CPU generator within this context, and restore its state afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield

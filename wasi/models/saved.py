@@ -1,9 +1,9 @@
-"""A trained model in one safetensors file, whatever its layers were while it was trained.
+"""Save and open a trained model as one safetensors file, for any method.
 
-Each linear layer that a method replaced is kept as what inference needs of it: two factors `NAME.L` and `NAME.R`
-(and `NAME.bias`) with adapters merged into them, or one dense weight. Everything that is dense has the library's
-own key. The header (`ModelHeader`) is JSON in the file's metadata. What only training uses, such as bases of
-activations, is left out: training that starts from the file makes them anew on its own data.
+Of each linear layer that a method replaced, the file holds what inference needs: two factors `NAME.L` and `NAME.R`
+(and `NAME.bias`), or one dense weight, with adapters merged. Dense tensors have the library's own keys. The header
+(`ModelHeader`) is JSON in the file's metadata. What only training uses, such as activation bases, is not saved:
+training that starts from the file computes it on its own data.
 """
 
 from pathlib import Path
@@ -23,15 +23,15 @@ from wasi.models.weights_file import RUN, run_header
 
 
 def save_model(path: Path, model: nn.Module, header: ModelHeader) -> None:
-    """Write `model`, as trained, to `path`: a temporary file first, then renamed."""
-    metadata = {METADATA_KEY: header.to_json()}  # one key: safetensors writes several in any order
+    """Write the trained `model` to `path` atomically, by renaming a temporary file."""
+    metadata = {METADATA_KEY: header.to_json()}  # a single key, as safetensors writes several in no fixed order
     with replacing_from_folder(path) as temporary:
         save_file(separate(inference_state(model, header)), temporary, metadata)
 
 
 @torch.no_grad()
 def inference_state(model: nn.Module, header: ModelHeader) -> State:
-    """The tensors that the file holds, by their keys there; some may be the model's own."""
+    """Return the tensors that the file of `model` holds, by their keys; some share memory with the model."""
     layers = {n: m for n, m in model.named_modules(remove_duplicate=False) if isinstance(m, LowRankLayer)}
     names = unpacked_names(outline(header), header.scope) if layers else {}
     inside = tuple(f"{name}." for name in layers)
@@ -49,7 +49,7 @@ def inference_state(model: nn.Module, header: ModelHeader) -> State:
 
 
 def separate(state: State) -> State:
-    """The same tensors in memory of their own each, as the file format wants them."""
+    """Return the tensors contiguous and without shared storages, as safetensors requires; copies only where needed."""
     seen: set[int] = set()
 
     def own(tensor: Tensor) -> Tensor:
@@ -64,11 +64,13 @@ def separate(state: State) -> State:
 
 
 def open_model(run: str | Path) -> tuple[nn.Module, ModelHeader]:
-    """The trained model of a run's folder or model file, for inference, and its header.
+    """Return the trained model in a run's folder or model file, for inference, and its header.
 
-    It is the library's model on the CPU in evaluation mode, with a `FactorPair` for each factored layer. Raises
-    UserError (`RUN`) for what is no run's model, and for a model that the installed library does not know or
-    builds otherwise.
+    The model is the library's, on the CPU in evaluation mode, with a `FactorPair` for each factored layer.
+
+    Raises:
+        UserError: of `RUN`, if there is no run's model, or if the installed library does not know the architecture or
+            builds it with other tensors.
     """
     header = run_header(run)
     state = read_state(run, RUN)
@@ -87,29 +89,31 @@ def open_model(run: str | Path) -> tuple[nn.Module, ModelHeader]:
 
 
 def dense_state(header: ModelHeader, state: State) -> State:
-    """The file's `state` with each pair of factors multiplied, by the library's own keys."""
+    """Return the file's `state` by the library's own keys, with each pair of factors multiplied."""
     factored = factored_layers(header, state)
     if not factored:
         return state
     names = unpacked_names(outline(header), header.scope)
     state = _by_unpacked_name(state, names)
-    for name in factored:  # one after the other, so that few are there in both forms
+    for name in factored:  # one at a time, so that few layers exist in both forms at once
         state[f"{name}.weight"] = state.pop(f"{name}.L") @ state.pop(f"{name}.R")
     return {names.get(key, key): value for key, value in state.items()}
 
 
 def factored_layers(header: ModelHeader, state: State) -> list[str]:
-    """Names of the layers that the file's `state` holds as two factors."""
+    """Return the names of the layers that the file's `state` holds as two factors."""
     names = (layer["name"] for layer in header.layers)
     return [name for name in names if f"{name}.L" in state and f"{name}.R" in state]
 
 
 def _by_unpacked_name(state: State, names: dict[str, str]) -> State:
+    """Rename the library's keys to those after `unpack_attention`; `names` is the result of `unpacked_names`."""
     back = {library: unpacked for unpacked, library in names.items()}
     return {back.get(key, key): value for key, value in state.items()}
 
 
 def _put_pair(model: nn.Module, name: str, state: State) -> None:
+    """Replace layer `name` by a `FactorPair` of the shapes in `state`."""
     (rows, rank), (_, columns) = state[f"{name}.L"].shape, state[f"{name}.R"].shape
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, FactorPair(columns, rows, rank, f"{name}.bias" in state))

@@ -1,4 +1,4 @@
-"""`python -m wasi.models.ship_micro RUN`: make vit_micro's shipped weights from a finished run."""
+"""`python -m wasi.models.ship_micro RUN`: write the weights of vit_micro that ship with the project, from a run."""
 
 import sys
 from pathlib import Path
@@ -11,9 +11,10 @@ from wasi.models.weights_file import FILE_NAME
 
 
 def ship(run: Path, target: Path = SHIPPED_WEIGHTS) -> Path:
-    """Write the run's model without its head, in float16, to `target` (atomically).
+    """Write the run's model without its head, in float16, to `target` atomically, and return `target`.
 
-    Raises UserError for a folder without a finished vit_micro of dense weights.
+    Raises:
+        UserError: the folder has no model of a completed run, or it is not a vit_micro of dense weights.
     """
     import torch
     from safetensors.torch import save_file

@@ -1,10 +1,10 @@
-"""Where a transformer's blocks are, and the linear layers inside them. Works by structure, not by model name.
+"""Find a transformer's blocks and the linear layers inside them, by structure instead of model name.
 
-An *attention* is an innermost module with linear layers that is called so, by its class or by its parent
-(pooling excepted). A *block* is the module that owns one, holds no other block, and occurs more than once.
-Its linears below its attention have the role `attention`, its others `mlp`. Head, patch embedding, patch
-merging and attention pooling lie outside every block; networks that compute position biases are no part of
-either role.
+An *attention* is an innermost module with linear layers whose class or attribute name says so, pooling excepted. A
+*block* is the module that contains an attention, contains no other block, and is not the only one of its class, unless
+the model has one block only. Linear layers within a block's attention have the role `attention`, the others `mlp`.
+Head, patch embedding, patch merging and attention pooling lie outside every block. Networks that compute position
+biases have neither role.
 """
 
 import re
@@ -16,7 +16,7 @@ from torch import nn
 from wasi.errors import UserError
 from wasi.layers.base import LowRankLayer
 
-_LINEARS = (nn.Linear, LowRankLayer)  # before and after a method was applied
+_LINEARS = (nn.Linear, LowRankLayer)  # before and after a method is applied
 SCOPES = ("mlp", "attention", "all")
 _ATTENTION_NAMES = ("attn", "attention", "self_attn", "self_attention")
 _CONTAINERS = (nn.Sequential, nn.ModuleList)
@@ -25,7 +25,7 @@ _POSITION_NETWORK = re.compile(r"(^|\.)(cpb|rel_pos|pos|meta)_?\w*\.")
 
 @dataclass(frozen=True)
 class LinearSite:
-    """One linear map of a block. `copies`: 3 for packed query, key and value, 2 for key and value."""
+    """One linear layer of a block; `copies` is 3 if it packs query, key and value, 2 for key and value, else 1."""
 
     name: str
     block: str
@@ -36,7 +36,7 @@ class LinearSite:
 
 
 def find_blocks(model: nn.Module) -> dict[str, nn.Module]:
-    """Name -> transformer block, in the model's order; empty for a model without any."""
+    """Return name -> transformer block, in the model's order; empty for a model without blocks."""
     modules = dict(model.named_modules())
     owner_of = {name: _owner(name, modules) for name in _attentions(modules)}
     holders = {o for o in owner_of.values() if any((n or "").startswith(f"{o}.") for n in owner_of.values())}
@@ -46,10 +46,12 @@ def find_blocks(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def linear_sites(model: nn.Module, scope: str) -> list[LinearSite]:
-    """Linear layers of `scope` in all blocks, in the model's order.
+    """Return the linear layers of `scope` in all blocks, in the model's order.
 
     The packed `in_proj_weight` of nn.MultiheadAttention, a bare parameter, is named `<attention>.in_proj`.
-    Raises UserError for an unknown scope and for a scope that matches nothing.
+
+    Raises:
+        UserError: the scope is unknown, or no layer is in it.
     """
     if scope not in SCOPES:
         raise UserError("method.scope", scope, " | ".join(SCOPES))
@@ -61,9 +63,12 @@ def linear_sites(model: nn.Module, scope: str) -> list[LinearSite]:
 
 
 def head_module(model: nn.Module) -> nn.Module:
-    """The classifier: timm's `get_classifier()`, torchvision's `heads` (ViT) or `head` (Swin).
+    """Return the classifier: timm's `get_classifier()`, or torchvision's `heads` (ViT) or `head` (Swin).
 
-    Raises UserError for a model without one.
+    Several classifiers, as of timm's distilled models, are returned as an `nn.ModuleList`.
+
+    Raises:
+        UserError: the model has none of these.
     """
     if (get_classifier := getattr(model, "get_classifier", None)) is not None:
         head = get_classifier()
@@ -75,7 +80,7 @@ def head_module(model: nn.Module) -> nn.Module:
 
 
 def _attentions(modules: dict[str, nn.Module]) -> list[str]:
-    """Names of the innermost attention modules."""
+    """Return the names of the innermost attention modules."""
     found = [name for name, module in modules.items() if _looks_like_attention(module, name)]
     return [name for name in found if not any(other.startswith(f"{name}.") for other in found)]
 
@@ -89,7 +94,10 @@ def _looks_like_attention(module: nn.Module, name: str = "") -> bool:
 
 
 def _owner(attention: str, modules: dict[str, nn.Module], wrappers: bool = True) -> str | None:
-    """The block of an attention: its nearest ancestor that is not just a container, or (`wrappers`) a wrapper."""
+    """Return the name of an attention's block, its nearest ancestor that is more than a container, or None.
+
+    With `wrappers`, ancestors that are named like an attention and have no other linear layers are skipped, too.
+    """
     name = attention
     while "." in name:
         name = name.rpartition(".")[0]
@@ -110,7 +118,7 @@ def _block_sites(block_name: str, block: nn.Module) -> list[LinearSite]:
     replaced = tuple(f"{name}." for name, module in block.named_modules() if isinstance(module, LowRankLayer))
     sites = []
     for name, module in block.named_modules():
-        if _POSITION_NETWORK.search(f"{name}.") or name.startswith(replaced):  # what a layer is made of is no site
+        if _POSITION_NETWORK.search(f"{name}.") or name.startswith(replaced):  # parts of a low-rank layer are no sites
             continue
         role = "attention" if f"{name}.".startswith(attentions) else "mlp"
         if isinstance(module, nn.MultiheadAttention):
@@ -124,7 +132,7 @@ def _block_sites(block_name: str, block: nn.Module) -> list[LinearSite]:
 
 
 def _packed(name: str) -> int:
-    """How many projections a linear of this name holds, side by side."""
+    """Return how many projections a linear layer of this name packs."""
     return 3 if "qkv" in name else 2 if "kv" in name else 1
 
 
@@ -136,6 +144,6 @@ def _what_is_there(model: nn.Module, sites: list[LinearSite]) -> str:
 
 
 def first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d] | None:
-    """Name and module of the model's first convolution: in a vision transformer, the patch embedding's."""
+    """Return name and module of the model's first convolution, in a vision transformer the patch embedding's."""
     found = ((name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
     return next(found, None)

@@ -1,8 +1,8 @@
-"""Random weights with the singular spectrum of a pretrained ViT-B/32, for timing where no weights can be had.
+"""Random weights with the singular spectrum of a pretrained ViT-B/32, for timing without pretrained weights.
 
-In every linear layer of the blocks the cumulative energy is `ENERGY` at the rank that keeps `KEPT` of the
-layer's parameters (rank K keeps `K (O + I) / (O I)`). Directions are random, so ranks and thereby cost and
-memory are those of a real model, and accuracy is not.
+In every linear layer of the blocks, the cumulative squared singular values reach the shares `ENERGY` at the ranks that
+keep the shares `KEPT` of the layer's parameters (rank K keeps `K (O + I) / (O I)`). Singular vectors are random. So
+ranks at a threshold, and thereby cost and memory, are those of a real model; accuracy is not.
 """
 
 from typing import Any
@@ -15,13 +15,13 @@ from wasi.models.structure import linear_sites
 
 ENERGY = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 KEPT = (0.10, 0.15, 0.22, 0.29, 0.40, 0.57)
-# Aimed at within rounding of KEPT: two of its intervals are equally steep, which would make a plateau.
+# KEPT with two values moved within its rounding: two intervals of equal slope would give equal singular values.
 _AIM = (0.10, 0.15, 0.218, 0.292, 0.40, 0.57)
-_COARSE = 0.04  # one rank is so large a share of a small layer that nearness means nothing
+_COARSE = 0.04  # share of a layer's parameters per rank, above which knots are not adjusted to whole ranks
 
 
 def surrogate_(model: nn.Module, seed: int) -> nn.Module:
-    """Replace the blocks' linear weights in place, at the Frobenius norm that they have."""
+    """Replace the weights of the blocks' linear layers in place, keeping their Frobenius norms, and return `model`."""
     generator = torch.Generator().manual_seed(seed)
     for site in linear_sites(model, "all"):
         weight = _weight(model, site.name)
@@ -33,7 +33,7 @@ def surrogate_(model: nn.Module, seed: int) -> nn.Module:
 
 
 def surrogate_weight(rows: int, columns: int, norm: float, generator: torch.Generator) -> Tensor:
-    """A float32 `rows x columns` matrix of Frobenius norm `norm` with the spectrum above."""
+    """Return a float32 `rows x columns` matrix with the spectrum above and Frobenius norm `norm`."""
     values = norm * singular_values(rows, columns).to(torch.float32)
     rank = len(values)
     left = _orthonormal(rows, rank, generator)
@@ -42,7 +42,7 @@ def surrogate_weight(rows: int, columns: int, norm: float, generator: torch.Gene
 
 
 def singular_values(rows: int, columns: int) -> Tensor:
-    """Decreasing, smooth, of unit total energy; float64, length `min(rows, columns)`."""
+    """Return decreasing singular values with unit sum of squares; float64, length `min(rows, columns)`."""
     rank = min(rows, columns)
     per_rank = (rows + columns) / (rows * columns)
     knots = torch.tensor([0.0, *_knots(per_rank), rank * per_rank], dtype=torch.float64)
@@ -52,7 +52,10 @@ def singular_values(rows: int, columns: int) -> Tensor:
 
 
 def _knots(per_rank: float) -> list[float]:
-    """Shares at which `ENERGY` is reached, such that the next whole rank is the one nearest to `KEPT`."""
+    """Return the shares of parameters at which `ENERGY` is reached.
+
+    They are adjusted so that the next whole rank is the one nearest to `KEPT`; `per_rank` is the share of one rank.
+    """
     if per_rank > _COARSE:
         return list(_AIM)
     knots = []
@@ -63,12 +66,12 @@ def _knots(per_rank: float) -> list[float]:
 
 
 def _concave(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
-    """Schumaker's quadratic spline: through concave data, concave, and with a continuous slope."""
+    """Evaluate Schumaker's quadratic spline (1983), which is concave for concave data and C1, at `x`."""
     mean = values.diff() / knots.diff()
     inner = (mean[:-1] * mean[1:]).sqrt()
     slope = torch.cat([mean[:1] ** 2 / inner[:1], inner, mean[-1:] ** 2 / inner[-1:]])
     first, last, width = slope[:-1], slope[1:], knots.diff()
-    # One more knot per interval, where the slope is the interval's mean: two straight pieces meet there.
+    # One more knot per interval, at which the slope is the interval's mean: the slope is linear on either side.
     split = (mean - last) / (first - last)
     index = (torch.searchsorted(knots, x, right=True) - 1).clamp(0, len(mean) - 1)
     t, h = (x - knots[index]), split[index] * width[index]
@@ -84,6 +87,7 @@ def _orthonormal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
 
 
 def _weight(model: nn.Module, name: str) -> Tensor:
+    """Return the weight of a `LinearSite`, by its name."""
     parent, _, child = name.rpartition(".")
     owner: Any = model.get_submodule(parent)
     return owner.in_proj_weight if child == "in_proj" else getattr(owner, child).weight

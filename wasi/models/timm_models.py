@@ -1,4 +1,4 @@
-"""Any classifier that timm knows by name."""
+"""Models of timm; see `wasi.models.input_spec.library_of` for the functions."""
 
 import difflib
 import sys
@@ -21,7 +21,11 @@ _HUB_FILE = "model.safetensors"
 
 
 def input_spec(name: str, image_size: int | None) -> InputSpec:
-    """Size, normalisation and interpolation of the weights' own configuration."""
+    """Return size, normalisation and interpolation from timm's configuration of the weights.
+
+    Raises:
+        UserError: the name is unknown, or the model cannot take `image_size`.
+    """
     model = _outline(name, image_size)
     wanted = timm.data.resolve_data_config({}, model=model)
     interpolation = "bilinear" if wanted["interpolation"] == "bilinear" else "bicubic"
@@ -30,13 +34,15 @@ def input_spec(name: str, image_size: int | None) -> InputSpec:
 
 
 def create(name: str, image_size: int, num_classes: int) -> nn.Module:
+    """Return the model with random weights."""
     return _create(name, image_size, num_classes=num_classes)
 
 
 def create_pretrained(name: str, image_size: int, num_classes: int) -> nn.Module:
-    """timm's own loading, which knows each model's quirks; the head is always fresh.
+    """Return the model with pretrained weights, loaded by timm, and a newly initialised head.
 
-    Raises UserError when timm has no weights for the name, or when they cannot be downloaded.
+    Raises:
+        UserError: timm has no weights for the name, or they cannot be downloaded.
     """
     published = timm.models.get_pretrained_cfg(name)
     place = published and (published.hf_hub_id or published.url)
@@ -55,12 +61,13 @@ def create_pretrained(name: str, image_size: int, num_classes: int) -> nn.Module
 
 
 def adapt(state: State, model: nn.Module) -> State:
-    """timm's filter for this architecture's checkpoints, which resamples position embeddings too."""
+    """Apply timm's checkpoint filter of the architecture, if it has one, which also resamples position embeddings."""
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     return convert(state, model) if convert else state
 
 
 def head_prefixes(model: nn.Module) -> tuple[str, ...]:
+    """Return the prefixes of the classifier's keys in the state dict."""
     published: Any = model.pretrained_cfg
     names = published.get("classifier") or "head"
     return tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
@@ -68,7 +75,7 @@ def head_prefixes(model: nn.Module) -> tuple[str, ...]:
 
 @lru_cache(maxsize=8)
 def _outline(name: str, image_size: int | None) -> nn.Module:
-    """The model without storage. UserError for an unknown name and for a size that it cannot take."""
+    """Return the model on the meta device. Raises UserError for an unknown name, or a size that it cannot take."""
     _check_name(name)
     with torch.device("meta"), without_compiler():
         if image_size is None:
@@ -86,7 +93,7 @@ def _outline(name: str, image_size: int | None) -> nn.Module:
 
 
 def _create(name: str, image_size: int | None, **options) -> nn.Module:
-    """Convolutional models take any size and know no `img_size`."""
+    """Create the model for `image_size`, or without `img_size` where the model does not have this argument."""
     if image_size is None:
         return timm.create_model(name, **options)
     try:
@@ -98,6 +105,7 @@ def _create(name: str, image_size: int | None, **options) -> nn.Module:
 
 
 def _check_name(name: str) -> None:
+    """Raise UserError for an architecture or a tag that timm does not have."""
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         _refuse(name, timm.list_models())
@@ -106,12 +114,13 @@ def _check_name(name: str) -> None:
 
 
 def _refuse(name: str, known: list[str]) -> None:
+    """Raise UserError for a name, with similar ones of `known`."""
     close = difflib.get_close_matches(name, known, n=5, cutoff=0.5) or known[:5]
     raise UserError("model.name", name, f"a name of timm.list_models(), such as {', '.join(close) or 'none'}")
 
 
 def _patch_size(model: nn.Module) -> int | None:
-    """The patch of a model that cuts its image into patches without overlap, else None."""
+    """Return the patch size of a model with non-overlapping patches, else None."""
     projection = getattr(getattr(model, "patch_embed", None), "proj", None)
     if isinstance(projection, nn.Conv2d) and projection.kernel_size == projection.stride:
         return projection.stride[0]
@@ -119,7 +128,7 @@ def _patch_size(model: nn.Module) -> int | None:
 
 
 def _cached_file(published) -> str | None:
-    """The hub's file from an earlier download: with it nothing is asked of the network."""
+    """Return the path of the weights in Hugging Face's local cache, with which no network is needed, or None."""
     from huggingface_hub import try_to_load_from_cache
 
     if not published.hf_hub_id or published.custom_load:
@@ -131,6 +140,7 @@ def _cached_file(published) -> str | None:
 
 
 def _address(published) -> str:
+    """Return a URL that must be reachable for the download."""
     if not published.hf_hub_id:
         return published.url
     from huggingface_hub import constants

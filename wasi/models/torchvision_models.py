@@ -1,4 +1,4 @@
-"""torchvision's ViT and Swin classifiers with their IMAGENET1K_V1 weights."""
+"""ViT and Swin models of torchvision; see `wasi.models.input_spec.library_of` for the functions."""
 
 import sys
 from pathlib import Path
@@ -24,7 +24,11 @@ _SWIN_PATCH = 4
 
 
 def input_spec(name: str, image_size: int | None) -> InputSpec:
-    """Size, normalisation and interpolation of the weights' own evaluation transform."""
+    """Return size, normalisation and interpolation of the weights' evaluation transform.
+
+    Raises:
+        UserError: the name is unknown, or the patch size does not divide `image_size`.
+    """
     if name not in NAMES:
         raise UserError("model.name", name, " | ".join(NAMES) + " (or model=timm with a timm name)")
     transform = _weights(name).transforms()
@@ -34,7 +38,7 @@ def input_spec(name: str, image_size: int | None) -> InputSpec:
 
 
 def create(name: str, image_size: int, num_classes: int) -> nn.Module:
-    """Random weights. The head is drawn small instead of zero: a zero head passes no gradient to the blocks."""
+    """Return the model with random weights. The head is not zero, as it would pass no gradient to the blocks."""
     size = {"image_size": image_size} if name.startswith("vit") else {}
     model = models.get_model(name, weights=None, num_classes=num_classes, **size)
     head = model.heads.head if name.startswith("vit") else model.head
@@ -44,7 +48,11 @@ def create(name: str, image_size: int, num_classes: int) -> nn.Module:
 
 
 def create_pretrained(name: str, image_size: int, num_classes: int) -> nn.Module:
-    """Raises UserError when the weights are neither in torch's cache nor can be downloaded."""
+    """Return the model with the IMAGENET1K_V1 weights and a new head.
+
+    Raises:
+        UserError: the weights are neither in torch's cache nor can be downloaded.
+    """
     weights = _weights(name)
     with download(name, weights.url):
         if not (Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name).is_file():
@@ -58,9 +66,9 @@ def create_pretrained(name: str, image_size: int, num_classes: int) -> nn.Module
 
 
 def adapt(state: State, model: nn.Module) -> State:
-    """Of a ViT, the position embedding resampled to the model's image size, and the present names of an MLP's layers.
+    """Resample a ViT's position embedding to the model's image size, and rename its MLP's layers.
 
-    torchvision's published files have the names of its first version.
+    torchvision's published files still have the names `mlp.linear_1` and `mlp.linear_2` of its first version.
     """
     key = "encoder.pos_embedding"
     if not isinstance(model, models.VisionTransformer) or key not in state:
@@ -75,6 +83,7 @@ def _present_name(key: str) -> str:
 
 
 def head_prefixes(model: nn.Module) -> tuple[str, ...]:
+    """Return the prefixes of the classifier's keys in the state dict."""
     return ("heads.",) if isinstance(model, models.VisionTransformer) else ("head.",)
 
 

@@ -1,4 +1,4 @@
-"""A weights file looked at without torch: is it there, is it a safetensors file, what does it hold."""
+"""Check a safetensors file and read its header, without torch."""
 
 import json
 import struct
@@ -10,23 +10,23 @@ from wasi.models.header import METADATA_KEY, ModelHeader
 
 KEYWORDS = ("pretrained", "random", "surrogate")
 ALLOWED = " | ".join(KEYWORDS) + " | the path of a .safetensors file or of a finished run's folder"
-FILE_NAME = "model.safetensors"  # of a run's model, in the run's folder
-RUN = "RUN"  # a command's argument, as errors call it
+FILE_NAME = "model.safetensors"  # the model's file in a run's folder
+RUN = "RUN"  # name of the commands' argument in error messages
 _ALLOWED_RUN = f"the folder of a finished run, or its {FILE_NAME}"
 _MAX_HEADER = 100 * 2**20  # the format's own limit
 
 
 def weights_path(source: str | Path) -> Path:
-    """The file that `source` means: itself, or the model in a run's folder."""
+    """Return `source` as a path or, if it is a run's folder, the path of the model's file in it."""
     path = Path(source).expanduser()
     return path / FILE_NAME if path.is_dir() else path
 
 
 def tensor_shapes(source: str | Path) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of a safetensors file's tensors, from its header alone.
+    """Return name -> shape of the tensors in a safetensors file, from its header alone.
 
-    Raises UserError (`model.weights`) for a path that is no such file, and for one that holds low-rank factors
-    without saying of which model.
+    Raises:
+        UserError: of `model.weights`, if there is no safetensors file, or it has factors but no `ModelHeader`.
     """
     content = _read(source, "model.weights", ALLOWED)
     shapes = {key: tuple(entry["shape"]) for key, entry in content.items() if key != "__metadata__"}
@@ -37,9 +37,10 @@ def tensor_shapes(source: str | Path) -> dict[str, tuple[int, ...]]:
 
 
 def saved_header(source: str | Path) -> ModelHeader | None:
-    """The header of a run's model that `model.weights` points at; None for keywords and other weights.
+    """Return the header of the run's model that `model.weights` names; None for keywords and other weights.
 
-    Raises UserError for a path that is no safetensors file.
+    Raises:
+        UserError: the path is no safetensors file, or the header is of another version or incomplete.
     """
     if str(source) in KEYWORDS:
         return None
@@ -50,7 +51,7 @@ def saved_header(source: str | Path) -> ModelHeader | None:
 
 
 def run_header(run: str | Path) -> ModelHeader:
-    """The header of the model of `RUN`, a run's folder or its model file. Raises UserError where there is none."""
+    """Return the header of the model in a run's folder or model file. Raises UserError (of `RUN`) if there is none."""
     content = _read(run, RUN, _ALLOWED_RUN)
     if METADATA_KEY not in content.get("__metadata__", {}):
         raise UserError(RUN, run, f"{_ALLOWED_RUN}; this file has tensors, but not the header that a run writes")
@@ -58,7 +59,7 @@ def run_header(run: str | Path) -> ModelHeader:
 
 
 def damaged(file: Path) -> bool:
-    """Whether a safetensors file is there and is not whole, by its header and its size."""
+    """Return whether `file` exists but is truncated or otherwise damaged, judged by its header and size."""
     if not file.is_file():
         return False
     try:
@@ -79,7 +80,7 @@ def _parsed(content: dict[str, Any], source: str | Path, option: str, allowed: s
 
 
 def _read(source: str | Path, option: str, allowed: str) -> dict[str, Any]:
-    """The JSON at the head of a safetensors file: per tensor its `shape` and place, and `__metadata__`."""
+    """Return the JSON header of a safetensors file: `shape` and `data_offsets` per tensor, and `__metadata__`."""
     file = weights_path(source)
     if not file.is_file():
         missing = f"it has no {FILE_NAME}" if file != Path(source).expanduser() else "there is no such file"
