@@ -1,1 +1,1 @@
-"""Instruments: memory, time and work of a step, watched from outside. Models and layers know nothing of them."""
+"""Measurement of memory, time and FLOPs, by hooks and dispatch modes, without support in models or layers."""

@@ -1,8 +1,8 @@
-"""The paper's memory accounting: linear weights in scope, and the linear inputs stored for the backward pass.
+"""The paper's memory accounting: the weights of the linear layers in scope, and their inputs stored for backward.
 
-Computed from shapes at fp32, for comparison with the published tables. Query, key and value count as three
-linears with a copy of their input each. What the paper leaves out (all other weights and activations,
-gradients, optimizer state) is left out here; `memory/train_peak_mib` is what is measured.
+Computed from shapes at float32, for comparison with the published tables. Query, key and value count as three layers
+with a copy of their input each. What the paper leaves out (all other weights and activations, gradients, optimizer
+state) is left out here, too; the measured memory is `memory/train_peak_mib`.
 """
 
 from collections import defaultdict
@@ -21,11 +21,15 @@ PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.a
 
 
 def paper_accounting(model: nn.Module, scope: str, example: Tensor, batch_size: int) -> dict[str, float]:
-    """`memory/paper_train_mib` and `memory/paper_inference_mib` of a model, with or without a method applied.
+    """Return `memory/paper_train_mib` and `memory/paper_inference_mib` of a model, before or after a method is applied.
 
     Args:
+        scope: the linear layers to count, as `method.scope`.
         example: normalised images `[b, 3, S, S]`; the first one is run through the model for the shapes.
-        batch_size: for which the stored inputs are counted.
+        batch_size: number of images for which stored inputs are counted.
+
+    Raises:
+        RuntimeError: a dense weight in scope is not used in the forward pass, or in no matrix product.
     """
     sites = linear_sites(model, scope)
     weights = sum(p.numel() for p in _unique_weights(model, sites)) + _quantized_bytes(model, sites) / 4
@@ -37,25 +41,25 @@ def paper_accounting(model: nn.Module, scope: str, example: Tensor, batch_size: 
 
 
 def site_weights(model: nn.Module, site: LinearSite) -> list[nn.Parameter]:
-    """Matrices held at a site: one dense weight, or factors and adapters."""
+    """Return the matrices of a linear layer in scope: one dense weight, or factors and adapters."""
     if site.name.endswith(".in_proj"):
         return [model.get_parameter(f"{site.name}_weight")]
     return [p for p in model.get_submodule(site.name).parameters() if p.dim() == 2]
 
 
 def _unique_weights(model: nn.Module, sites: list[LinearSite]) -> list[nn.Parameter]:
-    """Every matrix once, however many sites are tied to it."""
+    """Return the matrices of all sites, shared ones once."""
     return list({id(p): p for site in sites for p in site_weights(model, site)}.values())
 
 
 def _quantized_bytes(model: nn.Module, sites: list[LinearSite]) -> int:
-    """Codes and scales of weights that are held in fewer bits."""
+    """Return the bytes of quantised weights, codes and scales."""
     layers = {model.get_submodule(site.name) for site in sites if not site.name.endswith(".in_proj")}
     return sum(layer.base.nbytes for layer in layers if isinstance(layer, QuantizedAdapterLinear))
 
 
 def _stored_elements(model: nn.Module, sites: list[LinearSite], image: Tensor, batch_size: int) -> int:
-    """Elements kept by all calls of all sites, from one forward pass of one image."""
+    """Return the elements stored by all calls of all sites for a batch, from one forward pass of one image."""
     total = 0
     low_rank: list[tuple[LinearSite, LowRankLayer]] = []
     dense: dict[int, LinearSite] = {}
@@ -76,7 +80,7 @@ def _stored_elements(model: nn.Module, sites: list[LinearSite], image: Tensor, b
     ]
     try:
         with evaluating(model), without_fast_path(), _ProductInputs(set(dense)) as products:
-            model.forward(image)  # past `autocast_forward`'s hooks: autocast multiplies with copies of the weights
+            model.forward(image)  # bypasses `autocast_forward`'s hooks: autocast uses copies of weights
     finally:
         for handle in handles:
             handle.remove()
@@ -87,9 +91,9 @@ def _stored_elements(model: nn.Module, sites: list[LinearSite], image: Tensor, b
 
 
 class _ProductInputs(TorchDispatchMode):
-    """Elements that are multiplied with the given weights, by the weight's storage.
+    """Counts the elements that are multiplied with the given weights, by the weight's storage.
 
-    Below the modules, because torchvision's attentions use their weights without calling the layers.
+    It observes operators, not modules, because torchvision's attentions use weights without calling their layers.
     """
 
     def __init__(self, weights: set[int]):

@@ -1,4 +1,4 @@
-"""Where a step's time goes, looked at from outside: named callables are wrapped for a separate pass."""
+"""Breakdown of a step's time by parts, by wrapping named callables for a separate pass."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,15 +10,20 @@ _MISSING = object()
 
 
 class Breakdown:
-    """`with Breakdown({"attention": [(F, "scaled_dot_product_attention")]}) as b: step()`; then `b.ms()`.
+    """A context manager that attributes the time within it to labels of wrapped callables.
 
-    Time counts for the innermost label that runs, so labels never overlap; what no label covers is `rest`.
-    The wrappers add about a microsecond per call: not for the pass that measures the step's time.
+        with Breakdown({"attention": [(F, "scaled_dot_product_attention")]}) as breakdown:
+            step()
+        breakdown.ms()
+
+    Time is attributed to the innermost label, so labels never overlap; what no label covers is `rest`. The wrappers add
+    about a microsecond per call, so the time of the step itself is to be measured in another pass. `spent` holds the
+    result by label, in nanoseconds or units of `read`.
 
     Args:
-        targets: label -> callables; one callable belongs to one label.
-        synchronize: waits for the device; called around every wrapped call.
-        read: what is shared out in place of nanoseconds: any count that only grows.
+        targets: label -> callables to wrap; a callable belongs to one label.
+        synchronize: waits for the device; called before and after every wrapped call.
+        read: a non-decreasing counter to attribute in place of nanoseconds, such as of FLOPs.
     """
 
     def __init__(
@@ -35,21 +40,21 @@ class Breakdown:
         self._since = 0
 
     def ms(self) -> dict[str, float]:
-        """Milliseconds per label and for `rest`; they sum to the time inside the block."""
+        """Return the milliseconds per label and for `rest`; their sum is the time within the context."""
         return {label: ns / 1e6 for label, ns in self.spent.items()}
 
     def begin(self, label: str) -> None:
-        """What comes counts for `label` from now on, until `end`."""
+        """Attribute what follows to `label`, until `end`."""
         self._switch()
         self._labels.append(label)
 
     def end(self) -> None:
-        """Back to the label that ran before."""
+        """Attribute what follows to the label before the last `begin`."""
         self._switch()
         self._labels.pop()
 
     def called(self, label: str, arguments: object, result: object) -> None:
-        """A wrapped callable has returned; for subclasses that follow what comes of it."""
+        """Called when a wrapped callable has returned; does nothing here, subclasses may use it."""
 
     def __enter__(self) -> "Breakdown":
         with ExitStack() as stack:
@@ -83,7 +88,7 @@ class Breakdown:
         return staticmethod(call) if isinstance(own, staticmethod) else call
 
     def _switch(self) -> None:
-        """Book what came since the last switch to the label that was running."""
+        """Attribute what was spent since the last switch to the current label."""
         self._wait()
         now = self._read()
         self.spent[self._labels[-1]] += now - self._since

@@ -1,7 +1,7 @@
-"""How much other processes were in the way: the time that threads were ready to run and waited for a processor.
+"""Contention with other processes: the time during which threads were ready to run and waited for a processor.
 
 Linux counts it for every thread (`/proc/PID/task/TID/schedstat`: nanoseconds on a processor, nanoseconds waiting for
-one). It holds inside containers and for processes bound to some processors, where the load of the machine tells little.
+one). Unlike the machine's load, it is meaningful within containers and for processes bound to some processors.
 """
 
 import logging
@@ -10,14 +10,14 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-BUSY = 0.1  # share of waiting from which on times are not to be trusted
-_CROWDED = 0.3  # from which on fewer threads are likely to be quicker
+BUSY = 0.1  # share of waiting from which on measured times are not reliable
+_CROWDED = 0.3  # share of waiting from which on fewer threads are likely to be faster
 
 Clocks = Mapping[str, tuple[int, int]]  # thread -> ns on a processor, ns waiting for one
 
 
 def clocks(pid: int | str = "self") -> Clocks:
-    """Clocks of all threads that a process has now; empty where the system does not tell them."""
+    """Return the counters of all current threads of a process; empty where the system does not provide them."""
     found = {}
     for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
         try:
@@ -29,7 +29,7 @@ def clocks(pid: int | str = "self") -> Clocks:
 
 
 def spent(before: Clocks, after: Clocks) -> tuple[int, int]:
-    """Nanoseconds that threads ran, and that they waited, since `before`.
+    """Return the nanoseconds, summed over threads, for which they ran and for which they waited, since `before`.
 
     >>> spent({"1": (100, 0)}, {"1": (400, 50), "2": (0, 50)})
     (300, 100)
@@ -41,26 +41,26 @@ def spent(before: Clocks, after: Clocks) -> tuple[int, int]:
 
 
 def share(ran: int, waited: int) -> float | None:
-    """Of the time that threads wanted to run, the part spent waiting; None where nothing is known."""
+    """Return the fraction `waited / (ran + waited)` of the time in which threads could have run; None if both are 0."""
     return waited / (ran + waited) if ran + waited > 0 else None
 
 
 def contention(before: Clocks) -> dict[str, float]:
-    """`cpu_wait_share` of this process since `before`, as in a result's provenance; absent where it is not known."""
+    """Return `cpu_wait_share` of this process since `before`, for a result's provenance; empty if it is not known."""
     found = share(*spent(before, clocks()))
     return {} if found is None else {"cpu_wait_share": found}
 
 
 def crowding_warning(threads: int) -> Callable[[int, int], None]:
-    """A listener for the ends of epochs that warns once where other processes slow down a run of several threads.
+    """Return a callback that warns, once, if other processes slow down a run with several threads.
 
-    Threads of one operation wait for the last of them: one that has no processor holds up all.
+    The threads of one operation wait for the last of them, so one that does not get a processor delays all.
 
     Args:
-        threads: of this process's operations.
+        threads: number of threads per operation of this process; with one, there is no warning.
 
     Returns:
-        A function of (epochs, steps) done.
+        A function of the numbers of epochs and steps done, to be called at the end of each epoch.
     """
     before, told = clocks(), threads < 2
 

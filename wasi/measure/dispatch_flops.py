@@ -1,12 +1,12 @@
-"""torch's own FLOP counter, with formulas for what it lacks.
+"""torch's FLOP counter, with formulas for operators that it does not know.
 
     with flop_counter() as counter:
         step(images, labels)
     counter.get_total_flops()
 
-Decompositions take the leading terms of Golub & Van Loan, Matrix Computations (4th ed.): Householder QR with
+Decompositions count the leading terms given by Golub & Van Loan, Matrix Computations (4th ed.): Householder QR with
 explicit thin `Q` (5.2), symmetric QR algorithm with vectors (8.3), R-SVD (8.6), LU (3.2), Cholesky (4.2),
-triangular solves (3.1). Everything elementwise, norms included, is left out.
+triangular solves (3.1). Elementwise operations and norms do not count.
 """
 
 from math import prod
@@ -22,16 +22,16 @@ _aten = torch.ops.aten
 
 
 def flop_counter() -> FlopCounterMode:
-    """A context that counts what runs inside, forward, backward and decompositions, 2 per multiply-add."""
+    """Return a context that counts the FLOPs of what runs inside, backward passes included, 2 per multiply-add."""
     counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
     same = {lacking: flop_registry[known] for lacking, known in _SAME_AS.items()}
-    counter.flop_registry.update({**same, **flop_registry})  # torch's own formulas, where it has them, are kept
-    counter.mod_tracker = _NoModules()  # type: ignore[assignment]  # has what the counter calls
+    counter.flop_registry.update({**same, **flop_registry})  # torch's own formulas take precedence
+    counter.mod_tracker = _NoModules()  # type: ignore[assignment]  # implements what the counter uses of it
     return counter
 
 
 class _NoModules:
-    """Totals only: torch's attribution to modules fails on a module that is run again inside a backward pass."""
+    """Replaces the counter's module tracker, which fails on modules that are run again in a backward pass."""
 
     parents = frozenset({"Global"})
 
@@ -43,24 +43,24 @@ class _NoModules:
 
 
 def _qr(m: int, n: int) -> int:
-    """Thin QR of `m x n`: `R` and explicit `Q`."""
+    """Return the FLOPs of a thin QR of `m x n`, with `R` and explicit `Q`."""
     m, n = max(m, n), min(m, n)
     return 4 * m * n**2 - 4 * n**3 // 3
 
 
 def _svd(m: int, n: int) -> int:
-    """Thin SVD of `m x n`."""
+    """Return the FLOPs of a thin SVD of `m x n`."""
     m, n = max(m, n), min(m, n)
     return 6 * m * n**2 + 20 * n**3
 
 
 def _triangular_solve(a: tuple[int, ...], b: tuple[int, ...]) -> int:
-    """A triangular `n x n` system, from either side: `n` per entry of the right-hand sides."""
+    """Return the FLOPs of a triangular `n x n` system, from either side: `n` per entry of the right-hand sides."""
     return a[-1] * b[-2] * b[-1]
 
 
 def _batched(formula):
-    """A count from the matrices' shapes; leading axes of the first multiply."""
+    """Return a counter formula: `formula` of the operands' shapes, times the batch size of the first operand."""
 
     def count(*shapes, **_) -> int:
         return prod(shapes[0][:-2]) * formula(*shapes)

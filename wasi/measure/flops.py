@@ -1,8 +1,8 @@
-"""Work of a training step and of an inference pass, in FLOPs (2 per multiply-add).
+"""FLOPs (2 per multiply-add) of a training step and of an inference pass.
 
-A whole real step is counted by torch's dispatch counter, so that accumulation, checkpointing, `lean` and whatever
-a layer does are in the count as they run. Forward passes are counted by fvcore. Products, attention and
-decompositions count. Elementwise work, norms and losses do not.
+Training steps are counted as they run, by torch's dispatch counter, so that accumulation, checkpointing, `lean` and all
+operations of layers are included. Forward passes are counted by fvcore. Matrix products, attention and decompositions
+count; elementwise operations, norms and losses do not.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ from wasi.training.step import TrainStep
 
 
 def inference_flops(model: nn.Module, images: Tensor) -> int:
-    """FLOPs of a forward pass of one batch of normalised images in evaluation mode."""
+    """Return the FLOPs of a forward pass of one batch of normalised images in evaluation mode."""
     with evaluating(model):
         return forward_flops(model, images)
 
@@ -32,20 +32,21 @@ def step_flops(
     subspace_work: Sequence[Target],
     observer: AbstractContextManager | None = None,
 ) -> dict[str, int]:
-    """`flops/train_{forward,backward,subspace}` of a whole step, and their sum `flops/train_step`.
+    """Return `flops/train_{forward,backward,subspace}` of a whole step, and their sum `flops/train_step`.
 
-    Trains the model a step further, which takes as long as any step; the forward pass takes one without gradients.
+    This trains the model by one step, and runs one more forward pass without gradients.
 
-    - forward: a forward pass of the whole batch, as it runs in training mode without gradients;
-    - subspace: all that runs inside `subspace_work`, in whichever pass;
-    - backward: all else of the step, so what is computed again, or for the backward pass only, counts there.
+    - forward: a forward pass of the whole batch in training mode without gradients;
+    - subspace: everything that runs inside `subspace_work`, in whichever pass;
+    - backward: the rest of the step, including recomputation and what a forward pass does for the backward pass only.
 
-    What runs in the optimizer's `step` but not in `subspace_work` is left out.
+    What runs in the optimizer's `step`, but not in `subspace_work`, is left out.
 
     Args:
-        images, labels: as the step takes them; normalised: the same images as the model takes them.
-        subspace_work: callables, each as its owner and its name there.
-        observer: a context that the step alone runs in, so that one step serves another measurement as well.
+        images, labels: as the step takes them.
+        normalised: the same images, as the model takes them.
+        subspace_work: callables, each given as (owner, attribute name).
+        observer: a context in which only the step runs, so that another measurement can share it.
     """
     step.model.train()
     forward = forward_flops(step.model, normalised)
@@ -64,7 +65,7 @@ def step_flops(
 
 @contextmanager
 def _optimizers_in(phases: Breakdown, label: str) -> Iterator[None]:
-    """Whatever torch optimizer steps inside, its step belongs to `label`."""
+    """Attribute the steps of all torch optimizers within this context to `label`."""
     handles = [
         register_optimizer_step_pre_hook(lambda *_: phases.begin(label)),
         register_optimizer_step_post_hook(lambda *_: phases.end()),

@@ -1,7 +1,7 @@
-"""FLOPs of a forward pass by fvcore, in the model's present mode, as it runs without gradients.
+"""FLOPs of a forward pass without gradients, counted by fvcore.
 
-fvcore counts multiply-adds, so its total counts twice. Products, convolutions and attention count; norms and
-elementwise work, for some of which fvcore has estimates, do not.
+fvcore counts multiply-adds, so its total is doubled. Matrix products, convolutions and attention count; norms and
+elementwise operations, for some of which fvcore has estimates, do not.
 """
 
 import logging
@@ -18,13 +18,13 @@ log = logging.getLogger(__name__)
 
 @torch.no_grad()
 def forward_flops(model: nn.Module, images: Tensor) -> int:
-    """FLOPs (2 per multiply-add) of `model(images)`, which is run once under `torch.jit`'s tracing.
+    """Return the FLOPs (2 per multiply-add) of `model(images)`, which is traced once by `torch.jit`.
 
-    A trace does not see into an autograd Function: one that runs without gradients too counts as nothing, with
-    a warning.
+    The model runs in its current mode, training or evaluation. Tracing does not see the operations inside a custom
+    autograd Function: one that is also used without gradients counts as 0, with a warning.
     """
     with warnings.catch_warnings(), without_fast_path():
-        warnings.simplefilter("ignore")  # fvcore's import and its tracing tell that torch.jit is old
+        warnings.simplefilter("ignore")  # deprecation of torch.jit, from fvcore's import and tracing
         from fvcore.nn import FlopCountAnalysis
 
         analysis = FlopCountAnalysis(model, images)
@@ -43,7 +43,7 @@ _PRODUCTS_ADDED = ("addmm", "addmm_", "baddbmm", "baddbmm_", "addmv")
 
 
 def _handles() -> dict:
-    """fvcore's own, and more for what it lacks or takes in one form only (no broadcast, no `out=`)."""
+    """Return the formulas by operator: fvcore's lack some operators, broadcasting and in-place forms."""
     from fvcore.nn.jit_handles import conv_flop_jit, linear_flop_jit
 
     return {
@@ -57,18 +57,18 @@ def _handles() -> dict:
 
 
 def _product(left, outputs) -> int:
-    """Multiply-adds of a product of matrices: the size of the result times the inner dimension."""
+    """Return the multiply-adds of a matrix product: the size of the result times the inner dimension."""
     return prod(_sizes(outputs[0])) * _sizes(left)[-1]
 
 
 def _attention(inputs, outputs) -> int:
-    """`softmax(Q K^T) V` for `[..., L, d]`: two products."""
+    """Return the multiply-adds of the two products in `softmax(Q K^T) V`, for operands `[..., L, d]`."""
     query, key, value = map(_sizes, inputs[:3])
     return prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
 def _einsum(inputs, outputs) -> int | float:
-    """Two operands exactly; fvcore rounds to four digits, and takes the best order of more."""
+    """Return the multiply-adds, for two operands exactly; else fvcore's count, in the best order and to four digits."""
     from fvcore.nn.jit_handles import einsum_flop_jit
 
     equation = inputs[0].toIValue().replace(" ", "")

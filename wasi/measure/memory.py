@@ -1,4 +1,4 @@
-"""Peak of live tensors during a training step or an inference pass, to the byte, by category."""
+"""Peak memory of live tensors in a training step or an inference pass, exact to the byte, by category."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,36 +20,41 @@ MIB = 1024**2
 
 @dataclass(frozen=True)
 class MemoryPeak:
-    """Bytes at the peak; `total` is the sum of the five parts."""
+    """Bytes of live tensors at the peak, by category."""
 
     weights: int  # parameters and buffers of the model
-    gradients: int  # what is or becomes the `.grad` of a parameter, or a layer's own form of it
+    gradients: int  # what is or becomes the `.grad` of a parameter or of a layer's coordinates
     optimizer: int  # tensors in the optimizer's state
-    activations: int  # the batch, and what lives from the forward to the backward pass
-    temporary: int  # all else
+    activations: int  # the batch, and tensors that live from the forward to the backward pass
+    temporary: int  # everything else
 
     @property
     def total(self) -> int:
+        """The sum of the five categories."""
         return sum(getattr(self, field.name) for field in fields(self))
 
     def train_metrics(self) -> dict[str, float]:
-        """The contract's `memory/train_peak_mib` and its five parts, in MiB."""
+        """Return `memory/train_peak_mib` and its five categories `memory/train_*_mib`, as in result.json."""
         parts = {f"memory/train_{field.name}_mib": getattr(self, field.name) / MIB for field in fields(self)}
         return {"memory/train_peak_mib": self.total / MIB, **parts}
 
 
 class LiveMemory:
-    """`with LiveMemory(model, optimizer, inputs=(images, labels)) as m: step(images, labels)`; then `m.peak`.
+    """A context manager that measures the peak memory of live tensors within it.
 
-    The peak is that of everything inside the block. An optimizer that makes its state in its first step
-    reaches its working size in the second: run two steps inside. On CUDA the total is the allocator's own
-    peak, and what the categories leave of it (kernel workspaces, rounding) is temporary. Blocks that were compiled
-    run as they were before, so that their tensors can be seen.
+        with LiveMemory(model, optimizer, inputs=(images, labels)) as memory:
+            step(images, labels)
+        memory.peak
+
+    An optimizer that allocates its state in its first step reaches its full size in the second, so run two steps.
+    On CUDA the total is the allocator's peak, and what exceeds the categories (kernel workspaces, rounding) counts as
+    temporary. Compiled blocks run uncompiled, as their tensors could not be observed otherwise.
 
     Args:
-        model: its parameters and buffers are the weights; it may replace them meanwhile.
-        optimizer: state that it has already, if any; optimizers that step inside are noticed by themselves.
-        inputs: the batch, in any nesting. Not needed if the step makes it from data of its own.
+        model: its parameters and buffers are the weights; they may be replaced within the context.
+        optimizer: one whose existing state and parameters are to be known from the start. Optimizers that step within
+            the context are recognised without it.
+        inputs: the batch, in any nesting; not needed if it is created within the context.
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer | None = None, inputs: object = ()):
@@ -61,7 +66,7 @@ class LiveMemory:
 
     @property
     def peak(self) -> MemoryPeak:
-        """The peak so far."""
+        """The peak so far, by category."""
         parts = self._log.peak()
         if self._allocated is not None:
             parts["temporary"] += self._allocated - sum(parts.values())
@@ -95,7 +100,7 @@ class LiveMemory:
         self._log.close()
 
     def _look_around(self, optimizer: Optimizer | None = None) -> None:
-        """Label what now is weight, gradient or optimizer state; tensors may have been replaced meanwhile."""
+        """Label the current weights, gradients and optimizer state; tensors may have been replaced."""
         parameters = list(self._model.parameters())
         self._log.label([*parameters, *self._model.buffers()], "weights")
         for owner in (optimizer, self._optimizer):
@@ -105,6 +110,7 @@ class LiveMemory:
         self._log.label([p.grad for p in parameters if p.grad is not None], "gradients")
 
     def _backward_begins(self) -> None:
+        """Label all temporary tensors that are alive when a backward pass begins as activations."""
         self._look_around()
         for block in self._log.alive.values():
             if block.part == "temporary":
@@ -127,7 +133,7 @@ class LiveMemory:
             register_optimizer_step_post_hook(around_step),
         ]
         groups = [] if self._optimizer is None else self._optimizer.param_groups
-        stepped = [p for group in groups for p in group["params"]]  # not only the model's parameters
+        stepped = [p for group in groups for p in group["params"]]  # may include layers' coordinates `C`
         for parameter in {id(p): p for p in [*self._model.parameters(), *stepped]}.values():
             if parameter.requires_grad:
                 handles.append(run_first(parameter.register_post_accumulate_grad_hook(self._accumulated)))
@@ -149,7 +155,7 @@ def train_peak(
     labels: Tensor,
     steps: int = 2,
 ) -> MemoryPeak:
-    """Peak over `steps` whole steps on one batch. They do train the model."""
+    """Return the peak over `steps` whole steps on one batch. The steps train the model."""
     with LiveMemory(model, optimizer, (images, labels)) as memory:
         for _ in range(steps):
             step(images, labels)
@@ -157,10 +163,10 @@ def train_peak(
 
 
 def inference_peak(model: nn.Module, images: Tensor) -> MemoryPeak:
-    """Peak of one batch through the model in eval mode without gradients.
+    """Return the peak of a forward pass of one batch in evaluation mode without gradients.
 
-    Gradients and optimizer state that a training left behind are no part of it. torchvision's attention
-    takes its written-out path, since the fused one hides its workspace inside one operator.
+    Gradients and optimizer state left from training are not included. The fused fast path of `nn.MultiheadAttention`
+    is disabled, since its workspace within one operator could not be observed.
     """
     with evaluating(model), without_fast_path(), LiveMemory(model, inputs=images) as memory:
         model(images)

@@ -1,4 +1,4 @@
-"""Looking at what torch gives no hook for. Each context puts back what it replaced."""
+"""Observe what torch has no hooks for, by replacing methods; each context restores them at its end."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 
 def run_first(handle: RemovableHandle) -> RemovableHandle:
-    """Let this hook run before its siblings, one of which may step and drop the gradient at once."""
+    """Move a hook before the others of its tensor, one of which may step and free the gradient; return its handle."""
     hooks = handle.hooks_dict_ref() or {}
     for key in [key for key in hooks if key != handle.id]:
         hooks[key] = hooks.pop(key)
@@ -18,7 +18,7 @@ def run_first(handle: RemovableHandle) -> RemovableHandle:
 
 
 class _NotedHook:
-    """A pack hook whose result, what is kept, is told to `saved`; for all else it looks like the hook itself."""
+    """A proxy of a pack hook that passes the hook's result, which is what is kept, through `saved`."""
 
     def __init__(self, hook: Callable[[Tensor], object], saved: Callable[[object], object]):
         self._hook, self._saved = hook, saved
@@ -26,7 +26,7 @@ class _NotedHook:
     def __call__(self, tensor: Tensor) -> object:
         try:
             kept = self._hook(tensor)
-        except Exception:  # checkpointing stops a recomputation this way, at the last tensor it keeps
+        except Exception:  # checkpointing ends a recomputation by an exception, at the last tensor that it needs
             self._saved(tensor)
             raise
         return self._saved(kept)
@@ -37,7 +37,10 @@ class _NotedHook:
 
 @contextmanager
 def every_saving_hook(saved: Callable[[object], object]) -> Iterator[None]:
-    """Whatever other saved-tensor hooks keep (checkpointing, compression) is told to `saved` as well."""
+    """Pass whatever other saved-tensor hooks keep (checkpointing, compression) through `saved` as well.
+
+    It covers hooks entered within this context. `saved` gets the packed object and returns the one to keep.
+    """
     original = saved_tensors_hooks.__enter__
 
     def enter(hooks: saved_tensors_hooks) -> None:
@@ -56,7 +59,7 @@ def every_saving_hook(saved: Callable[[object], object]) -> Iterator[None]:
 
 @contextmanager
 def storage_resizes(resized: Callable[[torch.UntypedStorage], None]) -> Iterator[None]:
-    """`UntypedStorage.resize_` passes no operator; tell `resized` of it."""
+    """Call `resized(storage)` after every `UntypedStorage.resize_`, which is no operator that a dispatch mode sees."""
     original = torch.UntypedStorage.resize_
 
     def resize(storage: torch.UntypedStorage, size: int) -> torch.UntypedStorage:

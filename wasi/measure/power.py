@@ -1,8 +1,8 @@
-"""Electric power while something runs, where the machine tells it. No torch.
+"""Measure electric power, on machines that report it. Importing this does not import torch.
 
-- `vcgencmd pmic_read_adc`: what a Raspberry Pi 5's PMIC delivers, without its own losses and USB devices;
-- RAPL (`/sys/class/powercap`): the energy that x86 processors count for their packages; for root alone by default;
-- `nvidia-smi`: what the GPU draws that the work is on, for work on CUDA.
+- `vcgencmd pmic_read_adc`: the output of a Raspberry Pi 5's PMIC, without its own losses and USB devices;
+- RAPL (`/sys/class/powercap`): the energy counters of x86 processor packages, readable by root alone by default;
+- `nvidia-smi`: the power draw of the GPU in use, for work on CUDA.
 """
 
 import re
@@ -16,19 +16,25 @@ from pathlib import Path
 from wasi.config.hardware import visible_gpus
 from wasi.measure.telemetry import SYSFS, Run, run_tool
 
-_PERIOD = 0.5  # seconds between readings of what tells watts
+_PERIOD = 0.5  # seconds between readings of instantaneous power
 
 
 @dataclass
 class Used:
-    """watts: mean power over a block; None where nothing was told while it ran."""
+    """The result of `Meter.running`: mean power in watts; None while it runs, and if there was no valid reading."""
 
     watts: float | None = None
 
 
 @dataclass(frozen=True)
 class Meter:
-    """source: what tells. `joules` is a counter of energy used; without one, `watts` is read again and again."""
+    """A source of power measurements, with one of two ways to read it.
+
+    Args:
+        source: its name.
+        joules: reads a counter of consumed energy.
+        watts: reads the instantaneous power, for sources without such a counter; it is sampled periodically.
+    """
 
     source: str
     joules: Callable[[], float | None] | None = None
@@ -36,10 +42,10 @@ class Meter:
 
     @contextmanager
     def running(self) -> Iterator[Used]:
-        """`with meter.running() as used: ...`; afterwards `used.watts`."""
+        """Measure what runs within this context; afterwards, `watts` of the yielded object is the mean power."""
         used = Used()
         if self.joules is None:
-            assert self.watts is not None  # a meter has one of the two
+            assert self.watts is not None  # a meter has either `joules` or `watts`
             with _sampled(self.watts) as readings:
                 yield used
             used.watts = sum(readings) / len(readings) if readings else None
@@ -47,12 +53,17 @@ class Meter:
         begin, before = time.monotonic(), self.joules()
         yield used
         after, seconds = self.joules(), time.monotonic() - begin
-        if before is not None and after is not None and after >= before:  # less: the counter began again
+        if before is not None and after is not None and after >= before:  # else the counter wrapped around
             used.watts = (after - before) / seconds
 
 
 def power_meter(device: str, run: Run = run_tool, sysfs: Path = SYSFS) -> Meter | None:
-    """What tells the power of work on `device` (`cpu`, `cuda` or `cuda:0`) on this machine; None: nothing does."""
+    """Return the meter for work on `device` (`cpu`, `cuda` or `cuda:0`), or None if this machine has none.
+
+    Args:
+        run: runs a command, as `run_tool` does.
+        sysfs: root of the sysfs file system.
+    """
     if device.startswith("cuda"):
         command = _nvidia_smi(device)
         if parse_gpu_watts(run(command)) is None:
@@ -66,7 +77,7 @@ def power_meter(device: str, run: Run = run_tool, sysfs: Path = SYSFS) -> Meter 
 
 
 def parse_power(output: str | None) -> float | None:
-    """Watts from `vcgencmd pmic_read_adc`: volts times amperes, summed over the rails that tell both."""
+    """Return watts from `vcgencmd pmic_read_adc`: volts times amperes, summed over the rails that report both."""
     readings = re.findall(r"(\S+)_([AV])\s+(current|volt)\(\d+\)=(-?\d+(?:\.\d+)?)([AV])", output or "")
     amperes = {rail: float(value) for rail, _, kind, value, _ in readings if kind == "current"}
     volts = {rail: float(value) for rail, _, kind, value, _ in readings if kind == "volt"}
@@ -75,7 +86,7 @@ def parse_power(output: str | None) -> float | None:
 
 
 def parse_gpu_watts(output: str | None) -> float | None:
-    """Watts from `nvidia-smi --query-gpu=power.draw`; None where it tells none.
+    """Return watts from `nvidia-smi --query-gpu=power.draw`, or None if it reports none.
 
     >>> parse_gpu_watts("61.25\\n"), parse_gpu_watts("[N/A]\\n")
     (61.25, None)
@@ -87,9 +98,10 @@ def parse_gpu_watts(output: str | None) -> float | None:
 
 
 def package_joules(sysfs: Path = SYSFS) -> float | None:
-    """Energy that all packages have used since some moment; None where it cannot be read.
+    """Return the RAPL energy counters in joules, summed over all packages; None if they cannot be read.
 
-    Packages are `intel-rapl:N`, on AMD too; cores and memory within them, `intel-rapl:N:M`, are not added again.
+    Only differences are meaningful. Packages are `intel-rapl:N`, on AMD too; their parts, cores and memory, are
+    `intel-rapl:N:M` and not added.
     """
     counters = [zone / "energy_uj" for zone in sysfs.glob("class/powercap/intel-rapl:*") if zone.name.count(":") == 1]
     try:
@@ -102,20 +114,20 @@ _PMIC = ("vcgencmd", "pmic_read_adc")
 
 
 def _nvidia_smi(device: str) -> tuple[str, ...]:
-    """The command that tells the power of `device`, `cuda` being `cuda:0`.
+    """Return the command that reports the power of `device`; `cuda` means `cuda:0`.
 
-    CUDA counts the GPUs that are visible now: a launcher may have given this job one of several, by number or by UUID.
-    Numbers are taken for `nvidia-smi`'s, as they are among equal GPUs and under CUDA_DEVICE_ORDER=PCI_BUS_ID.
+    CUDA numbers the visible GPUs only: a launcher may have given this job one of several, by number or by UUID. These
+    numbers are taken to be those of `nvidia-smi`, which holds for equal GPUs and with CUDA_DEVICE_ORDER=PCI_BUS_ID.
     """
     number = int(device.partition(":")[2] or 0)
     visible = visible_gpus()
-    gpu = visible[number] if number < len(visible) else str(number)  # without the driver's library none is known
+    gpu = visible[number] if number < len(visible) else str(number)  # none is known without the driver's library
     return ("nvidia-smi", "--query-gpu=power.draw", "--format=csv,noheader,nounits", f"--id={gpu}")
 
 
 @contextmanager
 def _sampled(read: Callable[[], float | None]) -> Iterator[list[float]]:
-    """A reading every half second, by a thread that sleeps between."""
+    """Yield a list to which a thread appends a reading every `_PERIOD` seconds, until one fails."""
     readings: list[float] = []
     stop = threading.Event()
 

@@ -1,7 +1,7 @@
-"""Resident memory of this process, seen by the operating system. Meant for a fresh child process.
+"""Resident memory (RSS) of this process, as the operating system counts it. Meant for a fresh child process.
 
-The allocator decides what of freed memory goes back to the system, so a process is measured with the settings with
-which it trains.
+Which freed memory is returned to the system depends on the allocator, so a process is to be measured with the
+allocator settings with which it trains.
 """
 
 import os
@@ -17,25 +17,25 @@ _SAMPLING_SECONDS = 0.001
 
 
 def child_environment(num_threads: int | None) -> dict[str, str]:
-    """What a parent adds to the environment of a child whose memory or time is measured; None: whatever it finds."""
+    """Return the environment variables to add for a child process that is measured; None keeps its thread count."""
     return {"OMP_NUM_THREADS": str(num_threads)} if num_threads else {}
 
 
 def current_rss_mib() -> float:
-    """Resident memory of this process now, imports and all."""
+    """Return the current resident memory of this process in MiB, imports included."""
     return psutil.Process().memory_info().rss / MIB
 
 
 def available_mib() -> float:
-    """Memory of the machine that processes could have now without swapping."""
+    """Return the memory in MiB that the machine could give to processes now without swapping."""
     return psutil.virtual_memory().available / MIB
 
 
 def peak_rss_mib(run: Callable[[], object]) -> float:
-    """Highest resident memory of this process while `run` runs, imports and all, in MiB.
+    """Return the peak resident memory of this process in MiB while `run` runs, imports included.
 
-    The baseline to subtract is a `current_rss_mib()` taken by the caller after imports and a model-free warm-up.
-    On Linux the kernel keeps the high-water mark; elsewhere a thread samples every millisecond.
+    For the peak of a step alone, subtract a `current_rss_mib()` taken after imports and a warm-up without model.
+    On Linux the kernel's high-water mark is reset and read; elsewhere a thread samples every millisecond.
     """
     if _reset_high_water():
         run()
@@ -46,28 +46,28 @@ def peak_rss_mib(run: Callable[[], object]) -> float:
 
 
 def process_peak_mib() -> float:
-    """Highest resident memory of this process since it began, imports and all, in MiB.
+    """Return the peak resident memory of this process in MiB since its start, imports included.
 
-    Where the kernel's high-water mark can be read, it is that since `peak_rss_mib` last reset it.
+    On Linux it is the peak since `peak_rss_mib` last reset the kernel's high-water mark.
     """
     try:
         return _high_water_mib()
     except (OSError, StopIteration):
-        import resource  # of Unix only, as are the platforms without /proc that torch trains on
+        import resource  # Unix only; used where /proc is missing, as on macOS
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak / (MIB if sys.platform == "darwin" else 1024)
 
 
 def over_limit(total_rss_mib: float, limit_mib: float | None) -> str | None:
-    """One line saying how much was wanted and what is allowed, or None when it fits or nothing is set."""
+    """Return a message if `total_rss_mib` exceeds `limit_mib`; None if it does not, or there is no limit."""
     if limit_mib is None or total_rss_mib <= limit_mib:
         return None
     return f"device.memory_limit_mib={limit_mib:g}: the process wanted {total_rss_mib:.0f} MiB, imports included"
 
 
 def _reset_high_water() -> bool:
-    """Let the kernel's high-water mark start again from the present; False where that is not possible."""
+    """Reset the kernel's high-water mark to the current resident memory; return False if that is not possible."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
         return _high_water_mib() <= current_rss_mib() * 1.01 + 1
@@ -81,7 +81,7 @@ def _high_water_mib() -> float:
 
 
 class _Sampler:
-    """Thread that remembers the largest resident size it saw, in bytes."""
+    """A context manager whose thread samples the resident memory; `peak` is the largest value in bytes."""
 
     def __enter__(self) -> "_Sampler":
         self._process, self._stop = psutil.Process(os.getpid()), threading.Event()

@@ -1,4 +1,4 @@
-"""Every number that a finished run reports about its cost; the instruments are this package's other modules."""
+"""The cost metrics of a finished run, measured with this package's other modules."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -22,7 +22,7 @@ from wasi.training.compile import settle, uncompiled
 from wasi.training.step import TrainStep
 from wasi.training.subspace_iteration import SubspaceIteration
 
-_WARMUP = 3  # steps of a run's own that are not yet at speed
+_WARMUP = 3  # first steps of a training, whose times are not used
 SUBSPACE_WORK: list[Target] = [
     (tucker, "compress"),
     (SubspaceIteration, "tangents"),
@@ -31,12 +31,12 @@ SUBSPACE_WORK: list[Target] = [
 
 
 def subspace_work(step: TrainStep) -> list[Target]:
-    """`SUBSPACE_WORK` and what the optimizer declares as `subspace_work`: whitening, projections of its moments."""
+    """Return `SUBSPACE_WORK` and what the optimizer declares as `subspace_work`: whitening, projections of moments."""
     return [*SUBSPACE_WORK, *getattr(step.optimizer, "subspace_work", ())]
 
 
 def tracks_subspaces(step: TrainStep) -> bool:
-    """Whether a step of this model and optimizer does any subspace work; the layers of LoRA and SVD-LLM do none."""
+    """Return whether steps of this model and optimizer do any subspace work; those of LoRA and SVD-LLM do none."""
     work = step.subspace
     own = any(layer.state is not None for layer in work.layers) or work.folding or work.tangent or work.truncating
     return bool(own) or hasattr(step.optimizer, "subspace_work")
@@ -45,14 +45,14 @@ def tracks_subspaces(step: TrainStep) -> bool:
 def measure_run(
     cfg: DictConfig, method: Method, step: TrainStep, batch: tuple[Tensor, Tensor], step_seconds: Sequence[float]
 ) -> dict[str, float]:
-    """The metrics `memory/*`, `flops/*`, `time/*` and `model/*` of result.json, but for the process's RSS.
+    """Return the metrics `memory/*`, `flops/*`, `time/*` and `model/*` of result.json, except the process's RSS.
 
-    Trains `step.model` a few steps further, so the run's weights must have been saved.
+    This trains `step.model` by a few more steps, so the run's weights must have been saved before.
 
     Args:
-        method: that was applied; it says how the model is deployed.
+        method: the one that was applied; it defines how the model is deployed.
         batch: a whole training batch as the loader gives it (uint8 images, labels).
-        step_seconds: whole steps of the training itself.
+        step_seconds: durations of the training's own whole steps.
     """
     images, labels = step.prepare(*batch)
     normalised = step.normalize(batch[0].to(step.device))
@@ -71,15 +71,16 @@ def measure_run(
 def counts(
     method: Method, step: TrainStep, scope: str, batch: tuple[Tensor, Tensor], normalised: Tensor
 ) -> dict[str, float]:
-    """What is counted, not timed: parameters, stored inputs, the paper's accounting, FLOPs; of inference, as deployed.
+    """Return the metrics that are counted, not timed: parameters, stored inputs, the paper's accounting, FLOPs.
 
-    Trains `step.model` a few steps further.
+    Those of inference are of the deployed model (`Method.deployed`). This trains `step.model` by one more step.
 
     Args:
-        scope: of the paper's accounting; batch: images and labels as the step takes them.
+        scope: of the paper's accounting and of stored inputs.
+        batch: images and labels as the step takes them.
         normalised: the same images as the model takes them.
     """
-    stored = StoredInputs(step.model, scope)  # of the step whose work is counted: one step for both
+    stored = StoredInputs(step.model, scope)  # observes the same step whose FLOPs are counted
     found = {
         **count_parameters(step.model),
         **paper_accounting(step.model, scope, normalised, len(normalised)),
@@ -94,9 +95,9 @@ def counts(
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
-    """Numbers that the model is made of, tied ones once; those of them that train.
+    """Return `model/parameters`, with shared ones counted once, and `model/trainable_parameters`.
 
-    A quantised weight, whose codes are buffers, counts as the numbers that it stands for: it has no fewer of them.
+    A quantised weight, whose codes are buffers, counts as many parameters as the weight that it represents.
     """
     parameters = list(model.parameters())
     quantised = sum(prod(module.shape) for module in model.modules() if isinstance(module, QuantizedWeight))
@@ -113,17 +114,17 @@ def flops(
     normalised: Tensor,
     observer: AbstractContextManager | None = None,
 ) -> dict[str, int]:
-    """FLOPs of a whole step as it really runs, which trains the model that step further; see `step_flops`."""
+    """Return the FLOPs of a whole step, which is run and trains the model; see `step_flops`."""
     return step_flops(step, images, labels, normalised, subspace_work(step), observer)
 
 
 def times(
     step: TrainStep, images: Tensor, labels: Tensor, step_seconds: Sequence[float], compiled: bool = False
 ) -> dict[str, float]:
-    """`time/train_step_ms_p50`, `_p90` and, where there is subspace work, `time/subspace_ms_p50`: milliseconds.
+    """Return `time/train_step_ms_p50`, `_p90` and, if there is subspace work, `time/subspace_ms_p50`.
 
-    Of the training's own steps after `_WARMUP`, where there are at least five; otherwise of further steps, which train
-    the model. Of a `compiled` model the subspace work is no part that could be timed.
+    Step times are those of the training's own steps after the first `_WARMUP`, if there are at least five; else of
+    further steps, which train the model. Subspace work is timed in further steps, but not of a `compiled` model.
     """
     samples = [1000 * s for s in step_seconds[_WARMUP:]]
     if len(samples) < 5:
@@ -142,14 +143,17 @@ def times(
 
 @torch.no_grad()
 def inference_ms(step: TrainStep, normalised: Tensor) -> list[float]:
-    """Milliseconds of single passes of one batch in evaluation mode. From now on freed memory is kept."""
+    """Return the milliseconds of single forward passes of one batch in evaluation mode.
+
+    As a side effect, the allocator keeps freed memory from now on (`wasi.allocator.keep_freed_memory`).
+    """
     step.model.eval()
     keep_freed_memory()
     return time_steps(lambda: step.model(normalised), 1, 5, 0.0, synchronizer(step.device.type))
 
 
 def subspace_ms(step: TrainStep, images: Tensor, labels: Tensor, count: int = 5) -> list[float]:
-    """Milliseconds that `subspace_work` takes in each of `count` whole steps, seen from outside."""
+    """Return the milliseconds of `subspace_work` in each of `count` whole steps, which train the model."""
     spent = []
     for _ in range(count):
         with Breakdown({"subspace": subspace_work(step)}, synchronizer(step.device.type)) as breakdown:

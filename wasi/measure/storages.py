@@ -1,7 +1,7 @@
-"""Log of every tensor storage that comes and goes, from which the memory at the peak is split into parts.
+"""Log of all allocations and frees of tensor storages, from which peak memory is computed by category ("part").
 
-A storage's part is often known only after the peak it belongs to (a tensor turns out to be saved, a product
-turns out to be a gradient), so the log keeps events and the split is made from the final labels.
+The category of a storage is often known only after the peak (when a tensor is saved for backward, or a product becomes
+a gradient), so the log keeps events, and the peak is split by the final labels.
 """
 
 import sys
@@ -15,15 +15,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-# Where labels compete, the earlier wins: a parameter saved for the backward pass is a weight.
+# Of several labels of a storage, the first in this order holds: a parameter saved for backward is a weight.
 PARTS = ("weights", "optimizer", "gradients", "activations", "temporary")
 _RANK = {part: rank for rank, part in enumerate(PARTS)}
 
-_WRAPPERS = ("_compile.py", "eval_frame.py")  # what torch puts around a dispatch mode's method
+_WRAPPERS = ("_compile.py", "eval_frame.py")  # files of torch's frames around a dispatch mode's method
 
 
 class _Block:
-    """One storage during its life: its current size in bytes and the best label seen so far."""
+    """One storage during its life: its current size in bytes and the strongest label so far."""
 
     __slots__ = ("nbytes", "part", "ref")
 
@@ -34,15 +34,18 @@ class _Block:
 
 @dataclass
 class _EngineSum:
+    """A sum of gradients by the autograd engine: its storage, and the operands' storages that it may replace."""
+
     storage: torch.UntypedStorage
     operands: set[int]
 
 
 class StorageLog(TorchDispatchMode):
-    """Follows the storages of strided tensors on one device type, by their allocations, resizes and frees.
+    """A dispatch mode that logs allocations, resizes and frees of the storages of strided tensors.
 
-    Sees the results of every operator below autograd, in forward and backward, and storages made elsewhere
-    from their first use on. Does not see workspace that a kernel takes and returns within one operator.
+    It observes the results of all operators below autograd, in forward and backward passes; storages that were created
+    otherwise are logged from their first use on. Workspace that a kernel allocates and frees within one operator is
+    not observed.
 
     Args:
         device_type: "cpu" or "cuda"; tensors elsewhere are not counted.
@@ -64,7 +67,7 @@ class StorageLog(TorchDispatchMode):
         self._settle_sum()
         operands = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         for tensor in operands:
-            # An unknown operand was made outside any operator: data that came in, such as the batch.
+            # An unknown operand was created outside any operator: input data, such as the batch.
             self.see(tensor, "activations")
         result = func(*args, **kwargs)
         self._notice_backward()
@@ -80,7 +83,11 @@ class StorageLog(TorchDispatchMode):
         return result
 
     def see(self, tensor: Tensor, part: str) -> _Block | None:
-        """Log the tensor's storage if it is new (as `part`) or has another size than before."""
+        """Log the tensor's storage as `part` if it is new, and a change of its size otherwise.
+
+        Returns:
+            Its block, or None for a tensor that is not followed.
+        """
         if self._closed or tensor.device.type != self.device_type or tensor.layout != torch.strided:
             return None
         storage = tensor.untyped_storage()
@@ -91,7 +98,7 @@ class StorageLog(TorchDispatchMode):
         return block
 
     def label(self, tensors: Iterable[Tensor], part: str) -> None:
-        """These tensors' storages are `part`, for all of their life, unless a stronger label is known."""
+        """Label the storages of `tensors` as `part`, for their whole life, unless they have a stronger label."""
         self._settle_sum()
         for tensor in tensors:
             block = self.see(tensor, part)
@@ -99,14 +106,14 @@ class StorageLog(TorchDispatchMode):
                 block.part = part
 
     def resized(self, storage: torch.UntypedStorage) -> None:
-        """Compare the size of a known storage with the logged one."""
+        """Log a change of the size of a known storage, if there is one."""
         block = self.alive.get(storage._cdata)
         if block is not None and storage.nbytes() != block.nbytes:
             self._events.append((block, storage.nbytes() - block.nbytes))
             block.nbytes = storage.nbytes()
 
     def peak(self) -> dict[str, int]:
-        """Bytes per part at the moment when their sum was largest."""
+        """Return the bytes per part at the moment when their sum was largest."""
         self._settle_sum()
         total = highest = at = 0
         for position, (_, change) in enumerate(self._events, start=1):
@@ -119,12 +126,12 @@ class StorageLog(TorchDispatchMode):
         return parts
 
     def totals(self) -> list[int]:
-        """Bytes alive after each event, in order."""
+        """Return the total bytes of live storages after each event, in order."""
         self._settle_sum()
         return list(accumulate(change for _, change in self._events))
 
     def close(self) -> None:
-        """Stop logging; storages that live on are no longer followed."""
+        """Stop logging: later frees of live storages are not recorded."""
         self._closed = True
         self.alive.clear()
 
@@ -152,24 +159,25 @@ class StorageLog(TorchDispatchMode):
             self._events.append((block, -block.nbytes))
 
     def _begin_sum(self, operands: list[Tensor], result: Tensor) -> None:
-        """The engine adds up the gradients of a tensor that was used twice.
+        """Note a sum by which the autograd engine adds up the gradients of a tensor that was used twice.
 
-        It does so in place when it holds the last reference to one of them, except under a dispatch mode
-        such as this. So, if an operand (no view, whose base holds it too) is freed before anything else
-        happens, the sum takes its place.
+        The engine adds in place if it holds the last reference to an operand, except under a dispatch mode such as
+        this one. So, if an operand that is no view is freed before anything else happens, the sum is logged as having
+        replaced it in place (`_free`).
         """
         storage = result.untyped_storage()
         whole = [t.untyped_storage() for t in operands if not t._is_view()]
         self._sum = _EngineSum(storage, {s._cdata for s in whole if s.nbytes() == storage.nbytes()})
 
     def _settle_sum(self) -> None:
-        """No operand was freed: the sum is a storage of its own."""
+        """Log a pending sum as a storage of its own, as no operand was freed."""
         if self._sum is not None:
             storage, self._sum = self._sum.storage, None
             if storage._cdata not in self.alive:
                 self._add(storage, "temporary")
 
     def _notice_backward(self) -> None:
+        """Call `on_backward` on the first operator of a backward pass."""
         inside = torch._C._current_graph_task_id() != -1
         if inside and not self._in_backward:
             self._on_backward()
@@ -182,7 +190,7 @@ def _writes(func) -> bool:
 
 
 def _called_by_engine() -> bool:
-    """Whether the running operator was called by the autograd engine, not by Python code such as a Function."""
+    """Return whether the current operator was called by the autograd engine, not by Python code such as a Function."""
     frame = sys._getframe(2)
     while frame.f_back is not None and frame.f_code.co_filename.endswith(_WRAPPERS):
         frame = frame.f_back

@@ -1,12 +1,12 @@
-"""What the linear layers in scope keep of their inputs for the backward pass, measured on real saved tensors.
+"""Memory that the linear layers in scope use to save their inputs for backward, measured on the saved tensors.
 
-The counterpart of the stored inputs in `wasi.measure.accounting`, which are computed from shapes. The two agree
-but where the accounting describes another thing than what happens:
+The counterpart of the stored inputs in `wasi.measure.accounting`, which are computed from shapes. The two agree except
+where the accounting differs from what happens:
 
-- it counts the input of packed query, key and value three times; here one storage counts once, whoever shares it;
-- it counts core and bases; what a layer saves besides to move its bases on counts here only;
-- it counts an input for every dense linear; one that is frozen keeps none;
-- it knows of no checkpointing, `lean` or accumulation, under which less is kept (see `stored_inputs_mib`).
+- it counts the input of packed query, key and value three times; here a shared storage counts once;
+- it counts core and bases only; here, what a layer saves for an update of its bases counts, too;
+- it counts an input for every dense layer; a frozen layer saves none;
+- it does not consider checkpointing, `lean` or accumulation, with which less is saved (see `stored_inputs_mib`).
 """
 
 import weakref
@@ -29,17 +29,16 @@ _MIB = 1024**2
 def stored_inputs_mib(
     model: nn.Module, scope: str, step: Callable[[Tensor, Tensor], object], images: Tensor, labels: Tensor
 ) -> float:
-    """`memory/stored_inputs_mib`: MiB that the linears in `scope` keep of their inputs in a whole training step.
+    """Return `memory/stored_inputs_mib`: the MiB of inputs saved by the linear layers in `scope` in a training step.
 
-    Counted are the storages, each once and whole, of what these layers saved for the backward pass and of what is
-    alive when the model's forward pass ends: of a dense linear its input, of a low-rank layer all that it saves
-    but weights: the input, or core and bases (in a step that moves the bases, as much again as these); what an
-    adapter sees. With accumulation that is the largest
-    micro-batch's. What a checkpointed block computes, or one under `lean`, is not alive then and does not count,
-    nor do the inputs of blocks that are kept in its place, which are no linear's.
+    Counted are the whole storages, each once, of tensors that these layers saved for backward and that are alive at
+    the end of the model's forward pass. Of a dense layer that is its input; of a low-rank layer everything it saves
+    except weights: its input, or core and bases (twice the bases in a step that updates them), and the inputs of
+    adapters. With accumulation, the largest micro-batch counts. What checkpointed blocks, or those under `lean`,
+    compute is not alive then, and the block inputs saved instead are not those of a linear layer: neither counts.
 
     Args:
-        step: trains `model`, a step further, on images and labels.
+        step: trains `model` by one step on images and labels.
     """
     with StoredInputs(model, scope) as stored:
         step(images, labels)
@@ -47,18 +46,18 @@ def stored_inputs_mib(
 
 
 class StoredInputs:
-    """Follows the forward passes of `model` inside it, for `stored_inputs_mib` of a step that serves more than that.
+    """A context manager that measures `stored_inputs_mib` of steps within it, also used for other measurements.
 
-    highest: bytes kept at the end of the pass that kept most.
+    Afterwards, `highest` holds the bytes saved at the end of the forward pass that saved most.
     """
 
     def __init__(self, model: nn.Module, scope: str):
         self.highest = 0
         self._model = model
         self._storages: list[weakref.ref] = []
-        self._saved: list[torch.UntypedStorage] = []  # by the operator about to run
-        self._casts: dict[int, tuple[Tensor, int]] = {}  # a weight's copy in autocast's type, and the weight's key
-        self._depth = 0  # inside a low-rank layer
+        self._saved: list[torch.UntypedStorage] = []  # by the next operator
+        self._casts: dict[int, tuple[Tensor, int]] = {}  # of autocast's copy -> the copy, its weight's key
+        self._depth = 0  # of nested calls of low-rank layers
         self._layers: list[LowRankLayer] = []
         dense = []
         for site in linear_sites(model, scope):
@@ -74,6 +73,7 @@ class StoredInputs:
 
     @property
     def mib(self) -> float:
+        """`highest` in MiB."""
         return self.highest / _MIB
 
     def __enter__(self) -> "StoredInputs":
@@ -95,7 +95,7 @@ class StoredInputs:
         ]
         for layer in self._layers:
             handles.append(layer.register_forward_pre_hook(lambda *_: self._enters(1)))
-            # Checkpointing leaves a layer by an exception where it has all that it repeats for.
+            # Checkpointing ends a recomputation by an exception within a layer; hence `always_call`.
             handles.append(layer.register_forward_hook(lambda *_: self._enters(-1), always_call=True))
         try:
             yield
@@ -115,7 +115,10 @@ class StoredInputs:
         return tensor
 
     def _runs(self, func, args: tuple) -> None:
-        """Autograd saves an operator's inputs just before it runs: what came since the last one is of this one."""
+        """Before an operator runs: keep what was saved for it if it multiplies with a dense weight in scope.
+
+        Autograd saves an operator's inputs just before running it, so what was saved since the last one is its own.
+        """
         if func in PRODUCTS:
             *_, x, weight = args
             if self._weight_key(weight.untyped_storage()) in self._dense:
@@ -126,7 +129,7 @@ class StoredInputs:
         self._saved.clear()
 
     def _ran(self, func, args: tuple, result: object) -> None:
-        """Note the copies of weights that autocast makes, and hold them, so that no other storage takes their keys."""
+        """After an operator: note copies of weights made by autocast, and hold them, so that keys are not reused."""
         if func is torch.ops.aten._to_copy.default and isinstance(result, Tensor):
             key = args[0].untyped_storage()._cdata
             if key in self._weights:
@@ -148,7 +151,7 @@ class StoredInputs:
 
 
 class _Operators(TorchDispatchMode):
-    """Tells `runs` of every operator below autograd before it runs, and `ran` of it, with its result, after that."""
+    """Calls `runs(func, args)` before, and `ran(func, args, result)` after every operator below autograd."""
 
     def __init__(self, runs: Callable, ran: Callable):
         super().__init__()

@@ -1,7 +1,7 @@
-"""The state of the machine around a measurement: governor, frequency, temperature, throttling.
+"""The state of the machine during a measurement: CPU governor, frequency, temperature, throttling.
 
-Reads `vcgencmd` (Raspberry Pi) and sysfs (Linux); what a machine does not tell is absent, never an error.
-No torch.
+It is read from `vcgencmd` (Raspberry Pi) and sysfs (Linux); what a machine does not report is absent, never an error.
+Importing this does not import torch.
 """
 
 import re
@@ -14,7 +14,7 @@ from statistics import median
 
 SYSFS = Path("/sys")
 
-# Bits of `get_throttled`: what holds now, and from bit 16 on whether it ever did since boot.
+# Bits of `get_throttled` for the current state; the same bits plus 16 say whether it ever occurred since boot.
 THROTTLE_BITS = {0: "under-voltage", 1: "frequency capped", 2: "throttled", 3: "soft temperature limit"}
 _NOW = 0x0000F
 _SINCE_BOOT = 0xF0000
@@ -26,7 +26,7 @@ Run = Callable[[Sequence[str]], str | None]
 
 
 def run_tool(command: Sequence[str]) -> str | None:
-    """What a tool prints, or None where it is missing, fails or hangs."""
+    """Return the output of a command, or None if it is missing, fails or takes longer than 5 seconds."""
     try:
         done = subprocess.run(list(command), capture_output=True, text=True, timeout=5, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
@@ -36,13 +36,15 @@ def run_tool(command: Sequence[str]) -> str | None:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One look at the machine. None and empty: not told.
+    """The state of the machine at one moment; what it does not report is None or empty.
 
-    governors: distinct ones over all cores; frequency_mhz: median over cores, now; temperature_c: of the CPU;
-    throttle_flags: bits of `get_throttled`; throttle_count: events counted by x86 cores since boot.
-
-    A Raspberry Pi's sysfs gives the frequency that was asked for, throttled or not (raspberrypi/linux#2986); its
-    firmware, the true one.
+    Args:
+        governors: the distinct frequency governors of all cores.
+        frequency_mhz: the current frequency; from sysfs, the median over cpufreq policies. A Raspberry Pi's sysfs
+            gives the requested frequency, throttled or not (raspberrypi/linux#2986), and its firmware the true one.
+        temperature_c: of the CPU.
+        throttle_flags: bits of `get_throttled`, see `THROTTLE_BITS`.
+        throttle_count: throttling events counted by x86 cores since boot.
     """
 
     governors: list[str] = field(default_factory=list)
@@ -52,12 +54,12 @@ class Snapshot:
     throttle_count: int | None = None
 
     def told(self) -> dict:
-        """What is known, for a JSON file."""
+        """Return the known fields, as JSON content."""
         return {key: value for key, value in asdict(self).items() if value not in (None, [])}
 
 
 def snapshot(run: Run = run_tool, sysfs: Path = SYSFS) -> Snapshot:
-    """What the machine tells now. A few file reads and at most three short processes."""
+    """Return the current state of the machine, by a few file reads and at most three short subprocesses."""
     policies = _policies(sysfs)
     frequencies = [khz for p in policies if (khz := _number(p / "scaling_cur_freq")) is not None]
     return Snapshot(
@@ -72,9 +74,10 @@ def snapshot(run: Run = run_tool, sysfs: Path = SYSFS) -> Snapshot:
 
 
 def throttled_during(snapshots: Sequence[Snapshot]) -> str | None:
-    """Why a run over these looks (in order) counts as throttled, in one line; None when it does not.
+    """Return, in one line, why a run with these snapshots, in order of time, counts as throttled; else None.
 
-    A flag that holds at any look counts, and so does a sticky one that was not set at the first look.
+    It counts if a flag of the current state is set in any snapshot, a flag "since boot" is set in the last but not in
+    the first one, or the number of throttling events has grown.
     """
     flags = [s.throttle_flags for s in snapshots if s.throttle_flags is not None]
     if flags:
@@ -91,7 +94,7 @@ def throttled_during(snapshots: Sequence[Snapshot]) -> str | None:
 
 
 def throttling_unseen(snapshots: Sequence[Snapshot]) -> str | None:
-    """Why no look could tell whether the device throttled, in one line; None when one did."""
+    """Return, in one line, why no snapshot shows whether the device throttled; None if one does."""
     if any(look.throttle_flags is not None or look.throttle_count is not None for look in snapshots):
         return None
     line = "whether the device throttled could not be seen"
@@ -101,7 +104,7 @@ def throttling_unseen(snapshots: Sequence[Snapshot]) -> str | None:
 
 
 def parse_clock(output: str | None) -> float | None:
-    """MHz, from `vcgencmd measure_clock`, which tells zero of a clock that it does not know.
+    """Return MHz from `vcgencmd measure_clock`, or None for its 0, which means an unknown clock.
 
     >>> parse_clock("frequency(0)=1800404352\\n")
     1800.404352
@@ -111,7 +114,7 @@ def parse_clock(output: str | None) -> float | None:
 
 
 def parse_throttled(output: str | None) -> int | None:
-    """The flags that `vcgencmd get_throttled` prints, see `THROTTLE_BITS`.
+    """Return the flags printed by `vcgencmd get_throttled`, see `THROTTLE_BITS`.
 
     >>> hex(parse_throttled("throttled=0x50005\\n"))
     '0x50005'
@@ -121,7 +124,7 @@ def parse_throttled(output: str | None) -> int | None:
 
 
 def parse_temperature(output: str | None) -> float | None:
-    """Degrees Celsius from `vcgencmd measure_temp`.
+    """Return degrees Celsius from `vcgencmd measure_temp`.
 
     >>> parse_temperature("temp=48.3'C\\n")
     48.3
@@ -136,7 +139,7 @@ def _policies(sysfs: Path) -> list[Path]:
 
 
 def _sysfs_temperature(sysfs: Path) -> float | None:
-    """Degrees from the first thermal zone, else hardware monitor, that is a CPU's."""
+    """Return degrees Celsius from the first known CPU thermal zone or, without one, CPU hardware monitor."""
     zones = {_text(zone / "type"): zone / "temp" for zone in sorted(sysfs.glob("class/thermal/thermal_zone*"))}
     chips = {_text(chip / "name"): chip / "temp1_input" for chip in sorted(sysfs.glob("class/hwmon/hwmon*"))}
     for known, places in ((_CPU_SENSORS, zones), (_CPU_CHIPS, chips)):
@@ -148,7 +151,7 @@ def _sysfs_temperature(sysfs: Path) -> float | None:
 
 
 def _sysfs_throttled(sysfs: Path) -> int | None:
-    """The firmware driver's file: the flags of `get_throttled` in bare hexadecimal."""
+    """Return the flags of `get_throttled` from the firmware driver's file, which holds them as a hexadecimal number."""
     for pattern in ("devices/platform/soc*/*firmware*/get_throttled", "devices/platform/*firmware*/get_throttled"):
         for path in sorted(sysfs.glob(pattern)):
             try:
@@ -159,7 +162,10 @@ def _sysfs_throttled(sysfs: Path) -> int | None:
 
 
 def _throttle_count(sysfs: Path) -> int | None:
-    """Thermal throttling events of all cores since boot; a package's count is repeated on each of its cores."""
+    """Return the sum of all cores' counts of thermal throttling events since boot.
+
+    A package's count is repeated on each of its cores, so only whether the sum grows is meaningful.
+    """
     cores = sysfs.glob("devices/system/cpu/cpu[0-9]*/thermal_throttle")
     counts = [
         int(count)

@@ -1,4 +1,4 @@
-"""Distributions of times, and the ratio of two that were taken in turns."""
+"""Measure and summarise times, and compute the ratio of two series measured in alternation."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 WIDE = 0.10  # IQR over median above which a distribution is called wide
-MIN_ROUNDS = 4  # fewer say too little about what differs between them for an interval
+MIN_ROUNDS = 4  # fewer rounds are too few to estimate the variation between rounds
 
 
 def time_steps(
@@ -16,9 +16,10 @@ def time_steps(
     min_seconds: float,
     synchronize: Callable[[], object] | None = None,
 ) -> list[float]:
-    """Milliseconds of single calls, after `warmup` untimed ones, until both minima are met.
+    """Return the milliseconds of single calls of `run`, after `warmup` untimed calls.
 
     Args:
+        min_count, min_seconds: calls are timed until there are so many, and they have taken so long together.
         synchronize: waits for the device (`torch.cuda.synchronize`); called before both clock readings.
     """
     wait = synchronize or (lambda: None)
@@ -37,7 +38,7 @@ def time_steps(
 
 
 def synchronizer(device_type: str) -> Callable[[], object] | None:
-    """What waits for work on this kind of device, or None where calls return when they are done."""
+    """Return the function that waits for the device's work, or None for devices that work synchronously."""
     if device_type != "cuda":
         return None
     import torch
@@ -46,20 +47,23 @@ def synchronizer(device_type: str) -> Callable[[], object] | None:
 
 
 def summary(samples: Sequence[float]) -> dict[str, float]:
-    """`p50`, `p90` and `iqr` in the samples' unit, and their number `n`."""
+    """Return percentiles `p50` and `p90` and the interquartile range `iqr` of the samples, and their number `n`."""
     q25, q50, q75, q90 = np.percentile(samples, [25, 50, 75, 90])
     return {"p50": float(q50), "p90": float(q90), "iqr": float(q75 - q25), "n": len(samples)}
 
 
 def spreads(rounds: Sequence[Sequence[float]], rounds_per_run: int | None = None) -> dict[str, float]:
-    """Where samples differ: relative standard deviations, absent where there are too few to tell.
+    """Return the standard deviations of samples at three levels, relative to the median of all samples.
 
-    - within: of samples about their own round's mean, pooled over rounds of two samples and more;
-    - rounds: of the rounds' medians about their run's, which shows a machine that drifts (at least four rounds);
-    - runs: of the runs' medians, each run being another process (at least two runs).
+    - within: of samples about the mean of their round, pooled over rounds with two or more samples;
+    - rounds: of the rounds' medians about their mean within a run, a sign of drift (from four rounds on);
+    - runs: of the runs' medians, a run being the rounds of one process (from two runs on).
+
+    Levels with too few samples are absent.
 
     Args:
-        rounds: samples of each round, in order; rounds_per_run: consecutive rounds of one process; None: all.
+        rounds: samples of each round, in order.
+        rounds_per_run: number of consecutive rounds of one process; None: all of them.
     """
     arrays = [np.asarray(samples) for samples in rounds if len(samples)]
     if not arrays:
@@ -79,7 +83,11 @@ def spreads(rounds: Sequence[Sequence[float]], rounds_per_run: int | None = None
 
 
 def spread_warning(name: str, rounds: Sequence[Sequence[float]], rounds_per_run: int | None = None) -> str | None:
-    """One line when the samples are spread so widely that their median says little, and where they differ."""
+    """Return a one-line warning with the levels of `spreads` if the samples' IQR exceeds `WIDE` of their median.
+
+    Returns:
+        The warning, which begins with `name`, or None.
+    """
     s = summary([sample for samples in rounds for sample in samples])
     if s["iqr"] <= WIDE * s["p50"]:
         return None
@@ -95,17 +103,17 @@ def paired_ratio(
     rounds_per_run: int | None = None,
     percent: float = 50,
 ) -> dict[str, float]:
-    """Baseline over ours: `p50` and, from four rounds on, the ends `low` and `high` of its 95 % interval.
+    """Return the ratio of times, baseline over ours, as `p50`, and its 95 % interval as `low` and `high`.
 
-    Both lists hold the samples of the same rounds, taken in turns, so that a drift of the machine hits both alike. Each
-    round gives one ratio, that of the percentile `percent` of either side. `p50` is the geometric mean of the ratios,
-    and the interval is the t-interval of their logarithms; with at least four whole runs of `rounds_per_run` rounds, it
-    is that of the runs' mean logarithms, so that it covers what another start of the processes would change. (A
-    bootstrap of four rounds that differ more than the samples within them covers the ratio in 86 to 91 % of
-    experiments: its ends are hardly ever beyond the extreme rounds.)
+    The interval is present from four rounds on. Both lists hold samples of the same rounds, measured in alternation, so
+    that drift of the machine affects both alike. Each round gives one ratio, of the percentiles `percent` of both
+    sides. `p50` is the geometric mean of these ratios, and the interval is the t-interval of their logarithms. With at
+    least four whole runs of `rounds_per_run` rounds, it is the t-interval of the runs' mean logarithms, which includes
+    the variation between starts of the processes. (A bootstrap interval would be too narrow: with four rounds that
+    differ more than the samples within them, it covers the ratio in only 86 to 91 % of experiments.)
 
     Raises:
-        ValueError: the two lists are not equally long, or empty.
+        ValueError: the two lists differ in length, or are empty.
     """
     if len(baseline_rounds) != len(our_rounds) or not our_rounds:
         raise ValueError(f"{len(baseline_rounds)} baseline rounds, {len(our_rounds)} of ours: need equally many")
@@ -124,5 +132,6 @@ def paired_ratio(
 
 
 def _runs(medians: Sequence[float], rounds_per_run: int | None) -> list[np.ndarray]:
+    """Split values per round into those of each run."""
     per = rounds_per_run or len(medians)
     return [np.asarray(medians[start : start + per]) for start in range(0, len(medians), per)]
