@@ -117,11 +117,12 @@ def test_a_block_lets_go_after_its_forward_pass_until_weights_are_in_memory(monk
     assert gone == []
 
 
-def test_a_full_disk_makes_them_ordinary(monkeypatch):
-    def full(*_):
+@pytest.mark.parametrize("owner, name", [(mapped.os, "posix_fallocate"), (mapped.tempfile, "TemporaryFile")])
+def test_a_full_disk_makes_them_ordinary(owner, name, monkeypatch):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(mapped.os, "posix_fallocate", full)
+    monkeypatch.setattr(owner, name, full)
     with mapped_weights():
         layer = torch.nn.Linear(8, 8)
     assert not hasattr(layer.weight, "mapping") and layer.weight.isfinite().all()

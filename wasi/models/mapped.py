@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,7 @@ def mapped_weights() -> Iterator[None]:
         def mapped(parameter: nn.Parameter) -> nn.Parameter:
             if not hasattr(parameter, _MAPPING):
                 let_go(made)
-                data = _mapped(parameter.detach(), file.fileno())
+                data = _mapped(parameter.detach(), file)
                 if hasattr(data, _MAPPING):
                     parameter = nn.Parameter(data, parameter.requires_grad)
                     setattr(parameter, _MAPPING, getattr(data, _MAPPING))
@@ -61,7 +61,7 @@ def in_file(sums: Tensor) -> Tensor:
     if sums.nbytes < SUMS_FROM or not sys.platform.startswith("linux"):
         return sums
     with _temporary() as file:
-        found = _mapped(sums, file.fileno())
+        found = _mapped(sums, file)
     let_go([found])
     return found
 
@@ -99,15 +99,26 @@ def into_memory(model: nn.Module) -> nn.Module:
     return model
 
 
-def _temporary():
-    """Open an unnamed temporary file, on a disk rather than in memory where possible."""
-    return tempfile.TemporaryFile(dir=_FOLDER if os.access(_FOLDER, os.W_OK) else None)
+@contextmanager
+def _temporary() -> Iterator[int | None]:
+    """Open an unnamed temporary file, on a disk rather than in memory where possible.
+
+    Yields:
+        Its descriptor, or None where no such file can be made.
+    """
+    folder = _FOLDER if os.access(_FOLDER, os.W_OK) else None
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(tempfile.TemporaryFile(dir=folder)).fileno()
+        except OSError:
+            file = None
+        yield file
 
 
-def _mapped(tensor: Tensor, file: int) -> Tensor:
+def _mapped(tensor: Tensor, file: int | None) -> Tensor:
     """Return a copy mapped from the end of the file, or the tensor itself if it is small or cannot be mapped."""
     size = tensor.numel() * tensor.element_size()
-    if size < _SMALLEST or tensor.device.type != "cpu":
+    if file is None or size < _SMALLEST or tensor.device.type != "cpu":
         return tensor
     start = -(-os.fstat(file).st_size // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
     try:
