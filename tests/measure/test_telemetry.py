@@ -157,7 +157,7 @@ def test_a_look_that_failed_does_not_hide_the_others():
 
 def test_counted_thermal_events():
     counts = [Snapshot(throttle_count=count) for count in (7, 7, 9)]
-    assert throttled_during(counts[:2]) is None and "2 thermal events" in throttled_during(counts)
+    assert throttled_during(counts[:2]) is None and "counted thermal events" in throttled_during(counts)
 
 
 def test_a_tool_that_is_missing_fails_or_prints():

@@ -127,16 +127,14 @@ def _nvidia_smi(device: str) -> tuple[str, ...]:
 
 @contextmanager
 def _sampled(read: Callable[[], float | None]) -> Iterator[list[float]]:
-    """Yield a list to which a thread appends a reading every `_PERIOD` seconds, until one fails."""
+    """Yield a list to which a thread appends a reading every `_PERIOD` seconds; failed ones are left out."""
     readings: list[float] = []
     stop = threading.Event()
 
     def sample() -> None:
         while not stop.wait(_PERIOD):
-            value = read()
-            if value is None:
-                return
-            readings.append(value)
+            if (value := read()) is not None:
+                readings.append(value)
 
     thread = threading.Thread(target=sample, daemon=True)
     thread.start()

@@ -89,7 +89,7 @@ def throttled_during(snapshots: Sequence[Snapshot]) -> str | None:
             return f"the device throttled during the run: {', '.join(names)} (get_throttled {flags[-1]:#x})"
     counts = [s.throttle_count for s in snapshots if s.throttle_count is not None]
     if counts and counts[-1] > counts[0]:
-        return f"the device throttled during the run: {counts[-1] - counts[0]} thermal events on its cores"
+        return "the device throttled during the run: its cores have counted thermal events"
     return None
 
 
