@@ -1,1 +1,1 @@
-"""Layers whose weights, saved inputs or both are low-rank. They know nothing of timing, logging or options."""
+"""Layers with a low-rank weight, a low-rank saved input, or both; independent of timing, logging and configuration."""

@@ -1,4 +1,4 @@
-"""The subspace in which one linear layer's input is kept for the backward pass (activation subspace iteration)."""
+"""Activation subspace iteration (ASI): the bases in which one linear layer saves its input for the backward pass."""
 
 from collections.abc import Sequence
 
@@ -14,23 +14,26 @@ class TuckerState(nn.Module):
     """Bases `U_m` (`d_m x r_m`, orthonormal) of the token and feature modes of an activation `[B, *tokens, I]`.
 
     The bases are constant during an optimizer step and updated at its end by one warm-started subspace iteration,
-    `U_m <- orth(A_m^T A_m U_m)`, where `A_m` is the unfolding of all inputs of that step, projected on the bases of the
-    modes that `wasi.linalg.tucker.compress` takes before `m`. The product `A_m^T A_m U_m`
-    is half the gradient of the energy `||A_m U_m||_F^2` that the basis captures, and it is accumulated like one: the
-    layer's autograd Function returns it as the gradient of `U_m`. So micro-batches, chunks and calls add up, what a
-    checkpointed block repeats counts once, and a graph that is dropped does not count.
+    `U_m <- orth(A_m^T A_m U_m)`. `A_m` (mode `m` last, `d_m` columns) is the unfolding of all inputs of that step,
+    projected on the bases of the modes that `wasi.linalg.tucker.compress` projects before `m`. The product
+    `A_m^T A_m U_m` is half the gradient of the energy `||A_m U_m||_F^2` that the basis captures, and autograd
+    accumulates it in `U_m.grad`: the layer's autograd Function returns it as the gradient of `U_m`. So micro-batches,
+    chunks and repeated calls of a layer add up, the recomputation of a checkpointed block does not count twice, and a
+    forward pass without a backward pass does not count.
 
-    The batch mode is kept whole unless `ranks` cut it: samples are new in every batch, so nothing can be tracked.
+    The batch mode has no basis that is tracked, since every batch has new samples. It is kept whole, or, where
+    `ranks[0]` is below the batch size of `example`, truncated anew in each forward pass (`rank.batch_mode=cut`).
 
     Args:
-        example: an activation of the shape to come, from which the bases start (HOSVD).
-        ranks: one rank per mode, the batch mode first; a rank at or above the mode's size keeps it whole, of an input
-            of any size.
-        update_gap: steps from one update of the bases to the next (1 is the paper's).
-        phase: shifts which steps these are, so that the layers of a model can take turns.
+        example: an activation of the expected shape; the bases start as the leading singular vectors of its
+            unfoldings (HOSVD).
+        ranks: one rank per mode, the batch mode first. A rank at or above the mode's size in `example` keeps that mode
+            whole, also in inputs of another size.
+        update_gap: optimizer steps between two updates of the bases (1 in the paper).
+        phase: initial value of the step counter; with different phases the layers of a model update in turn.
 
     Raises:
-        ValueError: another number of ranks than modes, or a rank above the number of rows of that mode's unfolding.
+        ValueError: there is not one rank per mode, or a rank exceeds the number of rows of that mode's unfolding.
     """
 
     age: Tensor
@@ -40,40 +43,40 @@ class TuckerState(nn.Module):
         if len(ranks) != example.dim():
             raise ValueError(f"{len(ranks)} ranks for {example.dim()} modes")
         self.ranks, self.update_gap = tuple(ranks), update_gap
-        self.batch_rank = ranks[0] if ranks[0] < len(example) else None  # None: kept whole
-        for mode, rank in enumerate(self.ranks[1:], 1):
+        self.batch_rank = ranks[0] if ranks[0] < len(example) else None  # None: the batch mode is kept whole
+        for mode, rank in enumerate(self.ranks[1:], 1):  # counted from 0: `basis_1` is `U_2` of the equations
             is_cut = rank < example.shape[mode]
             self.register_buffer(f"basis_{mode}", mode_subspace(example.detach(), mode, rank) if is_cut else None)
         self.register_buffer("age", torch.tensor(phase))
-        self._steps = phase  # in `age` when the state is saved: on an accelerator counting there takes time
+        self._steps = phase  # copied to `age` when the state is saved: a counter on an accelerator costs time per step
         self._watch()
 
     @property
     def bases(self) -> list[Tensor | None]:
-        """One basis per token mode and the feature mode, None where the mode is kept whole."""
+        """The basis of each token mode and, last, of the feature mode; None for a mode that is kept whole."""
         return [getattr(self, f"basis_{mode}") for mode in range(1, len(self.ranks))]
 
     @property
     def feature_basis(self) -> Tensor | None:
-        """`U` of the feature mode, `I x r`, or None while features are kept whole."""
+        """The basis `U` (`I x r`) of the feature mode, or None if that mode is kept whole."""
         return self.bases[-1]
 
     def compress(self, x: Tensor) -> tuple[Tensor, list[Tensor | None]]:
-        """Core and factors of `x`, see `wasi.linalg.tucker.compress`; nothing is accumulated for the next update."""
+        """Return core and factors of `x` (see `wasi.linalg.tucker.compress`) without accumulating for an update."""
         core, factors, _ = tucker.compress(x, self.bases, self.batch_rank, [False] * (x.dim() - 1))
         return core, factors
 
     def advance(self) -> bool:
-        """`advance` of this state alone."""
+        """Update the bases of this state alone, see the function `advance`."""
         return advance([self])
 
     def count_step(self) -> None:
-        """Count a step, at its end; in the next one autograd watches the bases if they are due after it."""
+        """Count an optimizer step at its end, and let the next one accumulate if the bases are updated after it."""
         self._steps += 1
         self._watch()
 
     def _watch(self) -> None:
-        """Have autograd accumulate `A_m^T A_m U_m` in `U_m.grad`, in steps at whose end an update is due only."""
+        """Let autograd accumulate `A_m^T A_m U_m` in `U_m.grad` only in steps that end with an update of the bases."""
         due = self._steps % self.update_gap == 0
         for basis in self.bases:
             if basis is not None:
@@ -89,19 +92,21 @@ class TuckerState(nn.Module):
         self._watch()
 
     def stored_elements(self, shape: Sequence[int]) -> int:
-        """Elements of core and factors for an input of `shape`, as the paper counts them."""
+        """Return the number of elements of core and factors for an input of `shape`, as the paper counts them."""
         batch = shape[0] if self.batch_rank is None else self.batch_rank
         return tucker.stored_elements(shape, (batch, *self.ranks[1:]))
 
 
 @torch.no_grad()
 def advance(states: Sequence[TuckerState]) -> bool:
-    """Update the bases of states at the end of an optimizer step, where one is due, by a subspace iteration per mode.
+    """End an optimizer step: update the bases that are due by one subspace iteration each, and count the step.
 
-    A basis is left as it is where the step's inputs have fewer directions than it, as a last batch of one image.
+    A basis keeps its value where the inputs of the step span fewer directions than it has columns, as those of a last
+    batch of one image may.
 
     Returns:
-        Whether a basis changed; on an accelerator, where to look needs a synchronisation, whether one was due.
+        Whether any basis changed. On an accelerator, where checking that would need a synchronisation: whether any
+        was due.
     """
     bases = [basis for state in states for basis in state.bases if basis is not None]
     due = [basis for basis in bases if basis.grad is not None]
@@ -120,11 +125,12 @@ def advance(states: Sequence[TuckerState]) -> bool:
 def epsilon_ranks(
     x: Tensor, epsilon: float, batch_mode: str, token_epsilon: float | None = None
 ) -> tuple[int, ...]:
-    """Ranks per mode that explain `epsilon` of the variance of each unfolding of `x`.
+    """Return for each mode the least rank that explains `epsilon` of the unfolding's squared Frobenius norm.
 
     Args:
-        batch_mode: `whole` keeps the first mode as it is, `cut` gives it a rank like the others.
-        token_epsilon: in place of `epsilon` for the modes between the first and the last.
+        x: an activation `[B, *tokens, I]`.
+        batch_mode: `whole` gives the batch mode its full size, `cut` a rank by the same rule.
+        token_epsilon: used in place of `epsilon` for the token modes; None uses `epsilon`.
     """
     x = x.detach()
     last = x.dim() - 1

@@ -1,4 +1,4 @@
-"""LoRA adapters (Hu et al., arXiv 2106.09685) on a frozen dense weight, and on both frozen factors of one."""
+"""LoRA adapters (Hu et al., arXiv 2106.09685) on a frozen dense weight, or on both frozen factors of a weight."""
 
 from collections.abc import Sequence
 from math import prod, sqrt
@@ -14,34 +14,39 @@ from wasi.linalg.thin import thin_matmul
 
 
 class Adapter(nn.Module):
-    """`scale * X A^T B^T` beside a `weight` (`out x in`), `scale = alpha / rank`.
+    """The low-rank term `scale * X A^T B^T` of a LoRA layer, `scale = alpha / rank`.
 
-    `A` is `rank x in`; `B`, zero at the start, is `out x rank`.
+    `A` (`rank x I`) starts at random; `B` (`O x rank`) starts at zero, so the term does, too.
+
+    Args:
+        weight: `O x I`, the weight beside the adapter; only its shape, type and device are used.
     """
 
     def __init__(self, weight: Tensor, rank: int, alpha: float, generator: torch.Generator):
         super().__init__()
         out_features, in_features = weight.shape
-        bound = 1 / sqrt(in_features)  # as LoRA's authors start A: Kaiming uniform with a = sqrt(5)
+        bound = 1 / sqrt(in_features)  # the LoRA authors' initialisation of A: Kaiming uniform with a = sqrt(5)
         start = torch.empty(rank, in_features).uniform_(-bound, bound, generator=generator)
         self.A = nn.Parameter(start.to(weight))
         self.B = nn.Parameter(weight.new_zeros(out_features, rank))
         self.scale = alpha / rank
 
     def forward(self, x: Tensor, output_needed: bool = True) -> Tensor:
-        # Not by `wasi.linalg.thin`: at LoRA's ranks of 8 or so a pass there and back took 1.2 to 1.4 times as long.
+        # `wasi.linalg.thin` is not used: with it, forward and backward took 1.2 to 1.4 times as long at ranks near 8.
         return linear(F.linear(x, self.A), self.B, None, output_needed) * self.scale
 
     def merged_weight(self, weight: Tensor) -> Tensor:
-        """`weight + scale * B A`, a new tensor."""
+        """Return `weight + scale * B A` (`O x I`) as a new tensor."""
         return weight + self.scale * self.B @ self.A
 
 
 class AdapterLinear(LowRankLayer):
-    """`Y = X W^T + b + adapter(X)`; the dense weight is frozen.
+    """LoRA layer `Y = X W^T + b + scale * X A^T B^T` with a frozen dense `W`.
 
     Args:
-        weight: `O x I`, frozen here; bias: `[O]` or None, left as trainable as it was; rank, alpha: LoRA's.
+        weight: `W`, `O x I`; it is frozen here.
+        bias: `[O]` or None; its `requires_grad` is left unchanged.
+        rank, alpha: of the `Adapter`.
     """
 
     trains_bias = False
@@ -73,7 +78,7 @@ class AdapterLinear(LowRankLayer):
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
-        """A linear layer of its own with the weight in effect; nothing in it trains."""
+        """Return an `nn.Linear` with the merged weight `W + scale * B A`: new tensors, none of them trainable."""
         with torch.device("meta"):
             linear = nn.Linear(self.in_features, self.out_features, bias=False)
         linear.weight = nn.Parameter(self.adapter.merged_weight(self.weight), requires_grad=False)
@@ -82,10 +87,10 @@ class AdapterLinear(LowRankLayer):
 
 
 class FactoredAdapterLinear(LowRankLayer):
-    """`Y = (X (R + s B_r A_r)^T) (L + s B_l A_l)^T + b`: frozen factors, an adapter of scale `s` on each (SVD-LLM).
+    """`Y = (X (R + s B_R A_R)^T) (L + s B_L A_L)^T + b`: frozen factors, each with an adapter of scale `s` (SVD-LLM).
 
     Args:
-        left: `O x K`; right: `K x I`; both frozen. bias, rank, alpha as for `AdapterLinear`.
+        left: `L`, `O x K`, and right: `R`, `K x I`; both are frozen. bias, rank, alpha: as for `AdapterLinear`.
     """
 
     trains_bias = False
@@ -128,7 +133,7 @@ class FactoredAdapterLinear(LowRankLayer):
 
     @torch.no_grad()
     def merged(self) -> FactoredLinear:
-        """A layer of its own with the two factors in effect, `L' R'`; nothing in it trains."""
+        """Return a `FactoredLinear` of `L + s B_L A_L` and `R + s B_R A_R`: new tensors, none of them trainable."""
         left, right = (nn.Parameter(factor, requires_grad=False) for factor in self.weight_factors())
         return FactoredLinear(left, right, _frozen_copy(self.bias)).train(self.training)
 

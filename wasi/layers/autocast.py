@@ -1,6 +1,6 @@
-"""Narrower arithmetic by `torch.autocast`: of a whole model, and of layers with an autograd Function of their own.
+"""Lower precision by `torch.autocast`, for a whole model and for layers that have their own autograd Function.
 
-Weights, bases, optimizer and updates stay float32.
+Weights, bases, optimizer states and updates stay float32.
 """
 
 from contextlib import AbstractContextManager
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 
 def autocast_forward(model: nn.Module, dtype: torch.dtype) -> None:
-    """Every forward pass of `model` computes in `dtype` what `torch.autocast` does there; what it returns is float32.
+    """Run every forward pass of `model` under `torch.autocast` with `dtype`, and return its output as float32.
 
-    By hooks, which a copy of the model takes along.
+    This is done by forward hooks, which `copy.deepcopy` copies along with the model.
     """
     entered: list[torch.autocast] = []
 
@@ -26,14 +26,14 @@ def autocast_forward(model: nn.Module, dtype: torch.dtype) -> None:
         return None if output is None else output.float()
 
     model.register_forward_pre_hook(enter, prepend=True)
-    model.register_forward_hook(leave, always_call=True)  # after an exception too
+    model.register_forward_hook(leave, always_call=True)  # leaves autocast after an exception, too
 
 
 def as_autocast(x: Tensor, *tensors: Tensor | None) -> tuple[Any, ...]:
-    """`x` and `tensors` in the type that autocast computes in on their device, where it is on; else as they are.
+    """Cast `x` and `tensors` to autocast's type where autocast is on for the device of `x`; else return them unchanged.
 
-    Autocast looks into no autograd Function, so its arguments are cast before. Gradients come back in each one's own
-    type, as those of the casts that autocast makes itself.
+    Autocast does not reach into a custom autograd Function, so the arguments of one are cast before the call. Each
+    gradient comes back in its own tensor's type, as with the casts that autocast itself makes.
     """
     kind = x.device.type
     if not torch.is_autocast_enabled(kind):
@@ -43,5 +43,5 @@ def as_autocast(x: Tensor, *tensors: Tensor | None) -> tuple[Any, ...]:
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager:
-    """Inside, everything on the device of `x` is computed in the type of its arguments."""
+    """Return a context without autocast for the device of `x`: operations compute in the type of their arguments."""
     return torch.autocast(x.device.type, enabled=False)

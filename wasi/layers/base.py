@@ -1,4 +1,4 @@
-"""What every layer that replaces an `nn.Linear` tells about itself."""
+"""The common base class of all layers that replace an `nn.Linear`."""
 
 from collections.abc import Sequence
 from math import prod
@@ -9,22 +9,23 @@ from wasi.layers.activation import TuckerState
 
 
 class LowRankLayer(nn.Module):
-    """A linear layer `[..., in_features] -> [..., out_features]` with low-rank weight, saved input or both.
+    """A linear layer `[..., I] -> [..., O]` with a low-rank weight, a low-rank saved input, or both.
 
-    A layer with adapters also has `merged()`, an ordinary layer with the weight in effect (`Method.merged`).
+    A layer with adapters also has a method `merged()`, which returns an ordinary layer with the adapters merged into
+    the weight (see `Method.merged`).
 
-    The class attribute `trains_bias` says whether the bias belongs to what the method trains, or to the rest of the
-    model; `training_only` names submodules and buffers that inference has no use for. A class that has
-    `output_needed`, true, can leave its output out, see `wasi.layers.graph_only`.
+    Class attributes: `trains_bias`, whether the bias is trained even where only the method's own parameters are
+    (`freeze_rest`); `training_only`, the names of submodules and buffers that inference does not use. A subclass that
+    defines `output_needed = True` can skip computing its output, see `wasi.layers.graph_only`.
 
     Args:
-        in_features, out_features: as of `nn.Linear`.
-        state: bases of the saved input, shared by all calls of the layer; None saves inputs as they are.
+        in_features, out_features: `I` and `O`.
+        state: bases of the saved input, shared by all calls of the layer; None saves inputs unchanged.
     """
 
     trains_bias = True
     training_only: tuple[str, ...] = ("state",)
-    weight: Tensor  # of layers with a dense one
+    weight: Tensor  # only in layers with a dense weight
 
     def __init__(self, in_features: int, out_features: int, state: TuckerState | None = None):
         super().__init__()
@@ -34,26 +35,26 @@ class LowRankLayer(nn.Module):
 
     @property
     def weight_rank(self) -> int | None:
-        """Columns kept of the weight, or None for a dense weight."""
+        """The rank `K` of the weight, or None for a dense weight."""
         return None
 
     @property
     def activation_ranks(self) -> tuple[int, ...] | None:
-        """Tucker ranks per mode of the saved input, or None for a dense one."""
+        """The Tucker rank of the saved input in each mode, the batch mode first; None if it is saved unchanged."""
         return None if self.state is None else self.state.ranks
 
     def weight_factors(self) -> tuple[Tensor, ...]:
-        """The weight in effect (`O x I`), or the two matrices whose product it is."""
+        """Return the effective weight: one matrix (`O x I`), or the two factors (`O x K`, `K x I`) of it."""
         return (self.weight,)
 
     def stored_elements(self, shape: Sequence[int]) -> int:
-        """Elements kept for the backward pass of one call with an input of `shape`, as the paper counts."""
+        """Return how many elements a call with an input of `shape` saves for the backward pass, as the paper counts."""
         return prod(shape) if self.state is None else self.state.stored_elements(shape)
 
     def kept(self, x: Tensor) -> tuple[int | None, list[Tensor | None]]:
-        """Batch rank and bases (one per further mode) with which an input of the shape of `x` is saved; None = whole.
+        """Return the batch rank and the bases (token modes, then features) in which `x` is saved; None: kept whole.
 
-        A token mode of another size than its basis, as with another image size, is saved whole (None).
+        A token mode whose size does not match its basis, as with another image size, is kept whole.
         """
         if self.state is None:
             return None, [None] * (x.dim() - 1)

@@ -1,19 +1,20 @@
-"""The linear layer of WASI and WSI: two thin factors, and no dense weight, gradient or (WASI) saved input.
+"""The linear layer of WASI and WSI: two thin factors, and no dense weight, weight gradient or (WASI) saved input.
 
-One step of the weight `W = L R` of one layer, `n` being the number of rows (images x tokens) of its input::
+One training step of a layer with weight `W = L R`; `n = B N` is the number of rows of its input (images x tokens). See
+`docs/method.md` for the notation and derivations::
 
     X [B, N, I] --R^T--> H = X R^T [n, K] --L^T--> Y = H L^T + b [B, N, O]      forward
-        \\--U_2, U_3--> core [B, r_2, r], what is kept of X; beside it, in a step that ends with an update of the
-                        bases, A_m^T A_m U_m of each
+        \\--U_2, U_3--> core [B, r_2, r], saved in place of X; also saved, in a step that ends with an update of
+                        the bases: A_m^T A_m U_m of each basis U_m
     G = dLoss/dY [B, N, O]                                                      backward
         dX = (G L) R                                      [n, I]
         M  = G^T (core x_2 U_2)                           [O, r]   so that dW = M U^T with U = U_3 [I, r]
         dL = M (R U)^T, dR = (L^T M) U^T                  gradients of the factors, or
-        dC = M                                            gradient of coordinates C of a step W + C U^T
+        dC = M                                            gradient of the coordinates C [O, r] of a step W + C U^T
     optimizer                                                                   step
-        on L and R, as on any parameters, or on C: C <- -lr M, then `fold_` takes C U^T into L and R (Algorithm 1)
+        on L and R, as on any parameters; or on C (SGD: C <- -lr M), then `fold_` adds C U^T to L R (Algorithm 1)
     every `update_gap` steps                                                    activation subspace iteration
-        U_m <- orth(A_m^T A_m U_m), and L <- orth(L) without changing L R
+        U_m <- orth(A_m^T A_m U_m); a layer that steps on C also gets L <- orth(L), with L R unchanged
 """
 
 from collections.abc import Sequence
@@ -31,10 +32,16 @@ from wasi.linalg.thin import low_rank_linear, thin_matmul
 
 
 class FactoredProduct(torch.autograd.Function):
-    """`Y = (X R^T) L^T + b` that keeps `L`, `R` and a Tucker decomposition of `X` for the backward pass.
+    """`Y = (X R^T) L^T + b`, saving `L`, `R` and a Tucker decomposition of `X` for the backward pass.
 
-    The weight gradient is returned for the coordinates `C` where these require one, and for `L` and `R` otherwise. The
-    "gradient" of a basis that requires one is its subspace iterate `A_m^T A_m U_m` (`d_m x r_m`), see `TuckerState`.
+    With `G` (`[..., O]`), the gradient of `Y`: `dX = (G L) R` and `db`, the sum of the rows of `G`. The weight gradient
+    goes to the coordinates as `dC = M` (`O x r`) if `C` requires a gradient, else to the factors, see
+    `factor_gradients`. What is returned as the gradient of a basis that requires one is its subspace iterate
+    `A_m^T A_m U_m` (`d_m x r_m`), computed in the forward pass, see `TuckerState`.
+
+    Args of `apply`: x (`[B, *tokens, I]`), left (`O x K`), right (`K x I`), bias (`[O]` or None), coordinates (`C` or
+    None; its values are not used), output_needed (False returns zeros for `Y`), batch_rank and bases (see
+    `wasi.linalg.tucker.compress`).
     """
 
     @staticmethod
@@ -45,16 +52,16 @@ class FactoredProduct(torch.autograd.Function):
         return low_rank_linear(x, right, left, bias) if output_needed else left_out(x, left)
 
     @staticmethod
-    @once_differentiable  # `core` is no function of `x` to autograd, so a second derivative would be wrong
+    @once_differentiable  # autograd does not see that `core` depends on `x`, so second derivatives would be wrong
     def backward(ctx, grad):
         left, right, core, *rest = ctx.saved_tensors
         factors, products = rest[: core.dim()], rest[core.dim() :]
         need_x, need_left, need_right, need_bias, need_coordinates = ctx.needs_input_grad[:5]
         d_x = d_left = d_right = d_coordinates = None
         if need_x:
-            d_x = (thin_matmul(grad, left.mT) @ right).view(*grad.shape[:-1], right.shape[1])
+            d_x = (thin_matmul(grad, left.mT) @ right).view(*grad.shape[:-1], right.shape[1])  # (G L) R
         if need_coordinates:
-            d_coordinates = tucker.weight_coordinates(grad, core, factors)
+            d_coordinates = tucker.weight_coordinates(grad, core, factors)  # M, O x r
         elif need_left or need_right:
             d_left, d_right = factor_gradients(grad, core, factors, left, right)
         d_bias = tucker.row_sum(grad) if need_bias else None
@@ -64,18 +71,25 @@ class FactoredProduct(torch.autograd.Function):
 def factor_gradients(
     grad: Tensor, core: Tensor, factors: tucker.Factors, left: Tensor, right: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """`dL` (`O x K`) and `dR` (`K x I`) for an input given by its Tucker decomposition, which is exact algebra.
+    """Return `dL = dW R^T` (`O x K`) and `dR = L^T dW` (`K x I`) for `dW = G^T X~`, without forming `dW`.
 
-    No `O x I` matrix is formed: with a narrow feature basis `M` (`O x r`) comes first, otherwise the input is
-    taken through `R` (for `dL`) and the output gradient through `L` (for `dR`).
+    `X~` is the tensor that `core` and `factors` stand for; for it the result is exact. With a feature basis `U` of
+    `r <= 2 K` columns, `dL = M (R U)^T` and `dR = (L^T M) U^T`, where `dW = M U^T`. Otherwise, with `G'` (`p x O`) the
+    gradient in the bases of all modes but the features, and `Z` (`p x r`) the core's rows, `dL = G'^T (Z (R U)^T)` and
+    `dR = (L^T G'^T) Z U^T`; a feature mode that is kept whole has `U = I`.
+
+    Args:
+        grad: `G`, `[B, *tokens, O]`.
+        core, factors: as `wasi.linalg.tucker.compress` returns them.
+        left, right: `L` (`O x K`) and `R` (`K x I`).
     """
     basis = factors[-1]
     if basis is not None and basis.shape[1] <= 2 * left.shape[1]:
-        m = tucker.weight_coordinates(grad, core, factors)
+        m = tucker.weight_coordinates(grad, core, factors)  # M, O x r
         return m @ (right @ basis).mT, (left.mT @ m) @ basis.mT
-    seen = tucker.contract_gradient(grad, factors).reshape(-1, grad.shape[-1])
-    rows = core.reshape(-1, core.shape[-1])
-    right_part = right if basis is None else right @ basis
+    seen = tucker.contract_gradient(grad, factors).reshape(-1, grad.shape[-1])  # G', p x O
+    rows = core.reshape(-1, core.shape[-1])  # Z, p x r
+    right_part = right if basis is None else right @ basis  # R U, K x r
     d_right = (left.mT @ seen.mT) @ rows
     return seen.mT @ (rows @ right_part.mT), d_right if basis is None else d_right @ basis.mT
 
@@ -83,22 +97,22 @@ def factor_gradients(
 class FactoredLinear(LowRankLayer):
     """`Y = X (L R)^T + b` with `L` (`O x K`, orthonormal columns at the start) and `R` (`K x I`).
 
-    To an optimizer with state, `L` and `R` are ordinary parameters. For a step without state that acts on `W` as a
-    whole (plain SGD, SWAN), `use_coordinates` makes `C` (`O x r`) the place where the weight gradient arrives, and
-    `fold_` takes the optimizer's step on `C` into the factors: one step of Algorithm 1
-    (`wasi.linalg.subspace.algorithm_1`) but for terms quadratic in its length. `C` is zero, and holds no memory,
-    outside the optimizer's step.
+    For an optimizer with state, `L` and `R` are ordinary parameters. An optimizer without state (plain SGD, SWAN) steps
+    on `W` as a whole: after `use_coordinates`, the weight gradient `dW = M U^T` arrives as the gradient `M` of `C`
+    (`O x r`), the optimizer steps on `C`, and `fold_` takes `C U^T` into `L` and `R`. That is one step of Algorithm 1
+    (`wasi.linalg.subspace.algorithm_1`) up to terms quadratic in its length. Outside the optimizer's step `C` is zero
+    and takes no memory.
 
     Args:
-        left, right: the factors; bias: shape `[O]` or None; state: see `LowRankLayer`.
+        left, right: `L` and `R`; bias: `[O]` or None; state: see `LowRankLayer`.
     """
 
-    update = "subspace"  # of the product `L R`; "none": the optimizer alone moves `L` and `R`, as any parameters
-    preconditioner = "step"  # when `B` is computed anew: in every step, or "basis", when the feature basis has moved
+    update = "subspace"  # optimizers without state step on `W`; "none": `L` and `R` are plain parameters for them, too
+    preconditioner = "step"  # solve for `B` in every step, or with "basis" only after the feature basis has moved
     training_only = ("state", "B")
     output_needed = True
     bias: nn.Parameter | None
-    B: Tensor | None  # `(R R^T + delta I)^-1 R U` (`K x r`) of `fold_`, where it serves several steps
+    B: Tensor | None  # `(R R^T + delta I)^-1 R U` (`K x r`) of `fold_`, kept between steps by preconditioner "basis"
 
     def __init__(
         self, left: nn.Parameter, right: nn.Parameter, bias: nn.Parameter | None, state: TuckerState | None = None
@@ -107,7 +121,7 @@ class FactoredLinear(LowRankLayer):
         self.L, self.R = left, right
         self.register_parameter("bias", bias)
         self.C: Tensor | None = None
-        self._no_update: Tensor | None = None  # what `C` is outside the optimizer's step: zero, without memory
+        self._no_update: Tensor | None = None  # zeros `O x r` that share one element: `C` between optimizer steps
         self.register_buffer("B", None)
 
     @property
@@ -126,13 +140,12 @@ class FactoredLinear(LowRankLayer):
             return FactoredProduct.apply(x, left, right, bias, self.C, self.output_needed, batch_rank, *bases)
 
     def use_coordinates(self) -> bool:
-        """Make `C` what a step acts on, where the layer has a feature basis of at most `K` columns and `L`, `R` train.
+        """Make `C` the parameter that an optimizer steps on, if `L` and `R` train and `U` has `r <= K` columns.
 
-        The weight gradient must lie in the span of one basis in a step, so `L` must not be shared with another layer,
-        which the caller has to see to.
+        The caller must make sure that no other layer shares `L`: its gradient would be in coordinates of another basis.
 
         Returns:
-            Whether it did.
+            Whether the layer now uses coordinates.
         """
         basis = None if self.state is None else self.state.feature_basis
         if basis is None or basis.shape[1] > self.weight_rank or not (self.L.requires_grad and self.R.requires_grad):
@@ -144,17 +157,24 @@ class FactoredLinear(LowRankLayer):
 
     @property
     def has_update(self) -> bool:
-        """Whether an optimizer has stepped on `C` since the last `fold_`: then it holds memory of its own."""
+        """Whether `C` holds a step that has not been folded in: its memory has then been allocated."""
         return self.C is not None and self.C.stride() != (0, 0)
 
     @torch.no_grad()
     def fold_(self, decay: float = 1.0) -> None:
-        """Take the step `C U^T` into `L` and `R`, after weight decay of the product by the factor `decay`."""
+        """Take `C U^T`, projected on the tangent space at rank `K`, into `L` and `R`, then reset `C` and its gradient.
+
+        Weight decay multiplies `L R` by `decay`. The equations are those of `wasi.linalg.subspace.fold_`.
+        """
         fold_all_([self], [decay])
 
     @torch.no_grad()
     def tangent_(self) -> Tensor:
-        """Replace `L.grad` by the tangent direction; the squared norm of the tangent gradient of `L R`, a scalar."""
+        """Replace `L.grad` by the tangent direction of `wasi.linalg.subspace.tangent_gradient`.
+
+        Returns:
+            The squared Frobenius norm of the tangent gradient of `W`, a scalar (`L` being orthonormal).
+        """
         assert self.L.grad is not None and self.R.grad is not None
         direction, square = subspace.tangent_gradient(self.L.grad, self.L, self.R)
         self.L.grad.copy_(direction)
@@ -162,11 +182,11 @@ class FactoredLinear(LowRankLayer):
 
     @torch.no_grad()
     def retract_(self) -> None:
-        """Make `L` orthonormal again without changing `L R`."""
+        """Make the columns of `L` orthonormal again without changing `L R`, see `wasi.linalg.subspace.retract`."""
         left, right = subspace.retract(self.L, self.R)
         self.L.copy_(left)
         self.R.copy_(right)
-        self.B = None  # of other coordinates
+        self.B = None  # it was computed from the previous `R`, in other coordinates of the row space
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
         kept = state_dict.get(f"{prefix}B")
@@ -176,10 +196,15 @@ class FactoredLinear(LowRankLayer):
 
 @torch.no_grad()
 def fold_all_(layers: Sequence[FactoredLinear], decays: Sequence[float]) -> None:
-    """`FactoredLinear.fold_` of several layers, on an accelerator together (`wasi.linalg.subspace.fold_all_`)."""
+    """Call `FactoredLinear.fold_` of several layers; on an accelerator in one batch (`wasi.linalg.subspace.fold_all_`).
+
+    Args:
+        layers: each with coordinates, see `use_coordinates`.
+        decays: for each layer, the factor that weight decay leaves of its product.
+    """
     weights = []
     for layer in layers:
-        assert layer.C is not None and layer.state is not None  # by `use_coordinates`
+        assert layer.C is not None and layer.state is not None  # ensured by `use_coordinates`
         basis = layer.state.feature_basis
         assert basis is not None
         weights.append((layer.L, layer.R, layer.C, basis))
@@ -188,6 +213,6 @@ def fold_all_(layers: Sequence[FactoredLinear], decays: Sequence[float]) -> None
     for number, (layer, weight, decay) in enumerate(zip(layers, weights, decays, strict=True)):
         b = bs[number] if bs is not None else subspace.fold_(*weight, decay, layer.B)
         if layer.preconditioner == "basis" and layer.B is None:
-            layer.B = b.clone() if together else b  # a part of all layers' tensor there
+            layer.B = b.clone() if together else b  # a slice of one tensor for all layers
         assert layer.C is not None and layer._no_update is not None
         layer.C.data, layer.C.grad = layer._no_update, None

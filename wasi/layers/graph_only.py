@@ -1,8 +1,8 @@
-"""Linear layers that leave their output out, in a forward pass that is repeated for its graph alone.
+"""Linear layers that skip their product in a forward pass that is recomputed only for its autograd graph.
 
-The backward pass of `Y = X W^T + b` needs `X` and `W` but not `Y`. Where a part of a network ends in such a layer, and
-what comes behind it (a residual sum, say) does not keep `Y` either, a repetition of that part can do without the
-product, as `torch.utils.checkpoint` stops early once it has what the backward pass needs.
+The backward pass of `Y = X W^T + b` needs `X` and `W` but not `Y`. Where a segment of a network ends in such a layer,
+and what follows it there (a residual sum, say) does not save `Y` either, recomputing the segment for its backward pass
+does not need the product, just as `torch.utils.checkpoint` stops early once it has all saved tensors.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,13 +21,16 @@ from wasi.layers.base import LowRankLayer
 
 
 class LinearGraph(torch.autograd.Function):
-    """The backward pass of `F.linear(x, weight, bias)`, equal bit for bit on a CPU; the forward pass gives zeros."""
+    """The graph of `F.linear(x, weight, bias)`: forward returns zeros, backward the gradients of `F.linear`.
+
+    The gradients are bitwise equal to those of `F.linear` on a CPU.
+    """
 
     @staticmethod
     def forward(ctx, x, weight, bias):
         need_x, need_weight, _ = ctx.needs_input_grad
         ctx.save_for_backward(x if need_weight else None, weight if need_x else None)
-        ctx.by_columns = x.dim() == 2 and x.stride() == (1, len(x))  # in memory; its gradient is then, too
+        ctx.by_columns = x.dim() == 2 and x.stride() == (1, len(x))  # column-major, as its gradient then is, too
         return left_out(x, weight)
 
     @staticmethod
@@ -43,7 +46,7 @@ class LinearGraph(torch.autograd.Function):
 
 
 class ConvolutionGraph(torch.autograd.Function):
-    """`LinearGraph` for `F.conv2d`, `[B, C, H, W] -> [B, O, H', W']`; stride, padding and so on as `nn.Conv2d` has."""
+    """`LinearGraph` for `F.conv2d`, `[B, C, H, W] -> [B, O, H', W']`, with the options of the `nn.Conv2d` `layer`."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, layer: nn.Conv2d):
@@ -67,12 +70,12 @@ class ConvolutionGraph(torch.autograd.Function):
 
 
 def left_out(x: Tensor, weight: Tensor) -> Tensor:
-    """Zeros in place of `X W^T` (`[..., O]`) for `x` (`[..., I]`) and a weight, or left factor, of `O` rows."""
+    """Return zeros `[..., O]` in place of `X W^T`, for `x` (`[..., I]`) and a weight or left factor of `O` rows."""
     return x.new_zeros(*x.shape[:-1], weight.shape[0])
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, output_needed: bool) -> Tensor:
-    """`F.linear`, or its graph alone."""
+    """Return `F.linear(x, weight, bias)`, or, if the output is not needed, zeros with the same autograd graph."""
     if output_needed:
         return F.linear(x, weight, bias)
     x, weight, bias = as_autocast(x, weight, bias)
@@ -81,10 +84,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, output_needed: bool) 
 
 
 def convolution_graph(layer: nn.Conv2d) -> Callable[[Tensor], Tensor] | None:
-    """The graph of `layer(x)` alone, where it is an ordinary convolution with zeros, or nothing, around its input."""
+    """Return a function that gives zeros with the autograd graph of `layer(x)`, or None where that is not supported.
+
+    Supported is an `nn.Conv2d` itself, with its own `forward`, zero padding, and the padding given in numbers.
+    """
     if type(layer) is not nn.Conv2d or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
         return None
-    if "forward" in vars(layer):  # which somebody has replaced
+    if "forward" in vars(layer):  # replaced on the instance, so what it computes is not known
         return None
 
     def run(x: Tensor) -> Tensor:
@@ -96,20 +102,22 @@ def convolution_graph(layer: nn.Conv2d) -> Callable[[Tensor], Tensor] | None:
 
 
 class GraphOnlyRepetition:
-    """`repetition = GraphOnlyRepetition(modules)`, then `with repetition(): run(x)` for one chunk after another.
+    """Recompute `run(x)` chunk by chunk for its autograd graph, without the last product from the second chunk on.
 
-    All of them give the graph of `run`. What they return is wrong from the second on: in the first, which is complete,
-    a layer is looked for that can leave its output out in the others. It is the last `nn.Linear` that `run` calls, or
-    layer with the attribute `output_needed`, if autograd keeps no tensor for the backward pass after it.
+    Use: `repetition = GraphOnlyRepetition(modules)`, then `with repetition(): y = run(x)` for each chunk. The graph of
+    `y` is always that of `run`; the values of `y` are right for the first chunk only. That one is computed in full to
+    find the layer that can skip its output in the others: the last `nn.Linear` or `LowRankLayer` that `run` calls, if
+    it supports that, is called once, and autograd saves no tensor after it. If there is none, all chunks are computed
+    in full.
 
     Args:
-        modules: what `run` calls. Nothing in it is compiled, keeps a tensor for the backward pass by other means than
-            autograd's `save_for_backward`, or computes something else for one chunk than for another.
+        modules: the modules that `run` calls. None of them may be compiled, save tensors for the backward pass by
+            other means than autograd's `save_for_backward`, or compute different operations for different chunks.
     """
 
     def __init__(self, modules: Sequence[nn.Module]):
         self._modules, self._looked = modules, False
-        self.layer: nn.Module | None = None  # that leaves its output out
+        self.layer: nn.Module | None = None  # the layer that skips its output
 
     def __call__(self) -> AbstractContextManager[None]:
         return self._without_output() if self._looked else self._look()
@@ -130,7 +138,7 @@ class GraphOnlyRepetition:
         with ExitStack() as stack:
             for module in {m for parent in self._modules for m in parent.modules()}:
                 if isinstance(module, (LowRankLayer, nn.Linear)):
-                    # before other hooks of the layer, which may keep its output
+                    # before the layer's other hooks: what they save comes after the layer
                     stack.callback(module.register_forward_hook(called, prepend=True).remove)
             stack.enter_context(saved_tensors_hooks(kept, lambda tensor: tensor))
             yield
@@ -153,7 +161,11 @@ class GraphOnlyRepetition:
 
 
 def _can_leave_out(layer: nn.Module) -> bool:
-    """Whether the layer's `forward` is one that is known, not replaced in the instance or by a subclass."""
+    """Whether `layer` can skip its output: it is an `nn.Linear` itself, or its `forward` supports `output_needed`.
+
+    A `forward` that is replaced on the instance, or overridden in a class that does not define `output_needed`, does
+    not.
+    """
     if "forward" in vars(layer):
         return False
     owner = next(cls for cls in type(layer).__mro__ if "forward" in vars(cls))

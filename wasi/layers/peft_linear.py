@@ -1,4 +1,4 @@
-"""A linear layer with an adapter of Hugging Face's peft, as one of the low-rank layers."""
+"""A linear layer with an adapter of Hugging Face's peft, wrapped as a `LowRankLayer`."""
 
 import copy
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from wasi.layers.base import LowRankLayer
 
 
 class PeftLinear(LowRankLayer):
-    """`Y = layer(X)` for a tuner layer of peft around an `nn.Linear`, with one adapter.
+    """`Y = layer(X)` for a peft tuner layer around an `nn.Linear`, with one adapter.
 
     Args:
-        layer: peft's; its dense weight, the parameter `base_layer.weight`, is frozen.
-        rank: numbers per token that the adapter keeps for the backward pass beside the input.
+        layer: the tuner layer of peft; its dense weight, the parameter `base_layer.weight`, is frozen.
+        rank: elements per token that the adapter saves for the backward pass, in addition to the input.
     """
 
     trains_bias = False
@@ -32,7 +32,7 @@ class PeftLinear(LowRankLayer):
         return self.layer.get_base_layer().bias
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x.flatten(0, -2)).unflatten(0, x.shape[:-1])  # some tuners take no images of tokens
+        return self.layer(x.flatten(0, -2)).unflatten(0, x.shape[:-1])  # some tuners accept only 2-D inputs
 
     def weight_factors(self) -> tuple[Tensor, ...]:
         return (self.merged().weight,)
@@ -42,7 +42,7 @@ class PeftLinear(LowRankLayer):
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
-        """A linear layer of its own with the weight in effect, as peft merges it; nothing in it trains."""
+        """Return an `nn.Linear` with the adapter merged by peft: a copy, none of whose parameters is trainable."""
         layer = copy.deepcopy(self.layer)
         layer.merge()
         return layer.get_base_layer().requires_grad_(False).train(self.training)

@@ -1,4 +1,4 @@
-"""A frozen weight in 8 or 4 bits, and LoRA beside it (QLoRA, Dettmers et al., arXiv 2305.14314)."""
+"""LoRA beside a frozen weight of 8 or 4 bits (QLoRA, Dettmers et al., arXiv 2305.14314)."""
 
 from collections.abc import Sequence
 from math import prod
@@ -19,17 +19,17 @@ KINDS = ("int8", "nf4")
 
 
 class QuantizedWeight(nn.Module):
-    """`O x I` numbers as codes and scales, both buffers.
+    """A quantised matrix (`O x I`), held as buffers of codes and scales.
 
     Args:
-        weight: what is quantised.
-        kind: `int8`, symmetric with one scale per row, the largest magnitude over 127; or `nf4`, the 16 levels of
-            NormalFloat with one scale per 64 numbers, two codes a byte, by bitsandbytes.
+        weight: the matrix to quantise.
+        kind: `int8`, symmetric with one scale per row, the row's largest magnitude over 127; or `nf4`, the 16 levels
+            of NormalFloat with one scale per 64 numbers and two codes per byte, by bitsandbytes.
     """
 
     code: Tensor
     scale: Tensor
-    levels: Tensor  # of nf4
+    levels: Tensor  # the 16 values that codes of `nf4` stand for, relative to the scale
 
     def __init__(self, weight: Tensor, kind: str):
         super().__init__()
@@ -46,7 +46,7 @@ class QuantizedWeight(nn.Module):
         self.register_buffer("scale", scale)
 
     def dense(self, dtype: torch.dtype) -> Tensor:
-        """The weight that codes and scales stand for (`O x I`), rounded to `dtype`: a new tensor each time."""
+        """Return the dequantised matrix (`O x I`) in `dtype`, a new tensor each time."""
         if self.kind == "int8":
             return (self.code.to(self.scale.dtype) * self.scale).to(dtype)
         library, options = _bitsandbytes(), {"blocksize": 64, "quant_type": "nf4", "dtype": torch.float32}
@@ -66,13 +66,15 @@ def _bitsandbytes() -> ModuleType:
 
 
 class QuantizedAdapterLinear(LowRankLayer):
-    """`Y = X Q^T + b + adapter(X)` with a quantised, frozen `Q`; all arithmetic is in the input's type, or autocast's.
+    """`Y = X Q^T + b + scale * X A^T B^T` with a quantised, frozen `Q`.
 
-    The dense `Q` exists while it is multiplied with, in forward and backward pass each, and is not kept between.
-    For inference it stays as it is: merged with the adapter it would need all its bits again.
+    It computes in the input's type, or autocast's. The dequantised `Q` exists only during its products; the backward
+    pass dequantises it again. There is no `merged()`: `Q + scale * B A` would have to be dense, in full precision.
 
     Args:
-        weight: `O x I`; bias: `[O]` or None, left as trainable as it was; rank, alpha: LoRA's; kind: of `Q`.
+        weight: `O x I`, quantised to `Q`.
+        bias: `[O]` or None; its `requires_grad` is left unchanged.
+        rank, alpha: of the `Adapter`; kind: of the `QuantizedWeight`.
     """
 
     trains_bias = False
@@ -94,7 +96,7 @@ class QuantizedAdapterLinear(LowRankLayer):
         self.adapter = Adapter(weight.detach(), rank, alpha, generator)
 
     def forward(self, x: Tensor) -> Tensor:
-        x, bias = as_autocast(x, self.bias)  # else autocast would copy `Q`, and autograd keep the copy
+        x, bias = as_autocast(x, self.bias)  # else autocast would make a copy of `Q`, and autograd would save that
         dtype = x.dtype
         weight = self.base.dense(dtype)
         own = weight.untyped_storage().data_ptr()

@@ -1,4 +1,4 @@
-"""The linear layer of the paper's baseline for WSI: a dense weight, truncated anew by an SVD after every step."""
+"""The linear layer of the paper's baseline for WSI: a dense weight that an SVD truncates after every step."""
 
 import torch
 from torch import Tensor, nn
@@ -8,14 +8,13 @@ from wasi.layers.graph_only import linear
 
 
 class SvdLinear(LowRankLayer):
-    """`Y = X W^T + b` with a dense `W` (`O x I`) that has rank `K` whenever a step begins.
+    """`Y = X W^T + b` with a dense `W` (`O x I`) that has rank `K` at the start of every step.
 
-    An optimizer steps on `W` with its dense gradient, and `retract_` takes the result to the nearest matrix of
-    rank `K` (Eckart-Young). The rank stays what the threshold gave at the start, so that a comparison with WSI's
-    subspace iteration is one at equal rank.
+    The optimizer steps on `W` with its dense gradient, and `retract_` replaces the result by the nearest matrix of
+    rank `K` (Eckart-Young). `K` is constant, so that the comparison with WSI's subspace iteration is at equal rank.
 
     Args:
-        weight: of rank `rank`; bias: shape `[O]` or None.
+        weight: `W`, already of rank `rank`; rank: `K`; bias: `[O]` or None.
     """
 
     output_needed = True
@@ -35,6 +34,6 @@ class SvdLinear(LowRankLayer):
 
     @torch.no_grad()
     def retract_(self) -> None:
-        """Truncate the weight to its rank."""
+        """Truncate `W` to rank `K` by a dense SVD, in place: `W <- U_K S_K V_K^T`."""
         u, s, vh = torch.linalg.svd(self.weight, full_matrices=False)
         self.weight.copy_((u[:, : self.rank] * s[: self.rank]) @ vh[: self.rank])

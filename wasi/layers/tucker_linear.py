@@ -1,4 +1,4 @@
-"""The linear layer of ASI: a dense weight whose input is kept as a Tucker decomposition."""
+"""The linear layer of ASI: a dense weight, and an input that is saved as a Tucker decomposition."""
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,12 @@ from wasi.linalg import tucker
 
 
 class TuckerProduct(torch.autograd.Function):
-    """`Y = X W^T + b` that keeps `W` (`O x I`) and a Tucker decomposition of `X` for the backward pass."""
+    """`Y = X W^T + b`, saving `W` (`O x I`) and a Tucker decomposition of `X` for the backward pass.
+
+    With `G` (`[..., O]`), the gradient of `Y`: `dX = G W`, `dW = M U^T` (`O x I`; `M` by
+    `wasi.linalg.tucker.weight_coordinates`, and `U = I` if features are kept whole) and `db`, the sum of the rows of
+    `G`. The gradient of a basis that requires one is its subspace iterate `A_m^T A_m U_m`, see `TuckerState`.
+    """
 
     @staticmethod
     def forward(ctx, x, weight, bias, output_needed, batch_rank, *bases):
@@ -22,7 +27,7 @@ class TuckerProduct(torch.autograd.Function):
         return F.linear(x, weight, bias) if output_needed else left_out(x, weight)
 
     @staticmethod
-    @once_differentiable  # `core` is no function of `x` to autograd, so a second derivative would be wrong
+    @once_differentiable  # autograd does not see that `core` depends on `x`, so second derivatives would be wrong
     def backward(ctx, grad):
         weight, core, *rest = ctx.saved_tensors
         factors, products = rest[: core.dim()], rest[core.dim() :]
@@ -30,7 +35,7 @@ class TuckerProduct(torch.autograd.Function):
         d_x = grad @ weight if need_x else None
         d_weight = None
         if need_weight:
-            d_weight = tucker.weight_coordinates(grad, core, factors)
+            d_weight = tucker.weight_coordinates(grad, core, factors)  # M, O x r
             d_weight = d_weight if factors[-1] is None else d_weight @ factors[-1].mT
         return d_x, d_weight, tucker.row_sum(grad) if need_bias else None, None, None, *products
 
