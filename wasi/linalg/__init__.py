@@ -1,1 +1,1 @@
-"""The algebra as plain functions on tensors: no modules, no configuration, no state."""
+"""The linear algebra, as plain functions on tensors: no modules, no configuration, no state."""

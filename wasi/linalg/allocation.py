@@ -1,4 +1,4 @@
-"""Ranks of several factored weights under one budget of parameters."""
+"""Ranks of several factored weights under a common parameter budget."""
 
 from collections.abc import Sequence
 
@@ -9,15 +9,15 @@ _WIDTH = 16  # see `rank_step`
 
 
 def largest_rank(outputs: int, inputs: int) -> int:
-    """The largest `K >= 1` at which factors `O x K` and `K x I` are together no larger than the dense `O x I`."""
+    """Return the largest `K` at which factors `O x K` and `K x I` have no more parameters than `O x I`; at least 1."""
     return max(1, outputs * inputs // (outputs + inputs))
 
 
 def rank_step(largest: int) -> int:
-    """How many directions at a time are given to a layer that may keep `largest`: 16 of 64 and more, else 1.
+    """Return the step in which a layer's rank is allocated: 16 if its rank may reach `largest >= 64`, else 1.
 
-    A row of 16 float32 numbers fills whole vector registers (AVX2, AVX-512, NEON). A product whose inner matrix is 176
-    wide takes a quarter less time than with 175 (`X R^T`, 2176 rows, 1536 inputs, two AVX-512 cores).
+    16 float32 numbers fill whole vector registers (AVX2, AVX-512, NEON). `X R^T` with `K = 176` takes a quarter less
+    time than with `K = 175` (2176 rows, `I = 1536`, two AVX-512 cores).
     """
     return _WIDTH if largest >= 4 * _WIDTH else 1
 
@@ -25,22 +25,23 @@ def rank_step(largest: int) -> int:
 def allocate(
     damages: Sequence[Tensor], costs: Sequence[int], budget: int, steps: Sequence[int] | None = None
 ) -> list[int]:
-    """Ranks `K_l >= 1` that make `sum_l sum_{k >= K_l} damages[l][k]` least at `sum_l K_l costs[l] <= budget`.
+    """Return ranks `K_l` that minimise `sum_l sum_{k >= K_l} damages[l][k]` subject to `sum_l K_l costs[l] <= budget`.
 
-    Every layer starts at one step of directions; then the step with the largest damage per parameter is kept, and so
-    on, until the next one does not fit. As a layer's damages never increase, no ranks that cost at most as much as the
-    result, and are whole steps, do less damage (the greedy solution of a separable convex problem, Fox 1966).
+    The allocation is greedy: every layer starts at one step of directions; then the step with the largest damage per
+    parameter is added, until the next one does not fit. As the damages of a layer do not increase, no other multiples
+    of the steps that cost at most as much as the result do less damage (greedy solution of a separable convex problem,
+    Fox 1966).
 
     Args:
-        damages: per layer, what leaving out each of its directions adds to the error, non-increasing and not
-            negative, in one unit for all layers; as many as the layer may keep, at least 1.
+        damages: per layer, the error that dropping each of its directions adds (`[largest rank]`, at least one step
+            long): non-increasing, not negative, in the same unit for all layers.
         costs: per layer, the parameters of one direction, `O + I`.
-        budget: parameters in all.
-        steps: per layer, the number that its rank is a multiple of; None = 1. Directions beyond the last multiple
-            are never kept.
+        budget: parameters of all layers together.
+        steps: per layer, the number of which its rank is a multiple; None is 1 for all. Directions beyond the last
+            multiple are never kept.
 
     Raises:
-        ValueError: the budget does not reach for one step of every layer together.
+        ValueError: one step of every layer together exceeds the budget.
     """
     steps = [1] * len(costs) if steps is None else steps
     damages = [_in_steps(d, step) for d, step in zip(damages, steps, strict=True)]

@@ -1,11 +1,16 @@
-"""How far the leading subspace of a matrix has turned."""
+"""Angles between the leading subspaces of two matrices."""
 
 import torch
 from torch import Tensor
 
 
 def left_spectrum(*factors: Tensor) -> tuple[Tensor, Tensor]:
-    """Left singular vectors (`O x n`) and singular values (`n`) of a matrix, or of the product of two."""
+    """Return left singular vectors (`O x n`) and singular values (`[n]`, non-increasing) of a matrix or of `L R`.
+
+    Args:
+        factors: one matrix `O x I` (`n = min(O, I)`), or `L` (`O x K`) and `R` (`K x I`), whose product is not formed
+            (`n = min(K, I)`).
+    """
     *tall, matrix = factors
     if not tall:
         u, s, _ = torch.linalg.svd(matrix, full_matrices=False)
@@ -17,9 +22,9 @@ def left_spectrum(*factors: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def principal_angles(a: Tensor, b: Tensor) -> Tensor:
-    """Angles in degrees, ascending (`k`), between the spans of two `O x k` matrices with orthonormal columns.
+    """Return the principal angles, in degrees and ascending (`[k]`), between the column spaces of two `O x k` matrices.
 
-    From cosines and sines together, so that small angles and right angles are equally exact (Bjorck & Golub 1973).
+    Both cosines and sines are used, so that small and right angles are equally accurate (Bjorck & Golub 1973).
     """
     a, b = (torch.linalg.qr(m.double())[0] for m in (a, b))
     overlap = a.mT @ b

@@ -5,16 +5,16 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-# Least entry on the diagonal of the Cholesky factor of `A^T A`: below the first, one Cholesky pass is not exact enough;
-# below the second, even two are not.
+# Bounds on the least diagonal entry of the Cholesky factor of `A^T A`: below the first, one Cholesky pass is not exact
+# enough; below the second, even two are not.
 _WELL_CONDITIONED, _CONDITIONED = 0.3, 0.01
-_DEPENDENT = 1e-3  # the same entry where columns have unit length: below it one is a sum of others but for rounding
+_DEPENDENT = 1e-3  # bound on that entry for columns of unit length: below it, they are dependent up to rounding
 
 
 def qr_positive(a: Tensor) -> tuple[Tensor, Tensor]:
-    """`a = Q T` with orthonormal `Q` (`m x n`) and upper triangular `T` with a non-negative diagonal.
+    """Return `Q` and `T` of `a = Q T`: `Q` (`m x n`) with orthonormal columns, `T` upper triangular with diagonal >= 0.
 
-    The sign convention makes the factorisation unique, so a basis that does not move keeps its signs.
+    The sign convention makes the factorisation unique, so a basis that does not change keeps its signs.
     """
     q, t = torch.linalg.qr(a)
     sign = torch.where(t.diagonal() < 0, -1.0, 1.0).to(a.dtype)
@@ -22,16 +22,17 @@ def qr_positive(a: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def is_on_cpu(a: Tensor) -> bool:
-    """Whether control flow may depend on values of `a`: elsewhere reading them would need a synchronisation."""
+    """Whether `a` is on the CPU: elsewhere, control flow that depends on its values would need a synchronisation."""
     return a.device.type == "cpu"
 
 
 def qr_near_orthonormal(a: Tensor) -> tuple[Tensor, Tensor]:
-    """`qr_positive` for a matrix whose columns are not far from orthonormal, by Cholesky: matrix products only.
+    """Return `Q` (`m x n`) and `T` of `qr_positive` for nearly orthonormal columns, by the faster Cholesky QR.
 
-    One Cholesky pass where the columns are well conditioned, two where they are less so (CholeskyQR2, Fukaya et al.
-    2014), Householder QR where they are worse. On an accelerator, where choosing would need a synchronisation, always
-    shifted CholeskyQR3, which holds up to a condition of about the inverse of the unit roundoff (Fukaya et al. 2020).
+    `T^T` is the Cholesky factor of `A^T A`, and `Q = A T^-1`. This is done once if the columns are well conditioned,
+    twice if they are less so (CholeskyQR2, Fukaya et al. 2014), and replaced by Householder QR if they are worse. On an
+    accelerator, where that choice would need a synchronisation, it is always shifted CholeskyQR3, which is stable up to
+    a condition number of about the inverse of the unit roundoff (Fukaya et al. 2020).
     """
     if not is_on_cpu(a):
         return _shifted_cholesky_qr(a)
@@ -47,7 +48,7 @@ def qr_near_orthonormal(a: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _shifted_cholesky_qr(a: Tensor) -> tuple[Tensor, Tensor]:
-    """Three Cholesky passes, the first with a shift of `11 (m n + n (n + 1)) u |A|^2` that keeps it from failing."""
+    """Three Cholesky passes, the first shifted by `11 (m n + n (n + 1)) (eps / 2) ||A||_F^2` against failure."""
     m, n = a.shape
     shift = 11 * (m * n + n * (n + 1)) * torch.finfo(a.dtype).eps / 2 * torch.linalg.vector_norm(a).square()
     q, uppers = a, []
@@ -62,7 +63,11 @@ def _shifted_cholesky_qr(a: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def cholesky(gram: Tensor) -> Tensor:
-    """Lower Cholesky factor. A matrix that is not positive definite raises LinAlgError on the CPU, else gives NaN."""
+    """Return the lower Cholesky factor; of a matrix that is not positive definite, NaN if it is not on the CPU.
+
+    Raises:
+        torch.linalg.LinAlgError: a matrix on the CPU is not positive definite.
+    """
     if is_on_cpu(gram):
         return torch.linalg.cholesky(gram)
     lower, info = torch.linalg.cholesky_ex(gram)
@@ -70,10 +75,14 @@ def cholesky(gram: Tensor) -> Tensor:
 
 
 def in_batches(function: Callable[..., Tensor], *matrices: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
-    """Pairs (index, `function` of the matrices at that index), in any order; `function` must be one for `torch.vmap`.
+    """Yield pairs of an index and `function` of the matrices at that index, in any order.
 
-    On an accelerator, where starting an operation takes longer than a decomposition of a small matrix, those of equal
-    shapes are computed as one batch; on a CPU one after the other, as the results are asked for.
+    On an accelerator, where launching an operation takes longer than decomposing a small matrix, matrices of equal
+    shapes are computed as one batch; on a CPU, one result is computed at a time, when it is asked for.
+
+    Args:
+        function: must work under `torch.vmap`.
+        matrices: one sequence for each argument of `function`, all of the same length.
     """
     rows = list(zip(*matrices, strict=True))
     if not rows or is_on_cpu(rows[0][0]):
@@ -88,11 +97,10 @@ def in_batches(function: Callable[..., Tensor], *matrices: Sequence[Tensor]) -> 
 
 
 def independent_columns(a: Tensor, otherwise: Tensor) -> Tensor:
-    """Orthonormal basis (`m x n`, `n <= m`) of the columns of `a`, in the order and with the signs of `a`; `otherwise`
-    where these are linearly dependent to the precision of float32.
+    """Return `orth(a)`, the `Q` (`m x n`, `n <= m`) of `qr_positive`, or `otherwise` if columns are linearly dependent.
 
-    Columns are scaled to unit length first: the columns of a converged subspace iteration `A^T A U` are
-    orthogonal but of very different length, and scaling alone makes the cheap Cholesky pass safe.
+    Dependent means to about the precision of float32. Columns are scaled to unit length first: those of a converged
+    subspace iterate `A^T A U` are orthogonal but of very different lengths, so scaled ones suit the cheap Cholesky QR.
     """
     scaled = a / torch.linalg.vector_norm(a, dim=0).clamp_min(torch.finfo(a.dtype).tiny)
     lower, info = torch.linalg.cholesky_ex(scaled.mT @ scaled)

@@ -1,8 +1,11 @@
-"""The subspace of a weight that matters most for what the layer puts out on given inputs (`method.init=output`).
+"""Factors of a weight that are best for its outputs, or for the model's features (`method.init=output`, `features`).
 
-With inputs `x` of covariance `C` (`I x I`), the error `E ||(I - L L^T) W (x - mean)||^2` of an orthonormal `L`
-(`O x K`) is least, the sum of the discarded eigenvalues, at the leading eigenvectors of `W C W^T`. It is SVD-LLM's
-whitening with an orthonormal left factor. Everything here is meant for float64.
+For inputs `x` of covariance `C` (`I x I`), the output error `E ||(Id - L L^T) W (x - mean)||^2` of an orthonormal `L`
+(`O x K`) is least for the leading eigenvectors of `W C W^T`; it then is the sum of the other eigenvalues. This is
+SVD-LLM's whitening with an orthonormal left factor (`basis_from_*`). `project_*` also weigh the outputs, by a
+sensitivity `S` (`O x O`). Functions `*_inputs` need eigenvectors of `I x I` matrices and are meant for `I <= O`,
+functions `*_outputs` those of `O x O` matrices. All tensors are meant to be float64. (`C` is a covariance here, not the
+coordinates of a step.)
 """
 
 import torch
@@ -10,26 +13,28 @@ from torch import Tensor
 
 from wasi.linalg.rank import gram_energies, truncate
 
-# Added to the diagonal of `C`, relative to the inputs' mean square: directions that the data does not touch are
-# then ordered by the weight's own energy, far below all that it does touch and far above rounding.
+# Added to the diagonal of `C`, relative to the inputs' mean square: directions in which the data have no variance are
+# then ordered by the weight's own energy, far below directions in which they have, and far above rounding.
 RIDGE = 1e-9
 
 
 def basis_from_inputs(weight: Tensor, covariance: Tensor, ridge: float | Tensor, rank: int) -> Tensor:
-    """Leading `rank` eigenvectors (`O x K`, orthonormal) of `W (C + ridge) W^T`, the cheap way for `I <= O`.
+    """Return the leading `rank` eigenvectors (`O x K`, orthonormal) of `W (C + ridge Id) W^T`; cheap for `I <= O`.
+
+    They are the left singular vectors of `W s`, with the Cholesky factor `s` of `C + ridge Id = s s^T`.
 
     Args:
-        weight: `W`, `O x I`; covariance: `C`, `I x I`; ridge: above 0, in the units of `C`; rank: at most `I`.
+        weight: `W`, `O x I`; covariance: `C`, `I x I`; ridge: above 0, in the units of `C`; rank: `K`, at most `I`.
     """
     s = torch.linalg.cholesky(_plus_diagonal(covariance, ridge))
     return truncate(weight @ s, 1.0, rank)[0]
 
 
 def basis_from_outputs(weight: Tensor, covariance: Tensor, ridge: float | Tensor, rank: int) -> Tensor:
-    """The eigenvectors that `basis_from_inputs` finds, from the outputs' `W C W^T` (`O x O`): cheap for `O <= I`.
+    """Return the eigenvectors of `basis_from_inputs` from the covariance of the outputs; cheap for `O <= I`.
 
     Args:
-        covariance: `W C W^T`, `O x O`; ridge: above 0, in the units of `C`; rank: at most `O`.
+        weight: `W`, `O x I`; covariance: `W C W^T`, `O x O`; ridge: above 0, in the units of `C`; rank: at most `O`.
     """
     return _leading(covariance + ridge * (weight @ weight.mT), rank)
 
@@ -37,14 +42,15 @@ def basis_from_outputs(weight: Tensor, covariance: Tensor, ridge: float | Tensor
 def project_inputs(
     weight: Tensor, moment: Tensor, sensitivity: Tensor, ridge: Tensor, damping: Tensor, rank: int
 ) -> tuple[Tensor, Tensor]:
-    """`L` (`O x K`, orthonormal) and `R` (`K x I`) of the `W'` that makes `tr S (W' - W) C (W' - W)^T` least.
+    """Return `L` (`O x K`, orthonormal) and `R` (`K x I`) whose product `W'` minimises `tr S (W' - W) C (W' - W)^T`.
 
-    The cheap way for `I <= O`, where `S` (`O x O`) need not exist. With `C = s s^T` and `V` the leading
-    eigenvectors of `s^T (W^T S W) s`, it is `W' = W s V V^T s^-1`.
+    With `C = s s^T` and `V` (`I x K`) the leading eigenvectors of `s^T (W^T S W) s`, the minimiser of rank `K` is
+    `W' = W s V V^T s^-1`. It is cheap for `I <= O`, and needs no `S` (`O x O`) beside `W^T S W`.
 
     Args:
-        weight: `W`, `O x I`; moment: `C`, `I x I`; sensitivity: `W^T S W`, `I x I`; ridge: added to the diagonal
-            of `C`, above 0; damping: to that of `S`; rank: at most `I`.
+        weight: `W`, `O x I`; moment: `C`, `I x I`; sensitivity: `W^T S W`, `I x I`.
+        ridge: above 0, added to the diagonal of `C`; damping: added to the diagonal of `S`, by `damping W^T W`.
+        rank: `K`, at most `I`.
     """
     s, matrix = _seen_from_inputs(weight, moment, sensitivity, ridge, damping)
     vectors = _leading(matrix, rank)
@@ -55,12 +61,12 @@ def project_inputs(
 def project_outputs(
     weight: Tensor, moment: Tensor, sensitivity: Tensor, ridge: Tensor, damping: Tensor, rank: int
 ) -> tuple[Tensor, Tensor]:
-    """The factors that `project_inputs` finds, in the way that is cheap for `O <= I`.
+    """Return the factors of `project_inputs` from the moment of the outputs; cheap for `O <= I`.
 
-    With `S = t t^T` and `U` the leading eigenvectors of `t^T (W C W^T) t`, it is `W' = t^-T U U^T t^T W`.
+    With `S = t t^T` and `U` (`O x K`) the leading eigenvectors of `t^T (W C W^T) t`, `W' = t^-T U U^T t^T W`.
 
     Args:
-        moment: `W C W^T`, `O x O`; sensitivity: `S`, `O x O`; the others as for `project_inputs`.
+        moment: `W C W^T`, `O x O`; sensitivity: `S`, `O x O`; rank: `K`, at most `O`; others as for `project_inputs`.
     """
     t, matrix = _seen_from_outputs(weight, moment, sensitivity, ridge, damping)
     vectors = _leading(matrix, rank)
@@ -69,22 +75,22 @@ def project_outputs(
 
 
 def damages_from_inputs(weight: Tensor, moment: Tensor, sensitivity: Tensor, ridge: Tensor, damping: Tensor) -> Tensor:
-    """What each direction adds to the error of `project_inputs` where it is left out, non-increasing, `[I]`.
+    """Return the errors (`[I]`, non-increasing) that dropping each direction adds in `project_inputs`.
 
-    The error at rank `K` is the sum of all but the first `K`. Arguments as for `project_inputs`.
+    The minimum of `project_inputs` at rank `K` is the sum of all but the first `K`. Arguments as there.
     """
     return _eigenvalues(_seen_from_inputs(weight, moment, sensitivity, ridge, damping)[1])
 
 
 def damages_from_outputs(weight: Tensor, moment: Tensor, sensitivity: Tensor, ridge: Tensor, damping: Tensor) -> Tensor:
-    """What each direction adds to the error of `project_outputs` where it is left out, non-increasing, `[O]`."""
+    """Return the errors (`[O]`, non-increasing) that dropping each direction adds in `project_outputs`."""
     return _eigenvalues(_seen_from_outputs(weight, moment, sensitivity, ridge, damping)[1])
 
 
 def _seen_from_inputs(
     weight: Tensor, moment: Tensor, sensitivity: Tensor, ridge: Tensor, damping: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """`s` (lower triangular) of `C = s s^T`, and `s^T (W^T S W) s`."""
+    """`s` (lower triangular) of `C = s s^T`, and `s^T (W^T S W) s`, both `I x I`, with ridge and damping."""
     s = torch.linalg.cholesky(_plus_diagonal(moment, ridge))
     return s, s.mT @ (sensitivity + damping * (weight.mT @ weight)) @ s
 
@@ -92,18 +98,18 @@ def _seen_from_inputs(
 def _seen_from_outputs(
     weight: Tensor, moment: Tensor, sensitivity: Tensor, ridge: Tensor, damping: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """`t` (lower triangular) of `S = t t^T`, and `t^T (W C W^T) t`."""
+    """`t` (lower triangular) of `S = t t^T`, and `t^T (W C W^T) t`, both `O x O`, with ridge and damping."""
     t = torch.linalg.cholesky(_plus_diagonal(sensitivity, damping))
     return t, t.mT @ (moment + ridge * (weight @ weight.mT)) @ t
 
 
 def _eigenvalues(matrix: Tensor) -> Tensor:
-    """Eigenvalues of a positive semi-definite matrix, non-increasing; what rounding makes negative is 0."""
+    """Eigenvalues of a positive semi-definite matrix, non-increasing; negative ones, due to rounding, become 0."""
     return gram_energies(torch.linalg.eigvalsh(matrix))
 
 
 def _leading(matrix: Tensor, rank: int) -> Tensor:
-    """Leading `rank` eigenvectors, as columns, of a symmetric matrix."""
+    """Leading `rank` eigenvectors of a symmetric matrix, as columns by decreasing eigenvalue."""
     return torch.linalg.eigh(matrix)[1][:, -rank:].flip(-1)
 
 

@@ -1,4 +1,8 @@
-"""Leading right singular vectors of a matrix `A`: eigenvectors of `A^T A`, exactly or, for long sides, by iteration."""
+"""Leading right singular vectors of a matrix or unfolding, by an eigendecomposition or, if it is large, iteratively.
+
+The unfolding `A_m` of mode `m` of a tensor has that mode last: `prod(other modes) x d_m`. A threshold `epsilon` is the
+share of the squared Frobenius norm to explain. An entry that is not finite raises `torch.linalg.LinAlgError`.
+"""
 
 from math import prod
 
@@ -8,22 +12,25 @@ from torch import Tensor
 from wasi.linalg.orthonormal import qr_positive
 from wasi.linalg.rank import explained_rank, gram_energies
 
-# Up to this size an exact eigendecomposition costs less than iterating.
+# Up to this side an eigendecomposition of the Gram matrix costs less than iterating.
 EXACT_SIDE = 1024
 _ITERATIONS = 6
 _OVERSAMPLE = 8
 _SEED = 0
-_PIECE = 2**20  # elements of a tensor that are held in float64 at a time
+_PIECE = 2**20  # elements of a tensor that are converted to float64 at a time
 
 
 def leading_subspace(rows: Tensor, epsilon: float | None, rank: int | None) -> Tensor:
-    """Basis (`d x r`) of the leading right singular subspace of `rows` (`n x d`).
+    """Return an orthonormal basis (`d x r`) of the leading right singular subspace of `rows` (`n x d`).
 
-    Give either `epsilon` (explained variance to reach, which fixes `r`) or `rank`. Columns are ordered by
-    decreasing energy. Sides beyond `EXACT_SIDE` are treated by a seeded block subspace iteration.
+    Columns are ordered by decreasing singular value; for `rank >= d` the basis is the identity. If both sides exceed
+    `EXACT_SIDE` and `epsilon < 1`, it is computed by block subspace iteration from a random start with a fixed seed.
+
+    Args:
+        epsilon, rank: give one of them, the other is None; `rank` is `r`, `epsilon` gives the least `r` that meets it.
 
     Raises:
-        ValueError: `rank` is above `n`, or neither is given.
+        ValueError: `rank` is above `n`; neither is given; or `epsilon` is given and `rows` is zero.
     """
     n, d = rows.shape
     if rank is not None and rank >= d:
@@ -36,10 +43,10 @@ def leading_subspace(rows: Tensor, epsilon: float | None, rank: int | None) -> T
 
 
 def mode_subspace(x: Tensor, mode: int, rank: int) -> Tensor:
-    """Leading `rank` singular vectors (`d_m x rank`) of a mode's unfolding of `x`, by decreasing energy.
+    """Return the leading `rank` right singular vectors (`d_m x rank`) of the mode-`m` unfolding of `x`.
 
-    Where `_has_small_gram`, `x` is not copied. Otherwise its unfolding is, in float64 up to a side of `EXACT_SIDE`; the
-    last mode's is a view, which is not copied where both sides are longer.
+    Columns are ordered by decreasing singular value. If the Gram matrix is small (`_has_small_gram`), no copy of `x` is
+    made, otherwise its unfolding may be copied, see `leading_subspace`.
 
     Raises:
         ValueError: the rank is above the number of the unfolding's rows.
@@ -50,7 +57,11 @@ def mode_subspace(x: Tensor, mode: int, rank: int) -> Tensor:
 
 
 def mode_rank(x: Tensor, mode: int, epsilon: float) -> int:
-    """The least rank that explains `epsilon` of the squared Frobenius norm of a mode's unfolding of `x`."""
+    """Return the least rank that explains `epsilon` of the mode-`m` unfolding of `x`.
+
+    Raises:
+        ValueError: `epsilon < 1`, and `x` is zero.
+    """
     if epsilon >= 1:
         return x.shape[mode]
     if not _has_small_gram(x, mode):
@@ -64,15 +75,17 @@ def _unfold(x: Tensor, mode: int) -> Tensor:
 
 
 def _has_small_gram(x: Tensor, mode: int) -> bool:
-    """Whether the mode's side is short, and not longer than the unfolding has rows."""
+    """Whether `A_m^T A_m` is at most `EXACT_SIDE` wide, and `A_m` has at least as many rows as columns."""
     return x.shape[mode] ** 2 <= x.numel() and x.shape[mode] <= EXACT_SIDE
 
 
 def mode_spectrum(x: Tensor, mode: int, epsilon: float) -> tuple[Tensor, Tensor]:
-    """Leading singular vectors (`d_m x r`) and squared singular values (`r`, float64) of a mode's unfolding of `x`.
+    """Return right singular vectors (`d_m x r`) and squared singular values (`[r]`, float64) of a mode's unfolding.
 
-    As many as explain `epsilon` of its squared Frobenius norm.
-    No copy of `x` is made for sides up to `EXACT_SIDE`.
+    `r` is the least rank that explains `epsilon`. For `d_m` up to `EXACT_SIDE`, no copy of `x` is made.
+
+    Raises:
+        ValueError: `x` is zero.
     """
     if x.shape[mode] > EXACT_SIDE:
         rows = _unfold(x, mode)
@@ -85,7 +98,7 @@ def mode_spectrum(x: Tensor, mode: int, epsilon: float) -> tuple[Tensor, Tensor]
 
 
 def _mode_gram(x: Tensor, mode: int) -> Tensor:
-    """`A_m^T A_m` (`d_m x d_m`, float64), summed piece by piece."""
+    """`A_m^T A_m` (`d_m x d_m`, float64), summed over pieces of `x` to save memory."""
     d = x.shape[mode]
     view = x.reshape(prod(x.shape[:mode]), d, -1)
     along = 2 if view.shape[0] == 1 else 0
@@ -109,7 +122,7 @@ def _exact(rows: Tensor, epsilon: float | None, rank: int | None) -> Tensor:
         vectors = wide.mT @ left
     r = _wanted(energy, epsilon, rank, None)
     basis = vectors[:, :r]
-    if d > n:  # scaled by the singular values until here, and possibly rank-deficient
+    if d > n:  # columns of `A^T U` are as long as the singular values, some of which may be zero
         basis = qr_positive(basis)[0]
     return basis.to(rows.dtype).contiguous()
 

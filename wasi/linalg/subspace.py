@@ -1,6 +1,7 @@
-"""Steps on a weight held as `W = L R`: Algorithm 1 of the paper, and the same step without any dense matrix.
+"""Steps on a weight held as `W = L R`: Algorithm 1 of the paper, and the same step without any `O x I` matrix.
 
-`L` is `O x K` with orthonormal columns, `R` is `K x I`. `docs/method.md` derives `fold_`.
+`L` is `O x K` with orthonormal columns, `R` is `K x I`. See `docs/method.md` for the notation and for the derivation of
+`fold_`.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,21 +11,21 @@ from torch import Tensor
 
 from wasi.linalg.orthonormal import cholesky, qr_near_orthonormal, qr_positive
 
-# `||E||_F` up to which `fold_` removes the stretch `E` of `L`; see there.
+# Up to this `||E||_F`, `fold_` cancels the stretch `E` of `L^T L` to first order.
 _SMALL_STRETCH = 1e-2
 
 
 def algorithm_1(left: Tensor, right: Tensor, d_weight: Tensor, lr: float) -> tuple[Tensor, Tensor]:
-    """Algorithm 1 of arXiv 2510.09160 on dense matrices, made consistent: one subspace iteration on `W+`.
+    """Take one step of Algorithm 1 of arXiv 2510.09160 on dense matrices: a gradient step and one subspace iteration.
 
-    It is the reference from which `fold_` and `tangent_gradient` differ by `O(lr^2)`; training never calls it.
-    The published algorithm lacks the last line and pairs the new `L` with the old `R`.
+    The published listing lacks the last line, `R+ = L+^T W+`, and pairs the new `L` with the old `R`. Tests compare
+    `fold_` and `tangent_gradient` with this function, from which they differ by `O(lr^2)`; training does not call it.
 
     Args:
-        left: `L`, `O x K`, orthonormal columns; right: `R`, `K x I`; d_weight: `dLoss/dW`, `O x I`.
+        left: `L`, `O x K`, orthonormal columns; right: `R`, `K x I`; d_weight: `dW = dLoss/dW`, `O x I`.
 
     Returns:
-        The next `L` and `R`.
+        `L+` (`O x K`, orthonormal columns) and `R+` (`K x I`).
     """
     w_next = left @ right - lr * d_weight  # W+ = L R - lr dW      O x I
     r_hat = left.mT @ w_next  #              R^ = L^T W+           K x I
@@ -35,25 +36,30 @@ def algorithm_1(left: Tensor, right: Tensor, d_weight: Tensor, lr: float) -> tup
 def fold_(
     left: Tensor, right: Tensor, update: Tensor, basis: Tensor, decay: float = 1.0, b: Tensor | None = None
 ) -> Tensor:
-    """Take into `L` and `R`, in place, a step `W + C U^T` whose rows lie in the span of a feature basis `U`.
+    """Take a step `W + C U^T` into `L` and `R`, in place; its rows lie in the span of a feature basis `U`.
 
-    With `A = L^T C` and `B = (R R^T + delta I)^-1 R U`, `delta` being the damping of `damped_solve`, the step
-    `L + (C - L A) B^T`, `R + A U^T` adds to `L R` the projection of `C U^T` on the tangent space of the matrices of
-    rank `K`, as one iteration of Algorithm 1 does to first order. It would stretch `L^T L = I` by `E = B N^T N B^T`
-    with `N = C - L A`; with `A + B N^T N / 2` in place of `A` the stretch is `E^2 / 4`. Where `||E||_F` is above 1e-2
-    that term is left out.
+    With `A = L^T C` (`K x r`), `N = C - L A` (`O x r`) and `B = (R R^T + delta I)^-1 R U` (`K x r`), `delta` being the
+    damping of `damped_solve`::
+
+        L <- L + N B^T,    R <- decay R + A U^T
+
+    adds to `L R` the projection of `C U^T` on the tangent space of the matrices of rank `K`, as one iteration of
+    Algorithm 1 does, up to terms quadratic in the step. `L^T L = I` becomes `I + E` with the stretch `E = B N^T N B^T`.
+    While `||E||_F <= 1e-2`, `A' = A + B N^T N / 2` and `N' = C - L A'` take the places of `A` and `N`, which leaves
+    `I + E^2 / 4`.
 
     Args:
-        left: `L`, `O x K`; right: `R`, `K x I`; update: `C`, `O x r`, the step in coordinates of the basis;
-        basis: `U`, `I x r`, orthonormal columns; decay: factor that weight decay leaves of `W`,
-        before the step; b: `B` of an earlier `R`, not many steps away, in place of the present one's: what the step
-        adds then differs from that projection by terms quadratic in the length of steps.
+        left: `L`, `O x K`; right: `R`, `K x I`.
+        update: `C`, `O x r`, the step in coordinates of the basis; basis: `U`, `I x r`, orthonormal columns.
+        decay: the factor by which weight decay multiplies `R`, and so `W` and the part `N B^T R` of the step.
+        b: the `B` of an `R` a few steps earlier, used instead of solving for it; the step then differs from that
+            projection by further quadratic terms.
 
     Returns:
-        `B`.
+        `B` (`K x r`).
     """
     if b is None:
-        b = damped_solve(right @ right.mT, right @ basis)
+        b = damped_solve(right @ right.mT, right @ basis)  # (R R^T + delta I)^-1 R U
     _add_(left, right, update, basis, decay, _corrected(left.mT @ update, update.mT @ update, b), b)
     return b
 
@@ -61,9 +67,15 @@ def fold_(
 def fold_all_(
     weights: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]], decays: Sequence[float], bs: Sequence[Tensor | None]
 ) -> list[Tensor]:
-    """`fold_` of several weights, given as its first four arguments, with their small matrices in one batch.
+    """Call `fold_` for several weights, with all their `K x K` and `K x r` matrices in one batch.
 
-    For an accelerator, where starting an operation takes longer than a decomposition of so small a matrix.
+    For accelerators, where launching an operation takes longer than decomposing so small a matrix.
+
+    Args:
+        weights: for each weight, the first four arguments of `fold_`; decays, bs: its `decay` and `b`.
+
+    Returns:
+        The `B` of each weight.
     """
     found = dict(enumerate(bs))
     missing = [number for number, b in found.items() if b is None]
@@ -73,7 +85,7 @@ def fold_all_(
         rows = _stacked([right @ basis for right, basis in zip(rights, bases, strict=True)])
         solved = torch.vmap(damped_solve)(grams, rows)
         for number, right, basis, b in zip(missing, rights, bases, solved, strict=True):
-            found[number] = b[: len(right), : basis.shape[1]]  # less than in the batch for the smaller ones
+            found[number] = b[: len(right), : basis.shape[1]]  # without the padding of the batch
     used = [b for b in found.values() if b is not None]
     products = [(left.mT @ update, update.mT @ update) for left, _, update, _ in weights]
     stacks = [_stacked(matrices) for matrices in (*zip(*products, strict=True), used)]
@@ -84,7 +96,7 @@ def fold_all_(
 
 
 def _corrected(a: Tensor, square: Tensor, b: Tensor) -> Tensor:
-    """`A` of `fold_` (`K x r`), corrected where the stretch is small, from `L^T C` (`K x r`), `C^T C` and `B`."""
+    """`A + B N^T N / 2` (`K x r`) of `fold_` if the stretch is small, else `A`; from `A = L^T C`, `C^T C` and `B`."""
     normal = square - a.mT @ a  #     N^T N = C^T C - A^T A, as L is orthonormal
     stretch = normal @ (b.mT @ b)
     is_small = (stretch * stretch.mT).sum() <= _SMALL_STRETCH**2  # ||E||_F^2 = tr (N^T N B^T B)^2
@@ -92,12 +104,12 @@ def _corrected(a: Tensor, square: Tensor, b: Tensor) -> Tensor:
 
 
 def _add_(left: Tensor, right: Tensor, update: Tensor, basis: Tensor, decay: float, a: Tensor, b: Tensor) -> None:
-    left.addmm_(torch.addmm(update, left, a, alpha=-1), b.mT)  # L <- L + (C - L A) B^T
+    left.addmm_(torch.addmm(update, left, a, alpha=-1), b.mT)  # L <- L + (C - L A) B^T = L + N B^T
     right.addmm_(a, basis.mT, beta=decay)  #                     R <- decay R + A U^T
 
 
 def _stacked(matrices: Sequence[Tensor]) -> Tensor:
-    """Matrices as one tensor `[number, most rows, most columns]`, with zeros where one is smaller."""
+    """Stack matrices as one tensor `[number, most rows, most columns]`, padded with zeros."""
     if len({matrix.shape for matrix in matrices}) == 1:
         return torch.stack(list(matrices))
     rows, columns = (max(matrix.shape[axis] for matrix in matrices) for axis in (0, 1))
@@ -108,12 +120,17 @@ def _stacked(matrices: Sequence[Tensor]) -> Tensor:
 
 
 def tangent_gradient(d_left: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """The direction `(I - L L^T) dL (R R^T + delta I)^-1` for a linear step on `L`, with `dR` unchanged for `R`.
+    """Return the direction `D = (I - L L^T) dL (R R^T + delta I)^-1` (`O x K`) that replaces `dL` in a tangent step.
 
-    `direction R + L dR` is then the projection of `dW` on the tangent space of the matrices of rank `K`.
+    With `dL = dW R^T` and the unchanged `dR = L^T dW`, `D R + L dR` is the projection of `dW` on the tangent space of
+    the matrices of rank `K` (up to the damping `delta` of `damped_solve`). So plain SGD with `D` and `dR` takes a step
+    of Algorithm 1 up to terms quadratic in the step.
+
+    Args:
+        d_left: `dL`, `O x K`; left: `L`, `O x K`, orthonormal columns; right: `R`, `K x I`.
 
     Returns:
-        The direction (`O x K`) and its squared length in weight space, a scalar.
+        `D`, and the squared norm of `D R` (a scalar, without damping exact), computed as `tr dL^T (I - L L^T) D`.
     """
     normal = d_left - left @ (left.mT @ d_left)
     direction = damped_solve(right @ right.mT, normal.mT).mT
@@ -121,32 +138,44 @@ def tangent_gradient(d_left: Tensor, left: Tensor, right: Tensor) -> tuple[Tenso
 
 
 def retract(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """The same product with `L` orthonormal again: `L = Q T` with a positive diagonal, so `W = Q (T R)`."""
+    """Return factors of the same product with an orthonormal left one: `L = Q T` (QR), so `L R = Q (T R)`.
+
+    `T` has a positive diagonal, so a nearly orthonormal `L` changes little.
+
+    Args:
+        left: `L`, `O x K`, nearly orthonormal columns; right: `R`, `K x I`.
+
+    Returns:
+        `Q` (`O x K`) and `T R` (`K x I`).
+    """
     q, t = qr_near_orthonormal(left)
     return q, t @ right
 
 
 def damped_solve(gram: Tensor, rows: Tensor) -> Tensor:
-    """`(gram + delta I)^-1 rows` by Cholesky; overwrites the `K x K` matrix `gram`.
+    """Return `(gram + delta I)^-1 rows` (`K x r`) by Cholesky; overwrites `gram`.
 
-    The Tikhonov damping `delta` is 1e-4 of the largest eigenvalue in float32 (sqrt(eps) / 3 in general), so that
-    directions in which the weight is nearly zero take a shorter step.
+    The Tikhonov damping `delta` is sqrt(eps) / 3 of the largest eigenvalue (1e-4 in float32, estimated by power
+    iteration), so that directions in which the weight is nearly zero take a shorter step.
+
+    Args:
+        gram: `R R^T`, `K x K`, positive semi-definite; rows: `K x r`.
     """
     v = gram.diagonal().sqrt()
-    for _ in range(3):  # power steps: the largest eigenvalue of a positive definite matrix, closely
+    for _ in range(3):  # power iteration: `||v||` approaches the largest eigenvalue from below
         v = gram @ (v / torch.linalg.vector_norm(v))
     gram.diagonal().add_(torch.finfo(gram.dtype).eps ** 0.5 / 3 * torch.linalg.vector_norm(v))
     return torch.cholesky_solve(rows, cholesky(gram))
 
 
 def polar_factors(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """`M (M^T M)^(-1/2)` of each tall `M` (`O x r`): the nearest matrix with orthonormal columns.
+    """Return the polar factor `M (M^T M)^(-1/2)` of each `M` (`O x r`, `r <= O`), the nearest orthonormal matrix.
 
-    By eigendecompositions of the `r x r` Gram matrices in float64. Directions in which `M` is below 1e-6 of its
-    largest singular value are noise and are damped instead of being raised to length 1.
+    They are computed from eigendecompositions of the `r x r` Gram matrices in float64. Singular values of `M` below
+    1e-6 of its largest are noise: they are damped instead of being raised to 1.
 
     Raises:
-        torch.linalg.LinAlgError: a matrix has an entry that is not finite.
+        torch.linalg.LinAlgError: an entry of a matrix is not finite.
     """
     wide = [matrix.double() for matrix in matrices]
     roots = _on_cpu(_inverse_root, [matrix.mT @ matrix for matrix in wide])
@@ -162,9 +191,9 @@ def _inverse_root(gram: Tensor) -> Tensor:
 
 
 def _on_cpu(function: Callable[[Tensor], Tensor], squares: Sequence[Tensor]) -> list[Tensor]:
-    """`function` of each square matrix. From an accelerator they come and go together, in two transfers.
+    """Return `function` of each square matrix, computed on the CPU, with one transfer from an accelerator and one back.
 
-    A decomposition of so small a matrix takes an accelerator longer than a CPU, and each makes the host wait.
+    Decomposing so small a matrix takes longer on an accelerator, and each decomposition there makes the host wait.
     """
     if not squares or squares[0].device.type == "cpu":
         return [function(square) for square in squares]

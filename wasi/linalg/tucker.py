@@ -1,7 +1,9 @@
-"""Tucker decomposition of activations and what the backward pass needs of it.
+"""Tucker decompositions of activations, and the products with them that the backward pass needs.
 
-An activation has shape `[B, *tokens, I]`. A factor is a matrix `[d_m, r_m]` with orthonormal columns for
-each of its modes, or `None` for a mode that is kept whole (`r_m = d_m`, the identity).
+An activation `X` has shape `[B, *tokens, I]`. Each of its modes has a factor `U_m` (`d_m x r_m`) with orthonormal
+columns, or `None` if the mode is kept whole (`r_m = d_m`, the identity). `x_m` is the mode product; the unfolding `A_m`
+(`prod(other modes) x d_m`) has mode `m` last. Equations count modes from 1 (batch) as `docs/method.md` does, arguments
+`mode` from 0: `U_2`, of the first token mode, is the factor of `mode=1`.
 """
 
 from collections.abc import Sequence
@@ -16,20 +18,23 @@ Factors = Sequence[Tensor | None]
 
 
 def project(x: Tensor, factor: Tensor, mode: int) -> Tensor:
-    """Mode product `x x_m factor^T`: `[..., d_m, ...]` becomes `[..., r_m, ...]`. Nothing wide is copied."""
+    """Return the mode product `X x_m U^T` for `factor` `U`: `[..., d_m, ...]` becomes `[..., r_m, ...]`.
+
+    A contiguous `x` is not copied.
+    """
     shape = list(x.shape)
     shape[mode] = factor.shape[1]
     if mode == x.dim() - 1:
         return thin_matmul(x, factor.mT).contiguous().view(shape)
     left, right = prod(x.shape[:mode]), prod(x.shape[mode + 1 :])
-    # torch.matmul would copy `x` transposed, so as to fold it, where the factor requires a gradient.
+    # Not torch.matmul: where the factor requires a gradient, it would copy `x` transposed to fold the batch into it.
     return torch.bmm(factor.mT.expand(left, -1, -1), x.reshape(left, x.shape[mode], right)).view(shape)
 
 
 def iterate(x: Tensor, small: Tensor, mode: int) -> Tensor:
-    """`A_m^T (A_m U)` (`d_m x r_m`) of the mode's unfolding, from `x` and its projection `small = x x_m U^T`."""
+    """Return the subspace iterate `A_m^T (A_m U)` (`d_m x r_m`) of the unfolding of `x`, given `small = X x_m U^T`."""
     if mode == x.dim() - 1:
-        # The transposed product: BLAS is faster with the long side of both factors last.
+        # Computed transposed: BLAS is faster if both matrices have their long side last.
         return (small.reshape(-1, small.shape[-1]).mT @ x.reshape(-1, x.shape[-1])).mT
     left, right = prod(x.shape[:mode]), prod(x.shape[mode + 1 :])
     rows, projected = x.reshape(left, x.shape[mode], right), small.reshape(left, small.shape[mode], right)
@@ -39,19 +44,21 @@ def iterate(x: Tensor, small: Tensor, mode: int) -> Tensor:
 def compress(
     x: Tensor, bases: Factors, batch_rank: int | None, wanted: Sequence[bool]
 ) -> tuple[Tensor, list[Tensor | None], list[Tensor | None]]:
-    """A Tucker decomposition of `x` (`[B, *tokens, I]`) in given bases, and one subspace iteration of these.
+    """Decompose `X` in given bases, `core = X x_2 U_2^T x_3 U_3^T`, and take one subspace iteration of each basis.
 
-    Sequentially truncated, each mode on what the one before left, token modes before features or after them, whichever
-    takes fewer operations. Where `batch_rank < B`, the batch mode is cut last, to its leading singular vectors.
+    Modes are projected one after another, token modes before features or after them, whichever takes fewer operations.
+    The iterate of a basis is `A_m^T A_m U_m`, with `A_m` the unfolding of `X` as projected on the bases before. If
+    `batch_rank < B`, the batch mode is truncated last, `core <- core x_1 U_1^T`, with `U_1` by `batch_factor`.
 
     Args:
-        batch_rank: None keeps the batch mode whole.
-        bases: per token mode and for the feature mode `U_m` (`d_m x r_m`), or None to keep the mode whole.
-        wanted: per basis, whether its iterate `A_m^T A_m U_m` is computed.
+        x: `X`, `[B, *tokens, I]`.
+        bases: `U_m` (`d_m x r_m`) for each token mode and, last, the feature mode; None keeps a mode whole.
+        batch_rank: rank of the batch mode; None keeps it whole.
+        wanted: for each basis, whether its iterate is computed.
 
     Returns:
-        The core, one factor per mode with the batch mode first, and the iterates, not orthonormalised (None where
-        not wanted).
+        The core (`[r_1, r_2, ..., r]`); one factor or None per mode, the batch mode first; and for each basis its
+        iterate (`d_m x r_m`, not orthonormalised), or None if not wanted.
     """
     core = x
     products: list[Tensor | None] = [None] * len(bases)
@@ -70,7 +77,7 @@ def compress(
 
 
 def _cheaper_order(shape: Sequence[int], bases: Factors) -> tuple[int, ...]:
-    """Places in `bases`: all token modes, then features, or features first; on equal terms the latter."""
+    """Indices of `bases` in the order of projection: features first, or last if that takes fewer operations."""
     last = len(bases) - 1
     ranks = [shape[0], *(d if u is None else u.shape[1] for d, u in zip(shape[1:], bases, strict=True))]
     orders = (last, *range(last)), tuple(range(last + 1))
@@ -78,9 +85,9 @@ def _cheaper_order(shape: Sequence[int], bases: Factors) -> tuple[int, ...]:
 
 
 def expand(core: Tensor, factors: Factors) -> Tensor:
-    """The tensor a core and its factors stand for: `core x_1 U_1 ... x_m U_m`, shape `[d_1, ..., d_m]`.
+    """Return the tensor `core x_1 U_1 x_2 U_2 ...` (`[d_1, d_2, ...]`) that a core (`[r_1, r_2, ...]`) stands for.
 
-    In the order of `contract_gradient` backwards, which costs the same; features last.
+    Modes are expanded in the reverse order of `contract_gradient`, so both cost the same; features come last.
     """
     last = len(factors) - 1
     for mode in (*reversed(token_modes_first(last)), last):
@@ -90,16 +97,17 @@ def expand(core: Tensor, factors: Factors) -> Tensor:
 
 
 def batch_factor(rows: Tensor, rank: int) -> Tensor:
-    """Leading left singular vectors (`B x r`, in any order) of the batch unfolding of a shrunk tensor, exact.
+    """Return the leading left singular vectors (`B x min(rank, q)`, in any order) of `rows` (`B x q`).
 
-    Samples change from batch to batch, so there is nothing to warm-start: an eigendecomposition of the
-    smaller Gram matrix of the shrunk tensor costs less than a useful number of iterations.
+    `rows` is a tensor that has been projected in all other modes, one row per sample. Samples change from batch to
+    batch, so there is no warm start; an eigendecomposition of the smaller Gram matrix costs less than enough iterations
+    from a random start.
 
     Args:
-        rows: `B x q`; rank: below `B`; there are no more vectors than `q`.
+        rank: below `B`.
     """
     dtype = rows.dtype
-    rows = rows.to(torch.promote_types(dtype, torch.float32))  # no decomposition knows a narrower type
+    rows = rows.to(torch.promote_types(dtype, torch.float32))  # decompositions support no narrower type
     b, q = rows.shape
     if b <= q:
         return torch.linalg.eigh(rows @ rows.mT)[1][:, -rank:].contiguous().to(dtype)
@@ -108,7 +116,10 @@ def batch_factor(rows: Tensor, rank: int) -> Tensor:
 
 
 def row_sum(grad: Tensor) -> Tensor:
-    """`[..., O]` summed over all but the last axis; on a CPU as a product, twice as fast as a reduction there."""
+    """Return `grad` (`[..., O]`) summed over all but the last axis (`[O]`), the gradient of a bias.
+
+    On a CPU it is computed as a product with ones, which is twice as fast as a reduction.
+    """
     rows = grad.reshape(-1, grad.shape[-1])
     if grad.device.type != "cpu":
         return rows.sum(0)
@@ -116,7 +127,10 @@ def row_sum(grad: Tensor) -> Tensor:
 
 
 def contract_gradient(grad: Tensor, factors: Factors) -> Tensor:
-    """Output gradient `G` (`[B, *tokens, O]`) projected on all factors but the last: `[r_1, ..., O]`."""
+    """Return the output gradient `G` (`[B, *tokens, O]`) in all factors but the last: `G x_1 U_1^T x_2 U_2^T`.
+
+    Its shape is `[r_1, r_2, O]`; factors that are None leave their mode whole.
+    """
     for mode in token_modes_first(len(factors) - 1):
         if (factor := factors[mode]) is not None:
             grad = project(grad, factor, mode)
@@ -124,15 +138,19 @@ def contract_gradient(grad: Tensor, factors: Factors) -> Tensor:
 
 
 def token_modes_first(modes: int) -> tuple[int, ...]:
-    """Order in which `contract_gradient` takes the batch and token modes of an input with so many."""
+    """Return the order in which `contract_gradient` projects the batch and token modes, of which there are `modes`."""
     return (*range(1, modes), 0)
 
 
 def weight_coordinates(grad: Tensor, core: Tensor, factors: Factors) -> Tensor:
-    """`M` (`O x r_I`) with `dW = G^T X = M U_I^T`, contracted in the cheaper of two orders.
+    """Return `M` (`O x r`), the weight gradient in coordinates of the feature basis: `dW = G^T X~ = M U^T`.
 
-    Either the output gradient goes through the factors down to the core, or the core is expanded to the
-    coordinates of every token; the two differ only in rounding.
+    `X~` (`n x I`) is the input that core and factors stand for; without a feature basis, `U = I` and `M = dW`. `M` is
+    `(G x_1 U_1^T x_2 U_2^T)^T core` or `G^T (core x_1 U_1 x_2 U_2)`, all flattened to rows, whichever takes fewer
+    operations; they differ only by rounding.
+
+    Args:
+        grad: `G`, `[B, *tokens, O]`; core: `[r_1, r_2, r]`; factors: one per mode, the batch mode first, or None.
     """
     sizes, ranks = grad.shape[:-1], core.shape[:-1]
     o, r = grad.shape[-1], core.shape[-1]
@@ -147,7 +165,7 @@ def weight_coordinates(grad: Tensor, core: Tensor, factors: Factors) -> Tensor:
 
 
 def _projection_cost(sizes: Sequence[int], ranks: Sequence[int], order: Sequence[int]) -> int:
-    """Multiply-adds of shrinking a tensor from `sizes` to `ranks`, mode after mode in `order`, or of the way back."""
+    """Multiply-adds of projecting a tensor from `sizes` to `ranks`, mode by mode in `order`, or of the reverse."""
     cost, current = 0, list(sizes)
     for mode in order:
         if ranks[mode] != sizes[mode]:
@@ -157,6 +175,6 @@ def _projection_cost(sizes: Sequence[int], ranks: Sequence[int], order: Sequence
 
 
 def stored_elements(shape: Sequence[int], ranks: Sequence[int]) -> int:
-    """Elements of core and factors of a tensor of `shape`; a mode that is kept whole has no factor."""
+    """Return the number of elements of core and factors for a tensor of `shape`; a mode kept whole has no factor."""
     kept = [min(r, d) for r, d in zip(ranks, shape, strict=True)]
     return prod(kept) + sum(d * r for d, r in zip(shape, kept, strict=True) if r < d)
