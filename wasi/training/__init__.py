@@ -1,1 +1,1 @@
-"""One optimizer step, and the loop around it."""
+"""The optimizer step, in its variants, and the training loop around it."""

@@ -1,10 +1,10 @@
 """Memory-saving optimizers of other packages (requirements-baselines.txt), as `optimizer=` builds them.
 
 GaLore (Zhao et al., arXiv 2403.03507) and APOLLO (Zhu et al., arXiv 2412.05270) hold Adam's moments of a dense
-weight's gradient in a subspace of rank `rank`, renewed every `update_proj_gap` steps. They do so for the weights
-that `mark_projected` has marked; all other parameters get ordinary AdamW. Both declare in an attribute
-`subspace_work` which callables project, so that this work (an SVD of each marked gradient where one is due, two
-products per step) is measured as subspace work.
+weight's gradient in a subspace of rank `rank`, which is recomputed every `update_proj_gap` steps. They do so for the
+weights that `mark_projected` has marked; all other parameters get ordinary AdamW. The attribute `subspace_work` of both
+optimizers names the callables that project, so that their work (two products per step and, when a projection is
+recomputed, an SVD of the gradient) is measured as subspace work.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ _MARK = "is_projected"
 
 
 def mark_projected(model: nn.Module, scope: str) -> None:
-    """Mark the trainable dense weights of the linears in `scope`."""
+    """Mark the trainable dense weights of the linear layers in `scope` for projection by `galore` and `apollo`."""
     for site in linear_sites(model, scope):
         if site.name.endswith(".in_proj"):
             weight: Tensor | None = model.get_parameter(f"{site.name}_weight")
@@ -33,7 +33,15 @@ def mark_projected(model: nn.Module, scope: str) -> None:
 
 
 def galore(groups: list[Group], *, rank, update_proj_gap, scale, proj_type, **options) -> Optimizer:
-    """AdamW of galore-torch; `options` are AdamW's."""
+    """Return the AdamW of galore-torch over `groups`.
+
+    Args:
+        rank, update_proj_gap, scale, proj_type: of the projection of marked weights, as in galore-torch; options: of
+            AdamW.
+
+    Raises:
+        UserError: the package is not installed, or no weight in `groups` is marked.
+    """
     package = optional("galore_torch", "optimizer", "galore")
     projection = {"rank": rank, "update_proj_gap": update_proj_gap, "scale": scale, "proj_type": proj_type}
     groups = _with_projection(groups, projection, "galore")
@@ -50,7 +58,15 @@ def galore(groups: list[Group], *, rank, update_proj_gap, scale, proj_type, **op
 def apollo(
     groups: list[Group], *, rank, update_proj_gap, scale, proj_type, proj, scale_type, **options
 ) -> Optimizer:
-    """AdamW of apollo-torch; `options` are AdamW's. A random projection is drawn from seeds that it counts up."""
+    """Return the AdamW of apollo-torch over `groups`. Random projections are drawn from consecutive seeds.
+
+    Args:
+        rank, update_proj_gap, scale, proj_type, proj, scale_type: of the projection of marked weights, as in
+            apollo-torch; options: of AdamW.
+
+    Raises:
+        UserError: the package is not installed, or no weight in `groups` is marked.
+    """
     package = optional("apollo_torch", "optimizer", "apollo")
     projection = {"rank": rank, "update_proj_gap": update_proj_gap, "scale": scale, "proj_type": proj_type}
     groups = _with_projection(groups, {**projection, "proj": proj, "scale_type": scale_type}, "apollo")
@@ -65,12 +81,12 @@ def apollo(
 
 
 def adamw8bit(groups: list[Group], **options) -> Optimizer:
-    """AdamW of bitsandbytes with 8-bit moments in blocks; tensors below 4096 numbers keep theirs in 32 bits."""
+    """Return the AdamW of bitsandbytes: moments in 8 bits by blocks, in 32 bits for tensors below 4096 elements."""
     return optional("bitsandbytes", "optimizer", "adamw8bit").optim.AdamW8bit(groups, **options)
 
 
 def _with_projection(groups: list[Group], projection: dict[str, Any], name: str) -> list[Group]:
-    """The same groups, but that the marked weights are in groups of their own, which carry `projection`."""
+    """Move the marked weights of `groups` into groups of their own with the options `projection`."""
     marked = {id(p) for group in groups for p in group["params"] if hasattr(p, _MARK)}
     if not marked:
         raise UserError("optimizer", name, "with a method that trains dense weights of its scope")
@@ -80,17 +96,22 @@ def _with_projection(groups: list[Group], projection: dict[str, Any], name: str)
 def _plain_state(
     optimizer: Optimizer, kept: tuple[str, ...], restored: Callable[[dict, dict], object]
 ) -> Optimizer:
-    """Let the state hold tensors and numbers, so that `torch.load(weights_only=True)` takes it and memory is seen.
+    """Make the optimizer's state consist of tensors and numbers alone, and return the optimizer.
 
-    Both packages keep an object with its projection under `projector`. What it consists of (`kept`) stands beside
-    it in the state, and in place of it in the state dictionary; loading makes the object anew.
+    `torch.load(weights_only=True)` can then load it, and its memory can be counted. Both packages store an object under
+    `projector`. Hooks add its attributes to the state as `projection` after each step, omit the object from the state
+    dictionary, and recreate it when a state is loaded.
+
+    Args:
+        kept: the attributes of the object that are its state.
+        restored: makes a new object for a parameter's state and its group.
     """
 
     def expose(*_) -> None:
         for state in optimizer.state.values():
             if "projector" in state:
                 projector = state["projector"]
-                if projector.ortho_matrix._is_view():  # a slice, which would keep all of an SVD's factor alive
+                if projector.ortho_matrix._is_view():  # a slice would keep the whole factor of the SVD in memory
                     projector.ortho_matrix = projector.ortho_matrix.clone()
                 state["projection"] = {name: getattr(projector, name) for name in kept}
 

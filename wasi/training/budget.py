@@ -1,7 +1,8 @@
-"""`train.memory_budget_mib`: what a lean run will take as a whole process, told from shapes before anything is loaded.
+"""`train.memory_budget_mib`: choose chunk and segment size of a `train.memory=lean` run to fit a memory budget.
 
-An estimate from above, of whole-process resident memory in MiB. What cannot be known before weights and data are looked
-at (ranks that a threshold will give) is taken at what ViT-B/32 gives at the same threshold.
+The estimate, of the resident memory of the whole process in MiB, is made from shapes before weights or data are loaded
+and is meant to be an upper bound. Ranks that a threshold will give are not known then; they are assumed to be those of
+a pretrained ViT-B/32 at the same threshold.
 """
 
 import logging
@@ -36,23 +37,28 @@ log = logging.getLogger(__name__)
 OPTION = "train.memory_budget_mib"
 _MIB = 2**20
 _CHUNKS, _SEGMENTS = (16, 8, 4, 2, 1), (2, 1, 3, 4, 6)
-_CLASSES = 200  # of a head, as the data are not looked at yet
-_RUNTIME = 24  # MiB: thread pools, kernels and their buffers, which the first step brings
-_STEP = 16  # MiB in which the process's present size is counted, so that the answer is the same next time
-_ARRAYS_MIB = {"cifar10": 352, "cifar100": 352, "fashion_mnist": 107, "digits": 16}  # held, and once more while read
-_WORKER = 24  # MiB of its own that a process which loads data takes (measured on ViT-B/32's)
-_PHOTO = 96  # MiB: 12 megapixels at Pillow's 4 bytes, and once more while it is turned upright
-_SLACK = 1.1  # of what is allocated, for what an allocator cannot use of it
-_HOLES = 2.2  # heap that a chunk's tensors come from, which stays, over what lives in it (ViT-B/32, glibc)
+_CLASSES = 200  # assumed for the head, as the data set is not read yet
+_RUNTIME = 24  # MiB of thread pools, kernels and their buffers, which the first step allocates
+_STEP = 16  # MiB to which the process's present size is rounded up, so that repeated runs get the same estimate
+_ARRAYS_MIB = {"cifar10": 352, "cifar100": 352, "fashion_mnist": 107, "digits": 16}  # two copies, as while reading
+_WORKER = 24  # MiB that a worker process of a data loader takes for itself (measured with ViT-B/32)
+_PHOTO = 96  # MiB of a 12-megapixel image at Pillow's 4 bytes, twice while it is turned upright
+_SLACK = 1.1  # allocated over used memory: fragmentation
+_HOLES = 2.2  # size of the heap for a chunk's tensors over the largest sum of live ones (ViT-B/32, glibc)
 
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """Sizes of a model in numbers, of images per image.
+    """Sizes of a model, in elements; those of activations are per image.
 
-    scope, rest: dense weights in the method's scope, as (outputs, inputs), and all other parameters; blocks: per block
-    what its linears read and write; passing: the largest of what passes from one block to the next; image: of the
-    input; widest: inputs of the scope's linears, the largest; largest_block: parameters.
+    Attributes:
+        scope: `(out_features, in_features)` of each dense weight in the method's scope.
+        rest: number of all other parameters.
+        blocks: per block, inputs and outputs of all its linear layers together.
+        passing: the largest input of a block.
+        image: the input image.
+        widest: the largest input of a linear layer in scope.
+        largest_block: parameters of the largest block.
     """
 
     scope: tuple[tuple[int, int], ...]
@@ -65,22 +71,24 @@ class ModelSizes:
 
 
 def apply_budget(cfg: DictConfig, spec: InputSpec, resident: Callable[[], float]) -> dict[str, float]:
-    """Set `train.chunk_size` and `train.segment_size`, where they are null, to what fits into the budget, and say so.
+    """Set `train.chunk_size` and `train.segment_size`, where they are null, to the best values that fit, and log them.
+
+    The largest chunk that fits is taken first, then the first fitting segment size in the order of `_SEGMENTS`.
 
     Args:
-        resident: MiB of this process; asked once the model's library has been imported.
+        resident: returns the resident memory of this process in MiB; called after the model's library is imported.
 
     Returns:
-        `memory/expected_process_mib`.
+        The metric `memory/expected_process_mib`.
 
     Raises:
-        UserError: nothing fits; it names the least budget that would do.
+        UserError: no choice fits; the message names the least budget that would.
     """
     sizes = model_sizes(cfg, spec)
     resident_mib = resident()
     choices = product(_choices(cfg.train.chunk_size, _CHUNKS), _choices(cfg.train.segment_size, _SEGMENTS))
     fixed = cfg.copy()
-    OmegaConf.resolve(fixed)  # once: each reading of an interpolation parses it, some 4000 times otherwise
+    OmegaConf.resolve(fixed)  # each access of an interpolation would parse it again, some 4000 times
     expected = {choice: process_mib(fixed, sizes, *choice, resident_mib) for choice in choices}
     budget, least = cfg.train.memory_budget_mib, min(expected.values())
     fitting = [choice for choice, mib in expected.items() if mib <= budget]
@@ -98,13 +106,13 @@ def apply_budget(cfg: DictConfig, spec: InputSpec, resident: Callable[[], float]
 
 
 def process_mib(cfg: DictConfig, sizes: ModelSizes, chunk: int, segment: int, resident_mib: float) -> int:
-    """Expected resident memory of the whole process in MiB, at its largest from set-up to the last step."""
+    """Return the expected peak of the whole process's resident memory in MiB, from set-up to the last step."""
     base = ceil(resident_mib / _STEP) * _STEP + _RUNTIME + _data(cfg, sizes) + _workers(cfg, sizes)
     return ceil(base + _SLACK * max(_set_up(cfg, sizes), _training(cfg, sizes, chunk, segment)) / _MIB)
 
 
 def model_sizes(cfg: DictConfig, spec: InputSpec) -> ModelSizes:
-    """Sizes of the model that `cfg` names, by a forward pass of the library's own model on `meta`, without weights."""
+    """Return the sizes of the model that `cfg` names, from a forward pass on the `meta` device, without weights."""
     library, name = library_of(cfg.model), architecture_of(cfg.model)
     model = without_weights(lambda: library.create(name, spec.image_size, _CLASSES)).to("meta")
     sites = linear_sites(model, "all")
@@ -127,7 +135,7 @@ def model_sizes(cfg: DictConfig, spec: InputSpec) -> ModelSizes:
 
 
 def _block_inputs(model: nn.Module, image_size: int) -> dict[str, tuple[int, int]]:
-    """Per block the numbers of its input per image, and its width."""
+    """Return for each block the elements of its input per image, and the input's number of features."""
     seen: dict[str, tuple[int, int]] = {}
     names = {block: name for name, block in find_blocks(model).items()}
 
@@ -146,59 +154,70 @@ def _choices(given: int | None, all_of: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _data(cfg: DictConfig, sizes: ModelSizes) -> float:
-    """MiB of data in memory: files are read, and synthetic images made, when their turn comes."""
+    """MiB of data sets held in memory; image files and synthetic images are read or made batch by batch."""
     data = cfg.dataset
     if data.name != "synthetic":
         return _ARRAYS_MIB.get(data.name, 0)
     splits = 2 if data.val_source == "test" else 3
-    return splits * CLASSES * 4 * sizes.image / _MIB  # a pattern per class in each split
+    return splits * CLASSES * 4 * sizes.image / _MIB  # one pattern per class and split
 
 
 def _workers(cfg: DictConfig, sizes: ModelSizes) -> float:
-    """MiB of processes that load data, for training and for validation, and what they keep of this one's past."""
+    """MiB of data-loading worker processes, for training and for validation.
+
+    Included are the weights, gradients and states that the workers were started with: their pages stay in memory, in
+    the workers, when this process writes new ones.
+    """
     each = _WORKER + _PHOTO
     count = cfg.dataset.num_workers or 0
     return 2 * count * each + (_kept_weights(cfg, sizes) + _trained(cfg, sizes)) / _MIB if count else 0
 
 
 def _set_up(cfg: DictConfig, sizes: ModelSizes) -> float:
-    """Bytes: a layer in the making beside those made, or before, while weights are mapped, images in the model."""
+    """Bytes at the peak of set-up.
+
+    That is when a layer is factored beside the finished ones, or before, when calibration images pass through the
+    model, whose dense weights are in a mapped file.
+    """
     largest = max(o * i for o, i in sizes.scope)
     smaller = max(min(o, i) for o, i in sizes.scope)
     factoring = 8 * (largest + 4 * smaller**2) + 4 * largest
     moments = _moments(cfg, sizes)
     batch, looking = cfg.dataset.batch_size, moments
-    if cfg.method.get("activations") is not None or moments:  # in float64 what one layer is shown
+    if cfg.method.get("activations") is not None or moments:  # the input of one layer, in float64
         looking += 4 * batch * (sizes.image + 2 * sizes.passing + 2 * sizes.widest) + 8 * batch * sizes.widest
         looking += 4 * sizes.largest_block
-    if moments:  # a chunk inside a block, and what it keeps between blocks
+    if moments:  # a chunk's activations inside one block, and its saved inputs of all blocks
         looking += 4 * min(CHUNK, batch) * (2 * max(sizes.blocks) + sizes.passing * len(sizes.blocks))
     return max(_kept_weights(cfg, sizes) + factoring + moments, 4 * sizes.rest + looking)
 
 
 def _moments(cfg: DictConfig, sizes: ModelSizes) -> float:
-    """Bytes of all layers' second moments, with those of a layer in the making; 0 where none are taken."""
+    """Bytes of all layers' second moments, with temporaries for the layer being made; 0 if the method takes none."""
     method = cfg.method
-    narrow = [8 * min(o, i) ** 2 for o, i in sizes.scope]  # of outputs or inputs, in float64
+    narrow = [8 * min(o, i) ** 2 for o, i in sizes.scope]  # float64 moments of outputs or inputs, whichever are fewer
     found = 0.0
     if method.get("init") == "features" or method.get("weight_allocation") == "sensitivity":
         found = 2 * (_in_memory(narrow) + 2 * max(narrow))
     elif method.get("init") == "output":
         found = _in_memory(narrow) + 3 * max(narrow)
-    if "keep_ratio" in method:  # SVD-LLM: of the inputs
+    if "keep_ratio" in method:  # SVD-LLM takes moments of the inputs
         of_inputs = [4 * i * i for _, i in sizes.scope]
         found += _in_memory(of_inputs) + 9 * max(of_inputs)
     return found
 
 
 def _in_memory(sums: list[int]) -> int:
-    """Bytes of all `sums` over data that are not kept in a file; what one of them takes meanwhile is no part of it."""
+    """Bytes of those `sums` over calibration data (sizes in bytes) that are kept in memory, not in a mapped file."""
     return sum(size for size in sums if size < SUMS_FROM)
 
 
 def _training(cfg: DictConfig, sizes: ModelSizes, chunk: int, segment: int) -> float:
-    """Bytes: weights, gradients, optimizer state, and one after another what segments keep of the batch with a chunk
-    inside one of them, what the update makes, and an image file that is read for the next step."""
+    """Bytes at the peak of training: weights, gradients and optimizer state, and the largest of three others.
+
+    These follow one another: the segments' saved inputs with a chunk inside one segment; the update; an image file that
+    is read for the next step.
+    """
     batch, storage = cfg.dataset.batch_size, 4 if cfg.train.storage == "float32" else 2
     held = cfg.train.micro_batch_size or batch
     segments = len(segment_lengths(len(sizes.blocks), segment))
@@ -209,7 +228,7 @@ def _training(cfg: DictConfig, sizes: ModelSizes, chunk: int, segment: int) -> f
 
 
 def _kept_weights(cfg: DictConfig, sizes: ModelSizes) -> float:
-    """Bytes of parameters after the method has been applied."""
+    """Bytes of all parameters after the method has been applied."""
     return 4 * (sizes.rest + sum(_layer(cfg, o, i) for o, i in sizes.scope))
 
 
@@ -225,24 +244,24 @@ def _trained(cfg: DictConfig, sizes: ModelSizes) -> float:
         adapter * (o + i) if adapter else _layer(cfg, o, i) * (o / (o + i) if _in_coordinates(cfg, kind) else 1)
         for o, i in sizes.scope
     )
-    if kind in ("galore", "apollo"):  # two moments of the projected gradient, and the projection; of the rest AdamW's
+    if kind in ("galore", "apollo"):  # two moments of the projected gradient, and the projection; AdamW for the rest
         projected = sum(optimizer.rank * (2 * max(o, i) + min(o, i)) for o, i in sizes.scope)
         return 4 * (rest + trained + 2 * rest + projected)
-    if kind == "Swan":  # whose momentum is the gradient; of the rest AdamW's
+    if kind == "Swan":  # its momentum shares memory with the gradient; AdamW for the rest
         return 4 * (rest * 3 + trained)
     states = 1 if optimizer.get("momentum") else 2 if kind.startswith("Adam") or kind == "adamw8bit" else 0
     return 4 * (rest + trained) * (1 + states)
 
 
 def _update(cfg: DictConfig, sizes: ModelSizes) -> float:
-    """Bytes of steps in coordinates, of all layers until they are folded, where gradients or momentum stay beside."""
+    """Bytes of the coordinates `C` of all layers until they are folded, if gradients or momentum exist beside them."""
     kind = str(cfg.optimizer["_target_"]).rpartition(".")[2]
     beside = _in_coordinates(cfg, kind) and (kind == "SGD" or cfg.optimizer.get("momentum"))
     return 4 * sum(_layer(cfg, o, i) * o / (o + i) for o, i in sizes.scope) if beside else 0
 
 
 def _preconditioners(cfg: DictConfig, sizes: ModelSizes) -> float:
-    """Bytes of `FactoredLinear.B`, `K x r` with `r <= K`, where it stays from step to step."""
+    """Bytes of `FactoredLinear.B` (`K x r`, at most `K x K`) of all layers, if it is kept between steps."""
     kind = str(cfg.optimizer["_target_"]).rpartition(".")[2]
     if cfg.method.get("preconditioner") != "basis" or not _in_coordinates(cfg, kind):
         return 0
@@ -250,32 +269,32 @@ def _preconditioners(cfg: DictConfig, sizes: ModelSizes) -> float:
 
 
 def _photo(cfg: DictConfig) -> float:
-    """Bytes of an image file that this process reads itself."""
+    """Bytes of a large decoded image file, if this process rather than a worker reads it."""
     files = cfg.dataset.name not in (*_ARRAYS_MIB, "synthetic")
     return _PHOTO * _MIB if files and not cfg.dataset.num_workers else 0
 
 
 def _in_coordinates(cfg: DictConfig, kind: str) -> bool:
-    """Whether a step is on coordinates (`FactoredLinear.C`), which are no more numbers than `L`, not on the factors."""
+    """Whether the optimizer steps on coordinates (`FactoredLinear.C`, no larger than `L`) instead of the factors."""
     subspace = cfg.method.get("activations") is not None and cfg.method.get("update") == "subspace"
     return subspace and _is_factored(cfg) and (kind == "Swan" or kind == "SGD" and not cfg.optimizer.get("momentum"))
 
 
 def _layer(cfg: DictConfig, outputs: int, inputs: int) -> float:
-    """Numbers that a layer of the scope holds."""
+    """Parameters of a layer in scope after the method has been applied, of its weight and its adapter."""
     adapter = _adapter_rank(cfg) * (outputs + inputs)
     if not _is_factored(cfg):
         return outputs * inputs + adapter
     asked = cfg.method.get("parameter_ratio") or cfg.method.get("keep_ratio")
-    full = 1 + min(outputs, inputs) / max(outputs, inputs)  # the share that factors of full rank take
+    full = 1 + min(outputs, inputs) / max(outputs, inputs)  # parameters of full-rank factors over those of the weight
     return min(asked or _share(cfg.method.weight_epsilon, full), full) * outputs * inputs + adapter
 
 
 def _adapter_rank(cfg: DictConfig) -> int:
-    """`k` of adapters that have at most `k (outputs + inputs)` numbers; 0 for a method without adapters.
+    """Return `k` such that an adapter has at most `k (outputs + inputs)` parameters; 0 for a method without adapters.
 
-    Of peft's tuners that bounds OFT's and BOFT's blocks of `k x k` too, VeRA's shared matrices, and IA3's vectors.
-    SVD-LLM, with an adapter on each factor of rank `K`, has `2 k K` more, a small part of what `_SLACK` allows for.
+    This also bounds peft's other tuners: the `k x k` blocks of OFT and BOFT, the shared matrices of VeRA, the vectors
+    of IA3. SVD-LLM, with an adapter on each factor of rank `K`, has `2 k K` more, which `_SLACK` covers.
     """
     method = cfg.method
     if "lora_rank" not in method:
@@ -289,7 +308,10 @@ def _is_factored(cfg: DictConfig) -> bool:
 
 
 def _share(epsilon: float, full: float) -> float:
-    """Of a dense weight's numbers, what factors at `epsilon` take: straight between a pretrained ViT-B/32's."""
+    """Parameters of factors at `epsilon` over those of the dense weight, `full` at full rank.
+
+    Interpolated linearly between the values of a pretrained ViT-B/32.
+    """
     known = [(0.0, 0.0), *zip(ENERGY, KEPT, strict=True), (1.0, full)]
     for (low, less), (high, more) in pairwise(known):
         if epsilon <= high:

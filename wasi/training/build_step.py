@@ -1,4 +1,4 @@
-"""The step that a configuration asks for."""
+"""Building the training step that a configuration describes."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -22,11 +22,14 @@ from wasi.training.optimizer import build_optimizer
 from wasi.training.parameter_groups import Group, split
 from wasi.training.step import TrainStep
 
-_SET_UP_BLOCK = 2**18  # bytes: from this size on a block that is freed goes back, whatever the time that takes
+_SET_UP_BLOCK = 2**18  # bytes: during set-up, freed blocks of this size and more go back to the system at once
 
 
 def prepare_allocator(memory: str) -> None:
-    """Before a model is built for `train.memory`: under lean, what set-up frees goes back at once."""
+    """Prepare the allocator before a model is built; `memory` is `train.memory`.
+
+    For `lean`, blocks that are freed during set-up go back to the system at once.
+    """
     if memory == "lean":
         return_large_blocks(_SET_UP_BLOCK)
 
@@ -34,15 +37,16 @@ def prepare_allocator(memory: str) -> None:
 def build_step(
     model: nn.Module, normalize: Callable[[Tensor], Tensor], cfg: DictConfig, method: Method | None = None
 ) -> TrainStep:
-    """Optimizer, clipping, accumulation, checkpointing, memory policy, precision and compiler, as configured.
+    """Build the step with optimizer, clipping, accumulation, checkpointing, memory policy, precision and compiler.
 
     Args:
-        model: with the method applied, so that the optimizer sees what really trains.
-        normalize: uint8 images to float32.
-        method: that was applied; its parameter groups and its way of stepping count.
+        model: the model with the method applied; its parameters with `requires_grad` are trained.
+        normalize: converts uint8 images to normalised float32.
+        cfg: the run's configuration.
+        method: the applied method, for its `parameter_groups` and `wrap_step`; None for a plain `Method`.
 
     Raises:
-        UserError: an option does not go with the model, the optimizer or the method.
+        UserError: an option cannot be combined with the model, the optimizer or the method.
     """
     method, model = method or Method(), into_memory(model)
     train = cfg.train
@@ -67,27 +71,27 @@ def build_step(
         keep_freed_memory()
         step = TrainStep(model, optimizer, normalize, **options)
     else:
-        release_memory()  # what set-up left behind
+        release_memory()  # free heap memory left by set-up
         lean = _lean_options(cfg, next(model.parameters()).device.type)
         step = LeanStep(model, optimizer, normalize, **lean, **options)
     step = method.wrap_step(step)
-    if train.step_in_backward and step.penalties:  # whose gradients come after the backward pass of the loss
+    if train.step_in_backward and step.penalties:  # their gradients come after the backward pass of the loss
         raise UserError("train.step_in_backward", "true", "false for a method that adds penalties to the loss")
     return step
 
 
 def _lean_options(cfg: DictConfig, device: str) -> dict[str, Any]:
-    """Arguments of `LeanStep`: the options of `train.memory=lean`, with what null stands for."""
+    """Return the arguments of `LeanStep`: the options of `train.memory=lean`, with nulls replaced by the defaults."""
     defaults = lean_defaults(cfg.train.memory_budget_mib, device)
     found = {key: default if cfg.train[key] is None else cfg.train[key] for key, default in defaults.items()}
     return found | {"storage": getattr(torch, found["storage"])}
 
 
 def _regroup(optimizer: torch.optim.Optimizer, groups: Iterable[Group]) -> None:
-    """Take the parameters of `groups` out of the optimizer's groups, into groups with the options given here.
+    """Move the parameters of `groups` from the optimizer's groups into new ones with the options of `groups`.
 
-    What a group here does not say stays as it was: a parameter may come from a group of its own kind (whitened, without
-    weight decay, projected), so one group here may become several.
+    An option that `groups` does not set keeps the value that the parameter's old group had (whitened, no weight decay,
+    projected). So the parameters of one group may end up in several. Parameters the optimizer did not have are added.
     """
     for group in groups:
         options = {key: value for key, value in group.items() if key != "params"}

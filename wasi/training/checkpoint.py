@@ -1,4 +1,4 @@
-"""Everything a run needs to continue (on a CPU bit for bit), in files that are either old or new, never half."""
+"""Checkpoints: all that a run needs to continue (bit for bit on a CPU), in files that are replaced atomically."""
 
 import logging
 import os
@@ -13,12 +13,18 @@ from wasi.training.step import TrainStep
 
 log = logging.getLogger(__name__)
 
-_DAMAGED = (EOFError, RuntimeError, pickle.UnpicklingError)  # what torch.load has for a cut file
+_DAMAGED = (EOFError, RuntimeError, pickle.UnpicklingError)  # raised by torch.load for a truncated file
 
 
 @dataclass
 class Progress:
-    """Where training stands: whole steps done, the sums of the epoch under way, and each past epoch's results."""
+    """How far training has got.
+
+    Attributes:
+        step: optimizer steps done.
+        loss_sum, count: sum of the loss over the images of the current epoch so far, and their number.
+        epochs: the results of each finished epoch.
+    """
 
     step: int = 0
     loss_sum: float = 0.0
@@ -27,13 +33,16 @@ class Progress:
 
     @property
     def best_epoch(self) -> int:
-        """The first epoch (from 1) of the highest `val/acc`, among those that were validated; 0 before any was."""
+        """The epoch (from 1) with the highest `val/acc`, the first of several; 0 if none has been validated yet."""
         accuracies = [epoch.get("val/acc", -1.0) for epoch in self.epochs]
         return accuracies.index(max(accuracies)) + 1 if max(accuracies, default=-1.0) >= 0 else 0
 
 
 def save_checkpoint(folder: Path, step: TrainStep, scheduler, progress: Progress) -> None:
-    """Write `folder/checkpoint.pt`; the one before it is kept as `checkpoint_before.pt`."""
+    """Write `folder/checkpoint.pt`; the previous one is kept as `checkpoint_before.pt`.
+
+    Saved are the states of model, optimizer, scheduler and torch's random generators, and `progress`.
+    """
     state = {
         "model": step.model.state_dict(),
         "optimizer": step.optimizer.state_dict(),
@@ -46,7 +55,7 @@ def save_checkpoint(folder: Path, step: TrainStep, scheduler, progress: Progress
 
 
 def load_checkpoint(folder: Path, step: TrainStep, scheduler) -> Progress:
-    """Continue from the newest checkpoint in `folder` that can be read; from the start where there is none."""
+    """Restore the newest readable checkpoint in `folder` and return its progress; a new `Progress` if there is none."""
     state = _newest(folder)
     if state is None:
         return Progress()
@@ -60,7 +69,7 @@ def load_checkpoint(folder: Path, step: TrainStep, scheduler) -> Progress:
 
 
 def _newest(folder: Path) -> dict | None:
-    """A file that a full disk or a dying machine has cut is told, and the one before it taken."""
+    """Load the newest readable checkpoint, or return None; a warning is logged for each damaged one."""
     for path in (folder / file_names.CHECKPOINT, folder / file_names.CHECKPOINT_BEFORE):
         if not path.exists():
             continue
@@ -72,21 +81,21 @@ def _newest(folder: Path) -> dict | None:
 
 
 def save_best(folder: Path, step: TrainStep) -> None:
-    """Write the weights to `folder/best.pt`."""
+    """Write the model's state dictionary to `folder/best.pt`."""
     _replace(folder / file_names.BEST, step.model.state_dict())
 
 
 def load_best(folder: Path, step: TrainStep) -> None:
-    """Put the weights of `folder/best.pt` into the model; the optimizer's state stays as it is."""
+    """Load `folder/best.pt` into the model; the optimizer's state is left unchanged."""
     state = torch.load(folder / file_names.BEST, map_location=step.device, weights_only=True)
     step.model.load_state_dict(state)
 
 
 def _replace(path: Path, state: dict, keep: Path | None = None) -> None:
-    """Write under a temporary name, then rename; the file that was there gets the name `keep`, if that is given.
+    """Write `state` under a temporary name, then rename it to `path`; an existing file is renamed to `keep`, if given.
 
-    One temporary name, so that a killed process leaves one file, which the next save overwrites; `wasi.atomic` has one
-    for every process and thread.
+    The temporary name is fixed, so a killed process leaves one file, which the next save overwrites. (`wasi.atomic`
+    uses another name in each process and thread.)
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -96,7 +105,7 @@ def _replace(path: Path, state: dict, keep: Path | None = None) -> None:
             os.fsync(file.fileno())
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error.__context__, OSError):  # behind torch's own error: the file system's, such as a full disk
+        if isinstance(error.__context__, OSError):  # the cause of torch's own error, such as a full disk
             raise error.__context__ from None
         raise
     if keep is not None and path.exists():

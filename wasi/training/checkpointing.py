@@ -1,4 +1,4 @@
-"""Gradient checkpointing: keep each block's input, repeat the block in the backward pass (arXiv 1604.06174)."""
+"""Gradient checkpointing: save each block's input, recompute the block in the backward pass (arXiv 1604.06174)."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -12,7 +12,7 @@ from wasi.models.structure import find_blocks
 
 
 def checkpoint_blocks(model: nn.Module) -> None:
-    """Make every transformer block of `model` recompute its inside in the backward pass."""
+    """Make every transformer block of `model` save only its input and recompute the rest in the backward pass."""
     for block in find_blocks(model).values():
         block.forward = _checkpointed(block, block.forward)
 
@@ -29,13 +29,13 @@ def _checkpointed(block: nn.Module, forward):
 
 
 def _contexts(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
-    """For the first forward pass, and for its repetition."""
+    """Return the contexts of the first forward pass and of its recomputation."""
     return nullcontext(), _repetition(block)
 
 
 @contextmanager
 def _repetition(block: nn.Module) -> Iterator[None]:
-    """The running statistics of batch norms have seen this batch already."""
+    """Inside, batch norms do not update running statistics: the first forward pass on this batch has done so."""
     norms = (norm for norm in block.modules() if isinstance(norm, _BatchNorm) and norm.track_running_stats)
     seen = ((norm, norm.num_batches_tracked) for norm in norms)
     before = [(norm, norm.momentum, count, count.clone()) for norm, count in seen if count is not None]

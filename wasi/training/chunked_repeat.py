@@ -1,4 +1,4 @@
-"""Parts of a network that keep their input alone: they run chunk by chunk, and again in the backward pass."""
+"""Parts of a network that save only their input: they run chunk by chunk, and again in the backward pass."""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -10,22 +10,24 @@ from torch.utils.checkpoint import get_device_states, set_device_states
 
 from wasi.allocator import long_lived
 
-_SMALL = 2**16  # bytes up to which a gradient is not worth pages of its own
+_SMALL = 2**16  # bytes: gradients below this size share a mapping instead of having one each
 
 
 @dataclass(frozen=True)
 class Repeated:
     """A part of the network that `ChunkedRepeat` runs chunk by chunk.
 
-    run: what it computes, in `dtype`; its result for a chunk must not depend on the others.
-    size: images per chunk.
-    storage: type in which its input waits for the backward pass.
-    out: type of its result, and of the result's gradient.
-    parameters: those inside `run`, and coordinates `C` of factored layers there; bases get gradients, too, but are not
-        among them.
-    done: called when the backward pass is over and these gradients are complete.
-    rerun: what is repeated for its graph, `run` or what gives the same graph for less.
-    repetition: makes, for a backward pass, what is entered around `rerun` of each chunk.
+    Attributes:
+        run: the forward function, in `dtype`; its result for a chunk must not depend on other chunks.
+        size: images per chunk.
+        dtype: type in which `run` computes.
+        storage: type in which activations are saved for the backward pass; uint8 images are saved as they are.
+        out: type of the result and of its gradient.
+        parameters: the parameters that `run` uses, and the coordinates `C` of its factored layers; bases get gradients,
+            too, but are not included.
+        done: called at the end of the backward pass, when the gradients of `parameters` are complete.
+        rerun: recomputed in the backward pass for its graph; `run`, or a cheaper function with the same graph.
+        repetition: called once per backward pass; makes the context that is entered around `rerun` of each chunk.
     """
 
     run: Callable[[Tensor], Tensor]
@@ -39,17 +41,20 @@ class Repeated:
     repetition: Callable[[], Callable[[], AbstractContextManager]]
 
     def computable(self, x: Tensor) -> Tensor:
-        """Images stay bytes, which the patch embedding normalises itself."""
+        """Cast activations to `dtype`; uint8 images stay as they are, since the patch embedding normalises them."""
         return x.to(self.dtype) if x.is_floating_point() else x
 
 
 class ChunkedRepeat(torch.autograd.Function):
-    """`part.run(x)` chunk by chunk without a graph; in the backward pass again, with one, chunk by chunk.
+    """Compute `part.run(x)` chunk by chunk without a graph, and recompute each chunk with one in the backward pass.
+
+    Gradients of parameters are accumulated in their `.grad` by the backward pass of each chunk.
 
     Args:
-        anchor: empty tensor that requires a gradient, so that parameters inside `part` train even where `x`
-            itself needs no gradient.
-        x: `[B, ...]`.
+        anchor: an empty tensor that requires a gradient, so that the backward pass is run, and the parameters inside
+            `part` are trained, even if `x` does not require a gradient.
+        x: `[B, ...]`, activations or uint8 images.
+        part: what to run.
     """
 
     @staticmethod
@@ -57,12 +62,12 @@ class ChunkedRepeat(torch.autograd.Function):
         ctx.part, ctx.in_dtype = part, x.dtype
         kind = x.device.type
         ctx.autocast = {"dtype": torch.get_autocast_dtype(kind), "enabled": torch.is_autocast_enabled(kind)}
-        ctx.rng = torch.get_rng_state(), get_device_states(x)  # dropout must fall the same way again
+        ctx.rng = torch.get_rng_state(), get_device_states(x)  # the recomputation must draw the same dropout masks
         stored = x.to(part.storage) if x.is_floating_point() else x
         ctx.save_for_backward(stored)
         result = None
         for start in range(0, len(x), part.size):
-            y = part.run(part.computable(stored[start : start + part.size]))  # from what the repetition will see
+            y = part.run(part.computable(stored[start : start + part.size]))  # on the rounded input, as when recomputed
             if result is None:
                 result = long_lived((len(x), *y.shape[1:]), part.out, x.device)
             result[start : start + part.size] = y
@@ -81,13 +86,13 @@ class ChunkedRepeat(torch.autograd.Function):
             set_device_states(devices, on_devices)
             for start in range(0, len(stored), part.size):
                 chunk = slice(start, start + part.size)
-                # `to` may return the stored chunk itself: detached, so that it is a leaf of this chunk's graph.
+                # `to` may return the stored chunk itself; detaching makes it a leaf of this chunk's graph.
                 x = part.computable(stored[chunk]).detach().requires_grad_(need)
                 with torch.enable_grad(), torch.autocast(x.device.type, **ctx.autocast), repetition():
                     y = part.rerun(x)
                 y.backward(grad[chunk].to(y.dtype))
                 if need:
-                    d_x[chunk] = x.grad  # type: ignore[index]  # neither is None where it is needed
+                    d_x[chunk] = x.grad  # type: ignore[index]  # neither is None if `need`
                 _move_gradients(new)
                 new = []
         part.done()
@@ -96,7 +101,7 @@ class ChunkedRepeat(torch.autograd.Function):
 
 @torch.no_grad()
 def _move_gradients(parameters: Iterable[Tensor]) -> None:
-    """Out of the heap, small ones together; a parameter that has got none is left alone."""
+    """Move the gradients of `parameters` out of the heap (`long_lived`), small ones of a type into one tensor."""
     small: dict[torch.dtype, list[Tensor]] = {}
     for parameter in parameters:
         if (grad := parameter.grad) is None:

@@ -1,10 +1,10 @@
-"""`device.compile=true`: transformer blocks compiled by `torch.compile`, each kind of block on its own.
+"""`device.compile=true`: transformer blocks compiled by `torch.compile`, each kind of block once.
 
-Blocks are what a transformer repeats, so compiling them one by one (torch's documentation calls it regional
-compilation) takes less time than the whole model and leaves everything else as it is: patch embedding, head, loss,
-optimizer, subspace iteration, gradient checkpointing and the chunks of `train.memory=lean` around the blocks. The
-autograd Functions of low-rank layers are traced into the graphs of their block. A graph is made for each shape and
-for each set of bases that are about to move; all of them are made in the first steps.
+A transformer repeats its blocks, so compiling them alone (regional compilation in torch's documentation) takes less
+time than compiling the whole model. All the rest runs in eager mode: patch embedding, head, loss, optimizer, subspace
+iteration, gradient checkpointing and the chunks of `train.memory=lean` around the blocks. The autograd Functions of
+low-rank layers are traced into the graphs of their block. One graph is made for each input shape and for each set of
+bases that require a gradient (those updated at the end of the step); all graphs are made in the first steps.
 """
 
 import sys
@@ -20,26 +20,26 @@ from torch import Tensor, nn
 from wasi.errors import UserError
 from wasi.models.structure import find_blocks
 
-_GRAPHS = 64  # per kind of block, at most; what would need more runs as it is
+_GRAPHS = 64  # the most graphs per kind of block; beyond that, blocks run in eager mode
 COMPILE_OPTIONS: dict[str, Any] = {
     "backend": "inductor",
-    "options": {"fallback_random": True},  # dropout draws from torch's generators, as it does without a compiler
+    "options": {"fallback_random": True},  # dropout draws from torch's generators, as in eager mode
     "dynamic": False,
 }
-_now = SimpleNamespace(eager=False)  # of all threads: a GPU's backward pass, which may repeat blocks, runs in its own
+_now = SimpleNamespace(eager=False)  # shared by all threads: on a GPU, blocks are recomputed in autograd's own thread
 
 
 def check_compiler(wanted: bool, device: torch.device) -> None:
-    """Compile a line, if compiling is `wanted`: seconds, in place of a failure after minutes of set-up.
+    """Check that `torch.compile` works, if `wanted`, by compiling one line: seconds, instead of a failure after set-up.
 
     Raises:
-        UserError: that failed, for example because there is no C++ compiler or, on a GPU, no Triton.
+        UserError: it does not, for example because there is no C++ compiler or, on a GPU, no Triton.
     """
     if not wanted:
         return
     try:
         torch.compile(_tried, **COMPILE_OPTIONS)(torch.ones(8, device=device))
-    except Exception as error:  # whatever a compiler may come to say
+    except Exception as error:  # backends raise many types of errors
         told = str(error).strip().partition("\n")[0]
         raise UserError("device.compile", "true", f"false here, where torch.compile does not work: {told}") from error
 
@@ -49,11 +49,11 @@ def _tried(x: Tensor) -> Tensor:
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Every block of `model` computes what it did, compiled; blocks of one class and equal shapes share their graphs.
+    """Replace the `forward` of every block of `model` by a compiled one; blocks of one class and shapes share graphs.
 
-    To be called with the method applied, and before anything else replaces a block's `forward`.
+    Call it after the method has been applied and before anything else replaces a block's `forward`.
     """
-    torch.compiler.reset()  # what an earlier job of this process compiled would count against the limits
+    torch.compiler.reset()  # graphs of an earlier job in this process would count towards the limit
     compiled: dict[object, Callable] = {}
     for block in find_blocks(model).values():
         kind = type(block), tuple((name, tensor.shape) for name, tensor in block.state_dict().items())
@@ -65,9 +65,9 @@ def compile_blocks(model: nn.Module) -> None:
 
 
 def _compiled(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """`forward`, compiled, which inside `uncompiled` is itself.
+    """Return `forward` compiled; inside `uncompiled`, the result calls `forward` itself.
 
-    What is compiled is a copy with a code object of its own, to which torch ties graphs and their number.
+    A copy with its own code object is compiled, since torch attaches graphs, and the limit on them, to code objects.
     """
     own = FunctionType(
         forward.__code__.replace(), forward.__globals__, argdefs=forward.__defaults__, closure=forward.__closure__
@@ -84,15 +84,15 @@ def _compiled(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def is_compiled(forward: Callable[..., Tensor]) -> bool:
-    """Whether `forward` of a block is what `compile_blocks` has made of it."""
+    """Whether `forward` of a block was made by `compile_blocks`."""
     return hasattr(forward, "compiled")
 
 
 @contextmanager
 def uncompiled() -> Iterator[None]:
-    """Inside, blocks run as if they had never been compiled: for passes that look into a model's modules.
+    """Inside, blocks run in eager mode, for passes that hook or trace modules within a block.
 
-    `torch.compiler.set_stance("force_eager")` is not enough for that: `torch.jit.trace` refuses what was compiled.
+    `torch.compiler.set_stance("force_eager")` is not enough: `torch.jit.trace` refuses compiled functions.
     """
     before, _now.eager = _now.eager, True
     try:
@@ -102,13 +102,17 @@ def uncompiled() -> Iterator[None]:
 
 
 def graph_count() -> int:
-    """How many graphs this process has compiled so far."""
+    """Return the number of graphs that this process has compiled so far."""
     dynamo = sys.modules.get("torch._dynamo.utils")
     return 0 if dynamo is None else dynamo.counters["stats"]["unique_graphs"]
 
 
 def settle(run: Callable[[], object], cycle: int = 1) -> None:
-    """Call `run`, whose calls repeat themselves every `cycle` times, until all that they do is compiled."""
+    """Call `run` until `cycle` calls in a row have compiled no new graph.
+
+    Args:
+        cycle: number of calls after which `run` repeats the same operations.
+    """
     quiet = 0
     while quiet < cycle:
         before = graph_count()

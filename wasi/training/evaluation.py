@@ -1,4 +1,4 @@
-"""Accuracy, loss and recall over a data set."""
+"""Accuracy, loss and recall of a model over a data set."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,15 +12,17 @@ from wasi.data.spec import Data
 from wasi.training import parallel
 from wasi.training.step import TrainStep
 
-_TOP5_ABOVE = 20  # classes
+_TOP5_ABOVE = 20  # top-5 accuracy is reported for more classes than this
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model makes of a data set.
+    """The result of evaluating a model on a data set.
 
-    loss: mean cross-entropy; counts, correct: int64 `[C]`, images of every class, and those of them named right;
-    in_top5: images whose class is among the five highest logits.
+    Attributes:
+        loss: mean cross-entropy.
+        counts, correct: int64 `[C]`, the images of each class, and how many of them are classified correctly.
+        in_top5: the number of images whose class is among the five highest logits.
     """
 
     loss: float
@@ -29,9 +31,9 @@ class Evaluation:
     in_top5: int
 
     def metrics(self, split: str) -> dict[str, float]:
-        """`<split>/acc`, `loss`, `balanced_acc` and, of more than 20 classes, `acc_top5`; shares in [0, 1].
+        """Return `<split>/acc`, `/loss`, `/balanced_acc` and, for more than 20 classes, `/acc_top5`.
 
-        Balanced accuracy is the mean recall of the classes that have images, whatever the number of these.
+        Accuracies are in [0, 1]. Balanced accuracy is the mean recall over the classes that have images.
         """
         images = int(self.counts.sum())
         seen = self.counts > 0
@@ -44,7 +46,7 @@ class Evaluation:
         return values | ({f"{split}/acc_top5": self.in_top5 / images} if len(self.counts) > _TOP5_ABOVE else {})
 
     def classes(self, names: Sequence[str]) -> list[dict]:
-        """Per class its `name`, `count` of images and, where there are any, `recall`."""
+        """Return for each class its `name`, the `count` of its images and, if there are any, its `recall`."""
         rows = zip(names, self.counts.tolist(), self.correct.tolist(), strict=True)
         return [
             {"name": name, "count": count, **({"recall": correct / count} if count else {})}
@@ -56,16 +58,20 @@ class Evaluation:
 def evaluate(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], normalize: Callable[[Tensor], Tensor]
 ) -> Evaluation:
-    """The model in evaluation mode over uint8 image batches, of which there is at least one.
+    """Evaluate `model`, in evaluation mode, on batches of uint8 images and labels; leaves it in evaluation mode.
 
-    In data-parallel training `batches` are this process's shares, of which some may be empty; the result is the
-    whole's.
+    In data-parallel training, every process passes its shares of the batches, some of which may be empty, and gets the
+    result for all of them.
+
+    Args:
+        batches: (uint8 `[B, 3, S, S]`, int64 `[B]`) pairs, at least one.
+        normalize: converts uint8 images to normalised float32.
     """
     model.eval()
     device = next(model.parameters()).device
     loss, in_top5, classes = 0.0, 0, 0
-    found = [torch.empty(0, dtype=torch.int64, device=device)]  # classes of images
-    right = [*found]  # and of those named right
+    found = [torch.empty(0, dtype=torch.int64, device=device)]  # the classes of all images
+    right = [*found]  # the classes of correctly classified images
     for images, labels in batches:
         if not len(labels):
             continue
@@ -83,10 +89,14 @@ def evaluate(
 
 
 def test(step: TrainStep, data: Data, cfg_dataset) -> tuple[dict[str, float], list[dict]]:
-    """`test/*` of the finished model, and its classes on the test images.
+    """Evaluate the finished model on the test split.
 
-    Without a test split there are no metrics, and the classes are those of validation. In training nothing else reads
-    test images, but for validation under `dataset.val_source=test` and the check of a user's folder for damaged files.
+    Test images are read only here, for validation under `dataset.val_source=test`, and when a user's folder is checked
+    for damaged files.
+
+    Returns:
+        The metrics `test/*` and `Evaluation.classes`. Without a test split, no metrics, and the classes' results on the
+        validation split.
     """
     images = data.val if data.test is None else data.test
     loader = Loader(images, cfg_dataset.num_workers, step.device)

@@ -1,17 +1,17 @@
-"""`train.memory=lean`: a step that holds the activations of a few blocks and a few images at a time.
+"""`train.memory=lean`: a step that holds the activations of a few blocks for a few images at a time.
 
-Blocks are taken a few at a time, as segments. A segment runs over the batch in chunks and keeps only its input,
-in bfloat16 by default. The backward pass walks the segments from the last to the first, repeats each chunk's inside
-but for the last product (`wasi.layers.graph_only`), and adds up its gradients. The patch embedding does the same from
-the images as bytes. So the gradient is that of the whole batch, every Tucker basis advances once per step, and clipping
-is the ordinary one by the global norm.
+Blocks are grouped into segments of a few blocks. A segment runs over the batch in chunks of images and saves only its
+input, in bfloat16 by default. The backward pass goes through the segments from the last to the first, recomputes each
+chunk (without its last product, see `wasi.layers.graph_only`) and accumulates its gradients. The patch embedding does
+the same, starting from uint8 images. So the gradient is that of the whole batch, every Tucker basis is updated once per
+step, and clipping is by the global norm as usual.
 
-Gradients are held until the step, as without `lean`; WASI's, kept as coordinates (`O x r`), are thin.
+Gradients are held until the optimizer's step, as without `lean`; those of WASI in coordinates (`O x r`) are small.
 
-Two kinds of tensors share a step. Those of a chunk are many and live briefly: the heap keeps their memory for the next
-ones, and the allocator is told how large they are at most. What outlives a chunk (inputs of segments, their gradients,
-gradients of weights) lies outside the heap, see `long_lived`. What a segment leaves free in the heap all the same is
-returned after its backward pass, where that has become much.
+Tensors of a chunk are many and short-lived: they stay in the heap, which reuses their memory; the allocator is set up
+for the largest of them. Tensors that outlive a chunk (segments' inputs and their gradients, weight gradients) are
+allocated outside the heap, see `long_lived`. Free heap memory is returned to the system after a segment's backward pass
+if the process has grown by `_TRIM_AFTER`.
 """
 
 import logging
@@ -34,19 +34,26 @@ from wasi.training.step import TrainStep
 
 log = logging.getLogger(__name__)
 
-_TRIM_AFTER = 64 * 2**20  # bytes: ViT-B/32 grows by more in a step, nets whose steps take a second do not
+_TRIM_AFTER = 64 * 2**20  # bytes: a step of ViT-B/32 grows by more; models with steps of a second do not reach it
 
 
 class LeanStep(TrainStep):
-    """`TrainStep` whose patch embedding and segments of blocks run as `ChunkedRepeat`; it takes images as bytes, which
-    the patch embedding normalises chunk by chunk.
+    """A `TrainStep` whose patch embedding and segments of blocks run as `ChunkedRepeat`.
+
+    It takes uint8 images, which the patch embedding normalises chunk by chunk.
 
     Args:
-        chunk_size: images per chunk and in evaluation, at most; chunk_mib: what a layer writes for a chunk, in MiB, at
-            most, so fewer images where layers are wide or tokens many; None sets no such limit.
-        segment_size: blocks that are repeated together, at most.
-        storage: `torch.float32` or `torch.bfloat16`, the type of what passes from one segment to the next, and of
-            its gradient. bfloat16 rounds both while training.
+        args, kwargs: of `TrainStep`.
+        chunk_size: the most images per chunk, and per batch in evaluation.
+        segment_size: the most blocks that are recomputed together.
+        storage: `torch.float32` or `torch.bfloat16`, the type of activations between segments and of their gradients;
+            bfloat16 rounds both during training.
+        chunk_mib: the most MiB that the input or output of a linear layer may take for a chunk, which reduces the
+            images per chunk if layers are wide or tokens many; None sets no limit.
+
+    Raises:
+        UserError: the model has no patch embedding by a convolution, or batch norms in its blocks; or, with
+            `step_in_backward`, two segments share parameters.
     """
 
     chunk_size: int
@@ -66,15 +73,15 @@ class LeanStep(TrainStep):
         self._chunk_bytes = None if chunk_mib is None else chunk_mib * 2**20
         self._dtype = next(self.model.parameters()).dtype
         self._trimmer = HeapTrimmer(_TRIM_AFTER) if self.device.type == "cpu" else None
-        self._told_allocator = False  # the size of a chunk's largest tensor, which takes a batch to know
+        self._told_allocator = False  # whether it knows the size of a chunk's largest tensor, known at the first batch
         self._anchor = torch.empty(0, device=self.device, requires_grad=True)
         blocks, (_, embedding) = find_blocks(self.model), _patch_embedding(self.model)
-        self._widths = dict.fromkeys(blocks.values(), 0)  # of a block's linears, the largest
+        self._widths = dict.fromkeys(blocks.values(), 0)  # the largest in_features or out_features in each block
         for site in linear_sites(self.model, "all"):
             block = blocks[site.block]
             self._widths[block] = max(self._widths[block], site.in_features, site.out_features)
-        self._whole = {module: module.forward for module in (embedding, *blocks.values())}
-        self._pieces: dict[nn.Module, Callable[..., Tensor]] = {}
+        self._whole = {module: module.forward for module in (embedding, *blocks.values())}  # the original functions
+        self._pieces: dict[nn.Module, Callable[..., Tensor]] = {}  # their replacements
         graph = convolution_graph(embedding)
         self._pieces[embedding] = self._chunked(
             [embedding],
@@ -90,13 +97,15 @@ class LeanStep(TrainStep):
             _refuse_shared_parameters(repeated_together)
         _set_forwards(self._pieces)
         for parameter in _stepped_on([embedding, *blocks.values()]):
-            if parameter in self.in_backward:  # which waits for the last chunk
+            if parameter in self.in_backward:  # its step waits for the last chunk, see `_complete_inside`
                 self.in_backward[parameter].remove()
 
     def prepare(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Move a loader's batch to the device; images stay uint8."""
         return images.to(self.device), labels.to(self.device)
 
     def _complete_inside(self, modules: Sequence[nn.Module]) -> None:
+        """End the backward pass of `modules`: step on their matrices (`step_in_backward`), return free memory."""
         if self.in_backward:
             self.complete(_stepped_on(modules))
         if self._trimmer is not None:
@@ -109,7 +118,13 @@ class LeanStep(TrainStep):
         return run
 
     def _in_one(self, segment: Sequence[nn.Module], followed: bool) -> dict[nn.Module, Callable[..., Tensor]]:
-        """The last block of a segment runs all of it; those before hand on what they are given."""
+        """Return new `forward` functions for the blocks of a segment: the last block runs all of it in chunks.
+
+        The blocks before return their input unchanged in training, and run alone otherwise.
+
+        Args:
+            followed: whether another segment follows at once, so that the result is in the storage type.
+        """
         *before, last = forwards = [self._whole[block] for block in segment]
 
         def whole(x: Tensor, *args, **kwargs) -> Tensor:
@@ -138,9 +153,13 @@ class LeanStep(TrainStep):
         otherwise: Callable[..., Tensor] | None = None,
         rerun: Callable[[Tensor], Tensor] | None = None,
     ) -> Callable[..., Tensor]:
-        """`run`, all of `modules`, in chunks while they train; else `otherwise`, the last of them, on its own.
+        """Return a `forward` that calls `run` in chunks, as `ChunkedRepeat`, while `modules` train.
 
-        rerun: the graph of `run` alone, to be repeated in its place.
+        Args:
+            modules: the modules that `run` calls.
+            out: type of the result.
+            otherwise: called when they do not train: the last module's own `forward`; None calls `run`.
+            rerun: recomputed in place of `run`, with the same graph; None recomputes `run`.
         """
         parameters = [p for p in _stepped_on(modules) if p.requires_grad]
         width = max(self._widths.get(module, 0) for module in modules)
@@ -179,14 +198,14 @@ class LeanStep(TrainStep):
         return chunked
 
     def _images_at_once(self, written: int) -> int:
-        """Images per chunk where a layer writes so many bytes for each."""
+        """Return the images per chunk if the largest tensor takes `written` bytes per image."""
         if self._chunk_bytes is None:
             return self.chunk_size
         return max(1, min(self.chunk_size, int(self._chunk_bytes // written)))
 
 
 def _stepped_on(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
-    """Parameters, and coordinates of factored layers."""
+    """Yield the parameters of `modules` and the coordinates `C` of their factored layers."""
     for module in modules:
         yield from module.parameters()
         yield from (m.C for m in module.modules() if isinstance(m, FactoredLinear) and m.C is not None)
@@ -204,10 +223,10 @@ def _set_forwards(forwards: Mapping[nn.Module, Callable[..., Tensor]]) -> None:
 
 
 def _patch_embedding(model: nn.Module) -> tuple[str, nn.Conv2d]:
-    """Name and module of the patch embedding's convolution.
+    """Return name and module of the patch embedding's convolution, which takes the uint8 images.
 
     Raises:
-        UserError: the model has none, so it cannot take images as bytes.
+        UserError: the model has none.
     """
     found = first_convolution(model)
     if found is None:
@@ -216,7 +235,9 @@ def _patch_embedding(model: nn.Module) -> tuple[str, nn.Conv2d]:
 
 
 def _refuse_shared_parameters(segments: Iterable[Sequence[nn.Module]]) -> None:
-    """A segment steps on its parameters when its backward pass is over; a shared one's gradient is not complete then.
+    """Refuse `train.step_in_backward` for segments that share parameters.
+
+    Parameters are stepped on after their segment's backward pass, when the gradient of a shared one is not complete.
 
     Raises:
         UserError: two segments have a parameter in common.

@@ -1,4 +1,4 @@
-"""Epochs of steps, evaluated every so often and at the end; resumable at any step."""
+"""The training loop: epochs of steps, with evaluation at intervals and at the end; resumable at any step."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -27,17 +27,22 @@ from wasi.training.step import StepResult, TrainStep
 
 log = logging.getLogger(__name__)
 
-_SENSELESS = 10  # times the loss of guessing
+_SENSELESS = 10  # a final loss above this multiple of that of guessing is warned of
 
 
 class Fit:
-    """Training of one run.
+    """The training of one run; resumes from the checkpoint in `folder`, if there is one.
 
     Args:
-        step: what trains; cfg: the run's configuration; folder: where `checkpoint.pt` lives.
-        tracker: receives `log(step, values)` after every step and epoch, and `resume(step)` before.
-        on_epoch: each called with (epochs, steps) done, at the start of training and after every epoch.
-        mix: of images and labels of a training batch, see `batch_mix`.
+        step: the optimizer step, with model and optimizer.
+        train, val: the images of the two splits.
+        cfg: the run's configuration.
+        folder: holds `checkpoint.pt` and, with `train.select=best`, `best.pt`.
+        tracker: receives `resume(step)` at the start, `log(step, values)` after every step and validation, and
+            `flush()` before a checkpoint.
+        on_epoch: callables that are called with the numbers of epochs and steps done, before the first step and after
+            every epoch.
+        mix: mixes images and labels of a training batch, see `batch_mix`; None leaves them unchanged.
     """
 
     def __init__(
@@ -59,25 +64,29 @@ class Fit:
             log.warning(told, cfg.dataset.batch_size, len(train))
         self.total = step.total_steps = self.per_epoch * cfg.train.epochs
         filled = {"optimizer": step.optimizer, "total_steps": self.total, "steps_per_epoch": self.per_epoch}
-        target_of("scheduler", cfg.scheduler, filled=filled)  # refuses what it does not take
+        target_of("scheduler", cfg.scheduler, filled=filled)  # raises UserError for unknown options
         self.scheduler = hydra.utils.instantiate(cfg.scheduler, **filled)
         self.progress: Progress = load_checkpoint(folder, step, self.scheduler)
         self.resumed_from_step = self.progress.step
-        if parallel.rank():  # dropout falls in each process in its own way
+        if parallel.rank():  # each process draws its own dropout masks
             torch.manual_seed(generator("dropout", cfg.seed, parallel.rank(), self.progress.step).initial_seed())
         tracker.resume(self.progress.step)
         self.on_epoch, self.mix = on_epoch, mix
-        self._loaders: dict[str, Loader] = {}  # while it runs
-        self._half_done = False
-        self.classes = 0  # known once there was an evaluation
-        self.step_seconds: list[float] = []  # of this process's steps on whole batches, without those that compiled
-        self._save_if_best()  # a process that died between the two files left the older of this one
+        self._loaders: dict[str, Loader] = {}  # filled while `run` runs
+        self._half_done = False  # whether a step or an epoch's end has begun and not ended, so nothing may be saved
+        self.classes = 0  # number of classes, set by the first evaluation
+        self.step_seconds: list[float] = []  # times of this process's steps on full batches, except those that compiled
+        self._save_if_best()  # an interrupted process may have written the checkpoint and not `best.pt`
 
     def run(self) -> dict[str, float]:
-        """Train what is left, and leave the model with the weights of the last or best epoch (`train.select`).
+        """Train the remaining epochs; the model then has the weights of the last or the best epoch (`train.select`).
 
         Returns:
-            `train/loss` and `val/*` of that epoch, and `val/best_acc` of `val/best_epoch` (from 1).
+            `train/loss` and `val/*` of that epoch, and `val/best_acc` and `val/best_epoch` (from 1).
+
+        Raises:
+            Diverged: a loss or gradient norm is not finite.
+            Interrupted: a signal arrived; a checkpoint has been saved unless it cut a step short.
         """
         if self.resumed_from_step:
             log.info("resuming at step %d of %d", self.resumed_from_step, self.total)
@@ -85,7 +94,7 @@ class Fit:
         on_device = {"device": self.step.device, "resident": self.cfg.train.get("memory") != "lean"}
         self._loaders = {
             "train": Loader(self.train, workers, **on_device),
-            "val": Loader(self.val, workers, **on_device, persistent=gpu),  # a small machine has one set at a time
+            "val": Loader(self.val, workers, **on_device, persistent=gpu),  # else only one set of workers at a time
         }
         try:
             if not self.progress.step:
@@ -98,14 +107,14 @@ class Fit:
                     self._finish_epoch(epoch, values)
         except Interrupted:
             if not self._half_done:
-                with uninterrupted():  # a scheduler's second signal does not cut the checkpoint short
+                with uninterrupted():  # a scheduler's second signal must not interrupt the save
                     self._save()
             raise
         finally:
-            self._loaders.clear()  # and with them their workers, and images on the device
+            self._loaders.clear()  # ends their workers, and frees images on the device
         best, selected = self.progress.best_epoch, self.cfg.train.epochs
         if self.cfg.train.select == "best":
-            parallel.barrier()  # the first process has written it
+            parallel.barrier()  # wait until the first process has written it
             load_best(self.folder, self.step)
             log.info("kept the weights of epoch %d, the best of validation", best)
             selected = best
@@ -114,6 +123,7 @@ class Fit:
         return self.progress.epochs[selected - 1] | {"val/best_acc": best_acc, "val/best_epoch": best}
 
     def _tell(self, epochs: int) -> None:
+        """Call all of `on_epoch`."""
         for listener in self.on_epoch:
             listener(epochs, self.progress.step)
 
@@ -129,13 +139,14 @@ class Fit:
                 bar.set_postfix(loss=f"{result.loss:.3f}")
 
     def _one(self, images, labels) -> StepResult:
+        """Take one step, log it, and write a checkpoint if one is due."""
         progress, rate = self.progress, self.scheduler.get_last_lr()[0]
         batch = self.step.prepare(images, labels)
         self._wait()
         start, compiled = perf_counter(), graph_count()
         result = self.step(*batch)
         self._wait()
-        whole = result.count == self.cfg.dataset.batch_size  # an epoch's last, smaller batch is another thing
+        whole = result.count == self.cfg.dataset.batch_size  # not the smaller last batch of an epoch
         if whole and graph_count() == compiled:
             self.step_seconds.append(perf_counter() - start)
         self.scheduler.step()
@@ -162,7 +173,7 @@ class Fit:
             torch.cuda.synchronize()
 
     def _results(self, epoch: int) -> dict[str, float]:
-        """`train/loss` of the epoch and, where it is due, `val/*`."""
+        """Return `train/loss` of the epoch and, if it is to be validated, `val/*`; raises `Diverged` if not finite."""
         data, progress, train = self.cfg.dataset, self.progress, self.cfg.train
         values = {"train/loss": progress.loss_sum / progress.count}
         if (epoch + 1) % train.eval_every == 0 or epoch + 1 == train.epochs:
@@ -184,11 +195,11 @@ class Fit:
         validated = {name: value for name, value in values.items() if name.startswith("val/")}
         if validated:
             self.tracker.log(progress.step, validated)
-        self._save()  # after the last epoch too: a run that dies while it is measured need not train again
+        self._save()  # after the last epoch, too: a run that is interrupted while measured need not train again
         self._save_if_best()
 
     def _save_if_best(self) -> None:
-        """After the checkpoint of an epoch that is the best so far."""
+        """Write `best.pt` if the last epoch has just ended and is the best so far (`train.select=best`)."""
         epochs = len(self.progress.epochs)
         ended = self.progress.step == epochs * self.per_epoch
         wanted = self.cfg.train.select == "best" and not parallel.rank()
@@ -197,7 +208,7 @@ class Fit:
 
     @contextmanager
     def _whole(self) -> Iterator[None]:
-        """What is inside happens wholly or, under a second signal, marks the state as unfit to be saved."""
+        """Delay a first signal until the end; a second one interrupts and leaves `_half_done` set: no checkpoint."""
         with uninterrupted():
             self._half_done = True
             yield
@@ -205,12 +216,12 @@ class Fit:
 
     def _save(self) -> None:
         self.tracker.flush()
-        if not parallel.rank():  # one writer
+        if not parallel.rank():  # only the first process writes
             save_checkpoint(self.folder, self.step, self.scheduler, self.progress)
 
 
 def _warn_of_loss(loss: float, classes: int) -> None:
-    """Finite, and yet no result: a model that knows nothing has a loss of ln(classes)."""
+    """Log a warning if the loss is far above ln(classes), that of guessing."""
     if classes > 1 and loss > _SENSELESS * log_of(classes):
         log.warning(
             "val/loss is %.3g, where guessing among %d classes has %.3g: this run has learned nothing that is of use; "

@@ -1,17 +1,18 @@
-"""`train.monitor=true`: evidence, per epoch and layer, of how stable ranks and subspaces are.
+"""`train.monitor=true`: how stable the ranks and subspaces of each layer are over the epochs.
 
-One row per linear call in scope, before training (epoch 0) and after every epoch, in `monitor.csv` and in the
-tracker's history as `monitor/<layer>/<column>`. All of it is read off: training runs on as if it were not there.
+There is one row per call of a linear layer in scope, before training (epoch 0) and after every epoch, in `monitor.csv`
+and in the tracker's history as `monitor/<layer>/<column>`. Observing has no effect on training.
 
-Weights: `weight_rank` held (empty for a dense one); `rank_at_threshold`, what `rank.weight_epsilon` would give
-now (of a weight truncated at that threshold fewer than it holds, from the start: what tells is the change);
-`angle_max_deg` and `angle_mean_deg`, principal angles between the column space now and before training, of
-the columns held, or for a dense weight of as many leading ones as the threshold gave at first.
+Columns on the weight: `weight_rank`, its rank `K` (empty for a dense weight); `rank_at_threshold`, the rank that
+`rank.weight_epsilon` would give now (for a weight that was truncated at that threshold it is below `K` from the start;
+its change is what is of interest); `angle_max_deg` and `angle_mean_deg`, the principal angles between the column space
+now and before training, spanned by the `K` leading left singular vectors (for a dense weight, by as many as the
+threshold gave before training).
 
-Inputs, on one fixed calibration batch, with `mode1` for the batch: `modeM_rank_at_threshold`, what
-`rank.activation_epsilon` would give now; `modeM_variance`, the share that the bases explain which the layer
-projects on, or for an input saved whole those that `rank.activation_epsilon` gave before training; `tucker_error`,
-relative Frobenius error of the saved input (empty for one saved whole).
+Columns on the input, for one fixed calibration batch; `mode1` is the batch mode: `modeM_rank_at_threshold`, the rank
+that `rank.activation_epsilon` would give now; `modeM_variance`, the share of the squared Frobenius norm explained by
+the layer's basis or, for an input that is saved unchanged, by the basis that `rank.activation_epsilon` gave before
+training; `tucker_error`, the relative Frobenius error of the saved input (empty if it is saved unchanged).
 """
 
 import copy
@@ -44,11 +45,15 @@ Row = dict[str, int | float | str]
 
 
 class Monitor:
-    """Made before a checkpoint is loaded: the weights it finds are those before training.
+    """Writes the module's columns; the state of the model when it is constructed counts as that before training.
+
+    So it must be constructed before a checkpoint is loaded.
 
     Args:
-        model: with its method applied; batches: of which the first is looked at, the same one each time.
-        folder: where `monitor.csv` goes; tracker: receives `log(step, values)`.
+        model: with its method applied.
+        batches: the first batch is observed; it must be the same one each time `batches` is iterated.
+        cfg: the run's configuration.
+        folder: where `monitor.csv` is written; tracker: receives `log(step, values)`.
     """
 
     def __init__(
@@ -57,12 +62,12 @@ class Monitor:
         self.model, self.batches, self.scope = model, batches, cfg.method.scope
         self.weight_epsilon, self.activation_epsilon = cfg.rank.weight_epsilon, cfg.rank.activation_epsilon
         self.folder, self.tracker = folder, tracker
-        self._subspaces: dict[str, Tensor] = {}  # O x k, before training
-        self._bases: dict[tuple[str, int], TuckerState] = {}  # before training, for inputs that are saved whole
+        self._subspaces: dict[str, Tensor] = {}  # column spaces before training, O x k
+        self._bases: dict[tuple[str, int], TuckerState] = {}  # before training, of inputs that are saved unchanged
         self._look()
 
     def __call__(self, epoch: int, step: int) -> None:
-        """Write down how things stand after `epoch` epochs and `step` optimizer steps."""
+        """Write the rows after `epoch` epochs and `step` optimizer steps; rows of this epoch or later are replaced."""
         rows = [{"epoch": epoch, "step": step, **row} for row in self._look()]
         earlier = [row for row in _read(self.folder / file_names.MONITOR) if int(row["epoch"]) < epoch]
         _write(self.folder / file_names.MONITOR, [*earlier, *rows])
@@ -71,13 +76,14 @@ class Monitor:
     @torch.no_grad()
     @uncompiled()
     def _look(self) -> list[Row]:
+        """Run the first batch through the model and return one row per call of a layer in scope."""
         model, layers = _observable(self.model, self.scope)
         weights = {name: self._weight(name, layer) for name, layer in layers.items()}
         rows: list[Row] = []
         calls = dict.fromkeys(layers, 0)
 
         def see(name: str, x: Tensor) -> None:
-            with without_autocast(x):  # an input that it has narrowed is looked at in float32
+            with without_autocast(x):  # inputs in lower precision are decomposed in float32
                 wide = x.to(torch.promote_types(x.dtype, torch.float32))
                 inputs = self._input(name, calls[name], layers[name], wide)
             rows.append({"layer": name, "call": calls[name], **weights[name], **inputs})
@@ -87,6 +93,7 @@ class Monitor:
         return rows
 
     def _weight(self, name: str, layer: nn.Module) -> Row:
+        """Return the columns on a layer's weight; the first call for a layer defines its initial column space."""
         factors = layer.weight_factors() if isinstance(layer, LowRankLayer) else (layer.get_parameter("weight"),)
         directions, values = left_spectrum(*factors)
         rank = explained_rank(values.square(), self.weight_epsilon)
@@ -100,9 +107,10 @@ class Monitor:
         return {**row, "rank_at_threshold": rank, **turned}
 
     def _input(self, name: str, call: int, layer: nn.Module, x: Tensor) -> Row:
+        """Return the columns on the input of a layer's call; the first one defines the bases of an unchanged input."""
         if not x.any():
-            return {}  # there is no variance to explain
-        ranks = epsilon_ranks(x, self.activation_epsilon, "cut")  # of the batch too
+            return {}  # a zero input has no ranks
+        ranks = epsilon_ranks(x, self.activation_epsilon, "cut")  # includes the batch mode
         tracked = layer.state if isinstance(layer, LowRankLayer) else None
         if tracked is None and (name, call) not in self._bases:
             self._bases[name, call] = TuckerState(x, ranks)
@@ -120,14 +128,17 @@ class Monitor:
 
 
 def _observable(model: nn.Module, scope: str) -> tuple[nn.Module, Mapping[str, nn.Module]]:
-    """The model, or a copy of it, whose linears in `scope` are modules that are called; and those."""
+    """Return a model in which the linear layers in `scope` are modules that get called, and these layers by name.
+
+    It is `model` itself, or a copy if attention layers have to be unpacked for that.
+    """
     names = [site.name for site in linear_sites(model, scope)]
     modules = dict(model.named_modules(remove_duplicate=False))
     if scope == "mlp" or any(isinstance(modules.get(name), LowRankLayer) for name in names):
         return model, {name: modules[name] for name in names}
-    probe = copy.deepcopy(model)  # a library's model may use packed attention weights without calling their layer
+    probe = copy.deepcopy(model)  # packed attention weights may be used without calling a linear layer
     for module in probe.modules():
-        module.__dict__.pop("forward", None)  # checkpointing's, which belongs to the original
+        module.__dict__.pop("forward", None)  # a replaced forward (checkpointing) refers to the original module
     return probe, scope_linears(probe, scope)
 
 
@@ -145,7 +156,7 @@ def _read(path: Path) -> list[Row]:
 
 
 def _write(path: Path, rows: list[Row]) -> None:
-    """Either the old or the new file, never half of one."""
+    """Write the CSV file, atomically."""
     known = [*_KEYS, *_VALUES]
     columns = known + sorted({key for row in rows for key in row} - {*known})
     text = io.StringIO(newline="")

@@ -1,4 +1,4 @@
-"""The optimizer over a model that a method has already been applied to."""
+"""Building the optimizer over a model to which a method has been applied."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -18,16 +18,18 @@ from wasi.training.swan import Swan
 
 
 def build_optimizer(model: nn.Module, cfg: DictConfig) -> torch.optim.Optimizer:
-    """Instantiate `optimizer=` over what trains.
+    """Instantiate the optimizer of `optimizer=` over the trainable parameters.
 
-    An optimizer without state steps on the coordinates of a factored layer where it has them (`FactoredLinear.C`, see
-    `coordinate_groups`), any other on the factors. Weight decay acts on the product `L R`, so it leaves `L` alone.
-    `head_lr_ratio` is the learning rate of the classifier, whose weights start at random, over that of the rest.
+    `Swan`, and SGD without momentum, step on the coordinates `C` of the factored layers that can use them
+    (`coordinate_groups`); other optimizers step on `L` and `R`. Weight decay acts on the product `L R`, so `L` has none
+    of its own. `cfg.head_lr_ratio` is the learning rate of the classifier, whose weights start at random, over that of
+    the rest.
 
-    Raises UserError for an optimizer that is not there, and an option that is none of its arguments.
+    Raises:
+        UserError: there is no such optimizer, or an option is not one of its arguments.
     """
     for layer in trainable_factors(model):
-        layer.C = None  # of an earlier optimizer
+        layer.C = None  # coordinates of an earlier optimizer
     kind = target_of("optimizer", cfg, beside=("head_lr_ratio",), filled=("params",))
     stateless = kind is Swan or (kind is torch.optim.SGD and not cfg.get("momentum"))
     groups = coordinate_groups(model) if stateless else []
@@ -47,7 +49,10 @@ def build_optimizer(model: nn.Module, cfg: DictConfig) -> torch.optim.Optimizer:
 
 
 def coordinate_groups(model: nn.Module) -> list[Group]:
-    """One group per width `in_features`, of the coordinates `C` of the factored layers that can use them."""
+    """Give coordinates `C` to the factored layers that can use them, and return these in one group per `in_features`.
+
+    Layers that share their factors with another, or that `FactoredLinear.use_coordinates` rejects, get none.
+    """
     layers = trainable_factors(model)
     holders = Counter(id(m.L) for m in model.modules() if isinstance(m, FactoredLinear))
     by_width = defaultdict(list)
@@ -58,7 +63,7 @@ def coordinate_groups(model: nn.Module) -> list[Group]:
 
 
 def _block_matrices(model: nn.Module) -> Iterator[nn.Parameter]:
-    """Weights of the linear layers inside the transformer blocks, factors and adapters included."""
+    """Yield the matrices of the linear layers inside the transformer blocks, including factors and adapters."""
     for block in find_blocks(model).values():
         for module in block.modules():
             if isinstance(module, (nn.Linear, nn.MultiheadAttention, LowRankLayer)):
@@ -66,6 +71,9 @@ def _block_matrices(model: nn.Module) -> Iterator[nn.Parameter]:
 
 
 def trainable_factors(model: nn.Module) -> list[FactoredLinear]:
-    """Layers that train as a product; tied layers share one pair of factors, which counts, and steps, once."""
+    """Return the factored layers whose product `L R` is trained (`update` is not "none").
+
+    Of layers that share their factors only one is returned, so that its factors are stepped on once.
+    """
     layers = (m for m in model.modules() if isinstance(m, FactoredLinear) and m.L.requires_grad and m.update != "none")
     return list({id(m.L): m for m in layers}.values())

@@ -1,9 +1,9 @@
-"""Data-parallel training: one process per device, each with its share of every batch (`torchrun`).
+"""Data-parallel training (`torchrun`): one process per device, each with its share of every batch.
 
-Every process holds the whole model. What a step needs of the batch is a sum over images: gradients of parameters and of
-coordinates, the products that move activation bases, the loss. Each process adds up its own share, the sums are
-added over the processes, and from there on all of them do the same with the same numbers. So a step is, to rounding,
-that of one process with the whole batch.
+Every process holds the whole model. All that a step needs of the batch is a sum over images: gradients of parameters
+and of coordinates `C`, subspace iterates `A_m^T A_m U_m`, the loss. Each process computes the sum over its share, the
+sums are all-reduced, and then all processes do the same computation on the same numbers. So a step equals, up to
+rounding, that of one process with the whole batch. Without other processes, all functions act as in a world of size 1.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,44 +19,46 @@ from wasi.config.hardware import launched
 
 T = TypeVar("T")
 
-_TIMEOUT = timedelta(hours=1)  # the first process may measure or decode for long while the others wait
+_TIMEOUT = timedelta(hours=1)  # long, as the others wait while the first process measures or decodes a data set
 
 
 def join() -> None:
-    """Meet the other processes; nothing to do where there are none."""
+    """Initialise the process group, if `torchrun` started several processes and it is not initialised yet."""
     if launched().world_size > 1 and not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=_TIMEOUT)
 
 
 def leave() -> None:
-    """The opposite of `join`."""
+    """Destroy the process group, if there is one."""
     if is_parallel():
         dist.destroy_process_group()
 
 
 def broadcast_model(model: nn.Module) -> None:
-    """Every process's model becomes the first one's."""
+    """Copy parameters and buffers of the first process's model to the models of all others."""
     if is_parallel():
         for tensor in model.state_dict().values():
             dist.broadcast(tensor, src=0)
 
 
 def rank() -> int:
+    """Return this process's rank in the group; 0 if there is no group."""
     return dist.get_rank() if is_parallel() else 0
 
 
 def world_size() -> int:
-    """Processes that have met; 1 without any other."""
+    """Return the number of processes in the group; 1 if there is no group."""
     return dist.get_world_size() if is_parallel() else 1
 
 
 def is_parallel() -> bool:
+    """Whether the process group is initialised."""
     return dist.is_available() and dist.is_initialized()
 
 
 def broadcast_from_first(value: T) -> T:
-    """What the first process gave; every process calls this at the same place."""
+    """Return the first process's `value`, which must be picklable; all processes must call this."""
     values = [value]
     if is_parallel():
         dist.broadcast_object_list(values, src=0)
@@ -64,30 +66,30 @@ def broadcast_from_first(value: T) -> T:
 
 
 def barrier() -> None:
-    """Wait until every process has come here."""
+    """Wait until every process has called this."""
     if is_parallel():
         dist.barrier()
 
 
 def shard(batch: Tensor) -> Tensor:
-    """This process's part of a batch, by its first axis; empty where there are more processes than samples."""
+    """Return this process's share of `batch` along the first axis; it may be empty in a batch of few samples."""
     return batch.tensor_split(world_size())[rank()] if is_parallel() else batch
 
 
 def all_reduce_sum(values: Tensor) -> Tensor:
-    """Sums over the processes, in place."""
+    """Sum `values` over the processes, in place, and return them."""
     if is_parallel():
         dist.all_reduce(values)
     return values
 
 
 def total(count: int, device: torch.device) -> int:
-    """A number's sum over the processes."""
+    """Return the sum of `count` over the processes."""
     return int(all_reduce_sum(torch.tensor(count, device=device))) if is_parallel() else count
 
 
 def largest(count: int, device: torch.device) -> int:
-    """A number's maximum over the processes."""
+    """Return the maximum of `count` over the processes."""
     most = torch.tensor(count, device=device)
     if is_parallel():
         dist.all_reduce(most, op=dist.ReduceOp.MAX)
@@ -95,7 +97,10 @@ def largest(count: int, device: torch.device) -> int:
 
 
 def keep_sums_once(parameters: Iterable[Tensor]) -> None:
-    """Before a backward pass: what its gradients are added to, as a momentum, counts in the first process only."""
+    """Zero existing gradients in all processes but the first, before a backward pass.
+
+    A gradient may hold a momentum to which the new gradient is added; so `sum_gradients` counts it only once.
+    """
     if rank():
         for parameter in parameters:
             if parameter.grad is not None:
@@ -103,9 +108,9 @@ def keep_sums_once(parameters: Iterable[Tensor]) -> None:
 
 
 def sum_gradients(parameters: Sequence[Tensor]) -> None:
-    """Every gradient becomes its sum over the processes; one that no process has stays away.
+    """Replace every gradient by its sum over the processes; a gradient that no process has remains None.
 
-    In one message for each type: many small ones would take longer.
+    All gradients of one type are sent in one message, which is faster than many small ones.
     """
     if not parameters:
         return
@@ -122,6 +127,6 @@ def sum_gradients(parameters: Sequence[Tensor]) -> None:
 
 
 def stop_together(device: torch.device) -> None:
-    """A signal that one process has seen stops all of them after the same step."""
+    """Share a pending signal with all processes, so that they all stop after the same step."""
     if is_parallel():
         signals.hold(largest(signals.pending() or 0, device))

@@ -1,4 +1,4 @@
-"""Parameter groups, as torch's optimizers take them: dictionaries of `params` and of options that hold for these."""
+"""Parameter groups as torch's optimizers take them: dictionaries of `params` and of the options for these."""
 
 from collections.abc import Container, Iterable
 from typing import Any
@@ -7,14 +7,14 @@ Group = dict[str, Any]
 
 
 def split(groups: Iterable[Group], chosen: Container[int], **options) -> list[Group]:
-    """The same parameters in the same order, but that those in `chosen` stand in groups of their own with `options`.
+    """Split each group in two: the parameters that are not chosen, and those that are, with `options` set.
 
     Args:
-        chosen: `id` of each parameter to move. Of the options of the group that it was in, it keeps what `options` does
-            not say.
+        chosen: the `id` of each chosen parameter.
+        options: replace those of the group; options that are not given here keep their values.
 
     Returns:
-        For each group what is left of it, then what was chosen, without groups that would be empty.
+        For each group the rest, then the chosen parameters, in the given order; empty groups are omitted.
     """
     found: list[Group] = []
     for group in groups:

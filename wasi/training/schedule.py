@@ -1,4 +1,4 @@
-"""Learning rates as closed forms of the step, so that a resumed run continues exactly."""
+"""Learning-rate schedules in closed form of the step, so that a resumed run continues exactly."""
 
 from math import cos, pi
 
@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import LambdaLR
 def cosine(
     optimizer: Optimizer, total_steps: int, steps_per_epoch: int, warmup_epochs: float, min_lr_ratio: float
 ) -> LambdaLR:
-    """Linear warm-up over `warmup_epochs`, then half a cosine down to `min_lr_ratio` of the rate."""
+    """Linear warm-up over `warmup_epochs`, then a half cosine down to `min_lr_ratio` of the learning rate."""
     warmup = round(warmup_epochs * steps_per_epoch)
 
     def factor(step: int) -> float:
@@ -24,6 +24,6 @@ def cosine(
 def constant(
     optimizer: Optimizer, total_steps: int, steps_per_epoch: int, warmup_epochs: float
 ) -> LambdaLR:
-    """Linear warm-up over `warmup_epochs`, then the same rate to the end."""
+    """Linear warm-up over `warmup_epochs`, then a constant learning rate."""
     warmup = round(warmup_epochs * steps_per_epoch)
     return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warmup) if warmup else 1.0)

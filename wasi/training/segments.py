@@ -1,4 +1,4 @@
-"""How `train.memory=lean` divides blocks into segments that are repeated together."""
+"""How `train.memory=lean` divides the blocks into segments, each of which is recomputed as a whole."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
@@ -7,11 +7,12 @@ from torch import nn
 
 
 def segment_lengths(blocks: int, size: int) -> list[int]:
-    """Lengths of the segments of `blocks` blocks in a row: `size`, and 1 in the last third of a row that is longer.
+    """Return the lengths of the segments of `blocks` consecutive blocks: at most `size`, and 1 in their last third.
 
-    Every segment's input is kept, and what is inside one while its backward pass runs. That of the last ones runs while
-    the inputs of all are there, so these hold least inside. And each segment ends with a product that is not repeated
-    (`wasi.layers.graph_only`), so more of them take less time.
+    If `size >= blocks`, there is one segment. Memory holds the inputs of all segments whose backward pass is not over,
+    and the activations inside the one that is recomputed. The last segments are recomputed while nearly all inputs are
+    held, so these are short. Also, the last product of a segment is not recomputed (`wasi.layers.graph_only`), so more
+    segments take less time.
     """
     alone = blocks // 3 if 1 < size < blocks else 0
     in_groups = blocks - alone
@@ -20,9 +21,9 @@ def segment_lengths(blocks: int, size: int) -> list[int]:
 
 
 def segments(model: nn.Module, blocks: Iterable[nn.Module], size: int) -> Iterator[tuple[Sequence[nn.Module], bool]]:
-    """Blocks in groups of at most `size` (`segment_lengths`), and whether another group follows at once.
+    """Yield each segment's blocks, and whether another segment follows it directly.
 
-    Only blocks that an `nn.Sequential` runs one after another can be grouped.
+    Consecutive blocks of an `nn.Sequential` form segments of `segment_lengths`; any other block is its own segment.
     """
     alone = dict.fromkeys(blocks)
     for parent in [m for m in model.modules() if isinstance(m, nn.Sequential)]:

@@ -1,4 +1,4 @@
-"""One whole optimizer step: forward, loss, backward, subspace work, update."""
+"""One whole training step: forward pass, loss, backward pass, subspace iteration and update."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,7 +17,13 @@ from wasi.training.swan import Swan
 
 @dataclass(frozen=True)
 class StepResult:
-    """`loss`: mean over the batch; `correct` of `count` images; `grad_norm` before clipping."""
+    """The outcome of one step on a batch.
+
+    Attributes:
+        loss: mean over the batch.
+        correct, count: correctly classified images, and all images of the batch.
+        grad_norm: global gradient norm before clipping, see `SubspaceIteration.prepare`.
+    """
 
     loss: float
     correct: int
@@ -29,18 +35,22 @@ class TrainStep:
     """`step(images, labels)` trains `model` on one batch, or, in data-parallel training, on this process's share of it.
 
     Args:
-        model: in training mode while a step runs.
-        optimizer: over `model`'s trainable parameters.
-        normalize: uint8 `[B, 3, S, S]` to float32.
-        clip_norm: largest global gradient norm, or None.
-        micro_batch_size: images per forward pass; gradients add up to those of the whole batch.
-        step_in_backward: `optimizer`, a `Swan`, steps on a matrix as soon as its gradient is complete, which is let go
-            then. A step that diverges may have moved some weights already.
+        model: the model; a step puts it into training mode.
+        optimizer: over `model`'s trainable parameters, see `build_optimizer`.
+        normalize: converts uint8 images `[B, 3, S, S]` to normalised float32.
+        clip_norm: the largest global gradient norm; None does not clip.
+        micro_batch_size: images per forward pass; gradients are accumulated to those of the whole batch. None takes the
+            whole batch at once.
+        step_in_backward: let `optimizer`, a `Swan`, step on each matrix as soon as its gradient is complete, and free
+            the gradient. If a step diverges, some weights may have changed.
         label_smoothing: share of every label that is spread over all classes.
+
+    Raises:
+        UserError: `step_in_backward` in data-parallel training.
     """
 
-    chunk_size: int | None = None  # images at a time inside repeated modules, at most; None: a whole batch
-    total_steps: int | None = None  # of the training that it is used for, once that is known
+    chunk_size: int | None = None  # the most images per chunk of `LeanStep`; None: no chunks
+    total_steps: int | None = None  # of the whole training; set once it is known
 
     def __init__(
         self,
@@ -55,7 +65,7 @@ class TrainStep:
         self.model, self.optimizer, self.normalize = model, optimizer, normalize
         self.clip_norm, self.micro_batch_size = clip_norm, micro_batch_size
         self.label_smoothing = label_smoothing
-        self.penalties: list[Callable[[], Tensor]] = []  # scalars that a method adds to the loss that is minimised
+        self.penalties: list[Callable[[], Tensor]] = []  # scalar terms that a method adds to the loss
         self.subspace = SubspaceIteration(model, optimizer)
         self.device = next(model.parameters()).device
         self.in_backward: dict[Tensor, RemovableHandle] = {}  # parameter -> the hook that steps on it
@@ -69,25 +79,26 @@ class TrainStep:
                 self.in_backward[parameter] = hook
 
     def evaluation_size(self, batch_size: int) -> int:
-        """Images at a time in evaluation: no more than a step takes, and the same whether or not one has run."""
+        """Return the batch size for evaluation: `batch_size`, but at most `chunk_size`."""
         return min(batch_size, self.chunk_size or batch_size)
 
     def prepare(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """A loader's batch in the form in which a step takes it: on the device, normalised."""
+        """Convert a loader's batch to what a step takes: on the device, normalised."""
         return self.normalize(images.to(self.device)), labels.to(self.device)
 
     def __call__(self, images: Tensor, labels: Tensor) -> StepResult:
-        """One step on a loader's batch as `prepare` gives it.
+        """Take one step on a batch as `prepare` returns it.
 
         Raises:
-            Diverged: loss or gradient norm is not finite, before any weight changes (but for `step_in_backward`); or a
-                decomposition in the update met a number that is not, when some weights may have changed.
+            Diverged: loss or gradient norm is not finite, in which case no weight has changed (unless
+                `step_in_backward`); or a decomposition in the update met a number that is not finite, in which case
+                some weights may have changed.
         """
         self.model.train()
         try:
             found, count = self._accumulate(images, labels)
             norm = self.subspace.prepare(self.clip_norm)
-            # the one place in a step where the host waits for the device
+            # the only place in a step where the host waits for the device
             loss, correct, norm = torch.cat([found, norm.double().view(1)]).tolist()
             if not isfinite(loss):
                 raise Diverged(f"training loss is {loss}")
@@ -102,13 +113,21 @@ class TrainStep:
 
     @torch.no_grad()
     def complete(self, parameters: Iterable[Tensor]) -> None:
-        """Step on matrices whose gradients are complete, in the middle of a backward pass."""
+        """Step, during a backward pass, on those of `parameters` that `Swan` whitens, and fold steps on coordinates.
+
+        Their gradients must be complete.
+        """
         assert isinstance(self.optimizer, Swan)
         self.optimizer.step_matrices(parameters)
         self.subspace.fold()
 
     def _accumulate(self, images: Tensor, labels: Tensor) -> tuple[Tensor, int]:
-        """Gradients of the whole batch's mean loss; that loss and the images named right, `[2]`, float64; images."""
+        """Accumulate the gradients of the mean loss over the whole batch, and of the penalties.
+
+        Returns:
+            The mean loss (without penalties) and the number of correctly classified images, as float64 `[2]`; and the
+            number of images. In data-parallel training all are those of the whole batch.
+        """
         size, count = self.micro_batch_size or len(labels), parallel.total(len(labels), self.device)
         found = torch.zeros(2, dtype=torch.float64, device=self.device)
         summed = self.subspace.summed() if parallel.is_parallel() else []
@@ -121,7 +140,7 @@ class TrainStep:
                 raise Diverged(f"training loss is {part.item()}")
             part.backward()
             found[0] += part.detach()
-            named = y if y.dim() == 1 else y.argmax(1)  # of mixed images the class with the larger share
+            named = y if y.dim() == 1 else y.argmax(1)  # for mixed images, the class with the largest share
             found[1] += (logits.detach().argmax(1) == named).sum()
         parallel.sum_gradients(summed)
         for penalty in self.penalties:

@@ -1,4 +1,7 @@
-"""What belongs to a step beside the optimizer: factors take it in, and activation bases move on."""
+"""Subspace work around the optimizer's step: folding it into factors, retracting weights, updating activation bases.
+
+See `docs/method.md` for the equations.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +19,7 @@ from wasi.training.swan import Swan
 
 @contextmanager
 def _whole_float32() -> Iterator[None]:
-    """Inside, float32 products are in float32 under `device.tf32=true` too: what is orthonormal stays so."""
+    """Inside, matrix products are in full float32 even under `device.tf32=true`, to keep bases orthonormal."""
     tf32 = torch.backends.cuda.matmul.allow_tf32
     if tf32:
         torch.backends.cuda.matmul.allow_tf32 = False
@@ -28,17 +31,18 @@ def _whole_float32() -> Iterator[None]:
 
 
 class SubspaceIteration:
-    """The work around `optimizer.step()` for a model with low-rank layers; nothing to do for one without.
+    """The work before and after `optimizer.step()` for the low-rank layers of a model; for other models it only clips.
 
         loss.backward(); norm = subspace.prepare(max_norm=2.0)
         optimizer.step(); subspace.finish()
 
-    Layers whose optimizer acts on coordinates (`FactoredLinear.C`) fold its step into their factors. Under plain SGD,
-    whose step is linear in the gradient, the other factored layers step along the tangent space of their product
-    and are brought back to an orthonormal `L`. To an optimizer with state, factors are ordinary parameters.
+    Layers with coordinates (`FactoredLinear.C`) fold the optimizer's step `C U^T` into their factors. Under plain SGD,
+    whose step is linear in the gradient, the other factored layers step along the tangent space of the matrices of rank
+    `K`, and their `L` is made orthonormal again. For optimizers with state, factors are ordinary parameters.
 
-    `folding`, `tangent`: the layers of these two kinds; `truncating`: dense weights that `SvdLinear` cuts back to their
-    rank after every step.
+    Attributes:
+        layers: all low-rank layers; folding: those with coordinates; tangent: those that take tangent steps.
+        truncating: the `SvdLinear` layers, whose weights are truncated to rank `K` after every step.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer):
@@ -59,22 +63,27 @@ class SubspaceIteration:
 
     @property
     def cycle(self) -> int:
-        """Optimizer steps after which the work in a step repeats itself."""
+        """The period, in optimizer steps, of the updates of the bases (`update_gap`); 1 without bases."""
         return max((layer.state.update_gap for layer in self.layers if layer.state is not None), default=1)
 
     def summed(self) -> list[Tensor]:
-        """What has a gradient that is a sum over a step's images: what is stepped on, and bases about to move."""
+        """Return the tensors whose gradients are sums over images: parameters, coordinates, bases due for an update."""
         bases = [basis for layer in self.layers if layer.state is not None for basis in layer.state.bases]
         return [*self._stepped, *(basis for basis in bases if basis is not None and basis.requires_grad)]
 
     @torch.no_grad()
     def prepare(self, max_norm: float | None) -> Tensor:
-        """Between `backward` and `step`: tangent gradients, clipping by the global norm, which is returned.
+        """Prepare the gradients for `optimizer.step()`: project those of tangent layers, then clip by the global norm.
 
-        Of a layer in coordinates the norm is that of `dW` itself, `||M U^T||_F = ||M||_F`; of a tangent step, the
-        length in weight space; else that of the parameters' gradients. Returned as it was before clipping.
-        Gradients that `Swan` whitens are neither counted nor clipped: its step has one length whatever theirs is. Where
-        one of them is not finite, neither is what is returned.
+        The contribution to the norm is `||dW||_F = ||M U^T||_F = ||M||_F` for a layer with coordinates, the norm of the
+        projected `dW` for a tangent layer, and otherwise the norm of the parameters' gradients. Gradients that `Swan`
+        whitens are neither counted nor clipped, since the length of its step does not depend on theirs.
+
+        Args:
+            max_norm: the largest norm; None does not clip.
+
+        Returns:
+            The norm before clipping, a scalar; NaN if a whitened gradient is not finite.
         """
         squares = self.tangents()
         in_tangent = {id(p) for layer in self.tangent for p in (layer.L, layer.R)}
@@ -85,7 +94,7 @@ class SubspaceIteration:
         norm = norm + 0.0 * nn.utils.get_total_norm([p.grad for p in self._whitened if p.grad is not None])
         if max_norm is not None:
             nn.utils.clip_grads_with_norm_(clipped, max_norm, norm)
-        if not isinstance(self.optimizer, Swan):  # which makes coordinates one layer at a time
+        if not isinstance(self.optimizer, Swan):  # Swan allocates the coordinates itself, one layer at a time
             for layer in self.folding:
                 if layer.C is not None and layer.C.grad is not None:
                     layer.C.data = torch.zeros_like(layer.C.grad)
@@ -93,13 +102,13 @@ class SubspaceIteration:
 
     @_whole_float32()
     def tangents(self) -> list[Tensor]:
-        """Turn gradients of factors into tangent gradients; their squared lengths in weight space."""
+        """Project the gradients of tangent layers (`FactoredLinear.tangent_`); return the squared norms as `dW`."""
         return [layer.tangent_() for layer in self.tangent if layer.L.grad is not None]
 
     @torch.no_grad()
     @_whole_float32()
     def finish(self) -> None:
-        """After `step`: steps folded, weights back at their rank, activation bases moved on."""
+        """Complete a step after `optimizer.step()`: fold coordinates, retract or truncate weights, update bases."""
         self.fold()
         for layer in self.tangent:
             layer.retract_()
@@ -108,10 +117,10 @@ class SubspaceIteration:
         self._advance()
 
     def _advance(self) -> None:
-        """Move the bases that are due, and make `L` orthonormal again where a layer steps in their coordinates.
+        """Update the bases that are due; layers with coordinates in an updated basis get an orthonormal `L`, too.
 
-        What the optimizer remembers of past steps is in coordinates of the feature basis `U`, and is taken to those of
-        the next, `U'`: `S U^T` projected on the span of `U'` has the coordinates `S (U^T U')`.
+        The momentum `S` (`O x r`) of `Swan` is in coordinates of the feature basis `U`. When that becomes `U'`, `S U^T`
+        is projected on the span of `U'`, where its coordinates are `S (U^T U')`.
         """
         swan = self.optimizer if isinstance(self.optimizer, Swan) and self.optimizer.momentum else None
         moving = [layer for layer in self.folding if _feature_basis(layer).requires_grad]
@@ -125,17 +134,17 @@ class SubspaceIteration:
     @torch.no_grad()
     @_whole_float32()
     def fold(self) -> None:
-        """Take the steps that the optimizer has made in coordinates, since the last call, into the factors."""
+        """Fold the optimizer's steps on coordinates since the last call into the factors, with weight decay."""
         layers = [layer for layer in self.folding if layer.has_update]
         fold_all_(layers, [self._decay(layer) for layer in layers])
 
     def _decay(self, layer: FactoredLinear) -> float:
-        """What weight decay leaves of the product of a layer that steps in coordinates."""
-        group = self.optimizer.param_groups[self._group_of[id(layer.C)]]  # looked up: loading a state makes new ones
+        """Return the factor `1 - lr * weight_decay` of the product of a layer with coordinates."""
+        group = self.optimizer.param_groups[self._group_of[id(layer.C)]]  # looked up: loading a state replaces groups
         return 1 - group["lr"] * group["weight_decay"]
 
 
 def _feature_basis(layer: FactoredLinear) -> Tensor:
-    """Of a layer that steps in coordinates, so it has one."""
+    """Return `U` (`I x r`) of a layer with coordinates, which always has one."""
     assert layer.state is not None and layer.state.feature_basis is not None
     return layer.state.feature_basis
