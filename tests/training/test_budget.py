@@ -149,6 +149,33 @@ def test_moments_in_a_subspace_count_there_and_whole_outside(optimizer, package,
     assert 0.95 < _trained(cfg, sizes) / (4 * numbers + state) < 1.1
 
 
+@pytest.mark.parametrize(
+    "target, options, states",
+    [
+        ("SGD", {}, 0),
+        ("SGD", {"momentum": 0.9}, 1),
+        ("RMSprop", {}, 1),
+        ("RMSprop", {"momentum": 0.9, "centered": True}, 3),
+        ("Adagrad", {}, 1),
+        ("NAdam", {}, 2),
+        ("RAdam", {}, 2),
+        ("AdamW", {"amsgrad": True}, 3),
+        ("Adamax", {}, 2),
+    ],
+)
+def test_the_state_of_any_optimizer_of_torch_is_bounded(target, options, states, configured):
+    cfg = configured(1000, "method=vanilla", "optimizer=adamw", "optimizer.head_lr_ratio=1")
+    cfg.optimizer = {"_target_": f"torch.optim.{target}", "lr": 1e-3, **options}
+    sizes = model_sizes(cfg, input_spec(cfg.model, None))
+    weight = torch.nn.Parameter(torch.ones(8, 8))
+    optimizer = getattr(torch.optim, target)([weight], lr=1e-3, **options)
+    weight.square().sum().backward()
+    optimizer.step()
+    assert sum(t.numel() for t in tree_leaves(optimizer.state) if torch.is_tensor(t) and t.dim()) == 64 * states
+    numbers = sizes.rest + sum(o * i for o, i in sizes.scope)
+    assert _trained(cfg, sizes) / (4 * numbers) >= 1 + states
+
+
 def test_set_up_counts_second_moments_of_the_narrower_side_of_each_weight(configured, monkeypatch):
     def expected(*more):
         cfg = configured(4000, "method=wsi", "model=vit_b_32", "dataset.image_size=32", "dataset.batch_size=1", *more)

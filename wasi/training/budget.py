@@ -249,7 +249,10 @@ def _trained(cfg: DictConfig, sizes: ModelSizes) -> float:
         return 4 * (rest + trained + 2 * rest + projected)
     if kind == "Swan":  # its momentum shares memory with the gradient; AdamW for the rest
         return 4 * (rest * 3 + trained)
-    states = 1 if optimizer.get("momentum") else 2 if kind.startswith("Adam") or kind == "adamw8bit" else 0
+    if kind == "SGD":
+        states = int(bool(optimizer.get("momentum")))
+    else:  # of torch's optimizers none has more but with these options
+        states = 2 + bool(optimizer.get("amsgrad") or optimizer.get("centered"))
     return 4 * (rest + trained) * (1 + states)
 
 

@@ -183,7 +183,8 @@ class Fit:
             self.classes = len(found.counts)
             values |= found.metrics("val")
         if not all(isfinite(v) for v in values.values()):
-            raise Diverged(f"validation loss after epoch {epoch + 1} is {values['val/loss']}")
+            told = ", ".join(f"{name} is {value}" for name, value in values.items() if not isfinite(value))
+            raise Diverged(f"after epoch {epoch + 1} {told}")
         return values
 
     def _finish_epoch(self, epoch: int, values: dict[str, float]) -> None:
