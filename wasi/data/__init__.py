@@ -1,1 +1,1 @@
-"""Images and labels: what there is, which of it a run uses, and in which order."""
+"""Data sets: reading and checking them, choosing the images of a run, augmentation and batches."""

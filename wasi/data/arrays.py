@@ -1,4 +1,4 @@
-"""Data sets that fit in memory as they were published: raw bytes, resized when a batch asks for them."""
+"""Data sets held in memory at their published size; images are resized when a batch is made."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ if TYPE_CHECKING:
 
 
 class ArrayImages(Dataset):
-    """Items (uint8 `[3, S, S]`, label); grey images become three equal channels.
+    """Map-style data set over one image tensor; items are (uint8 `[3, S, S]`, label).
+
+    Grey images get three equal channels.
 
     Args:
         images: uint8 `[m, C, H, W]` with `C` 1 or 3, held at this size.
-        labels: int64 `[n]`.
-        rows: int64 `[n]`, which of `images` these are; None = all of them in order.
+        labels: int64 `[n]`, the labels of the data set's `n` images.
+        spec: gives the size `S` and the interpolation.
+        rows: int64 `[n]`, the index into `images` of each of the `n` images; None: all of them in order.
     """
 
     def __init__(self, images: Tensor, labels: Tensor, spec: InputSpec, rows: Tensor | None = None):
@@ -34,31 +37,31 @@ class ArrayImages(Dataset):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, int]]:
-        """Many at once (torch's loader asks this way): one resize for all."""
+        """Return the items at `indices`, resized in one call; `DataLoader` fetches a batch through this method."""
         images, labels = self.batch(torch.tensor(indices), self.images.device)
         return list(zip(images.unbind(), labels.tolist(), strict=True))
 
     def batch(self, indices: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-        """(uint8 `[B, 3, S, S]` on `device`, int64 `[B]`); resized there."""
+        """Return images (uint8 `[B, 3, S, S]`) resized on `device`, and their labels (int64 `[B]`)."""
         images = self.images[self._rows(indices)].to(device)
         return _resized(images, self.spec).expand(-1, 3, -1, -1).contiguous(), self.labels[indices]
 
     def picture(self, index: int) -> Image.Image:
-        """The image at its own size, in RGB."""
+        """Return the image at its published size, in RGB."""
         from PIL import Image
 
         pixels = self.images[self._rows(torch.tensor([index]))][0]
         return Image.fromarray(pixels.expand(3, -1, -1).permute(1, 2, 0).numpy())
 
     def take(self, indices: Tensor) -> ArrayImages:
-        """Only these; few of them are a copy, so that the others' memory can be freed."""
+        """Return the images at `indices`; at most half of those held are copied, so that the others can be freed."""
         rows, labels = self._rows(indices), self.labels[indices]
         if len(indices) <= len(self.images) // 2:
             return ArrayImages(self.images[rows], labels, self.spec)
         return ArrayImages(self.images, labels, self.spec, rows)
 
     def to(self, device: torch.device) -> ArrayImages:
-        """The same with its images on `device`."""
+        """Return this data set with its image tensor on `device`; labels stay where they are."""
         return ArrayImages(self.images.to(device), self.labels, self.spec, self.rows)
 
     def _rows(self, indices: Tensor) -> Tensor:
@@ -66,14 +69,14 @@ class ArrayImages(Dataset):
 
 
 def from_numpy(images, labels, spec: InputSpec) -> ArrayImages:
-    """From arrays `[n, H, W]` or `[n, H, W, 3]` of uint8 and `[n]` of integers."""
+    """Make a data set of NumPy images, uint8 `[n, H, W]` or `[n, H, W, 3]`, and integer labels `[n]`."""
     pixels = torch.from_numpy(images)
     pixels = pixels[:, None] if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)
     return ArrayImages(pixels, torch.as_tensor(labels, dtype=torch.int64), spec)
 
 
 def _resized(images: Tensor, spec: InputSpec) -> Tensor:
-    """uint8 `[B, C, S, S]`."""
+    """Return `images` resized to uint8 `[B, C, S, S]`."""
     size = (spec.image_size, spec.image_size)
     if images.shape[-2:] == size:
         return images
@@ -83,7 +86,11 @@ def _resized(images: Tensor, spec: InputSpec) -> Tensor:
 
 
 def resized_as_floats(images: Tensor, spec: InputSpec) -> Tensor:
-    """As torch's own kernel for bytes, which only CPUs have, to one level: it rounds after the width, too."""
+    """Resize in float32 and return uint8, for devices other than CPUs, which alone have a kernel for uint8.
+
+    Width and height are resized and rounded one after the other, as by that kernel; the results differ from its own by
+    at most one grey level.
+    """
     resized = images.float()
     for size in ((images.shape[-2], spec.image_size), (spec.image_size, spec.image_size)):
         resized = F.interpolate(resized, size, mode=spec.interpolation, antialias=True).round_().clamp_(0, 255)

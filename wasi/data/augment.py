@@ -1,6 +1,7 @@
-"""Augmentation by timm and torchvision (`augment.*`), as a function of (seed, epoch, image or batch) alone.
+"""Augmentation by timm and torchvision (options `augment.*`).
 
-What a run draws depends neither on the number of workers nor on where it was resumed.
+All random draws are a function of (seed, epoch, image or batch) alone, so they depend neither on the number of worker
+processes nor on where a run was resumed.
 """
 
 import random
@@ -20,19 +21,19 @@ from wasi.deferred import import_light
 
 
 def augmented(images: Images, cfg_augment, spec: InputSpec, seed: int) -> Images:
-    """`images` under RandAugment and random crops; themselves where none is asked for."""
+    """Wrap `images` in RandAugment and random resized crops; return them unchanged where neither is configured."""
     if cfg_augment.auto_augment is None and cfg_augment.scale is None:
         return images
     timm_data = import_light("timm.data")
     names = ("Posterize", "PosterizeIncreasing", "PosterizeOriginal")
     timm_data.auto_augment.NAME_TO_OP |= dict.fromkeys(names, _posterize)
-    square = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0)}  # the whole of the centred square
+    square = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0)}  # the whole centred square, i.e. no cropping
     crop = {"scale": tuple(cfg_augment.scale), "ratio": tuple(cfg_augment.ratio)} if cfg_augment.scale else square
     transform = timm_data.create_transform(
         spec.image_size,
         is_training=True,
         **crop,
-        hflip=0.0,  # dataset.hflip, a batch at a time
+        hflip=0.0,  # `train_batches` mirrors images (dataset.hflip)
         color_jitter=None,
         auto_augment=cfg_augment.auto_augment,
         interpolation=spec.interpolation,
@@ -44,7 +45,14 @@ def augmented(images: Images, cfg_augment, spec: InputSpec, seed: int) -> Images
 
 
 class AugmentedImages(Dataset):
-    """Item `epoch * n + index`, n the number of images: (uint8 `[3, S, S]`, label) of image `index` in that epoch."""
+    """Map-style data set whose item `epoch * n + index` is image `index` as augmented in that epoch.
+
+    `n` is the number of images, which `len` gives too; an item is (uint8 `[3, S, S]`, label).
+
+    Args:
+        transform: maps an RGB image to uint8 `[3, S, S]`; may draw from global random generators.
+        seed: the run's seed; with epoch and index it seeds these generators.
+    """
 
     def __init__(self, images: Images, transform: Callable[[Image.Image], Tensor], seed: int):
         self.images, self.labels, self.transform, self.seed = images, images.labels, transform, seed
@@ -60,16 +68,17 @@ class AugmentedImages(Dataset):
 
 
 def batch_mix(cfg_augment, num_classes: int) -> Callable[..., tuple[Tensor, Tensor]] | None:
-    """Mixup and CutMix, one of the two at random per batch where both are asked for; None where neither is.
+    """Return a function that applies mixup or CutMix to a batch, or None where both are off.
 
-    The function takes (uint8 images `[B, 3, S, S]`, labels `[B]`) and the key of its draws, and gives uint8 images and
-    labels as shares of classes, float32 `[B, C]`.
+    With both on, each batch gets one of them, chosen at random. The function takes uint8 images `[B, 3, S, S]`, labels
+    `[B]` and a key, of which its random draws are a function; it returns uint8 images and soft labels (float32
+    `[B, C]`).
     """
     alphas = {"MixUp": cfg_augment.mixup_alpha, "CutMix": cfg_augment.cutmix_alpha}
     if not any(alphas.values()):
         return None
     v2 = import_light("torchvision.transforms.v2")
-    kinds = {getattr(v2, name): float(alpha) for name, alpha in alphas.items() if alpha > 0}  # 1 would be refused
+    kinds = {getattr(v2, name): float(alpha) for name, alpha in alphas.items() if alpha > 0}  # an int is refused
     choice = v2.RandomChoice([kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds.items()])
 
     def mix(images: Tensor, labels: Tensor, *key: object) -> tuple[Tensor, Tensor]:
@@ -82,9 +91,9 @@ def batch_mix(cfg_augment, num_classes: int) -> Callable[..., tuple[Tensor, Tens
 
 @contextmanager
 def seeded(*key: object) -> Iterator[None]:
-    """The process's own CPU generators start at a hash of `key`; afterwards they are what they were before.
+    """Seed Python's, NumPy's and torch's global CPU generators by a hash of `key`, and restore their states on exit.
 
-    For transforms that draw from Python's, numpy's and torch's global state and take no generator.
+    For transforms that draw from this global state and take no generator.
     """
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()
     seed = generator(*key).initial_seed()
@@ -100,14 +109,14 @@ def seeded(*key: object) -> Iterator[None]:
 
 
 def _posterize(image: Image.Image, bits_to_keep: int, **_: object) -> Image.Image:
-    """timm's, which asks Pillow to keep 0 bits too: a black image, until Pillow 13 began to refuse that."""
+    """Posterize as timm does; 0 bits give a black image, as they did until Pillow 13 began to refuse 0."""
     from timm.data.auto_augment import posterize
 
     return posterize(image, bits_to_keep) if bits_to_keep else Image.new(image.mode, image.size)
 
 
 def _picture(images: Images, index: int) -> Image.Image:
-    """An image at its own size or, of a data set that has none, at the model's."""
+    """Return an image at its published size, or at the model's where the data set has no method `picture`."""
     if isinstance(images, Subset):
         return _picture(cast(Images, images.dataset), images.indices[index])
     if (picture := getattr(images, "picture", None)) is not None:

@@ -1,14 +1,15 @@
-"""Every data set by name: refused or identified without torch, and loaded.
+"""The data sets by name: checking that their files exist, identifying their content, loading them.
 
-A kind of data set is a module beside this one that knows its files, their sizes and their checks:
+Each kind of data set is a module beside this one with four functions of the section `cfg.dataset`:
 
-- `available(cfg)` counts the images of the published splits (None where a download has to come first), and raises
-  UserError where the data are not there;
-- `identity(cfg)` says what the data are, JSON-able;
-- `cut_parts(cfg)` names the parts that have no split of their own and are cut out of the training images;
-- `load(cfg, spec)` gives the published splits.
+- `available(cfg_dataset)` returns the number of images in each published split, or None where that is not known before
+  a download or has no limit; it raises UserError where the files are missing;
+- `identity(cfg_dataset)` returns a JSON-serialisable description of the files' content;
+- `cut_parts(cfg_dataset)` returns which of "val" and "test" have no published split, so that their images are held out
+  of the training images;
+- `load(cfg_dataset, spec)` returns the published splits.
 
-The first three import no torch and read no image.
+The first three import no torch and decode no image.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ _KINDS: dict[str, ModuleType] = {
     "synthetic": synthetic,
 }
 NAMES = tuple(_KINDS)
-_PLACES = ("root", "download", "num_workers")  # where the bytes lie and how they are fetched
-_MOST_LISTED = 20  # classes
+_PLACES = ("root", "download", "num_workers")  # options that do not change which images are used
+_MOST_LISTED = 20  # classes named in one log line
 
 
 def kind_of(cfg_dataset) -> ModuleType:
-    """The module that knows this kind of data set; UserError where there is no such data set."""
+    """Return the module for `dataset.name`; raises UserError where there is no such data set."""
     name = cfg_dataset["name"]
     if name not in _KINDS:
         raise UserError("dataset.name", name, ", ".join(NAMES))
@@ -46,10 +47,10 @@ def kind_of(cfg_dataset) -> ModuleType:
 
 
 def check_dataset(cfg_dataset) -> None:
-    """Refuse data that are not there, or too few. Opens no image.
+    """Check that the data set's files exist and have enough images, without opening an image.
 
     Raises:
-        UserError: names `dataset.root` and where it looked, or the size that is too large.
+        UserError: the files are missing (the message names the folders searched), or a size asks for too many images.
     """
     available = kind_of(cfg_dataset).available(cfg_dataset)
     if available is not None:
@@ -57,7 +58,11 @@ def check_dataset(cfg_dataset) -> None:
 
 
 def load_data(cfg_dataset, spec: InputSpec, seed: int) -> Data:
-    """The images that this run uses, as the model wants them; `seed` decides only which ones.
+    """Load a data set and divide it into the training, validation and test images of a run.
+
+    Args:
+        spec: the model's input size and interpolation.
+        seed: decides which images are drawn for each part, and nothing else.
 
     Raises:
         UserError: the data are missing, broken or too few, or could not be downloaded.
@@ -74,7 +79,7 @@ def load_data(cfg_dataset, spec: InputSpec, seed: int) -> Data:
 
 
 def _tell(cfg_dataset, data: Data) -> None:
-    """How many images each part has; of a folder that was divided here, how many of which class too."""
+    """Log how many images each part has, and for an image folder also how many of each class."""
     name, cut = cfg_dataset["name"], kind_of(cfg_dataset).cut_parts(cfg_dataset)
     tested = "none for a test" if data.test is None else f"{len(data.test)} test"
     if data.test is data.val:
@@ -95,7 +100,7 @@ def _tell(cfg_dataset, data: Data) -> None:
 
 
 def _warn_of_unseen(data: Data) -> None:
-    """One line that names the classes without an image to validate, or to test, on."""
+    """Log a warning that names the classes without a validation or a test image."""
     without = {}
     for part, images in {"validation": data.val, "test": None if data.test is data.val else data.test}.items():
         seen = set() if images is None else _per_class(images)
@@ -109,15 +114,16 @@ def _warn_of_unseen(data: Data) -> None:
 
 
 def _per_class(part) -> Counter[int]:
-    """Images of each label."""
+    """Return the number of images of each label."""
     return Counter(part.labels.tolist() if hasattr(part.labels, "tolist") else part.labels)
 
 
 def dataset_identity(cfg_dataset) -> dict:
-    """JSON-able; equal exactly when the same images are used in the same way, wherever they lie. Never raises.
+    """Return a JSON-serialisable dictionary that is equal exactly when the same images are used in the same way.
 
-    Its "content" is "absent" where files that are read as they are cannot be found. `val_fraction` counts only
-    where it decides how large a part is, and a size that is all there is counts as null.
+    It does not depend on the folder of the data. `val_fraction` is part of it only where it decides the size of a part,
+    and a size equal to all available images is replaced by None. "content" is "absent" where the files are not found.
+    Never raises.
     """
     content, cut = "absent", {"val", "test"}
     whole: dict[str, int | None] = {}
@@ -135,7 +141,10 @@ def dataset_identity(cfg_dataset) -> dict:
 
 
 def _whole_sizes(cfg_dataset, kind: ModuleType, cut: Set[str]) -> dict[str, int | None]:
-    """How many images the parts have that null takes whole, where a size is given and these numbers are known."""
+    """Return the number of images that a size of null stands for, for each part of which null takes all images.
+
+    Empty where no size is given or the numbers are not known.
+    """
     if all(cfg_dataset.get(f"{part}_size") is None for part in ("train", "val", "test")):
         return {}
     has = kind.available(cfg_dataset)
@@ -149,6 +158,6 @@ def _whole_sizes(cfg_dataset, kind: ModuleType, cut: Set[str]) -> dict[str, int 
 
 
 def _fraction_counts(cfg_dataset, cut: Set[str]) -> bool:
-    """Whether `val_fraction` decides how large a part is."""
+    """Return whether `val_fraction` decides the size of a part."""
     held = set() if cfg_dataset.get("val_source") == "test" else {"val"}
     return any(cfg_dataset.get(f"{part}_size") is None for part in cut & (held | {"test"}))

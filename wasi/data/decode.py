@@ -1,4 +1,4 @@
-"""Image files of any kind, to square RGB bytes when a batch asks for them."""
+"""Decoding image files of any format to square RGB tensors."""
 
 import warnings
 from collections.abc import Iterator
@@ -14,17 +14,18 @@ from torch.utils.data import Dataset
 from wasi.data.spec import InputSpec
 from wasi.errors import UserError
 
-# A quarter of a gigabyte as RGB. A small file can claim any size, and decoding it takes that memory.
+# A quarter of a GiB as RGB: a small file can declare any size, and decoding it allocates that much.
 MAX_PIXELS = 2**28 // 3
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow refuses twice as much itself, and warns of what `_open` refuses
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow warns above it and refuses above twice it; `_open` refuses both
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+# Possible values of white by Pillow mode; 65535 for all others.
 _FULL_SCALES = {"I": (65_535, 2**31 - 1), "F": (1, 255, 65_535)}
 
 
 class FileImages(Dataset):
-    """Items (uint8 `[3, S, S]`, label), one file each."""
+    """Map-style data set of image files, decoded on access; items are (uint8 `[3, S, S]`, label)."""
 
     def __init__(self, paths: list[Path], labels: list[int], spec: InputSpec):
         self.paths, self.labels, self.spec = paths, labels, spec
@@ -36,18 +37,19 @@ class FileImages(Dataset):
         return to_tensor(self.picture(index), self.spec), self.labels[index]
 
     def picture(self, index: int) -> Image.Image:
-        """The image at its own size, in RGB."""
+        """Return the image at the size of its file, in RGB."""
         return read_rgb(self.paths[index])
 
     def joined(self, other: "FileImages") -> "FileImages":
-        """These images, then those of `other`."""
+        """Return a data set of these images followed by those of `other`."""
         return FileImages([*self.paths, *other.paths], [*self.labels, *other.labels], self.spec)
 
 
 def read_rgb(path: Path, reduced: bool = False) -> Image.Image:
-    """The first frame of any image file in RGB, turned as its EXIF orientation says.
+    """Decode the first frame of an image file to RGB, rotated as its EXIF orientation says.
 
-    `reduced` lets a JPEG decode at an eighth of its size: every byte is still read, at a fraction of the cost.
+    Args:
+        reduced: decode a JPEG at an eighth of its size, which still reads every byte but costs far less.
 
     Raises:
         UserError: the image has more than `MAX_PIXELS` pixels.
@@ -63,7 +65,7 @@ def read_rgb(path: Path, reduced: bool = False) -> Image.Image:
 
 @contextmanager
 def _open(path: Path) -> Iterator[Image.Image]:
-    """`Image.open`, which reads the size alone; UserError for one above `MAX_PIXELS`."""
+    """Open an image without decoding it; raises UserError where it has more than `MAX_PIXELS` pixels."""
     allowed = f"an image of at most {MAX_PIXELS} pixels"
     try:
         with Image.open(path) as image:
@@ -76,7 +78,7 @@ def _open(path: Path) -> Iterator[Image.Image]:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Transparency goes on white; deep greys (16 bit, 32 bit, float) are scaled to 8 bit."""
+    """Convert an image of any mode to RGB: transparency onto white, grey of 16 bit, 32 bit or float scaled to 8 bit."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
@@ -88,9 +90,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def to_tensor(image: Image.Image, spec: InputSpec) -> Tensor:
-    """uint8 `[3, S, S]`: the centred square of an RGB image, resized.
+    """Return the centred square of an RGB image resized to uint8 `[3, S, S]`.
 
-    The same as resizing the shorter side to `S` and cropping the centre, in one pass over what is kept.
+    Equivalent to resizing the shorter side to `S` and cropping the centre, but resizes only the pixels that are kept.
     """
     size, (width, height) = spec.image_size, image.size
     if (width, height) != (size, size):
@@ -101,7 +103,7 @@ def to_tensor(image: Image.Image, spec: InputSpec) -> Tensor:
 
 
 def _eight_bit(image: Image.Image) -> np.ndarray:
-    """Divided by the smallest usual full scale that holds the values; integers count as 16 bit at least."""
+    """Scale to 8 bits by the smallest value of white in `_FULL_SCALES` that no pixel exceeds, else by the maximum."""
     values = np.nan_to_num(np.asarray(image).astype(np.float64))
     scales = _FULL_SCALES.get(image.mode, (65_535,))
     peak = values.max(initial=0)

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: 1797 grey images of 8 x 8 pixels, embedded in the library."""
+"""scikit-learn's handwritten digits: 1797 grey images of 8 x 8 pixels that come with the library."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def cut_parts(cfg_dataset) -> set[str]:
 
 
 def load(cfg_dataset, spec: InputSpec) -> Splits:
-    """The first 1437 images train and the last 360 test; values 0..16 become 0..255."""
+    """Return the first 1437 images for training and the last 360 for testing, values 0..16 scaled to 0..255."""
     import numpy as np
 
     from wasi.data.arrays import from_numpy
@@ -47,10 +47,10 @@ def load(cfg_dataset, spec: InputSpec) -> Splits:
 
 
 def read() -> tuple[np.ndarray, np.ndarray]:
-    """Values 0..16 `[1797, 64]` and labels `[1797]`."""
+    """Return pixel values 0..16, `[1797, 64]`, and labels, `[1797]`."""
     import numpy as np
 
-    # Importing scikit-learn costs a second and 80 MiB, which a small device would rather keep.
+    # Read from the package's folder, as importing scikit-learn costs a second and 80 MiB.
     package = importlib.util.find_spec("sklearn")
     for folder in (package and package.submodule_search_locations) or []:
         if (path := Path(folder, _FILE)).is_file():

@@ -1,4 +1,4 @@
-"""Fashion-MNIST from its four IDX files, compressed or not, wherever they are."""
+"""Fashion-MNIST, read from its four IDX files, gzipped or not."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CLASSES = [
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
     "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 ]  # fmt: skip
-# What `dataset.download=true` brings: known before it is there, so that a first run and its repetition are equal.
+# (bytes, CRC-32) of the published files, so that a run that downloads them and a later one have the same identity.
 _PUBLISHED = {
     "train_images": (47_040_016, 0xB4F29F28),
     "train_labels": (60_008, 0x741A4657),
@@ -49,10 +49,10 @@ _BLOCK = 2**20
 
 
 def available(cfg_dataset) -> Available | None:
-    """From the files' headers; None where they are still to be downloaded.
+    """Return the numbers of images in the files' headers, or None where the files are still to be downloaded.
 
     Raises:
-        UserError: files are missing, or not whole.
+        UserError: files are missing without `dataset.download=true`, or are truncated or not IDX files.
     """
     folders = _folders(cfg_dataset)
     if files := _find(folders):
@@ -67,7 +67,7 @@ def available(cfg_dataset) -> Available | None:
 
 
 def identity(cfg_dataset):
-    """Name, bytes and CRC-32 of what is in the files, whether compressed or not."""
+    """Return name, size and CRC-32 of each file's uncompressed content, or "absent"."""
     if files := _find(_folders(cfg_dataset)):
         found = {role: _content(path) for role, path in files.items()}
     elif cfg_dataset.get("download"):
@@ -82,7 +82,11 @@ def cut_parts(cfg_dataset) -> set[str]:
 
 
 def load(cfg_dataset, spec: InputSpec) -> Splits:
-    """Raises UserError for files that are not whole, do not fit each other, or cannot be downloaded."""
+    """Read the training and test split, after a download where files are missing.
+
+    Raises:
+        UserError: the files are truncated, do not match each other, or cannot be downloaded.
+    """
     root, folders = root_of(cfg_dataset), _folders(cfg_dataset)
     files = _find(folders)
     if not files:
@@ -98,14 +102,14 @@ def load(cfg_dataset, spec: InputSpec) -> Splits:
 
 
 def _folders(cfg_dataset) -> list[Path]:
-    """Where to look, in order; Debian's package only stands in for the default root."""
+    """Return the folders to search, in order; that of Debian's package only with the default `dataset.root`."""
     root = root_of(cfg_dataset)
     debian = [DEBIAN_FOLDER] if root == Path(DEFAULT_ROOT) else []
     return [root, root / "FashionMNIST" / "raw", *debian]
 
 
 def _find(folders: list[Path]) -> Mapping[str, Path] | None:
-    """The four files of the first folder that has them all, by their role, or None."""
+    """Return role -> path for the first folder that has all four files, or None."""
     for folder in folders:
         places = {role: (folder / name, folder / f"{name}.gz") for role, name in FILES.items()}
         found = {role: path for role, pair in places.items() if (path := next(filter(Path.is_file, pair), None))}
@@ -129,7 +133,7 @@ def _split(cfg_dataset, files: Mapping[str, Path], split: str, spec: InputSpec) 
 
 @contextmanager
 def _whole(cfg_dataset, path: Path) -> Iterator[None]:
-    """What is raised inside for a file that is not whole, or no IDX file, becomes a UserError that names it."""
+    """Turn errors from reading a truncated or invalid IDX file into a UserError that names it."""
     try:
         yield
     except (OSError, EOFError, ValueError, zlib.error) as error:
@@ -138,10 +142,10 @@ def _whole(cfg_dataset, path: Path) -> Iterator[None]:
 
 
 def read_array(path: Path, dimensions: int) -> np.ndarray:
-    """uint8, filled in place: nothing of its size is held beside it.
+    """Read an IDX file into a uint8 array of its shape, in blocks, so that no second copy is held.
 
     Raises:
-        OSError, EOFError, ValueError, zlib.error: the file is not whole, or of another kind or shape.
+        OSError, EOFError, ValueError, zlib.error: the file is truncated, of another type or has not `dimensions` axes.
     """
     import numpy as np
 
@@ -162,7 +166,7 @@ def read_array(path: Path, dimensions: int) -> np.ndarray:
 
 
 def _shape(path: Path) -> tuple[int, ...]:
-    """From the header of an IDX file of unsigned bytes, if the file's length fits it. Raises as `read_array`."""
+    """Return the shape in an IDX file's header; raises as `read_array` does, also where the length does not match."""
     with _open(path) as stream:
         zeros, kind, dimensions = struct.unpack(">HBB", _exactly(stream, 4))
         if zeros or kind != _UNSIGNED_BYTE or not dimensions:
@@ -175,14 +179,14 @@ def _shape(path: Path) -> tuple[int, ...]:
 
 
 def _content(path: Path) -> tuple[int, int]:
-    """(bytes, CRC-32) of what is inside."""
+    """Return size in bytes and CRC-32 of a file's uncompressed content."""
     status = path.stat()
     return _content_of(path, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=64)
 def _content_of(path: Path, size: int, mtime_ns: int) -> tuple[int, int]:
-    """The same for a file of this size and time; a gzip file has its own record of them at its end."""
+    """Compute `_content`, cached by size and modification time; a gzip file's last 8 bytes hold both numbers."""
     with open(path, "rb") as stream:
         if path.suffix == ".gz":
             stream.seek(-min(8, size), 2)

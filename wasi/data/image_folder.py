@@ -1,7 +1,7 @@
-"""The user's own images, one folder per class, all of them checked before training.
+"""The user's own images, one folder per class; every file is decoded once before training.
 
-Either divided by the user, `ROOT/train/<class>/*` with `ROOT/val/<class>/*` and `ROOT/test/<class>/*` where they
-exist, or not divided, `ROOT/<class>/*`, again with `ROOT/test/<class>/*` where it exists.
+Two layouts are read. Divided: `ROOT/train/<class>/*`, with `ROOT/val/<class>/*` and `ROOT/test/<class>/*` where they
+exist. Undivided: `ROOT/<class>/*`, with `ROOT/test/<class>/*` where it exists.
 """
 
 import hashlib
@@ -17,24 +17,25 @@ from wasi.data.sizes import Available, check_held_out, held_out
 from wasi.data.spec import Images, InputSpec, Splits
 from wasi.errors import UserError
 
-# What is called an image is one: if it cannot be read, the run ends. Anything else is left alone.
+# A file with one of these extensions must be readable, else the run is refused; all other files are ignored.
 EXTENSIONS = {
     ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".png", ".apng", ".bmp", ".dib", ".gif", ".tif", ".tiff",
     ".webp", ".avif", ".heic", ".heif", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico",
 }  # fmt: skip
 _MOST_TOLD = 20  # unreadable images in one message
-WHOLE = ""  # the part of a folder that is not divided: its name below ROOT
+WHOLE = ""  # the part name of an undivided folder's images; as a path below ROOT it is ROOT itself
 _PARTS = ("train", "val", "test")
-_MEANT = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}  # what others call them
+_MEANT = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}  # refused with a hint
 
 ByClass = dict[str, list[Path]]  # image files by class
 
 
 def available(cfg_dataset) -> Available:
-    """Counts what `load` gives: of a folder that is not divided, training and test images after their division.
+    """Return the number of images in each split that `load` returns.
 
     Raises:
-        UserError: another layout, a class without images, different classes, or too few images to divide.
+        UserError: the layout is neither of the two, a class has no images, the parts have different classes, or there
+            are too few images to hold out a test part.
     """
     if cfg_dataset["download"]:
         raise UserError("dataset.download", "true", "false for image_folder: the images are your own")
@@ -50,7 +51,7 @@ def available(cfg_dataset) -> Available:
 
 
 def identity(cfg_dataset):
-    """Number, bytes and digest of the sorted (relative path, size) of all images."""
+    """Return number, total bytes and a digest of the (relative path, size) of all images, or "absent"."""
     root = Path(str(cfg_dataset["root"])).expanduser()
     digest, count, total = hashlib.sha256(), 0, 0
     for classes in _class_folders_by_part(root).values():
@@ -68,10 +69,10 @@ def cut_parts(cfg_dataset) -> set[str]:
 
 
 def load(cfg_dataset, spec: InputSpec) -> Splits:
-    """Test images of a folder that has none are a stratified part of the whole, the same for every seed.
+    """Return the splits; an undivided folder without `test` has a stratified part held out, the same for every seed.
 
     Raises:
-        UserError: a layout that is not one of the above, or images that cannot be read, which are named.
+        UserError: the layout is neither of the two, or images cannot be read; the message names them.
     """
     from wasi.data.splits import hold_out
 
@@ -84,19 +85,21 @@ def load(cfg_dataset, spec: InputSpec) -> Splits:
 
 
 def is_undivided(cfg_dataset) -> bool:
-    """Whether the folder is `ROOT/<class>/*` alone, which `load` cuts a test part out of; raises as `available` does,
-    but not for too few images."""
+    """Return whether the folder is `ROOT/<class>/*` alone, so that `load` holds out a test part.
+
+    Raises as `available` does, but not for too few images.
+    """
     return _listed(cfg_dataset).keys() == {WHOLE}
 
 
 def load_undivided(cfg_dataset, spec: InputSpec) -> tuple[Images, list[str]]:
-    """All images of a folder that is not divided, and its classes; raises as `load` does."""
+    """Return all images of an undivided folder, and its classes by label; raises as `load` does."""
     parts, classes = _images_by_part(cfg_dataset, spec)
     return parts[WHOLE], classes
 
 
 def _images_by_part(cfg_dataset, spec: InputSpec) -> tuple[dict[str, Images], list[str]]:
-    """The images of each part of the folder, all of which can be read, and the classes by label."""
+    """Return the images of each part, after checking that all can be read, and the classes by label."""
     from wasi.data.decode import FileImages
 
     def images(by_class: ByClass) -> FileImages:
@@ -111,8 +114,8 @@ def _images_by_part(cfg_dataset, spec: InputSpec) -> tuple[dict[str, Images], li
 
 
 def refuse_unreadable(cfg_dataset, paths: Sequence[Path]) -> None:
-    """Decode every file; UserError that names those that fail, in order, at most `_MOST_TOLD` of them."""
-    # Pillow decodes outside the interpreter's lock; few threads, as each holds a whole image.
+    """Decode every file; raises a UserError that names those that fail, at most `_MOST_TOLD` of them."""
+    # Pillow releases the GIL while decoding; at most four threads, as each holds a whole image.
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
         verdicts = zip(paths, pool.map(_verdict, paths), strict=True)
         bar = tqdm(verdicts, "checking images", len(paths), leave=False, disable=None)
@@ -124,20 +127,20 @@ def refuse_unreadable(cfg_dataset, paths: Sequence[Path]) -> None:
 
 
 def _verdict(path: Path) -> str | None:
-    """Why a file cannot be read, or None."""
+    """Return why a file cannot be decoded, or None."""
     from wasi.data.decode import read_rgb
 
     try:
         read_rgb(path, reduced=True)
     except UserError as error:
         return f"allowed is {error.allowed}"
-    except Exception as error:  # decoders raise what they like: OSError, SyntaxError, ValueError, struct.error, …
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, …
         return (str(error).strip().splitlines() or [""])[0] or type(error).__name__
     return None
 
 
 def _listed(cfg_dataset) -> dict[str, ByClass]:
-    """The images of every part; UserError unless all have the same two or more classes, none empty."""
+    """Return the files of every part; raises UserError unless all parts have the same two or more non-empty classes."""
     root = root_of(cfg_dataset)
     if not root.is_dir():
         raise _bad(cfg_dataset, f"there is no folder {root}")
@@ -148,7 +151,7 @@ def _listed(cfg_dataset) -> dict[str, ByClass]:
         raise _bad(cfg_dataset, f"{root / part} has no class folders")
     for name, path in _class_folders(root).items():
         meant = _MEANT.get(name.lower(), name.lower())
-        if name not in _PARTS and meant in _PARTS and _class_folders(path):  # else a class, or left out unseen
+        if name not in _PARTS and meant in _PARTS and _class_folders(path):  # else a class, or ignored
             raise _bad(cfg_dataset, f"{path} has class folders; a folder of that part is called {meant}")
     _check_classes(cfg_dataset, folders)
     parts = {part: {name: image_files(f) for name, f in classes.items()} for part, classes in folders.items()}
@@ -163,10 +166,10 @@ def _listed(cfg_dataset) -> dict[str, ByClass]:
 
 
 def _class_folders_by_part(root: Path) -> dict[str, dict[str, Path]]:
-    """Class folders by part: train, val and test as far as they exist, or `WHOLE` in place of train and val.
+    """Return part -> class -> folder: train, val and test where they exist, or `WHOLE` in place of train and val.
 
-    Test images without class folders have no labels, and are left alone beside train. Beside undivided classes, a
-    folder of one of these names that holds no class folders is a class itself.
+    In a divided folder, a `test` without class folders (images without labels) is ignored. In an undivided folder, a
+    folder named train, val or test that holds no class folders is a class.
     """
     parts = {part: _class_folders(root / part) for part in _PARTS if (root / part).is_dir()}
     test = {part: classes for part, classes in parts.items() if part == "test" and classes}
@@ -176,17 +179,17 @@ def _class_folders_by_part(root: Path) -> dict[str, dict[str, Path]]:
 
 
 def _class_folders(part: Path) -> dict[str, Path]:
-    """Folders directly below `part`, sorted by name; hidden ones do not count."""
+    """Return name -> path of the folders directly below `part`, sorted by name, without hidden ones."""
     with os.scandir(part) as entries:
         folders = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
     return {name: part / name for name in folders}
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Image files at any depth below `folder`, by extension, sorted; hidden names do not count."""
+    """Return the image files at any depth below `folder`, in a fixed order, without hidden files and folders."""
     found, visited = [], set()
     for place, folders, files in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(place)) in visited:  # a link back up
+        if (real := os.path.realpath(place)) in visited:  # a symbolic link to a folder above it
             folders.clear()
             continue
         visited.add(real)

@@ -1,4 +1,4 @@
-"""Batches in an order that is a function of (seed, epoch) alone; the process's random state is never touched."""
+"""Batches in an order that is a function of (seed, epoch) alone; global random generators are not used."""
 
 import os
 import signal
@@ -15,9 +15,9 @@ from wasi.data.draws import generator, permutation
 from wasi.data.spec import Images
 from wasi.errors import UserError
 
-Batch = tuple[Tensor, Tensor]  # uint8 [B, 3, S, S], int64 [B] or, mixed, float32 [B, C]
-Part = Callable[[Tensor], Tensor]  # of the positions in a batch, int64 [B], a stretch; it may be empty
-SMALL = 2**30  # bytes of images that may live on a GPU
+Batch = tuple[Tensor, Tensor]  # uint8 [B, 3, S, S]; int64 [B] or, with mixup or CutMix, float32 [B, C]
+Part = Callable[[Tensor], Tensor]  # takes positions in a batch, int64 [B]; returns a consecutive range, maybe empty
+SMALL = 2**30  # bytes; a larger data set is not kept on a GPU
 _MOST_WORKERS = 16
 _CPU = torch.device("cpu")
 
@@ -27,16 +27,16 @@ def _all(positions: Tensor) -> Tensor:
 
 
 class Loader:
-    """Batches of one data set, the images on `device`.
+    """Batches of one data set, with the images on `device`.
 
-    Images held in memory are resized where they are used: on a GPU, where a small set lives in its published bytes.
-    Files, and what is augmented, come through worker processes, and for a GPU from pinned memory.
+    Images held in memory (`ArrayImages`) are resized on `device`; on a GPU, a small set is kept there at its published
+    size. Image files and augmented images come through worker processes, and for a GPU through pinned memory.
 
     Args:
-        num_workers: processes that decode and augment; None: as many as that needs, 2 or, for a GPU, one per core up to
-            16, and none for images held in memory. See `workers_of` for a run's.
-        persistent: whether they live as long as this object, or as one pass over the data.
-        resident: whether a small set may live on a GPU; otherwise each batch is brought there.
+        num_workers: worker processes that decode and augment. None: 0 for images held in memory; otherwise 2, or for a
+            GPU one per core, at most 16. `workers_of` gives the number for a run.
+        resident: whether a small set may be kept on a GPU; otherwise each batch is copied there.
+        persistent: whether workers live as long as this object, rather than for one pass over the data.
     """
 
     def __init__(
@@ -53,23 +53,23 @@ class Loader:
             num_workers = 0
         elif num_workers is None:
             num_workers = min(_MOST_WORKERS, len(os.sched_getaffinity(0))) if gpu else 2
-        self._arrays: ArrayImages | None = None  # where no worker process is needed
+        self._arrays: ArrayImages | None = None  # None where a DataLoader is used
         if isinstance(dataset, ArrayImages) and (gpu or num_workers == 0):
             self._arrays = dataset.to(device) if gpu and resident and dataset.images.nbytes <= SMALL else dataset
         self.dataset: Images = dataset if self._arrays is None else self._arrays
-        self._items: list[list[int]] = []  # of every batch of the present pass
+        self._items: list[list[int]] = []  # the indices of every batch of the current pass
         self._loader = None if self._arrays is not None else DataLoader(
             cast(Dataset, dataset),
             batch_sampler=self._items,
             num_workers=num_workers,
             persistent_workers=persistent and num_workers > 0,
             pin_memory=gpu,
-            generator=generator("workers"),  # else the loader draws its workers' seed from the global one
+            generator=generator("workers"),  # else DataLoader draws from the global generator
             worker_init_fn=_leave_signals_to_parent if num_workers else None,
         )  # fmt: skip
 
     def load(self, batches: Iterable[Tensor]) -> Iterator[Batch]:
-        """The items of each of `batches` (int64); one pass at a time."""
+        """Yield the batch of items at each of `batches` (int64 indices); passes must not overlap."""
         if self._arrays is not None:
             for indices in batches:
                 yield self._arrays.batch(indices, self._device)
@@ -81,17 +81,17 @@ class Loader:
 
 
 def workers_of(cfg, device: torch.device) -> int | None:
-    """`dataset.num_workers` of the configuration `cfg`, where null is 0 for `train.memory=lean` on a CPU.
+    """Return `dataset.num_workers`, but 0 where that is null, the device a CPU and `train.memory=lean`.
 
-    A worker process holds on to the memory that it was started with: to all weights as they were then, while training
-    replaces them in this one.
+    A forked worker shares the weights' pages with this process until training overwrites them here; from then on the
+    worker's old copy takes memory of its own.
     """
     scarce = cfg.train.get("memory") == "lean" and device.type == "cpu"
     return 0 if scarce and cfg.dataset.num_workers is None else cfg.dataset.num_workers
 
 
 def num_batches(dataset: Images, batch_size: int) -> int:
-    """Batches per epoch, the last smaller one included."""
+    """Return the number of batches per epoch, a last smaller one included."""
     return -(-len(dataset) // batch_size)
 
 
@@ -106,12 +106,13 @@ def train_batches(
     mix: Callable[..., Batch] | None = None,
     part: Part = _all,
 ) -> Iterator[Batch]:
-    """One epoch, shuffled, from batch `start` on (those before are not loaded).
+    """Yield the shuffled batches of one epoch from batch `start` on; earlier ones are not loaded.
 
     Args:
-        hflip: probability that an image is mirrored; drawn per image from (seed, epoch, batch).
-        mix: of images and labels of a batch, see `batch_mix`.
-        part: of every batch, what is loaded; images and labels are, to the bit, those that the whole batch has there.
+        hflip: probability that an image is mirrored horizontally; drawn per image from (seed, epoch, batch).
+        mix: mixup or CutMix for a batch, as `batch_mix` returns it.
+        part: selects the positions of every batch to load, for example those of one process; images and labels are
+            bit for bit those that the whole batch has at these positions.
     """
     loader = _loader(images, num_workers)
     order = permutation(len(loader.dataset), "order", seed, epoch)
@@ -132,10 +133,10 @@ def train_batches(
 
 
 def _places(count: int, part: Part, with_neighbour: bool = False) -> tuple[Tensor, int]:
-    """Which of a batch's `count` images are loaded, and how many of them, the first ones, are not asked for.
+    """Return the positions to load of a batch of `count` images, and how many of the first of them to drop afterwards.
 
-    One of these may be needed: mixing takes each image together with the one before it, the first with the last, and
-    no loader makes a batch of nothing.
+    One extra image is loaded where `part` selects none, as a DataLoader makes no empty batches, and for mixup and
+    CutMix, which combine each image with the one before it (the first with the last).
     """
     own = part(torch.arange(count))
     if len(own) == count or (len(own) and not with_neighbour):
@@ -145,7 +146,7 @@ def _places(count: int, part: Part, with_neighbour: bool = False) -> tuple[Tenso
 
 
 def first_batch(dataset: Images, cfg) -> Batch:
-    """The batch that training with the configuration `cfg` begins with, not augmented but for mirror images."""
+    """Return the first training batch of the configuration `cfg`, mirrored as in training but not augmented."""
     data = cfg.dataset
     return next(train_batches(dataset, data.batch_size, cfg.seed, 0, hflip=data.hflip))
 
@@ -153,7 +154,7 @@ def first_batch(dataset: Images, cfg) -> Batch:
 def eval_batches(
     images: Images | Loader, batch_size: int, num_workers: int | None = 0, part: Part = _all
 ) -> Iterator[Batch]:
-    """All images once, in the data set's order; of every batch the `part` that is asked for."""
+    """Yield all images once in the data set's order; `part` as for `train_batches`."""
     loader = _loader(images, num_workers)
     whole = torch.arange(len(loader.dataset)).split(batch_size)
     places = [_places(len(items), part) for items in whole]
@@ -163,9 +164,10 @@ def eval_batches(
 
 
 def calibration_batches(dataset: Images, batch_size: int, count: int, seed: int) -> Iterator[Batch]:
-    """The same `count` batches of distinct images for a seed, unmirrored.
+    """Return `count` batches of distinct images without augmentation, a function of `seed` alone.
 
-    Raises UserError when the data set has fewer.
+    Raises:
+        UserError: the data set has fewer batches.
     """
     available = num_batches(dataset, batch_size)
     if count > available:
@@ -179,6 +181,6 @@ def _loader(images: Images | Loader, num_workers: int | None) -> Loader:
 
 
 def _leave_signals_to_parent(worker: int) -> None:
-    """Ctrl-C reaches the whole process group; the parent ends its workers itself."""
+    """Ignore SIGINT in a worker, as Ctrl-C reaches the whole process group and the parent ends its workers itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

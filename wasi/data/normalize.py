@@ -1,4 +1,4 @@
-"""From stored bytes to what the model sees."""
+"""Normalisation of uint8 images to the model's float32 input."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from wasi.data.spec import InputSpec
 
 
 class Normalize:
-    """uint8 `[B, 3, S, S]` to float32 `(x / 255 - mean) / std`, on the images' device."""
+    """Map uint8 images `[B, 3, S, S]` to float32 `(x / 255 - mean) / std` per channel, on the images' device."""
 
     def __init__(self, spec: InputSpec):
         mean, std = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (spec.mean, spec.std))

@@ -1,6 +1,6 @@
-"""CIFAR, CUB-200, Flowers-102 and Pets: published archives in their published splits, by torchvision's readers.
+"""CIFAR-10 and -100, Flowers-102 and Oxford-IIIT Pet, read by torchvision, and CUB-200-2011, all in published splits.
 
-CUB-200-2011 (Wah et al. 2011), of which torchvision has none, is read here.
+torchvision has no reader for CUB-200-2011 (Wah et al. 2011), so it is read here.
 """
 
 from __future__ import annotations
@@ -20,12 +20,16 @@ from wasi.errors import UserError
 CUB_URL = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
 CUB_MD5 = "97eceeb196236b17998738112f37df78"
 _FLOWERS_IMAGES = 8_189
-# What the readers raise for files that are missing, cut short or not what they should be.
+# What the readers raise for files that are missing, truncated or invalid.
 _BROKEN = (OSError, RuntimeError, EOFError, ValueError, LookupError)
 
 
 def available(cfg_dataset) -> Available:
-    """Raises UserError where the archive's folder is not there and is not to be downloaded."""
+    """Return the archive's published numbers of images; the files are not counted.
+
+    Raises:
+        UserError: the archive's folder is missing or empty, and `dataset.download` is false.
+    """
     archive = _archive(cfg_dataset)
     if _parent(cfg_dataset) is None and not cfg_dataset["download"]:
         raise missing(cfg_dataset, f"{archive.folder}/ for dataset={cfg_dataset['name']}", [root_of(cfg_dataset)])
@@ -41,7 +45,11 @@ def cut_parts(cfg_dataset) -> set[str]:
 
 
 def load(cfg_dataset, spec: InputSpec) -> Splits:
-    """Raises UserError where the archive is incomplete or cannot be downloaded."""
+    """Read the published splits, after a download where that is allowed and needed.
+
+    Raises:
+        UserError: the archive is incomplete or cannot be downloaded.
+    """
     archive, download = _archive(cfg_dataset), bool(cfg_dataset["download"])
     parent = _parent(cfg_dataset) or root_of(cfg_dataset)
     folder = parent / archive.folder
@@ -54,7 +62,7 @@ def _archive(cfg_dataset) -> Archive:
 
 
 def _parent(cfg_dataset) -> Path | None:
-    """The folder that holds the archive's folder: `dataset.root`, or its parent when given that folder."""
+    """Return the folder above the archive's: `dataset.root`, or its parent if the root is that folder; else None."""
     root, folder = root_of(cfg_dataset), _archive(cfg_dataset).folder
     if _holds_something(root / folder):
         return root
@@ -62,7 +70,7 @@ def _parent(cfg_dataset) -> Path | None:
 
 
 def _holds_something(folder: Path) -> bool:
-    """A failed download leaves an empty folder behind."""
+    """Return whether a folder exists and is not empty; a failed download leaves an empty one behind."""
     return folder.is_dir() and any(folder.iterdir())
 
 
@@ -77,7 +85,7 @@ def _reading(cfg_dataset, folder: Path) -> Iterator[None]:
 
 
 def _cifar(kind: str, parent: Path, spec: InputSpec, download: bool) -> Splits:
-    """The train batches train, the test batch tests; images stay 32 px in memory."""
+    """Return CIFAR's training and test split; images are held in memory at 32 px."""
     from wasi.data.arrays import from_numpy
 
     datasets = import_light("torchvision.datasets")
@@ -87,19 +95,19 @@ def _cifar(kind: str, parent: Path, spec: InputSpec, download: bool) -> Splits:
 
 
 def _flowers102(parent: Path, spec: InputSpec, download: bool) -> Splits:
-    """The three published splits: 10 + 10 images per class, and the rest tests."""
+    """Return the three published splits: per class 10 images for training, 10 for validation, the rest for testing."""
     from wasi.data.decode import FileImages
 
     datasets = import_light("torchvision.datasets")
     sources = [datasets.Flowers102(str(parent), split, download=download) for split in ("train", "val", "test")]
     _count_images(parent / "flowers-102" / "jpg", _FLOWERS_IMAGES)
-    names = getattr(sources[0], "classes", None) or range(1, 103)  # older releases know no names
+    names = getattr(sources[0], "classes", None) or range(1, 103)  # older releases of torchvision have no class names
     train, val, test = (FileImages(source._image_files, source._labels, spec) for source in sources)
     return Splits(train, val, test, [str(name) for name in names])
 
 
 def _pets(parent: Path, spec: InputSpec, download: bool) -> Splits:
-    """Published trainval trains, published test tests; 37 breeds."""
+    """Return the published splits trainval, as the training images, and test; 37 breeds."""
     from wasi.data.decode import FileImages
 
     datasets = import_light("torchvision.datasets")
@@ -111,14 +119,14 @@ def _pets(parent: Path, spec: InputSpec, download: bool) -> Splits:
 
 
 def _count_images(folder: Path, expected: int) -> None:
-    """FileNotFoundError when a copy is incomplete: torchvision only looks whether the folder exists."""
+    """Raise FileNotFoundError for an incomplete folder; torchvision checks only that the folder exists."""
     found = sum(1 for _ in folder.glob("*.jpg"))
     if found < expected:
         raise FileNotFoundError(f"{folder} has {found} of {expected} images")
 
 
 def _cub200(parent: Path, spec: InputSpec, download: bool) -> Splits:
-    """The split of train_test_split.txt; 200 kinds of birds. Fetched only where something is missing."""
+    """Return the split of train_test_split.txt (200 species); download only where files are missing."""
     folder = parent / "CUB_200_2011"
     try:
         return _read_cub200(folder, spec)
@@ -154,7 +162,7 @@ def _read_cub200(folder: Path, spec: InputSpec) -> Splits:
 
 
 def _table(path: Path) -> dict[str, str]:
-    """Lines of `key value`."""
+    """Read a file of lines `key value`."""
     rows = [line.split(maxsplit=1) for line in path.read_text().splitlines() if line.strip()]
     if not all(len(row) == 2 for row in rows):
         raise ValueError(f"{path} has lines that are not `number value`")
@@ -163,9 +171,10 @@ def _table(path: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Archive:
-    """folder: what the archive unpacks to below `dataset.root`; available: the images in it.
+    """A published data set.
 
-    read: (the folder that holds it, spec, whether to download what is missing) to the published splits.
+    folder: its folder below `dataset.root`; available: its published numbers of images; read: takes the folder above
+    that one, the input spec and whether to download missing files, and returns the published splits.
     """
 
     folder: str

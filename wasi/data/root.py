@@ -1,4 +1,4 @@
-"""Where a data set's files lie, and what is told when they are not there. No torch at import."""
+"""The folder of a data set's files, and errors for missing files and failed downloads. Imports no torch."""
 
 import logging
 import tarfile
@@ -21,7 +21,7 @@ _FAILURES = (OSError, EOFError, RuntimeError, HTTPException, tarfile.TarError, z
 
 
 def root_of(cfg_dataset) -> Path:
-    """`dataset.root` as a path; UserError where there is none."""
+    """Return `dataset.root` as a path; raises UserError where it is null."""
     root = cfg_dataset["root"]
     if root is None:
         raise UserError("dataset.root", "null", f"a folder for dataset={cfg_dataset['name']}")
@@ -29,16 +29,16 @@ def root_of(cfg_dataset) -> Path:
 
 
 def missing(cfg_dataset, what: str, looked_in: list[Path]) -> UserError:
-    """`what` is not there: where was looked, and what to do about it."""
+    """Return (not raise) a UserError: none of the folders `looked_in` has `what`; dataset.download=true fetches it."""
     places = " or ".join(str(folder.absolute()) for folder in looked_in)
     allowed = f"a folder that holds {what} (not found in {places}); dataset.download=true fetches what is missing"
     return UserError("dataset.root", cfg_dataset["root"], allowed)
 
 
 def _extract_safely() -> None:
-    """Archives give data only: no absolute paths, none above the folder, no devices (PEP 706's filter `data`).
+    """Make PEP 706's tar filter `data` the default: it refuses paths that leave the folder, and devices.
 
-    As the interpreter's default, for the archives that torchvision unpacks; before Python 3.14 it is none.
+    torchvision unpacks archives with the default, which before Python 3.14 is no filter.
     """
     if hasattr(tarfile, "data_filter"):  # since 3.10.12 and 3.11.4
         tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
@@ -46,16 +46,17 @@ def _extract_safely() -> None:
 
 @contextmanager
 def downloading(cfg_dataset, what: str) -> Iterator[None]:
-    """A failure inside becomes a UserError that says what to put under `dataset.root` instead.
+    """Turn a failed download into a UserError that says which files to put under `dataset.root` instead.
 
-    One process at a time is inside, as jobs side by side would write one file together; those that waited find it.
+    A file lock admits one process at a time, so that concurrent jobs do not write the same file; those that waited find
+    it complete.
     """
     _extract_safely()
     log.info("downloading what is missing of %s to %s", cfg_dataset["name"], cfg_dataset["root"])
     root = root_of(cfg_dataset)
     try:
         with ExitStack() as stack:
-            with suppress(OSError):  # a folder that cannot be written into: nothing is downloaded, data may be there
+            with suppress(OSError):  # not writable: the data may be there already
                 root.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(FileLock(root / ".download.lock"))
             yield

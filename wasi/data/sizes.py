@@ -1,4 +1,4 @@
-"""How many images training, validation and test get, known before any is read. No torch at import."""
+"""Numbers of training, validation and test images, checked before any image is read. Imports no torch."""
 
 from dataclasses import dataclass
 
@@ -7,9 +7,9 @@ from wasi.errors import UserError
 
 @dataclass(frozen=True)
 class Available:
-    """Images in each published split of a data set, None where it has no such split.
+    """Number of images in each published split of a data set; None where it has no such split.
 
-    `classes`: how many classes the training split holds images of.
+    `classes` is the number of classes with images in the training split.
     """
 
     train: int
@@ -19,16 +19,16 @@ class Available:
 
 
 def held_out(cfg_dataset, images: int, option: str = "val_size") -> int:
-    """How many of `images` are held out: what `option` asks for, else `val_fraction` of them, at least one."""
+    """Return how many of `images` to hold out: `option`'s value or, if null, `val_fraction` of them, at least one."""
     asked = cfg_dataset[option]
     return max(1, round(cfg_dataset["val_fraction"] * images)) if asked is None else asked
 
 
 def check_sizes(cfg_dataset, has: Available) -> None:
-    """Refuse to take more images from a split than it has, or to hold out the last one of a class.
+    """Check that no split is asked for more images than it has, and that every class keeps a training image.
 
     Raises:
-        UserError: names the option that asks for too much, or for a split that there is not.
+        UserError: an option asks for too many images, or for a split that does not exist; the message names it.
     """
     name = cfg_dataset["name"]
     if has.test is None and cfg_dataset["test_size"] is not None and cfg_dataset["val_source"] != "test":
@@ -51,9 +51,11 @@ def check_sizes(cfg_dataset, has: Available) -> None:
 
 
 def check_held_out(cfg_dataset, option: str, images: int, classes: int) -> None:
-    """Every class keeps one of `images` for training; UserError otherwise.
+    """Raise a UserError unless holding out images leaves at least one training image per class.
 
-    `option`: `val_size` or `test_size`; where it is null, `val_fraction` is to blame.
+    Args:
+        option: `val_size` or `test_size`; where it is null, the error names `val_fraction`.
+        images: number of images before any is held out.
     """
     most = images - classes
     if held_out(cfg_dataset, images, option) <= most:

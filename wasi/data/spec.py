@@ -1,4 +1,4 @@
-"""What a model wants its images to look like, and what it gets. No torch at import."""
+"""Types of the data pipeline: the model's input format, data sets and their splits. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InputSpec:
-    """Square input of `image_size` pixels, normalised by `mean` and `std` per channel (of images in [0, 1])."""
+    """A model's input: square images of `image_size` pixels; `mean` and `std` per channel are of values in [0, 1]."""
 
     image_size: int
     mean: tuple[float, float, float]
@@ -21,9 +21,9 @@ class InputSpec:
 
 
 class Images(Protocol):
-    """Images of one split, as a map-style `torch.utils.data.Dataset`.
+    """A map-style data set whose items are (uint8 `[3, S, S]`, label from 0 up).
 
-    Every item is (uint8 `[3, S, S]`, label from 0 up); `labels`, one per image, are known without reading an image.
+    `labels` has one label per image and is known without reading an image.
     """
 
     @property
@@ -36,7 +36,7 @@ class Images(Protocol):
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set as published; None where it has no such split."""
+    """The published splits of a data set; `val` or `test` is None where it has no such split."""
 
     train: Images
     val: Images | None
@@ -46,10 +46,10 @@ class Splits:
 
 @dataclass(frozen=True)
 class Data:
-    """What a run uses; `classes[label]` names a label.
+    """The images that a run uses; `classes[label]` is the name of a class.
 
-    `train` and `val` have no image in common. `test` is read once, after training; None where there is none, and
-    the very images of `val` under `dataset.val_source=test`.
+    `train` and `val` have no image in common. `test` is read once, after training; it is None where there is no test
+    split, and the same object as `val` with `dataset.val_source=test`.
     """
 
     train: Images

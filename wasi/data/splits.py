@@ -1,4 +1,4 @@
-"""Which images of the published splits train, validate and test."""
+"""Choosing a run's training, validation and test images from the published splits."""
 
 from collections.abc import Sequence
 from math import floor
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Chosen(Subset):
-    """The images of `dataset` at `indices`, with their labels."""
+    """`torch.utils.data.Subset` that also has `labels`."""
 
     def __init__(self, dataset: Images, indices: Tensor):
         super().__init__(cast(Dataset, dataset), indices.tolist())
@@ -26,17 +26,18 @@ class Chosen(Subset):
 
 
 def divide(cfg_dataset, splits: Splits, seed: int) -> Data:
-    """The images that a run uses, in each split's own order.
+    """Choose the images that a run uses; each part keeps its split's order.
 
-    Validation is the published split, or else a stratified part of the training images; `val_source=test` makes
-    it the test split, and everything else trains. `seed` decides which images are drawn, but for those that test:
-    they are the same for every seed, so that what was chosen under one seed was never tested on under another.
+    Validation images are the published split or, without one, a stratified part of the training images. With
+    `val_source=test` they are the test split, and all other images train. `seed` decides which images are drawn, except
+    for the test part, which is the same for every seed: an image that options were chosen on under one seed is never a
+    test image under another.
     """
     train, test = splits.train, splits.test
     if cfg_dataset["val_source"] == "test":
         assert test is not None  # by `check_sizes`
         if splits.val is not None:
-            train = cast("FileImages", train).joined(cast("FileImages", splits.val))  # others have no such split
+            train = cast("FileImages", train).joined(cast("FileImages", splits.val))  # others have none
         val = test = part_of(test, cfg_dataset["val_size"], "val", seed)
     else:
         test = None if test is None else part_of(test, cfg_dataset["test_size"], "test")
@@ -48,7 +49,7 @@ def divide(cfg_dataset, splits: Splits, seed: int) -> Data:
 
 
 def hold_out(images: Images, size: int, *key: object) -> tuple[Images, Images]:
-    """(the rest, `size` images drawn stratified by class); every class keeps one image in the rest."""
+    """Return (the other images, `size` images drawn stratified by class); the others keep one image of every class."""
     held = stratified(images.labels, size, *key, keep=1)
     left = torch.ones(len(images), dtype=torch.bool)
     left[held] = False
@@ -56,41 +57,42 @@ def hold_out(images: Images, size: int, *key: object) -> tuple[Images, Images]:
 
 
 def part_of(images: Images, size: int | None, *key: object) -> Images:
-    """`size` images drawn stratified by class; None means all."""
+    """Return `size` images drawn stratified by class; None means all."""
     return images if size is None else take(images, stratified(images.labels, size, *key))
 
 
 def draw(images: Images, size: int | None, seed: int) -> Images:
-    """`size` images drawn uniformly without replacement; a smaller draw is part of a larger. None means all."""
+    """Return `size` images drawn uniformly without replacement, a subset of any larger draw; None means all."""
     if size is None:
         return images
     return take(images, permutation(len(images), "choose", "train", seed)[:size].sort().values)
 
 
 def stratified(labels: Sequence[int] | Tensor, size: int, *key: object, keep: int = 0) -> Tensor:
-    """Indices (int64 `[size]`, sorted) drawn without replacement, each class in proportion to its images.
+    """Draw sorted indices (int64 `[size]`) without replacement, each class in proportion to its number of images.
 
-    A function of the labels, `size` and `key` alone.
+    The result is a function of the labels, `size`, `key` and `keep` alone.
 
     Args:
-        keep: images of every class that are never drawn.
+        key: seeds the draw.
+        keep: number of images of every class that are left undrawn.
     """
     labels = torch.as_tensor(labels)
     shuffled = permutation(len(labels), "stratified", *key)
     members = [shuffled[labels[shuffled] == label] for label in labels[shuffled].unique().tolist()]
-    order = permutation(len(members), "ties", *key).tolist()  # else small classes would always give first
+    order = permutation(len(members), "ties", *key).tolist()  # else ties favour low labels
     members = [members[place] for place in order]
     counts = allocate([len(one) for one in members], size, keep)
     return torch.cat([one[:count] for one, count in zip(members, counts, strict=True)]).sort().values
 
 
 def allocate(counts: list[int], size: int, keep: int = 0) -> list[int]:
-    """How many each class gives so that they sum to `size`: its share rounded down or up, where that is possible.
+    """Return how many images to draw of each class, `size` in all: each class's share, rounded down or up if possible.
 
-    Every class that can gives at least one if `size` is enough for that; none gives its last `keep` images.
+    Every class with more than `keep` images gives at least one if `size` suffices; none gives its last `keep` images.
 
     Raises:
-        ValueError: `size` is more than all can give.
+        ValueError: `size` is more than all classes can give.
 
     >>> allocate([95, 5], 10), allocate([98, 2], 10, keep=1), allocate([5, 1, 1], 4, keep=1)
     ([9, 1], [9, 1], [4, 0, 0])
@@ -109,7 +111,7 @@ def allocate(counts: list[int], size: int, keep: int = 0) -> list[int]:
 
 
 def take(images: Images, indices: Tensor) -> Images:
-    """The images at `indices`, in that order."""
+    """Return the images at `indices`, which are sorted and distinct: with all indices, `images` itself."""
     if len(indices) == len(images):
         return images
     return images.take(indices) if isinstance(images, ArrayImages) else Chosen(images, indices)

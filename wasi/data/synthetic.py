@@ -1,4 +1,4 @@
-"""Images made on the fly, for timing and tests: 1/f noise around a pattern per class, which can be learnt."""
+"""Synthetic images for timing and tests: a fixed pattern per class, which can be learnt, plus 1/f noise."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MEAN, _DEVIATION = 127.5, 45.0  # of pixel values; clipping beyond 2.8 deviatio
 
 
 def available(cfg_dataset) -> Available | None:
-    """None, as any number of images can be made."""
+    """Return None, as any number of images can be made."""
     return None
 
 
@@ -30,9 +30,9 @@ def cut_parts(cfg_dataset) -> set[str]:
 
 
 def load(cfg_dataset, spec: InputSpec) -> Splits:
-    """Each split in the size asked for; the first images of a larger one are those of a smaller one.
+    """Return splits of the sizes asked for (null: `SIZES`); a smaller split is the beginning of a larger one.
 
-    Under `val_source=test` there is no validation split, and `val_size` is asked of the test split.
+    With `val_source=test` there is no validation split, and `val_size` is the size of the test split.
     """
     sizes = {split: cfg_dataset[f"{split}_size"] or size for split, size in SIZES.items()}
     if cfg_dataset["val_source"] == "test":
@@ -42,7 +42,7 @@ def load(cfg_dataset, spec: InputSpec) -> Splits:
 
 
 class SyntheticImages:
-    """Item `index` (uint8 `[3, S, S]`, label `index % 10`) is a function of (split, index, size) alone."""
+    """Map-style data; item `index` is (uint8 `[3, S, S]`, label `index % 10`), a function of split, index, size."""
 
     def __init__(self, count: int, split: str, spec: InputSpec):
         import torch
@@ -65,7 +65,7 @@ class SyntheticImages:
         return (_MEAN + _DEVIATION * image).round_().clamp_(0, 255).byte(), label
 
     def _field(self, *key: object) -> Tensor:
-        """Random field `[3, S, S]` of mean 0 and variance 1 per channel; the channels resemble each other."""
+        """Return a random field `[3, S, S]` of mean 0 and variance 1 per channel, with correlated channels."""
         import torch
 
         from wasi.data.draws import generator
