@@ -1,4 +1,5 @@
-"""The device benchmark: a configuration and its baseline, measured in processes of their own that take turns.
+"""The device benchmark: a configuration and its baseline are measured in two subprocesses that take turns.
 
-The parent (`job`, `children`, `measure`) imports no torch and waits on pipes; `child` is the measuring process.
+The parent process (`measure_job`, `children`, `measure`) imports no torch and waits on pipes; `child` is the program of
+the subprocesses.
 """

@@ -1,4 +1,4 @@
-"""What a configuration is compared with: the same model, data, device and seed, plain or under a recipe."""
+"""The baseline of a benchmark: the same model, data, device and seed with another method or recipe."""
 
 import json
 
@@ -22,13 +22,16 @@ _PLAIN = {
     "gradient_checkpointing": False,
     "micro_batch_size": None,
 }
+# Options of `train` that change what a single step does.
 _OF_A_STEP = (*_PLAIN, "clip_norm", "step_in_backward")
 
 
 def baseline_config(cfg: DictConfig) -> DictConfig | None:
-    """`cfg` with the method of `bench.baseline` as its YAML has it (but for the scope) and a plain step.
+    """Return the baseline's configuration, or None with `bench.baseline=null`.
 
-    With `bench.baseline_recipe`, method, ranks, optimizer, clipping and memory policy are that recipe's.
+    It is `cfg` with the method `bench.baseline` at its defaults, and without the options of `train` that save memory.
+    With `bench.baseline_recipe`, it has that recipe's method, ranks, optimizer, clipping and memory policy instead.
+    Either way `method.scope` is that of `cfg`.
 
     Raises:
         UserError: there is no such method or recipe.
@@ -41,7 +44,7 @@ def baseline_config(cfg: DictConfig) -> DictConfig | None:
     chosen = compose(HydraConfig.get().job.config_name, overrides=[choice])
     other = cfg.copy()
     with open_dict(other):
-        other.recipe = recipe  # not that of the row it is measured beside
+        other.recipe = recipe  # None, or the baseline's own
         other.method = OmegaConf.create({**plain(chosen.method), "scope": cfg.method.scope})
         if recipe is None:
             other.train.update(_PLAIN)
@@ -52,7 +55,7 @@ def baseline_config(cfg: DictConfig) -> DictConfig | None:
 
 
 def check_baseline(bench: DictConfig) -> None:
-    """Raises UserError when `bench.baseline` names no method, or `bench.baseline_recipe` no recipe."""
+    """Raise a UserError if `bench.baseline` names no method or `bench.baseline_recipe` names no recipe."""
     for option, group in (("baseline", "method"), ("baseline_recipe", "recipe")):
         name = bench.get(option)
         choices = GlobalHydra.instance().config_loader().get_group_options(group)
@@ -61,14 +64,15 @@ def check_baseline(bench: DictConfig) -> None:
 
 
 def measured_config(cfg: DictConfig) -> dict:
-    """The configuration as a measuring process and bench.json get it: no interpolations."""
+    """Return `cfg` for a measuring process and bench.json: a dictionary for JSON, with interpolations resolved."""
     return strict(resolved(cfg))
 
 
 def identity(config: dict) -> str:
-    """Equal for two configurations whose measuring processes would do the same.
+    """Return a JSON string that is equal for two configurations whose measurements would be the same.
 
-    Of `rank` that is what stands in the method's own section, of `train` what shapes a step.
+    It has no section `rank`, whose options are resolved in the method's section, no scheduler, and of `train` only the
+    options that change what a step does.
     """
     parts = relevant(config)
     parts.pop("scheduler", None)

@@ -1,4 +1,4 @@
-"""The end of a sweep as text: times and work in one table, memory and a step's parts in another."""
+"""The text tables of a benchmark sweep: times and FLOPs in one, memory and the parts of a step in another."""
 
 from collections.abc import Callable, Iterable
 
@@ -6,7 +6,7 @@ from wasi.bench.jobs import BenchJob, by_block, labels
 from wasi.report.fields import in_turns
 from wasi.report.load import threads_of
 
-Cell = Callable[[dict, dict], str]  # metrics, ratio
+Cell = Callable[[dict, dict], str]  # (metrics, ratios) of a job -> text of a cell
 
 LEGEND = (
     "×: baseline / this, above 1 is better, with a 95 % interval over paired rounds (from four of them on; from four",
@@ -20,7 +20,7 @@ LEGEND = (
 
 
 def text(jobs: list[BenchJob]) -> str:
-    """Both tables for each model, data set and batch size."""
+    """Return both tables for each model, data set and batch size, and a legend."""
     if not jobs:
         return "no benchmark job was measured"
     return "\n\n".join([*map(_block, by_block(jobs)), "\n".join(LEGEND)])
@@ -51,7 +51,7 @@ def _with_labels(jobs: list[BenchJob]) -> Iterable[tuple[str, BenchJob]]:
 
 
 def _baseline_row(jobs: list[BenchJob]) -> list[tuple[str, dict, dict]]:
-    """The baseline's own numbers, from the first job that has them, unless it is a job itself."""
+    """Return a row for the baseline from the first job that measured it; none where a job has the baseline's method."""
     for job in jobs:
         base = job.content["baseline"]
         if base and base["metrics"]:
@@ -71,7 +71,7 @@ def _machine(jobs: list[BenchJob]) -> str:
 
 
 def _table(columns: dict[str, Cell], rows: list[tuple[str, dict, dict]]) -> list[str]:
-    """Columns in which no row has anything are left out."""
+    """Lay out the lines of a table, without the columns that are empty in every row."""
     cells = [[label, *(cell(metrics, ratio) for cell in columns.values())] for label, metrics, ratio in rows]
     table = [["job", *columns], *cells]
     told = [place for place in range(len(table[0])) if any(row[place] != "-" for row in cells)]
@@ -90,7 +90,9 @@ def _ratio(name: str) -> Cell:
 
 
 def _spread(kind: str) -> Cell:
-    """Shares of the median in per cent; `-` for one that is not known, nothing for runs where there was one.
+    """Return a cell "within|rounds|runs" in per cent of the median (see `spreads`).
+
+    An unknown part is `-`; the last is left out where it is unknown, as it is with a single run.
 
     >>> _spread("t")({"t_spread_within": 0.012, "t_spread_runs": 0.03}, {})
     '1.2|-|3.0'
@@ -116,7 +118,7 @@ def _share(part: str) -> Cell:
 
 
 def _digits(value: float) -> str:
-    """Four significant digits, from 1000 up whole numbers.
+    """Format with four significant digits, from 1000 up as a whole number.
 
     >>> [_digits(v) for v in (0.0, 0.01234, 1.2345, 123.45, 12345.6)]
     ['0', '0.01234', '1.234', '123.5', '12346']

@@ -1,7 +1,8 @@
-"""`python -m wasi.bench.child PARENT_PID`: one measuring process.
+"""The measuring subprocess, started as `python -m wasi.bench.child PARENT_PID`.
 
-Reads requests as JSON lines, `{"do": NAME, ...arguments}`, and answers each with one line: `{"ok": RESULT}` or
-`{"status": ..., "error": one line}`, after which it is of no more use. Ends when its input does.
+It reads requests from standard input as JSON lines, `{"do": NAME, ...arguments}`, and answers each with one line:
+`{"ok": RESULT}` or `{"status": ..., "error": one line}`. After an error its state is undefined. It exits at the end of
+its input.
 """
 
 import json
@@ -15,7 +16,7 @@ from wasi.runs.ending import ending_of
 
 
 def serve(requests: TextIO, answers: TextIO, work: object) -> None:
-    """Call the method of `work` that each request names."""
+    """Call the method of `work` that each line of `requests` names, and write its answer to `answers`."""
     while line := requests.readline():
         request = json.loads(line)
         print(json.dumps(_answer(work, request.pop("do"), request)), file=answers, flush=True)
@@ -24,7 +25,7 @@ def serve(requests: TextIO, answers: TextIO, work: object) -> None:
 def _answer(work: object, name: str, arguments: dict) -> dict:
     try:
         return {"ok": getattr(work, name)(**arguments)}
-    except BaseException as error:  # MemoryError, SystemExit: the parent has to be told of any
+    except BaseException as error:  # MemoryError and SystemExit too, so that the parent gets an answer
         ending = ending_of(error)
         print(ending.details or ending.error, file=sys.stderr, flush=True)
         return {"status": ending.status, "error": ending.error}
@@ -37,7 +38,7 @@ def main() -> None:
     from wasi.bench.work import Work
 
     serve(sys.stdin, answers, Work())
-    os._exit(0)  # nothing to tidy up, and torch takes its time
+    os._exit(0)  # skips the interpreter's shutdown, which is slow with torch loaded
 
 
 if __name__ == "__main__":

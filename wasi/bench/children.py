@@ -1,4 +1,7 @@
-"""The parent's end: starting measuring processes, asking them, and telling how they died. No torch."""
+"""The parent's side of the protocol: starting measuring processes, sending them requests, reporting how they died.
+
+Imports no torch.
+"""
 
 import json
 import os
@@ -16,7 +19,7 @@ _PROGRAM = (sys.executable, "-m", "wasi.bench.child")
 
 
 class ChildFailed(Exception):
-    """A measuring process refused, failed or died; `status` as in bench.json, the message is one line."""
+    """A measuring process answered with an error or died. `status` is as in bench.json, the message is one line."""
 
     def __init__(self, status: str, line: str):
         self.status = status
@@ -24,13 +27,13 @@ class ChildFailed(Exception):
 
 
 class Child:
-    """One measuring process. `ask` blocks on its pipe until it has answered.
+    """One measuring process; `ask` blocks until it has answered.
 
     Args:
-        role: what stands before its failures, or "" for nothing.
-        log: file that receives what it prints, appended.
-        environment: added to this process's own.
-        program: command to which this process's id is appended.
+        role: prefix of its error messages, or "" for none.
+        log: file that its standard error is appended to.
+        environment: variables added to this process's own.
+        program: command to run; this process's id is appended as its last argument.
     """
 
     def __init__(
@@ -49,7 +52,7 @@ class Child:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 env=_with_path({**os.environ, **environment}),
-                start_new_session=True,  # Ctrl-C is for the parent, which decides what is kept
+                start_new_session=True,  # Ctrl-C then reaches the parent alone, which ends its children
                 encoding="utf-8",
             )
 
@@ -61,16 +64,16 @@ class Child:
         return self._process.pid
 
     def ask(self, do: str, **arguments: Any) -> Any:
-        """The answer to one request.
+        """Call the method `do` of the child's `Work` with `arguments` and return its result.
 
         Raises:
-            ChildFailed: it could not be had.
+            ChildFailed: the call failed, or the process died.
         """
         self.send(do, **arguments)
         return self.receive()
 
     def send(self, do: str, **arguments: Any) -> None:
-        """A request whose answer is received later; a process that still owes one when it is closed is killed."""
+        """Send a request whose answer `receive` returns; `close` kills a process that has not answered yet."""
         self._waiting = True
         try:
             print(json.dumps({"do": do, **arguments}), file=self._to, flush=True)
@@ -78,6 +81,7 @@ class Child:
             raise self._died() from None
 
     def receive(self) -> Any:
+        """Wait for the answer to the latest request; raises as `ask` does."""
         line = self._from.readline()
         try:
             answer = json.loads(line)
@@ -89,7 +93,7 @@ class Child:
         return answer["ok"]
 
     def close(self) -> None:
-        """End the process and wait until it is gone; again is harmless."""
+        """End the process and wait for its exit; may be called more than once."""
         if self._waiting:
             self._process.kill()
         for pipe in (self._to, self._from):
@@ -106,7 +110,7 @@ class Child:
         self.close()
 
     def _died(self) -> ChildFailed:
-        self._waiting = False  # it is ending by itself: its own status is what to tell
+        self._waiting = False  # not to be killed by `close`: its own exit status is reported
         self.close()
         return ChildFailed("failed", self._told(f"the measuring process {self._cause_of_death()}"))
 
@@ -130,6 +134,6 @@ class Child:
 
 
 def _with_path(environment: dict[str, str]) -> dict[str, str]:
-    """The program is found from whatever folder the benchmark was started in."""
+    """Return `environment` with this package on PYTHONPATH, whatever the current folder."""
     paths = [str(_ROOT), *filter(None, [environment.get("PYTHONPATH")])]
     return {**environment, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}

@@ -1,4 +1,4 @@
-"""Throughput of loading alone: what a training loop would get if its steps took no time."""
+"""Throughput of data loading alone: an upper bound on images per second in training."""
 
 from itertools import count
 
@@ -14,9 +14,17 @@ from wasi.runs.device import prepare_device
 
 
 def loading(cfg: DictConfig, warmup: int, min_count: int, min_seconds: float) -> dict[str, float]:
-    """Training batches as `cfg` asks for them, read, augmented, on the device and normalised, epoch after epoch.
+    """Time the loading of training batches: reading, augmentation, copy to the device, normalisation.
 
-    Workers run ahead of the warm-up, so few batches over less than a second tell too much of them.
+    Workers prefetch batches during the warm-up, so timing few batches for less than a second is too optimistic.
+
+    Args:
+        warmup: untimed batches, at least 1.
+        min_count: timed batches, at least.
+        min_seconds: timed seconds, at least.
+
+    Returns:
+        `data/images_per_second` and `time/load_batch_ms_p50`.
     """
     device, spec = prepare_device(cfg.device), input_spec(cfg.model, cfg.dataset.image_size)
     data, normalize = load_data(cfg.dataset, spec, cfg.seed), Normalize(spec)

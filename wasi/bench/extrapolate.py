@@ -1,11 +1,11 @@
-"""What a training step would take at other batch sizes, from small steps that were really taken.
+"""Peak memory and time of a training step at any batch size, extrapolated from small steps.
 
-Two tracked steps of different batch sizes, from one and the same state, allocate and free the same tensors in the same
-order, each of a size `a + b B` (`B` images). So the live bytes after every event are known for any `B`, and their
-maximum is the peak. Under `lean` the number of events before the optimizer grows with the number of chunks: there the
-highest bytes of equal parts of that stretch are compared, one part for two blocks, which is right to some 15 per cent
-in nets of twelve blocks, and up to a third too much in nets of 24. A step's time is a straight line through two timed
-sizes.
+Two steps of different batch sizes, from the same state, allocate and free the same tensors in the same order, each of
+a size `a + b B` for `B` images. The live bytes after every allocation and release are therefore known for any `B`, and
+the peak is their maximum. With `train.memory=lean` the number of these events before the optimizer's step grows with
+the number of chunks; the events are then divided into equal parts, one for two transformer blocks, and the maxima of
+corresponding parts are extrapolated. That is accurate to some 15 per cent in models of 12 blocks, and up to a third too
+high in models of 24. A step's time is a straight line through two timed batch sizes.
 """
 
 import copy
@@ -33,18 +33,28 @@ from wasi.models.surrogate import singular_values
 from wasi.training.build_step import build_step
 from wasi.training.step import TrainStep
 
-_SEGMENT = 2  # blocks in most segments: what `train.segment_size=null` is
-_SHORT = 0.5  # seconds below which a step is timed three times
+_SEGMENT = 2  # blocks in most segments, with the default of `train.segment_size`
+_SHORT = 0.5  # seconds; shorter steps are timed three times and the fastest counts
 
 
 def predict(subject: Subject, asked: dict) -> dict:
-    """Rows of live memory and step time, and the size of the model's file.
+    """Predict memory and step time for each optimizer, memory policy and batch size.
 
     Args:
-        asked: `optimizers` (name -> options), `memory` (policies), `batch_sizes`, `resident` (what the allocator
-            holds for what a step holds beside its weights), `spare_mib` (what needs more is not timed), `epsilon`
-            (None: full weights), `surrogate_spectrum` (of the weights, in place of their own), `chunk_size` (images,
-            under `lean`). Where each of `batch_sizes` is more than there are training images, their number is taken.
+        subject: with its data loaded and no model built.
+        asked: A dictionary of
+            `optimizers`: name -> options;
+            `memory`: values of `train.memory`;
+            `batch_sizes`: if all are larger than the training set, the one size of the whole set is taken instead;
+            `resident`: ratio of resident to live memory for everything but weights and buffers;
+            `spare_mib`: resident memory available to a step; what needs more is not timed;
+            `epsilon`: share of the squared singular values that a weight keeps; None: dense weights;
+            `surrogate_spectrum`: whether ranks follow the surrogate weights' spectrum instead of the model's own;
+            `chunk_size`: images per chunk with `lean`.
+
+    Returns:
+        `rows`, one dictionary per combination; `left_out`, a line for each optimizer and policy whose loss diverged;
+        `model_mib`, the size of the model's file; `images`, the number of training images.
     """
     images = len(subject.data.train)
     asked = {**asked, "batch_sizes": _sizes(asked["batch_sizes"], images)}
@@ -63,14 +73,14 @@ def predict(subject: Subject, asked: dict) -> dict:
                 continue
             try:
                 rows += _rows(subject, model, policy, name, options, asked)
-            except Diverged as error:  # at a rate that was made for weights other than these random ones
+            except Diverged as error:  # possible with random factors and a learning rate for trained ones
                 left_out.append(f"{name} {policy}: {error}")
     model_mib = sum(t.nbytes for t in state.values()) / MIB
     return {"rows": rows, "left_out": left_out, "model_mib": model_mib, "images": images}
 
 
 def _sizes(asked: list[int], images: int) -> list[int]:
-    """One batch of the whole set, where no batch size that was asked for is as small as that."""
+    """Return the batch sizes, or only the size of the whole set where all are larger than that."""
     return asked if min(asked) <= images else [images]
 
 
@@ -79,19 +89,22 @@ def _weights_mib(model: nn.Module) -> float:
 
 
 def _resident(model: nn.Module, live_mib: float, asked: dict) -> float:
-    """What a step of this peak takes of the system: weights stay where they are, the rest comes and goes."""
+    """Estimate the resident MiB of a step with this live peak: weights once, all else times `asked["resident"]`."""
     weights = _weights_mib(model)
     return weights + asked["resident"] * (live_mib - weights)
 
 
 def _too_large(model: nn.Module, least: float, policy: str, name: str, asked: dict) -> list[dict]:
-    """Rows of what need not be tried: every step holds weights and gradients together, whatever the batch."""
+    """Return rows for a model that cannot fit: weights and gradients alone are a lower bound at every batch size."""
     row = {"optimizer": name, "memory": policy, "live_mib": least, "resident_mib": _resident(model, least, asked)}
     return [{**row, "at_least": True, "batch_size": size} for size in asked["batch_sizes"]]
 
 
 def _give_random_factors(model: nn.Module, cfg: DictConfig, epsilon: float | None, surrogate_spectrum: bool) -> None:
-    """Of the rank that `epsilon` keeps, without decomposing the weights: their values change neither size nor time."""
+    """Replace the weights in scope by random factors of the rank that `epsilon` keeps, scaled to the weights' norms.
+
+    No weight is decomposed, as the values of the factors change neither memory nor time.
+    """
     if not epsilon:
         return
     generator = torch.Generator().manual_seed(cfg.seed)
@@ -115,7 +128,7 @@ def _rows(subject: Subject, model: nn.Module, policy: str, name: str, options: d
 
     def tracked(size: int) -> tuple[TrainStep, Track]:
         step = build_step(copy.deepcopy(model), subject.normalize, cfg, subject.method)
-        _step_seconds(step, subject, size)  # makes the optimizer's state
+        _step_seconds(step, subject, size)  # the first step allocates the optimizer's state
         return step, Track.of(step, subject, size)
 
     small = tracked(sizes[0])[1]
@@ -142,7 +155,7 @@ def _rows(subject: Subject, model: nn.Module, policy: str, name: str, options: d
 
 @dataclass(frozen=True)
 class Track:
-    """Live bytes after each event of a step of `size` images: before the optimizer's own step, and from it on."""
+    """Live bytes after each allocation or release in a step of `size` images, split where `optimizer.step` begins."""
 
     size: int
     before: list[int]
@@ -150,6 +163,7 @@ class Track:
 
     @classmethod
     def of(cls, step: TrainStep, subject: Subject, size: int) -> "Track":
+        """Run one step of `size` images and record its live bytes."""
         batch, begins = step.prepare(*subject.first(size)), []
         hook = register_optimizer_step_pre_hook(lambda *_: begins.append(len(memory.totals)))
         try:
@@ -161,14 +175,18 @@ class Track:
 
 
 def peak_at(size: int, small: Track, larger: Track, parts: int) -> float:
-    """Peak in bytes at `size` images; `parts` of a stretch are compared where its events are not the same."""
+    """Return the peak in bytes at `size` images, by linear extrapolation from two tracks.
+
+    Args:
+        parts: number of parts that events are divided into where the tracks have different numbers of them.
+    """
     share = (size - small.size) / (larger.size - small.size)
     pairs = [*_aligned(small.before, larger.before, parts), *_aligned(small.after, larger.after, parts)]
     return max(low + share * (high - low) for low, high in pairs)
 
 
 def _aligned(small: list[int], larger: list[int], parts: int) -> Iterator[tuple[int, int]]:
-    """Bytes of the two steps at the same moments."""
+    """Pair the bytes of two steps at corresponding events, or the maxima of corresponding parts."""
     if len(small) != len(larger):
         small, larger = _highest(small, parts), _highest(larger, parts)
     return zip(small, larger, strict=True)
@@ -180,17 +198,17 @@ def _highest(totals: list[int], parts: int) -> list[int]:
 
 
 def _times(step: TrainStep, subject: Subject, fitting: list[int], small: int) -> Callable[[int], float] | None:
-    """Milliseconds of a step as a function of the batch size."""
+    """Return a function from batch size to milliseconds of a step; None where no batch size fits."""
     if not fitting:
         return None
     large = max(min(max(fitting), subject.cfg.dataset.batch_size), small + 1)
-    _step_seconds(step, subject, large)  # the small size has been run before
+    _step_seconds(step, subject, large)  # a warm-up; the small size has been run before
     seconds = {size: _step_seconds(step, subject, size) for size in (small, large)}
     for size in seconds:
         if seconds[size] < _SHORT:
             seconds[size] = min(seconds[size], *(_step_seconds(step, subject, size) for _ in range(2)))
     fixed = seconds[large] - large * (seconds[large] - seconds[small]) / (large - small)
-    fixed = min(max(fixed, 0.0), seconds[large] / 2)  # beyond that it is noise
+    fixed = min(max(fixed, 0.0), seconds[large] / 2)  # a fixed cost of more than half is taken for noise
     return lambda size: 1000 * (fixed + (seconds[large] - fixed) * size / large)
 
 

@@ -1,7 +1,7 @@
-"""`experiment=fit`: what of methods, thresholds, optimizers, batch sizes and policies fits a device. No torch here.
+"""`experiment=fit`: which methods, thresholds, optimizers, batch sizes and memory policies fit into a device's memory.
 
-Memory and time of every combination are predicted from small steps (`wasi.bench.extrapolate`); the fastest that should
-fit are then measured. Leaves fit.json, fit.csv, fit.png and fit.svg.
+Memory and time of every combination are predicted from small steps (`wasi.bench.extrapolate`); the fastest ones that
+are predicted to fit are then measured. Writes fit.json, fit.csv, fit.png and fit.svg. Imports no torch.
 """
 
 import json
@@ -38,15 +38,15 @@ from wasi.signals import uninterrupted
 
 log = logging.getLogger(__name__)
 
-_SMALL_BATCH = 20  # images that the predicting steps take at most; a smaller data set's are taken over again
-_CHUNK = 4  # images: `train.chunk_size` of the lean policy, small enough for three and four chunks to be cheap
-_SECTIONS = {"method": "methods", "optimizer": "optimizers"}  # of a row -> what in bench.fit says which it takes
-_OPTIONS = {
+_SMALL_BATCH = 20  # images in the largest step that a prediction times
+_CHUNK = 4  # `train.chunk_size` of the lean policy, small because predictions run steps of three and four chunks
+_SECTIONS = {"method": "methods", "optimizer": "optimizers"}  # section -> its list in bench.fit
+_OPTIONS = {  # option -> the list in bench.fit that sets it
     "recipe": "methods",
     **dict.fromkeys(("rank", "rank.weight_epsilon", "rank.activation_epsilon"), "epsilons"),
     **{"dataset.batch_size": "batch_sizes", "train.memory": "memory", "train.chunk_size": "memory"},
 }
-_SHOWN = 25  # rows of the table on the terminal
+_SHOWN = 25  # rows of the printed table, at most
 _COLUMNS = (
     *("method", "epsilon", "optimizer", "memory", "batch_size", "fits", "measured", "at_least"),
     *("process_mib", "live_mib", "optimizer_state_mib", "model_mib", "step_ms", "epoch_seconds"),
@@ -62,7 +62,11 @@ _LEGEND = (
 
 
 def perform(cfg: DictConfig, folder: Path, body: Callable[[DictConfig, "Plan"], None]) -> Ending:
-    """Look everything over and write down what was found, however it ends. Raises only `Interrupted`."""
+    """Check the configuration, run `body` and write the results so far, however it ends.
+
+    Raises:
+        Interrupted: a signal arrived; any other failure is in the returned `Ending`.
+    """
     plan_ = Plan(cfg, folder)
     try:
         check_given(HydraConfig.get().overrides.task)
@@ -73,7 +77,7 @@ def perform(cfg: DictConfig, folder: Path, body: Callable[[DictConfig, "Plan"], 
         ending = Ending("completed")
     except ChildFailed as error:
         ending = Ending(error.status, str(error), exit_code=1)
-    except BaseException as error:  # Interrupted too: what was found is kept
+    except BaseException as error:  # Interrupted too: results so far are written
         ending = ending_of(error)
     with uninterrupted():
         try:
@@ -87,13 +91,13 @@ def perform(cfg: DictConfig, folder: Path, body: Callable[[DictConfig, "Plan"], 
 
 
 def plan(cfg: DictConfig, found: "Plan") -> None:
-    """The body of a job: every model is built once, in a process of its own."""
+    """Predict every combination, building each model once, in a subprocess; then measure the fastest that fit."""
     fit = cfg.bench.fit
     failure = None
     for method, epsilon in _models(fit):
         try:
             found.add(method, epsilon, _predicted(cfg, found, method, epsilon))
-        except ChildFailed as error:  # too large even for small steps, perhaps: the others are told
+        except ChildFailed as error:  # for example out of memory in small steps
             failure = error
             log.warning("%s is left out: %s", _model_name(method, epsilon), error)
     if failure is not None and not found.rows:
@@ -102,16 +106,21 @@ def plan(cfg: DictConfig, found: "Plan") -> None:
 
 
 class Plan:
-    """Rows of the table as they are found."""
+    """The combinations found so far, one dictionary each in `rows`, and the files made of them.
+
+    An unmeasured row fits if its predicted memory plus `excess` (MiB) is at most `limit` (MiB), which is
+    `device.memory_limit_mib` or all memory of the machine, and if the training set has at least one batch of its size.
+    """
 
     def __init__(self, cfg: DictConfig, folder: Path):
         self.cfg, self.folder = cfg, folder
         self.rows: list[dict[str, Any]] = []
         self.limit = cfg.device.memory_limit_mib or psutil.virtual_memory().total / rss.MIB
         self.log_file = folder / "processes.log"
-        self.excess = 0.0  # MiB: the most that a measured process has taken above its prediction
+        self.excess = 0.0  # MiB: the largest difference of measured and predicted memory so far
 
     def add(self, method: str, epsilon: float | None, told: dict) -> None:
+        """Add the rows of one model; `told` is what `_predicted` returned."""
         images = told["images"]
         for line in told["left_out"]:
             log.warning("%s is left out: %s", _model_name(method, epsilon), line)
@@ -125,10 +134,10 @@ class Plan:
             self.rows.append(_with_epoch(row))
 
     def check(self, count: int) -> None:
-        """Measure the fastest that should fit, one after another, until `count` of them really do.
+        """Measure the fastest rows that are predicted to fit, one after another, until `count` of them do.
 
-        What one takes above its prediction is expected of all that are not measured, from then on. Where that leaves
-        none, the smallest are measured.
+        If a measurement exceeds its prediction, the difference is added to the predictions of all unmeasured rows. When
+        none of these fits any more, those with the least memory are measured. At most `3 * count` rows are measured.
         """
         tried: list[int] = []
         while len(self.confirmed()) < count and len(tried) < 3 * count:
@@ -144,7 +153,7 @@ class Plan:
             )  # fmt: skip
 
     def _check(self, row: dict) -> None:
-        """Measure a row, and correct those that are not measured."""
+        """Measure a row and correct the predictions of the unmeasured rows."""
         cfg = _config(self.cfg, row["method"], row["epsilon"], row["optimizer"], row["memory"], row["batch_size"])
         name = _model_name(row["method"], row["epsilon"])
         log.info("measuring %s, %s, %s, batch %d", name, row["optimizer"], row["memory"], row["batch_size"])
@@ -152,7 +161,7 @@ class Plan:
             process, step_ms = self._measured(cfg)
         except ChildFailed as error:
             log.warning("%s could not be measured: %s", name, error)
-            row["fits"] = error.status == "diverged"  # else killed for want of memory, as far as is known
+            row["fits"] = error.status == "diverged"  # any other failure is taken for a lack of memory
             return
         row |= {"process_mib": process, "step_ms": step_ms, "measured": True, "fits": process <= self.limit}
         _with_epoch(row)
@@ -163,28 +172,29 @@ class Plan:
                 other["fits"] = other["fits"] and other["process_mib"] <= self.limit
 
     def _measured(self, cfg: DictConfig) -> tuple[float, float]:
-        """Resident peak of the whole process (MiB), and the median of three steps (ms)."""
+        """Return the resident peak of the whole process (MiB) and the median of at least three steps (ms)."""
         with Child("", self.log_file, rss.child_environment(cfg.device.num_threads)) as child:
             child.ask("load", config=measured_config(cfg))
             process = resident_memory(child)["memory/process_rss_peak_mib"]
             return process, median(child.ask("time_train", warmup=0, min_count=3, min_seconds=0.0))
 
     def fitting(self) -> list[dict]:
-        """Those that fit and were timed, the quickest epoch first."""
+        """Return the rows that fit and have a time, sorted by time per epoch."""
         found = [row for row in self.rows if row["fits"] and "epoch_seconds" in row]
         return sorted(found, key=lambda row: row["epoch_seconds"])
 
     def confirmed(self) -> list[dict]:
-        """Those that fit as they were measured."""
+        """Return the rows that were measured and fit."""
         return [row for row in self.rows if row["measured"] and row["fits"]]
 
     def _doubtful(self) -> list[dict]:
-        """Those that only what others took above their predictions rules out, the smallest first."""
+        """Return unmeasured rows that fit but for `excess`, sorted by memory."""
         found = [row for row in self.rows if not (row["measured"] or row["fits"]) and "epoch_seconds" in row]
         found = [r for r in found if r["predicted_process_mib"] <= self.limit and r["batch_size"] <= r["images"]]
         return sorted(found, key=lambda row: row["process_mib"])
 
     def write(self, ending: Ending) -> None:
+        """Write the files and print the table; nothing if a job that did not complete has no rows."""
         if not self.rows and ending.status != "completed":
             return
         fitting = self.fitting()
@@ -202,6 +212,7 @@ class Plan:
         print(printable(stopped + self.table(ordered)), flush=True)
 
     def table(self, ordered: list[dict]) -> str:
+        """Return the table as text: the rows that fit or, without any, the five that need least memory."""
         fitting = self.fitting()
         heading = f"{self.cfg.model.name} in {self.limit:.0f} MiB: {len(fitting)} of {len(self.rows)} combinations fit"
         heading += f", {len(self.confirmed()) or 'none'} confirmed by measurement" if fitting else ""
@@ -216,7 +227,7 @@ class Plan:
 
 
 def check_fit(fit: DictConfig) -> None:
-    """Raises UserError for the first option of `bench.fit` that is not allowed."""
+    """Raise a UserError for the first option of `bench.fit` that is missing, invalid or unknown."""
     optimizers = GlobalHydra.instance().config_loader().get_group_options("optimizer")
     rules = {
         "methods": (list_of(one_of(*method_names())), f"a list of {', '.join(method_names())}"),
@@ -237,8 +248,13 @@ def check_fit(fit: DictConfig) -> None:
 
 
 def check_given(words: Sequence[str]) -> None:
-    """Raises UserError for an option of the command line that each row of the table has a value of its own for, and for
-    one that is a benchmark's alone."""
+    """Raise a UserError for an override that `experiment=fit` does not take.
+
+    These are options that vary over the rows, which have lists in `bench.fit`, and options of the benchmark alone.
+
+    Args:
+        words: the overrides of the command line.
+    """
     for word in words:
         option, _, value = word.lstrip("+~").partition("=")
         section = option.partition(".")[0]
@@ -255,12 +271,12 @@ def _models(fit: DictConfig) -> Iterator[tuple[str, float | None]]:
 
 
 def _predicted(cfg: DictConfig, found: Plan, method: str, epsilon: float | None) -> dict:
-    """What a process that has built this model tells of optimizers, policies and batch sizes."""
+    """Return the result of `predict` in a new subprocess, and in `held` its resident MiB before the model is built."""
     fit = cfg.bench.fit
     small = _config(cfg, method, epsilon, fit.optimizers[0], "plain", _SMALL_BATCH)
     with open_dict(small):
         if surrogate := small.model.weights == "surrogate":
-            small.model.weights = "random"  # their spectrum is known
+            small.model.weights = "random"  # the spectrum of surrogate weights is known without making them
     log.info("looking at %s", _model_name(method, epsilon))
     with Child("", found.log_file, rss.child_environment(cfg.device.num_threads)) as child:
         child.ask("load", config=measured_config(small), smaller=True)
@@ -282,7 +298,7 @@ def _predicted(cfg: DictConfig, found: Plan, method: str, epsilon: float | None)
 def _config(
     cfg: DictConfig, method: str, epsilon: float | None, optimizer: str, memory: str, batch_size: int
 ) -> DictConfig:
-    """As train.py would have it for this row."""
+    """Return the configuration that train.py would have for this row."""
     chosen = _composed(f"method={method}", f"optimizer={optimizer}")
     other = cfg.copy()
     with open_dict(other):

@@ -1,4 +1,4 @@
-"""Memory against time per epoch of all combinations that were timed, the limit drawn."""
+"""The figure of `experiment=fit`: memory against time per epoch of all timed combinations, and the memory limit."""
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -9,7 +9,11 @@ from wasi.report.style import SETTINGS, styles
 
 
 def draw(rows: list[dict], limit_mib: float, model: str) -> dict[str, bytes]:
-    """As `png` and `svg`: a colour and marker per method; filled: `plain`, hollow: `lean`, larger where measured."""
+    """Draw the rows of a `Plan` that have a time; returns the figure's bytes as `png` and as `svg`.
+
+    Each method has a colour and a marker, filled for `train.memory=plain` and hollow for `lean`; markers of measured
+    rows are larger.
+    """
     timed = [row for row in rows if "epoch_seconds" in row]
     methods = list(dict.fromkeys(row["method"] for row in rows))
     looks = dict(zip(methods, styles([(method, method) for method in methods]), strict=True))

@@ -1,6 +1,6 @@
-"""Folder and identity of a benchmark job: those of the run it measures, and how it is measured. No torch.
+"""Folder name and fingerprint of a benchmark job, made of those of the run it measures and of the options `bench.*`.
 
-Registers `${bench_folder:}` for conf/bench.yaml when imported.
+Registers the resolver `${bench_folder:}` for conf/bench.yaml when imported. Imports no torch.
 """
 
 import hashlib
@@ -15,17 +15,23 @@ from wasi.config.naming import job_folder
 
 
 def bench_fingerprint(cfg: DictConfig) -> str:
-    """Equal for two jobs exactly when they measure the same in the same way, on whatever machine."""
+    """Return a digest that is equal for two jobs exactly when they measure the same run in the same way.
+
+    It does not depend on the machine.
+    """
     return _digest({"run": fingerprint(cfg), **_how(cfg)})
 
 
 def bench_folder(cfg: DictConfig) -> str:
-    """For example `wasi-vit_micro-digits-eps_0.8-s0-1f3a09c2d4-5e1b77`. Never raises."""
+    """Return the name of a job's folder, for example `wasi-vit_micro-digits-eps_0.8-s0-1f3a09c2d4-5e1b77`.
+
+    Never raises.
+    """
     return f"{job_folder(cfg)}-{_digest(_how(cfg))[:6]}"
 
 
 def _how(cfg: DictConfig) -> dict:
-    """`bench` without its bookkeeping; the ranks too where the baseline may read them."""
+    """Return the options `bench.*` that affect a measurement, and `rank.*` where the baseline reads them."""
     try:
         bench = plain(cfg.bench, resolve=True)
         bench.pop("rerun", None)
@@ -43,7 +49,7 @@ def _digest(ingredients: dict) -> str:
 
 
 def register() -> None:
-    """Make `${bench_folder:}` known to OmegaConf; again is harmless."""
+    """Register the resolver `${bench_folder:}` with OmegaConf; may be called more than once."""
     OmegaConf.register_new_resolver("bench_folder", lambda *, _root_: bench_folder(_root_), replace=True)
 
 

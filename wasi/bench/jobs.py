@@ -1,4 +1,4 @@
-"""The benchmark jobs of a sweep, as the table, the CSV file and the figure want them."""
+"""Reading the benchmark jobs of a sweep, for the text table, the CSV file and the figures."""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -16,7 +16,7 @@ _NOT_OF_A_STEP = ("scheduler.", "train.epochs")
 
 @dataclass(frozen=True)
 class BenchJob:
-    """One bench.json: what it holds, and what reports read of it."""
+    """One bench.json: its `content`, and `run`, the same file as reports read it."""
 
     content: dict
     run: Run
@@ -47,28 +47,28 @@ class BenchJob:
 
     @property
     def group(self) -> Group:
-        """The job as a row of its own, whatever others are like it."""
+        """A `Group` of this job alone, without the options that do not affect a step (scheduler, epochs)."""
         options = result_options(self.config)
         return Group((self.run,), {k: v for k, v in options.items() if not k.startswith(_NOT_OF_A_STEP)})
 
     @property
     def block(self) -> tuple[str, str, str]:
-        """What a table and a figure have in common: model, data, batch size."""
+        """(model, data set, batch size); the jobs of one block share a table and a figure."""
         return model_label(self.config), dataset_label(self.config), show(select(self.config, "dataset.batch_size"))
 
 
 def read_jobs(folder: Path) -> list[BenchJob]:
-    """All jobs below `folder`: blocks together, within one as in every report."""
+    """Read all jobs below `folder`, ordered by block and within a block as in every report."""
     found = []
     for path in sorted(folder.rglob(BENCH_FILE_NAME)):
         content = read_result(path.parent, BENCH_FILE_NAME)
-        with suppress(Unusable):  # report.html of the same folder says why
+        with suppress(Unusable):  # report.html lists unusable files with the reason
             found.append(BenchJob(content or {}, read_run(path)))
     return [job for jobs in by_block(found) for job in sorted(jobs, key=lambda job: row_order(job.group))]
 
 
 def by_block(jobs: Iterable[BenchJob]) -> list[list[BenchJob]]:
-    """The jobs of each block, in order of appearance."""
+    """Group jobs by block, in order of first appearance."""
     found: dict[tuple, list[BenchJob]] = {}
     for job in jobs:
         found.setdefault(job.block, []).append(job)
@@ -76,13 +76,13 @@ def by_block(jobs: Iterable[BenchJob]) -> list[list[BenchJob]]:
 
 
 def labels(jobs: list[BenchJob]) -> list[str]:
-    """A name per job of one block, as every report names its rows."""
+    """Return a row name for each job of one block, as reports do."""
     block = _block(jobs)
     return _for_each(jobs, zip(block.groups, row_names(block), strict=True))
 
 
 def series_names(jobs: list[BenchJob]) -> list[str]:
-    """As `labels`, without the thresholds: equal for jobs that belong on one line of a figure."""
+    """Return names as `labels` does, but without thresholds: equal for jobs on the same line of a figure."""
     return _for_each(jobs, ((group, one.label) for one in series_of(_block(jobs)) for group in one.groups))
 
 

@@ -1,4 +1,4 @@
-"""A child process that does not outlive its parent, and a standard output that only the protocol writes to."""
+"""For measuring processes: exit with the parent, and keep standard output free for the protocol."""
 
 import ctypes
 import os
@@ -10,15 +10,21 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(parent: int) -> None:
-    """Linux kills this process when its parent dies. Elsewhere the end of standard input has to do."""
+    """Let Linux kill this process when its parent dies; exit now if it is dead already.
+
+    On other systems the process ends when its standard input does.
+
+    Args:
+        parent: the parent's process id.
+    """
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it died before the call above
+    if os.getppid() != parent:  # it died before the call of prctl
         os._exit(1)
 
 
 def claim_stdout() -> TextIO:
-    """The pipe to the parent; whatever else prints to standard output goes to standard error from now on."""
+    """Return the pipe to the parent (the original standard output), and redirect standard output to standard error."""
     pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
     sys.stdout.flush()
     os.dup2(2, 1)

@@ -1,4 +1,4 @@
-"""The protocol: who is measured when, in which process. No torch here; the parent waits on pipes."""
+"""The order of a benchmark's measurements, and the subprocess of each. Imports no torch."""
 
 import logging
 from contextlib import ExitStack, contextmanager
@@ -19,21 +19,24 @@ from wasi.measure.telemetry import snapshot
 
 log = logging.getLogger(__name__)
 
-_BREAKDOWN_MS = 3000.0  # time that the breakdown may take, roughly
-_POWER_SECONDS = 5.0  # of steps, and of inference passes, while the power is read
+_BREAKDOWN_MS = 3000.0  # steps of the breakdown take about this long in all
+_POWER_SECONDS = 5.0  # of steps, and again of inference passes, over which power is averaged
 _REQUESTS = {TRAIN: "time_train", INFERENCE: "time_inference"}
 
-_known: dict[str, dict] = {}  # by configuration, what a command measures of it once: memory, work, parts of a step
+# Memory, FLOPs and breakdown by `identity`: measured once per configuration in the lifetime of this process.
+_known: dict[str, dict] = {}
 
-Timed = tuple[str, Side, Child]  # "ours" or "baseline", its measurement, its process
+Timed = tuple[str, Side, Child]  # "ours" (the configuration) or "baseline", its measurement, its process
 
 
 class Bench:
-    """One job's measurement; `result` holds what there is at any moment.
+    """Runs the measurements of one job and adds each to `result` as soon as it is there.
 
     Args:
-        cfg: the job's configuration; log_file: receives what the measuring processes print.
-        start: makes a measuring process, see `Child`.
+        cfg: the job's configuration.
+        result: filled in by `run`; holds the configurations to measure.
+        log_file: receives the output of the measuring processes.
+        start: makes a measuring process, with the arguments of `Child`.
     """
 
     def __init__(self, cfg: DictConfig, result: Measurement, log_file: Path, start=Child):
@@ -42,7 +45,13 @@ class Bench:
         self._threads: int | None = cfg.device.num_threads
 
     def run(self) -> None:
-        """`bench.runs` times: fresh processes, their memory, and then their times in turns."""
+        """Measure memory and then times in alternating turns, `bench.runs` times with new processes.
+
+        FLOPs, breakdown and power are measured in the first of these runs, data loading (`bench.data`) at the end.
+
+        Raises:
+            ChildFailed: a measuring process failed, or the configuration exceeds `device.memory_limit_mib`.
+        """
         self._look()
         for number in range(self._cfg.bench.runs):
             with ExitStack() as stack:
@@ -56,14 +65,17 @@ class Bench:
         self._look()
 
     def _started(self, stack: ExitStack) -> list[Timed]:
-        """The processes that are timed, with their models built. What does not fit is not timed."""
+        """Start the processes, measure their memory and return those to time, with their models built.
+
+        A baseline that exceeds `device.memory_limit_mib` is left out.
+        """
         ours, base = self.result.ours, self.result.baseline
         child = stack.enter_context(self._child("ours"))
         self._tell_process(child.ask("load", config=ours.config))
         other = None
         if base is not None and self._fits(base):
             other = stack.enter_context(self._child("baseline"))
-            other.ask("load", config=base.config)  # not meanwhile: threads of two processes wait for each other
+            other.ask("load", config=base.config)  # not at once: they would slow each other down
         self._memory("ours", ours, child)
         self._refuse_if_too_large()
         pairs = [("ours", ours, child)]
@@ -76,7 +88,10 @@ class Bench:
         return pairs
 
     def _memory(self, who: str, side: Side, child: Child) -> None:
-        """Resident memory, then live tensors, of a fresh process that has loaded its data; builds its model."""
+        """Build the model in a new process that has loaded its data, and measure resident memory and live tensors.
+
+        A configuration that was measured before gets those numbers again.
+        """
         known = _known.setdefault(identity(side.config), {})
         if "memory" in known:
             child.ask("build")
@@ -92,7 +107,7 @@ class Bench:
             raise ChildFailed("failed", line)
 
     def _fits(self, side: Side) -> bool:
-        """Whether the baseline does, as far as is known so far."""
+        """Return whether the baseline fits in `device.memory_limit_mib`, judged by its memory if measured already."""
         side.counted |= _known.get(identity(side.config), {}).get("memory", {})
         total = side.counted.get("memory/process_rss_peak_mib", 0.0)
         line = rss.over_limit(total, self._cfg.device.memory_limit_mib)
@@ -101,7 +116,10 @@ class Bench:
         return line is None
 
     def _short_of_memory(self, pairs: list[Timed]) -> bool:
-        """Whether not all processes could keep what they have freed until their next turn."""
+        """Return whether the machine lacks memory for all processes to keep freed memory between their turns.
+
+        If so, they release it now.
+        """
         held = sum(child.ask("resident") for _, _, child in pairs)
         wanted = sum(side.counted["memory/process_rss_peak_mib"] for _, side, _ in pairs)
         short = len(pairs) > 1 and wanted - held > rss.available_mib()
@@ -112,9 +130,14 @@ class Bench:
         return short
 
     def _rounds(self, pairs: list[Timed], release: bool) -> None:
+        """Time training steps, then inference, in `bench.rounds` rounds; the order of the two sides alternates.
+
+        Args:
+            release: whether a process gives freed memory back after each turn.
+        """
         bench = self._cfg.bench
         turn = {"min_count": ceil(bench.min_count / bench.rounds), "min_seconds": bench.min_seconds / bench.rounds}
-        for kind, request in _REQUESTS.items():  # all steps first: inference changes what becomes of freed memory
+        for kind, request in _REQUESTS.items():  # training first: `time_inference` changes the allocator's settings
             for number in range(bench.rounds):
                 for _, side, child in pairs if number % 2 == 0 else pairs[::-1]:
                     warmup = 0 if number else bench.warmup
@@ -127,7 +150,7 @@ class Bench:
                     log.info("round %d/%d: %s per step", number + 1, bench.rounds, medians)
 
     def _tell_contention(self, pairs: list[Timed]) -> None:
-        """The larger of the shares of time that the processes waited for a processor."""
+        """Record the largest share of time that a process's threads waited for a CPU, and remark on a busy machine."""
         known = [share for _, _, child in pairs if (share := child.ask("waited")) is not None]
         if known:
             most = max(*known, self.result.process.get("cpu_wait_share", 0.0))
@@ -136,7 +159,7 @@ class Bench:
                 self._remark(f"busy machine: in timed calls, threads waited {most:.0%} of the time for a processor")
 
     def _further(self, pairs: list[Timed]) -> None:
-        """Work, parts of a step and power, each by a pass of its own."""
+        """Measure FLOPs and other counts, the breakdown of a step, and power, each in a separate pass."""
         for _, side, child in pairs:
             known = _known[identity(side.config)]
             p50 = side.metrics()[f"{TRAIN}_p50"]
@@ -149,14 +172,14 @@ class Bench:
             self._power(side, child)
 
     def _loading(self) -> None:
-        """Loading alone, in a process that does nothing else."""
+        """Measure the throughput of data loading in a process that does nothing else."""
         bench, ours = self._cfg.bench, self.result.ours
         turn = {"warmup": bench.warmup or 1, "min_count": bench.min_count, "min_seconds": bench.min_seconds}
         with self._child("ours") as child:
             ours.counted |= child.ask("loading", config=ours.config, **turn)
 
     def _power(self, side: Side, child: Child) -> None:
-        """Watts, and joules of a step and of an inference pass, where the machine can tell."""
+        """Measure watts, and joules of a step and of an inference pass, where there is a power meter."""
         meter = power_meter(self.result.process["device"])
         if meter is None:
             return
@@ -171,13 +194,13 @@ class Bench:
 
     @contextmanager
     def _child(self, who: str):
-        """A fresh process; the baseline's failures say whose they are."""
+        """Start a measuring process for "ours" or "baseline"; errors of the baseline are prefixed with its name."""
         environment = rss.child_environment(self._threads)
         with self._start("baseline" if who == "baseline" else "", environment=environment) as child:
             yield child
 
     def _tell_process(self, told: dict) -> None:
-        """The number of threads found is asked for explicitly from then on."""
+        """Record the description that `Work.load` returned; all later processes get the same number of threads."""
         self.result.process = told | self.result.process
         self._threads = self._threads or told["threads"]
         if self._cfg.device.flush_denormals and not told["denormals_flushed"]:

@@ -1,4 +1,4 @@
-"""One benchmark job from its configuration to its bench.json, however it ends. No torch."""
+"""One benchmark job: checks, measurement and bench.json, which is written however the job ends. Imports no torch."""
 
 import logging
 import os
@@ -34,7 +34,11 @@ CHILDREN_LOG = "processes.log"
 
 
 def perform(cfg: DictConfig, folder: Path, body: Callable[[DictConfig, "Job"], None]) -> Ending:
-    """Skip, or measure and write down what was measured. Raises only `Interrupted`."""
+    """Run `body` and write bench.json, or skip a job that `folder` holds already completed.
+
+    Raises:
+        Interrupted: a signal arrived; any other failure is in the returned `Ending`.
+    """
     job = Job(cfg, folder)
     try:
         check_config(cfg)
@@ -51,12 +55,12 @@ def perform(cfg: DictConfig, folder: Path, body: Callable[[DictConfig, "Job"], N
         job.begin()
         body(cfg, job)
         ending = Ending("completed")
-    except BaseException as error:  # Interrupted too: what was measured is kept
+    except BaseException as error:  # Interrupted too: measurements so far are written
         ending = _ending(error)
     with uninterrupted():
         try:
             ending = job.end(ending)
-        except OSError as error:  # a full disk: what is there stays, and the next job is tried
+        except OSError as error:  # for example a full disk; a sweep goes on
             ending = replace(ending_of(error), signum=ending.signum)
         tell(ending, folder / "bench.log")
         _track(cfg, job, ending)
@@ -67,7 +71,7 @@ def perform(cfg: DictConfig, folder: Path, body: Callable[[DictConfig, "Job"], N
 
 
 def measure(cfg: DictConfig, job: "Job") -> None:
-    """The body of a job."""
+    """Measure a configuration and its baseline into `job.result`; the `body` for `perform`."""
     baseline = baseline_config(cfg)
     if baseline is not None:
         job.result.baseline = Side(measured_config(baseline), rounds_per_run=cfg.bench.rounds)
@@ -75,7 +79,7 @@ def measure(cfg: DictConfig, job: "Job") -> None:
 
 
 class Job:
-    """A job's bench.json while it comes into being: `running` at first, its ending at the end."""
+    """A job's bench.json: written with status `running` by `begin`, and with the results by `end`."""
 
     def __init__(self, cfg: DictConfig, folder: Path):
         self.folder, self._start = folder, time.monotonic()
@@ -88,21 +92,24 @@ class Job:
 
     @property
     def own_before(self) -> dict:
-        """The environment of this very measurement, completed on this machine; empty where the folder has none."""
+        """The `environment` of the folder's earlier bench.json, or empty.
+
+        Empty unless that is a completed measurement with this fingerprint on this machine.
+        """
         before = self._previous or {}
         environment = before.get("environment", {})
         same = environment.get("fingerprint") == self.fingerprint and environment.get("machine") == machine()
         return environment if same and before.get("status") == "completed" else {}
 
     def completed_before(self) -> bool:
-        """Whether the folder has this very measurement, made on this machine with as many threads."""
+        """Return whether the folder holds this measurement, completed on this machine with as many threads."""
         return bool(self.own_before) and self.other_threads() is None
 
     def other_threads(self) -> str | None:
-        """How many threads this measurement was made with, where one now would have another number, in words.
+        """Return a sentence on the earlier measurement's number of threads if it may differ now, else None.
 
-        A number in the configuration is part of the fingerprint. Without one torch takes OMP_NUM_THREADS, or
-        else what it finds on the machine, which may be the same number: without torch that is not known here.
+        `device.num_threads` is part of the fingerprint, so only its absence matters here. torch then takes the number
+        from OMP_NUM_THREADS or else from the machine; the latter may be the same, but cannot be known without torch.
         """
         if not self.own_before or self._threads is not None:
             return None
@@ -113,12 +120,15 @@ class Job:
         return f"completed here with {before.get('torch')} threads, but OMP_NUM_THREADS {now} now"
 
     def begin(self) -> None:
+        """Write bench.json with status `running`."""
         self._begun = True
         self._write("running", None)
 
     def end(self, ending: Ending) -> Ending:
-        """Write the ending; that of a run which throttled is `invalid`. One refused before it began leaves a
-        completed measurement alone."""
+        """Write bench.json and log the warnings; returns the ending, `invalid` if the processor throttled meanwhile.
+
+        A job that was refused before it began does not overwrite a completed measurement.
+        """
         reason = self.result.throttled()
         if ending.status == "completed" and reason:
             ending = replace(ending, status="invalid", error=reason, exit_code=1)
@@ -159,7 +169,7 @@ def _ending(error: BaseException) -> Ending:
 
 
 def _show(job: Job) -> None:
-    """What a sweep shows at its end, for a job that is none of a sweep's."""
+    """Print the text tables for a single job; a sweep prints them at its end."""
     from wasi.bench.bench_table import text
     from wasi.bench.jobs import read_jobs
     from wasi.report.write import printable
@@ -170,7 +180,7 @@ def _show(job: Job) -> None:
 
 
 def _track(cfg: DictConfig, job: Job, ending: Ending) -> None:
-    """Only now that nothing is measured any more: the tracker has threads and processes of its own."""
+    """Send the metrics to W&B, after all measurements, as the tracker starts threads and processes."""
     if cfg.logger.name == "none" or not job.result.ours.metrics():
         return
     try:

@@ -1,4 +1,4 @@
-"""What has been measured so far; whatever happens, this much is written down. No torch."""
+"""The measurements of a job so far, and the sections of bench.json made of them. Imports no torch."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,10 +16,11 @@ _SUBSPACE_PART = "decomposition"
 
 @dataclass
 class Side:
-    """The configuration or its baseline.
+    """Measurements of the configuration or of its baseline.
 
-    counted: metrics that are told as they are; rounds: kind -> samples in ms, a list per round; breakdown:
-    ms per part of single steps; rounds_per_run: consecutive rounds of one process, None for all.
+    config: from `measured_config`; counted: metrics reported as they are (memory, FLOPs, power); rounds: `TRAIN` or
+    `INFERENCE` -> a list of samples in ms per round; breakdown: part -> ms, for each of its steps; rounds_per_run:
+    number of consecutive rounds timed in one process, None for all.
     """
 
     config: dict
@@ -29,20 +30,23 @@ class Side:
     rounds_per_run: int | None = None
 
     def samples(self) -> dict:
-        """Everything that was timed, raw."""
+        """Return all times in ms, unaggregated, under the keys of `samples` in bench.json."""
         kept = {kind: rounds for kind, rounds in self.rounds.items() if rounds}
         return {**kept, **({"time/breakdown_ms": self.breakdown} if self.breakdown else {})}
 
     def parts(self) -> dict[str, list[float]]:
-        """Part -> milliseconds of every step that was looked into."""
+        """Return part -> milliseconds in each step of the breakdown; needs at least one."""
         return {part: [step[part] for step in self.breakdown] for part in self.breakdown[0]}
 
     def flat(self, kind: str) -> list[float]:
+        """Return the samples of all rounds in one list."""
         return [ms for samples in self.rounds[kind] for ms in samples]
 
     def metrics(self) -> dict[str, float]:
-        """The contract's names; `iqr`, the parts of a spread (see `spreads`), the breakdown (mean per step) and the
-        achieved GFLOP/s beside them."""
+        """Return all metrics under the names of docs/measurement.md.
+
+        Times have p50, p90, iqr and the parts of `spreads`; the breakdown is a mean over its steps.
+        """
         found = dict(self.counted)
         for kind in (TRAIN, INFERENCE):
             if samples := self.flat(kind):
@@ -64,6 +68,7 @@ class Side:
         return measured(found)
 
     def warnings(self, who: str) -> list[str]:
+        """Return a line for each kind of time with a wide spread; `who` names this side in it."""
         told = (
             spread_warning(f"{who} {kind}", self.rounds[kind], self.rounds_per_run)
             for kind in (TRAIN, INFERENCE)
@@ -74,31 +79,32 @@ class Side:
 
 @dataclass
 class Measurement:
-    """Both sides, and what the machine was like meanwhile."""
+    """Measurements of a configuration (`ours`) and of its baseline, and the state of the machine meanwhile."""
 
     ours: Side
     baseline: Side | None
-    process: dict = field(default_factory=dict)  # what a measuring process told of itself
+    process: dict = field(default_factory=dict)  # the description that `Work.load` returned, and more
     looks: list[Snapshot] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
     def sides(self) -> Iterable[tuple[str, Side]]:
-        """Ours first, with the words for them."""
+        """Yield (name, side), "ours" first."""
         yield "ours", self.ours
         if self.baseline is not None:
             yield "baseline", self.baseline
 
     def throttled(self) -> str | None:
+        """Return why the measurement counts as throttled, or None."""
         return throttled_during(self.looks)
 
     def warnings(self) -> list[str]:
-        """What a reader of the numbers should know, a line each."""
+        """Return what limits the trust in the numbers, one line each."""
         unseen = throttling_unseen(self.looks) if self.looks else None
         blind = [unseen] if unseen else []
         return [*self.remarks, *(line for who, side in self.sides() for line in side.warnings(who)), *blind]
 
     def content(self) -> dict:
-        """The measured sections of bench.json."""
+        """Return the sections of bench.json that hold measurements."""
         base = self.baseline
         return {
             "metrics": self.ours.metrics(),
@@ -108,7 +114,7 @@ class Measurement:
         }
 
     def telemetry(self) -> dict:
-        """First and last look, and the hottest, between rounds; absent where the machine tells nothing."""
+        """Return the first and the last snapshot of the machine and the highest temperature, where known."""
         looks = {"before": self.looks[:1], "after": self.looks[1:][-1:]}
         told = {when: look[0].told() for when, look in looks.items() if look and look[0].told()}
         degrees = [look.temperature_c for look in self.looks if look.temperature_c is not None]

@@ -1,4 +1,7 @@
-"""Baseline over ours, per metric: above 1 is better for what costs (times, memory, FLOPs). No torch."""
+"""Ratios of the baseline's metrics to the configuration's: for costs (time, memory, FLOPs) above 1 is better.
+
+Imports no torch.
+"""
 
 import re
 from typing import TYPE_CHECKING
@@ -12,11 +15,10 @@ _MEASURED_ONCE = re.compile(r"memory/.*_rss_peak_mib|power/|energy/|time/|.*_ach
 
 
 def ratios(baseline: "Side", ours: "Side") -> dict[str, dict[str, float]]:
-    """name -> {p50, low, high} for what was measured on both sides and is not zero on ours.
+    """Return metric -> {p50, low, high} for all metrics of both sides that are not zero in `ours`.
 
-    Times have a 95 % interval over rounds, from four rounds on. What is counted exactly (live tensors, FLOPs,
-    parameters) has low = high = p50. What was measured once, not in turns (resident memory, a step's parts, power), is
-    a ratio alone.
+    Times have a 95 % interval over rounds (`paired_ratio`), from four rounds on. Exact counts (live tensors, FLOPs,
+    parameters) have low = high = p50. What was not measured in turns (resident memory, breakdown, power) has p50 alone.
     """
     theirs, mine = baseline.metrics(), ours.metrics()
     timed = _timed(baseline, ours)
@@ -33,7 +35,7 @@ def ratios(baseline: "Side", ours: "Side") -> dict[str, dict[str, float]]:
 def _timed(baseline: "Side", ours: "Side") -> dict[str, dict[str, float]]:
     found = {}
     for kind in baseline.rounds:
-        pairs = list(zip(baseline.rounds[kind], ours.rounds[kind], strict=False))  # a last round may be half done
+        pairs = list(zip(baseline.rounds[kind], ours.rounds[kind], strict=False))  # the last round may lack a side
         if not pairs:
             continue
         over, under = zip(*pairs, strict=True)
@@ -43,7 +45,7 @@ def _timed(baseline: "Side", ours: "Side") -> dict[str, dict[str, float]]:
 
 
 def _achieved(found: dict, theirs: dict, mine: dict) -> dict[str, dict[str, float]]:
-    """Work over time: the ratio of the work is exact, so the interval is that of the time, turned around."""
+    """Return the ratios of FLOPs per second: those of FLOPs, which are exact, divided by the interval of the times."""
     told = {}
     for achieved, flops, time in (
         ("flops/train_achieved_gflops", "flops/train_step", "time/train_step_ms_p50"),

@@ -1,4 +1,4 @@
-"""What a sweep of benchmark jobs leaves beside them: bench.csv, a figure per model, report.html, and text."""
+"""The report of a benchmark sweep: bench.csv, a figure per block, report.html and text tables."""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ _CONFIG = (
 
 
 def write_report(folder: Path) -> str:
-    """Write them into `folder`; the table, and where the files are."""
+    """Write the report's files into `folder`, which holds the jobs; returns the text tables and the files' names."""
     jobs = read_jobs(folder)
     atomic_write_text(folder / CSV_NAME, bench_csv(jobs, folder))
     names = [CSV_NAME, *_figures(jobs, folder), *([write_page(gather([folder]))] if jobs else [])]
@@ -39,7 +39,7 @@ def write_report(folder: Path) -> str:
 
 
 def bench_csv(jobs: list[BenchJob], base: Path) -> str:
-    """A line per job: configuration, metrics, the baseline's (`baseline/...`), ratios (`ratio/.../p50`, `low`, `high`).
+    """Return a CSV line per job: configuration, metrics, `baseline/NAME` and `ratio/NAME/p50`, `low` and `high`.
 
     Args:
         base: the folder that the jobs' folders are written relative to.

@@ -1,4 +1,4 @@
-"""What the operating system sees of a configuration's training, in a process of its own. No torch here."""
+"""Resident memory of a configuration's training, measured in a subprocess. Imports no torch."""
 
 import logging
 from pathlib import Path
@@ -12,14 +12,18 @@ from wasi.measure import rss
 
 logger = logging.getLogger(__name__)
 
-_STEPS = 2  # an optimizer with state reaches its working size in the second
+_STEPS = 2  # the first step allocates the optimizer's state, the second runs with it
 
 
 def resident_memory(child: Child) -> dict[str, float]:
-    """`memory/*` in MiB: the step's own peak above the baseline, and the whole process's, imports included.
+    """Build the model in `child`, run two steps and return the resident peaks in MiB.
 
     Args:
-        child: fresh, with its configuration loaded but no model built.
+        child: a new process with its configuration loaded but no model built.
+
+    Returns:
+        `memory/train_rss_peak_mib`: peak of the steps above the process's size before the model was built;
+        `memory/process_rss_peak_mib`: peak of the whole process since its start, imports included.
     """
     peaks = child.ask("rss_peak", steps=_STEPS)
     return {
@@ -29,14 +33,15 @@ def resident_memory(child: Child) -> dict[str, float]:
 
 
 def resident_memory_of(cfg: DictConfig, num_threads: int, log: Path) -> dict[str, float]:
-    """`resident_memory` of a configuration, in a new process that prints into `log`.
+    """Return `resident_memory` of a configuration, measured in a new process whose output goes to `log`.
 
     Raises:
-        ChildFailed: the process died; UserError: it wanted more than `device.memory_limit_mib`.
+        ChildFailed: the process failed or died.
+        UserError: its peak is above `device.memory_limit_mib`.
     """
     logger.info("measuring the memory of a whole run, in a process of its own")
     with Child("memory", log, rss.child_environment(num_threads)) as child:
-        child.ask("load", config=measured_config(cfg), smaller=True)  # as training takes what images there are
+        child.ask("load", config=measured_config(cfg), smaller=True)  # as training does
         found = resident_memory(child)
     limit = cfg.device.memory_limit_mib
     wanted = found["memory/process_rss_peak_mib"]

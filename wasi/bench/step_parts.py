@@ -1,8 +1,10 @@
-"""Which callables make up the parts of a training step: decomposition, factor algebra, attention, optimizer.
+"""The breakdown of a training step's time into parts, and the callables that belong to each.
 
-decomposition: Tucker compression of inputs, bases and factors moved on. factor_algebra: products with factors
-and adapters in place of dense ones. attention: scores, softmax and weighted values, without the projections
-around them. optimizer: clipping, update, gradients dropped. All else (dense products, norms, GELU) is the rest.
+- decomposition: Tucker compression of inputs, updates of bases and factors (tangent projection, retraction).
+- factor_algebra: products with factors and adapters in place of dense weights.
+- attention: scores, softmax and weighted values, without the projections around them.
+- optimizer: clipping, update, `zero_grad`.
+- rest: everything else, such as dense products, norms and GELU.
 """
 
 import sys
@@ -23,8 +25,8 @@ from wasi.training.subspace_iteration import SubspaceIteration
 
 PARTS = ("decomposition", "factor_algebra", "attention", "optimizer", "rest")
 
-_DENSE = "dense"  # a projection inside an attention that is one function: no part of it
-_FOLLOWED = ("attention", "factor_algebra")  # their backward passes are, partly, torch's own nodes
+_DENSE = "dense"  # label of `F.linear`, see `StepBreakdown._meant`
+_FOLLOWED = ("attention", "factor_algebra")  # parts whose backward passes are autograd nodes, which cannot be wrapped
 
 
 def breakdown_steps(
@@ -34,10 +36,10 @@ def breakdown_steps(
     own: Mapping[str, Sequence[Target]] | None = None,
     warmup: int = 1,
 ) -> list[dict[str, float]]:
-    """Milliseconds per part for each of `count` whole steps, after `warmup` that are not looked at.
+    """Return part -> milliseconds for each of `count` whole steps, after `warmup` unmeasured ones.
 
     Args:
-        own: what the method's own layers add to the parts (`Method.step_parts`).
+        own: part -> callables of the method's own layers (`Method.step_parts`).
     """
     for _ in range(warmup):
         step(*batch)
@@ -51,11 +53,11 @@ def breakdown_steps(
 
 
 def targets(step: TrainStep, own: Mapping[str, Sequence[Target]] | None = None) -> dict[str, list[Target]]:
-    """The parts of this very step; `own` as for `breakdown_steps`."""
+    """Return part -> callables to wrap for this step; `own` as for `breakdown_steps`."""
     own = own or {}
     attention: list[Target] = [(F, "scaled_dot_product_attention")]
     swin = sys.modules.get("torchvision.models.swin_transformer")
-    if swin is not None:  # its attention is one function, projections included
+    if swin is not None:  # its attention is one function that includes the projections
         attention.append((swin, "shifted_window_attention"))
     return {
         "decomposition": [*(subspace_work(step) if tracks_subspaces(step) else []), *own.get("decomposition", ())],
@@ -72,10 +74,10 @@ def targets(step: TrainStep, own: Mapping[str, Sequence[Target]] | None = None) 
 
 
 class StepBreakdown(Breakdown):
-    """Breakdown whose attention and factor algebra include the backward passes that torch does on its own.
+    """`Breakdown` that also assigns the backward passes of attention and factor algebra to these parts.
 
-    A wrapped call that returns has recorded autograd nodes between its arguments and its result; hooks before
-    and after each of them book their time to the same label.
+    A wrapped call records autograd nodes between its arguments and its result; hooks before and after each of these
+    nodes count its time for the call's label.
     """
 
     def __enter__(self) -> "StepBreakdown":
@@ -102,14 +104,14 @@ class StepBreakdown(Breakdown):
                 node.register_hook(lambda *grads: self.end())
 
     def _meant(self, label: str) -> str:
-        """A dense product inside an attention is the rest's; anywhere else it belongs to what runs."""
+        """Map `_DENSE` to a part: `rest` inside attention, where it is a projection, else the current part."""
         if label != _DENSE:
             return label
         return "rest" if self._labels[-1] == "attention" else self._labels[-1]
 
 
 def _between(result: object, before: set) -> list:
-    """Autograd nodes from `result` down to those of its inputs, which are left out, as are leaves."""
+    """Return the autograd nodes between `result` and the nodes `before`, without these and without leaves."""
     pending = [t.grad_fn for t in tree_leaves(result) if isinstance(t, Tensor) and t.grad_fn is not None]
     found: dict = {}
     while pending:

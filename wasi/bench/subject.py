@@ -1,4 +1,4 @@
-"""What is measured: a configuration's model, built as train.py builds it, and its first training batch."""
+"""The model and training step that a benchmark measures, built as train.py builds them, with a fixed batch."""
 
 from collections.abc import Callable
 
@@ -23,13 +23,16 @@ _LIBRARIES = {"torchvision": "torchvision.models", "timm": "timm", "wasi": "timm
 
 
 class Subject:
-    """Data at once, the model on `build`.
+    """The model, step and batch of a configuration. The constructor loads the data; `build` builds the model.
+
+    After `build`: `method` is the one applied, `step` makes one whole optimizer step, `batch` holds its two arguments.
 
     Args:
-        cfg: the configuration; smaller: whether the batch may be of fewer images than `dataset.batch_size`, where the
-            data set has no more, instead of being refused.
+        cfg: the configuration.
+        smaller: whether the batch may have fewer images than `dataset.batch_size` if the training set has.
 
-    method: applied to the model; step: one whole optimizer step; batch: its two arguments.
+    Raises:
+        UserError: the data cannot be loaded, or have fewer images than a batch and `smaller` is false.
     """
 
     def __init__(self, cfg: DictConfig, smaller: bool = False):
@@ -47,18 +50,19 @@ class Subject:
             raise UserError("dataset.batch_size", size, f"at most {available}, the number of training images")
         self._batch = first_batch(self.data.train, cfg)
         self.normalize = Normalize(self.spec)
-        # Imports are no part of what building costs.
+        # Imported now, so that the memory of imports does not count as that of building the model.
         import_light(_LIBRARIES[cfg.model.library])
         hydra.utils.get_class(cfg.method._target_)
 
     def build(self) -> None:
+        """Build the model, the step and the batch; then free the data set."""
         model = self.model()
         self.step = build_step(model, self.normalize, self.cfg, self.method)
         self.batch = self.step.prepare(*self._batch)
         del self.data, self._batch
 
     def model(self, prepare: Callable[[nn.Module], object] = lambda model: None) -> nn.Module:
-        """With the method applied to what `prepare` has made of the library's model."""
+        """Build the library's model, call `prepare` on it, and return it with the method applied."""
         cfg, data = self.cfg, self.data
         mapped = self.device.type == "cpu"
         model = build_model(cfg.model, data.num_classes, self.spec, cfg.seed, mapped).to(self.device)
@@ -70,12 +74,12 @@ class Subject:
         return self.method.apply(model, calibration)
 
     def first(self, size: int) -> tuple[Tensor, Tensor]:
-        """The first images of the batch as the loader gives it, over again where it has fewer; before `build`."""
+        """Return the first `size` images and labels of the batch, repeated where it has fewer; only before `build`."""
         images, labels = self._batch
         places = torch.arange(size) % len(images)
         return images[places], labels[places]
 
     def images(self) -> Tensor:
-        """The batch as inference sees it, made when it is asked for: training holds its own form alone."""
+        """Return the batch's images normalised for inference; not kept, as training with `lean` holds them as uint8."""
         images = self.batch[0]
         return images if images.is_floating_point() else self.normalize(images)

@@ -1,11 +1,11 @@
-"""The frame of a sweep of benchmark jobs; the table over its jobs at the end."""
+"""Hydra callback for benchmark sweeps: checks before the jobs, and the report after them."""
 
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, read_write
 
-import wasi.bench.job_identity  # noqa: F401  (a launcher's child process gets the resolver by unpickling the callback)
+import wasi.bench.job_identity  # noqa: F401  (its resolver; launchers' child processes only unpickle this callback)
 from wasi.bench.baseline import check_baseline
 from wasi.config.known import check_needed
 from wasi.errors import UserError
@@ -27,7 +27,7 @@ class BenchCallback(SweepCallback):
         super().on_run_start(config, **kwargs)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """An experiment's seeds are for accuracy: a benchmark repeats by rounds, and takes the first of them."""
+        """Drop the seeds of an experiment, which are for accuracy; a benchmark repeats by rounds with one seed."""
         exit_if_refused(lambda: check_alone("a benchmark"))
         _drop_seeds(config.hydra.sweeper)
         super().on_multirun_start(config, **kwargs)
@@ -52,7 +52,7 @@ class BenchCallback(SweepCallback):
 
 
 def _drop_seeds(sweeper: DictConfig) -> None:
-    """`seed` out of the sweeper's own parameters; seeds on the command line are swept as asked for."""
+    """Remove `seed` from the sweeper's parameters in the configuration; seeds on the command line are still swept."""
     if "seed" in (sweeper.get("params") or {}):
         with read_write(sweeper):
             sweeper.params = {key: value for key, value in sweeper.params.items() if key != "seed"}

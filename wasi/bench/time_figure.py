@@ -1,6 +1,6 @@
-"""Time per iteration against epsilon, as in the paper's device figure: one panel to train, one for inference.
+"""The figure of time per iteration against epsilon, as in the paper's device figure: training step and inference.
 
-Every method with a threshold is a line; one without is a single marker, vanilla the last on the axis.
+A method with a threshold is a line over epsilon; a method without one is a single marker to the right of them.
 """
 
 from collections.abc import Iterable
@@ -21,21 +21,21 @@ _PANELS = {"time/train_step_ms": "Training step", "time/inference_ms": "Inferenc
 
 @dataclass
 class Series:
-    """Jobs that differ by their thresholds; `points` are (place on the axis, metrics)."""
+    """Jobs that differ only in their thresholds; `points` are (epsilon or method name, metrics)."""
 
     method: str
     points: list[tuple[float | str, dict]] = field(default_factory=list)
 
     def timed(self, kind: str) -> list[tuple[float | str, float, float]]:
-        """(place, p50, p90) where `kind` was timed."""
+        """Return (epsilon or method name, p50, p90) of each point where `kind` was timed."""
         return [(place, m[f"{kind}_p50"], m[f"{kind}_p90"]) for place, m in self.points if f"{kind}_p50" in m]
 
 
 def draw(jobs: list[BenchJob], name: str = "") -> dict[str, bytes]:
-    """The figure of one block as `png` and `svg`; neither where nothing was timed.
+    """Draw the jobs of one block; returns the figure's bytes as `png` and as `svg`, or {} if nothing was timed.
 
     Args:
-        name: of the experiment, for the figure's title.
+        name: the experiment's name, for the title.
     """
     series = _series(jobs)
     if not series:
@@ -55,12 +55,12 @@ def draw(jobs: list[BenchJob], name: str = "") -> dict[str, bytes]:
 
 
 def _legend_columns(labels: Iterable[str]) -> int:
-    """As many as the width has room for."""
+    """Return how many legend columns fit into the width."""
     return max(1, min(6, int(WIDTH_INCHES * 72 / 4.6) // (max(map(len, labels), default=0) + 6)))
 
 
 def _series(jobs: list[BenchJob]) -> dict[str, Series]:
-    """Name -> series; the baseline from the first job that has it, where it is no job itself."""
+    """Return name -> series; the baseline's is added from the first job that has it, unless a job has its method."""
     series: dict[str, Series] = {}
     for name, job in zip(series_names(jobs), jobs, strict=True):
         series.setdefault(name, Series(job.method)).points.append((_place(job.config), job.metrics))
@@ -73,7 +73,7 @@ def _series(jobs: list[BenchJob]) -> dict[str, Series]:
 
 
 def _place(config: dict) -> float | str:
-    """The threshold, or where there is none the method's own name."""
+    """Return the threshold, or the method's name where there is none."""
     epsilon = threshold(config)
     return config["method"]["name"] if epsilon is None else epsilon
 
@@ -103,7 +103,7 @@ def _panel(ax, series: dict[str, Series], kind: str, title: str) -> None:
 
 
 def _ticks(places: Iterable[float | str]) -> dict[float | str, int]:
-    """Thresholds ascending, then methods without any, the first of them last."""
+    """Return position by threshold or name: thresholds ascending, then methods, in reverse of their declared order."""
     distinct = set(places)
     thresholds: list[float | str] = [*sorted(p for p in distinct if not isinstance(p, str))]
     names = sorted((p for p in distinct if isinstance(p, str)), key=declared_place, reverse=True)

@@ -1,4 +1,4 @@
-"""What a measuring process can be asked to do: every public method is a request, its result goes through JSON."""
+"""The requests that a measuring process answers: every public method of `Work`, with arguments and results as JSON."""
 
 import gc
 import os
@@ -15,18 +15,22 @@ from wasi.measure.timing import synchronizer, time_steps
 from wasi.models.modes import evaluating
 from wasi.training.compile import settle
 
-_LONG_MS = 500.0  # a call that fills the caches many times over is timed without an untimed one before it
+# Calls longer than this are timed without a warm-up call, as they fill the caches many times over anyway.
+_LONG_MS = 500.0
 
 
 class Work:
-    """State between requests: the subject, and how long its calls took last."""
+    """The state between requests: the model and its step, and the durations of the latest calls."""
 
     def __init__(self):
         self._last_ms: dict[str, float] = {}
-        self._ran = self._waited = 0  # ns in timed calls, of all threads
+        self._ran = self._waited = 0  # ns, summed over all threads, in timed calls: running, waiting for a CPU
 
     def load(self, config: dict, smaller: bool = False) -> dict:
-        """Everything but the model, see `Subject`. What the process is like then."""
+        """Load the data and prepare the device, but build no model yet (see `Subject`).
+
+        Returns a description of the process: threads, OMP_NUM_THREADS, device, whether denormals are flushed.
+        """
         self._cfg = OmegaConf.create(config)
         self.subject = Subject(self._cfg, smaller)
         return {
@@ -39,6 +43,7 @@ class Work:
         }
 
     def build(self) -> None:
+        """Build the model and the step; with `device.compile`, run steps until nothing more is compiled."""
         self.subject.build()
         if self._cfg.device.compile:
             step, batch = self.subject.step, self.subject.batch
@@ -46,47 +51,52 @@ class Work:
         self.release()
 
     def resident(self) -> float:
-        """MiB of this process, with what the allocator keeps of freed memory."""
+        """Return this process's resident MiB, including freed memory that the allocator keeps."""
         return rss.current_rss_mib()
 
     def release(self) -> float:
-        """Give freed memory back, at the cost of steps meanwhile; MiB that stay resident."""
+        """Return freed memory to the system, which slows down the next step; returns the MiB that stay resident."""
         gc.collect()
         release_memory()
         return self.resident()
 
     def time_train(self, warmup: int | None, min_count: int, min_seconds: float) -> list[float]:
-        """Milliseconds of whole steps, see `time_steps`; warmup: None is one where steps are short (`_LONG_MS`)."""
+        """Return milliseconds of whole training steps; arguments as for `time_steps`.
+
+        Where none has run yet, or the latest was shorter than `_LONG_MS`, there is at least one warm-up step, whatever
+        `warmup` is.
+        """
         step, batch = self.subject.step, self.subject.batch
         return self._time("train", lambda: step(*batch), warmup, min_count, min_seconds)
 
     def time_inference(self, warmup: int | None, min_count: int, min_seconds: float) -> list[float]:
-        """Milliseconds of a batch in eval mode without gradients, adapters merged. No step is timed as before after it.
+        """Return milliseconds of inference on the batch, of the model as deployed; arguments as for `time_train`.
 
-        Freed memory is kept from now on: `train.memory=lean` is a policy of training, not of what is deployed.
+        From here on the allocator keeps freed memory, with `train.memory=lean` too, which is a policy for training.
+        Training steps must be timed before.
         """
         model, images = self.subject.step.model, self.subject.images()
         keep_freed_memory()
         with self.subject.method.deployed(model), evaluating(model):
             if self._cfg.device.compile:
                 settle(lambda: model(images))
-            if self._cfg.train.memory == "lean":  # its steps left no free memory to find
+            if self._cfg.train.memory == "lean":  # the allocator has no freed memory to reuse yet
                 warmup = max(warmup or 0, 1)
             return self._time("inference", lambda: model(images), warmup, min_count, min_seconds)
 
     def waited(self) -> float | None:
-        """Share of the time in timed calls that threads waited for a processor; None where it is not known."""
+        """Return the share of time in timed calls that threads waited for a CPU; None where it is unknown."""
         return contention.share(self._ran, self._waited)
 
     def count(self) -> dict[str, float]:
-        """What is counted of model and step. Trains a few steps further, as timing does."""
-        from wasi.measure.run import counts  # here, so that resident memory is without it
+        """Return FLOPs, stored inputs and parameters (`wasi.measure.run.counts`); runs further training steps."""
+        from wasi.measure.run import counts  # imported here, so that it does not add to the resident memory
 
         step, images = self.subject.step, self.subject.images()
         return counts(self.subject.method, step, self._cfg.method.scope, self.subject.batch, images)
 
     def breakdown(self, count: int) -> list[dict[str, float]]:
-        """Milliseconds per part of single steps, seen from outside; none of a compiled model, whose parts are one."""
+        """Return part -> milliseconds for each of `count` steps; empty with `device.compile`, as blocks are fused."""
         if self._cfg.device.compile:
             return []
         from wasi.bench.step_parts import breakdown_steps
@@ -95,19 +105,19 @@ class Work:
         return breakdown_steps(step, batch, count, own, self._untimed("train"))
 
     def loading(self, config: dict, warmup: int, min_count: int, min_seconds: float) -> dict[str, float]:
-        """Throughput of loading alone, for a process of its own; needs no `load`."""
+        """Return the throughput of data loading (`data_throughput.loading`); for a new process, without `load`."""
         from wasi.bench.data_throughput import loading
 
         return loading(OmegaConf.create(config), warmup, min_count, min_seconds)
 
     def rss_peak(self, steps: int) -> dict[str, float]:
-        """Resident memory in MiB, for a fresh process, after `load`; builds the model.
+        """Build the model, run `steps` steps and return resident memory in MiB; for a new process, after `load`.
 
-        baseline: with data, after a model-free warm-up; peak: of whole steps; total: since the process began. The
-        allocator is as in the steps that are timed.
+        `baseline`: with data and libraries, before the model is built; `peak`: the highest during the steps; `total`:
+        the highest since the process started. The allocator's settings are those of the timed steps.
         """
         _model_free_warmup(self.subject.device)
-        so_far = rss.process_peak_mib()  # before the marks of what follows are reset
+        so_far = rss.process_peak_mib()  # before `peak_rss_mib` resets the high-water mark
         release_memory()
         baseline = rss.current_rss_mib()
         while_building = rss.peak_rss_mib(self.build)
@@ -118,7 +128,7 @@ class Work:
         return {"baseline": baseline, "peak": peak, "total": max(so_far, while_building, peak)}
 
     def live_peaks(self) -> dict[str, float]:
-        """Live tensors of a whole step and of an inference pass, once an optimizer's state is there (`rss_peak`)."""
+        """Return peaks of live tensors in a step and in inference; after `rss_peak`, so that optimizer state exists."""
         from wasi.measure.memory import inference_peak, train_peak
 
         step = self.subject.step
@@ -128,18 +138,18 @@ class Work:
         return {**training.train_metrics(), "memory/inference_peak_mib": inference}
 
     def held(self) -> float:
-        """MiB that libraries and data keep resident, after a model-free warm-up; for a fresh process, after `load`."""
+        """Return the resident MiB of libraries and data, before a model is built; for a new process, after `load`."""
         _model_free_warmup(self.subject.device)
         return self.release()
 
     def predict(self, asked: dict) -> dict:
-        """What other optimizers, policies and batch sizes would take (`wasi.bench.extrapolate`); after `load`."""
+        """Predict memory and time of optimizers, policies and batch sizes (`extrapolate.predict`); after `load`."""
         from wasi.bench.extrapolate import predict
 
         return predict(self.subject, asked)
 
     def _untimed(self, kind: str) -> int:
-        """Calls before the first that is timed, as something else has just had the caches."""
+        """Return the number of warm-up calls, 0 or 1: another process has used the caches since the last call."""
         return int(self._last_ms.get(kind, 0.0) < _LONG_MS)
 
     def _time(self, kind: str, run, warmup: int | None, min_count: int, min_seconds: float) -> list[float]:
@@ -153,7 +163,7 @@ class Work:
 
 
 def _denormals_are_flushed() -> bool:
-    """Whether this arithmetic, on every thread, gives zero where the exact result is subnormal."""
+    """Return whether all threads flush subnormal results to zero, tested on a tensor that is divided among them."""
     return not (torch.full((1 << 20,), 1e-38) * 1e-2).any().item()
 
 
@@ -162,7 +172,7 @@ def _cuda_name(device: torch.device) -> dict[str, str]:
 
 
 def _model_free_warmup(device: torch.device) -> None:
-    """Thread pool, kernels and autograd loaded, as any training would, without anything of the model."""
+    """Run a small unrelated model, so that thread pools, kernels and autograd are loaded before memory is measured."""
     image, tokens = torch.ones(2, 3, 32, 32, device=device), torch.ones(2, 1, 8, 8, device=device)
     net = nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.Flatten(), nn.Linear(128, 8), nn.LayerNorm(8), nn.GELU()).to(
         device
