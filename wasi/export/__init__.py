@@ -1,1 +1,1 @@
-"""A trained model as a file that needs nothing of this package: torch.export, ONNX or dense weights."""
+"""Export of a trained model to a file that can be used without this package: torch.export, ONNX or dense weights."""

@@ -1,4 +1,4 @@
-"""`python -m wasi.export RUN --format torch|onnx|dense [--output FILE]`."""
+"""The command `python -m wasi.export RUN --format torch|onnx|dense [--output FILE]`."""
 
 import argparse
 import logging
@@ -19,7 +19,7 @@ _NEEDS = {"onnx": ("onnx", "onnxruntime", "onnxscript")}
 def main() -> int:
     options = _parser().parse_args()
     run, form = options.run, options.format
-    run_header(run)  # a wrong folder, file or missing package is told before torch is imported
+    run_header(run)  # refuses a wrong RUN before the slow import of torch
     folder = weights_path(run).parent
     output = options.output or folder / _NAMES[form]
     _check_packages(form)
@@ -30,7 +30,7 @@ def main() -> int:
     from wasi.export.formats import write
     from wasi.models.saved import open_model
 
-    warnings.simplefilter("ignore")  # the exporters' own, about themselves
+    warnings.simplefilter("ignore")  # the exporters warn about their own internals
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     model, header = open_model(run)
     try:

@@ -1,7 +1,7 @@
-"""Run as a script, where `wasi` cannot be imported: an exported program on given inputs, and its latency.
+"""A script that runs an exported program without `wasi`: `python bare.py PROGRAM.pt2 INPUTS.pt OUTPUTS.pt`.
 
-`python bare.py PROGRAM.pt2 INPUTS.pt OUTPUTS.pt` reads a list of batches and writes a list of logits; it prints
-the median time of the first batch, in milliseconds.
+INPUTS.pt holds a list of batches, and OUTPUTS.pt gets the list of their logits. Prints the median time of the first
+batch in milliseconds.
 """
 
 import sys
@@ -11,7 +11,7 @@ from time import perf_counter
 
 
 def median_ms(call: Callable[[], object], warmup: int = 3, count: int = 10) -> float:
-    """Median wall time of `count` calls after `warmup` untimed ones, in milliseconds."""
+    """Return the median wall time of `count` calls after `warmup` untimed ones, in milliseconds."""
     for _ in range(warmup):
         call()
     times = []
@@ -23,7 +23,7 @@ def median_ms(call: Callable[[], object], warmup: int = 3, count: int = 10) -> f
 
 
 def main(program_file: str, inputs: str, outputs: str) -> None:
-    # An import of it would raise ImportError.
+    # Makes any import of wasi raise ImportError.
     sys.modules["wasi"] = None  # type: ignore[assignment]  # documented, but not in typeshed
     import torch
 

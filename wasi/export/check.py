@@ -1,4 +1,4 @@
-"""An exported model against the trained one, in the runtime that it is made for."""
+"""Checking an exported model against the trained one, in the runtime that the format is for."""
 
 import subprocess
 import sys
@@ -16,17 +16,19 @@ from wasi.models.header import ModelHeader
 from wasi.models.input_spec import library_of
 from wasi.models.modes import without_fast_path
 
-_TOLERANCE = 1e-3  # of the largest logit; float32 in another order of operations stays far below
+_TOLERANCE = 1e-3  # relative to the largest logit; reordered float32 operations differ by far less
 _BATCH_SIZES = (1, 3)
 
+# (file, batches, header) -> logits of each batch, median ms of the first batch
 Runner = Callable[[Path, Sequence[Tensor], ModelHeader], tuple[list[Tensor], float]]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """`difference`: largest absolute difference of logits; `largest`: largest absolute logit of the trained model.
+    """An exported model compared with the trained one.
 
-    `trained_ms` and `exported_ms`: median time of one image.
+    difference: largest absolute difference of logits; largest: largest absolute logit of the trained model;
+    trained_ms, exported_ms: median milliseconds of inference on one image.
     """
 
     difference: float
@@ -36,13 +38,17 @@ class Comparison:
 
 
 class Deviates(Exception):
-    """The exported model does not compute what the trained one does."""
+    """The exported model does not run, or its logits differ from the trained model's by more than rounding."""
 
 
 def compare(file: Path, form: str, model: nn.Module, header: ModelHeader) -> Comparison:
-    """Random images, normalised, through the trained `model` and through `file`.
+    """Compare logits and latency of the trained `model` and of `file` on random normalised images.
 
-    Raises Deviates where they differ by more than rounding.
+    Args:
+        form: the format of `file`: `torch`, `onnx` or `dense`.
+
+    Raises:
+        Deviates: the logits differ by more than `_TOLERANCE`, or the exported program does not run.
     """
     size, generator = header.input.image_size, torch.Generator().manual_seed(0)
     batches = [torch.randn(count, 3, size, size, generator=generator) for count in _BATCH_SIZES]
@@ -58,7 +64,7 @@ def compare(file: Path, form: str, model: nn.Module, header: ModelHeader) -> Com
 
 
 def _torch(file: Path, batches: Sequence[Tensor], header: ModelHeader) -> tuple[list[Tensor], float]:
-    """In a new process, without this package."""
+    """Run in a new process that cannot import this package."""
     with tempfile.TemporaryDirectory() as folder:
         inputs, outputs = Path(folder, "inputs.pt"), Path(folder, "outputs.pt")
         torch.save(list(batches), inputs)
@@ -79,7 +85,7 @@ def _onnx(file: Path, batches: Sequence[Tensor], header: ModelHeader) -> tuple[l
 
 
 def _dense(file: Path, batches: Sequence[Tensor], header: ModelHeader) -> tuple[list[Tensor], float]:
-    """In the library's own model, built anew and loaded strictly."""
+    """Run the library's own model, with the file loaded strictly as its state dict."""
     create = library_of({"library": header.library}).create
     model = create(header.architecture, header.input.image_size, header.num_classes).eval()
     model.load_state_dict(load_file(file))

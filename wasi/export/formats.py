@@ -1,4 +1,7 @@
-"""Writing a trained model in each format; every file carries the model's header."""
+"""Writing a trained model in each format.
+
+ONNX and torch.export files carry the model's header, dense weights only the class names.
+"""
 
 from pathlib import Path
 
@@ -19,10 +22,14 @@ _BATCH = "batch"
 
 
 def write(file: Path, form: str, run: Path, model: nn.Module, header: ModelHeader) -> str:
-    """Write the model of `run` to `file`; what else there is to tell of it.
+    """Write the model of `run` to `file`; returns a short description of what the file holds.
 
     Args:
-        form: `torch`, `onnx` or `dense`; model, header: as `open_model(run)` gives them.
+        form: `torch`, `onnx` or `dense`.
+        model, header: as `open_model(run)` returns them.
+
+    Raises:
+        UserError: torch.export cannot trace the model.
     """
     if form == "dense":
         return _write_dense(file, run, header)
@@ -31,16 +38,17 @@ def write(file: Path, form: str, run: Path, model: nn.Module, header: ModelHeade
 
 
 def exported_program(model: nn.Module, image_size: int) -> torch.export.ExportedProgram:
-    """The forward pass on normalised float32 images `[B, 3, S, S]` for any `B`, as a graph of plain operators.
+    """Trace the forward pass on normalised float32 images `[B, 3, S, S]` for any `B` with torch.export.
 
-    Raises UserError (`--format`) for a model whose Python cannot be followed.
+    Raises:
+        UserError: torch.export cannot trace the model.
     """
-    example = torch.zeros(2, 3, image_size, image_size)  # a batch of one would be taken for a constant
+    example = torch.zeros(2, 3, image_size, image_size)  # torch.export would specialise on a batch size of 1
     shapes = ({0: torch.export.Dim(_BATCH, min=1)},)
     try:
         with torch.no_grad(), without_fast_path():
             return torch.export.export(model, (example,), dynamic_shapes=shapes)
-    except Exception as error:  # torch.export has classes of its own for what it cannot follow
+    except Exception as error:  # torch.export raises many classes
         reason = " ".join(str(error).split())[:200]
         raise UserError("--format", "torch or onnx", f"dense for this model (torch.export: {reason})") from error
 
@@ -52,23 +60,23 @@ def _write_torch(file: Path, program: torch.export.ExportedProgram, header: Mode
 
 
 def _write_onnx(file: Path, program: torch.export.ExportedProgram, header: ModelHeader) -> str:
-    """The operator set is the one that torch's exporter takes by default, which common runtimes know."""
+    """Write ONNX with the exporter's default operator set, which common runtimes support."""
     onnx = torch.onnx.export(
         program,
         dynamo=True,
         verbose=False,
         input_names=[_INPUT],
         output_names=[_OUTPUT],
-        dynamic_shapes=({0: _BATCH},),  # the program has the dimension, but no name of it
+        dynamic_shapes=({0: _BATCH},),  # names the dimension, which is dynamic in the program already
     )
-    assert onnx is not None  # only its older exporter returns nothing
+    assert onnx is not None  # None is returned by the older exporter alone
     onnx.model.metadata_props[METADATA_KEY] = header.to_json()
     onnx.save(file, external_data=False)
     return f"ONNX operator set {onnx.model.opset_imports['']}"
 
 
 def _write_dense(file: Path, run: Path, header: ModelHeader) -> str:
-    """Metadata hold class names and input, but no header: this file is no run's model."""
+    """Write dense weights under the library's names, without the header that would make the file a run's model."""
     state = separate(dense_state(header, read_state(run, RUN)))
     save_file(state, file, {"format": "pt", "classes": "\n".join(header.classes)})
     return f"state dict of {header.library}'s {header.architecture}, {header.num_classes} classes"
