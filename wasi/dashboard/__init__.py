@@ -1,1 +1,1 @@
-"""A sweep in W&B: a workspace and a report with the tables and panels of the project's own report, as code."""
+"""Code that creates a W&B workspace and a W&B report of a sweep, with the tables and panels of the project's report."""

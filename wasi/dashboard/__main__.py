@@ -1,4 +1,4 @@
-"""`python -m wasi.dashboard --project PROJECT [--entity NAME] [--group SWEEP] [--dry-run [FILE]]`."""
+"""The command `python -m wasi.dashboard --project PROJECT [--entity NAME] [--group SWEEP] [--dry-run [FILE]]`."""
 
 import argparse
 import json
@@ -11,7 +11,7 @@ from wasi.errors import UserError
 from wasi.optional import optional
 
 _REQUIREMENTS = "requirements-dashboard.txt"
-_ONLINE = ("online", "shared", "run")  # of what wandb allows; `run` is its old name of `online`
+_ONLINE = ("online", "shared", "run")  # values of WANDB_MODE that reach the server; `run` is an old name of `online`
 
 
 def main() -> None:

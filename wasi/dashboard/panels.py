@@ -1,6 +1,6 @@
-"""What a dashboard shows: columns of its table and sections of panels, in W&B's classes.
+"""The content of a dashboard as objects of `wandb_workspaces`: columns of the runs' table, and sections of panels.
 
-Imports `wandb_workspaces`, which is optional: for use behind `wasi.dashboard.specification`.
+Imports that package, which is optional, so only `wasi.dashboard.specification` imports this module.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _OF_THRESHOLDS = (f"{THRESHOLDS}.weights", f"{THRESHOLDS}.activations")
 _OPTIONS = (ROW, "method.name", *_OF_THRESHOLDS, "optimizer._target_", "optimizer.lr", "train.memory", "seed")
 """Columns of the table: the row, and what its hash most often stands for."""
 _LEGEND = f"${{config:{ROW}}}"
-_MOST = 100  # rows that a panel draws; W&B would leave out all but 10
+_MOST = 100  # rows drawn per panel; W&B's default is 10
 
 _TIMES = {
     "Training step (ms)": STEP.metric,
@@ -25,7 +25,7 @@ _TIMES = {
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, what it shows in a sentence, and its panels."""
+    """A section of the dashboard: its heading, a sentence on its content, and its panels."""
 
     title: str
     about: str
@@ -33,13 +33,14 @@ class Section:
 
 
 def table_columns() -> list[str]:
-    """Of the runs' table, left to right, as W&B addresses them."""
+    """Return the columns of the runs' table from left to right, in W&B's notation (`config:...`, `summary:...`)."""
     metrics = (*ACCURACY_NAMES, *(cost.metric for cost in COSTS))
     return [*map(config_column, _OPTIONS), *(f"summary:{metric}" for metric in metrics)]
 
 
 def config_column(option: str) -> str:
-    """
+    """Return W&B's name of the column for an option.
+
     >>> config_column("method.name"), config_column("seed")
     ('config:method.value.name', 'config:seed.value')
     """
@@ -48,6 +49,7 @@ def config_column(option: str) -> str:
 
 
 def sections() -> list[Section]:
+    """Return the sections of workspace and report, in order."""
     return [
         Section("Accuracy against cost", "Top left is best; both axes can be zoomed.", _accuracy()),
         Section("Memory", "Measured peak of a whole training step, its parts, and the paper's accounting.", _memory()),
@@ -114,7 +116,7 @@ def _thresholds():
 
 
 def _bars(title: str, *metrics: str):
-    """Of one metric a bar per row, the mean over seeds; of several, bars per run."""
+    """Make a bar chart: of one metric, a bar per row with the mean over seeds; of several, bars for each run."""
     return wr.BarPlot(
         title=title,
         metrics=list(metrics),
@@ -126,7 +128,7 @@ def _bars(title: str, *metrics: str):
 
 
 def _lines(title: str, metric: str):
-    """A line per row, the mean over seeds between their least and their largest."""
+    """Make a line plot over optimizer steps: per row the mean over seeds, and a band from minimum to maximum."""
     return wr.LinePlot(
         title=title,
         x=TRAIN_STEP,

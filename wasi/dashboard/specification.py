@@ -1,4 +1,4 @@
-"""Workspace and report of a sweep as objects of `wandb_workspaces`, and what of them goes to the server, as JSON."""
+"""Workspace and report of a sweep as objects of `wandb_workspaces`, and as the JSON that is sent to the server."""
 
 import hashlib
 import json
@@ -22,16 +22,17 @@ _ABOUT = (
 
 
 def title_of(group: str | None) -> str:
+    """Return the title of workspace and report; `group` is the sweep's name, None for all runs."""
     return f"WASI: {group}" if group else "WASI: all runs"
 
 
 def workspace_slug(project: str, group: str | None) -> str:
-    """The name in the workspace's address: the same for the same sweep, so that a second call finds the first's."""
+    """Return the workspace's name in its URL, fixed for a sweep, so that a later call replaces the same workspace."""
     return hashlib.sha256(f"{project}\n{group or ''}".encode()).hexdigest()[:11]
 
 
 def workspace_of(entity: str, project: str, group: str | None) -> ws.Workspace:
-    """All sections below the table, in which runs stand one by one."""
+    """Return the workspace: the table of single runs, and all sections of panels."""
     made = ws.Workspace(
         entity=entity,
         project=project,
@@ -45,11 +46,11 @@ def workspace_of(entity: str, project: str, group: str | None) -> ws.Workspace:
 
 
 def report_of(entity: str, project: str, group: str | None, own: str | None = None, checked: bool = True) -> wr.Report:
-    """Each section under its heading.
+    """Return the report: a table of contents, an introduction and every section under its heading.
 
     Args:
-        own: the text of the sweep's own report.md, which then stands first.
-        checked: let `wandb_workspaces` ask the server for the runs' project, which needs a login.
+        own: the text of the sweep's report.md, to be put first.
+        checked: let `wandb_workspaces` look up the runs' project at the server, which needs a login.
     """
     blocks: list[Any] = [wr.TableOfContents(), wr.P(_ABOUT), *_own_report(own)]
     for section in sections():
@@ -66,7 +67,7 @@ def report_of(entity: str, project: str, group: str | None, own: str | None = No
 
 
 def specification(entity: str, project: str, group: str | None, own: str | None = None) -> dict[str, Any]:
-    """What `--dry-run` writes: `workspace` and `report` as the server would get them. Needs no login."""
+    """Return `workspace` and `report` as dictionaries for JSON, as the server would get them; needs no login."""
     models = {
         "workspace": workspace_of(entity, project, group)._to_model(),
         "report": report_of(entity, project, group, own, checked=False)._to_model(),
@@ -75,7 +76,7 @@ def specification(entity: str, project: str, group: str | None, own: str | None 
 
 
 def _own_report(own: str | None) -> list[Any]:
-    """Without its title, and without its figures, which are files beside it."""
+    """Return blocks with the sweep's report.md, without its title and its figures, which are separate files."""
     if own is None:
         return []
     text = re.sub(r"^(# .*|!\[.*\]\(.*\))\n+", "", own, flags=re.MULTILINE)

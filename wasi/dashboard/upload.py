@@ -1,4 +1,4 @@
-"""Creating a workspace and a report at the server, or replacing those of an earlier call."""
+"""Creating a workspace and a report on the W&B server, or replacing those of an earlier call."""
 
 from contextlib import suppress
 from typing import Any
@@ -14,13 +14,15 @@ _NO_LOGIN = "not logged in to W&B: run `wandb login`, or see what would be sent 
 
 
 def upload(entity: str | None, project: str, group: str | None, own: str | None = None) -> list[str]:
-    """The addresses of the workspace and the report.
+    """Create or replace the workspace and the report; returns their URLs.
 
     Args:
-        own: the text of the sweep's own report.md.
+        entity: W&B user or team; None: the default one of the login.
+        group: the sweep's name; None: all runs of the project.
+        own: the text of the sweep's report.md.
 
     Raises:
-        UserError: no login, no server, no such project.
+        UserError: there is no login, no connection to the server or no such project.
     """
     if not wandb.login(prompt=False, verify=False):
         raise UserError("--project", project, "a project of a user who is logged in", _NO_LOGIN)
@@ -38,7 +40,7 @@ def upload(entity: str | None, project: str, group: str | None, own: str | None 
 
 def _workspace(entity: str, project: str, group: str | None) -> str:
     made = workspace_of(entity, project, group)
-    with suppress(ValueError):  # there is none yet
+    with suppress(ValueError):  # there is no such workspace yet
         made._internal_id = ws.Workspace.from_url(made.url)._internal_id
     return made.save().url
 
