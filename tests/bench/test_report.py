@@ -8,7 +8,7 @@ import pytest
 from wasi.bench.bench_table import text
 from wasi.bench.jobs import labels, read_jobs
 from wasi.bench.report import bench_csv, write_report
-from wasi.bench.time_figure import _ticks, draw
+from wasi.bench.time_figure import _series, _ticks, draw
 
 from .jobs import config, content, metrics, write_sweep
 
@@ -81,6 +81,14 @@ def test_a_baseline_that_is_no_job_has_a_row(tmp_path):
     write_sweep(tmp_path, [content(config("wasi", 0.8), metrics(500, 200, 300), VANILLA)])
     times, _ = row(text(read_jobs(tmp_path)), "vanilla (baseline)")
     assert times.split()[2:4] == ["1000", "1200"]
+
+
+def test_a_baseline_of_a_job_s_method_but_other_options_has_a_row(tmp_path):
+    lean = content(config("vanilla", train__memory="lean"), metrics(1500, 200, 300), VANILLA)
+    write_sweep(tmp_path, [lean, content(config("wasi", 0.8), metrics(500, 200, 300), VANILLA)])
+    jobs = read_jobs(tmp_path)
+    assert row(text(jobs), "vanilla (baseline)")[0].split()[2] == "1000"
+    assert set(_series(jobs)) == {"vanilla, memory=lean", "vanilla", "wasi, memory=plain"}
 
 
 def test_jobs_are_told_apart_by_what_differs(tmp_path):

@@ -168,6 +168,6 @@ def test_steps_that_showed_the_memory_are_warm_up_enough_where_they_are_long(mil
     work = Work()
     work.subject = SimpleNamespace(step=lambda *_: None, batch=(), device=torch.device("cpu"))
     work.rss_peak(steps=2)
-    for asked in (None, 2):
+    for asked in (0, 2):
         work.time_train(warmup=asked, min_count=1, min_seconds=0.0)
     assert warmups == [0, untimed, 2]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from wasi.bench.jobs import BenchJob, by_block, labels
+from wasi.bench.jobs import BenchJob, baseline_apart, by_block, labels
 from wasi.report.fields import in_turns
 from wasi.report.load import threads_of
 
@@ -51,17 +51,9 @@ def _with_labels(jobs: list[BenchJob]) -> Iterable[tuple[str, BenchJob]]:
 
 
 def _baseline_row(jobs: list[BenchJob]) -> list[tuple[str, dict, dict]]:
-    """Return a row for the baseline from the first job that measured it; none where a job has the baseline's method."""
-    for job in jobs:
-        base = job.content["baseline"]
-        if base and base["metrics"]:
-            name = base["config"]["method"]["name"]
-            return (
-                []
-                if any(other.method == name for other in jobs)
-                else [(f"{name} (baseline)", base["metrics"], {})]
-            )
-    return []
+    """Return a row for the baseline, unless it is one of the jobs."""
+    base = baseline_apart(jobs)
+    return [] if base is None else [(f"{base['config']['method']['name']} (baseline)", base["metrics"], {})]
 
 
 def _machine(jobs: list[BenchJob]) -> str:

@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from wasi.bench.baseline import identity
 from wasi.report.groups import Block, Group, block_of, row_names, row_order
 from wasi.report.load import Run, Unusable, read_run
 from wasi.report.options import dataset_label, model_label, result_options, select, show
@@ -73,6 +74,14 @@ def by_block(jobs: Iterable[BenchJob]) -> list[list[BenchJob]]:
     for job in jobs:
         found.setdefault(job.block, []).append(job)
     return list(found.values())
+
+
+def baseline_apart(jobs: list[BenchJob]) -> dict | None:
+    """Return configuration and metrics of the first measured baseline; None if there is none or it is a job itself."""
+    measured = next((job.content["baseline"] for job in jobs if (job.content["baseline"] or {}).get("metrics")), None)
+    if measured is None or any(identity(job.config) == identity(measured["config"]) for job in jobs):
+        return None
+    return measured
 
 
 def labels(jobs: list[BenchJob]) -> list[str]:

@@ -174,7 +174,7 @@ class Bench:
     def _loading(self) -> None:
         """Measure the throughput of data loading in a process that does nothing else."""
         bench, ours = self._cfg.bench, self.result.ours
-        turn = {"warmup": bench.warmup or 1, "min_count": bench.min_count, "min_seconds": bench.min_seconds}
+        turn = {"warmup": bench.warmup, "min_count": bench.min_count, "min_seconds": bench.min_seconds}
         with self._child("ours") as child:
             ours.counted |= child.ask("loading", config=ours.config, **turn)
 

@@ -10,7 +10,7 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from wasi.bench.jobs import BenchJob, series_names
+from wasi.bench.jobs import BenchJob, baseline_apart, series_names
 from wasi.config.declared import place as declared_place
 from wasi.report.figures import DPI, WIDTH_INCHES, images
 from wasi.report.options import threshold
@@ -60,15 +60,14 @@ def _legend_columns(labels: Iterable[str]) -> int:
 
 
 def _series(jobs: list[BenchJob]) -> dict[str, Series]:
-    """Return name -> series; the baseline's is added from the first job that has it, unless a job has its method."""
+    """Return name -> series; the baseline's is added unless it is one of the jobs."""
     series: dict[str, Series] = {}
     for name, job in zip(series_names(jobs), jobs, strict=True):
         series.setdefault(name, Series(job.method)).points.append((_place(job.config), job.metrics))
-    for job in jobs:
-        base = job.content["baseline"] or {"metrics": {}}
-        if base["metrics"] and all(one.method != base["config"]["method"]["name"] for one in series.values()):
-            method = base["config"]["method"]["name"]
-            series[method] = Series(method, [(_place(base["config"]), base["metrics"])])
+    if (base := baseline_apart(jobs)) is not None:
+        method = base["config"]["method"]["name"]
+        name = f"{method} (baseline)" if method in series else method
+        series[name] = Series(method, [(_place(base["config"]), base["metrics"])])
     return {name: one for name, one in series.items() if any(one.timed(kind) for kind in _PANELS)}
 
 

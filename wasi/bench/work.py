@@ -60,7 +60,7 @@ class Work:
         release_memory()
         return self.resident()
 
-    def time_train(self, warmup: int | None, min_count: int, min_seconds: float) -> list[float]:
+    def time_train(self, warmup: int, min_count: int, min_seconds: float) -> list[float]:
         """Return milliseconds of whole training steps; arguments as for `time_steps`.
 
         Where none has run yet, or the latest was shorter than `_LONG_MS`, there is at least one warm-up step, whatever
@@ -69,7 +69,7 @@ class Work:
         step, batch = self.subject.step, self.subject.batch
         return self._time("train", lambda: step(*batch), warmup, min_count, min_seconds)
 
-    def time_inference(self, warmup: int | None, min_count: int, min_seconds: float) -> list[float]:
+    def time_inference(self, warmup: int, min_count: int, min_seconds: float) -> list[float]:
         """Return milliseconds of inference on the batch, of the model as deployed; arguments as for `time_train`.
 
         From here on the allocator keeps freed memory, with `train.memory=lean` too, which is a policy for training.
@@ -81,7 +81,7 @@ class Work:
             if self._cfg.device.compile:
                 settle(lambda: model(images))
             if self._cfg.train.memory == "lean":  # the allocator has no freed memory to reuse yet
-                warmup = max(warmup or 0, 1)
+                warmup = max(warmup, 1)
             return self._time("inference", lambda: model(images), warmup, min_count, min_seconds)
 
     def waited(self) -> float | None:
@@ -152,8 +152,8 @@ class Work:
         """Return the number of warm-up calls, 0 or 1: another process has used the caches since the last call."""
         return int(self._last_ms.get(kind, 0.0) < _LONG_MS)
 
-    def _time(self, kind: str, run, warmup: int | None, min_count: int, min_seconds: float) -> list[float]:
-        warmup = max(warmup or 0, self._untimed(kind))
+    def _time(self, kind: str, run, warmup: int, min_count: int, min_seconds: float) -> list[float]:
+        warmup = max(warmup, self._untimed(kind))
         before = contention.clocks()
         samples = time_steps(run, warmup, min_count, min_seconds, synchronizer(self.subject.device.type))
         ran, waited = contention.spent(before, contention.clocks())

@@ -226,7 +226,7 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     ),
     "bench.baseline": (or_null(is_text), "a method's name, or null"),
     "bench.baseline_recipe": (or_null(is_text), "a recipe's name, or null"),
-    "bench.warmup": (or_null(integer_from(0)), "a whole number from 0 up, or null"),
+    "bench.warmup": (integer_from(0), "a whole number from 0 up"),
     "bench.min_count": _count,
     "bench.min_seconds": _not_negative,
     "bench.rounds": _count,
