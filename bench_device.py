@@ -7,7 +7,7 @@ import wasi.bench.job_identity
 import wasi.config.resolvers  # noqa: F401  (both register resolvers that conf/bench.yaml uses)
 from wasi.bench import fit
 from wasi.bench.measure_job import measure, perform
-from wasi.leave import leave_after
+from wasi.process_exit import exit_after
 from wasi.runs.command import command
 from wasi.runs.job import run_job
 
@@ -21,4 +21,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    leave_after(lambda: command(main))
+    exit_after(lambda: command(main))

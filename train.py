@@ -10,7 +10,7 @@ import hydra
 from omegaconf import DictConfig
 
 import wasi.config.resolvers  # noqa: F401  (registers resolvers that conf/config.yaml uses)
-from wasi.leave import leave_after
+from wasi.process_exit import exit_after
 from wasi.runs.command import command
 from wasi.runs.job import Run, run_job
 
@@ -174,4 +174,4 @@ def main(cfg: DictConfig) -> float | tuple[float, ...] | None:
 
 
 if __name__ == "__main__":
-    leave_after(lambda: command(main))
+    exit_after(lambda: command(main))

@@ -22,8 +22,8 @@ from omegaconf import OmegaConf
 
 from wasi.errors import Interrupted
 from wasi.runs.ending import one_line, print_error
-from wasi.runs.launching import note_launched
-from wasi.runs.lock import is_at_work
+from wasi.runs.launching import record_launched_job
+from wasi.runs.lock import is_locked
 from wasi.runs.result import FILE_NAME, read_result
 from wasi.runs.tuned_row import folder_of
 
@@ -52,7 +52,7 @@ class _Launcher(Launcher):
         for words, job in zip(job_overrides, returns, strict=True):
             if job.hydra_cfg is None:
                 job.hydra_cfg = OmegaConf.create({"hydra": {"runtime": {"output_dir": self._folder_here(words)}}})
-            note_launched(folder_of(job))
+            record_launched_job(folder_of(job))
         return returns
 
     def _folder_here(self, words: Sequence[str]) -> str:
@@ -184,5 +184,5 @@ def _catches(process: int, signum: int) -> bool:
 
 def _running(folder: Path) -> Iterator[Path]:
     for path in folder.glob(f"*/{FILE_NAME}"):
-        if (read_result(path.parent) or {}).get("status") == "running" and is_at_work(path.parent):
+        if (read_result(path.parent) or {}).get("status") == "running" and is_locked(path.parent):
             yield path

@@ -21,7 +21,7 @@ from wasi.config.files import plain
 from wasi.config.validate import validate
 from wasi.errors import UserError
 from wasi.runs.ending import print_error
-from wasi.runs.lock import sole_owner
+from wasi.runs.lock import folder_lock
 from wasi.runs.plan import folders_of
 from wasi.runs.search import Axes
 from wasi.runs.tuned_row import TunedRow, Undecided, tuned
@@ -39,7 +39,7 @@ class TunedSweeper(BasicSweeper):
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            with sole_owner(folder) as alone:
+            with folder_lock(folder) as alone:
                 if not alone:
                     raise Undecided(f"another process is at work in {folder}, and tuning is one process's at a time")
                 return self._sweep(arguments, folder)

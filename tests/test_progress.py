@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from wasi import progress
-from wasi.progress import ProgressCallback, numbers, place_of, standing
+from wasi.progress import ProgressCallback, job_position, numbers, standing
 from wasi.runs.result import read_result, write_json
 
 CONFIG = {
@@ -103,11 +103,11 @@ def test_while_a_sweep_chooses_it_tells_nothing_of_test_images(tmp_path, monkeyp
 
 def test_jobs_are_counted_once_where_the_plan_names_them(tmp_path):
     write_json(tmp_path / "sweep.json", {"jobs": 2, "folders": ["a", "b"]})
-    assert place_of(tmp_path / "b", tmp_path, 3) == "2 of 2"
+    assert job_position(tmp_path / "b", tmp_path, 3) == "2 of 2"
     write_json(tmp_path / "sweep.json", {"jobs": 6})
-    assert place_of(tmp_path / "b", tmp_path, 3) == "4 of at most 6"
+    assert job_position(tmp_path / "b", tmp_path, 3) == "4 of at most 6"
     (tmp_path / "sweep.json").unlink()
-    assert place_of(tmp_path / "b", tmp_path, 3) == "4"
+    assert job_position(tmp_path / "b", tmp_path, 3) == "4"
 
 
 def test_the_expected_end_is_told_once_a_job_is_completed(tmp_path):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from wasi.errors import UserError
-from wasi.runs.lock import sole_owner
+from wasi.runs.lock import folder_lock
 from wasi.runs.result import write_json
 from wasi.status import jobs, lines, seconds_left
 
@@ -41,7 +41,7 @@ def test_what_is_done_runs_failed_and_is_left(tmp_path):
     _job(tmp_path, "d", "failed", error="train.epochs=0: allowed is more")
     _job(tmp_path, "e", "running", minutes_ago=500)
     write_json(tmp_path / "sweep.json", {"jobs": 7})
-    with sole_owner(running):
+    with folder_lock(running):
         first, *rest = lines(tmp_path)
         left = seconds_left(jobs(tmp_path), planned=7)
     told = f"{tmp_path}: 2 completed, 1 running, 1 failed, 1 died, at most 2 not begun, about 38 min left ("
@@ -71,7 +71,7 @@ def test_a_benchmark_s_jobs(tmp_path):
     _job(tmp_path, "a", "completed", wall=60.0, file="bench.json")
     running = _job(tmp_path, "b", "running", file="bench.json")
     (running / "bench.log").write_text("round 2/5: 3 ms per step\n")
-    with sole_owner(running):
+    with folder_lock(running):
         assert list(lines(tmp_path))[1].startswith("  running      b: round 2/5, since ")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-from wasi.config.known import check_config
+from wasi.config.known_options import check_config
 from wasi.config.objectives import direction
 
 SWEEP = yaml.safe_load((Path(__file__).resolve().parents[1] / "sweep.yaml").read_text())

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from wasi.cli import run_cli
 from wasi.config.files import CONF
-from wasi.config.rejected import rejected
+from wasi.config.hydra_errors import rejected
 from wasi.config.validate import validate
 from wasi.data import image_folder
 from wasi.data.catalogue import check_dataset, dataset_identity

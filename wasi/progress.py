@@ -42,7 +42,7 @@ class ProgressCallback(Callback):
         folder, sweep = _folders(config)
         self._before = _version(folder)
         if sweep is not None and folder not in self._begun:  # a sweep may have the same job twice
-            place = place_of(folder, sweep, config.hydra.job.num)
+            place = job_position(folder, sweep, config.hydra.job.num)
             log.info("%s: %s", ", ".join(filter(None, [f"job {place}", standing(sweep)])), folder.name)
         self._begun.add(folder)
 
@@ -52,7 +52,7 @@ class ProgressCallback(Callback):
             return
         choosing = is_tuned_sweep(config.hydra) and is_trial(sweep, folder.name, config.seed)
         if told := numbers(folder, sweep, choosing):
-            log.info("job %s done: %s", place_of(folder, sweep, config.hydra.job.num), printable(told))
+            log.info("job %s done: %s", job_position(folder, sweep, config.hydra.job.num), printable(told))
 
 
 def _folders(config: DictConfig) -> tuple[Path, Path | None]:
@@ -67,7 +67,7 @@ def _version(folder: Path) -> tuple[str, int] | None:
     return (written[0].name, written[0].stat().st_mtime_ns) if written else None
 
 
-def place_of(folder: Path, sweep: Path, number: int) -> str:
+def job_position(folder: Path, sweep: Path, number: int) -> str:
     """Return the job's place in the sweep: `3 of 7`; `3` if the sweeper chooses its jobs as it goes.
 
     Equal jobs count once. If their folders are not known, it is `3 of at most 7`.

@@ -21,7 +21,7 @@ from typing import Any
 
 from wasi.cli import run_cli
 from wasi.errors import UserError
-from wasi.runs.lock import is_at_work
+from wasi.runs.lock import is_locked
 from wasi.runs.plan import read_plan, read_planned
 from wasi.runs.result import BENCH_FILE_NAME, FILE_NAME, read_result
 
@@ -80,7 +80,7 @@ def _job(path: Path) -> Job | None:
         return Job(folder, status, error, seconds, _progress(log))
     host = provenance.get("machine", {}).get("hostname")
     host = None if host == platform.node() else host
-    status = "died" if host is None and not is_at_work(folder) else "running"
+    status = "died" if host is None and not is_locked(folder) else "running"
     return Job(folder, status, error, _since(provenance.get("start")), _progress(log), host, _silent(folder))
 
 

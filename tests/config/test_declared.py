@@ -52,7 +52,7 @@ def test_torch_is_not_imported():
 
 
 def test_what_a_method_declares_as_worth_tuning_are_allowed_values_of_its_options(compose_config):
-    from wasi.config.known import check_config
+    from wasi.config.known_options import check_config
 
     declared = {name: worth_tuning(name) for name in method_names()}
     assert declared["lora"] and declared["wasi"] and not declared["vanilla"]

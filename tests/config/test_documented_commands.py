@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from wasi.config.known import check_config
+from wasi.config.known_options import check_config
 
 ROOT = Path(__file__).resolve().parents[2]
 _COMMAND = re.compile(r"^(?:\$ |srun |torchrun \S+ )?(?:python )?(train|bench_device)\.py\b(.*)$")

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from wasi.config.known import check_config
+from wasi.config.known_options import check_config
 from wasi.config.validate import validate
 from wasi.runs.tuning import grid_of
 

@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from wasi.config.swept import sweep_name, swept_options
+from wasi.config.sweep_options import sweep_name, swept_options
 from wasi.errors import UserError
 
 

@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from wasi.config.together import TOGETHER
+from wasi.config.combinations import TOGETHER
 from wasi.config.validate import OPTIONS, validate
 from wasi.errors import UserError
 

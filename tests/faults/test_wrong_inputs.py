@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from hydra.errors import HydraException
 
-from wasi.config.known import check_config
-from wasi.config.rejected import rejected
-from wasi.config.swept import sweep_name
+from wasi.config.hydra_errors import rejected
+from wasi.config.known_options import check_config
+from wasi.config.sweep_options import sweep_name
 from wasi.errors import UserError
 from wasi.runs.folder import check_folder
 from wasi.runs.inputs import check_inputs

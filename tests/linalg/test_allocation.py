@@ -15,47 +15,47 @@ def spectra(seed, lengths=(4, 3, 5)):
     return [torch.rand(n, generator=generator, dtype=torch.float64).sort(descending=True)[0] for n in lengths]
 
 
-def damage(damages, ranks):
-    return sum(d[rank:].sum().item() for d, rank in zip(damages, ranks, strict=True))
+def error(errors, ranks):
+    return sum(d[rank:].sum().item() for d, rank in zip(errors, ranks, strict=True))
 
 
 def price(ranks, costs):
     return sum(rank * cost for rank, cost in zip(ranks, costs, strict=True))
 
 
-def every(damages):
-    return product(*(range(1, len(d) + 1) for d in damages))
+def every(errors):
+    return product(*(range(1, len(d) + 1) for d in errors))
 
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("budget", [12, 17, 23, 31, 40, 60])
 def test_no_ranks_of_its_cost_do_less_damage(seed, budget):
-    damages = spectra(seed)
-    ranks = allocate(damages, COSTS, budget)
+    errors = spectra(seed)
+    ranks = allocate(errors, COSTS, budget)
     cost = price(ranks, COSTS)
-    least = min(damage(damages, other) for other in every(damages) if price(other, COSTS) <= cost)
-    assert cost <= budget and damage(damages, ranks) == pytest.approx(least)
-    assert budget - cost < max(COSTS) or ranks == [len(d) for d in damages]  # less is left than a direction takes
+    least = min(error(errors, other) for other in every(errors) if price(other, COSTS) <= cost)
+    assert cost <= budget and error(errors, ranks) == pytest.approx(least)
+    assert budget - cost < max(COSTS) or ranks == [len(d) for d in errors]  # less is left than a direction takes
 
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("budget", [12, 17, 23, 31, 40, 60])
 def test_at_equal_costs_it_is_the_best_under_the_budget(seed, budget):
-    damages, costs = spectra(seed), [4, 4, 4]
-    ranks = allocate(damages, costs, budget)
-    least = min(damage(damages, other) for other in every(damages) if price(other, costs) <= budget)
-    assert damage(damages, ranks) == pytest.approx(least)
+    errors, costs = spectra(seed), [4, 4, 4]
+    ranks = allocate(errors, costs, budget)
+    least = min(error(errors, other) for other in every(errors) if price(other, costs) <= budget)
+    assert error(errors, ranks) == pytest.approx(least)
 
 
 @pytest.mark.parametrize("budget", [60, 75, 110])
 def test_in_steps_no_ranks_of_its_cost_do_less_damage(budget):
-    damages, steps = spectra(0, lengths=(9, 6, 11)), [4, 1, 4]
-    ranks = allocate(damages, COSTS, budget, steps)
+    errors, steps = spectra(0, lengths=(9, 6, 11)), [4, 1, 4]
+    ranks = allocate(errors, COSTS, budget, steps)
     cost = price(ranks, COSTS)
-    others = [r for r in every(damages) if all(k % step == 0 for k, step in zip(r, steps, strict=True))]
-    least = min(damage(damages, other) for other in others if price(other, COSTS) <= cost)
+    others = [r for r in every(errors) if all(k % step == 0 for k, step in zip(r, steps, strict=True))]
+    least = min(error(errors, other) for other in others if price(other, COSTS) <= cost)
     assert cost <= budget and ranks in [list(r) for r in others]
-    assert damage(damages, ranks) == pytest.approx(least)
+    assert error(errors, ranks) == pytest.approx(least)
 
 
 def test_only_wide_layers_take_directions_in_steps():

@@ -14,7 +14,7 @@ from wasi.measure.flops import inference_flops, step_flops
 from wasi.measure.forward_flops import forward_flops
 from wasi.measure.run import flops
 from wasi.measure.stored_inputs import StoredInputs, stored_inputs_mib
-from wasi.models.modes import evaluating, without_fast_path
+from wasi.models.modes import eval_mode, without_fast_path
 from wasi.training.checkpointing import checkpoint_blocks
 from wasi.training.lean import LeanStep
 from wasi.training.step import TrainStep
@@ -61,14 +61,14 @@ def test_fvcore_and_the_dispatch_counter_agree_on_the_forward_pass(model, name):
     net = step.model.train()
     with torch.no_grad():
         assert forward_flops(net, images) == counted(lambda: net(images))
-    with evaluating(net), without_fast_path():
+    with eval_mode(net), without_fast_path():
         assert inference_flops(net, images) == counted(lambda: net(images))
 
 
 @pytest.mark.parametrize("make", [vit_micro, swin_t])
 def test_they_agree_on_whole_models(make):
     net, images = make()
-    with evaluating(net), without_fast_path():
+    with eval_mode(net), without_fast_path():
         assert forward_flops(net, images) == counted(lambda: net(images)) > 1e6
 
 
@@ -204,7 +204,7 @@ def test_accumulation_changes_nothing_for_a_dense_model(micro):
 def test_the_fast_path_hides_nothing_from_inference():
     net = small.build("torchvision_vit")
     images = torch.randn(4, 3, 16, 16)
-    with evaluating(net):
+    with eval_mode(net):
         hidden = counted(lambda: net(images))
         with without_fast_path():
             full = counted(lambda: net(images))

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from tests.small import batch, build
 from wasi.errors import UserError
 from wasi.methods.adalora import distance_from_orthogonal, phases
-from wasi.models.modes import evaluating
+from wasi.models.modes import eval_mode
 from wasi.training.step import TrainStep
 from wasi.training.swan import Swan
 
@@ -73,7 +73,7 @@ def test_ranks_end_at_their_mean_stay_there_and_merge():
     assert kept == 2 * len(zero)
     assert all(torch.equal(p == 0, zero[name]) for name, p in singular_values(step.model).items())
     assert len({int(z.sum()) for z in zero.values()}) > 1  # linears have ranks of their own
-    with evaluating(step.model):
+    with eval_mode(step.model):
         unmerged = step.model(images)
         with method.deployed(step.model):
             assert torch.allclose(step.model(images), unmerged, atol=1e-5)

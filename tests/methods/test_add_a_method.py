@@ -14,7 +14,7 @@ from tests.small import MODELS, batch, build
 from wasi.config import declared
 from wasi.measure.run import counts
 from wasi.methods.describe import describe_layers
-from wasi.models.modes import evaluating
+from wasi.models.modes import eval_mode
 from wasi.models.structure import linear_sites
 from wasi.training.build_step import build_step
 
@@ -58,7 +58,7 @@ def test_it_trains_two_steps_evaluates_and_is_deployed(name, dora, compose_confi
         assert not torch.equal(layer.adapter.B, other.adapter.B)
         assert not torch.equal(layer.magnitude, other.magnitude)
         assert torch.allclose(layer.weight_factors()[0].norm(dim=1), layer.magnitude, rtol=1e-5)
-    with evaluating(model):
+    with eval_mode(model):
         unmerged = model(images)
         with method.deployed(model):
             assert torch.allclose(model(images), unmerged, atol=1e-5)

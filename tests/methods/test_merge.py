@@ -15,7 +15,7 @@ from wasi.layers.factored import FactoredLinear
 from wasi.measure.flops import inference_flops
 from wasi.measure.memory import inference_peak
 from wasi.measure.run import counts
-from wasi.models.modes import evaluating
+from wasi.models.modes import eval_mode
 from wasi.models.structure import linear_sites
 from wasi.training.step import TrainStep
 
@@ -35,13 +35,13 @@ def test_merged_outputs_are_the_unmerged_ones(name, method):
         step(images, labels)
     before, after = ADAPTERS[method]
     sites = linear_sites(model, "all")
-    with evaluating(model):
+    with eval_mode(model):
         unmerged = model(images)
         assert all(type(model.get_submodule(site.name)) is before for site in sites)
         with make(method).deployed(model):
             assert all(type(model.get_submodule(site.name)) is after for site in sites)
             assert torch.allclose(model(images), unmerged, rtol=1e-10, atol=1e-12)
-    with evaluating(model):
+    with eval_mode(model):
         for adapter in (m for m in model.modules() if isinstance(m, Adapter)):
             adapter.B.zero_()
         assert not torch.allclose(model(images), unmerged, atol=1e-6)  # the adapters did matter
@@ -53,7 +53,7 @@ def test_training_goes_on_bit_for_bit(method):
     steps = stepper(plain), stepper(interrupted)
     modules, parameters = list(interrupted.modules()), list(interrupted.parameters())
     for _ in range(3):
-        with make(method).deployed(interrupted), evaluating(interrupted):
+        with make(method).deployed(interrupted), eval_mode(interrupted):
             interrupted(batch()[0])
         for step in steps:
             step(*batch())
@@ -96,7 +96,7 @@ def test_factors_are_deployed_without_what_trains_them(preconditioner):
         each(*batch())
     training = {name for name, tensor in model.named_buffers() if tensor is not None}
     assert any(name.endswith(".B") for name in training) == (preconditioner == "basis")
-    with make("wasi").deployed(model), evaluating(model):
+    with make("wasi").deployed(model), eval_mode(model):
         assert not list(model.named_buffers())
         numbers = sum(p.numel() for p in model.parameters())
         assert inference_peak(model, batch()[0]).weights == 4 * numbers

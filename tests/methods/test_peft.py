@@ -11,7 +11,7 @@ from wasi.measure.accounting import paper_accounting
 from wasi.measure.flops import inference_flops
 from wasi.methods.describe import describe_layers
 from wasi.methods.scope import scope_linears
-from wasi.models.modes import evaluating
+from wasi.models.modes import eval_mode
 from wasi.models.structure import head_module, linear_sites
 from wasi.training.step import TrainStep
 
@@ -84,7 +84,7 @@ def test_every_type_starts_where_the_model_is_trains_and_merges(name, kind):
     assert losses[-1] < losses[0]
     assert all(torch.equal(model.get_parameter(n), p) for n, p in frozen.items())
     assert all(p.requires_grad for p in head_module(model).parameters())
-    with evaluating(model):
+    with eval_mode(model):
         unmerged = model(images)
         with method.deployed(model):
             assert torch.allclose(model(images), unmerged, atol=1e-5)

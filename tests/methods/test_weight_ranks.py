@@ -50,21 +50,21 @@ def test_as_many_parameters_as_asked_for(ratio, name, method):
 
 
 @pytest.mark.parametrize("shape", [(12, 7), (7, 12)])
-def test_damages_add_up_to_the_error_of_the_factors(shape):
+def test_errors_add_up_to_the_error_of_the_factors(shape):
     generator = torch.Generator().manual_seed(0)
     shapes = (shape, (50, shape[1]), (50, shape[0]))
     weight, x, g = (torch.randn(*s, generator=generator, dtype=DOUBLE) for s in shapes)
     for rank in (1, 3, 6):
         moments = FeatureMoments(weight)
         moments.observe(x, None, g)
-        damages, (left, right) = moments.damages(), moments.factors(rank)
+        direction_losses, (left, right) = moments.direction_losses(), moments.factors(rank)
         size = g.square().sum(1)
         inputs = (x * size[:, None]).mT @ x / size.sum()
         one_more = size.square().sum() / size.sum() ** 2 * inputs.trace() / shape[1]
         inputs = inputs + one_more * torch.eye(shape[1], dtype=DOUBLE)
         outputs = g.mT @ g + 0.3 * size.sum() / shape[0] * torch.eye(shape[0], dtype=DOUBLE)
         lost = weight - left @ right
-        assert torch.allclose(torch.trace(outputs @ lost @ inputs @ lost.mT), damages[rank:].sum(), rtol=1e-6)
+        assert torch.allclose(torch.trace(outputs @ lost @ inputs @ lost.mT), direction_losses[rank:].sum(), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -76,7 +76,7 @@ def test_damages_predict_how_far_the_features_move(name):
     predicted, moved = [], []
     for linear in linears.values():
         weight, seen, rank = linear.weight.data, moments[id(linear.weight)], min(linear.weight.shape) // 8
-        predicted.append(seen.damages()[rank:].sum())
+        predicted.append(seen.direction_losses()[rank:].sum())
         left, right = seen.factors(rank)
         bias, linear.bias.data = linear.bias.data, seen.absorbed(linear.bias)
         linear.weight.data = left @ right

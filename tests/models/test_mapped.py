@@ -13,7 +13,7 @@ from wasi.measure.rss import current_rss_mib
 from wasi.methods import moments
 from wasi.models import mapped
 from wasi.models.build import build_model
-from wasi.models.mapped import into_memory, let_go, mapped_weights
+from wasi.models.mapped import into_memory, mapped_weights, release_pages
 from wasi.models.structure import find_blocks
 
 linux = pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="pages are given back on Linux")
@@ -34,7 +34,7 @@ def equal(one: torch.nn.Module, other: torch.nn.Module) -> bool:
 @pytest.mark.parametrize("method", ["vanilla", "wasi", "svd_llm", "lora"])
 def test_a_method_finds_the_same_to_the_last_bit(name, method):
     with mapped_weights():
-        ours = mapped.let_go_after_each_block(small.build(name))
+        ours = mapped.release_pages_after_each_block(small.build(name))
     assert any(hasattr(p, "mapping") for p in ours.parameters())
     theirs = small.build(name)
     images, labels = small.batch()
@@ -98,16 +98,16 @@ def test_weights_take_room_only_while_they_are_read():
     assert current_rss_mib() - before < 20
     sums = [float(layer.weight.detach().sum()) for layer in layers]
     assert current_rss_mib() - before > 100
-    let_go([layer.weight for layer in layers])
+    release_pages([layer.weight for layer in layers])
     assert current_rss_mib() - before < 20
     assert sums == [float(layer.weight.detach().sum()) for layer in layers]
 
 
 def test_a_block_lets_go_after_its_forward_pass_until_weights_are_in_memory(monkeypatch):
     with mapped_weights():
-        model = mapped.let_go_after_each_block(small.build("timm_vit"))
+        model = mapped.release_pages_after_each_block(small.build("timm_vit"))
     gone = []
-    monkeypatch.setattr(mapped, "let_go", lambda parameters: gone.append({id(p) for p in parameters}))
+    monkeypatch.setattr(mapped, "release_pages", lambda parameters: gone.append({id(p) for p in parameters}))
     images, _ = small.batch()
     model(images)
     assert gone == [{id(p) for p in block.parameters()} for block in find_blocks(model).values()]

@@ -16,7 +16,7 @@ from wasi.runs import job as module
 from wasi.runs import record as record_module
 from wasi.runs.ending import Ending
 from wasi.runs.job import perform, run_job
-from wasi.runs.lock import sole_owner
+from wasi.runs.lock import folder_lock
 from wasi.runs.result import read_result
 from wasi.signals import interruptible
 from wasi.tracking import NullTracker
@@ -386,14 +386,14 @@ def test_a_folder_that_another_process_had_is_dealt_with_when_the_sweep_comes_to
     hydra_cfg = SimpleNamespace(runtime=SimpleNamespace(output_dir=str(tmp_path)), mode=RunMode.MULTIRUN)
     monkeypatch.setattr(module.HydraConfig, "get", lambda: hydra_cfg)
     monkeypatch.setattr(module, "enough_failures", lambda _: None)
-    monkeypatch.setattr(module, "_ended_here", set())
+    monkeypatch.setattr(module, "_ended_folders", set())
     performed = []
 
     def performer(cfg, folder, body):
         performed.append(folder)
         return Ending("completed")
 
-    with sole_owner(tmp_path):
+    with folder_lock(tmp_path):
         run_job(cfg, never, performer)
     assert performed == []
     for _ in range(2):

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from hydra_plugins.launchers import _Launcher, _lost
 from wasi.config import hardware
 from wasi.errors import UserError
-from wasi.runs import launching, places
+from wasi.runs import gpu_slots, launching
 from wasi.runs.launching import prepare_launcher
 from wasi.runs.result import write_json
 from wasi.runs.sweep import SweepCallback
@@ -86,7 +86,7 @@ def test_slurm_where_there_is_none_is_one_line(config, monkeypatch, tmp_path):
         prepare_launcher(cfg)
 
 
-TAKE = "import os, sys; from wasi.runs.places import take_place; take_place()\n"
+TAKE = "import os, sys; from wasi.runs.gpu_slots import acquire_gpu_slot; acquire_gpu_slot()\n"
 TAKE += "print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); sys.stdin.read()"
 
 
@@ -110,9 +110,9 @@ def test_no_two_processes_have_one_gpu_and_a_third_waits(tmp_path):
 
 def test_where_nothing_is_offered_nothing_is_taken(monkeypatch):
     monkeypatch.delenv("WASI_PLACES", raising=False)
-    places.take_place.cache_clear()
-    assert places.take_place() is None
-    places.take_place.cache_clear()
+    gpu_slots.acquire_gpu_slot.cache_clear()
+    assert gpu_slots.acquire_gpu_slot() is None
+    gpu_slots.acquire_gpu_slot.cache_clear()
 
 
 class _Answers(_Launcher):
@@ -145,7 +145,7 @@ def test_a_job_that_left_nothing_fails_its_sweep_wherever_it_ran(tmp_path, capsy
     (tmp_path / "elsewhere-1").mkdir()
     write_json(tmp_path / "elsewhere-1/result.json", {"status": "completed", "error": None})
 
-    launching.forget_launched()
+    launching.reset_launched_jobs()
     answers = [_returned(tmp_path / "elsewhere-1"), _returned(tmp_path / "elsewhere-2"), _lost()]
     assert _Answers(config, loader, answers).launch(jobs, 0) == answers
     with pytest.raises(SystemExit) as stop:
@@ -156,6 +156,6 @@ def test_a_job_that_left_nothing_fails_its_sweep_wherever_it_ran(tmp_path, capsy
     ]
     assert folder_of(answers[2]) == tmp_path / "here-seed=3"  # a sweeper that tunes looks for its result there
 
-    launching.forget_launched()
+    launching.reset_launched_jobs()
     _Answers(config, loader, answers[:1]).launch(jobs[:1], 0)
     callback.on_multirun_end(config)

@@ -6,13 +6,13 @@ import threading
 
 from filelock import FileLock
 
-from wasi.runs.lock import is_at_work, sole_owner
+from wasi.runs.lock import folder_lock, is_locked
 
 PROBE = """
 import sys
 from pathlib import Path
-from wasi.runs.lock import sole_owner
-with sole_owner(Path(sys.argv[1])) as alone:
+from wasi.runs.lock import folder_lock
+with folder_lock(Path(sys.argv[1])) as alone:
     sys.exit(0 if alone else 3)
 """
 
@@ -22,7 +22,7 @@ def _another_process_gets_it(folder) -> bool:
 
 
 def test_one_at_a_time(tmp_path):
-    with sole_owner(tmp_path) as alone:
+    with folder_lock(tmp_path) as alone:
         assert alone
         assert not _another_process_gets_it(tmp_path)
     assert _another_process_gets_it(tmp_path)
@@ -32,24 +32,24 @@ def test_a_killed_process_leaves_the_folder_to_others(tmp_path):
     held = PROBE.replace("sys.exit(0 if alone else 3)", "print(alone, flush=True); sys.stdin.read()")
     command = [sys.executable, "-c", held, tmp_path]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "True\n" and is_at_work(tmp_path)
+    assert process.stdout.readline() == "True\n" and is_locked(tmp_path)
     process.kill()
     process.communicate()
-    assert (tmp_path / ".lock").exists() and not is_at_work(tmp_path)
-    with sole_owner(tmp_path) as alone:
+    assert (tmp_path / ".lock").exists() and not is_locked(tmp_path)
+    with folder_lock(tmp_path) as alone:
         assert alone
 
 
 def test_a_look_leaves_nothing_in_the_folder(tmp_path):
-    assert not is_at_work(tmp_path) and list(tmp_path.iterdir()) == []
-    with sole_owner(tmp_path):
-        assert is_at_work(tmp_path)
-    assert not is_at_work(tmp_path)
+    assert not is_locked(tmp_path) and list(tmp_path.iterdir()) == []
+    with folder_lock(tmp_path):
+        assert is_locked(tmp_path)
+    assert not is_locked(tmp_path)
 
 
 def test_a_look_at_the_wrong_moment_costs_nobody_the_folder(tmp_path):
     look = FileLock(tmp_path / ".lock", thread_local=False)
     look.acquire()
     threading.Timer(0.1, look.release).start()
-    with sole_owner(tmp_path) as alone:
+    with folder_lock(tmp_path) as alone:
         assert alone

@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from tests.runs.test_tuning import train, tune
-from wasi.config.objectives import best_places
+from wasi.config.objectives import non_dominated
 from wasi.errors import UserError
 from wasi.runs.search import Range, Space, is_searched, point_of, searched_options, space_of
 from wasi.runs.tuned_row import TunedRow
@@ -103,7 +103,7 @@ def test_the_edge_of_a_range(rate, edge):
 
 def test_of_two_objectives_the_front_is_chosen():
     values = [(0.8, 20.0), (0.9, 30.0), (0.7, 25.0), None, (0.9, 30.0), (0.6, 10.0)]
-    assert best_places(values, COSTS) == [1, 0, 5]
+    assert non_dominated(values, COSTS) == [1, 0, 5]
     grid = [{"x": place} for place in range(6)]
     found = TunedRow(Row("wasi", {}, grid), list("abcdef"), values, ["completed"] * 6, COSTS)
     assert found.choice == {"x": 1} and found.choices == [{"x": 1}, {"x": 0}, {"x": 5}]

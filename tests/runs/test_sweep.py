@@ -2,7 +2,7 @@
 
 import os
 
-from wasi.runs.lock import sole_owner
+from wasi.runs.lock import folder_lock
 from wasi.runs.result import write_json
 from wasi.runs.sweep import failed_jobs, lost_jobs, versions
 
@@ -31,7 +31,7 @@ def test_this_invocation_s_failures(tmp_path):
 
 def test_running_counts_once_its_process_is_gone(tmp_path):
     folder = _job(tmp_path, "killed", "running")
-    with sole_owner(folder):
+    with folder_lock(folder):
         assert failed_jobs(tmp_path, {}) == {}
     assert failed_jobs(tmp_path, {})[folder]["error"] == "its process died"
 
@@ -39,6 +39,6 @@ def test_running_counts_once_its_process_is_gone(tmp_path):
 def test_a_job_without_any_result_is_lost_unless_somebody_is_at_it(tmp_path):
     fine, begun, absent = _job(tmp_path, "fine", "completed"), tmp_path / "begun", tmp_path / "absent"
     begun.mkdir()
-    with sole_owner(begun):
+    with folder_lock(begun):
         assert list(lost_jobs([fine, begun, absent])) == [absent]
     assert lost_jobs([fine, begun])[begun]["error"] == "it left no result.json"

@@ -16,7 +16,7 @@ from wasi.config.validate import validate
 from wasi.errors import UserError
 from wasi.report.tuned import tuning_lines
 from wasi.results.collect import collect
-from wasi.runs.lock import sole_owner
+from wasi.runs.lock import folder_lock
 from wasi.runs.tuned_row import TunedRow
 from wasi.runs.tuning import Plan, Row, grid_of, rates_asked
 from wasi.runs.tuning_file import not_chosen
@@ -206,7 +206,7 @@ def test_killed_between_its_stages_a_tuned_sweep_goes_on_and_trains_nothing_twic
 def test_a_second_command_of_one_tuned_sweep_is_one_line_and_changes_nothing(sweeper, tmp_path):
     sweep = tmp_path / "multirun" / "t"
     sweep.mkdir(parents=True)
-    with sole_owner(sweep):
+    with folder_lock(sweep):
         words = ("-m", f"hydra/sweeper={sweeper}", "sweep=t", "method=vanilla", "tune.lr=[0.01,0.05]")
         process = train(*words, cwd=tmp_path)
         _, err = process.communicate(timeout=120)
@@ -219,7 +219,7 @@ def test_nothing_is_chosen_while_a_point_is_at_work_in_another_process(tmp_path,
     name = job_folder(compose_config(*TINY, *words, "optimizer.lr=0.05"))
     sweep = tmp_path / "multirun" / "t"
     (sweep / name).mkdir(parents=True)
-    with sole_owner(sweep / name):
+    with folder_lock(sweep / name):
         process = train("-m", "hydra/sweeper=tuned", *words, "tune.lr=[0.01,0.05]", cwd=tmp_path)
         _, err = process.communicate(timeout=120)
     assert process.returncode == 2 and err.count("\n") == 1

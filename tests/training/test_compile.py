@@ -14,7 +14,7 @@ from wasi.measure.flops import step_flops
 from wasi.measure.memory import train_peak
 from wasi.training import compile as compiling
 from wasi.training.checkpointing import checkpoint_blocks
-from wasi.training.compile import check_compiler, compile_blocks, graph_count, settle, uncompiled
+from wasi.training.compile import check_compiler, compile_blocks, graph_count, run_until_compiled, uncompiled
 from wasi.training.lean import LeanStep
 from wasi.training.step import TrainStep
 
@@ -96,7 +96,7 @@ def test_settling_compiles_what_bases_that_take_turns_need(traced):
     compile_blocks(model)
     step = TrainStep(model, sgd(model), lambda images: images)
     assert step.subspace.cycle == 2
-    settle(lambda: step(*batch(dtype=DOUBLE)), step.subspace.cycle)
+    run_until_compiled(lambda: step(*batch(dtype=DOUBLE)), step.subspace.cycle)
     settled = graph_count()
     for _ in range(4):
         step(*batch(dtype=DOUBLE))

@@ -250,7 +250,7 @@ def test_what_is_left_out_of_a_repetition_changes_no_bit(name, method, autocast,
         return [*model.parameters()]
 
     shorter = trained()
-    monkeypatch.setattr("wasi.layers.graph_only._can_leave_out", lambda layer: False)
+    monkeypatch.setattr("wasi.layers.skipped_output._can_skip_output", lambda layer: False)
     monkeypatch.setattr("wasi.training.lean.convolution_graph", lambda layer: None)
     assert all(torch.equal(a, b) for a, b in zip(shorter, trained(), strict=True))
 

@@ -51,7 +51,8 @@ def test_sgd_on_coordinates_is_algorithm_1_on_the_factors_but_for_quadratic_term
             group["weight_decay"] = 0.0
         model.load_state_dict(other.state_dict())
         a(*batch(dtype=DOUBLE)), b(*batch(dtype=DOUBLE))
-        assert a.subspace.folding and not a.subspace.tangent and b.subspace.tangent and not b.subspace.folding
+        assert a.subspace.coordinate_layers and not a.subspace.tangent
+        assert b.subspace.tangent and not b.subspace.coordinate_layers
         differences.append((outputs(model) - outputs(other)).norm().item())
     assert 3 < differences[0] / differences[1] < 5
 
@@ -118,7 +119,7 @@ def test_every_method_trains_with_every_optimizer(target, options, method):
     step = TrainStep(model, optimizer(model, target, **options), None, clip_norm=2.0)
     losses = [step(*batch()).loss for _ in range(25)]
     assert losses[-1] < 0.95 * losses[0]
-    for layer in step.subspace.folding + step.subspace.tangent:
+    for layer in step.subspace.coordinate_layers + step.subspace.tangent:
         assert torch.allclose(layer.L.mT @ layer.L, torch.eye(layer.weight_rank), atol=1e-3)
 
 
@@ -132,7 +133,7 @@ def test_a_whitened_step_has_the_length_that_its_rate_says():
     for parameter in (coordinates, dense):
         parameter.grad = torch.randn(parameter.shape, dtype=DOUBLE)
     swan.step()
-    assert layer.has_update and coordinates.grad is None
+    assert layer.has_pending_step and coordinates.grad is None
     entries = layer.out_features * layer.in_features
     assert coordinates.detach().norm() == pytest.approx(0.2 * 0.1 * entries**0.5)
     assert dense.detach().square().mean().sqrt() == pytest.approx(0.2 * 0.1)
@@ -151,7 +152,7 @@ def test_clipping_is_that_of_the_weights_own_gradient():
     assert a.grad_norm == pytest.approx(b.grad_norm, rel=1e-9)
     model = applied("timm_vit", "wasi", DOUBLE, epsilon=0.99, activations=free)
     step = TrainStep(model, sgd(model, lr=1.0, weight_decay=0.0), None, clip_norm=1e-6)
-    before = {layer: (layer.L @ layer.R).detach() for layer in step.subspace.folding}
+    before = {layer: (layer.L @ layer.R).detach() for layer in step.subspace.coordinate_layers}
     factors = {id(p) for layer in before for p in layer.weight_factors()}
     rest = {p: p.detach().clone() for p in model.parameters() if id(p) not in factors}
     step(*batch(dtype=DOUBLE))
@@ -202,7 +203,7 @@ def test_tied_weights_keep_one_pair_and_step_once():
     assert first.fc1.L is second.fc1.L and first.fc1.R is second.fc1.R and first.fc1 is not second.fc1
     assert first.fc2 is second.fc2
     step = TrainStep(model, sgd(model, lr=0.01), None, clip_norm=2.0)
-    assert [second.fc1] == step.subspace.tangent and [first.fc2] == step.subspace.folding
+    assert [second.fc1] == step.subspace.tangent and [first.fc2] == step.subspace.coordinate_layers
     losses = [step(*batch()).loss for _ in range(15)]
     assert losses[-1] < losses[0]
 
@@ -270,7 +271,7 @@ def test_a_gradient_is_no_memory_beside_the_momentum():
     model = applied("timm_vit", "wasi")
     step = TrainStep(model, optimizer(model, "wasi.training.swan.Swan", lr=2e-3, momentum=0.8), None)
     step(*batch())
-    layers = step.subspace.folding
+    layers = step.subspace.coordinate_layers
     assert layers and all(m.C.grad is step.optimizer.state[m.C]["momentum_buffer"] for m in layers)
 
 
@@ -279,7 +280,7 @@ def test_a_gradient_is_no_memory_beside_the_momentum():
 def test_a_whitened_gradient_that_is_not_finite_changes_no_weight(method, value):
     model = applied("timm_vit", method)
     step = TrainStep(model, optimizer(model, "wasi.training.swan.Swan", lr=2e-3), None)
-    last = step.subspace.folding[-1].C if method == "wasi" else model.blocks[-1].mlp.fc2.weight
+    last = step.subspace.coordinate_layers[-1].C if method == "wasi" else model.blocks[-1].mlp.fc2.weight
     last.register_hook(lambda gradient: torch.full_like(gradient, value))
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(Diverged, match="gradient norm"):
@@ -291,11 +292,11 @@ def test_clipping_leaves_whitened_gradients_alone():
     model = applied("timm_vit", "wasi")
     step = TrainStep(model, optimizer(model, "wasi.training.swan.Swan", lr=2e-3), None)
     step._accumulate(*batch())
-    before = [layer.C.grad.clone() for layer in step.subspace.folding]
+    before = [layer.C.grad.clone() for layer in step.subspace.coordinate_layers]
     norm = step.subspace.prepare(max_norm=1e-9)
     clipped = [p.grad for p in step.subspace._clipped if p.grad is not None]
     assert torch.nn.utils.get_total_norm(clipped) < 1e-8 < norm
-    after = [layer.C.grad for layer in step.subspace.folding]
+    after = [layer.C.grad for layer in step.subspace.coordinate_layers]
     assert before and all(map(torch.equal, before, after))
 
 
@@ -318,7 +319,7 @@ def test_momentum_goes_with_a_basis_that_moves(monkeypatch):
     model = applied("timm_vit", "wasi", DOUBLE)
     step = TrainStep(model, optimizer(model, "wasi.training.swan.Swan", lr=2e-3, momentum=0.8), None)
     step(*batch(dtype=DOUBLE))
-    layer = step.subspace.folding[0]
+    layer = step.subspace.coordinate_layers[0]
     momentum = step.optimizer.state[layer.C]["momentum_buffer"].clone()
     basis = layer.state.feature_basis.detach().clone()
     turned = torch.linalg.qr(torch.randn(basis.shape[1], basis.shape[1], dtype=DOUBLE))[0]
@@ -352,4 +353,4 @@ def test_an_optimizer_after_another_on_one_model_steps_on_what_it_can():
     optimizer(model, "torch.optim.SGD", lr=0.1)  # without state: on coordinates
     step = TrainStep(model, optimizer(model, "torch.optim.AdamW", lr=2e-3), None)
     losses = [step(*batch()).loss for _ in range(10)]
-    assert step.subspace.folding == [] and losses[-1] < losses[0]
+    assert step.subspace.coordinate_layers == [] and losses[-1] < losses[0]

@@ -11,7 +11,7 @@ import os
 import sys
 from typing import TextIO
 
-from wasi.bench.lifeline import claim_stdout, die_with_parent
+from wasi.bench.parent_death import claim_stdout, die_with_parent
 from wasi.runs.ending import ending_of
 
 

@@ -120,10 +120,10 @@ class Child:
             name = signal.Signals(-code).name
             hint = ", possibly out of memory" if -code == signal.SIGKILL else ""
             return f"was killed by {name}{hint}"
-        last = self._last_words()
+        last = self._last_log_line()
         return f"ended with status {code}" + (f": {last}" if last else "")
 
-    def _last_words(self) -> str:
+    def _last_log_line(self) -> str:
         with open(self._log, "rb") as file:
             file.seek(self._log_start)
             lines = file.read().decode("utf-8", "replace").strip().splitlines()

@@ -25,7 +25,7 @@ from wasi.bench.children import Child, ChildFailed
 from wasi.bench.resident import resident_memory
 from wasi.config.declared import method_names, reads_rank
 from wasi.config.files import plain
-from wasi.config.known import check_config
+from wasi.config.known_options import check_config
 from wasi.config.validate import integer_from, is_number, list_of, one_of
 from wasi.errors import Interrupted, UserError
 from wasi.measure import rss

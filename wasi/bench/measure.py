@@ -57,9 +57,9 @@ class Bench:
             with ExitStack() as stack:
                 pairs = self._started(stack)
                 self._rounds(pairs, self._short_of_memory(pairs))
-                self._tell_contention(pairs)
+                self._record_contention(pairs)
                 if number == 0:
-                    self._further(pairs)
+                    self._measure_work_parts_and_power(pairs)
         if self._cfg.bench.data:
             self._loading()
         self._look()
@@ -71,7 +71,7 @@ class Bench:
         """
         ours, base = self.result.ours, self.result.baseline
         child = stack.enter_context(self._child("ours"))
-        self._tell_process(child.ask("load", config=ours.config))
+        self._record_process(child.ask("load", config=ours.config))
         other = None
         if base is not None and self._fits(base):
             other = stack.enter_context(self._child("baseline"))
@@ -149,7 +149,7 @@ class Bench:
                     medians = ", ".join(f"{who} {side.metrics()[f'{TRAIN}_p50']:.1f} ms" for who, side, _ in pairs)
                     log.info("round %d/%d: %s per step", number + 1, bench.rounds, medians)
 
-    def _tell_contention(self, pairs: list[Timed]) -> None:
+    def _record_contention(self, pairs: list[Timed]) -> None:
         """Record the largest share of time that a process's threads waited for a CPU, and remark on a busy machine."""
         known = [share for _, _, child in pairs if (share := child.ask("waited")) is not None]
         if known:
@@ -158,7 +158,7 @@ class Bench:
             if most >= BUSY:
                 self._remark(f"busy machine: in timed calls, threads waited {most:.0%} of the time for a processor")
 
-    def _further(self, pairs: list[Timed]) -> None:
+    def _measure_work_parts_and_power(self, pairs: list[Timed]) -> None:
         """Measure FLOPs and other counts, the breakdown of a step, and power, each in a separate pass."""
         for _, side, child in pairs:
             known = _known[identity(side.config)]
@@ -199,7 +199,7 @@ class Bench:
         with self._start("baseline" if who == "baseline" else "", environment=environment) as child:
             yield child
 
-    def _tell_process(self, told: dict) -> None:
+    def _record_process(self, told: dict) -> None:
         """Record the description that `Work.load` returned; all later processes get the same number of threads."""
         self.result.process = told | self.result.process
         self._threads = self._threads or told["threads"]

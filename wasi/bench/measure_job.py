@@ -17,8 +17,8 @@ from wasi.bench.job_identity import bench_fingerprint
 from wasi.bench.measure import Bench
 from wasi.bench.measurement import Measurement, Side
 from wasi.config.fingerprint import SCHEMA_VERSION
-from wasi.config.known import check_config
-from wasi.config.swept import sweep_name
+from wasi.config.known_options import check_config
+from wasi.config.sweep_options import sweep_name
 from wasi.errors import Interrupted
 from wasi.runs.ending import Ending, ending_of, tell
 from wasi.runs.inputs import check_inputs

@@ -7,7 +7,7 @@ from omegaconf import DictConfig, read_write
 
 import wasi.bench.job_identity  # noqa: F401  (its resolver; launchers' child processes only unpickle this callback)
 from wasi.bench.baseline import check_baseline
-from wasi.config.known import check_needed
+from wasi.config.known_options import check_needed
 from wasi.errors import UserError
 from wasi.runs.launching import launcher_name
 from wasi.runs.processes import check_alone

@@ -12,8 +12,8 @@ from wasi.allocator import keep_freed_memory, release_memory
 from wasi.bench.subject import Subject
 from wasi.measure import contention, rss
 from wasi.measure.timing import synchronizer, time_steps
-from wasi.models.modes import evaluating
-from wasi.training.compile import settle
+from wasi.models.modes import eval_mode
+from wasi.training.compile import run_until_compiled
 
 # Calls longer than this are timed without a warm-up call, as they fill the caches many times over anyway.
 _LONG_MS = 500.0
@@ -47,7 +47,7 @@ class Work:
         self.subject.build()
         if self._cfg.device.compile:
             step, batch = self.subject.step, self.subject.batch
-            settle(lambda: step(*batch), step.subspace.cycle)
+            run_until_compiled(lambda: step(*batch), step.subspace.cycle)
         self.release()
 
     def resident(self) -> float:
@@ -77,9 +77,9 @@ class Work:
         """
         model, images = self.subject.step.model, self.subject.images()
         keep_freed_memory()
-        with self.subject.method.deployed(model), evaluating(model):
+        with self.subject.method.deployed(model), eval_mode(model):
             if self._cfg.device.compile:
-                settle(lambda: model(images))
+                run_until_compiled(lambda: model(images))
             if self._cfg.train.memory == "lean":  # the allocator has no freed memory to reuse yet
                 warmup = max(warmup, 1)
             return self._time("inference", lambda: model(images), warmup, min_count, min_seconds)

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from wasi.config.files import plain
-from wasi.config.reads import method_as_read, rank_options_read
+from wasi.config.rank_options import method_as_read, rank_options_read
 from wasi.config.relevance import SECTIONS, relevant, without_token_default
 from wasi.data.catalogue import dataset_identity
 from wasi.models.identity import weights_identity

@@ -54,7 +54,7 @@ def gpus_for(device: str) -> int:
     return len(visible_gpus()) if device_class(device) == "cuda" else 0
 
 
-def places_for(device: str, threads: int | None) -> int:
+def jobs_side_by_side(device: str, threads: int | None) -> int:
     """Return how many jobs run side by side on this machine: one per GPU, or one per `threads` cores.
 
     On a CPU it is 1 if `threads` is None, as every job then uses all cores.
@@ -64,10 +64,10 @@ def places_for(device: str, threads: int | None) -> int:
 
 def cores_of_job(device: str, threads: int | None) -> int:
     """Return how many cores each of the jobs that run side by side has: `threads`, or an equal share of all cores."""
-    return threads or max(1, _cores() // places_for(device, threads))
+    return threads or max(1, _cores() // jobs_side_by_side(device, threads))
 
 
-def most_side_by_side() -> int:
+def worker_limit() -> int:
     """Return the largest number of threads or processes that is accepted: 4 per core, and at least 16.
 
     More can only be a mistake, and may make the machine unusable.

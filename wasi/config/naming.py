@@ -8,7 +8,7 @@ import re
 from omegaconf import DictConfig, OmegaConf
 
 from wasi.config.fingerprint import canonical, fingerprint
-from wasi.config.reads import rank_options_read
+from wasi.config.rank_options import rank_options_read
 
 
 def job_folder(cfg: DictConfig) -> str:

@@ -46,13 +46,13 @@ def values_of(metrics: Mapping[str, float], objectives: Sequence[str]) -> Values
     return tuple(metrics[objective] for objective in objectives)
 
 
-def best_places(points: Sequence[Values | None], objectives: Sequence[str]) -> list[int]:
+def non_dominated(points: Sequence[Values | None], objectives: Sequence[str]) -> list[int]:
     """Return the indices of the points that no other point dominates, the best in the first objective first.
 
     For a single objective that is one point, for several their Pareto front. Of equal points only the earliest counts,
     and points that are None are skipped.
 
-    >>> best_places([(0.8, 9.0), (0.9, 10.0), None, (0.7, 9.5)], ["val/acc", "memory/train_peak_mib"])
+    >>> non_dominated([(0.8, 9.0), (0.9, 10.0), None, (0.7, 9.5)], ["val/acc", "memory/train_peak_mib"])
     [1, 0]
     """
     signs = [1 if direction(objective) == "maximize" else -1 for objective in objectives]

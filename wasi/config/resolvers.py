@@ -4,7 +4,7 @@ import warnings
 
 from omegaconf import OmegaConf
 
-from wasi.config.hardware import cores_of_job, gpus_for, places_for
+from wasi.config.hardware import cores_of_job, gpus_for, jobs_side_by_side
 from wasi.config.naming import job_folder
 
 
@@ -14,7 +14,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("gpus", gpus_for, replace=True)
     OmegaConf.register_new_resolver("gpus_of_job", lambda device: min(1, gpus_for(device)), replace=True)
     OmegaConf.register_new_resolver("cores_of_job", cores_of_job, replace=True)
-    OmegaConf.register_new_resolver("places", places_for, replace=True)
+    OmegaConf.register_new_resolver("places", jobs_side_by_side, replace=True)
 
 
 register()

@@ -1,7 +1,7 @@
 """The allowed values of every option, checked before anything heavy is imported.
 
-Rules about single options are here, those about combinations in `together.py`. Options that the composed configuration
-does not have are skipped. What depends on a particular method, model or dataset is checked by that.
+Rules about single options are here, those about combinations in `combinations.py`. Options that the composed
+configuration does not have are skipped. What depends on a particular method, model or dataset is checked by that.
 """
 
 import math
@@ -13,8 +13,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from wasi.config import objectives
+from wasi.config.combinations import TOGETHER
 from wasi.config.levels import LEVELS
-from wasi.config.together import TOGETHER
 from wasi.errors import UserError
 
 Predicate = Callable[[Any], bool]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from wasi.layers.base import LowRankLayer
 from wasi.layers.factored import FactoredLinear
-from wasi.layers.graph_only import linear
+from wasi.layers.skipped_output import linear
 from wasi.linalg.thin import thin_matmul
 
 

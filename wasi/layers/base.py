@@ -16,7 +16,7 @@ class LowRankLayer(nn.Module):
 
     Class attributes: `trains_bias`, whether the bias is trained even where only the method's own parameters are
     (`freeze_rest`); `training_only`, the names of submodules and buffers that inference does not use. A subclass that
-    defines `output_needed = True` can skip computing its output, see `wasi.layers.graph_only`.
+    defines `output_needed = True` can skip computing its output, see `wasi.layers.skipped_output`.
 
     Args:
         in_features, out_features: `I` and `O`.
@@ -51,7 +51,7 @@ class LowRankLayer(nn.Module):
         """Return how many elements a call with an input of `shape` saves for the backward pass, as the paper counts."""
         return prod(shape) if self.state is None else self.state.stored_elements(shape)
 
-    def kept(self, x: Tensor) -> tuple[int | None, list[Tensor | None]]:
+    def saving_bases(self, x: Tensor) -> tuple[int | None, list[Tensor | None]]:
         """Return the batch rank and the bases (token modes, then features) in which `x` is saved; None: kept whole.
 
         A token mode whose size does not match its basis, as with another image size, is kept whole.

@@ -26,7 +26,7 @@ from torch.autograd.function import once_differentiable
 from wasi.layers.activation import TuckerState
 from wasi.layers.autocast import as_autocast, without_autocast
 from wasi.layers.base import LowRankLayer
-from wasi.layers.graph_only import left_out
+from wasi.layers.skipped_output import placeholder_output
 from wasi.linalg import orthonormal, subspace, tucker
 from wasi.linalg.thin import low_rank_linear, thin_matmul
 
@@ -49,7 +49,7 @@ class FactoredProduct(torch.autograd.Function):
         wanted = ctx.needs_input_grad[7:]
         core, factors, products = tucker.compress(x, bases, batch_rank, wanted)
         ctx.save_for_backward(left, right, core, *factors, *products)
-        return low_rank_linear(x, right, left, bias) if output_needed else left_out(x, left)
+        return low_rank_linear(x, right, left, bias) if output_needed else placeholder_output(x, left)
 
     @staticmethod
     @once_differentiable  # autograd does not see that `core` depends on `x`, so second derivatives would be wrong
@@ -121,7 +121,7 @@ class FactoredLinear(LowRankLayer):
         self.L, self.R = left, right
         self.register_parameter("bias", bias)
         self.C: Tensor | None = None
-        self._no_update: Tensor | None = None  # zeros `O x r` that share one element: `C` between optimizer steps
+        self._zero_coordinates: Tensor | None = None  # `O x r` zeros that share one element: `C` between steps
         self.register_buffer("B", None)
 
     @property
@@ -134,7 +134,7 @@ class FactoredLinear(LowRankLayer):
     def forward(self, x: Tensor) -> Tensor:
         if not (torch.is_grad_enabled() and (self.L.requires_grad or self.R.requires_grad)):
             return low_rank_linear(x, self.R, self.L, self.bias)
-        batch_rank, bases = self.kept(x)
+        batch_rank, bases = self.saving_bases(x)
         x, left, right, bias, *bases = as_autocast(x, self.L, self.R, self.bias, *bases)
         with without_autocast(x):
             return FactoredProduct.apply(x, left, right, bias, self.C, self.output_needed, batch_rank, *bases)
@@ -151,12 +151,12 @@ class FactoredLinear(LowRankLayer):
         if basis is None or basis.shape[1] > self.weight_rank or not (self.L.requires_grad and self.R.requires_grad):
             return False
         self.B = None
-        self._no_update = self.L.new_zeros(()).expand(self.out_features, basis.shape[1])
-        self.C = self._no_update.detach().requires_grad_()
+        self._zero_coordinates = self.L.new_zeros(()).expand(self.out_features, basis.shape[1])
+        self.C = self._zero_coordinates.detach().requires_grad_()
         return True
 
     @property
-    def has_update(self) -> bool:
+    def has_pending_step(self) -> bool:
         """Whether `C` holds a step that has not been folded in: its memory has then been allocated."""
         return self.C is not None and self.C.stride() != (0, 0)
 
@@ -214,5 +214,5 @@ def fold_all_(layers: Sequence[FactoredLinear], decays: Sequence[float]) -> None
         b = bs[number] if bs is not None else subspace.fold_(*weight, decay, layer.B)
         if layer.preconditioner == "basis" and layer.B is None:
             layer.B = b.clone() if together else b  # a slice of one tensor for all layers
-        assert layer.C is not None and layer._no_update is not None
-        layer.C.data, layer.C.grad = layer._no_update, None
+        assert layer.C is not None and layer._zero_coordinates is not None
+        layer.C.data, layer.C.grad = layer._zero_coordinates, None

@@ -12,7 +12,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from wasi.layers.adapter import Adapter
 from wasi.layers.autocast import as_autocast
 from wasi.layers.base import LowRankLayer
-from wasi.layers.graph_only import linear
+from wasi.layers.skipped_output import linear
 from wasi.optional import optional
 
 KINDS = ("int8", "nf4")

@@ -8,7 +8,7 @@ from torch.autograd.function import once_differentiable
 from wasi.layers.activation import TuckerState
 from wasi.layers.autocast import as_autocast, without_autocast
 from wasi.layers.base import LowRankLayer
-from wasi.layers.graph_only import left_out
+from wasi.layers.skipped_output import placeholder_output
 from wasi.linalg import tucker
 
 
@@ -24,7 +24,7 @@ class TuckerProduct(torch.autograd.Function):
     def forward(ctx, x, weight, bias, output_needed, batch_rank, *bases):
         core, factors, products = tucker.compress(x, bases, batch_rank, ctx.needs_input_grad[5:])
         ctx.save_for_backward(weight, core, *factors, *products)
-        return F.linear(x, weight, bias) if output_needed else left_out(x, weight)
+        return F.linear(x, weight, bias) if output_needed else placeholder_output(x, weight)
 
     @staticmethod
     @once_differentiable  # autograd does not see that `core` depends on `x`, so second derivatives would be wrong
@@ -58,7 +58,7 @@ class TuckerLinear(LowRankLayer):
     def forward(self, x: Tensor) -> Tensor:
         if not (torch.is_grad_enabled() and self.weight.requires_grad):
             return F.linear(x, self.weight, self.bias)
-        batch_rank, bases = self.kept(x)
+        batch_rank, bases = self.saving_bases(x)
         x, weight, bias, *bases = as_autocast(x, self.weight, self.bias, *bases)
         with without_autocast(x):
             return TuckerProduct.apply(x, weight, bias, self.output_needed, batch_rank, *bases)

@@ -23,17 +23,17 @@ def rank_step(largest: int) -> int:
 
 
 def allocate(
-    damages: Sequence[Tensor], costs: Sequence[int], budget: int, steps: Sequence[int] | None = None
+    errors: Sequence[Tensor], costs: Sequence[int], budget: int, steps: Sequence[int] | None = None
 ) -> list[int]:
-    """Return ranks `K_l` that minimise `sum_l sum_{k >= K_l} damages[l][k]` subject to `sum_l K_l costs[l] <= budget`.
+    """Return ranks `K_l` that minimise `sum_l sum_{k >= K_l} errors[l][k]` subject to `sum_l K_l costs[l] <= budget`.
 
-    The allocation is greedy: every layer starts at one step of directions; then the step with the largest damage per
-    parameter is added, until the next one does not fit. As the damages of a layer do not increase, no other multiples
-    of the steps that cost at most as much as the result do less damage (greedy solution of a separable convex problem,
+    The allocation is greedy: every layer starts at one step of directions; then the step with the largest error per
+    parameter is added, until the next one does not fit. As the errors of a layer do not increase, no other multiples
+    of the steps that cost at most as much as the result give a smaller error (greedy solution of a separable convex problem,
     Fox 1966).
 
     Args:
-        damages: per layer, the error that dropping each of its directions adds (`[largest rank]`, at least one step
+        errors: per layer, the error that dropping each of its directions adds (`[largest rank]`, at least one step
             long): non-increasing, not negative, in the same unit for all layers.
         costs: per layer, the parameters of one direction, `O + I`.
         budget: parameters of all layers together.
@@ -44,18 +44,18 @@ def allocate(
         ValueError: one step of every layer together exceeds the budget.
     """
     steps = [1] * len(costs) if steps is None else steps
-    damages = [_in_steps(d, step) for d, step in zip(damages, steps, strict=True)]
+    errors = [_in_steps(d, step) for d, step in zip(errors, steps, strict=True)]
     costs = [cost * step for cost, step in zip(costs, steps, strict=True)]
     left = budget - sum(costs)
     if left < 0:
         raise ValueError(f"the least rank of every layer takes {sum(costs)} parameters, more than {budget}")
-    layer = torch.cat([torch.full((len(d) - 1,), index) for index, d in enumerate(damages)])
-    worth = torch.cat([d[1:].double().cpu() / cost for d, cost in zip(damages, costs, strict=True)])
+    layer = torch.cat([torch.full((len(d) - 1,), index) for index, d in enumerate(errors)])
+    worth = torch.cat([d[1:].double().cpu() / cost for d, cost in zip(errors, costs, strict=True)])
     order = layer[worth.argsort(descending=True, stable=True)]  # within a layer, the order of its directions
     kept = order[torch.tensor(costs)[order].cumsum(0) <= left]
     counts = (1 + kept.bincount(minlength=len(costs))).tolist()
     return [count * step for count, step in zip(counts, steps, strict=True)]
 
 
-def _in_steps(damages: Tensor, step: int) -> Tensor:
-    return damages[: len(damages) // step * step].view(-1, step).sum(1)
+def _in_steps(errors: Tensor, step: int) -> Tensor:
+    return errors[: len(errors) // step * step].view(-1, step).sum(1)

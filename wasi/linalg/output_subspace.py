@@ -52,7 +52,7 @@ def project_inputs(
         ridge: above 0, added to the diagonal of `C`; damping: added to the diagonal of `S`, by `damping W^T W`.
         rank: `K`, at most `I`.
     """
-    s, matrix = _seen_from_inputs(weight, moment, sensitivity, ridge, damping)
+    s, matrix = _whitened_input_gram(weight, moment, sensitivity, ridge, damping)
     vectors = _leading(matrix, rank)
     left, t = torch.linalg.qr(weight @ (s @ vectors))
     return left, t @ torch.linalg.solve_triangular(s, vectors.mT, upper=False, left=False)
@@ -68,26 +68,26 @@ def project_outputs(
     Args:
         moment: `W C W^T`, `O x O`; sensitivity: `S`, `O x O`; rank: `K`, at most `O`; others as for `project_inputs`.
     """
-    t, matrix = _seen_from_outputs(weight, moment, sensitivity, ridge, damping)
+    t, matrix = _whitened_output_gram(weight, moment, sensitivity, ridge, damping)
     vectors = _leading(matrix, rank)
     left, u = torch.linalg.qr(torch.linalg.solve_triangular(t.mT, vectors, upper=True))
     return left, u @ (t @ vectors).mT @ weight
 
 
-def damages_from_inputs(weight: Tensor, moment: Tensor, sensitivity: Tensor, ridge: Tensor, damping: Tensor) -> Tensor:
+def losses_from_inputs(weight: Tensor, moment: Tensor, sensitivity: Tensor, ridge: Tensor, damping: Tensor) -> Tensor:
     """Return the errors (`[I]`, non-increasing) that dropping each direction adds in `project_inputs`.
 
     The minimum of `project_inputs` at rank `K` is the sum of all but the first `K`. Arguments as there.
     """
-    return _eigenvalues(_seen_from_inputs(weight, moment, sensitivity, ridge, damping)[1])
+    return _eigenvalues(_whitened_input_gram(weight, moment, sensitivity, ridge, damping)[1])
 
 
-def damages_from_outputs(weight: Tensor, moment: Tensor, sensitivity: Tensor, ridge: Tensor, damping: Tensor) -> Tensor:
+def losses_from_outputs(weight: Tensor, moment: Tensor, sensitivity: Tensor, ridge: Tensor, damping: Tensor) -> Tensor:
     """Return the errors (`[O]`, non-increasing) that dropping each direction adds in `project_outputs`."""
-    return _eigenvalues(_seen_from_outputs(weight, moment, sensitivity, ridge, damping)[1])
+    return _eigenvalues(_whitened_output_gram(weight, moment, sensitivity, ridge, damping)[1])
 
 
-def _seen_from_inputs(
+def _whitened_input_gram(
     weight: Tensor, moment: Tensor, sensitivity: Tensor, ridge: Tensor, damping: Tensor
 ) -> tuple[Tensor, Tensor]:
     """`s` (lower triangular) of `C = s s^T`, and `s^T (W^T S W) s`, both `I x I`, with ridge and damping."""
@@ -95,7 +95,7 @@ def _seen_from_inputs(
     return s, s.mT @ (sensitivity + damping * (weight.mT @ weight)) @ s
 
 
-def _seen_from_outputs(
+def _whitened_output_gram(
     weight: Tensor, moment: Tensor, sensitivity: Tensor, ridge: Tensor, damping: Tensor
 ) -> tuple[Tensor, Tensor]:
     """`t` (lower triangular) of `S = t t^T`, and `t^T (W C W^T) t`, both `O x O`, with ridge and damping."""

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from wasi.layers.base import LowRankLayer
 from wasi.layers.quantized import QuantizedAdapterLinear
-from wasi.models.modes import evaluating, without_fast_path
+from wasi.models.modes import eval_mode, without_fast_path
 from wasi.models.structure import LinearSite, linear_sites
 
 _FP32_PER_MIB = 1024**2 / 4
@@ -79,7 +79,7 @@ def _stored_elements(model: nn.Module, sites: list[LinearSite], image: Tensor, b
         for site, layer in low_rank
     ]
     try:
-        with evaluating(model), without_fast_path(), _ProductInputs(set(dense)) as products:
+        with eval_mode(model), without_fast_path(), _ProductInputs(set(dense)) as products:
             model.forward(image)  # bypasses `autocast_forward`'s hooks: autocast uses copies of weights
     finally:
         for handle in handles:

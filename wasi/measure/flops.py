@@ -14,13 +14,13 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from wasi.measure.breakdown import Breakdown, Target
 from wasi.measure.dispatch_flops import flop_counter
 from wasi.measure.forward_flops import forward_flops
-from wasi.models.modes import evaluating
+from wasi.models.modes import eval_mode
 from wasi.training.step import TrainStep
 
 
 def inference_flops(model: nn.Module, images: Tensor) -> int:
     """Return the FLOPs of a forward pass of one batch of normalised images in evaluation mode."""
-    with evaluating(model):
+    with eval_mode(model):
         return forward_flops(model, images)
 
 

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from wasi.measure.patches import every_saving_hook, run_first, storage_resizes
 from wasi.measure.storages import StorageLog
-from wasi.models.modes import evaluating, without_fast_path
+from wasi.models.modes import eval_mode, without_fast_path
 from wasi.training.compile import uncompiled
 
 MIB = 1024**2
@@ -78,7 +78,7 @@ class LiveMemory:
         return self._log.totals()
 
     def __enter__(self) -> "LiveMemory":
-        self._look_around()
+        self._relabel_all()
         self._log.label(_tensors(self._inputs), "activations")
         with ExitStack() as stack:
             stack.enter_context(uncompiled())
@@ -96,10 +96,10 @@ class LiveMemory:
         self._stack.close()
         if self._device.type == "cuda":
             self._allocated = torch.cuda.max_memory_allocated(self._device)
-        self._look_around()
+        self._relabel_all()
         self._log.close()
 
-    def _look_around(self, optimizer: Optimizer | None = None) -> None:
+    def _relabel_all(self, optimizer: Optimizer | None = None) -> None:
         """Label the current weights, gradients and optimizer state; tensors may have been replaced."""
         parameters = list(self._model.parameters())
         self._log.label([*parameters, *self._model.buffers()], "weights")
@@ -111,7 +111,7 @@ class LiveMemory:
 
     def _backward_begins(self) -> None:
         """Label all temporary tensors that are alive when a backward pass begins as activations."""
-        self._look_around()
+        self._relabel_all()
         for block in self._log.alive.values():
             if block.part == "temporary":
                 block.part = "activations"
@@ -121,12 +121,12 @@ class LiveMemory:
         return kept
 
     def _forward_begins(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        self._look_around()
+        self._relabel_all()
         self._log.label(_tensors((args, kwargs)), "activations")
 
     @contextmanager
     def _hooks(self) -> Iterator[None]:
-        around_step = lambda optimizer, args, kwargs: self._look_around(optimizer)  # noqa: E731
+        around_step = lambda optimizer, args, kwargs: self._relabel_all(optimizer)  # noqa: E731
         handles = [
             self._model.register_forward_pre_hook(self._forward_begins, with_kwargs=True),
             register_optimizer_step_pre_hook(around_step),
@@ -168,7 +168,7 @@ def inference_peak(model: nn.Module, images: Tensor) -> MemoryPeak:
     Gradients and optimizer state left from training are not included. The fused fast path of `nn.MultiheadAttention`
     is disabled, since its workspace within one operator could not be observed.
     """
-    with evaluating(model), without_fast_path(), LiveMemory(model, inputs=images) as memory:
+    with eval_mode(model), without_fast_path(), LiveMemory(model, inputs=images) as memory:
         model(images)
     peak = memory.peak
     return MemoryPeak(peak.weights, 0, 0, peak.activations, peak.temporary)

@@ -18,7 +18,7 @@ from wasi.measure.memory import MIB, inference_peak, train_peak
 from wasi.measure.stored_inputs import StoredInputs
 from wasi.measure.timing import summary, synchronizer, time_steps
 from wasi.methods.method import Method
-from wasi.training.compile import settle, uncompiled
+from wasi.training.compile import run_until_compiled, uncompiled
 from wasi.training.step import TrainStep
 from wasi.training.subspace_iteration import SubspaceIteration
 
@@ -38,8 +38,9 @@ def subspace_work(step: TrainStep) -> list[Target]:
 def tracks_subspaces(step: TrainStep) -> bool:
     """Return whether steps of this model and optimizer do any subspace work; those of LoRA and SVD-LLM do none."""
     work = step.subspace
-    own = any(layer.state is not None for layer in work.layers) or work.folding or work.tangent or work.truncating
-    return bool(own) or hasattr(step.optimizer, "subspace_work")
+    compresses = any(layer.state is not None for layer in work.layers)
+    updates = work.coordinate_layers or work.tangent or work.truncating
+    return bool(compresses or updates) or hasattr(step.optimizer, "subspace_work")
 
 
 def measure_run(
@@ -129,7 +130,7 @@ def times(
     samples = [1000 * s for s in step_seconds[_WARMUP:]]
     if len(samples) < 5:
         if compiled:
-            settle(lambda: step(images, labels), step.subspace.cycle)
+            run_until_compiled(lambda: step(images, labels), step.subspace.cycle)
         samples = time_steps(lambda: step(images, labels), 1, 5, 0.0, synchronizer(step.device.type))
     train = summary(samples)
     metrics = {

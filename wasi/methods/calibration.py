@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from wasi.data.loader import calibration_batches
 from wasi.errors import UserError
-from wasi.models.modes import evaluating
+from wasi.models.modes import eval_mode
 
 CHUNK = 16  # images per forward pass, to bound the memory of activations
 
@@ -58,7 +58,7 @@ def observe_inputs(
     ]
     device = next(model.parameters()).device
     try:
-        with evaluating(model):
+        with eval_mode(model):
             for images, _ in batches:
                 model(images.to(device))
     finally:
@@ -67,7 +67,7 @@ def observe_inputs(
 
 
 @contextmanager
-def decomposing(name: str) -> Iterator[None]:
+def refusing_undecomposable(name: str) -> Iterator[None]:
     """Turn what decompositions raise on zero or non-finite inputs of layer `name` into a UserError.
 
     Raises:

@@ -19,16 +19,16 @@ from torch import Tensor, nn
 
 from wasi.errors import UserError
 from wasi.linalg.output_subspace import (
-    damages_from_inputs,
-    damages_from_outputs,
+    losses_from_inputs,
+    losses_from_outputs,
     project_inputs,
     project_outputs,
 )
-from wasi.methods.block_repeats import for_input_gradients
-from wasi.methods.calibration import decomposing, in_chunks
+from wasi.methods.block_checkpointing import for_input_gradients
+from wasi.methods.calibration import in_chunks, refusing_undecomposable
 from wasi.methods.moments import added
 from wasi.methods.output_init import OutputMoments
-from wasi.models.mapped import let_go
+from wasi.models.mapped import release_pages
 from wasi.models.structure import head_module
 
 # Added to the diagonal of `S`, relative to its mean: `S` is estimated from few images, and training changes the
@@ -67,7 +67,7 @@ class FeatureMoments(OutputMoments):
         self._size = self._size + size
         self._squared_size = self._squared_size + weights.square().sum()
 
-    def damages(self) -> Tensor:
+    def direction_losses(self) -> Tensor:
         """Return what dropping each direction of the weight adds to the features' squared error, non-increasing.
 
         The result is `[min(O, I)]`, float64, by the equation in the module's docstring. It is a sum over all images
@@ -76,10 +76,10 @@ class FeatureMoments(OutputMoments):
         Raises:
             ValueError: the inputs are zero or not finite.
         """
-        estimate = damages_from_outputs if self.of_outputs else damages_from_inputs
+        estimate = losses_from_outputs if self.of_outputs else losses_from_inputs
         moment, ridge = self._pooled()
         found = estimate(self.weight.double(), moment, self._sensitivity, ridge, self._damping())
-        let_go([self._sensitivity])
+        release_pages([self._sensitivity])
         return found
 
     def _truncate(self, weight: Tensor, moment: Tensor, ridge: Tensor, rank: int) -> tuple[Tensor, Tensor]:
@@ -117,12 +117,12 @@ def feature_moments(
 
     def called(linear: nn.Linear, args: tuple[Tensor], output: Tensor) -> Tensor:
         x = args[0].detach()
-        with decomposing(names[linear]):
+        with refusing_undecomposable(names[linear]):
             if not x.isfinite().all():
                 raise ValueError("its inputs are not finite")
 
         def see(grad: Tensor) -> None:  # during the backward pass, so that only one gradient is held at a time
-            with decomposing(names[linear]):
+            with refusing_undecomposable(names[linear]):
                 found.setdefault(id(linear.weight), FeatureMoments(linear.weight)).observe(x, linear.bias, grad)
 
         output = output.clone()  # an in-place activation would detach the hook from a view

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from wasi.methods.calibration import in_chunks, observe_inputs
-from wasi.models.mapped import in_file, let_go
+from wasi.models.mapped import in_file, release_pages
 
 
 def added(total: Tensor, term: Tensor) -> Tensor:
@@ -17,7 +17,7 @@ def added(total: Tensor, term: Tensor) -> Tensor:
     if total.dim() == 0:
         return in_file(total + term)
     total.add_(term)
-    let_go([total])
+    release_pages([total])
     return total
 
 
@@ -45,13 +45,13 @@ class Moments:
     def second(self) -> Tensor:
         """The uncentred second moment `E[z z^T]`, `D x D`, a new tensor."""
         found = self._square / self.count
-        let_go([self._square])
+        release_pages([self._square])
         return found
 
     def into_second(self) -> Tensor:
         """Return `second`, computed in place: the sums are overwritten, and no rows can be added afterwards."""
         self._square.div_(self.count)
-        let_go([self._square])
+        release_pages([self._square])
         return self._square
 
     @property

@@ -13,7 +13,7 @@ from wasi.layers.peft_linear import PeftLinear
 from wasi.methods.adalora import RankBudget, distance_from_orthogonal
 from wasi.methods.method import Method
 from wasi.methods.scope import check_adapter_rank, replace_each, scope_linears
-from wasi.models.modes import evaluating
+from wasi.models.modes import eval_mode
 from wasi.models.structure import head_module
 from wasi.optional import optional
 
@@ -196,7 +196,7 @@ def _observe_for_corda(model: nn.Module, config: Any, images: list[Tensor]) -> N
             for image in batch.split(1):
                 model(image)
 
-    with evaluating(model):
+    with eval_mode(model):
         try:
             corda.preprocess_corda(model, config, run_model=run)
         except RuntimeError as error:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from wasi.linalg import tucker
 from wasi.linalg.rank import explained_rank
 from wasi.linalg.spectrum import mode_spectrum
-from wasi.methods.calibration import decomposing
+from wasi.methods.calibration import refusing_undecomposable
 from wasi.methods.perplexity_table import Candidate, LayerTable
-from wasi.models.modes import evaluating
+from wasi.models.modes import eval_mode
 
 
 def measure_perplexities(
@@ -43,7 +43,7 @@ def measure_perplexities(
     try:
         device = next(model.parameters()).device
         images = batch[0].to(device).detach().requires_grad_()
-        with evaluating(model), torch.enable_grad():
+        with eval_mode(model), torch.enable_grad():
             # With respect to the images alone: no parameter's gradient is formed, but every layer's output gets one.
             torch.autograd.grad(F.cross_entropy(model(images), batch[1].to(device)), images)
     finally:
@@ -85,7 +85,7 @@ class _Probe:
             self._norms = [error.norm().item() for error in self._errors]
 
     def _decompose(self, call: int, x: Tensor) -> "_Spectrum":
-        with decomposing(self.name):
+        with refusing_undecomposable(self.name):
             spectrum = _Spectrum(x, self.epsilons[-1], self.batch_mode)
             self.ranks[call] = [spectrum.ranks(epsilon) for epsilon in self.epsilons]
         return spectrum

@@ -8,7 +8,7 @@ from torch import nn
 from wasi.errors import UserError
 from wasi.layers.base import LowRankLayer
 from wasi.models.attention import unpack_attention
-from wasi.models.mapped import let_go
+from wasi.models.mapped import release_pages
 from wasi.models.structure import head_module, linear_sites
 
 Layer = TypeVar("Layer", bound=nn.Module)
@@ -30,7 +30,7 @@ def check_weights(linears: Mapping[str, nn.Linear]) -> None:
     for name, linear in linears.items():
         if not linear.weight.isfinite().all() or not linear.weight.any():
             raise UserError("model.weights", f"({name})", "a layer whose weight is finite and not zero")
-        let_go([linear.weight])
+        release_pages([linear.weight])
 
 
 def replace_each(

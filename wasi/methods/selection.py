@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from wasi.errors import UserError
 from wasi.layers.activation import TuckerState, epsilon_ranks
-from wasi.methods.calibration import decomposing, observe_inputs
+from wasi.methods.calibration import observe_inputs, refusing_undecomposable
 from wasi.methods.perplexity_search import PerplexitySearch
 from wasi.methods.perplexity_table import OPTION as TABLE
 
@@ -78,7 +78,7 @@ class ActivationRanks:
         def see(name: str, x: Tensor) -> None:
             if name not in states:
                 shapes.append(x.shape)
-                with decomposing(name):
+                with refusing_undecomposable(name):
                     states[name] = TuckerState(x, choose(name, x), self.update_gap, self._phase(len(states)))
 
         choose = self._chooser(model, layers, batch)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from wasi.errors import UserError
 from wasi.layers.adapter import Adapter, FactoredAdapterLinear
 from wasi.linalg.rank import truncate, weight_rank
-from wasi.methods.calibration import decomposing
+from wasi.methods.calibration import refusing_undecomposable
 from wasi.methods.feature_init import feature_moments
 from wasi.methods.method import Method
 from wasi.methods.moments import second_moments
@@ -122,7 +122,7 @@ class SVDLLM(Method):
             rank = ranks.get(id(weight)) or self.rank(weight)
             if name not in moments:  # never called, so there are no inputs to whiten with
                 return truncate(weight, 1.0, rank)
-            with decomposing(name):
+            with refusing_undecomposable(name):
                 return whitened_factors(weight, moments.pop(name), rank)
 
         def factored(name: str, linear: nn.Linear) -> nn.Module:

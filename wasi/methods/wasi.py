@@ -16,7 +16,7 @@ from wasi.layers.factored import FactoredLinear
 from wasi.layers.svd_linear import SvdLinear
 from wasi.layers.tucker_linear import TuckerLinear
 from wasi.linalg.rank import truncate, weight_rank
-from wasi.methods.calibration import decomposing
+from wasi.methods.calibration import refusing_undecomposable
 from wasi.methods.feature_init import FeatureMoments, feature_moments
 from wasi.methods.method import Method
 from wasi.methods.output_init import OutputMoments, output_moments
@@ -229,5 +229,5 @@ class _SharedFactors:
         rank = self.ranks.get(id(weight))
         if id(weight) not in self.moments:
             return truncate(weight, self.epsilon, rank)
-        with decomposing(name):
+        with refusing_undecomposable(name):
             return self.moments[id(weight)].factors(rank or weight_rank(weight, self.epsilon))

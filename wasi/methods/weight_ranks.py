@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from wasi.errors import UserError
 from wasi.linalg.allocation import allocate, largest_rank, rank_step
 from wasi.linalg.rank import weight_rank
-from wasi.methods.calibration import decomposing
+from wasi.methods.calibration import refusing_undecomposable
 from wasi.methods.feature_init import FeatureMoments
-from wasi.models.mapped import let_go
+from wasi.models.mapped import release_pages
 
 log = logging.getLogger(__name__)
 
@@ -58,11 +58,11 @@ def sensitivity_ranks(
     budget -= sum(rank * sum(weights[key][1].shape) for key, rank in ranks.items())
     seen = [key for key in weights if key in moments]
     costs = [sum(weights[key][1].shape) for key in seen]
-    damages = [_damages(*weights[key], moments[key]) for key in seen]
-    steps = [rank_step(len(damage)) for damage in damages]
+    errors = [_direction_losses(*weights[key], moments[key]) for key in seen]
+    steps = [rank_step(len(error)) for error in errors]
     if sum(step * cost for step, cost in zip(steps, costs, strict=True)) > budget:
         steps = [1] * len(seen)
-    return ranks | dict(zip(seen, allocate(damages, costs, max(budget, sum(costs)), steps), strict=True))
+    return ranks | dict(zip(seen, allocate(errors, costs, max(budget, sum(costs)), steps), strict=True))
 
 
 def log_ranks(factored: Iterable[tuple[int, int, int]]) -> None:
@@ -85,9 +85,9 @@ def _budget(weights: list[Tensor], dense: int, epsilon: float, parameter_ratio: 
     return int(parameter_ratio * dense)
 
 
-def _damages(name: str, weight: Tensor, moments: FeatureMoments) -> Tensor:
-    """Return `FeatureMoments.damages` of the directions that the factors of a weight may have."""
-    with decomposing(name):
-        damages = moments.damages()[: largest_rank(*weight.shape)].clone()
-    let_go([weight])
-    return damages
+def _direction_losses(name: str, weight: Tensor, moments: FeatureMoments) -> Tensor:
+    """Return `FeatureMoments.direction_losses` of the directions that the factors of a weight may have."""
+    with refusing_undecomposable(name):
+        errors = moments.direction_losses()[: largest_rank(*weight.shape)].clone()
+    release_pages([weight])
+    return errors

@@ -7,7 +7,7 @@ from torch import nn
 from wasi.data.spec import InputSpec
 from wasi.models.input_spec import architecture_of, check_architecture, library_of
 from wasi.models.loading import load_file
-from wasi.models.mapped import let_go_after_each_block, mapped_weights
+from wasi.models.mapped import mapped_weights, release_pages_after_each_block
 from wasi.models.restart import load_saved
 from wasi.models.rng import seeded
 from wasi.models.surrogate import surrogate_
@@ -30,7 +30,7 @@ def build_model(cfg_model, num_classes: int, spec: InputSpec, seed: int, mapped:
     """
     with mapped_weights() if mapped else nullcontext():
         model = _build(cfg_model, num_classes, spec, seed)
-    return let_go_after_each_block(model) if mapped else model
+    return release_pages_after_each_block(model) if mapped else model
 
 
 def _build(cfg_model, num_classes: int, spec: InputSpec, seed: int) -> nn.Module:

@@ -8,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from wasi.errors import UserError
-from wasi.models.mapped import let_go
+from wasi.models.mapped import release_pages
 from wasi.models.weights_file import tensor_shapes, weights_path
 
 State = dict[str, torch.Tensor]
@@ -61,7 +61,7 @@ def load_state(model: nn.Module, state: State, source, heads: tuple[str, ...], a
     with torch.no_grad():
         for key, value in state.items():
             targets[key].copy_(value)
-            let_go([targets[key]])  # pages of memory-mapped weights are released one tensor at a time
+            release_pages([targets[key]])  # pages of memory-mapped weights are released one tensor at a time
 
 
 def _without_foreign_head(state: State, shapes: dict[str, torch.Size], heads: tuple[str, ...]) -> State:

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from wasi.models.registered import registered_as
+from wasi.models.registered import replacing_registered
 from wasi.models.structure import find_blocks
 
 SUMS_FROM = 2**21  # bytes: smaller sums are not kept in a file, see `in_file`
@@ -38,7 +38,7 @@ def mapped_weights() -> Iterator[None]:
 
         def mapped(parameter: nn.Parameter) -> nn.Parameter:
             if not hasattr(parameter, _MAPPING):
-                let_go(made)
+                release_pages(made)
                 data = _mapped(parameter.detach(), file)
                 if hasattr(data, _MAPPING):
                     parameter = nn.Parameter(data, parameter.requires_grad)
@@ -47,14 +47,14 @@ def mapped_weights() -> Iterator[None]:
             return parameter
 
         try:
-            with registered_as(mapped):
+            with replacing_registered(mapped):
                 yield
         finally:
-            let_go(made)
+            release_pages(made)
 
 
 def in_file(sums: Tensor) -> Tensor:
-    """Return `sums` copied to a memory-mapped unnamed file, to be added to in place; `let_go` releases its pages.
+    """Return `sums` copied to a memory-mapped unnamed file, to be added to in place; see `release_pages`.
 
     Tensors smaller than `SUMS_FROM` bytes, and those that cannot be mapped, are returned as they are.
     """
@@ -62,11 +62,11 @@ def in_file(sums: Tensor) -> Tensor:
         return sums
     with _temporary() as file:
         found = _mapped(sums, file)
-    let_go([found])
+    release_pages([found])
     return found
 
 
-def let_go(tensors: Iterable[Tensor]) -> None:
+def release_pages(tensors: Iterable[Tensor]) -> None:
     """Release the pages of memory-mapped tensors from this process; the next access reads them from the file again.
 
     Other tensors are ignored.
@@ -76,10 +76,10 @@ def let_go(tensors: Iterable[Tensor]) -> None:
             mapping.madvise(mmap.MADV_DONTNEED)  # a shared file mapping, so no data is lost
 
 
-def let_go_after_each_block(model: nn.Module) -> nn.Module:
+def release_pages_after_each_block(model: nn.Module) -> nn.Module:
     """Release the pages of each block's weights after its forward pass, from now on until `into_memory`."""
     hooks = [
-        block.register_forward_hook(lambda module, *_: let_go(module.parameters()))
+        block.register_forward_hook(lambda module, *_: release_pages(module.parameters()))
         for block in find_blocks(model).values()
     ]
     setattr(model, _HOOKS, hooks)
@@ -94,7 +94,7 @@ def into_memory(model: nn.Module) -> nn.Module:
     for parameter in model.parameters():
         if hasattr(parameter, _MAPPING):
             parameter.data = parameter.data.clone()
-            let_go([parameter])
+            release_pages([parameter])
             delattr(parameter, _MAPPING)
     return model
 

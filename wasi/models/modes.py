@@ -8,7 +8,7 @@ from torch import nn
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """Set evaluation mode and disable gradients; afterwards every module returns to its previous mode."""
     before = [(module, module.training) for module in model.modules()]
     model.eval()

@@ -9,7 +9,7 @@ from wasi.models.attention import unpack_attention
 from wasi.models.header import ModelHeader
 from wasi.models.input_spec import library_of
 from wasi.models.mapped import mapped_weights
-from wasi.models.registered import registered_as
+from wasi.models.registered import replacing_registered
 from wasi.models.rng import seeded
 
 
@@ -36,7 +36,7 @@ def without_weights(create: Callable[[], nn.Module]) -> nn.Module:
     """
     with seeded(0):
         try:
-            with without_compiler(), registered_as(_on_meta):
+            with without_compiler(), replacing_registered(_on_meta):
                 model = create()
             if not any(buffer.is_meta for buffer in model.buffers()):
                 return model

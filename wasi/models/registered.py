@@ -7,7 +7,7 @@ from torch import nn
 
 
 @contextmanager
-def registered_as(made_of: Callable[[nn.Parameter], nn.Parameter]) -> Iterator[None]:
+def replacing_registered(made_of: Callable[[nn.Parameter], nn.Parameter]) -> Iterator[None]:
     """Within this context, modules register `made_of(parameter)` in place of every parameter that they are given."""
     register = nn.Module.register_parameter
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wasi.models.mapped import let_go
+from wasi.models.mapped import release_pages
 from wasi.models.structure import linear_sites
 
 ENERGY = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -28,7 +28,7 @@ def surrogate_(model: nn.Module, seed: int) -> nn.Module:
         with torch.no_grad():
             rows, columns = weight.shape
             weight.copy_(surrogate_weight(rows, columns, float(weight.norm()), generator))
-        let_go([weight])
+        release_pages([weight])
     return model
 
 

@@ -16,7 +16,7 @@ from hydra._internal import utils as hydra_utils
 from hydra.errors import HydraException
 
 from wasi.config.hardware import launched
-from wasi.config.rejected import rejected
+from wasi.config.hydra_errors import rejected
 from wasi.errors import Interrupted
 from wasi.runs.ending import one_line, print_error
 from wasi.runs.fail_fast import spelled_out

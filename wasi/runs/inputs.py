@@ -5,8 +5,8 @@ import logging
 import psutil
 from omegaconf import DictConfig
 
-from wasi.config.hardware import most_side_by_side
-from wasi.config.needs import check_needs
+from wasi.config.hardware import worker_limit
+from wasi.config.requirements import check_needs
 from wasi.data.catalogue import check_dataset
 from wasi.errors import UserError
 from wasi.methods.perplexity_table import read_tables
@@ -27,8 +27,8 @@ def check_inputs(cfg: DictConfig) -> None:
         ("device.num_threads", cfg.device.num_threads),
         ("dataset.num_workers", cfg.dataset.num_workers),
     ):
-        if (count or 0) > most_side_by_side():
-            raise UserError(option, count, f"at most {most_side_by_side()} on this machine, 4 for each core or 16")
+        if (count or 0) > worker_limit():
+            raise UserError(option, count, f"at most {worker_limit()} on this machine, 4 for each core or 16")
     if cfg.dataset.image_size is not None:
         _check_batch_fits(cfg.dataset.image_size, cfg.dataset.batch_size, 1, 4)
         if cfg.train.memory != "lean":

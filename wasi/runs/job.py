@@ -18,21 +18,21 @@ from omegaconf import DictConfig, OmegaConf
 
 from wasi.atomic import remove
 from wasi.config.hardware import launched
-from wasi.config.known import check_config
+from wasi.config.known_options import check_config
 from wasi.config.levels import measure_level
 from wasi.config.objectives import DEFAULT, Values, values_of
-from wasi.config.reads import rank_options_without_effect
-from wasi.config.swept import sweep_name
+from wasi.config.rank_options import rank_options_without_effect
+from wasi.config.sweep_options import sweep_name
 from wasi.errors import Interrupted, UserError
 from wasi.models.weights_file import FILE_NAME as MODEL_NAME
 from wasi.models.weights_file import damaged
 from wasi.runs.command import continue_with
 from wasi.runs.ending import Ending, ending_of, print_error, tell
 from wasi.runs.fail_fast import enough_failures
+from wasi.runs.gpu_slots import acquire_gpu_slot
 from wasi.runs.inputs import check_inputs
-from wasi.runs.lock import sole_owner
+from wasi.runs.lock import folder_lock
 from wasi.runs.out_of_memory import with_less_memory
-from wasi.runs.places import take_place
 from wasi.runs.processes import Others, check_processes, follow
 from wasi.runs.provenance import code_version, machine
 from wasi.runs.record import Record
@@ -43,7 +43,7 @@ from wasi.training import file_names
 
 log = logging.getLogger(__name__)
 
-_ended_here: set[Path] = set()  # folders of the current sweep whose jobs this process has performed
+_ended_folders: set[Path] = set()  # folders of the current sweep whose jobs this process has performed
 _stopped: list[int] = []  # the signal that stopped a job here; a launcher's worker must not begin another
 
 
@@ -89,7 +89,7 @@ def run_job(cfg: DictConfig, body: AnyBody, performer: Perform | None = None) ->
         print_error(str(UserError("hydra.callbacks.sweep", "null", "the shipped one, which checks every command")))
         sys.exit(2)
     folder, in_sweep = Path(hydra_cfg.runtime.output_dir), hydra_cfg.mode == RunMode.MULTIRUN
-    if in_sweep and folder in _ended_here:
+    if in_sweep and folder in _ended_folders:
         log.info("already dealt with in this sweep, skipped: %s", _shown(folder))
         return _objective(cfg, folder)
     if not in_sweep:
@@ -102,14 +102,14 @@ def run_job(cfg: DictConfig, body: AnyBody, performer: Perform | None = None) ->
     main = threading.current_thread() is threading.main_thread()
     try:
         with interruptible() if main else nullcontext():
-            take_place()
-            with sole_owner(folder) as alone:
+            acquire_gpu_slot()
+            with folder_lock(folder) as alone:
                 ending = (performer or perform)(cfg, folder, body) if alone else _taken(folder)
     except Interrupted as stop:
         _stopped.append(stop.signum)
         raise
     if alone:  # else the sweep tries it again if it has this job twice
-        _ended_here.add(folder)
+        _ended_folders.add(folder)
     if ending.exit_code and not in_sweep:
         sys.exit(ending.exit_code)
     return _objective(cfg, folder)
@@ -128,9 +128,9 @@ def _keep_sweep_name(cfg: DictConfig, before: dict | None, given: Collection[str
         cfg.sweep = name
 
 
-def forget_ended() -> None:
+def reset_ended_jobs() -> None:
     """Forget which jobs were performed, as a new sweep begins."""
-    _ended_here.clear()
+    _ended_folders.clear()
 
 
 def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
@@ -140,9 +140,9 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
         Interrupted: a signal stopped the run; the result is written before. All other exceptions are in the result.
     """
     if launched().rank:
-        return _perform_beside(cfg, body)
+        return _perform_other_rank(cfg, body)
     start, record, others = time.monotonic(), Record(cfg, folder), Others()
-    run = Run(folder, first_here=not _ended_here)
+    run = Run(folder, first_here=not _ended_folders)
     try:
         check_config(cfg)
         in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
@@ -202,7 +202,7 @@ def _run_body(cfg: DictConfig, run: Run, body: Body, record: Record) -> None:
     with_less_memory(lambda smaller: body(smaller, run), cfg, on_smaller)
 
 
-def _perform_beside(cfg: DictConfig, body: Body) -> Ending:
+def _perform_other_rank(cfg: DictConfig, body: Body) -> Ending:
     """Perform the run in a process that is not the first of a data-parallel run; only the first writes a result."""
     try:
         follow(cfg, lambda own, folder: body(own, Run(folder)))

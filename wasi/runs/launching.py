@@ -6,10 +6,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from wasi.config.hardware import places_for, visible_gpus
+from wasi.config.hardware import jobs_side_by_side, visible_gpus
 from wasi.errors import UserError
 from wasi.optional import optional
-from wasi.runs.places import offer_places
+from wasi.runs.gpu_slots import publish_gpu_slots
 
 _PLUGINS = {  # the module of Hydra's launcher behind each class of hydra_plugins/launchers.py
     "Joblib": "hydra_plugins.hydra_joblib_launcher._core",
@@ -50,12 +50,12 @@ def launcher_name(hydra_cfg: DictConfig) -> str:
     return str(hydra_cfg.launcher["_target_"]).rpartition(".")[2]
 
 
-def forget_launched() -> None:
+def reset_launched_jobs() -> None:
     """Forget the noted folders, as a new sweep begins."""
     _launched.clear()
 
 
-def note_launched(job: Path) -> None:
+def record_launched_job(job: Path) -> None:
     """Note a job's folder, so that the end of the sweep can check that it has a result.
 
     Called in the sweep's process: when a job begins there, or when a launcher returns what the job's process reported.
@@ -75,11 +75,11 @@ def _choice(hydra_cfg: DictConfig) -> str:
 
 def _share_out(config: DictConfig, name: str) -> None:
     device, threads = config.device.name, config.device.num_threads
-    places, gpus = places_for(device, threads), visible_gpus() if places_for(device, None) > 1 else []
+    places, gpus = jobs_side_by_side(device, threads), visible_gpus() if jobs_side_by_side(device, None) > 1 else []
     jobs = config.hydra.launcher.get("n_jobs")
     if gpus and jobs is not None and not 1 <= jobs <= len(gpus):
         raise UserError("hydra.launcher.n_jobs", jobs, f"at most {len(gpus)} here, one for each GPU")
     if gpus:
-        offer_places(gpus)
+        publish_gpu_slots(gpus)
     elif name == "SubmititLocal":  # it starts all jobs at once; those without a place wait
-        offer_places([f"cpu-{number}" for number in range(places)])
+        publish_gpu_slots([f"cpu-{number}" for number in range(places)])

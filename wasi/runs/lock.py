@@ -8,11 +8,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 _NAME = ".lock"
-_PATIENCE = 1.0  # seconds; `is_at_work` in another process holds the lock far more briefly, to test it
+_PATIENCE = 1.0  # seconds; `is_locked` in another process holds the lock far more briefly, to test it
 
 
 @contextmanager
-def sole_owner(folder: Path, patience: float = _PATIENCE) -> Iterator[bool]:
+def folder_lock(folder: Path, patience: float = _PATIENCE) -> Iterator[bool]:
     """Hold the folder's lock during the block; yield whether this process got it. The lock ends with its process.
 
     It is a lock on the file `.lock`, which NFS (version 3 with its lock service, or 4), Lustre with `-o flock`, GPFS
@@ -34,12 +34,12 @@ def sole_owner(folder: Path, patience: float = _PATIENCE) -> Iterator[bool]:
         lock.release()
 
 
-def is_at_work(folder: Path) -> bool:
+def is_locked(folder: Path) -> bool:
     """Return whether another process has the folder. Creates no file; a lock that may not be opened counts as held."""
     lock = folder / _NAME
     if not lock.exists():
         return False
     if not os.access(lock, os.R_OK | os.W_OK):
         return True
-    with sole_owner(folder, patience=0) as alone:
+    with folder_lock(folder, patience=0) as alone:
         return not alone

@@ -21,10 +21,10 @@ def write_json(path: Path, content: dict) -> None:
     atomic_write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
-def told_ending(status: str, error: str | None) -> str:
+def outcome_line(status: str, error: str | None) -> str:
     """Return how a job ended as one line that begins with the status, without repeating it.
 
-    >>> told_ending("failed", "train.epochs=0"), told_ending("diverged", "diverged: training loss is nan")
+    >>> outcome_line("failed", "train.epochs=0"), outcome_line("diverged", "diverged: training loss is nan")
     ('failed: train.epochs=0', 'diverged: training loss is nan')
     """
     error = str(error)

@@ -11,19 +11,19 @@ from omegaconf import DictConfig, read_write
 
 import wasi.config.resolvers  # noqa: F401  (a launcher's child process gets it by unpickling the callback)
 from wasi.config.files import plain
-from wasi.config.known import check_config, check_hydra
-from wasi.config.needs import check_needs
-from wasi.config.swept import sweep_name, swept_options
+from wasi.config.known_options import check_config, check_hydra
+from wasi.config.requirements import check_needs
+from wasi.config.sweep_options import sweep_name, swept_options
 from wasi.runs.command import continue_with
 from wasi.runs.ending import ending_of, one_line, print_error
 from wasi.runs.fail_fast import OPTION, check_fail_fast, enough_failures, note_results_before
 from wasi.runs.folder import check_folder, check_inside, make_folder
-from wasi.runs.job import forget_ended
-from wasi.runs.launching import forget_launched, launched_jobs, note_launched, prepare_launcher
-from wasi.runs.lock import is_at_work
+from wasi.runs.job import reset_ended_jobs
+from wasi.runs.launching import launched_jobs, prepare_launcher, record_launched_job, reset_launched_jobs
+from wasi.runs.lock import is_locked
 from wasi.runs.plan import write_plan
 from wasi.runs.processes import check_processes
-from wasi.runs.result import FILE_NAME, read_result, told_ending
+from wasi.runs.result import FILE_NAME, outcome_line, read_result
 from wasi.runs.tuning import check_tuning
 from wasi.runs.tuning_file import not_chosen
 
@@ -70,8 +70,8 @@ class SweepCallback(Callback):
         write_plan(Path(config.hydra.sweep.dir), config)
         if self._fail_fast is not None:
             note_results_before(Path(config.hydra.sweep.dir))
-        forget_ended()
-        forget_launched()
+        reset_ended_jobs()
+        reset_launched_jobs()
 
     def _check_sweep(self, config: DictConfig) -> None:
         check_hydra(config.hydra)
@@ -88,7 +88,7 @@ class SweepCallback(Callback):
         make_folder("hydra.sweep.dir", config.hydra.sweep.dir)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        note_launched(Path(config.hydra.runtime.output_dir))
+        record_launched_job(Path(config.hydra.runtime.output_dir))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
@@ -98,7 +98,7 @@ class SweepCallback(Callback):
         if not stopped:
             failures |= lost_jobs([folder / os.path.relpath(job, folder) for job in launched_jobs()], self.file_name)
         for job, result in failures.items():
-            print_error(f"{job}: {told_ending(result['status'], result['error'])}")
+            print_error(f"{job}: {outcome_line(result['status'], result['error'])}")
         if stopped:
             count, reason = stopped
             print_error(f"stopped after {count} failures of one kind, {OPTION}={self._fail_fast}: {reason}")
@@ -162,7 +162,7 @@ def failed_jobs(
         if result["status"] == "diverged" and path.parent.name in tried:
             continue
         if result["status"] == "running":
-            if is_at_work(path.parent):
+            if is_locked(path.parent):
                 continue
             result["error"] = "its process died"
         failures[path.parent] = result
@@ -174,7 +174,7 @@ def lost_jobs(jobs: Iterable[Path], file_name: str = FILE_NAME) -> dict[Path, di
 
     A job on which another process is at work is not lost.
     """
-    lost = [job for job in jobs if not (job / file_name).exists() and not is_at_work(job)]
+    lost = [job for job in jobs if not (job / file_name).exists() and not is_locked(job)]
     return {job: {"status": "failed", "error": f"it left no {file_name}"} for job in lost}
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wasi.config.objectives import DEFAULT, Values, best_places, values_of
-from wasi.runs.lock import is_at_work
+from wasi.config.objectives import DEFAULT, Values, non_dominated, values_of
+from wasi.runs.lock import is_locked
 from wasi.runs.result import read_result
 from wasi.runs.search import Point, Range
 from wasi.runs.tuning import Grid, Plan, Row, shown, word
@@ -60,7 +60,7 @@ class TunedRow:
 
     @property
     def _chosen(self) -> list[int]:
-        return best_places(self.values, self.objectives)
+        return non_dominated(self.values, self.objectives)
 
     def _is_end(self, point: Point, key: str) -> bool:
         value, tried = point[key], self._tried(point, key)
@@ -131,7 +131,7 @@ def tuned_row(row: Row, returns: Sequence[Any], objectives: Sequence[str]) -> Tu
         Undecided: another process is at work at one of the points.
     """
     folders = [folder_of(job) for job in returns]
-    if taken := next(filter(is_at_work, folders), None):  # before reading, in case one ends meanwhile
+    if taken := next(filter(is_locked, folders), None):  # before reading, in case one ends meanwhile
         raise Undecided(f"tuning {row.name}: another process is at work in {taken}; run this again when it has ended")
     results = [read_result(folder) or {} for folder in folders]
     values = [found_values(result, objectives) for result in results]

@@ -11,7 +11,7 @@ from hydra.conf import HydraConf
 from omegaconf import DictConfig
 
 from wasi.config.files import plain
-from wasi.config.swept import sweep_overrides
+from wasi.config.sweep_options import sweep_overrides
 from wasi.errors import UserError
 from wasi.runs.search import Axes, Point, Space
 

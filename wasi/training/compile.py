@@ -107,7 +107,7 @@ def graph_count() -> int:
     return 0 if dynamo is None else dynamo.counters["stats"]["unique_graphs"]
 
 
-def settle(run: Callable[[], object], cycle: int = 1) -> None:
+def run_until_compiled(run: Callable[[], object], cycle: int = 1) -> None:
     """Call `run` until `cycle` calls in a row have compiled no new graph.
 
     Args:

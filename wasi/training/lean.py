@@ -2,9 +2,9 @@
 
 Blocks are grouped into segments of a few blocks. A segment runs over the batch in chunks of images and saves only its
 input, in bfloat16 by default. The backward pass goes through the segments from the last to the first, recomputes each
-chunk (without its last product, see `wasi.layers.graph_only`) and accumulates its gradients. The patch embedding does
-the same, starting from uint8 images. So the gradient is that of the whole batch, every Tucker basis is updated once per
-step, and clipping is by the global norm as usual.
+chunk (without its last product, see `wasi.layers.skipped_output`) and accumulates its gradients. The patch embedding
+does the same, starting from uint8 images. So the gradient is that of the whole batch, every Tucker basis is updated
+once per step, and clipping is by the global norm as usual.
 
 Gradients are held until the optimizer's step, as without `lean`; those of WASI in coordinates (`O x r`) are small.
 
@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from wasi.allocator import HeapTrimmer, return_large_blocks
 from wasi.errors import UserError
 from wasi.layers.factored import FactoredLinear
-from wasi.layers.graph_only import GraphOnlyRepetition, convolution_graph
+from wasi.layers.skipped_output import GraphOnlyRepetition, convolution_graph
 from wasi.models.structure import find_blocks, first_convolution, linear_sites
-from wasi.training.chunked_repeat import ChunkedRepeat, Repeated
+from wasi.training.chunked_checkpoint import ChunkedCheckpoint, Repeated
 from wasi.training.compile import is_compiled
 from wasi.training.segments import segments
 from wasi.training.step import TrainStep
@@ -38,7 +38,7 @@ _TRIM_AFTER = 64 * 2**20  # bytes: a step of ViT-B/32 grows by more; models with
 
 
 class LeanStep(TrainStep):
-    """A `TrainStep` whose patch embedding and segments of blocks run as `ChunkedRepeat`.
+    """A `TrainStep` whose patch embedding and segments of blocks run as `ChunkedCheckpoint`.
 
     It takes uint8 images, which the patch embedding normalises chunk by chunk.
 
@@ -73,7 +73,7 @@ class LeanStep(TrainStep):
         self._chunk_bytes = None if chunk_mib is None else chunk_mib * 2**20
         self._dtype = next(self.model.parameters()).dtype
         self._trimmer = HeapTrimmer(_TRIM_AFTER) if self.device.type == "cpu" else None
-        self._told_allocator = False  # whether it knows the size of a chunk's largest tensor, known at the first batch
+        self._allocator_is_set = False  # to the size of a chunk's largest tensor, known at the first batch
         self._anchor = torch.empty(0, device=self.device, requires_grad=True)
         blocks, (_, embedding) = find_blocks(self.model), _patch_embedding(self.model)
         self._widths = dict.fromkeys(blocks.values(), 0)  # the largest in_features or out_features in each block
@@ -91,7 +91,7 @@ class LeanStep(TrainStep):
         )
         repeated_together: list[Sequence[nn.Module]] = [[embedding]]
         for segment, followed in segments(self.model, blocks.values(), segment_size):
-            self._pieces |= self._in_one(segment, followed)
+            self._pieces |= self._segment_forwards(segment, followed)
             repeated_together.append(segment)
         if self.in_backward:
             _refuse_shared_parameters(repeated_together)
@@ -117,7 +117,7 @@ class LeanStep(TrainStep):
 
         return run
 
-    def _in_one(self, segment: Sequence[nn.Module], followed: bool) -> dict[nn.Module, Callable[..., Tensor]]:
+    def _segment_forwards(self, segment: Sequence[nn.Module], followed: bool) -> dict[nn.Module, Callable[..., Tensor]]:
         """Return new `forward` functions for the blocks of a segment: the last block runs all of it in chunks.
 
         The blocks before return their input unchanged in training, and run alone otherwise.
@@ -135,10 +135,12 @@ class LeanStep(TrainStep):
         out = self._storage if followed else self._dtype
         pieces = {segment[-1]: self._chunked(segment, whole, out, last)}
         for block, forward in zip(segment[:-1], forwards, strict=False):
-            pieces[block] = self._handing_on(segment, forward)
+            pieces[block] = self._identity_in_training(segment, forward)
         return pieces
 
-    def _handing_on(self, segment: Sequence[nn.Module], forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def _identity_in_training(
+        self, segment: Sequence[nn.Module], forward: Callable[..., Tensor]
+    ) -> Callable[..., Tensor]:
         @wraps(forward)
         def run(x: Tensor) -> Tensor:
             return x if _trains(segment, x) else forward(x)
@@ -153,7 +155,7 @@ class LeanStep(TrainStep):
         otherwise: Callable[..., Tensor] | None = None,
         rerun: Callable[[Tensor], Tensor] | None = None,
     ) -> Callable[..., Tensor]:
-        """Return a `forward` that calls `run` in chunks, as `ChunkedRepeat`, while `modules` train.
+        """Return a `forward` that calls `run` in chunks, as `ChunkedCheckpoint`, while `modules` train.
 
         Args:
             modules: the modules that `run` calls.
@@ -173,8 +175,8 @@ class LeanStep(TrainStep):
             numbers = max(x[0].numel(), x[0].numel() // x.shape[-1] * width)
             written = self._dtype.itemsize * numbers  # bytes per image
             size = self._images_at_once(written)
-            if width and not self._told_allocator:
-                self._told_allocator = True
+            if width and not self._allocator_is_set:
+                self._allocator_is_set = True
                 return_large_blocks(size * written + 4096)
                 if size < min(self.chunk_size, len(x)):
                     log.info("%d images at a time: train.chunk_mib allows no more", size)
@@ -193,7 +195,7 @@ class LeanStep(TrainStep):
                 rerun or run_chunk,
                 repetition,
             )
-            return ChunkedRepeat.apply(self._anchor, x, part)
+            return ChunkedCheckpoint.apply(self._anchor, x, part)
 
         return chunked
 

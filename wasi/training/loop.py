@@ -162,7 +162,7 @@ class Fit:
                 "lr": rate,
             },
         )
-        parallel.stop_together(self.step.device)
+        parallel.share_pending_signal(self.step.device)
         every = self.cfg.train.checkpoint_every
         if every and progress.step % every == 0:
             self._save()

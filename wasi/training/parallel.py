@@ -96,7 +96,7 @@ def largest(count: int, device: torch.device) -> int:
     return int(most)
 
 
-def keep_sums_once(parameters: Iterable[Tensor]) -> None:
+def zero_gradients_except_first(parameters: Iterable[Tensor]) -> None:
     """Zero existing gradients in all processes but the first, before a backward pass.
 
     A gradient may hold a momentum to which the new gradient is added; so `sum_gradients` counts it only once.
@@ -126,7 +126,7 @@ def sum_gradients(parameters: Sequence[Tensor]) -> None:
             gradient.copy_(part.view_as(gradient))
 
 
-def stop_together(device: torch.device) -> None:
+def share_pending_signal(device: torch.device) -> None:
     """Share a pending signal with all processes, so that they all stop after the same step."""
     if is_parallel():
         signals.hold(largest(signals.pending() or 0, device))

@@ -11,8 +11,8 @@ def segment_lengths(blocks: int, size: int) -> list[int]:
 
     If `size >= blocks`, there is one segment. Memory holds the inputs of all segments whose backward pass is not over,
     and the activations inside the one that is recomputed. The last segments are recomputed while nearly all inputs are
-    held, so these are short. Also, the last product of a segment is not recomputed (`wasi.layers.graph_only`), so more
-    segments take less time.
+    held, so these are short. Also, the last product of a segment is not recomputed (`wasi.layers.skipped_output`), so
+    more segments take less time.
     """
     alone = blocks // 3 if 1 < size < blocks else 0
     in_groups = blocks - alone

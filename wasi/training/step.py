@@ -131,7 +131,7 @@ class TrainStep:
         size, count = self.micro_batch_size or len(labels), parallel.total(len(labels), self.device)
         found = torch.zeros(2, dtype=torch.float64, device=self.device)
         summed = self.subspace.summed() if parallel.is_parallel() else []
-        parallel.keep_sums_once(summed)
+        parallel.zero_gradients_except_first(summed)
         parts = zip(images.split(size), labels.split(size), strict=True) if len(labels) else ()
         for x, y in parts:
             logits = self.model(x)

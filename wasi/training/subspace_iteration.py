@@ -49,7 +49,7 @@ class SubspaceIteration:
         self.optimizer = optimizer
         self.layers = [m for m in model.modules() if isinstance(m, LowRankLayer)]
         factored = trainable_factors(model)
-        self.folding = [layer for layer in factored if layer.C is not None]
+        self.coordinate_layers = [layer for layer in factored if layer.C is not None]
         linear = isinstance(optimizer, torch.optim.SGD) and not any(g["momentum"] for g in optimizer.param_groups)
         self.tangent = [layer for layer in factored if linear and layer.C is None]
         truncated = [m for m in self.layers if isinstance(m, SvdLinear) and m.weight.requires_grad]
@@ -57,7 +57,7 @@ class SubspaceIteration:
         self._group_of = {id(p): number for number, group in enumerate(optimizer.param_groups) for p in group["params"]}
         self._whitened = [p for p, _ in optimizer.whitened_parameters()] if isinstance(optimizer, Swan) else []
         whitened = {id(p) for p in self._whitened}
-        coordinates = [layer.C for layer in self.folding if layer.C is not None]
+        coordinates = [layer.C for layer in self.coordinate_layers if layer.C is not None]
         self._stepped: list[Tensor] = [*(p for p in model.parameters() if p.requires_grad), *coordinates]
         self._clipped = [p for p in self._stepped if id(p) not in whitened]
 
@@ -95,7 +95,7 @@ class SubspaceIteration:
         if max_norm is not None:
             nn.utils.clip_grads_with_norm_(clipped, max_norm, norm)
         if not isinstance(self.optimizer, Swan):  # Swan allocates the coordinates itself, one layer at a time
-            for layer in self.folding:
+            for layer in self.coordinate_layers:
                 if layer.C is not None and layer.C.grad is not None:
                     layer.C.data = torch.zeros_like(layer.C.grad)
         return norm
@@ -123,7 +123,7 @@ class SubspaceIteration:
         is projected on the span of `U'`, where its coordinates are `S (U^T U')`.
         """
         swan = self.optimizer if isinstance(self.optimizer, Swan) and self.optimizer.momentum else None
-        moving = [layer for layer in self.folding if _feature_basis(layer).requires_grad]
+        moving = [layer for layer in self.coordinate_layers if _feature_basis(layer).requires_grad]
         before = [None if swan is None else _feature_basis(layer).clone() for layer in moving]
         advance([layer.state for layer in self.layers if layer.state is not None])
         for layer, old in zip(moving, before, strict=True):
@@ -135,7 +135,7 @@ class SubspaceIteration:
     @_whole_float32()
     def fold(self) -> None:
         """Fold the optimizer's steps on coordinates since the last call into the factors, with weight decay."""
-        layers = [layer for layer in self.folding if layer.has_update]
+        layers = [layer for layer in self.coordinate_layers if layer.has_pending_step]
         fold_all_(layers, [self._decay(layer) for layer in layers])
 
     def _decay(self, layer: FactoredLinear) -> float:

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from wasi.config.needs import check_needs
+from wasi.config.requirements import check_needs
 from wasi.errors import UserError
 from wasi.optional import optional
 

@@ -15,9 +15,9 @@ ENDS = {
 
 
 def run(body, wrapped):
-    call = "leave_after(main)" if wrapped else "main()"
+    call = "exit_after(main)" if wrapped else "main()"
     imports = "import atexit, sys, threading, time\nfrom concurrent.futures import ThreadPoolExecutor"
-    imports += "\nfrom wasi.leave import leave_after"
+    imports += "\nfrom wasi.process_exit import exit_after"
     code = f"{imports}\n\ndef main():\n    {body}\n\n{call}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     return done.returncode, done.stdout, done.stderr.strip().splitlines()[-1:]

@@ -31,7 +31,7 @@ class LinearGraph(torch.autograd.Function):
         need_x, need_weight, _ = ctx.needs_input_grad
         ctx.save_for_backward(x if need_weight else None, weight if need_x else None)
         ctx.by_columns = x.dim() == 2 and x.stride() == (1, len(x))  # column-major, as its gradient then is, too
-        return left_out(x, weight)
+        return placeholder_output(x, weight)
 
     @staticmethod
     @once_differentiable
@@ -69,7 +69,7 @@ class ConvolutionGraph(torch.autograd.Function):
         return *found, None
 
 
-def left_out(x: Tensor, weight: Tensor) -> Tensor:
+def placeholder_output(x: Tensor, weight: Tensor) -> Tensor:
     """Return zeros `[..., O]` in place of `X W^T`, for `x` (`[..., I]`) and a weight or left factor of `O` rows."""
     return x.new_zeros(*x.shape[:-1], weight.shape[0])
 
@@ -120,7 +120,7 @@ class GraphOnlyRepetition:
         self.layer: nn.Module | None = None  # the layer that skips its output
 
     def __call__(self) -> AbstractContextManager[None]:
-        return self._without_output() if self._looked else self._look()
+        return self._skipping_output() if self._looked else self._look()
 
     @contextmanager
     def _look(self) -> Iterator[None]:
@@ -129,7 +129,7 @@ class GraphOnlyRepetition:
         def called(layer: nn.Module, args: Any, output: Any) -> None:
             calls.append(layer)
             is_first = calls.count(layer) == 1
-            self.layer = layer if is_first and _can_leave_out(layer) else None
+            self.layer = layer if is_first and _can_skip_output(layer) else None
 
         def kept(tensor: Tensor) -> Tensor:
             self.layer = None
@@ -145,7 +145,7 @@ class GraphOnlyRepetition:
         self._looked = True
 
     @contextmanager
-    def _without_output(self) -> Iterator[None]:
+    def _skipping_output(self) -> Iterator[None]:
         if (layer := self.layer) is None:
             yield
             return
@@ -160,7 +160,7 @@ class GraphOnlyRepetition:
             delattr(layer, name)
 
 
-def _can_leave_out(layer: nn.Module) -> bool:
+def _can_skip_output(layer: nn.Module) -> bool:
     """Whether `layer` can skip its output: it is an `nn.Linear` itself, or its `forward` supports `output_needed`.
 
     A `forward` that is replaced on the instance, or overridden in a class that does not define `output_needed`, does

@@ -7,7 +7,7 @@ from hydra._internal.callbacks import Callbacks
 from hydra.errors import ConfigCompositionException, InstantiationException, OverrideParseException
 
 from tests.conftest import CONF
-from wasi.config.rejected import rejected
+from wasi.config.hydra_errors import rejected
 
 METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 

@@ -15,7 +15,7 @@ _SMALL = 2**16  # bytes: gradients below this size share a mapping instead of ha
 
 @dataclass(frozen=True)
 class Repeated:
-    """A part of the network that `ChunkedRepeat` runs chunk by chunk.
+    """A part of the network that `ChunkedCheckpoint` runs chunk by chunk.
 
     Attributes:
         run: the forward function, in `dtype`; its result for a chunk must not depend on other chunks.
@@ -45,7 +45,7 @@ class Repeated:
         return x.to(self.dtype) if x.is_floating_point() else x
 
 
-class ChunkedRepeat(torch.autograd.Function):
+class ChunkedCheckpoint(torch.autograd.Function):
     """Compute `part.run(x)` chunk by chunk without a graph, and recompute each chunk with one in the backward pass.
 
     Gradients of parameters are accumulated in their `.grad` by the backward pass of each chunk.

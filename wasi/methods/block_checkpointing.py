@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wasi.models.mapped import let_go
-from wasi.models.modes import evaluating
+from wasi.models.mapped import release_pages
+from wasi.models.modes import eval_mode
 from wasi.models.structure import find_blocks
 
 
@@ -25,30 +25,30 @@ def for_input_gradients(model: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         for block in find_blocks(model).values():
             stack.callback(_put_back, block, vars(block).get("forward"))
-            block.forward = _repeated(block, block.forward)
-        stack.enter_context(evaluating(model))
+            block.forward = _with_checkpointing(block, block.forward)
+        stack.enter_context(eval_mode(model))
         stack.enter_context(torch.enable_grad())
         yield
 
 
-def _repeated(block: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+def _with_checkpointing(block: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
     """Return `forward` of `block` with recomputation in the backward pass."""
 
     @wraps(forward)
     def run(x: Any, *args, **kwargs) -> Any:
         if not (isinstance(x, Tensor) and x.requires_grad) or _has_gradient((args, kwargs)):
-            return forward(x, *args, **kwargs)  # `_Repeat` passes gradients to `x` alone
+            return forward(x, *args, **kwargs)  # `_Recompute` passes gradients to `x` alone
         # With gradients enabled, so that torch picks the same kernels as in the recomputation; the graph is dropped.
         once = forward(x.detach().requires_grad_(), *args, **kwargs)
         if not isinstance(once, Tensor):
             return forward(x, *args, **kwargs)
-        again, done = (lambda y: forward(y, *args, **kwargs)), (lambda: let_go(block.parameters()))
-        return _Repeat.apply(x, once.detach(), again, done)
+        again, done = (lambda y: forward(y, *args, **kwargs)), (lambda: release_pages(block.parameters()))
+        return _Recompute.apply(x, once.detach(), again, done)
 
     return run
 
 
-class _Repeat(torch.autograd.Function):
+class _Recompute(torch.autograd.Function):
     """Returns `y`, which must equal `run(x)`; the backward pass recomputes `run(x)` with a graph and calls `done`."""
 
     @staticmethod

@@ -7,8 +7,8 @@ from torch import nn
 
 from tests.small import METHODS, applied
 from wasi.layers.base import LowRankLayer
-from wasi.layers.graph_only import GraphOnlyRepetition, convolution_graph, linear
 from wasi.layers.quantized import QuantizedAdapterLinear
+from wasi.layers.skipped_output import GraphOnlyRepetition, convolution_graph, linear
 from wasi.layers.svd_linear import SvdLinear
 
 

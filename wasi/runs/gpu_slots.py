@@ -20,7 +20,7 @@ _VARIABLE = "WASI_PLACES"
 _SECONDS = 1.0  # between two attempts to find a free place
 
 
-def offer_places(names: Sequence[str]) -> None:
+def publish_gpu_slots(names: Sequence[str]) -> None:
     """Offer places to the processes that this one starts.
 
     Args:
@@ -30,7 +30,7 @@ def offer_places(names: Sequence[str]) -> None:
 
 
 @cache
-def take_place() -> str | None:
+def acquire_gpu_slot() -> str | None:
     """Wait for a free place, keep it until the process ends, and return its name; None if no places are offered.
 
     If it is a GPU, CUDA sees this one alone from then on, so call this before CUDA is initialised. A place is locked

@@ -7,9 +7,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from tests.conftest import CONF
-from wasi.config import known
-from wasi.config.known import check_config, check_hydra, check_needed
-from wasi.config.rejected import rejected
+from wasi.config import known_options
+from wasi.config.hydra_errors import rejected
+from wasi.config.known_options import check_config, check_hydra, check_needed
 from wasi.errors import UserError
 
 
@@ -76,7 +76,7 @@ def test_the_benchmarks_options_are_none_of_a_run(compose_config, monkeypatch):
         hydra_cfg = OmegaConf.create({"job": {"config_name": config}, "overrides": {"task": words}})
         monkeypatch.setattr(HydraConfig, "initialized", lambda: True)
         monkeypatch.setattr(HydraConfig, "get", lambda found=hydra_cfg: found)
-        monkeypatch.setattr(known, "_folders", lambda: [CONF])
+        monkeypatch.setattr(known_options, "_folders", lambda: [CONF])
         if config == "bench":
             check_config(compose_config("bench.rounds=3", config="bench"))
             continue
@@ -136,7 +136,7 @@ def test_a_launchers_options_are_those_that_its_plugin_has_described(compose_con
     options = ("++hydra.launcher.backend=loky", "+hydra.launcher.foo=1")
     asked, unknown = (compose_config("hydra/launcher=joblib", option, with_hydra=True).hydra for option in options)
     described = SimpleNamespace(node={"_target_": "a.B", "backend": None})
-    monkeypatch.setattr(known.ConfigStore.instance(), "load", lambda path: described)
+    monkeypatch.setattr(known_options.ConfigStore.instance(), "load", lambda path: described)
     check_hydra(asked)
     with pytest.raises(UserError) as error:
         check_hydra(unknown)
