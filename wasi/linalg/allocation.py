@@ -29,8 +29,8 @@ def allocate(
 
     The allocation is greedy: every layer starts at one step of directions; then the step with the largest error per
     parameter is added, until the next one does not fit. As the errors of a layer do not increase, no other multiples
-    of the steps that cost at most as much as the result give a smaller error (greedy solution of a separable convex problem,
-    Fox 1966).
+    of the steps that cost at most as much as the result give a smaller error (greedy solution of a separable convex
+    problem, Fox 1966).
 
     Args:
         errors: per layer, the error that dropping each of its directions adds (`[largest rank]`, at least one step
