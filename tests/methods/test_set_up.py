@@ -148,7 +148,7 @@ def test_the_features_gradients_take_one_blocks_graph_at_a_time_and_are_the_same
     with block_checkpointing.for_input_gradients(model):
         assert torch.equal(gradient(), expected)
     ordinary, ours = graphs
-    assert ours["_RepeatBackward"] == len(blocks) and ordinary["AddmmBackward0"] >= 2 * len(blocks) > 0
+    assert ours["_RecomputeBackward"] == len(blocks) and ordinary["AddmmBackward0"] >= 2 * len(blocks) > 0
     assert not ours["AddmmBackward0"] and sum(ours.values()) < sum(ordinary.values()) / 2
     assert gone == [{block} for block in reversed(blocks)]
     assert not any("forward" in vars(block) for block in blocks.values())
