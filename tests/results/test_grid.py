@@ -7,7 +7,7 @@ from wasi.errors import UserError
 from wasi.results.collect import collect
 from wasi.results.documents import stale_documents, update
 from wasi.results.grid import grid
-from wasi.results.kept_result import read_records
+from wasi.results.kept_result import read_kept
 
 TRIED = {"wasi_0.8": {3e-5: 0.81, 7e-5: 0.87, 1.4e-4: 0.84}, "lora_r8": {1e-3: 0.88, 2e-3: 0.86, 4e-3: 0.85}}
 
@@ -30,7 +30,7 @@ def sweep(tmp_path):
 def kept(sweep, tmp_path):
     def collected():
         collect([sweep], tmp_path / "results" / "g")
-        return read_records(tmp_path / "results" / "g")
+        return read_kept(tmp_path / "results" / "g")
 
     return collected
 

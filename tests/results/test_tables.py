@@ -11,10 +11,11 @@ from scipy.stats import t, ttest_ind, ttest_rel
 
 from tests.report import fakes
 from wasi.errors import UserError
+from wasi.report.options import row_name
 from wasi.results.collect import collect
 from wasi.results.documents import stale_documents, update
-from wasi.results.kept_result import read_records
-from wasi.results.rows import compare
+from wasi.results.kept_result import read_kept
+from wasi.results.rows import table_of
 from wasi.results.table import markdown
 from wasi.results.verdict import sentences
 
@@ -72,9 +73,9 @@ def _change(path, **provenance):
 
 
 def test_differences_are_paired_over_seeds(kept):
-    found = compare("t", read_records(kept))
+    found = table_of("t", read_kept(kept))
     row = next(row for row in found.rows if row.name == "wasi_0.8")
-    ours, theirs = (list(r.accuracy.values()) for r in (row, found.baseline))
+    ours, theirs = row.accuracies, found.baseline.accuracies
     difference = found.difference(row)
     low, high = ttest_rel(ours, theirs).confidence_interval(0.95)
     assert (difference.n, difference.low, difference.high) == (5, pytest.approx(low), pytest.approx(high))
@@ -83,14 +84,14 @@ def test_differences_are_paired_over_seeds(kept):
 
 
 def test_the_front_is_of_accuracy_time_and_memory(kept):
-    found = compare("t", read_records(kept))
+    found = table_of("t", read_kept(kept))
     assert found.front == {"vanilla", "lora_r8", "lora_r8_lean", "wasi_0.8", "wasi_0.8_lean"}
     rows = {row.name: row for row in found.rows}
     assert rows["wasi_0.8_lean"].point == (pytest.approx(0.8906), 1.0, -80)
 
 
 def test_a_row_that_meets_every_target_is_named(kept):
-    told = " ".join(sentences(compare("t", read_records(kept))))
+    told = " ".join(sentences(table_of("t", read_kept(kept))))
     assert told.startswith("wasi_0.8 meets the four targets at once: accuracy -1.00 points against vanilla (at least")
     assert "step 1.40× as fast as vanilla's (at least 1.3×), lean peak 0.67 of lean LoRA's with unquant" in told
     assert "inference 1.60× as fast as plain LoRA's (at least 1.3×)." in told
@@ -100,7 +101,7 @@ def test_a_row_that_meets_every_target_is_named(kept):
 def test_an_interval_that_reaches_beyond_the_target_of_accuracy_is_told(tmp_path):
     _sweep(tmp_path / "other", wasi_below=0.0142)
     collect([tmp_path / "other"], tmp_path / "u")
-    told = " ".join(sentences(compare("u", read_records(tmp_path / "u"))))
+    told = " ".join(sentences(table_of("u", read_kept(tmp_path / "u"))))
     low = 100 * (-0.0142 - t.ppf(0.975, 4) * stdev(DIFFERENCE) / 5**0.5)
     assert f"accuracy -1.42 points against vanilla (at least -1.5; 95 % interval {low:+.2f} to " in told
     assert low < -1.5 and "meets the four targets" in told  # which the mean meets
@@ -110,7 +111,7 @@ def test_a_missed_target_and_a_better_rival_are_named(tmp_path):
     _sweep(tmp_path / "sweep", wasi_below=0.02)
     _row(tmp_path / "sweep", "best", "lora", 0.001, 1.5, 3.0, 60)
     collect([tmp_path / "sweep"], tmp_path / "t")
-    told = " ".join(sentences(compare("t", read_records(tmp_path / "t"))))
+    told = " ".join(sentences(table_of("t", read_kept(tmp_path / "t"))))
     assert "No WASI row meets the four targets" in told and "wasi_0.8 misses accuracy -2.00 points" in told
     assert "inference 0.53× as fast as plain LoRA's (at least 1.3×)." in told
     assert "best is better than every WASI row in accuracy, step time and peak of live tensors together." in told
@@ -119,7 +120,7 @@ def test_a_missed_target_and_a_better_rival_are_named(tmp_path):
 def test_a_quantized_rival_is_told_of_and_does_not_judge_the_peak(kept):
     """0.7 of 120 MiB stays the bound; that 4 bits need less memory is a sentence of its own."""
     _add_benchmark(kept, "lora_r8_lean", "lora_nf4_lean", peak=40, base="nf4")
-    told = " ".join(sentences(compare("t", read_records(kept))))
+    told = " ".join(sentences(table_of("t", read_kept(kept))))
     assert told.startswith("wasi_0.8 meets the four targets at once")
     less = "lora_nf4_lean (40 MiB, 0.80× as fast as the baseline) needs less memory in a step than the leanest WASI row"
     assert f"{less} (80 MiB)." in told
@@ -127,7 +128,7 @@ def test_a_quantized_rival_is_told_of_and_does_not_judge_the_peak(kept):
 
 def test_rows_that_were_measured_in_part_do_not_hide_one_that_meets_every_target(kept):
     _add_benchmark(kept, "wasi_0.8", "wasi_0.9", peak=510, base=None)
-    assert sentences(compare("t", read_records(kept)))[0].startswith("wasi_0.8 meets the four targets at once")
+    assert sentences(table_of("t", read_kept(kept)))[0].startswith("wasi_0.8 meets the four targets at once")
 
 
 def test_a_lean_row_that_was_not_trained_names_its_plain_twin_and_is_on_no_front(kept):
@@ -135,7 +136,7 @@ def test_a_lean_row_that_was_not_trained_names_its_plain_twin_and_is_on_no_front
         content = json.loads(path.read_text())
         if content["row"] == "lora_r8_lean" and content["kind"] == "run":
             path.unlink()
-    found = compare("t", read_records(kept))
+    found = table_of("t", read_kept(kept))
     rows = {row.name: row for row in found.rows}
     assert rows["lora_r8_lean"].trained_as == "lora_r8" and rows["lora_r8_lean"].mean is None
     assert "lora_r8_lean" not in found.front and found.difference(rows["lora_r8_lean"]) is None
@@ -150,7 +151,7 @@ def test_options_of_the_memory_policy_alone_leave_a_twin_a_twin(kept):
             path.unlink()
         elif content["row"] == "lora_r8_lean":
             path.write_text(json.dumps(content | {"config": content["config"] | {"train.chunk_size": 4}}))
-    rows = {row.name: row for row in compare("t", read_records(kept)).rows}
+    rows = {row.name: row for row in table_of("t", read_kept(kept)).rows}
     assert rows["lora_r8_lean"].trained_as == "lora_r8"
 
 
@@ -165,12 +166,12 @@ def _add_benchmark(kept, like, name, peak, base):
 def test_what_was_not_measured_is_not_judged(kept):
     for path in kept.glob("bench_wasi*"):
         path.unlink()
-    (told,) = sentences(compare("t", read_records(kept)))
+    (told,) = sentences(table_of("t", read_kept(kept)))
     assert told.startswith("The four targets cannot be judged")
     assert told.endswith("not measured for every row: inference, lean peak, step.")
     for path in kept.glob("bench_*"):
         path.unlink()
-    assert sentences(compare("t", read_records(kept))) == []  # a table of accuracy alone
+    assert sentences(table_of("t", read_kept(kept))) == []  # a table of accuracy alone
 
 
 @pytest.mark.parametrize(
@@ -186,16 +187,16 @@ def test_what_was_not_measured_is_not_judged(kept):
 def test_mixtures_are_refused(kept, file, provenance, told):
     _change(kept / file, **provenance)
     with pytest.raises(UserError, match=told):
-        compare("t", read_records(kept))
+        table_of("t", read_kept(kept))
 
 
 def test_accuracy_may_come_from_several_processors_and_says_so_but_times_may_not(kept):
     _change(kept / "job0.json", processor="another")
     told = "accuracy: another, 4 threads and Cortex-A76, 4 threads, times and memory: Cortex-A76, 4 threads."
-    assert told in markdown(compare("t", read_records(kept)))
+    assert told in markdown(table_of("t", read_kept(kept)))
     _change(kept / "bench_lora_r8.json", processor="another")
     with pytest.raises(UserError, match="results of one processor"):
-        compare("t", read_records(kept))
+        table_of("t", read_kept(kept))
 
 
 @pytest.mark.parametrize(
@@ -209,17 +210,17 @@ def test_accuracy_may_come_from_several_processors_and_says_so_but_times_may_not
 def test_times_of_another_gpu_of_other_threads_or_a_busy_machine_are_refused(kept, provenance, told):
     _change(kept / "job0.json", **provenance)
     _change(kept / "bench_lora_r8.json", cpu_wait_share=0.09)
-    compare("t", read_records(kept))  # of an accuracy
+    table_of("t", read_kept(kept))  # of an accuracy
     _change(kept / "bench_lora_r8.json", **provenance)
     with pytest.raises(UserError, match=told):
-        compare("t", read_records(kept))
+        table_of("t", read_kept(kept))
 
 
 def test_the_gpu_is_named_where_it_is_known(kept):
     for path in kept.glob("*.json"):
         _change(path, device="cuda", **({"cuda": "NVIDIA H100"} if path.name.startswith("bench") else {}))
     told = "accuracy: Cortex-A76, 4 threads and cuda, times and memory: Cortex-A76, 4 threads and NVIDIA H100."
-    assert told in markdown(compare("t", read_records(kept)))
+    assert told in markdown(table_of("t", read_kept(kept)))
 
 
 def test_one_row_of_two_configurations_is_refused(kept):
@@ -227,7 +228,7 @@ def test_one_row_of_two_configurations_is_refused(kept):
     content["config"]["optimizer.lr"] = 7
     (kept / "job0.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="one configuration in row vanilla"):
-        compare("t", read_records(kept))
+        table_of("t", read_kept(kept))
 
 
 @pytest.mark.parametrize("option", ["scheduler.warmup_epochs", "train.epochs", "dataset.val_fraction"])
@@ -238,9 +239,9 @@ def test_every_option_that_changes_a_result_is_kept_with_the_row_or_shared_or_of
         config.setdefault(section, {})[name] = value
         fakes.write(tmp_path / "sweep", {"val/acc": 0.9}, config, provenance=fakes.PROVENANCE)
     collect([tmp_path / "sweep"], tmp_path / "t")
-    first, second = read_records(tmp_path / "t")
-    assert (first.config == second.config) is (section != "scheduler")
-    assert (first.shared == second.shared) is (option != "train.epochs")
+    first, second = (json.loads(path.read_text()) for path in sorted((tmp_path / "t").iterdir()))
+    assert (first["config"] == second["config"]) is (section != "scheduler")
+    assert (first["shared"] == second["shared"]) is (option != "train.epochs")
 
 
 def test_collecting_again_replaces_and_leaves_other_files_alone(tmp_path, kept):
@@ -260,8 +261,8 @@ def test_of_a_job_that_two_sweeps_have_the_last_is_kept_and_the_other_told(tmp_p
         fakes.write(tmp_path / name, {"val/acc": accuracy}, fakes.config())
     (told,) = collect([tmp_path / "a", tmp_path / "b", tmp_path / "b"], tmp_path / "kept")
     assert told == f"left out {tmp_path}/a/job0: {tmp_path}/b/job0 is the same job"
-    (record,) = read_records(tmp_path / "kept")
-    assert record.metrics["val/acc"] == 0.5
+    (run,) = read_kept(tmp_path / "kept")
+    assert run.metrics["val/acc"] == 0.5
 
 
 def test_a_damaged_result_is_left_out(tmp_path):
@@ -289,7 +290,7 @@ def test_a_row_can_be_named_and_added(tmp_path, kept):
     fakes.write(tmp_path / "more" / "one", {"val/acc": 0.5}, fakes.config(), provenance=fakes.PROVENANCE)
     collect([tmp_path / "more"], kept, row="mine")
     assert {path.name for path in kept.iterdir()} >= before
-    assert [record.row for record in read_records(kept) if record.metrics.get("val/acc") == 0.5] == ["mine"]
+    assert [row_name(run.config) for run in read_kept(kept) if run.metrics.get("val/acc") == 0.5] == ["mine"]
 
 
 def _document(root, body="old\n", end="<!-- /table -->\n"):

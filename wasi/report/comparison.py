@@ -9,7 +9,7 @@ from wasi.report.columns import COSTS, PAPER, VALIDATION, Cost
 from wasi.report.groups import Block, Group, identity, unlike
 from wasi.report.options import result_options, select, show_option
 from wasi.report.origins import one_machine, was_busy
-from wasi.report.statistics import SIGNIFICANCE, Paired, paired, welch_p
+from wasi.report.statistics import SIGNIFICANCE, Paired, welch_p
 
 _NO_VANILLA = "no completed vanilla run with the same model, data and device"
 _NOT_KEPT = "the vanilla that it was benchmarked with is not among these results, which have its name alone"
@@ -67,7 +67,7 @@ class Comparison:
             return None
         ours, theirs = self.group.by_seed(self.group.accuracy), self.baseline.by_seed(self.group.accuracy)
         nested = ours.keys() <= theirs.keys() or theirs.keys() <= ours.keys()
-        return paired(ours, theirs) if nested else None
+        return self.group.minus(self.baseline) if nested else None
 
     @property
     def lacks_its_vanilla(self) -> bool:
@@ -111,7 +111,7 @@ class Comparison:
         if not self.of_vanilla or self.is_reference:
             return None
         same = step_options(result_options(bench.baseline.config)) == step_options(self.baseline.options)
-        return bench.ratio.get(cost.metric) if same else None
+        return self.group.in_turns(cost) if same else None
 
     def within_noise(self, cost: Cost) -> bool:
         """Whether both sides have a spread and it explains the ratio."""

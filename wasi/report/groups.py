@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -102,6 +102,17 @@ class Group:
     def std(self, metric: str) -> float | None:
         return statistics.std(self.values(metric))
 
+    def minus(self, other: "Group") -> statistics.Paired | None:
+        """The difference of the two accuracies over the seeds that both have; None where they share none."""
+        return statistics.paired(self.by_seed(self.accuracy), other.by_seed(self.accuracy))
+
+    def in_turns(self, cost: Cost) -> dict[str, float] | None:
+        """The benchmark's ratio of its baseline's cost to this group's, the two measured in turns.
+
+        `p50` and, from enough rounds, the bounds `low` and `high` of its 95 % interval; None without a benchmark.
+        """
+        return None if self.bench is None else self.bench.ratio.get(cost.metric)
+
     def cost(self, cost: Cost) -> float | None:
         """The mean, in the unit in which reports show it."""
         found = self.mean(cost.metric)
@@ -147,22 +158,32 @@ def blocks_of(runs: Iterable[Run]) -> list[Block]:
     return [block_of(model, dataset, groups) for (model, dataset), groups in found.items()]
 
 
-def _groups(runs: Iterable[Run]) -> list[Group]:
-    """Runs with equal options; where one seed comes twice among them, something unseen differs: each apart."""
+def with_equal_options(runs: Iterable[Run], without: Collection[str] = ()) -> list[Group]:
+    """Runs whose options agree, seeds apart, as groups in order of appearance.
+
+    Args:
+        without: options that are left out of the comparison and of the groups' `options`, as dotted keys.
+    """
     alike: dict[str, list[Run]] = {}
     for run in runs:
-        alike.setdefault(json.dumps(result_options(run.config), sort_keys=True), []).append(run)
+        options = {key: value for key, value in result_options(run.config).items() if key not in without}
+        alike.setdefault(json.dumps(options, sort_keys=True), []).append(run)
+    return [Group(tuple(members), json.loads(key)) for key, members in alike.items()]
+
+
+def _groups(runs: Iterable[Run]) -> list[Group]:
+    """Runs with equal options; where one seed comes twice among them, something unseen differs: each apart."""
     groups = []
-    for key, members in alike.items():
-        for part in _by_hardware(members):
+    for group in with_equal_options(runs):
+        for part in _by_hardware(group.runs):
             seeds = [str(run.config["seed"]) for run in part]
             once = len(set(seeds)) == len(seeds)
             part.sort(key=lambda run: _natural(str(run.config["seed"])))
-            groups += [Group(tuple(runs), json.loads(key)) for runs in ([part] if once else [[run] for run in part])]
+            groups += [replace(group, runs=tuple(runs)) for runs in ([part] if once else [[run] for run in part])]
     return groups
 
 
-def _by_hardware(runs: list[Run]) -> list[list[Run]]:
+def _by_hardware(runs: Sequence[Run]) -> list[list[Run]]:
     """Times of different hardware are no sample of one quantity; runs without times go with the first of them."""
     kinds = dict.fromkeys(label for run in runs if (label := hardware(run)))
     first = next(iter(kinds), None)

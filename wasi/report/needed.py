@@ -3,7 +3,7 @@
 from wasi.report.columns import VALIDATION
 from wasi.report.groups import Group, identity, unlike, with_threshold
 from wasi.report.options import select, show, show_option
-from wasi.report.statistics import SIGNIFICANCE, Paired, paired
+from wasi.report.statistics import SIGNIFICANCE, Paired
 
 _UPDATE, _RATE = "method.update", "optimizer.lr"
 
@@ -46,7 +46,7 @@ def _twin(group: Group, groups: list[Group]) -> Group | None:
 
 
 def _sentence(without: Group, twin: Group, name: str) -> str | None:
-    found = paired(without.by_seed(without.accuracy), twin.by_seed(without.accuracy))
+    found = without.minus(twin)
     if found is None:
         return None
     rates = [show(select(group.config, _RATE)) for group in (twin, without)]

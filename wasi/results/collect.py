@@ -1,13 +1,14 @@
 """From the folders of finished sweeps to the files that are kept."""
 
-from dataclasses import replace
+import json
 from pathlib import Path
+from typing import Any
 
 from wasi.atomic import atomic_write_text
 from wasi.errors import UserError
 from wasi.report.kept import is_kept
 from wasi.report.load import was_tried_only
-from wasi.results.kept_result import Record, record_of
+from wasi.results.kept_result import kept_of
 from wasi.runs.result import BENCH_FILE_NAME, FILE_NAME, read_result
 
 
@@ -20,7 +21,7 @@ def collect(sweeps: list[Path], into: Path, row: str | None = None) -> list[str]
     Raises:
         UserError: a folder is missing, no job below them is completed, or `into` is a file.
     """
-    kept: dict[str, Record] = {}
+    kept: dict[str, dict[str, Any]] = {}
     places: dict[str, Path] = {}  # where each of them comes from
     told = []
     for sweep in sweeps:
@@ -39,26 +40,23 @@ def collect(sweeps: list[Path], into: Path, row: str | None = None) -> list[str]
                 if places.get(file_name, path.parent) != path.parent:
                     told.append(f"left out {places[file_name]}: {path.parent} is the same job")
                 try:
-                    record = record_of(content)
+                    found = kept_of(content)
                 except (KeyError, TypeError, AttributeError, UserError) as error:
                     told.append(f"left out {path.parent}: damaged ({type(error).__name__}: {error})")
                     continue
-                kept[file_name], places[file_name] = _named(record, row), path.parent
+                kept[file_name] = found if row is None else found | {"row": row}
+                places[file_name] = path.parent
     if not kept:
-        found = f"; {', '.join(told)}" if told else ""
-        raise UserError("SWEEP", " ".join(map(str, sweeps)), f"a folder with a completed job below it{found}")
+        left_out = f"; {', '.join(told)}" if told else ""
+        raise UserError("SWEEP", " ".join(map(str, sweeps)), f"a folder with a completed job below it{left_out}")
     try:
         into.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError("--into", into, f"a folder, or a name for a new one ({error.strerror})") from error
-    for name, record in kept.items():
-        atomic_write_text(into / name, record.text())
+    for name, found in kept.items():
+        atomic_write_text(into / name, json.dumps(found, indent=1, sort_keys=True, allow_nan=False) + "\n")
     for path in into.glob("*.json"):  # of an earlier `collect`; anything else in the folder is not ours to remove
         if row is None and path.name not in kept and is_kept(read_result(into, path.name)):
             path.unlink()
             told.append(f"removed {path}: not among these jobs")
     return told
-
-
-def _named(record: Record, row: str | None) -> Record:
-    return record if row is None else replace(record, row=row)

@@ -11,8 +11,8 @@ from pathlib import Path
 from wasi.atomic import atomic_write_text
 from wasi.errors import UserError
 from wasi.results.grid import grid
-from wasi.results.kept_result import read_records
-from wasi.results.rows import compare
+from wasi.results.kept_result import read_kept
+from wasi.results.rows import table_of
 from wasi.results.table import markdown
 
 _OPENING = re.compile(r"^<!-- (table|grid): (.+) -->$", re.MULTILINE)
@@ -48,18 +48,18 @@ def _between_markers(kind: str, name: str, text: str) -> str:
 
 
 def _grid(root: Path, name: str) -> str:
-    return grid(name, read_records(root / "results" / name))
+    return grid(name, read_kept(root / "results" / name))
 
 
 def _table(root: Path, asked: str) -> str:
     """The table that a marker asks for as `NAME` or `NAME of ROW, ROW`, in Markdown."""
     name, _, rows = asked.partition(" of ")
-    comparison = compare(name, read_records(root / "results" / name))
+    table = table_of(name, read_kept(root / "results" / name))
     chosen = [row.strip() for row in rows.split(",")] if rows else None
-    there = {row.name for row in comparison.rows}
+    there = {row.name for row in table.rows}
     if not there.issuperset(chosen or ()):
         raise UserError("table", asked, f"rows of results/{name}: {', '.join(sorted(there))}")
-    return markdown(comparison, chosen)
+    return markdown(table, chosen)
 
 
 def update(root: Path) -> list[Path]:

@@ -1,27 +1,29 @@
-"""One kept result: a run's accuracy or a benchmark's measurement, without what no table needs."""
+"""One kept result: a run's accuracy or a benchmark's measurement, without what no table needs.
 
-import json
-from dataclasses import asdict, dataclass, field
+`wasi.report.kept` reads such files in the form of result.json and bench.json.
+"""
+
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from wasi.errors import UserError
 from wasi.measure.timing import summary
-from wasi.report.kept import BENCH, RUN, SCHEMA_VERSION
+from wasi.report.kept import BENCH, RUN, SCHEMA_VERSION, KeptFolder
+from wasi.report.load import Run, Unusable, read_run
 from wasi.report.options import result_options, row_name, select
 from wasi.runs.result import provenance_of_times
 
-_SHARED = (
+SHARED = (
     *("model.name", "model.weights", "dataset.name", "dataset.train_size", "dataset.image_size"),
     *("dataset.batch_size", "train.epochs"),
 )
-_OF_NO_ROW = (*_SHARED, "model.", "dataset.", "device.name")
+_OF_NO_ROW = (*SHARED, "model.", "dataset.", "device.name")
 _CODE = ("git_commit", "git_dirty", "versions", "start", "experiment", "cuda", "cpu_wait_share", "warnings")
 
 
-@dataclass(frozen=True)
-class Record:
-    """A kept file, as it is written.
+def kept_of(content: dict) -> dict[str, Any]:
+    """What is kept of a completed result.json or bench.json: the content of a file of results/.
 
     row: the recipe's name, or what tells the method and its ranks.
     shared, config: what all rows of a table should have in common, and what defines this row: every option that can
@@ -29,78 +31,56 @@ class Record:
     ratio, samples: of a benchmark: baseline / ours as in bench.json, and a summary of each side's times.
     baseline, baseline_config: the name of what it was measured beside, and what defines that one, as `config`.
     """
-
-    kind: str
-    row: str
-    seed: int
-    fingerprint: str
-    shared: dict[str, Any]
-    config: dict[str, Any]
-    metrics: dict[str, float]
-    provenance: dict[str, Any]
-    ratio: dict[str, dict[str, float]] = field(default_factory=dict)
-    samples: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
-    baseline: str | None = None
-    baseline_config: dict[str, Any] = field(default_factory=dict)
-    schema_version: int = SCHEMA_VERSION
-
-    @property
-    def method(self) -> str:
-        return str(self.config["method.name"])
-
-    def text(self) -> str:
-        return json.dumps(asdict(self), indent=1, sort_keys=True, allow_nan=False) + "\n"
-
-
-def record_of(content: dict) -> Record:
-    """What is kept of a completed result.json or bench.json."""
     config = content["config"]
     where = content.get("environment") or provenance_of_times(content["provenance"])
     code = {key: where[key] for key in _CODE if key in where}
     code |= {"processor": select(where, "machine.processor"), "threads": select(where, "threads.torch")}
     code |= {"device": str(where["device"]).partition(":")[0]} if where.get("device") else {}
-    told = {
+    kept = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": RUN,
         "row": row_name(config),
         "seed": config["seed"],
-        "shared": {key: _plain(select(config, key)) for key in _SHARED},
+        "shared": {key: _plain(select(config, key)) for key in SHARED},
         "config": _of_a_row(config),
         "metrics": content["metrics"],
         "provenance": code,
+        **{"ratio": {}, "samples": {}, "baseline": None, "baseline_config": {}},
     }
     if "environment" not in content:
-        return Record(RUN, fingerprint=content["fingerprint"], **told)
+        return kept | {"fingerprint": content["fingerprint"]}
     base = select(content, "baseline.config")
-    baseline = select(config, "bench.baseline_recipe") or (None if base is None else row_name(base))
-    return Record(
-        BENCH,
-        fingerprint=where["fingerprint"],
-        ratio=content["ratio"],
-        samples={who: _summaries(kinds) for who, kinds in content["samples"].items()},
-        baseline=baseline,
-        baseline_config={} if base is None else _of_a_row(base),
-        **told,
-    )
+    return kept | {
+        "kind": BENCH,
+        "fingerprint": where["fingerprint"],
+        "ratio": content["ratio"],
+        "samples": {who: _summaries(kinds) for who, kinds in content["samples"].items()},
+        "baseline": select(config, "bench.baseline_recipe") or (None if base is None else row_name(base)),
+        "baseline_config": {} if base is None else _of_a_row(base),
+    }
 
 
 def _of_a_row(config: dict) -> dict[str, Any]:
     return {key: _plain(value) for key, value in result_options(config).items() if not key.startswith(_OF_NO_ROW)}
 
 
-def read_records(folder: Path) -> list[Record]:
-    """Every record in `folder`, by file name.
+def read_kept(folder: Path) -> list[Run]:
+    """Every result that is kept in `folder`, by file name.
 
     Raises:
-        UserError: there are none, or a file is not one.
+        UserError: there are none, or a file is not one. (A report leaves such a file out with a warning; a document
+            must not lack a row unnoticed.)
     """
     found = []
+    read_folder = cache(KeptFolder.read)
     for path in sorted(folder.glob("*.json")):
         try:
-            record = Record(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise UserError("table", path, f"a file written by wasi.results collect ({error})") from error
-        if record.schema_version != SCHEMA_VERSION:
-            raise UserError("table", path, f"a file of schema_version {SCHEMA_VERSION}")
-        found.append(record)
+            run = read_run(path, read_folder)
+        except Unusable as reason:
+            raise UserError("table", path, f"a file written by wasi.results collect ({reason})") from reason
+        if not run.is_kept:
+            raise UserError("table", path, "a file written by wasi.results collect")
+        found.append(run)
     if not found:
         raise UserError("table", folder.name, f"a name with files in {folder}")
     return found

@@ -1,18 +1,30 @@
-"""Records as the rows of a table: each configuration's accuracy, times and memory beside the baseline's."""
+"""Kept results as the rows of a document's table.
 
+Runs are grouped and compared as in reports (`wasi.report.groups`). What differs is what a document needs: rows go by
+the names under which results were kept, one row to a name; nothing of several commits, tasks or machines is put side
+by side; and costs are those of benchmarks alone.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 from wasi.config.declared import reference
 from wasi.config.relevance import lean_defaults
 from wasi.errors import UserError
 from wasi.measure.contention import BUSY
 from wasi.report.columns import PEAK, STEP, TEST, VALIDATION, Cost
+from wasi.report.groups import Group, unlike, with_equal_options
+from wasi.report.kept import BENCH, RUN
+from wasi.report.load import Run
+from wasi.report.options import row_name, select
+from wasi.report.origins import waited
 from wasi.report.pareto import on_front
-from wasi.report.statistics import Paired, mean, paired, std
-from wasi.results.kept_result import BENCH, RUN, Record
+from wasi.report.statistics import Paired
+from wasi.results.kept_result import SHARED
 
+_DEVICE = "device.name"  # a row may be trained on one kind of device and benchmarked on another
 _MEMORY_POLICY = {"train.memory", "train.step_in_backward"} | {f"train.{key}" for key in lean_defaults(None, "cpu")}
 
 
@@ -20,48 +32,40 @@ _MEMORY_POLICY = {"train.memory", "train.step_in_backward"} | {f"train.{key}" fo
 class Row:
     """One configuration: its runs, which differ by seed, and its benchmark where there is one.
 
-    accuracy: seed -> fraction.
     trained_as: a row that differs by memory policy alone and has runs, where this one has none of its own. Its
         accuracy is not taken for this one's: lean steps round what passes between blocks (`train.storage`).
     """
 
     name: str
-    config: dict[str, Any]
-    accuracy: dict[int, float]
-    bench: Record | None
+    group: Group
     trained_as: str | None = None
 
     @property
-    def method(self) -> str:
-        return str(self.config["method.name"])
-
-    @property
     def is_lean(self) -> bool:
-        return self.config.get("train.memory") == "lean"
+        return self.group.options.get("train.memory") == "lean"
 
     @property
     def base(self) -> str | None:
         """The number format of frozen weights, where it is not the model's own."""
-        return self.config.get("method.base")
+        return self.group.options.get("method.base")
+
+    @property
+    def accuracies(self) -> list[float]:
+        """One per seed, as fractions; none where the row was not trained."""
+        return self.group.values(self.group.accuracy)
 
     @property
     def mean(self) -> float | None:
-        return mean(list(self.accuracy.values()))
-
-    @property
-    def std(self) -> float | None:
-        return std(list(self.accuracy.values()))
-
-    def in_turns(self, cost: Cost) -> dict[str, float] | None:
-        """p50, low and high of baseline / this, both measured in turns; above 1 is better."""
-        return None if self.bench is None else self.bench.ratio.get(cost.metric)
+        return self.group.mean(self.group.accuracy)
 
     def ratio(self, cost: Cost) -> float | None:
-        found = self.in_turns(cost)
+        """Baseline / this, both measured in turns; above 1 is better. The baseline's own is near 1."""
+        found = self.group.in_turns(cost)
         return None if found is None else found["p50"]
 
     def measured(self, cost: Cost) -> float | None:
-        return None if self.bench is None else self.bench.metrics.get(cost.metric)
+        """By the benchmark; what runs measure of themselves, beside other work, is in no document."""
+        return None if self.group.bench is None else self.group.bench.metrics.get(cost.metric)
 
     @cached_property
     def point(self) -> tuple[float, float, float] | None:
@@ -70,23 +74,20 @@ class Row:
         return None if accuracy is None or speed is None or peak is None else (accuracy, speed, -peak)
 
     def differs_by_memory_policy_only(self, other: "Row") -> bool:
-        return _without_policy(self.config) == _without_policy(other.config)
+        return unlike(self.group, other.group) <= _MEMORY_POLICY
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Rows of one table. accuracy_metric: `test/acc` where every run has it, else `val/acc`."""
+class Table:
+    """Rows of one table, in its order, and all results that they are made of."""
 
     rows: list[Row]
     baseline: Row | None
-    accuracy_metric: str
-    records: list[Record]
+    runs: list[Run]
 
     def difference(self, row: Row) -> Paired | None:
         """Accuracy minus the baseline's, over equal seeds; None for the baseline itself."""
-        if self.baseline is None or row is self.baseline:
-            return None
-        return paired(row.accuracy, self.baseline.accuracy)
+        return None if self.baseline is None or row is self.baseline else row.group.minus(self.baseline.group)
 
     @cached_property
     def front(self) -> set[str]:
@@ -95,54 +96,70 @@ class Comparison:
         return {row.name for row, marked in zip(self.rows, marks, strict=True) if marked}
 
 
-def compare(table: str, records: list[Record]) -> Comparison:
-    """The records of one table as its rows, compared with their baseline.
+def table_of(name: str, runs: list[Run]) -> Table:
+    """Kept results as the rows of one table, with their baseline.
 
     Args:
-        table: its name, for what is refused.
+        name: the table's, for what is refused.
 
     Raises:
-        UserError: the records are not of one clean commit, one kind of device and one task, the benchmarks not of one
+        UserError: the results are not of one clean commit, one kind of device and one task, the benchmarks not of one
             machine that had nothing else to do, or those of a row not of one configuration.
     """
-    refuse_mixtures(table, records)
-    runs = [record for record in records if record.kind == RUN]
-    metric = TEST if runs and all(TEST in record.metrics for record in runs) else VALIDATION
-    names = dict.fromkeys(record.row for record in records)
-    rows = [_row(table, name, [r for r in records if r.row == name], metric) for name in names]
-    bases = {record.baseline for record in records if record.kind == BENCH and record.baseline}
+    refuse_mixtures(name, runs)
+    trained = [run for run in runs if not run.is_bench]
+    accuracy = TEST if trained and all(TEST in run.metrics for run in trained) else VALIDATION
+    rows = [_row(name, row, groups, accuracy) for row, groups in by_row(runs).items()]
+    bases = {base for run in runs if run.is_bench and (base := baseline_name(run))}
     if len(bases) > 1:
-        raise UserError("table", table, f"benchmarks against one baseline, not {', '.join(sorted(bases))}")
-    references = [row.name for row in rows if row.method == reference()]
-    name = bases.pop() if bases else references[0] if len(references) == 1 else reference()
-    baseline = next((row for row in rows if row.name == name), None)
+        raise UserError("table", name, f"benchmarks against one baseline, not {', '.join(sorted(bases))}")
+    references = [row.name for row in rows if row.group.method == reference()]
+    base = bases.pop() if bases else references[0] if len(references) == 1 else reference()
+    baseline = next((row for row in rows if row.name == base), None)
     rows = sorted((_pointing_to_runs(row, rows) for row in rows), key=lambda row: _place(row, baseline))
-    return Comparison(rows, baseline, metric, records)
+    return Table(rows, baseline, runs)
 
 
-def _row(table: str, name: str, records: list[Record], metric: str) -> Row:
-    configs = {repr(sorted(record.config.items(), key=lambda item: item[0])) for record in records}
-    runs = [record for record in records if record.kind == RUN]
-    benches = [record for record in records if record.kind == BENCH]
-    seeds = [record.seed for record in runs]
-    if len(configs) > 1 or len(set(seeds)) < len(seeds) or len(benches) > 1:
+def by_row(runs: Iterable[Run]) -> dict[str, list[Group]]:
+    """Row's name -> its runs and benchmarks, those with equal options as one group.
+
+    By name first, and not by options as in a report: two rows may have the same options under two names, and a row of
+    two configurations has to be refused.
+    """
+    found: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        found[row_name(run.config)].append(run)
+    return {name: with_equal_options(named, without=(_DEVICE,)) for name, named in found.items()}
+
+
+def baseline_name(bench: Run) -> str | None:
+    """Of the row that a benchmark was measured beside."""
+    beside = bench.baseline
+    return select(bench.config, "bench.baseline_recipe") if beside is None else row_name(beside.config)
+
+
+def _row(table: str, name: str, groups: list[Group], accuracy: str) -> Row:
+    group = groups[0]
+    benches = [run for run in group.runs if run.is_bench]
+    seeds = [run.config["seed"] for run in group.trained]
+    if len(groups) > 1 or len(set(seeds)) < len(seeds) or len(benches) > 1:
         raise UserError("table", table, f"one configuration in row {name}, with each seed and one benchmark once")
-    accuracy = {record.seed: record.metrics[metric] for record in runs if metric in record.metrics}
-    return Row(name, records[0].config, dict(sorted(accuracy.items())), benches[0] if benches else None)
+    bench = benches[0] if benches else None
+    return Row(name, replace(group, runs=group.trained or group.runs, accuracy=accuracy, bench=bench))
 
 
 def _pointing_to_runs(row: Row, rows: list[Row]) -> Row:
     """The row itself or, where it was not trained, with the name of one that was under another memory policy."""
-    twins = [other for other in rows if other.accuracy and other.differs_by_memory_policy_only(row)]
-    if row.accuracy or not twins:
+    twins = [other for other in rows if other.accuracies and other.differs_by_memory_policy_only(row)]
+    if row.accuracies or not twins:
         return row
     return replace(row, trained_as=twins[0].name)
 
 
-def refuse_mixtures(table: str, records: list[Record]) -> None:
-    """Raise UserError for records that cannot stand in one table.
+def refuse_mixtures(table: str, runs: list[Run]) -> None:
+    """Raise UserError for results that cannot stand in one table.
 
-    They are of one clean commit, one kind of device (cpu, cuda) and one torch version per kind of record, and one task.
+    They are of one clean commit, one kind of device (cpu, cuda) and one torch version per kind of result, and one task.
     Benchmarks are of one processor, GPU and number of threads, and of times that no other processes have spoilt.
     Accuracies may come from several processors, GPUs and numbers of threads, which `wasi.results.table.source` names: a
     processor rounds as it likes, and what that changes is no more than what another seed does.
@@ -153,30 +170,26 @@ def refuse_mixtures(table: str, records: list[Record]) -> None:
         if len(different) > 1:
             raise UserError("table", table, f"results of one {what}, not {' and '.join(different)}")
 
-    several([(record.provenance.get("git_commit") or "none")[:10] for record in records], "commit")
-    dirty = next((record for record in records if record.provenance.get("git_dirty", True)), None)
+    several([(run.provenance.get("git_commit") or "none")[:10] for run in runs], "commit")
+    dirty = next((run for run in runs if run.provenance.get("git_dirty", True)), None)
     if dirty is not None:
-        which = f"{dirty.row}, seed {dirty.seed}"
+        which = f"{row_name(dirty.config)}, seed {dirty.config['seed']}"
         raise UserError("table", table, f"results of committed code; {which} is of a dirty tree")
-    benches = [record for record in records if record.kind == BENCH]
-    for kind, found in ((RUN, [record for record in records if record.kind == RUN]), (BENCH, benches)):
-        several([record.provenance.get("device", "cpu") for record in found], f"device ({kind})")
-        several([(record.provenance.get("versions") or {}).get("torch") for record in found], f"torch version ({kind})")
-    for key, what in (("processor", "processor"), ("cuda", "GPU"), ("threads", "number of threads")):
-        several([record.provenance.get(key) for record in benches], f"{what} ({BENCH})")
-    for record in benches:
-        if (share := record.provenance.get("cpu_wait_share") or 0.0) >= BUSY:
-            waited = f"threads of {record.row} waited {share:.0%} of their time for a processor"
-            raise UserError("table", table, f"benchmarks of a machine that has nothing else to do; {waited}")
-    for key in records[0].shared:
-        several([record.shared.get(key) for record in records], key)
-
-
-def _without_policy(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in _MEMORY_POLICY}
+    benches = [run for run in runs if run.is_bench]
+    for kind, found in ((RUN, [run for run in runs if not run.is_bench]), (BENCH, benches)):
+        several([run.provenance.get("device", "cpu") for run in found], f"device ({kind})")
+        several([select(run.provenance, "versions.torch") for run in found], f"torch version ({kind})")
+    for key, what in (("machine.processor", "processor"), ("cuda", "GPU"), ("threads.torch", "number of threads")):
+        several([select(run.provenance, key) for run in benches], f"{what} ({BENCH})")
+    for run in benches:
+        if waited(run) >= BUSY:
+            told = f"threads of {row_name(run.config)} waited {waited(run):.0%} of their time for a processor"
+            raise UserError("table", table, f"benchmarks of a machine that has nothing else to do; {told}")
+    for key in SHARED:
+        several([select(run.config, key) for run in runs], key)
 
 
 def _place(row: Row, baseline: Row | None) -> tuple:
     """The baseline first, then method by method, larger thresholds first, a lean row after its plain one."""
-    threshold = -float(row.config.get("method.weight_epsilon") or 0)
-    return row is not baseline, baseline is None or row.method != baseline.method, row.method, threshold, row.name
+    method, threshold = row.group.method, -float(row.group.options.get("method.weight_epsilon") or 0)
+    return row is not baseline, baseline is None or method != baseline.group.method, method, threshold, row.name

@@ -4,10 +4,11 @@ from collections.abc import Collection
 
 from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP, TEST, Cost
 from wasi.report.fields import DASH, in_turns
-from wasi.report.options import show_option
+from wasi.report.load import Run, threads_of
+from wasi.report.options import select, show_option
 from wasi.report.statistics import Paired
-from wasi.results.kept_result import BENCH, RUN, Record
-from wasi.results.rows import Comparison, Row
+from wasi.results.kept_result import SHARED
+from wasi.results.rows import Row, Table, baseline_name
 from wasi.results.verdict import sentences
 
 _TITLES = (
@@ -36,7 +37,7 @@ _AS = (
 _BOLD = "**Bold**: on the Pareto front of accuracy, step time and live peak."
 
 
-def markdown(comparison: Comparison, only: Collection[str] | None = None) -> str:
+def markdown(table: Table, only: Collection[str] | None = None) -> str:
     """Sentences, the table, what its columns mean, and where the numbers come from.
 
     A column in which no row has anything is left out.
@@ -44,57 +45,59 @@ def markdown(comparison: Comparison, only: Collection[str] | None = None) -> str
     Args:
         only: names of the rows to show; None for all.
     """
-    accuracy = "test acc" if comparison.accuracy_metric == TEST else "val acc"
-    titles = [title.format(accuracy=accuracy, baseline=_baseline(comparison)) for title in _TITLES]
-    shown = [row for row in comparison.rows if only is None or row.name in only]
-    rows = [_cells(row, comparison) for row in shown]
+    accuracy = "test acc" if table.rows[0].group.accuracy == TEST else "val acc"
+    titles = [title.format(accuracy=accuracy, baseline=_baseline(table)) for title in _TITLES]
+    shown = [row for row in table.rows if only is None or row.name in only]
+    rows = [_cells(row, table) for row in shown]
     told = [place for place in range(len(titles)) if any(cells[place] != DASH for cells in rows)]
     lines = [titles, ["---", "---", *["---:"] * (len(titles) - 2)], *rows]
     lines = [[cells[place] for place in told] for cells in lines]
-    table = "\n".join(f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in lines)
-    verdict = "\n".join(f"- {sentence}" for sentence in sentences(comparison))
-    parts = [verdict, table, _legend(comparison, shown), source(comparison.records)]
+    text = "\n".join(f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in lines)
+    verdict = "\n".join(f"- {sentence}" for sentence in sentences(table))
+    parts = [verdict, text, _legend(table, shown), source(table.runs)]
     return "\n\n".join(part for part in parts if part)
 
 
-def _legend(comparison: Comparison, rows: list[Row]) -> str:
+def _legend(table: Table, rows: list[Row]) -> str:
     """Of the columns that are there."""
     applies = {
-        _ACCURACY: any(row.accuracy for row in rows),
+        _ACCURACY: any(row.accuracies for row in rows),
         _AS: any(row.trained_as for row in rows),
         _COUNTED: any(row.ratio(FLOPS) for row in rows),
         _TIMES: any(row.ratio(STEP) for row in rows),
         _MEMORY: any(row.measured(PEAK) for row in rows),
-        _LESS: any(_less(row, PEAK, comparison) for row in rows),
-        _BOLD: any(row.name in comparison.front for row in rows),
+        _LESS: any(_less(row, PEAK, table) for row in rows),
+        _BOLD: any(row.name in table.front for row in rows),
     }
-    return " ".join(text for text, is_so in applies.items() if is_so).format(baseline=_baseline(comparison))
+    return " ".join(text for text, is_so in applies.items() if is_so).format(baseline=_baseline(table))
 
 
-def _baseline(comparison: Comparison) -> str:
+def _baseline(table: Table) -> str:
     """Its name, whether it has a row or was only measured beside the rows."""
-    if comparison.baseline is not None:
-        return comparison.baseline.name
-    return next((record.baseline for record in comparison.records if record.baseline), "baseline")
+    if table.baseline is not None:
+        return table.baseline.name
+    return next((base for run in table.runs if run.is_bench and (base := baseline_name(run))), "baseline")
 
 
-def _cells(row: Row, comparison: Comparison) -> list[str]:
+def _cells(row: Row, table: Table) -> list[str]:
+    options = row.group.options
     return [
-        f"**{row.name}**" if row.name in comparison.front else row.name,
-        f"{show_option(_OPTIMIZER, row.config[_OPTIMIZER])}, {row.config['optimizer.lr']:g}",
+        f"**{row.name}**" if row.name in table.front else row.name,
+        f"{show_option(_OPTIMIZER, options[_OPTIMIZER])}, {options['optimizer.lr']:g}",
         _accuracy(row),
-        _difference(comparison.difference(row)),
-        *(in_turns(row.in_turns(cost)) for cost in (FLOPS, STEP, INFERENCE)),
-        _mib(row, PEAK, comparison),
-        _mib(row, PROCESS, comparison),
+        _difference(table.difference(row)),
+        *(in_turns(row.group.in_turns(cost)) for cost in (FLOPS, STEP, INFERENCE)),
+        _mib(row, PEAK, table),
+        _mib(row, PROCESS, table),
     ]
 
 
 def _accuracy(row: Row) -> str:
     if row.mean is None:
         return DASH if row.trained_as is None else f"as {row.trained_as}"
-    spread = "" if row.std is None else f" ± {row.std:.4f}"
-    return f"{row.mean:.4f}{spread} (n={len(row.accuracy)})"
+    std = row.group.std(row.group.accuracy)
+    spread = "" if std is None else f" ± {std:.4f}"
+    return f"{row.mean:.4f}{spread} (n={len(row.accuracies)})"
 
 
 def _difference(difference: Paired | None) -> str:
@@ -103,41 +106,39 @@ def _difference(difference: Paired | None) -> str:
     return f"{100 * difference.difference:+.2f}{difference.interval_in_points}"
 
 
-def _mib(row: Row, cost: Cost, comparison: Comparison) -> str:
+def _mib(row: Row, cost: Cost, table: Table) -> str:
     value = row.measured(cost)
-    return DASH if value is None else f"{value:.0f}{_less(row, cost, comparison)}"
+    return DASH if value is None else f"{value:.0f}{_less(row, cost, table)}"
 
 
-def _less(row: Row, cost: Cost, comparison: Comparison) -> str:
+def _less(row: Row, cost: Cost, table: Table) -> str:
     """By how much less than the baseline's, where the baseline has no row that shows its own."""
-    ratio = row.ratio(cost) if comparison.baseline is None else None
+    ratio = row.ratio(cost) if table.baseline is None else None
     return "" if ratio is None else f" ({ratio:.2f}×)"
 
 
-def source(records: list[Record]) -> str:
+def source(runs: list[Run]) -> str:
     """One line: task, commit, versions, and the machines of the runs and of the benchmark, with their GPUs."""
-    shared = records[0].shared
+    shared = {key: select(runs[0].config, key) for key in SHARED}
     size = f" at {shared['dataset.image_size']} px" if shared["dataset.image_size"] else ""
     images = f"{shared['dataset.train_size']} images of " if shared["dataset.train_size"] else ""
     weights = "" if shared["model.weights"] == "pretrained" else f" ({shared['model.weights']})"
-    has_runs = any(record.kind == RUN for record in records)
+    apart = [[run for run in runs if run.is_bench is is_bench] for is_bench in (False, True)]
     facts = [
         f"{shared['model.name']}{weights} on {images}{shared['dataset.name']}{size}",
-        f"batch {shared['dataset.batch_size']}" + (f", epochs {shared['train.epochs']}" if has_runs else ""),
-        f"commit {(records[0].provenance.get('git_commit') or 'unknown')[:10]}",
+        f"batch {shared['dataset.batch_size']}" + (f", epochs {shared['train.epochs']}" if apart[0] else ""),
+        f"commit {(runs[0].provenance.get('git_commit') or 'unknown')[:10]}",
     ]
-    torch = dict.fromkeys((record.provenance.get("versions") or {}).get("torch") for record in records)
+    torch = dict.fromkeys(select(run.provenance, "versions.torch") for run in runs)
     facts.append(f"torch {' and '.join(map(str, torch))}")
-    for kind, words in ((RUN, "accuracy"), (BENCH, "times and memory")):
-        where = dict.fromkeys(_machine(record) for record in records if record.kind == kind)
-        if where:
+    for words, found in zip(("accuracy", "times and memory"), apart, strict=True):
+        if where := dict.fromkeys(map(_machine, found)):
             facts.append(f"{words}: {' and '.join(where)}")
     return f"<sub>{', '.join(facts)}.</sub>"
 
 
-def _machine(record: Record) -> str:
-    threads = record.provenance.get("threads")
-    counted = f", {threads} thread{'' if threads == 1 else 's'}" if threads else ""
-    device = record.provenance.get("device", "cpu")
-    gpu = "" if device == "cpu" else f" and {record.provenance.get('cuda') or device}"
-    return f"{record.provenance.get('processor')}{counted}{gpu}"
+def _machine(run: Run) -> str:
+    threads, device = threads_of(run), run.provenance.get("device", "cpu")
+    counted = f", {threads}" if threads else ""
+    gpu = "" if device == "cpu" else f" and {run.provenance.get('cuda') or device}"
+    return f"{select(run.provenance, 'machine.processor')}{counted}{gpu}"

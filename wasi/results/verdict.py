@@ -8,7 +8,7 @@ from wasi.report.columns import INFERENCE, PEAK, STEP
 from wasi.report.fields import listed
 from wasi.report.pareto import better_everywhere
 from wasi.report.statistics import Paired
-from wasi.results.rows import Comparison, Row
+from wasi.results.rows import Row, Table
 
 POINTS_BELOW, STEP_SPEED, SHARE_OF_LORA, INFERENCE_SPEED = 1.5, 1.3, 0.7, 1.3
 
@@ -22,22 +22,22 @@ class Judged:
     met: bool | None
 
 
-def sentences(comparison: Comparison) -> list[str]:
+def sentences(table: Table) -> list[str]:
     """On the four targets at once, on rows that beat every row judged, and on rows that need less memory than any of
     these; what cannot be judged says why.
 
     Two of the targets are about rivals, and three are about costs: a table without any has no sentence on them.
     """
-    found = [_targets_sentence(comparison), _rivals_sentence(comparison), _memory_sentence(comparison)]
+    found = [_targets_sentence(table), _rivals_sentence(table), _memory_sentence(table)]
     return [sentence for sentence in found if sentence]
 
 
-def _targets_sentence(comparison: Comparison) -> str | None:
-    candidates = [row for row in comparison.rows if is_subject(row.method) and not row.is_lean]
-    rivals = [row for row in comparison.rows if is_rival(row.method)]
-    if comparison.baseline is None or not candidates or not rivals or not any(row.bench for row in comparison.rows):
+def _targets_sentence(table: Table) -> str | None:
+    candidates = [row for row in table.rows if is_subject(row.group.method) and not row.is_lean]
+    rivals = [row for row in table.rows if is_rival(row.group.method)]
+    if table.baseline is None or not candidates or not rivals or not any(row.group.bench for row in table.rows):
         return None
-    judged = {row.name: _judged(row, comparison) for row in candidates}
+    judged = {row.name: _judged(row, table) for row in candidates}
     meeting = [name for name, targets in judged.items() if all(target.met for target in targets)]
     if meeting:
         told = [f"{name} meets the four targets at once: {_values(judged[name])}." for name in meeting]
@@ -55,14 +55,14 @@ def _values(targets: list[Judged]) -> str:
     return ", ".join(f"{target.name} {target.told}" for target in targets)
 
 
-def _judged(row: Row, comparison: Comparison) -> list[Judged]:
-    rivals = [other for other in comparison.rows if is_rival(other.method)]
-    twin = next((other for other in comparison.rows if _is_lean_twin(other, row)), None)
+def _judged(row: Row, table: Table) -> list[Judged]:
+    rivals = [other for other in table.rows if is_rival(other.group.method)]
+    twin = next((other for other in table.rows if _is_lean_twin(other, row)), None)
     peaks = [rival.measured(PEAK) for rival in rivals if rival.is_lean and rival.base is None]
     speeds = [rival.ratio(INFERENCE) for rival in rivals if not rival.is_lean]
-    baseline, rival = comparison.baseline.name if comparison.baseline else "", title(is_rival)
+    baseline, rival = table.baseline.name if table.baseline else "", title(is_rival)
     return [
-        _accuracy(comparison.difference(row), baseline),
+        _accuracy(table.difference(row), baseline),
         _speed_target("step", row.ratio(STEP), STEP_SPEED, f"{baseline}'s"),
         _memory(None if twin is None else twin.measured(PEAK), _extreme(min, peaks), rival),
         _speed_target(
@@ -100,9 +100,9 @@ def _quotient(value: float | None, by: float | None) -> float | None:
     return None if value is None or by is None else value / by
 
 
-def _rivals_sentence(comparison: Comparison) -> str | None:
-    ours = [row for row in comparison.rows if is_subject(row.method) and row.point]
-    others = [row for row in comparison.rows if not is_subject(row.method) and row.point]
+def _rivals_sentence(table: Table) -> str | None:
+    ours = [row for row in table.rows if is_subject(row.group.method) and row.point]
+    others = [row for row in table.rows if not is_subject(row.group.method) and row.point]
     if not ours or not others:
         return None
     what = f"every {title(is_subject)} row in accuracy, step time and peak of live tensors together"
@@ -110,17 +110,17 @@ def _rivals_sentence(comparison: Comparison) -> str | None:
     rivals = [o.name for o in others if o.point and all(better_everywhere(o.point, point) for point in points)]
     if rivals:
         return f"{listed(rivals)} {'is' if len(rivals) == 1 else 'are'} better than {what}."
-    front = [row.name for row in ours if row.name in comparison.front]
+    front = [row.name for row in ours if row.name in table.front]
     without = f"; yet no {title(is_subject)} row is on the Pareto front"
     are = "is" if len(front) == 1 else "are"
     tail = f"; of the {title(is_subject)} rows, {listed(front)} {are} on the Pareto front" if front else without
     return f"No other row is better than {what}{tail}."
 
 
-def _memory_sentence(comparison: Comparison) -> str | None:
+def _memory_sentence(table: Table) -> str | None:
     """Rows, with their peak and speed, that need less memory than the leanest of the rows judged."""
-    leanest = _extreme(min, [row.measured(PEAK) for row in comparison.rows if is_subject(row.method)])
-    others = [row for row in comparison.rows if not is_subject(row.method)]
+    leanest = _extreme(min, [row.measured(PEAK) for row in table.rows if is_subject(row.group.method)])
+    others = [row for row in table.rows if not is_subject(row.group.method)]
     peaks = {row.name: peak for row in others if (peak := row.measured(PEAK)) is not None}
     if leanest is None or not peaks:
         return None
