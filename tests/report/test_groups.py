@@ -163,6 +163,23 @@ def test_a_baseline_without_a_recipe_has_the_methods_name_beside_recipes(tmp_pat
     assert [one.label for one in series_of(block)] == ["vanilla", "wasi_a", "wasi_b"]
 
 
+@pytest.mark.parametrize("benchmarks", [1, 2])
+def test_recipes_that_differ_by_their_schedule_alone_keep_their_own_benchmarks(tmp_path, benchmarks):
+    """With a single benchmark both have that one, as a step is the same under either schedule."""
+    recipes = {"wasi_a": 0, "wasi_b": 1}
+    for place, (recipe, warmup) in enumerate(recipes.items()):
+        changed = {"optimizer.lr": 0.1, "scheduler.warmup_epochs": warmup}
+        trained = fakes.config("wasi", 0.8, 0, changed) | {"recipe": recipe}
+        fakes.write(tmp_path, {"val/acc": 0.8 + 0.1 * place}, trained)
+        if place < benchmarks:
+            benchmarked(tmp_path, recipe, 0.1, warmup)
+    (block,) = blocks(tmp_path)
+    rows = [group for group in block.groups if group.trained]
+    found = [(group.recipe, group.mean("val/acc"), group.bench.config["recipe"]) for group in rows]
+    assert found == [("wasi_a", 0.8, "wasi_a"), ("wasi_b", 0.9, "wasi_b" if benchmarks == 2 else "wasi_a")]
+    assert [group.method for group in block.groups] == ["vanilla", "wasi", "wasi"]
+
+
 @pytest.fixture
 def own_method(tmp_path, monkeypatch):
     """A method whose YAML takes thresholds from `rank` under names of its own; a resolved section, by its value."""

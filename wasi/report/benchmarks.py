@@ -11,8 +11,9 @@ from wasi.report.options import result_options
 if TYPE_CHECKING:
     from wasi.report.groups import Group
 
+_SCHEDULE = "scheduler."
 _NOT_OF_A_STEP = (
-    "scheduler.",
+    _SCHEDULE,
     "device.name",
     "device.num_threads",
     "train.epochs",
@@ -47,19 +48,26 @@ def with_baselines(benchmarks: Iterable[Run]) -> list[Run]:
 
 
 def joined(trained: list["Group"], benchmarked: list["Group"]) -> list["Group"]:
-    """Each benchmark with the group that trains by the same step; one that has no such group stands alone.
+    """Each trained group with the benchmark of its training step, then the benchmarks that belong to no group.
 
-    Where several benchmarks fit a group (on two devices, say), all of them stand alone.
+    A step is the same under any schedule, so a benchmark made under another schedule than the group's counts too, but
+    only where none was made under the group's own: recipes may differ by nothing else. Where several benchmarks are
+    left (on two devices, say), none of them is the group's.
     """
     groups, taken = [], set()
     for group in trained:
-        fitting = [other for other in benchmarked if step_options(other.options) == step_options(group.options)]
+        alike = [other for other in benchmarked if step_options(other.options) == step_options(group.options)]
+        fitting = [other for other in alike if _schedule(other) == _schedule(group)] or alike
         if len(fitting) == 1 and len(fitting[0].runs) == 1:
             taken.add(id(fitting[0]))
             group = replace(group, bench=fitting[0].runs[0])
         groups.append(group)
     alone = (group for group in benchmarked if id(group) not in taken)
     return groups + [replace(group, bench=group.runs[0] if len(group.runs) == 1 else None) for group in alone]
+
+
+def _schedule(group: "Group") -> dict[str, Any]:
+    return {key: value for key, value in group.options.items() if key.startswith(_SCHEDULE)}
 
 
 def _identity(run: Run) -> str:
