@@ -282,6 +282,16 @@ def test_what_has_no_completed_run_is_named(tmp_path):
     assert second.text.startswith("6 jobs of the sweep have not begun")
 
 
+def test_what_has_no_completed_run_is_named_beside_a_twin_of_its_name(tmp_path):
+    rich(tmp_path, 0.9, "wasi", 0.8, **{"optimizer.lr": 0.05})
+    rich(tmp_path, 0.8, "wasi", 0.8, **{"optimizer.lr": 0.02, "optimizer.momentum": 0.9})
+    for seed in range(2):
+        failed = fakes.config("wasi", 0.8, seed, {"optimizer.lr": 0.5})
+        fakes.write(tmp_path, {}, failed, status="diverged", error="loss is nan")
+    (first,) = overall(read_runs([tmp_path])[0], [])
+    assert first.text.endswith("So there is no result at all of wasi 0.8, vit_micro on digits with lr=0.5.")
+
+
 def test_a_configuration_that_lost_some_seeds_is_named(tmp_path):
     for seed in range(2):
         rich(tmp_path, 0.9, "vanilla", None, seed)

@@ -1,13 +1,13 @@
 """The first of the page's words: what is missing from all of it, and doubts about where its numbers come from."""
 
-import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from wasi.report.fields import listed, name_of
+from wasi.report.groups import Group, short_names, unlike, with_equal_options
 from wasi.report.load import Run
-from wasi.report.options import result_options
+from wasi.report.options import show_option
 
 _MOST_NAMES = 6  # of configurations; what is more is told by its number
 
@@ -30,10 +30,11 @@ def overall(runs: Sequence[Run], doubts: Sequence[str], not_begun: int = 0) -> l
     ended = Counter(run.status for run in runs if not run.completed)
     if ended:
         counts = ", ".join(f"{count} {status}" for status, count in ended.items())
+        groups = with_equal_options(runs)
         total, several = sum(ended.values()), len(runs) > 1
         words = f"of {len(runs)} run{'s' * several} {'is' if total == 1 else 'are'} left out of all numbers"
         text = f"{total} {words}: {counts}. Reasons: see “Not averaged”, at the end."
-        found.append(Statement(text + _without_result(runs) + _without_some_seeds(runs), "loud"))
+        found.append(Statement(text + _without_result(groups) + _without_some_seeds(groups), "loud"))
     if not_begun:
         jobs = "1 job of the sweep has" if not_begun == 1 else f"{not_begun} jobs of the sweep have"
         found.append(Statement(f"{jobs} not begun, and {'is' if not_begun == 1 else 'are'} no part of this.", "loud"))
@@ -42,34 +43,48 @@ def overall(runs: Sequence[Run], doubts: Sequence[str], not_begun: int = 0) -> l
     return found + [Statement(f"{line[0].upper()}{line[1:]}.", "loud") for line in doubts]
 
 
-def _without_result(runs: Sequence[Run]) -> str:
-    """The configurations, whatever their seeds, of which no run was completed, where others were."""
-    done = {_configuration(run) for run in runs if run.completed}
-    missing = list(dict.fromkeys(name for run in runs if (name := _configuration(run)) not in done))
-    return f" So there is no result at all of {_named(missing)}." if done and missing else ""
+def _without_result(groups: Sequence[Group]) -> str:
+    """A sentence that names the configurations of which no run was completed, whatever the seed; "" where there are
+    none, or where no run of any configuration was completed."""
+    missing = [group for group in groups if not _completed(group)]
+    found = 0 < len(missing) < len(groups)
+    return f" So there is no result at all of {_named(missing, groups)}." if found else ""
 
 
-def _without_some_seeds(runs: Sequence[Run]) -> str:
-    """The configurations of which some seeds count and others do not: what stopped one may have harmed the others."""
-    seeds: dict[str, set[str]] = {}
-    for run in runs:
-        if run.completed:
-            seeds.setdefault(_options(run), set()).add(str(run.config.get("seed")))
-    ended = [(run, seeds.get(_options(run))) for run in runs if not run.completed]
-    lost = [run for run, others in ended if others and str(run.config.get("seed")) not in others]
-    partly = list(dict.fromkeys(map(_configuration, lost)))
-    return f" The means of {_named(partly)} are over the seeds that are left." if partly else ""
+def _without_some_seeds(groups: Sequence[Group]) -> str:
+    """A sentence that names the configurations of which some seeds were completed and others were not; "" for none.
+
+    A reader has to know, as what stopped a seed may have harmed the others.
+    """
+    partly = [group for group in groups if _completed(group) and _seeds(group.runs) - _seeds(_completed(group))]
+    return f" The means of {_named(partly, groups)} are over the seeds that are left." if partly else ""
 
 
-def _named(names: Sequence[str]) -> str:
+def _completed(group: Group) -> list[Run]:
+    return [run for run in group.runs if run.completed]
+
+
+def _seeds(runs: Iterable[Run]) -> set[str]:
+    return {str(run.config.get("seed")) for run in runs}
+
+
+def _named(some: Sequence[Group], groups: Sequence[Group]) -> str:
+    """An enumeration of configurations, each name once; of a long one the last are only counted."""
+    names = list(dict.fromkeys(_told_apart(group, groups) for group in some))
     more = [f"{len(names) - _MOST_NAMES} more"] if names[_MOST_NAMES:] else []
     return listed([*names[:_MOST_NAMES], *more])
 
 
-def _options(run: Run) -> str:
-    return json.dumps(result_options(run.config), sort_keys=True)
+def _told_apart(group: Group, groups: Sequence[Group]) -> str:
+    """The name of a configuration and, where another one with results has the same name, the options in which it
+    differs from the most similar of these: `wasi 0.8, vit_micro on digits with lr=0.05`."""
+    name = _name(group)
+    twins = [other for other in groups if other is not group and _completed(other) and _name(other) == name]
+    keys = sorted(min((unlike(group, twin) for twin in twins), key=len, default=set()))
+    options = [f"{short}={show_option(key, group.options.get(key))}" for key, short in short_names(keys).items()]
+    return name + (f" with {listed(options)}" if options else "")
 
 
-def _configuration(run: Run) -> str:
-    """`name_of`, or the recipe, without the seed."""
-    return str(run.config.get("recipe") or name_of(run).rpartition(", seed ")[0])
+def _name(group: Group) -> str:
+    """The recipe, or method, thresholds, model and data set."""
+    return str(group.config.get("recipe") or name_of(group.runs[0]).rpartition(", seed ")[0])
