@@ -9,10 +9,11 @@ def write_report(dirs: list[Path], into: Path | None = None) -> str:
     Args:
         dirs: folders below which every `result.json`, `bench.json` and kept result (`wasi.results`) is read, or
             single such files.
-        into: the folder; by default the first of `dirs`, or `outputs/report/NAME` where that holds kept results.
+        into: the folder. By default it is the first of `dirs`, or `outputs/report/NAME` if that one is a folder NAME of
+            kept results.
 
     Returns:
-        The table for the terminal, about 120 columns wide.
+        The text for the terminal, about 120 characters wide.
 
     Raises:
         UserError: a folder is missing or cannot be written, or no readable result lies below any of them.

@@ -1,4 +1,4 @@
-"""`python -m wasi.report DIR [DIR ...] [--into DIR]`. Exit status 2: nothing to report, or a folder is wrong."""
+"""`python -m wasi.report DIR [DIR ...] [--into DIR]`. Exit status 2: a folder is wrong or has no results."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""Benchmarks beside the runs of the same configuration: accuracy from the one, times and memory from the other."""
+"""Joins benchmarks to the runs of the same configuration: accuracy is the runs', times and memory the benchmark's."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -35,12 +35,15 @@ def is_of_a_step(key: str) -> bool:
 
 
 def step_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Of `result_options`, those for which `is_of_a_step` holds."""
+    """Those of `result_options` for which `is_of_a_step` holds."""
     return {key: value for key, value in options.items() if is_of_a_step(key)}
 
 
 def with_baselines(benchmarks: Iterable[Run]) -> list[Run]:
-    """Benchmarks, and once each what they were measured against, unless a benchmark of its own has that."""
+    """The benchmarks, and as runs of their own the baselines that they were measured beside, each once.
+
+    A baseline that one of the benchmarks has measured for itself is left out.
+    """
     own = list(benchmarks)
     known = {_identity(run) for run in own}
     others = {_identity(run.baseline): run.baseline for run in reversed(own) if run.baseline is not None}
@@ -48,11 +51,10 @@ def with_baselines(benchmarks: Iterable[Run]) -> list[Run]:
 
 
 def joined(trained: list["Group"], benchmarked: list["Group"]) -> list["Group"]:
-    """Each trained group with the benchmark of its training step, then the benchmarks that belong to no group.
+    """The trained groups, each with the benchmark of its training step, and then the benchmarks without such a group.
 
-    A step is the same under any schedule, so a benchmark made under another schedule than the group's counts too, but
-    only where none was made under the group's own: recipes may differ by nothing else. Where several benchmarks are
-    left (on two devices, say), none of them is the group's.
+    A step is the same under any schedule, so a benchmark under another schedule counts too, but only if there is none
+    under the group's own. If several fit (on two devices, say), the group gets none, and they stand alone.
     """
     groups, taken = [], set()
     for group in trained:
@@ -71,6 +73,6 @@ def _schedule(group: "Group") -> dict[str, Any]:
 
 
 def _identity(run: Run) -> str:
-    """Of what a benchmark measures, and on which device."""
+    """Equal for two benchmarks of the same step on the same device."""
     options = result_options(run.config)
     return json.dumps({k: v for k, v in options.items() if k.startswith("device.") or is_of_a_step(k)}, sort_keys=True)

@@ -1,4 +1,4 @@
-"""The costs that a report shows, in its order."""
+"""The costs that reports show, in the order of their columns."""
 
 from dataclasses import dataclass
 
@@ -10,8 +10,8 @@ ACCURACY_NAMES = {TEST: "test", VALIDATION: "validation"}
 class Cost:
     """A metric of result.json that is better when smaller.
 
-    `title` heads the column; `axis` labels a figure; values are shown divided by `unit`.
-    `timed`: depends on the machine, so it is compared on one machine only.
+    `title` heads its column, `axis` labels figures, and its values are divided by `unit` where they are shown. A cost
+    that is `timed` depends on the machine, so it is compared only between results of one machine.
     """
 
     metric: str
@@ -93,6 +93,6 @@ PAPER = Cost(
 
 COSTS = (PEAK, PROCESS, STEP, FLOPS, INFERENCE, ENERGY, PARAMETERS, RSS, STORED, PAPER)
 DROPPED_FIRST = (PAPER, STORED, RSS, PARAMETERS, FLOPS)
-"""The order in which a terminal that is too narrow loses columns; report.md has them all."""
+"""The columns that a narrow terminal leaves out, the first of them first; report.md has them all."""
 
-PANELS = (PEAK, STEP, FLOPS)
+PANELS = (PEAK, STEP, FLOPS)  # of the static figures

@@ -1,4 +1,4 @@
-"""Which vanilla (or, without one, which twin) a group is compared with, and how it compares."""
+"""Chooses the row that a group is compared with (a vanilla, if there is one), and compares the two."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,9 +22,9 @@ _MEMORY_POLICY = {"train.micro_batch_size": None, "train.gradient_checkpointing"
 
 @dataclass(frozen=True)
 class Comparison:
-    """A group beside its baseline; ratios are above 1 where the group is better.
+    """A group beside its baseline. Ratios above 1 mean that the group is better.
 
-    `baseline` is the matching vanilla; without any, the first row that differs in one option alone; or None.
+    `baseline` is the matching vanilla. Without one it is the first row that differs in a single option, or None.
     """
 
     group: Group
@@ -36,13 +36,15 @@ class Comparison:
 
     @property
     def of_vanilla(self) -> bool:
-        """Whether it is vanilla that this is compared with."""
+        """Whether the baseline is a vanilla."""
         return self.baseline is not None and is_reference(self.baseline.method)
 
     @cached_property
     def accuracy_difference(self) -> float | None:
-        """Over equal seeds where `pairing` has them, else of the means; None where one has no accuracy, or one that
-        must not be quoted."""
+        """The group's accuracy minus the baseline's: over equal seeds if there is a `pairing`, else of the means.
+
+        None if one of the two has no accuracy, or one that must not be quoted.
+        """
         if self.pairing is not None:
             return self.pairing.difference
         pair = self._means(self.group.accuracy)
@@ -55,14 +57,14 @@ class Comparison:
 
     @cached_property
     def p(self) -> float | None:
-        """Of no difference in accuracy: over equal seeds where `pairing` has them, else by Welch's t-test."""
+        """The p-value of equal accuracies: paired by seed if there is a `pairing`, else by Welch's t-test."""
         if self.accuracy_difference is None:
             return None
         return self._welch_p(self.group.accuracy) if self.pairing is None else self.pairing.p
 
     @cached_property
     def pairing(self) -> Paired | None:
-        """The difference of accuracies seed by seed, where one side has all seeds of the other; None elsewhere."""
+        """The difference of accuracies seed by seed; None unless one side has all seeds of the other."""
         if self.baseline is None or self._means(self.group.accuracy) is None or not self._are_quotable:
             return None
         ours, theirs = self.group.by_seed(self.group.accuracy), self.baseline.by_seed(self.group.accuracy)
@@ -76,12 +78,12 @@ class Comparison:
 
     @property
     def is_unpaired(self) -> bool:
-        """Whether accuracies are tested and yet not seed by seed."""
+        """Whether accuracies are tested without being paired by seed."""
         return self.p is not None and self.pairing is None
 
     @property
     def verdict(self) -> str | None:
-        """`differs`, `within noise`, `n=1, no spread` or `no spread`; None where there is nothing to compare."""
+        """On accuracy: `differs`, `within noise`, `n=1, no spread` or `no spread`; None without a difference."""
         if self.accuracy_difference is None:
             return None
         if self.p is None:
@@ -90,7 +92,7 @@ class Comparison:
         return "differs" if self.p < SIGNIFICANCE else "within noise"
 
     def ratio(self, cost: Cost) -> float | None:
-        """baseline / this; None where one of them was not measured, or not under the same conditions."""
+        """The baseline's cost divided by the group's; None if the two were not measured under equal conditions."""
         if (interval := self.interval(cost)) is not None:
             return interval["p50"]
         pair = self._means(cost.metric)
@@ -103,8 +105,10 @@ class Comparison:
         return pair[1] / pair[0]
 
     def interval(self, cost: Cost) -> dict[str, float] | None:
-        """`p50` of the ratio, where a benchmark has measured vanilla in turns with the group, and its `low` and `high`,
-        where there were enough rounds for an interval."""
+        """The ratio of a benchmark that has measured the group in turns with its vanilla, as in `Group.in_turns`.
+
+        None if there is no such benchmark, or if its vanilla was another one than `baseline`.
+        """
         bench = self.group.bench
         if bench is None or bench.baseline is None or self.baseline is None:
             return None
@@ -114,14 +118,14 @@ class Comparison:
         return self.group.in_turns(cost) if same else None
 
     def within_noise(self, cost: Cost) -> bool:
-        """Whether both sides have a spread and it explains the ratio."""
+        """Whether a ratio of 1 lies in the benchmark's interval or, without one, is compatible with the spreads."""
         if (interval := self.interval(cost)) is not None:
             return "low" in interval and interval["low"] <= 1 <= interval["high"] and interval["low"] < interval["high"]
         p = None if self.ratio(cost) is None else self._welch_p(cost.metric)
         return p is not None and p >= SIGNIFICANCE
 
     def is_spoilt(self, cost: Cost) -> bool:
-        """Whether it is a time, and the machine was busy when one of the two sides was timed."""
+        """Whether the cost is a time, and the machine was busy when the group or its baseline was timed."""
         sides = [self.group, *([] if self.baseline is None else [self.baseline])]
         return cost.timed and was_busy([run for side in sides for run in side.sources(cost.metric)])
 
@@ -144,7 +148,7 @@ class Comparison:
 
     @cached_property
     def remarks(self) -> list[str]:
-        """What a reader must know about the choice of the baseline, and about how differences to it are tested."""
+        """Remarks for the reader on the choice of the baseline and on how differences to it are tested."""
         return [*self._about_baseline(), *self._about_seeds()]
 
     def _about_seeds(self) -> list[str]:
@@ -179,18 +183,19 @@ class Comparison:
 
 
 def compare(block: Block) -> list[Comparison]:
-    """One comparison per group of the block, in its order."""
+    """One comparison for each group of the block, in the block's order."""
     return [Comparison(g, _vanilla_for(g, block.groups) or _twin_of(g, block.groups)) for g in block.groups]
 
 
 def _vanilla_for(group: Group, groups: list[Group]) -> Group | None:
-    """The row of `bench.baseline_recipe`, where the sweep names one and has it.
+    """The row that the group is compared with; None without a vanilla of the same model, data and device.
 
-    Else the vanilla that shares most options; of equally close ones the most accurate on validation images.
+    It is the row of the recipe `bench.baseline_recipe`, if the sweep names one and has it. Otherwise it is the vanilla
+    that shares most options; of several, the most accurate one on validation images.
 
-    For vanilla itself that is the one without memory policy, checkpointing and accumulation; and for that one, if it
-    has another optimizer than the most accurate such vanilla on validation images (of those with an optimizer of torch,
-    where there are any), that one.
+    A vanilla that saves memory (`train.memory`, checkpointing, accumulation) is compared with the one that does not and
+    is alike in all else. A plain vanilla is compared with itself, or with the best plain one (see `_standing`) if that
+    has another optimizer.
     """
     if named := _named_baseline(group, groups):
         return named
@@ -209,7 +214,10 @@ def _optimizer(group: Group) -> str:
 
 
 def _standing(vanilla: Group) -> tuple[bool, float]:
-    """What a memory-saving optimizer (GaLore, say) is measured by is an ordinary one, even if that is less accurate."""
+    """The key for the best vanilla: with an optimizer of torch, then by accuracy on validation images.
+
+    A memory-saving optimizer (GaLore, say) is to be compared with an ordinary one, even with a less accurate one.
+    """
     return _optimizer(vanilla).startswith("torch.optim."), vanilla.mean(VALIDATION) or 0.0
 
 
@@ -220,24 +228,24 @@ def _named_baseline(group: Group, groups: list[Group]) -> Group | None:
 
 
 def _twin_of(group: Group, groups: list[Group]) -> Group | None:
-    """The first row before this one with the same labels that differs in one option alone."""
+    """The first row before this one with the same labels that differs in a single option."""
     before = groups[: groups.index(group)]
     alike = (g for g in before if identity(g) == identity(group) and _comparable(g, group))
     return next((g for g in alike if len(unlike(g, group)) == 1), None)
 
 
 def _told(key: str, group: Group) -> str:
-    """`optimizer.lr=0.05`; of a class its name: `optimizer=SGD`."""
+    """The group's option as text: `optimizer.lr=0.05`, and for a class its name as in `optimizer=SGD`."""
     return f"{key.removesuffix('._target_')}={show_option(key, group.options.get(key))}"
 
 
 def _comparable(a: Group, b: Group) -> bool:
-    """Whether model, data and device are the same; where one was only benchmarked, as far as a step depends on them."""
+    """Whether model, data and device agree; if one was only benchmarked, as far as a training step depends on them."""
     return not any(key.startswith(_MUST_AGREE) for key in _unlike_options(a, b))
 
 
 def _unlike_options(a: Group, b: Group) -> set[str]:
-    """Options in which two groups differ, of those that matter for what both have measured."""
+    """The options in which two groups differ and that can change what was measured of both."""
     only_steps = not (a.trained and b.trained)
     return {key for key in unlike(a, b) if is_of_a_step(key) or not only_steps}
 
@@ -247,7 +255,7 @@ def _is_plain(group: Group) -> bool:
 
 
 def _differences(group: Group, vanilla: Group) -> set[str]:
-    """Options outside the method in which the two differ, and the scope."""
+    """The options in which the two differ, those of the method left out except for its scope."""
     unlike = _unlike_options(group, vanilla)
     return {key for key in unlike if key == "method.scope" or not key.startswith(("method.", "rank."))}
 

@@ -1,4 +1,4 @@
-"""report.csv, one line per run, and report_groups.csv, one per table row; numbers as they were written."""
+"""report.csv with one line per run and report_groups.csv with one per table row, numbers in full precision."""
 
 import csv
 import io
@@ -33,22 +33,22 @@ _TIMES = ("start", "wall_seconds", "resumed_from_step")
 
 
 def runs_csv(runs: list[Run], base: Path) -> str:
-    """report.csv: a line per run.
+    """The text of report.csv, with one line per run.
 
     Args:
-        base: folder that paths are written relative to, see `relative`.
+        base: the folder that paths are written relative to, see `relative`.
     """
     differing = _differing(runs)
     return _shown(_run_row(run, differing, base) for run in runs)
 
 
 def groups_csv(blocks: Iterable[tuple[Block, list[Comparison]]]) -> str:
-    """report_groups.csv: a line per row of the tables."""
+    """The text of report_groups.csv, with one line per row of the tables."""
     return _shown(_group_row(block, comparison) for block, comparisons in blocks for comparison in comparisons)
 
 
 def relative(path: Path, base: Path) -> str:
-    """To `base`, or to the working folder, of what lies below one of them; of all else the name."""
+    """The path relative to `base` or to the working folder, if it is below one of them, else the name alone."""
     path, base = path.resolve(), base.resolve()
     return str(path.relative_to(base)) if path.is_relative_to(base) else without_absolute_paths(str(path))
 
@@ -65,7 +65,7 @@ def _run_row(run: Run, differing: list[str], base: Path) -> dict[str, Any]:
 
 
 def _differing(runs: list[Run]) -> list[str]:
-    """Options that can change a result, are not the same in all runs and have no column yet, as dotted keys."""
+    """The options that can change a result, differ between the runs and have no column yet, as dotted keys."""
     configs = [result_options(run.config) for run in runs]
     keys = dict.fromkeys(key for config in configs for key in config)
     others = [key for key in keys if key not in _COLUMN_OF_ITS_OWN and not key.endswith("._target_")]
@@ -103,15 +103,16 @@ def _test(comparison: Comparison) -> str | None:
 
 
 def _shown(rows: Iterable[dict[str, Any]]) -> str:
-    """`csv_text` of values as the report shows them."""
+    """`csv_text` of rows whose values are written as the report shows them."""
     return csv_text([{name: _cell(value) for name, value in row.items()} for row in rows])
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
-    """Rows as the text of a CSV file; what a row does not have, and None, stay empty.
+    """Rows as the text of a CSV file. A cell is empty where the row lacks the column or has None.
 
     Args:
-        columns: those to write; None for the union of the rows', each where the first row that has it puts it.
+        columns: the columns to write. None writes all that a row has, each at the place where the first row that has it
+            puts it.
     """
     file = io.StringIO()
     names = _columns(rows) if columns is None else columns
@@ -133,5 +134,5 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _cell(value: Any) -> Any:
-    """Numbers as Python writes them in full; nothing for None, so that what was not measured stays empty."""
+    """The value for a cell: numbers and text as they are, None so that the cell stays empty, else `show`."""
     return value if value is None or isinstance(value, (int, float, str)) else show(value)

@@ -1,4 +1,4 @@
-"""A block as columns of text: what the terminal, report.md and the reader's eye share."""
+"""A block as columns of text, from which the tables of the terminal and of report.md are made."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,14 +18,15 @@ WITHIN_NOISE = "≈"
 ONE_SEED = "(n=1)"
 NO_SPREAD = "(no spread)"
 NOT_QUOTABLE = "none"
-_BALANCE = 0.02  # from which difference on balanced accuracy is shown beside accuracy
+_BALANCE = 0.02  # balanced accuracy is shown if it differs from accuracy by more
 
 
 @dataclass(frozen=True)
 class Field:
-    """One column: a title and per row a value, with its ratio to the baseline where the column has ratios.
+    """One column: a title and, per row, a value and its ratio to the baseline if the column has ratios.
 
-    `spreads`: per row the standard deviation over seeds, for a table that has room for it; "" where there is none.
+    `spreads` has per row the standard deviation over seeds, or "", for a table with room for it. `is_text` columns are
+    aligned to the left.
     """
 
     title: str
@@ -37,10 +38,10 @@ class Field:
 
 
 def fields_of(block: Block, comparisons: list[Comparison], remarks: list[str]) -> list[Field]:
-    """All columns; one in which no row has a value is left out.
+    """All columns in which some row has a value.
 
     Args:
-        remarks: texts that rows refer to by number, see `remarks_of`.
+        remarks: the texts that rows refer to by number, see `remarks_of`.
     """
     fields = [Field("method", [_method(c, remarks) for c in comparisons], is_text=True)]
     fields += _labels(block)
@@ -56,7 +57,7 @@ def remarks_of(comparisons: list[Comparison]) -> list[str]:
 
 
 def facts_of(block: Block) -> str:
-    """What all rows of the block have in common: `scope mlp, batch 64, 8 epochs, SGD lr 0.05, seeds 0, 1`."""
+    """The options that all rows of the block share: `scope mlp, batch 64, 8 epochs, SGD lr 0.05, seeds 0, 1`."""
 
     def common(key: str) -> str | None:
         values = {show(select(group.config, key)) for group in block.groups}
@@ -80,14 +81,16 @@ def facts_of(block: Block) -> str:
 
 
 def name_of(run: Run) -> str:
-    """`wasi 0.8, vit_micro on digits, seed 1`, as far as the configuration tells."""
+    """A run in words: `wasi 0.8, vit_micro on digits, seed 1`, with `?` for what its configuration lacks."""
     method, model, dataset = (select(run.config, f"{part}.name") or "?" for part in ("method", "model", "dataset"))
     ranks = [label for label in (weight_label(run.config), activation_label(run.config)) if label]
     return f"{' '.join([method, *dict.fromkeys(ranks)])}, {model} on {dataset}, seed {run.config.get('seed', '?')}"
 
 
 def significant(value: float | None, digits: int = 4) -> str:
-    """A number with that many significant digits and no exponent, whole numbers in full; `-` for None.
+    """A number rounded to so many significant digits, without an exponent and with all digits before the point.
+
+    None gives `-`.
 
     >>> [significant(v) for v in (None, 0.0, 0.45678, 12.3456, 4041.28, 123456.7)]
     ['-', '0', '0.4568', '12.35', '4041', '123457']
@@ -105,7 +108,7 @@ def ratio_text(ratio: float | None) -> str:
 
 
 def listed(words: Sequence[str]) -> str:
-    """An enumeration.
+    """An enumeration of words in one text.
 
     >>> listed(["a", "b", "c"])
     'a, b and c'
@@ -114,7 +117,7 @@ def listed(words: Sequence[str]) -> str:
 
 
 def in_turns(ratio: Mapping[str, float] | None) -> str:
-    """A benchmark's ratio of the baseline to a row, with its 95 % interval where there is one of any width.
+    """A benchmark's ratio (`Group.in_turns`) as text, with its 95 % interval unless that has no width.
 
     >>> [in_turns(r) for r in (None, {"p50": 2.0}, {"p50": 2.0, "low": 1.9, "high": 2.1})]
     ['-', '2.00×', '2.00× [1.90, 2.10]']
@@ -131,7 +134,8 @@ def _method(comparison: Comparison, remarks: list[str]) -> str:
 
 
 def _labels(block: Block) -> list[Field]:
-    """Scope where it differs, thresholds, every other option that differs, and fingerprints as the last resort."""
+    """The columns that tell rows apart: recipe, scope, thresholds, what tuning chose, every other option that differs,
+    the machine, and fingerprints if nothing else does."""
     _, scopes, weights, activations = zip(*map(identity, block.groups), strict=True)
     recipes = [group.recipe or DASH for group in block.groups]
     fields = [Field("recipe", recipes, is_text=True)] if set(recipes) != {DASH} else []
@@ -151,7 +155,7 @@ def _labels(block: Block) -> list[Field]:
 
 
 def tuned_of(group: Group) -> str:
-    """What tuning chose for the row: that of the run by which it was chosen, the others share it."""
+    """What tuning chose for the row, as the run of the tuning seed tells; `-` if the row was not tuned."""
     return next((value for run in group.runs if (value := tuned_value(run.path.parent))), DASH)
 
 
@@ -167,7 +171,7 @@ def _accuracy(comparisons: list[Comparison]) -> list[Field]:
 
 
 def _balanced(comparisons: list[Comparison]) -> list[Field]:
-    """A column of balanced accuracy, where some row's is another story than its accuracy."""
+    """The column of balanced accuracy; none unless `is_imbalanced` holds for some row."""
     groups = [comparison.group for comparison in comparisons]
     if not any(map(is_imbalanced, groups)):
         return []
@@ -176,12 +180,12 @@ def _balanced(comparisons: list[Comparison]) -> list[Field]:
 
 
 def balanced_accuracy(group: Group) -> float | None:
-    """Its mean over seeds, on the images whose accuracy is quoted."""
+    """Balanced accuracy on the images whose accuracy is quoted, as the mean over seeds."""
     return group.mean(f"{group.accuracy.partition('/')[0]}/balanced_acc") if group.is_quotable else None
 
 
 def is_imbalanced(group: Group) -> bool:
-    """Whether balanced accuracy tells another story than accuracy."""
+    """Whether balanced accuracy differs from accuracy by more than `_BALANCE`."""
     accuracy, balanced = group.quoted, balanced_accuracy(group)
     return accuracy is not None and balanced is not None and abs(accuracy - balanced) > _BALANCE
 
@@ -207,7 +211,7 @@ def _interval(comparison: Comparison) -> str:
 
 
 def _front(comparisons: list[Comparison]) -> Field:
-    """A mark for every row on the front of accuracy, step time and peak memory."""
+    """The column with a mark for each row on the Pareto front of accuracy, step time and peak memory."""
     marks = front_of(comparisons)
     return Field("Pareto", ["●" if marked else DASH for marked in marks])
 
@@ -220,7 +224,7 @@ def _cost(cost: Cost, comparisons: list[Comparison]) -> Field:
 
 
 def _spread(group: Group, cost: Cost) -> str:
-    """"" for equal values too, whose mean may be a rounding away from them."""
+    """The standard deviation as `±1.2`; "" without one, and for values that are equal up to rounding."""
     std, mean = group.std(cost.metric), group.mean(cost.metric)
     return f"±{significant(std / cost.unit, 2)}" if std and mean is not None and std > 1e-9 * abs(mean) else ""
 

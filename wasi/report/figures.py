@@ -1,4 +1,4 @@
-"""Accuracy against cost: one figure per block, one panel per cost."""
+"""Static figures of accuracy against cost: one figure per block, one panel per cost."""
 
 import io
 import math
@@ -23,17 +23,17 @@ from wasi.report.ticks import label_log_axis
 from wasi.report.wrapping import wrapped
 
 DPI = 300
-WIDTH_INCHES = 5.5  # of the paper's one column
+WIDTH_INCHES = 5.5  # of the one column of the paper's text
 _COLUMNS, _PANEL_HEIGHT_INCHES, _TITLE_INCHES = 2, 2.3, 0.7
-_LEGEND_CHARACTERS = 60  # of one line, which the figure's width has room for even where letters are wide
+_LEGEND_CHARACTERS = 60  # in one line of the legend; the figure has room for so many wide letters
 _LOG_FROM = 4.0  # a cost whose largest value is this many times its smallest gets a logarithmic axis
 
 
 def draw(block: Block, comparisons: list[Comparison], name: str = "") -> dict[str, bytes]:
-    """The figure as `png` and `svg`; neither where no row has both a cost and an accuracy to quote.
+    """The figure's bytes as `png` and `svg`; empty if no row has both a cost and an accuracy that may be quoted.
 
     Args:
-        name: of the experiment, for the figure's title.
+        name: the experiment's name, for the figure's title.
     """
     with matplotlib.rc_context(SETTINGS):
         figure = figure_of(block, comparisons, name)
@@ -41,7 +41,7 @@ def draw(block: Block, comparisons: list[Comparison], name: str = "") -> dict[st
 
 
 def images(figure: Figure) -> dict[str, bytes]:
-    """The figure as PNG and SVG, the same bytes for the same figure."""
+    """The figure's bytes as `png` and `svg`. The same figure always gives the same bytes."""
     found = {}
     for form, metadata in (("png", {}), ("svg", {"Date": None})):
         image = io.BytesIO()
@@ -51,7 +51,7 @@ def images(figure: Figure) -> dict[str, bytes]:
 
 
 def figure_of(block: Block, comparisons: list[Comparison], name: str = "") -> Figure | None:
-    """Under the settings of `style`; None as in `draw`."""
+    """The figure, to be called under `style.SETTINGS`; None where `draw` gives nothing."""
     panels = [cost for cost in PANELS if any(_point(group, cost) for group in block.groups)]
     if not panels:
         return None
@@ -100,7 +100,7 @@ def _panel(ax: Axes, cost: Cost, series: list[Series], looks: list[Style], refer
 def _line(
     ax: Axes, cost: Cost, label: str, groups: list[Group], points: list[tuple[float, float]], style: Style
 ) -> list[Label]:
-    """One series in one panel, with error bars at points whose seeds tell a spread; the labels of its points."""
+    """Draw one series into one panel, with error bars at points of several seeds; return its points' labels."""
     ax.plot(
         [x for x, _ in points], [y for _, y in points],
         label=label, zorder=4 if style.marker == "*" else 3, **style.marks(),
@@ -120,7 +120,7 @@ def _line(
 
 
 def _reference(ax: Axes, vanilla: Group) -> None:
-    """vanilla's accuracy across the panel, with its spread as a band."""
+    """Draw a vanilla's accuracy as a line across the panel, with its standard deviation as a band."""
     mean, std = vanilla.quoted, vanilla.std(vanilla.accuracy)
     if mean is None:
         return
@@ -138,7 +138,7 @@ def _cost_axis(ax: Axes, cost: Cost, values: list[float]) -> None:
 
 
 def _caption(block: Block) -> str:
-    """What the marks of this figure mean."""
+    """The sentence under the title that says what labels, bars and lines of this figure mean."""
     parts = []
     labels = [label for group in block.groups if (label := epsilon_label(group.config))]
     if labels:
@@ -156,7 +156,7 @@ def _caption(block: Block) -> str:
 
 
 def _legend(figure: Figure, axes: list[Axes], series: list[Series]) -> None:
-    """Below the panels, the figure made taller for it; each series with a point once, in as many columns as fit."""
+    """Draw the legend below the panels, in as many columns as fit, and make the figure taller by it."""
     handles: dict[str, Artist] = {}
     for ax in axes:
         handles |= {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
@@ -172,6 +172,6 @@ def _legend(figure: Figure, axes: list[Axes], series: list[Series]) -> None:
 
 
 def _point(group: Group, cost: Cost) -> tuple[float, float] | None:
-    """Cost and accuracy; None where one of them was not measured, or must not be quoted."""
+    """Cost and accuracy of a group; None if one was not measured or the accuracy must not be quoted."""
     x, y = group.cost(cost), group.quoted
     return None if x is None or y is None else (x, y)

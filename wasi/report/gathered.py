@@ -1,4 +1,4 @@
-"""What a report is about: every result below some folders, grouped and compared."""
+"""Reads every result below some folders, groups and compares them: all that a report says, in no form yet."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from wasi.report.tuned import tuning_lines
 from wasi.runs.plan import read_planned
 
 OF_KEPT_RESULTS = Path("outputs/report")
-"""Below it go reports of kept results, whose own folders hold nothing but these."""
+"""The folder for reports of kept results, as the folders of these hold nothing else."""
 
 _ALIKE = "rows with equal options and seed but different fingerprints (weights or data differed) stand apart"
 _WITHOUT_ERROR = {
@@ -24,7 +24,11 @@ _WITHOUT_ERROR = {
 
 @dataclass(frozen=True)
 class Report:
-    """What every form of the report says. `folder` is where it goes; from `provenance` on, lines."""
+    """What every form of the report says.
+
+    `folder` is where it is written. `provenance`, `tuning`, `not_averaged` and `warnings` are lines of text;
+    `not_begun` is the number of planned jobs without any result.
+    """
 
     title: str
     folder: Path
@@ -41,8 +45,8 @@ def gather(dirs: list[Path], into: Path | None = None) -> Report:
     """Read everything below `dirs`, group and compare it.
 
     Args:
-        into: the folder for the report; None for the first of `dirs`, or, where that holds kept results, for one
-            of its name below `OF_KEPT_RESULTS`.
+        into: the folder for the report. None stands for the first of `dirs` or, if that holds kept results, for a
+            folder of the same name below `OF_KEPT_RESULTS`.
 
     Raises:
         UserError: a folder is missing, or no readable result lies below any of them.
@@ -62,7 +66,7 @@ def gather(dirs: list[Path], into: Path | None = None) -> Report:
 
 
 def _not_begun(dirs: list[Path], runs: list[Run]) -> int:
-    """Jobs that are named in a sweep's plan and have no result, not even of having begun."""
+    """The number of jobs in the sweeps' plans that have not even written that they have begun."""
     begun = {run.path.parent.resolve() for run in runs}
     sweeps = {folder.resolve() for folder in dirs} | {folder.parent for folder in begun}
     return sum(sweep / name not in begun for sweep in sweeps for name in read_planned(sweep))

@@ -1,4 +1,4 @@
-"""Runs that differ only by seed, as one group; groups of one model on one data set, as one block."""
+"""Groups of runs that differ only by seed, and blocks: the groups of one model on one data set."""
 
 import json
 import math
@@ -24,17 +24,17 @@ from wasi.report.options import (
     weight_label,
 )
 
-_NAMES = ("model.name", "dataset.name", "method.name")  # every row tells them
+_NAMES = ("model.name", "dataset.name", "method.name")  # shown for every row
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Completed runs of one configuration under different seeds; `options` is what they share.
+    """Runs of one configuration under different seeds; `options` is what they share, by dotted key.
 
-    Runs whose times are of different hardware are different groups.
-    `accuracy`: the metric that is quoted, `test/acc` where all runs of the block have it, otherwise `val/acc`.
-    `bench`: a benchmark of the same training step; what it has measured counts in place of what the runs have.
-    A group that was benchmarked and never trained has its benchmark in `runs` too.
+    `accuracy` is the metric that is quoted: `test/acc` if all runs of the block have it, else `val/acc`.
+    `bench` is a benchmark of the same training step, whose numbers count in place of the runs' own. A group that was
+    benchmarked and never trained has its benchmark in `runs` too. A report's groups hold completed runs only, and runs
+    that were timed on different hardware are different groups.
     """
 
     runs: tuple[Run, ...]
@@ -60,18 +60,18 @@ class Group:
 
     @property
     def trained(self) -> tuple[Run, ...]:
-        """The runs that are no benchmarks."""
+        """The runs that are not benchmarks."""
         return tuple(run for run in self.runs if not run.is_bench)
 
     @property
     def hardware(self) -> str | None:
-        """What its times are of."""
+        """The hardware that its times were measured on; None if it has none, or if they do not tell."""
         runs = self.sources("time/train_step_ms_p50") or self.runs
         return next((label for run in runs if (label := hardware(run))), None)
 
     @property
     def is_quotable(self) -> bool:
-        """Whether its accuracy says anything: with surrogate weights or synthetic images it does not."""
+        """Whether its accuracy may be quoted: with surrogate weights or synthetic images it means nothing."""
         return not unquotable(self.config)
 
     @property
@@ -79,7 +79,7 @@ class Group:
         return [run.config["seed"] for run in self.runs]
 
     def sources(self, metric: str) -> tuple[Run, ...]:
-        """Where the metric's values come from."""
+        """The benchmark if it has measured the metric, else the runs that have."""
         if self.bench is not None and metric in self.bench.metrics:
             return (self.bench,)
         return tuple(run for run in self.runs if metric in run.metrics)
@@ -88,12 +88,12 @@ class Group:
         return {str(run.config["seed"]): run.metrics[metric] for run in self.sources(metric)}
 
     def values(self, metric: str) -> list[float]:
-        """One value per run that has it, or the benchmark's."""
+        """The metric's values, one for each of `sources`."""
         return [run.metrics[metric] for run in self.sources(metric)]
 
     @property
     def quoted(self) -> float | None:
-        """The mean accuracy; None where there is none, or it must not be quoted."""
+        """The mean accuracy over seeds; None if there is none or it must not be quoted."""
         return self.mean(self.accuracy) if self.is_quotable else None
 
     def mean(self, metric: str) -> float | None:
@@ -103,18 +103,18 @@ class Group:
         return statistics.std(self.values(metric))
 
     def minus(self, other: "Group") -> statistics.Paired | None:
-        """The difference of the two accuracies over the seeds that both have; None where they share none."""
+        """This accuracy minus the other's, paired over the seeds that both have; None if they share none."""
         return statistics.paired(self.by_seed(self.accuracy), other.by_seed(self.accuracy))
 
     def in_turns(self, cost: Cost) -> dict[str, float] | None:
-        """The benchmark's ratio of its baseline's cost to this group's, the two measured in turns.
+        """The baseline's cost divided by this group's, as a benchmark has measured them in turns; else None.
 
-        `p50` and, from enough rounds, the bounds `low` and `high` of its 95 % interval; None without a benchmark.
+        `p50` is the ratio; `low` and `high`, if there were enough rounds, bound its 95 % interval.
         """
         return None if self.bench is None else self.bench.ratio.get(cost.metric)
 
     def cost(self, cost: Cost) -> float | None:
-        """The mean, in the unit in which reports show it."""
+        """The mean of a cost in the unit in which reports show it."""
         found = self.mean(cost.metric)
         return None if found is None else found / cost.unit
 
@@ -123,8 +123,8 @@ class Group:
 class Block:
     """All groups of one model on one data set, in the order of a table.
 
-    `differing`: options without a place of their own in which the groups differ, as dotted keys.
-    `alike`: groups that no option tells apart (what the weights or the data folder held, differed).
+    `differing` are the options in which the groups differ and that have no column of their own yet, as dotted keys.
+    `alike` says that options do not tell all groups apart, as files of weights or data have changed between runs.
     """
 
     model: str
@@ -135,7 +135,7 @@ class Block:
 
     @property
     def accuracy(self) -> str:
-        """Of all its groups."""
+        """The metric that is quoted of all groups."""
         return self.groups[0].accuracy
 
     @property
@@ -148,7 +148,7 @@ class Block:
 
 
 def blocks_of(runs: Iterable[Run]) -> list[Block]:
-    """Blocks in order of appearance. Runs that are not completed are not looked at."""
+    """The blocks of all completed runs, in order of appearance."""
     completed = [run for run in runs if run.completed]
     trained = _groups(run for run in completed if not run.is_bench)
     benchmarked = _groups(with_baselines(run for run in completed if run.is_bench))
@@ -159,10 +159,10 @@ def blocks_of(runs: Iterable[Run]) -> list[Block]:
 
 
 def with_equal_options(runs: Iterable[Run], without: Collection[str] = ()) -> list[Group]:
-    """Runs whose options agree, seeds apart, as groups in order of appearance.
+    """The groups of runs whose options agree except for the seed, in order of appearance.
 
     Args:
-        without: options that are left out of the comparison and of the groups' `options`, as dotted keys.
+        without: options that do not count and that the groups' `options` lack, as dotted keys.
     """
     alike: dict[str, list[Run]] = {}
     for run in runs:
@@ -172,7 +172,8 @@ def with_equal_options(runs: Iterable[Run], without: Collection[str] = ()) -> li
 
 
 def _groups(runs: Iterable[Run]) -> list[Group]:
-    """Runs with equal options; where one seed comes twice among them, something unseen differs: each apart."""
+    """The groups of runs with equal options and hardware. If a seed comes twice among them, something else differs
+    that no option tells, and each run is a group."""
     groups = []
     for group in with_equal_options(runs):
         for part in _by_hardware(group.runs):
@@ -184,14 +185,14 @@ def _groups(runs: Iterable[Run]) -> list[Group]:
 
 
 def _by_hardware(runs: Sequence[Run]) -> list[list[Run]]:
-    """Times of different hardware are no sample of one quantity; runs without times go with the first of them."""
+    """The runs divided by the hardware of their times; runs without times go with the first part."""
     kinds = dict.fromkeys(label for run in runs if (label := hardware(run)))
     first = next(iter(kinds), None)
     return [[run for run in runs if (hardware(run) or first) == kind] for kind in kinds or [None]]
 
 
 def block_of(model: str, dataset: str, groups: list[Group]) -> Block:
-    """The groups of one model on one data set, in order, with what tells them apart."""
+    """The block of the groups of one model on one data set."""
     tested = all(TEST in run.metrics for group in groups for run in group.trained)
     groups = [replace(group, accuracy=TEST if tested else VALIDATION) for group in sorted(groups, key=row_order)]
     told = set().union(*(named(group.config) for group in groups))
@@ -202,7 +203,7 @@ def block_of(model: str, dataset: str, groups: list[Group]) -> Block:
 
 
 def _differing(groups: list[Group]) -> list[str]:
-    """Keys with more than one value; what only one method or optimizer has is compared within it."""
+    """The options with more than one value. Those that only one method or optimizer has are compared within it."""
     keys = dict.fromkeys(key for group in groups for key in group.options)
     found = []
     for key in keys:
@@ -215,7 +216,7 @@ def _differing(groups: list[Group]) -> list[str]:
 
 
 def _family(group: Group, key: str) -> str | None:
-    """Among which groups an option is compared: one `optimizer` has no use for another's options."""
+    """The method or class among whose groups an option is compared, as others do not have that option."""
     section, _, name = key.partition(".")
     if name == "_target_":
         return None
@@ -228,26 +229,26 @@ def _told_apart(groups: list[Group], differing: list[str]) -> bool:
 
 
 def identity(group: Group) -> tuple[str, str, str | None, str | None]:
-    """Method, scope, and what decides the ranks of weights and of activations."""
+    """Method, scope, and the labels of what decides the ranks of weights and of activations."""
     return group.method, group.scope, weight_label(group.config), activation_label(group.config)
 
 
 def unlike(a: Group, b: Group) -> set[str]:
-    """Options in which two groups differ, as dotted keys."""
+    """The options in which two groups differ, as dotted keys."""
     return {key for key in {**a.options, **b.options} if a.options.get(key) != b.options.get(key)}
 
 
 def shown_option(group: Group, key: str) -> str | None:
-    """None for an option that this group does not have."""
+    """An option's value as text; None if the group does not have that option."""
     if key not in group.options:
         return None
     return show_option(key, group.options[key])
 
 
 def row_names(block: Block) -> list[str]:
-    """A name per group that no other group of the block has: its recipe, or what tells it apart.
+    """A name for each group that no other group of the block has: its recipe, or what tells it apart.
 
-    `wasi_0.8`; `wasi 0.8/0.4`; `wasi 0.8, all, lr=0.05`.
+    Examples are `wasi_0.8`, `wasi 0.8/0.4` and `wasi 0.8, all, lr=0.05`.
     """
     if recipes := recipes_of(block):
         return recipes
@@ -257,7 +258,7 @@ def row_names(block: Block) -> list[str]:
 
 
 def recipes_of(block: Block) -> list[str]:
-    """The groups' recipes, and the method's name of a vanilla without one, where these tell all apart; else nothing."""
+    """The groups' recipes, or for a vanilla without one the method's name; empty unless these tell all apart."""
     names = [group.recipe or (group.method if is_reference(group.method) else None) for group in block.groups]
     told = [name for name in names if name is not None]
     apart = len(set(told)) == len(names) and any(group.recipe for group in block.groups)
@@ -265,12 +266,12 @@ def recipes_of(block: Block) -> list[str]:
 
 
 def with_threshold(group: Group) -> str:
-    """`wasi 0.8`."""
+    """Method and thresholds: `wasi 0.8`."""
     return " ".join(filter(None, [group.method, epsilon_label(group.config)]))
 
 
 def variant(block: Block, group: Group) -> list[str]:
-    """What beside method and thresholds tells a group apart from others of the block: `["all", "lr=0.05"]`."""
+    """What tells a group apart in its block, beside method and thresholds: `["all", "lr=0.05"]`."""
     scope = [group.scope] if len({other.scope for other in block.groups}) > 1 else []
     shown = {name: shown_option(group, key) for key, name in short_names(block.differing).items()}
     options = [f"{name}={value}" for name, value in shown.items() if value is not None]
@@ -278,7 +279,7 @@ def variant(block: Block, group: Group) -> list[str]:
 
 
 def short_names(keys: list[str]) -> dict[str, str]:
-    """Dotted key -> the last part of it, where no other key of `keys` ends alike.
+    """The name to show for each dotted key: its last part, or the whole key if another one ends alike.
 
     >>> short_names(["optimizer.lr", "optimizer.eps", "method.eps", "device.name"])
     {'optimizer.lr': 'lr', 'optimizer.eps': 'optimizer.eps', 'method.eps': 'method.eps', 'device.name': 'device'}
@@ -289,7 +290,7 @@ def short_names(keys: list[str]) -> dict[str, str]:
 
 
 def row_order(group: Group) -> tuple:
-    """By which rows are sorted: method by method, thresholds ascending, a lean row after its plain one."""
+    """The key by which rows are sorted: by method, then thresholds ascending, a lean row after its plain one."""
     method, scope, weight, activation = identity(group)
     ranks = *_natural(weight), *_natural(activation)
     lean = select(group.config, "train.memory") == "lean"
@@ -297,7 +298,7 @@ def row_order(group: Group) -> tuple:
 
 
 def _natural(label: str | None) -> tuple[float, str]:
-    """Numbers by size, then other labels."""
+    """A key that sorts numbers by size, before them what is None, and behind them other labels."""
     try:
         return float(label or "-inf"), label or ""
     except ValueError:

@@ -1,6 +1,6 @@
-"""Kept results, the small files of `python -m wasi.results collect`, in the form of result.json and bench.json.
+"""Reads kept results, the small files of `python -m wasi.results collect`, in the form of result.json and bench.json.
 
-What a kept file leaves out (ranks layer by layer, the course of training) is absent from what is made of it.
+What a kept file leaves out (the ranks of each layer, the numbers of each epoch) is missing there too.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,12 +17,12 @@ _KEYS = {"kind", "row", "seed", "fingerprint", "shared", "config", "metrics", "p
 
 
 def is_kept(content: Any) -> bool:
-    """Whether a JSON file's content is that of a kept result."""
+    """Whether the content of a JSON file is a kept result."""
     return isinstance(content, dict) and content.keys() >= _KEYS and content["kind"] in (RUN, BENCH)
 
 
 def kept_files(folder: Path) -> Iterator[Path]:
-    """Kept results at any depth below `folder`; W&B's own files are not looked at."""
+    """The kept results at any depth below `folder`, except in W&B's own folders."""
     for path in folder.rglob("*.json"):
         if "wandb" not in path.relative_to(folder).parts and is_kept(read_result(path.parent, path.name)):
             yield path
@@ -30,10 +30,10 @@ def kept_files(folder: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class KeptFolder:
-    """What the kept results of one folder tell of one another.
+    """What the kept results of one folder say about one another.
 
-    A benchmark tells the name of its baseline, and what that is stands in another file: `baseline`. Rows have recipes,
-    `have_recipes`, where one of them has a name that its options do not give it.
+    `baseline` is the file that describes the baseline of all benchmarks, which only give its name; None without one.
+    `have_recipes` is whether row names are recipes: some row has another name than the one that its options give.
     """
 
     have_recipes: bool
@@ -49,7 +49,7 @@ class KeptFolder:
 
 
 def as_result(kept: Mapping[str, Any], folder: KeptFolder) -> dict[str, Any]:
-    """A kept result of `folder` as result.json or, of a benchmark, as bench.json."""
+    """A kept result of `folder` in the form of result.json or, for a benchmark, of bench.json."""
     baseline = folder.baseline
     config = _config(kept)
     if folder.have_recipes:
@@ -70,7 +70,7 @@ def as_result(kept: Mapping[str, Any], folder: KeptFolder) -> dict[str, Any]:
 
 
 def _config(kept: Mapping[str, Any]) -> dict[str, Any]:
-    """The nested configuration, as far as it is kept."""
+    """The part of the configuration that is kept, nested as in result.json."""
     config: dict[str, Any] = {"seed": kept["seed"], "device": {"name": kept["provenance"].get("device") or "cpu"}}
     for key, value in {**kept["shared"], **kept["config"]}.items():
         *sections, option = key.split(".")
@@ -88,7 +88,7 @@ def _provenance(kept: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _baseline_metrics(kept: Mapping[str, Any]) -> dict[str, float]:
-    """What a benchmark has measured of its baseline: times as the samples' medians, all else by the ratios."""
+    """The metrics of a benchmark's baseline: times are its samples' medians, all else follows from the ratios."""
     found = {}
     for name, bounds in (kept.get("ratio") or {}).items():
         if name in kept["metrics"] and not name.startswith("time/"):

@@ -1,6 +1,7 @@
 """`python -m wasi.results collect SWEEP [SWEEP ...] --into FOLDER` and `python -m wasi.results tables [--check]`.
 
-Exit status 1 where results make no table, a document is stale (`--check`), or there is nothing to collect.
+The exit status is 1 if the results make no table, if a document is stale (`--check`), or if there is nothing to
+collect.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""From the folders of finished sweeps to the files that are kept."""
+"""Copies the results of finished sweeps into a folder of kept results."""
 
 import json
 from pathlib import Path
@@ -13,16 +13,20 @@ from wasi.runs.result import BENCH_FILE_NAME, FILE_NAME, read_result
 
 
 def collect(sweeps: list[Path], into: Path, row: str | None = None) -> list[str]:
-    """Make `into` hold the completed jobs below `sweeps` and no others; a line for each that is left out or removed.
+    """Make `into` hold the results of the completed jobs below `sweeps` and no others.
 
     Args:
-        row: one name for all of these jobs, for a configuration that has none of its own; they are added to `into`.
+        row: a name that all of these jobs get as their row's, for a configuration that has none of its own. With it
+            the jobs are added to `into`, and what is there already stays.
+
+    Returns:
+        One line for each job that was left out and each file that was removed.
 
     Raises:
         UserError: a folder is missing, no job below them is completed, or `into` is a file.
     """
     kept: dict[str, dict[str, Any]] = {}
-    places: dict[str, Path] = {}  # where each of them comes from
+    places: dict[str, Path] = {}  # the job's folder, by the name of the kept file
     told = []
     for sweep in sweeps:
         if not sweep.is_dir():
@@ -55,7 +59,7 @@ def collect(sweeps: list[Path], into: Path, row: str | None = None) -> list[str]
         raise UserError("--into", into, f"a folder, or a name for a new one ({error.strerror})") from error
     for name, found in kept.items():
         atomic_write_text(into / name, json.dumps(found, indent=1, sort_keys=True, allow_nan=False) + "\n")
-    for path in into.glob("*.json"):  # of an earlier `collect`; anything else in the folder is not ours to remove
+    for path in into.glob("*.json"):  # only what an earlier `collect` wrote is removed
         if row is None and path.name not in kept and is_kept(read_result(into, path.name)):
             path.unlink()
             told.append(f"removed {path}: not among these jobs")

@@ -1,8 +1,9 @@
 """Tables between markers in README.md and docs/*.md.
 
-A document says `<!-- table: NAME -->` and, some lines below, `<!-- /table -->`; what stands between is replaced by
-the table of results/NAME/*.json. With `<!-- table: NAME of ROW, ROW -->` it has these rows only; what is said above it
-is of all. `<!-- grid: NAME -->` and `<!-- /grid -->` hold the learning rates that runs in results/NAME tried.
+A document has a line `<!-- table: NAME -->` and below it a line `<!-- /table -->`. What stands between the two is
+replaced by the table of results/NAME/*.json. With `<!-- table: NAME of ROW, ROW -->` the table has these rows only, and
+the sentences above it are still about all rows. Between `<!-- grid: NAME -->` and `<!-- /grid -->` stand the learning
+rates that the runs in results/NAME tried.
 """
 
 import re
@@ -20,10 +21,10 @@ _TABLE = re.compile(r"^<!-- (table|grid): (.+) -->\n(?:(?!<!-- (?:table|grid): )
 
 
 def stale_documents(root: Path) -> dict[Path, str]:
-    """Documents below `root` that differ from what results/ says, with their new text. Writes nothing.
+    """The documents below `root` whose tables are not those of results/, each with its new text. Writes nothing.
 
     Raises:
-        UserError: a marker without an end, a name without results, or results that make no table.
+        UserError: a marker has no end, a name has no results, or results make no table.
     """
     found, tables = {}, {}
     for path in [root / "README.md", *sorted((root / "docs").glob("*.md"))]:
@@ -63,7 +64,7 @@ def _table(root: Path, asked: str) -> str:
 
 
 def update(root: Path) -> list[Path]:
-    """Write the documents that are stale; which they were."""
+    """Write the stale documents anew and return their paths."""
     stale = stale_documents(root)
     for path, text in stale.items():
         atomic_write_text(path, text)

@@ -1,4 +1,4 @@
-"""Learning rates that were tried, and what each gave on validation images, as Markdown."""
+"""The learning rates that were tried, and the validation accuracy that each of them gave, as Markdown."""
 
 from wasi.errors import UserError
 from wasi.report.columns import VALIDATION
@@ -14,14 +14,16 @@ _TITLES = ("| | optimizer | validation accuracy by learning rate |", "| --- | --
 
 
 def grid(name: str, runs: list[Run]) -> str:
-    """A line per row: validation accuracy at each rate, the best in bold, told apart where no rate lies beyond it.
+    """A table with one line per row: its mean validation accuracy at each learning rate.
+
+    The best one is bold, with a remark where it is at an end of the rates that were tried.
 
     Args:
-        name: the grid's, for what is refused.
+        name: the grid's name, for error messages.
 
     Raises:
-        UserError: the results are not of one clean commit, device and task, or one is no run that was validated; those
-            of a row differ in more than the learning rate, or its rates in their seeds.
+        UserError: the results are not of one clean commit, one device and one task; one of them has no validation
+            accuracy; or the runs of a row differ in more than learning rate and seed, or lack a seed at some rate.
     """
     refuse_mixtures(name, runs)
     if without := next((run for run in runs if VALIDATION not in run.metrics), None):

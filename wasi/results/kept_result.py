@@ -1,6 +1,6 @@
 """One kept result: a run's accuracy or a benchmark's measurement, without what no table needs.
 
-`wasi.report.kept` reads such files in the form of result.json and bench.json.
+It is written here; `wasi.report.kept` turns it back into the form of result.json or bench.json.
 """
 
 from functools import cache
@@ -23,13 +23,14 @@ _CODE = ("git_commit", "git_dirty", "versions", "start", "experiment", "cuda", "
 
 
 def kept_of(content: dict) -> dict[str, Any]:
-    """What is kept of a completed result.json or bench.json: the content of a file of results/.
+    """What is kept of a completed result.json or bench.json, as the content of a file in results/.
 
-    row: the recipe's name, or what tells the method and its ranks.
-    shared, config: what all rows of a table should have in common, and what defines this row: every option that can
-        change a result but those of the model, the data and the kind of device; dotted keys.
-    ratio, samples: of a benchmark: baseline / ours as in bench.json, and a summary of each side's times.
-    baseline, baseline_config: the name of what it was measured beside, and what defines that one, as `config`.
+    row: the recipe's name or, without a recipe, the method with its ranks.
+    shared: the options that all rows of a table must have in common, by dotted key.
+    config: the options that define this row, by dotted key: all that can change a result, except those of the model,
+        the data and the kind of device.
+    ratio, samples: for a benchmark, baseline / ours as in bench.json, and a summary of either side's times.
+    baseline, baseline_config: for a benchmark, the row name of its baseline, and that row's `config`.
     """
     config = content["config"]
     where = content.get("environment") or provenance_of_times(content["provenance"])
@@ -65,11 +66,11 @@ def _of_a_row(config: dict) -> dict[str, Any]:
 
 
 def read_kept(folder: Path) -> list[Run]:
-    """Every result that is kept in `folder`, by file name.
+    """Every result that is kept in `folder`, in the order of the file names.
 
     Raises:
-        UserError: there are none, or a file is not one. (A report leaves such a file out with a warning; a document
-            must not lack a row unnoticed.)
+        UserError: there is none, or a file is not a kept result. (A report leaves such a file out with a warning, but
+            a document must not lack a row unnoticed.)
     """
     found = []
     read_folder = cache(KeptFolder.read)
@@ -87,7 +88,10 @@ def read_kept(folder: Path) -> list[Run]:
 
 
 def _summaries(kinds: dict) -> dict[str, dict[str, float]]:
-    """Kind -> p50, p90, iqr and n over all rounds, and their number; parts of a step stand in the metrics."""
+    """Per kind of time, in ms: p50, p90, iqr and n over all rounds, and the number of rounds.
+
+    Kinds without rounds, which are the parts of a step, are left out: the metrics have them.
+    """
     found = {}
     for kind, rounds in kinds.items():
         if rounds and isinstance(rounds[0], list):
@@ -96,5 +100,5 @@ def _summaries(kinds: dict) -> dict[str, dict[str, float]]:
 
 
 def _plain(value: Any) -> Any:
-    """A path of weights as its file name: a kept file names no machine's folders."""
+    """The value, or of a path to weights its file name, so that a kept file names no folder of a machine."""
     return Path(value).name if isinstance(value, str) and value.endswith(".safetensors") else value

@@ -1,8 +1,8 @@
 """Kept results as the rows of a document's table.
 
-Runs are grouped and compared as in reports (`wasi.report.groups`). What differs is what a document needs: rows go by
-the names under which results were kept, one row to a name; nothing of several commits, tasks or machines is put side
-by side; and costs are those of benchmarks alone.
+Runs are grouped and compared as in reports (`wasi.report.groups`), with three differences. A row is what was kept under
+one name. Results of several commits, tasks or machines are refused, where a report shows them with a remark. Times and
+memory are those of benchmarks alone.
 """
 
 from collections import defaultdict
@@ -30,10 +30,11 @@ _MEMORY_POLICY = {"train.memory", "train.step_in_backward"} | {f"train.{key}" fo
 
 @dataclass(frozen=True)
 class Row:
-    """One configuration: its runs, which differ by seed, and its benchmark where there is one.
+    """One configuration: its runs, which differ by seed, and its benchmark if there is one.
 
-    trained_as: a row that differs by memory policy alone and has runs, where this one has none of its own. Its
-        accuracy is not taken for this one's: lean steps round what passes between blocks (`train.storage`).
+    trained_as: for a row without runs, the name of a row that has some and differs only by how memory is saved. The
+        table refers to that row's accuracy and does not copy it: `train.memory=lean` rounds what passes between blocks
+        (`train.storage`).
     """
 
     name: str
@@ -46,12 +47,12 @@ class Row:
 
     @property
     def base(self) -> str | None:
-        """The number format of frozen weights, where it is not the model's own."""
+        """The number format of frozen weights, None for the model's own."""
         return self.group.options.get("method.base")
 
     @property
     def accuracies(self) -> list[float]:
-        """One per seed, as fractions; none where the row was not trained."""
+        """The accuracy of each seed as a fraction; empty for a row that was not trained."""
         return self.group.values(self.group.accuracy)
 
     @property
@@ -59,17 +60,23 @@ class Row:
         return self.group.mean(self.group.accuracy)
 
     def ratio(self, cost: Cost) -> float | None:
-        """Baseline / this, both measured in turns; above 1 is better. The baseline's own is near 1."""
+        """The baseline's cost divided by this row's, measured in turns; above 1 is better. None without a benchmark.
+
+        A baseline was measured beside itself, too. Its ratio is near 1 and shows how exact the measurement is.
+        """
         found = self.group.in_turns(cost)
         return None if found is None else found["p50"]
 
     def measured(self, cost: Cost) -> float | None:
-        """By the benchmark; what runs measure of themselves, beside other work, is in no document."""
+        """The cost by the benchmark. None without one: what runs measure beside other work is in no document."""
         return None if self.group.bench is None else self.group.bench.metrics.get(cost.metric)
 
     @cached_property
     def point(self) -> tuple[float, float, float] | None:
-        """Accuracy, speed of a step and minus the peak of live tensors; None where one is missing."""
+        """Accuracy, speed of a step relative to the baseline's, and minus the peak of live tensors in MiB.
+
+        Larger is better for each of them. None if one was not measured.
+        """
         accuracy, speed, peak = self.mean, self.ratio(STEP), self.measured(PEAK)
         return None if accuracy is None or speed is None or peak is None else (accuracy, speed, -peak)
 
@@ -79,32 +86,32 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of one table, in its order, and all results that they are made of."""
+    """The rows of one table in order, the one that others are compared with, and the results behind them."""
 
     rows: list[Row]
     baseline: Row | None
     runs: list[Run]
 
     def difference(self, row: Row) -> Paired | None:
-        """Accuracy minus the baseline's, over equal seeds; None for the baseline itself."""
+        """The row's accuracy minus the baseline's over the seeds that both have; None for the baseline itself."""
         return None if self.baseline is None or row is self.baseline else row.group.minus(self.baseline.group)
 
     @cached_property
     def front(self) -> set[str]:
-        """Names of the rows that no other beats in accuracy, time and memory together."""
+        """The names of the rows on the Pareto front of accuracy, step time and peak memory."""
         marks = on_front([row.point for row in self.rows])
         return {row.name for row, marked in zip(self.rows, marks, strict=True) if marked}
 
 
 def table_of(name: str, runs: list[Run]) -> Table:
-    """Kept results as the rows of one table, with their baseline.
+    """The table of kept results.
 
     Args:
-        name: the table's, for what is refused.
+        name: the table's name, for error messages.
 
     Raises:
-        UserError: the results are not of one clean commit, one kind of device and one task, the benchmarks not of one
-            machine that had nothing else to do, or those of a row not of one configuration.
+        UserError: the results are not of one clean commit, one kind of device and one task; the benchmarks are not of
+            one machine that had nothing else to do; or the results of a row are not of one configuration.
     """
     refuse_mixtures(name, runs)
     trained = [run for run in runs if not run.is_bench]
@@ -121,10 +128,10 @@ def table_of(name: str, runs: list[Run]) -> Table:
 
 
 def by_row(runs: Iterable[Run]) -> dict[str, list[Group]]:
-    """Row's name -> its runs and benchmarks, those with equal options as one group.
+    """The groups of runs and benchmarks with equal options, by the name of their row.
 
-    By name first, and not by options as in a report: two rows may have the same options under two names, and a row of
-    two configurations has to be refused.
+    A report groups by options alone. Here names come first: two rows may have equal options under different names, and
+    a name with two groups is a mistake that has to be refused.
     """
     found: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
@@ -133,7 +140,7 @@ def by_row(runs: Iterable[Run]) -> dict[str, list[Group]]:
 
 
 def baseline_name(bench: Run) -> str | None:
-    """Of the row that a benchmark was measured beside."""
+    """The name of the row that a benchmark was measured beside; None where the kept file does not tell."""
     beside = bench.baseline
     return select(bench.config, "bench.baseline_recipe") if beside is None else row_name(beside.config)
 
@@ -149,7 +156,7 @@ def _row(table: str, name: str, groups: list[Group], accuracy: str) -> Row:
 
 
 def _pointing_to_runs(row: Row, rows: list[Row]) -> Row:
-    """The row itself or, where it was not trained, with the name of one that was under another memory policy."""
+    """The row, and if it was not trained with `trained_as`, where a row differs only by how memory is saved."""
     twins = [other for other in rows if other.accuracies and other.differs_by_memory_policy_only(row)]
     if row.accuracies or not twins:
         return row
@@ -159,10 +166,10 @@ def _pointing_to_runs(row: Row, rows: list[Row]) -> Row:
 def refuse_mixtures(table: str, runs: list[Run]) -> None:
     """Raise UserError for results that cannot stand in one table.
 
-    They are of one clean commit, one kind of device (cpu, cuda) and one torch version per kind of result, and one task.
-    Benchmarks are of one processor, GPU and number of threads, and of times that no other processes have spoilt.
-    Accuracies may come from several processors, GPUs and numbers of threads, which `wasi.results.table.source` names: a
-    processor rounds as it likes, and what that changes is no more than what another seed does.
+    All must be of one clean commit and one task (`SHARED`). All runs must be of one kind of device (cpu, cuda) and one
+    torch version, and so must all benchmarks. Benchmarks must also be of one processor, GPU and number of threads, and
+    no other processes may have spoilt their times. Accuracies may come from several machines, which
+    `wasi.results.table.source` names: processors round differently, which changes no more than another seed does.
     """
 
     def several(values: list, what: str) -> None:
@@ -190,6 +197,6 @@ def refuse_mixtures(table: str, runs: list[Run]) -> None:
 
 
 def _place(row: Row, baseline: Row | None) -> tuple:
-    """The baseline first, then method by method, larger thresholds first, a lean row after its plain one."""
+    """The key by which rows are sorted: first the baseline and its method, then by method, larger thresholds first."""
     method, threshold = row.group.method, -float(row.group.options.get("method.weight_epsilon") or 0)
     return row is not baseline, baseline is None or method != baseline.group.method, method, threshold, row.name

@@ -38,12 +38,12 @@ _BOLD = "**Bold**: on the Pareto front of accuracy, step time and live peak."
 
 
 def markdown(table: Table, only: Collection[str] | None = None) -> str:
-    """Sentences, the table, what its columns mean, and where the numbers come from.
+    """What the numbers say in sentences, the table, what its columns mean, and where the numbers come from.
 
-    A column in which no row has anything is left out.
+    A column without any number is left out.
 
     Args:
-        only: names of the rows to show; None for all.
+        only: names of the rows to show; None shows all. The sentences are about all rows in either case.
     """
     accuracy = "test acc" if table.rows[0].group.accuracy == TEST else "val acc"
     titles = [title.format(accuracy=accuracy, baseline=_baseline(table)) for title in _TITLES]
@@ -59,7 +59,7 @@ def markdown(table: Table, only: Collection[str] | None = None) -> str:
 
 
 def _legend(table: Table, rows: list[Row]) -> str:
-    """Of the columns that are there."""
+    """The sentences that explain the columns which the table has."""
     applies = {
         _ACCURACY: any(row.accuracies for row in rows),
         _AS: any(row.trained_as for row in rows),
@@ -73,7 +73,7 @@ def _legend(table: Table, rows: list[Row]) -> str:
 
 
 def _baseline(table: Table) -> str:
-    """Its name, whether it has a row or was only measured beside the rows."""
+    """The name of the baseline, which may have a row or may only have been measured beside the rows."""
     if table.baseline is not None:
         return table.baseline.name
     return next((base for run in table.runs if run.is_bench and (base := baseline_name(run))), "baseline")
@@ -112,13 +112,13 @@ def _mib(row: Row, cost: Cost, table: Table) -> str:
 
 
 def _less(row: Row, cost: Cost, table: Table) -> str:
-    """By how much less than the baseline's, where the baseline has no row that shows its own."""
+    """The baseline's cost divided by the row's, as ` (1.49×)`; "" where the baseline has a row to read it from."""
     ratio = row.ratio(cost) if table.baseline is None else None
     return "" if ratio is None else f" ({ratio:.2f}×)"
 
 
 def source(runs: list[Run]) -> str:
-    """One line: task, commit, versions, and the machines of the runs and of the benchmark, with their GPUs."""
+    """One line with the task, the commit, the version of torch, and the machines of the runs and of the benchmarks."""
     shared = {key: select(runs[0].config, key) for key in SHARED}
     size = f" at {shared['dataset.image_size']} px" if shared["dataset.image_size"] else ""
     images = f"{shared['dataset.train_size']} images of " if shared["dataset.train_size"] else ""

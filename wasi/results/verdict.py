@@ -1,4 +1,4 @@
-"""What a table says, in sentences made from its numbers: the targets for the method that is judged, and rivals."""
+"""Sentences made from a table's numbers: whether the method that is judged meets its targets, and who beats it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,12 +10,16 @@ from wasi.report.pareto import better_everywhere
 from wasi.report.statistics import Paired
 from wasi.results.rows import Row, Table
 
+# The bounds of the four targets, as told in the sentences.
 POINTS_BELOW, STEP_SPEED, SHARE_OF_LORA, INFERENCE_SPEED = 1.5, 1.3, 0.7, 1.3
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What a row reached of one target. told: the measured value and, in brackets, the bound; met: None if unknown."""
+    """How a row does on one target.
+
+    told: the measured value with the bound in brackets; "" if it was not measured. met: None if it was not measured.
+    """
 
     name: str
     told: str
@@ -23,10 +27,11 @@ class Judged:
 
 
 def sentences(table: Table) -> list[str]:
-    """On the four targets at once, on rows that beat every row judged, and on rows that need less memory than any of
-    these; what cannot be judged says why.
+    """Up to three sentences about the rows of the method that is judged (`declared.is_subject`).
 
-    Two of the targets are about rivals, and three are about costs: a table without any has no sentence on them.
+    The first tells which of them meets all four targets, which one misses the fewest, or what was not measured; a table
+    without baseline, rivals or benchmarks has no such sentence, as two targets are about rivals, three about costs.
+    The second tells which other rows beat all of them, the third which need less memory than any of them.
     """
     found = [_targets_sentence(table), _rivals_sentence(table), _memory_sentence(table)]
     return [sentence for sentence in found if sentence]
@@ -72,7 +77,7 @@ def _judged(row: Row, table: Table) -> list[Judged]:
 
 
 def _accuracy(difference: Paired | None, baseline: str) -> Judged:
-    """Of the mean difference; the interval stands beside it, as it may reach beyond the bound."""
+    """Judged by the mean difference. The interval is told with it, as it may reach beyond the bound."""
     if difference is None:
         return Judged("accuracy", "", None)
     interval = difference.interval
@@ -118,7 +123,7 @@ def _rivals_sentence(table: Table) -> str | None:
 
 
 def _memory_sentence(table: Table) -> str | None:
-    """Rows, with their peak and speed, that need less memory than the leanest of the rows judged."""
+    """Names the rows, with peak memory and speed, that need less memory than the leanest of the rows judged."""
     leanest = _extreme(min, [row.measured(PEAK) for row in table.rows if is_subject(row.group.method)])
     others = [row for row in table.rows if not is_subject(row.group.method)]
     peaks = {row.name: peak for row in others if (peak := row.measured(PEAK)) is not None}
