@@ -1,4 +1,4 @@
-"""Texts beside points, placed so that they cover neither points nor one another."""
+"""Places texts beside points so that they cover neither points nor one another."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import numpy as np
 
 _DIRECTIONS = [(0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1)]
 _GAPS = (2.0, 6.0, 11.0, 17.0, 24.0, 32.0)  # points between a marker's rim and its text
-_LED_FROM = 11.0  # a text this far off is tied to its point by a thin line
+_LED_FROM = 11.0  # from this gap on, a thin line joins a text to its point
 _PADDING = 1.0  # points around a text
 _MARGIN = 2.0  # points between a text and the panel's sides
 _OUTSIDE, _ON_TEXT, _ON_MARKER, _ON_LINE, _FARTHER, _NEXT = 1000.0, 100.0, 60.0, 8.0, 1.0, 0.1
@@ -16,7 +16,10 @@ _NO_POINTS = np.zeros((0, 2))
 
 @dataclass(frozen=True)
 class Label:
-    """`text` at the data point (`x`, `y`); None marks a point that only has to be kept clear. `size` in points."""
+    """A `text` for the data point (`x`, `y`), None for a point that only must not be covered.
+
+    `size` is the marker's diameter in points.
+    """
 
     x: float
     y: float
@@ -43,7 +46,7 @@ class Box:
         return np.array([self.x0 + self.x1, self.y0 + self.y1]) / 2
 
     def overlap(self, other: "Box") -> float:
-        """0 for boxes apart; from 1 up, more the more of this one the other covers."""
+        """0 for boxes that do not touch, else 1 plus the share of this box that the other covers."""
         width = min(self.x1, other.x1) - max(self.x0, other.x0)
         height = min(self.y1, other.y1) - max(self.y0, other.y0)
         if width <= 0 or height <= 0:
@@ -54,18 +57,18 @@ class Box:
         return self.x0 >= other.x0 and self.x1 <= other.x1 and self.y0 >= other.y0 and self.y1 <= other.y1
 
     def shifted_into(self, other: "Box", margin: float) -> "Box":
-        """Moved sideways until it is that far from the other's left and right sides, and inside."""
+        """This box, moved sideways until it is inside the other with that margin left and right."""
         right = max(other.x0 + margin - self.x0, 0.0) + min(other.x1 - margin - self.x1, 0.0)
         return Box(self.x0 + right, self.y0, self.x1 + right, self.y1)
 
     def holds_any(self, points: np.ndarray) -> bool:
-        """points: P x 2."""
+        """Whether any of the points (P x 2) is inside."""
         x, y = points.T
         return bool(((x > self.x0) & (x < self.x1) & (y > self.y0) & (y < self.y1)).any())
 
 
 def place(ax, labels: list[Label]) -> list:
-    """Annotate the points of laid-out axes, greedily: for each text the free place nearest to its point.
+    """Annotate the points of axes whose layout is fixed; each text in turn gets the nearest place that is free.
 
     Returns:
         The annotations.
@@ -119,7 +122,7 @@ def _annotation(ax, label: Label):
 def _places(
     centre: np.ndarray, marker: float, width: float, height: float, pixel: float
 ) -> Iterator[tuple[float, Box, float]]:
-    """(penalty, box, gap) for every candidate, near ones first."""
+    """Penalty, box in pixels and gap in points of every place for a text, near places first."""
     for ring, gap in enumerate(_GAPS):
         for order, (dx, dy) in enumerate(_DIRECTIONS):
             reach_x = marker / 2 + gap * pixel + width / 2
@@ -137,7 +140,7 @@ def _clash(box: Box, frame: Box, taken: list[Box], markers: list[Box], lines: np
 
 
 def _between(start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Points (P x 2) from one to the other, 4 pixels apart."""
+    """Points (P x 2) on the way from one to the other, some 4 pixels apart."""
     steps = np.linspace(0, 1, 2 + int(np.hypot(*(end - start)) / 4))
     return start + (end - start) * steps[:, None]
 

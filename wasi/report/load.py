@@ -1,4 +1,4 @@
-"""Reads results in one form, each once: every `result.json`, `bench.json` and kept result below some folders."""
+"""Reads every `result.json`, `bench.json` and kept result below some folders, in one form and each once."""
 
 import json
 import math
@@ -20,11 +20,11 @@ STATUSES = ("completed", "running", "interrupted", "failed", "diverged", "invali
 
 @dataclass(frozen=True)
 class Run:
-    """One result of `train.py` or, `is_bench`, of `bench_device.py`; `is_kept`: as far as `wasi.results` keeps it.
+    """One result of `train.py`, or of `bench_device.py` if `is_bench`; `is_kept` if it was read from a kept file.
 
-    `metrics` holds finite numbers only; what is absent was not measured. `layers`: ranks, as in result.json;
-    `history`: per epoch `epoch`, `train/loss` and `val/*`. Of a benchmark: `ratio`, per metric p50, low and high
-    of baseline / this, and `baseline`, the other side of it.
+    `metrics` has finite numbers only, and none for what was not measured. `layers` has the ranks, as in result.json,
+    and `history` per epoch `epoch`, `train/loss` and `val/*`. For a benchmark, `ratio` has per metric p50, low and high
+    of baseline / this, and `baseline` is the result of the other side.
     """
 
     path: Path
@@ -47,7 +47,7 @@ class Run:
 
     @property
     def place(self) -> Path:
-        """Where a reader finds it: the folder of the run, or the kept file."""
+        """The path to show a reader: the run's folder, or the kept file."""
         return self.path if self.is_kept else self.path.parent
 
     @property
@@ -56,14 +56,14 @@ class Run:
 
 
 class Unusable(Exception):
-    """Why a file is left out, in a few words."""
+    """The reason why a file is left out, in a few words."""
 
 
 def read_runs(dirs: list[Path]) -> tuple[list[Run], list[str]]:
-    """The runs below `dirs`, and a warning for every file left out.
+    """The runs below `dirs`, and a warning for every file that is left out.
 
-    Of several results with one fingerprint the newest completed one counts, of each hardware whose times they hold;
-    none completed, the newest.
+    Of several results with one fingerprint the newest completed one counts, or the newest if none was completed. If
+    they were timed on several kinds of hardware, the newest completed one of each kind counts.
 
     Raises:
         UserError: a folder does not exist, or no result can be used.
@@ -83,13 +83,13 @@ def read_runs(dirs: list[Path]) -> tuple[list[Run], list[str]]:
 
 
 def read_run(path: Path, read_folder: Callable[[Path], kept.KeptFolder] = kept.KeptFolder.read) -> Run:
-    """The run or benchmark that one file tells of.
+    """The run or benchmark in one file.
 
     Args:
-        read_folder: of a kept result, what the files beside it tell.
+        read_folder: gives, for the folder of a kept result, what its files say about one another.
 
     Raises:
-        Unusable: half a file, another schema, or not the result of a run or a benchmark.
+        Unusable: the file is damaged, has another schema, or is not the result of a run or a benchmark.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda name: None)  # NaN, Infinity
@@ -128,7 +128,7 @@ def read_run(path: Path, read_folder: Callable[[Path], kept.KeptFolder] = kept.K
 
 
 def _with_baseline(run: Run, content: dict) -> Run:
-    """A benchmark with its ratios and, where it has one, its baseline as a run of its own."""
+    """The benchmark with its ratios and, if it has a baseline, with that as a run of its own."""
     ratios = content["ratio"] if isinstance(content.get("ratio"), dict) else {}
     ratio = {name: found for name, bounds in ratios.items() if "p50" in (found := _numbers(bounds))}
     base = content.get("baseline")
@@ -136,14 +136,14 @@ def _with_baseline(run: Run, content: dict) -> Run:
         return replace(run, ratio=ratio)
     _tell_device(base["config"], run.provenance)
     config, metrics = dict(base["config"]), _numbers(base.get("metrics"))
-    if config.get("recipe") == run.config.get("recipe"):  # as earlier benchmarks have it
+    if config.get("recipe") == run.config.get("recipe"):  # earlier releases copied it
         config["recipe"] = select(run.config, "bench.baseline_recipe")
     other = replace(run, fingerprint=f"{run.fingerprint}/baseline", config=config, metrics=metrics)
     return replace(run, ratio=ratio, baseline=other if metrics else None)
 
 
 def _tell_device(config: dict, provenance: dict) -> None:
-    """What `device.name=auto` was on the machine that ran it."""
+    """Put the device that was really used in the place of `device.name` (`auto`, say)."""
     if provenance.get("device") and isinstance(config.get("device"), dict):
         config["device"]["name"] = str(provenance["device"]).partition(":")[0]
 
@@ -165,7 +165,7 @@ def _records(found: Any) -> list[dict]:
 
 
 def _result_files(dirs: list[Path]) -> list[Path]:
-    """Sorted within each folder; a file reached through two of them, or named itself, once."""
+    """The files of results, sorted within each folder. A file that is reached twice is there once."""
     found: dict[Path, Path] = {}
     for folder in dirs:
         if not folder.exists():
@@ -182,14 +182,14 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def was_tried_only(job: Path) -> bool:
-    """Whether a tuned sweep tried the job's options and chose others: then it is no part of a comparison."""
+    """Whether a tuned sweep tried the job's options and chose others; such a job is not compared."""
     return job.name in not_chosen(job.parent)
 
 
 def hardware(run: Run) -> str | None:
-    """GPU, processor and threads that a run's times are of; None for a run without times, or that does not tell.
+    """GPU, processor and threads by which a run was timed; None if it was not timed or does not tell.
 
-    Machines of one kind have one label, whatever they are called.
+    Machines of one kind have the same label, whatever their host names.
     """
     if not run.is_timed:
         return None
@@ -199,7 +199,7 @@ def hardware(run: Run) -> str | None:
 
 
 def threads_of(run: Run) -> str | None:
-    """`4 threads`."""
+    """The number of torch's threads as `4 threads`; None if it is not known."""
     threads = select(run.provenance, "threads.torch")
     return threads and f"{threads} thread{'s' if threads != 1 else ''}"
 
@@ -212,7 +212,7 @@ def _each_once(runs: list[Run]) -> list[Run]:
 
 
 def _newest(alike: list[Run]) -> list[Run]:
-    """Of runs with one fingerprint the newest completed one; one of each hardware, where times of several are told."""
+    """Of runs with one fingerprint those that count, see `read_runs`."""
     completed = [run for run in alike if run.completed]
     kinds = dict.fromkeys(label for run in completed if (label := hardware(run)))
     if len(kinds) < 2:

@@ -1,4 +1,4 @@
-"""report.md."""
+"""Writes a report as report.md."""
 
 from collections.abc import Iterable, Sequence
 
@@ -40,7 +40,7 @@ _RATIO = (
 
 
 def markdown(report: Report, figures: Sequence[list[str]]) -> str:
-    """The text of report.md. `figures`: per block the file names of its figure, the first of which is shown."""
+    """The text of report.md. `figures` has per block the file names of its figure; the first of them is shown."""
     origin, *doubts = report.provenance
     parts = ["# Report", "  \n".join(["Code and machine: " + escape(origin), *_bold(doubts)])]
     parts += [_loud(line) for line in report.tuning if line.startswith("WARNING")]
@@ -76,7 +76,7 @@ def _section(block: Block, comparisons: list[Comparison], figures: list[str]) ->
 
 
 def _explained(blocks: list[tuple[Block, list[Comparison]]]) -> list[str]:
-    """What the columns that there are mean, and what the methods do."""
+    """The meaning of the columns that the tables have, and what the methods do."""
     titles = {field.title for block, found in blocks for field in fields_of(block, found, remarks_of(found))}
     columns = [
         f"**{names}**: {meaning}."
@@ -101,7 +101,7 @@ def _cells(field: Field) -> list[str]:
 
 
 def escape(text: str) -> str:
-    """Text that Markdown takes as it is, within a table too."""
+    """The text in one line and escaped, so that Markdown shows it unchanged, within a table too."""
     for character in ("\\", "|", "*", "_", "`", "<"):
         text = text.replace(character, f"\\{character}")
     return " ".join(text.split())

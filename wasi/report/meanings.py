@@ -1,4 +1,4 @@
-"""What a reader of a report need not know beforehand: what its methods do, and what stands for thresholds."""
+"""Explanations for a reader of a report: what its methods do, and what may stand in the place of a threshold."""
 
 from collections.abc import Iterable
 
@@ -11,6 +11,6 @@ RANKS_BY_HAND = (
 
 
 def meanings_of(methods: Iterable[str]) -> dict[str, str]:
-    """Per method, in the order given, what its class declares about it; without those that declare nothing."""
+    """What each method does by its class's `about`, in the order given; a method without one is left out."""
     found = {name: appearance(name) for name in dict.fromkeys(methods)}
     return {name: look.about for name, look in found.items() if look is not None and look.about}

@@ -9,7 +9,7 @@ _UPDATE, _RATE = "method.update", "optimizer.lr"
 
 
 def needed_sentences(groups: list[Group]) -> list[str]:
-    """One for each row whose factors are ordinary parameters and that has a twin with the subspace step."""
+    """A sentence for each row without the subspace iteration (`method.update=none`) that has a twin with it."""
     without = [group for group in groups if select(group.config, _UPDATE) == "none" and group.is_quotable]
     pairs = [(group, twin) for group in without if (twin := _twin(group, groups))]
     names = _names([twin for _, twin in pairs])
@@ -18,7 +18,7 @@ def needed_sentences(groups: list[Group]) -> list[str]:
 
 
 def _names(twins: list[Group]) -> list[str]:
-    """Recipe, or method with thresholds and optimizer; where several are named alike, the options that differ too."""
+    """A name for each row: its recipe, or its method with thresholds and optimizer, and options if these are alike."""
     names = [twin.recipe or f"{with_threshold(twin)}, {_optimizer(twin)}" for twin in twins]
     found = []
     for name, twin in zip(names, twins, strict=True):
@@ -34,8 +34,10 @@ def _optimizer(group: Group) -> str:
 
 
 def _twin(group: Group, groups: list[Group]) -> Group | None:
-    """The row that differs by the update, and by nothing else but the learning rate, as each may be tuned; the most
-    accurate on validation images of several."""
+    """The row with the subspace iteration that is alike in all else but the learning rate, as each may be tuned.
+
+    Of several it is the one that is most accurate on validation images; None without one.
+    """
     steps = [other for other in groups if select(other.config, _UPDATE) == "subspace"]
     alike = [
         other for other in steps
@@ -66,5 +68,5 @@ def _answer(found: Paired) -> str:
 
 
 def _points(found: Paired) -> str:
-    """In points, with the 95 % interval of the mean difference over seeds."""
+    """The mean difference over seeds in percentage points, with its 95 % interval."""
     return f"{100 * found.difference:+.2f} points{found.interval_in_points} (n={found.n})"

@@ -1,4 +1,4 @@
-"""What distinguishes one configuration from another, and how that is written down."""
+"""Which options distinguish configurations, and how reports write them."""
 
 from collections.abc import Mapping
 from pathlib import PurePath
@@ -10,7 +10,7 @@ from wasi.config.fingerprint import canonical
 from wasi.config.relevance import relevant
 from wasi.tracking.paths import without_absolute_paths
 
-# `rank` options that labels are made of, and where methods have them whose YAML does not tell.
+# The `rank` options that labels are made of, and the option of a method that holds each unless its YAML names another.
 _RANK_OPTIONS = {
     "weight_epsilon": "weight_epsilon",
     "keep_ratio": "keep_ratio",
@@ -22,23 +22,23 @@ _IDENTITY = ("model.name", "dataset.name", "method.name", "method._target_", "me
 
 
 def named(config: Mapping) -> set[str]:
-    """Options that have a place of their own in every table, so that they need no column of differences."""
+    """The options that every table shows anyway, so that they need no column when they differ."""
     return {*_IDENTITY, *rank_options(config)}
 
 
 def rank_options(config: Mapping) -> set[str]:
-    """Options of the method that decide ranks and are told by a label."""
+    """The method's options that decide ranks and that the labels of a row show."""
     return {"method.activations._target_", *(_place(config, option) for option in _RANK_OPTIONS)}
 
 
 def _place(config: Mapping, option: str) -> str:
-    """Where a method has an option of `rank`, as a dotted key: under the name that its YAML gives it."""
+    """The dotted key under which the method's YAML has an option of `rank`."""
     places = rank_option_places(str(select(config, "method.name")))
     return f"method.{places.get(option, _RANK_OPTIONS[option])}"
 
 
 def result_options(config: Mapping) -> dict[str, Any]:
-    """Every option that can change a result, seeds apart, as dotted key -> value."""
+    """The value of every option that can change a result, except the seed, by dotted key."""
     seed = config.get("seed")
     options = flat(relevant(config))
     options = {k: v for k, v in options.items() if not (k.endswith(".seed") and v == seed)}
@@ -64,13 +64,13 @@ def select(config: Mapping, key: str) -> Any:
 
 
 def model_label(config: Mapping) -> str:
-    """The name; weights that are not pretrained are always told."""
+    """The model's name, with its weights in brackets if they are not pretrained."""
     name, weights = select(config, "model.name"), select(config, "model.weights")
     return f"{name} ({weights} weights)" if weights in ("random", "surrogate") else str(name)
 
 
 def unquotable(config: Mapping) -> list[str]:
-    """Why an accuracy says nothing, in two words each; empty where it may be quoted."""
+    """The reasons, in two words each, why an accuracy means nothing; empty if it may be quoted."""
     told = {
         "surrogate weights": select(config, "model.weights") == "surrogate",
         "synthetic images": select(config, "dataset.name") == "synthetic",
@@ -84,24 +84,24 @@ def dataset_label(config: Mapping) -> str:
 
 
 def weight_epsilon(config: Mapping) -> float | None:
-    """None where the method does not read it: another method, or a share of parameters is given instead."""
+    """The threshold of the weights; None if the method has none or was given a share of parameters instead."""
     return select(config, _place(config, "weight_epsilon")) if _share(config) is None else None
 
 
 def activation_epsilon(config: Mapping) -> float | None:
-    """None where no activation is compressed, or its ranks are decided otherwise."""
+    """The threshold of the activations; None if none is compressed or their ranks are chosen in another way."""
     selection = select(config, _place(config, "activation_selection"))
     return select(config, _place(config, "activation_epsilon")) if selection in (None, "epsilon") else None
 
 
 def threshold(config: Mapping) -> float | None:
-    """The one by which figures place a row: of the weights, or where these are dense of the activations."""
+    """The threshold at which figures place a row: the weights' or, if these are dense, the activations'."""
     found = weight_epsilon(config)
     return activation_epsilon(config) if found is None and weight_label(config) is None else found
 
 
 def weight_label(config: Mapping) -> str | None:
-    """What decides the weights' ranks: `0.8`, or `keep 0.5` of the parameters; None where nothing does."""
+    """What decides the weights' ranks: `0.8`, or `keep 0.5` for a share of the parameters; None for dense weights."""
     share, epsilon = _share(config), weight_epsilon(config)
     if share is not None:
         return f"keep {show(share)}"
@@ -109,13 +109,13 @@ def weight_label(config: Mapping) -> str | None:
 
 
 def _share(config: Mapping) -> float | None:
-    """The share of parameters that a method keeps, where one is given in place of a threshold."""
+    """The share of parameters that is kept; None unless it was given in place of a threshold."""
     given = (select(config, key) for key in (_place(config, "keep_ratio"), "method.parameter_ratio"))
     return next((share for share in given if share is not None), None)
 
 
 def activation_label(config: Mapping) -> str | None:
-    """What decides the activations' ranks: `0.8`, `16x10x40` or `perplexity`; None where nothing does."""
+    """What decides the activations' ranks: `0.8`, `16x10x40` or `perplexity`; None if they are dense."""
     selection, epsilon = select(config, _place(config, "activation_selection")), activation_epsilon(config)
     if selection == "fixed":
         return show(select(config, _place(config, "activation_ranks")))
@@ -125,13 +125,13 @@ def activation_label(config: Mapping) -> str | None:
 
 
 def epsilon_label(config: Mapping) -> str | None:
-    """Both in one, for a point of a figure: `0.8`, `0.8/0.4`; None for a method without ranks."""
+    """The labels of weights and activations in one: `0.8`, `0.8/0.4`; None for a method without ranks."""
     labels = [label for label in (weight_label(config), activation_label(config)) if label is not None]
     return "/".join(dict.fromkeys(labels)) or None
 
 
 def row_name(config: Mapping) -> str:
-    """Of a row of kept results: its recipe, or what tells the method and its ranks: `wasi 0.8 lean`."""
+    """The name of a row of kept results: its recipe, or method, ranks and `train.memory` as in `wasi 0.8 lean`."""
     if config.get("recipe"):
         return str(config["recipe"])
     memory = select(config, "train.memory")
@@ -140,7 +140,7 @@ def row_name(config: Mapping) -> str:
 
 
 def show(value: Any) -> str:
-    """As on the command line, except for lists of ranks and paths.
+    """A value as it is written on the command line, except for lists of ranks and for paths.
 
     >>> [show(v) for v in (None, True, 0.05, 1.0, [16, 10, 40], "a/b/c.safetensors")]
     ['null', 'true', '0.05', '1', '16x10x40', 'c.safetensors']
@@ -158,7 +158,7 @@ def show(value: Any) -> str:
 
 
 def show_option(key: str, value: Any) -> str:
-    """`show`, and of a class its name.
+    """The value of an option by `show`, and for a class its name alone.
 
     >>> show_option("optimizer._target_", "torch.optim.SGD"), show_option("optimizer.lr", 0.05)
     ('SGD', '0.05')

@@ -1,4 +1,4 @@
-"""Where the runs of a report come from, in a line, and whether they come from one place."""
+"""Tells by what code and on which machines the runs of a report were made, and whether their times compare."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,22 +9,23 @@ from wasi.report.options import select
 
 
 def one_machine(runs: Sequence[Run]) -> bool:
-    """Whether times of these runs can be compared: one machine, one number of threads, and CPU or one kind of GPU.
+    """Whether all runs are of one machine, one number of threads and one device, so that their times compare.
 
-    What a result does not tell is not held against it.
+    What a result does not tell counts as equal.
     """
     return all(len(_known(runs, read)) <= 1 for read in (_machine, threads_of, _device, _gpu))
 
 
 def are_comparable(runs: Sequence[Run]) -> bool:
-    """Whether their times may be set against one another: `one_machine`, and no other processes that spoilt one."""
+    """Whether the times of these runs compare: `one_machine` holds, and other processes have spoilt none of them."""
     return one_machine(runs) and not was_busy(runs)
 
 
 def provenance_lines(runs: Sequence[Run]) -> list[str]:
-    """First a line with commit, torch, machine and threads; then one for each that is mixed or doubtful.
+    """A line with commit, torch, machine and threads, and then a line for each doubt about them.
 
-    Accuracy may come from one machine and times from another: these are looked at apart.
+    Machines and threads may differ between runs and benchmarks, as accuracy comes from the former and times from the
+    latter, but not within either.
     """
     found = {name: _known(runs, read) for name, read in _FIELDS.items()}
     line = ", ".join(" | ".join(values) for values in found.values() if values)
@@ -36,7 +37,7 @@ def provenance_lines(runs: Sequence[Run]) -> list[str]:
 
 
 def waited(run: Run) -> float:
-    """The share of its time that a run's threads waited for a processor; 0 where that is not known."""
+    """The share of time that a run's threads waited for a processor; 0 if it is not known."""
     return select(run.provenance, "cpu_wait_share") or 0.0
 
 
@@ -46,7 +47,7 @@ def was_busy(runs: Sequence[Run]) -> bool:
 
 
 def _busy(runs: Sequence[Run]) -> list[str]:
-    """Runs whose times other processes have spoilt."""
+    """A line about the runs whose times other processes have spoilt; empty if there are none."""
     timed = [run for run in runs if run.is_timed]
     shares = sorted(share for run in timed if (share := waited(run)) >= BUSY)
     if not shares:
@@ -59,7 +60,7 @@ def _busy(runs: Sequence[Run]) -> list[str]:
 
 
 def experiment_of(runs: Sequence[Run]) -> str | None:
-    """The experiment of `conf/experiment` that all of the runs belong to; None where they belong to no single one."""
+    """The experiment of `conf/experiment` that all runs belong to; None if there is no single one."""
     names = {run.provenance.get("experiment") for run in runs}
     return names.pop() if len(names) == 1 else None
 
@@ -97,7 +98,7 @@ def _device(run: Run) -> str | None:
 
 
 def _gpu(run: Run) -> str | None:
-    """Its name, which benchmarks tell."""
+    """The GPU's name, which benchmarks record."""
     return run.provenance.get("cuda")
 
 

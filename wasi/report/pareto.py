@@ -1,17 +1,17 @@
-"""Pareto fronts: rows than which no other is at least as good in everything and better in something."""
+"""Pareto fronts: the rows for which no other row is at least as good in everything and better in something."""
 
 from collections.abc import Sequence
 
 
 def better_everywhere(a: Sequence[float], b: Sequence[float]) -> bool:
-    """Whether `a` beats `b` in every quantity; larger is better."""
+    """Whether `a` is better than `b` in every quantity; larger is better."""
     return all(ours > theirs for ours, theirs in zip(a, b, strict=True))
 
 
 def on_front(points: Sequence[Sequence[float] | None]) -> list[bool]:
-    """For each point whether no other is at least as good in every quantity and better in one; larger is better.
+    """For each point, whether it is on the Pareto front; larger is better in every quantity.
 
-    A point that is None (something was not measured) is on no front and keeps no other off it.
+    A point that is None, as something was not measured, is not on the front and keeps no other off it.
 
     >>> on_front([(1.0, 3.0), (2.0, 2.0), (2.0, 1.0), None])
     [True, True, False, False]

@@ -15,8 +15,8 @@ Key = TypeVar("Key", bound=Hashable)
 class Paired:
     """A mean difference over `n` pairs, its 95 % t-interval (`low`, `high`), and the two-sided p of no difference.
 
-    Interval and p are None for a single pair, and for differences that are all the same, which have no scatter to judge
-    by; only where they are zero is p = 1.
+    Interval and p are None for a single pair and for differences that are all equal, as these have no scatter to judge
+    by. If all differences are zero, p is 1.
     """
 
     n: int
@@ -27,7 +27,7 @@ class Paired:
 
     @property
     def without_scatter(self) -> bool:
-        """Whether several pairs differ by just as much."""
+        """Whether there are several pairs and all differences are equal."""
         return self.n > 1 and self.interval is None
 
     @property
@@ -36,7 +36,7 @@ class Paired:
 
     @property
     def interval_in_points(self) -> str:
-        """` [-0.31, +0.80]`, of accuracies in percentage points; "" where there is none."""
+        """The interval of an accuracy in percentage points as ` [-0.31, +0.80]`; "" if there is none."""
         return "" if self.interval is None else " [{:+.2f}, {:+.2f}]".format(*(100 * end for end in self.interval))
 
 
@@ -82,10 +82,10 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def paired(a: Mapping[Key, float], b: Mapping[Key, float]) -> Paired | None:
-    """`a` minus `b` over the keys (seeds) that both have; None where they share none.
+    """The paired difference `a` minus `b` over the keys (seeds) that both have; None if they share none.
 
-    A t-test would be certain of equal differences (p = 0), although two or three seeds are often equal by chance where
-    the images are few, so there is none.
+    Differences that are all equal are not tested: a t-test would give p = 0, although with few images two or three
+    seeds are often equal by chance.
     """
     shared = [key for key in a if key in b]
     if not shared:
@@ -106,9 +106,9 @@ def paired(a: Mapping[Key, float], b: Mapping[Key, float]) -> Paired | None:
 
 
 def welch_p(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Two-sided p of Welch's t-test (unequal variances); None where there is no spread to judge by.
+    """Two-sided p of Welch's t-test (unequal variances); None if there is no spread to judge by.
 
-    That is a sample of one value, or two samples without any scatter that do not agree; when they agree, p = 1.
+    There is none in a sample of one value, or if neither sample has any scatter; p is 1 if all their values are equal.
     """
     if len(a) < 2 or len(b) < 2:
         return None
@@ -123,7 +123,7 @@ def welch_p(a: Sequence[float], b: Sequence[float]) -> float | None:
 
 @contextmanager
 def _without_remarks() -> Iterator[None]:
-    """scipy warns of samples that are nearly equal, as the memory of two runs is."""
+    """Silence scipy's warning about samples of nearly equal values, which memory in MiB often has."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         yield

@@ -1,4 +1,4 @@
-"""How series look: each method in the colour and marker that it declares, variants apart by fill, line and shade."""
+"""How series look: each method has the colour and marker that it declares; fill, line and shade tell variants apart."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,8 @@ _OTHERS = (("#56B4E9", "p"), ("#7F7F7F", "d"), ("#8C6D31", "8"))  # for methods 
 _REFERENCE_LINE = (0, (4, 3))
 _LINES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
 _FILLS = (1.0, 0.0, 0.5)  # filled, hollow, half-tone
-_LIGHTER, _DARKER, _LIGHTEST = 0.45, 0.35, 0.7  # how far a shade is from the colour to white or to black
-_BLACKISH = 0x40  # a colour whose channels are all below has no darker shade that could be told from it
+_LIGHTER, _DARKER, _LIGHTEST = 0.45, 0.35, 0.7  # the share of white or black in a shade
+_BLACKISH = 0x40  # a colour whose channels are all below has no darker shade that looks different
 
 SETTINGS: "dict[RcKeyType, Any]" = {
     "font.size": 8,
@@ -35,7 +35,7 @@ SETTINGS: "dict[RcKeyType, Any]" = {
 
 @dataclass(frozen=True)
 class Style:
-    """`fill`: the opacity of a marker within its rim, in the line's colour."""
+    """The look of a series. `fill` is the opacity of a marker inside its rim, from 0 (hollow) to 1."""
 
     colour: str
     marker: str
@@ -45,16 +45,16 @@ class Style:
 
     @property
     def size(self) -> float:
-        """Of the marker, in points."""
+        """The marker's size in points."""
         return 11 if self.marker == "*" else 6
 
     @property
     def text_colour(self) -> str:
-        """Darker, so that small print can be read on white."""
+        """A darker shade of the colour, in which small print can be read on white."""
         return _mixed(self.colour, 0x00, 0.28)
 
     def marks(self) -> dict[str, Any]:
-        """Keyword arguments of `Axes.plot` for markers and line."""
+        """The keyword arguments of `Axes.plot` for this look."""
         return {
             "color": self.colour,
             "marker": self.marker,
@@ -68,8 +68,8 @@ class Style:
 
 
 def styles(series: list[tuple[str, str]]) -> list[Style]:
-    """One style per (method, label): variants of a method share its hue and marker. Nine of them differ in the marker's
-    fill or shade, and beyond these in the line."""
+    """One style for each (method, label). The variants of a method share its hue and marker; nine of them differ in
+    fill or shade, and four in the line."""
     unknown = list(dict.fromkeys(method for method, _ in series if appearance(method) is None))
     seen: dict[str, int] = {}
     found = []
@@ -85,16 +85,16 @@ def styles(series: list[tuple[str, str]]) -> list[Style]:
 
 
 def _shades(colour: str) -> list[str]:
-    """The colour itself, a lighter and a darker one; of a colour near black two lighter ones."""
+    """The colour itself, a lighter and a darker shade, or two lighter ones if it is near black."""
     darkest = _mixed(colour, 0xFF, _LIGHTEST) if max(_channels(colour)) < _BLACKISH else _mixed(colour, 0x00, _DARKER)
     return [colour, _mixed(colour, 0xFF, _LIGHTER), darkest]
 
 
 def _mixed(colour: str, grey: int, share: float) -> str:
-    """`#RRGGBB` mixed with a share of black (0x00), white (0xFF) or a grey between."""
+    """`#RRGGBB` mixed with a share of black (0x00), white (0xFF) or the grey in between."""
     return "#" + "".join(f"{round(channel + (grey - channel) * share):02X}" for channel in _channels(colour))
 
 
 def _channels(colour: str) -> list[int]:
-    """Red, green and blue of `#RRGGBB`."""
+    """Red, green and blue of `#RRGGBB`, each from 0 to 255."""
     return [int(colour[place : place + 2], 16) for place in (1, 3, 5)]

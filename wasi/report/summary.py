@@ -17,10 +17,10 @@ _MEANT = {
 
 
 def front_of(comparisons: Sequence[Comparison]) -> list[bool]:
-    """Per row whether no other is at least as good in accuracy, step time and peak memory, and better in one.
+    """For each row, whether it is on the Pareto front of accuracy, step time and peak memory.
 
-    Of steps that were all measured in turns with one baseline, it is the ratio to that one's that counts: single times
-    drift with the machine. None is on the front for a single row, where `is_one_work` does not hold, or where times
+    If all steps were measured in turns with one baseline, their times count relative to the baseline's, as single times
+    drift with the machine. No row is on the front if there is only one, if `is_one_work` does not hold, or if times
     come from several machines or a busy one.
     """
     timed = [run for comparison in comparisons for run in comparison.group.sources(STEP.metric)]
@@ -36,18 +36,18 @@ def front_of(comparisons: Sequence[Comparison]) -> list[bool]:
 
 
 def is_one_work(groups: Sequence[Group]) -> bool:
-    """Whether a step of each is about as many images of the same size, so that costs of steps can be ranked."""
+    """Whether steps of all groups have the same number of images of the same size, so that their costs compare."""
     sizes = ("dataset.batch_size", "dataset.image_size")
     return len({tuple(group.options.get(size) for size in sizes) for group in groups}) <= 1
 
 
 def one_seed_among(group: Group, groups: Sequence[Group]) -> str:
-    """` (one seed)` for a row of one seed beside rows of several, whose accuracy is luck more than theirs is."""
+    """` (one seed)` for a row of one seed beside rows of several, as its accuracy may be luck; else ""."""
     return " (one seed)" if len(group.trained) == 1 and any(len(other.trained) > 1 for other in groups) else ""
 
 
 def _time_in_turns(comparison: Comparison) -> float | None:
-    """A step's time as a multiple of the baseline's, where the two were measured in turns."""
+    """A step's time divided by the baseline's; None unless the two were measured in turns."""
     if comparison.is_reference:
         return 1.0
     interval = comparison.interval(STEP)
@@ -55,20 +55,20 @@ def _time_in_turns(comparison: Comparison) -> float | None:
 
 
 def summary(block: Block, comparisons: list[Comparison]) -> list[str]:
-    """What the table says: which rows differ from vanilla in accuracy, which are on the Pareto front, and whether the
-    subspace iteration is needed; before that, doubts about accuracies. What was not measured has no sentence."""
+    """The sentences above a table: doubts about accuracies, which rows differ from vanilla in accuracy, which are on
+    the Pareto front, and whether the subspace iteration is needed. What was not measured has no sentence."""
     names = row_names(block)
     told = [*_accuracy(names, comparisons), *_front(names, comparisons), *needed_sentences(block.groups)]
     return [*doubts_about_accuracy(block.groups), *told]
 
 
 def doubts_about_accuracy(groups: Sequence[Group]) -> list[str]:
-    """What a reader must know before looking at accuracies: sentences that are not to be overlooked."""
+    """The sentences that a reader must know before looking at accuracies."""
     return [*_not_to_be_quoted(groups), *_not_held_out(groups)]
 
 
 def _not_held_out(groups: Sequence[Group]) -> list[str]:
-    """A sentence where validation images are the test images."""
+    """A sentence if the validation images are the test images; else none."""
     if not any(select(group.config, "dataset.val_source") == "test" and group.is_quotable for group in groups):
         return []
     return [
@@ -78,7 +78,7 @@ def _not_held_out(groups: Sequence[Group]) -> list[str]:
 
 
 def _not_to_be_quoted(groups: Sequence[Group]) -> list[str]:
-    """A sentence where accuracies are left out because they say nothing."""
+    """A sentence if accuracies are left out as they mean nothing; else none."""
     reasons = dict.fromkeys(reason for group in groups for reason in unquotable(group.config))
     meant = " and ".join(f"{reason} ({_MEANT[reason]})" for reason in reasons)
     told = "time, memory and FLOPs are as with real ones, accuracy says nothing"

@@ -1,4 +1,4 @@
-"""The report for a terminal of about 120 columns."""
+"""Writes a report's tables as text for a terminal of about 120 characters."""
 
 import textwrap
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ _EPSILONS = "; eps W, eps A: thresholds for weights and activations"
 
 
 def legend(blocks: Iterable[str]) -> str:
-    """What the signs in the blocks' texts mean."""
+    """The lines that explain the signs in the blocks' texts."""
     epsilons = _EPSILONS if any(f"eps {of}" in text for text in blocks for of in "WA") else ""
     lines = (
         "×: ratio to vanilla, above 1 is better (costs: vanilla / this; accuracy: this / vanilla)",
@@ -27,7 +27,7 @@ def legend(blocks: Iterable[str]) -> str:
 
 
 def block_text(block: Block, comparisons: list[Comparison]) -> str:
-    """Heading, what the table says in words, the table, and the remarks that its rows refer to."""
+    """A block as heading, sentences, table, and the remarks that its rows refer to by number."""
     remarks = remarks_of(comparisons)
     fields = _fitting(fields_of(block, comparisons, remarks))
     heading = f"{block.title}: {facts_of(block)}"
@@ -42,9 +42,10 @@ def block_text(block: Block, comparisons: list[Comparison]) -> str:
 
 
 def _fitting(fields: list[Field]) -> list[Field]:
-    """What there is room for: options that a recipe's name stands for go first, then the costs that matter least.
+    """The columns that fit into the terminal.
 
-    What tuning chose goes last; the essential stays.
+    If they do not all fit, options that a recipe's name stands for are left out first, then costs in the order of
+    `DROPPED_FIRST`, and last what tuning chose.
     """
     if len(_lines(fields)[0]) > WIDTH:
         fields = _named_by_recipe(fields)
@@ -56,7 +57,7 @@ def _fitting(fields: list[Field]) -> list[Field]:
 
 
 def _named_by_recipe(fields: list[Field]) -> list[Field]:
-    """Without the columns of options, where every row is a recipe of its own."""
+    """The columns without those of options, if every row has a recipe of its own; else all of them."""
     titles = [field.title for field in fields]
     recipes = fields[titles.index("recipe")].values if "recipe" in titles else []
     if not recipes or len(set(recipes)) < len(recipes):
@@ -67,7 +68,7 @@ def _named_by_recipe(fields: list[Field]) -> list[Field]:
 
 
 def _tuned_notes(block: Block) -> list[str]:
-    """A line per row that was tuned, for a table that has no room for it."""
+    """What tuning chose, in a line for each row, for a table without room for that column."""
     named = zip(row_names(block), block.groups, strict=True)
     lines = [f"  {TUNED}: {name}: {value}" for name, group in named if (value := tuned_of(group)) != DASH]
     return [part for line in lines for part in textwrap.wrap(line, WIDTH, subsequent_indent="    ")]
@@ -81,7 +82,7 @@ def _lines(fields: list[Field], gap: str = "  ") -> list[str]:
 
 
 def _column(field: Field) -> list[str]:
-    """Title and cells of one width; values and ratios stand under one another."""
+    """Title and cells padded to one width, so that values and ratios stand under one another."""
     cells = field.values
     if field.ratios is not None and any(field.ratios):
         marked = any(ratio.endswith(WITHIN_NOISE) for ratio in field.ratios)

@@ -1,4 +1,4 @@
-"""Which ticks of a logarithmic axis get a number, so that the numbers do not run into one another."""
+"""Chooses the ticks of a logarithmic axis that get a number, so that the numbers do not touch."""
 
 import math
 
@@ -9,10 +9,11 @@ _MULTIPLES = ((1, 2, 3, 4, 6, 8), (1, 2, 3, 4, 6), (1, 2, 3, 5), (1, 2, 5), (1, 
 
 
 def label_log_axis(ax: Axes, width: float, size: float) -> None:
-    """Plain numbers on the x axis, as many as there is room for.
+    """Label the x axis with plain numbers, as many as there is room for.
 
     Args:
-        width: of the axis; size: of the numbers; both in points.
+        width: the axis's width in points.
+        size: the font size in points.
     """
     low, high = ax.get_xlim()
     ax.xaxis.set_major_locator(LogLocator(subs=readable_multiples(low, high, width, size)))
@@ -21,7 +22,7 @@ def label_log_axis(ax: Axes, width: float, size: float) -> None:
 
 
 def readable_multiples(low: float, high: float, width: float, size: float) -> tuple[int, ...]:
-    """The most multiples of a power of ten whose numbers stand apart between `low` and `high`."""
+    """The largest set of multiples of powers of ten whose numbers do not touch between `low` and `high`."""
     for multiples in _MULTIPLES:
         ticks = _ticks(low, high, multiples)
         places = [math.log(tick / low) / math.log(high / low) * width for tick in ticks]
@@ -34,7 +35,7 @@ def readable_multiples(low: float, high: float, width: float, size: float) -> tu
 
 
 def number(value: float) -> str:
-    """A tick's number, without zeros at its end.
+    """The text of a tick's number, without trailing zeros.
 
     >>> [number(v) for v in (0.05, 1.0, 20000.0)]
     ['0.05', '1', '20000']

@@ -9,8 +9,10 @@ EDGE = "(on the edge)"
 
 
 def tuned_value(job: Path) -> str | None:
-    """What tuning chose for a job of a sweep, `lr=0.01`, each value told apart that lies on its grid's edge; None for a
-    row that was not tuned."""
+    """What tuning chose for a sweep's job, as `lr=0.01`, with a remark at each value at an end of its grid.
+
+    None for a job that tuning did not choose.
+    """
     for row in (read_tuning(job.parent) or {}).get("rows", ()):
         tried = (point["values"] for point in row["points"] if point["job"] == job.name)
         values = next((values for values in tried if values in choices_of(row)), None)
@@ -27,7 +29,7 @@ def _value(key: str, value: object, on_edge: bool) -> str:
 
 
 def tuning_lines(dirs: list[Path]) -> list[str]:
-    """Per row what was chosen, a loud line for a choice on its grid's edge, and the objectives at every point."""
+    """For each row lines with what was chosen, a warning if that is at an end of its grid, and what each point gave."""
     lines = []
     for path in sorted({path for folder in dirs for path in folder.rglob(FILE_NAME)}):
         tuning = read_tuning(path.parent) or {}

@@ -1,4 +1,4 @@
-"""Where the long names of rows may be broken."""
+"""Breaks long names of rows into lines."""
 
 import re
 
@@ -15,8 +15,8 @@ def pieces(name: str) -> list[str]:
 
 
 def wrapped(name: str, width: int) -> str:
-    """The name in lines of at most `width` characters, broken between words, a word too long for a line between its
-    `pieces`, and only a piece too long for a line anywhere.
+    """The name in lines of at most `width` characters, broken between words. A word too long for a line is broken
+    between its `pieces`, and a piece too long for a line anywhere.
 
     >>> wrapped("momentum=0, gradient_checkpointing=false", 18).split(chr(10))
     ['momentum=0,', 'gradient_', 'checkpointing=', 'false']

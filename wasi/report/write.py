@@ -1,4 +1,4 @@
-"""The whole report: gather, write, and give back what the terminal shows."""
+"""Gathers and writes a whole report, and returns what the terminal shows."""
 
 import itertools
 import re
@@ -21,7 +21,7 @@ _ASCII = str.maketrans({"±": "+-", "×": "x", "≈": "~", "Δ": "-", "●": "*"
 
 
 def write(dirs: list[Path], into: Path | None = None) -> str:
-    """See `wasi.report.write_report`."""
+    """Does what `wasi.report.write_report` says."""
     report = gather(dirs, into)
     folder = report.folder
     try:
@@ -38,7 +38,7 @@ def write(dirs: list[Path], into: Path | None = None) -> str:
 
 
 def write_page(report: Report) -> str:
-    """Write report.html; its name, or in a few words why there is none."""
+    """Write report.html and return its name, or write nothing and return the reason in a few words."""
     from wasi.report.page.render import page
 
     try:
@@ -52,7 +52,7 @@ def write_page(report: Report) -> str:
 
 
 def _text(report: Report, files: list[str]) -> str:
-    """For the terminal. `files`: those written beside the table's own."""
+    """The text for the terminal. `files` are the names of the page and the figures that were written."""
     parts = [block_text(*pair) for pair in report.blocks] or ["no completed run yet"]
     if report.blocks:
         parts.append("\n".join([legend(parts), *report.provenance]))
@@ -70,7 +70,7 @@ def _text(report: Report, files: list[str]) -> str:
 
 
 def _answers(blocks: list) -> list[str]:
-    """Per model and data set what WASI saves there, as the page puts it."""
+    """For each model and data set, the page's sentence about what WASI saves."""
     from wasi.report.page.conclusion import answer
     from wasi.report.page.page_rows import rows_of
 
@@ -79,7 +79,7 @@ def _answers(blocks: list) -> list[str]:
 
 
 def write_figures(block: Block, comparisons: list[Comparison], folder: Path) -> list[str]:
-    """Accuracy against cost as PNG and SVG; the names of the files."""
+    """Write the figure of accuracy against cost as PNG and SVG, and return the names of the files."""
     from wasi.report.figures import draw
 
     experiment = experiment_of([run for group in block.groups for run in group.runs])
@@ -89,7 +89,7 @@ def write_figures(block: Block, comparisons: list[Comparison], folder: Path) -> 
 
 
 def write_images(images: dict[str, bytes], stem: str, folder: Path) -> list[str]:
-    """Write one picture in several formats, `images` by the ending of their names; the files' names."""
+    """Write one picture in several formats and return the files' names. `images` has the bytes by file extension."""
     names = {f"{stem}.{form}": image for form, image in images.items()}
     for name, image in names.items():
         atomic_write_bytes(folder / name, image)
@@ -97,7 +97,7 @@ def write_images(images: dict[str, bytes], stem: str, folder: Path) -> list[str]
 
 
 def file_part(label: str) -> str:
-    """A label as a part of a file's name.
+    """A label with only such characters as may stand in a file's name.
 
     >>> file_part("vit_b_32 (surrogate weights)")
     'vit_b_32_surrogate_weights'
@@ -106,7 +106,7 @@ def file_part(label: str) -> str:
 
 
 def printable(text: str) -> str:
-    """The text as far as the terminal's encoding goes."""
+    """The text with characters that the terminal's encoding lacks replaced."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
         text.encode(encoding)

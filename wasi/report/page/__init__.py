@@ -1,1 +1,1 @@
-"""`report.html`: one page that needs nothing but a browser. The figures are Vega-Lite's, its script comes along."""
+"""Makes `report.html`, one page that needs only a browser: the script that draws its figures is part of it."""

@@ -1,4 +1,4 @@
-"""Accuracy against cost: a panel per cost, vanilla marked, the front drawn."""
+"""The page's figures of accuracy against cost: a panel per cost, with vanilla's accuracy and the Pareto front."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ _COSTS = (PEAK, PROCESS, STEP, INFERENCE, FLOPS)
 
 
 def section(rows: Sequence[Row]) -> Section | None:
-    """None where accuracy and a cost were never measured together, or accuracy must not be quoted."""
+    """The section; None if no row has both a cost and an accuracy that may be quoted."""
     panels = {cost: [row for row in rows if None not in (row.accuracy, row.cost(cost))] for cost in _COSTS}
     figures = [Figure(cost.axis, _panel(cost, shown), "x") for cost, shown in panels.items() if shown]
     shown = [row for row in rows if any(row in panel for panel in panels.values())]
@@ -22,7 +22,7 @@ def section(rows: Sequence[Row]) -> Section | None:
 
 
 def _text(rows: list[Row]) -> str:
-    """What there is to be seen, and no more."""
+    """The sentences that explain the marks which the figures have."""
     joined = len({row.series for row in rows}) < len(rows)
     spread = any(row.group.std(row.group.accuracy) for row in rows)
     seen = {
@@ -62,7 +62,7 @@ def _panel(cost: Cost, rows: list[Row]) -> dict[str, Any]:
 
 
 def _is_spoilt(cost: Cost, rows: list[Row]) -> bool:
-    """Whether a row's cost says nothing about another's: times of a busy machine, or steps of different work."""
+    """Whether costs of the rows do not compare: times of a busy machine, or steps of different work."""
     if not is_one_work([row.group for row in rows]):
         return True
     return cost.timed and was_busy([run for row in rows for run in row.group.sources(cost.metric)])
@@ -90,9 +90,10 @@ def _vanilla(rows: list[Row], y: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _front(x: dict[str, Any], y: dict[str, Any]) -> dict[str, Any]:
-    """Rows that no other is at least as accurate and as cheap as, found by the browser among those that it shows.
+    """The Pareto front, which the browser finds among the rows that it shows.
 
-    From the cheapest on, and of equally cheap ones from the most accurate on, those that exceed all before them.
+    The rows are sorted from the cheapest on, equally cheap ones from the most accurate on. Those that are more accurate
+    than all before them are on the front.
     """
     dearer = [{"field": "x"}, {"field": "y", "order": "descending"}]
     best = {"window": [{"op": "max", "field": "y", "as": "best"}], "sort": dearer, "frame": [None, 0]}

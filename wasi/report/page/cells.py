@@ -1,4 +1,4 @@
-"""The page's table: what every cell shows, and by which number it is sorted."""
+"""The page's table: what each cell shows, and by which value its column is sorted."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """`text`, and a smaller `note` below it; `order` sorts, None comes last."""
+    """A `text` with a smaller `note` below it. Columns are sorted by `order`, with None at the end."""
 
     text: str
     note: str = ""
@@ -69,12 +69,12 @@ class Column:
 
     @property
     def meaning(self) -> str | None:
-        """For a reader who sees the table for the first time."""
+        """The explanation of the column; None if it needs none."""
         return MEANINGS.get(self.title)
 
 
 def columns(rows: Sequence[Row]) -> list[Column]:
-    """All columns after the row's name; one in which no row has anything is left out."""
+    """The columns after the row's name in which some row has a value."""
     several = len({row.block.title for row in rows}) > 1
     found = [Column("Model and data", "", [_block(row) for row in rows], True)] if several else []
     found.append(Column("Method", "", [_method(row) for row in rows], True))
@@ -146,7 +146,7 @@ def _difference(row: Row) -> Cell:
 
 
 def _without_interval(comparison: Comparison) -> str:
-    """Why there is none."""
+    """Why a difference has no interval, in a few words."""
     if comparison.pairing is not None and comparison.pairing.without_scatter:
         return "the same for every seed"
     if comparison.p is None:
@@ -155,7 +155,7 @@ def _without_interval(comparison: Comparison) -> str:
 
 
 def signed(points: float) -> str:
-    """Percentage points with their sign, a minus as typesetters have it.
+    """Percentage points with their sign, the minus being U+2212.
 
     >>> signed(0.5), signed(-1.25)
     ('+0.50', '−1.25')

@@ -1,4 +1,4 @@
-"""The page's first words: what the data say, made from them alone."""
+"""The sentences at the top of the page that say what the numbers show, made from the numbers alone."""
 
 import math
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ from wasi.report.page.page_rows import Row
 from wasi.report.statistics import Paired
 from wasi.report.summary import doubts_about_accuracy, is_one_work, one_seed_among
 
-_EQUAL_WITHIN = 0.02  # a difference passes for none where its whole interval is no further from zero (two t-tests)
-_CHEAPEST = 3  # that many are named
-_MOST_NAMES = 6  # a longer list of rows within noise is told by its number: the table marks them
+_EQUAL_WITHIN = 0.02  # accuracies pass for equal if the whole interval is no further from zero (two t-tests)
+_CHEAPEST = 3  # so many of the cheapest rows are named
+_MOST_NAMES = 6  # of more rows within noise only the number is told, as the table marks them
 _SAVED = {
     PEAK: "less peak memory in a training step",
     PROCESS: "less memory of the whole process",
@@ -33,7 +33,7 @@ _LOST = {cost: words.replace("less", "more").replace("fewer", "more") for cost, 
 
 
 def of_block(rows: Sequence[Row]) -> list[Statement]:
-    """What one model on one data set has shown."""
+    """The statements about one model on one data set."""
     judged = [Judged(row, fair_comparison(row, rows)) for row in rows]
     answer = _savings(judged) or _measured(rows)
     told = [answer, _front(rows), *_cheapest(rows), _within_noise(judged), _differing(judged)]
@@ -44,20 +44,20 @@ def of_block(rows: Sequence[Row]) -> list[Statement]:
 
 
 def answer(rows: Sequence[Row]) -> str | None:
-    """What WASI saves, the most telling of `of_block`; None where nothing was compared."""
+    """The main statement of `of_block`, which says what WASI saves; None if nothing was measured."""
     return next((statement.text for statement in of_block(rows) if statement.tone == "main"), None)
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A row, and how it compares with the best vanilla."""
+    """A row and its comparison with the best vanilla, see `fair_comparison`."""
 
     row: Row
     comparison: Comparison
 
     @property
     def verdict(self) -> str | None:
-        """On its accuracy; None where there is none, or it must not be quoted."""
+        """The comparison's verdict on accuracy; None without an accuracy that may be quoted."""
         return self.comparison.verdict
 
     @property
@@ -66,7 +66,7 @@ class Judged:
 
     @property
     def difference(self) -> float:
-        """Of the accuracies; -inf where there is none, so that such a row is never the nearest."""
+        """The difference in accuracy; -inf without one, so that such a row is never the nearest."""
         found = self.comparison.accuracy_difference
         return -math.inf if found is None else found
 
@@ -76,8 +76,11 @@ class Judged:
 
 
 def fair_comparison(row: Row, rows: Sequence[Row]) -> Comparison:
-    """With the most accurate of the vanillas that differ from the row's own in how they are optimized: on validation
-    images, as to choose by what is then quoted would favour whatever was luckiest there."""
+    """The comparison of a row with the best of its own vanilla and those that are only optimized in another way.
+
+    The best is the most accurate one on validation images: choosing by the test images that are then quoted would
+    favour whichever was luckiest there.
+    """
     own = row.comparison.baseline
     if own is None or not row.comparison.of_vanilla or row.comparison.is_reference:
         return row.comparison
@@ -92,13 +95,11 @@ def _differ_in_training(a: Group, b: Group) -> bool:
 
 
 def _savings(judged: Sequence[Judged]) -> Statement | None:
-    """What the method judged saves at equal accuracy; else at the accuracy nearest to vanilla's; else at all.
+    """What the method that is judged saves, told of one of its rows; None if none of them has a vanilla.
 
-    Of several rows at equal accuracy it is the one that saves most, of those whose interval leaves no doubt; where all
-    leave some, the one nearest to vanilla. Where none is at equal accuracy, it is the one that saves most, of the
-    nearest and those as near.
-
-    None without a row of that method that has a vanilla to be compared with.
+    If rows cannot be told apart from vanilla in accuracy or are above it, it is the one that saves most, of those whose
+    interval leaves no doubt, or else the one nearest to vanilla. If all are below vanilla, the nearest is told, and the
+    one that saves most of those that cannot be told apart from it. Without accuracies, it is the one that saves most.
     """
     subject = title(is_subject)
     ours = [one for one in judged if is_subject(one.row.group.method)]
@@ -140,8 +141,7 @@ def _savings(judged: Sequence[Judged]) -> Statement | None:
 
 
 def _as_near(nearest: Judged, others: Sequence[Judged]) -> Judged:
-    """The row that saves most, of `nearest` and those whose accuracy cannot be told apart from its by an interval that
-    leaves no doubt."""
+    """The row that saves most, of `nearest` and those that are as accurate by an interval that leaves no doubt."""
 
     def is_as_near(one: Judged) -> bool:
         between = Comparison(one.row.group, nearest.row.group)
@@ -151,8 +151,8 @@ def _as_near(nearest: Judged, others: Sequence[Judged]) -> Judged:
 
 
 def _measured(rows: Sequence[Row]) -> Statement | None:
-    """The numbers of the most accurate row, or where none has an accuracy to quote of the fastest, or, as far as a
-    busy machine has spoilt the times, of the leanest."""
+    """The numbers of the most accurate row. Without accuracies that may be quoted it is the fastest row, or the leanest
+    if a busy machine has spoilt the times."""
     if not rows:
         return None
     if not is_one_work([row.group for row in rows]) and all(row.accuracy is None for row in rows):
@@ -180,12 +180,12 @@ def _measured(rows: Sequence[Row]) -> Statement | None:
 
 
 def _vanilla(one: Judged, judged: Sequence[Judged]) -> str:
-    """Its name among the others."""
+    """The name of the row's vanilla."""
     return next((other.row.told_name for other in judged if other.row.group is one.comparison.baseline), "vanilla")
 
 
 def _told_difference(one: Judged) -> str:
-    """`−0.31 points, 95 % interval −1.10 to +0.48, 5 seeds`."""
+    """The difference in accuracy as `−0.31 points, 95 % interval −1.10 to +0.48, 5 seeds`."""
     told = f"{_points(one)} points"
     pairing = one.comparison.pairing
     seeds = len(one.row.group.trained) if pairing is None else pairing.n
@@ -195,7 +195,7 @@ def _told_difference(one: Judged) -> str:
 
 
 def _doubt(pairing: Paired | None) -> str:
-    """Of a difference that is within noise, and need not be none for that."""
+    """A sentence on why accuracies within noise may still differ; "" if their interval leaves no doubt."""
     if pairing is not None and pairing.without_scatter:  # by zero
         return " All seeds agree exactly, as happens with few seeds or test images."
     if pairing is None or pairing.interval is None:
@@ -207,7 +207,7 @@ def _doubt(pairing: Paired | None) -> str:
 
 
 def _without_test(one: Judged) -> str:
-    """Why a difference is neither told from noise nor called noise."""
+    """A sentence on why a difference was not tested."""
     if one.verdict == "n=1, no spread":
         return " One seed cannot tell such a difference from noise: repeat with several seeds before quoting it."
     if one.comparison.pairing is None:
@@ -220,7 +220,10 @@ def _points(one: Judged) -> str:
 
 
 def _costs(comparison: Comparison) -> str:
-    """`takes 48% less peak memory in a training step (1.93×) and …`; what is within noise of vanilla's, last."""
+    """The costs beside vanilla's, as `takes 48% less peak memory in a training step (1.93×) and …`.
+
+    Costs within noise, equal ones and spoilt times are named in brackets at the end.
+    """
     told: list[str] = []
     noisy: list[str] = []
     equal: list[str] = []
@@ -246,7 +249,7 @@ def _costs(comparison: Comparison) -> str:
 
 
 def _what(cost: Cost) -> str:
-    """`time of a training step`"""
+    """The cost's name in a sentence: `time of a training step`."""
     return cost.axis.partition(" (")[0].lower()
 
 
@@ -270,7 +273,7 @@ def _front(rows: Sequence[Row]) -> Statement | None:
 
 
 def _cheapest(rows: Sequence[Row]) -> list[Statement]:
-    """Whatever the method: what a reader with that one worry would take."""
+    """Statements that name the rows of any method with the least memory and with the shortest step."""
     if not is_one_work([row.group for row in rows]):
         return []
     found = []
@@ -289,7 +292,7 @@ def _cheapest(rows: Sequence[Row]) -> list[Statement]:
 
 
 def _within_noise(judged: Sequence[Judged]) -> Statement | None:
-    """Rows whose accuracy cannot be told from vanilla's; equal is more than that."""
+    """Names the rows within noise of vanilla's accuracy, which does not mean that they are equal."""
     names = [one.row.told_name for one in judged if one.verdict == "within noise"]
     if not names:
         return None

@@ -1,4 +1,4 @@
-"""What changes from epoch to epoch: losses and accuracy, and with `train.monitor=true` ranks and subspaces."""
+"""The page's figures over epochs: losses and accuracy, and with `train.monitor=true` ranks and subspaces."""
 
 import csv
 import statistics as numbers
@@ -34,11 +34,11 @@ _STABILITY = {
     "tucker_error": ("Error of the saved inputs", "relative Frobenius error"),
 }
 _MOST_TICKS = 6
-_MOST_POINTS = 120  # of a line: more than a panel has room for
+_MOST_POINTS = 120  # in a line; a panel has no room for more
 
 
 def curves(rows: Sequence[Row]) -> Section | None:
-    """Means over the seeds; accuracy only where it may be quoted."""
+    """The section of losses and accuracy as means over the seeds; no accuracy of rows where it must not be quoted."""
     text = "After every epoch that was evaluated; the mean over the seeds, and their range as a band."
     panels = []
     for metric, title in _CURVES.items():
@@ -57,7 +57,7 @@ def _curve(row: Row, metric: str) -> list[dict[str, Any]]:
 
 
 def stability(rows: Sequence[Row]) -> Section | None:
-    """Medians over layers and seeds, with the range from the first to the last tenth."""
+    """The section of ranks and subspaces as medians over layers and seeds, with the middle 80 % as a band."""
     text = (
         "Of every compressed layer, before training (epoch 0) and after each epoch: the median over layers and "
         "seeds, and the middle 80 % as a band. A rank that stays near 1 and an angle that stays small mean that the "
@@ -74,10 +74,11 @@ def stability(rows: Sequence[Row]) -> Section | None:
 def _section(
     title: str, text: str, rows: Sequence[Row], panels: list[tuple[str, str, list[dict]]], counted: str
 ) -> Section | None:
-    """A section with a figure for each panel that has records; None where none has.
+    """A section with a figure for each panel that has records; None if none has any.
 
     Args:
-        panels: each with its title, its axis and its records; counted: what a record's number of values counts.
+        panels: for each its title, its axis title and its records.
+        counted: the word for what a record's `count` is the number of (seeds, say).
     """
     figures = [Figure(name, _lines(rows, values, axis, counted)) for name, axis, values in panels if values]
     seen = drawn(rows, [value for *_, values in panels for value in values])
@@ -105,7 +106,7 @@ def _values(layers: dict, start: dict, name: str) -> Iterable[float]:
 
 
 def _by_epoch(run: Run) -> dict[int, dict[tuple[str, str], dict[str, float]]]:
-    """Epoch -> (layer, call) -> column -> value, of the run's monitor.csv; nothing where there is none."""
+    """The numbers of the run's monitor.csv by epoch, by (layer, call) and by column; empty without such a file."""
     found: dict[int, dict] = {}
     for line in _read(run.path.parent / file_names.MONITOR):
         try:
@@ -125,10 +126,10 @@ def _read(path: Path) -> list[dict[str, str]]:
 
 
 def _points(row: Row, by_epoch: dict[int, list[float]], summed: Callable) -> list[dict[str, Any]]:
-    """A record per epoch that has values, of a line with very many only so many as there is room for.
+    """A record for each epoch with values; of more than `_MOST_POINTS` only every so many-th and the last.
 
     Args:
-        summed: gives a middle, a low and a high end for some values.
+        summed: a function that gives the middle, the low and the high end of a list of values.
     """
     points = []
     for epoch, found in sorted(by_epoch.items()):
@@ -145,7 +146,7 @@ def _mean_and_range(found: list[float]) -> tuple[float, float, float]:
 
 
 def _median_and_middle(found: list[float]) -> tuple[float, float, float]:
-    """With the bounds of the middle 80 %."""
+    """The median and the bounds of the middle 80 %."""
     ordered = sorted(found)
     cut = len(ordered) // 10
     return numbers.median(ordered), ordered[cut], ordered[-1 - cut]

@@ -1,4 +1,4 @@
-"""What the page's figures are made of: Vega-Lite specifications, sections and legends."""
+"""The parts of which the page's figures are made: Vega-Lite specifications, sections and legends."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,17 +24,17 @@ SHAPES = {
     "p": "M0,-1.1L1.05,-.34L.65,.9H-.65L-1.05,-.34Z",
     "*": "M0,-1.3L.34,-.47L1.24,-.4L.55,.18L.76,1.05L0,.58L-.76,1.05L-.55,.18L-1.24,-.4L-.34,-.47Z",
 }
-"""matplotlib's markers as SVG paths around the origin, for the same marker on the page as in the static figures."""
+"""matplotlib's markers as SVG paths around the origin, so that page and static figures have the same markers."""
 
 _LABEL_WIDTH = 18  # characters of a row's name on an axis, before it goes on in the next line
 
 
 @dataclass(frozen=True)
 class Key:
-    """One entry of a legend: a colour, with a marker's path or, without, as a patch.
+    """One entry of a legend: a marker by its SVG `path`, or a patch of colour without one.
 
-    `fill`: the opacity within the marker's rim; `rows`: those that it stands for, by their numbers; none for what all
-    rows have.
+    `fill` is the opacity inside the marker's rim. `rows` are the numbers of the rows that it stands for; empty for what
+    all rows have.
     """
 
     label: str
@@ -46,7 +46,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Figure:
-    """One Vega-Lite specification. `scalable`: axes (`x`, `xy`) which the reader makes linear or logarithmic."""
+    """One Vega-Lite specification. The reader can make the `scalable` axes (`x`, `xy`) linear or logarithmic."""
 
     title: str
     spec: dict[str, Any]
@@ -55,9 +55,9 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """Figures under one heading, with what a reader must know to read them.
+    """Figures under one heading, with a text that says how to read them.
 
-    `wide`: one figure to a line; `is_log`: how scalable axes are at first.
+    `wide` puts one figure into a line. `is_log` says whether scalable axes are logarithmic at first.
     """
 
     title: str
@@ -73,14 +73,14 @@ class Section:
 
 
 def spec(*layers: dict[str, Any], values: Sequence[dict] | None = None, height: Any = HEIGHT) -> dict[str, Any]:
-    """A figure as wide as its place on the page; `values`: the data of all layers without their own."""
+    """A figure as wide as its place on the page. `values` are the data of all layers that have none of their own."""
     data = {} if values is None else {"data": {"values": [_short(value) for value in values]}}
     fit = {"type": "fit-x", "contains": "padding"}
     return {"width": "container", "height": height, "autosize": fit, **data, "layer": list(layers)}
 
 
 def quantity(field: str, title: str, values: Sequence[float]) -> dict[str, Any]:
-    """A channel of numbers, the axis as long as they are apart; around a single number it is given a length."""
+    """A channel of numbers whose axis spans them; around a single number it spans 10 % to either side."""
     scale: dict[str, Any] = {"zero": False, "padding": 14}
     if len(set(values)) == 1 and values[0]:
         scale = {"domain": sorted([0.9 * values[0], 1.1 * values[0]])}
@@ -88,7 +88,7 @@ def quantity(field: str, title: str, values: Sequence[float]) -> dict[str, Any]:
 
 
 def by_series(rows: Sequence[Row]) -> dict[str, Any]:
-    """Colour channel: each row in its method's colour, or in a shade of it."""
+    """The colour channel, which gives each row its method's colour or a shade of it."""
     return {"field": "series", "type": "nominal", "legend": None, "scale": _scale(rows, lambda row: row.style.colour)}
 
 
@@ -97,12 +97,12 @@ def shape_by_series(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def dash_by_series(rows: Sequence[Row]) -> dict[str, Any]:
-    """Variants of one method share its hue, and their lines are told apart by dashes too."""
+    """The channel of dashes, which tell apart the lines of one method's variants, as these share its hue."""
     return {"field": "series", "type": "nominal", "legend": None, "scale": _scale(rows, _dash)}
 
 
 def points(rows: Sequence[Row], **mark: Any) -> dict[str, Any]:
-    """Markers in colour, shape and filling of the static figures, as mark and encoding without a place."""
+    """Mark and encoding of markers that look as in the static figures; x and y are still to be added."""
     colour, fill = by_series(rows), {"field": "fill", "type": "quantitative", "scale": None}
     look = {"fill": colour, "stroke": colour, "shape": shape_by_series(rows), "fillOpacity": fill}
     return {"mark": {"type": "point", "size": 100, "opacity": 1, "cursor": "pointer", **mark}, "encoding": look}
@@ -121,12 +121,12 @@ def _series_key(name: str, rows: list[Row]) -> Key:
 
 
 def tooltip(**titles: str) -> list[dict[str, str]]:
-    """The run's name, and then field -> title."""
+    """The fields of a tooltip: the run's name, and then those given as field=title."""
     return [{"field": name, "title": title} for name, title in {"name": "run", **titles}.items()]
 
 
 def row_axis(rows: Sequence[Row]) -> dict[str, Any]:
-    """The y channel of figures that have a line per row, in the table's order."""
+    """The y channel of figures with a line for each row, in the table's order."""
     lines = "split(datum.label, '\\n')"
     middle = {"expr": f"-6 * (length({lines}) - 1)"}  # Vega centres the first line: half of the others' height, up
     axis = {"title": None, "labelExpr": lines, "labelLimit": 150, "labelPadding": 6, "labelOffset": middle}
@@ -135,17 +135,17 @@ def row_axis(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def axis_name(row: Row) -> str:
-    """The row's name in several lines."""
+    """The row's name broken into lines for an axis."""
     return wrapped(row.name, _LABEL_WIDTH)
 
 
 def line_step(rows: Sequence[Row], least: int) -> int:
-    """Pixels per row: as many as the longest name has lines."""
+    """The height of a row in pixels, at least `least`, with room for the name of most lines."""
     return max(least, max(13 * (axis_name(row).count("\n") + 1) + 6 for row in rows))
 
 
 def drawn(rows: Sequence[Row], values: Sequence[dict[str, Any]]) -> list[Row]:
-    """The rows that a figure's records are of."""
+    """The rows to which a figure's records belong."""
     keys = {value["row"] for value in values}
     return [row for row in rows if row.key in keys]
 
@@ -164,5 +164,5 @@ def _path(row: Row) -> str:
 
 
 def _short(values: dict[str, Any]) -> dict[str, Any]:
-    """Six digits are more than a screen can show."""
+    """The values rounded to six digits, which are more than a screen can show."""
     return {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in values.items()}

@@ -1,4 +1,4 @@
-"""The script that draws the figures: Vega, Vega-Lite and vega-embed in one, as vl-convert-python brings them along."""
+"""The script that draws the figures: Vega, Vega-Lite and vega-embed in one, as vl-convert-python contains them."""
 
 import os
 from contextlib import suppress
@@ -9,7 +9,7 @@ from wasi.atomic import atomic_write_text
 
 
 def library() -> str:
-    """The script, fit for a script element. Putting it together takes seconds, so it is kept for the next page.
+    """The text for a script element. It takes seconds to put together, so it is cached for the next page.
 
     Raises:
         ImportError: vl-convert-python is not installed.
@@ -29,5 +29,5 @@ def library() -> str:
 
 
 def _cache() -> Path:
-    """The user's own, by the XDG base directory specification."""
+    """The user's cache folder by the XDG base directory specification."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wasi"

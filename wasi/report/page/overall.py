@@ -1,4 +1,4 @@
-"""The first of the page's words: what is missing from all of it, and doubts about where its numbers come from."""
+"""The first statements of the page: which results are missing, and doubts about how its numbers were made."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -9,22 +9,23 @@ from wasi.report.groups import Group, short_names, unlike, with_equal_options
 from wasi.report.load import Run
 from wasi.report.options import show_option
 
-_MOST_NAMES = 6  # of configurations; what is more is told by its number
+_MOST_NAMES = 6  # so many configurations are named; of the others only the number is told
 
 
 @dataclass(frozen=True)
 class Statement:
-    """A sentence or two. `tone`: `loud` for what must not be overlooked, `main` for the answer, else `plain`."""
+    """A sentence or two. The `tone` is `loud` if it must not be overlooked, `main` for the answer, else `plain`."""
 
     text: str
     tone: str = "plain"
 
 
 def overall(runs: Sequence[Run], doubts: Sequence[str], not_begun: int = 0) -> list[Statement]:
-    """What holds for the whole page: what is missing from it, and doubts about where its numbers come from.
+    """The statements about the whole page.
 
     Args:
-        not_begun: jobs of the sweep that have left nothing yet.
+        doubts: lines on how the numbers were made, see `provenance_lines`.
+        not_begun: the number of the sweep's jobs without any result.
     """
     found = []
     ended = Counter(run.status for run in runs if not run.completed)
@@ -44,17 +45,16 @@ def overall(runs: Sequence[Run], doubts: Sequence[str], not_begun: int = 0) -> l
 
 
 def _without_result(groups: Sequence[Group]) -> str:
-    """A sentence that names the configurations of which no run was completed, whatever the seed; "" where there are
-    none, or where no run of any configuration was completed."""
+    """A sentence that names the configurations without a completed run of any seed; "" if it would name none or all."""
     missing = [group for group in groups if not _completed(group)]
     found = 0 < len(missing) < len(groups)
     return f" So there is no result at all of {_named(missing, groups)}." if found else ""
 
 
 def _without_some_seeds(groups: Sequence[Group]) -> str:
-    """A sentence that names the configurations of which some seeds were completed and others were not; "" for none.
+    """A sentence that names the configurations of which only some seeds were completed; "" if there are none.
 
-    A reader has to know, as what stopped a seed may have harmed the others.
+    What stopped a seed may have harmed the others, too.
     """
     partly = [group for group in groups if _completed(group) and _seeds(group.runs) - _seeds(_completed(group))]
     return f" The means of {_named(partly, groups)} are over the seeds that are left." if partly else ""
@@ -69,15 +69,15 @@ def _seeds(runs: Iterable[Run]) -> set[str]:
 
 
 def _named(some: Sequence[Group], groups: Sequence[Group]) -> str:
-    """An enumeration of configurations, each name once; of a long one the last are only counted."""
+    """The names of configurations, each once; beyond `_MOST_NAMES` only their number."""
     names = list(dict.fromkeys(_told_apart(group, groups) for group in some))
     more = [f"{len(names) - _MOST_NAMES} more"] if names[_MOST_NAMES:] else []
     return listed([*names[:_MOST_NAMES], *more])
 
 
 def _told_apart(group: Group, groups: Sequence[Group]) -> str:
-    """The name of a configuration and, where another one with results has the same name, the options in which it
-    differs from the most similar of these: `wasi 0.8, vit_micro on digits with lr=0.05`."""
+    """The configuration's name and, if others with results have it too, the options in which it differs from the most
+    similar one: `wasi 0.8, vit_micro on digits with lr=0.05`."""
     name = _name(group)
     twins = [other for other in groups if other is not group and _completed(other) and _name(other) == name]
     keys = sorted(min((unlike(group, twin) for twin in twins), key=len, default=set()))

@@ -1,4 +1,4 @@
-"""A table's rows with what the page's figures need of them: a number, names, and how they look."""
+"""The rows of a table with what the page's figures need: a number, names, and how they look."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +17,7 @@ from wasi.report.summary import front_of
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One group of a block. `key`: its number on the page; `series`: equal for rows that differ by thresholds alone."""
+    """One group of a block. `key` is its number on the page; rows that differ only by thresholds have one `series`."""
 
     key: int
     name: str
@@ -29,7 +29,7 @@ class Row:
 
     @property
     def told_name(self) -> str:
-        """As it stands in a sentence: in quotation marks where it has commas of its own."""
+        """The name for a sentence, in quotation marks if it contains commas."""
         return f"“{self.name}”" if "," in self.name else self.name
 
     @property
@@ -50,12 +50,12 @@ class Row:
 
     @cached_property
     def accuracy(self) -> float | None:
-        """The mean over seeds; None where it must not be quoted."""
+        """The mean accuracy over seeds; None if there is none or it must not be quoted."""
         return self.group.quoted
 
     @cached_property
     def accuracy_interval(self) -> tuple[float, float] | None:
-        """Of the mean, at 95 %, within what an accuracy can be; None for a single seed."""
+        """The 95 % t-interval of the mean accuracy, cut to [0, 1]; None for a single seed."""
         found = statistics.interval(self.group.values(self.group.accuracy)) if self.is_quotable else None
         return None if found is None else (max(found[0], 0.0), min(found[1], 1.0))
 
@@ -69,18 +69,18 @@ class Row:
         return f"{self.accuracy:.4f}" + (f" [{bounds[0]:.4f}, {bounds[1]:.4f}]" if bounds else " (one seed)")
 
     def told_cost(self, cost: Cost) -> str:
-        """`412.5 (1.93×)`; a ratio within noise says so."""
+        """The cost with its ratio, as `412.5 (1.93×)` or `412.5 (1.01×, within noise)`."""
         ratio = ratio_text(self.comparison.ratio(cost))
         noise = ", within noise" if self.comparison.within_noise(cost) else ""
         return significant(self.cost(cost)) + (f" ({ratio}{noise})" if ratio else "")
 
     def datum(self, **values: Any) -> dict[str, Any]:
-        """A record of a figure: whatever is drawn of this row can be hovered over and clicked."""
+        """A record of a figure with the fields by which the page knows the row under the pointer."""
         return {"row": self.key, "name": self.name, "series": self.series, "fill": self.style.fill, **values}
 
 
 def rows_of(block: Block, comparisons: list[Comparison], first: int) -> list[Row]:
-    """The rows of a block, numbered from `first` on."""
+    """The rows of a block, with numbers from `first` on."""
     names = dict(zip(map(id, block.groups), row_names(block), strict=True))
     series = series_of(block)
     looks = styles([(one.method, one.label) for one in series])

@@ -1,4 +1,4 @@
-"""What memory and time are made of, as stacked bars: a line per row."""
+"""The page's figures of the parts of memory and time: stacked bars, with a line for each row."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ _MEMORY = {
 }
 _ACCOUNTING = Key("the paper's accounting", "#9A9A9A")
 _TIME = {
-    "subspace": Key("updating the subspaces", "#8C4A2F"),  # all of it, of a step that was not profiled
+    "subspace": Key("updating the subspaces", "#8C4A2F"),  # only for a step that was not profiled
     "decomposition": Key("decompositions", "#8C4A2F"),
     "factor_algebra": Key("products with factors", "#D8895B"),
     "attention": Key("attention", "#5F7FA8"),
@@ -34,7 +34,7 @@ _PARTS_OF_TIME = {
 
 
 def memory(rows: Sequence[Row]) -> Section | None:
-    """The measured parts at the peak above the paper's accounting of the same row."""
+    """The section with, for each row, the measured parts at the peak above the paper's accounting."""
     values = [value for row in rows for value in _memory_of(row)]
     if not any(value["kind"] == "measured" for value in values):
         return None
@@ -59,9 +59,9 @@ def _memory_of(row: Row) -> list[dict[str, Any]]:
 
 
 def time(rows: Sequence[Row]) -> Section | None:
-    """By benchmark where there is one; else a step's subspace work beside all else."""
+    """The section of a step's time by its profiled parts or, if none was profiled, as subspace work and all else."""
     values = [value for row in rows for value in _time_of(row)]
-    if all(value["part"] == _TIME["rest"].label for value in values):  # nothing that it could be compared with
+    if all(value["part"] == _TIME["rest"].label for value in values):  # bars of a single part show nothing
         return None
     profiled = any(value["part"] not in (_TIME["subspace"].label, _TIME["rest"].label) for value in values)
     shares = " ".join(told for part, told in _PARTS_OF_TIME.items() if _TIME[part] in _legend(_TIME.values(), values))
@@ -81,7 +81,7 @@ def _time_of(row: Row) -> list[dict[str, Any]]:
     parts = {part: row.group.mean(f"time/breakdown_{part}_ms") for part in _TIME}
     if all(ms is None for ms in parts.values()):
         step = row.group.mean(STEP.metric)
-        if step is None or any(run.provenance.get("compiled") for run in row.group.runs):  # compiled, it has no parts
+        if step is None or any(run.provenance.get("compiled") for run in row.group.runs):  # not divided
             return []
         subspace = row.group.mean("time/subspace_ms_p50") or 0.0  # a method without subspaces has no such time
         parts = {"subspace": subspace, "rest": step - subspace} if subspace <= step else {}
@@ -95,7 +95,7 @@ def _part(row: Row, kind: str, part: Key, value: float | None, unit: str) -> dic
 
 
 def _legend(parts: Iterable[Key], values: list[dict]) -> list[Key]:
-    """The parts that there are."""
+    """Those of the parts that some record has."""
     return [part for part in parts if any(value["part"] == part.label for value in values)]
 
 

@@ -1,4 +1,4 @@
-"""Ranks layer by layer, as heat maps."""
+"""The page's heat maps of the rank of each layer."""
 
 import re
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ _TEXT = (
 
 
 def section(rows: Sequence[Row]) -> Section | None:
-    """None where no row has a layer of reduced rank."""
+    """The section; None if no row has a layer of reduced rank."""
     order = list(dict.fromkeys(layer["name"] for row in rows for layer in _layers(row)))
     weights = [value for row in rows for value in _weights(row)]
     inputs = [value for row in rows for value in _inputs(row)]
@@ -49,7 +49,7 @@ def _map(title: str, values: list[dict], rows: Sequence[Row], order: list[str]) 
 
 
 def _shared_start(names: list[str]) -> str:
-    """With what all names begin, up to the last `.` or `_` of it.
+    """What all names begin with, up to its last `.` or `_`.
 
     >>> _shared_start(["blocks.0.mlp.fc1", "blocks.0.mlp.fc2", "blocks.11.mlp.fc1"])
     'blocks.'
@@ -87,7 +87,7 @@ def _cell(row: Row, layer: dict, share: float, told: str) -> dict[str, Any]:
 
 
 def _mean(row: Row, name: str, read) -> float | None:
-    """Over the seeds."""
+    """The mean over seeds of what `read` takes from the layer of that name; None if no seed has it."""
     layers = (layer for run in row.group.trained for layer in run.layers if layer.get("name") == name)
     return statistics.mean([rank for layer in layers if (rank := read(layer)) is not None])
 

@@ -1,4 +1,4 @@
-"""Everything together as one file of HTML."""
+"""Puts the whole page together as one HTML file."""
 
 import json
 from collections.abc import Iterable
@@ -38,7 +38,7 @@ _SECTIONS = (
 
 @dataclass(frozen=True)
 class Part:
-    """One model on one data set."""
+    """The part of the page about one model on one data set."""
 
     title: str
     facts: str
@@ -48,7 +48,7 @@ class Part:
 
 
 def page(report: Report) -> str:
-    """The whole of report.html.
+    """The text of report.html.
 
     Raises:
         ImportError: vl-convert-python is not installed.
@@ -88,17 +88,17 @@ def _environment() -> Environment:
 
 
 def _breakable(name: str) -> Markup:
-    """The name as HTML that may be broken between its pieces."""
+    """The name as HTML in which a browser may break the line between its `pieces`."""
     return Markup("<wbr>").join(map(escape, pieces(name)))
 
 
 def _script_data(value: Any) -> str:
-    """JSON that may stand inside a script element."""
+    """The value as JSON that is safe inside a script element."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
 
 
 def _details(row: Row, folder: Path) -> dict[str, Any]:
-    """What a click on a run shows."""
+    """What the page shows after a click on a row."""
     runs = [*row.group.trained, *([row.group.bench] if row.group.bench else [])]
     folders = [relative(run.place, folder) for run in runs] or [relative(row.group.runs[0].place, folder)]
     config = {key: value for key, value in row.group.config.items() if key not in ("hydra", "sweep")}
@@ -112,23 +112,23 @@ def _details(row: Row, folder: Path) -> dict[str, Any]:
 
 
 def _remarks(rows: list[Row]) -> list[str]:
-    """On how rows compare; each behind the names of the rows that it is about, unless it is about them all."""
+    """The remarks on how rows compare, each after the names of its rows unless it is about all of them."""
     found = _with_names((row.told_name, remark) for row in rows for remark in row.comparison.remarks)
     return [remark if len(names) == len(rows) else f"{', '.join(names)}: {remark}" for remark, names in found.items()]
 
 
 def _measured_badly(rows: list[Row]) -> list[str]:
-    """What benchmarks warn of themselves, each behind the names of the rows that it is about."""
+    """The warnings of benchmarks about their own measurements, each after the names of its rows."""
     benches = [(row, row.group.bench) for row in rows if row.group.bench is not None]
     found = _with_names(
-        (row.name, line.removeprefix("ours "))  # beside its baseline; here its name stands in front
+        (row.name, line.removeprefix("ours "))  # as opposed to its baseline's; here a name stands before it
         for row, bench in benches for line in bench.provenance.get("warnings") or []
     )  # fmt: skip
     return [f"{', '.join(names)}: {line}" for line, names in found.items()]
 
 
 def _with_names(told: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    """Names by what is told of them."""
+    """The names for each line, from pairs of name and line."""
     found: dict[str, list[str]] = {}
     for name, line in told:
         found.setdefault(line, []).append(name)

@@ -23,7 +23,7 @@ _LOG_FROM = 10.0
 
 
 def time(rows: Sequence[Row]) -> Section | None:
-    """None where no method was timed at two thresholds."""
+    """The section of time against epsilon; None if no method was timed at two thresholds."""
     figures, shown = [], []
     for cost in (STEP, INFERENCE):
         timed = [row for row in rows if row.cost(cost) is not None]
@@ -39,7 +39,7 @@ def time(rows: Sequence[Row]) -> Section | None:
 
 
 def _by_method(rows: Sequence[Row]) -> dict[str, set[float]]:
-    """The thresholds that each method was timed at."""
+    """The thresholds at which each method was timed."""
     found: dict[str, set[float]] = defaultdict(set)
     for row in rows:
         if (epsilon := threshold(row.group.config)) is not None:
@@ -76,7 +76,7 @@ def _against_epsilon(cost: Cost, rows: list[Row]) -> dict[str, Any]:
 
 
 def savings(rows: Sequence[Row]) -> Section | None:
-    """What shapes and counted work promise beside what memory and clock say; None without such a row."""
+    """The section of savings predicted from shapes and FLOPs against measured ones; None if no row has both."""
     pairs = {
         "Memory: vanilla / this": (PAPER, PEAK, "by the paper's accounting", "peak of a whole step, measured"),
         "Training step: vanilla / this": (FLOPS, STEP, "by FLOPs", "time, measured"),
@@ -102,16 +102,16 @@ def savings(rows: Sequence[Row]) -> Section | None:
 
 
 def _ratios(row: Row, predicted: Cost, measured: Cost) -> tuple[float, float] | None:
-    """vanilla's of both costs by this row's; None where one of them is not known."""
+    """Vanilla's costs divided by the row's, predicted and measured; None if one of the two is not known."""
     x, y = row.comparison.ratio(predicted), row.comparison.ratio(measured)
     return None if x is None or y is None or not row.comparison.of_vanilla else (x, y)
 
 
 def _against_prediction(rows: list[tuple[Row, float, float]], x_title: str, y_title: str) -> dict[str, Any]:
-    """The figure of measured over predicted ratios, with the diagonal on which they agree.
+    """The figure of measured against predicted ratios, with the diagonal on which they agree.
 
     Args:
-        rows: each with its predicted and its measured ratio.
+        rows: triples of a row, its predicted and its measured ratio.
     """
     values = [row.datum(x=x, y=y, predicted=f"{x:.2f}×", measured=f"{y:.2f}×") for row, x, y in rows]
     ends = [1.0, *(bound for value in values for bound in (value["x"], value["y"]))]
