@@ -53,8 +53,8 @@ def with_baselines(benchmarks: Iterable[Run]) -> list[Run]:
 def joined(trained: list["Group"], benchmarked: list["Group"]) -> list["Group"]:
     """The trained groups, each with the benchmark of its training step, and then the benchmarks without such a group.
 
-    A step is the same under any schedule, so a benchmark under another schedule counts too, but only if there is none
-    under the group's own. If several fit (on two devices, say), the group gets none, and they stand alone.
+    A step is the same under any schedule, so without a benchmark under the group's own schedule, one under another
+    counts too. If several fit (on two devices, say), the group gets none, and they stand alone.
     """
     groups, taken = [], set()
     for group in trained:

@@ -33,8 +33,7 @@ class Group:
 
     `accuracy` is the metric that is quoted: `test/acc` if all runs of the block have it, else `val/acc`.
     `bench` is a benchmark of the same training step, whose numbers count in place of the runs' own. A group that was
-    benchmarked and never trained has its benchmark in `runs` too. A report's groups hold completed runs only, and runs
-    that were timed on different hardware are different groups.
+    never trained has its benchmark in `runs` too.
     """
 
     runs: tuple[Run, ...]
@@ -65,13 +64,13 @@ class Group:
 
     @property
     def hardware(self) -> str | None:
-        """The hardware that its times were measured on; None if it has none, or if they do not tell."""
+        """The hardware that its times were measured on, if they tell."""
         runs = self.sources("time/train_step_ms_p50") or self.runs
         return next((label for run in runs if (label := hardware(run))), None)
 
     @property
     def is_quotable(self) -> bool:
-        """Whether its accuracy may be quoted: with surrogate weights or synthetic images it means nothing."""
+        """False with surrogate weights or synthetic images, with which an accuracy means nothing."""
         return not unquotable(self.config)
 
     @property
@@ -107,10 +106,8 @@ class Group:
         return statistics.paired(self.by_seed(self.accuracy), other.by_seed(self.accuracy))
 
     def in_turns(self, cost: Cost) -> dict[str, float] | None:
-        """The baseline's cost divided by this group's, as a benchmark has measured them in turns; else None.
-
-        `p50` is the ratio; `low` and `high`, if there were enough rounds, bound its 95 % interval.
-        """
+        """The ratio baseline / this of a cost, if a benchmark has measured the two in turns: `p50` and, after enough
+        rounds, `low` and `high` of its 95 % interval."""
         return None if self.bench is None else self.bench.ratio.get(cost.metric)
 
     def cost(self, cost: Cost) -> float | None:
@@ -123,8 +120,8 @@ class Group:
 class Block:
     """All groups of one model on one data set, in the order of a table.
 
-    `differing` are the options in which the groups differ and that have no column of their own yet, as dotted keys.
-    `alike` says that options do not tell all groups apart, as files of weights or data have changed between runs.
+    `differing` are the options that differ between groups and have no column of their own yet, as dotted keys.
+    `alike` says that options do not tell all groups apart, as files of weights or data have changed.
     """
 
     model: str
@@ -159,11 +156,7 @@ def blocks_of(runs: Iterable[Run]) -> list[Block]:
 
 
 def with_equal_options(runs: Iterable[Run], without: Collection[str] = ()) -> list[Group]:
-    """The groups of runs whose options agree except for the seed, in order of appearance.
-
-    Args:
-        without: options that do not count and that the groups' `options` lack, as dotted keys.
-    """
+    """The groups of runs with equal options, except for the seed and those named in `without`."""
     alike: dict[str, list[Run]] = {}
     for run in runs:
         options = {key: value for key, value in result_options(run.config).items() if key not in without}
@@ -172,8 +165,8 @@ def with_equal_options(runs: Iterable[Run], without: Collection[str] = ()) -> li
 
 
 def _groups(runs: Iterable[Run]) -> list[Group]:
-    """The groups of runs with equal options and hardware. If a seed comes twice among them, something else differs
-    that no option tells, and each run is a group."""
+    """The groups of runs with equal options and hardware. Where a seed comes twice, each run is a group, as then
+    something differs that no option tells."""
     groups = []
     for group in with_equal_options(runs):
         for part in _by_hardware(group.runs):
@@ -216,7 +209,7 @@ def _differing(groups: list[Group]) -> list[str]:
 
 
 def _family(group: Group, key: str) -> str | None:
-    """The method or class among whose groups an option is compared, as others do not have that option."""
+    """The method or class whose groups alone have the option, and among which it is compared."""
     section, _, name = key.partition(".")
     if name == "_target_":
         return None

@@ -46,11 +46,6 @@ class Row:
         return self.group.options.get("train.memory") == "lean"
 
     @property
-    def base(self) -> str | None:
-        """The number format of frozen weights, None for the model's own."""
-        return self.group.options.get("method.base")
-
-    @property
     def accuracies(self) -> list[float]:
         """The accuracy of each seed as a fraction; empty for a row that was not trained."""
         return self.group.values(self.group.accuracy)
@@ -60,10 +55,7 @@ class Row:
         return self.group.mean(self.group.accuracy)
 
     def ratio(self, cost: Cost) -> float | None:
-        """The baseline's cost divided by this row's, measured in turns; above 1 is better. None without a benchmark.
-
-        A baseline was measured beside itself, too. Its ratio is near 1 and shows how exact the measurement is.
-        """
+        """The baseline's cost divided by this row's, measured in turns. The baseline itself has one, near 1."""
         found = self.group.in_turns(cost)
         return None if found is None else found["p50"]
 
@@ -80,7 +72,8 @@ class Row:
         accuracy, speed, peak = self.mean, self.ratio(STEP), self.measured(PEAK)
         return None if accuracy is None or speed is None or peak is None else (accuracy, speed, -peak)
 
-    def differs_by_memory_policy_only(self, other: "Row") -> bool:
+    def differs_by_memory_only(self, other: "Row") -> bool:
+        """Whether the two differ by nothing but how memory is saved."""
         return unlike(self.group, other.group) <= _MEMORY_POLICY
 
 
@@ -130,8 +123,7 @@ def table_of(name: str, runs: list[Run]) -> Table:
 def by_row(runs: Iterable[Run]) -> dict[str, list[Group]]:
     """The groups of runs and benchmarks with equal options, by the name of their row.
 
-    A report groups by options alone. Here names come first: two rows may have equal options under different names, and
-    a name with two groups is a mistake that has to be refused.
+    Names come first, unlike in a report: two rows may have equal options, and two groups of one name must be refused.
     """
     found: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
@@ -157,7 +149,7 @@ def _row(table: str, name: str, groups: list[Group], accuracy: str) -> Row:
 
 def _pointing_to_runs(row: Row, rows: list[Row]) -> Row:
     """The row, and if it was not trained with `trained_as`, where a row differs only by how memory is saved."""
-    twins = [other for other in rows if other.accuracies and other.differs_by_memory_policy_only(row)]
+    twins = [other for other in rows if other.accuracies and other.differs_by_memory_only(row)]
     if row.accuracies or not twins:
         return row
     return replace(row, trained_as=twins[0].name)

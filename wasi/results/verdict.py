@@ -63,7 +63,8 @@ def _values(targets: list[Judged]) -> str:
 def _judged(row: Row, table: Table) -> list[Judged]:
     rivals = [other for other in table.rows if is_rival(other.group.method)]
     twin = next((other for other in table.rows if _is_lean_twin(other, row)), None)
-    peaks = [rival.measured(PEAK) for rival in rivals if rival.is_lean and rival.base is None]
+    unquantized = [rival for rival in rivals if rival.group.options.get("method.base") is None]
+    peaks = [rival.measured(PEAK) for rival in unquantized if rival.is_lean]
     speeds = [rival.ratio(INFERENCE) for rival in rivals if not rival.is_lean]
     baseline, rival = table.baseline.name if table.baseline else "", title(is_rival)
     return [
@@ -143,7 +144,7 @@ def _speed(row: Row) -> str:
 
 
 def _is_lean_twin(other: Row, row: Row) -> bool:
-    return other.is_lean and other.differs_by_memory_policy_only(row)
+    return other.is_lean and other.differs_by_memory_only(row)
 
 
 def _extreme(choose: Callable, values: list[float | None]) -> float | None:
