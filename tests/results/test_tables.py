@@ -216,6 +216,12 @@ def test_times_of_another_gpu_of_other_threads_or_a_busy_machine_are_refused(kep
         table_of("t", read_kept(kept))
 
 
+def test_a_row_may_be_trained_on_a_gpu_and_benchmarked_on_a_cpu(kept):
+    for path in kept.glob("job*.json"):
+        _change(path, device="cuda")
+    assert all(row.group.bench and len(row.accuracies) == 5 for row in table_of("t", read_kept(kept)).rows)
+
+
 def test_the_gpu_is_named_where_it_is_known(kept):
     for path in kept.glob("*.json"):
         _change(path, device="cuda", **({"cuda": "NVIDIA H100"} if path.name.startswith("bench") else {}))

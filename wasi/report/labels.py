@@ -154,7 +154,7 @@ def _line_pixels(ax) -> np.ndarray:
         ends = ax.transData.transform(np.asarray(path, dtype=float))
         for start, end in zip(ends[:-1], ends[1:], strict=True):
             found.append(_between(start, end))
-    for line in ax.lines:  # references across the panel, at one height
+    for line in ax.lines:  # lines across the whole panel, at one height
         if line.get_transform() != ax.transData:
             x = np.arange(ax.bbox.x0, ax.bbox.x1, 4)
             y = ax.transData.transform((ax.get_xlim()[0], line.get_ydata()[0]))[1]

@@ -69,7 +69,7 @@ def read_runs(dirs: list[Path]) -> tuple[list[Run], list[str]]:
         UserError: a folder does not exist, or no result can be used.
     """
     runs, warnings = [], []
-    read_folder = cache(kept.KeptFolder.read)  # every file of a folder asks for it
+    read_folder = cache(kept.KeptFolder.read)  # once per folder, although every file in it asks
     for path in _result_files(dirs):
         try:
             runs.append(read_run(path, read_folder))

@@ -104,7 +104,7 @@ def _threshold(row: Row) -> Cell:
         return Cell(DASH)
     try:
         return Cell(text, order=float(text.partition("/")[0]))
-    except ValueError:  # a keep ratio, ranks by hand
+    except ValueError:  # not a number but a keep ratio, or ranks set by hand
         return Cell(text, order=text)
 
 

@@ -116,7 +116,7 @@ def _savings(judged: Sequence[Judged]) -> Statement | None:
     sure = [one for one in equal if one.is_above or not _doubt(one.comparison.pairing)]
     if sure:
         best = max(sure, key=lambda one: one.saving)
-    else:  # the most saving of rows that few seeds cannot judge is the one furthest below, as like as not
+    else:  # with so much doubt the row that saves most may well lie far below vanilla
         best = max(equal or spread or known, key=lambda one: one.difference)
     name, vanilla, costs = best.row.told_name, _vanilla(best, judged), _costs(best.comparison)
     if equal:
@@ -196,7 +196,7 @@ def _told_difference(one: Judged) -> str:
 
 def _doubt(pairing: Paired | None) -> str:
     """A sentence on why accuracies within noise may still differ; "" if their interval leaves no doubt."""
-    if pairing is not None and pairing.without_scatter:  # by zero
+    if pairing is not None and pairing.without_scatter:  # within noise, so all differences are zero
         return " All seeds agree exactly, as happens with few seeds or test images."
     if pairing is None or pairing.interval is None:
         return " Without equal seeds there is no interval, so the two must not be called equal."
@@ -282,7 +282,7 @@ def _cheapest(rows: Sequence[Row]) -> list[Statement]:
         sources = [run for row in rows for run in row.group.sources(cost.metric)]
         if len(known) > 2 and (not cost.timed or are_comparable(sources)):
             shown = [f"{significant(value, 3)} {TITLES[cost][1]}" for value, _, _ in known]
-            if shown[0] == shown[-1]:  # no row is cheaper than another
+            if shown[0] == shown[-1]:  # all rows cost the same
                 continue
             told = [f"{name} ({amount})" for (_, _, name), amount in zip(known, shown, strict=True)][:_CHEAPEST]
             as_cheap = shown[_CHEAPEST:].count(shown[_CHEAPEST - 1])

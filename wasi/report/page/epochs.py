@@ -113,7 +113,7 @@ def _by_epoch(run: Run) -> dict[int, dict[tuple[str, str], dict[str, float]]]:
             values = {k: float(v) for k, v in line.items() if v and k not in ("epoch", "step", "layer", "call")}
             found.setdefault(int(line["epoch"]), {})[line["layer"], line["call"]] = values
         except (KeyError, TypeError, ValueError):
-            continue  # half a line
+            continue  # a line that was cut short
     return found
 
 

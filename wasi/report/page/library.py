@@ -22,7 +22,7 @@ def library() -> str:
     except OSError:
         bundle = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub leaves out the snippet's default
         script = bundle.replace("</script", "<\\/script")
-    with suppress(OSError):  # a home that cannot be written into
+    with suppress(OSError):  # without a cache where the folder cannot be written
         kept.parent.mkdir(parents=True, exist_ok=True)
         atomic_write_text(kept, script)
     return script

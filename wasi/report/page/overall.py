@@ -80,7 +80,8 @@ def _told_apart(group: Group, groups: Sequence[Group]) -> str:
     similar one: `wasi 0.8, vit_micro on digits with lr=0.05`."""
     name = _name(group)
     twins = [other for other in groups if other is not group and _completed(other) and _name(other) == name]
-    keys = sorted(min((unlike(group, twin) for twin in twins), key=len, default=set()))
+    apart = [sorted(unlike(group, twin)) for twin in twins]
+    keys = min(apart, key=len) if apart else []
     options = [f"{short}={show_option(key, group.options.get(key))}" for key, short in short_names(keys).items()]
     return name + (f" with {listed(options)}" if options else "")
 
