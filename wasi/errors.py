@@ -25,8 +25,8 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         asked = self.option if self.given is NOTHING else f"{self.option}={self.given}"
-        told = f"{asked}: allowed is {self.allowed}"
-        return told if self.fault is None else f"{self.fault} ({told})"
+        text = f"{asked}: allowed is {self.allowed}"
+        return text if self.fault is None else f"{self.fault} ({text})"
 
 
 class Diverged(Exception):

@@ -163,8 +163,8 @@ def _composed(overrides: Sequence[str]) -> DictConfig:
     except ConfigCompositionException as error:
         raise rejected(error, overrides) or UserError("OVERRIDE", " ".join(overrides), one_line(str(error))) from None
     except Exception as error:  # such as those of Hydra's parser and OmegaConf
-        told = f"KEY=VALUE of Hydra; {one_line(str(error))}"
-        raise rejected(error, overrides) or UserError("OVERRIDE", " ".join(overrides), told) from None
+        text = f"KEY=VALUE of Hydra; {one_line(str(error))}"
+        raise rejected(error, overrides) or UserError("OVERRIDE", " ".join(overrides), text) from None
     return OmegaConf.masked_copy(cfg, list(sections))
 
 

@@ -88,13 +88,13 @@ def standing(sweep: Path) -> str:
     The estimate assumes that all jobs take as long as those that are completed.
     """
     found = jobs(sweep) if any(True for name in _FILES for _ in sweep.glob(f"*/{name}")) else []
-    told = []
+    lines = []
     if failed := sum(job.status in ("failed", "diverged", "invalid") for job in found):
-        told.append(f"{failed} failed")
+        lines.append(f"{failed} failed")
     left = seconds_left(found, len(found) + not_begun(sweep, found), free=1)
     if left:
-        told.append(f"about {duration(left)} left ({clock(left)})")
-    return ", ".join(told)
+        lines.append(f"about {duration(left)} left ({clock(left)})")
+    return ", ".join(lines)
 
 
 def numbers(folder: Path, sweep: Path, choosing: bool = False) -> str:
@@ -147,8 +147,8 @@ def _accuracy(run: Run, comparison: Comparison) -> str:
     value, difference = run.metrics.get(comparison.group.accuracy), comparison.accuracy_difference
     if value is None or not comparison.group.is_quotable:
         return ""
-    told = f"{comparison.group.accuracy.replace('/', ' ')} {value:.4f}"
-    return told if difference is None else f"{told} ({difference:+.4f})"
+    text = f"{comparison.group.accuracy.replace('/', ' ')} {value:.4f}"
+    return text if difference is None else f"{text} ({difference:+.4f})"
 
 
 def _validated(run: Run) -> str:

@@ -157,31 +157,31 @@ def lines(sweep: Path) -> Iterator[str]:
     found = jobs(sweep)
     waiting = not_begun(sweep, found)
     counts = Counter(job.status for job in found)
-    told = [f"{counts[status]} {status}" for status in _ORDER if counts[status]]
+    lines = [f"{counts[status]} {status}" for status in _ORDER if counts[status]]
     if waiting:
-        told.append(f"{waiting} not begun" if read_planned(sweep) else f"at most {waiting} not begun")
+        lines.append(f"{waiting} not begun" if read_planned(sweep) else f"at most {waiting} not begun")
     left = seconds_left(found, len(found) + waiting)
     if left is not None:
-        told.append(f"about {duration(left)} left ({clock(left)})")
-    yield f"{sweep}: {', '.join(told)}"
+        lines.append(f"about {duration(left)} left ({clock(left)})")
+    yield f"{sweep}: {', '.join(lines)}"
     for job in found:
         if job.status != "completed":
             yield f"  {job.status:<11}  {job.folder.name}{_details(job)}"
 
 
 def _details(job: Job) -> str:
-    told = []
+    lines = []
     if job.progress:
-        told.append(job.progress)
+        lines.append(job.progress)
     if job.host:
-        told.append(f"on {job.host}")
+        lines.append(f"on {job.host}")
     if job.status == "running" and job.seconds is not None:
-        told.append(f"since {duration(job.seconds)}")
+        lines.append(f"since {duration(job.seconds)}")
     if job.silent > _SILENT and job.status == "running":
-        told.append(f"has written nothing for {duration(job.silent)}")
+        lines.append(f"has written nothing for {duration(job.silent)}")
     if job.error:
-        told.append(job.error)
-    return f": {', '.join(told)}" if told else ""
+        lines.append(job.error)
+    return f": {', '.join(lines)}" if lines else ""
 
 
 def clock(seconds: float) -> str:

@@ -94,8 +94,8 @@ def _spread(kind: str) -> Cell:
 
     def cell(metrics: dict, _) -> str:
         shares = [metrics.get(f"{kind}_spread_{part}") for part in ("within", "rounds", "runs")]
-        told = "|".join("-" if share is None else f"{share:.1%}"[:-1] for share in shares)
-        return told.removesuffix("|-") if told != "-|-|-" else "-"
+        text = "|".join("-" if share is None else f"{share:.1%}"[:-1] for share in shares)
+        return text.removesuffix("|-") if text != "-|-|-" else "-"
 
     return cell
 

@@ -109,8 +109,8 @@ def _warn_of_unseen(data: Data) -> None:
             more = f" and {len(unseen) - _MOST_LISTED} more" if len(unseen) > _MOST_LISTED else ""
             without[part] = ", ".join(unseen[:_MOST_LISTED]) + more
     if without:
-        told = "; ".join(f"no {part} image of class {names}" for part, names in without.items())
-        log.warning("%s: accuracies on these parts, and choices made by them, say nothing of these classes", told)
+        text = "; ".join(f"no {part} image of class {names}" for part, names in without.items())
+        log.warning("%s: accuracies on these parts, and choices made by them, say nothing of these classes", text)
 
 
 def _per_class(part) -> Counter[int]:

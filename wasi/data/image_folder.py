@@ -119,11 +119,11 @@ def refuse_unreadable(cfg_dataset, paths: Sequence[Path]) -> None:
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
         verdicts = zip(paths, pool.map(_verdict, paths), strict=True)
         bar = tqdm(verdicts, "checking images", len(paths), leave=False, disable=None)
-        told = [f"{path} cannot be read: {verdict}" for path, verdict in bar if verdict is not None]
-    if told:
-        more = [f"and {len(told) - _MOST_TOLD} more"] if len(told) > _MOST_TOLD else []
-        allowed = f"a folder whose images can all be read; {len(told)} of {len(paths)} cannot"
-        raise UserError("dataset.root", cfg_dataset["root"], allowed, "; ".join([*told[:_MOST_TOLD], *more]))
+        lines = [f"{path} cannot be read: {verdict}" for path, verdict in bar if verdict is not None]
+    if lines:
+        more = [f"and {len(lines) - _MOST_TOLD} more"] if len(lines) > _MOST_TOLD else []
+        allowed = f"a folder whose images can all be read; {len(lines)} of {len(paths)} cannot"
+        raise UserError("dataset.root", cfg_dataset["root"], allowed, "; ".join([*lines[:_MOST_TOLD], *more]))
 
 
 def _verdict(path: Path) -> str | None:

@@ -93,8 +93,8 @@ def spread_warning(name: str, rounds: Sequence[Sequence[float]], rounds_per_run:
         return None
     share, parts = s["iqr"] / s["p50"], spreads(rounds, rounds_per_run)
     words = {"within": "within rounds", "rounds": "between rounds", "runs": "between runs"}
-    told = "".join(f", {parts[part]:.0%} {where}" for part, where in words.items() if part in parts)
-    return f"{name}: wide spread, IQR is {share:.0%} of the median over {s['n']} samples (limit {WIDE:.0%}){told}"
+    text = "".join(f", {parts[part]:.0%} {where}" for part, where in words.items() if part in parts)
+    return f"{name}: wide spread, IQR is {share:.0%} of the median over {s['n']} samples (limit {WIDE:.0%}){text}"
 
 
 def paired_ratio(

@@ -158,8 +158,8 @@ class Comparison:
             return []
         most = max(len(side.by_seed(self.group.accuracy)) for side in (self.group, self.baseline))
         untested = self.pairing.without_scatter and self.pairing.p is None
-        told = [_ALIKE.format(self.pairing.n)] if untested else []
-        return [*told, _SHARED.format(self.pairing.n, most)] if 1 < self.pairing.n < most else told
+        lines = [_ALIKE.format(self.pairing.n)] if untested else []
+        return [*lines, _SHARED.format(self.pairing.n, most)] if 1 < self.pairing.n < most else lines
 
     def _about_baseline(self) -> list[str]:
         if self.baseline is None:
@@ -175,11 +175,11 @@ class Comparison:
             f"{_told(key, self.baseline)} (this row {show_option(key, self.group.options.get(key))})"
             for key in sorted(_differences(self.group, self.baseline))
         ]
-        told = [f"compared with a vanilla of {', '.join(differences)}"] if differences else []
+        lines = [f"compared with a vanilla of {', '.join(differences)}"] if differences else []
         timed = [cost for cost in COSTS if cost.timed and self._means(cost.metric)]
         if any(self.interval(cost) is None and not self._on_one_machine(cost) for cost in timed):
-            told.append("measured on another machine or device or with other threads than vanilla: no ratio of times")
-        return told
+            lines.append("measured on another machine or device or with other threads than vanilla: no ratio of times")
+        return lines
 
 
 def compare(block: Block) -> list[Comparison]:

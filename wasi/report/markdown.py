@@ -84,9 +84,9 @@ def _explained(blocks: list[tuple[Block, list[Comparison]]]) -> list[str]:
         if titles & {*names.split(", "), names.replace("Δ vanilla", "Δ baseline")}
     ]
     methods = meanings_of(group.method for block, _ in blocks for group in block.groups)
-    told = [f"**{escape(name)}**: {meaning}." for name, meaning in methods.items()]
+    lines = [f"**{escape(name)}**: {meaning}." for name, meaning in methods.items()]
     parts = ["## What the columns mean", _list(columns), _RATIO]
-    return [*parts, "## What the methods do", _list(told)] if told else parts
+    return [*parts, "## What the methods do", _list(lines)] if lines else parts
 
 
 def _table(fields: list[Field]) -> str:

@@ -52,9 +52,9 @@ def _busy(runs: Sequence[Run]) -> list[str]:
     shares = sorted(share for run in timed if (share := waited(run)) >= BUSY)
     if not shares:
         return []
-    told = " to ".join(dict.fromkeys(f"{share:.0%}" for share in (shares[0], shares[-1])))
+    text = " to ".join(dict.fromkeys(f"{share:.0%}" for share in (shares[0], shares[-1])))
     return [
-        f"busy machine: in {len(shares)} of {len(timed)} timed runs, threads waited for a processor {told} of their "
+        f"busy machine: in {len(shares)} of {len(timed)} timed runs, threads waited for a processor {text} of their "
         "time, as other processes had them; no time of these, and no ratio of times, is to be trusted"
     ]
 

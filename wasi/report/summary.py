@@ -81,8 +81,8 @@ def _not_to_be_quoted(groups: Sequence[Group]) -> list[str]:
     """A sentence if accuracies are left out as they mean nothing; else none."""
     reasons = dict.fromkeys(reason for group in groups for reason in unquotable(group.config))
     meant = " and ".join(f"{reason} ({_MEANT[reason]})" for reason in reasons)
-    told = "time, memory and FLOPs are as with real ones, accuracy says nothing"
-    return [f"{meant[0].upper()}{meant[1:]}: {told}. None is shown, and none may be quoted."] if reasons else []
+    text = "time, memory and FLOPs are as with real ones, accuracy says nothing"
+    return [f"{meant[0].upper()}{meant[1:]}: {text}. None is shown, and none may be quoted."] if reasons else []
 
 
 def _accuracy(names: list[str], comparisons: list[Comparison]) -> list[str]:
@@ -100,9 +100,9 @@ def _accuracy(names: list[str], comparisons: list[Comparison]) -> list[str]:
             interval = "" if comparison.pairing is None else comparison.pairing.interval_in_points
             intervals.append(interval)
             side.append(f"{name} ({100 * difference:+.2f} points{interval})")
-    told = [f"{', '.join(found)} {words}" for words, found in kinds.items() if found]
+    lines = [f"{', '.join(found)} {words}" for words, found in kinds.items() if found]
     meant = " (mean difference over seeds [its 95 % interval])" if any(intervals) else ""
-    return [f"In accuracy{meant}: {'; '.join(told)}."] if told else []
+    return [f"In accuracy{meant}: {'; '.join(lines)}."] if lines else []
 
 
 def _front(names: list[str], comparisons: list[Comparison]) -> list[str]:

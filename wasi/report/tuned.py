@@ -24,8 +24,8 @@ def tuned_value(job: Path) -> str | None:
 
 
 def _value(key: str, value: object, on_edge: bool) -> str:
-    told = f"{key.removeprefix('optimizer.')}={value}"
-    return f"{told} {EDGE}" if on_edge else told
+    text = f"{key.removeprefix('optimizer.')}={value}"
+    return f"{text} {EDGE}" if on_edge else text
 
 
 def tuning_lines(dirs: list[Path]) -> list[str]:

@@ -27,7 +27,7 @@ def collect(sweeps: list[Path], into: Path, row: str | None = None) -> list[str]
     """
     kept: dict[str, dict[str, Any]] = {}
     places: dict[str, Path] = {}  # the job's folder, by the name of the kept file
-    told = []
+    lines = []
     for sweep in sweeps:
         if not sweep.is_dir():
             raise UserError("SWEEP", sweep, "an existing folder")
@@ -38,20 +38,20 @@ def collect(sweeps: list[Path], into: Path, row: str | None = None) -> list[str]
                 content = read_result(path.parent, name)
                 if content is None or content.get("status") != "completed":
                     status = "cannot be read" if content is None else content.get("status", "no result of this program")
-                    told.append(f"left out {path.parent}: {status}")
+                    lines.append(f"left out {path.parent}: {status}")
                     continue
                 file_name = f"{path.parent.name}.json"
                 if places.get(file_name, path.parent) != path.parent:
-                    told.append(f"left out {places[file_name]}: {path.parent} is the same job")
+                    lines.append(f"left out {places[file_name]}: {path.parent} is the same job")
                 try:
                     found = kept_of(content)
                 except (KeyError, TypeError, AttributeError, UserError) as error:
-                    told.append(f"left out {path.parent}: damaged ({type(error).__name__}: {error})")
+                    lines.append(f"left out {path.parent}: damaged ({type(error).__name__}: {error})")
                     continue
                 kept[file_name] = found if row is None else found | {"row": row}
                 places[file_name] = path.parent
     if not kept:
-        left_out = f"; {', '.join(told)}" if told else ""
+        left_out = f"; {', '.join(lines)}" if lines else ""
         raise UserError("SWEEP", " ".join(map(str, sweeps)), f"a folder with a completed job below it{left_out}")
     try:
         into.mkdir(parents=True, exist_ok=True)
@@ -62,5 +62,5 @@ def collect(sweeps: list[Path], into: Path, row: str | None = None) -> list[str]
     for path in into.glob("*.json"):  # only what an earlier `collect` wrote is removed
         if row is None and path.name not in kept and is_kept(read_result(into, path.name)):
             path.unlink()
-            told.append(f"removed {path}: not among these jobs")
-    return told
+            lines.append(f"removed {path}: not among these jobs")
+    return lines

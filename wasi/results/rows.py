@@ -182,8 +182,8 @@ def refuse_mixtures(table: str, runs: list[Run]) -> None:
         several([select(run.provenance, key) for run in benches], f"{what} ({BENCH})")
     for run in benches:
         if waited(run) >= BUSY:
-            told = f"threads of {row_name(run.config)} waited {waited(run):.0%} of their time for a processor"
-            raise UserError("table", table, f"benchmarks of a machine that has nothing else to do; {told}")
+            text = f"threads of {row_name(run.config)} waited {waited(run):.0%} of their time for a processor"
+            raise UserError("table", table, f"benchmarks of a machine that has nothing else to do; {text}")
     for key in SHARED:
         several([select(run.config, key) for run in runs], key)
 

@@ -45,8 +45,8 @@ def _targets_sentence(table: Table) -> str | None:
     judged = {row.name: _judged(row, table) for row in candidates}
     meeting = [name for name, targets in judged.items() if all(target.met for target in targets)]
     if meeting:
-        told = [f"{name} meets the four targets at once: {_values(judged[name])}." for name in meeting]
-        return " ".join(told)
+        lines = [f"{name} meets the four targets at once: {_values(judged[name])}." for name in meeting]
+        return " ".join(lines)
     unknown = sorted({target.name for targets in judged.values() for target in targets if target.met is None})
     if unknown:
         return f"The four targets cannot be judged: not measured for every row: {', '.join(unknown)}."
@@ -84,8 +84,8 @@ def _accuracy(difference: Paired | None, baseline: str) -> Judged:
     interval = difference.interval
     bounds = "" if interval is None else f"; 95 % interval {100 * interval[0]:+.2f} to {100 * interval[1]:+.2f}"
     points = 100 * difference.difference
-    told = f"{points:+.2f} points against {baseline} (at least {-POINTS_BELOW}{bounds})"
-    return Judged("accuracy", told, points >= -POINTS_BELOW)
+    text = f"{points:+.2f} points against {baseline} (at least {-POINTS_BELOW}{bounds})"
+    return Judged("accuracy", text, points >= -POINTS_BELOW)
 
 
 def _speed_target(name: str, ratio: float | None, bound: float, whose: str) -> Judged:
@@ -98,8 +98,8 @@ def _memory(peak: float | None, least: float | None, rival: str) -> Judged:
     share = _quotient(peak, least)
     if share is None:
         return Judged("lean peak", "", None)
-    told = f"{share:.2f} of lean {rival}'s with unquantized weights (at most {SHARE_OF_LORA})"
-    return Judged("lean peak", told, share <= SHARE_OF_LORA)
+    text = f"{share:.2f} of lean {rival}'s with unquantized weights (at most {SHARE_OF_LORA})"
+    return Judged("lean peak", text, share <= SHARE_OF_LORA)
 
 
 def _quotient(value: float | None, by: float | None) -> float | None:

@@ -221,10 +221,10 @@ def _accuracies(content: dict) -> list[str]:
     """
     metrics = content["metrics"]
     names = ("val/acc", "test/acc", "test/balanced_acc" if "test/acc" in metrics else "val/balanced_acc")
-    told = [f"{name} {metrics[name]:.4f}" for name in names if name in metrics]
+    lines = [f"{name} {metrics[name]:.4f}" for name in names if name in metrics]
     classes = [found for found in content.get("classes", ()) if "recall" in found]
     worst = min(classes, key=lambda found: found["recall"], default=None)
-    return told if worst is None else [*told, f"lowest recall {worst['recall']:.4f} (class {worst['name']})"]
+    return lines if worst is None else [*lines, f"lowest recall {worst['recall']:.4f} (class {worst['name']})"]
 
 
 def _history(run: Run) -> list[dict]:

@@ -70,10 +70,10 @@ def with_less_memory(
             size = halved(cfg) if cfg.train.on_oom == "halve" and is_out_of_memory(error) else None
             if size is None:
                 raise
-            told = " ".join(f"{type(error).__name__}: {error}".split())
+            text = " ".join(f"{type(error).__name__}: {error}".split())
         collect_garbage()  # now that the frames of the failed attempt are gone
-        log.warning("out of memory, again with train.micro_batch_size=%d (train.on_oom=halve): %s", size, told)
-        on_smaller(size, told)
+        log.warning("out of memory, again with train.micro_batch_size=%d (train.on_oom=halve): %s", size, text)
+        on_smaller(size, text)
         cfg = with_micro_batch_size(cfg, size)
 
 

@@ -257,8 +257,8 @@ def run_id(sweep: str, fingerprint: str, attempt: int = 1) -> str:
     Args:
         attempt: a completed run that is trained again counts as another attempt, and gets another id.
     """
-    told = f"{sweep}\n{fingerprint}" if attempt == 1 else f"{sweep}\n{fingerprint}\n{attempt}"
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    text = f"{sweep}\n{fingerprint}" if attempt == 1 else f"{sweep}\n{fingerprint}\n{attempt}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def tags(cfg: DictConfig) -> list[str]:
@@ -279,12 +279,12 @@ def row_keys(cfg: DictConfig) -> dict[str, Any]:
 def layer_table(layers: list[dict]) -> tuple[list[str | int], list[list]]:
     """Return columns and rows for `layers` of result.json, with one column per mode for the activation ranks."""
     modes = max((len(layer.get("activation_ranks", ())) for layer in layers), default=0)
-    told = ["name", "type", "in_features", "out_features", "weight_rank"]
+    lines = ["name", "type", "in_features", "out_features", "weight_rank"]
     rows = []
     for layer in layers:
         ranks = list(layer.get("activation_ranks", ()))
-        rows.append([*(layer.get(key) for key in told), *ranks, *[None] * (modes - len(ranks))])
-    return [*told, *(f"activation_rank_{mode}" for mode in range(modes))], rows
+        rows.append([*(layer.get(key) for key in lines), *ranks, *[None] * (modes - len(ranks))])
+    return [*lines, *(f"activation_rank_{mode}" for mode in range(modes))], rows
 
 
 def _cloned_from_a_folder() -> bool:

@@ -60,8 +60,8 @@ class Fit:
         self.cfg, self.folder, self.tracker = cfg, folder, tracker
         self.per_epoch = num_batches(train, cfg.dataset.batch_size)
         if cfg.dataset.batch_size > len(train):
-            told = "dataset.batch_size=%d: there are %d training images, and a batch holds no more"
-            log.warning(told, cfg.dataset.batch_size, len(train))
+            text = "dataset.batch_size=%d: there are %d training images, and a batch holds no more"
+            log.warning(text, cfg.dataset.batch_size, len(train))
         self.total = step.total_steps = self.per_epoch * cfg.train.epochs
         filled = {"optimizer": step.optimizer, "total_steps": self.total, "steps_per_epoch": self.per_epoch}
         target_of("scheduler", cfg.scheduler, filled=filled)  # raises UserError for unknown options
@@ -183,16 +183,16 @@ class Fit:
             self.classes = len(found.counts)
             values |= found.metrics("val")
         if not all(isfinite(v) for v in values.values()):
-            told = ", ".join(f"{name} is {value}" for name, value in values.items() if not isfinite(value))
-            raise Diverged(f"after epoch {epoch + 1} {told}")
+            text = ", ".join(f"{name} is {value}" for name, value in values.items() if not isfinite(value))
+            raise Diverged(f"after epoch {epoch + 1} {text}")
         return values
 
     def _finish_epoch(self, epoch: int, values: dict[str, float]) -> None:
         progress = self.progress
         progress.epochs.append(values)
         progress.loss_sum, progress.count = 0.0, 0
-        told = ", ".join(f"{name.replace('/', ' ')} {value:.4f}" for name, value in values.items())
-        log.info("epoch %d/%d: %s", epoch + 1, self.cfg.train.epochs, told)
+        text = ", ".join(f"{name.replace('/', ' ')} {value:.4f}" for name, value in values.items())
+        log.info("epoch %d/%d: %s", epoch + 1, self.cfg.train.epochs, text)
         validated = {name: value for name, value in values.items() if name.startswith("val/")}
         if validated:
             self.tracker.log(progress.step, validated)

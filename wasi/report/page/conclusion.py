@@ -159,14 +159,14 @@ def _measured(rows: Sequence[Row]) -> Statement | None:
         return Statement(f"{len(rows)} rows. {_NOT_ONE_WORK}, and no row stands for the others.", "main")
     by = PEAK if any(row.comparison.is_spoilt(STEP) for row in rows) else STEP
     best = max(rows, key=lambda row: (row.accuracy or 0.0, -(row.cost(by) or math.inf), -row.key))
-    told = [
+    lines = [
         f"{_what(cost)} {significant(value, 3)} {TITLES[cost][1]}"
         for cost in (PEAK, STEP, INFERENCE)
         if (value := best.cost(cost)) is not None and not best.comparison.is_spoilt(cost)
     ]
     if best.accuracy is not None:
-        told.insert(0, f"{best.block.accuracy_title.lower()} {best.told_accuracy()}")
-    if not told:
+        lines.insert(0, f"{best.block.accuracy_title.lower()} {best.told_accuracy()}")
+    if not lines:
         return None
     others = [row.comparison for row in rows if not row.is_reference]
     alone = bool(others) and not any(comparison.of_vanilla for comparison in others)
@@ -176,7 +176,7 @@ def _measured(rows: Sequence[Row]) -> Statement | None:
     without = f" No saving is told, {why}." if alone else ""
     first = "Leanest is " if by is PEAK else "Fastest is "
     chosen = "" if len(rows) == 1 else "Most accurate is " if best.accuracy is not None else first
-    return Statement(f"{chosen}{best.told_name}: {'; '.join(told)}.{without}", "main")
+    return Statement(f"{chosen}{best.told_name}: {'; '.join(lines)}.{without}", "main")
 
 
 def _vanilla(one: Judged, judged: Sequence[Judged]) -> str:
@@ -186,12 +186,12 @@ def _vanilla(one: Judged, judged: Sequence[Judged]) -> str:
 
 def _told_difference(one: Judged) -> str:
     """The difference in accuracy as `−0.31 points, 95 % interval −1.10 to +0.48, 5 seeds`."""
-    told = f"{_points(one)} points"
+    text = f"{_points(one)} points"
     pairing = one.comparison.pairing
     seeds = len(one.row.group.trained) if pairing is None else pairing.n
     if pairing is not None and pairing.interval is not None:
-        told += ", 95 % interval {} to {}".format(*(signed(100 * bound) for bound in pairing.interval))
-    return told + (f", {seeds} seeds" if seeds > 1 else "")
+        text += ", 95 % interval {} to {}".format(*(signed(100 * bound) for bound in pairing.interval))
+    return text + (f", {seeds} seeds" if seeds > 1 else "")
 
 
 def _doubt(pairing: Paired | None) -> str:
@@ -224,7 +224,7 @@ def _costs(comparison: Comparison) -> str:
 
     Costs within noise, equal ones and spoilt times are named in brackets at the end.
     """
-    told: list[str] = []
+    lines: list[str] = []
     noisy: list[str] = []
     equal: list[str] = []
     spoilt: list[str] = []
@@ -239,10 +239,10 @@ def _costs(comparison: Comparison) -> str:
         elif abs(ratio - 1) < 0.005:
             equal.append(_what(cost))
         else:
-            told.append(f"{abs(1 - 1 / ratio):.0%} {(_SAVED if ratio > 1 else _LOST)[cost]} ({ratio_text(ratio)})")
-    if not told and not noisy and not equal:
+            lines.append(f"{abs(1 - 1 / ratio):.0%} {(_SAVED if ratio > 1 else _LOST)[cost]} ({ratio_text(ratio)})")
+    if not lines and not noisy and not equal:
         return "has no cost measured beside vanilla's" + (" but times of a busy machine" if spoilt else "")
-    words = f"takes {listed(told)}" if told else "saves nothing"
+    words = f"takes {listed(lines)}" if lines else "saves nothing"
     alike = {"within noise": noisy, "the same": equal, "not told, as the machine was busy": spoilt}
     rest = "; ".join(f"{listed(names)}: {how}" for how, names in alike.items() if names)
     return words + (f" ({rest})" if rest else "")
@@ -299,8 +299,8 @@ def _within_noise(judged: Sequence[Judged]) -> Statement | None:
     words = "is" if len(names) == 1 else "are"
     if len(names) > _MOST_NAMES:
         compared = sum(one.verdict is not None for one in judged)
-        told = f"{len(names)} of {compared} rows are within noise of vanilla's accuracy (≈ in the table)"
-        return Statement(f"{told}: no difference shown, nor ruled out.")
+        text = f"{len(names)} of {compared} rows are within noise of vanilla's accuracy (≈ in the table)"
+        return Statement(f"{text}: no difference shown, nor ruled out.")
     return Statement(f"Within noise of vanilla's accuracy {words} {listed(names)}: no difference shown, nor ruled out.")
 
 
@@ -308,8 +308,8 @@ def _differing(judged: Sequence[Judged]) -> Statement | None:
     differing = [one for one in judged if one.verdict == "differs"]
     sides = {"above": [one for one in differing if one.is_above], "below": [o for o in differing if not o.is_above]}
     named = {side: listed([_with_points(one) for one in ones]) for side, ones in sides.items() if ones}
-    told = [f"Accuracy {side} vanilla's: {names}." for side, names in named.items()]
-    return Statement(" ".join(told)) if told else None
+    lines = [f"Accuracy {side} vanilla's: {names}." for side, names in named.items()]
+    return Statement(" ".join(lines)) if lines else None
 
 
 def _with_points(one: Judged) -> str:

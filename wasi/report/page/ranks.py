@@ -66,8 +66,8 @@ def _weights(row: Row) -> list[dict[str, Any]]:
     for layer in _layers(row):
         rank, full = _mean(row, layer["name"], lambda other: other.get("weight_rank")), _full(layer)
         if rank is not None and full:
-            told = f"{rank:g} of {full}; {layer['in_features']} → {layer['out_features']}"
-            found.append(_cell(row, layer, rank / full, told))
+            text = f"{rank:g} of {full}; {layer['in_features']} → {layer['out_features']}"
+            found.append(_cell(row, layer, rank / full, text))
     return found
 
 
@@ -77,8 +77,8 @@ def _inputs(row: Row) -> list[dict[str, Any]]:
         rank = _mean(row, layer["name"], lambda other: (other.get("activation_ranks") or [None])[-1])
         ranks = layer.get("activation_ranks") or []
         if rank is not None and layer.get("in_features"):
-            told = f"{rank:g} of {layer['in_features']} features; {'×'.join(map(str, ranks))}, batch first"
-            found.append(_cell(row, layer, rank / layer["in_features"], told))
+            text = f"{rank:g} of {layer['in_features']} features; {'×'.join(map(str, ranks))}, batch first"
+            found.append(_cell(row, layer, rank / layer["in_features"], text))
     return found
 
 
