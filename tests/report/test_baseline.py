@@ -100,9 +100,19 @@ def test_another_scope_leaves_the_papers_accounting_without_ratio(tmp_path):
     assert comparison.ratio(PEAK) == pytest.approx(2.0)
 
 
-def test_vanilla_under_a_memory_policy_is_compared_with_plain_vanilla(tmp_path):
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"train.gradient_checkpointing": True},
+        {"train.memory": "lean"},
+        {"train.memory": "lean", "train.chunk_size": 4, "train.segment_size": 1, "train.storage": "float32"},
+        {"train.memory": "lean", "train.step_in_backward": True},
+        {"train.memory": "lean", "train.memory_budget_mib": 900},
+    ],
+)
+def test_vanilla_under_a_memory_policy_is_compared_with_plain_vanilla(policy, tmp_path):
     add(tmp_path, 0.8, 1.0, "vanilla")
-    add(tmp_path, 0.8, 0.4, "vanilla", options={"train.gradient_checkpointing": True})
+    add(tmp_path, 0.8, 0.4, "vanilla", options=policy)
     (block,) = blocks_of(read_runs([tmp_path])[0])
     ratios = [comparison.ratio(PEAK) for comparison in compare(block)]
     assert sorted(ratios, key=str) == [pytest.approx(2.5), None]

@@ -92,6 +92,17 @@ def lean_defaults(budget: float | None, device: str) -> dict[str, Any]:
     return {"chunk_size": 16, "chunk_mib": mib, "segment_size": 2, "storage": "bfloat16"}
 
 
+# Options that say how a step saves memory, by dotted key, with their values where it saves none.
+MEMORY_POLICY: dict[str, Any] = {
+    "train.memory": "plain",
+    "train.micro_batch_size": None,
+    "train.gradient_checkpointing": False,
+    "train.step_in_backward": False,
+    "train.memory_budget_mib": None,
+    **{f"train.{option}": None for option in lean_defaults(None, "cpu")},
+}
+
+
 def _defaults(parts: dict[str, dict[str, Any]]) -> list[tuple[str, str, Any]]:
     """List (section, option, the value that null stands for), where that is known without importing a library."""
     budget = parts.get("train", {}).get("memory_budget_mib")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from wasi.config.declared import is_reference
+from wasi.config.relevance import MEMORY_POLICY
 from wasi.report.benchmarks import is_of_a_step, step_options
 from wasi.report.columns import COSTS, PAPER, VALIDATION, Cost
 from wasi.report.groups import Block, Group, identity, unlike
@@ -17,7 +18,6 @@ _UNPAIRED = "other seeds than those of the row that it is compared with: tested 
 _SHARED = "difference over the {} seeds that both rows have, of {}"
 _ALIKE = "the difference is the same for all {} seeds, which gives a t-test no scatter: neither interval nor p"
 _MUST_AGREE = ("model.", "dataset.", "device.")
-_MEMORY_POLICY = {"train.micro_batch_size": None, "train.gradient_checkpointing": False, "train.memory": "plain"}
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ def _vanilla_for(group: Group, groups: list[Group]) -> Group | None:
     if is_reference(group.method):
         here = (g for g in candidates if g.hardware == group.hardware)
         if not _is_plain(group):
-            return next((g for g in here if _is_plain(g) and _differences(group, g) <= set(_MEMORY_POLICY)), group)
+            return next((g for g in here if _is_plain(g) and _differences(group, g) <= set(MEMORY_POLICY)), group)
         best = max(filter(_is_plain, here), key=_standing)
         return group if _optimizer(best) == _optimizer(group) else best
     return min(candidates, key=lambda g: _distance(group, g), default=None)
@@ -251,7 +251,7 @@ def _unlike_options(a: Group, b: Group) -> set[str]:
 
 
 def _is_plain(group: Group) -> bool:
-    return all(group.options.get(key, plain) == plain for key, plain in _MEMORY_POLICY.items())
+    return all(group.options.get(key, plain) == plain for key, plain in MEMORY_POLICY.items())
 
 
 def _differences(group: Group, vanilla: Group) -> set[str]:

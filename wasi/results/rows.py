@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from wasi.config.declared import reference
-from wasi.config.relevance import lean_defaults
+from wasi.config.relevance import MEMORY_POLICY
 from wasi.errors import UserError
 from wasi.measure.contention import BUSY
 from wasi.report.columns import PEAK, STEP, TEST, VALIDATION, Cost
@@ -25,7 +25,6 @@ from wasi.report.statistics import Paired
 from wasi.results.kept_result import SHARED
 
 _DEVICE = "device.name"  # a row may be trained on one kind of device and benchmarked on another
-_MEMORY_POLICY = {"train.memory", "train.step_in_backward"} | {f"train.{key}" for key in lean_defaults(None, "cpu")}
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ class Row:
 
     def differs_by_memory_only(self, other: "Row") -> bool:
         """Whether the two differ by nothing but how memory is saved."""
-        return unlike(self.group, other.group) <= _MEMORY_POLICY
+        return unlike(self.group, other.group) <= set(MEMORY_POLICY)
 
 
 @dataclass(frozen=True)
