@@ -91,6 +91,14 @@ def test_a_baseline_of_a_job_s_method_but_other_options_has_a_row(tmp_path):
     assert set(_series(jobs)) == {"vanilla, memory=lean", "vanilla", "wasi, memory=plain"}
 
 
+def test_a_baseline_is_recognised_as_a_job_on_a_machine_without_their_gpu(tmp_path):
+    vanilla = content(config("vanilla") | {"device": {"name": "auto"}}, VANILLA, VANILLA)
+    vanilla["baseline"]["config"] |= {"device": {"name": "auto"}}
+    vanilla["environment"]["device"] = "cuda:0"
+    write_sweep(tmp_path, [vanilla])
+    assert row(text(read_jobs(tmp_path)), "vanilla (baseline)") == []
+
+
 def test_jobs_are_told_apart_by_what_differs(tmp_path):
     write_sweep(
         tmp_path,

@@ -79,7 +79,7 @@ def by_block(jobs: Iterable[BenchJob]) -> list[list[BenchJob]]:
 def baseline_apart(jobs: list[BenchJob]) -> dict | None:
     """Return configuration and metrics of the first measured baseline; None if there is none or it is a job itself."""
     measured = next((job.content["baseline"] for job in jobs if (job.content["baseline"] or {}).get("metrics")), None)
-    if measured is None or any(identity(job.config) == identity(measured["config"]) for job in jobs):
+    if measured is None or any(identity(job.content["config"]) == identity(measured["config"]) for job in jobs):
         return None
     return measured
 
