@@ -103,7 +103,7 @@ def test_weights_take_room_only_while_they_are_read():
     assert sums == [float(layer.weight.detach().sum()) for layer in layers]
 
 
-def test_a_block_lets_go_after_its_forward_pass_until_weights_are_in_memory(monkeypatch):
+def test_a_block_releases_its_pages_after_its_forward_pass_until_weights_are_in_memory(monkeypatch):
     with mapped_weights():
         model = mapped.release_pages_after_each_block(small.build("timm_vit"))
     gone = []

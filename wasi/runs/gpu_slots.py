@@ -1,6 +1,6 @@
-"""Assigns a GPU or CPU place to each job when a launcher runs several side by side on one machine.
+"""Assigns a slot, a GPU or a share of the CPU cores, to each job when a launcher runs several on one machine.
 
-The sweep's process lists the places in an environment variable. A job's process takes one for as long as it lives,
+The sweep's process lists the slots in an environment variable. A job's process takes one for as long as it lives,
 since its CUDA context stays on the GPU where it was created.
 """
 
@@ -17,11 +17,11 @@ from filelock import FileLock, Timeout
 log = logging.getLogger(__name__)
 
 _VARIABLE = "WASI_PLACES"
-_SECONDS = 1.0  # between two attempts to find a free place
+_SECONDS = 1.0  # between two attempts to find a free slot
 
 
 def publish_gpu_slots(names: Sequence[str]) -> None:
-    """Offer places to the processes that this one starts.
+    """Offer slots to the processes that this one starts.
 
     Args:
         names: GPUs as CUDA_VISIBLE_DEVICES names them, or `cpu-N`.
@@ -31,9 +31,9 @@ def publish_gpu_slots(names: Sequence[str]) -> None:
 
 @cache
 def acquire_gpu_slot() -> str | None:
-    """Wait for a free place, keep it until the process ends, and return its name; None if no places are offered.
+    """Wait for a free slot, keep it until the process ends, and return its name; None if no slots are offered.
 
-    If it is a GPU, CUDA sees this one alone from then on, so call this before CUDA is initialised. A place is locked
+    If it is a GPU, CUDA sees this one alone from then on, so call this before CUDA is initialised. A slot is locked
     for all sweeps of this user on this machine, not only for the one that offers it.
     """
     names = [name for name in os.environ.get(_VARIABLE, "").split(",") if name]
@@ -59,9 +59,9 @@ def _wait_for_one(names: Sequence[str]) -> str:
             _held.append(lock)
             return name
         if not waits:
-            log.info("waiting for one of %d places on this machine", len(names))
+            log.info("waiting for one of %d slots on this machine", len(names))
             waits = True
         time.sleep(_SECONDS)
 
 
-_held: list[FileLock] = []  # locks of the places taken, until the process ends
+_held: list[FileLock] = []  # locks of the slots taken, until the process ends

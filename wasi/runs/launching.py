@@ -23,7 +23,7 @@ _launched: list[Path] = []  # folders of the current sweep's jobs, also of those
 
 
 def prepare_launcher(config: DictConfig) -> None:
-    """Set the environment of the jobs' processes: where the code is, and which GPUs or CPU places they share.
+    """Set the environment of the jobs' processes: where the code is, and which GPUs or CPU slots they share.
 
     Raises:
         UserError: the launcher's package is not installed, more jobs than GPUs are to run at a time, or Slurm is
@@ -81,5 +81,5 @@ def _share_out(config: DictConfig, name: str) -> None:
         raise UserError("hydra.launcher.n_jobs", jobs, f"at most {len(gpus)} here, one for each GPU")
     if gpus:
         publish_gpu_slots(gpus)
-    elif name == "SubmititLocal":  # it starts all jobs at once; those without a place wait
+    elif name == "SubmititLocal":  # it starts all jobs at once; those without a slot wait
         publish_gpu_slots([f"cpu-{number}" for number in range(places)])

@@ -41,7 +41,8 @@ class SubspaceIteration:
     `K`, and their `L` is made orthonormal again. For optimizers with state, factors are ordinary parameters.
 
     Attributes:
-        layers: all low-rank layers; folding: those with coordinates; tangent: those that take tangent steps.
+        layers: all low-rank layers; tangent: those that take tangent steps.
+        coordinate_layers: those that step on coordinates (`FactoredLinear.C`).
         truncating: the `SvdLinear` layers, whose weights are truncated to rank `K` after every step.
     """
 
