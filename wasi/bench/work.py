@@ -89,7 +89,7 @@ class Work:
         return contention.share(self._ran, self._waited)
 
     def count(self) -> dict[str, float]:
-        """Return FLOPs, stored inputs and parameters (`wasi.measure.run.counts`); runs further training steps."""
+        """Return FLOPs, stored inputs and parameters (`wasi.measure.run.counts`); runs one more training step."""
         from wasi.measure.run import counts  # imported here, so that it does not add to the resident memory
 
         step, images = self.subject.step, self.subject.images()
