@@ -29,7 +29,7 @@ def every(errors):
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("budget", [12, 17, 23, 31, 40, 60])
-def test_no_ranks_of_its_cost_do_less_damage(seed, budget):
+def test_no_ranks_of_its_cost_give_a_smaller_error(seed, budget):
     errors = spectra(seed)
     ranks = allocate(errors, COSTS, budget)
     cost = price(ranks, COSTS)
@@ -48,7 +48,7 @@ def test_at_equal_costs_it_is_the_best_under_the_budget(seed, budget):
 
 
 @pytest.mark.parametrize("budget", [60, 75, 110])
-def test_in_steps_no_ranks_of_its_cost_do_less_damage(budget):
+def test_in_steps_no_ranks_of_its_cost_give_a_smaller_error(budget):
     errors, steps = spectra(0, lengths=(9, 6, 11)), [4, 1, 4]
     ranks = allocate(errors, COSTS, budget, steps)
     cost = price(ranks, COSTS)

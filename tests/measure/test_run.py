@@ -37,3 +37,14 @@ def test_every_metric_is_explained(memory, compose_config):
     step = build_step(applied("timm_vit", "wasi"), lambda x: x.float() / 255, cfg)
     found = measure_run(cfg, make("wasi"), step, (images, torch.arange(8) % 5), ())
     assert len(found) > 15 and found.keys() <= set(re.findall(r"`(\w+/\w+)`", DOCUMENT.read_text()))
+
+
+def test_a_run_measured_later_counts_no_first_step(compose_config):
+    """GaLore computes its projection in the first step, by an SVD of the gradient that later steps do without."""
+    pytest.importorskip("galore_torch")
+    cfg = compose_config("method=vanilla", "optimizer=galore", "optimizer.rank=4")
+    batch = torch.zeros(4, 3, 16, 16, dtype=torch.uint8), torch.arange(4)
+    steps = [build_step(applied("timm_vit", "vanilla"), lambda x: x.float(), cfg) for _ in range(2)]
+    steps[0](*batch)
+    trained, later = (measure_run(cfg, make("vanilla"), s, batch, t) for s, t in zip(steps, ([0.1], ()), strict=True))
+    assert trained["flops/train_subspace"] == later["flops/train_subspace"] > 0

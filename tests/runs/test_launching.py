@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from hydra_plugins.launchers import _Launcher, _lost
 from wasi.config import hardware
 from wasi.errors import UserError
-from wasi.runs import gpu_slots, launching
+from wasi.runs import job_slots, launching
 from wasi.runs.launching import prepare_launcher
 from wasi.runs.result import write_json
 from wasi.runs.sweep import SweepCallback
@@ -86,7 +86,7 @@ def test_slurm_where_there_is_none_is_one_line(config, monkeypatch, tmp_path):
         prepare_launcher(cfg)
 
 
-TAKE = "import os, sys; from wasi.runs.gpu_slots import acquire_gpu_slot; acquire_gpu_slot()\n"
+TAKE = "import os, sys; from wasi.runs.job_slots import acquire_job_slot; acquire_job_slot()\n"
 TAKE += "print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); sys.stdin.read()"
 
 
@@ -110,9 +110,9 @@ def test_no_two_processes_have_one_gpu_and_a_third_waits(tmp_path):
 
 def test_where_nothing_is_offered_nothing_is_taken(monkeypatch):
     monkeypatch.delenv("WASI_PLACES", raising=False)
-    gpu_slots.acquire_gpu_slot.cache_clear()
-    assert gpu_slots.acquire_gpu_slot() is None
-    gpu_slots.acquire_gpu_slot.cache_clear()
+    job_slots.acquire_job_slot.cache_clear()
+    assert job_slots.acquire_job_slot() is None
+    job_slots.acquire_job_slot.cache_clear()
 
 
 class _Answers(_Launcher):

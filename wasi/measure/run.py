@@ -53,10 +53,12 @@ def measure_run(
     Args:
         method: the one that was applied; it defines how the model is deployed.
         batch: a whole training batch as the loader gives it (uint8 images, labels).
-        step_seconds: durations of the training's own whole steps.
+        step_seconds: durations of the training's own whole steps; empty if `step` has not run yet.
     """
     images, labels = step.prepare(*batch)
     normalised = step.normalize(batch[0].to(step.device))
+    if not step_seconds:  # a trained run that is measured later: a first step does more, as projecting anew (GaLore)
+        step(images, labels)
     metrics = {
         **counts(method, step, cfg.method.scope, (images, labels), normalised),
         **times(step, images, labels, step_seconds, cfg.device.compile),

@@ -29,8 +29,8 @@ from wasi.models.weights_file import damaged
 from wasi.runs.command import continue_with
 from wasi.runs.ending import Ending, ending_of, print_error, tell
 from wasi.runs.fail_fast import enough_failures
-from wasi.runs.gpu_slots import acquire_gpu_slot
 from wasi.runs.inputs import check_inputs
+from wasi.runs.job_slots import acquire_job_slot
 from wasi.runs.lock import folder_lock
 from wasi.runs.out_of_memory import with_less_memory
 from wasi.runs.processes import Others, check_processes, follow
@@ -102,7 +102,7 @@ def run_job(cfg: DictConfig, body: AnyBody, performer: Perform | None = None) ->
     main = threading.current_thread() is threading.main_thread()
     try:
         with interruptible() if main else nullcontext():
-            acquire_gpu_slot()
+            acquire_job_slot()
             with folder_lock(folder) as alone:
                 ending = (performer or perform)(cfg, folder, body) if alone else _taken(folder)
     except Interrupted as stop:

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from wasi.config.hardware import jobs_side_by_side, visible_gpus
 from wasi.errors import UserError
 from wasi.optional import optional
-from wasi.runs.gpu_slots import publish_gpu_slots
+from wasi.runs.job_slots import publish_job_slots
 
 _PLUGINS = {  # the module of Hydra's launcher behind each class of hydra_plugins/launchers.py
     "Joblib": "hydra_plugins.hydra_joblib_launcher._core",
@@ -80,6 +80,6 @@ def _share_out(config: DictConfig, name: str) -> None:
     if gpus and jobs is not None and not 1 <= jobs <= len(gpus):
         raise UserError("hydra.launcher.n_jobs", jobs, f"at most {len(gpus)} here, one for each GPU")
     if gpus:
-        publish_gpu_slots(gpus)
+        publish_job_slots(gpus)
     elif name == "SubmititLocal":  # it starts all jobs at once; those without a slot wait
-        publish_gpu_slots([f"cpu-{number}" for number in range(places)])
+        publish_job_slots([f"cpu-{number}" for number in range(places)])

@@ -20,7 +20,7 @@ _VARIABLE = "WASI_PLACES"
 _SECONDS = 1.0  # between two attempts to find a free slot
 
 
-def publish_gpu_slots(names: Sequence[str]) -> None:
+def publish_job_slots(names: Sequence[str]) -> None:
     """Offer slots to the processes that this one starts.
 
     Args:
@@ -30,7 +30,7 @@ def publish_gpu_slots(names: Sequence[str]) -> None:
 
 
 @cache
-def acquire_gpu_slot() -> str | None:
+def acquire_job_slot() -> str | None:
     """Wait for a free slot, keep it until the process ends, and return its name; None if no slots are offered.
 
     If it is a GPU, CUDA sees this one alone from then on, so call this before CUDA is initialised. A slot is locked
