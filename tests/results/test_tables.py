@@ -98,6 +98,17 @@ def test_a_row_that_meets_every_target_is_named(kept):
     assert "No other row is better than every WASI row" in told
 
 
+def test_a_row_of_one_seed_on_the_front_is_marked(tmp_path):
+    _sweep(tmp_path / "sweep")
+    collect([tmp_path / "sweep"], tmp_path / "t")
+    for path in (tmp_path / "t").glob("*.json"):
+        content = json.loads(path.read_text())
+        if (content["row"], content["kind"]) == ("wasi_0.8_lean", "run") and content["seed"]:
+            path.unlink()
+    told = " ".join(sentences(table_of("t", read_kept(tmp_path / "t"))))
+    assert "of the WASI rows, wasi_0.8 and wasi_0.8_lean (one seed) are on the Pareto front" in told
+
+
 def test_an_interval_that_reaches_beyond_the_target_of_accuracy_is_told(tmp_path):
     _sweep(tmp_path / "other", wasi_below=0.0142)
     collect([tmp_path / "other"], tmp_path / "u")

@@ -116,11 +116,16 @@ def _rivals_sentence(table: Table) -> str | None:
     rivals = [o.name for o in others if o.point and all(better_everywhere(o.point, point) for point in points)]
     if rivals:
         return f"{listed(rivals)} {'is' if len(rivals) == 1 else 'are'} better than {what}."
-    front = [row.name for row in ours if row.name in table.front]
+    front = [_with_seeds(row) for row in ours if row.name in table.front]
     without = f"; yet no {title(is_subject)} row is on the Pareto front"
     are = "is" if len(front) == 1 else "are"
     tail = f"; of the {title(is_subject)} rows, {listed(front)} {are} on the Pareto front" if front else without
     return f"No other row is better than {what}{tail}."
+
+
+def _with_seeds(row: Row) -> str:
+    """The row's name, and that it is of one seed, which cannot tell a small difference from noise."""
+    return row.name if len(row.accuracies) > 1 else f"{row.name} (one seed)"
 
 
 def _memory_sentence(table: Table) -> str | None:
