@@ -71,7 +71,7 @@ def test_with_validation_on_the_test_split_both_are_equal(tmp_path, compose_conf
 
 def test_a_sweeper_is_told_validation_accuracy(tmp_path, monkeypatch, compose_config):
     runtime = SimpleNamespace(output_dir=str(tmp_path))
-    hydra_cfg = SimpleNamespace(runtime=runtime, mode=RunMode.MULTIRUN, callbacks={})
+    hydra_cfg = SimpleNamespace(runtime=runtime, mode=RunMode.MULTIRUN, callbacks={"sweep": {"fail_fast": None}})
     monkeypatch.setattr(module.HydraConfig, "get", lambda: hydra_cfg)
 
     def performed(cfg, folder, body):

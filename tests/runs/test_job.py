@@ -383,7 +383,8 @@ def test_a_refused_run_leaves_the_checkpoint_of_another_in_its_folder_usable(tmp
 
 
 def test_a_folder_that_another_process_had_is_dealt_with_when_the_sweep_comes_to_it_again(tmp_path, cfg, monkeypatch):
-    hydra_cfg = SimpleNamespace(runtime=SimpleNamespace(output_dir=str(tmp_path)), mode=RunMode.MULTIRUN)
+    runtime, callbacks = SimpleNamespace(output_dir=str(tmp_path)), {"sweep": {"fail_fast": None}}
+    hydra_cfg = SimpleNamespace(runtime=runtime, mode=RunMode.MULTIRUN, callbacks=callbacks)
     monkeypatch.setattr(module.HydraConfig, "get", lambda: hydra_cfg)
     monkeypatch.setattr(module, "enough_failures", lambda _: None)
     monkeypatch.setattr(module, "_ended_folders", set())
