@@ -45,6 +45,6 @@ def test_a_run_measured_later_counts_no_first_step(compose_config):
     cfg = compose_config("method=vanilla", "optimizer=galore", "optimizer.rank=4")
     batch = torch.zeros(4, 3, 16, 16, dtype=torch.uint8), torch.arange(4)
     steps = [build_step(applied("timm_vit", "vanilla"), lambda x: x.float(), cfg) for _ in range(2)]
-    steps[0](*batch)
+    steps[0](*steps[0].prepare(*batch))
     trained, later = (measure_run(cfg, make("vanilla"), s, batch, t) for s, t in zip(steps, ([0.1], ()), strict=True))
     assert trained["flops/train_subspace"] == later["flops/train_subspace"] > 0

@@ -68,6 +68,33 @@ def test_the_parts_of_a_profiled_step_are_explained(tmp_path):
     assert "Attention: scores" in text and "Rest: dense products" in text and "Decompositions" not in text
 
 
+def _tooltips(node, values):
+    """The fields that each tooltip in a Vega-Lite specification shows, with the data that it has them from."""
+    if isinstance(node, dict):
+        values = node.get("data", {}).get("values", values)
+        shown = node.get("encoding", {}).get("tooltip", [])
+        yield from [([entry["field"] for entry in shown], values)] if isinstance(shown, list) and shown else []
+        for inside in node.values():
+            yield from _tooltips(inside, values)
+    elif isinstance(node, list):
+        for inside in node:
+            yield from _tooltips(inside, values)
+
+
+@pytest.mark.parametrize(
+    "section",
+    [accuracy.section, epochs.curves, epochs.stability, parts.memory, parts.time, ranks.section]
+    + [thresholds.time, thresholds.savings],
+)
+def test_every_field_of_a_tooltip_is_in_the_data(tmp_path, section):
+    for name, epsilon in (("vanilla", None), ("wasi", 0.4), ("wasi", 0.8)):
+        rich(tmp_path, name=name, epsilon=epsilon)
+    found = [tip for figure in section(rows(tmp_path)).figures for tip in _tooltips(figure.spec, [])]
+    assert found
+    for fields, values in found:
+        assert set(fields) <= set().union(*values), set(fields) - set().union(*values)
+
+
 def test_every_section_stands_where_its_data_exist_and_its_figures_compile(tmp_path):
     vl_convert = pytest.importorskip("vl_convert")
     for name, epsilon in (("vanilla", None), ("wasi", 0.4), ("wasi", 0.8)):

@@ -1,7 +1,6 @@
 """The cost metrics of a finished run, measured with this package's other modules."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from math import prod
 
 import torch
@@ -87,7 +86,7 @@ def counts(
     found = {
         **count_parameters(step.model),
         **paper_accounting(step.model, scope, normalised, len(normalised)),
-        **flops(step, *batch, normalised, stored),
+        **step_flops(step, *batch, normalised, subspace_work(step), stored),
     }
     found["memory/stored_inputs_mib"] = stored.mib
     with method.deployed(step.model):
@@ -110,15 +109,9 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
     }
 
 
-def flops(
-    step: TrainStep,
-    images: Tensor,
-    labels: Tensor,
-    normalised: Tensor,
-    observer: AbstractContextManager | None = None,
-) -> dict[str, int]:
+def flops(step: TrainStep, images: Tensor, labels: Tensor, normalised: Tensor) -> dict[str, int]:
     """Return the FLOPs of a whole step, which is run and trains the model; see `step_flops`."""
-    return step_flops(step, images, labels, normalised, subspace_work(step), observer)
+    return step_flops(step, images, labels, normalised, subspace_work(step))
 
 
 def times(

@@ -279,12 +279,12 @@ def row_keys(cfg: DictConfig) -> dict[str, Any]:
 def layer_table(layers: list[dict]) -> tuple[list[str | int], list[list]]:
     """Return columns and rows for `layers` of result.json, with one column per mode for the activation ranks."""
     modes = max((len(layer.get("activation_ranks", ())) for layer in layers), default=0)
-    lines = ["name", "type", "in_features", "out_features", "weight_rank"]
+    fields = ["name", "type", "in_features", "out_features", "weight_rank"]
     rows = []
     for layer in layers:
         ranks = list(layer.get("activation_ranks", ()))
-        rows.append([*(layer.get(key) for key in lines), *ranks, *[None] * (modes - len(ranks))])
-    return [*lines, *(f"activation_rank_{mode}" for mode in range(modes))], rows
+        rows.append([*(layer.get(key) for key in fields), *ranks, *[None] * (modes - len(ranks))])
+    return [*fields, *(f"activation_rank_{mode}" for mode in range(modes))], rows
 
 
 def _cloned_from_a_folder() -> bool:

@@ -251,7 +251,7 @@ def _trained(cfg: DictConfig, sizes: ModelSizes) -> float:
         return 4 * (rest * 3 + trained)
     if kind == "SGD":
         states = int(bool(optimizer.get("momentum")))
-    else:  # of torch's optimizers none has more but with these options
+    else:  # of torch's optimizers none but LBFGS has more, other than with these options
         states = 2 + bool(optimizer.get("amsgrad") or optimizer.get("centered"))
     return 4 * (rest + trained) * (1 + states)
 

@@ -91,7 +91,7 @@ def _time_of(row: Row) -> list[dict[str, Any]]:
 
 def _part(row: Row, kind: str, part: Key, value: float | None, unit: str) -> dict[str, Any]:
     text = f"{significant(value)} {unit}"
-    return row.datum(line=axis_name(row), kind=kind, part=part.label, x=value, text=text)
+    return row.datum(line=axis_name(row), kind=kind, part=part.label, x=value, told=text)
 
 
 def _legend(parts: Iterable[Key], values: list[dict]) -> list[Key]:
