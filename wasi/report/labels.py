@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _DIRECTIONS = [(0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1)]
-_GAPS = (2.0, 6.0, 11.0, 17.0, 24.0, 32.0)  # points between a marker's rim and its text
+_GAPS = (2.0, 6.0, 11.0, 17.0, 24.0, 32.0, 42.0, 54.0)  # points between a marker's rim and its text
 _LED_FROM = 11.0  # from this gap on, a thin line joins a text to its point
 _PADDING = 1.0  # points around a text
 _MARGIN = 2.0  # points between a text and the panel's sides
@@ -79,6 +79,7 @@ def place(ax, labels: list[Label]) -> list:
     markers = [Box.around(x, y, size, size) for (x, y), size in zip(centres, sizes, strict=True)]
     lines, frame = _line_pixels(ax), Box(*ax.bbox.extents)
     taken: list[Box] = []
+    leads = _NO_POINTS  # of the texts placed so far
     placed = []
     for label, centre, size in zip(labels, centres, sizes, strict=True):
         if label.text is None:
@@ -89,14 +90,14 @@ def place(ax, labels: list[Label]) -> list:
         for near, at, gap in _places(centre, size, extent.width, extent.height, pixel):
             box = at.shifted_into(frame, _MARGIN * pixel)
             lead = _between(box.middle, centre) if gap >= _LED_FROM else _NO_POINTS
-            crossed = sum(other.holds_any(lead) for other in taken)
+            crossed = sum(other.holds_any(lead) for other in taken) + box.holds_any(leads)
             clash = _clash(box, frame, taken, markers, lines)
             candidates.append((near + clash + _ON_TEXT * crossed, box, lead))
         _, box, lead = min(candidates, key=lambda candidate: candidate[0])
         text.set_position(((box.middle - centre) / pixel).tolist())
         text.arrow_patch.set_visible(len(lead) > 0)
         taken.append(box)
-        lines = np.concatenate([lines, lead])
+        leads = np.concatenate([leads, lead])
         placed.append(text)
     return placed
 
