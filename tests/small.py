@@ -8,6 +8,9 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from wasi.config.declared import method_names
+from wasi.measure.flops import step_flops
+from wasi.measure.run import subspace_work
+from wasi.training.step import TrainStep
 
 CLASSES = 5
 
@@ -66,6 +69,11 @@ def method(name: str, scope: str = "all", epsilon: float = 0.8, **options):
     section = {key: value for key, value in section.items() if key not in options}
     cfg = OmegaConf.create({"seed": 0, "rank": rank, "method": section})
     return instantiate(cfg.method, _partial_=True, _convert_="all")(**options)
+
+
+def flops(step: TrainStep, images: torch.Tensor, labels: torch.Tensor) -> dict[str, int]:
+    """Of a whole step, which trains the model, on images that are normalised already."""
+    return step_flops(step, images, labels, images, subspace_work(step))
 
 
 def applied(model_name: str, method_name: str, dtype: torch.dtype = torch.float32, **options) -> nn.Module:

@@ -12,8 +12,8 @@ from tests import small
 from wasi.measure.dispatch_flops import flop_counter
 from wasi.measure.flops import inference_flops, step_flops
 from wasi.measure.forward_flops import forward_flops
-from wasi.measure.run import flops, subspace_work
-from wasi.measure.stored_inputs import StoredInputs, stored_inputs_mib
+from wasi.measure.run import subspace_work
+from wasi.measure.stored_inputs import StoredInputs
 from wasi.models.modes import eval_mode, without_fast_path
 from wasi.training.checkpointing import checkpoint_blocks
 from wasi.training.lean import LeanStep
@@ -33,13 +33,9 @@ def build(model: str, name: str, scope: str = "all", optimizer=torch.optim.SGD, 
     return make(net, optimizer(trainable, lr=1e-3), lambda x: x, 2.0, **options), images, labels
 
 
-def flops_of(step, images, labels) -> dict[str, int]:
-    return flops(step, images, labels, images)
-
-
 def counts(model: str, name: str, **options) -> dict[str, int]:
     step, images, labels = build(model, name, **options)
-    return flops_of(step, images, labels)
+    return small.flops(step, images, labels)
 
 
 def vit_micro():
@@ -100,7 +96,7 @@ def test_every_form_of_a_product():
 @pytest.mark.parametrize("model", small.MODELS)
 def test_vanilla_forward_and_backward_apart(model):
     step, images, labels = build(model, "vanilla")
-    found = flops_of(step, images, labels)
+    found = small.flops(step, images, labels)
     net = step.model
     with flop_counter() as counter:
         loss = F.cross_entropy(net(images), labels)
@@ -112,7 +108,7 @@ def test_vanilla_forward_and_backward_apart(model):
 @pytest.mark.parametrize("name", small.METHODS)
 def test_phases_sum_to_the_step(name):
     step, images, labels = build("timm_vit", name)
-    found = flops_of(step, images, labels)
+    found = small.flops(step, images, labels)
     phases = [found[f"flops/train_{phase}"] for phase in ("forward", "backward", "subspace")]
     assert sum(phases) == found["flops/train_step"] == counted(lambda: step(images, labels))
     assert (phases[2] > 0) == (name in ("wasi", "wsi", "asi"))
@@ -176,7 +172,7 @@ def test_checkpointing_counts_as_backward(model, name):
     step, images, labels = build(model, name)
     once = counted(lambda: step.model.train()(images))
     checkpoint_blocks(step.model)
-    found = flops_of(step, images, labels)
+    found = small.flops(step, images, labels)
     more = {key: found[key] - before[key] for key in found}
     assert 0.3 * once < more["flops/train_step"] < once
     assert more["flops/train_backward"] > 0.3 * before["flops/train_forward"]
@@ -237,8 +233,9 @@ def test_a_function_that_a_trace_cannot_see_into_is_told(caplog):
 def test_one_step_serves_both_the_work_and_the_stored_inputs(model, name, lean):
     options = dict(make=LeanStep, chunk_size=3, segment_size=1, storage=torch.float32) if lean else {}
     work, alone = counts(model, name, **options), build(model, name, **options)
-    kept = stored_inputs_mib(alone[0].model, "all", *alone)
+    with StoredInputs(alone[0].model, "all") as kept:
+        alone[0](*alone[1:])
     step, images, labels = build(model, name, **options)
     observer = StoredInputs(step.model, "all")
     assert step_flops(step, images, labels, images, subspace_work(step), observer) == work
-    assert observer.mib == kept
+    assert observer.mib == kept.mib

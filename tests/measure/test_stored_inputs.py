@@ -7,7 +7,7 @@ from torch import nn
 from tests import small
 from wasi.layers.activation import TuckerState
 from wasi.measure.accounting import paper_accounting
-from wasi.measure.stored_inputs import stored_inputs_mib
+from wasi.measure.stored_inputs import StoredInputs
 from wasi.methods.selection import ActivationRanks
 from wasi.training.checkpointing import checkpoint_blocks
 from wasi.training.lean import LeanStep
@@ -22,7 +22,9 @@ def stored(model, scope="mlp", make=TrainStep, **options) -> float:
     images, labels = small.batch(BATCH)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     step = make(model, optimizer, lambda x: x, **options)
-    return stored_inputs_mib(model, scope, step, images, labels)
+    with StoredInputs(model, scope) as saved:
+        step(images, labels)
+    return saved.mib
 
 
 def accounted(model, scope="mlp") -> float:

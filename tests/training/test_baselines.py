@@ -5,11 +5,10 @@ import io
 import pytest
 import torch
 
-from tests.small import applied, batch
+from tests.small import applied, batch, flops
 from wasi.config.validate import validate
 from wasi.errors import UserError
 from wasi.measure.memory import train_peak
-from wasi.measure.run import flops
 from wasi.models.structure import linear_sites
 from wasi.training.build_step import build_step
 
@@ -87,13 +86,13 @@ def test_projecting_is_subspace_work(projected, compose_config):
     pytest.importorskip(PACKAGES[projected])
     images, labels = batch()
     step = stepper(compose_config, projected, applied("timm_vit", "vanilla"), "optimizer.rank=4")
-    first, second = (flops(step, images, labels, images)["flops/train_subspace"] for _ in range(2))
+    first, second = (flops(step, images, labels)["flops/train_subspace"] for _ in range(2))
     sites = linear_sites(step.model, "all")
     products = 2 if projected == "galore" else 1
     assert second == products * 2 * 4 * sum(site.in_features * site.out_features for site in sites)
     assert first > second or projected == "apollo"  # whose projection is drawn at random
     plain = stepper(compose_config, "adamw", applied("timm_vit", "vanilla"))
-    assert flops(plain, images, labels, images)["flops/train_subspace"] == 0
+    assert flops(plain, images, labels)["flops/train_subspace"] == 0
 
 
 def test_eight_bit_moments_are_counted_as_bytes(compose_config):

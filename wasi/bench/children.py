@@ -69,23 +69,11 @@ class Child:
         Raises:
             ChildFailed: the call failed, or the process died.
         """
-        self.send(do, **arguments)
-        return self.receive()
-
-    def send(self, do: str, **arguments: Any) -> None:
-        """Send a request whose answer `receive` returns; `close` kills a process that has not answered yet."""
-        self._waiting = True
+        self._waiting = True  # until the answer is there, `close` kills the process
         try:
             print(json.dumps({"do": do, **arguments}), file=self._to, flush=True)
-        except BrokenPipeError:
-            raise self._died() from None
-
-    def receive(self) -> Any:
-        """Wait for the answer to the latest request; raises as `ask` does."""
-        line = self._from.readline()
-        try:
-            answer = json.loads(line)
-        except ValueError:
+            answer = json.loads(self._from.readline())
+        except (BrokenPipeError, ValueError):  # ValueError: an empty or partial line
             raise self._died() from None
         self._waiting = False
         if "ok" not in answer:

@@ -109,11 +109,6 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
     }
 
 
-def flops(step: TrainStep, images: Tensor, labels: Tensor, normalised: Tensor) -> dict[str, int]:
-    """Return the FLOPs of a whole step, which is run and trains the model; see `step_flops`."""
-    return step_flops(step, images, labels, normalised, subspace_work(step))
-
-
 def times(
     step: TrainStep, images: Tensor, labels: Tensor, step_seconds: Sequence[float], compiled: bool = False
 ) -> dict[str, float]:

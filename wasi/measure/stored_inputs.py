@@ -6,7 +6,7 @@ where the accounting differs from what happens:
 - it counts the input of packed query, key and value three times; here a shared storage counts once;
 - it counts core and bases only; here, what a layer saves for an update of its bases counts, too;
 - it counts an input for every dense layer; a frozen layer saves none;
-- it does not consider checkpointing, `lean` or accumulation, with which less is saved (see `stored_inputs_mib`).
+- it does not consider checkpointing, `lean` or accumulation, with which less is saved (see `StoredInputs`).
 """
 
 import weakref
@@ -26,29 +26,15 @@ from wasi.models.structure import linear_sites
 _MIB = 1024**2
 
 
-def stored_inputs_mib(
-    model: nn.Module, scope: str, step: Callable[[Tensor, Tensor], object], images: Tensor, labels: Tensor
-) -> float:
-    """Return `memory/stored_inputs_mib`: the MiB of inputs saved by the linear layers in `scope` in a training step.
-
-    Counted are the whole storages, each once, of tensors that these layers saved for backward and that are alive at
-    the end of the model's forward pass. Of a dense layer that is its input; of a low-rank layer everything it saves
-    except weights: its input, or core and bases (twice the bases in a step that updates them), and the inputs of
-    adapters. With accumulation, the largest micro-batch counts. What checkpointed blocks, or those under `lean`,
-    compute is not alive then, and the block inputs saved instead are not those of a linear layer: neither counts.
-
-    Args:
-        step: trains `model` by one step on images and labels.
-    """
-    with StoredInputs(model, scope) as stored:
-        step(images, labels)
-    return stored.mib
-
-
 class StoredInputs:
-    """A context manager that measures `stored_inputs_mib` of steps within it, also used for other measurements.
+    """A context manager that measures the inputs saved by the linear layers in `scope` in training steps within it.
 
-    Afterwards, `highest` holds the bytes saved at the end of the forward pass that saved most.
+    Afterwards, `mib` is `memory/stored_inputs_mib`, and `highest` holds the bytes saved at the end of the forward pass
+    that saved most. Counted are the whole storages, each once, of tensors that these layers saved for backward and that
+    are alive at the end of the model's forward pass. Of a dense layer that is its input; of a low-rank layer everything
+    it saves except weights: its input, or core and bases (twice the bases in a step that updates them), and the inputs
+    of adapters. With accumulation, the largest micro-batch counts. What checkpointed blocks, or those under `lean`,
+    compute is not alive then, and the block inputs saved instead are not those of a linear layer: neither counts.
     """
 
     def __init__(self, model: nn.Module, scope: str):
