@@ -44,7 +44,7 @@ def test_the_second_process_leaves_the_first_ones_folder_to_it(of_two):
 
 def test_what_one_process_does_is_refused(of_two):
     with pytest.raises(UserError, match="WORLD_SIZE=2: allowed is 1: a benchmark is done by one process"):
-        check_alone("a benchmark")
+        check_alone()
 
 
 def test_what_continues_names_torchrun(of_two, monkeypatch):

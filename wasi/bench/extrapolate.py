@@ -166,11 +166,8 @@ class Track:
         """Run one step of `size` images and record its live bytes."""
         batch, begins = step.prepare(*subject.first(size)), []
         hook = register_optimizer_step_pre_hook(lambda *_: begins.append(len(memory.totals)))
-        try:
-            with LiveMemory(step.model, step.optimizer, batch) as memory:
-                step(*batch)
-        finally:
-            hook.remove()
+        with hook, LiveMemory(step.model, step.optimizer, batch) as memory:
+            step(*batch)
         return cls(size, memory.totals[: begins[0]], memory.totals[begins[0] :])
 
 

@@ -22,13 +22,13 @@ class BenchCallback(SweepCallback):
     file_name = BENCH_FILE_NAME
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        exit_if_refused(lambda: check_alone("a benchmark"))
+        exit_if_refused(check_alone)
         exit_if_refused(lambda: check_needed("bench", config))
         super().on_run_start(config, **kwargs)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Drop the seeds of an experiment, which are for accuracy; a benchmark repeats by rounds with one seed."""
-        exit_if_refused(lambda: check_alone("a benchmark"))
+        exit_if_refused(check_alone)
         _drop_seeds(config.hydra.sweeper)
         super().on_multirun_start(config, **kwargs)
 

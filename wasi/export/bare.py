@@ -10,12 +10,12 @@ from statistics import median
 from time import perf_counter
 
 
-def median_ms(call: Callable[[], object], warmup: int = 3, count: int = 10) -> float:
-    """Return the median wall time of `count` calls after `warmup` untimed ones, in milliseconds."""
-    for _ in range(warmup):
+def median_ms(call: Callable[[], object]) -> float:
+    """Return the median wall time of ten calls after three untimed ones, in milliseconds."""
+    for _ in range(3):
         call()
     times = []
-    for _ in range(count):
+    for _ in range(10):
         start = perf_counter()
         call()
         times.append(perf_counter() - start)

@@ -6,6 +6,7 @@ state) is left out here, too; the measured memory is `memory/train_peak_mib`.
 """
 
 from collections import defaultdict
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,8 @@ def paper_accounting(model: nn.Module, scope: str, example: Tensor, batch_size: 
         RuntimeError: a dense weight in scope is not used in the forward pass, or in no matrix product.
     """
     sites = linear_sites(model, scope)
-    weights = sum(p.numel() for p in _unique_weights(model, sites)) + _quantized_bytes(model, sites) / 4
+    matrices = {id(p): p for site in sites for p in site_weights(model, site)}  # shared ones once
+    weights = sum(p.numel() for p in matrices.values()) + _quantized_bytes(model, sites) / 4
     stored = _stored_elements(model, sites, example[:1], batch_size)
     return {
         "memory/paper_train_mib": (weights + stored) / _FP32_PER_MIB,
@@ -45,11 +47,6 @@ def site_weights(model: nn.Module, site: LinearSite) -> list[nn.Parameter]:
     if site.name.endswith(".in_proj"):
         return [model.get_parameter(f"{site.name}_weight")]
     return [p for p in model.get_submodule(site.name).parameters() if p.dim() == 2]
-
-
-def _unique_weights(model: nn.Module, sites: list[LinearSite]) -> list[nn.Parameter]:
-    """Return the matrices of all sites, shared ones once."""
-    return list({id(p): p for site in sites for p in site_weights(model, site)}.values())
 
 
 def _quantized_bytes(model: nn.Module, sites: list[LinearSite]) -> int:
@@ -74,16 +71,12 @@ def _stored_elements(model: nn.Module, sites: list[LinearSite], image: Tensor, b
         nonlocal total
         total += site.copies * layer.stored_elements((x.shape[0] * batch_size, *x.shape[1:]))
 
-    handles = [
-        layer.register_forward_pre_hook(lambda _, args, site=site, layer=layer: see(site, layer, args[0]))
-        for site, layer in low_rank
-    ]
-    try:
+    with ExitStack() as stack:
+        for site, layer in low_rank:
+            hook = lambda _, args, site=site, layer=layer: see(site, layer, args[0])  # noqa: E731
+            stack.enter_context(layer.register_forward_pre_hook(hook))
         with eval_mode(model), without_fast_path(), _ProductInputs(set(dense)) as products:
             model.forward(image)  # bypasses `autocast_forward`'s hooks: autocast uses copies of weights
-    finally:
-        for handle in handles:
-            handle.remove()
     unseen = [site.name for key, site in dense.items() if key not in products.elements]
     if unseen:
         raise RuntimeError(f"no product with the weight of {unseen[0]} was seen in a forward pass")

@@ -16,10 +16,10 @@ _CROWDED = 0.3  # share of waiting from which on fewer threads are likely to be 
 Clocks = Mapping[str, tuple[int, int]]  # thread -> ns on a processor, ns waiting for one
 
 
-def clocks(pid: int | str = "self") -> Clocks:
-    """Return the counters of all current threads of a process; empty where the system does not provide them."""
+def clocks() -> Clocks:
+    """Return the counters of all current threads of this process; empty where the system does not provide them."""
     found = {}
-    for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+    for path in Path("/proc/self/task").glob("*/schedstat"):
         try:
             ran, waited, _ = map(int, path.read_text().split())
         except (OSError, ValueError):  # a thread that has just ended

@@ -5,8 +5,8 @@ operations of layers are included. Forward passes are counted by fvcore. Matrix 
 count; elementwise operations, norms and losses do not.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
@@ -52,7 +52,9 @@ def step_flops(
     forward = forward_flops(step.model, normalised)
     with observer or nullcontext(), flop_counter() as counter:
         phases = Breakdown({"subspace": subspace_work, "optimizer": ()}, read=counter.get_total_flops)
-        with phases, _optimizers_in(phases, "optimizer"):
+        begins = register_optimizer_step_pre_hook(lambda *_: phases.begin("optimizer"))
+        ends = register_optimizer_step_post_hook(lambda *_: phases.end())
+        with begins, ends, phases:
             step(images, labels)
     subspace, rest = phases.spent["subspace"], phases.spent["rest"]
     return {
@@ -61,17 +63,3 @@ def step_flops(
         "flops/train_subspace": subspace,
         "flops/train_step": rest + subspace,
     }
-
-
-@contextmanager
-def _optimizers_in(phases: Breakdown, label: str) -> Iterator[None]:
-    """Attribute the steps of all torch optimizers within this context to `label`."""
-    handles = [
-        register_optimizer_step_pre_hook(lambda *_: phases.begin(label)),
-        register_optimizer_step_post_hook(lambda *_: phases.end()),
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -1,7 +1,7 @@
 """Peak memory of live tensors in a training step or an inference pass, exact to the byte, by category."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils._pytree import tree_leaves
+from torch.utils.hooks import RemovableHandle
 
 from wasi.measure.patches import every_saving_hook, run_first, storage_resizes
 from wasi.measure.storages import StorageLog
@@ -82,7 +83,8 @@ class LiveMemory:
         self._log.label(_tensors(self._inputs), "activations")
         with ExitStack() as stack:
             stack.enter_context(uncompiled())
-            stack.enter_context(self._hooks())
+            for handle in self._hooks():
+                stack.enter_context(handle)
             stack.enter_context(saved_tensors_hooks(self._saved, lambda saved: saved))
             stack.enter_context(every_saving_hook(self._saved))
             stack.enter_context(storage_resizes(self._log.resized))
@@ -124,24 +126,16 @@ class LiveMemory:
         self._relabel_all()
         self._log.label(_tensors((args, kwargs)), "activations")
 
-    @contextmanager
-    def _hooks(self) -> Iterator[None]:
+    def _hooks(self) -> Iterator[RemovableHandle]:
         around_step = lambda optimizer, args, kwargs: self._relabel_all(optimizer)  # noqa: E731
-        handles = [
-            self._model.register_forward_pre_hook(self._forward_begins, with_kwargs=True),
-            register_optimizer_step_pre_hook(around_step),
-            register_optimizer_step_post_hook(around_step),
-        ]
+        yield self._model.register_forward_pre_hook(self._forward_begins, with_kwargs=True)
+        yield register_optimizer_step_pre_hook(around_step)
+        yield register_optimizer_step_post_hook(around_step)
         groups = [] if self._optimizer is None else self._optimizer.param_groups
         stepped = [p for group in groups for p in group["params"]]  # may include layers' coordinates `C`
         for parameter in {id(p): p for p in [*self._model.parameters(), *stepped]}.values():
             if parameter.requires_grad:
-                handles.append(run_first(parameter.register_post_accumulate_grad_hook(self._accumulated)))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+                yield run_first(parameter.register_post_accumulate_grad_hook(self._accumulated))
 
     def _accumulated(self, parameter: Tensor) -> None:
         self._log.label(_tensors(parameter.grad), "gradients")

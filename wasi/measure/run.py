@@ -143,10 +143,10 @@ def inference_ms(step: TrainStep, normalised: Tensor) -> list[float]:
     return time_steps(lambda: step.model(normalised), 1, 5, 0.0, synchronizer(step.device.type))
 
 
-def subspace_ms(step: TrainStep, images: Tensor, labels: Tensor, count: int = 5) -> list[float]:
-    """Return the milliseconds of `subspace_work` in each of `count` whole steps, which train the model."""
+def subspace_ms(step: TrainStep, images: Tensor, labels: Tensor) -> list[float]:
+    """Return the milliseconds of `subspace_work` in each of five whole steps, which train the model."""
     spent = []
-    for _ in range(count):
+    for _ in range(5):
         with Breakdown({"subspace": subspace_work(step)}, synchronizer(step.device.type)) as breakdown:
             step(images, labels)
         spent.append(breakdown.ms()["subspace"])

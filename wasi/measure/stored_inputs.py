@@ -11,12 +11,13 @@ where the accounting differs from what happens:
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.hooks import RemovableHandle
 
 from wasi.layers.activation import TuckerState
 from wasi.layers.base import LowRankLayer
@@ -64,7 +65,8 @@ class StoredInputs:
 
     def __enter__(self) -> "StoredInputs":
         with ExitStack() as stack:
-            stack.enter_context(self._hooks())
+            for handle in self._hooks():
+                stack.enter_context(handle)
             stack.enter_context(saved_tensors_hooks(self._pack, lambda tensor: tensor))
             stack.enter_context(_Operators(self._runs, self._ran))
             self._stack = stack.pop_all()
@@ -73,21 +75,13 @@ class StoredInputs:
     def __exit__(self, *exception) -> None:
         self._stack.close()
 
-    @contextmanager
-    def _hooks(self) -> Iterator[None]:
-        handles = [
-            self._model.register_forward_pre_hook(lambda *_: self._storages.clear()),
-            self._model.register_forward_hook(lambda *_: self._forward_ends()),
-        ]
+    def _hooks(self) -> Iterator[RemovableHandle]:
+        yield self._model.register_forward_pre_hook(lambda *_: self._storages.clear())
+        yield self._model.register_forward_hook(lambda *_: self._forward_ends())
         for layer in self._layers:
-            handles.append(layer.register_forward_pre_hook(lambda *_: self._enters(1)))
+            yield layer.register_forward_pre_hook(lambda *_: self._enters(1))
             # Checkpointing ends a recomputation by an exception within a layer; hence `always_call`.
-            handles.append(layer.register_forward_hook(lambda *_: self._enters(-1), always_call=True))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+            yield layer.register_forward_hook(lambda *_: self._enters(-1), always_call=True)
 
     def _enters(self, change: int) -> None:
         self._depth += change

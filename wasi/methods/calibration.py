@@ -1,7 +1,7 @@
 """Calibration data, which methods may use before training, and the inputs of linear layers on it."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -52,18 +52,13 @@ def observe_inputs(
         layers: name -> module of the model.
         see: called as `see(name, x)` with the input `x` at every call of each of `layers`.
     """
-    hooks = [
-        layer.register_forward_pre_hook(lambda _, args, name=name: see(name, args[0]))
-        for name, layer in layers.items()
-    ]
     device = next(model.parameters()).device
-    try:
-        with eval_mode(model):
-            for images, _ in batches:
-                model(images.to(device))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as stack:
+        for name, layer in layers.items():
+            stack.enter_context(layer.register_forward_pre_hook(lambda _, args, name=name: see(name, args[0])))
+        stack.enter_context(eval_mode(model))
+        for images, _ in batches:
+            model(images.to(device))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ with tokens weighted by `|g|^2` and outputs by `S`. `linalg.output_subspace` com
 """
 
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
@@ -136,19 +137,18 @@ def feature_moments(
 
     head = head_module(model)
     heads = head if isinstance(head, nn.ModuleList) else [head]
-    hooks = [linear.register_forward_hook(called) for linear in names]
-    hooks += [each.register_forward_pre_hook(fed) for each in heads]
     device, generator = next(model.parameters()).device, torch.Generator().manual_seed(0)
-    try:
-        with for_input_gradients(model):
-            for images, _ in in_chunks(batches):
-                images = images.to(device).detach().requires_grad_()  # so that frozen layers get output gradients too
-                model(images)
-                _pull(features, images, generator)
-                features.clear()
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as stack:
+        for linear in names:
+            stack.enter_context(linear.register_forward_hook(called))
+        for each in heads:
+            stack.enter_context(each.register_forward_pre_hook(fed))
+        stack.enter_context(for_input_gradients(model))
+        for images, _ in in_chunks(batches):
+            images = images.to(device).detach().requires_grad_()  # so that frozen layers get output gradients too
+            model(images)
+            _pull(features, images, generator)
+            features.clear()
     return {key: moments for key, moments in found.items() if moments.seen}
 
 

@@ -5,6 +5,7 @@ gradient when its input is saved as a Tucker decomposition and everything else i
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 
 import torch
 import torch.nn.functional as F
@@ -39,16 +40,13 @@ def measure_perplexities(
         UserError: a layer's input is zero or not finite.
     """
     probes = {id(layer): _Probe(name, layer, epsilons, batch_mode) for name, layer in reversed([*layers.items()])}
-    hooks = [probe.layer.register_forward_hook(probe.see) for probe in probes.values()]
-    try:
-        device = next(model.parameters()).device
-        images = batch[0].to(device).detach().requires_grad_()
-        with eval_mode(model), torch.enable_grad():
-            # With respect to the images alone: no parameter's gradient is formed, but every layer's output gets one.
-            torch.autograd.grad(F.cross_entropy(model(images), batch[1].to(device)), images)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    device = next(model.parameters()).device
+    images = batch[0].to(device).detach().requires_grad_()
+    with eval_mode(model), torch.enable_grad(), ExitStack() as stack:
+        for probe in probes.values():
+            stack.enter_context(probe.layer.register_forward_hook(probe.see))
+        # With respect to the images alone: no parameter's gradient is formed, but every layer's output gets one.
+        torch.autograd.grad(F.cross_entropy(model(images), batch[1].to(device)), images)
     return [probe.table() for probe in reversed(probes.values()) if probe.shapes]
 
 

@@ -59,11 +59,11 @@ def check_processes(cfg: DictConfig, in_sweep: bool) -> None:
         raise UserError("train.on_oom", "halve", f"fail for {processes} processes: one cannot start over alone")
 
 
-def check_alone(what: str) -> None:
-    """Raise `UserError` under `torchrun`; `what` names what a single process does, for the message."""
+def check_alone() -> None:
+    """Raise `UserError` for a benchmark under `torchrun`."""
     processes = launched().world_size
     if processes > 1:
-        raise UserError("WORLD_SIZE", processes, f"1: {what} is done by one process, without torchrun")
+        raise UserError("WORLD_SIZE", processes, "1: a benchmark is done by one process, without torchrun")
 
 
 def follow(cfg: DictConfig, body: Callable[[DictConfig, Path], None]) -> None:
