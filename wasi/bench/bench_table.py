@@ -1,6 +1,6 @@
 """The text tables of a benchmark sweep: times and FLOPs in one, memory and the parts of a step in another."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from wasi.bench.jobs import BenchJob, baseline_apart, by_block, labels
 from wasi.report.fields import in_turns
@@ -28,26 +28,16 @@ def text(jobs: list[BenchJob]) -> str:
 
 def _block(jobs: list[BenchJob]) -> str:
     model, dataset, batch = jobs[0].block
-    rows = [
-        *_baseline_row(jobs),
-        *((label, j.metrics, j.ratio) for label, j in zip(labels(jobs), jobs, strict=True)),
-    ]
+    labelled = list(zip(labels(jobs), jobs, strict=True))
+    rows = [*_baseline_row(jobs), *((label, j.metrics, j.ratio) for label, j in labelled)]
     heading = f"{model} on {dataset}, batch {batch}, {_machine(jobs)}"
-    notes = [
-        f"  {label}: {j.status}: {j.content['error']}"
-        for label, j in _with_labels(jobs)
-        if j.status != "completed"
-    ]
+    notes = [f"  {label}: {j.status}: {j.content['error']}" for label, j in labelled if j.status != "completed"]
     notes += [
         f"  {label}: warning: {line}"
-        for label, j in _with_labels(jobs)
+        for label, j in labelled
         for line in j.content["environment"].get("warnings", [])
     ]
     return "\n".join([heading, *_table(TIMES, rows), "", *_table(MEMORY, rows), *notes])
-
-
-def _with_labels(jobs: list[BenchJob]) -> Iterable[tuple[str, BenchJob]]:
-    return zip(labels(jobs), jobs, strict=True)
 
 
 def _baseline_row(jobs: list[BenchJob]) -> list[tuple[str, dict, dict]]:
@@ -66,8 +56,8 @@ def _table(columns: dict[str, Cell], rows: list[tuple[str, dict, dict]]) -> list
     """Lay out the lines of a table, without the columns that are empty in every row."""
     cells = [[label, *(cell(metrics, ratio) for cell in columns.values())] for label, metrics, ratio in rows]
     table = [["job", *columns], *cells]
-    told = [place for place in range(len(table[0])) if any(row[place] != "-" for row in cells)]
-    table = [[row[place] for place in told] for row in table]
+    filled = [place for place in range(len(table[0])) if any(row[place] != "-" for row in cells)]
+    table = [[row[place] for place in filled] for row in table]
     widths = [max(len(row[place]) for row in table) for place in range(len(table[0]))]
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in table]
     return [f"  {line}" for line in [lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:]]]

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wasi.runs.ending import one_line
+from wasi.runs.ending import Ending, ending_of, one_line
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PROGRAM = (sys.executable, "-m", "wasi.bench.child")
@@ -24,6 +24,13 @@ class ChildFailed(Exception):
     def __init__(self, status: str, line: str):
         self.status = status
         super().__init__(line)
+
+
+def ending_of_job(error: BaseException) -> Ending:
+    """Return how a benchmark's job ends that raised `error`: after `ChildFailed` with its status, else `ending_of`."""
+    if isinstance(error, ChildFailed):
+        return Ending(error.status, str(error), exit_code=1)
+    return ending_of(error)
 
 
 class Child:
@@ -77,7 +84,7 @@ class Child:
             raise self._died() from None
         self._waiting = False
         if "ok" not in answer:
-            raise ChildFailed(answer["status"], self._told(answer["error"]))
+            raise ChildFailed(answer["status"], self._with_role(answer["error"]))
         return answer["ok"]
 
     def close(self) -> None:
@@ -100,7 +107,7 @@ class Child:
     def _died(self) -> ChildFailed:
         self._waiting = False  # not to be killed by `close`: its own exit status is reported
         self.close()
-        return ChildFailed("failed", self._told(f"the measuring process {self._cause_of_death()}"))
+        return ChildFailed("failed", self._with_role(f"the measuring process {self._cause_of_death()}"))
 
     def _cause_of_death(self) -> str:
         code = self._process.returncode
@@ -117,7 +124,7 @@ class Child:
             lines = file.read().decode("utf-8", "replace").strip().splitlines()
         return one_line(lines[-1]) if lines else ""
 
-    def _told(self, line: str) -> str:
+    def _with_role(self, line: str) -> str:
         return f"{self._role}: {line}" if self._role else line
 
 

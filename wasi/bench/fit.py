@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from wasi.atomic import atomic_write_text
 from wasi.bench.baseline import measured_config
-from wasi.bench.children import Child, ChildFailed
+from wasi.bench.children import Child, ChildFailed, ending_of_job
 from wasi.bench.resident import resident_memory
 from wasi.config.declared import method_names, reads_rank
 from wasi.config.files import plain
@@ -75,10 +75,8 @@ def perform(cfg: DictConfig, folder: Path, body: Callable[[DictConfig, "Plan"], 
         check_inputs(cfg)
         body(cfg, plan_)
         ending = Ending("completed")
-    except ChildFailed as error:
-        ending = Ending(error.status, str(error), exit_code=1)
     except BaseException as error:  # Interrupted too: results so far are written
-        ending = ending_of(error)
+        ending = ending_of_job(error)
     with uninterrupted():
         try:
             plan_.write(ending)
@@ -119,14 +117,14 @@ class Plan:
         self.log_file = folder / "processes.log"
         self.excess = 0.0  # MiB: the largest difference of measured and predicted memory so far
 
-    def add(self, method: str, epsilon: float | None, told: dict) -> None:
-        """Add the rows of one model; `told` is what `_predicted` returned."""
-        images = told["images"]
-        for line in told["left_out"]:
+    def add(self, method: str, epsilon: float | None, predicted: dict) -> None:
+        """Add the rows of one model; `predicted` is what `_predicted` returned."""
+        images = predicted["images"]
+        for line in predicted["left_out"]:
             log.warning("%s is left out: %s", _model_name(method, epsilon), line)
-        for row in told["rows"]:
-            process = told["held"] + row.pop("resident_mib")
-            row |= {"method": method, "epsilon": epsilon, "model_mib": told["model_mib"], "images": images}
+        for row in predicted["rows"]:
+            process = predicted["held"] + row.pop("resident_mib")
+            row |= {"method": method, "epsilon": epsilon, "model_mib": predicted["model_mib"], "images": images}
             row |= {"process_mib": process, "predicted_process_mib": process, "measured": False}
             if "step_ms" in row:
                 row["predicted_step_ms"] = row["step_ms"]

@@ -199,11 +199,11 @@ class Bench:
         with self._start("baseline" if who == "baseline" else "", environment=environment) as child:
             yield child
 
-    def _record_process(self, told: dict) -> None:
+    def _record_process(self, description: dict) -> None:
         """Record the description that `Work.load` returned; all later processes get the same number of threads."""
-        self.result.process = told | self.result.process
-        self._threads = self._threads or told["threads"]
-        if self._cfg.device.flush_denormals and not told["denormals_flushed"]:
+        self.result.process = description | self.result.process
+        self._threads = self._threads or description["threads"]
+        if self._cfg.device.flush_denormals and not description["denormals_flushed"]:
             self._remark("device.flush_denormals=true has no effect on this processor")
 
     def _remark(self, line: str) -> None:

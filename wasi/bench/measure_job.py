@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from wasi.bench.baseline import baseline_config, measured_config
-from wasi.bench.children import ChildFailed
+from wasi.bench.children import ending_of_job
 from wasi.bench.job_identity import bench_fingerprint
 from wasi.bench.measure import Bench
 from wasi.bench.measurement import Measurement, Side
@@ -56,7 +56,7 @@ def perform(cfg: DictConfig, folder: Path, body: Callable[[DictConfig, "Job"], N
         body(cfg, job)
         ending = Ending("completed")
     except BaseException as error:  # Interrupted too: measurements so far are written
-        ending = _ending(error)
+        ending = ending_of_job(error)
     with uninterrupted():
         try:
             ending = job.end(ending)
@@ -160,12 +160,6 @@ class Job:
             "telemetry": self.result.telemetry(),
             "warnings": self.result.warnings(),
         }
-
-
-def _ending(error: BaseException) -> Ending:
-    if isinstance(error, ChildFailed):
-        return Ending(error.status, str(error), exit_code=1)
-    return ending_of(error)
 
 
 def _show(job: Job) -> None:

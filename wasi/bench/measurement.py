@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from wasi.bench.ratios import ratios
+from wasi.bench.ratios import ACHIEVED, ratios
 from wasi.measure.telemetry import Snapshot, throttled_during, throttling_unseen
 from wasi.measure.timing import spread_warning, spreads, summary
 from wasi.runs.result import measured
@@ -59,22 +59,19 @@ class Side:
             found |= {f"time/breakdown_{part}_ms": float(np.mean(ms)) for part, ms in parts.items()}
             if any(parts[_SUBSPACE_PART]):
                 found["time/subspace_ms_p50"] = float(np.median(parts[_SUBSPACE_PART]))
-        for flops, time, name in (
-            ("flops/train_step", f"{TRAIN}_p50", "flops/train_achieved_gflops"),
-            ("flops/inference", f"{INFERENCE}_p50", "flops/inference_achieved_gflops"),
-        ):
+        for name, flops, time in ACHIEVED:
             if flops in found and time in found:
                 found[name] = found[flops] / found[time] / 1e6
         return measured(found)
 
     def warnings(self, who: str) -> list[str]:
         """Return a line for each kind of time with a wide spread; `who` names this side in it."""
-        told = (
+        lines = (
             spread_warning(f"{who} {kind}", self.rounds[kind], self.rounds_per_run)
             for kind in (TRAIN, INFERENCE)
             if self.rounds[kind]
         )
-        return [line for line in told if line]
+        return [line for line in lines if line]
 
 
 @dataclass
@@ -116,6 +113,6 @@ class Measurement:
     def telemetry(self) -> dict:
         """Return the first and the last snapshot of the machine and the highest temperature, where known."""
         looks = {"before": self.looks[:1], "after": self.looks[1:][-1:]}
-        told = {when: look[0].told() for when, look in looks.items() if look and look[0].told()}
+        known = {when: look[0].told() for when, look in looks.items() if look and look[0].told()}
         degrees = [look.temperature_c for look in self.looks if look.temperature_c is not None]
-        return {**told, "hottest_c": max(degrees)} if degrees else told
+        return {**known, "hottest_c": max(degrees)} if degrees else known

@@ -11,6 +11,10 @@ from wasi.measure.timing import paired_ratio
 if TYPE_CHECKING:
     from wasi.bench.measurement import Side
 
+ACHIEVED = (  # work per time, and the metrics that it is made of
+    ("flops/train_achieved_gflops", "flops/train_step", "time/train_step_ms_p50"),
+    ("flops/inference_achieved_gflops", "flops/inference", "time/inference_ms_p50"),
+)
 _MEASURED_ONCE = re.compile(r"memory/.*_rss_peak_mib|power/|energy/|time/|.*_achieved_gflops")
 
 
@@ -46,14 +50,11 @@ def _timed(baseline: "Side", ours: "Side") -> dict[str, dict[str, float]]:
 
 def _achieved(found: dict, theirs: dict, mine: dict) -> dict[str, dict[str, float]]:
     """Return the ratios of FLOPs per second: those of FLOPs, which are exact, divided by the interval of the times."""
-    told = {}
-    for achieved, flops, time in (
-        ("flops/train_achieved_gflops", "flops/train_step", "time/train_step_ms_p50"),
-        ("flops/inference_achieved_gflops", "flops/inference", "time/inference_ms_p50"),
-    ):
+    ratios_of_work = {}
+    for achieved, flops, time in ACHIEVED:
         if achieved in found and time in found:
             work, t = theirs[flops] / mine[flops], found[time]
-            told[achieved] = {"p50": work / t["p50"]}
+            ratios_of_work[achieved] = {"p50": work / t["p50"]}
             if "low" in t:
-                told[achieved] |= {"low": work / t["high"], "high": work / t["low"]}
-    return told
+                ratios_of_work[achieved] |= {"low": work / t["high"], "high": work / t["low"]}
+    return ratios_of_work

@@ -58,12 +58,8 @@ def appearance(name: str) -> Appearance | None:
 
     The dictionary is read from the class's source, so it must be a literal.
     """
-    target = _config(name).get("_target_")
-    if not isinstance(target, str):
-        return None
-    module, _, class_name = target.rpartition(".")
-    declared = _class_attribute(module, class_name, "appearance") or {}
-    return Appearance(**declared[name]) if name in declared else None
+    declared = _declared(name, "appearance")
+    return Appearance(**declared) if declared else None
 
 
 @cache

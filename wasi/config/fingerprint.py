@@ -26,7 +26,8 @@ def fingerprint(cfg: DictConfig) -> str:
     try:
         return _digest(_ingredients(cfg))
     except Exception:
-        return _digest(plain(_without(cfg, "hydra", "sweep", "recipe", "logger")))
+        kept = [str(key) for key in cfg if key not in ("hydra", "sweep", "recipe", "logger")]
+        return _digest(plain(OmegaConf.masked_copy(cfg, kept)))
 
 
 def canonical(value: Any) -> Any:
@@ -72,7 +73,3 @@ def _digest(ingredients: Any) -> str:
 def _file_digest(path: str) -> str:
     file = Path(path).expanduser()
     return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "absent"
-
-
-def _without(cfg: DictConfig, *keys: str) -> DictConfig:
-    return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in keys])

@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from hydra.errors import ConfigCompositionException, MissingConfigException, Ove
 from omegaconf import DictConfig, OmegaConf
 
 from wasi.config.arguments import target_of
-from wasi.config.files import content, of_group, plain
+from wasi.config.files import content, flat, of_group, plain
 from wasi.errors import NOTHING, UserError
 
 _SPECIAL = {*" ,=(){}[]#;&|!<>?'\"~^`"}  # characters that an unquoted value of Hydra's grammar may not have as such
@@ -221,20 +221,11 @@ def _first_unknown(option: str, node: DictConfig) -> str:
 
 def _meant(option: str, node: DictConfig) -> str:
     """Suggest options with the same name in another section, else the option whose name is most similar."""
-    known = [name for name in _names(plain(node._get_root())) if not name.startswith("hydra.")]
+    known = [name for name in flat(plain(node._get_root())) if not name.startswith("hydra.")]
     key = option.rpartition(".")[2]
     same = [name for name in known if name.rpartition(".")[2] == key]
     found = sorted(same) or get_close_matches(option, known, 1)
     return f"; did you mean {' or '.join(found[:3])}?" if found else ""
-
-
-def _names(section: Mapping[str, Any], inside: str = "") -> Iterator[str]:
-    """Yield the dotted keys of all options, such as `train.epochs`."""
-    for key, value in section.items():
-        if isinstance(value, Mapping) and value:
-            yield from _names(value, f"{inside}{key}.")
-        else:
-            yield f"{inside}{key}"
 
 
 def _has(file: Path, keys: list[str]) -> bool:

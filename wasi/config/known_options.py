@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from wasi.config.arguments import target_of
-from wasi.config.files import CONF, content, of_group, plain
+from wasi.config.files import CONF, content, flat, of_group, plain
 from wasi.config.validate import OPTIONS, validate
 from wasi.errors import NOTHING, UserError
 
@@ -66,10 +66,10 @@ def check_sections(cfg: DictConfig) -> None:
         _refuse_missing(section, cfg[section], needed)
     for section in _GROUPS:
         if section not in _INSTANTIATED:
-            _refuse_unknown_in_group(section, cfg[section], folders)
+            _refuse_unknown_inside(section, cfg[section], _files(section, folders))
         check_needed(section, cfg)
     if isinstance(cfg.get(_BENCH), DictConfig):  # under train.py an experiment may set some of its options
-        _refuse_unknown_in_group(_BENCH, cfg[_BENCH], folders)
+        _refuse_unknown_inside(_BENCH, cfg[_BENCH], _files(_BENCH, folders))
 
 
 def check_hydra(hydra_cfg: DictConfig) -> None:
@@ -77,7 +77,8 @@ def check_hydra(hydra_cfg: DictConfig) -> None:
     _refuse_unknown_to_class("hydra", hydra_cfg, HydraConf, beside={"env"})
     for section in ("hydra_logging", "job_logging"):
         _refuse_unknown(f"hydra.{section}", hydra_cfg[section], _LOGGING)
-    for section, node in (*((name, hydra_cfg[name]) for name in _PLUGINS), *_callbacks(hydra_cfg)):
+    callbacks = {f"callbacks.{name}": node for name, node in hydra_cfg.callbacks.items()}
+    for section, node in {**{name: hydra_cfg[name] for name in _PLUGINS}, **callbacks}.items():
         if not isinstance(node, DictConfig) or "_target_" not in node:
             given = "null" if node is None else node
             raise UserError(f"hydra.{section}", given, "a class and its arguments, as _target_ and beside it")
@@ -95,10 +96,6 @@ def _refuse_unknown_to_class(section: str, node: DictConfig, kind: type, beside:
     for name, inside in known.items():
         if isinstance(inside, type) and is_dataclass(inside):
             _refuse_unknown_to_class(f"{section}.{name}", node[name], inside)
-
-
-def _callbacks(hydra_cfg: DictConfig) -> list[tuple[str, Any]]:
-    return [(f"callbacks.{name}", node) for name, node in hydra_cfg.callbacks.items()]
 
 
 def _of_launcher(choice: str) -> set[str]:
@@ -155,13 +152,11 @@ def _with_rank_as_read(cfg: DictConfig) -> DictConfig | None:
     return as_read
 
 
-def _references(node: Mapping[str, Any], inside: str = "") -> Iterator[tuple[str, str]]:
+def _references(node: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the options of a file that interpolate another option, as (dotted key, option that is interpolated)."""
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from _references(value, f"{inside}{key}.")
-        elif isinstance(value, str) and (found := _REFERENCE.fullmatch(value)):
-            yield f"{inside}{key}", found.group(1)
+    for key, value in flat(node).items():
+        if found := _REFERENCE.fullmatch(str(value)):
+            yield key, found[1]
 
 
 def _refuse_unknown(section: str, node: DictConfig, known: Collection[str]) -> None:
@@ -171,10 +166,6 @@ def _refuse_unknown(section: str, node: DictConfig, known: Collection[str]) -> N
             inside = f"{section}." if section else ""
             listed = ", ".join(f"{inside}{name}" for name in sorted(known) if not name.startswith("_"))
             raise UserError(option, plain(node)[str(key)], f"one of {listed}")
-
-
-def _refuse_unknown_in_group(section: str, node: DictConfig, folders: list[Path]) -> None:
-    _refuse_unknown_inside(section, node, _files(section, folders))
 
 
 def _refuse_unknown_inside(section: str, node: DictConfig, files: list[dict[str, Any]]) -> None:
