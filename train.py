@@ -95,7 +95,7 @@ def build(
     from wasi.methods.calibration import Calibration
     from wasi.methods.describe import describe_layers, rank_history
     from wasi.models.build import build_model
-    from wasi.runs.artifacts import write_artifacts
+    from wasi.runs.result import write_json
 
     model = build_model(cfg.model, data.num_classes, spec, cfg.seed, mapped=device.type == "cpu").to(device)
     calibration = Calibration(
@@ -103,7 +103,8 @@ def build(
     )
     method = hydra.utils.instantiate(cfg.method)
     model = method.apply(model, calibration)
-    write_artifacts(run.folder, method)
+    for name, content in getattr(method, "artifacts", {}).items():
+        write_json(run.folder / name, content)
     run.layers = describe_layers(model, cfg.method.scope)
     run.tracker.log(0, rank_history(run.layers))
     return model, method, calibration

@@ -7,8 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from wasi.bench.child import serve  # noqa: E402
-from wasi.bench.parent_death import claim_stdout, die_with_parent  # noqa: E402
+from wasi.bench.child import claim_stdout, die_with_parent, serve  # noqa: E402
 from wasi.errors import Diverged, UserError  # noqa: E402
 
 

@@ -75,7 +75,8 @@ class PerplexitySearch:
     def _tables(self, model, layers, batch) -> list[LayerTable]:
         """Return the tables read from `table`, or measured on `batch`."""
         if self.table is None:
-            uniform = {self.uniform_epsilon} if self._derives_bound() and self.uniform_epsilon is not None else set()
+            derives = self.ceiling is None and self.budget_mib is None
+            uniform = {self.uniform_epsilon} if derives and self.uniform_epsilon is not None else set()
             return measure_perplexities(model, layers, batch, sorted({*EPSILONS, *uniform}), self.batch_mode)
         tables = read_tables(self.table)
         unknown = [name for name in (t.name for t in tables) if name not in layers]
@@ -83,9 +84,6 @@ class PerplexitySearch:
             there = ", ".join(layers)
             raise UserError(OPTION, self.table, f"a table of this model and scope; its layers are {there}")
         return tables
-
-    def _derives_bound(self) -> bool:
-        return self.ceiling is None and self.budget_mib is None
 
     def _choose(self, tables: Sequence[LayerTable]) -> tuple[Choice, dict[str, Any]]:
         """Return the optimal choice, and the bound and its origin as entries of the JSON file."""

@@ -18,7 +18,13 @@ def download(model: str, source: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # the classes differ between libraries and their versions
-        raise cannot_download(model, source, error) from error
+        reason = str(getattr(error, "reason", None) or error).strip()
+        first_line = reason.splitlines()[0] if reason else type(error).__name__
+        allowed = (
+            "the path of a local .safetensors file, random or surrogate here: "
+            f"the weights of {model} could not be downloaded from {source} ({first_line})"
+        )
+        raise UserError("model.weights", "pretrained", allowed) from error
 
 
 def require_reachable(url: str) -> None:
@@ -29,14 +35,3 @@ def require_reachable(url: str) -> None:
     request = urllib.request.Request(url, method="HEAD")
     with suppress(urllib.error.HTTPError):  # any answer shows that the host can be reached
         urllib.request.urlopen(request, timeout=TIMEOUT_S).close()
-
-
-def cannot_download(model: str, source: str, error: Exception) -> UserError:
-    """Return the UserError for weights of `model` that could not be downloaded from `source` because of `error`."""
-    reason = str(getattr(error, "reason", None) or error).strip()
-    first_line = reason.splitlines()[0] if reason else type(error).__name__
-    allowed = (
-        "the path of a local .safetensors file, random or surrogate here: "
-        f"the weights of {model} could not be downloaded from {source} ({first_line})"
-    )
-    return UserError("model.weights", "pretrained", allowed)

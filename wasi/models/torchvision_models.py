@@ -73,13 +73,9 @@ def adapt(state: State, model: nn.Module) -> State:
     key = "encoder.pos_embedding"
     if not isinstance(model, models.VisionTransformer) or key not in state:
         return state
-    state = {_present_name(name): value for name, value in state.items()}
+    state = {n.replace(".mlp.linear_1.", ".mlp.0.").replace(".mlp.linear_2.", ".mlp.3."): t for n, t in state.items()}
     state[key] = state[key].float()
     return models.vision_transformer.interpolate_embeddings(model.image_size, model.patch_size, state)
-
-
-def _present_name(key: str) -> str:
-    return key.replace(".mlp.linear_1.", ".mlp.0.").replace(".mlp.linear_2.", ".mlp.3.")
 
 
 def head_prefixes(model: nn.Module) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TypeVar
 
 SIGNIFICANCE = 0.05
@@ -41,11 +42,7 @@ class Paired:
 
 
 def mean(values: Sequence[float]) -> float | None:
-    return _centre(values) if values else None
-
-
-def _centre(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
+    return fmean(values) if values else None
 
 
 def std(values: Sequence[float]) -> float | None:
@@ -58,7 +55,7 @@ def std(values: Sequence[float]) -> float | None:
 
 
 def _spread(values: Sequence[float]) -> float:
-    centre = _centre(values)
+    centre = fmean(values)
     return math.sqrt(math.fsum((v - centre) ** 2 for v in values) / (len(values) - 1))
 
 
@@ -71,7 +68,7 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
     """
     if len(values) < 2:
         return None
-    centre = _centre(values)
+    centre = fmean(values)
     if _without_scatter(values):
         return centre, centre
 
@@ -91,7 +88,7 @@ def paired(a: Mapping[Key, float], b: Mapping[Key, float]) -> Paired | None:
     if not shared:
         return None
     differences = [a[key] - b[key] for key in shared]
-    centre = _centre(differences)
+    centre = fmean(differences)
     if len(shared) == 1:
         return Paired(1, centre)
     if _without_scatter(differences):

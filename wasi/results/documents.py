@@ -37,15 +37,12 @@ def stale_documents(root: Path) -> dict[Path, str]:
             raise UserError(kind, name, f"followed by <!-- /{kind} --> in {path.relative_to(root)}")
         for kind, name in closed:
             if (kind, name) not in tables:
-                tables[kind, name] = _table(root, name) if kind == "table" else _grid(root, name)
-        new = _TABLE.sub(lambda match: _between_markers(match[1], match[2], tables[match[1], match[2]]), old)
+                make = _table if kind == "table" else _grid
+                tables[kind, name] = f"<!-- {kind}: {name} -->\n{make(root, name)}\n<!-- /{kind} -->"
+        new = _TABLE.sub(lambda match: tables[match[1], match[2]], old)
         if new != old:
             found[path] = new
     return found
-
-
-def _between_markers(kind: str, name: str, text: str) -> str:
-    return f"<!-- {kind}: {name} -->\n{text}\n<!-- /{kind} -->"
 
 
 def _grid(root: Path, name: str) -> str:

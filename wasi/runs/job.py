@@ -2,7 +2,6 @@
 
 import gc
 import logging
-import os
 import sys
 import threading
 import time
@@ -39,6 +38,7 @@ from wasi.runs.record import Record
 from wasi.runs.result import read_result
 from wasi.signals import interruptible, uninterrupted
 from wasi.tracking import NullTracker, Tracker, open_tracker
+from wasi.tracking.paths import shown
 from wasi.training import file_names
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ def run_job(cfg: DictConfig, body: AnyBody, performer: Perform | None = None) ->
         sys.exit(2)
     folder, in_sweep = Path(hydra_cfg.runtime.output_dir), hydra_cfg.mode == RunMode.MULTIRUN
     if in_sweep and folder in _ended_folders:
-        log.info("already dealt with in this sweep, skipped: %s", _shown(folder))
+        log.info("already dealt with in this sweep, skipped: %s", shown(folder))
         return _objective(cfg, folder)
     if not in_sweep:
         continue_with("hydra.run.dir", folder)
@@ -156,7 +156,7 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
             if not run.only_measure:
                 others.dismiss()
                 return _skip(record, cfg.train.monitor)
-            log.info("already completed, measured now: %s", _shown(folder))
+            log.info("already completed, measured now: %s", shown(folder))
         check_inputs(cfg)
         if not run.only_measure:
             _start_afresh_or_resume(record, cfg.train.rerun)
@@ -181,7 +181,7 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
         _close(run, record, ending)
     if ending.status == "completed":
         _remove_checkpoint(folder)
-        log.info("completed in %.1f s: %s", seconds, ", ".join([*_accuracies(record.content), _shown(folder)]))
+        log.info("completed in %.1f s: %s", seconds, ", ".join([*_accuracies(record.content), shown(folder)]))
     gc.collect()  # reference cycles of this job must not count as the next one's memory
     if ending.signum is not None:
         raise Interrupted(ending.signum)
@@ -233,14 +233,14 @@ def _history(run: Run) -> list[dict]:
 
 
 def _skip(record: Record, monitor: bool) -> Ending:
-    log.info("already completed, skipped (train.rerun=true trains it again): %s", _shown(record.folder))
+    log.info("already completed, skipped (train.rerun=true trains it again): %s", shown(record.folder))
     warn_of_other_code(record.own_before["provenance"], "the completed result")
     trained = record.own_before["provenance"]
     before = {**trained, **trained.get("measured", {})}.get("machine", {}).get("processor")
     if before not in (None, machine()["processor"]):
         log.warning("the completed result's times are those of %s; reports show them apart", before)
     if damaged(record.folder / MODEL_NAME):
-        log.warning("%s is cut or damaged: train.rerun=true makes it anew", _shown(record.folder / MODEL_NAME))
+        log.warning("%s is cut or damaged: train.rerun=true makes it anew", shown(record.folder / MODEL_NAME))
     if monitor and not (record.folder / file_names.MONITOR).exists():
         log.warning("train.monitor=true has no effect on a completed run: train.rerun=true trains it under watch")
     return Ending("completed")
@@ -256,8 +256,8 @@ def _start_afresh_or_resume(record: Record, rerun: bool) -> None:
         holds = f"a run {record.differing_option()}"
         if record.holds_anothers_checkpoint():
             allowed = f"a folder of its own; here lies the checkpoint of {holds}, which train.rerun=true gives up"
-            raise UserError("hydra.run.dir", _shown(record.folder), allowed)
-        log.warning("%s held the result of %s, which this one replaces", _shown(record.folder), holds)
+            raise UserError("hydra.run.dir", shown(record.folder), allowed)
+        log.warning("%s held the result of %s, which this one replaces", shown(record.folder), holds)
     if not any(file.exists() for file in _checkpoints(record.folder)):
         return
     if record.is_same_run() and not record.completed_before():
@@ -293,14 +293,9 @@ def _close(run: Run, record: Record, ending: Ending) -> None:
 
 
 def _taken(folder: Path) -> Ending:
-    log.warning("another process is at work in this folder, skipped: %s", _shown(folder))
+    log.warning("another process is at work in this folder, skipped: %s", shown(folder))
     return Ending("failed", "another process is at work in the folder", exit_code=1)
 
 
 def _short(commit: str | None) -> str:
     return commit[:10] if commit else "none"
-
-
-def _shown(folder: Path) -> str:
-    inside = folder.is_relative_to(Path.cwd())
-    return os.path.relpath(folder) if inside else str(folder)

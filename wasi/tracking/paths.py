@@ -8,6 +8,11 @@ from typing import Any
 _WITHIN_TEXT = re.compile(r"(?<![^\s'\"=(\[{,;<>])(?:~[^\s/]*)?/[^\s'\"(),;:\[\]{}<>|]+")
 
 
+def shown(path: Path) -> str:
+    """Return the path as text, relative to the working folder if it lies inside."""
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
 def text_without_absolute_paths(text: str) -> str:
     """Shorten absolute paths in a message as `without_absolute_paths` does; a path with spaces is shortened in parts.
 

@@ -33,7 +33,7 @@ from wasi.config.rank_options import thresholds_read  # noqa: E402
 from wasi.models.weights_file import FILE_NAME as MODEL  # noqa: E402
 from wasi.tracking.history import History, Row  # noqa: E402
 from wasi.tracking.names import LAYER_TABLE, ROW, THRESHOLDS, TRAIN_STEP  # noqa: E402
-from wasi.tracking.paths import without_absolute_paths  # noqa: E402
+from wasi.tracking.paths import shown, without_absolute_paths  # noqa: E402
 
 log = logging.getLogger(__name__)
 
@@ -211,7 +211,7 @@ class WandbTracker:
         self._warn(self._run, _reason(error))
 
     def _warn(self, run, reason: str) -> None:
-        where = shlex.quote(_shown(_folder_of(run)))
+        where = shlex.quote(shown(_folder_of(run)))
         log.warning("W&B is out of reach (%s): offline from here, upload it later with: wandb sync %s", reason, where)
 
     def _remove_other_files(self, online_too: bool = False) -> None:
@@ -229,12 +229,12 @@ class WandbTracker:
         """Log the ranks per layer as a table, and figures; upload the result and the model as artifacts."""
         from wasi.tracking.pictures import pictures
 
-        shown: dict[str, Any] = {name: wandb.Image(image) for name, image in pictures(result).items()}
+        media: dict[str, Any] = {name: wandb.Image(image) for name, image in pictures(result).items()}
         if result["layers"]:
             columns, rows = layer_table(result["layers"])
-            shown[LAYER_TABLE] = wandb.Table(columns, rows)
-        if shown:
-            self._run.log(shown, step=max(self._row[0], self._run.starting_step))
+            media[LAYER_TABLE] = wandb.Table(columns, rows)
+        if media:
+            self._run.log(media, step=max(self._row[0], self._run.starting_step))
         for artifact in self._artifacts(result):
             self._run.log_artifact(artifact)
 
@@ -242,12 +242,12 @@ class WandbTracker:
         path = self._folder / "wandb" / f"result-{self._id}.json"
         atomic_write_text(path, json.dumps(without_absolute_paths(result), indent=2) + "\n")
         artifact = wandb.Artifact(f"result-{self._id}", type="result")
-        artifact.add_file(_shown(path), name="result.json", policy="immutable", skip_cache=True)
+        artifact.add_file(shown(path), name="result.json", policy="immutable", skip_cache=True)
         yield artifact
         model = self._folder / MODEL
         if self._cfg.logger.log_model and model.exists():
             artifact = wandb.Artifact(f"model-{self._id}", type="model")
-            artifact.add_file(_shown(model), policy="immutable", skip_cache=True)
+            artifact.add_file(shown(model), policy="immutable", skip_cache=True)
             yield artifact
 
 
@@ -299,11 +299,6 @@ def _cloned_from_a_folder() -> bool:
 
 def _folder_of(run) -> Path:
     return Path(run.dir).parent
-
-
-def _shown(path: Path) -> str:
-    """Return the path as text, relative to the working folder if it lies inside."""
-    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def reach(address: str) -> None:

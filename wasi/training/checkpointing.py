@@ -1,8 +1,8 @@
 """Gradient checkpointing: save each block's input, recompute the block in the backward pass (arXiv 1604.06174)."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial, wraps
+from contextlib import contextmanager, nullcontext
+from functools import wraps
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -22,15 +22,10 @@ def _checkpointed(block: nn.Module, forward):
     def run(*args, **kwargs):
         if not block.training:
             return forward(*args, **kwargs)
-        contexts = partial(_contexts, block)
+        contexts = lambda: (nullcontext(), _repetition(block))  # noqa: E731 (of the forward pass and the recomputation)
         return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
 
     return run
-
-
-def _contexts(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
-    """Return the contexts of the first forward pass and of its recomputation."""
-    return nullcontext(), _repetition(block)
 
 
 @contextmanager

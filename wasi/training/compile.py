@@ -38,14 +38,10 @@ def check_compiler(wanted: bool, device: torch.device) -> None:
     if not wanted:
         return
     try:
-        torch.compile(_tried, **COMPILE_OPTIONS)(torch.ones(8, device=device))
+        torch.compile(lambda x: x.sin() + 1, **COMPILE_OPTIONS)(torch.ones(8, device=device))
     except Exception as error:  # backends raise many types of errors
-        told = str(error).strip().partition("\n")[0]
-        raise UserError("device.compile", "true", f"false here, where torch.compile does not work: {told}") from error
-
-
-def _tried(x: Tensor) -> Tensor:
-    return x.sin() + 1
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError("device.compile", "true", f"false here, where torch.compile does not work: {reason}") from error
 
 
 def compile_blocks(model: nn.Module) -> None:
