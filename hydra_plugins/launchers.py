@@ -118,14 +118,14 @@ def _answered(owner: Any, name: str, errors: tuple, answer: Callable[[JobReturn]
     """`owner.name(...)` returns what a lost job returns instead of raising one of `errors`."""
     original = getattr(owner, name)
 
-    def told(*args: Any, **options: Any) -> Any:
+    def answered(*args: Any, **options: Any) -> Any:
         try:
             return original(*args, **options)
         except errors as error:
             print_error(f"a job's process died: {one_line(str(error))[:300]}")
             return answer(_lost())
 
-    setattr(owner, name, told)
+    setattr(owner, name, answered)
     try:
         yield
     finally:

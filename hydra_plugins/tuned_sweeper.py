@@ -54,7 +54,7 @@ class TunedSweeper(BasicSweeper):
         rows = self._first_stage(plan, folder)
         self._keep(plan, rows, folder)
         for row in rows:
-            print(*row.told(), sep="\n", flush=True)
+            print(*row.lines(), sep="\n", flush=True)
         return [self._launch(plan.second_stage({row.row.name: row.choices for row in rows}))]
 
     def _keep(self, plan: Plan, rows: Sequence[TunedRow], folder: Path) -> None:

@@ -48,8 +48,8 @@ def name() -> str:
 
 def provenance() -> dict[str, object]:
     """Return the allocator's name, its settings in the environment, and what `returns_freed_memory` found last."""
-    told = {variable: os.environ[variable] for variable in _SETTINGS if variable in os.environ}
-    return {"name": name(), **({"environment": told} if told else {}), **({"freed": _freed} if _freed else {})}
+    settings = {variable: os.environ[variable] for variable in _SETTINGS if variable in os.environ}
+    return {"name": name(), **({"environment": settings} if settings else {}), **({"freed": _freed} if _freed else {})}
 
 
 def keep_freed_memory() -> bool:

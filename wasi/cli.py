@@ -20,7 +20,7 @@ def run_cli(main: Callable[[], int | None]) -> None:
     SIGTERM exit with 130 and 143.
     """
 
-    def told() -> None:
+    def with_status() -> None:
         try:
             sys.exit(main() or 0)
         except UserError as error:
@@ -32,7 +32,7 @@ def run_cli(main: Callable[[], int | None]) -> None:
             print_error(one_line(f"{error.filename}: {error.strerror}"))
             sys.exit(1)
 
-    command(told)
+    command(with_status)
 
 
 def check_output_file(option: str, path: Path) -> None:

@@ -116,11 +116,11 @@ def triton_absent() -> Iterator[None]:
     # None in sys.modules makes the import of a module fail.
     sys.modules[_TRITON] = None  # type: ignore[assignment]  # documented, but not in typeshed
     logger = logging.getLogger("torch.utils.flop_counter")  # it would warn that triton is missing
-    told, logger.disabled = logger.disabled, True
+    disabled_before, logger.disabled = logger.disabled, True
     try:
         yield
     finally:
-        logger.disabled = told
+        logger.disabled = disabled_before
         del sys.modules[_TRITON]
 
 

@@ -112,12 +112,12 @@ def evaluate_run(run: Path, cfg: DictConfig, whole: bool = False) -> tuple[str, 
 
     device = prepare_device(cfg.device)
     model, header = open_model(run)
-    split, images, classes, told = _chosen(cfg, header, whole)
+    split, images, classes, description = _chosen(cfg, header, whole)
     outputs = torch.tensor(_outputs_of(classes, header, cfg.dataset.name))
     batches = eval_batches(Loader(images, cfg.dataset.num_workers, device), cfg.dataset.batch_size)
     by_output = ((batch, outputs[labels]) for batch, labels in batches)
     found = evaluate(model.to(device), by_output, Normalize(header.input))
-    return told, found.metrics(split)
+    return description, found.metrics(split)
 
 
 def _chosen(cfg: DictConfig, header: ModelHeader, whole: bool) -> tuple[str, Images, list[str], str]:

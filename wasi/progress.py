@@ -51,8 +51,8 @@ class ProgressCallback(Callback):
         if sweep is None or _version(folder) in (None, self._before):  # skipped: no new result
             return
         choosing = is_tuned_sweep(config.hydra) and is_trial(sweep, folder.name, config.seed)
-        if told := numbers(folder, sweep, choosing):
-            log.info("job %s done: %s", job_position(folder, sweep, config.hydra.job.num), printable(told))
+        if text := numbers(folder, sweep, choosing):
+            log.info("job %s done: %s", job_position(folder, sweep, config.hydra.job.num), printable(text))
 
 
 def _folders(config: DictConfig) -> tuple[Path, Path | None]:
@@ -108,9 +108,9 @@ def numbers(folder: Path, sweep: Path, choosing: bool = False) -> str:
         return ""
     comparison = _comparison(run, sweep)
     accuracy = _validated(run) if choosing else _accuracy(run, comparison)
-    told = [accuracy, *(_cost(cost, run, comparison) for cost in _NUMBERS)]
+    parts = [accuracy, *(_cost(cost, run, comparison) for cost in _NUMBERS)]
     without = "; no vanilla to compare with yet" if comparison.baseline is None else ""
-    return f"{comparison.group.recipe or name_of(run)}: {', '.join(filter(None, told))}{without}{_busy(run)}"
+    return f"{comparison.group.recipe or name_of(run)}: {', '.join(filter(None, parts))}{without}{_busy(run)}"
 
 
 def _read(folder: Path) -> Run | None:

@@ -116,10 +116,10 @@ def _progress(log: Path) -> str | None:
         with open(log, "rb") as file:
             file.seek(0, 2)
             file.seek(max(0, file.tell() - _TAIL))
-            told = _EPOCH.findall(file.read().decode(errors="replace"))
+            epochs = _EPOCH.findall(file.read().decode(errors="replace"))
     except OSError:
         return None
-    return "{} {}/{}".format(*told[-1]) if told else None
+    return "{} {}/{}".format(*epochs[-1]) if epochs else None
 
 
 def seconds_left(found: Sequence[Job], planned: int, free: int = 0) -> float | None:

@@ -47,6 +47,6 @@ def _installed() -> str | None:
 
 
 if __name__ == "__main__":
-    lines, told = torch_for(platform.system(), platform.machine(), has_nvidia(), _installed())
-    print(told, file=sys.stderr)
+    lines, reason = torch_for(platform.system(), platform.machine(), has_nvidia(), _installed())
+    print(reason, file=sys.stderr)
     print("\n".join(lines))

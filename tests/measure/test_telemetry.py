@@ -61,7 +61,7 @@ def test_a_pi_with_vcgencmd(pi5):
     answers = {"get_throttled": "throttled=0x0\n", "measure_temp": "temp=48.3'C\n", "measure_clock": clock}
     look = snapshot(tools(**answers), pi5)
     assert look == Snapshot(["ondemand"], 1500.019456, 48.3, 0, None)
-    assert look.told() == {
+    assert look.known() == {
         "governors": ["ondemand"],
         "frequency_mhz": 1500.019456,
         "temperature_c": 48.3,
@@ -97,8 +97,8 @@ def test_broken_files_and_no_files(tmp_path):
     write(tmp_path / "class/thermal/thermal_zone0/temp", "not a number")
     write(tmp_path / "devices/platform/soc/soc:firmware/get_throttled", "?")
     (tmp_path / "devices/system/cpu/cpufreq/policy0/scaling_governor").mkdir(parents=True)
-    assert snapshot(nothing, tmp_path).told() == {}
-    assert snapshot(nothing, tmp_path / "absent").told() == {}
+    assert snapshot(nothing, tmp_path).known() == {}
+    assert snapshot(nothing, tmp_path / "absent").known() == {}
 
 
 def test_this_machine_never_fails():

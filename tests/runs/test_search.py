@@ -98,7 +98,7 @@ def test_the_edge_of_a_range(rate, edge):
     space = Space({"optimizer.lr": Range(1e-4, 1e-2, log=True)})
     found = TunedRow(Row("wasi", {}, [{"optimizer.lr": rate}], space), ["x"], [(0.5,)], ["completed"])
     assert found.on_edge == (["optimizer.lr"] if edge else [])
-    assert any("EDGE of its grid (0.0001 to 0.01)" in line for line in found.told()) == edge
+    assert any("EDGE of its grid (0.0001 to 0.01)" in line for line in found.lines()) == edge
 
 
 def test_of_two_objectives_the_front_is_chosen():
@@ -107,9 +107,9 @@ def test_of_two_objectives_the_front_is_chosen():
     grid = [{"x": place} for place in range(6)]
     found = TunedRow(Row("wasi", {}, grid), list("abcdef"), values, ["completed"] * 6, COSTS)
     assert found.choice == {"x": 1} and found.choices == [{"x": 1}, {"x": 0}, {"x": 5}]
-    assert sum("Pareto front" in line for line in found.told()) == 3
+    assert sum("Pareto front" in line for line in found.lines()) == 3
     assert found.edges == [[], ["x"], ["x"]] and found.on_edge == []
-    assert sum("EDGE" in line for line in found.told()) == 2
+    assert sum("EDGE" in line for line in found.lines()) == 2
 
 
 def study_of(sweep):

@@ -121,7 +121,7 @@ def test_a_choice_and_the_edge_of_its_grid(accuracies, choice, edge):
     row = Row("wasi", {}, [{"lr": 1}, {"lr": 2}, {"lr": 3}])
     found = TunedRow(row, ["x", "y", "z"], [a and (a,) for a in accuracies], ["completed"] * 3)
     assert found.choice == {"lr": choice} and found.on_edge == edge
-    assert any("EDGE" in line for line in found.told()) == bool(edge)
+    assert any("EDGE" in line for line in found.lines()) == bool(edge)
 
 
 def test_the_edge_is_that_of_the_rates_of_the_chosen_optimizer():

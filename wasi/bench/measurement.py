@@ -113,6 +113,6 @@ class Measurement:
     def telemetry(self) -> dict:
         """Return the first and the last snapshot of the machine and the highest temperature, where known."""
         looks = {"before": self.looks[:1], "after": self.looks[1:][-1:]}
-        known = {when: look[0].told() for when, look in looks.items() if look and look[0].told()}
+        known = {when: look[0].known() for when, look in looks.items() if look and look[0].known()}
         degrees = [look.temperature_c for look in self.looks if look.temperature_c is not None]
         return {**known, "hottest_c": max(degrees)} if degrees else known

@@ -53,9 +53,9 @@ def canonical(value: Any) -> Any:
 def _ingredients(cfg: DictConfig) -> dict:
     resolved = {name: plain(cfg[name], resolve=True) for name in SECTIONS}
     parts = relevant(resolved)
-    told = {key for key, value in parts["method"].items() if value is not None}
+    given = {key for key, value in parts["method"].items() if value is not None}
     as_read = without_token_default(method_as_read(cfg))
-    parts["method"] = {key: value for key, value in as_read.items() if key in told}
+    parts["method"] = {key: value for key, value in as_read.items() if key in given}
     parts["model"].pop("weights")  # `identity` has a checksum of them instead of their path
     data = {**resolved["dataset"], **parts.pop("dataset")}  # likewise, including which of the images are used
     identity = {"weights": weights_identity(cfg.model), "data": dataset_identity(data)}

@@ -107,11 +107,11 @@ def _gpu_count() -> int:
 
 def gpu_driver() -> str | None:
     """Return the version of NVIDIA's driver; None without one."""
-    told = ctypes.create_string_buffer(80)
+    version = ctypes.create_string_buffer(80)
     with _nvml() as nvml:
         if nvml is not None:
-            nvml.nvmlSystemGetDriverVersion(told, ctypes.c_uint(len(told)))
-    return told.value.decode() or None
+            nvml.nvmlSystemGetDriverVersion(version, ctypes.c_uint(len(version)))
+    return version.value.decode() or None
 
 
 @contextmanager

@@ -47,8 +47,8 @@ def main() -> None:
         from wasi.dashboard.specification import specification
 
         entity = given.entity or os.environ.get("WANDB_ENTITY", "")
-        told = json.dumps(specification(entity, given.project, given.group, own), indent=2)
-        atomic_write_text(given.dry_run, told + "\n")
+        text = json.dumps(specification(entity, given.project, given.group, own), indent=2)
+        atomic_write_text(given.dry_run, text + "\n")
         print(f"written to {given.dry_run}")
         return
     mode = os.environ.get("WANDB_MODE", "online")

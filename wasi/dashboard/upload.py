@@ -32,9 +32,9 @@ def upload(entity: str | None, project: str, group: str | None, own: str | None 
         entity = str(entity or api.default_entity)
         return [_workspace(entity, project, group), _report(api, entity, project, group, own)]
     except (wandb.Error, ValueError, OSError) as error:
-        told = str(error).strip().splitlines() or [type(error).__name__]
+        reasons = str(error).strip().splitlines() or [type(error).__name__]
         given = f"{entity}/{project}" if entity else project
-        allowed = f"a project that W&B knows, with its server in reach: {told[0]}"
+        allowed = f"a project that W&B knows, with its server in reach: {reasons[0]}"
         raise UserError("--project", given, allowed) from error
 
 

@@ -35,12 +35,12 @@ def main() -> int:
     model, header = open_model(run)
     try:
         with replacing_from_folder(output) as temporary:
-            told = write(temporary, form, run, model, header)
+            description = write(temporary, form, run, model, header)
             found = compare(temporary, form, model, header)
     except Deviates as error:
         print_error(f"{output} is not written: {error}")
         return 1
-    print(f"{output}: {told}, {output.stat().st_size / 2**20:.2f} MiB")
+    print(f"{output}: {description}, {output.stat().st_size / 2**20:.2f} MiB")
     print(f"largest difference of logits {found.difference:.1e} (logits up to {found.largest:.2f})")
     print(f"latency of one image {found.exported_ms:.2f} ms (this package's model: {found.trained_ms:.2f} ms)")
     return 0

@@ -62,13 +62,13 @@ def crowding_warning(threads: int) -> Callable[[int, int], None]:
     Returns:
         A function of the numbers of epochs and steps done, to be called at the end of each epoch.
     """
-    before, told = clocks(), threads < 2
+    before, warned = clocks(), threads < 2
 
     def look(epochs: int, steps: int) -> None:
-        nonlocal told
+        nonlocal warned
         waited = share(*spent(before, clocks()))
-        if not told and epochs and waited is not None and waited >= _CROWDED:
-            told = True
+        if not warned and epochs and waited is not None and waited >= _CROWDED:
+            warned = True
             log.warning(
                 "busy machine: threads waited %.0f %% of their time for a processor, and each operation for its last "
                 "thread; device.num_threads=1 may be many times as fast", 100 * waited,

@@ -53,7 +53,7 @@ class Snapshot:
     throttle_flags: int | None = None
     throttle_count: int | None = None
 
-    def told(self) -> dict:
+    def known(self) -> dict:
         """Return the known fields, as JSON content."""
         return {key: value for key, value in asdict(self).items() if value not in (None, [])}
 

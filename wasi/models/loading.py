@@ -56,8 +56,8 @@ def load_state(model: nn.Module, state: State, source, heads: tuple[str, ...], a
     missing = [key for key in shapes if key not in state and not key.startswith(heads)]
     unknown = [key for key in state if key not in shapes]
     if missing or unknown:
-        told = [_count(missing, "missing"), _count(unknown, "unknown")]
-        raise _foreign(source, ", ".join(t for t in told if t))
+        differences = [_count(missing, "missing"), _count(unknown, "unknown")]
+        raise _foreign(source, ", ".join(t for t in differences if t))
     with torch.no_grad():
         for key, value in state.items():
             targets[key].copy_(value)

@@ -169,10 +169,10 @@ class Comparison:
             return []
         if not self.of_vanilla:
             (key,) = unlike(self.group, self.baseline)
-            row = f"{self.group.method} of {_told(key, self.baseline)}, alike in all else"
+            row = f"{self.group.method} of {_assignment(key, self.baseline)}, alike in all else"
             return [f"no vanilla to compare with; compared with {row}"]
         differences = [
-            f"{_told(key, self.baseline)} (this row {show_option(key, self.group.options.get(key))})"
+            f"{_assignment(key, self.baseline)} (this row {show_option(key, self.group.options.get(key))})"
             for key in sorted(_differences(self.group, self.baseline))
         ]
         lines = [f"compared with a vanilla of {', '.join(differences)}"] if differences else []
@@ -234,7 +234,7 @@ def _twin_of(group: Group, groups: list[Group]) -> Group | None:
     return next((g for g in alike if len(unlike(g, group)) == 1), None)
 
 
-def _told(key: str, group: Group) -> str:
+def _assignment(key: str, group: Group) -> str:
     """The group's option as text: `optimizer.lr=0.05`, and for a class its name as in `optimizer=SGD`."""
     return f"{key.removesuffix('._target_')}={show_option(key, group.options.get(key))}"
 

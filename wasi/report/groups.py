@@ -188,8 +188,8 @@ def block_of(model: str, dataset: str, groups: list[Group]) -> Block:
     """The block of the groups of one model on one data set."""
     tested = all(TEST in run.metrics for group in groups for run in group.trained)
     groups = [replace(group, accuracy=TEST if tested else VALIDATION) for group in sorted(groups, key=row_order)]
-    told = set().union(*(named(group.config) for group in groups))
-    differing = [key for key in _differing(groups) if key not in told]
+    always_shown = set().union(*(named(group.config) for group in groups))
+    differing = [key for key in _differing(groups) if key not in always_shown]
     if not _told_apart(groups, differing):
         differing += [key for key in _differing(groups) if key not in differing and key not in _NAMES]
     return Block(model, dataset, groups, differing, alike=not _told_apart(groups, differing))
@@ -253,9 +253,9 @@ def row_names(block: Block) -> list[str]:
 def recipes_of(block: Block) -> list[str]:
     """The groups' recipes, or for a vanilla without one the method's name; empty unless these tell all apart."""
     names = [group.recipe or (group.method if is_reference(group.method) else None) for group in block.groups]
-    told = [name for name in names if name is not None]
-    apart = len(set(told)) == len(names) and any(group.recipe for group in block.groups)
-    return told if apart else []
+    known = [name for name in names if name is not None]
+    apart = len(set(known)) == len(names) and any(group.recipe for group in block.groups)
+    return known if apart else []
 
 
 def with_threshold(group: Group) -> str:

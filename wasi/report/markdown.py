@@ -64,8 +64,8 @@ def _section(block: Block, comparisons: list[Comparison], figures: list[str]) ->
     remarks = remarks_of(comparisons)
     parts = [f"## {escape(block.title)}", escape(facts_of(block))]
     loud = doubts_about_accuracy(block.groups)
-    if told := answer(rows_of(block, comparisons, first=0)):
-        parts.append(f"**{escape(told)}**")
+    if saved := answer(rows_of(block, comparisons, first=0)):
+        parts.append(f"**{escape(saved)}**")
     parts += [f"**{escape(said)}**" if said in loud else escape(said) for said in summary(block, comparisons)]
     parts.append(_table(fields_of(block, comparisons, remarks)))
     if remarks:

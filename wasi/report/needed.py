@@ -13,8 +13,8 @@ def needed_sentences(groups: list[Group]) -> list[str]:
     without = [group for group in groups if select(group.config, _UPDATE) == "none" and group.is_quotable]
     pairs = [(group, twin) for group in without if (twin := _twin(group, groups))]
     names = _names([twin for _, twin in pairs])
-    told = [_sentence(*pair, name) for pair, name in zip(pairs, names, strict=True)]
-    return [sentence for sentence in told if sentence]
+    sentences = [_sentence(*pair, name) for pair, name in zip(pairs, names, strict=True)]
+    return [sentence for sentence in sentences if sentence]
 
 
 def _names(twins: list[Group]) -> list[str]:

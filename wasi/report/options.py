@@ -71,11 +71,11 @@ def model_label(config: Mapping) -> str:
 
 def unquotable(config: Mapping) -> list[str]:
     """The reasons, in two words each, why an accuracy means nothing; empty if it may be quoted."""
-    told = {
+    reasons = {
         "surrogate weights": select(config, "model.weights") == "surrogate",
         "synthetic images": select(config, "dataset.name") == "synthetic",
     }
-    return [reason for reason, holds in told.items() if holds]
+    return [reason for reason, holds in reasons.items() if holds]
 
 
 def dataset_label(config: Mapping) -> str:

@@ -58,8 +58,8 @@ def summary(block: Block, comparisons: list[Comparison]) -> list[str]:
     """The sentences above a table: doubts about accuracies, which rows differ from vanilla in accuracy, which are on
     the Pareto front, and whether the subspace iteration is needed. What was not measured has no sentence."""
     names = row_names(block)
-    told = [*_accuracy(names, comparisons), *_front(names, comparisons), *needed_sentences(block.groups)]
-    return [*doubts_about_accuracy(block.groups), *told]
+    findings = [*_accuracy(names, comparisons), *_front(names, comparisons), *needed_sentences(block.groups)]
+    return [*doubts_about_accuracy(block.groups), *findings]
 
 
 def doubts_about_accuracy(groups: Sequence[Group]) -> list[str]:

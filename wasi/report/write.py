@@ -74,8 +74,8 @@ def _answers(blocks: list) -> list[str]:
     from wasi.report.page.conclusion import answer
     from wasi.report.page.page_rows import rows_of
 
-    told = {block.title: answer(rows_of(block, comparisons, first=0)) for block, comparisons in blocks}
-    return [textwrap.fill(f"{title}: {text}", WIDTH) for title, text in told.items() if text]
+    answers = {block.title: answer(rows_of(block, comparisons, first=0)) for block, comparisons in blocks}
+    return [textwrap.fill(f"{title}: {text}", WIDTH) for title, text in answers.items() if text]
 
 
 def write_figures(block: Block, comparisons: list[Comparison], folder: Path) -> list[str]:

@@ -49,9 +49,9 @@ def markdown(table: Table, only: Collection[str] | None = None) -> str:
     titles = [title.format(accuracy=accuracy, baseline=_baseline(table)) for title in _TITLES]
     shown = [row for row in table.rows if only is None or row.name in only]
     rows = [_cells(row, table) for row in shown]
-    told = [place for place in range(len(titles)) if any(cells[place] != DASH for cells in rows)]
+    filled = [place for place in range(len(titles)) if any(cells[place] != DASH for cells in rows)]
     lines = [titles, ["---", "---", *["---:"] * (len(titles) - 2)], *rows]
-    lines = [[cells[place] for place in told] for cells in lines]
+    lines = [[cells[place] for place in filled] for cells in lines]
     text = "\n".join(f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in lines)
     verdict = "\n".join(f"- {sentence}" for sentence in sentences(table))
     parts = [verdict, text, _legend(table, shown), source(table.runs)]

@@ -10,7 +10,7 @@ from wasi.report.pareto import better_everywhere
 from wasi.report.statistics import Paired
 from wasi.results.rows import Row, Table
 
-# The bounds of the four targets, as told in the sentences.
+# The bounds of the four targets, as stated in the sentences.
 POINTS_BELOW, STEP_SPEED, SHARE_OF_LORA, INFERENCE_SPEED = 1.5, 1.3, 0.7, 1.3
 
 
@@ -18,11 +18,11 @@ POINTS_BELOW, STEP_SPEED, SHARE_OF_LORA, INFERENCE_SPEED = 1.5, 1.3, 0.7, 1.3
 class Judged:
     """How a row does on one target.
 
-    told: the measured value with the bound in brackets; "" if it was not measured. met: None if it was not measured.
+    finding: the measured value with the bound in brackets; "" if it was not measured. met: None if it was not measured.
     """
 
     name: str
-    told: str
+    finding: str
     met: bool | None
 
 
@@ -57,7 +57,7 @@ def _targets_sentence(table: Table) -> str | None:
 
 
 def _values(targets: list[Judged]) -> str:
-    return ", ".join(f"{target.name} {target.told}" for target in targets)
+    return ", ".join(f"{target.name} {target.finding}" for target in targets)
 
 
 def _judged(row: Row, table: Table) -> list[Judged]:

@@ -50,7 +50,7 @@ signum=None, details=None)
         return Ending("diverged", one_line(f"diverged: {diverged}"), exit_code=1)
     details = "".join(traceback.format_exception(error))
     kind = "out of memory: " if is_out_of_memory(error) else ""
-    return Ending("failed", (kind + _told(error)).rstrip(": "), exit_code=1, details=details)
+    return Ending("failed", (kind + _type_and_text(error)).rstrip(": "), exit_code=1, details=details)
 
 
 def tell(ending: Ending, log_path: Path) -> None:
@@ -72,7 +72,7 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _told(error: BaseException) -> str:
+def _type_and_text(error: BaseException) -> str:
     """Return the type and text of an exception as one line.
 
     If it comes from a worker of a data loader, torch makes its whole traceback the text, of which the last line is

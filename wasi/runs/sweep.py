@@ -92,7 +92,7 @@ class SweepCallback(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
-        told = _tell(self.report, folder)
+        reported = _tell(self.report, folder)
         failures = failed_jobs(folder, self._before, self.file_name)
         stopped = enough_failures(config.hydra)
         if not stopped:
@@ -102,7 +102,7 @@ class SweepCallback(Callback):
         if stopped:
             count, reason = stopped
             print_error(f"stopped after {count} failures of one kind, {OPTION}={self._fail_fast}: {reason}")
-        if failures or not told:
+        if failures or not reported:
             sys.exit(1)
 
 

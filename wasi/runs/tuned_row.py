@@ -79,14 +79,14 @@ class TunedRow:
         rest = {k: v for k, v in chosen.items() if k != key}
         return [point[key] for point in self.row.grid if {k: v for k, v in point.items() if k != key} == rest]
 
-    def told(self) -> list[str]:
+    def lines(self) -> list[str]:
         """Return the lines about this row for the terminal and the report."""
         name = self.row.name
         if self.choice is None:
             return [f"tuning {name}: no point was completed, its seeds are not run"]
         front = "on the Pareto front " if len(self.objectives) > 1 else ""
         lines = [
-            f"tuning {name}: {front}{shown(self.row.grid[place])} of {len(self.row.grid)} points, {self._told(place)}"
+            f"tuning {name}: {front}{shown(self.row.grid[place])} of {len(self.row.grid)} points, {self._values(place)}"
             for place in self._chosen
         ]
         warnings = [
@@ -97,7 +97,7 @@ class TunedRow:
         ]
         return lines + list(dict.fromkeys(warnings))
 
-    def _told(self, place: int) -> str:
+    def _values(self, place: int) -> str:
         pairs = zip(self.objectives, self.values[place] or (), strict=True)
         return ", ".join(f"{name} {value:.4f}" for name, value in pairs)
 
@@ -113,7 +113,7 @@ class TunedRow:
             "choices": self.choices,
             "edges": self.edges,
             "on_edge": self.on_edge,
-            "told": self.told(),
+            "told": self.lines(),
         }
         return {**head, "points": points, **chosen}
 

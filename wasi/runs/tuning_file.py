@@ -96,12 +96,12 @@ def read_tuning(folder: Path) -> dict[str, Any] | None:
 
 def is_trial(folder: Path, job: str, seed: object) -> bool:
     """Return whether a job of a tuned sweep is a trial: it has the first stage's seed and was not chosen so far."""
-    told = read_tuning(folder)
-    if told is None:
+    tuning = read_tuning(folder)
+    if tuning is None:
         return True
-    if told["seed"] is not None and str(seed) != told["seed"]:
+    if tuning["seed"] is not None and str(seed) != tuning["seed"]:
         return False
-    return job not in {point["job"] for row in told["rows"] for point in row["points"]} - set(told["left_out"])
+    return job not in {point["job"] for row in tuning["rows"] for point in row["points"]} - set(tuning["left_out"])
 
 
 def not_chosen(folder: Path) -> set[str]:
