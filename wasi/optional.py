@@ -9,12 +9,11 @@ from types import ModuleType
 
 from wasi.errors import UserError
 
+_BASELINES = "requirements-baselines.txt"
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it warns of 4-bit kernels on CPUs
 
 
-def optional(
-    module: str, option: str, given: object, requirements: str = "requirements-baselines.txt"
-) -> ModuleType:
+def optional(module: str, option: str, given: object, requirements: str = _BASELINES) -> ModuleType:
     """Import and return `module`, which `option=given` needs.
 
     Args:
@@ -31,12 +30,10 @@ def optional(
         raise _refusal(module.partition(".")[0], option, given, requirements, str(error)) from error
 
 
-def check_installed(
-    package: str, option: str, given: object, requirements: str = "requirements-baselines.txt"
-) -> None:
+def check_installed(package: str, option: str, given: object) -> None:
     """Raise `UserError`, as `optional` does, if `package` is not installed; imports nothing."""
     if not (sys.modules.get(package) or importlib.util.find_spec(package)):
-        raise _refusal(package, option, given, requirements, f"No module named '{package}'")
+        raise _refusal(package, option, given, _BASELINES, f"No module named '{package}'")
 
 
 def _refusal(package: str, option: str, given: object, requirements: str, reason: str) -> UserError:

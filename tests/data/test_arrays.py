@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from wasi.data.arrays import from_numpy, resized_as_floats
-from wasi.data.loader import eval_batches
+from wasi.data.loader import Loader, eval_batches
 from wasi.data.normalize import Normalize
 
 
@@ -32,7 +32,7 @@ def test_resizing_agrees_with_pillow(spec, size, interpolation):
 def test_a_batch_is_its_items(spec, shape):
     pixels = np.random.default_rng(2).integers(0, 256, shape, np.uint8)
     data = from_numpy(pixels, np.arange(7), spec(20, "bicubic"))
-    [(images, labels)] = eval_batches(data, 7)
+    [(images, labels)] = eval_batches(Loader(data), 7)
     assert images.is_contiguous() and labels.tolist() == list(range(7))
     for i in range(7):
         assert torch.equal(images[i], data[i][0])
@@ -43,7 +43,7 @@ def test_a_batch_is_its_items(spec, shape):
 def test_resizing_for_a_gpu_is_that_of_the_cpu_to_one_level(spec, size, interpolation):
     pixels = np.random.default_rng(1).integers(0, 256, (6, 12, 12, 3), np.uint8)
     data = from_numpy(pixels, np.arange(6), spec(size, interpolation))
-    [(images, _)] = eval_batches(data, 6)
+    [(images, _)] = eval_batches(Loader(data), 6)
     other = resized_as_floats(data.images, data.spec)
     assert other.dtype == torch.uint8 and (other.int() - images.int()).abs().max() <= 1
 

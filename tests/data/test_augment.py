@@ -85,8 +85,8 @@ def test_crops_come_from_the_image_at_its_own_size(augment, spec, tmp_path):
 @pytest.mark.parametrize("start", [1, 3])
 def test_the_rest_of_an_epoch_is_that_of_the_whole_whatever_the_workers(augment, images, spec, workers, start):
     changed, mix = augmented(images, augment("deit"), spec(16), 5), batch_mix(augment("deit"), 4)
-    whole = list(train_batches(changed, 6, 5, 2, hflip=0.5, mix=mix))
-    rest = list(train_batches(changed, 6, 5, 2, start, 0.5, workers, mix))
+    whole = list(train_batches(Loader(changed), 6, 5, 2, hflip=0.5, mix=mix))
+    rest = list(train_batches(Loader(changed, workers), 6, 5, 2, start, 0.5, mix))
     for batch, expected in zip(rest, whole[start:], strict=True):
         assert all(torch.equal(a, b) for a, b in zip(batch, expected, strict=True))
 
@@ -94,7 +94,7 @@ def test_the_rest_of_an_epoch_is_that_of_the_whole_whatever_the_workers(augment,
 def test_workers_live_as_long_as_their_loader(augment, images, spec):
     changed = augmented(images, augment("deit"), spec(16), 0)
     loader = Loader(changed, 1)
-    expected = [list(train_batches(changed, 6, 0, epoch)) for epoch in (0, 1)]
+    expected = [list(train_batches(Loader(changed), 6, 0, epoch)) for epoch in (0, 1)]
     found, pids = [], set()
     for epoch in (0, 1):
         next(train_batches(loader, 6, 0, epoch + 7))  # a pass that is broken off

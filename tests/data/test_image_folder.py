@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from wasi.data.catalogue import dataset_identity, load_data
-from wasi.data.loader import train_batches
+from wasi.data.loader import Loader, train_batches
 from wasi.errors import UserError
 
 
@@ -41,7 +41,7 @@ def test_the_label_is_that_of_the_class_folder(load, image_tree):
     for split in ("train", "val"):
         for path in (image_tree / split / "dog").iterdir():
             Image.new("RGB", (20, 20), (250, 0, 0)).save(path, quality=95)
-    for images, labels in train_batches(load().train, 4, seed=0, epoch=0):
+    for images, labels in train_batches(Loader(load().train), 4, seed=0, epoch=0):
         assert ((images[:, 0].float().mean((1, 2)) > 240) == (labels == 1)).all()
 
 

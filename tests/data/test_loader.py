@@ -30,8 +30,8 @@ class Numbered(Dataset):
         return image, index
 
 
-def epoch(*args, **kwargs):
-    return list(train_batches(*args, **kwargs))
+def epoch(dataset, *args, num_workers=0, **kwargs):
+    return list(train_batches(Loader(dataset, num_workers), *args, **kwargs))
 
 
 def labels(batches):
@@ -78,7 +78,7 @@ def test_workers_change_nothing():
 def test_no_global_random_state_is_touched(workers):
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
     epoch(Numbered(9), 4, seed=0, epoch=0, hflip=0.5, num_workers=workers)
-    list(eval_batches(Numbered(9), 4, workers))
+    list(eval_batches(Loader(Numbered(9), workers), 4))
     list(calibration_batches(Numbered(9), 4, 2, seed=0))
     assert torch.equal(before[0], torch.get_rng_state())
     assert before[1] == random.getstate()
@@ -113,7 +113,7 @@ def test_parts_of_batches_are_those_of_the_whole_and_only_they_are_loaded(mixed,
 
 
 def test_parts_of_evaluation_batches_are_those_of_the_whole():
-    parts = [list(eval_batches(Numbered(9), 4, part=lambda t, n=n: t.tensor_split(2)[n])) for n in range(2)]
+    parts = [list(eval_batches(Loader(Numbered(9)), 4, part=lambda t, n=n: t.tensor_split(2)[n])) for n in range(2)]
     assert [labels(part) for part in parts] == [[[0, 1], [4, 5], [8]], [[2, 3], [6, 7], []]]
     assert parts[1][2][0].shape == (0, 3, 2, 2)
 
@@ -126,7 +126,7 @@ def test_a_small_set_lives_on_an_accelerator_as_bytes_and_is_made_ready_there(re
     loader = Loader(data, None, meta, resident)
     assert loader.dataset.images.device == (meta if resident else torch.device("cpu"))
     assert loader.dataset.images.shape == (10, 1, 4, 4) and loader.dataset.images.dtype == torch.uint8
-    batches = epoch(loader, 4, seed=0, epoch=0, hflip=0.5)
+    batches = list(train_batches(loader, 4, seed=0, epoch=0, hflip=0.5))
     assert [images.shape for images, _ in batches] == [(4, 3, 8, 8), (4, 3, 8, 8), (2, 3, 8, 8)]
     assert all(images.device == meta and images.dtype == torch.uint8 for images, _ in batches)
     assert sorted(sum(labels(batches), [])) == list(range(10))  # which are read, and stay on the host
@@ -177,7 +177,7 @@ def test_a_flip_mirrors_left_and_right_only():
 
 
 def test_evaluation_keeps_the_order_and_never_flips():
-    batches = list(eval_batches(Numbered(10), 4))
+    batches = list(eval_batches(Loader(Numbered(10)), 4))
     assert labels(batches) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     assert not any(flipped(batches))
 

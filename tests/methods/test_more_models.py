@@ -15,7 +15,7 @@ from wasi.methods.perplexity_search import PerplexitySearch
 from wasi.methods.scope import scope_linears
 from wasi.methods.selection import ActivationRanks
 from wasi.models.structure import head_module, linear_sites
-from wasi.tracking import NullTracker
+from wasi.tracking import Tracker
 from wasi.training.checkpointing import checkpoint_blocks
 from wasi.training.monitor import Monitor
 from wasi.training.step import TrainStep
@@ -173,7 +173,7 @@ def test_ranks_can_be_searched_and_stability_monitored(family, tmp_path):
     rank = {"weight_epsilon": 0.8, "activation_epsilon": 0.8}
     cfg = OmegaConf.create({"method": {"scope": "all"}, "rank": rank})
     for i, net in enumerate((model, made(family))):
-        Monitor(net, [(images, labels)], cfg, tmp_path, NullTracker())(i, 0)
+        Monitor(net, [(images, labels)], cfg, tmp_path, Tracker())(i, 0)
         with open(tmp_path / "monitor.csv") as file:
             assert len(file.readlines()) == 1 + (i + 1) * len(sites)
 

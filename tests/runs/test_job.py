@@ -19,7 +19,7 @@ from wasi.runs.job import perform, run_job
 from wasi.runs.lock import folder_lock
 from wasi.runs.result import read_result
 from wasi.signals import interruptible
-from wasi.tracking import NullTracker
+from wasi.tracking import Tracker
 
 
 @pytest.fixture
@@ -266,7 +266,7 @@ def test_the_tracker_gets_what_the_result_has(tmp_path, cfg, monkeypatch):
 
 def test_a_run_that_is_trained_again_is_another_attempt_and_one_that_goes_on_is_not(tmp_path, cfg, monkeypatch):
     attempts = []
-    monkeypatch.setattr(module, "open_tracker", lambda *given: attempts.append(given[3]) or NullTracker())
+    monkeypatch.setattr(module, "open_tracker", lambda *given: attempts.append(given[3]) or Tracker())
 
     def told() -> tuple:
         return attempts.pop(), read_result(tmp_path)["provenance"]["attempt"]

@@ -16,7 +16,7 @@ from train import train
 from wasi.errors import Interrupted
 from wasi.runs.job import Run
 from wasi.signals import interruptible
-from wasi.tracking import NullTracker
+from wasi.tracking import Tracker
 from wasi.training import parallel
 from wasi.training.lean import LeanStep
 from wasi.training.optimizer import build_optimizer
@@ -85,7 +85,7 @@ RUNS = {
 }
 
 
-class Stopping(NullTracker):
+class Stopping(Tracker):
     """Stops the process once, as a scheduler does, after a step."""
 
     def log(self, step, values):
@@ -116,16 +116,16 @@ def resuming_worker(rank, folder):
         store = dist.FileStore(str(folder / f"{name} store"), 2)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
         try:
-            return on_digits(folder / name, words, NullTracker() if rank else tracker)
+            return on_digits(folder / name, words, Tracker() if rank else tracker)
         finally:
             dist.destroy_process_group()
 
     found = {}
     for name, words in RUNS.items():
-        found[name, "whole"] = alone(f"{name} whole", words, NullTracker())
+        found[name, "whole"] = alone(f"{name} whole", words, Tracker())
         for case, first, second in (("two then one", together, alone), ("one then two", alone, together)):
             found[name, f"{case}, stopped"] = first(f"{name} {case}", words, Stopping())
-            found[name, case] = second(f"{name} {case}", words, NullTracker())
+            found[name, case] = second(f"{name} {case}", words, Tracker())
     torch.save(found, folder / f"{rank}.pt")
 
 

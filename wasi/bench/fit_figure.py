@@ -1,7 +1,6 @@
 """The figure of `experiment=fit`: memory against time per epoch of all timed combinations, and the memory limit."""
 
 import matplotlib
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from wasi.report.figures import DPI, WIDTH_INCHES, images
@@ -19,7 +18,6 @@ def draw(rows: list[dict], limit_mib: float, model: str) -> dict[str, bytes]:
     looks = dict(zip(methods, styles([(method, method) for method in methods]), strict=True))
     with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(WIDTH_INCHES, 3.8), dpi=DPI, layout="constrained")
-        FigureCanvasAgg(figure)
         ax = figure.subplots()
         for row in timed:
             look = looks[row["method"]]

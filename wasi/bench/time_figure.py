@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import matplotlib
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from wasi.bench.jobs import BenchJob, baseline_apart, series_names
@@ -42,7 +41,6 @@ def draw(jobs: list[BenchJob], name: str = "") -> dict[str, bytes]:
         return {}
     with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(WIDTH_INCHES, 2.9), dpi=DPI, layout="constrained")
-        FigureCanvasAgg(figure)
         axes = figure.subplots(1, len(_PANELS))
         for ax, (kind, title) in zip(axes, _PANELS.items(), strict=True):
             _panel(ax, series, kind, title)

@@ -96,13 +96,12 @@ def num_batches(dataset: Images, batch_size: int) -> int:
 
 
 def train_batches(
-    images: Images | Loader,
+    loader: Loader,
     batch_size: int,
     seed: int,
     epoch: int,
     start: int = 0,
     hflip: float = 0.0,
-    num_workers: int | None = 0,
     mix: Callable[..., Batch] | None = None,
     part: Part = _all,
 ) -> Iterator[Batch]:
@@ -114,7 +113,6 @@ def train_batches(
         part: selects the positions of every batch to load, for example those of one process; images and labels are
             bit for bit those that the whole batch has at these positions.
     """
-    loader = _loader(images, num_workers)
     order = permutation(len(loader.dataset), "order", seed, epoch)
     if isinstance(loader.dataset, AugmentedImages):
         order = order + epoch * len(order)
@@ -148,14 +146,11 @@ def _places(count: int, part: Part, with_neighbour: bool = False) -> tuple[Tenso
 def first_batch(dataset: Images, cfg) -> Batch:
     """Return the first training batch of the configuration `cfg`, mirrored as in training but not augmented."""
     data = cfg.dataset
-    return next(train_batches(dataset, data.batch_size, cfg.seed, 0, hflip=data.hflip))
+    return next(train_batches(Loader(dataset), data.batch_size, cfg.seed, 0, hflip=data.hflip))
 
 
-def eval_batches(
-    images: Images | Loader, batch_size: int, num_workers: int | None = 0, part: Part = _all
-) -> Iterator[Batch]:
+def eval_batches(loader: Loader, batch_size: int, part: Part = _all) -> Iterator[Batch]:
     """Yield all images once in the data set's order; `part` as for `train_batches`."""
-    loader = _loader(images, num_workers)
     whole = torch.arange(len(loader.dataset)).split(batch_size)
     places = [_places(len(items), part) for items in whole]
     loaded = loader.load([items[place] for items, (place, _) in zip(whole, places, strict=True)])
@@ -174,10 +169,6 @@ def calibration_batches(dataset: Images, batch_size: int, count: int, seed: int)
         raise UserError("rank.calibration_batches", count, f"at most {available} (batches in the training images)")
     order = permutation(len(dataset), "calibration", seed)
     return Loader(dataset).load(order.split(batch_size)[:count])
-
-
-def _loader(images: Images | Loader, num_workers: int | None) -> Loader:
-    return images if isinstance(images, Loader) else Loader(images, num_workers)
 
 
 def _leave_signals_to_parent(worker: int) -> None:

@@ -37,7 +37,7 @@ from wasi.runs.provenance import code_version, machine
 from wasi.runs.record import Record
 from wasi.runs.result import read_result
 from wasi.signals import interruptible, uninterrupted
-from wasi.tracking import NullTracker, Tracker, open_tracker
+from wasi.tracking import Tracker, open_tracker
 from wasi.tracking.paths import shown
 from wasi.training import file_names
 
@@ -52,7 +52,7 @@ class Run:
     """What a run works with, and what it fills in; what is there when it ends goes into its result."""
 
     folder: Path
-    tracker: Tracker = field(default_factory=NullTracker)
+    tracker: Tracker = field(default_factory=Tracker)
     metrics: dict = field(default_factory=dict)
     layers: list = field(default_factory=list)
     classes: list = field(default_factory=list)

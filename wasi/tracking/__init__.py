@@ -1,13 +1,13 @@
 """Where a run's numbers go besides `result.json`: nowhere, or to Weights & Biases."""
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from omegaconf import DictConfig
 
 
-class Tracker(Protocol):
-    """What a run reports its progress to."""
+class Tracker:
+    """What a run reports its progress to; this one discards everything, for `logger=none`."""
 
     def resume(self, step: int) -> None:
         """Go on from `step` (0 from the start); discard what an earlier process logged after it."""
@@ -29,25 +29,6 @@ class Tracker(Protocol):
         """
 
 
-class NullTracker:
-    """Discards everything, for `logger=none`."""
-
-    def resume(self, step: int) -> None:
-        pass
-
-    def log(self, step: int, values: dict[str, float]) -> None:
-        pass
-
-    def flush(self) -> None:
-        pass
-
-    def summary(self, metrics: dict[str, Any]) -> None:
-        pass
-
-    def finish(self, exit_code: int, result: dict[str, Any] | None = None) -> None:
-        pass
-
-
 def open_tracker(cfg: DictConfig, folder: Path, fingerprint: str, attempt: int = 1) -> Tracker:
     """Return the tracker that `logger` selects.
 
@@ -55,7 +36,7 @@ def open_tracker(cfg: DictConfig, folder: Path, fingerprint: str, attempt: int =
         attempt: 1, and one more each time that a completed run is trained again (`train.rerun`).
     """
     if cfg.logger.name == "none":
-        return NullTracker()
+        return Tracker()
     from wasi.tracking.wandb_tracker import WandbTracker
 
     return WandbTracker(cfg, folder, fingerprint, attempt)

@@ -31,6 +31,7 @@ from wasi.config.hardware import is_raspberry_pi  # noqa: E402
 from wasi.config.naming import rank_label, row_label  # noqa: E402
 from wasi.config.rank_options import thresholds_read  # noqa: E402
 from wasi.models.weights_file import FILE_NAME as MODEL  # noqa: E402
+from wasi.tracking import Tracker  # noqa: E402
 from wasi.tracking.history import History, Row  # noqa: E402
 from wasi.tracking.names import LAYER_TABLE, ROW, THRESHOLDS, TRAIN_STEP  # noqa: E402
 from wasi.tracking.paths import shown, without_absolute_paths  # noqa: E402
@@ -43,7 +44,7 @@ _RETRY_AFTER = 600.0  # seconds in which later jobs of this process do not try a
 _unreachable_since: tuple[float, str] | None = None
 
 
-class WandbTracker:
+class WandbTracker(Tracker):
     """One W&B run: history over `train/step`, the run's metrics as summary, the sweep as group.
 
     If a call of W&B fails, the run continues offline with all that was logged, after one warning.
