@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from wasi.config.declared import method_names
+from wasi.layers.base import LowRankLayer
 from wasi.measure.flops import step_flops
 from wasi.measure.run import subspace_work
 from wasi.training.step import TrainStep
@@ -43,6 +44,16 @@ def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Mo
     return MODELS[name]().to(dtype)
 
 
+def tied_vit() -> nn.Module:
+    """A float64 model of timm's whose two blocks share the weight of `fc1`, with a bias each, and the module `fc2`."""
+    model = build("timm_vit", dtype=torch.float64)
+    first, second = (block.mlp for block in model.blocks)
+    second.fc1.weight = first.fc1.weight
+    second.fc2 = first.fc2
+    nn.init.normal_(second.fc1.bias)
+    return model
+
+
 def batch(size: int = 8, seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(size, 3, 16, 16, generator=generator, dtype=dtype)
@@ -51,6 +62,7 @@ def batch(size: int = 8, seed: int = 0, dtype: torch.dtype = torch.float32) -> t
 
 _CONF = Path(__file__).resolve().parents[1] / "conf"
 _SMALL = {"lora_rank": 2, "lora_alpha": 4, "frozen_blocks": 1}
+START_KINDS = [("wasi", "subspace"), ("wsi", "subspace"), ("wsi", "svd")]  # methods and updates that take method.init
 METHODS = tuple(name for name in method_names() if name != "peft")  # which needs a package that may not be there
 
 
@@ -69,6 +81,13 @@ def method(name: str, scope: str = "all", epsilon: float = 0.8, **options):
     section = {key: value for key, value in section.items() if key not in options}
     cfg = OmegaConf.create({"seed": 0, "rank": rank, "method": section})
     return instantiate(cfg.method, _partial_=True, _convert_="all")(**options)
+
+
+@torch.no_grad()
+def weight_of(layer: LowRankLayer) -> torch.Tensor:
+    """Its weight or the product of its factors."""
+    left, right = (*layer.weight_factors(), None)[:2]
+    return left if right is None else left @ right
 
 
 def flops(step: TrainStep, images: torch.Tensor, labels: torch.Tensor) -> dict[str, int]:

@@ -5,18 +5,16 @@ import torch
 from torch import nn
 
 from tests.oracles import decaying, weighted_truncation
-from tests.small import CLASSES, MODELS, batch, build
+from tests.small import CLASSES, MODELS, START_KINDS, batch, build, tied_vit, weight_of
 from tests.small import method as make
 from wasi.errors import UserError
 from wasi.layers.base import LowRankLayer
 from wasi.methods import calibration as calibration_module
 from wasi.methods.feature_init import FeatureMoments, feature_moments
 from wasi.methods.scope import scope_linears
-from wasi.models.structure import head_module, linear_sites
-from wasi.training.step import TrainStep
+from wasi.models.structure import head_module
 
 DOUBLE = torch.float64
-KINDS = [("wasi", "subspace"), ("wsi", "subspace"), ("wsi", "svd")]
 
 
 def seen(model, scope, batches):
@@ -65,12 +63,6 @@ def expected(weight, groups, rank):
     return weighted_truncation(weight, sensitivity, moment, rank)
 
 
-@torch.no_grad()
-def weight_of(layer):
-    left, right = (*layer.weight_factors(), None)[:2]
-    return left if right is None else left @ right
-
-
 def shrinking(name, seed):
     """A model whose linears have decaying singular values, and norms that leave first-order effects first."""
     model = build(name, seed, DOUBLE)
@@ -89,7 +81,7 @@ def features_of(model, images):
     return found[0]
 
 
-@pytest.mark.parametrize("method, update", KINDS)
+@pytest.mark.parametrize("method, update", START_KINDS)
 @pytest.mark.parametrize("name", MODELS)
 def test_best_for_the_dense_moments(name, method, update):
     batches = [batch(8, 1, DOUBLE), batch(4, 2, DOUBLE)]
@@ -138,40 +130,10 @@ def test_features_move_less_than_from_output_init(name, seed):
     assert damage["features"] < 0.9 * damage["output"] and damage["features"] < 0.6 * damage["svd"]
 
 
-@pytest.mark.parametrize("method, update", KINDS)
-@pytest.mark.parametrize("name", MODELS)
-def test_trains(name, method, update):
-    model = make(method, "all", 0.6, update=update, init="features").apply(build(name), [batch()])
-    layers = [layer for layer in model.modules() if isinstance(layer, LowRankLayer)]
-    assert len(layers) == len(linear_sites(build(name), "all"))
-    assert all(p.requires_grad and p.grad is None for p in model.parameters())
-    before = [weight_of(layer).clone() for layer in layers]
-    TrainStep(model, torch.optim.SGD(model.parameters(), lr=0.05), None, clip_norm=2.0)(*batch())
-    for layer, weight in zip(layers, before, strict=True):
-        assert weight_of(layer).isfinite().all() and not torch.equal(weight_of(layer), weight)
-        assert torch.linalg.matrix_rank(weight_of(layer)) == layer.weight_rank
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_at_full_rank_nothing_is_lost(name):
-    images = batch(dtype=DOUBLE)[0]
-    start = make("wasi", "all", 1.0, init="features")
-    model = start.apply(build(name, dtype=DOUBLE), [batch(dtype=DOUBLE)])
-    assert torch.allclose(build(name, dtype=DOUBLE).eval()(images), model.eval()(images), atol=1e-9)
-
-
 def test_tied_weights_share_factors_and_each_bias_its_own_mean():
-    def tied():
-        model = build("timm_vit", dtype=DOUBLE)
-        first, second = (block.mlp for block in model.blocks)
-        second.fc1.weight = first.fc1.weight
-        second.fc2 = first.fc2  # one module, called twice
-        nn.init.normal_(second.fc1.bias)
-        return model
-
     calibration = [batch(dtype=DOUBLE)]
-    dense = seen(tied(), "mlp", calibration)
-    model = make("wasi", "mlp", 0.6, init="features").apply(tied(), calibration)
+    dense = seen(tied_vit(), "mlp", calibration)
+    model = make("wasi", "mlp", 0.6, init="features").apply(tied_vit(), calibration)
     first, second = (block.mlp for block in model.blocks)
     assert first.fc1.L is second.fc1.L and first.fc1.bias is not second.fc1.bias and first.fc2 is second.fc2
     for names in (["blocks.0.mlp.fc1", "blocks.1.mlp.fc1"], ["blocks.0.mlp.fc2"]):

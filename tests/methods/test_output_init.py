@@ -1,4 +1,7 @@
-"""`method.init=output`, against dense statements about what the layers put out on the calibration data."""
+"""`method.init=output`, against dense statements about what the layers put out on the calibration data.
+
+What holds for `method.init=features` in the same words is here too.
+"""
 
 import pytest
 import torch
@@ -6,7 +9,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from tests.oracles import decaying
-from tests.small import MODELS, applied, batch, build
+from tests.small import MODELS, START_KINDS, applied, batch, build, tied_vit, weight_of
 from tests.small import method as make
 from wasi.config.fingerprint import fingerprint
 from wasi.config.validate import validate
@@ -18,7 +21,6 @@ from wasi.models.structure import linear_sites
 from wasi.training.step import TrainStep
 
 DOUBLE = torch.float64
-KINDS = [("wasi", "subspace"), ("wsi", "subspace"), ("wsi", "svd")]
 
 
 def dense_inputs(model, scope, batches):
@@ -41,13 +43,7 @@ def best_error(weight, inputs):
     return torch.linalg.eigvalsh(weight @ sum(x.mT @ x for x in inputs) @ weight.mT)
 
 
-@torch.no_grad()
-def weight_of(layer):
-    left, right = (*layer.weight_factors(), None)[:2]
-    return left if right is None else left @ right
-
-
-@pytest.mark.parametrize("method, update", KINDS)
+@pytest.mark.parametrize("method, update", START_KINDS)
 @pytest.mark.parametrize("name", MODELS)
 def test_outputs_on_the_calibration_data(name, method, update):
     options = {"dtype": DOUBLE, "scope": "all", "epsilon": 0.6, "update": update}
@@ -69,12 +65,14 @@ def test_outputs_on_the_calibration_data(name, method, update):
         assert lost.mean(0).abs().max() < 1e-12
 
 
-@pytest.mark.parametrize("method, update", KINDS)
+@pytest.mark.parametrize("init", ["output", "features"])
+@pytest.mark.parametrize("method, update", START_KINDS)
 @pytest.mark.parametrize("name", MODELS)
-def test_trains(name, method, update):
-    model = make(method, "all", 0.6, update=update, init="output").apply(build(name), [batch()])
+def test_trains(name, method, update, init):
+    model = make(method, "all", 0.6, update=update, init=init).apply(build(name), [batch()])
     layers = [layer for layer in model.modules() if isinstance(layer, LowRankLayer)]
     assert len(layers) == len(linear_sites(build(name), "all"))
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
     before = [weight_of(layer).clone() for layer in layers]
     TrainStep(model, torch.optim.SGD(model.parameters(), lr=0.05), None, clip_norm=2.0)(*batch())
     for layer, weight in zip(layers, before, strict=True):
@@ -82,10 +80,11 @@ def test_trains(name, method, update):
         assert torch.linalg.matrix_rank(weight_of(layer)) == layer.weight_rank
 
 
+@pytest.mark.parametrize("init", ["output", "features"])
 @pytest.mark.parametrize("name", MODELS)
-def test_at_full_rank_nothing_is_lost(name):
+def test_at_full_rank_nothing_is_lost(name, init):
     images = batch(dtype=DOUBLE)[0]
-    model = applied(name, "wasi", DOUBLE, epsilon=1.0, init="output")
+    model = applied(name, "wasi", DOUBLE, epsilon=1.0, init=init)
     assert torch.allclose(build(name, dtype=DOUBLE).eval()(images), model.eval()(images), atol=1e-9)
 
 
@@ -134,17 +133,9 @@ def test_without_a_bias_the_mean_counts_as_signal(shape):
 
 
 def test_tied_weights_share_factors_and_each_bias_its_own_mean():
-    def tied():
-        model = build("timm_vit", dtype=DOUBLE)
-        first, second = (block.mlp for block in model.blocks)
-        second.fc1.weight = first.fc1.weight
-        second.fc2 = first.fc2  # one module, called twice
-        nn.init.normal_(second.fc1.bias)
-        return model
-
     calibration = [batch(dtype=DOUBLE)]
-    dense = dense_inputs(tied(), "mlp", calibration)
-    model = make("wasi", "mlp", 0.6, init="output").apply(tied(), calibration)
+    dense = dense_inputs(tied_vit(), "mlp", calibration)
+    model = make("wasi", "mlp", 0.6, init="output").apply(tied_vit(), calibration)
     first, second = (block.mlp for block in model.blocks)
     assert first.fc1.L is second.fc1.L and first.fc1.bias is not second.fc1.bias and first.fc2 is second.fc2
     for names in (["blocks.0.mlp.fc1", "blocks.1.mlp.fc1"], ["blocks.0.mlp.fc2"]):
