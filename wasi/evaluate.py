@@ -97,7 +97,7 @@ def _config_of(run: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def evaluate_run(run: Path, cfg: DictConfig, whole: bool = False) -> tuple[str, dict[str, float]]:
+def evaluate_run(run: Path, cfg: DictConfig, whole: bool) -> tuple[str, dict[str, float]]:
     """Evaluate the model; return a description of the images (split and number), and the metrics on them.
 
     The images are the `test` split of the data set if it has one, else `val`; with `whole`, all of an image folder.

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -17,7 +18,6 @@ from wasi.linalg.tucker import expand
 from wasi.measure.memory import LiveMemory, train_peak
 from wasi.methods.perplexity import measure_perplexities
 from wasi.methods.perplexity_search import EPSILONS, PerplexitySearch
-from wasi.methods.perplexity_table import to_json
 from wasi.methods.scope import scope_linears
 from wasi.methods.selection import ActivationRanks
 from wasi.training.step import TrainStep
@@ -183,7 +183,7 @@ def test_a_saved_table_gives_the_same_ranks_without_measuring(tmp_path, monkeypa
 def test_a_table_of_something_else_is_refused(tmp_path):
     model = build("timm_vit")
     linears = scope_linears(model, "mlp")
-    layers = to_json(measure_perplexities(model, linears, batch(size=4), EPSILONS))
+    layers = [asdict(table) for table in measure_perplexities(model, linears, batch(size=4), EPSILONS)]
 
     def refused(content):
         (tmp_path / "t.json").write_text(content)

@@ -97,7 +97,7 @@ def parse_gpu_watts(output: str | None) -> float | None:
         return None
 
 
-def package_joules(sysfs: Path = SYSFS) -> float | None:
+def package_joules(sysfs: Path) -> float | None:
     """Return the RAPL energy counters in joules, summed over all packages; None if they cannot be read.
 
     Only differences are meaningful. Packages are `intel-rapl:N`, on AMD too; their parts, cores and memory, are

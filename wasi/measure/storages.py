@@ -52,7 +52,7 @@ class StorageLog(TorchDispatchMode):
         on_backward: called when a backward pass begins, before its first result is logged.
     """
 
-    def __init__(self, device_type: str, on_backward: Callable[[], None] = lambda: None):
+    def __init__(self, device_type: str, on_backward: Callable[[], None]):
         super().__init__()
         self.device_type = device_type
         self.alive: dict[int, _Block] = {}

@@ -1,7 +1,7 @@
 """`rank.activation_selection=perplexity`: one threshold per layer, chosen jointly over all layers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from math import ceil, floor, log10
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from wasi.errors import UserError
 from wasi.methods.knapsack import Choice, Option, Unreachable, least_memory, least_perplexity
 from wasi.methods.perplexity import measure_perplexities
-from wasi.methods.perplexity_table import OPTION, Candidate, LayerTable, read_tables, to_json
+from wasi.methods.perplexity_table import OPTION, Candidate, LayerTable, read_tables
 
 EPSILONS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 FILE_NAME = "perplexity.json"
@@ -66,7 +66,7 @@ class PerplexitySearch:
             "perplexity": choice.perplexity,
             "memory_mib": choice.memory / _ELEMENTS_PER_MIB,
             "chosen": {table.name: c.epsilon for table, c in zip(tables, candidates, strict=True)},
-            "layers": to_json(tables),
+            "layers": [asdict(table) for table in tables],
         }
         found = {table.name: (table, c) for table, c in zip(tables, candidates, strict=True)}
         first = {id(layer): name for name, layer in reversed([*layers.items()])}  # tables name a shared module once

@@ -1,8 +1,7 @@
 """The tables of a perplexity search, which hold the costs of each threshold in each layer, and their JSON form."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
@@ -38,11 +37,6 @@ class LayerTable:
     def at(self, epsilon: float | None) -> Candidate | None:
         """Return the candidate of exactly this threshold, or None."""
         return next((c for c in self.candidates if c.epsilon == epsilon), None)
-
-
-def to_json(tables: Sequence[LayerTable]) -> list[dict]:
-    """Return the tables as JSON content, the entry `layers` of a `perplexity.json`."""
-    return [asdict(table) for table in tables]
 
 
 def read_tables(path: str) -> list[LayerTable]:

@@ -170,7 +170,7 @@ class _SharedFactors:
         epsilon: float,
         moments: Mapping[int, OutputMoments],
         ranks: Mapping[int, int],
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | None,
     ):
         self.epsilon, self.moments, self.ranks, self.generator = epsilon, moments, ranks, generator
         self._pairs: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}
