@@ -1,8 +1,13 @@
 """Equal runs have equal fingerprints, different runs different ones."""
 
+import json
+import subprocess
+import sys
+
 import pytest
 from omegaconf import open_dict
 
+from wasi.config.files import CONF
 from wasi.config.fingerprint import canonical, fingerprint
 
 
@@ -22,6 +27,11 @@ from wasi.config.fingerprint import canonical, fingerprint
         ([], ["dataset.test_size=360"]),
         ([], ["dataset.train_size=1293"]),
         (["dataset.val_size=100"], ["dataset.val_size=100", "dataset.train_size=1337"]),
+        ([], ["dataset.val_size=144"]),
+        (["dataset.val_fraction=0.2"], ["dataset.val_fraction=0.2", "dataset.val_size=287"]),
+        (["dataset=synthetic"], ["dataset=synthetic", "dataset.train_size=null", "dataset.val_size=null"]),
+        (["optimizer=adamw"], ["optimizer=adamw", "+optimizer.amsgrad=false", "+optimizer.fused=null"]),
+        (["optimizer=sgd"], ["optimizer=sgd", "+optimizer.maximize=false"]),
         (["dataset.val_source=test"], ["dataset.val_source=test", "dataset.train_size=1437", "dataset.val_size=360"]),
     ],
 )
@@ -69,6 +79,8 @@ def test_what_cannot_change_the_result_does_not_count(override, compose_config):
         "dataset=synthetic",
         "model.weights=surrogate",
         "optimizer=adamw",
+        "+optimizer.maximize=true",
+        "+optimizer.fused=false",
         "optimizer.lr=0.06",
         "scheduler=constant",
         "train.epochs=3",
@@ -215,6 +227,44 @@ def test_a_default_that_depends_on_another_option_is_the_same_written_out(rank, 
         fingerprint(compose_config(*words, f"method.init_rank={asked}")) for asked in ("null", start, start + 1)
     ]
     assert prints[0] == prints[1] != prints[2]
+
+
+@pytest.mark.parametrize(
+    ("model", "size"),
+    [
+        (["model=vit_b_32", "model.name=vit_l_32"], 224),
+        (["model=vit_b_32", "model.name=swin_v2_t"], 256),
+        (["model=timm", "model.name=deit_tiny_patch16_224.fb_in1k"], 224),
+        (["model=dinov2_vits14"], 518),
+        (["model=dinov2_vits14", "model.weights=FILE"], 518),
+        (["model=vit_micro", "model.weights=RUN"], 32),
+    ],
+)
+def test_the_image_size_of_the_weights_written_out_is_the_default(model, size, tmp_path, compose_config):
+    header = {
+        "format_version": 1, "architecture": {"library": "wasi", "name": "vit_micro"}, "method": "vanilla",
+        "scope": "all", "classes": ["a", "b"], "layers": [],
+        "input": {"image_size": 32, "mean": [0, 0, 0], "std": [1, 1, 1], "interpolation": "bilinear"},
+    }  # fmt: skip
+    files = {"FILE": {}, "RUN": {"wasi": json.dumps(header)}}
+    for name, metadata in files.items():
+        (tmp_path / name).mkdir()
+        text = json.dumps({"__metadata__": metadata}).encode()
+        (tmp_path / name / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
+    words = [word.replace("=FILE", f"={tmp_path}/FILE").replace("=RUN", f"={tmp_path}/RUN") for word in model]
+    prints = [fingerprint(compose_config(*words, f"dataset.image_size={n}")) for n in ("null", size, 4 * size)]
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_neither_torch_nor_timm_is_imported_for_what_null_stands_for():
+    words = ["model=dinov2_vits14", "optimizer=adamw", "+optimizer.amsgrad=false", "dataset.image_size=518"]
+    compose = f"with initialize_config_dir({str(CONF)!r}, version_base='1.3'): cfg = compose('config', {words})"
+    lines = [
+        "import sys", "from hydra import compose, initialize_config_dir", "import wasi.config.resolvers",
+        "from wasi.config.fingerprint import fingerprint", compose, "fingerprint(cfg)",
+        "print({'torch', 'timm'} & sys.modules.keys())",
+    ]  # fmt: skip
+    assert subprocess.check_output([sys.executable, "-c", "\n".join(lines)], text=True).strip() == "set()"
 
 
 @pytest.mark.parametrize(

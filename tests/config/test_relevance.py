@@ -6,13 +6,19 @@ from omegaconf import OmegaConf
 
 from wasi.config.fingerprint import fingerprint
 from wasi.config.hardware import device_class
-from wasi.models.input_spec import SIZES, input_spec
+from wasi.models.input_spec import BLOCKS, SIZES, known_image_size, library_of
 from wasi.report.options import result_options
 
 
 @pytest.mark.parametrize("name", sorted(SIZES))
-def test_sizes_are_those_of_the_published_weights(name, compose_config):
-    assert input_spec(compose_config(f"model={name}", small=False).model, None).image_size == SIZES[name]
+def test_sizes_are_those_of_the_published_weights(name):
+    library = "wasi" if name == "vit_micro" else "timm" if "patch" in name else "torchvision"
+    model = {"name": name, "library": library, "weights": "pretrained"}
+    assert library_of(model).input_spec(name, None).image_size == SIZES[name] == known_image_size(model)
+
+
+def test_sizes_and_blocks_are_known_of_the_same_models():
+    assert SIZES.keys() == BLOCKS.keys()
 
 
 def test_auto_is_what_torch_finds():
@@ -34,6 +40,9 @@ def test_auto_is_what_torch_finds():
         (["method=wasi"], ["method=wasi", "rank.token_epsilon=0.8"]),
         (["method=wasi"], ["method=wasi", "rank.token_epsilon=0.9"]),
         (["dataset=synthetic"], ["dataset=synthetic", "dataset.test_size=128"]),
+        (["dataset=synthetic"], ["dataset=synthetic", "dataset.train_size=null"]),
+        (["optimizer=adamw"], ["optimizer=adamw", "+optimizer.amsgrad=false"]),
+        (["optimizer=adamw"], ["optimizer=adamw", "+optimizer.amsgrad=true"]),
         ([], ["device.num_threads=1"]),
         ([], ["method.scope=all"]),
         ([], ["rank.activation_epsilon=0.5"]),

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+from wasi.config.arguments import default_arguments
 from wasi.config.declared import null_values
+from wasi.config.files import content, of_group
 from wasi.config.hardware import device_class
 from wasi.data import synthetic
-from wasi.models.input_spec import SIZES, known_blocks
-from wasi.models.weights_file import KEYWORDS
+from wasi.models.input_spec import known_blocks, known_image_size
 
 # Without `rank`: the options of it that a method reads are interpolated into `method`.
 SECTIONS = ("model", "dataset", "augment", "method", "optimizer", "scheduler", "train", "device")
@@ -37,6 +38,10 @@ def relevant(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     for name, key, default in _defaults(parts):
         if parts.get(name, {}).get(key) == default:
             parts[name][key] = None
+    data = parts.get("dataset", {})
+    if data.get("name") == "synthetic":  # whose file has these sizes written out, so that here null becomes the number
+        sizes = {f"{part}_size": synthetic.SIZES[part] for part in ("train", "val")}
+        data |= {key: size for key, size in sizes.items() if key in data and data[key] is None}
     if "method" in parts:
         parts["method"] = without_token_default(parts["method"])
     if "name" in parts.get("device", {}):
@@ -117,6 +122,16 @@ def _defaults(parts: dict[str, dict[str, Any]]) -> list[tuple[str, str, Any]]:
         found.append(("train", "micro_batch_size", batch))
     if parts.get("dataset", {}).get("name") == "synthetic":
         found.append(("dataset", "test_size", synthetic.SIZES["test"]))
-    if model.get("name") in SIZES and model.get("weights") in KEYWORDS:
-        found.append(("dataset", "image_size", SIZES[model["name"]]))
-    return found
+    if parts.get("dataset", {}).get("image_size") is not None:
+        found.append(("dataset", "image_size", known_image_size(model)))
+    return found + [("optimizer", key, value) for key, value in _optimizer_defaults(parts.get("optimizer", {}))]
+
+
+def _optimizer_defaults(options: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """List (argument, default) of the optimizer's class for those of `options` that no file of `conf/optimizer` sets.
+
+    What a file sets is part of every fingerprint, its class's defaults included.
+    """
+    added = options.keys() - set().union(*map(content, of_group("optimizer")))
+    defaults = default_arguments(options["_target_"]) if added else {}
+    return [(key, defaults[key]) for key in added & defaults.keys()]

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from types import ModuleType
+from typing import Any
 
 from wasi.data import digits, fashion_mnist, image_folder, published, synthetic
 from wasi.data.sizes import Available, check_sizes, held_out
@@ -121,27 +122,28 @@ def _per_class(part) -> Counter[int]:
 def dataset_identity(cfg_dataset) -> dict:
     """Return a JSON-serialisable dictionary that is equal exactly when the same images are used in the same way.
 
-    It does not depend on the folder of the data. `val_fraction` is part of it only where it decides the size of a part,
-    and a size equal to all available images is replaced by None. "content" is "absent" where the files are not found.
-    Never raises.
+    It does not depend on the folder of the data. A size equal to what None stands for is replaced by None, and
+    `val_fraction` is part of it only where it decides the size of a part. "content" is "absent" where the files are not
+    found. Never raises.
     """
     content, cut = "absent", {"val", "test"}
-    whole: dict[str, int | None] = {}
+    of_null: dict[str, int | None] = {}
     try:
         kind = kind_of(cfg_dataset)
         cut = kind.cut_parts(cfg_dataset)
         content = kind.identity(cfg_dataset)
-        whole = _whole_sizes(cfg_dataset, kind, cut)
+        of_null = _sizes_of_null(cfg_dataset, kind, cut)
     except (UserError, OSError, EOFError, ValueError):
         pass
-    idle = {*_PLACES, *(() if _fraction_counts(cfg_dataset, cut) else ("val_fraction",))}
-    choices = {str(key): cfg_dataset[key] for key in cfg_dataset if key not in idle}
-    choices |= {key: None for key, size in whole.items() if choices.get(key) == size}
+    choices = {str(key): cfg_dataset[key] for key in cfg_dataset if key not in _PLACES}
+    choices |= {key: None for key, size in of_null.items() if choices.get(key) == size}
+    if not _fraction_counts(choices, cut):
+        choices.pop("val_fraction", None)
     return {**choices, "name": str(cfg_dataset["name"]), "content": content}
 
 
-def _whole_sizes(cfg_dataset, kind: ModuleType, cut: Set[str]) -> dict[str, int | None]:
-    """Return the number of images that a size of null stands for, for each part of which null takes all images.
+def _sizes_of_null(cfg_dataset, kind: ModuleType, cut: Set[str]) -> dict[str, int | None]:
+    """Return the number of images that null stands for, for the size of each part.
 
     Empty where no size is given or the numbers are not known.
     """
@@ -153,11 +155,15 @@ def _whole_sizes(cfg_dataset, kind: ModuleType, cut: Set[str]) -> dict[str, int 
     if cfg_dataset["val_source"] == "test":
         return {"train_size": has.train + (has.val or 0), "val_size": has.test}
     held = held_out(cfg_dataset, has.train) if has.val is None else 0
-    whole = {"train_size": has.train - held, "val_size": has.val, "test_size": has.test}
-    return {key: size for key, size in whole.items() if key.removesuffix("_size") not in cut}
+    sizes = {"train_size": has.train - held, "val_size": has.val, "test_size": has.test}
+    held_out_of = {"val": has.train, "test": has.train + (has.test or 0)}  # `has.train` is without a test part
+    for part in cut:
+        fraction = {f"{part}_size": None, "val_fraction": cfg_dataset["val_fraction"]}
+        sizes[f"{part}_size"] = held_out(fraction, held_out_of[part], f"{part}_size")
+    return sizes
 
 
-def _fraction_counts(cfg_dataset, cut: Set[str]) -> bool:
+def _fraction_counts(cfg_dataset: Mapping[str, Any], cut: Set[str]) -> bool:
     """Return whether `val_fraction` decides the size of a part."""
     held = set() if cfg_dataset.get("val_source") == "test" else {"val"}
     return any(cfg_dataset.get(f"{part}_size") is None for part in cut & (held | {"test"}))

@@ -24,16 +24,15 @@ PATCHES = {
     "dinov2_vits14": 14,
     "deit_tiny_patch16_224": 16,
 }
-# Image sizes that `dataset.image_size: null` stands for with the published weights of these models.
+# Sizes of the images that the published weights were made for, and numbers of transformer blocks, by the library's own
+# name of the architecture without timm's tag.
 SIZES = {
     "vit_micro": 28,
-    "vit_b_16": 224,
-    "vit_b_32": 224,
-    "swin_t": 224,
-    "dinov2_vits14": 518,
+    **dict.fromkeys(("vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "swin_t", "swin_s", "swin_b"), 224),
+    **dict.fromkeys(("swin_v2_t", "swin_v2_s", "swin_v2_b"), 256),
     "deit_tiny_patch16_224": 224,
+    "vit_small_patch14_dinov2": 518,
 }
-# Numbers of transformer blocks, by the library's own name of the architecture without timm's tag.
 BLOCKS = {
     "vit_micro": 4,
     **dict.fromkeys(("vit_b_16", "vit_b_32", "swin_t", "swin_v2_t"), 12),
@@ -85,7 +84,23 @@ def check_image_size(name: str, image_size: int, patch: int | None = None) -> No
 
 def known_blocks(cfg_model) -> int | None:
     """Return the model's number of transformer blocks, or None if it is not known without importing its library."""
-    return BLOCKS.get(_untagged(str(cfg_model.get("architecture") or cfg_model.get("name"))))
+    return BLOCKS.get(_known_name(cfg_model))
+
+
+def known_image_size(cfg_model) -> int | None:
+    """Return the size that `dataset.image_size=null` stands for, or None if it is not known without a library.
+
+    For a saved run's model it is in the file, which may be on another machine.
+    """
+    try:
+        header = saved_header(str(cfg_model.get("weights")))
+    except UserError:
+        return None
+    return SIZES.get(_known_name(cfg_model)) if header is None else header.input.image_size
+
+
+def _known_name(cfg_model) -> str:
+    return _untagged(str(cfg_model.get("architecture") or cfg_model.get("name")))
 
 
 def _untagged(name: str) -> str:
