@@ -97,7 +97,7 @@ class OptunaSweeper(TunedSweeper):
         """Number and point of at most `n_jobs` trials: those asked for by an earlier command, then new ones."""
         asked = study.get_trials(deepcopy=False)
         if before := asked[done : done + self.n_jobs]:
-            return {trial.number: point_of(trial.params) for trial in before}
+            return {trial.number: point_of(trial) for trial in before}
         found = {}
         for number in range(len(asked), min(len(asked) + self.n_jobs, self.n_trials)):
             study.sampler = instantiate(self.sampler, seed=self.sampler.seed + number)

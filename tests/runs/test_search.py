@@ -3,6 +3,8 @@
 import json
 import signal
 import time
+from collections import defaultdict
+from types import SimpleNamespace
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -19,13 +21,18 @@ COSTS = ("val/acc", "memory/train_peak_mib")
 
 
 class Fixed:
-    """A trial that takes the middle of a range and the last of its choices, and keeps what it was asked."""
+    """A trial that takes the middle of a range and the last of its choices, and keeps what it was asked.
 
-    def __init__(self):
-        self.params = {}
+    Of a range, it takes the number at `share` of its width if that is given.
+    """
+
+    def __init__(self, share=None):
+        self.params, self.share, self.distributions = {}, share, defaultdict(object)
 
     def suggest_float(self, name, low, high, log=False):
-        return self.params.setdefault(name, (low * high) ** 0.5 if log else (low + high) / 2)
+        self.distributions[name] = SimpleNamespace(low=low, high=high)
+        middle = (low * high) ** 0.5 if log else (low + high) / 2
+        return self.params.setdefault(name, middle if self.share is None else low + self.share * (high - low))
 
     def suggest_int(self, name, low, high, step=1):
         return self.params.setdefault(name, low + (high - low) // step // 2 * step)
@@ -49,7 +56,20 @@ def test_each_optimizer_has_its_own_range_of_rates():
     trial = Fixed()
     point = space.suggest(trial)
     assert point == {"optimizer": "adamw", "optimizer.lr": 1e-4} and "optimizer.lr@adamw" in trial.params
-    assert point_of(trial.params) == point and space.tried("optimizer.lr", point) == Range(1e-5, 1e-3, log=True)
+    assert point_of(trial) == point and space.tried("optimizer.lr", point) == Range(1e-5, 1e-3, log=True)
+
+
+@pytest.mark.parametrize("share", [0, 1e-5, 0.5, 1 - 1e-5, 1])
+@pytest.mark.parametrize(("low", "high"), [(1.2346e-4, 9.8764e-3), (0.012341, 0.012344), (0.1, 0.2)])
+def test_a_rounded_number_stays_in_its_range_and_is_the_same_when_the_search_goes_on(low, high, share):
+    trial = Fixed(share)
+    point = Space({"lr": Range(low, high, log=True)}).suggest(trial)
+    assert low <= point["lr"] <= high and point_of(trial) == point
+
+
+def test_numbers_to_choose_from_are_not_rounded_when_a_search_goes_on():
+    space, trial = space_of(tune(**{"rank.activation_epsilon": [0.8125, 0.9375]}), {}, {}), Fixed()
+    assert space.suggest(trial) == {"rank.activation_epsilon": 0.9375} == point_of(trial)
 
 
 def test_a_single_rate_is_taken_and_has_no_edge():
@@ -57,7 +77,7 @@ def test_a_single_rate_is_taken_and_has_no_edge():
     space = space_of(tune([0.02], None, **{"method.lora_rank": [4, 8]}), {}, {})
     trial = Fixed()
     point = space.suggest(trial)
-    assert point == {"method.lora_rank": 8, "optimizer.lr": 0.02} == point_of(trial.params) and space.is_wide
+    assert point == {"method.lora_rank": 8, "optimizer.lr": 0.02} == point_of(trial) and space.is_wide
     found = TunedRow(Row("lora", {}, [point], space), ["x"], [(0.5,)], ["completed"])
     assert found.on_edge == ["method.lora_rank"]
     assert space_of(tune([0.02]), {}, {}).only() == {"optimizer.lr": 0.02}
@@ -147,11 +167,11 @@ def test_killed_in_the_middle_a_search_of_two_objectives_goes_on_and_trains_noth
     study = study_of(sweep)
     assert len(study.trials) == 3 and all(trial.state.name == "COMPLETE" for trial in study.trials)
     (row,) = json.loads((sweep / "tuning.json").read_text())["rows"]
-    assert [point["values"] for point in row["points"]] == [point_of(trial.params) for trial in study.trials]
+    assert [point["values"] for point in row["points"]] == [point_of(trial) for trial in study.trials]
     assert {tuple(p["values"].items()) for p in map(dict, row["points"])} >= {tuple(c.items()) for c in row["choices"]}
     assert sorted(study.best_trials[0].values) == sorted(
         point["val/acc"] if name == "val/acc" else point["val/loss"]
-        for point in row["points"] if point["values"] == point_of(study.best_trials[0].params)
+        for point in row["points"] if point["values"] == point_of(study.best_trials[0])
         for name in ("val/acc", "val/loss")
     )  # fmt: skip
     results = [json.loads(path.read_text()) for path in sweep.glob("*/result.json")]

@@ -15,10 +15,17 @@ from wasi.errors import UserError
 
 _LR = "optimizer.lr"
 _NEAR = 0.05  # share of a range, on its own scale, that counts as its edge at each end
-_DIGITS = 3
+_DIGITS = 3  # significant ones, of numbers that are drawn
 
 Point = dict[str, Any]  # option -> value
 Axes = Mapping[str, "Range | list[Any]"]
+
+
+class Asked(Protocol):
+    """The part of Optuna's `FrozenTrial` that is used here."""
+
+    params: dict[str, Any]
+    distributions: dict[str, Any]
 
 
 class Trial(Protocol):
@@ -51,10 +58,10 @@ class Range:
         return self.low < self.high
 
     def suggest(self, name: str, trial: Trial) -> float:
-        """Draw a number from `trial`; a real one has three significant digits, enough to tell rates apart."""
+        """Draw a number from `trial`; a real one is `shortened`."""
         if self.step:
             return trial.suggest_int(name, int(self.low), int(self.high), step=self.step)
-        return shortened(trial.suggest_float(name, self.low, self.high, log=self.log))
+        return shortened(trial.suggest_float(name, self.low, self.high, log=self.log), self.low, self.high)
 
     def ends(self) -> tuple[float, float]:
         """Return the numbers at or beyond which a choice counts as lying on the edge of the range."""
@@ -121,18 +128,25 @@ class Space:
         return hashlib.sha256(json.dumps(text, sort_keys=True, default=str).encode()).hexdigest()[:6]
 
 
-def point_of(params: Mapping[str, Any]) -> Point:
-    """Return the point that a trial's parameters stand for.
+def point_of(trial: Asked) -> Point:
+    """Return the point that `Space.suggest` drew from a trial that Optuna has stored."""
+    return {key.partition("@")[0]: _drawn(value, trial.distributions[key]) for key, value in trial.params.items()}
 
-    >>> point_of({"optimizer": "sgd", "optimizer.lr@sgd": 0.012345, "method.lora_rank": 4})
-    {'optimizer': 'sgd', 'optimizer.lr': 0.0123, 'method.lora_rank': 4}
+
+def _drawn(value: Any, distribution: Any) -> Any:
+    """Return a stored parameter as it was drawn: a real number from a range is `shortened`, a choice is not."""
+    is_real = isinstance(value, float) and hasattr(distribution, "low")
+    return shortened(value, distribution.low, distribution.high) if is_real else value
+
+
+def shortened(value: float, low: float, high: float) -> float:
+    """Round to three significant digits, enough to tell rates apart, unless that leads out of `low` to `high`.
+
+    >>> shortened(0.0123456, 0.01, 0.1), shortened(0.0123456, 0.012345, 0.1)
+    (0.0123, 0.0123456)
     """
-    return {key.partition("@")[0]: shortened(value) for key, value in params.items()}
-
-
-def shortened(value: Any) -> Any:
-    """Round a float to three significant digits; return anything else as it is."""
-    return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
+    short = float(f"{value:.{_DIGITS}g}")
+    return short if low <= short <= high else value
 
 
 def space_of(tune: DictConfig, overrides: Mapping[str, str], searched: Axes) -> Space:
