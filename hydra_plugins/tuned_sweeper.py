@@ -99,11 +99,12 @@ class TunedSweeper(BasicSweeper):
         loader = self.hydra_context.config_loader
         config = loader.load_sweep_config(self.config, row.words())
         validate(OmegaConf.create({"tune": config.tune, "train": {"measure": config.train.measure}}))
-        if config.dataset.val_source == "test":
+        tune = plain(config.tune, resolve=True)
+        tried = {**(tune["options"] or {}), **searched}.get("dataset.val_source")
+        if config.dataset.val_source == "test" or (isinstance(tried, list) and "test" in tried):
             allowed = "train in a sweep that tunes: it must not choose on test images"
             raise UserError("dataset.val_source", "test", allowed)
         declared = worth_tuning(config.method.name) if config.tune.declared else {}
-        tune = plain(config.tune, resolve=True)
         known, own = loader.get_group_options("optimizer"), config.hydra.runtime.choices["optimizer"]
         rates = rates_asked(tune, row.overrides, own, known, searched)
         return OmegaConf.create({**tune, "lr": rates, "options": {**declared, **(tune["options"] or {})}})

@@ -7,12 +7,14 @@ from hydra.types import RunMode
 from torch.utils.data import Dataset
 
 from train import train
+from wasi.config.objectives import values_of
 from wasi.data import catalogue
 from wasi.data.spec import Data
 from wasi.runs import job as module
 from wasi.runs.ending import Ending
 from wasi.runs.job import Run, run_job
 from wasi.runs.result import write_json
+from wasi.runs.tuned_row import found_values
 
 SIZES = ("dataset.train_size=24", "dataset.val_size=16", "dataset.test_size=12", "dataset.batch_size=12")
 SEARCH = ("rank.activation_selection=perplexity", "rank.calibration_batches=2")
@@ -79,3 +81,10 @@ def test_a_sweeper_is_told_validation_accuracy(tmp_path, monkeypatch, compose_co
         return Ending("completed")
 
     assert [run_job(compose_config(), None, performed) for _ in range(2)] == [0.4, 0.4]
+
+
+def test_no_sweeper_is_told_an_accuracy_on_test_images():
+    result = {"metrics": {"val/acc": 0.4}, "status": "completed", "config": {"dataset": {"val_source": "train"}}}
+    assert found_values(result, ["val/acc"]) == values_of(result, ["val/acc"]) == (0.4,)
+    result["config"]["dataset"]["val_source"] = "test"
+    assert found_values(result, ["val/acc"]) is values_of(result, ["val/acc"]) is None

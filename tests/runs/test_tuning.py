@@ -227,12 +227,20 @@ def test_nothing_is_chosen_while_a_point_is_at_work_in_another_process(tmp_path,
     assert len(list(sweep.glob("*/result.json"))) == 1 and not (sweep / "tuning.json").exists()
 
 
-@pytest.mark.parametrize("sweeper", ["tuned", "optuna"])
-def test_nothing_is_chosen_on_test_images(tmp_path, sweeper):
+@pytest.mark.parametrize(
+    ("sweeper", "given"),
+    [
+        ("tuned", "dataset.val_source=test"),
+        ("optuna", "dataset.val_source=test"),
+        ("tuned", "tune.options={dataset.val_source: [train, test]}"),
+        ("optuna", "dataset.val_source=choice(train,test)"),
+    ],
+)
+def test_nothing_is_chosen_on_test_images(tmp_path, sweeper, given):
     if sweeper == "optuna":
         pytest.importorskip("optuna")
     words = ("-m", f"hydra/sweeper={sweeper}", "sweep=t", "method=vanilla", "tune.lr=[0.01,0.05]")
-    process = train(*words, "dataset.val_source=test", "dataset.val_size=null", cwd=tmp_path)
+    process = train(*words, given, "dataset.val_size=null", cwd=tmp_path)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 2 and err.startswith("error: dataset.val_source=test: allowed is train ")
     assert not list(tmp_path.rglob("result.json"))

@@ -1,6 +1,7 @@
 """Metrics of `result.json` that a search may optimise, and which of them are maximised."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 DEFAULT = "val/acc"
 _GROWS = ("val/acc", "val/balanced_acc", "val/acc_top5", "val/best_acc")
@@ -39,8 +40,14 @@ def is_measured(objective: str) -> bool:
     return objective in _MEASURED
 
 
-def values_of(metrics: Mapping[str, float], objectives: Sequence[str]) -> Values | None:
-    """Return the objectives' values in their order; None if one is absent from `metrics`."""
+def values_of(result: Mapping[str, Any], objectives: Sequence[str]) -> Values | None:
+    """Return the objectives' values in their order; None if one is absent from `result`, the content of result.json.
+
+    None also with `dataset.val_source=test`, where validation is on test images, which no choice may see.
+    """
+    metrics = result.get("metrics", {})
+    if result.get("config", {}).get("dataset", {}).get("val_source") == "test":
+        return None
     if any(objective not in metrics for objective in objectives):
         return None
     return tuple(metrics[objective] for objective in objectives)

@@ -82,7 +82,7 @@ def run_job(cfg: DictConfig, body: AnyBody, performer: Perform | None = None) ->
 
     Returns:
         The metrics that `tune.objectives` names, by default `val/acc`, for sweepers that optimise: a number, or a tuple
-        if there are several; None if one is absent.
+        if there are several; None if one is absent or would be of test images.
     """
     hydra_cfg = HydraConfig.get()
     if hydra_cfg.callbacks.get("sweep") is None:  # it checks commands, so that its removal is seen in a job only
@@ -117,7 +117,7 @@ def run_job(cfg: DictConfig, body: AnyBody, performer: Perform | None = None) ->
 
 def _objective(cfg: DictConfig, folder: Path) -> float | Values | None:
     objectives = OmegaConf.select(cfg, "tune.objectives") or [DEFAULT]
-    found = values_of((read_result(folder) or {}).get("metrics", {}), objectives)
+    found = values_of(read_result(folder) or {}, objectives)
     return found[0] if found and len(found) == 1 else found
 
 

@@ -145,8 +145,8 @@ def folder_of(job: Any) -> Path:
 
 
 def found_values(result: dict, objectives: Sequence[str]) -> Values | None:
-    """Return the objectives of a completed run; None if it is not completed or one was not measured."""
-    return values_of(result.get("metrics", {}), objectives) if result.get("status") == "completed" else None
+    """Return the objectives of a completed run; None if it is not completed, or as `values_of` does."""
+    return values_of(result, objectives) if result.get("status") == "completed" else None
 
 
 def _listed(tried: Range | list[Any]) -> str:
