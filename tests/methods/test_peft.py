@@ -146,3 +146,20 @@ def test_a_module_used_twice_stays_one():
 def test_what_a_type_does_not_have_is_refused(kind, options, named):
     with pytest.raises(UserError, match=named):
         peft(kind, **options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "told"),
+    [
+        ("lora", {"lora_rank": None}, r"lora_rank=8: allowed is at most 4, "),
+        ("vera", {"lora_rank": None}, r"lora_rank=8: allowed is at most 4, "),
+        ("adalora", {"lora_rank": 4}, r"init_rank=6: allowed is at most 4, "),
+        ("adalora", {"init_rank": 5}, r"init_rank=5: allowed is at most 4, "),
+    ],
+)
+def test_a_rank_that_null_stands_for_is_checked_as_one_that_is_given(kind, options, told):
+    model = build("timm_vit")
+    for block in model.blocks:
+        block.mlp.fc1, block.mlp.fc2 = torch.nn.Linear(32, 4), torch.nn.Linear(4, 32)
+    with pytest.raises(UserError, match=rf"^method\.{told}"):
+        peft(kind, "mlp", **options).apply(model, [batch()])

@@ -112,8 +112,9 @@ class Peft(Method):
     def apply(self, model: nn.Module, calibration) -> nn.Module:
         linears = scope_linears(model, self.scope)
         trained = [p for p in model.parameters() if p.requires_grad] if self.train_rest else []
-        if self.lora_rank is not None and "lora_rank" in _TYPES[self.type][1]:
-            check_adapter_rank(self.lora_rank, linears)
+        for option in ("lora_rank", "init_rank"):
+            if option in _TYPES[self.type][1]:
+                check_adapter_rank(self._of_type(option), linears, option)
         weights = {id(linear.weight) for linear in linears.values()}
         images = islice(calibration, self.calibration_batches) if self.type in _STARTS else ()
         device = next(model.parameters()).device

@@ -58,11 +58,11 @@ def check_adapter_options(rank: int | None, alpha: float | None) -> None:
             raise UserError(f"method.{option}", "null", "a number above 0; null goes with method=peft")
 
 
-def check_adapter_rank(rank: int, linears: Mapping[str, nn.Linear]) -> None:
-    """Raise UserError for a rank above the largest possible one of all `linears`."""
+def check_adapter_rank(rank: int, linears: Mapping[str, nn.Linear], option: str = "lora_rank") -> None:
+    """Raise UserError, of `method.OPTION`, for a rank above the largest possible one of all `linears`."""
     largest = max(min(linear.weight.shape) for linear in linears.values())
     if rank > largest:
-        raise UserError("method.lora_rank", rank, f"at most {largest}, the largest rank of a weight in scope")
+        raise UserError(f"method.{option}", rank, f"at most {largest}, the largest rank of a weight in scope")
 
 
 def freeze_rest(model: nn.Module) -> None:
