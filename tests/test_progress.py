@@ -65,6 +65,13 @@ def test_a_vanilla_of_another_seed_has_its_own_accuracy(tmp_path):
     assert numbers(job(tmp_path, "v1", seed=1, acc=0.9), tmp_path).endswith("seed 1: test acc 0.9000")
 
 
+def test_a_vanilla_at_a_point_that_tuning_rejected_is_not_compared_with(tmp_path):
+    for name, accuracy in (("v0", 0.8), ("v1", 0.2)):
+        job(tmp_path, name, acc=accuracy)
+    write_json(tmp_path / "tuning.json", {"seed": "0", "rows": [], "left_out": ["v1"]})
+    assert "test acc 0.8800 (+0.0800)" in numbers(job(tmp_path, "w", "wasi", seed=7, acc=0.88), tmp_path)
+
+
 def test_before_the_first_vanilla_there_is_nothing_to_compare_with(tmp_path):
     folder = job(tmp_path, "w", "wasi", acc=0.88)
     assert numbers(folder, tmp_path).endswith("test acc 0.8800; no vanilla to compare with yet")

@@ -23,7 +23,7 @@ from wasi.report.write import printable
 from wasi.runs.plan import read_plan, read_planned
 from wasi.runs.result import BENCH_FILE_NAME, FILE_NAME
 from wasi.runs.tuning import is_tuned_sweep
-from wasi.runs.tuning_file import is_trial
+from wasi.runs.tuning_file import is_trial, not_chosen
 from wasi.status import clock, duration, jobs, not_begun, seconds_left
 
 log = logging.getLogger(__name__)
@@ -124,7 +124,9 @@ def _read(folder: Path) -> Run | None:
 
 
 def _comparison(run: Run, sweep: Path) -> Comparison:
-    others = [_read(path.parent) for path in sweep.glob(f"*/{run.path.name}") if path.parent != run.path.parent]
+    """Return the run's comparison with the sweep's vanillas, without points of these that tuning has rejected."""
+    left_out = not_chosen(sweep) | {run.path.parent.name}
+    others = [_read(path.parent) for path in sweep.glob(f"*/{run.path.name}") if path.parent.name not in left_out]
     vanillas = [other for other in others if other and other.completed and is_reference(other.config["method"]["name"])]
     same_seed = [other for other in vanillas if other.config["seed"] == run.config["seed"]]
     return next(
