@@ -13,7 +13,6 @@ from wasi.data.arrays import ArrayImages
 from wasi.data.augment import AugmentedImages
 from wasi.data.draws import generator, permutation
 from wasi.data.spec import Images
-from wasi.errors import UserError
 
 Batch = tuple[Tensor, Tensor]  # uint8 [B, 3, S, S]; int64 [B] or, with mixup or CutMix, float32 [B, C]
 Part = Callable[[Tensor], Tensor]  # takes positions in a batch, int64 [B]; returns a consecutive range, maybe empty
@@ -159,14 +158,10 @@ def eval_batches(loader: Loader, batch_size: int, part: Part = _all) -> Iterator
 
 
 def calibration_batches(dataset: Images, batch_size: int, count: int, seed: int) -> Iterator[Batch]:
-    """Return `count` batches of distinct images without augmentation, a function of `seed` alone.
+    """Return `count` batches of distinct images without augmentation, or all that `dataset` makes, if fewer.
 
-    Raises:
-        UserError: the data set has fewer batches.
+    They are a function of `seed` alone.
     """
-    available = num_batches(dataset, batch_size)
-    if count > available:
-        raise UserError("rank.calibration_batches", count, f"at most {available} (batches in the training images)")
     order = permutation(len(dataset), "calibration", seed)
     return Loader(dataset).load(order.split(batch_size)[:count])
 

@@ -1,14 +1,17 @@
 """Calibration data, which methods may use before training, and the inputs of linear layers on it."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from wasi.data.loader import calibration_batches
+from wasi.data.loader import calibration_batches, num_batches
 from wasi.errors import UserError
 from wasi.models.modes import eval_mode
+
+log = logging.getLogger(__name__)
 
 CHUNK = 16  # images per forward pass, to bound the memory of activations
 
@@ -21,7 +24,7 @@ class Calibration:
     Args:
         dataset: the training images (uint8).
         normalize: maps uint8 images to float32.
-        count: number of batches.
+        count: number of batches; all that the images make, with a warning, if there are fewer.
         seed: selects the images and their order.
     """
 
@@ -30,6 +33,11 @@ class Calibration:
         self._batch_size, self._count, self._seed = batch_size, count, seed
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        available = num_batches(self._dataset, self._batch_size)
+        if self._count > available:
+            text = "rank.calibration_batches=%d: there are %d training images, so %d at dataset.batch_size=%d"
+            log.warning(text, self._count, len(self._dataset), available, self._batch_size)
+            self._count = available  # so that it is told once, as methods iterate several times
         for images, labels in calibration_batches(self._dataset, self._batch_size, self._count, self._seed):
             yield self._normalize(images), labels
 

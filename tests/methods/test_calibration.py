@@ -1,0 +1,34 @@
+import logging
+
+import torch
+from torch.utils.data import Dataset
+
+from wasi.methods.calibration import Calibration
+
+
+class Numbered(Dataset):
+    """Item i: an image of one pixel with value i, label i."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        return torch.full((3, 1, 1), index, dtype=torch.uint8), index
+
+
+def test_few_images_make_as_many_calibration_batches_as_they_can_and_it_says_so_once(caplog):
+    calibration = Calibration(Numbered(5), torch.Tensor.float, batch_size=4, count=3, seed=0)
+    with caplog.at_level(logging.WARNING):
+        passes = [torch.cat([labels for _, labels in calibration]) for _ in range(2)]
+    assert sorted(passes[0].tolist()) == list(range(5)) and torch.equal(*passes)
+    assert caplog.messages == [
+        "rank.calibration_batches=3: there are 5 training images, so 2 at dataset.batch_size=4"
+    ]
+
+
+def test_enough_images_make_the_calibration_batches_asked_for(caplog):
+    batches = list(Calibration(Numbered(9), torch.Tensor.float, batch_size=4, count=2, seed=0))
+    assert [len(labels) for _, labels in batches] == [4, 4] and not caplog.messages
