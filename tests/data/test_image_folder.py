@@ -54,6 +54,9 @@ def test_what_is_no_image_is_left_alone(load, image_tree):
     for name in (".DS_Store", "Thumbs.db", "notes.txt", "._0.jpg", ".hidden.png"):
         (image_tree / "train" / "cat" / name).write_bytes(b"\0\1\2")
     (image_tree / "train" / ".ipynb_checkpoints").mkdir()
+    (image_tree / "train" / "__MACOSX" / "cat").mkdir(parents=True)
+    (image_tree / "train" / "cat" / "@eaDir" / "0.jpg").mkdir(parents=True)
+    shutil.copy(image_tree / "train/cat/0.jpg", image_tree / "train/cat/@eaDir/0.jpg/SYNOPHOTO_THUMB_XL.jpg")
     (image_tree / "readme.md").write_text("hello")
     (image_tree / "train" / "labels.csv").write_text("a,b")
     assert len(load().train) == 6
@@ -86,7 +89,12 @@ def dangling(path):
     os.symlink("/nonexistent/file", path)
 
 
-@pytest.mark.parametrize("damage", [truncate, empty, text, dangling])
+def pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("damage", [truncate, empty, text, dangling, pipe])
 @pytest.mark.parametrize("where", ["train/dog/2.jpg", "val/cat/1.jpg"])
 def test_an_unreadable_image_is_named_before_training(load, image_tree, damage, where):
     damage(image_tree / where)

@@ -52,7 +52,7 @@ def read_rgb(path: Path, reduced: bool = False) -> Image.Image:
         reduced: decode a JPEG at an eighth of its size, which still reads every byte but costs far less.
 
     Raises:
-        UserError: the image has more than `MAX_PIXELS` pixels.
+        UserError: the image has more than `MAX_PIXELS` pixels, or is no file.
         Exception: whatever the decoder raises for a file that is damaged, cut short or of an unknown kind.
     """
     with _open(path) as image:
@@ -65,7 +65,13 @@ def read_rgb(path: Path, reduced: bool = False) -> Image.Image:
 
 @contextmanager
 def _open(path: Path) -> Iterator[Image.Image]:
-    """Open an image without decoding it; raises UserError where it has more than `MAX_PIXELS` pixels."""
+    """Open an image without decoding it.
+
+    Raises:
+        UserError: it has more than `MAX_PIXELS` pixels, or the path is a pipe or device, which could be read forever.
+    """
+    if path.exists() and not path.is_file():
+        raise UserError("image", path, "a file")
     allowed = f"an image of at most {MAX_PIXELS} pixels"
     try:
         with Image.open(path) as image:

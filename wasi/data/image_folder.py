@@ -22,6 +22,8 @@ EXTENSIONS = {
     ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".png", ".apng", ".bmp", ".dib", ".gif", ".tif", ".tiff",
     ".webp", ".avif", ".heic", ".heif", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico",
 }  # fmt: skip
+# Folders in which macOS archives keep metadata, and Synology's file servers thumbnails of all photos.
+_METADATA = {"__MACOSX", "@eaDir"}
 _MOST_TOLD = 20  # unreadable images in one message
 WHOLE = ""  # the part name of an undivided folder's images; as a path below ROOT it is ROOT itself
 _PARTS = ("train", "val", "test")
@@ -181,7 +183,7 @@ def _class_folders_by_part(root: Path) -> dict[str, dict[str, Path]]:
 def _class_folders(part: Path) -> dict[str, Path]:
     """Return name -> path of the folders directly below `part`, sorted by name, without hidden ones."""
     with os.scandir(part) as entries:
-        folders = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+        folders = sorted(e.name for e in entries if e.is_dir() and not _is_hidden(e.name))
     return {name: part / name for name in folders}
 
 
@@ -193,13 +195,17 @@ def image_files(folder: Path) -> list[Path]:
             folders.clear()
             continue
         visited.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not _is_hidden(name))
         found += [Path(place, name) for name in sorted(files) if _is_image(name)]
     return found
 
 
 def _is_image(name: str) -> bool:
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS
+    return not _is_hidden(name) and os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in _METADATA
 
 
 def _check_classes(cfg_dataset, parts: dict[str, dict[str, Path]]) -> None:
