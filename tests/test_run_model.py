@@ -223,6 +223,15 @@ def test_a_file_name_that_is_no_utf_8_is_told(finished, photos, tmp_path, wasi):
     assert "caf\\xe9.png,1," in (tmp_path / "out.csv").read_text(encoding="utf-8")
 
 
+def test_a_line_feed_in_a_file_name_stays_in_the_csv_file_and_breaks_no_line(finished, photos, tmp_path, wasi):
+    shutil.copy(photos / "a.png", tmp_path / "two\nlines, \"x\".png")
+    done = wasi("predict", finished, tmp_path, "--top", 1, "--csv", tmp_path / "out.csv")
+    first, _ = done.stdout.splitlines()
+    assert first.startswith(f'{tmp_path}/two\\nlines, "x".png  ')
+    with open(tmp_path / "out.csv", newline="") as file:
+        assert [row["image"] for row in csv.DictReader(file)] == [f'{tmp_path}/two\nlines, "x".png']
+
+
 @pytest.fixture(scope="module")
 def of_photos(tmp_path_factory):
     """A run that was trained on an undivided folder of two classes, `photos`, which lies beside it."""

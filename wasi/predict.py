@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wasi.atomic import atomic_write_text
 from wasi.cli import check_output_file, run_cli
-from wasi.data.image_folder import image_files
+from wasi.data.image_folder import as_utf8, image_files
 from wasi.errors import UserError
 from wasi.models.weights_file import run_header
 from wasi.runs.ending import one_line, print_error
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
     from wasi.data.spec import InputSpec
 
+_CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(32), 127)}
 Ranking = list[tuple[str, float]]  # class and probability, the likeliest first
 
 
@@ -35,7 +35,7 @@ def main() -> int:
     paths = _listed(options.images)
     for path, ranking in predict(options.run, paths, options.top, options.batch_size, unreadable):
         rankings[path] = ranking
-        print(f"{_shown(path)}  " + "  ".join(f"{name} {share:.4f}" for name, share in ranking), flush=True)
+        print(f"{_shown(path)}  " + "  ".join(f"{_in_line(name)} {share:.4f}" for name, share in ranking), flush=True)
     if options.csv is not None:
         atomic_write_text(options.csv, _as_csv(rankings))
         print(f"{options.csv}: {len(rankings)} images, {min(options.top, header.num_classes)} classes each")
@@ -112,13 +112,18 @@ def _as_csv(rankings: dict[Path, Ranking]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("image", "rank", "class", "probability"))
     for path, ranking in rankings.items():
-        writer.writerows((_shown(path), rank, name, share) for rank, (name, share) in enumerate(ranking, 1))
+        writer.writerows((as_utf8(path), rank, name, share) for rank, (name, share) in enumerate(ranking, 1))
     return text.getvalue()
 
 
 def _shown(path: Path) -> str:
-    """Return the path as valid UTF-8; a byte of a file's name that is not is written as `\\xe9`."""
-    return os.fsencode(path).decode(errors="backslashreplace")
+    """Return the path for a line of the terminal."""
+    return _in_line(as_utf8(path))
+
+
+def _in_line(name: str) -> str:
+    """Return the name with control characters such as line feeds as `\\n`, so that each image keeps its one line."""
+    return name.translate(_CONTROL)
 
 
 def _parser() -> argparse.ArgumentParser:

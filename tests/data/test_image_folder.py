@@ -62,6 +62,13 @@ def test_what_is_no_image_is_left_alone(load, image_tree):
     assert len(load().train) == 6
 
 
+def test_a_class_folder_whose_name_is_no_utf_8_has_a_name_that_can_be_written(config, spec, undivided):
+    root = undivided(cat=9, dog=9)
+    os.rename(root / "dog", os.fsencode(root) + b"/caf\xe9")
+    data = load_data(config("image_folder", root=root), spec(8), 0)
+    assert data.classes == ["caf\\xe9", "cat"] and len(data.train) + len(data.val) + len(data.test) == 18
+
+
 def test_any_case_of_extension_any_depth_and_links(load, image_tree):
     cat = image_tree / "train" / "cat"
     shutil.copy(cat / "0.jpg", cat / "UPPER.JPG")

@@ -5,13 +5,14 @@ import json
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from tests.models.saving import SPEC, logits, saved, serve
 from tests.small import MODELS, batch
 from wasi.export import formats
 from wasi.export.check import Deviates, compare
-from wasi.models.header import METADATA_KEY
+from wasi.models.header import METADATA_KEY, ModelHeader
 from wasi.models.saved import open_model
 
 EACH = [(kind, "wasi") for kind in MODELS] + [("torchvision_vit", "vanilla"), ("torchvision_vit", "svd_llm")]
@@ -106,6 +107,8 @@ def test_dense_weights_are_torchvisions(tmp_path, monkeypatch):
     plain = MODELS["torchvision_vit"]()
     assert "encoder.layers.encoder_layer_0.self_attention.in_proj_weight" in plain.state_dict()
     plain.load_state_dict(load_file(tmp_path / "dense.safetensors"))
+    with safe_open(tmp_path / "dense.safetensors", "pt") as file:
+        assert ModelHeader.from_json(file.metadata()["header"]) == header  # class names, size and normalisation
     images = batch(2)[0]
     torch.testing.assert_close(logits(plain, images), logits(trained, images), rtol=1e-4, atol=1e-5)
 

@@ -181,10 +181,18 @@ def _class_folders_by_part(root: Path) -> dict[str, dict[str, Path]]:
 
 
 def _class_folders(part: Path) -> dict[str, Path]:
-    """Return name -> path of the folders directly below `part`, sorted by name, without hidden ones."""
+    """Return name -> path of the folders directly below `part`, sorted by path, without hidden ones.
+
+    Names are valid UTF-8, as they are written into files; see `as_utf8`.
+    """
     with os.scandir(part) as entries:
         folders = sorted(e.name for e in entries if e.is_dir() and not _is_hidden(e.name))
-    return {name: part / name for name in folders}
+    return {as_utf8(name): part / name for name in folders}
+
+
+def as_utf8(path: str | Path) -> str:
+    """Return a path or name as valid UTF-8; a byte that is not, as of a name in Latin-1, is written as `\\xe9`."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def image_files(folder: Path) -> list[Path]:

@@ -1,6 +1,6 @@
 """Writing a trained model in each format.
 
-ONNX and torch.export files carry the model's header, dense weights only the class names.
+All of them carry the model's header.
 """
 
 from pathlib import Path
@@ -76,7 +76,10 @@ def _write_onnx(file: Path, program: torch.export.ExportedProgram, header: Model
 
 
 def _write_dense(file: Path, run: Path, header: ModelHeader) -> str:
-    """Write dense weights under the library's names, without the header that would make the file a run's model."""
+    """Write dense weights under the library's names.
+
+    Their header has another key than in a run's model, because `layers` describes the factors that this file lacks.
+    """
     state = separate(dense_state(header, read_state(run, RUN)))
-    save_file(state, file, {"format": "pt", "classes": "\n".join(header.classes)})
+    save_file(state, file, {"format": "pt", "header": header.to_json()})
     return f"state dict of {header.library}'s {header.architecture}, {header.num_classes} classes"
