@@ -5,7 +5,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from tests.models.saving import LIBRARIES, SPEC, logits, saved, serve
+from tests.models.saving import LIBRARIES, NAMES, SPEC, logits, saved, serve
 from tests.small import CLASSES, MODELS, batch, method
 from wasi.errors import UserError
 from wasi.layers.base import LowRankLayer
@@ -26,13 +26,13 @@ def low_rank(model: nn.Module) -> dict[str, LowRankLayer]:
 
 @pytest.fixture
 def started(tmp_path, monkeypatch):
-    """`started(kind, made_by, classes)`: the trained model, and one built from its file."""
+    """`started(kind, made_by, classes, names)`: the trained model, and one built from its file."""
 
-    def start(kind: str, made_by: str, classes: int = CLASSES) -> tuple[nn.Module, nn.Module]:
+    def start(kind: str, made_by: str, classes: int = CLASSES, names=None) -> tuple[nn.Module, nn.Module]:
         serve(monkeypatch, kind)
         monkeypatch.setattr(LIBRARIES[kind], "head_prefixes", lambda model: ("head", "heads"))
         model, _ = saved(tmp_path, kind, made_by)
-        return model, build_model(config(kind, tmp_path), classes, SPEC, seed=3)
+        return model, build_model(config(kind, tmp_path), classes, SPEC, seed=3, classes=names)
 
     return start
 
@@ -75,6 +75,20 @@ def test_another_number_of_classes_gets_a_fresh_head(kind, started):
         left, right = layer.weight_factors()
         expected = low_rank(model)[name].weight_factors()
         torch.testing.assert_close(left @ right, expected[0] @ expected[1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("names", [("e", "d", "c", "b", "a"), tuple("vwxyz"), None])
+def test_as_many_other_classes_get_a_fresh_head(names, started, tmp_path, caplog):
+    model, built = started("timm_vit", "wasi", names=names)
+    torch.testing.assert_close(built.blocks[0].norm1.weight, model.blocks[0].norm1.weight)
+    assert torch.equal(built.head.weight, model.head.weight) == (names is None)
+    told = [f"model.weights={tmp_path}: that model has other classes, so the head is new"] if names else []
+    assert caplog.messages == told
+
+
+def test_the_same_classes_keep_the_head(started, tmp_path):
+    model, built = started("timm_vit", "wasi", names=NAMES)
+    assert torch.equal(built.head.weight, model.head.weight)
 
 
 def test_a_run_of_another_model_is_refused_before_it_is_built(tmp_path, monkeypatch):

@@ -65,7 +65,7 @@ class Subject:
         """Build the library's model, call `prepare` on it, and return it with the method applied."""
         cfg, data = self.cfg, self.data
         mapped = self.device.type == "cpu"
-        model = build_model(cfg.model, data.num_classes, self.spec, cfg.seed, mapped).to(self.device)
+        model = build_model(cfg.model, data.num_classes, self.spec, cfg.seed, mapped, data.classes).to(self.device)
         prepare(model)
         calibration = Calibration(
             data.train, self.normalize, cfg.dataset.batch_size, cfg.rank.calibration_batches, cfg.seed

@@ -1,5 +1,6 @@
 """Build the configured model: architecture, weights, and a newly initialised head."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 
 from torch import nn
@@ -14,7 +15,9 @@ from wasi.models.surrogate import surrogate_
 from wasi.models.weights_file import saved_header, tensor_shapes
 
 
-def build_model(cfg_model, num_classes: int, spec: InputSpec, seed: int, mapped: bool = False) -> nn.Module:
+def build_model(
+    cfg_model, num_classes: int, spec: InputSpec, seed: int, mapped: bool = False, classes: Sequence[str] | None = None
+) -> nn.Module:
     """Return the model of `cfg_model` with `num_classes` outputs, in float32 on the CPU.
 
     Random initialisation (of the head, or of everything with random or surrogate weights) depends on `seed` alone,
@@ -24,16 +27,20 @@ def build_model(cfg_model, num_classes: int, spec: InputSpec, seed: int, mapped:
         cfg_model: the configuration group `model`.
         spec: its `image_size` is the model's input size.
         mapped: keep large weights in a memory-mapped file until `wasi.models.mapped.into_memory` is called.
+        classes: names of the outputs. The head of a run's model is taken if it has the same; with None, if it has as
+            many.
 
     Raises:
         UserError: the weights cannot be downloaded or read, or do not fit the model.
     """
     with mapped_weights() if mapped else nullcontext():
-        model = _build(cfg_model, num_classes, spec, seed)
+        model = _build(cfg_model, num_classes, spec, seed, classes)
     return release_pages_after_each_block(model) if mapped else model
 
 
-def _build(cfg_model, num_classes: int, spec: InputSpec, seed: int) -> nn.Module:
+def _build(
+    cfg_model, num_classes: int, spec: InputSpec, seed: int, classes: Sequence[str] | None
+) -> nn.Module:
     library, name, source = library_of(cfg_model), architecture_of(cfg_model), str(cfg_model["weights"])
     if source == "pretrained":
         with seeded(seed):
@@ -48,7 +55,7 @@ def _build(cfg_model, num_classes: int, spec: InputSpec, seed: int) -> nn.Module
     if source == "surrogate":
         surrogate_(model, seed)
     elif header is not None:
-        load_saved(model, source, header, library.head_prefixes(model), library.adapt)
+        load_saved(model, source, header, library.head_prefixes(model), library.adapt, classes)
     elif source != "random":
         load_file(model, source, library.head_prefixes(model), library.adapt)
     return model

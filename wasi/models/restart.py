@@ -1,5 +1,7 @@
 """Start training from a run's saved model: load its weights, and pass its factors on to the method."""
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -10,20 +12,35 @@ from wasi.models.loading import Adapter, load_state, read_state
 from wasi.models.outline import outline, unpacked_names
 from wasi.models.saved import dense_state, factored_layers
 
+log = logging.getLogger(__name__)
+
 _FACTORS = "given_factors"  # attribute that is set on a weight
 
 
 def load_saved(
-    model: nn.Module, source: str | Path, header: ModelHeader, heads: tuple[str, ...], adapt: Adapter
+    model: nn.Module,
+    source: str | Path,
+    header: ModelHeader,
+    heads: tuple[str, ...],
+    adapt: Adapter,
+    classes: Sequence[str] | None = None,
 ) -> None:
-    """Copy a run's model into `model`, the library's dense one; arguments and errors are as for `loading.load_file`.
+    """Copy a run's model into `model`, the library's dense one; other arguments and errors are as for `load_file`.
+
+    The classifier of other classes is left as it is in `model`, also if their number is the same: its rows would begin
+    as those of classes that they do not stand for. `classes` are the names of the outputs of `model`; with None the
+    number alone counts.
 
     A layer that the file holds as two factors gets their product as its weight, and the factors are attached to it
     (`give_factors`).
     """
     state = read_state(source, "model.weights")
     factors = {name: (state[f"{name}.L"], state[f"{name}.R"]) for name in factored_layers(header, state)}
-    load_state(model, dense_state(header, state), source, heads, adapt)
+    dense = dense_state(header, state)
+    if classes is not None and tuple(classes) != header.classes:
+        log.warning("model.weights=%s: that model has other classes, so the head is new", source)
+        dense = {key: value for key, value in dense.items() if not key.startswith(heads)}
+    load_state(model, dense, source, heads, adapt)
     if factors:
         names = unpacked_names(outline(header), header.scope)
         for name, (left, right) in factors.items():
