@@ -67,9 +67,8 @@ class Subject:
         mapped = self.device.type == "cpu"
         model = build_model(cfg.model, data.num_classes, self.spec, cfg.seed, mapped, data.classes).to(self.device)
         prepare(model)
-        calibration = Calibration(
-            data.train, self.normalize, cfg.dataset.batch_size, cfg.rank.calibration_batches, cfg.seed
-        )
+        count = cfg.method.get("calibration_batches", cfg.rank.calibration_batches)
+        calibration = Calibration(data.train, self.normalize, cfg.dataset.batch_size, count, cfg.seed)
         self.method = hydra.utils.instantiate(cfg.method)
         return self.method.apply(model, calibration)
 
