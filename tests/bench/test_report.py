@@ -158,3 +158,11 @@ def test_everything_is_written_beside_the_jobs(sweep):
 
 def test_a_sweep_without_a_job(tmp_path):
     assert "no benchmark job" in write_report(tmp_path) and (tmp_path / "bench.csv").exists()
+
+
+def test_jobs_that_differ_by_their_schedule_alone_are_named_by_it(tmp_path):
+    jobs = [config("wasi", 0.8) for _ in range(2)]
+    for job, schedule in zip(jobs, ("constant", "cosine"), strict=True):
+        job["scheduler"] = {"_target_": f"wasi.training.schedule.{schedule}"}
+    write_sweep(tmp_path, [content(job, metrics(500, 200, 300), VANILLA) for job in jobs])
+    assert labels(read_jobs(tmp_path)) == ["wasi 0.8, scheduler=constant", "wasi 0.8, scheduler=cosine"]

@@ -5,6 +5,8 @@ import pytest
 from tests.bench import jobs
 from tests.report import fakes
 from wasi.config import declared
+from wasi.report.comparison import compare
+from wasi.report.fields import fields_of, remarks_of
 from wasi.report.groups import blocks_of, identity, row_names, short_names, shown_option
 from wasi.report.load import read_runs
 from wasi.report.series import series_of
@@ -201,3 +203,24 @@ def test_thresholds_are_known_under_the_names_that_a_method_gives_them(tmp_path,
     (block,) = blocks(tmp_path / "sweep")
     assert [identity(group)[2:] for group in block.groups] == [("0.4", "0.2"), ("0.8", "0.4")]
     assert block.differing == []
+
+
+def test_rows_that_differ_by_a_number_are_in_the_order_of_its_size(tmp_path):
+    for lr in (0.0001, 1e-5, 0.02):
+        for batch_size in (128, 32):
+            add(tmp_path, "vanilla", options={"optimizer.lr": lr, "dataset.batch_size": batch_size})
+    (block,) = blocks(tmp_path)
+    order = [(group.options["dataset.batch_size"], group.options["optimizer.lr"]) for group in block.groups]
+    assert order == [(32, 1e-5), (32, 0.0001), (32, 0.02), (128, 1e-5), (128, 0.0001), (128, 0.02)]
+
+
+def test_a_method_without_a_scope_has_no_empty_part_in_its_name(tmp_path):
+    add(tmp_path, "wasi", 0.8)
+    own = fakes.config("wasi", 0.8)
+    own["method"] = {"name": "my_own", "_target_": "my.Method"}
+    fakes.write(tmp_path, fakes.metrics(0.9), own)
+    (block,) = blocks(tmp_path)
+    comparisons = compare(block)
+    assert row_names(block) == ["wasi 0.8, mlp", "my_own"]
+    (scope,) = (f for f in fields_of(block, comparisons, remarks_of(comparisons)) if f.title == "scope")
+    assert scope.values == ["mlp", "-"]

@@ -134,5 +134,8 @@ def test_costs_carry_their_noise(tmp_path):
     assert "98.00±10 (1.02×≈)" in text and "100.0±10 |" in text
 
 
-def test_the_legend_explains_what_there_is():
+def test_the_legend_explains_what_there_is_and_nothing_else(tmp_path):
+    fakes.write(tmp_path, fakes.metrics(0.9), fakes.config("vanilla"))
+    (block,) = blocks_of(read_runs([tmp_path])[0])
+    assert legend([block_text(block, compare(block))]) == ""
     assert "eps W" in legend(["method  eps W  n"]) and "eps" not in legend(["method  n", "recipe  n"])

@@ -176,3 +176,12 @@ def test_a_choice_made_on_test_images_is_told_loudly(source, tmp_path):
     printed = write_report([tmp_path])
     assert ("Nothing is held out" in printed) == (source == "test")
     assert ("**Nothing is held out" in (tmp_path / "report.md").read_text(encoding="utf-8")) == (source == "test")
+
+
+def test_long_names_of_data_sets_have_figures_of_their_own(tmp_path):
+    root = "/".join(f"a folder with a rather long name, number {number}" for number in range(8))
+    for end in "xy":
+        options = {"dataset.name": "image_folder", "dataset.root": root + end}
+        fakes.write(tmp_path, fakes.metrics(0.9), fakes.config(options=options))
+    write_report([tmp_path])
+    assert len(list(tmp_path.glob("accuracy_vs_cost_*.png"))) == 2

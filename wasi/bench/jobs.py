@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wasi.bench.baseline import identity
@@ -49,8 +49,13 @@ class BenchJob:
     @property
     def group(self) -> Group:
         """A `Group` of this job alone, without the options that do not affect a step (scheduler, epochs)."""
-        options = result_options(self.config)
-        return Group((self.run,), {k: v for k, v in options.items() if not k.startswith(_NOT_OF_A_STEP)})
+        whole = self.whole_group
+        return replace(whole, options={k: v for k, v in whole.options.items() if not k.startswith(_NOT_OF_A_STEP)})
+
+    @property
+    def whole_group(self) -> Group:
+        """A `Group` of this job alone, with all options."""
+        return Group((self.run,), result_options(self.config))
 
     @property
     def block(self) -> tuple[str, str, str]:
@@ -96,8 +101,10 @@ def series_names(jobs: list[BenchJob]) -> list[str]:
 
 
 def _block(jobs: list[BenchJob]) -> Block:
+    """Return the block of the jobs, told apart by what affects a step or, if that is not enough, by all options."""
     model, dataset, _ = jobs[0].block
-    return block_of(model, dataset, [job.group for job in jobs])
+    block = block_of(model, dataset, [job.group for job in jobs])
+    return block_of(model, dataset, [job.whole_group for job in jobs]) if block.alike else block
 
 
 def _for_each(jobs: list[BenchJob], named: Iterable[tuple[Group, str]]) -> list[str]:

@@ -171,11 +171,10 @@ class Comparison:
             (key,) = unlike(self.group, self.baseline)
             row = f"{self.group.method} of {_assignment(key, self.baseline)}, alike in all else"
             return [f"no vanilla to compare with; compared with {row}"]
-        differences = [
-            f"{_assignment(key, self.baseline)} (this row {show_option(key, self.group.options.get(key))})"
-            for key in sorted(_differences(self.group, self.baseline))
-        ]
-        lines = [f"compared with a vanilla of {', '.join(differences)}"] if differences else []
+        # Without the row's own values, which its name, columns or details tell, so that rows share the remark.
+        differences = sorted(_differences(self.group, self.baseline))
+        others = [f"{_place(key)} ({show_option(key, self.baseline.options.get(key))})" for key in differences]
+        lines = [f"compared with a vanilla of another {', '.join(others)}"] if others else []
         timed = [cost for cost in COSTS if cost.timed and self._means(cost.metric)]
         if any(self.interval(cost) is None and not self._on_one_machine(cost) for cost in timed):
             lines.append("measured on another machine or device or with other threads than vanilla: no ratio of times")
@@ -236,7 +235,12 @@ def _twin_of(group: Group, groups: list[Group]) -> Group | None:
 
 def _assignment(key: str, group: Group) -> str:
     """The group's option as text: `optimizer.lr=0.05`, and for a class its name as in `optimizer=SGD`."""
-    return f"{key.removesuffix('._target_')}={show_option(key, group.options.get(key))}"
+    return f"{_place(key)}={show_option(key, group.options.get(key))}"
+
+
+def _place(key: str) -> str:
+    """The option as one gives it on the command line: `optimizer` for `optimizer._target_`."""
+    return key.removesuffix("._target_")
 
 
 def _comparable(a: Group, b: Group) -> bool:

@@ -139,7 +139,7 @@ def _labels(block: Block) -> list[Field]:
     _, scopes, weights, activations = zip(*map(identity, block.groups), strict=True)
     recipes = [group.recipe or DASH for group in block.groups]
     fields = [Field("recipe", recipes, is_text=True)] if set(recipes) != {DASH} else []
-    fields += [Field("scope", list(scopes), is_text=True)] if len(set(scopes)) > 1 else []
+    fields += [Field("scope", [scope or DASH for scope in scopes], is_text=True)] if len(set(scopes)) > 1 else []
     fields.append(Field("eps W", [label or DASH for label in weights]))
     fields.append(Field("eps A", [label or DASH for label in activations]))
     tuned = [tuned_of(group) for group in block.groups]

@@ -265,7 +265,7 @@ def with_threshold(group: Group) -> str:
 
 def variant(block: Block, group: Group) -> list[str]:
     """What tells a group apart in its block, beside method and thresholds: `["all", "lr=0.05"]`."""
-    scope = [group.scope] if len({other.scope for other in block.groups}) > 1 else []
+    scope = [group.scope] if group.scope and len({other.scope for other in block.groups}) > 1 else []
     shown = {name: shown_option(group, key) for key, name in short_names(block.differing).items()}
     options = [f"{name}={value}" for name, value in shown.items() if value is not None]
     return [*scope, *options, *([group.runs[0].fingerprint[:8]] if block.alike else [])]
@@ -283,11 +283,13 @@ def short_names(keys: list[str]) -> dict[str, str]:
 
 
 def row_order(group: Group) -> tuple:
-    """The key by which rows are sorted: by method, then thresholds ascending, a lean row after its plain one."""
+    """The key by which rows are sorted: by method, then thresholds ascending, a lean row after its plain one, and then
+    by the other options, numbers by size."""
     method, scope, weight, activation = identity(group)
     ranks = *_natural(weight), *_natural(activation)
     lean = select(group.config, "train.memory") == "lean"
-    return *place(method), scope, *ranks, lean, json.dumps(group.options, sort_keys=True), group.hardware or ""
+    options = [(key, *_natural(json.dumps(value))) for key, value in sorted(group.options.items())]
+    return *place(method), scope, *ranks, lean, options, group.hardware or ""
 
 
 def _natural(label: str | None) -> tuple[float, str]:

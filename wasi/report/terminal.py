@@ -11,19 +11,22 @@ from wasi.report.summary import summary
 
 WIDTH = 120
 
-_EPSILONS = "; eps W, eps A: thresholds for weights and activations"
+_MEANINGS = {
+    "×": "×: ratio to vanilla, above 1 is better (costs: vanilla / this; accuracy: this / vanilla)",
+    "±": "±: sample standard deviation over the n seeds",
+    "eps W": "eps W: threshold for the weights",
+    "eps A": "eps A: threshold for the activations",
+    "Δ": "Δ vanilla: accuracy minus vanilla's; (…): no test",
+    "≈": "≈: within noise (t-test, p >= 0.05)",
+    "●": "●: on the Pareto front, no other row is as good in accuracy, step time and train MiB and better in one",
+}
 
 
 def legend(blocks: Iterable[str]) -> str:
-    """The lines that explain the signs in the blocks' texts."""
-    epsilons = _EPSILONS if any(f"eps {of}" in text for text in blocks for of in "WA") else ""
-    lines = (
-        "×: ratio to vanilla, above 1 is better (costs: vanilla / this; accuracy: this / vanilla)",
-        f"±: sample standard deviation over the n seeds{epsilons}",
-        "Δ vanilla: accuracy minus vanilla's; ≈, of costs too: within noise (t-test, p >= 0.05); (…): no test",
-        "●: on the Pareto front, no other row is as good in accuracy, step time and train MiB and better in one",
-    )
-    return "\n".join(lines)
+    """The lines that explain the signs in the blocks' texts; "" if there are none."""
+    shown = "\n".join(blocks)
+    found = {sign: meaning for sign, meaning in _MEANINGS.items() if sign in shown}
+    return "\n".join(found.values())
 
 
 def block_text(block: Block, comparisons: list[Comparison]) -> str:

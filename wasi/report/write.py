@@ -1,5 +1,6 @@
 """Gathers and writes a whole report, and returns what the terminal shows."""
 
+import hashlib
 import itertools
 import re
 import sys
@@ -17,6 +18,7 @@ from wasi.report.origins import experiment_of
 from wasi.report.terminal import WIDTH, block_text, legend
 
 PAGE = "report.html"
+_LONGEST_PART = 80  # characters of a label in a file's name, which may have 255
 _ASCII = str.maketrans({"±": "+-", "×": "x", "≈": "~", "Δ": "-", "●": "*"})
 
 
@@ -55,7 +57,7 @@ def _text(report: Report, files: list[str]) -> str:
     """The text for the terminal. `files` are the names of the page and the figures that were written."""
     parts = [block_text(*pair) for pair in report.blocks] or ["no completed run yet"]
     if report.blocks:
-        parts.append("\n".join([legend(parts), *report.provenance]))
+        parts.append("\n".join(filter(None, [legend(parts), *report.provenance])))
     if report.tuning:
         parts.append("\n".join(report.tuning))
     if report.not_averaged:
@@ -97,12 +99,17 @@ def write_images(images: dict[str, bytes], stem: str, folder: Path) -> list[str]
 
 
 def file_part(label: str) -> str:
-    """A label with only such characters as may stand in a file's name.
+    """A label with only such characters as may stand in a file's name, and no more of them than two labels may have.
+
+    Where a label is too long, its end is replaced by a hash of it, so that labels with a common start keep apart.
 
     >>> file_part("vit_b_32 (surrogate weights)")
     'vit_b_32_surrogate_weights'
     """
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", label).strip("_")
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", label).strip("_")
+    if len(name) <= _LONGEST_PART:
+        return name
+    return f"{name[: _LONGEST_PART - 9]}_{hashlib.sha256(label.encode()).hexdigest()[:8]}"
 
 
 def printable(text: str) -> str:
