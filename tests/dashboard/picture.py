@@ -14,6 +14,9 @@ from matplotlib.figure import Figure
 from wasi.config.declared import appearance
 from wasi.dashboard.specification import specification
 from wasi.report.options import epsilon_label
+from wasi.tracking.pictures import PART_COLOURS
+
+_DASHES = ("-", "--", ":")
 
 
 def runs_of(sweep: Path) -> list[dict]:
@@ -67,19 +70,26 @@ def draw(axes, panel: dict, runs: list[dict]) -> None:
         axes.xaxis.set_minor_formatter("{x:g}")
         axes.margins(0.25)
     elif kind == "Run History Line Plot":
-        for run in runs:
+        for place, run in enumerate(runs):
             points = [(row[config["xAxis"]], row[config["metrics"][0]]) for row in run["history"]
                       if config["metrics"][0] in row]  # fmt: skip
-            axes.plot(*zip(*points, strict=True), color=colour(run), label=label(run), linewidth=1)
+            dashes = _DASHES[[colour(other) for other in runs[:place]].count(colour(run)) % len(_DASHES)]
+            axes.plot(*zip(*points, strict=True), dashes, color=colour(run), label=label(run), linewidth=1)
+        axes.set_xlabel(config["xAxisTitle"], fontsize=6)
+        axes.legend(fontsize=6, frameon=False)
     else:
         metrics = config["metrics"]
         left = [0.0] * len(runs)
         for place, metric in enumerate(metrics):
             values = [value(run, metric if ":" in metric else f"summary:{metric}") or 0.0 for run in runs]
-            shade = 1.0 if len(metrics) == 1 else 1.0 - 0.17 * place
-            axes.barh(list(map(label, runs)), values, left=left, color=list(map(colour, runs)), alpha=shade)
+            colours = list(map(colour, runs)) if len(metrics) == 1 else PART_COLOURS[place]
+            part = metric.rpartition("/train_")[2].removesuffix("_mib")
+            axes.barh(list(map(label, runs)), values, left=left, color=colours, label=part)
             left = [a + b for a, b in zip(left, values, strict=True)]
         axes.invert_yaxis()
+        if len(metrics) > 1:
+            axes.set_ylim(len(runs) - 0.4, -1.5)  # leaves the legend room above the bars
+            axes.legend(fontsize=5, frameon=False, ncols=3, loc="upper center")
 
 
 def main(sweep: Path, picture: Path) -> None:

@@ -8,8 +8,8 @@ from PIL import Image
 
 from wasi.tracking.names import FIGURES, MEMORY_PARTS
 
-_COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#999999")  # Okabe and Ito's, distinct to the colour-blind
-_PARTS = dict(zip(MEMORY_PARTS, _COLOURS, strict=True))
+PART_COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#999999")  # Okabe and Ito's, distinct to the colour-blind
+_PARTS = dict(zip(MEMORY_PARTS, PART_COLOURS, strict=True))
 
 
 def pictures(result: dict[str, Any]) -> dict[str, Image.Image]:
