@@ -224,3 +224,14 @@ def test_a_method_without_a_scope_has_no_empty_part_in_its_name(tmp_path):
     assert row_names(block) == ["wasi 0.8, mlp", "my_own"]
     (scope,) = (f for f in fields_of(block, comparisons, remarks_of(comparisons)) if f.title == "scope")
     assert scope.values == ["mlp", "-"]
+
+
+def test_rows_of_one_configuration_on_two_machines_are_named_by_what_differs(tmp_path):
+    for processor, threads in (("Cortex-A76", 2), ("Cortex-A76", 4)):
+        machine = {"processor": processor, "architecture": "aarch64"}
+        provenance = fakes.PROVENANCE | {"machine": machine, "threads": {"torch": threads}}
+        for epsilon in (0.6, 0.8):
+            add(tmp_path, "wasi", epsilon, provenance=provenance, fingerprint=f"{epsilon}")
+    (block,) = blocks(tmp_path)
+    assert row_names(block) == [f"wasi {epsilon}, {n} threads" for epsilon in (0.6, 0.8) for n in (2, 4)]
+    assert [one.label for one in series_of(block)] == ["wasi, 2 threads", "wasi, 4 threads"]

@@ -216,9 +216,11 @@ def _family(group: Group, key: str) -> str | None:
     return group.method if section in ("method", "rank") else group.options.get(f"{section}._target_")
 
 
-def _told_apart(groups: list[Group], differing: list[str]) -> bool:
-    seen = [(*identity(group), group.hardware, *(shown_option(group, key) for key in differing)) for group in groups]
-    return len(set(seen)) == len(seen)
+def _told_apart(groups: list[Group], differing: list[str], by_hardware: bool = True) -> bool:
+    hardware = [group.hardware if by_hardware else None for group in groups]
+    options = [tuple(shown_option(group, key) for key in differing) for group in groups]
+    seen = set(zip(map(identity, groups), hardware, options, strict=True))
+    return len(seen) == len(groups)
 
 
 def identity(group: Group) -> tuple[str, str, str | None, str | None]:
@@ -264,11 +266,19 @@ def with_threshold(group: Group) -> str:
 
 
 def variant(block: Block, group: Group) -> list[str]:
-    """What tells a group apart in its block, beside method and thresholds: `["all", "lr=0.05"]`."""
+    """What tells a group apart in its block, beside method and thresholds: `["all", "lr=0.05", "4 threads"]`."""
     scope = [group.scope] if group.scope and len({other.scope for other in block.groups}) > 1 else []
     shown = {name: shown_option(group, key) for key, name in short_names(block.differing).items()}
     options = [f"{name}={value}" for name, value in shown.items() if value is not None]
-    return [*scope, *options, *([group.runs[0].fingerprint[:8]] if block.alike else [])]
+    return [*scope, *options, *_machine(block, group), *([group.runs[0].fingerprint[:8]] if block.alike else [])]
+
+
+def _machine(block: Block, group: Group) -> list[str]:
+    """The parts of the group's hardware that not all groups share: `["4 threads"]`; [] if options tell all apart."""
+    if _told_apart(block.groups, block.differing, by_hardware=False):
+        return []
+    parts = [other.hardware.split(", ") for other in block.groups if other.hardware]
+    return [part for part in (group.hardware or "").split(", ") if not all(part in others for others in parts)]
 
 
 def short_names(keys: list[str]) -> dict[str, str]:
