@@ -145,3 +145,8 @@ def test_the_command_takes_no_torch_and_ends_in_one_line(tmp_path):
     assert refused.returncode == 2 and "the folder stands before --watch" in refused.stderr.splitlines()[-1]
     refused = run(str(tmp_path), "--watch", "0")
     assert refused.returncode == 2 and refused.stderr == "error: --watch=0.0: allowed is a number of seconds above 0\n"
+
+
+def test_a_reason_of_several_lines_is_one(tmp_path):
+    _job(tmp_path, "a", "failed", error="out of memory:\n  3 GiB")
+    assert list(lines(tmp_path))[1:] == ["  failed       a: out of memory: 3 GiB"]

@@ -180,7 +180,7 @@ def _details(job: Job) -> str:
     if job.silent > _SILENT and job.status == "running":
         lines.append(f"has written nothing for {duration(job.silent)}")
     if job.error:
-        lines.append(job.error)
+        lines.append(" ".join(job.error.split()))
     return f": {', '.join(lines)}" if lines else ""
 
 
