@@ -141,19 +141,22 @@ def _lost() -> JobReturn:
 
 @contextmanager
 def _forwarding(forwarded: int, folder: Path) -> Iterator[None]:
-    """SIGINT or SIGTERM first goes to the jobs' processes, which get the time to save; then it stops the sweep."""
+    """SIGINT, SIGTERM or SIGHUP first goes to the jobs' processes, which get the time to save; then the sweep stops."""
 
     def stop(signum: int, frame: object) -> None:
         for number in before:
             signal.signal(number, signal.SIG_IGN)
-        if signum == signal.SIGTERM or forwarded != signal.SIGTERM:  # a terminal's Ctrl-C reaches them by itself
+        if signum != signal.SIGINT or forwarded != signal.SIGTERM:  # a terminal's Ctrl-C reaches them by itself
             _send(forwarded)
         deadline = time.monotonic() + _SECONDS_TO_SAVE
         while time.monotonic() < deadline and any(_running(folder)):
             time.sleep(0.1)
         raise Interrupted(signum)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    ended_by = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup
+        ended_by.remove(signal.SIGHUP)
+    before = {number: signal.signal(number, stop) for number in ended_by}
     try:
         yield
     finally:

@@ -11,6 +11,7 @@ ENDS = {
     "sys.exit(143)": 143,
     "sys.exit('one line')": 1,
     "raise ValueError('unforeseen')": 1,
+    "sys.stdout = None": 0,  # as after `>&-`
 }
 
 

@@ -14,7 +14,7 @@ def send(*signums):
         os.kill(os.getpid(), signum)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
 def test_the_first_waits_for_the_end_of_the_step(signum):
     steps = []
     with pytest.raises(Interrupted) as stop, interruptible(), uninterrupted():
@@ -27,6 +27,36 @@ def test_a_second_ctrl_c_does_not_wait():
     with pytest.raises(Interrupted), interruptible(), uninterrupted():
         send(signal.SIGINT, signal.SIGINT)
         raise AssertionError("went on")
+
+
+@pytest.mark.parametrize("sent", [(signal.SIGHUP, signal.SIGHUP), (signal.SIGTERM, signal.SIGHUP)])
+def test_a_closed_terminal_s_second_signal_is_no_impatience(sent):
+    steps = []
+    with pytest.raises(Interrupted) as stop, interruptible(), uninterrupted():
+        send(*sent)
+        steps.append("whole")
+    assert stop.value.signum == sent[0] and steps == ["whole"]
+
+
+def test_a_second_hang_up_does_not_disturb_what_is_saved_after_the_first():
+    order = []
+    with pytest.raises(Interrupted), interruptible():
+        try:
+            send(signal.SIGHUP)
+        finally:
+            send(signal.SIGHUP)
+            order.append("saved")
+    assert order == ["saved"]
+
+
+def test_nohup_stays_in_force():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruptible():
+            send(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("sent", [(signal.SIGTERM, signal.SIGUSR1), (signal.SIGUSR1, signal.SIGTERM)])

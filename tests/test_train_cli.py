@@ -105,6 +105,13 @@ def test_the_callback_that_checks_commands_cannot_be_taken_away(words, tmp_path)
     assert results(tmp_path) == {}
 
 
+def test_a_working_folder_that_is_deleted_is_told(tmp_path):
+    (tmp_path / "gone").mkdir()
+    done = call(["sh", "-c", f'rmdir "$PWD" && exec {sys.executable} {ROOT / "train.py"}'], tmp_path / "gone")
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert "(the working folder has been deleted)" in done.stderr
+
+
 def test_what_only_hydra_has_words_for_is_one_line_too(tmp_path):
     done = light(*TINY, "+seed=3", cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.startswith("error: Could not append to config. ")

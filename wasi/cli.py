@@ -16,8 +16,8 @@ _RESULTS = (FILE_NAME, BENCH_FILE_NAME)
 def run_cli(main: Callable[[], int | None]) -> None:
     """Call `main` and end the process with the status that it returns (None is 0).
 
-    After one line of error, a user's mistake exits with 2, and a file that cannot be read or written with 1. SIGINT and
-    SIGTERM exit with 130 and 143.
+    After one line of error, a user's mistake exits with 2, and a file that cannot be read or written with 1. A
+    signal exits with 128 + its number.
     """
 
     def with_status() -> None:

@@ -34,7 +34,7 @@ class Diverged(Exception):
 
 
 class Interrupted(BaseException):
-    """SIGINT, SIGTERM, SIGUSR1 or SIGUSR2 arrived; `signum` tells which.
+    """SIGINT, SIGTERM, SIGHUP, SIGUSR1 or SIGUSR2 arrived; `signum` tells which.
 
     It is not an `Exception`, so that code that catches all of these does not swallow it.
     """

@@ -29,7 +29,7 @@ def exit_after(main: Callable[[], object]) -> NoReturn:
         status = 1
     threading._shutdown()  # type: ignore[attr-defined]  # in Python's own order: executors first, then threads
     atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None if the process was started without it (`>&-`)
         with suppress(OSError, ValueError):  # the reader is gone, or the stream was closed
             stream.flush()
     os._exit(int(status or 0) & 0xFF)

@@ -1,6 +1,7 @@
-"""SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 raise `Interrupted`, but never in the middle of a training step.
+"""SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 raise `Interrupted`, but never in the middle of a training step.
 
-By the last two a scheduler announces that it will stop a job: `sbatch --signal=USR1@120`, and submitit's USR2.
+By the last two a scheduler announces that it will stop a job: `sbatch --signal=USR1@120`, and submitit's USR2. SIGHUP
+arrives when a terminal is closed or a connection to it is lost; `nohup` has it ignored, and it stays ignored then.
 """
 
 import signal
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 
 from wasi.errors import Interrupted
 
-_STOPPING = (signal.SIGINT, signal.SIGTERM)
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PREEMPTING = (signal.SIGUSR1, signal.SIGUSR2)
 _depth = 0  # of nested `uninterrupted` blocks
 _pending: int | None = None  # see `pending`
@@ -22,9 +23,11 @@ def _handle(signum: int, frame: object) -> None:
 
     A scheduler sends several kinds at once (SIGCONT, SIGTERM, SIGUSR1), which must not count as a second request, so
     beside SIGUSR1 or SIGUSR2 the others wait too. Of several signals one of these two is kept, as its handler queues
-    the job again.
+    the job again. SIGHUP is no second request either: the system and the shell of a closed terminal both send it.
     """
     global _pending, _arrived
+    if signum == signal.SIGHUP and _arrived is not None:
+        return
     if _nested and (_arrived is None or signum in _PREEMPTING):
         _arrived = signum
     if not _depth:
@@ -67,7 +70,8 @@ def interruptible() -> Iterator[None]:
     the job again and ends the process), it is called once everything inside has come to its end.
     """
     global _nested, _arrived
-    before = {int(signum): signal.signal(signum, _handle) for signum in (*_STOPPING, *_PREEMPTING)}
+    ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set()
+    before = {int(n): signal.signal(n, _handle) for n in (*_STOPPING, *_PREEMPTING) if n not in ignored}
     _nested += 1
     try:
         try:
@@ -81,7 +85,7 @@ def interruptible() -> Iterator[None]:
     except Interrupted as stop:
         for signum, handler in before.items():
             signal.signal(signum, handler)
-        others = before[stop.signum]
+        others = before.get(stop.signum)  # none if another process of the run received what is ignored here
         if stop.signum in _PREEMPTING and callable(others) and others is not _handle:
             others(stop.signum, None)
         raise

@@ -23,7 +23,7 @@ def wait_for(process, folder, pattern):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_in_the_middle_of_a_step(signum, tmp_path):
     process = start("hydra.run.dir=run", "logger=wandb_offline", *LONG, cwd=tmp_path)
     wait_for(process, tmp_path / "run", "checkpoint_before.pt")

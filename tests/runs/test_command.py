@@ -29,7 +29,7 @@ def test_the_same_words_with_the_sweep_named(words, expected, monkeypatch):
     assert shlex.split(continue_with("sweep", "s")) == expected
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_ends_the_command(signum, code, capsys):
     def main():
         signal.raise_signal(signum)
@@ -64,6 +64,32 @@ def test_words_that_hydras_parser_does_not_take_are_told_in_one_line(words, told
         command(_composing(lambda cfg: pytest.fail("it ran")))
     err = capsys.readouterr().err
     assert end.value.code == 2 and err.startswith(f"error: {told}") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"WORLD_SIZE": "abc"}, "WORLD_SIZE=abc: allowed is a whole number from 1 up (torchrun sets it), or not set"),
+        ({"WORLD_SIZE": ""}, "WORLD_SIZE=: allowed is a whole number from 1 up (torchrun sets it), or not set"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK=2: allowed is a whole number from 0 up, below WORLD_SIZE=2, or not "),
+        ({"RANK": "-1"}, "RANK=-1: allowed is a whole number from 0 up, below WORLD_SIZE=1, or not set"),
+    ],
+)
+def test_what_torchrun_would_not_set_is_one_line(given, told, monkeypatch, capsys):
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as end:
+        command(lambda: pytest.fail("it ran"))
+    err = capsys.readouterr().err
+    assert end.value.code == 2 and err.startswith(f"error: {told}") and err.count("\n") == 1
+
+
+def test_an_output_that_is_full_is_one_line():
+    code = "from wasi.runs.command import command\ncommand(lambda: print('a line'))"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    told = "error: standard output cannot be written to: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, told)
 
 
 def test_the_multirun_flag_may_stand_among_the_overrides(monkeypatch, tmp_path):

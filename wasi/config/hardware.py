@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from wasi.errors import UserError
+
 
 def device_class(name: str) -> str:
     """Return `cuda` or `cpu` for a value of `device.name`; `auto` is `cuda` where torch would find a CUDA device."""
@@ -27,8 +29,17 @@ class Launch(NamedTuple):
 
 
 def launched() -> Launch:
-    """Read `Launch` from the environment variables RANK and WORLD_SIZE of `torchrun`; rank 0 of 1 without them."""
-    return Launch(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+    """Read `Launch` from the environment variables RANK and WORLD_SIZE of `torchrun`; rank 0 of 1 without them.
+
+    Raises:
+        UserError: one of them is set to what `torchrun` would not set.
+    """
+    rank, processes = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    if not re.fullmatch("0*[1-9][0-9]*", processes):
+        raise UserError("WORLD_SIZE", processes, "a whole number from 1 up (torchrun sets it), or not set")
+    if not re.fullmatch("[0-9]+", rank) or int(rank) >= int(processes):
+        raise UserError("RANK", rank, f"a whole number from 0 up, below WORLD_SIZE={int(processes)}, or not set")
+    return Launch(int(rank), int(processes))
 
 
 @cache

@@ -17,36 +17,58 @@ from hydra.errors import HydraException
 
 from wasi.config.hardware import launched
 from wasi.config.hydra_errors import rejected
-from wasi.errors import Interrupted
+from wasi.errors import Interrupted, UserError
 from wasi.runs.ending import one_line, print_error
 from wasi.runs.fail_fast import spelled_out
 from wasi.runs.processes import without_a_folder
-from wasi.signals import interruptible
+from wasi.signals import arrived, interruptible
 
 _continuing: list[str] = []  # commands; the last is printed when a signal ends this process
 
 
 def command(main: Callable[[], object]) -> None:
-    """Call a `@hydra.main` function; after SIGINT or SIGTERM exit with 130 or 143, without a traceback.
+    """Call a `@hydra.main` function; after SIGINT, SIGTERM or SIGHUP exit with 128 + its number, without a traceback.
 
     If Hydra cannot compose the configuration, the process exits with 2 after one line. If the reader of standard output
-    is gone (`| head`), it exits with 1 and prints nothing.
+    is gone (`| head`), it exits with 1 and prints nothing. If it cannot be written to (a full disk), it exits with 1
+    after one line.
     """
-    sys.argv = without_a_folder(with_device_number(spelled_out(sys.argv)))
+    try:
+        sys.argv = without_a_folder(with_device_number(spelled_out(sys.argv)))
+    except UserError as error:
+        print_error(str(error))
+        sys.exit(2)
     logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback at every line
     try:
         with interruptible(), _one_line_for_rejected_options():
             try:
                 main()
             finally:
-                print(end="", flush=True)
+                if not arrived():  # the terminal of a SIGHUP is gone
+                    _flush()
     except Interrupted as stop:
         continuing = f"; continue with: {_continuing[-1]}" if _continuing else ""
         print_error(f"stopped by {signal.Signals(stop.signum).name}{continuing}")
         sys.exit(128 + stop.signum)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python's flush at exit does not fail
+        _discard_output()
         sys.exit(1)
+
+
+def _flush() -> None:
+    try:
+        print(end="", flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _discard_output()
+        print_error(f"standard output cannot be written to: {error.strerror}")
+        sys.exit(1)
+
+
+def _discard_output() -> None:
+    """Let standard output go nowhere, so that Python's own flush at exit does not fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def with_device_number(words: Sequence[str]) -> list[str]:
@@ -112,8 +134,16 @@ def _tell_rejected(function: Callable[[], Any]) -> Any:
     except OSError as error:  # from files that Hydra writes: a full disk, a folder without write permission
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        print_error(one_line(f"{type(error).__name__}: {error}"))
+        print_error(one_line(f"{type(error).__name__}: {error}{_without_a_working_folder()}"))
         sys.exit(1)
+
+
+def _without_a_working_folder() -> str:
+    try:
+        os.getcwd()
+    except OSError:
+        return " (the working folder has been deleted)"
+    return ""
 
 
 def continue_with(option: str, value: object) -> str:

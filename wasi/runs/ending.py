@@ -4,6 +4,7 @@ import logging
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +66,9 @@ def tell(ending: Ending, log_path: Path) -> None:
 
 
 def print_error(line: str) -> None:
-    print(f"error: {line}", file=sys.stderr, flush=True)
+    """Print a line to stderr, if that can still be written to: the terminal may be gone."""
+    with suppress(OSError):
+        print(f"error: {line}", file=sys.stderr, flush=True)
 
 
 def one_line(text: str) -> str:
