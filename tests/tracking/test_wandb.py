@@ -10,6 +10,7 @@ import pytest
 
 from tests.tracking import wandb_file
 from tests.tracking.wandb_file import items, of_type, records, run_of, steps
+from wasi.errors import UserError
 from wasi.tracking import Tracker, open_tracker
 
 wandb = pytest.importorskip("wandb")
@@ -28,6 +29,13 @@ def offline(compose_config):
 def logged(tracker, first: int, last: int) -> None:
     for step in range(first, last + 1):
         tracker.log(step, {"train/loss": 1 / step})
+
+
+def test_a_variable_that_wandb_refuses_is_named(tmp_path, offline, monkeypatch):
+    wandb.teardown()
+    monkeypatch.setenv("WANDB_MODE", "nonsense")
+    with pytest.raises(UserError, match="^WANDB_MODE=nonsense: allowed is what W&B accepts there .Input should be "):
+        open_tracker(offline, tmp_path, "abc")
 
 
 def test_an_offline_run_reads_back(tmp_path, offline):

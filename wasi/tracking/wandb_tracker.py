@@ -30,6 +30,7 @@ from wasi.atomic import atomic_write_text  # noqa: E402
 from wasi.config.hardware import is_raspberry_pi  # noqa: E402
 from wasi.config.naming import rank_label, row_label  # noqa: E402
 from wasi.config.rank_options import thresholds_read  # noqa: E402
+from wasi.errors import NOTHING, UserError  # noqa: E402
 from wasi.models.weights_file import FILE_NAME as MODEL  # noqa: E402
 from wasi.tracking import Tracker  # noqa: E402
 from wasi.tracking.history import History, Row  # noqa: E402
@@ -44,6 +45,17 @@ _RETRY_AFTER = 600.0  # seconds in which later jobs of this process do not try a
 _unreachable_since: tuple[float, str] | None = None
 
 
+def check_environment() -> None:
+    """Raise `UserError` for a variable WANDB_… that W&B refuses, or a value in a settings file of W&B's."""
+    try:
+        wandb.setup()
+    except ValueError as error:  # of pydantic, with the list `errors()`
+        found = error.errors()[0] if hasattr(error, "errors") else {}
+        name = "_".join(str(part) for part in found.get("loc", ())).upper()
+        allowed = f"what W&B accepts there ({found.get('msg', ' '.join(str(error).split()))})"
+        raise UserError(f"WANDB_{name}", found.get("input", NOTHING), allowed) from None
+
+
 class WandbTracker(Tracker):
     """One W&B run: history over `train/step`, the run's metrics as summary, the sweep as group.
 
@@ -51,6 +63,7 @@ class WandbTracker(Tracker):
     """
 
     def __init__(self, cfg: DictConfig, folder: Path, fingerprint: str, attempt: int = 1):
+        check_environment()
         self._cfg, self._folder = cfg, folder
         self._id = run_id(str(cfg.sweep), fingerprint, attempt)
         self._name = folder.name if attempt == 1 else f"{folder.name} (attempt {attempt})"
