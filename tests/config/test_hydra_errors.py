@@ -118,6 +118,10 @@ def test_an_option_with_dashes_is_told_without(dashes, compose_config):
     assert line(compose_config, override) == f"{override}: allowed is train.epochs=5, without dashes"
 
 
+def test_what_may_be_tuned_is_no_suggestion(compose_config):
+    assert "did you mean" not in line(compose_config, "tune.options={zzz: [1]}", "zzz=1")
+
+
 def test_a_path_that_the_shell_has_cut_is_told_how_too(compose_config):
     found = line(compose_config, "dataset.root=my", "photos", words=["dataset.root=my", "photos"])
     assert found.startswith("dataset.root=my photos: ") and found.endswith("""'dataset.root="my photos"'""")

@@ -261,5 +261,5 @@ def test_options_to_try_may_be_given_on_the_command_line(compose_config):
     cfg = compose_config("tune.options={rank.activation_epsilon: [0.8, 0.9]}")
     validate(cfg)
     assert grid_of(cfg.tune, {}) == [{"rank.activation_epsilon": 0.8}, {"rank.activation_epsilon": 0.9}]
-    with pytest.raises(UserError, match=r"tune\.options=\[1\]: allowed is a mapping from options to lists"):
+    with pytest.raises(UserError, match=r"tune\.options=\[1\]: allowed is a mapping from options other than the seed"):
         validate(compose_config("tune.options=[1]"))

@@ -221,7 +221,7 @@ def _first_unknown(option: str, node: DictConfig) -> str:
 
 def _meant(option: str, node: DictConfig) -> str:
     """Suggest options with the same name in another section, else the option whose name is most similar."""
-    known = [name for name in flat(plain(node._get_root())) if not name.startswith("hydra.")]
+    known = [name for name in flat(plain(node._get_root())) if not name.startswith(("hydra.", "tune.options."))]
     key = option.rpartition(".")[2]
     same = [name for name in known if name.rpartition(".")[2] == key]
     found = sorted(same) or get_close_matches(option, known, 1)

@@ -19,6 +19,7 @@ from wasi.errors import UserError
 
 Predicate = Callable[[Any], bool]
 _ABSENT = object()
+_LARGEST = 3.4e38  # of float32, rounded down
 
 
 def is_integer(value: Any) -> bool:
@@ -26,8 +27,8 @@ def is_integer(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether `value` is an integer or a finite float."""
-    return is_integer(value) or (isinstance(value, float) and math.isfinite(value))
+    """Return whether `value` is an integer or a float, and finite in float32, in which torch computes with it."""
+    return (is_integer(value) or isinstance(value, float)) and abs(value) <= _LARGEST
 
 
 def integer_from(low: int) -> Predicate:
@@ -79,6 +80,7 @@ _POLICY = re.compile(
 _share = number(lambda x: 0 <= x <= 1)
 _epsilon = number(lambda x: 0 < x <= 1), "a number in (0, 1]"
 _positive = number(lambda x: x > 0), "a number above 0"
+_is_list = list_of(lambda item: True)
 _is_rates = list_of(_positive[0])
 _ranks_or_null = or_null(list_of(integer_from(1))), "a list of whole numbers from 1 up, one per mode, or null"
 _not_negative = number(lambda x: x >= 0), "a number from 0 up"
@@ -221,8 +223,8 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     ),
     "tune.optimizer": (or_null(list_of(is_text)), "a list of optimizers, or null"),
     "tune.options": (
-        or_null(lambda v: isinstance(v, DictConfig) and all(isinstance(tried, ListConfig) for tried in v.values())),
-        "a mapping from options to lists of values, or null",
+        or_null(lambda v: isinstance(v, DictConfig) and "seed" not in v and all(map(_is_list, v.values()))),
+        "a mapping from options other than the seed to lists of values, or null",
     ),
     "bench.baseline": (or_null(is_text), "a method's name, or null"),
     "bench.baseline_recipe": (or_null(is_text), "a recipe's name, or null"),
@@ -252,7 +254,9 @@ def validate(cfg: DictConfig, swept: Collection[str] = ()) -> None:
             continue
         *others, value = values = [_value(cfg, option) for option in options]
         if _ABSENT not in values and not test(*values):
-            raise UserError(options[-1], _show(value), allowed.format(*map(_show, others)))
+            too_large = isinstance(value, float) and _LARGEST < abs(value) < math.inf
+            above = f", at most {_LARGEST:g}" if too_large else ""
+            raise UserError(options[-1], _show(value), allowed.format(*map(_show, others)) + above)
 
 
 def _value(cfg: DictConfig, option: str) -> Any:
