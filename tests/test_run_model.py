@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from tests.test_train_cli import TINY, call, run
 from wasi.cli import run_cli
@@ -167,6 +169,8 @@ def test_evaluation_on_other_data(finished, tmp_path, wasi):
         (["dataset.hflip=0.5"], "dataset.hflip=0.5: allowed is for train.py and bench_device.py"),
         (["device.dtype=bfloat16"], "device.dtype=bfloat16: allowed is for train.py and bench_device.py"),
         (["dataset.val_size=0"], "dataset.val_size=0"),
+        (["dataset.num_workers=999999"], "dataset.num_workers=999999: allowed is at most "),
+        (["device.num_threads=100000"], "device.num_threads=100000: allowed is at most "),
     ],
 )
 def test_what_evaluate_refuses(words, named, finished, wasi):
@@ -205,6 +209,32 @@ def test_training_goes_on_from_a_run(finished, tmp_path):
     assert not (tmp_path / "second" / "model.safetensors").exists()  # as asked for
     other = run(*TINY, "model=deit_tiny_patch16_224", f"model.weights={finished}", cwd=tmp_path)
     assert other.returncode == 2 and "this one's model is vit_micro" in other.stderr
+
+
+def test_a_pipe_is_told_and_not_waited_for(finished, photos, tmp_path, wasi):
+    os.mkfifo(tmp_path / "pipe.png")
+    done = wasi("predict", finished, tmp_path)
+    assert done.returncode == 1
+    reason = "it is a folder, a pipe or a device, not a file"
+    assert done.stderr == f"error: {tmp_path / 'pipe.png'} cannot be read: {reason}\n"
+
+
+def test_an_image_is_not_replaced_by_the_table(finished, tmp_path, wasi):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    done = wasi("predict", finished, tmp_path, "--csv", tmp_path / "a.png")
+    assert done.returncode == 2
+    assert done.stderr == f"error: --csv={tmp_path / 'a.png'}: allowed is another file than the images\n"
+    assert (tmp_path / "a.png").read_bytes() == before
+
+
+def test_a_model_that_was_made_smaller_in_float16_is_opened(finished, tmp_path, wasi):
+    with safe_open(finished / "model.safetensors", framework="pt") as file:
+        state, header = {key: file.get_tensor(key).half() for key in file.keys()}, file.metadata()  # noqa: SIM118
+    save_file(state, tmp_path / "half.safetensors", header)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    done = wasi("predict", tmp_path / "half.safetensors", tmp_path / "a.png")
+    assert done.returncode == 0 and done.stdout.startswith(f"{tmp_path / 'a.png'}  ")
 
 
 def test_a_run_s_model_is_not_replaced_but_a_file_of_its_name_elsewhere_is_written(finished, photos, tmp_path, wasi):

@@ -54,6 +54,12 @@ def test_what_is_done_runs_failed_and_is_left(tmp_path):
     ]
 
 
+def test_a_result_whose_error_is_no_text_is_not_ours(tmp_path):
+    _job(tmp_path, "a", "failed", error="out of memory")
+    _job(tmp_path, "b", "failed", error=5)
+    assert [job.folder.name for job in jobs(tmp_path)] == ["a"]
+
+
 def test_a_process_on_another_machine_is_not_told_dead(tmp_path):
     folder = _job(tmp_path, "a", "running", machine="another", minutes_ago=90)
     assert list(lines(tmp_path)) == [f"{tmp_path}: 1 running", "  running      a: on another, since 1 h 30 min"]

@@ -21,6 +21,7 @@ from wasi.errors import UserError
 from wasi.models.header import ModelHeader
 from wasi.models.weights_file import RUN, run_header, weights_path
 from wasi.runs.ending import one_line
+from wasi.runs.inputs import check_counts
 from wasi.runs.result import read_result
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def configuration(run: Path, header: ModelHeader, overrides: Sequence[str]) -> D
         _fill(cfg.dataset, before["dataset"], given, "dataset.")
     _fill(cfg, {key: before[key] for key in ("seed",) if key in before}, given)
     validate(cfg)
+    check_counts(cfg)
     size = cfg.dataset.image_size
     if size not in (None, header.input.image_size):
         raise UserError("dataset.image_size", size, f"{header.input.image_size}, the size of the model's images")

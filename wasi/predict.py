@@ -33,6 +33,8 @@ def main() -> int:
     rankings: dict[Path, Ranking] = {}
     unreadable: list[tuple[Path, str]] = []
     paths = _listed(options.images)
+    if options.csv is not None and options.csv.resolve() in (path.resolve() for path in paths):
+        raise UserError("--csv", options.csv, "another file than the images")
     for path, ranking in predict(options.run, paths, options.top, options.batch_size, unreadable):
         rankings[path] = ranking
         print(f"{_shown(path)}  " + "  ".join(f"{_in_line(name)} {share:.4f}" for name, share in ranking), flush=True)

@@ -86,6 +86,8 @@ def _job(path: Path) -> Job | None:
 
 def _is_ours(result: dict[str, Any]) -> bool:
     """Return whether a file with a result's name was written by this project and is not damaged."""
+    if not isinstance(result.get("error"), (str, type(None))):
+        return False
     parts = (result.get("provenance") or {}, result.get("environment") or {})
     if not {"schema_version", "status"} & result.keys() or result.get("status", "running") not in _ORDER:
         return False

@@ -52,7 +52,8 @@ def read_rgb(path: Path, reduced: bool = False) -> Image.Image:
         reduced: decode a JPEG at an eighth of its size, which still reads every byte but costs far less.
 
     Raises:
-        UserError: the image has more than `MAX_PIXELS` pixels, or is no file.
+        UserError: the image has more than `MAX_PIXELS` pixels.
+        OSError: the path is no regular file; a pipe would be waited for without end.
         Exception: whatever the decoder raises for a file that is damaged, cut short or of an unknown kind.
     """
     with _open(path) as image:
@@ -68,10 +69,11 @@ def _open(path: Path) -> Iterator[Image.Image]:
     """Open an image without decoding it.
 
     Raises:
-        UserError: it has more than `MAX_PIXELS` pixels, or the path is a pipe or device, which could be read forever.
+        UserError: it has more than `MAX_PIXELS` pixels.
+        OSError: the path is no regular file; a pipe would be waited for without end.
     """
     if path.exists() and not path.is_file():
-        raise UserError("image", path, "a file")
+        raise OSError("it is a folder, a pipe or a device, not a file")
     allowed = f"an image of at most {MAX_PIXELS} pixels"
     try:
         with Image.open(path) as image:

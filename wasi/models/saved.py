@@ -85,7 +85,7 @@ def open_model(run: str | Path) -> tuple[nn.Module, ModelHeader]:
         reason = " ".join(str(error).split())[:200]
         allowed = f"a model that this {header.library} builds as {header.architecture}; {reason}"
         raise UserError(RUN, run, allowed) from error
-    return model.eval().requires_grad_(False), header
+    return model.eval().requires_grad_(False).float(), header  # a copy of the file may have been made in float16
 
 
 def dense_state(header: ModelHeader, state: State) -> State:

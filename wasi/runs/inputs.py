@@ -23,12 +23,7 @@ def check_inputs(cfg: DictConfig) -> None:
         UserError: names the option.
     """
     check_needs(cfg)
-    for option, count in (
-        ("device.num_threads", cfg.device.num_threads),
-        ("dataset.num_workers", cfg.dataset.num_workers),
-    ):
-        if (count or 0) > worker_limit():
-            raise UserError(option, count, f"at most {worker_limit()} on this machine, 4 for each core or 16")
+    check_counts(cfg)
     if cfg.dataset.image_size is not None:
         _check_batch_fits(cfg.dataset.image_size, cfg.dataset.batch_size, 1, 4)
         if cfg.train.memory != "lean":
@@ -39,6 +34,16 @@ def check_inputs(cfg: DictConfig) -> None:
     if cfg.rank.perplexity_table is not None:
         read_tables(cfg.rank.perplexity_table)
     check_dataset(cfg.dataset)
+
+
+def check_counts(cfg: DictConfig) -> None:
+    """Raise `UserError` for more threads or loading processes than this machine can bear."""
+    for option, count in (
+        ("device.num_threads", cfg.device.num_threads),
+        ("dataset.num_workers", cfg.dataset.num_workers),
+    ):
+        if (count or 0) > worker_limit():
+            raise UserError(option, count, f"at most {worker_limit()} on this machine, 4 for each core or 16")
 
 
 def _check_batch_fits(size: int, count: int, number_size: int, share: int) -> None:
