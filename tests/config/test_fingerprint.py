@@ -29,6 +29,7 @@ from wasi.config.fingerprint import canonical, fingerprint
         (["dataset.val_size=100"], ["dataset.val_size=100", "dataset.train_size=1337"]),
         ([], ["dataset.val_size=144"]),
         (["dataset.val_fraction=0.2"], ["dataset.val_fraction=0.2", "dataset.val_size=287"]),
+        (["dataset.val_fraction=0.2"], ["dataset.val_fraction=0.3", "dataset.val_size=287"]),
         (["dataset=synthetic"], ["dataset=synthetic", "dataset.train_size=null", "dataset.val_size=null"]),
         (["optimizer=adamw"], ["optimizer=adamw", "+optimizer.amsgrad=false", "+optimizer.fused=null"]),
         (["optimizer=sgd"], ["optimizer=sgd", "+optimizer.maximize=false"]),
