@@ -92,15 +92,14 @@ def build(
         The model, the method, and the calibration batches that the method has used.
     """
     from wasi.data.normalize import Normalize
-    from wasi.methods.calibration import Calibration
+    from wasi.methods.calibration import calibration_of
     from wasi.methods.describe import describe_layers, rank_history
     from wasi.models.build import build_model
     from wasi.runs.result import write_json
 
-    model = build_model(cfg.model, data.num_classes, spec, cfg.seed, mapped=device.type == "cpu").to(device)
-    calibration = Calibration(
-        data.train, Normalize(spec), cfg.dataset.batch_size, cfg.rank.calibration_batches, cfg.seed
-    )
+    mapped = device.type == "cpu"
+    model = build_model(cfg.model, data.num_classes, spec, cfg.seed, mapped, data.classes).to(device)
+    calibration = calibration_of(cfg, data.train, Normalize(spec))
     method = hydra.utils.instantiate(cfg.method)
     model = method.apply(model, calibration)
     for name, content in getattr(method, "artifacts", {}).items():

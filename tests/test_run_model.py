@@ -284,6 +284,19 @@ def made_of_colours(root: Path, shades: range) -> Path:
     return root
 
 
+def test_training_goes_on_with_other_classes_and_few_photos(of_photos, tmp_path):
+    made_of_colours(tmp_path / "other", range(8))
+    (tmp_path / "other" / "red").rename(tmp_path / "other" / "green")
+    words = [word for word in TINY if not word.startswith(("dataset", "model.weights"))]
+    words += [f"model.weights={of_photos}", "dataset=image_folder", "dataset.root=other", "dataset.batch_size=8"]
+    words += ["method=wasi", "method.init=output", "method.calibration_batches=9", "train.epochs=1"]
+    done = run(*words, "hydra.run.dir=run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = (tmp_path / "run" / "train.log").read_text()
+    assert "that model has other classes, so the head is new" in told
+    assert "calibration_batches=9: there are 13 training images, so 2 at dataset.batch_size=8" in told
+
+
 def test_the_peak_that_a_run_tells_is_of_all_its_processes_and_kept(of_photos):
     log = (of_photos / "train.log").read_text()
     told = re.search(r"trained in (\d+) MiB, the resident peak of the whole process\n", log)

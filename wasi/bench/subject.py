@@ -12,7 +12,7 @@ from wasi.data.loader import first_batch
 from wasi.data.normalize import Normalize
 from wasi.deferred import import_light
 from wasi.errors import UserError
-from wasi.methods.calibration import Calibration
+from wasi.methods.calibration import calibration_of
 from wasi.models.build import build_model
 from wasi.models.input_spec import input_spec
 from wasi.runs.device import prepare_device
@@ -67,10 +67,8 @@ class Subject:
         mapped = self.device.type == "cpu"
         model = build_model(cfg.model, data.num_classes, self.spec, cfg.seed, mapped, data.classes).to(self.device)
         prepare(model)
-        count = cfg.method.get("calibration_batches", cfg.rank.calibration_batches)
-        calibration = Calibration(data.train, self.normalize, cfg.dataset.batch_size, count, cfg.seed)
         self.method = hydra.utils.instantiate(cfg.method)
-        return self.method.apply(model, calibration)
+        return self.method.apply(model, calibration_of(cfg, data.train, self.normalize))
 
     def first(self, size: int) -> tuple[Tensor, Tensor]:
         """Return the first `size` images and labels of the batch, repeated where it has fewer; only before `build`."""

@@ -42,6 +42,12 @@ class Calibration:
             yield self._normalize(images), labels
 
 
+def calibration_of(cfg, dataset, normalize: Callable[[Tensor], Tensor]) -> Calibration:
+    """Return the batches of the configuration `cfg`: as many as its method asks for."""
+    count = cfg.method.get("calibration_batches", cfg.rank.calibration_batches)
+    return Calibration(dataset, normalize, cfg.dataset.batch_size, count, cfg.seed)
+
+
 def in_chunks(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
     """Split `batches` into pieces of at most `CHUNK` images, for quantities that are sums over images."""
     for images, labels in batches:
