@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
-from tests.measure.test_flops import counted, flops_of
-from tests.small import MODELS, applied, batch, build
+from tests.measure.test_flops import counted
+from tests.small import MODELS, applied, batch, build, flops
 from tests.small import method as make
 from wasi.errors import UserError
 from wasi.layers.svd_linear import SvdLinear
@@ -83,7 +83,7 @@ def test_tied_weights_are_truncated_once():
 def test_its_work_counts_as_subspace_work():
     model = applied("timm_vit", "wsi", epsilon=0.7, update="svd")
     images, labels = batch(6)
-    found = flops_of(TrainStep(model, sgd(model), None), images, labels)
+    found = flops(TrainStep(model, sgd(model), None), images, labels)
     layers = svd_layers(model).values()
     assert found["flops/train_subspace"] == counted(lambda: [layer.retract_() for layer in layers]) > 0
 
