@@ -261,6 +261,16 @@ def test_every_option_that_changes_a_result_is_kept_with_the_row_or_shared_or_of
     assert (first["shared"] == second["shared"]) is (option != "train.epochs")
 
 
+def test_runs_of_one_row_may_have_their_threads_by_an_option_or_by_the_environment(tmp_path):
+    _sweep(tmp_path / "sweep")
+    for path in (tmp_path / "sweep").rglob("result.json"):
+        content = json.loads(path.read_text())
+        content["config"].setdefault("device", {})["num_threads"] = 1 if content["config"]["seed"] % 2 else None
+        path.write_text(json.dumps(content))
+    collect([tmp_path / "sweep"], tmp_path / "t")
+    assert sum(len(row.accuracies) for row in table_of("t", read_kept(tmp_path / "t")).rows) == 25
+
+
 def test_collecting_again_replaces_and_leaves_other_files_alone(tmp_path, kept):
     (kept / "notes.json").write_text("{}")
     fresh = tmp_path / "fresh"

@@ -18,7 +18,8 @@ SHARED = (
     *("model.name", "model.weights", "dataset.name", "dataset.train_size", "dataset.image_size"),
     *("dataset.batch_size", "train.epochs"),
 )
-_OF_NO_ROW = (*SHARED, "model.", "dataset.", "device.name")
+# The kind of device and the number of threads that computed are in the provenance.
+_OF_NO_ROW = (*SHARED, "model.", "dataset.", "device.name", "device.num_threads")
 _CODE = ("git_commit", "git_dirty", "versions", "start", "experiment", "cuda", "cpu_wait_share", "warnings")
 
 
@@ -28,7 +29,7 @@ def kept_of(content: dict) -> dict[str, Any]:
     row: the recipe's name or, without a recipe, the method with its ranks.
     shared: the options that all rows of a table must have in common, by dotted key.
     config: the options that define this row, by dotted key: all that can change a result, except those of the model,
-        the data and the kind of device.
+        the data, the kind of device and the number of threads.
     ratio, samples: for a benchmark, baseline / ours as in bench.json, and a summary of either side's times.
     baseline, baseline_config: for a benchmark, the row name of its baseline, and that row's `config`.
     """
