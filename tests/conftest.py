@@ -1,5 +1,6 @@
 """What tests of the configuration share."""
 
+import signal
 from functools import cache
 from pathlib import Path
 
@@ -10,6 +11,14 @@ from omegaconf import DictConfig
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 SMALL = ("model=vit_micro", "model.weights=random", "dataset=digits", "logger=none")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def hang_up_as_at_a_terminal():
+    """Give SIGHUP its default action, also in children: under `nohup`, the tests would inherit that it is ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture
