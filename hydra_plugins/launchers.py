@@ -26,6 +26,7 @@ from wasi.runs.launching import record_launched_job
 from wasi.runs.lock import is_locked
 from wasi.runs.result import FILE_NAME, read_result
 from wasi.runs.tuned_row import folder_of
+from wasi.signals import stopping
 
 _SECONDS_TO_SAVE = 60.0
 
@@ -71,6 +72,7 @@ class Joblib(_Launcher):
         """joblib ends every job when one process dies. Those that were completed are skipped the second time."""
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
+        self.launcher.joblib["initializer"] = _ignore_hang_up
         try:
             return super().launch_all(jobs, first)
         except TerminatedWorkerError as error:
@@ -80,6 +82,11 @@ class Joblib(_Launcher):
         except TerminatedWorkerError as error:
             print_error(f"a job's process died again: {one_line(str(error))}")
             return [_lost() for _ in jobs]
+
+
+def _ignore_hang_up() -> None:
+    """A closed terminal's SIGHUP would end a process that waits for work; the sweep's process tells the others."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 class _Submitit(_Launcher):
@@ -153,10 +160,7 @@ def _forwarding(forwarded: int, folder: Path) -> Iterator[None]:
             time.sleep(0.1)
         raise Interrupted(signum)
 
-    ended_by = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup
-        ended_by.remove(signal.SIGHUP)
-    before = {number: signal.signal(number, stop) for number in ended_by}
+    before = {number: signal.signal(number, stop) for number in stopping()}
     try:
         yield
     finally:

@@ -29,15 +29,6 @@ def test_a_second_ctrl_c_does_not_wait():
         raise AssertionError("went on")
 
 
-@pytest.mark.parametrize("sent", [(signal.SIGHUP, signal.SIGHUP), (signal.SIGTERM, signal.SIGHUP)])
-def test_a_closed_terminal_s_second_signal_is_no_impatience(sent):
-    steps = []
-    with pytest.raises(Interrupted) as stop, interruptible(), uninterrupted():
-        send(*sent)
-        steps.append("whole")
-    assert stop.value.signum == sent[0] and steps == ["whole"]
-
-
 def test_a_second_hang_up_does_not_disturb_what_is_saved_after_the_first():
     order = []
     with pytest.raises(Interrupted), interruptible():
@@ -59,13 +50,22 @@ def test_nohup_stays_in_force():
         signal.signal(signal.SIGHUP, before)
 
 
-@pytest.mark.parametrize("sent", [(signal.SIGTERM, signal.SIGUSR1), (signal.SIGUSR1, signal.SIGTERM)])
-def test_a_scheduler_s_signals_together_are_no_impatience(sent):
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        ((signal.SIGTERM, signal.SIGUSR1), signal.SIGUSR1),  # a scheduler's
+        ((signal.SIGUSR1, signal.SIGTERM), signal.SIGUSR1),
+        ((signal.SIGHUP, signal.SIGHUP), signal.SIGHUP),  # a closed terminal's
+        ((signal.SIGHUP, signal.SIGTERM), signal.SIGHUP),
+        ((signal.SIGTERM, signal.SIGHUP), signal.SIGTERM),
+    ],
+)
+def test_signals_that_come_together_are_no_impatience(sent, kept):
     steps = []
     with pytest.raises(Interrupted) as stop, interruptible(), uninterrupted():
         send(*sent)
         steps.append("whole")
-    assert stop.value.signum == signal.SIGUSR1 and steps == ["whole"]
+    assert stop.value.signum == kept and steps == ["whole"]
 
 
 def test_who_handled_the_scheduler_s_signal_before_gets_it_when_all_is_saved():

@@ -23,7 +23,8 @@ def _handle(signum: int, frame: object) -> None:
 
     A scheduler sends several kinds at once (SIGCONT, SIGTERM, SIGUSR1), which must not count as a second request, so
     beside SIGUSR1 or SIGUSR2 the others wait too. Of several signals one of these two is kept, as its handler queues
-    the job again. SIGHUP is no second request either: the system and the shell of a closed terminal both send it.
+    the job again. Beside SIGHUP they wait as well: for a closed terminal, the system, the shell and a launcher each
+    send it or another signal.
     """
     global _pending, _arrived
     if signum == signal.SIGHUP and _arrived is not None:
@@ -34,9 +35,14 @@ def _handle(signum: int, frame: object) -> None:
         raise Interrupted(signum)
     if _pending is None or signum in _PREEMPTING:
         _pending = signum
-    elif _pending not in _PREEMPTING:
+    elif _pending not in (*_PREEMPTING, signal.SIGHUP):
         _pending = None  # the exception raised here stands for both
         raise Interrupted(signum)
+
+
+def stopping() -> tuple[int, ...]:
+    """Return the signals that stop a command: SIGINT, SIGTERM and, unless it is ignored as under `nohup`, SIGHUP."""
+    return tuple(n for n in _STOPPING if n != signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN)
 
 
 def pending() -> int | None:
@@ -70,8 +76,7 @@ def interruptible() -> Iterator[None]:
     the job again and ends the process), it is called once everything inside has come to its end.
     """
     global _nested, _arrived
-    ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set()
-    before = {int(n): signal.signal(n, _handle) for n in (*_STOPPING, *_PREEMPTING) if n not in ignored}
+    before = {int(n): signal.signal(n, _handle) for n in (*stopping(), *_PREEMPTING)}
     _nested += 1
     try:
         try:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from PIL import Image
 
 from tests.faults.sweeps import outcome, result, run, start
 from tests.tracking.wandb_file import of_type, parsed
@@ -37,6 +38,23 @@ def test_a_signal_in_the_middle_of_a_step(signum, tmp_path):
     (history,) = (tmp_path / "run").rglob("*.wandb")
     steps, exits = _history(history)
     assert exits == 1 and max(steps) == step
+
+
+def test_a_closed_terminal_reaches_the_processes_that_load_data_too(tmp_path):
+    for number in range(40):
+        path = tmp_path / "photos" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), (6 * number, 0, 0)).save(path)
+    photos = ("dataset=image_folder", "dataset.root=photos", "dataset.num_workers=1", "dataset.batch_size=4")
+    sizes = ("dataset.train_size=null", "dataset.val_size=null", "dataset.test_size=null")
+    process = start("hydra.run.dir=run", *photos, *sizes, *LONG, cwd=tmp_path)
+    wait_for(process, tmp_path / "run", "checkpoint_before.pt")
+    os.killpg(process.pid, signal.SIGHUP)
+    told, _ = process.communicate(timeout=60)
+    # Not "Traceback": a worker that is ended while it hands over a batch may print multiprocessing's own.
+    assert process.returncode == 129 and "wasi.errors.Interrupted" not in told
+    step = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)["progress"]["step"]
+    assert result(tmp_path / "run")["status"] == "interrupted" and step > 0
 
 
 def _history(path):

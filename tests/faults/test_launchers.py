@@ -112,14 +112,18 @@ def test_a_job_whose_process_dies_is_told_and_the_others_end(name, tmp_path):
     assert (tmp_path / "multirun/s/report.md").exists()
 
 
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("name", ["joblib", "submitit_local"])
-def test_a_stopped_sweep_lets_its_jobs_save(name, tmp_path):
+def test_a_stopped_sweep_lets_its_jobs_save(name, signum, tmp_path):
     words = ("-m", "sweep=s", "method=wasi", "train.epochs=500", "train.checkpoint_every=100000")
     process = start(*launcher(name), *words, cwd=tmp_path)
     _process_of(process, tmp_path / "multirun/s")
-    process.send_signal(signal.SIGTERM)
+    if signum == signal.SIGHUP:  # a terminal that is closed sends it to all processes
+        os.killpg(process.pid, signum)
+    else:
+        process.send_signal(signum)
     told, _ = process.communicate(timeout=120)
-    assert process.returncode == 143 and "continue with: " in told
+    assert process.returncode == 128 + signum and "continue with: " in told
     (path,) = (tmp_path / "multirun/s").glob("*/result.json")
     assert result(path.parent)["status"] == "interrupted"
 

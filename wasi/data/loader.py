@@ -167,6 +167,10 @@ def calibration_batches(dataset: Images, batch_size: int, count: int, seed: int)
 
 
 def _leave_signals_to_parent(worker: int) -> None:
-    """Ignore SIGINT in a worker, as Ctrl-C reaches the whole process group and the parent ends its workers itself."""
+    """Ignore in a worker what a terminal sends to the whole process group: its parent ends it after the step.
+
+    That is SIGINT for Ctrl-C, and SIGHUP when it is closed.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
