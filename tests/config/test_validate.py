@@ -127,6 +127,7 @@ def test_activation_ranks_are_positive_whole_numbers(ranks, composed):
         (["optimizer=adamw", "optimizer.eps=0"], "optimizer.eps=0"),
         (["logger=wandb_offline", "logger.mode=later"], "logger.mode=later"),
         (["logger=wandb", "logger.init_timeout=0"], "logger.init_timeout=0"),
+        (["logger=wandb", "logger.project=team/vits"], "logger.project=team/vits"),
         (["device.compile=true", "method=lora", "method.base=int8"], "device.compile=true"),
         (["device.compile=true", "method=peft", "method.type=dora"], "device.compile=true"),
         (["device.compile=true", "train.memory=lean", "train.memory_budget_mib=900"], "device.compile=true"),

@@ -218,6 +218,8 @@ def test_the_command_writes_the_specification_and_refuses_in_one_line(tmp_path):
     assert done.returncode == 2 and done.stderr.startswith("error: --dry-run=.: allowed is a file in a folder that ")
     done = command("--project", "vits", cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    done = command("--project", "team/vits", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.startswith("error: --project=team/vits: allowed is a name of at most ")
 
 
 @pytest.mark.parametrize("mode", ["offline", "foo"])

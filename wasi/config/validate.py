@@ -77,6 +77,7 @@ def is_range(test: Predicate) -> Predicate:
 _POLICY = re.compile(
     r"rand(-(m|n|mmax|inc)\d+|-(mstd|p)\d+(\.\d+)?)*|augmix(-(m|w|d|b)\d+|-(mstd|a)\d+(\.\d+)?)*|(v0|original)r?|3a"
 )
+_WANDB_PROJECT = re.compile(r"[^/\\#?%:]{1,128}")  # as wandb.Settings requires
 _share = number(lambda x: 0 <= x <= 1)
 _epsilon = number(lambda x: 0 < x <= 1), "a number in (0, 1]"
 _positive = number(lambda x: x > 0), "a number above 0"
@@ -186,7 +187,10 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "scheduler.min_lr_ratio": (_share, "a number in [0, 1]"),
     "logger.name": _names("wandb", "none"),
     "logger.mode": _names("online", "offline", "disabled"),
-    "logger.project": _text,
+    "logger.project": (
+        lambda value: isinstance(value, str) and _WANDB_PROJECT.fullmatch(value) is not None,
+        "a name of at most 128 characters without / \\ # ? % :",
+    ),
     "logger.entity": (or_null(is_text), "a name, or null"),
     "logger.group": (lambda v: is_text(v) or is_number(v), "a name"),
     "logger.init_timeout": _positive,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from wasi.atomic import atomic_write_text
 from wasi.cli import check_output_file, run_cli
+from wasi.config.validate import OPTIONS
 from wasi.errors import UserError
 from wasi.optional import optional
 
@@ -39,6 +40,9 @@ def main() -> None:
         help="write the specification of both to FILE (dashboard.json) and send nothing; needs no login",
     )
     given = parser.parse_args()
+    is_allowed, allowed = OPTIONS["logger.project"]
+    if not is_allowed(given.project):
+        raise UserError("--project", given.project, allowed)
     own = given.report.read_text(encoding="utf-8") if given.report else None
     os.environ.setdefault("WANDB_SILENT", "true")
     optional("wandb_workspaces", "--project", given.project, _REQUIREMENTS)
