@@ -5,8 +5,10 @@ state is dropped if another is at most as large in both, if it cannot meet the b
 bound proves that it cannot beat a known solution. Nothing is rounded or scaled, so the result is exact.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import numpy as np
 
@@ -68,7 +70,15 @@ def least_perplexity(layers: Sequence[Sequence[Option]], budget: int) -> Choice:
 
 def _totals(layers: Sequence[Sequence[Option]], indices: Sequence[int]) -> Choice:
     chosen = [options[i] for options, i in zip(layers, indices, strict=True)]
-    return Choice(tuple(indices), sum(o.memory for o in chosen), sum(o.perplexity for o in chosen))
+    return Choice(tuple(indices), sum(o.memory for o in chosen), in_order(o.perplexity for o in chosen))
+
+
+def in_order(values: Iterable[float]) -> float:
+    """Return the sum of `values`, added from first to last as the states are.
+
+    From Python 3.12 on, `sum` compensates for rounding, so its result may lie on the other side of a bound.
+    """
+    return reduce(add, values, 0.0)
 
 
 def _solve(cost: list[np.ndarray], load: list[np.ndarray], bound: float) -> list[int]:

@@ -57,7 +57,8 @@ def compile_blocks(model: nn.Module) -> None:
             compiled[kind] = _compiled(type(block).forward)
         block.forward = MethodType(compiled[kind], block)
     config = torch._dynamo.config
-    config.recompile_limit = max(config.recompile_limit, _GRAPHS)
+    limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # its name in torch 2.6
+    setattr(config, limit, max(getattr(config, limit), _GRAPHS))
 
 
 def _compiled(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
