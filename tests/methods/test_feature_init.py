@@ -127,7 +127,7 @@ def test_features_move_less_than_from_output_init(name, seed):
     for init in ("svd", "output", "features"):
         model = make("wsi", "all", 0.6, init=init).apply(shrinking(name, seed), calibration)
         damage[init] = (features_of(model, images) - dense).norm()
-    assert damage["features"] < damage["output"] and damage["features"] < 0.6 * damage["svd"]
+    assert damage["features"] < 0.9 * damage["output"] and damage["features"] < 0.6 * damage["svd"]
 
 
 def test_tied_weights_share_factors_and_each_bias_its_own_mean():
