@@ -70,15 +70,15 @@ def _version(folder: Path) -> tuple[str, int] | None:
 def job_position(folder: Path, sweep: Path, number: int) -> str:
     """Return the job's place in the sweep: `3 of 7`; `3` if the sweeper chooses its jobs as it goes.
 
-    Equal jobs count once. If their folders are not known, it is `3 of at most 7`.
+    Equal jobs count once: `3 of 7 different ones`. If their folders are not known, it is `3 of at most 7`.
 
     Args:
         number: the job's place in Hydra's order, from 0.
     """
-    planned = read_planned(sweep)
+    planned, total = read_planned(sweep), read_plan(sweep)
     if folder.name in planned:
-        return f"{planned.index(folder.name) + 1} of {len(planned)}"
-    total = read_plan(sweep)
+        different = " different ones" if len(planned) < total else ""
+        return f"{planned.index(folder.name) + 1} of {len(planned)}{different}"
     return f"{number + 1} of at most {total}" if total else str(number + 1)
 
 

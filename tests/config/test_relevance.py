@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 
 from wasi.config.fingerprint import fingerprint
 from wasi.config.hardware import device_class
-from wasi.models.input_spec import BLOCKS, SIZES, known_image_size, library_of
+from wasi.models.input_spec import BLOCKS, SIZES, known_blocks, known_image_size, library_of
 from wasi.report.options import result_options
 
 
@@ -52,6 +52,12 @@ def test_the_report_groups_by_what_the_fingerprint_counts(one, other, compose_co
     a, b = (compose_config(*words) for words in (one, other))
     options = [result_options(OmegaConf.to_container(cfg, resolve=True)) for cfg in (a, b)]
     assert (options[0] == options[1]) == (fingerprint(a) == fingerprint(b))
+
+
+def test_an_unknown_timm_model_has_no_known_size():
+    model = {"name": "vit_of_nobody", "library": "timm", "weights": "pretrained"}
+    assert known_image_size(model) is None
+    assert known_blocks(model) is None
 
 
 def test_seeds_alone_do_not_make_groups(compose_config):

@@ -235,3 +235,22 @@ def test_rows_of_one_configuration_on_two_machines_are_named_by_what_differs(tmp
     (block,) = blocks(tmp_path)
     assert row_names(block) == [f"wasi {epsilon}, {n} threads" for epsilon in (0.6, 0.8) for n in (2, 4)]
     assert [one.label for one in series_of(block)] == ["wasi, 2 threads", "wasi, 4 threads"]
+
+
+def test_an_option_that_goes_with_the_method_is_in_no_name(tmp_path):
+    add(tmp_path, "vanilla", None, 0, options={"optimizer.lr": 0.1})
+    for epsilon in (0.4, 0.8):
+        add(tmp_path, "wasi", epsilon, 0, options={"optimizer.lr": 0.05})
+    (block,) = blocks(tmp_path)
+    assert row_names(block) == ["vanilla", "wasi 0.4", "wasi 0.8"] and block.differing == ["optimizer.lr"]
+    assert [one.label for one in series_of(block)] == ["vanilla", "wasi"]
+    add(tmp_path, "vanilla", None, 0, options={"optimizer.lr": 0.2})
+    (block,) = blocks(tmp_path)
+    assert row_names(block) == ["vanilla, lr=0.1", "vanilla, lr=0.2", "wasi 0.4", "wasi 0.8"]
+
+
+def test_a_model_with_benchmarks_comes_first(tmp_path):
+    add(tmp_path / "trained", "vanilla", None, 0)
+    job = jobs.content(jobs.config("wasi", 0.8), jobs.metrics(60, 5, 60), jobs.metrics(100, 10, 90))
+    jobs.write_sweep(tmp_path, [job])
+    assert [block.title.partition(" ")[0] for block in blocks(tmp_path)] == ["vit_b_32", "vit_micro"]

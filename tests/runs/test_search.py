@@ -199,9 +199,13 @@ def test_what_cannot_be_searched_for_trains_nothing(words, told, tmp_path):
 
 
 def test_objectives_are_values_of_the_result_and_never_of_the_test_split(compose_config):
-    from wasi.config.objectives import ALLOWED
+    from wasi.config.objectives import ALLOWED, OF_A_PROCESS
     from wasi.config.validate import validate
 
     assert not [name for name in ALLOWED if name.startswith("test/")]
-    validate(compose_config("tune.objectives=[val/acc,memory/train_peak_mib]"))
+    validate(compose_config("tune.objectives=[val/acc,memory/train_peak_mib]", "train.measure=fast"))
+    for name in OF_A_PROCESS:  # which only some of the runs in one process have with `fast`
+        validate(compose_config(f"tune.objectives=[val/acc,{name}]"))
+        with pytest.raises(UserError, match=r"^tune.objectives=.* with train.measure=fast: they need full"):
+            validate(compose_config(f"tune.objectives=[val/acc,{name}]", "train.measure=fast"))
     assert OmegaConf.to_container(compose_config().tune.objectives) == ["val/acc"]

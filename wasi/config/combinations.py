@@ -107,6 +107,11 @@ TOGETHER: list[tuple[tuple[str, ...], Callable[..., bool], str]] = [
         "of validation alone with train.measure={}",
     ),
     (
+        ("train.measure", "tune.objectives"),
+        lambda measure, names: measure_level(measure) != "fast" or not any(map(objectives.needs_a_process, names)),
+        f"without {' and '.join(objectives.OF_A_PROCESS)} with train.measure={{}}: they need full",
+    ),
+    (
         ("train.epochs", "scheduler.warmup_epochs"),
         lambda epochs, warmup: warmup <= epochs,
         "at most train.epochs={}",
@@ -132,9 +137,9 @@ TOGETHER: list[tuple[tuple[str, ...], Callable[..., bool], str]] = [
         "false with method.base={}: a compiler cannot follow weights that are dequantised where they are needed",
     ),
     (
-        ("method.type", "device.compile"),
-        lambda kind, compiled: not compiled or kind in _LAYERS_OF_LORA,
-        f"false with method.type={{}}; of peft's adapters {', '.join(_LAYERS_OF_LORA)} can be compiled",
+        ("method._target_", "method.type", "device.compile"),
+        lambda method, kind, compiled: not compiled or not method.endswith(".Peft") or kind in _LAYERS_OF_LORA,
+        f"false with method.type={{1}}; of peft's adapters {', '.join(_LAYERS_OF_LORA)} can be compiled",
     ),
     (
         ("train.memory_budget_mib", "device.compile"),

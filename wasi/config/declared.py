@@ -3,7 +3,7 @@
 import ast
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from importlib.util import find_spec
 from math import ceil, floor
@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from wasi.config.files import CONF, content, flat
+from wasi.errors import UserError
 
 _CONF = CONF / "method"
+_BLOCKS = "model.blocks"  # in `null_means`: the model's number of transformer blocks
 _INTERPOLATION = re.compile(r"\$\{rank\.(\w+)\}")
 
 
@@ -57,9 +59,18 @@ def appearance(name: str) -> Appearance | None:
     """Return what the class behind `conf/method/NAME.yaml` declares in `appearance[NAME]`; None if it declares nothing.
 
     The dictionary is read from the class's source, so it must be a literal.
+
+    Raises:
+        UserError: the class is missing, or its declaration is no literal or has other keys than `Appearance`.
     """
     declared = _declared(name, "appearance")
-    return Appearance(**declared) if declared else None
+    try:
+        return Appearance(**declared) if declared else None
+    except TypeError as error:
+        needed = [field.name for field in fields(Appearance) if field.default is MISSING]
+        others = [field.name for field in fields(Appearance) if field.name not in needed]
+        allowed = f"a dictionary with {', '.join(needed)}, and where wanted {', '.join(others)}"
+        raise UserError("appearance", declared, allowed, _of_file(name, error)) from error
 
 
 @cache
@@ -89,13 +100,23 @@ def null_values(name: str, options: Mapping[str, Any], blocks: int | None = None
     values = {option: value for option, value in declared.items() if not isinstance(value, tuple)}
     given = values | {option: value for option, value in options.items() if value is not None}
     if blocks is not None:
-        given["model.blocks"] = blocks
+        given[_BLOCKS] = blocks
     multiples = {option: value for option, value in declared.items() if isinstance(value, tuple)}
     return values | {
         option: (ceil if factor > 1 else floor)(factor * given[of])
         for option, (factor, of) in multiples.items()
         if of in given
     }
+
+
+def counts_blocks(name: str, options: Mapping[str, Any]) -> bool:
+    """Return whether one of the method's `options` has a value, and its null stands for a share of the blocks.
+
+    >>> counts_blocks("freeze_first", {"frozen_blocks": 6}), counts_blocks("freeze_first", {"frozen_blocks": None})
+    (True, False)
+    """
+    shares = (key for key, value in null_means(name).items() if isinstance(value, tuple) and value[1] == _BLOCKS)
+    return any(options.get(key) is not None for key in shares)
 
 
 @cache
@@ -108,8 +129,17 @@ def worth_tuning(name: str) -> dict[str, list[Any]]:
 
 
 def _declared(name: str, attribute: str) -> dict[str, Any]:
-    module, _, class_name = str(_config(name).get("_target_", "")).rpartition(".")
-    return (_class_attribute(module, class_name, attribute) or {}).get(name, {}) if module else {}
+    target = str(options_of(name).get("_target_", ""))
+    module, _, class_name = target.rpartition(".")
+    try:
+        return (_class_attribute(module, class_name, attribute) or {}).get(name, {}) if module else {}
+    except (ImportError, SyntaxError, ValueError, AttributeError) as error:
+        allowed = f"a class whose source can be read, with {attribute} as a literal dictionary of dictionaries"
+        raise UserError("_target_", target, allowed, _of_file(name, error)) from error
+
+
+def _of_file(name: str, error: Exception) -> str:
+    return f"conf/method/{name}.yaml: {error}"
 
 
 def is_reference(name: str) -> bool:
@@ -151,7 +181,7 @@ def rank_option_places(name: str) -> dict[str, str]:
     >>> rank_option_places("asi")["activation_epsilon"]
     'activations.epsilon'
     """
-    found = ((_INTERPOLATION.fullmatch(str(value)), key) for key, value in flat(_config(name)).items())
+    found = ((_INTERPOLATION.fullmatch(str(value)), key) for key, value in flat(options_of(name)).items())
     return {match[1]: key for match, key in found if match}
 
 
@@ -171,7 +201,8 @@ def _path(name: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def _config(name: str) -> dict[str, Any]:
+def options_of(name: str) -> dict[str, Any]:
+    """Return the content of the method's YAML, with interpolations as text; empty without such a file."""
     path = _path(name)
     return {} if path is None else content(path)
 

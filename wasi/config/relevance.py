@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from wasi.config.arguments import default_arguments
-from wasi.config.declared import null_values
+from wasi.config.declared import counts_blocks, null_values
 from wasi.config.files import content, of_group
 from wasi.config.hardware import device_class
 from wasi.data import synthetic
@@ -35,6 +35,9 @@ def relevant(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     parts |= _augmentation(parts.pop("augment", {}))
     if parts.get("train", {}).get("select") == "best":  # the best epoch is chosen among those that are evaluated
         parts["train"]["eval_every"] = config["train"]["eval_every"]
+    train = parts.get("train", {})
+    if all(train.get(key) is not None for key in ("chunk_size", "chunk_mib", "segment_size")):
+        train["memory_budget_mib"] = None  # which leaves nothing for the budget to choose
     for name, key, default in _defaults(parts):
         if parts.get(name, {}).get(key) == default:
             parts[name][key] = None
@@ -109,14 +112,19 @@ MEMORY_POLICY: dict[str, Any] = {
 
 
 def _defaults(parts: dict[str, dict[str, Any]]) -> list[tuple[str, str, Any]]:
-    """List (section, option, the value that null stands for), where that is known without importing a library."""
+    """List (section, option, the value that null stands for), where that is known.
+
+    No library is imported, but timm for a model of its own that is not in `wasi.models.input_spec.SIZES`, where the
+    image size or a number of blocks is written out.
+    """
     budget = parts.get("train", {}).get("memory_budget_mib")
     of_lean = lean_defaults(budget, device_class(parts.get("device", {}).get("name", "cpu")))
     # With a budget, null stands for whatever fits into it, which is not known here.
     found = [("train", key, value) for key, value in of_lean.items() if budget is None or key == "storage"]
     found += [("device", key, False) for key in ("tf32", "compile")]
     method, model = parts.get("method", {}), parts.get("model", {})
-    of_method = null_values(method.get("name", ""), method, known_blocks(model))
+    blocks = known_blocks(model) if counts_blocks(method.get("name", ""), method) else None
+    of_method = null_values(method.get("name", ""), method, blocks)
     found += [("method", key, value) for key, value in of_method.items()]
     if (batch := parts.get("dataset", {}).get("batch_size")) is not None:
         found.append(("train", "micro_batch_size", batch))

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from wasi.config import objectives
 from wasi.config.combinations import TOGETHER
+from wasi.config.declared import options_of
 from wasi.config.levels import LEVELS
 from wasi.errors import UserError
 
@@ -143,6 +144,7 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "rank.keep_ratio": (or_null(_epsilon[0]), "a number in (0, 1], or null"),
     "rank.calibration_batches": _count,
     "method.name": _text,
+    "method._target_": _text,
     "method.scope": _names("mlp", "attention", "all"),
     "method.train_rest": _yes_no,
     "method.weight_epsilon": _epsilon,
@@ -253,14 +255,26 @@ def validate(cfg: DictConfig, swept: Collection[str] = ()) -> None:
         UserError: names the option, what was given and what is allowed.
     """
     alone = [((option,), test, allowed) for option, (test, allowed) in OPTIONS.items()]
+    of_others = _with_another_meaning(str(_value(cfg, "method.name")))
     for options, test, allowed in alone + TOGETHER:
-        if any(is_swept(option, swept) for option in options):
+        if any(option in of_others or is_swept(option, swept) for option in options):
             continue
         *others, value = values = [_value(cfg, option) for option in options]
         if _ABSENT not in values and not test(*values):
             too_large = isinstance(value, float) and _LARGEST < abs(value) < math.inf
             above = f", at most {_LARGEST:g}" if too_large else ""
             raise UserError(options[-1], _show(value), allowed.format(*map(_show, others)) + above)
+
+
+def _with_another_meaning(method: str) -> set[str]:
+    """Return the options of a method whose default in its YAML breaks the rule for an option of that name.
+
+    Methods share names such as `method.init`. Where a method's own default is not allowed, the name means something
+    else there, and the rules are no concern of it.
+    """
+    own = {f"method.{key}": value for key, value in options_of(method).items() if not isinstance(value, dict)}
+    literals = {key: value for key, value in own.items() if not str(value).startswith("${")}
+    return {key for key, value in literals.items() if key in OPTIONS and not OPTIONS[key][0](value)}
 
 
 def _value(cfg: DictConfig, option: str) -> Any:

@@ -83,20 +83,37 @@ def check_image_size(name: str, image_size: int, patch: int | None = None) -> No
 
 
 def known_blocks(cfg_model) -> int | None:
-    """Return the model's number of transformer blocks, or None if it is not known without importing its library."""
-    return BLOCKS.get(_known_name(cfg_model))
+    """Return the model's number of transformer blocks, or None if it cannot be determined.
+
+    For a model of timm that is not in `BLOCKS`, timm is imported.
+    """
+    known = BLOCKS.get(_known_name(cfg_model))
+    return known if known is not None else _by_timm(cfg_model, "count_blocks")
 
 
 def known_image_size(cfg_model) -> int | None:
-    """Return the size that `dataset.image_size=null` stands for, or None if it is not known without a library.
+    """Return the size that `dataset.image_size=null` stands for, or None if it cannot be determined.
 
-    For a saved run's model it is in the file, which may be on another machine.
+    For a saved run's model it is in the file, which may be on another machine. For a model of timm that is not in
+    `SIZES`, timm is imported.
     """
     try:
         header = saved_header(str(cfg_model.get("weights")))
     except UserError:
         return None
-    return SIZES.get(_known_name(cfg_model)) if header is None else header.input.image_size
+    if header is not None:
+        return header.input.image_size
+    return SIZES.get(_known_name(cfg_model)) or _by_timm(cfg_model, "published_image_size")
+
+
+def _by_timm(cfg_model, function: str) -> int | None:
+    """Call this function of `wasi.models.timm_models` with the model's name; None for other libraries' models."""
+    if cfg_model.get("library") != "timm":
+        return None
+    try:
+        return getattr(library_of(cfg_model), function)(architecture_of(cfg_model))
+    except UserError:  # an unknown name, which is reported where the model is built
+        return None
 
 
 def _known_name(cfg_model) -> str:

@@ -14,6 +14,7 @@ from wasi.errors import UserError
 from wasi.models.download import download, require_reachable
 from wasi.models.input_spec import check_image_size
 from wasi.models.loading import State
+from wasi.models.structure import find_blocks
 
 timm = import_light("timm")
 
@@ -31,6 +32,16 @@ def input_spec(name: str, image_size: int | None) -> InputSpec:
     interpolation = "bilinear" if wanted["interpolation"] == "bilinear" else "bicubic"
     size = image_size or wanted["input_size"][-1]
     return InputSpec(size, tuple(wanted["mean"]), tuple(wanted["std"]), interpolation)
+
+
+def published_image_size(name: str) -> int:
+    """Return the image size that the published weights were made for. Raises UserError for an unknown name."""
+    return input_spec(name, None).image_size
+
+
+def count_blocks(name: str) -> int:
+    """Return the number of transformer blocks. Raises UserError for an unknown name."""
+    return len(find_blocks(_outline(name, None)))
 
 
 def create(name: str, image_size: int, num_classes: int) -> nn.Module:

@@ -145,14 +145,15 @@ class Block:
 
 
 def blocks_of(runs: Iterable[Run]) -> list[Block]:
-    """The blocks of all completed runs, in order of appearance."""
+    """The blocks of all completed runs: those with benchmarks first, which say most of costs, else as they appear."""
     completed = [run for run in runs if run.completed]
     trained = _groups(run for run in completed if not run.is_bench)
     benchmarked = _groups(with_baselines(run for run in completed if run.is_bench))
     found: dict[tuple[str, str], list[Group]] = {}
     for group in joined(trained, benchmarked):
         found.setdefault((model_label(group.config), dataset_label(group.config)), []).append(group)
-    return [block_of(model, dataset, groups) for (model, dataset), groups in found.items()]
+    blocks = [block_of(model, dataset, groups) for (model, dataset), groups in found.items()]
+    return sorted(blocks, key=lambda block: all(group.bench is None for group in block.groups))
 
 
 def with_equal_options(runs: Iterable[Run], without: Collection[str] = ()) -> list[Group]:
@@ -266,9 +267,14 @@ def with_threshold(group: Group) -> str:
 
 
 def variant(block: Block, group: Group) -> list[str]:
-    """What tells a group apart in its block, beside method and thresholds: `["all", "lr=0.05", "4 threads"]`."""
+    """What tells a group apart in its block, beside method and thresholds: `["all", "lr=0.05", "4 threads"]`.
+
+    An option with one value in all groups of the method, such as the optimizer that suits it, is no part of it.
+    """
     scope = [group.scope] if group.scope and len({other.scope for other in block.groups}) > 1 else []
-    shown = {name: shown_option(group, key) for key, name in short_names(block.differing).items()}
+    alike = [other for other in block.groups if other.method == group.method]
+    several = [key for key in block.differing if len({shown_option(other, key) for other in alike}) > 1]
+    shown = {name: shown_option(group, key) for key, name in short_names(block.differing).items() if key in several}
     options = [f"{name}={value}" for name, value in shown.items() if value is not None]
     return [*scope, *options, *_machine(block, group), *([group.runs[0].fingerprint[:8]] if block.alike else [])]
 

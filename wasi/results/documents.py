@@ -2,7 +2,8 @@
 
 A document has a line `<!-- table: NAME -->` and below it a line `<!-- /table -->`. What stands between the two is
 replaced by the table of results/NAME/*.json. With `<!-- table: NAME of ROW, ROW -->` the table has these rows only, and
-the sentences above it are still about all rows. Between `<!-- grid: NAME -->` and `<!-- /grid -->` stand the learning
+the sentences above it are still about all rows. Between `<!-- brief: NAME of ROW, ROW -->` and `<!-- /brief -->` stand
+these rows in fewer columns, without sentences. Between `<!-- grid: NAME -->` and `<!-- /grid -->` stand the learning
 rates that the runs in results/NAME tried.
 """
 
@@ -16,8 +17,9 @@ from wasi.results.kept_result import read_kept
 from wasi.results.rows import table_of
 from wasi.results.table import markdown
 
-_OPENING = re.compile(r"^<!-- (table|grid): (.+) -->$", re.MULTILINE)
-_TABLE = re.compile(r"^<!-- (table|grid): (.+) -->\n(?:(?!<!-- (?:table|grid): ).*\n)*?<!-- /\1 -->$", re.MULTILINE)
+_KINDS = "table|brief|grid"
+_OPENING = re.compile(rf"^<!-- ({_KINDS}): (.+) -->$", re.MULTILINE)
+_TABLE = re.compile(rf"^<!-- ({_KINDS}): (.+) -->\n(?:(?!<!-- (?:{_KINDS}): ).*\n)*?<!-- /\1 -->$", re.MULTILINE)
 
 
 def stale_documents(root: Path) -> dict[Path, str]:
@@ -37,8 +39,8 @@ def stale_documents(root: Path) -> dict[Path, str]:
             raise UserError(kind, name, f"followed by <!-- /{kind} --> in {path.relative_to(root)}")
         for kind, name in closed:
             if (kind, name) not in tables:
-                make = _table if kind == "table" else _grid
-                tables[kind, name] = f"<!-- {kind}: {name} -->\n{make(root, name)}\n<!-- /{kind} -->"
+                text = _grid(root, name) if kind == "grid" else _table(root, name, kind == "brief")
+                tables[kind, name] = f"<!-- {kind}: {name} -->\n{text}\n<!-- /{kind} -->"
         new = _TABLE.sub(lambda match: tables[match[1], match[2]], old)
         if new != old:
             found[path] = new
@@ -49,7 +51,7 @@ def _grid(root: Path, name: str) -> str:
     return grid(name, read_kept(root / "results" / name))
 
 
-def _table(root: Path, asked: str) -> str:
+def _table(root: Path, asked: str, is_brief: bool) -> str:
     """The table that a marker asks for as `NAME` or `NAME of ROW, ROW`, in Markdown."""
     name, _, rows = asked.partition(" of ")
     table = table_of(name, read_kept(root / "results" / name))
@@ -57,7 +59,7 @@ def _table(root: Path, asked: str) -> str:
     there = {row.name for row in table.rows}
     if not there.issuperset(chosen or ()):
         raise UserError("table", asked, f"rows of results/{name}: {', '.join(sorted(there))}")
-    return markdown(table, chosen)
+    return markdown(table, chosen, is_brief)
 
 
 def update(root: Path) -> list[Path]:

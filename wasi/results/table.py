@@ -1,6 +1,6 @@
 """A table of kept results as Markdown."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP, TEST, Cost
 from wasi.report.fields import DASH, in_turns
@@ -15,6 +15,7 @@ _TITLES = (
     *("", "optimizer, lr", "{accuracy}", "Δ {baseline}, points", "FLOPs", "step", "inference"),
     *("live MiB", "process MiB"),
 )
+_BRIEF = ("", "{accuracy}", "Δ {baseline}, points", "step", "inference", "live MiB")
 _OPTIMIZER = "optimizer._target_"
 _ACCURACY = (
     "Accuracy: mean ± sample standard deviation over n seeds; Δ: mean difference to {baseline} on equal seeds and "
@@ -37,24 +38,27 @@ _AS = (
 _BOLD = "**Bold**: on the Pareto front of accuracy, step time and live peak."
 
 
-def markdown(table: Table, only: Collection[str] | None = None) -> str:
+def markdown(table: Table, only: Collection[str] | None = None, is_brief: bool = False) -> str:
     """What the numbers say in sentences, the table, what its columns mean, and where the numbers come from.
 
     A column without any number is left out.
 
     Args:
         only: names of the rows to show; None shows all. The sentences are about all rows in either case.
+        is_brief: leaves out the sentences, the columns that `_BRIEF` lacks, and the intervals of times.
     """
     accuracy = "test acc" if table.rows[0].group.accuracy == TEST else "val acc"
     titles = [title.format(accuracy=accuracy, baseline=_baseline(table)) for title in _TITLES]
     shown = [row for row in table.rows if only is None or row.name in only]
-    rows = [_cells(row, table) for row in shown]
-    filled = [place for place in range(len(titles)) if any(cells[place] != DASH for cells in rows)]
+    rows = [_cells(row, table, with_intervals=not is_brief) for row in shown]
+    wanted = [place for place, title in enumerate(_TITLES) if not is_brief or title in _BRIEF]
+    filled = [place for place in wanted if any(cells[place] != DASH for cells in rows)]
     lines = [titles, ["---", "---", *["---:"] * (len(titles) - 2)], *rows]
     lines = [[cells[place] for place in filled] for cells in lines]
     text = "\n".join(f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in lines)
-    verdict = "\n".join(f"- {sentence}" for sentence in sentences(table))
-    parts = [verdict, text, _legend(table, shown), source(table.runs)]
+    verdict = "" if is_brief else "\n".join(f"- {sentence}" for sentence in sentences(table))
+    legend = "" if is_brief else _legend(table, shown)
+    parts = [verdict, text, legend, source(table.runs)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -79,17 +83,22 @@ def _baseline(table: Table) -> str:
     return next((base for run in table.runs if run.is_bench and (base := baseline_name(run))), "baseline")
 
 
-def _cells(row: Row, table: Table) -> list[str]:
+def _cells(row: Row, table: Table, with_intervals: bool) -> list[str]:
     options = row.group.options
     return [
         f"**{row.name}**" if row.name in table.front else row.name,
         f"{show_option(_OPTIMIZER, options[_OPTIMIZER])}, {options['optimizer.lr']:g}",
         _accuracy(row),
         _difference(table.difference(row)),
-        *(in_turns(row.group.in_turns(cost)) for cost in (FLOPS, STEP, INFERENCE)),
+        *(in_turns(_ratio(row, cost, with_intervals)) for cost in (FLOPS, STEP, INFERENCE)),
         _mib(row, PEAK, table),
         _mib(row, PROCESS, table),
     ]
+
+
+def _ratio(row: Row, cost: Cost, with_interval: bool) -> Mapping[str, float] | None:
+    found = row.group.in_turns(cost)
+    return found if found is None or with_interval else {"p50": found["p50"]}
 
 
 def _accuracy(row: Row) -> str:

@@ -83,7 +83,9 @@ class TunedRow:
         """Return the lines about this row for the terminal and the report."""
         name = self.row.name
         if self.choice is None:
-            return [f"tuning {name}: no point was completed, its seeds are not run"]
+            without = self.statuses.count("completed")
+            lack = f"no completed point has {' and '.join(self.objectives)}" if without else "no point was completed"
+            return [f"tuning {name}: {lack}, its seeds are not run"]
         front = "on the Pareto front " if len(self.objectives) > 1 else ""
         lines = [
             f"tuning {name}: {front}{shown(self.row.grid[place])} of {len(self.row.grid)} points, {self._values(place)}"

@@ -71,6 +71,11 @@ class Judged:
         return -math.inf if found is None else found
 
     @property
+    def nearness(self) -> tuple[float, float]:
+        """The key of the row nearest to vanilla: accuracy on validation images, as that on test images is quoted."""
+        return self.row.group.mean(VALIDATION) or 0.0, self.difference
+
+    @property
     def saving(self) -> tuple[float, float]:
         return self.comparison.ratio(PEAK) or 0.0, self.comparison.ratio(STEP) or 0.0
 
@@ -98,8 +103,9 @@ def _savings(judged: Sequence[Judged]) -> Statement | None:
     """What the method that is judged saves, told of one of its rows; None if none of them has a vanilla.
 
     If rows cannot be told apart from vanilla in accuracy or are above it, it is the one that saves most, of those whose
-    interval leaves no doubt, or else the one nearest to vanilla. If all are below vanilla, the nearest is told, and the
-    one that saves most of those that cannot be told apart from it. Without accuracies, it is the one that saves most.
+    interval leaves no doubt, or else the one nearest to vanilla (on validation images). If all are below vanilla, the
+    nearest is told, and the one that saves most of those that cannot be told apart from it. Without accuracies, it is
+    the one that saves most.
     """
     subject = title(is_subject)
     ours = [one for one in judged if is_subject(one.row.group.method)]
@@ -117,7 +123,7 @@ def _savings(judged: Sequence[Judged]) -> Statement | None:
     if sure:
         best = max(sure, key=lambda one: one.saving)
     else:  # with so much doubt the row that saves most may well lie far below vanilla
-        best = max(equal or spread or known, key=lambda one: one.difference)
+        best = max(equal or spread or known, key=lambda one: one.nearness)
     name, vanilla, costs = best.row.told_name, _vanilla(best, judged), _costs(best.comparison)
     if equal:
         words = "lies above that of" if best.is_above else "cannot be told apart from that of"
@@ -127,7 +133,9 @@ def _savings(judged: Sequence[Judged]) -> Statement | None:
     elif spread:
         unjudged = [_with_points(one) for one in known if one.comparison.p is None]
         which = f"{subject} configuration that its seeds can judge" if unjudged else f"{subject} configuration"
-        text = f"No {which} keeps the accuracy of {vanilla}. Nearest is {name} ({_told_difference(best)})"
+        is_chosen = len(spread) > 1 and best.row.group.mean(VALIDATION) is not None
+        by = " by validation accuracy" if is_chosen else ""
+        text = f"No {which} keeps the accuracy of {vanilla}. Nearest{by} is {name} ({_told_difference(best)})"
         if (leaner := _as_near(best, spread)) is not best:
             text += f". Of those that cannot be told apart from it, {leaner.row.told_name} saves most"
             text += f" ({_told_difference(leaner)}): it {_costs(leaner.comparison)}."

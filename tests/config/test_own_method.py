@@ -1,0 +1,72 @@
+"""A method of a user's own, of which the project knows its YAML file and its class alone."""
+
+import textwrap
+
+import pytest
+from omegaconf import OmegaConf
+
+from wasi.config import declared
+from wasi.config.rank_options import rank_options_read
+from wasi.config.validate import validate
+from wasi.errors import UserError
+
+CLASS = "class Mine:\n    appearance = {}\n"
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch, compose_config):
+    """A function that adds `conf/method/mine.yaml` and its class, and returns a configuration with the method."""
+    monkeypatch.setattr(declared, "_CONF", tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    caches = (declared.appearance, declared.null_means, declared.worth_tuning, declared.rank_option_places)
+
+    def added(options: str, source: str = CLASS, **given):
+        (tmp_path / "mine_of_tests.py").write_text(textwrap.dedent(source))
+        (tmp_path / "mine.yaml").write_text(f"_target_: mine_of_tests.Mine\nname: mine\nscope: all\n{options}\n")
+        cfg = compose_config("device.compile=true", "rank.calibration_batches=4")
+        cfg.method = OmegaConf.load(tmp_path / "mine.yaml")
+        cfg.method.update(given)
+        return cfg
+
+    yield added
+    for cached in caches:
+        cached.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["init: kaiming", "update: momentum", "base: fp8", "preconditioner: diagonal", "activations: relu", "type: x",
+     "lora_rank: [4, 8]", "block_size: auto"],
+)  # fmt: skip
+def test_it_may_use_the_name_of_another_methods_option(options, own):
+    validate(own(options))
+
+
+@pytest.mark.parametrize(
+    ("options", "given"), [("lora_rank: 8", {"lora_rank": 0}), ("init: svd", {"init": "x"}), ("", {"scope": "x"})]
+)
+def test_what_it_means_as_the_others_do_is_checked(options, given, own):
+    with pytest.raises(UserError, match=f"^method.{next(iter(given))}="):
+        validate(own(options, **given))
+
+
+@pytest.mark.parametrize(("init", "count"), [("random", True), ("${rank.init}", False)])
+def test_calibration_batches_count_unless_rank_init_needs_none(init, count, own):
+    cfg = own(f"init: {init}\nbatches: ${{rank.calibration_batches}}", init="random")
+    assert ("calibration_batches" in rank_options_read(cfg)) is count
+
+
+@pytest.mark.parametrize(
+    ("source", "fault"),
+    [
+        ("class Mine:\n    appearance = {'mine': {'colour': '#000000', 'marker': 'o'}}", "'order'"),
+        ("class Mine:\n    appearance = {'mine': {'order': 1, 'color': '#000000', 'marker': 'o'}}", "'color'"),
+        ("class Mine:\n    appearance = {'mine': {'order': 5 + 5 * 2}}", "malformed node"),
+        ("class Mine:\n    appearance = {'mine': ", "was never closed"),
+    ],
+)
+def test_a_declaration_that_cannot_be_read_names_its_file(source, fault, own):
+    own("", source)
+    with pytest.raises(UserError, match=r"^conf/method/mine.yaml: ") as error:
+        declared.method_names()
+    assert fault in str(error.value) and "\n" not in str(error.value)
