@@ -10,8 +10,8 @@ from wasi.report import write_report
 from wasi.report.comparison import Comparison, compare
 from wasi.report.groups import blocks_of
 from wasi.report.load import read_runs
-from wasi.report.needed import needed_sentences
 from wasi.report.origins import one_machine, was_busy
+from wasi.report.subspace_ablation import ablation_sentences
 from wasi.report.summary import front_of
 from wasi.runs.tuned_row import TunedRow
 from wasi.runs.tuning import Row
@@ -44,7 +44,7 @@ def test_whether_the_subspace_iteration_is_needed_is_answered_whatever_the_answe
     rows_of(tmp_path, "subspace", (0.90, 0.901, 0.899))
     rows_of(tmp_path, "none", without, lr)
     (block,) = blocks_of(read_runs([tmp_path])[0])
-    (sentence,) = needed_sentences(block.groups)
+    (sentence,) = ablation_sentences(block.groups)
     assert sentence.startswith("Is the subspace iteration needed at all? wasi 0.8, SGD (lr 0.05") and told in sentence
     assert ("without it 0.02" in sentence) == (lr == 0.02) and f"(n={len(without)})" in sentence
     printed = " ".join(write_report([tmp_path]).split())
@@ -58,7 +58,7 @@ def test_answers_about_rows_of_one_name_tell_them_apart(tmp_path):
                 options = {"method.update": update, "method.init": init}
                 add(tmp_path, "wasi", 0.8, seed, accuracy + (noise if update == "none" else 0.0), options)
     (block,) = blocks_of(read_runs([tmp_path])[0])
-    told = [sentence.partition("? ")[2].partition(" (lr")[0] for sentence in needed_sentences(block.groups)]
+    told = [sentence.partition("? ")[2].partition(" (lr")[0] for sentence in ablation_sentences(block.groups)]
     assert sorted(told) == ["wasi 0.8, SGD, method.init=random", "wasi 0.8, SGD, method.init=svd"]
 
 
@@ -80,7 +80,7 @@ def test_without_both_rows_there_is_no_answer(tmp_path):
     rows_of(tmp_path, "none", (0.9, 0.8))
     add(tmp_path, "wasi", 0.6, 0, 0.7, {"method.update": "subspace"})
     (block,) = blocks_of(read_runs([tmp_path])[0])
-    assert needed_sentences(block.groups) == []
+    assert ablation_sentences(block.groups) == []
 
 
 def test_one_run_on_two_machines_is_two_rows_and_neither_is_left_out(tmp_path):

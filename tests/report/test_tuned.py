@@ -17,3 +17,15 @@ def test_the_edge_is_told_of_the_option_that_lies_on_it(tmp_path):
     first = TunedRow(Row("vanilla", {}, grid[:3]), jobs[:3], [(0.9,), (0.5,), (0.1,)], ["completed"] * 3)
     write_tuning(tmp_path, "0", [first], ["val/acc"])
     assert tuned_value(tmp_path / "job0") == "lr=0.1 (on the edge), x=8"
+
+
+def test_completed_points_without_an_objective_are_not_told_as_failed():
+    grid = [{"optimizer.lr": 0.1}, {"optimizer.lr": 0.2}]
+    objectives = ("val/acc", "memory/train_rss_peak_mib")
+    told = [
+        TunedRow(Row("vanilla", {}, grid), ["a", "b"], [None, None], [status, "failed"], objectives).lines()
+        for status in ("completed", "failed")
+    ]
+    lacking = "no completed point has val/acc and memory/train_rss_peak_mib"
+    assert told[0] == [f"tuning vanilla: {lacking}, its seeds are not run"]
+    assert told[1] == ["tuning vanilla: no point was completed, its seeds are not run"]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from wasi.linalg.orthonormal import cholesky, qr_near_orthonormal, qr_positive
 
-# Up to this `||E||_F`, `fold_` cancels the stretch `E` of `L^T L` to first order.
+# Up to this `||E||_F`, `fold_` cancels the stretch `E` of `L^T L` to first order: `E^2 / 4` is left, at most 2.5e-5.
 _SMALL_STRETCH = 1e-2
 
 

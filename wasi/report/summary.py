@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from wasi.report.columns import PEAK, STEP
 from wasi.report.comparison import Comparison
 from wasi.report.groups import Block, Group, row_names
-from wasi.report.needed import needed_sentences
 from wasi.report.options import select, unquotable
 from wasi.report.origins import are_comparable
 from wasi.report.pareto import on_front
+from wasi.report.subspace_ablation import ablation_sentences
 
 _MEANT = {
     "surrogate weights": "random ones with the singular values of pretrained ones",
@@ -58,7 +58,7 @@ def summary(block: Block, comparisons: list[Comparison]) -> list[str]:
     """The sentences above a table: doubts about accuracies, which rows differ from vanilla in accuracy, which are on
     the Pareto front, and whether the subspace iteration is needed. What was not measured has no sentence."""
     names = row_names(block)
-    findings = [*_accuracy(names, comparisons), *_front(names, comparisons), *needed_sentences(block.groups)]
+    findings = [*_accuracy(names, comparisons), *_front(names, comparisons), *ablation_sentences(block.groups)]
     return [*doubts_about_accuracy(block.groups), *findings]
 
 

@@ -9,12 +9,12 @@ from wasi.report.columns import ENERGY, FLOPS, INFERENCE, PEAK, PROCESS, STEP, V
 from wasi.report.comparison import Comparison
 from wasi.report.fields import listed, ratio_text, significant
 from wasi.report.groups import Group, unlike
-from wasi.report.needed import needed_sentences
 from wasi.report.origins import are_comparable, one_machine, was_busy
 from wasi.report.page.cells import TITLES, signed
 from wasi.report.page.overall import Statement
 from wasi.report.page.page_rows import Row
 from wasi.report.statistics import Paired
+from wasi.report.subspace_ablation import ablation_sentences
 from wasi.report.summary import doubts_about_accuracy, is_one_work, one_seed_among
 
 _EQUAL_WITHIN = 0.02  # accuracies pass for equal if the whole interval is no further from zero (two t-tests)
@@ -39,7 +39,7 @@ def of_block(rows: Sequence[Row]) -> list[Statement]:
     told = [answer, _front(rows), *_cheapest(rows), _within_noise(judged), _differing(judged)]
     groups = [row.group for row in rows]
     loud = [Statement(sentence, "loud") for sentence in doubts_about_accuracy(groups)]
-    needed = [Statement(sentence) for sentence in needed_sentences(groups)]
+    needed = [Statement(sentence) for sentence in ablation_sentences(groups)]
     return [*loud, *(statement for statement in told if statement is not None), *needed]
 
 

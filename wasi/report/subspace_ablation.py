@@ -1,4 +1,4 @@
-"""The reviewers' question, answered from a block's rows: is the subspace iteration needed at all?"""
+"""The ablation of the subspace iteration: rows with `method.update=none` compared with those that have it."""
 
 from wasi.report.columns import VALIDATION
 from wasi.report.groups import Group, identity, unlike, with_threshold
@@ -8,7 +8,7 @@ from wasi.report.statistics import SIGNIFICANCE, Paired
 _UPDATE, _RATE = "method.update", "optimizer.lr"
 
 
-def needed_sentences(groups: list[Group]) -> list[str]:
+def ablation_sentences(groups: list[Group]) -> list[str]:
     """A sentence for each row without the subspace iteration (`method.update=none`) that has a twin with it."""
     without = [group for group in groups if select(group.config, _UPDATE) == "none" and group.is_quotable]
     pairs = [(group, twin) for group in without if (twin := _twin(group, groups))]
