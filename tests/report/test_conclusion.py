@@ -262,12 +262,12 @@ def test_costs_of_steps_of_different_work_are_not_ranked(tmp_path):
 
 def test_the_nearest_row_is_chosen_by_validation_images(tmp_path):
     """And not by the test images that are quoted, on which wasi 0.4 was luckier."""
+    rows = (("vanilla", None, 0.9, 0.9), ("wasi", 0.8, 0.82, 0.80), ("wasi", 0.4, 0.79, 0.81))
     for seed, noise in enumerate((0.002, -0.001, 0.001)):
-        rich(tmp_path, 0.9 + noise, "vanilla", None, seed)
-        for epsilon, validation, test in ((0.8, 0.82, 0.80), (0.4, 0.79, 0.81)):
-            found = fakes.metrics(test - noise, 0.5) | {"val/acc": validation - noise}
-            fakes.write(tmp_path, found, fakes.config("wasi", epsilon, seed))
-    assert "Nearest by validation accuracy is wasi 0.8 (−10.13 points" in told(tmp_path)
+        for method, epsilon, validation, test in rows:
+            found = fakes.metrics(validation + noise, 0.5) | {"test/acc": test - noise * (method == "wasi")}
+            fakes.write(tmp_path, found, fakes.config(method, epsilon, seed))
+    assert "Nearest by validation accuracy is wasi 0.8 (−10.07 points" in told(tmp_path)
 
 
 def test_rows_that_one_seed_cannot_judge_are_named(tmp_path):
