@@ -406,3 +406,17 @@ def test_a_step_without_subspaces_stands_beside_those_with(tmp_path):
         ("wasi", "rest"),
         ("wasi", "updating the subspaces"),
     }
+
+
+def test_where_a_row_was_profiled_the_others_are_named_and_not_drawn(tmp_path):
+    spent = {"time/breakdown_attention_ms": 20.0, "time/breakdown_rest_ms": 70.0}
+    fakes.write(tmp_path, fakes.metrics(0.9, **spent), fakes.config("wasi", 0.8))
+    assert "Not drawn" not in parts.time(rows(tmp_path)).text
+    rich(tmp_path, name="vanilla", epsilon=None)
+    section = parts.time(rows(tmp_path))
+    assert "Not drawn, as their steps were not divided into parts: vanilla." in section.text
+    (figure,) = section.figures
+    assert {value["name"] for value in figure.spec["data"]["values"]} == {"wasi 0.8"}
+    for epsilon in (0.3, 0.4, 0.5, 0.6, 0.7, 0.9):
+        rich(tmp_path, epsilon=epsilon)
+    assert "wasi 0.7 and 1 more." in parts.time(rows(tmp_path)).text
