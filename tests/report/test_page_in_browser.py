@@ -162,6 +162,36 @@ def test_sort_filter_hover_and_click(browser, address):
     assert page.errors == [] and page.requests == [address]
 
 
+def test_a_narrow_view_begins_with_the_best_and_can_be_reversed(browser, address):
+    page = opened(browser, address, 390)
+    reverse = page.locator("#direction")
+    assert not reverse.is_visible()  # in the report's order
+    page.select_option("#sort", label="Accuracy")
+    assert names(page) == ["vanilla", "wasi 0.8", "lora", "wasi 0.4"] and reverse.inner_text() == "▼ descending"
+    reverse.click()
+    assert names(page) == ["wasi 0.4", "lora", "wasi 0.8", "vanilla"] and reverse.inner_text() == "▲ ascending"
+    page.select_option("#sort", label="Step")
+    assert names(page)[0] == "wasi 0.4" and reverse.inner_text() == "▲ ascending"  # of times the shortest
+    page.select_option("#sort", label="order of the report")
+    assert names(page) == ["vanilla", "wasi 0.4", "wasi 0.8", "lora"] and not reverse.is_visible()
+    assert page.evaluate(CUT) == [] and page.errors == []
+
+
+def test_rows_on_the_front_come_first_and_then_last(browser, tmp_path):
+    for name, epsilon, accuracy in (("vanilla", None, 0.9), ("wasi", 0.4, 0.7), ("wasi", 0.6, 0.8), ("wasi", 0.8, 0.6)):
+        rich(tmp_path, accuracy, name, epsilon)  # all of wasi cost the same
+    write_page(gather([tmp_path]))
+    page = opened(browser, (tmp_path / "report.html").as_uri())
+    heading = page.locator("#table thead button", has_text="Pareto")
+    marks = "[...document.querySelectorAll('#table tbody td[data-title=Pareto]')].map((cell) => cell.textContent)"
+    before = page.evaluate(marks)
+    assert set(before) == {"●", "-"}
+    heading.click()
+    first = page.evaluate(marks)
+    heading.click()
+    assert first == sorted(before, key="●-".index) and page.evaluate(marks) == first[::-1]
+
+
 def drawn_rows(page, figure):
     """Names of the runs whose marks a figure has, from what is hovered over; and how many steps its front has."""
     marks = page.locator(".figure").nth(figure).locator(".mark-symbol path")

@@ -122,7 +122,8 @@ document.getElementById("details").addEventListener("click", (event) => {
 if (table) {
   const body = table.tBodies[0], lines = [...body.rows];
   const filter = document.getElementById("filter"), method = document.getElementById("method");
-  const narrow = document.getElementById("sort"), count = document.getElementById("count");
+  const narrow = document.getElementById("sort"), reverse = document.getElementById("direction");
+  const count = document.getElementById("count");
 
   const order = (line, column) => line.cells[column].dataset.order;
   function compare(a, b, sign) { // what has no value comes last, in either direction
@@ -137,13 +138,18 @@ if (table) {
     [...table.tHead.rows[0].cells].forEach((cell, place) => {
       cell.setAttribute("aria-sort", place === column ? direction : "none");
     });
+    narrow.value = direction === "none" ? "" : column; // the view may become narrow later
+    reverse.hidden = direction === "none";
+    reverse.textContent = direction === "descending" ? "▼ descending" : "▲ ascending";
+    reverse.dataset.other = direction === "descending" ? "ascending" : "descending";
   }
   const next = { none: "ascending", ascending: "descending", descending: "none" };
   table.tHead.addEventListener("click", ({ target }) => {
     const button = target.closest("button");
     if (button) sort(Number(button.dataset.column), next[button.closest("th").getAttribute("aria-sort")]);
   });
-  narrow.addEventListener("change", () => sort(Number(narrow.value), narrow.value ? "ascending" : "none"));
+  narrow.addEventListener("change", () => sort(Number(narrow.value), narrow.selectedOptions[0].dataset.first ?? "none"));
+  reverse.addEventListener("click", () => sort(Number(narrow.value), reverse.dataset.other));
 
   let waiting;
   function choose() {
