@@ -143,7 +143,7 @@ def test_layers_stand_under_what_tells_them_apart(tmp_path):
         (cells,) = figure.spec["layer"]
         axis = cells["encoding"]["x"]["axis"]
         assert axis["title"] == "layer: encoder.layers.encoder_layer_…"
-        assert axis["labelExpr"] == f"slice(datum.label, {len('encoder.layers.encoder_layer_')})"
+        assert f"slice(datum.label, {len('encoder.layers.encoder_layer_')})" in axis["labelExpr"]
         assert figure.spec["data"]["values"][0]["layer"] == "encoder.layers.encoder_layer_0.mlp.3"
 
 

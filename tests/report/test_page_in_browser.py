@@ -254,6 +254,25 @@ def test_a_long_page_is_drawn_to_its_end_and_its_long_names_can_be_read(browser,
     assert page.errors == []
 
 
+def test_long_names_of_layers_end_above_the_axis_title(browser, tmp_path):
+    for epsilon, start in ((0.6, ""), (0.8, "encoder.layers.encoder_layer_with_a_name_of_its_own.")):
+        names = [f"{start}blocks.{block}.mlp.WWWWWW" for block in range(12)]
+        layers = [{"name": name, "in_features": 96, "out_features": 384, "weight_rank": 24} for name in names]
+        fakes.write(tmp_path, fakes.metrics(0.8, 0.5), fakes.config("wasi", epsilon), layers=layers)
+    write_page(gather([tmp_path]))
+    page = opened(browser, (tmp_path / "report.html").as_uri(), 390)
+    ends = page.evaluate("""[...document.querySelectorAll('.figure svg')]
+        .filter((svg) => svg.textContent.includes('WWW')).map((svg) => {
+            const labels = [...svg.querySelectorAll('.role-axis-label text[transform*="rotate(270)"]')];
+            const title = [...svg.querySelectorAll('.role-axis-title text')].find((text) => text.textContent === 'layer');
+            const ends = labels.map((text) => text.getBoundingClientRect().bottom);
+            return [Math.max(...ends), title.getBoundingClientRect().top];
+        })""")
+    assert len(ends) == 1 and all(label <= title for label, title in ends)
+    labels = page.evaluate(LAYER_LABELS)
+    assert {"blocks.0.mlp.WWWWWW", "…own.blocks.0.mlp.WWWWWW"} <= set(labels)
+
+
 def test_a_hollow_mark_can_be_clicked(browser, long_address):
     page = opened(browser, long_address)
     page.locator(".figure").first.locator(".mark-symbol path[fill-opacity='0']").first.click()
