@@ -10,6 +10,7 @@ from tests.report import fakes
 from wasi.report import options, write_report
 from wasi.report.columns import STEP
 from wasi.report.comparison import compare
+from wasi.report.figures import figure_of
 from wasi.report.gathered import gather
 from wasi.report.groups import blocks_of
 from wasi.report.load import read_runs
@@ -420,3 +421,14 @@ def test_where_a_row_was_profiled_the_others_are_named_and_not_drawn(tmp_path):
     for epsilon in (0.3, 0.4, 0.5, 0.6, 0.7, 0.9):
         rich(tmp_path, epsilon=epsilon)
     assert "wasi 0.7 and 1 more." in parts.time(rows(tmp_path)).text
+
+
+@pytest.mark.parametrize(("most", "is_log"), [(3.9, False), (4.0, True)])
+def test_page_and_static_figures_have_logarithmic_axes_from_the_same_range_on(tmp_path, most, is_log):
+    fakes.write(tmp_path, fakes.metrics(0.9), fakes.config())
+    for epsilon, saving in ((0.4, most), (0.8, 1.0)):
+        fakes.write(tmp_path, fakes.metrics(0.8, 1 / saving), fakes.config("wasi", epsilon))
+    assert thresholds.savings(rows(tmp_path)).is_log is is_log
+    (block,) = blocks_of(read_runs([tmp_path])[0])
+    drawn = figure_of(block, compare(block))
+    assert {ax.get_xscale() for ax in drawn.axes} == {"log" if is_log else "linear"}

@@ -18,8 +18,7 @@ from wasi.report.page.figure import (
     tooltip,
 )
 from wasi.report.page.page_rows import Row
-
-_LOG_FROM = 10.0
+from wasi.report.style import is_logarithmic
 
 
 def time(rows: Sequence[Row]) -> Section | None:
@@ -97,8 +96,7 @@ def savings(rows: Sequence[Row]) -> Section | None:
     if not figures:
         return None
     legend = series_legend([row for row in rows if row in shown])
-    is_log = max(ratios) > _LOG_FROM * min(ratios)
-    return Section("Predicted against measured savings", text, figures, legend, is_log=is_log)
+    return Section("Predicted against measured savings", text, figures, legend, is_log=is_logarithmic(ratios))
 
 
 def _ratios(row: Row, predicted: Cost, measured: Cost) -> tuple[float, float] | None:
