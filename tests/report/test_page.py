@@ -432,3 +432,32 @@ def test_page_and_static_figures_have_logarithmic_axes_from_the_same_range_on(tm
     (block,) = blocks_of(read_runs([tmp_path])[0])
     drawn = figure_of(block, compare(block))
     assert {ax.get_xscale() for ax in drawn.axes} == {"log" if is_log else "linear"}
+
+
+def test_a_lines_shade_and_label_are_its_rows_threshold(tmp_path):
+    rich(tmp_path, name="vanilla", epsilon=None)
+    for epsilon in (0.4, 0.6, 0.8):
+        rich(tmp_path, epsilon=epsilon)
+    found = epochs.curves(rows(tmp_path))
+    vanilla, wasi = found.legend
+    assert (vanilla.label, vanilla.opacity, vanilla.members) == ("vanilla", 1, ())
+    assert wasi.label == "wasi" and wasi.rows == (1, 2, 3)
+    assert [(key.label, key.opacity) for key in wasi.members] == [("0.4", 0.4), ("0.6", 0.7), ("0.8", 1)]
+    assert "the paler has the lower threshold" in found.text
+    spec = found.figures[0].spec
+    (shade,) = {json.dumps(layer["encoding"]["opacity"]["scale"]) for layer in spec["layer"]
+                if "opacity" in layer["encoding"]}  # fmt: skip
+    assert json.loads(shade) == {"type": "ordinal", "domain": [0, 1, 2, 3], "range": [1, 0.4, 0.7, 1]}
+    labels = {value["name"]: value["label"] for value in spec["data"]["values"] if "label" in value}
+    assert labels == {"wasi 0.4": "0.4", "wasi 0.6": "0.6", "wasi 0.8": "0.8"}
+    assert [value["epoch"] for value in spec["data"]["values"] if "label" in value] == [3, 3, 3]
+
+
+def test_points_of_one_series_are_labelled_and_the_text_says_so(tmp_path):
+    for name, epsilon in (("vanilla", None), ("wasi", 0.4), ("wasi", 0.8)):
+        rich(tmp_path, name=name, epsilon=epsilon)
+    for section in (accuracy.section(rows(tmp_path)), thresholds.savings(rows(tmp_path))):
+        assert "Beside marks, where there is room: the threshold" in section.text
+        for figure in section.figures:
+            labels = {value["name"]: value.get("label") for value in figure.spec["data"]["values"]}
+            assert labels["wasi 0.4"] == "0.4" and labels["wasi 0.8"] == "0.8" and labels.get("vanilla") is None

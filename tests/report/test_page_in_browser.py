@@ -63,6 +63,18 @@ COVERED = """[...document.querySelectorAll('#table tbody tr')].flatMap((line) =>
         .map(([other]) => `${one.textContent} and ${other.textContent}`));
 })"""
 
+LABELS = """[...document.querySelectorAll('.figure svg')].map((svg) =>
+    [...svg.querySelectorAll('.labels_marks text, .ends_marks text')]
+        .filter((text) => text.getAttribute('opacity') !== '0').map((text) => text.textContent))"""
+COVERING = """[...document.querySelectorAll('.figure svg')].flatMap((svg) => {
+    const boxes = [...svg.querySelectorAll('.labels_marks text, .ends_marks text')]
+        .filter((text) => text.getAttribute('opacity') !== '0').map((text) => text.getBoundingClientRect());
+    const marks = [...svg.querySelectorAll('.mark-symbol path')].map((mark) => mark.getBoundingClientRect());
+    return boxes.filter((a, place) => [...boxes.slice(place + 1), ...marks].some((b) =>
+        Math.min(a.right, b.right) - Math.max(a.left, b.left) > 2
+            && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 4)).map((box) => box.x);
+})"""  # the box of a text is some pixels higher than its letters
+
 
 @pytest.fixture(scope="module")
 def browser():
@@ -104,6 +116,23 @@ def long_address(tmp_path_factory):
             fakes.write(folder, fakes.metrics(0.8, 0.5), config, layers=layers)
         lean = fakes.config(options=options | {"train.memory": "lean", "train.gradient_checkpointing": True})
         fakes.write(folder, fakes.metrics(0.8, 0.4), lean)
+    write_page(gather([folder]))
+    return (folder / "report.html").as_uri()
+
+
+@pytest.fixture(scope="module")
+def many_address(tmp_path_factory):
+    """Of forty rows: seven thresholds of each method, plain and lean."""
+    folder = tmp_path_factory.mktemp("many")
+    rich(folder, 0.93, "vanilla", None)
+    for name, step in (("svd_llm", 0.2), ("wasi", 0.15), ("wsi", 0.1)):
+        for epsilon in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9):
+            for memory, cost in (("plain", 1.0), ("lean", 0.7)):
+                accuracy = 0.9 - step * (1 - epsilon)
+                history = [{"epoch": epoch, "train/loss": 1 + (1 - accuracy) / epoch, "val/acc": accuracy * epoch / 9}
+                           for epoch in range(1, 10)]  # fmt: skip
+                config = fakes.config(name, epsilon, options={"train.memory": memory})
+                fakes.write(folder, fakes.metrics(accuracy, cost * epsilon), config, history=history)
     write_page(gather([folder]))
     return (folder / "report.html").as_uri()
 
@@ -264,13 +293,41 @@ def test_long_names_of_layers_end_above_the_axis_title(browser, tmp_path):
     ends = page.evaluate("""[...document.querySelectorAll('.figure svg')]
         .filter((svg) => svg.textContent.includes('WWW')).map((svg) => {
             const labels = [...svg.querySelectorAll('.role-axis-label text[transform*="rotate(270)"]')];
-            const title = [...svg.querySelectorAll('.role-axis-title text')].find((text) => text.textContent === 'layer');
+            const titles = [...svg.querySelectorAll('.role-axis-title text')];
+            const title = titles.find((text) => text.textContent === 'layer');
             const ends = labels.map((text) => text.getBoundingClientRect().bottom);
             return [Math.max(...ends), title.getBoundingClientRect().top];
         })""")
     assert len(ends) == 1 and all(label <= title for label, title in ends)
     labels = page.evaluate(LAYER_LABELS)
     assert {"blocks.0.mlp.WWWWWW", "…own.blocks.0.mlp.WWWWWW"} <= set(labels)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_thresholds_stand_beside_marks_and_behind_lines_and_cover_nothing(browser, address, many_address, width):
+    page = opened(browser, address, width)
+    assert {"0.4", "0.8"} <= set(page.evaluate(LABELS)[0])
+    assert page.evaluate(COVERING) == [] and page.errors == []
+
+    page = opened(browser, many_address, width)
+    labels = page.evaluate(LABELS)
+    assert len(labels[0]) > 15 and len(set(labels[-1])) > 2  # of 42 points and of the ends of as many lines
+    assert page.evaluate(COVERING) == [] and page.evaluate(CUT) == [] and page.errors == []
+
+
+def test_no_two_lines_of_a_figure_look_alike(browser, many_address):
+    page = opened(browser, many_address)
+    lines = page.locator(".figure").last.locator(".mark-line path")
+    look = "(line) => ['stroke', 'stroke-dasharray', 'opacity'].map((name) => line.getAttribute(name)).join()"
+    looks = lines.evaluate_all(f"(lines) => lines.map({look})")
+    assert len(looks) == len(set(looks)) == 43
+    article = page.locator("article").last
+    shown = article.locator(".key:visible svg.line path").evaluate_all("(lines) => lines.map((line) => line.outerHTML)")
+    assert len(shown) == 43
+    page.select_option("#method", "vanilla")
+    lines.nth(1).wait_for(state="detached")
+    assert article.locator(".key:visible").all_inner_texts() == ["vanilla, memory=plain"]
+    assert page.errors == []
 
 
 def test_a_hollow_mark_can_be_clicked(browser, long_address):

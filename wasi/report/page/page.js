@@ -15,6 +15,8 @@ function themed(spec, axes, scale) {
   const text = JSON.stringify(spec).replaceAll('"#000000"', JSON.stringify(ink)); // vanilla's black, on a dark page too
   const found = JSON.parse(text);
   found.data.values = found.data.values.filter(({ row }) => !hidden.has(row));
+  const has = ({ filter }) => !filter?.field || found.data.values.some((value) => value[filter.field] !== undefined);
+  found.layer = found.layer.filter(({ transform = [] }) => transform.every(has)); // texts cannot avoid marks without data
   for (const { encoding } of found.layer) {
     for (const axis of axes) if (encoding[axis]) Object.assign(encoding[axis].scale, { type: scale, nice: scale !== "log" });
   }
@@ -29,13 +31,26 @@ function themed(spec, axes, scale) {
   return found;
 }
 
+// Vega can place texts beside their points so that they cover nothing; Vega-Lite has no word for that.
+const SIDES = ["right", "left", "top", "bottom", "top-right", "bottom-right", "top-left", "bottom-left"];
+const ANCHORS = { labels_marks: SIDES, ends_marks: ["right"] };
+function placed(spec) {
+  const avoidMarks = spec.marks.filter(({ type }) => type !== "text").map(({ name }) => name);
+  const size = { signal: "[max(width, 1), height]" }; // in its first pass the figure may have no width yet
+  for (const mark of spec.marks) {
+    const anchor = ANCHORS[mark.name];
+    if (anchor) mark.transform = [{ type: "label", size, anchor, offset: [8], avoidMarks, avoidBaseMark: false }];
+  }
+  return spec;
+}
+
 const draw = (place) => place.drawing = (place.drawing ?? Promise.resolve()).then(() => drawn(place)); // one at a time
 
 async function drawn(place) {
   const scale = place.closest("article").querySelector('[data-scale][aria-pressed="true"]')?.dataset.scale;
   const spec = themed(figures[place.dataset.figure], place.dataset.scalable ?? "", scale);
   place.finalize?.();
-  const result = await vegaEmbed(place, spec, { mode: "vega-lite", actions: false, renderer: "svg", logLevel: ERRORS });
+  const result = await vegaEmbed(place, spec, { mode: "vega-lite", actions: false, renderer: "svg", logLevel: ERRORS, patch: placed });
   place.finalize = () => result.finalize();
   place.dataset.drawn = scale ?? "";
   result.view.addEventListener("click", (event, item) => {
