@@ -229,6 +229,15 @@ def test_the_row_told_of_is_not_the_one_whose_noise_hides_most(tmp_path):
     assert "The accuracy of wasi 0.8 cannot be told apart from that of vanilla (−0.55 points" in told(tmp_path)
 
 
+def test_a_long_list_of_rows_below_vanilla_is_counted(tmp_path):
+    for seed, noise in enumerate((0.001, -0.001, 0.0)):
+        rich(tmp_path, 0.9, "vanilla", None, seed)
+        for epsilon in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9):
+            rich(tmp_path, 0.7 + epsilon / 10 + noise, "wasi", epsilon, seed)
+    below = "Accuracy below vanilla's: 7 of 7 rows, from wasi 0.9 (−11.00 points) to wasi 0.3 (−17.00 points)."
+    assert below in told(tmp_path)
+
+
 def test_a_long_list_of_rows_within_noise_is_counted(tmp_path):
     for seed, noise in enumerate((0.01, -0.01)):
         rich(tmp_path, 0.9, "vanilla", None, seed)

@@ -18,9 +18,10 @@ from wasi.report import write_report
 from wasi.report.columns import STEP
 from wasi.report.comparison import compare
 from wasi.report.groups import blocks_of
-from wasi.report.kept import KeptFolder, as_result
+from wasi.report.kept import KeptFolder, as_result, breakdown_of
 from wasi.report.load import read_runs
 from wasi.results.collect import collect
+from wasi.results.kept_result import kept_of
 
 WEIGHTS = {"model.weights": "/home/someone/net.safetensors"}
 
@@ -138,6 +139,21 @@ def test_times_of_a_baseline_are_its_samples_and_all_else_follows_from_the_ratio
     other = as_result(kept, KeptFolder.read(tmp_path))["baseline"]
     assert other["metrics"] == {"memory/train_peak_mib": 200.0, "time/train_step_ms_p50": 48.0}
     assert other["config"]["method"] == {"name": "vanilla"} and "recipe" not in other["config"]
+
+
+@pytest.mark.parametrize("release", ["this", "earlier", "earlier, with a part that has no ratio"])
+def test_the_parts_of_a_baselines_step_are_kept(tmp_path, release):
+    job = jobs.content(fakes.config("wasi", 0.8), jobs.metrics(60, 5, 60), jobs.metrics(100, 10, 400))
+    parts = breakdown_of(job["baseline"]["metrics"])
+    job["ratio"] |= {name: {"p50": parts[name] / ms} for name, ms in breakdown_of(job["metrics"]).items()}
+    job["environment"] |= {"fingerprint": "f", "device": "cpu"}
+    kept = kept_of(job)
+    if release != "this":
+        del kept["baseline_breakdown"]
+    if "no ratio" in release:
+        del kept["ratio"]["time/breakdown_attention_ms"]
+    found = breakdown_of(as_result(kept, KeptFolder(False, None))["baseline"]["metrics"])
+    assert found == ({} if "no ratio" in release else pytest.approx(parts))
 
 
 def test_into_is_made_and_what_cannot_be_is_refused_by_its_name(tmp_path):

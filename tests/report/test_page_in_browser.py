@@ -63,6 +63,18 @@ COVERED = """[...document.querySelectorAll('#table tbody tr')].flatMap((line) =>
         .map(([other]) => `${one.textContent} and ${other.textContent}`));
 })"""
 
+LABELS = """[...document.querySelectorAll('.figure svg')].map((svg) =>
+    [...svg.querySelectorAll('.labels_marks text, .ends_marks text')]
+        .filter((text) => text.getAttribute('opacity') !== '0').map((text) => text.textContent))"""
+COVERING = """[...document.querySelectorAll('.figure svg')].flatMap((svg) => {
+    const boxes = [...svg.querySelectorAll('.labels_marks text, .ends_marks text')]
+        .filter((text) => text.getAttribute('opacity') !== '0').map((text) => text.getBoundingClientRect());
+    const marks = [...svg.querySelectorAll('.mark-symbol path')].map((mark) => mark.getBoundingClientRect());
+    return boxes.filter((a, place) => [...boxes.slice(place + 1), ...marks].some((b) =>
+        Math.min(a.right, b.right) - Math.max(a.left, b.left) > 2
+            && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 4)).map((box) => box.x);
+})"""  # the box of a text is some pixels higher than its letters
+
 
 @pytest.fixture(scope="module")
 def browser():
@@ -104,6 +116,23 @@ def long_address(tmp_path_factory):
             fakes.write(folder, fakes.metrics(0.8, 0.5), config, layers=layers)
         lean = fakes.config(options=options | {"train.memory": "lean", "train.gradient_checkpointing": True})
         fakes.write(folder, fakes.metrics(0.8, 0.4), lean)
+    write_page(gather([folder]))
+    return (folder / "report.html").as_uri()
+
+
+@pytest.fixture(scope="module")
+def many_address(tmp_path_factory):
+    """Of forty rows: seven thresholds of each method, plain and lean."""
+    folder = tmp_path_factory.mktemp("many")
+    rich(folder, 0.93, "vanilla", None)
+    for name, step in (("svd_llm", 0.2), ("wasi", 0.15), ("wsi", 0.1)):
+        for epsilon in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9):
+            for memory, cost in (("plain", 1.0), ("lean", 0.7)):
+                accuracy = 0.9 - step * (1 - epsilon)
+                history = [{"epoch": epoch, "train/loss": 1 + (1 - accuracy) / epoch, "val/acc": accuracy * epoch / 9}
+                           for epoch in range(1, 10)]  # fmt: skip
+                config = fakes.config(name, epsilon, options={"train.memory": memory})
+                fakes.write(folder, fakes.metrics(accuracy, cost * epsilon), config, history=history)
     write_page(gather([folder]))
     return (folder / "report.html").as_uri()
 
@@ -160,6 +189,36 @@ def test_sort_filter_hover_and_click(browser, address):
     page.locator("button[data-scale=log]").first.click()
     page.wait_for_function(f"(before) => {places} !== before", arg=before)
     assert page.errors == [] and page.requests == [address]
+
+
+def test_a_narrow_view_begins_with_the_best_and_can_be_reversed(browser, address):
+    page = opened(browser, address, 390)
+    reverse = page.locator("#direction")
+    assert not reverse.is_visible()  # in the report's order
+    page.select_option("#sort", label="Accuracy")
+    assert names(page) == ["vanilla", "wasi 0.8", "lora", "wasi 0.4"] and reverse.inner_text() == "▼ descending"
+    reverse.click()
+    assert names(page) == ["wasi 0.4", "lora", "wasi 0.8", "vanilla"] and reverse.inner_text() == "▲ ascending"
+    page.select_option("#sort", label="Step")
+    assert names(page)[0] == "wasi 0.4" and reverse.inner_text() == "▲ ascending"  # of times the shortest
+    page.select_option("#sort", label="order of the report")
+    assert names(page) == ["vanilla", "wasi 0.4", "wasi 0.8", "lora"] and not reverse.is_visible()
+    assert page.evaluate(CUT) == [] and page.errors == []
+
+
+def test_rows_on_the_front_come_first_and_then_last(browser, tmp_path):
+    for name, epsilon, accuracy in (("vanilla", None, 0.9), ("wasi", 0.4, 0.7), ("wasi", 0.6, 0.8), ("wasi", 0.8, 0.6)):
+        rich(tmp_path, accuracy, name, epsilon)  # all of wasi cost the same
+    write_page(gather([tmp_path]))
+    page = opened(browser, (tmp_path / "report.html").as_uri())
+    heading = page.locator("#table thead button", has_text="Pareto")
+    marks = "[...document.querySelectorAll('#table tbody td[data-title=Pareto]')].map((cell) => cell.textContent)"
+    before = page.evaluate(marks)
+    assert set(before) == {"●", "-"}
+    heading.click()
+    first = page.evaluate(marks)
+    heading.click()
+    assert first == sorted(before, key="●-".index) and page.evaluate(marks) == first[::-1]
 
 
 def drawn_rows(page, figure):
@@ -221,6 +280,53 @@ def test_a_long_page_is_drawn_to_its_end_and_its_long_names_can_be_read(browser,
     assert page.evaluate(OVERLAPS) == [] and page.evaluate(COVERED) == []
     labels = page.evaluate(LAYER_LABELS)
     assert "0.mlp.0" in labels and not any("encoder" in label or "…" in label for label in labels)
+    assert page.errors == []
+
+
+def test_long_names_of_layers_end_above_the_axis_title(browser, tmp_path):
+    for epsilon, start in ((0.6, ""), (0.8, "encoder.layers.encoder_layer_with_a_name_of_its_own.")):
+        names = [f"{start}blocks.{block}.mlp.WWWWWW" for block in range(12)]
+        layers = [{"name": name, "in_features": 96, "out_features": 384, "weight_rank": 24} for name in names]
+        fakes.write(tmp_path, fakes.metrics(0.8, 0.5), fakes.config("wasi", epsilon), layers=layers)
+    write_page(gather([tmp_path]))
+    page = opened(browser, (tmp_path / "report.html").as_uri(), 390)
+    ends = page.evaluate("""[...document.querySelectorAll('.figure svg')]
+        .filter((svg) => svg.textContent.includes('WWW')).map((svg) => {
+            const labels = [...svg.querySelectorAll('.role-axis-label text[transform*="rotate(270)"]')];
+            const titles = [...svg.querySelectorAll('.role-axis-title text')];
+            const title = titles.find((text) => text.textContent === 'layer');
+            const ends = labels.map((text) => text.getBoundingClientRect().bottom);
+            return [Math.max(...ends), title.getBoundingClientRect().top];
+        })""")
+    assert len(ends) == 1 and all(label <= title for label, title in ends)
+    labels = page.evaluate(LAYER_LABELS)
+    assert {"blocks.0.mlp.WWWWWW", "…own.blocks.0.mlp.WWWWWW"} <= set(labels)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_thresholds_stand_beside_marks_and_behind_lines_and_cover_nothing(browser, address, many_address, width):
+    page = opened(browser, address, width)
+    assert {"0.4", "0.8"} <= set(page.evaluate(LABELS)[0])
+    assert page.evaluate(COVERING) == [] and page.errors == []
+
+    page = opened(browser, many_address, width)
+    labels = page.evaluate(LABELS)
+    assert len(labels[0]) > 15 and len(set(labels[-1])) > 2  # of 42 points and of the ends of as many lines
+    assert page.evaluate(COVERING) == [] and page.evaluate(CUT) == [] and page.errors == []
+
+
+def test_no_two_lines_of_a_figure_look_alike(browser, many_address):
+    page = opened(browser, many_address)
+    lines = page.locator(".figure").last.locator(".mark-line path")
+    look = "(line) => ['stroke', 'stroke-dasharray', 'opacity'].map((name) => line.getAttribute(name)).join()"
+    looks = lines.evaluate_all(f"(lines) => lines.map({look})")
+    assert len(looks) == len(set(looks)) == 43
+    article = page.locator("article").last
+    shown = article.locator(".key:visible svg.line path").evaluate_all("(lines) => lines.map((line) => line.outerHTML)")
+    assert len(shown) == 43
+    page.select_option("#method", "vanilla")
+    lines.nth(1).wait_for(state="detached")
+    assert article.locator(".key:visible").all_inner_texts() == ["vanilla, memory=plain"]
     assert page.errors == []
 
 

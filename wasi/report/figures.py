@@ -18,7 +18,7 @@ from wasi.report.groups import Block, Group
 from wasi.report.labels import Label, place
 from wasi.report.options import epsilon_label
 from wasi.report.series import Series, references, series_of
-from wasi.report.style import SETTINGS, Style, styles
+from wasi.report.style import SETTINGS, Style, is_logarithmic, styles
 from wasi.report.ticks import label_log_axis
 from wasi.report.wrapping import wrapped
 
@@ -26,7 +26,6 @@ DPI = 300
 WIDTH_INCHES = 5.5  # of the one column of the paper's text
 _COLUMNS, _PANEL_HEIGHT_INCHES, _TITLE_INCHES = 2, 2.3, 0.7
 _LEGEND_CHARACTERS = 60  # in one line of the legend; the figure has room for so many wide letters
-_LOG_FROM = 4.0  # a cost whose largest value is this many times its smallest gets a logarithmic axis
 
 
 def draw(block: Block, comparisons: list[Comparison], name: str = "") -> dict[str, bytes]:
@@ -132,7 +131,7 @@ def _reference(ax: Axes, vanilla: Group) -> None:
 def _cost_axis(ax: Axes, cost: Cost, values: list[float]) -> None:
     ax.set_xlabel(cost.axis)
     ax.margins(x=0.12, y=0.12)
-    if values and min(values) > 0 and max(values) / min(values) >= _LOG_FROM:
+    if is_logarithmic(values):
         ax.set_xscale("log")
         label_log_axis(ax, 0.8 * WIDTH_INCHES / _COLUMNS * 72, SETTINGS["xtick.labelsize"])
 

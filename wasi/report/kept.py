@@ -87,12 +87,30 @@ def _provenance(kept: Mapping[str, Any]) -> dict[str, Any]:
     return found | {"machine": machine, "threads": threads}
 
 
+def breakdown_of(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Those of the metrics that are the parts of a profiled step."""
+    return {name: value for name, value in metrics.items() if name.startswith("time/breakdown_")}
+
+
 def _baseline_metrics(kept: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics of a benchmark's baseline: times are its samples' medians, all else follows from the ratios."""
+    """The metrics of a benchmark's baseline: times are its samples' medians, the parts of its step are kept, and all
+    else follows from the ratios."""
     found = {}
     for name, bounds in (kept.get("ratio") or {}).items():
         if name in kept["metrics"] and not name.startswith("time/"):
             found[name] = bounds["p50"] * kept["metrics"][name]
     for kind, times in (kept.get("samples") or {}).get("baseline", {}).items():
         found[f"{kind}_p50"] = times["p50"]
-    return found
+    return found | _baseline_breakdown(kept)
+
+
+def _baseline_breakdown(kept: Mapping[str, Any]) -> dict[str, float]:
+    """The parts of the baseline's step; {} if they are not all known.
+
+    Files of earlier releases do not have them. Each is this row's part times the ratio of the two, which is exact as
+    both sides were profiled once. A part that takes no time in this row has no ratio.
+    """
+    if known := kept.get("baseline_breakdown"):
+        return known
+    ours, ratio = breakdown_of(kept["metrics"]), kept.get("ratio") or {}
+    return {name: ratio[name]["p50"] * ms for name, ms in ours.items()} if ours.keys() <= ratio.keys() else {}

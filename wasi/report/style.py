@@ -1,5 +1,6 @@
 """How series look: each method has the colour and marker that it declares; fill, line and shade tell variants apart."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ _OTHERS = (("#56B4E9", "p"), ("#7F7F7F", "d"), ("#8C6D31", "8"))  # for methods 
 _REFERENCE_LINE = (0, (4, 3))
 _LINES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
 _FILLS = (1.0, 0.0, 0.5)  # filled, hollow, half-tone
+_LOG_FROM = 4.0
 _LIGHTER, _DARKER, _LIGHTEST = 0.45, 0.35, 0.7  # the share of white or black in a shade
 _BLACKISH = 0x40  # a colour whose channels are all below has no darker shade that looks different
 
@@ -82,6 +84,16 @@ def styles(series: list[tuple[str, str]]) -> list[Style]:
         colour = shades[variant // len(_FILLS) % len(shades)]
         found.append(Style(colour, look.marker, line, _FILLS[variant % len(_FILLS)], look.reference))
     return found
+
+
+def is_logarithmic(values: Sequence[float]) -> bool:
+    """Whether an axis of these values is logarithmic at first: if they are positive and the largest is at least
+    `_LOG_FROM` times the smallest.
+
+    Costs are compared by their ratios. A linear axis over a factor of four leaves a third of its length to values up to
+    twice the smallest, and twice as much to the factor of two above, although the two differ as much.
+    """
+    return bool(values) and min(values) > 0 and max(values) >= _LOG_FROM * min(values)
 
 
 def _shades(colour: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from wasi.errors import UserError
 from wasi.measure.timing import summary
-from wasi.report.kept import BENCH, RUN, SCHEMA_VERSION, KeptFolder
+from wasi.report.kept import BENCH, RUN, SCHEMA_VERSION, KeptFolder, breakdown_of
 from wasi.report.load import Run, Unusable, read_run
 from wasi.report.options import result_options, row_name, select
 from wasi.runs.result import provenance_of_times
@@ -32,6 +32,7 @@ def kept_of(content: dict) -> dict[str, Any]:
         the data, the kind of device and the number of threads.
     ratio, samples: for a benchmark, baseline / ours as in bench.json, and a summary of either side's times.
     baseline, baseline_config: for a benchmark, the row name of its baseline, and that row's `config`.
+    baseline_breakdown: for a benchmark, the parts of its baseline's step, under their names as metrics.
     """
     config = content["config"]
     where = content.get("environment") or provenance_of_times(content["provenance"])
@@ -48,6 +49,7 @@ def kept_of(content: dict) -> dict[str, Any]:
         "metrics": content["metrics"],
         "provenance": code,
         **{"ratio": {}, "samples": {}, "baseline": None, "baseline_config": {}},
+        "baseline_breakdown": {},
     }
     if "environment" not in content:
         return kept | {"fingerprint": content["fingerprint"]}
@@ -59,6 +61,7 @@ def kept_of(content: dict) -> dict[str, Any]:
         "samples": {who: _summaries(kinds) for who, kinds in content["samples"].items()},
         "baseline": select(config, "bench.baseline_recipe") or (None if base is None else row_name(base)),
         "baseline_config": {} if base is None else _of_a_row(base),
+        "baseline_breakdown": breakdown_of(select(content, "baseline.metrics") or {}),
     }
 
 

@@ -5,7 +5,19 @@ from typing import Any
 
 from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP, Cost
 from wasi.report.origins import was_busy
-from wasi.report.page.figure import Figure, Section, by_series, points, quantity, series_legend, spec, tooltip
+from wasi.report.page.figure import (
+    LABELLED,
+    Figure,
+    Section,
+    by_series,
+    having,
+    labels,
+    points,
+    quantity,
+    series_legend,
+    spec,
+    tooltip,
+)
 from wasi.report.page.page_rows import Row
 from wasi.report.series import references
 from wasi.report.summary import is_one_work
@@ -31,6 +43,7 @@ def _text(rows: list[Row]) -> str:
         "Thin lines join configurations that differ by their thresholds alone.": joined,
         "Stepped line: the Pareto front of the panel, whose members no other beats in both; times of a busy "
         "machine have none.": len(rows) > 1 and is_one_work([row.group for row in rows]),
+        LABELLED: any(row.label() for row in rows),
         "Dashed: vanilla's accuracy.": bool(_references(rows)),
         "Point at a mark for its name and numbers, click it for its options.": True,
     }
@@ -53,12 +66,12 @@ def _panel(cost: Cost, rows: list[Row]) -> dict[str, Any]:
     }
     whisker = {
         "mark": {"type": "rule", "strokeWidth": 1.2},
-        "transform": [{"filter": "isValid(datum.low)"}],
+        "transform": having("low"),
         "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}, "color": colour},
     }
     whiskers = [whisker] if any("low" in value for value in values) else []
     front = [] if _is_spoilt(cost, rows) else [_front(x, y)]
-    return spec(*_vanilla(rows, y), *front, line, *whiskers, marks, values=values)
+    return spec(*_vanilla(rows, y), *front, line, *whiskers, marks, labels(rows, x, y), values=values)
 
 
 def _is_spoilt(cost: Cost, rows: list[Row]) -> bool:
@@ -73,7 +86,7 @@ def _datum(row: Row, cost: Cost) -> dict[str, Any]:
     mean = row.accuracy
     bounds = {} if std is None or mean is None else {"low": mean - std, "high": mean + std}
     told = {"accuracy": row.told_accuracy(), "cost": row.told_cost(cost), "seeds": len(row.group.trained)}
-    return row.datum(x=row.cost(cost), y=mean, place=row.key, **bounds, **told)
+    return row.datum(x=row.cost(cost), y=mean, place=row.key, **bounds, **told, **row.label())
 
 
 def _references(rows: list[Row]) -> list[Row]:
@@ -86,7 +99,7 @@ def _vanilla(rows: list[Row], y: dict[str, Any]) -> list[dict[str, Any]]:
     if not _references(rows):
         return []
     mark = {"type": "rule", "strokeDash": [4, 3], "color": "#000000", "opacity": 0.7}
-    return [{"mark": mark, "transform": [{"filter": "datum.reference === 1"}], "encoding": {"y": y}}]
+    return [{"mark": mark, "transform": having("reference"), "encoding": {"y": y}}]
 
 
 def _front(x: dict[str, Any], y: dict[str, Any]) -> dict[str, Any]:

@@ -62,10 +62,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
+    """A column of the table. `is_more_better` says whether a reader first wants the largest values."""
+
     title: str
     unit: str
     cells: list[Cell]
     is_text: bool = False
+    is_more_better: bool = False
 
     @property
     def meaning(self) -> str | None:
@@ -81,12 +84,13 @@ def columns(rows: Sequence[Row]) -> list[Column]:
     found.append(Column("Threshold", "ε", [_threshold(row) for row in rows]))
     found.append(Column("Tuned", "", [_tuned(row) for row in rows], True))
     found.append(Column("Seeds", "", [_seeds(row) for row in rows]))
-    found.append(Column("Accuracy", "95 % interval", [_accuracy(row) for row in rows]))
+    found.append(Column("Accuracy", "95 % interval", [_accuracy(row) for row in rows], is_more_better=True))
     if any(is_imbalanced(row.group) for row in rows):
-        found.append(Column("Balanced", "", [_balanced(row) for row in rows]))
-    found.append(Column("Δ vanilla", "points", [_difference(row) for row in rows]))
+        found.append(Column("Balanced", "", [_balanced(row) for row in rows], is_more_better=True))
+    found.append(Column("Δ vanilla", "points", [_difference(row) for row in rows], is_more_better=True))
     found += [Column(*TITLES[cost], [_cost(row, cost) for row in rows]) for cost in TITLES]
-    found.append(Column("Pareto", "", [Cell("●", order=0) if row.on_front else Cell(DASH) for row in rows]))
+    front = [Cell("●" if row.on_front else DASH, order=int(not row.on_front)) for row in rows]  # those on it first
+    found.append(Column("Pareto", "", front))
     return [column for column in found if not all(cell.is_empty for cell in column.cells)]
 
 

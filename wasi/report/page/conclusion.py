@@ -315,9 +315,22 @@ def _within_noise(judged: Sequence[Judged]) -> Statement | None:
 def _differing(judged: Sequence[Judged]) -> Statement | None:
     differing = [one for one in judged if one.verdict == "differs"]
     sides = {"above": [one for one in differing if one.is_above], "below": [o for o in differing if not o.is_above]}
-    named = {side: listed([_with_points(one) for one in ones]) for side, ones in sides.items() if ones}
-    lines = [f"Accuracy {side} vanilla's: {names}." for side, names in named.items()]
+    compared = sum(one.verdict is not None for one in judged)
+    lines = [_on_side(side, ones, compared) for side, ones in sides.items() if ones]
     return Statement(" ".join(lines)) if lines else None
+
+
+def _on_side(side: str, ones: Sequence[Judged], compared: int) -> str:
+    """A sentence that names the rows above or below vanilla; of many it tells their number and the two farthest apart.
+
+    Args:
+        compared: the number of rows whose accuracy was compared with vanilla's.
+    """
+    if len(ones) <= _MOST_NAMES:
+        return f"Accuracy {side} vanilla's: {listed([_with_points(one) for one in ones])}."
+    ordered = sorted(ones, key=lambda one: abs(one.difference))
+    nearest, farthest = (_with_points(one) for one in (ordered[0], ordered[-1]))
+    return f"Accuracy {side} vanilla's: {len(ones)} of {compared} rows, from {nearest} to {farthest}."
 
 
 def _with_points(one: Judged) -> str:

@@ -14,8 +14,10 @@ from wasi.report.page.figure import (
     by_series,
     dash_by_series,
     drawn,
+    labels,
+    line_legend,
     quantity,
-    series_legend,
+    shade_by_row,
     spec,
     tooltip,
 )
@@ -34,6 +36,7 @@ _STABILITY = {
     "tucker_error": ("Error of the saved inputs", "relative Frobenius error"),
 }
 _MOST_TICKS = 6
+_MOST_ROOM = 0.25  # the share of an axis that is left to labels
 _MOST_POINTS = 120  # in a line; a panel has no room for more
 
 
@@ -82,7 +85,12 @@ def _section(
     """
     figures = [Figure(name, _lines(rows, values, axis, counted)) for name, axis, values in panels if values]
     seen = drawn(rows, [value for *_, values in panels for value in values])
-    return Section(title, text, figures, series_legend(seen)) if figures else None
+    if len({row.series for row in seen}) < len(seen):
+        text += (
+            " Of lines in one colour and with the same dashes the paler has the lower threshold, which is printed at "
+            "the line's end where there is room."
+        )
+    return Section(title, text, figures, line_legend(rows, seen)) if figures else None
 
 
 def _watched(row: Row, runs: list[dict[int, dict]], name: str) -> list[dict[str, Any]]:
@@ -137,6 +145,7 @@ def _points(row: Row, by_epoch: dict[int, list[float]], summed: Callable) -> lis
             middle, low, high = summed(found)
             told = significant(middle)
             points.append(row.datum(epoch=epoch, y=middle, low=low, high=high, count=len(found), told=told))
+    points[-1:] = [point | row.label() for point in points[-1:]]
     step = -(-len(points) // _MOST_POINTS) or 1
     return [point for place, point in enumerate(points) if place % step == 0 or place == len(points) - 1]
 
@@ -157,20 +166,31 @@ def _lines(rows: Sequence[Row], values: list[dict], axis: str, counted: str) -> 
     last = max(value["epoch"] for value in values)
     ticks = list(range(0, last + 1, max(1, -(-last // _MOST_TICKS))))
     x = {"field": "epoch", "type": "quantitative", "title": "epoch", "axis": {"values": ticks, "format": "d"}}
-    x["scale"] = {"nice": False, "zero": False, "padding": 8}
+    x["scale"] = {"nice": False, "zero": False, "padding": 8, **_room(values)}
     y = quantity("y", axis, [value[bound] for value in values for bound in ("y", "low", "high")])
-    colour, detail = by_series(seen), {"field": "row"}
+    colour, shade, detail = by_series(seen), shade_by_row(rows), {"field": "row"}
     band = {
         "mark": {"type": "area", "opacity": 0.13},
         "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}, "color": colour, "detail": detail},
     }
     line = {
         "mark": {"type": "line", "strokeWidth": 1.6},
-        "encoding": {"x": x, "y": y, "color": colour, "detail": detail, "strokeDash": dash_by_series(seen)},
+        "encoding": {
+            **{"x": x, "y": y, "detail": detail},
+            **{"color": colour, "opacity": shade, "strokeDash": dash_by_series(seen)},
+        },
     }
     told = tooltip(epoch="epoch", told=axis, count=counted)
     point = {
-        "mark": {"type": "point", "filled": True, "size": 22, "opacity": 1, "cursor": "pointer"},
-        "encoding": {"x": x, "y": y, "color": colour, "tooltip": told},
+        "mark": {"type": "point", "filled": True, "size": 22, "cursor": "pointer"},
+        "encoding": {"x": x, "y": y, "color": colour, "opacity": shade, "tooltip": told},
     }
-    return spec(band, line, point, values=values)
+    return spec(band, line, point, labels(seen, x, y, of_lines=True), values=values)
+
+
+def _room(values: list[dict]) -> dict[str, float]:
+    """The end of an axis of epochs that leaves room for labels behind the lines' ends; {} without labels."""
+    longest = max((len(value["label"]) for value in values if "label" in value), default=0)
+    first, last = (choose(value["epoch"] for value in values) for choose in (min, max))
+    share = min(0.03 + 0.02 * longest, _MOST_ROOM)  # a narrow view has some 300 pixels, and a character takes 6
+    return {"domainMax": last + share * (last - first)} if longest and last > first else {}

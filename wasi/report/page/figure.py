@@ -1,7 +1,7 @@
 """The parts of which the page's figures are made: Vega-Lite specifications, sections and legends."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from wasi.report.page.page_rows import Row
@@ -26,6 +26,8 @@ SHAPES = {
 }
 """matplotlib's markers as SVG paths around the origin, so that page and static figures have the same markers."""
 
+LABELLED = "Beside marks, where there is room: the threshold (of two, weights/activations)."
+_PALEST = 0.4  # the opacity of a line that can still be seen on white, also in yellow
 _LABEL_WIDTH = 18  # characters of a row's name on an axis, before it goes on in the next line
 
 
@@ -34,7 +36,8 @@ class Key:
     """One entry of a legend: a marker by its SVG `path`, or a patch of colour without one.
 
     `fill` is the opacity inside the marker's rim. `rows` are the numbers of the rows that it stands for; empty for what
-    all rows have.
+    all rows have. With a `dash`, which is empty for a solid line, it shows a line of the given `opacity` instead. With
+    `members` it shows these behind its label, and nothing of its own.
     """
 
     label: str
@@ -42,6 +45,9 @@ class Key:
     path: str | None = None
     fill: float = 1.0
     rows: tuple[int, ...] = ()
+    dash: tuple[float, ...] | None = None
+    opacity: float = 1.0
+    members: "tuple[Key, ...]" = ()
 
 
 @dataclass(frozen=True)
@@ -101,11 +107,46 @@ def dash_by_series(rows: Sequence[Row]) -> dict[str, Any]:
     return {"field": "series", "type": "nominal", "legend": None, "scale": _scale(rows, _dash)}
 
 
+def shade_by_row(rows: Sequence[Row]) -> dict[str, Any]:
+    """The channel of opacities, which tell apart the lines of one series: the lower the threshold, the paler."""
+    scale = {"type": "ordinal", "domain": [row.key for row in rows], "range": list(_shades(rows).values())}
+    return {"field": "row", "type": "nominal", "legend": None, "scale": scale}
+
+
+def _shades(rows: Sequence[Row]) -> dict[int, float]:
+    """Opacities by the number of the row, from `_PALEST` to 1 within each series, whose rows ascend by threshold."""
+    found = {}
+    for row in rows:
+        keys = [other.key for other in rows if other.series == row.series]
+        darker = keys.index(row.key) / (len(keys) - 1) if len(keys) > 1 else 1.0
+        found[row.key] = round(_PALEST + (1 - _PALEST) * darker, 3)
+    return found
+
+
 def points(rows: Sequence[Row], **mark: Any) -> dict[str, Any]:
     """Mark and encoding of markers that look as in the static figures; x and y are still to be added."""
     colour, fill = by_series(rows), {"field": "fill", "type": "quantitative", "scale": None}
     look = {"fill": colour, "stroke": colour, "shape": shape_by_series(rows), "fillOpacity": fill}
     return {"mark": {"type": "point", "size": 100, "opacity": 1, "cursor": "pointer", **mark}, "encoding": look}
+
+
+def having(field: str) -> list[dict[str, Any]]:
+    """The transform that leaves a layer the records with the field. The page leaves out a layer without any."""
+    return [{"filter": {"field": field, "valid": True}}]
+
+
+def labels(rows: Sequence[Row], x: dict[str, Any], y: dict[str, Any], *, of_lines: bool = False) -> dict[str, Any]:
+    """A layer of the texts `label` of records that have one.
+
+    The page puts each beside its point where it covers nothing, and leaves out those for which there is no such place.
+    A label of a line stands behind its end and nowhere else, where other lines would seem to be meant.
+    """
+    return {
+        "name": "ends" if of_lines else "labels",  # page.js knows them by these
+        "mark": {"type": "text", "fontSize": 10},
+        "transform": having("label"),
+        "encoding": {"x": x, "y": y, "text": {"field": "label"}, "color": by_series(rows)},
+    }
 
 
 def series_legend(rows: Sequence[Row]) -> list[Key]:
@@ -118,6 +159,24 @@ def series_legend(rows: Sequence[Row]) -> list[Key]:
 def _series_key(name: str, rows: list[Row]) -> Key:
     style, members = rows[0].style, dict.fromkeys(row.key for row in rows)
     return Key(name, style.colour, SHAPES[style.marker], style.fill, tuple(members))
+
+
+def line_legend(rows: Sequence[Row], shown: Sequence[Row]) -> list[Key]:
+    """A key for each series that is shown, with the line of each of its rows as `dash_by_series` and `shade_by_row` of
+    all `rows` draw it. Of several rows each is named by its threshold."""
+    shades = _shades(rows)
+    lines: dict[str, list[Key]] = {}
+    for row in shown:
+        label = row.threshold or row.name
+        key = Key(label, row.style.colour, rows=(row.key,), dash=tuple(_dash(row)), opacity=shades[row.key])
+        lines.setdefault(row.series, []).append(key)
+    return [_lines_key(name, keys) for name, keys in lines.items()]
+
+
+def _lines_key(name: str, keys: list[Key]) -> Key:
+    if len(keys) == 1:
+        return replace(keys[0], label=name)
+    return Key(name, keys[0].colour, rows=tuple(row for key in keys for row in key.rows), members=tuple(keys))
 
 
 def tooltip(**titles: str) -> list[dict[str, str]]:

@@ -15,6 +15,8 @@ function themed(spec, axes, scale) {
   const text = JSON.stringify(spec).replaceAll('"#000000"', JSON.stringify(ink)); // vanilla's black, on a dark page too
   const found = JSON.parse(text);
   found.data.values = found.data.values.filter(({ row }) => !hidden.has(row));
+  const has = ({ filter }) => !filter?.field || found.data.values.some((value) => value[filter.field] !== undefined);
+  found.layer = found.layer.filter(({ transform = [] }) => transform.every(has)); // texts cannot avoid marks without data
   for (const { encoding } of found.layer) {
     for (const axis of axes) if (encoding[axis]) Object.assign(encoding[axis].scale, { type: scale, nice: scale !== "log" });
   }
@@ -29,13 +31,26 @@ function themed(spec, axes, scale) {
   return found;
 }
 
+// Vega can place texts beside their points so that they cover nothing; Vega-Lite has no word for that.
+const SIDES = ["right", "left", "top", "bottom", "top-right", "bottom-right", "top-left", "bottom-left"];
+const ANCHORS = { labels_marks: SIDES, ends_marks: ["right"] };
+function placed(spec) {
+  const avoidMarks = spec.marks.filter(({ type }) => type !== "text").map(({ name }) => name);
+  const size = { signal: "[max(width, 1), height]" }; // in its first pass the figure may have no width yet
+  for (const mark of spec.marks) {
+    const anchor = ANCHORS[mark.name];
+    if (anchor) mark.transform = [{ type: "label", size, anchor, offset: [8], avoidMarks, avoidBaseMark: false }];
+  }
+  return spec;
+}
+
 const draw = (place) => place.drawing = (place.drawing ?? Promise.resolve()).then(() => drawn(place)); // one at a time
 
 async function drawn(place) {
   const scale = place.closest("article").querySelector('[data-scale][aria-pressed="true"]')?.dataset.scale;
   const spec = themed(figures[place.dataset.figure], place.dataset.scalable ?? "", scale);
   place.finalize?.();
-  const result = await vegaEmbed(place, spec, { mode: "vega-lite", actions: false, renderer: "svg", logLevel: ERRORS });
+  const result = await vegaEmbed(place, spec, { mode: "vega-lite", actions: false, renderer: "svg", logLevel: ERRORS, patch: placed });
   place.finalize = () => result.finalize();
   place.dataset.drawn = scale ?? "";
   result.view.addEventListener("click", (event, item) => {
@@ -122,7 +137,8 @@ document.getElementById("details").addEventListener("click", (event) => {
 if (table) {
   const body = table.tBodies[0], lines = [...body.rows];
   const filter = document.getElementById("filter"), method = document.getElementById("method");
-  const narrow = document.getElementById("sort"), count = document.getElementById("count");
+  const narrow = document.getElementById("sort"), reverse = document.getElementById("direction");
+  const count = document.getElementById("count");
 
   const order = (line, column) => line.cells[column].dataset.order;
   function compare(a, b, sign) { // what has no value comes last, in either direction
@@ -137,13 +153,18 @@ if (table) {
     [...table.tHead.rows[0].cells].forEach((cell, place) => {
       cell.setAttribute("aria-sort", place === column ? direction : "none");
     });
+    narrow.value = direction === "none" ? "" : column; // the view may become narrow later
+    reverse.hidden = direction === "none";
+    reverse.textContent = direction === "descending" ? "▼ descending" : "▲ ascending";
+    reverse.dataset.other = direction === "descending" ? "ascending" : "descending";
   }
   const next = { none: "ascending", ascending: "descending", descending: "none" };
   table.tHead.addEventListener("click", ({ target }) => {
     const button = target.closest("button");
     if (button) sort(Number(button.dataset.column), next[button.closest("th").getAttribute("aria-sort")]);
   });
-  narrow.addEventListener("change", () => sort(Number(narrow.value), narrow.value ? "ascending" : "none"));
+  narrow.addEventListener("change", () => sort(Number(narrow.value), narrow.selectedOptions[0].dataset.first ?? "none"));
+  reverse.addEventListener("click", () => sort(Number(narrow.value), reverse.dataset.other));
 
   let waiting;
   function choose() {

@@ -78,6 +78,10 @@ class Row:
         """A record of a figure with the fields by which the page knows the row under the pointer."""
         return {"row": self.key, "name": self.name, "series": self.series, "fill": self.style.fill, **values}
 
+    def label(self) -> dict[str, str]:
+        """What a figure prints beside the row's mark: its threshold, as on static figures; {} without one."""
+        return {} if self.threshold is None else {"label": self.threshold}
+
 
 def rows_of(block: Block, comparisons: list[Comparison], first: int) -> list[Row]:
     """The rows of a block, with numbers from `first` on."""

@@ -1,10 +1,10 @@
 """The page's figures of the parts of memory and time: stacked bars, with a line for each row."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from wasi.report.columns import PAPER, STEP
-from wasi.report.fields import significant
+from wasi.report.fields import listed, significant
 from wasi.report.page.figure import Figure, Key, Section, axis_name, drawn, line_step, row_axis, spec, tooltip
 from wasi.report.page.page_rows import Row
 
@@ -24,7 +24,7 @@ _TIME = {
     "optimizer": Key("optimizer and clipping", "#B07AA1"),
     "rest": Key("rest", "#B9BFC7"),
 }
-
+_MOST_NAMES = 6  # of the rows that are not drawn; of more the number is told
 _PARTS_OF_TIME = {
     "decomposition": "Decompositions: of saved inputs, bases and factors, and of the gradients that swan whitens.",
     "factor_algebra": "Products with factors: of low-rank weights or adapters, forward and backward.",
@@ -59,11 +59,15 @@ def _memory_of(row: Row) -> list[dict[str, Any]]:
 
 
 def time(rows: Sequence[Row]) -> Section | None:
-    """The section of a step's time by its profiled parts or, if none was profiled, as subspace work and all else."""
-    values = [value for row in rows for value in _time_of(row)]
+    """The section of a step's time by its profiled parts or, if none was profiled, as subspace work and all else.
+
+    Where some rows were profiled, the others are not drawn but named: the rest of a step without its subspace work has
+    attention in it, and beside a profiled row's rest it would read as a step without attention.
+    """
+    profiled = any(_profiled(row) for row in rows)
+    values = [value for row in rows for value in (_profiled(row) if profiled else _halved(row))]
     if all(value["part"] == _TIME["rest"].label for value in values):  # bars of a single part show nothing
         return None
-    profiled = any(value["part"] not in (_TIME["subspace"].label, _TIME["rest"].label) for value in values)
     shares = " ".join(told for part, told in _PARTS_OF_TIME.items() if _TIME[part] in _legend(_TIME.values(), values))
     text = (
         "Milliseconds of one training step: means of a separate pass under a profiler, so that the sum of the "
@@ -72,21 +76,38 @@ def time(rows: Sequence[Row]) -> Section | None:
         else "Milliseconds of one training step: updating the subspaces, and the rest of the median step."
     )
     shown, legend = drawn(rows, values), _legend(_TIME.values(), values)
+    text += _not_divided([row for row in rows if row not in shown and row.cost(STEP) is not None])
     bars = _bars(shown, values, "ms", legend)
     figure = Figure("Time of a training step (ms)", spec(bars, values=values, height={"step": line_step(shown, 26)}))
     return Section("Where a step's time goes", text, [figure], legend, wide=True)
 
 
-def _time_of(row: Row) -> list[dict[str, Any]]:
-    parts = {part: row.group.mean(f"time/breakdown_{part}_ms") for part in _TIME}
-    if all(ms is None for ms in parts.values()):
-        step = row.group.mean(STEP.metric)
-        if step is None or any(run.provenance.get("compiled") for run in row.group.runs):  # not divided
-            return []
-        subspace = row.group.mean("time/subspace_ms_p50") or 0.0  # a method without subspaces has no such time
-        parts = {"subspace": subspace, "rest": step - subspace} if subspace <= step else {}
+def _profiled(row: Row) -> list[dict[str, Any]]:
+    """The records of the row's profiled parts; [] if its step was not profiled."""
+    return _parts_of_time(row, {part: row.group.mean(f"time/breakdown_{part}_ms") for part in _TIME})
+
+
+def _halved(row: Row) -> list[dict[str, Any]]:
+    """The records of a step's subspace work and of all else; [] if its step was not timed or was compiled."""
+    step = row.group.mean(STEP.metric)
+    if step is None or any(run.provenance.get("compiled") for run in row.group.runs):
+        return []
+    subspace = row.group.mean("time/subspace_ms_p50") or 0.0  # a method without subspaces has no such time
+    return _parts_of_time(row, {"subspace": subspace, "rest": step - subspace}) if subspace <= step else []
+
+
+def _parts_of_time(row: Row, parts: Mapping[str, float | None]) -> list[dict[str, Any]]:
     values = [_part(row, "measured", _TIME[part], ms, "ms") for part, ms in parts.items()]
     return [value for value in values if value["x"]]
+
+
+def _not_divided(rows: Sequence[Row]) -> str:
+    """A sentence that names the rows whose step was timed as a whole only; "" without any."""
+    if not rows:
+        return ""
+    names = [row.told_name for row in rows[:_MOST_NAMES]]
+    names += [f"{len(rows) - len(names)} more"] if len(rows) > len(names) else []
+    return f" Not drawn, as their steps were not divided into parts: {listed(names)}."
 
 
 def _part(row: Row, kind: str, part: Key, value: float | None, unit: str) -> dict[str, Any]:

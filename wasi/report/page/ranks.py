@@ -13,6 +13,8 @@ _TEXT = (
     "A column per compressed linear layer, in the model's order; the darker, the smaller the share of the full "
     "rank that is kept. White: kept whole. Several seeds: the mean rank."
 )
+_LONGEST = 24  # characters of a layer's name below the map; of a longer one its end, which tells layers apart
+_MOST_PIXELS = 300  # for so many wide letters; by default Vega prints an axis's title across what is beyond 200
 
 
 def section(rows: Sequence[Row]) -> Section | None:
@@ -31,8 +33,9 @@ def _map(title: str, values: list[dict], rows: Sequence[Row], order: list[str]) 
     shared = _shared_start(layers)
     axis = {
         "title": f"layer: {shared}…" if shared else "layer",
-        "labelExpr": f"slice(datum.label, {len(shared)})",
+        "labelExpr": _shortened(f"slice(datum.label, {len(shared)})"),
         "labelAngle": -90, "labelLimit": 0, "labelOverlap": True, "ticks": False, "domain": False,
+        "maxExtent": _MOST_PIXELS,
     }  # fmt: skip
     legend = {"title": "share of full rank", "orient": "top", "format": ".0%", "gradientLength": 160}
     scale = {"domain": [0, 1], "range": ["#123B5D", "#3C7FA8", "#A9CDE0", "#F4F8FA"]}
@@ -46,6 +49,11 @@ def _map(title: str, values: list[dict], rows: Sequence[Row], order: list[str]) 
         },
     }
     return Figure(title, spec(cells, values=values, height={"step": line_step(shown, 24)}))
+
+
+def _shortened(name: str) -> str:
+    """The Vega expression for at most the last `_LONGEST` characters of what the expression `name` gives."""
+    return f"length({name}) > {_LONGEST} ? '…' + slice({name}, -{_LONGEST - 1}) : {name}"
 
 
 def _shared_start(names: list[str]) -> str:

@@ -7,10 +7,12 @@ from typing import Any
 from wasi.report.columns import FLOPS, INFERENCE, PAPER, PEAK, STEP, Cost
 from wasi.report.options import threshold
 from wasi.report.page.figure import (
+    LABELLED,
     Figure,
     Section,
     by_series,
     dash_by_series,
+    labels,
     points,
     quantity,
     series_legend,
@@ -18,8 +20,7 @@ from wasi.report.page.figure import (
     tooltip,
 )
 from wasi.report.page.page_rows import Row
-
-_LOG_FROM = 10.0
+from wasi.report.style import is_logarithmic
 
 
 def time(rows: Sequence[Row]) -> Section | None:
@@ -96,9 +97,9 @@ def savings(rows: Sequence[Row]) -> Section | None:
     )
     if not figures:
         return None
+    text += f" {LABELLED}" if any(row.label() for row in shown) else ""
     legend = series_legend([row for row in rows if row in shown])
-    is_log = max(ratios) > _LOG_FROM * min(ratios)
-    return Section("Predicted against measured savings", text, figures, legend, is_log=is_log)
+    return Section("Predicted against measured savings", text, figures, legend, is_log=is_logarithmic(ratios))
 
 
 def _ratios(row: Row, predicted: Cost, measured: Cost) -> tuple[float, float] | None:
@@ -113,7 +114,7 @@ def _against_prediction(rows: list[tuple[Row, float, float]], x_title: str, y_ti
     Args:
         rows: triples of a row, its predicted and its measured ratio.
     """
-    values = [row.datum(x=x, y=y, predicted=f"{x:.2f}×", measured=f"{y:.2f}×") for row, x, y in rows]
+    values = [row.datum(x=x, y=y, predicted=f"{x:.2f}×", measured=f"{y:.2f}×", **row.label()) for row, x, y in rows]
     ends = [1.0, *(bound for value in values for bound in (value["x"], value["y"]))]
     diagonal = [{"x": bound, "y": bound} for bound in (min(ends), max(ends))]
     axes = {"x": quantity("x", f"predicted {x_title} (×)", ends), "y": quantity("y", f"{y_title} (×)", ends)}
@@ -125,4 +126,4 @@ def _against_prediction(rows: list[tuple[Row, float, float]], x_title: str, y_ti
     told = tooltip(predicted=f"predicted {x_title}", measured=y_title)
     point = points([row for row, *_ in rows])
     point["encoding"] |= {**axes, "tooltip": told}
-    return spec(line, point, values=values)
+    return spec(line, point, labels([row for row, *_ in rows], axes["x"], axes["y"]), values=values)
