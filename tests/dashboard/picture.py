@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 from wasi.config.declared import appearance
 from wasi.dashboard.specification import specification
 from wasi.report.options import epsilon_label
-from wasi.tracking.pictures import PART_COLOURS
+from wasi.tracking.categories import MEMORY, TIME, memory_metric, time_metric
 
 _DASHES = ("-", "--", ":")
+_PARTS = {memory_metric(part): of for part, of in MEMORY.items()} | {time_metric(part): of for part, of in TIME.items()}
 
 
 def runs_of(sweep: Path) -> list[dict]:
@@ -80,11 +81,11 @@ def draw(axes, panel: dict, runs: list[dict]) -> None:
     else:
         metrics = config["metrics"]
         left = [0.0] * len(runs)
-        for place, metric in enumerate(metrics):
+        for metric in metrics:
             values = [value(run, metric if ":" in metric else f"summary:{metric}") or 0.0 for run in runs]
-            colours = list(map(colour, runs)) if len(metrics) == 1 else PART_COLOURS[place]
-            part = metric.rpartition("/train_")[2].removesuffix("_mib")
-            axes.barh(list(map(label, runs)), values, left=left, color=colours, label=part)
+            of = _PARTS.get(metric)
+            colours = list(map(colour, runs)) if of is None else of.colour
+            axes.barh(list(map(label, runs)), values, left=left, color=colours, label=of and of.label)
             left = [a + b for a, b in zip(left, values, strict=True)]
         axes.invert_yaxis()
         if len(metrics) > 1:

@@ -18,7 +18,9 @@ wandb = pytest.importorskip("wandb")
 LAYERS = [{"name": "blocks.0.fc1", "type": "LowRankLinear", "in_features": 8, "out_features": 4, "copies": 1,
            "weight_rank": 3, "activation_ranks": [2, 5]}]  # fmt: skip
 PARTS = {f"memory/train_{part}_mib": 1.0 for part in ("weights", "gradients", "optimizer", "activations", "temporary")}
-RESULT = {"metrics": {"val/acc": 0.5, **PARTS}, "layers": LAYERS, "config": {"dataset": {"root": "/home/someone/data"}}}
+TIMES = {"time/train_step_ms_p50": 9.0, "time/subspace_ms_p50": 2.0}
+METRICS = {"val/acc": 0.5, **PARTS, **TIMES}
+RESULT = {"metrics": METRICS, "layers": LAYERS, "config": {"dataset": {"root": "/home/someone/data"}}}
 
 
 @pytest.fixture
@@ -102,9 +104,9 @@ def test_what_panels_need_is_there_after_a_completed_run(tmp_path, compose_confi
 
     last = wandb_file.history(found)[-1]
     assert last["_step"] == 2 and last["train/loss"] == 0.5
-    assert {last[f"figures/{name}/_type"] for name in ("memory", "ranks")} == {"image-file"}
+    assert {last[f"figures/{name}/_type"] for name in ("memory", "time", "ranks")} == {"image-file"}
     files = next((tmp_path / "wandb").glob("offline-run-*")) / "files"
-    assert all((files / last[f"figures/{name}/path"]).is_file() for name in ("memory", "ranks"))
+    assert all((files / last[f"figures/{name}/path"]).is_file() for name in ("memory", "time", "ranks"))
     table = json.loads((files / last["layers/path"]).read_text())
     assert dict(zip(table["columns"], table["data"][0], strict=True)) == {
         "name": "blocks.0.fc1", "type": "LowRankLinear", "in_features": 8, "out_features": 4, "weight_rank": 3,

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import wandb_workspaces.reports.v2 as wr
 
 from wasi.report.columns import ACCURACY_NAMES, COSTS, INFERENCE, PANELS, PAPER, PEAK, PROCESS, STEP, TEST, VALIDATION
-from wasi.tracking.names import FIGURES, LAYER_TABLE, MEMORY_PARTS, ROW, THRESHOLDS, TRAIN_STEP
+from wasi.tracking.categories import MEMORY, memory_metric
+from wasi.tracking.names import FIGURES, LAYER_TABLE, ROW, THRESHOLDS, TRAIN_STEP
 
 _OF_THRESHOLDS = (f"{THRESHOLDS}.weights", f"{THRESHOLDS}.activations")
 _OPTIONS = (ROW, "method.name", *_OF_THRESHOLDS, "optimizer._target_", "optimizer.lr", "train.memory", "seed")
@@ -74,7 +75,7 @@ def _accuracy() -> list:
 
 
 def _memory() -> list:
-    parts = [f"memory/train_{part}_mib" for part in MEMORY_PARTS]
+    parts = map(memory_metric, MEMORY)
     return [
         _bars("Peak of a training step (MiB)", PEAK.metric),
         _bars("Its parts (MiB)", *parts),

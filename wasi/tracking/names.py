@@ -6,6 +6,4 @@ ROW = "row"
 THRESHOLDS = "thresholds"
 """Key of a run's config: those that its method reads, `weights` and `activations`; absent where it reads none."""
 LAYER_TABLE = "layers"
-FIGURES = {"memory": "figures/memory", "ranks": "figures/ranks"}
-MEMORY_PARTS = ("weights", "gradients", "optimizer", "activations", "temporary")
-"""Of `memory/train_peak_mib`, which they sum to."""
+FIGURES = {"memory": "figures/memory", "time": "figures/time", "ranks": "figures/ranks"}

@@ -1,37 +1,60 @@
-"""Figures of one run, as images: memory by category beside the paper's accounting, and the ranks of its layers."""
+"""Figures of one run, as images: memory by category beside the paper's accounting, a step's time by part, and ranks."""
 
 import io
+from collections.abc import Mapping
 from typing import Any
 
 from matplotlib.figure import Figure
 from PIL import Image
 
-from wasi.tracking.names import FIGURES, MEMORY_PARTS
-
-PART_COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#999999")  # Okabe and Ito's, distinct to the colour-blind
-_PARTS = dict(zip(MEMORY_PARTS, PART_COLOURS, strict=True))
+from wasi.tracking.categories import ACCOUNTING, MEMORY, TIME, Category, memory_parts, time_parts
+from wasi.tracking.names import FIGURES
 
 
 def pictures(result: dict[str, Any]) -> dict[str, Image.Image]:
-    """Return the figures by their names in W&B; one is absent if the result lacks its numbers."""
-    figures = {FIGURES["memory"]: _memory(result["metrics"]), FIGURES["ranks"]: _ranks(result["layers"])}
+    """Return the figures by their names in W&B; one is absent if the result lacks its numbers.
+
+    Args:
+        result: the content of result.json or bench.json.
+    """
+    is_compiled = bool(result.get("provenance", {}).get("compiled"))
+    figures = {
+        FIGURES["memory"]: _memory(result["metrics"]),
+        FIGURES["time"]: _time(result["metrics"], is_compiled),
+        FIGURES["ranks"]: _ranks(result["layers"]),
+    }
     return {name: _image(figure) for name, figure in figures.items() if figure is not None}
 
 
-def _memory(metrics: dict[str, float]) -> Figure | None:
-    names = {part: f"memory/train_{part}_mib" for part in _PARTS}
-    if not all(name in metrics for name in names.values()):
+def _memory(metrics: Mapping[str, float]) -> Figure | None:
+    parts = memory_parts(metrics.get)
+    if not parts:
         return None
-    figure = Figure(figsize=(6, 2.2), layout="constrained")
-    axes, left = figure.subplots(), 0.0
-    for part, name in names.items():
-        axes.barh("whole step", metrics[name], left=left, color=_PARTS[part], label=part)
-        left += metrics[name]
+    bars = {"whole step": [(MEMORY[part], mib) for part, mib in parts.items()]}
     if "memory/paper_train_mib" in metrics:
-        axes.barh("paper's accounting", metrics["memory/paper_train_mib"], color="#D55E00")
-    axes.set_xlabel("memory of a training step (MiB)")
+        bars[ACCOUNTING.label] = [(ACCOUNTING, metrics["memory/paper_train_mib"])]
+    return _stacked(bars, "memory of a training step (MiB)")
+
+
+def _time(metrics: Mapping[str, float], is_compiled: bool) -> Figure | None:
+    parts = time_parts(metrics.get, is_compiled)
+    if not parts.keys() - {"rest"}:  # a bar of a single part shows nothing
+        return None
+    return _stacked({"step": [(TIME[part], ms) for part, ms in parts.items()]}, "time of a training step (ms)")
+
+
+def _stacked(bars: Mapping[str, list[tuple[Category, float]]], axis: str) -> Figure:
+    """Draw a bar per name, stacked from its parts. The legend has those that a bar's own name does not tell."""
+    figure = Figure(figsize=(6, 1.2 + 0.5 * len(bars)), layout="constrained")
+    axes = figure.subplots()
+    for name, parts in bars.items():
+        left = 0.0
+        for part, width in parts:
+            axes.barh(name, width, left=left, color=part.colour, label=part.label if part.label != name else None)
+            left += width
+    axes.set_xlabel(axis)
     axes.invert_yaxis()
-    figure.legend(loc="outside upper center", ncols=len(_PARTS), frameon=False, fontsize=8)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8)
     return figure
 
 

@@ -3,28 +3,17 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from wasi.report.columns import PAPER, STEP
+from wasi.report.columns import PAPER
 from wasi.report.fields import listed, significant
 from wasi.report.page.figure import Figure, Key, Section, axis_name, drawn, line_step, row_axis, spec, tooltip
 from wasi.report.page.page_rows import Row
+from wasi.tracking import categories
 
-_MEMORY = {
-    "weights": Key("weights", "#3B4A6B"),
-    "gradients": Key("gradients", "#7C93C3"),
-    "optimizer": Key("optimizer state", "#B07AA1"),
-    "activations": Key("activations", "#6AA583"),
-    "temporary": Key("temporaries", "#D8BE6F"),
-}
-_ACCOUNTING = Key("the paper's accounting", "#9A9A9A")
-_TIME = {
-    "subspace": Key("updating the subspaces", "#8C4A2F"),  # only for a step that was not profiled
-    "decomposition": Key("decompositions", "#8C4A2F"),
-    "factor_algebra": Key("products with factors", "#D8895B"),
-    "attention": Key("attention", "#5F7FA8"),
-    "optimizer": Key("optimizer and clipping", "#B07AA1"),
-    "rest": Key("rest", "#B9BFC7"),
-}
+_MEMORY = {part: Key(of.label, of.colour) for part, of in categories.MEMORY.items()}
+_ACCOUNTING = Key(categories.ACCOUNTING.label, categories.ACCOUNTING.colour)
+_TIME = {part: Key(of.label, of.colour) for part, of in categories.TIME.items()}
 _MOST_NAMES = 6  # of the rows that are not drawn; of more the number is told
+
 _PARTS_OF_TIME = {
     "decomposition": "Decompositions: of saved inputs, bases and factors, and of the gradients that swan whitens.",
     "factor_algebra": "Products with factors: of low-rank weights or adapters, forward and backward.",
@@ -53,9 +42,9 @@ def memory(rows: Sequence[Row]) -> Section | None:
 
 
 def _memory_of(row: Row) -> list[dict[str, Any]]:
-    found = {part: row.group.mean(f"memory/train_{part}_mib") for part in _MEMORY}
+    found = categories.memory_parts(row.group.mean)
     values = [_part(row, "measured", _MEMORY[part], mib, "MiB") for part, mib in found.items()]
-    return [value for value in [*values, _part(row, "paper", _ACCOUNTING, row.cost(PAPER), "MiB")] if value["x"]]
+    return values + ([_part(row, "paper", _ACCOUNTING, paper, "MiB")] if (paper := row.cost(PAPER)) else [])
 
 
 def time(rows: Sequence[Row]) -> Section | None:
@@ -84,21 +73,17 @@ def time(rows: Sequence[Row]) -> Section | None:
 
 def _profiled(row: Row) -> list[dict[str, Any]]:
     """The records of the row's profiled parts; [] if its step was not profiled."""
-    return _parts_of_time(row, {part: row.group.mean(f"time/breakdown_{part}_ms") for part in _TIME})
+    return _parts_of_time(row, categories.profiled_parts(row.group.mean))
 
 
 def _halved(row: Row) -> list[dict[str, Any]]:
     """The records of a step's subspace work and of all else; [] if its step was not timed or was compiled."""
-    step = row.group.mean(STEP.metric)
-    if step is None or any(run.provenance.get("compiled") for run in row.group.runs):
-        return []
-    subspace = row.group.mean("time/subspace_ms_p50") or 0.0  # a method without subspaces has no such time
-    return _parts_of_time(row, {"subspace": subspace, "rest": step - subspace}) if subspace <= step else []
+    is_compiled = any(run.provenance.get("compiled") for run in row.group.runs)
+    return _parts_of_time(row, {} if is_compiled else categories.halves(row.group.mean))
 
 
-def _parts_of_time(row: Row, parts: Mapping[str, float | None]) -> list[dict[str, Any]]:
-    values = [_part(row, "measured", _TIME[part], ms, "ms") for part, ms in parts.items()]
-    return [value for value in values if value["x"]]
+def _parts_of_time(row: Row, parts: Mapping[str, float]) -> list[dict[str, Any]]:
+    return [_part(row, "measured", _TIME[part], ms, "ms") for part, ms in parts.items()]
 
 
 def _not_divided(rows: Sequence[Row]) -> str:
@@ -110,7 +95,7 @@ def _not_divided(rows: Sequence[Row]) -> str:
     return f" Not drawn, as their steps were not divided into parts: {listed(names)}."
 
 
-def _part(row: Row, kind: str, part: Key, value: float | None, unit: str) -> dict[str, Any]:
+def _part(row: Row, kind: str, part: Key, value: float, unit: str) -> dict[str, Any]:
     text = f"{significant(value)} {unit}"
     return row.datum(line=axis_name(row), kind=kind, part=part.label, x=value, told=text)
 
