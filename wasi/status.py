@@ -72,7 +72,7 @@ def _job(path: Path) -> Job | None:
     result = read_result(folder, path.name)
     if result is None or not _is_ours(result):
         return None
-    status, provenance = result.get("status", "running"), result.get("provenance") or result.get("environment") or {}
+    status, provenance = result.get("status", "running"), result.get("provenance") or {}
     seconds, error = provenance.get("wall_seconds"), result.get("error")
     if status == "completed":
         return Job(folder, status, error, seconds, None)
@@ -88,10 +88,10 @@ def _is_ours(result: dict[str, Any]) -> bool:
     """Return whether a file with a result's name was written by this project and is not damaged."""
     if not isinstance(result.get("error"), (str, type(None))):
         return False
-    parts = (result.get("provenance") or {}, result.get("environment") or {})
+    provenance = result.get("provenance") or {}
     if not {"schema_version", "status"} & result.keys() or result.get("status", "running") not in _ORDER:
         return False
-    return all(isinstance(part, dict) and isinstance(part.get("machine", {}), dict) for part in parts)
+    return isinstance(provenance, dict) and isinstance(provenance.get("machine", {}), dict)
 
 
 def _silent(folder: Path) -> float:

@@ -15,7 +15,8 @@ from wasi.errors import Interrupted, UserError
 from wasi.measure.telemetry import Snapshot
 from wasi.runs import job as run_module
 
-KEYS = ["schema_version", "status", "error", "config", "metrics", "baseline", "ratio", "samples", "environment"]
+HEAD = ["schema_version", "status", "error", "fingerprint", "config", "provenance"]
+KEYS = [*HEAD, "metrics", "baseline", "ratio", "samples", "environment"]
 
 
 @pytest.fixture
@@ -62,6 +63,20 @@ def test_a_completed_job(cfg, tmp_path):
         environment["threads"] == {"torch": 2, "OMP_NUM_THREADS": "2"} and environment["denormals_flushed"] is True
     )
     assert {"machine", "versions", "start", "telemetry", "warnings"} <= environment.keys()
+
+
+def test_it_has_the_keys_of_result_json_beside_those_of_earlier_versions(cfg, tmp_path):
+    perform(cfg, tmp_path, measures)
+    found = read(tmp_path)
+    assert found["fingerprint"] == found["environment"]["fingerprint"] == bench_fingerprint(cfg)
+    assert found["environment"] == {"fingerprint": found["fingerprint"], **found["provenance"]}
+
+
+def test_a_measurement_by_an_earlier_version_is_skipped_as_well(cfg, tmp_path):
+    perform(cfg, tmp_path, measures)
+    old = {key: value for key, value in read(tmp_path).items() if key not in ("fingerprint", "provenance")}
+    (tmp_path / "bench.json").write_text(json.dumps(old))
+    assert perform(cfg, tmp_path, never).exit_code == 0 and read(tmp_path) == old
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,13 @@ import json
 
 import pytest
 
+from tests.bench import jobs
 from tests.report import fakes
+from wasi.bench.report import bench_csv, read_jobs
 from wasi.errors import UserError
-from wasi.report.load import read_runs
+from wasi.report.load import read_run, read_runs
+from wasi.results.collect import collect
+from wasi.status import jobs as jobs_begun
 
 
 def test_each_fingerprint_counts_once_and_the_newest_completed_wins(tmp_path):
@@ -64,3 +68,26 @@ def test_what_is_not_a_finite_number_was_not_measured(tmp_path):
     path.write_text(json.dumps(content))
     (run,), _ = read_runs([tmp_path])
     assert run.metrics == {"val/acc": 0.0}
+
+
+def test_a_benchmark_is_read_alike_with_the_keys_of_any_version(tmp_path):
+    """Earlier versions wrote the fingerprint and the provenance into `environment` alone."""
+    content = jobs.content(fakes.config("wasi", 0.8), jobs.metrics(60, 5, 60), jobs.metrics(100, 10, 400))
+    provenance = fakes.PROVENANCE | {"device": "cuda:0", "warnings": ["ours times: wide spread"]}
+    old = content | {"environment": {"fingerprint": "abc", **provenance}}
+    both = old | {"fingerprint": "abc", "provenance": provenance}
+    new = both | {"environment": {}}  # which only tells that it is a benchmark
+    found = []
+    for name, one in {"old": old, "both": both, "new": new}.items():
+        sweep = tmp_path / name / "sweep"
+        sweep.mkdir(parents=True)
+        jobs.write_sweep(sweep, [one])
+        collect([sweep], tmp_path / name / "kept")
+        (kept,) = (tmp_path / name / "kept").glob("*.json")
+        run = read_run(sweep / "job0" / "bench.json")
+        (begun,) = jobs_begun(sweep)
+        csv = bench_csv(read_jobs(sweep), sweep)
+        found.append((vars(run) | {"path": None, "baseline": None}, kept.read_text(), begun.seconds, csv))
+        assert (run.fingerprint, run.provenance, run.is_bench, begun.seconds) == ("abc", provenance, True, 12.5)
+        assert (run.baseline.fingerprint, run.config["device"]["name"]) == ("abc/baseline", "cuda")
+    assert found[0] == found[1] == found[2]

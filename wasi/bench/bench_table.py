@@ -35,7 +35,7 @@ def _block(jobs: list[BenchJob]) -> str:
     notes += [
         f"  {label}: warning: {line}"
         for label, j in labelled
-        for line in j.content["environment"].get("warnings", [])
+        for line in j.content["provenance"].get("warnings", [])
     ]
     return "\n".join([heading, *_table(TIMES, rows), "", *_table(MEMORY, rows), *notes])
 
@@ -47,8 +47,8 @@ def _baseline_row(jobs: list[BenchJob]) -> list[tuple[str, dict, dict]]:
 
 
 def _machine(jobs: list[BenchJob]) -> str:
-    environment = jobs[0].content["environment"]
-    where = environment.get("cuda") or environment["machine"]["processor"]
+    provenance = jobs[0].content["provenance"]
+    where = provenance.get("cuda") or provenance["machine"]["processor"]
     return ", ".join(filter(None, [where, threads_of(jobs[0].run)]))
 
 

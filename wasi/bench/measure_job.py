@@ -92,14 +92,14 @@ class Job:
 
     @property
     def own_before(self) -> dict:
-        """The `environment` of the folder's earlier bench.json, or empty.
+        """The `provenance` of the folder's earlier bench.json, or empty.
 
         Empty unless that is a completed measurement with this fingerprint on this machine.
         """
         before = self._previous or {}
-        environment = before.get("environment", {})
-        same = environment.get("fingerprint") == self.fingerprint and environment.get("machine") == machine()
-        return environment if same and before.get("status") == "completed" else {}
+        provenance = before.get("provenance", {})
+        same = before.get("fingerprint") == self.fingerprint and provenance.get("machine") == machine()
+        return provenance if same and before.get("status") == "completed" else {}
 
     def completed_before(self) -> bool:
         """Return whether the folder holds this measurement, completed on this machine with as many threads."""
@@ -143,16 +143,17 @@ class Job:
             "schema_version": SCHEMA_VERSION,
             "status": status,
             "error": error,
+            "fingerprint": self.fingerprint,
             "config": self.result.ours.config,
         }
-        content = {**head, **self.result.content(), "environment": self._environment()}
-        write_json(self.folder / BENCH_FILE_NAME, content)
+        provenance = self._provenance_so_far()
+        old = {"environment": {"fingerprint": self.fingerprint, **provenance}}  # for readers of earlier files
+        write_json(self.folder / BENCH_FILE_NAME, {**head, "provenance": provenance, **self.result.content(), **old})
 
-    def _environment(self) -> dict:
+    def _provenance_so_far(self) -> dict:
         process = dict(self.result.process)
         threads = {"torch": process.pop("threads", None), "OMP_NUM_THREADS": process.pop("omp_num_threads", None)}
         return {
-            "fingerprint": self.fingerprint,
             **self._provenance,
             "wall_seconds": time.monotonic() - self._start,
             "threads": {name: value for name, value in threads.items() if value is not None},

@@ -48,15 +48,15 @@ def bench_csv(jobs: list[BenchJob], base: Path) -> str:
 
 
 def _row(job: BenchJob, base: Path) -> dict[str, Any]:
-    environment = job.content["environment"]
+    provenance = job.content["provenance"]
     row = {"job": relative(job.path.parent, base), "status": job.status, "error": job.content["error"]}
     row |= {key: select(job.config, key) for key in _CONFIG}
     row |= {"baseline": select(job.config, "bench.baseline"), **job.metrics}
     row |= {f"baseline/{name}": value for name, value in (job.content["baseline"] or {}).get("metrics", {}).items()}
     for name, ratio in job.ratio.items():
         row |= {f"ratio/{name}/{bound}": value for bound, value in ratio.items()}
-    row |= {f"machine/{key}": environment["machine"].get(key) for key in ("processor", "hostname")}
-    return row | {"threads": environment.get("threads", {}).get("torch"), "start": environment.get("start")}
+    row |= {f"machine/{key}": provenance["machine"].get(key) for key in ("processor", "hostname")}
+    return row | {"threads": provenance.get("threads", {}).get("torch"), "start": provenance.get("start")}
 
 
 def _figures(jobs: list[BenchJob], folder: Path) -> list[str]:

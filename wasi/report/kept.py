@@ -57,9 +57,10 @@ def as_result(kept: Mapping[str, Any], folder: KeptFolder) -> dict[str, Any]:
     if folder.have_recipes and baseline is not None:
         config["bench"] = {"baseline_recipe": baseline["row"]}
     result = {"status": "completed", "config": config, "metrics": kept["metrics"]}
+    result |= {"fingerprint": kept["fingerprint"], "provenance": _provenance(kept)}
     if kept["kind"] == RUN:
-        return result | {"fingerprint": kept["fingerprint"], "provenance": _provenance(kept)}
-    result |= {"environment": _provenance(kept) | {"fingerprint": kept["fingerprint"]}, "ratio": kept.get("ratio")}
+        return result
+    result |= {"environment": result["provenance"], "ratio": kept.get("ratio")}
     if baseline is not None and baseline["row"] == kept.get("baseline"):
         result["baseline"] = {"config": _config(baseline), "metrics": _baseline_metrics(kept)}
     elif beside := kept.get("baseline_config"):

@@ -12,7 +12,7 @@ from wasi.config.fingerprint import SCHEMA_VERSION
 from wasi.errors import UserError
 from wasi.report import kept
 from wasi.report.options import select
-from wasi.runs.result import BENCH_FILE_NAME, FILE_NAME, provenance_of_times
+from wasi.runs.result import BENCH_FILE_NAME, FILE_NAME, provenance_of_times, with_common_keys
 from wasi.runs.tuning_file import not_chosen
 
 STATUSES = ("completed", "running", "interrupted", "failed", "diverged", "invalid")
@@ -101,21 +101,21 @@ def read_run(path: Path, read_folder: Callable[[Path], kept.KeptFolder] = kept.K
     version, known = content.get("schema_version"), kept.SCHEMA_VERSION if is_kept else SCHEMA_VERSION
     if version != known:
         raise Unusable(f"schema_version is {version}, this program reads {known}")
-    content = kept.as_result(content, read_folder(path.parent)) if is_kept else content
+    content = kept.as_result(content, read_folder(path.parent)) if is_kept else with_common_keys(content)
     status, config = content.get("status"), content.get("config")
     if status not in STATUSES:
         raise Unusable(f"status is {status!r}, expected one of {', '.join(STATUSES)}")
     if not isinstance(config, dict) or (status == "completed" and not _is_complete(config)):
         raise Unusable("config lacks model.name, dataset.name, method.name or seed")
-    is_bench = path.name == BENCH_FILE_NAME or "environment" in content
-    found = content.get("environment" if is_bench else "provenance")
+    found = content.get("provenance")
     provenance = provenance_of_times(found) if isinstance(found, dict) else {}
     _tell_device(config, provenance)
+    is_bench = path.name == BENCH_FILE_NAME or "environment" in content
     run = Run(
         path=path,
         status=status,
         error=None if content.get("error") is None else str(content["error"]),
-        fingerprint=str((provenance if is_bench else content).get("fingerprint") or path.resolve()),
+        fingerprint=str(content.get("fingerprint") or path.resolve()),
         config=config,
         metrics=_numbers(content.get("metrics")),
         provenance=provenance,

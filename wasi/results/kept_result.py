@@ -35,13 +35,14 @@ def kept_of(content: dict) -> dict[str, Any]:
     baseline_breakdown: for a benchmark, the parts of its baseline's step, under their names as metrics.
     """
     config = content["config"]
-    where = content.get("environment") or provenance_of_times(content["provenance"])
+    where = provenance_of_times(content["provenance"])
     code = {key: where[key] for key in _CODE if key in where}
     code |= {"processor": select(where, "machine.processor"), "threads": select(where, "threads.torch")}
     code |= {"device": str(where["device"]).partition(":")[0]} if where.get("device") else {}
     kept = {
         "schema_version": SCHEMA_VERSION,
         "kind": RUN,
+        "fingerprint": content["fingerprint"],
         "row": row_name(config),
         "seed": config["seed"],
         "shared": {key: _plain(select(config, key)) for key in SHARED},
@@ -52,11 +53,10 @@ def kept_of(content: dict) -> dict[str, Any]:
         "baseline_breakdown": {},
     }
     if "environment" not in content:
-        return kept | {"fingerprint": content["fingerprint"]}
+        return kept
     base = select(content, "baseline.config")
     return kept | {
         "kind": BENCH,
-        "fingerprint": where["fingerprint"],
         "ratio": content["ratio"],
         "samples": {who: _summaries(kinds) for who, kinds in content["samples"].items()},
         "baseline": select(config, "bench.baseline_recipe") or (None if base is None else row_name(base)),

@@ -31,13 +31,28 @@ def outcome_line(status: str, error: str | None) -> str:
     return error if error.startswith(f"{status}: ") else f"{status}: {error}"
 
 
+def with_common_keys(result: dict[str, Any]) -> dict[str, Any]:
+    """Return a result with `fingerprint` and `provenance` at its top level, where result.json has them.
+
+    A bench.json of earlier versions has both in `environment` alone.
+
+    >>> with_common_keys({"environment": {"fingerprint": "1f3a", "start": "2026-01-01"}})["provenance"]
+    {'start': '2026-01-01'}
+    """
+    found = result.get("environment")
+    if not isinstance(found, dict):
+        return result
+    known = {"fingerprint": found["fingerprint"]} if "fingerprint" in found else {}
+    return {**known, "provenance": {k: v for k, v in found.items() if k != "fingerprint"}, **result}
+
+
 def read_result(folder: Path, file_name: str = FILE_NAME) -> dict[str, Any] | None:
-    """Return the folder's result; None if there is none that can be read."""
+    """Return the folder's result, `with_common_keys`; None if there is none that can be read."""
     try:
         result = json.loads((folder / file_name).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    return result if isinstance(result, dict) else None
+    return with_common_keys(result) if isinstance(result, dict) else None
 
 
 def measured(metrics: dict[str, Any]) -> dict[str, float | int]:
