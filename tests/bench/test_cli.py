@@ -115,6 +115,7 @@ def check(result):
     assert [len(rounds) for rounds in result["samples"]["ours"]["time/train_step_ms"]] == [2, 2]
     assert result["baseline"]["config"]["method"]["scope"] == result["config"]["method"]["scope"]
     assert result["environment"]["threads"] == {"torch": 1, "OMP_NUM_THREADS": "1"}
+    assert any("weight_rank" in layer for layer in result["layers"]) == (result["config"]["method"]["name"] == "wasi")
 
 
 def _command_of(process):

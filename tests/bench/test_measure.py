@@ -59,6 +59,7 @@ class FakeChild:
             "count": {"flops/train_step": 1e9},
             "resident": 100.0,
             "breakdown": [{"decomposition": 1.0, "rest": 2.0}],
+            "layers": [{"name": self.who, "weight_rank": 3}],
         }
         if do.startswith("time"):
             return [2.0 if self.who == "ours" else 4.0] * arguments["min_count"]
@@ -94,6 +95,7 @@ def test_everything_is_measured(bench):
         metrics = side.metrics()
         assert metrics["memory/train_rss_peak_mib"] == 300 and metrics["memory/process_rss_peak_mib"] == 900
         assert metrics["memory/train_peak_mib"] == 290 and metrics["time/breakdown_rest_ms"] == 2
+    assert job.result.content()["layers"] == [{"name": "ours", "weight_rank": 3}]
     assert job.result.content()["ratio"]["time/train_step_ms_p50"] == {"p50": 2}  # three rounds
     assert world.alive == [] and job.result.process == TOLD
 

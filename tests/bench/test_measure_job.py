@@ -3,9 +3,11 @@
 import json
 import logging
 import signal
+from pathlib import Path
 
 import pytest
 
+from tests.tracking import wandb_file
 from wasi.bench import measure_job as job_module
 from wasi.bench.children import ChildFailed
 from wasi.bench.job_identity import bench_fingerprint, bench_folder
@@ -14,9 +16,10 @@ from wasi.bench.measurement import TRAIN, Side
 from wasi.errors import Interrupted, UserError
 from wasi.measure.telemetry import Snapshot
 from wasi.runs import job as run_module
+from wasi.tracking.categories import MEMORY, memory_metric
 
 HEAD = ["schema_version", "status", "error", "fingerprint", "config", "provenance"]
-KEYS = [*HEAD, "metrics", "baseline", "ratio", "samples", "environment"]
+KEYS = [*HEAD, "metrics", "baseline", "ratio", "samples", "layers", "environment"]
 
 
 @pytest.fixture
@@ -232,3 +235,37 @@ def test_an_experiment_and_the_command_line_set_the_effort(compose_config):
     assert compose_config(config="bench").bench.min_seconds == 5.0
     cfg = compose_config("experiment=bench_smoke", "bench.rounds=7", config="bench", small=False)
     assert (cfg.bench.min_seconds, cfg.bench.rounds, cfg.model.weights) == (0.5, 7, "surrogate")
+
+
+def measures_all(cfg, job):
+    measures(cfg, job)
+    for _, side in job.result.sides():
+        side.counted |= {memory_metric(part): 1.0 for part in MEMORY}
+        side.breakdown = [{"decomposition": 1.0, "factor_algebra": 2.0, "rest": 3.0}]
+        side.layers = [{"name": "fc1", "type": "LowRankLinear", "weight_rank": 3, "activation_ranks": [2, 5]}]
+
+
+def test_wandb_gets_the_file_the_layers_and_the_figures_of_a_completed_job(compose_config, tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    words = ("seed=1", "sweep=together", "logger=wandb_offline")
+    cfg = compose_config(*words, config="bench")
+    assert perform(cfg, tmp_path, measures_all).exit_code == 0
+    found = wandb_file.records(tmp_path)
+    shown = wandb_file.history(found)[-1]
+    assert {shown[f"figures/{name}/_type"] for name in ("memory", "time", "ranks")} == {"image-file"}
+    files = next((tmp_path / "wandb").glob("offline-run-*")) / "files"
+    table = json.loads((files / shown["layers/path"]).read_text())
+    assert dict(zip(table["columns"], table["data"][0], strict=True))["activation_rank_1"] == 5
+    (artifact,) = (one for one in wandb_file.of_type(found, "artifact") if one.type == "result")
+    (content,) = artifact.manifest.contents
+    assert content.path == "bench.json" and json.loads(Path(content.local_path).read_text()) == read(tmp_path)
+    summary: dict = {}
+    for record in wandb_file.of_type(found, "summary"):
+        summary |= wandb_file.items(record.update)
+    assert (summary["time/breakdown_rest_ms"], summary["ratio/memory/train_peak_mib"]) == (3.0, 1.0)
+
+    again = compose_config(*words, "bench.rerun=true", config="bench")
+    assert perform(again, tmp_path, raising(ChildFailed("failed", "x"))).status == "failed"
+    found = wandb_file.records(tmp_path)  # of the one file that there is
+    assert not wandb_file.of_type(found, "artifact") and wandb_file.of_type(found, "exit")[0].exit_code == 1

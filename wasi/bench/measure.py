@@ -159,16 +159,19 @@ class Bench:
                 self._remark(f"busy machine: in timed calls, threads waited {most:.0%} of the time for a processor")
 
     def _measure_work_parts_and_power(self, pairs: list[Timed]) -> None:
-        """Measure FLOPs and other counts, the breakdown of a step, and power, each in a separate pass."""
+        """Measure FLOPs and other counts, the breakdown of a step, and power, each in a separate pass.
+
+        The ranks of each layer are recorded, too.
+        """
         for _, side, child in pairs:
             known = _known[identity(side.config)]
             p50 = side.metrics()[f"{TRAIN}_p50"]
             if "counted" not in known:
                 side.counted |= (counted := child.ask("count"))
                 parts = child.ask("breakdown", count=min(10, max(1, int(_BREAKDOWN_MS / p50))))
-                known |= {"counted": counted, "breakdown": parts}
+                known |= {"counted": counted, "breakdown": parts, "layers": child.ask("layers")}
             side.counted |= known["counted"]
-            side.breakdown = known["breakdown"]
+            side.breakdown, side.layers = known["breakdown"], known["layers"]
             self._power(side, child)
 
     def _loading(self) -> None:

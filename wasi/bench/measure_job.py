@@ -87,6 +87,7 @@ class Job:
         self._threads = OmegaConf.select(cfg, "device.num_threads")
         self.result = Measurement(Side(measured_config(cfg), rounds_per_run=cfg.bench.rounds), None)
         self._previous = read_result(folder, BENCH_FILE_NAME)
+        self.content: dict = {}  # of bench.json, as far as it was to be written
         self._begun = False
         self._provenance = provenance()
 
@@ -148,7 +149,8 @@ class Job:
         }
         provenance = self._provenance_so_far()
         old = {"environment": {"fingerprint": self.fingerprint, **provenance}}  # for readers of earlier files
-        write_json(self.folder / BENCH_FILE_NAME, {**head, "provenance": provenance, **self.result.content(), **old})
+        self.content = {**head, "provenance": provenance, **self.result.content(), **old}
+        write_json(self.folder / BENCH_FILE_NAME, self.content)
 
     def _provenance_so_far(self) -> dict:
         process = dict(self.result.process)
@@ -175,13 +177,14 @@ def _show(job: Job) -> None:
 
 
 def _track(cfg: DictConfig, job: Job, ending: Ending) -> None:
-    """Send the metrics to W&B, after all measurements, as the tracker starts threads and processes."""
+    """Send the result to W&B, after all measurements, as the tracker starts threads and processes."""
     if cfg.logger.name == "none" or not job.result.ours.metrics():
         return
     try:
         tracker = open_tracker(cfg, job.folder, job.fingerprint)
         ratios = {f"ratio/{name}": ratio["p50"] for name, ratio in job.result.content()["ratio"].items()}
-        tracker.summary({**job.result.ours.metrics(), **ratios})
-        tracker.finish(ending.exit_code)
+        tracker.resume(0)  # a job that is measured again replaces what was sent before
+        tracker.summary(ratios)
+        tracker.finish(ending.exit_code, job.content, BENCH_FILE_NAME)
     except Exception as error:
         log.warning("the tracker got nothing: %s", error)

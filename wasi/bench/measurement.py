@@ -19,14 +19,15 @@ class Side:
     """Measurements of the configuration or of its baseline.
 
     config: from `measured_config`; counted: metrics reported as they are (memory, FLOPs, power); rounds: `TRAIN` or
-    `INFERENCE` -> a list of samples in ms per round; breakdown: part -> ms, for each of its steps; rounds_per_run:
-    number of consecutive rounds timed in one process, None for all.
+    `INFERENCE` -> a list of samples in ms per round; breakdown: part -> ms, for each of its steps; layers: sizes
+    and ranks as in result.json; rounds_per_run: number of consecutive rounds timed in one process, None for all.
     """
 
     config: dict
     counted: dict[str, float] = field(default_factory=dict)
     rounds: dict[str, list[list[float]]] = field(default_factory=lambda: {TRAIN: [], INFERENCE: []})
     breakdown: list[dict[str, float]] = field(default_factory=list)
+    layers: list[dict] = field(default_factory=list)
     rounds_per_run: int | None = None
 
     def samples(self) -> dict:
@@ -108,6 +109,7 @@ class Measurement:
             "baseline": None if base is None else {"config": base.config, "metrics": base.metrics()},
             "ratio": {} if base is None else ratios(base, self.ours),
             "samples": {who: side.samples() for who, side in self.sides()},
+            "layers": self.ours.layers,
         }
 
     def telemetry(self) -> dict:

@@ -104,6 +104,12 @@ class Work:
         step, batch, own = self.subject.step, self.subject.batch, self.subject.method.step_parts()
         return breakdown_steps(step, batch, count, own, self._untimed("train"))
 
+    def layers(self) -> list[dict]:
+        """Return sizes and ranks of the linear layers in the method's scope (`describe_layers`)."""
+        from wasi.methods.describe import describe_layers
+
+        return describe_layers(self.subject.step.model, self._cfg.method.scope)
+
     def loading(self, config: dict, warmup: int, min_count: int, min_seconds: float) -> dict[str, float]:
         """Return the throughput of data loading (`data_throughput.loading`); for a new process, without `load`."""
         from wasi.bench.data_throughput import loading

@@ -21,11 +21,12 @@ class Tracker:
     def summary(self, metrics: dict[str, Any]) -> None:
         """Set the numbers that stand for the whole run, named as in `result.json`."""
 
-    def finish(self, exit_code: int, result: dict[str, Any] | None = None) -> None:
+    def finish(self, exit_code: int, result: dict[str, Any] | None = None, file_name: str = "result.json") -> None:
         """Close the tracker; an `exit_code` other than 0 marks the run as failed.
 
         Args:
-            result: the content of `result.json`, parts of which are shown or uploaded.
+            result: the content of `result.json` or `bench.json`, parts of which are shown or uploaded.
+            file_name: the name under which it is uploaded.
         """
 
 

@@ -96,7 +96,7 @@ class WandbTracker(Tracker):
     def summary(self, metrics: dict[str, Any]) -> None:
         self._call(lambda: self._run.summary.update(metrics))
 
-    def finish(self, exit_code: int, result: dict[str, Any] | None = None) -> None:
+    def finish(self, exit_code: int, result: dict[str, Any] | None = None, file_name: str = "result.json") -> None:
         if not self._resumed:  # it ended before it trained: keep what an earlier process logged
             self._go_on(self._history.rows(), is_new=False)
 
@@ -110,7 +110,7 @@ class WandbTracker(Tracker):
             if result is not None:
                 self._run.summary.update(result["metrics"])
                 if exit_code == 0:
-                    self._show(result)
+                    self._show(result, file_name)
             self._run.finish(exit_code=exit_code)
 
         self._call(end)
@@ -239,7 +239,7 @@ class WandbTracker(Tracker):
                 if folder != _folder_of(self._run):
                     shutil.rmtree(folder, ignore_errors=True)
 
-    def _show(self, result: dict[str, Any]) -> None:
+    def _show(self, result: dict[str, Any], file_name: str) -> None:
         """Log the ranks per layer as a table, and figures; upload the result and the model as artifacts."""
         from wasi.tracking.pictures import pictures
 
@@ -249,14 +249,14 @@ class WandbTracker(Tracker):
             media[LAYER_TABLE] = wandb.Table(columns, rows)
         if media:
             self._run.log(media, step=max(self._row[0], self._run.starting_step))
-        for artifact in self._artifacts(result):
+        for artifact in self._artifacts(result, file_name):
             self._run.log_artifact(artifact)
 
-    def _artifacts(self, result: dict[str, Any]) -> Iterator:
+    def _artifacts(self, result: dict[str, Any], file_name: str) -> Iterator:
         path = self._folder / "wandb" / f"result-{self._id}.json"
         atomic_write_text(path, json.dumps(without_absolute_paths(result), indent=2) + "\n")
         artifact = wandb.Artifact(f"result-{self._id}", type="result")
-        artifact.add_file(shown(path), name="result.json", policy="immutable", skip_cache=True)
+        artifact.add_file(shown(path), name=file_name, policy="immutable", skip_cache=True)
         yield artifact
         model = self._folder / MODEL
         if self._cfg.logger.log_model and model.exists():
