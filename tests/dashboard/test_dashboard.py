@@ -206,8 +206,17 @@ def test_the_sweeps_own_report_stands_first_in_the_report(tmp_path):
     assert kinds.index("markdown-block") < kinds.index("panel-grid")
     shown_text = blocks[kinds.index("markdown-block")]["content"]
     assert shown_text == "## vit on digits\n\n| Δ vanilla |\n| ---: |\n| +0.1 |\n\nin s\n"
-    done = command("--dry-run", "spec.json", "--report", "nowhere.md", cwd=tmp_path)
-    assert done.returncode == 1 and done.stderr.startswith("error: nowhere.md: ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("nowhere.md", "No such file or directory"), (".", "Is a directory"), ("binary.md", "it is not text in UTF-8")],
+)
+def test_a_report_that_cannot_be_read_is_refused_by_its_option(tmp_path, name, reason):
+    (tmp_path / "binary.md").write_bytes(b"\xff\xfe")
+    done = command("--dry-run", "spec.json", "--report", name, cwd=tmp_path)
+    told = f"error: --report={name}: allowed is the report.md of a sweep's folder ({reason})\n"
+    assert (done.returncode, done.stderr) == (2, told) and not (tmp_path / "spec.json").exists()
 
 
 def test_the_command_writes_the_specification_and_refuses_in_one_line(tmp_path):

@@ -43,7 +43,7 @@ def main() -> None:
     is_allowed, allowed = OPTIONS["logger.project"]
     if not is_allowed(given.project):
         raise UserError("--project", given.project, allowed)
-    own = given.report.read_text(encoding="utf-8") if given.report else None
+    own = _text_of(given.report) if given.report else None
     os.environ.setdefault("WANDB_SILENT", "true")
     optional("wandb_workspaces", "--project", given.project, _REQUIREMENTS)
     if given.dry_run:
@@ -62,6 +62,19 @@ def main() -> None:
 
     for address in upload(given.entity, given.project, given.group, own):
         print(address)
+
+
+def _text_of(report: Path) -> str:
+    """Return the text of the file given with `--report`.
+
+    Raises:
+        UserError: there is no such file, or it cannot be read as text.
+    """
+    try:
+        return report.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
+        raise UserError("--report", report, f"the report.md of a sweep's folder ({reason})") from error
 
 
 if __name__ == "__main__":
