@@ -22,10 +22,13 @@ from wasi.dashboard.panels import table_columns  # noqa: E402
 from wasi.dashboard.specification import specification, title_of  # noqa: E402
 from wasi.dashboard.upload import upload  # noqa: E402
 from wasi.errors import UserError  # noqa: E402
-from wasi.report.columns import COSTS, ENERGY, PANELS  # noqa: E402
+from wasi.report.columns import COSTS, ENERGY, FLOPS, INFERENCE, PEAK, PROCESS, STEP  # noqa: E402
 from wasi.report.options import select  # noqa: E402
+from wasi.report.page import render  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
+SECTIONS = 9
+BREAKDOWN = ("decomposition", "factor_algebra", "attention", "optimizer", "rest")
 
 
 @pytest.fixture
@@ -65,15 +68,44 @@ def test_the_specification_is_read_back_by_the_library_as_it_was(without_login):
     assert (workspace.entity, workspace.project, workspace.name) == ("someone", "vits", "WASI: together")
     saved = told["report"] | {"spec": json.dumps(told["report"]["spec"])}
     report = wr.Report._from_model(ReportViewspec.model_validate(saved))
-    assert [section.name for section in workspace.sections] == [
-        "Accuracy against cost", "Memory", "Time", "Training", "Ranks", "Thresholds",
-    ]  # fmt: skip
+    assert len({section.name for section in workspace.sections}) == len(workspace.sections) == SECTIONS
     assert not any(isinstance(panel, UnknownPanel) for section in workspace.sections for panel in section.panels)
     assert not any(isinstance(block, UnknownBlock) for block in report.blocks)
     of_workspace = [[type(panel) for panel in section.panels] for section in workspace.sections]
     assert [[type(panel) for panel in grid.panels] for grid in grids(report)] == of_workspace
     scatters = [panel for panel in workspace.sections[0].panels]
-    assert [(panel.x.name, panel.y.name) for panel in scatters] == [(cost.metric, "test/acc") for cost in PANELS]
+    wanted = [(cost.metric, "test/acc") for cost in (PEAK, PROCESS, STEP, INFERENCE, FLOPS)]
+    assert [(panel.x.name, panel.y.name) for panel in scatters] == wanted
+
+
+def test_the_sections_are_those_of_the_page_in_its_order(without_login):
+    told = [section["name"] for section in sections_of(specification("someone", "vits", "together"))]
+    assert len(render._SECTIONS) + 1 == SECTIONS and told == [
+        "Accuracy against cost", "Where memory goes", "Where a step's time goes", "Time against epsilon",
+        "Predicted against measured savings", "Ranks of every layer", "Are ranks and subspaces stable?",
+        "Loss and accuracy while training", "Thresholds",
+    ]  # fmt: skip
+
+
+def test_titles_are_words_with_the_units_of_what_wandb_stores(without_login):
+    """W&B shows a metric as it is in result.json, FLOPs undivided."""
+    told = [panel["config"].get("chartTitle") for panel in panels_of(specification("someone", "vits", "together"))]
+    named = [title for title in told if title]
+    assert len(set(named)) == len(named) > 20
+    assert not any(re.search(r"/train|_p50|_mib|_peak|test/|GFLOP|10⁶", title) for title in named)
+    assert "Test accuracy against work of a training step (FLOP)" in named
+    assert "Peak memory of a training step (MiB)" in named and "Time of inference (ms) against epsilon" in named
+
+
+def test_the_papers_figures_are_there_and_a_steps_time_by_part(without_login):
+    shown_there = [panel["config"] for panel in panels_of(specification("someone", "vits", "together"))]
+    scatters = {(config.get("xAxis"), config.get("yAxis")) for config in shown_there}
+    epsilon = "config:thresholds.value.epsilon"
+    assert {(epsilon, "summary:time/train_step_ms_p50"), (epsilon, "summary:time/inference_ms_p50")} <= scatters
+    for start in ("summary:", "summary:ratio/"):
+        assert (f"{start}memory/paper_train_mib", f"{start}memory/train_peak_mib") in scatters
+        assert (f"{start}flops/train_step", f"{start}time/train_step_ms_p50") in scatters
+    assert [f"time/breakdown_{part}_ms" for part in BREAKDOWN] in [config.get("metrics") for config in shown_there]
 
 
 def test_the_table_has_the_columns_of_the_projects_report(without_login):
@@ -88,14 +120,18 @@ def run_sets_of_report(told: dict) -> list[dict]:
     return [run_set for block in blocks for run_set in block.get("metadata", {}).get("runSets", [])]
 
 
+def sections_of(told: dict) -> list[dict]:
+    return told["workspace"]["spec"]["section"]["panelBankConfig"]["sections"]
+
+
 def panels_of(told: dict) -> list[dict]:
-    sections = told["workspace"]["spec"]["section"]["panelBankConfig"]["sections"]
-    return [panel for section in sections for panel in section["panels"]]
+    return [panel for section in sections_of(told) for panel in section["panels"]]
 
 
 def test_only_runs_that_differ_by_seed_are_averaged(without_login):
     told = specification("someone", "vits", "together")
-    assert [runs["grouping"] for runs in run_sets_of_report(told)] == [[{"section": "config", "name": "row.value"}]] * 6
+    by_row = [{"section": "config", "name": "row.value"}]
+    assert [runs["grouping"] for runs in run_sets_of_report(told)] == [by_row] * SECTIONS
     averaged = [panel["config"] for panel in panels_of(told) if "groupAgg" in panel["config"]]
     assert len(averaged) > 5 and {config["groupBy"] for config in averaged} == {"row.value"}
     assert {config["limit"] for config in averaged} == {100}  # not the 10 that W&B draws otherwise
@@ -118,7 +154,7 @@ def test_only_the_sweep_is_shown(without_login):
 
     by_group = [{"key": {"section": "run", "name": "group"}, "op": "=", "value": "it's", "disabled": False}]
     found = filters(specification("someone", "vits", "it's"))
-    assert len(found) == 7 and all(one == by_group for one in found)
+    assert len(found) == 1 + SECTIONS and all(one == by_group for one in found)
     assert all(one == [] for one in filters(specification("someone", "vits", None)))
 
 
@@ -145,28 +181,44 @@ def shown(told: dict) -> tuple[set[str], set[str], set[str]]:
     return metrics, options, regexes
 
 
-@pytest.fixture(scope="module")
-def a_run(tmp_path_factory) -> list:
-    """The W&B records of a real run, offline."""
-    folder = tmp_path_factory.mktemp("run")
-    words = ["model=vit_micro", "model.weights=random", "dataset=digits", "dataset.train_size=32"]
-    words += ["dataset.val_size=16", "dataset.test_size=16", "dataset.batch_size=16"]
-    words += ["train.epochs=1", "train.monitor=true", "device=cpu", "device.num_threads=1"]
-    words += ["logger=wandb_offline", "hydra.run.dir=run"]
-    line = [sys.executable, str(ROOT / "train.py"), *words]
+def records_of(script: str, folder: Path, *words: str) -> list:
+    """The W&B records of a small run of `train.py` or `bench_device.py`, offline."""
+    small = ["model=vit_micro", "model.weights=random", "dataset=digits", "dataset.train_size=32"]
+    small += ["dataset.val_size=16", "dataset.test_size=16", "dataset.batch_size=16"]
+    small += ["device=cpu", "device.num_threads=1", "logger=wandb_offline", "hydra.run.dir=run"]
+    line = [sys.executable, str(ROOT / script), *small, *words]
     done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     return wandb_file.records(folder / "run")
 
 
-def test_what_panels_show_is_what_a_run_logs(a_run, without_login):
-    """A panel of a name that no run logs would stay empty."""
-    metrics, options, regexes = shown(specification("someone", "vits", "together"))
-    logged = {key for row in wandb_file.history(a_run) for key in row}
-    for record in wandb_file.of_type(a_run, "summary"):
+@pytest.fixture(scope="module")
+def a_run(tmp_path_factory) -> list:
+    return records_of("train.py", tmp_path_factory.mktemp("run"), "train.epochs=1", "train.monitor=true")
+
+
+@pytest.fixture(scope="module")
+def a_benchmark(tmp_path_factory) -> list:
+    words = ("bench.warmup=1", "bench.min_count=2", "bench.min_seconds=0", "bench.rounds=1")
+    return records_of("bench_device.py", tmp_path_factory.mktemp("bench"), *words)
+
+
+def names_of(found: list) -> set[str]:
+    """The names in history and summary of a run's records."""
+    logged = {key for row in wandb_file.history(found) for key in row}
+    for record in wandb_file.of_type(found, "summary"):
         logged |= set(wandb_file.items(record.update))
-    names = {key.removesuffix("/_type") for key in logged}  # images and tables are told of part by part
-    assert len(metrics) > 20 and metrics - names == {ENERGY.metric}  # of benchmarks, where the device tells it
+    return {key.removesuffix("/_type") for key in logged}  # images and tables are told of part by part
+
+
+def test_what_panels_show_is_what_runs_and_benchmarks_log(a_run, a_benchmark, without_login):
+    """A panel of a name that neither logs would stay empty."""
+    metrics, options, regexes = shown(specification("someone", "vits", "together"))
+    names = names_of(a_run)
+    of_benchmarks = {metric for metric in metrics if metric.startswith(("ratio/", "time/breakdown_"))}
+    assert len(of_benchmarks) == 9 and len(metrics) > 30
+    assert metrics - names == {*of_benchmarks, ENERGY.metric}  # the latter where the device tells it
+    assert of_benchmarks <= names_of(a_benchmark)
     config = {item.key: json.loads(item.value_json) for item in wandb_file.run_of(a_run).config.update}
     assert "method.name" in options and {key for key in options if select(config, key) is None} == set()
     assert regexes and all(any(re.fullmatch(regex, name) for name in names) for regex in regexes)

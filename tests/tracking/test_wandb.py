@@ -7,10 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from tests.tracking import wandb_file
 from tests.tracking.wandb_file import items, of_type, records, run_of, steps
+from wasi.config.declared import method_names
+from wasi.config.rank_options import epsilon_read
 from wasi.errors import UserError
+from wasi.report.options import threshold
 from wasi.tracking import Tracker, open_tracker
 
 wandb = pytest.importorskip("wandb")
@@ -86,10 +90,28 @@ def test_runs_tell_their_row_and_the_thresholds_that_their_method_reads(tmp_path
             open_tracker(compose_config("logger=wandb_offline", *words), folder, f"{method}{seed}").finish(0)
             told[method, seed] = config_of(folder)
     assert [told[method, 0].get("thresholds") for method in ("wasi", "asi", "vanilla")] == [
-        {"weights": 0.8, "activations": 0.9}, {"activations": 0.9}, None,
+        {"weights": 0.8, "activations": 0.9, "epsilon": 0.8}, {"activations": 0.9, "epsilon": 0.9}, None,
     ]  # fmt: skip
     assert all(told[method, 0]["row"] == told[method, 1]["row"] for method in ("wasi", "asi", "vanilla"))
     assert len({config["row"] for config in told.values()}) == 3
+
+
+@pytest.mark.parametrize("method", method_names())
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["rank.activation_epsilon=0.9"],
+        ["rank.parameter_ratio=0.5"],
+        ["rank.keep_ratio=0.5"],
+        ["rank.activation_selection=fixed", "rank.activation_ranks=[4,8,16]"],
+        ["rank.activation_selection=perplexity"],
+        ["rank.weight_epsilon=null"],
+    ],
+)
+def test_figures_place_a_run_where_the_report_does(compose_config, method, words):
+    cfg = compose_config(f"method={method}", *words)
+    config = OmegaConf.to_container(cfg, resolve=True)
+    assert epsilon_read(cfg) == threshold(config)
 
 
 def test_what_panels_need_is_there_after_a_completed_run(tmp_path, compose_config, monkeypatch):

@@ -46,6 +46,19 @@ def thresholds_read(cfg: DictConfig) -> dict[str, float]:
     return {of: cfg.rank[option] for of, option in options.items() if option in read}
 
 
+def epsilon_read(cfg: DictConfig) -> float | None:
+    """Return the threshold at which figures place a run: the weights' or, where these are dense, the activations'.
+
+    None for a method that reads no threshold, and where something else decides these ranks.
+    """
+    read, rank = rank_options_read(cfg), cfg.rank
+    if "weight_epsilon" in read and rank.weight_epsilon is not None:
+        return rank.weight_epsilon
+    has_share = any(rank.get(option) is not None for option in read & {"keep_ratio", "parameter_ratio"})
+    by_epsilon = "activation_epsilon" in read and rank.get("activation_selection") == "epsilon"
+    return rank.activation_epsilon if by_epsilon and not has_share else None
+
+
 def rank_options_without_effect(cfg: DictConfig, words: Sequence[str]) -> list[str]:
     """Return the options `rank.OPTION=VALUE` of a command line that have no effect on the method.
 

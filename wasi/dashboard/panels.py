@@ -7,21 +7,36 @@ from dataclasses import dataclass
 
 import wandb_workspaces.reports.v2 as wr
 
-from wasi.report.columns import ACCURACY_NAMES, COSTS, INFERENCE, PANELS, PAPER, PEAK, PROCESS, STEP, TEST, VALIDATION
-from wasi.tracking.categories import MEMORY, memory_metric
-from wasi.tracking.names import FIGURES, LAYER_TABLE, ROW, THRESHOLDS, TRAIN_STEP
+from wasi.report import titles
+from wasi.report.columns import (
+    ACCURACY_NAMES,
+    COSTS,
+    INFERENCE,
+    INTERACTIVE_PANELS,
+    PAPER,
+    PEAK,
+    PREDICTIONS,
+    PROCESS,
+    STEP,
+    TEST,
+    Prediction,
+)
+from wasi.tracking.categories import MEMORY, TIME, memory_metric, time_metric
+from wasi.tracking.names import EPSILON, FIGURES, LAYER_TABLE, ROW, THRESHOLDS, TRAIN_STEP
 
 _OF_THRESHOLDS = (f"{THRESHOLDS}.weights", f"{THRESHOLDS}.activations")
 _OPTIONS = (ROW, "method.name", *_OF_THRESHOLDS, "optimizer._target_", "optimizer.lr", "train.memory", "seed")
 """Columns of the table: the row, and what its hash most often stands for."""
 _LEGEND = f"${{config:{ROW}}}"
+_STEPS = "optimizer step"
 _MOST = 100  # rows drawn per panel; W&B's default is 10
 
-_TIMES = {
-    "Training step (ms)": STEP.metric,
-    "Subspace work (ms)": "time/subspace_ms_p50",
-    "Inference (ms)": INFERENCE.metric,
+_TITLES_OF_STABILITY = {  # W&B shows the ranks themselves, and all modes of every layer
+    "rank_at_threshold": titles.STABILITY_FIGURES["rank_at_threshold"][0],
+    "mode[0-9]+_variance": "Explained variance of the saved inputs, by mode: share of the variance",
+    **{name: ": ".join(titles.STABILITY_FIGURES[name]) for name in ("angle_mean_deg", "tucker_error")},
 }
+"""Titles by a regular expression for columns of monitor.csv."""
 
 
 @dataclass(frozen=True)
@@ -50,61 +65,108 @@ def config_column(option: str) -> str:
 
 
 def sections() -> list[Section]:
-    """Return the sections of workspace and report, in order."""
+    """Return the sections of workspace and report: those of report.html in its order, and one of all thresholds."""
     return [
-        Section("Accuracy against cost", "Top left is best; both axes can be zoomed.", _accuracy()),
-        Section("Memory", "Measured peak of a whole training step, its parts, and the paper's accounting.", _memory()),
-        Section("Time", "Medians of a whole training step, of its subspace work, and of inference.", _time()),
-        Section("Training", "Loss, accuracy and learning rate over optimizer steps.", _training()),
-        Section("Ranks", "Ranks per layer before training; over epochs with train.monitor=true.", _ranks()),
+        Section(titles.ACCURACY, "Up and to the left is better; both axes can be zoomed.", _accuracy()),
+        Section(
+            titles.MEMORY,
+            "Measured peak of a whole training step, its parts, and the paper's accounting, computed from shapes.",
+            _memory(),
+        ),
+        Section(
+            titles.TIME,
+            "Medians of a whole training step, of its subspace work, and of inference. Parts of a step are means of a "
+            "separate pass under a profiler, which benchmarks alone have.",
+            _time(),
+        ),
+        Section(
+            titles.EPSILON,
+            "By explained-variance threshold (of the weights; where they are dense, of the activations). A method "
+            "without a threshold has no mark.",
+            _epsilon(),
+        ),
+        Section(
+            titles.SAVINGS,
+            "Where both axes have the same value, a saving is as large as predicted; below, it is smaller. Panels of "
+            "baseline / this are of benchmarks, the others of every run. The paper's accounting counts the compressed "
+            "kind of linear layers alone, and FLOPs take no account of how well a machine computes them.",
+            _savings(),
+        ),
+        Section(titles.RANKS, "Before training.", _ranks()),
+        Section(titles.STABILITY, "Of every compressed layer, after each epoch (train.monitor=true).", _stability()),
+        Section(titles.CURVES, "The mean over the seeds, and their range as a band.", _curves()),
         Section("Thresholds", "From the thresholds through the costs to the accuracy.", [_thresholds()]),
     ]
 
 
 def _accuracy() -> list:
+    accuracy = f"{ACCURACY_NAMES[TEST].capitalize()} accuracy"
     return [
-        wr.ScatterPlot(
-            title=f"{TEST} against {cost.metric}",
-            x=wr.SummaryMetric(cost.metric),
-            y=wr.SummaryMetric(TEST),
-            log_x=True,
-            legend_template=_LEGEND,
-        )
-        for cost in PANELS
+        _scatter(_against(accuracy, cost.stored_axis), wr.SummaryMetric(cost.metric), TEST, log_x=True)
+        for cost in INTERACTIVE_PANELS
     ]
 
 
 def _memory() -> list:
-    parts = map(memory_metric, MEMORY)
     return [
-        _bars("Peak of a training step (MiB)", PEAK.metric),
-        _bars("Its parts (MiB)", *parts),
-        _bars("Whole process (MiB)", PROCESS.metric),
-        _bars("The paper's accounting (MiB)", PAPER.metric),
-        wr.MediaBrowser(title="Memory by category", media_keys=[FIGURES["memory"]], num_columns=2),
+        *(_bars(cost.stored_axis, cost.metric) for cost in (PEAK, PROCESS, PAPER)),
+        _bars(f"{titles.MEMORY_OF_A_STEP}, by part", *map(memory_metric, MEMORY)),
+        wr.MediaBrowser(title="Each run's memory, by part", media_keys=[FIGURES["memory"]], num_columns=2),
     ]
 
 
 def _time() -> list:
-    return [_bars(title, metric) for title, metric in _TIMES.items()]
-
-
-def _training() -> list:
+    subspace = TIME["subspace"].label.capitalize()
     return [
-        _lines("Training loss", "train/loss"),
-        _lines("Validation loss", "val/loss"),
-        _lines("Validation accuracy", VALIDATION),
-        _lines("Learning rate", "lr"),
+        _bars(STEP.stored_axis, STEP.metric),
+        _bars(f"{subspace} (ms)", "time/subspace_ms_p50"),
+        _bars(INFERENCE.stored_axis, INFERENCE.metric),
+        _bars(f"{titles.TIME_OF_A_STEP}, by part", *(time_metric(part) for part in TIME if part != "subspace")),
+        wr.MediaBrowser(title="Each run's step, by part", media_keys=[FIGURES["time"]], num_columns=2),
     ]
+
+
+def _epsilon() -> list:
+    return [
+        _scatter(_against(cost.stored_axis, "epsilon"), wr.Config(f"{THRESHOLDS}.{EPSILON}"), cost.metric)
+        for cost in (STEP, INFERENCE)
+    ]
+
+
+def _savings() -> list:
+    return [*map(_ratios, PREDICTIONS), *map(_costs, PREDICTIONS)]
+
+
+def _ratios(one: Prediction):
+    """Make a plot of the savings of benchmarks, which send W&B the ratios to the baseline's costs."""
+    predicted, measured = (f"ratio/{cost.metric}" for cost in (one.predicted, one.measured))
+    title = f"{one.of}: baseline / this (×), measured against predicted {one.by}"
+    return _scatter(title, wr.SummaryMetric(predicted), measured)
+
+
+def _costs(one: Prediction):
+    """Make a plot of the costs themselves, for runs without a baseline; on logarithms, equal ratios are equally far."""
+    title = _against(one.measured.stored_axis, one.predicted.stored_axis)
+    return _scatter(title, wr.SummaryMetric(one.predicted.metric), one.measured.metric, log_x=True, log_y=True)
 
 
 def _ranks() -> list:
     return [
-        wr.MediaBrowser(title="Ranks per layer", media_keys=[FIGURES["ranks"]], num_columns=2),
+        wr.MediaBrowser(title="Each run's ranks", media_keys=[FIGURES["ranks"]], num_columns=2),
         wr.WeavePanelSummaryTable(table_name=LAYER_TABLE),
-        wr.LinePlot(title="Rank at the threshold", x=TRAIN_STEP, metric_regex="monitor/.*rank_at_threshold"),
-        wr.LinePlot(title="Angle to the start (degrees)", x=TRAIN_STEP, metric_regex="monitor/.*angle_mean_deg"),
     ]
+
+
+def _stability() -> list:
+    return [
+        wr.LinePlot(title=title, x=TRAIN_STEP, title_x=_STEPS, metric_regex=f"monitor/.*/{column}")
+        for column, title in _TITLES_OF_STABILITY.items()
+    ]
+
+
+def _curves() -> list:
+    curves = {"train/loss": "Training loss", **titles.VALIDATION_CURVES, "lr": "Learning rate"}
+    return [_lines(title, metric) for metric, title in curves.items()]
 
 
 def _thresholds():
@@ -114,6 +176,22 @@ def _thresholds():
         for metric in (PEAK.metric, STEP.metric, TEST)
     ]
     return wr.ParallelCoordinatesPlot(title="Thresholds, costs and accuracy", columns=[*options, *metrics])
+
+
+def _against(y: str, x: str) -> str:
+    """Return the title of a plot, of which W&B shows no other names of axes than keys.
+
+    >>> _against("Test accuracy", "Peak memory of a training step (MiB)")
+    'Test accuracy against peak memory of a training step (MiB)'
+    """
+    return f"{y} against {x[0].lower()}{x[1:]}"
+
+
+def _scatter(title: str, x: wr.SummaryMetric | wr.Config, y: str, log_x: bool = False, log_y: bool = False):
+    """Make a scatter plot with a mark for every run, of the metric `y` over the metric or option `x`."""
+    return wr.ScatterPlot(
+        title=title, x=x, y=wr.SummaryMetric(y), log_x=log_x, log_y=log_y, legend_template=_LEGEND
+    )
 
 
 def _bars(title: str, *metrics: str):
@@ -134,7 +212,7 @@ def _lines(title: str, metric: str):
         title=title,
         x=TRAIN_STEP,
         y=[metric],
-        title_x="optimizer step",
+        title_x=_STEPS,
         groupby=wr.Config(ROW),
         groupby_aggfunc="mean",
         groupby_rangefunc="minmax",

@@ -21,6 +21,15 @@ class Cost:
     unit: float = 1.0
     timed: bool = False
 
+    @property
+    def stored_axis(self) -> str:
+        """The label for values as result.json has them, which are not divided by `unit`.
+
+        >>> FLOPS.axis, FLOPS.stored_axis
+        ('Work of a training step (GFLOP)', 'Work of a training step (FLOP)')
+        """
+        return self.axis if self.unit == 1 else self.axis.replace("(GFLOP)", "(FLOP)").replace(" (10⁶)", "")
+
 
 PEAK = Cost(
     "memory/train_peak_mib",
@@ -96,3 +105,24 @@ DROPPED_FIRST = (PAPER, STORED, RSS, PARAMETERS, FLOPS)
 """The columns that a narrow terminal leaves out, the first of them first; report.md has them all."""
 
 PANELS = (PEAK, STEP, FLOPS)  # of the static figures
+INTERACTIVE_PANELS = (PEAK, PROCESS, STEP, INFERENCE, FLOPS)  # of report.html and of W&B's dashboard
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A measured cost, and one computed from shapes that predicts how much of it is saved.
+
+    `of` names the saving, `by` the prediction and `what` the measurement, for titles and axes.
+    """
+
+    of: str
+    predicted: Cost
+    measured: Cost
+    by: str
+    what: str
+
+
+PREDICTIONS = (
+    Prediction("Memory", PAPER, PEAK, "by the paper's accounting", "peak of a whole step, measured"),
+    Prediction("Training step", FLOPS, STEP, "by FLOPs", "time, measured"),
+)

@@ -59,7 +59,8 @@ def profiled_parts(read: Read) -> dict[str, float]:
 
 def halves(read: Read) -> dict[str, float]:
     """Return the median step as `subspace` and `rest`, without a part that is zero; empty if it was not timed."""
-    step, subspace = read("time/train_step_ms_p50"), read("time/subspace_ms_p50") or 0.0  # the latter not by all methods
+    step = read("time/train_step_ms_p50")
+    subspace = read("time/subspace_ms_p50") or 0.0  # a method without subspaces has no such time
     return _known({"subspace": subspace, "rest": step - subspace}) if step is not None and subspace <= step else {}
 
 

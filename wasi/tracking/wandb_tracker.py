@@ -29,12 +29,12 @@ from omegaconf import DictConfig, OmegaConf  # noqa: E402
 from wasi.atomic import atomic_write_text  # noqa: E402
 from wasi.config.hardware import is_raspberry_pi  # noqa: E402
 from wasi.config.naming import rank_label, row_label  # noqa: E402
-from wasi.config.rank_options import thresholds_read  # noqa: E402
+from wasi.config.rank_options import epsilon_read, thresholds_read  # noqa: E402
 from wasi.errors import NOTHING, UserError  # noqa: E402
 from wasi.models.weights_file import FILE_NAME as MODEL  # noqa: E402
 from wasi.tracking import Tracker  # noqa: E402
 from wasi.tracking.history import History, Row  # noqa: E402
-from wasi.tracking.names import LAYER_TABLE, ROW, THRESHOLDS, TRAIN_STEP  # noqa: E402
+from wasi.tracking.names import EPSILON, LAYER_TABLE, ROW, THRESHOLDS, TRAIN_STEP  # noqa: E402
 from wasi.tracking.paths import shown, without_absolute_paths  # noqa: E402
 
 log = logging.getLogger(__name__)
@@ -287,6 +287,8 @@ def row_keys(cfg: DictConfig) -> dict[str, Any]:
     Thresholds are absent if the method reads none, as W&B does not group well by null.
     """
     thresholds = thresholds_read(cfg)
+    if (epsilon := epsilon_read(cfg)) is not None:
+        thresholds[EPSILON] = epsilon
     return {ROW: row_label(cfg), **({THRESHOLDS: thresholds} if thresholds else {})}
 
 

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP, Cost
+from wasi.report import titles
+from wasi.report.columns import INTERACTIVE_PANELS, Cost
 from wasi.report.origins import was_busy
 from wasi.report.page.figure import (
     LABELLED,
@@ -22,15 +23,13 @@ from wasi.report.page.page_rows import Row
 from wasi.report.series import references
 from wasi.report.summary import is_one_work
 
-_COSTS = (PEAK, PROCESS, STEP, INFERENCE, FLOPS)
-
 
 def section(rows: Sequence[Row]) -> Section | None:
     """The section; None if no row has both a cost and an accuracy that may be quoted."""
-    panels = {cost: [row for row in rows if None not in (row.accuracy, row.cost(cost))] for cost in _COSTS}
+    panels = {cost: [row for row in rows if None not in (row.accuracy, row.cost(cost))] for cost in INTERACTIVE_PANELS}
     figures = [Figure(cost.axis, _panel(cost, shown), "x") for cost, shown in panels.items() if shown]
     shown = [row for row in rows if any(row in panel for panel in panels.values())]
-    return Section("Accuracy against cost", _text(shown), figures, series_legend(shown)) if figures else None
+    return Section(titles.ACCURACY, _text(shown), figures, series_legend(shown)) if figures else None
 
 
 def _text(rows: list[Row]) -> str:

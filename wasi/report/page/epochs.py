@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from wasi.report import titles
 from wasi.report.fields import significant
 from wasi.report.load import Run
 from wasi.report.page.figure import (
@@ -24,17 +25,7 @@ from wasi.report.page.figure import (
 from wasi.report.page.page_rows import Row
 from wasi.training import file_names
 
-_CURVES = {
-    "train/loss": "Training loss, mean of the epoch",
-    "val/loss": "Validation loss",
-    "val/acc": "Validation accuracy",
-}
-_STABILITY = {
-    "rank_at_threshold": ("Rank of the weights at the threshold", "rank / rank before training"),
-    "angle_mean_deg": ("Rotation of the weights' subspace", "mean principal angle to the start (degrees)"),
-    "variance": ("Explained variance of the saved inputs' features", "share of the variance"),
-    "tucker_error": ("Error of the saved inputs", "relative Frobenius error"),
-}
+_CURVES = {"train/loss": "Training loss, mean of the epoch", **titles.VALIDATION_CURVES}
 _MOST_TICKS = 6
 _MOST_ROOM = 0.25  # the share of an axis that is left to labels
 _MOST_POINTS = 120  # in a line; a panel has no room for more
@@ -47,7 +38,7 @@ def curves(rows: Sequence[Row]) -> Section | None:
     for metric, title in _CURVES.items():
         able = [row for row in rows if row.is_quotable or not metric.endswith("acc")]
         panels.append((title, title, [value for row in able for value in _curve(row, metric)]))
-    return _section("Loss and accuracy while training", text, rows, panels, "seeds")
+    return _section(titles.CURVES, text, rows, panels, "seeds")
 
 
 def _curve(row: Row, metric: str) -> list[dict[str, Any]]:
@@ -69,9 +60,9 @@ def stability(rows: Sequence[Row]) -> Section | None:
     watched = {row.key: [_by_epoch(run) for run in row.group.trained] for row in rows}
     panels = [
         (title, axis, [value for row in rows for value in _watched(row, watched[row.key], name)])
-        for name, (title, axis) in _STABILITY.items()
+        for name, (title, axis) in titles.STABILITY_FIGURES.items()
     ]
-    return _section("Are ranks and subspaces stable?", text, rows, panels, "layers")
+    return _section(titles.STABILITY, text, rows, panels, "layers")
 
 
 def _section(

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from wasi.report.columns import PAPER
+from wasi.report import titles
+from wasi.report.columns import PAPER, STEP
 from wasi.report.fields import listed, significant
 from wasi.report.page.figure import Figure, Key, Section, axis_name, drawn, line_step, row_axis, spec, tooltip
 from wasi.report.page.page_rows import Row
@@ -37,8 +38,8 @@ def memory(rows: Sequence[Row]) -> Section | None:
     bars = _bars(shown, values, "MiB", legend)
     bars["encoding"]["yOffset"] = {"field": "kind", "sort": ["measured", "paper"], "scale": {"paddingOuter": 0.25}}
     height = {"step": line_step(shown, 40), "for": "position"}
-    figure = Figure("Memory of a training step (MiB)", spec(bars, values=values, height=height))
-    return Section("Where memory goes", text, [figure], legend, wide=True)
+    figure = Figure(titles.MEMORY_OF_A_STEP, spec(bars, values=values, height=height))
+    return Section(titles.MEMORY, text, [figure], legend, wide=True)
 
 
 def _memory_of(row: Row) -> list[dict[str, Any]]:
@@ -67,8 +68,8 @@ def time(rows: Sequence[Row]) -> Section | None:
     shown, legend = drawn(rows, values), _legend(_TIME.values(), values)
     text += _not_divided([row for row in rows if row not in shown and row.cost(STEP) is not None])
     bars = _bars(shown, values, "ms", legend)
-    figure = Figure("Time of a training step (ms)", spec(bars, values=values, height={"step": line_step(shown, 26)}))
-    return Section("Where a step's time goes", text, [figure], legend, wide=True)
+    figure = Figure(titles.TIME_OF_A_STEP, spec(bars, values=values, height={"step": line_step(shown, 26)}))
+    return Section(titles.TIME, text, [figure], legend, wide=True)
 
 
 def _profiled(row: Row) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from os.path import commonprefix
 from typing import Any
 
-from wasi.report import statistics
+from wasi.report import statistics, titles
 from wasi.report.page.figure import Figure, Section, axis_name, drawn, line_step, row_axis, spec, tooltip
 from wasi.report.page.page_rows import Row
 
@@ -24,7 +24,7 @@ def section(rows: Sequence[Row]) -> Section | None:
     inputs = [value for row in rows for value in _inputs(row)]
     maps = {"Rank of the weights": weights, "Rank of the saved inputs' features": inputs}
     figures = [_map(title, values, rows, order) for title, values in maps.items() if values]
-    return Section("Ranks of every layer", _TEXT, figures, wide=True) if figures else None
+    return Section(titles.RANKS, _TEXT, figures, wide=True) if figures else None
 
 
 def _map(title: str, values: list[dict], rows: Sequence[Row], order: list[str]) -> Figure:

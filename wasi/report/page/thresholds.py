@@ -4,7 +4,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from wasi.report.columns import FLOPS, INFERENCE, PAPER, PEAK, STEP, Cost
+from wasi.report import titles
+from wasi.report.columns import INFERENCE, PREDICTIONS, STEP, Cost
 from wasi.report.options import threshold
 from wasi.report.page.figure import (
     LABELLED,
@@ -36,7 +37,7 @@ def time(rows: Sequence[Row]) -> Section | None:
         "activations). A method without a threshold is a level line with its mark at the right end."
     )
     legend = series_legend([row for row in rows if row in shown])
-    return Section("Time against epsilon", text, figures, legend) if figures else None
+    return Section(titles.EPSILON, text, figures, legend) if figures else None
 
 
 def _by_method(rows: Sequence[Row]) -> dict[str, set[float]]:
@@ -78,18 +79,14 @@ def _against_epsilon(cost: Cost, rows: list[Row]) -> dict[str, Any]:
 
 def savings(rows: Sequence[Row]) -> Section | None:
     """The section of savings predicted from shapes and FLOPs against measured ones; None if no row has both."""
-    pairs = {
-        "Memory: vanilla / this": (PAPER, PEAK, "by the paper's accounting", "peak of a whole step, measured"),
-        "Training step: vanilla / this": (FLOPS, STEP, "by FLOPs", "time, measured"),
-    }
     figures: list[Figure] = []
     shown: list[Row] = []
     ratios: list[float] = []
-    for title, (predicted, measured, x, y) in pairs.items():
-        both = [(row, *found) for row in rows if (found := _ratios(row, predicted, measured))]
+    for one in PREDICTIONS:
+        both = [(row, *found) for row in rows if (found := _ratios(row, one.predicted, one.measured))]
         if both:
             shown += [row for row, *_ in both]
-            figures.append(Figure(title, _against_prediction(both, x, y), "xy"))
+            figures.append(Figure(f"{one.of}: vanilla / this", _against_prediction(both, one.by, one.what), "xy"))
             ratios += [ratio for _, *found in both for ratio in found]
     text = (
         "On the dashed line a saving is as large as predicted, below it smaller. The paper's accounting counts "
@@ -99,7 +96,7 @@ def savings(rows: Sequence[Row]) -> Section | None:
         return None
     text += f" {LABELLED}" if any(row.label() for row in shown) else ""
     legend = series_legend([row for row in rows if row in shown])
-    return Section("Predicted against measured savings", text, figures, legend, is_log=is_logarithmic(ratios))
+    return Section(titles.SAVINGS, text, figures, legend, is_log=is_logarithmic(ratios))
 
 
 def _ratios(row: Row, predicted: Cost, measured: Cost) -> tuple[float, float] | None:
