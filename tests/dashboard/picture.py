@@ -7,9 +7,11 @@ titles, with the numbers that are in the runs' W&B files.
 import json
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from wasi.config.declared import appearance
 from wasi.dashboard.specification import specification
@@ -40,7 +42,9 @@ def runs_of(sweep: Path) -> list[dict]:
 
 
 def value(run: dict, accessor: str):
-    """Of `summary:METRIC` or `config:SECTION.value.OPTION`."""
+    """Of `summary:METRIC`, `config:SECTION.value.OPTION` or the name of a metric."""
+    if ":" not in accessor:
+        return run["summary"].get(accessor)
     kind, _, key = accessor.partition(":")
     if kind == "summary":
         return run["summary"].get(key)
@@ -49,17 +53,28 @@ def value(run: dict, accessor: str):
 
 
 def label(run: dict) -> str:
-    return " ".join(filter(None, [run["config"]["method"]["name"], epsilon_label(run["config"])]))
+    kind = "bench" if run["config"]["row"].endswith("-bench") else None
+    return " ".join(filter(None, [run["config"]["method"]["name"], epsilon_label(run["config"]), kind]))
 
 
 def colour(run: dict) -> str:
     return appearance(run["config"]["method"]["name"]).colour
 
 
+def has_all(run: dict, panel: dict) -> bool:
+    """Whether the run has every number of a scatter plot, every part of a bar or a line's history."""
+    config = panel["config"]
+    if panel["viewType"] == "Run History Line Plot":
+        return any(config["metrics"][0] in row for row in run["history"])
+    wanted = config.get("metrics") or [config["xAxis"], config["yAxis"]]
+    return all(value(run, accessor) is not None for accessor in wanted)
+
+
 def draw(axes, panel: dict, runs: list[dict]) -> None:
     config, kind = panel["config"], panel["viewType"]
-    axes.set_title(config.get("chartTitle") or config["xAxis"], fontsize=8)
+    axes.set_title(textwrap.fill(config["chartTitle"], 44), fontsize=7)
     axes.tick_params(labelsize=6, which="both")
+    runs = [run for run in runs if has_all(run, panel)]
     if kind == "Scatter Plot":
         for place, run in enumerate(runs):
             x, y = value(run, config["xAxis"]), value(run, config["yAxis"])
@@ -68,7 +83,7 @@ def draw(axes, panel: dict, runs: list[dict]) -> None:
             axes.annotate(label(run), (x, y), textcoords="offset points", xytext=beside, fontsize=6)
         axes.set_xscale("log" if config.get("xAxisLogScale") else "linear")
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter() if axes.get_xlim()[1] > 1e6 else "{x:g}")
         axes.margins(0.25)
     elif kind == "Run History Line Plot":
         for place, run in enumerate(runs):
@@ -82,7 +97,7 @@ def draw(axes, panel: dict, runs: list[dict]) -> None:
         metrics = config["metrics"]
         left = [0.0] * len(runs)
         for metric in metrics:
-            values = [value(run, metric if ":" in metric else f"summary:{metric}") or 0.0 for run in runs]
+            values = [value(run, metric) for run in runs]
             of = _PARTS.get(metric)
             colours = list(map(colour, runs)) if of is None else of.colour
             axes.barh(list(map(label, runs)), values, left=left, color=colours, label=of and of.label)
@@ -97,8 +112,8 @@ def main(sweep: Path, picture: Path) -> None:
     runs = runs_of(sweep)
     wanted = ("Scatter Plot", "Run History Line Plot", "Bar Chart")
     told = specification("", "wasi", sweep.name)["workspace"]["spec"]["section"]["panelBankConfig"]["sections"]
-    rows = [(section["name"], [p for p in section["panels"] if p["viewType"] in wanted][:4]) for section in told[:4]]
-    figure = Figure(figsize=(11, 8.5), layout="constrained")
+    rows = [(section["name"], [p for p in section["panels"] if p["viewType"] in wanted][:4]) for section in told[:5]]
+    figure = Figure(figsize=(13, 11), layout="constrained")
     parts = figure.subfigures(len(rows), 1)
     figure.suptitle(f"WASI: {sweep.name} (drawn from the specification and offline runs, not by W&B)", fontsize=10)
     for part, (name, panels) in zip(parts, rows, strict=True):
