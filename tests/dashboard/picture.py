@@ -82,9 +82,12 @@ def draw(axes, panel: dict, runs: list[dict]) -> None:
             beside = (3, 3 if place % 2 else -9)
             axes.annotate(label(run), (x, y), textcoords="offset points", xytext=beside, fontsize=6)
         axes.set_xscale("log" if config.get("xAxisLogScale") else "linear")
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter(NullFormatter() if axes.get_xlim()[1] > 1e6 else "{x:g}")
+        axes.set_yscale("log" if config.get("yAxisLogScale") else "linear")
         axes.margins(0.25)
+        for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+            axis.set_major_formatter("{x:g}")
+            if axis.get_scale() == "log":  # labels of a whole decade's marks would overlap
+                axis.set_minor_formatter("{x:g}" if high < 5 * low else NullFormatter())
     elif kind == "Run History Line Plot":
         for place, run in enumerate(runs):
             points = [(row[config["xAxis"]], row[config["metrics"][0]]) for row in run["history"]
