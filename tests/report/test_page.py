@@ -322,7 +322,7 @@ def test_methods_are_explained_and_a_remark_names_the_rows_that_it_is_about(tmp_
     html = page(tmp_path)
     assert re.search(r"<dt>wasi</dt><dd>weights held as two thin factors", html)
     assert "<dt>lora</dt>" in html and "<dt>asi</dt>" not in html
-    (remark,) = re.findall(r'<p class="source">(“lora.*?)</p>', html)
+    (remark,) = re.findall(r'<p class="source">(lora: .*?)</p>', html)
     assert remark.partition(": ")[2] in rows(tmp_path)[2].comparison.remarks
 
 
