@@ -24,6 +24,7 @@ from wasi.report.options import (
     weight_label,
 )
 
+_OPTIMIZATION = ("optimizer.", "scheduler.", "train.clip_norm")
 _NAMES = ("model.name", "dataset.name", "method.name")  # shown for every row
 
 
@@ -269,12 +270,16 @@ def with_threshold(group: Group) -> str:
 def variant(block: Block, group: Group) -> list[str]:
     """What tells a group apart in its block, beside method and thresholds: `["all", "lr=0.05", "4 threads"]`.
 
-    An option with one value in all groups of the method, such as the optimizer that suits it, is no part of it.
+    An option of the optimization with one value in all groups of the method, as the optimizer that suits it, is no part
+    of it.
     """
     scope = [group.scope] if group.scope and len({other.scope for other in block.groups}) > 1 else []
     alike = [other for other in block.groups if other.method == group.method]
-    several = [key for key in block.differing if len({shown_option(other, key) for other in alike}) > 1]
-    shown = {name: shown_option(group, key) for key, name in short_names(block.differing).items() if key in several}
+    keys = [
+        key for key in block.differing
+        if not key.startswith(_OPTIMIZATION) or len({shown_option(other, key) for other in alike}) > 1
+    ]  # fmt: skip
+    shown = {name: shown_option(group, key) for key, name in short_names(block.differing).items() if key in keys}
     options = [f"{name}={value}" for name, value in shown.items() if value is not None]
     return [*scope, *options, *_machine(block, group), *([group.runs[0].fingerprint[:8]] if block.alike else [])]
 
