@@ -344,6 +344,9 @@ def test_a_brief_table_has_fewer_columns_and_no_sentences(tmp_path, kept):
     assert "\n| | val acc | Δ vanilla, points | step | inference | live MiB |\n" in text
     assert "| **wasi_0.8** | 0.8906 ± 0.0021 (n=5) | -1.00 [-1.20, -0.80] | 1.40× | 1.60× | 500 |\n" in text
     assert "lora_r8" not in text and "LoRA" not in text and stale_documents(tmp_path) == {}
+    document.write_text(text.replace("of vanilla, wasi_0.8", "of other"))
+    with pytest.raises(UserError, match="^brief=t of other: allowed is rows of results/t: "):
+        update(tmp_path)
     document.write_text(text.replace("<!-- /brief -->", "<!-- /table -->"))
     with pytest.raises(UserError, match="^brief=t of vanilla, wasi_0.8: allowed is followed by <!-- /brief -->"):
         update(tmp_path)

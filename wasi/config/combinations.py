@@ -108,7 +108,7 @@ TOGETHER: list[tuple[tuple[str, ...], Callable[..., bool], str]] = [
     ),
     (
         ("train.measure", "tune.objectives"),
-        lambda measure, names: measure_level(measure) != "fast" or not any(map(objectives.needs_a_process, names)),
+        lambda measure, names: measure_level(measure) != "fast" or set(names).isdisjoint(objectives.OF_A_PROCESS),
         f"without {' and '.join(objectives.OF_A_PROCESS)} with train.measure={{}}: they need full",
     ),
     (

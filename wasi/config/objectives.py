@@ -21,6 +21,7 @@ _MEASURED = (
     "model/trainable_parameters",
 )
 OF_A_PROCESS = ("memory/train_rss_peak_mib", "memory/process_rss_peak_mib")
+"""Metrics that every run of a sweep has with `train.measure=full` alone, which starts a process for each."""
 ALLOWED = (*_GROWS, *_SHRINKS, *_MEASURED)
 """Nothing of the test split: a choice must not see it."""
 
@@ -39,11 +40,6 @@ def direction(objective: str) -> str:
 def is_measured(objective: str) -> bool:
     """Return whether the metric needs `train.measure=fast` or `full`."""
     return objective in _MEASURED
-
-
-def needs_a_process(objective: str) -> bool:
-    """Return whether every run of a sweep has the metric with `train.measure=full` alone, which starts a process."""
-    return objective in OF_A_PROCESS
 
 
 def values_of(result: Mapping[str, Any], objectives: Sequence[str]) -> Values | None:

@@ -1,6 +1,7 @@
 """A model's input size and normalisation, and the module that builds it. Importing this does not import torch."""
 
 import importlib
+from collections.abc import Callable
 from dataclasses import replace
 from types import ModuleType
 
@@ -88,7 +89,7 @@ def known_blocks(cfg_model) -> int | None:
     For a model of timm that is not in `BLOCKS`, timm is imported.
     """
     known = BLOCKS.get(_known_name(cfg_model))
-    return known if known is not None else _by_timm(cfg_model, "count_blocks")
+    return known if known is not None else _by_timm(cfg_model, lambda timm_models, name: timm_models.count_blocks(name))
 
 
 def known_image_size(cfg_model) -> int | None:
@@ -103,15 +104,16 @@ def known_image_size(cfg_model) -> int | None:
         return None
     if header is not None:
         return header.input.image_size
-    return SIZES.get(_known_name(cfg_model)) or _by_timm(cfg_model, "published_image_size")
+    known = SIZES.get(_known_name(cfg_model))
+    return known or _by_timm(cfg_model, lambda timm_models, name: timm_models.input_spec(name, None).image_size)
 
 
-def _by_timm(cfg_model, function: str) -> int | None:
-    """Call this function of `wasi.models.timm_models` with the model's name; None for other libraries' models."""
+def _by_timm(cfg_model, read: Callable[[ModuleType, str], int]) -> int | None:
+    """Return `read` of `wasi.models.timm_models` and the model's name; None for other libraries' models."""
     if cfg_model.get("library") != "timm":
         return None
     try:
-        return getattr(library_of(cfg_model), function)(architecture_of(cfg_model))
+        return read(library_of(cfg_model), architecture_of(cfg_model))
     except UserError:  # an unknown name, which is reported where the model is built
         return None
 

@@ -34,11 +34,6 @@ def input_spec(name: str, image_size: int | None) -> InputSpec:
     return InputSpec(size, tuple(wanted["mean"]), tuple(wanted["std"]), interpolation)
 
 
-def published_image_size(name: str) -> int:
-    """Return the image size that the published weights were made for. Raises UserError for an unknown name."""
-    return input_spec(name, None).image_size
-
-
 def count_blocks(name: str) -> int:
     """Return the number of transformer blocks. Raises UserError for an unknown name."""
     return len(find_blocks(_outline(name, None)))

@@ -12,6 +12,7 @@ from wasi.report.options import activation_label, select, show, weight_label
 from wasi.report.summary import front_of
 from wasi.report.tuned import tuned_value
 
+MOST_NAMES = 6  # so many rows are named in a sentence
 DASH = "-"
 TUNED = "tuned"
 WITHIN_NOISE = "≈"
@@ -114,6 +115,16 @@ def listed(words: Sequence[str]) -> str:
     'a, b and c'
     """
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
+def listed_some(names: Sequence[str]) -> str:
+    """An enumeration of at most `MOST_NAMES` names; of more, their number is told.
+
+    >>> listed_some(list("abcdefgh"))
+    'a, b, c, d, e, f and 2 more'
+    """
+    left = len(names) - MOST_NAMES
+    return listed([*names[:MOST_NAMES], *([f"{left} more"] if left > 0 else [])])
 
 
 def in_turns(ratio: Mapping[str, float] | None) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from wasi.config.declared import is_subject, title
 from wasi.report.columns import ENERGY, FLOPS, INFERENCE, PEAK, PROCESS, STEP, VALIDATION, Cost
 from wasi.report.comparison import Comparison
-from wasi.report.fields import listed, ratio_text, significant
+from wasi.report.fields import MOST_NAMES, listed, ratio_text, significant
 from wasi.report.groups import Group, unlike
 from wasi.report.origins import are_comparable, one_machine, was_busy
 from wasi.report.page.cells import TITLES, signed
@@ -19,7 +19,6 @@ from wasi.report.summary import doubts_about_accuracy, is_one_work, one_seed_amo
 
 _EQUAL_WITHIN = 0.02  # accuracies pass for equal if the whole interval is no further from zero (two t-tests)
 _CHEAPEST = 3  # so many of the cheapest rows are named
-_MOST_NAMES = 6  # of more rows within noise only the number is told, as the table marks them
 _SAVED = {
     PEAK: "less peak memory in a training step",
     PROCESS: "less memory of the whole process",
@@ -305,7 +304,7 @@ def _within_noise(judged: Sequence[Judged]) -> Statement | None:
     if not names:
         return None
     words = "is" if len(names) == 1 else "are"
-    if len(names) > _MOST_NAMES:
+    if len(names) > MOST_NAMES:  # the table marks them
         compared = sum(one.verdict is not None for one in judged)
         text = f"{len(names)} of {compared} rows are within noise of vanilla's accuracy (≈ in the table)"
         return Statement(f"{text}: no difference shown, nor ruled out.")
@@ -326,7 +325,7 @@ def _on_side(side: str, ones: Sequence[Judged], compared: int) -> str:
     Args:
         compared: the number of rows whose accuracy was compared with vanilla's.
     """
-    if len(ones) <= _MOST_NAMES:
+    if len(ones) <= MOST_NAMES:
         return f"Accuracy {side} vanilla's: {listed([_with_points(one) for one in ones])}."
     ordered = sorted(ones, key=lambda one: abs(one.difference))
     nearest, farthest = (_with_points(one) for one in (ordered[0], ordered[-1]))

@@ -4,12 +4,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from wasi.report.fields import listed, name_of
+from wasi.report.fields import listed, listed_some, name_of
 from wasi.report.groups import Group, short_names, unlike, with_equal_options
 from wasi.report.load import Run
 from wasi.report.options import show_option
-
-_MOST_NAMES = 6  # so many configurations are named; of the others only the number is told
 
 
 @dataclass(frozen=True)
@@ -69,10 +67,8 @@ def _seeds(runs: Iterable[Run]) -> set[str]:
 
 
 def _named(some: Sequence[Group], groups: Sequence[Group]) -> str:
-    """The names of configurations, each once; beyond `_MOST_NAMES` only their number."""
-    names = list(dict.fromkeys(_told_apart(group, groups) for group in some))
-    more = [f"{len(names) - _MOST_NAMES} more"] if names[_MOST_NAMES:] else []
-    return listed([*names[:_MOST_NAMES], *more])
+    """The names of configurations, each once, by `listed_some`."""
+    return listed_some(list(dict.fromkeys(_told_apart(group, groups) for group in some)))
 
 
 def _told_apart(group: Group, groups: Sequence[Group]) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from wasi.report import titles
 from wasi.report.columns import PAPER, STEP
-from wasi.report.fields import listed, significant
+from wasi.report.fields import listed_some, significant
 from wasi.report.page.figure import Figure, Key, Section, axis_name, drawn, line_step, row_axis, spec, tooltip
 from wasi.report.page.page_rows import Row
 from wasi.tracking import categories
@@ -13,7 +13,6 @@ from wasi.tracking import categories
 _MEMORY = {part: Key(of.label, of.colour) for part, of in categories.MEMORY.items()}
 _ACCOUNTING = Key(categories.ACCOUNTING.label, categories.ACCOUNTING.colour)
 _TIME = {part: Key(of.label, of.colour) for part, of in categories.TIME.items()}
-_MOST_NAMES = 6  # of the rows that are not drawn; of more the number is told
 
 _PARTS_OF_TIME = {
     "decomposition": "Decompositions: of saved inputs, bases and factors, and of the gradients that swan whitens.",
@@ -91,9 +90,8 @@ def _not_divided(rows: Sequence[Row]) -> str:
     """A sentence that names the rows whose step was timed as a whole only; "" without any."""
     if not rows:
         return ""
-    names = [row.told_name for row in rows[:_MOST_NAMES]]
-    names += [f"{len(rows) - len(names)} more"] if len(rows) > len(names) else []
-    return f" Not drawn, as their steps were not divided into parts: {listed(names)}."
+    names = listed_some([row.told_name for row in rows])
+    return f" Not drawn, as their steps were not divided into parts: {names}."
 
 
 def _part(row: Row, kind: str, part: Key, value: float, unit: str) -> dict[str, Any]:
