@@ -20,6 +20,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 
+from hydra_plugins.slurm_queue import has_accounting, watch_the_queue
 from wasi.errors import Interrupted
 from wasi.runs.ending import one_line, print_error
 from wasi.runs.launching import record_launched_job
@@ -108,16 +109,36 @@ class SubmititLocal(_Submitit):
 class SubmititSlurm(_Submitit):
     inner = "SlurmLauncher"
 
+    def launch_all(self, jobs: Sequence[Sequence[str]], first: int) -> Sequence[JobReturn]:
+        """submitit asks `sacct` which jobs have ended; without accounting, it would wait for a dead one for ever."""
+        if not has_accounting():
+            watch_the_queue()
+        return super().launch_all(jobs, first)
+
 
 class Ray(_Launcher):
     module, inner = "hydra_ray_launcher.ray_launcher", "RayLauncher"
 
     def launch_all(self, jobs: Sequence[Sequence[str]], first: int) -> Sequence[JobReturn]:
-        """Ray raises for the first job that is lost for good, and ends the others with this process."""
-        import ray
+        """Ray raises for the first job that is lost for good, and ends the others with this process.
 
-        with _answered(ray, "get", (ray.exceptions.RayError,), lambda lost: lost):
-            return super().launch_all(jobs, first)
+        A cluster that is joined would run the jobs in the folder in which `ray start` was called; they run in this one.
+        """
+        import ray
+        from hydra_plugins.hydra_ray_launcher import _launcher_util
+
+        run_job, folder = _launcher_util._run_job, os.getcwd()
+
+        def run_here(**options: Any) -> JobReturn:
+            os.chdir(folder)
+            return run_job(**options)
+
+        _launcher_util._run_job = run_here
+        try:
+            with _answered(ray, "get", (ray.exceptions.RayError,), lambda lost: lost):
+                return super().launch_all(jobs, first)
+        finally:
+            _launcher_util._run_job = run_job
 
 
 @contextmanager

@@ -4,6 +4,8 @@ import importlib.util
 import os
 import re
 import signal
+import socket
+import subprocess
 import sys
 import textwrap
 import time
@@ -49,6 +51,33 @@ def test_the_same_results_report_and_exit_status(name, whole, tmp_path):
     assert (tmp_path / "multirun/s/report.md").exists() and "validated against ConfigStore" not in told
     status, told = run(*launcher(name), *SWEEP, cwd=tmp_path)
     assert outcome(tmp_path / "multirun/s") == whole
+
+
+def test_a_ray_cluster_that_was_started_in_another_folder(tmp_path, monkeypatch):
+    launcher("ray")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # Ray from 2.60 on gives its token only to `address=auto`
+    (tmp_path / "elsewhere").mkdir()
+    words = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--port=6390", "--num-cpus=1", "--block"]
+    with subprocess.Popen(words, cwd=tmp_path / "elsewhere", start_new_session=True) as cluster:
+        try:
+            _until(lambda: socket.create_connection(("127.0.0.1", 6390), timeout=1))
+            joined = ("hydra/launcher=ray", "hydra.launcher.ray.init.address=127.0.0.1:6390")
+            status, told = run(*joined, "-m", "sweep=s", "method=vanilla", "seed=1,2", cwd=tmp_path)
+        finally:
+            os.killpg(cluster.pid, signal.SIGKILL)
+    assert status == 0, told
+    assert [state for state, *_ in outcome(tmp_path / "multirun/s").values()] == ["completed"] * 2
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def _until(connected):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            return connected().close()
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError("no cluster began")
 
 
 @pytest.mark.parametrize("name", LAUNCHERS)
@@ -193,12 +222,24 @@ def stand_in(tmp_path, monkeypatch, **instead):
     monkeypatch.setenv("PATH", f"{here}:{os.environ['PATH']}")
 
 
-def test_a_task_that_slurm_loses_fails_the_sweep_and_is_named(tmp_path, monkeypatch):
+WITHOUT_ACCOUNTING = {
+    "sacct": 'sys.exit("Slurm accounting storage is disabled")',
+    "squeue": '''
+        assert sys.argv[1:4] == ["--me", "--array", "--noheader"]
+        for name in sorted(os.listdir(HERE)):
+            if name.endswith(".state") and open(f"{HERE}/{name}").read() == "RUNNING":
+                print(f"{name[:-6]}|RUNNING")
+    ''',
+}
+
+
+@pytest.mark.parametrize("instead", [{}, WITHOUT_ACCOUNTING], ids=["accounting", "no accounting"])
+def test_a_task_that_slurm_loses_fails_the_sweep_and_is_named(instead, tmp_path, monkeypatch):
     lost = f"if os.environ['SLURM_ARRAY_TASK_ID'] == '1':\n    os._exit(137)\n{textwrap.dedent(SLURM['srun'])}"
-    stand_in(tmp_path, monkeypatch, srun=lost)
+    stand_in(tmp_path, monkeypatch, srun=lost, **instead)
     status, told = run(*SLURM_HERE, "-m", "sweep=s", "method=vanilla", "seed=0,1", "train.epochs=1", cwd=tmp_path)
     named = re.search(r"^error: multirun/s/vanilla-\S*-s1-\w+: failed: it left no result.json$", told, re.MULTILINE)
-    assert status == 1 and named and "\nTraceback" not in told, told
+    assert status == 1 and named and "\nTraceback" not in told and "submitit WARNING" not in told, told
     assert [state for state, *_ in outcome(tmp_path / "multirun/s").values()] == ["completed"]
 
 
