@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from tests.oracles import decaying
-from wasi.linalg import orthonormal
-from wasi.linalg.orthonormal import in_batches, independent_columns, qr_near_orthonormal, qr_positive
+from wasi.linalg import batched, orthonormal
+from wasi.linalg.batched import in_batches
+from wasi.linalg.orthonormal import independent_columns, qr_near_orthonormal, qr_positive
 
 DOUBLE = torch.float64
 
@@ -46,7 +47,7 @@ def test_columns_of_very_different_length_become_orthonormal_in_place():
 
 @pytest.mark.parametrize("reads", [True, False])
 def test_dependent_columns_leave_what_there_was(reads, monkeypatch):
-    monkeypatch.setattr(orthonormal, "is_on_cpu", lambda a: reads)
+    monkeypatch.setattr(batched, "is_on_cpu", lambda a: reads)
     column, before = torch.randn(20, 1), torch.randn(20, 3)
     q = independent_columns(torch.cat([column, column, torch.zeros(20, 1)], 1), otherwise=before)
     assert torch.equal(q, before)
@@ -59,7 +60,7 @@ def test_without_reading_any_condition_gives_the_same(condition, monkeypatch):
     v, _ = torch.linalg.qr(torch.randn(6, 6, generator=generator))
     a = u * torch.logspace(0, -float(torch.log10(torch.tensor(condition))), 6) @ v.mT
     expected = qr_positive(a.double())
-    monkeypatch.setattr(orthonormal, "is_on_cpu", lambda a: False)
+    monkeypatch.setattr(batched, "is_on_cpu", lambda a: False)
     q, t = qr_near_orthonormal(a)
     assert torch.allclose(q.mT @ q, torch.eye(6), atol=1e-5)
     assert torch.allclose(q @ t, a, atol=1e-5)
@@ -70,7 +71,7 @@ def test_a_matrix_without_a_factor_is_an_error_or_nan(monkeypatch):
     indefinite = torch.diag(torch.tensor([1.0, -1.0]))
     with pytest.raises(torch.linalg.LinAlgError):
         orthonormal.cholesky(indefinite)
-    monkeypatch.setattr(orthonormal, "is_on_cpu", lambda a: False)
+    monkeypatch.setattr(batched, "is_on_cpu", lambda a: False)
     assert orthonormal.cholesky(indefinite).isnan().any()
 
 
@@ -80,7 +81,7 @@ def test_bases_found_together_are_those_found_one_by_one(reads, monkeypatch):
     iterates[2][:, 1] = iterates[2][:, 0]  # depends on another column, so its basis stays
     before = [torch.zeros_like(a) for a in iterates]
     expected = [independent_columns(a, b) for a, b in zip(iterates, before, strict=True)]
-    monkeypatch.setattr(orthonormal, "is_on_cpu", lambda a: reads)
+    monkeypatch.setattr(batched, "is_on_cpu", lambda a: reads)
     found = dict(in_batches(independent_columns, iterates, before))
     assert list(sorted(found)) == [0, 1, 2] and torch.equal(found[2], before[2])
     for number, one in enumerate(expected):

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.small import METHODS, applied, batch
 from wasi.layers.activation import TuckerState
-from wasi.linalg import orthonormal
+from wasi.linalg import batched, orthonormal
 from wasi.training import subspace_iteration
 from wasi.training.optimizer import build_optimizer
 from wasi.training.step import TrainStep
@@ -34,7 +34,7 @@ class Reads(TorchDispatchMode):
 
 @pytest.fixture
 def as_on_an_accelerator(monkeypatch):
-    monkeypatch.setattr(orthonormal, "is_on_cpu", lambda a: False)
+    monkeypatch.setattr(batched, "is_on_cpu", lambda a: False)
 
 
 @pytest.mark.parametrize("optimizer", ["torch.optim.SGD", "torch.optim.AdamW"])
@@ -55,7 +55,7 @@ def test_a_step_reads_once(method, optimizer, as_on_an_accelerator, monkeypatch)
 def test_training_is_the_same_with_and_without_reading(monkeypatch, preconditioner):
     losses = []
     for free in (True, False):
-        monkeypatch.setattr(orthonormal, "is_on_cpu", lambda a, free=free: free)
+        monkeypatch.setattr(batched, "is_on_cpu", lambda a, free=free: free)
         model = applied("timm_vit", "wasi", torch.float64, preconditioner=preconditioner)
         for state in (module for module in model.modules() if isinstance(module, TuckerState)):
             state.update_gap = 3

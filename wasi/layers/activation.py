@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from wasi.linalg import tucker
-from wasi.linalg.orthonormal import in_batches, independent_columns
+from wasi.linalg.batched import in_batches
+from wasi.linalg.orthonormal import independent_columns
 from wasi.linalg.spectrum import mode_rank, mode_subspace
 
 

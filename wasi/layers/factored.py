@@ -27,7 +27,7 @@ from wasi.layers.activation import TuckerState
 from wasi.layers.autocast import as_autocast, without_autocast
 from wasi.layers.base import LowRankLayer
 from wasi.layers.skipped_output import placeholder_output
-from wasi.linalg import orthonormal, subspace, tucker
+from wasi.linalg import batched, subspace, tucker
 from wasi.linalg.thin import low_rank_linear, thin_matmul
 
 
@@ -208,7 +208,7 @@ def fold_all_(layers: Sequence[FactoredLinear], decays: Sequence[float]) -> None
         basis = layer.state.feature_basis
         assert basis is not None
         weights.append((layer.L, layer.R, layer.C, basis))
-    together = layers and not orthonormal.is_on_cpu(layers[0].L)
+    together = layers and not batched.is_on_cpu(layers[0].L)
     bs = subspace.fold_all_(weights, decays, [layer.B for layer in layers]) if together else None
     for number, (layer, weight, decay) in enumerate(zip(layers, weights, decays, strict=True)):
         b = bs[number] if bs is not None else subspace.fold_(*weight, decay, layer.B)

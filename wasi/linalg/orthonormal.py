@@ -1,9 +1,9 @@
 """Orthonormal bases of tall matrices."""
 
-from collections.abc import Callable, Iterator, Sequence
-
 import torch
 from torch import Tensor
+
+from wasi.linalg import batched
 
 # Bounds on the least diagonal entry of the Cholesky factor of `A^T A`: below the first, one Cholesky pass is not exact
 # enough; below the second, even two are not.
@@ -21,11 +21,6 @@ def qr_positive(a: Tensor) -> tuple[Tensor, Tensor]:
     return q * sign, t * sign[:, None]
 
 
-def is_on_cpu(a: Tensor) -> bool:
-    """Whether `a` is on the CPU: elsewhere, control flow that depends on its values would need a synchronisation."""
-    return a.device.type == "cpu"
-
-
 def qr_near_orthonormal(a: Tensor) -> tuple[Tensor, Tensor]:
     """Return `Q` (`m x n`) and `T` of `qr_positive` for nearly orthonormal columns, by the faster Cholesky QR.
 
@@ -34,7 +29,7 @@ def qr_near_orthonormal(a: Tensor) -> tuple[Tensor, Tensor]:
     accelerator, where that choice would need a synchronisation, it is always shifted CholeskyQR3, which is stable up to
     a condition number of about the inverse of the unit roundoff (Fukaya et al. 2020).
     """
-    if not is_on_cpu(a):
+    if not batched.is_on_cpu(a):
         return _shifted_cholesky_qr(a)
     lower, info = torch.linalg.cholesky_ex(a.mT @ a)
     smallest = 0.0 if info.item() else lower.diagonal().min().item()
@@ -68,32 +63,10 @@ def cholesky(gram: Tensor) -> Tensor:
     Raises:
         torch.linalg.LinAlgError: a matrix on the CPU is not positive definite.
     """
-    if is_on_cpu(gram):
+    if batched.is_on_cpu(gram):
         return torch.linalg.cholesky(gram)
     lower, info = torch.linalg.cholesky_ex(gram)
     return torch.where(info == 0, lower, torch.nan)
-
-
-def in_batches(function: Callable[..., Tensor], *matrices: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
-    """Yield pairs of an index and `function` of the matrices at that index, in any order.
-
-    On an accelerator, where launching an operation takes longer than decomposing a small matrix, matrices of equal
-    shapes are computed as one batch; on a CPU, one result is computed at a time, when it is asked for.
-
-    Args:
-        function: must work under `torch.vmap`.
-        matrices: one sequence for each argument of `function`, all of the same length.
-    """
-    rows = list(zip(*matrices, strict=True))
-    if not rows or is_on_cpu(rows[0][0]):
-        yield from ((number, function(*row)) for number, row in enumerate(rows))
-        return
-    by_shape: dict[object, list[int]] = {}
-    for number, row in enumerate(rows):
-        by_shape.setdefault(tuple(matrix.shape for matrix in row), []).append(number)
-    for numbers in by_shape.values():
-        columns = zip(*(rows[number] for number in numbers), strict=True)
-        yield from zip(numbers, torch.vmap(function)(*map(torch.stack, columns)), strict=True)
 
 
 def independent_columns(a: Tensor, otherwise: Tensor) -> Tensor:
@@ -105,6 +78,6 @@ def independent_columns(a: Tensor, otherwise: Tensor) -> Tensor:
     scaled = a / torch.linalg.vector_norm(a, dim=0).clamp_min(torch.finfo(a.dtype).tiny)
     lower, info = torch.linalg.cholesky_ex(scaled.mT @ scaled)
     independent = (info == 0) & (lower.diagonal().min() >= _DEPENDENT)
-    if not is_on_cpu(a):
+    if not batched.is_on_cpu(a):
         return torch.where(independent, qr_near_orthonormal(scaled)[0], otherwise)
     return qr_near_orthonormal(scaled)[0] if independent else otherwise

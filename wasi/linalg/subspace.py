@@ -4,11 +4,12 @@
 `fold_`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from wasi.linalg import batched
 from wasi.linalg.orthonormal import cholesky, qr_near_orthonormal, qr_positive
 
 # Up to this `||E||_F`, `fold_` cancels the stretch `E` of `L^T L` to first order: `E^2 / 4` is left, at most 2.5e-5.
@@ -69,7 +70,7 @@ def fold_all_(
 ) -> list[Tensor]:
     """Call `fold_` for several weights, with all their `K x K` and `K x r` matrices in one batch.
 
-    For accelerators, where launching an operation takes longer than decomposing so small a matrix.
+    For accelerators, see `wasi.linalg.batched`.
 
     Args:
         weights: for each weight, the first four arguments of `fold_`; decays, bs: its `decay` and `b`.
@@ -81,14 +82,14 @@ def fold_all_(
     missing = [number for number, b in found.items() if b is None]
     if missing:
         rights, bases = ([weights[number][place] for number in missing] for place in (1, 3))
-        grams = _stacked([right @ right.mT for right in rights])
-        rows = _stacked([right @ basis for right, basis in zip(rights, bases, strict=True)])
+        grams = batched.stacked([right @ right.mT for right in rights])
+        rows = batched.stacked([right @ basis for right, basis in zip(rights, bases, strict=True)])
         solved = torch.vmap(damped_solve)(grams, rows)
         for number, right, basis, b in zip(missing, rights, bases, solved, strict=True):
             found[number] = b[: len(right), : basis.shape[1]]  # without the padding of the batch
     used = [b for b in found.values() if b is not None]
     products = [(left.mT @ update, update.mT @ update) for left, _, update, _ in weights]
-    stacks = [_stacked(matrices) for matrices in (*zip(*products, strict=True), used)]
+    stacks = [batched.stacked(matrices) for matrices in (*zip(*products, strict=True), used)]
     a_s = torch.vmap(_corrected)(*stacks)
     for (left, right, update, basis), decay, a, b in zip(weights, decays, a_s, used, strict=True):
         _add_(left, right, update, basis, decay, a[: b.shape[0], : b.shape[1]], b)
@@ -106,17 +107,6 @@ def _corrected(a: Tensor, square: Tensor, b: Tensor) -> Tensor:
 def _add_(left: Tensor, right: Tensor, update: Tensor, basis: Tensor, decay: float, a: Tensor, b: Tensor) -> None:
     left.addmm_(torch.addmm(update, left, a, alpha=-1), b.mT)  # L <- L + (C - L A) B^T = L + N B^T
     right.addmm_(a, basis.mT, beta=decay)  #                     R <- decay R + A U^T
-
-
-def _stacked(matrices: Sequence[Tensor]) -> Tensor:
-    """Stack matrices as one tensor `[number, most rows, most columns]`, padded with zeros."""
-    if len({matrix.shape for matrix in matrices}) == 1:
-        return torch.stack(list(matrices))
-    rows, columns = (max(matrix.shape[axis] for matrix in matrices) for axis in (0, 1))
-    together = matrices[0].new_zeros(len(matrices), rows, columns)
-    for place, matrix in zip(together, matrices, strict=True):
-        place[: matrix.shape[0], : matrix.shape[1]] = matrix
-    return together
 
 
 def tangent_gradient(d_left: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
@@ -178,7 +168,7 @@ def polar_factors(matrices: Sequence[Tensor]) -> list[Tensor]:
         torch.linalg.LinAlgError: an entry of a matrix is not finite.
     """
     wide = [matrix.double() for matrix in matrices]
-    roots = _on_cpu(_inverse_root, [matrix.mT @ matrix for matrix in wide])
+    roots = batched.on_cpu(_inverse_root, [matrix.mT @ matrix for matrix in wide])
     return [matrix @ root.to(matrix.dtype) for matrix, root in zip(matrices, roots, strict=True)]
 
 
@@ -188,17 +178,3 @@ def _inverse_root(gram: Tensor) -> Tensor:
     values = values.clamp_min(0)
     scale = (values + 1e-12 * values[-1]).clamp_min(torch.finfo(torch.float32).tiny).rsqrt()
     return (vectors * scale) @ vectors.mT
-
-
-def _on_cpu(function: Callable[[Tensor], Tensor], squares: Sequence[Tensor]) -> list[Tensor]:
-    """Return `function` of each square matrix, computed on the CPU, with one transfer from an accelerator and one back.
-
-    Decomposing so small a matrix takes longer on an accelerator, and each decomposition there makes the host wait.
-    """
-    if not squares or squares[0].device.type == "cpu":
-        return [function(square) for square in squares]
-    sizes = [len(square) for square in squares]
-    together = torch.cat([square.flatten() for square in squares]).cpu().split([n * n for n in sizes])
-    found = [function(part.view(n, n)).flatten() for part, n in zip(together, sizes, strict=True)]
-    back = torch.cat(found).to(squares[0].device).split([n * n for n in sizes])
-    return [part.view(n, n) for part, n in zip(back, sizes, strict=True)]
