@@ -1,6 +1,8 @@
 """Every file under conf/ composes, resolves, is valid, and names things that exist."""
 
+from importlib import import_module
 from pathlib import Path
+from types import GenericAlias
 
 import pytest
 from hydra.utils import get_object
@@ -26,6 +28,13 @@ CONTRACT = {
     "fig9_seeds fig10_more_datasets fig11_more_baselines "
     "table2_device_seconds table3_other_boards table4_energy",
 }
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF.parent / "hydra_plugins").glob("*.py")))
+def test_hydra_finds_its_plugins_in_every_python(name):
+    """In Python 3.10, an alias such as `Mapping[str, int]` in a plugin's module ends every command in a traceback."""
+    module = import_module(f"hydra_plugins.{name}")
+    assert not [key for key, value in vars(module).items() if isinstance(value, GenericAlias)]
 
 
 @pytest.mark.parametrize("group", CONTRACT)

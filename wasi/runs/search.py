@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig
@@ -18,7 +18,9 @@ _NEAR = 0.05  # share of a range, on its own scale, that counts as its edge at e
 _DIGITS = 3  # significant ones, of numbers that are drawn
 
 Point = dict[str, Any]  # option -> value
-Axes = Mapping[str, "Range | list[Any]"]
+# As text, because Hydra asks of every class in its plugins' modules whether it is a plugin, and in Python 3.10 an alias
+# `Mapping[...]` passes for a class.
+Axes: TypeAlias = "Mapping[str, Range | list[Any]]"
 
 
 class Asked(Protocol):
