@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from wasi import progress
-from wasi.progress import ProgressCallback, job_position, numbers, standing
+from wasi.progress import ProgressCallback, job_position, numbers, sweep_state
 from wasi.runs.result import read_result, write_json
 
 CONFIG = {
@@ -41,8 +41,8 @@ def test_a_job_s_numbers_stand_beside_those_of_the_vanilla_of_its_seed(tmp_path)
     job(tmp_path, "v1", seed=1, acc=0.9, peak=100.0, step=30.0)
     folder = job(tmp_path, "w1", "wasi", seed=1, acc=0.88, peak=50.0, step=20.0)
     costs = "train MiB 50.00 (2.00×), step ms 20.00 (1.50×)"
-    told = f"wasi 0.8, vit_micro on digits, seed 1: test acc 0.8800 (-0.0200), {costs}"
-    assert numbers(folder, tmp_path) == told
+    output = f"wasi 0.8, vit_micro on digits, seed 1: test acc 0.8800 (-0.0200), {costs}"
+    assert numbers(folder, tmp_path) == output
 
 
 def test_times_of_a_busy_machine_are_told_with_a_warning(tmp_path):
@@ -79,7 +79,7 @@ def test_before_the_first_vanilla_there_is_nothing_to_compare_with(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("sweeper", "tuning", "seed", "told"),
+    ("sweeper", "tuning", "seed", "output"),
     [
         ("TunedSweeper", None, 1, "val acc 0.7000"),  # in the first stage
         ("OptunaSweeper", (["v"], [], "1"), 1, "val acc 0.7000"),  # of the second row, while the first has chosen
@@ -90,7 +90,7 @@ def test_before_the_first_vanilla_there_is_nothing_to_compare_with(tmp_path):
         ("BasicSweeper", None, 1, "test acc 0.8800"),
     ],
 )
-def test_while_a_sweep_chooses_it_tells_nothing_of_test_images(tmp_path, monkeypatch, sweeper, tuning, seed, told):
+def test_while_a_sweep_chooses_it_tells_nothing_of_test_images(tmp_path, monkeypatch, sweeper, tuning, seed, output):
     lines = []
     monkeypatch.setattr(progress.log, "info", lambda *words: lines.append(words[0] % words[1:]))
     if tuning is not None:
@@ -105,7 +105,7 @@ def test_while_a_sweep_chooses_it_tells_nothing_of_test_images(tmp_path, monkeyp
     callback.on_job_start(config := OmegaConf.create({"hydra": hydra, "seed": seed}), task_function=None)
     job(tmp_path, "w", "wasi", acc=0.88, val=0.7)
     callback.on_job_end(config, None)
-    assert told in lines[-1] and ("test" in lines[-1]) == ("test" in told)
+    assert output in lines[-1] and ("test" in lines[-1]) == ("test" in output)
 
 
 def test_jobs_are_counted_once_where_the_plan_names_them(tmp_path):
@@ -121,20 +121,20 @@ def test_jobs_are_counted_once_where_the_plan_names_them(tmp_path):
 
 def test_the_expected_end_is_told_once_a_job_is_completed(tmp_path):
     write_json(tmp_path / "sweep.json", {"jobs": 4, "folders": list("abcd")})
-    assert standing(tmp_path) == ""
+    assert sweep_state(tmp_path) == ""
     job(tmp_path, "a", seconds=600.0)
     job(tmp_path, "b", status="failed")
-    assert standing(tmp_path).startswith("1 failed, about 20 min left (")
+    assert sweep_state(tmp_path).startswith("1 failed, about 20 min left (")
 
 
 @pytest.fixture
-def told(monkeypatch):
+def output(monkeypatch):
     lines = []
     monkeypatch.setattr(progress.log, "info", lambda text, *words: lines.append(text % words))
     return lines
 
 
-def test_a_job_that_is_skipped_or_met_again_is_told_once(tmp_path, told):
+def test_a_job_that_is_skipped_or_met_again_is_told_once(tmp_path, output):
     def run(name, writes):
         runtime = {"output_dir": str(tmp_path / name)}
         hydra = {"runtime": runtime, "sweep": {"dir": str(tmp_path)}, "mode": "MULTIRUN", "job": {"num": 0}}
@@ -151,4 +151,4 @@ def test_a_job_that_is_skipped_or_met_again_is_told_once(tmp_path, told):
     callback = ProgressCallback()
     for name, writes in (("old", False), ("new", True), ("new", False)):
         run(name, writes)
-    assert [line.split(":")[0].split(",")[0] for line in told] == ["job 1 of 2", "job 2 of 2", "job 2 of 2 done"]
+    assert [line.split(":")[0].split(",")[0] for line in output] == ["job 1 of 2", "job 2 of 2", "job 2 of 2 done"]

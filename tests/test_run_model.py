@@ -79,8 +79,8 @@ def test_help_and_a_wrong_folder_import_no_torch(command, tmp_path):
         "finally: print('torch' in sys.modules)"
     )
     extra = {"predict": ["x.png"], "evaluate": [], "export": ["--format", "dense"]}[command]
-    told = call([sys.executable, "-c", code, "--help"], tmp_path)
-    assert told.returncode == 0 and told.stdout.splitlines()[-1] == "False"
+    output = call([sys.executable, "-c", code, "--help"], tmp_path)
+    assert output.returncode == 0 and output.stdout.splitlines()[-1] == "False"
     wrong = call([sys.executable, "-c", code, "nowhere", *extra], tmp_path)
     assert wrong.returncode == 2 and wrong.stdout == "False\n"
     assert wrong.stderr.startswith("error: RUN=nowhere") and len(wrong.stderr.splitlines()) == 1
@@ -292,16 +292,16 @@ def test_training_goes_on_with_other_classes_and_few_photos(of_photos, tmp_path)
     words += ["method=wasi", "method.init=output", "method.calibration_batches=9", "train.epochs=1"]
     done = run(*words, "hydra.run.dir=run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    told = (tmp_path / "run" / "train.log").read_text()
-    assert "that model has other classes, so the head is new" in told
-    assert "calibration_batches=9: there are 13 training images, so 2 at dataset.batch_size=8" in told
+    output = (tmp_path / "run" / "train.log").read_text()
+    assert "that model has other classes, so the head is new" in output
+    assert "calibration_batches=9: there are 13 training images, so 2 at dataset.batch_size=8" in output
 
 
 def test_the_peak_that_a_run_tells_is_of_all_its_processes_and_kept(of_photos):
     log = (of_photos / "train.log").read_text()
-    told = re.search(r"trained in (\d+) MiB, the resident peak of the whole process\n", log)
+    output = re.search(r"trained in (\d+) MiB, the resident peak of the whole process\n", log)
     kept = json.loads((of_photos / "result.json").read_text())["metrics"]["memory/process_rss_peak_mib"]
-    assert told and round(kept) == int(told[1])
+    assert output and round(kept) == int(output[1])
 
 
 def test_all_images_of_another_folder_count(of_photos, tmp_path, wasi):

@@ -44,8 +44,8 @@ def test_what_is_done_runs_failed_and_is_left(tmp_path):
     with folder_lock(running):
         first, *rest = lines(tmp_path)
         left = seconds_left(jobs(tmp_path), planned=7)
-    told = f"{tmp_path}: 2 completed, 1 running, 1 failed, 1 died, at most 2 not begun, about 38 min left ("
-    assert first.startswith(told) and re.fullmatch(r"(\d\d \w+ )?\d\d:\d\d\)", first.removeprefix(told))
+    output = f"{tmp_path}: 2 completed, 1 running, 1 failed, 1 died, at most 2 not begun, about 38 min left ("
+    assert first.startswith(output) and re.fullmatch(r"(\d\d \w+ )?\d\d:\d\d\)", first.removeprefix(output))
     assert left == pytest.approx(350 + 3 * 650, abs=3)  # two to come, and the dead one again
     assert rest == [
         "  running      c: epoch 3/9, since 5 min",
@@ -143,8 +143,8 @@ def test_the_command_takes_no_torch_and_ends_in_one_line(tmp_path):
         return subprocess.run([sys.executable, "-c", check, *words], cwd=ROOT, capture_output=True, text=True)
 
     _job(tmp_path, "a", "completed", wall=1.0)
-    told = run(str(tmp_path))
-    assert told.returncode == 0 and told.stdout == f"{tmp_path}: 1 completed\n", told.stderr
+    output = run(str(tmp_path))
+    assert output.returncode == 0 and output.stdout == f"{tmp_path}: 1 completed\n", output.stderr
     for seconds in ("nan", "inf"):
         assert run(str(tmp_path), "--watch", seconds).stderr.startswith(f"error: --watch={seconds}: allowed is ")
     refused = run("--watch", str(tmp_path))

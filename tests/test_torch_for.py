@@ -24,8 +24,8 @@ ROOT = Path(__file__).resolve().parents[1]
     ],
 )
 def test_what_is_taken_and_why(machine, constraints, why):
-    found, told = torch_for(*machine)
-    assert found == constraints and why in told and "\n" not in told
+    found, output = torch_for(*machine)
+    assert found == constraints and why in output and "\n" not in output
 
 
 @pytest.mark.parametrize("sign", ["driver", "tool", None])

@@ -71,7 +71,7 @@ def test_a_mistake_is_one_line_and_status_2(words, named, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "output"),
     [
         (["method=nope"], "method=nope: allowed is asi, "),
         (["train.epoch=1"], "train.epoch=1: allowed is one of train.checkpoint_every,"),
@@ -90,10 +90,10 @@ def test_a_mistake_is_one_line_and_status_2(words, named, tmp_path):
         (["optimizer.lr=interval(1e-3,1)", "-m"], "optimizer.lr=interval(1e-3,1): allowed is values with commas, or "),
     ],
 )  # fmt: skip
-def test_what_cannot_be_composed_is_one_line_and_leaves_no_run(words, told, tmp_path):
+def test_what_cannot_be_composed_is_one_line_and_leaves_no_run(words, output, tmp_path):
     done = light(*TINY, *words, cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {told}") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"error: {output}") and done.stderr.count("\n") == 1
     assert results(tmp_path) == {}
 
 
@@ -119,7 +119,7 @@ def test_what_only_hydra_has_words_for_is_one_line_too(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "output"),
     [
         (["hydra.run.dir=/proc/x"], "hydra.run.dir=/proc/x: allowed is a folder that can be "),
         (["hydra.sweep.dir=/proc/x", "-m"], "hydra.sweep.dir=/proc/x: allowed is a folder that can be "),
@@ -128,9 +128,9 @@ def test_what_only_hydra_has_words_for_is_one_line_too(tmp_path):
         (["hydra.output_subdir=/proc/x", "-m"], "hydra.output_subdir=/proc/x: allowed is a name inside "),
     ],
 )
-def test_a_folder_that_cannot_be_is_one_line(words, told, tmp_path):
+def test_a_folder_that_cannot_be_is_one_line(words, output, tmp_path):
     done = light(*TINY, *words, cwd=tmp_path)
-    assert done.returncode == 2 and done.stderr.startswith(f"error: {told}") and done.stderr.count("\n") == 1
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {output}") and done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
@@ -224,9 +224,9 @@ def test_a_stopped_sweep_resumes_to_the_same_numbers(tmp_path):
     resumed = results(tmp_path)
     assert len(resumed) == 2 and resumed[name]["provenance"]["resumed_from_step"] > 0
 
-    told = wandb_file.records(tmp_path / "multirun" / "stopped" / name)
-    assert wandb_file.steps(told) == list(range(1, 25))  # each of the 12 epochs' two steps once, in one file
-    assert not any(str(tmp_path) in str(record) for record in told)
+    output = wandb_file.records(tmp_path / "multirun" / "stopped" / name)
+    assert wandb_file.steps(output) == list(range(1, 25))  # each of the 12 epochs' two steps once, in one file
+    assert not any(str(tmp_path) in str(record) for record in output)
 
     run(*words, "seed=0", "hydra.run.dir=whole", "logger=none", cwd=tmp_path)
     whole = results(tmp_path)["whole"]

@@ -42,8 +42,8 @@ class ProgressCallback(Callback):
         folder, sweep = _folders(config)
         self._before = _version(folder)
         if sweep is not None and folder not in self._begun:  # a sweep may have the same job twice
-            place = job_position(folder, sweep, config.hydra.job.num)
-            log.info("%s: %s", ", ".join(filter(None, [f"job {place}", standing(sweep)])), folder.name)
+            position = job_position(folder, sweep, config.hydra.job.num)
+            log.info("%s: %s", ", ".join(filter(None, [f"job {position}", sweep_state(sweep)])), folder.name)
         self._begun.add(folder)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
@@ -82,7 +82,7 @@ def job_position(folder: Path, sweep: Path, number: int) -> str:
     return f"{number + 1} of at most {total}" if total else str(number + 1)
 
 
-def standing(sweep: Path) -> str:
+def sweep_state(sweep: Path) -> str:
     """Return how many jobs have failed so far, and when the sweep will end.
 
     The estimate assumes that all jobs take as long as those that are completed.

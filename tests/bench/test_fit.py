@@ -119,8 +119,8 @@ def test_what_one_takes_above_its_prediction_is_expected_of_the_others(job_confi
     found = Plan(job_config("bench.fit.batch_sizes=[64,95,99]", *ONE_KIND), tmp_path)
     processes.quickest_is_largest()
     plan(found.cfg, found)
-    told = [(row["batch_size"], row["process_mib"], row["measured"], row["fits"]) for row in found.rows]
-    assert told == [(64, 874.0, True, True), (95, 905.0, False, False), (99, 909.0, True, False)]
+    output = [(row["batch_size"], row["process_mib"], row["measured"], row["fits"]) for row in found.rows]
+    assert output == [(64, 874.0, True, True), (95, 905.0, False, False), (99, 909.0, True, False)]
     assert "1 of 3 combinations fit, 1 confirmed" in found.table(found.rows) and not caplog.records
 
 
@@ -251,6 +251,6 @@ def test_what_the_rows_choose_themselves_is_refused(word, instead, job_config, p
 @pytest.mark.parametrize("word", ["bench.rounds=9", "bench.baseline=nope", "logger=wandb_offline"])
 def test_what_only_a_benchmark_does_is_refused(word, job_config, processes, tmp_path):
     ending = perform(job_config(word), tmp_path, plan)
-    told = f"{word}: allowed is without experiment=fit, whose options are bench.fit.OPTION"
-    assert ending.exit_code == 2 and ending.error == told
+    output = f"{word}: allowed is without experiment=fit, whose options are bench.fit.OPTION"
+    assert ending.exit_code == 2 and ending.error == output
     assert processes.asked == []

@@ -103,9 +103,9 @@ def test_content_without_a_baseline():
 
 def test_wide_spread_is_told_with_its_side():
     wide = side(1, 0, noise=0.5)
-    told = Measurement(side(1, 1, rounds=1), wide).warnings()
-    assert any(line.startswith("baseline time/train_step_ms: wide spread") for line in told)
-    assert not any(line.startswith("ours") for line in told)
+    output = Measurement(side(1, 1, rounds=1), wide).warnings()
+    assert any(line.startswith("baseline time/train_step_ms: wide spread") for line in output)
+    assert not any(line.startswith("ours") for line in output)
 
 
 def test_telemetry_is_the_first_and_the_last_look():

@@ -38,8 +38,8 @@ def test_rows_are_ordered_and_named(sweep):
 
 
 def test_the_table_says_what_was_measured(sweep):
-    told = text(read_jobs(sweep))
-    times, memory = row(told, "wasi 0.8")
+    output = text(read_jobs(sweep))
+    times, memory = row(output, "wasi 0.8")
     assert times.split()[2:] == [
         "500",
         "600",
@@ -71,10 +71,10 @@ def test_the_table_says_what_was_measured(sweep):
         "5%",
         "50%",
     ]
-    assert set("".join(row(told, "wasi 0.9")[0].split()[2:])) == {"-"}
-    assert "wasi 0.9: failed: the measuring process was killed by SIGKILL" in told
-    assert "vit_b_32 (surrogate weights) on synthetic, batch 32, Cortex-A76, 4 threads" in told
-    assert max(map(len, told.splitlines())) <= 160
+    assert set("".join(row(output, "wasi 0.9")[0].split()[2:])) == {"-"}
+    assert "wasi 0.9: failed: the measuring process was killed by SIGKILL" in output
+    assert "vit_b_32 (surrogate weights) on synthetic, batch 32, Cortex-A76, 4 threads" in output
+    assert max(map(len, output.splitlines())) <= 160
 
 
 def test_a_baseline_that_is_no_job_has_a_row(tmp_path):
@@ -146,14 +146,14 @@ def test_figure_of_a_block(sweep, tmp_path):
 
 
 def test_everything_is_written_beside_the_jobs(sweep):
-    told = write_report(sweep)
+    output = write_report(sweep)
     assert {path.name for path in sweep.iterdir() if path.is_file()} == {
         "bench.csv",
         "report.html",
         "time_vs_epsilon_vit_b_32_surrogate_weights_synthetic_32.png",
         "time_vs_epsilon_vit_b_32_surrogate_weights_synthetic_32.svg",
     }
-    assert str(sweep) in told and "bench.csv" in told
+    assert str(sweep) in output and "bench.csv" in output
 
 
 def test_a_sweep_without_a_job(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from wasi.config.declared import appearance, method_names, null_means, place, reads_rank, worth_tuning
+from wasi.config.declared import appearance, declared_order, method_names, null_means, reads_rank, worth_tuning
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "method"
 
@@ -42,7 +42,7 @@ def test_what_is_read_from_the_source_is_what_the_class_has():
 
 def test_a_method_that_is_not_there_comes_last_and_reads_nothing():
     assert appearance("nope") is None and not reads_rank("nope")
-    assert sorted(["nope", *method_names()], key=place)[-1] == "nope"
+    assert sorted(["nope", *method_names()], key=declared_order)[-1] == "nope"
 
 
 def test_torch_is_not_imported():

@@ -18,7 +18,7 @@ def own(tmp_path, monkeypatch, compose_config):
     """A function that adds `conf/method/mine.yaml` and its class, and returns a configuration with the method."""
     monkeypatch.setattr(declared, "_CONF", tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    caches = (declared.appearance, declared.null_means, declared.worth_tuning, declared.rank_option_places)
+    caches = (declared.appearance, declared.null_means, declared.worth_tuning, declared.rank_option_paths)
 
     def added(options: str, source: str = CLASS, **given):
         (tmp_path / "mine_of_tests.py").write_text(textwrap.dedent(source))

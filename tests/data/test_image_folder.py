@@ -105,8 +105,8 @@ def pipe(path):
 @pytest.mark.parametrize("where", ["train/dog/2.jpg", "val/cat/1.jpg"])
 def test_an_unreadable_image_is_named_before_training(load, image_tree, damage, where):
     damage(image_tree / where)
-    told = refused(load, "1 of ")
-    assert told.startswith(f"{image_tree / where} cannot be read: ") and "train/<class>" not in told
+    output = refused(load, "1 of ")
+    assert output.startswith(f"{image_tree / where} cannot be read: ") and "train/<class>" not in output
 
 
 @pytest.mark.parametrize("kind", ["png", "gif", "bmp", "tif", "webp", "ppm"])
@@ -122,22 +122,22 @@ def test_a_truncated_image_of_any_kind_is_found(load, image_tree, kind):
 def test_all_unreadable_images_are_named_in_order(load, image_tree):
     for name in ("train/dog/0.jpg", "train/cat/1.jpg"):
         text(image_tree / name)
-    told = refused(load, image_tree / "train/cat/1.jpg")
-    assert told.index("cat/1.jpg") < told.index("dog/0.jpg") and "more" not in told and "\n" not in told
+    output = refused(load, image_tree / "train/cat/1.jpg")
+    assert output.index("cat/1.jpg") < output.index("dog/0.jpg") and "more" not in output and "\n" not in output
 
 
 def test_of_many_unreadable_images_twenty_are_named(load, image_tree):
     for number in range(23):
         text(image_tree / f"train/cat/broken{number:02}.jpg")
-    told = refused(load, "broken00.jpg")
-    assert "broken19.jpg" in told and "broken20.jpg" not in told and "; and 3 more (dataset.root=" in told
+    output = refused(load, "broken00.jpg")
+    assert "broken19.jpg" in output and "broken20.jpg" not in output and "; and 3 more (dataset.root=" in output
 
 
 def test_of_an_image_that_is_too_large_its_size_is_told(load, image_tree, monkeypatch):
     monkeypatch.setattr("wasi.data.decode.MAX_PIXELS", 100)
-    told = refused(load, "10 of 10 cannot")
+    output = refused(load, "10 of 10 cannot")
     first = image_tree / "train/cat/0.jpg"
-    assert told.startswith(f"{first} cannot be read: allowed is an image of at most 100 pixels")
+    assert output.startswith(f"{first} cannot be read: allowed is an image of at most 100 pixels")
 
 
 def test_a_damaged_image_that_the_subset_leaves_out_still_counts(load, image_tree):
@@ -359,5 +359,5 @@ def test_classes_without_an_image_to_validate_or_test_on_are_told(config, spec, 
 def test_of_many_such_classes_twenty_are_told(config, spec, undivided, caplog):
     root = undivided(large=40, **{f"class{number:02}": 1 for number in range(23)})
     load_data(config("image_folder", root=root), spec(8), 0)
-    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert "class19 and 3 more; no test image of class class00," in told and "class20" not in told
+    (output,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "class19 and 3 more; no test image of class class00," in output and "class20" not in output

@@ -29,8 +29,8 @@ def start(*words: str, cwd: Path) -> subprocess.Popen:
 def run(*words: str, cwd: Path) -> tuple[int, str]:
     """Exit status, and what it printed."""
     process = start(*words, cwd=cwd)
-    told, _ = process.communicate(timeout=SECONDS)
-    return process.returncode, told
+    output, _ = process.communicate(timeout=SECONDS)
+    return process.returncode, output
 
 
 def kill(process: subprocess.Popen) -> None:

@@ -29,8 +29,8 @@ def test_a_signal_in_the_middle_of_a_step(signum, tmp_path):
     process = start("hydra.run.dir=run", "logger=wandb_offline", *LONG, cwd=tmp_path)
     wait_for(process, tmp_path / "run", "checkpoint_before.pt")
     process.send_signal(signum)
-    told, _ = process.communicate(timeout=60)
-    assert process.returncode == 128 + signum and "Traceback" not in told
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signum and "Traceback" not in output
     assert (result(tmp_path / "run")["status"], result(tmp_path / "run")["error"]) == (
         "interrupted", f"stopped by {signum.name}",
     )  # fmt: skip
@@ -50,9 +50,9 @@ def test_a_closed_terminal_reaches_the_processes_that_load_data_too(tmp_path):
     process = start("hydra.run.dir=run", *photos, *sizes, *LONG, cwd=tmp_path)
     wait_for(process, tmp_path / "run", "checkpoint_before.pt")
     os.killpg(process.pid, signal.SIGHUP)
-    told, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=60)
     # Not "Traceback": a worker that is ended while it hands over a batch may print multiprocessing's own.
-    assert process.returncode == 129 and "wasi.errors.Interrupted" not in told
+    assert process.returncode == 129 and "wasi.errors.Interrupted" not in output
     step = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)["progress"]["step"]
     assert result(tmp_path / "run")["status"] == "interrupted" and step > 0
 
@@ -81,13 +81,13 @@ def file_system(folder, options):
 @pytest.mark.parametrize("kib", [300, 3000, 6000, 12000])  # the log, a checkpoint, the second, the model do not fit
 def test_a_full_disk_is_one_line_and_what_was_saved_is_continued(kib, tmp_path):
     with file_system(tmp_path / "disk", f"size={kib}k") as disk:
-        status, told = run("hydra.run.dir=run", cwd=disk)
-        assert "Traceback" not in told and (status != 0 or result(disk / "run")["status"] == "completed")
-        assert status == 0 or "No space left" in told or "os error 28" in told
+        status, output = run("hydra.run.dir=run", cwd=disk)
+        assert "Traceback" not in output and (status != 0 or result(disk / "run")["status"] == "completed")
+        assert status == 0 or "No space left" in output or "os error 28" in output
         assert not list(disk.rglob("*.tmp"))
         subprocess.run(["mount", "-o", "remount,size=200m", disk], check=True)
-        status, told = run("hydra.run.dir=run", cwd=disk)
-        assert status == 0, told
+        status, output = run("hydra.run.dir=run", cwd=disk)
+        assert status == 0, output
         resumed = outcome(disk)["run"]
     assert run("hydra.run.dir=whole", cwd=tmp_path)[0] == 0
     assert resumed == outcome(tmp_path)["whole"]
@@ -98,8 +98,8 @@ def test_a_read_only_disk_is_one_line(tmp_path):
         (disk / "there").mkdir()
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         for words in (["hydra.run.dir=run"], ["hydra.run.dir=there"], ["-m", "sweep=s", "seed=0,1"]):
-            status, told = run(*words, cwd=disk)
-            assert status == 2 and "Traceback" not in told and "error: hydra." in told
+            status, output = run(*words, cwd=disk)
+            assert status == 2 and "Traceback" not in output and "error: hydra." in output
 
 
 @pytest.mark.parametrize("name", ["checkpoint.pt", "result.json", "best.pt"])
@@ -113,8 +113,8 @@ def test_a_cut_file_of_an_interrupted_run(name, keep, tmp_path):
     process.communicate(timeout=60)
     file = tmp_path / "parts" / name
     file.write_bytes(file.read_bytes()[: int(keep * file.stat().st_size)])
-    status, told = run("hydra.run.dir=parts", *words, cwd=tmp_path)
-    assert status == 0, told
+    status, output = run("hydra.run.dir=parts", *words, cwd=tmp_path)
+    assert status == 0, output
     assert run("hydra.run.dir=whole", *words, cwd=tmp_path)[0] == 0
     found = outcome(tmp_path)
     assert found["parts"] == found["whole"]
@@ -125,8 +125,8 @@ def test_a_cut_model_is_told_and_made_anew_when_asked(tmp_path):
     whole = outcome(tmp_path)["run"]
     model = tmp_path / "run/model.safetensors"
     model.write_bytes(model.read_bytes()[:-100])
-    status, told = run("hydra.run.dir=run", cwd=tmp_path)
-    assert status == 0 and "model.safetensors is cut or damaged: train.rerun=true" in told
+    status, output = run("hydra.run.dir=run", cwd=tmp_path)
+    assert status == 0 and "model.safetensors is cut or damaged: train.rerun=true" in output
     assert run("hydra.run.dir=run", "train.rerun=true", cwd=tmp_path)[0] == 0
     assert outcome(tmp_path)["run"] == whole
 
@@ -143,10 +143,10 @@ def test_a_data_set_that_goes_away_fails_its_jobs_alone(tmp_path):
     process = start("hydra.run.dir=run", *given, *LONG, cwd=tmp_path)
     wait_for(process, tmp_path / "run", "checkpoint_before.pt")
     os.rename(tmp_path / "photos", tmp_path / "elsewhere")
-    told, _ = process.communicate(timeout=120)
-    assert process.returncode == 1 and "Traceback" not in told and result(tmp_path / "run")["status"] == "failed"
-    status, told = run("hydra.run.dir=run", *given, *LONG, cwd=tmp_path)
-    assert status == 2 and "error: dataset.root=photos: allowed is" in told
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1 and "Traceback" not in output and result(tmp_path / "run")["status"] == "failed"
+    status, output = run("hydra.run.dir=run", *given, *LONG, cwd=tmp_path)
+    assert status == 2 and "error: dataset.root=photos: allowed is" in output
     assert (tmp_path / "run/checkpoint.pt").exists()  # put back, the data are gone on with
     os.rename(tmp_path / "elsewhere", tmp_path / "photos")
     process = start("hydra.run.dir=run", *given, *LONG, cwd=tmp_path)
@@ -161,9 +161,9 @@ def test_a_data_set_that_goes_away_fails_its_jobs_alone(tmp_path):
 def test_two_commands_at_once_share_the_jobs(tmp_path):
     words = ("-m", "sweep=s", "method=vanilla,wasi", "seed=0,1")
     both = [start(*words, cwd=tmp_path) for _ in range(2)]
-    told = [process.communicate(timeout=600)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0], told
-    trained = [line for text in told for line in text.splitlines() if "] completed in " in line]
+    output = [process.communicate(timeout=600)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], output
+    trained = [line for text in output for line in text.splitlines() if "] completed in " in line]
     found = outcome(tmp_path / "multirun/s")
     assert len(trained) == len(found) == 4 and {status for status, *_ in found.values()} == {"completed"}
     shutil.rmtree(tmp_path / "multirun")

@@ -20,8 +20,8 @@ def test_twenty_kills_change_nothing(tmp_path):
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     until_first = time.monotonic() - begin
-    told, _ = process.communicate()
-    assert process.returncode == 0, told
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
     rest, expected = time.monotonic() - begin - until_first, outcome(tmp_path / "multirun/whole")
     assert len(expected) == 12 and {status for status, *_ in expected.values()} == {"completed"}
 
@@ -41,8 +41,8 @@ def test_twenty_kills_change_nothing(tmp_path):
             assert {path: content for path, content in _finished(sweeps[-1]).items() if path in finished} == finished
 
     for sweep in sweeps:
-        status, told = run(*TWELVE, f"sweep={sweep.name}", cwd=tmp_path)
-        assert status == 0, told
+        status, output = run(*TWELVE, f"sweep={sweep.name}", cwd=tmp_path)
+        assert status == 0, output
         assert outcome(sweep) == expected
         left = [path.name for path in sweep.rglob("*") if path.suffix == ".tmp" or path.name.startswith("checkpoint")]
         assert left == []

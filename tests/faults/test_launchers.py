@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.long
 LAUNCHERS = {
     "joblib": ("hydra_plugins.hydra_joblib_launcher", "hydra.launcher.n_jobs=2"),
     "submitit_local": ("submitit", "hydra.launcher.timeout_min=30"),
-    "ray": ("ray", "hydra.launcher.ray.init.address=null"),
+    "ray": ("ray", "hydra.launcher.ray.remote.num_cpus=1"),
 }
 
 
@@ -44,12 +45,12 @@ SWEEP = ("-m", "sweep=s", "method=vanilla,wasi", "rank=eps_0.6,eps_0.8", "train.
 
 @pytest.mark.parametrize("name", LAUNCHERS)
 def test_the_same_results_report_and_exit_status(name, whole, tmp_path):
-    status, told = run(*launcher(name), *SWEEP, cwd=tmp_path)
+    status, output = run(*launcher(name), *SWEEP, cwd=tmp_path)
     found = outcome(tmp_path / "multirun/s")
-    assert found == whole and sum(state == "completed" for state, *_ in found.values()) == 3, told
-    assert status == 1 and "train.micro_batch_size=7: allowed is a divisor" in told
-    assert (tmp_path / "multirun/s/report.md").exists() and "validated against ConfigStore" not in told
-    status, told = run(*launcher(name), *SWEEP, cwd=tmp_path)
+    assert found == whole and sum(state == "completed" for state, *_ in found.values()) == 3, output
+    assert status == 1 and "train.micro_batch_size=7: allowed is a divisor" in output
+    assert (tmp_path / "multirun/s/report.md").exists() and "validated against ConfigStore" not in output
+    status, output = run(*launcher(name), *SWEEP, cwd=tmp_path)
     assert outcome(tmp_path / "multirun/s") == whole
 
 
@@ -58,14 +59,17 @@ def test_a_ray_cluster_that_was_started_in_another_folder(tmp_path, monkeypatch)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # Ray from 2.60 on gives its token only to `address=auto`
     (tmp_path / "elsewhere").mkdir()
     words = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--port=6390", "--num-cpus=1", "--block"]
-    with subprocess.Popen(words, cwd=tmp_path / "elsewhere", start_new_session=True) as cluster:
+    with (
+        tempfile.TemporaryDirectory(prefix="ray") as own,  # else a later `address=auto` would look for this cluster
+        subprocess.Popen([*words, f"--temp-dir={own}"], cwd=tmp_path / "elsewhere", start_new_session=True) as cluster,
+    ):
         try:
             _until(lambda: socket.create_connection(("127.0.0.1", 6390), timeout=1))
             joined = ("hydra/launcher=ray", "hydra.launcher.ray.init.address=127.0.0.1:6390")
-            status, told = run(*joined, "-m", "sweep=s", "method=vanilla", "seed=1,2", cwd=tmp_path)
+            status, output = run(*joined, "-m", "sweep=s", "method=vanilla", "seed=1,2", cwd=tmp_path)
         finally:
             os.killpg(cluster.pid, signal.SIGKILL)
-    assert status == 0, told
+    assert status == 0, output
     assert [state for state, *_ in outcome(tmp_path / "multirun/s").values()] == ["completed"] * 2
     assert not list((tmp_path / "elsewhere").iterdir())
 
@@ -83,9 +87,9 @@ def _until(connected):
 @pytest.mark.parametrize("name", LAUNCHERS)
 def test_a_tuned_sweep(name, tmp_path):
     words = ("-m", "hydra/sweeper=tuned", "sweep=s", "method=vanilla", "tune.lr=[0.01,0.05]", "seed=1,2")
-    status, told = run(*launcher(name), *words, cwd=tmp_path)
-    assert status == 0, told
-    assert len(outcome(tmp_path / "multirun/s")) == 3 and "WARNING: tuning" in told
+    status, output = run(*launcher(name), *words, cwd=tmp_path)
+    assert status == 0, output
+    assert len(outcome(tmp_path / "multirun/s")) == 3 and "WARNING: tuning" in output
 
 
 @pytest.mark.parametrize("name", LAUNCHERS)
@@ -95,10 +99,11 @@ def test_two_commands_of_one_tuned_sweep(name, tmp_path):
     while not list((tmp_path / "multirun/s").glob("*/result.json")):
         assert first.poll() is None, first.communicate()
         time.sleep(0.05)
-    status, told = run(*launcher(name), *words, cwd=tmp_path)
-    assert status == 2 and told.count("\nerror: ") == 1 and "another process is at work in multirun/s" in told, told
-    told, _ = first.communicate(timeout=600)
-    assert first.returncode == 0, told
+    status, output = run(*launcher(name), *words, cwd=tmp_path)
+    assert status == 2 and output.count("\nerror: ") == 1, output
+    assert "another process is at work in multirun/s" in output
+    output, _ = first.communicate(timeout=600)
+    assert first.returncode == 0, output
     assert [status for status, *_ in outcome(tmp_path / "multirun/s").values()] == ["completed"] * 3
 
 
@@ -119,8 +124,8 @@ def test_a_preempted_job_is_queued_again_and_resumes(tmp_path):
     words = ("-m", "sweep=s", "method=wasi", "train.epochs=12")
     process = start(*launcher("submitit_local"), *words, cwd=tmp_path)
     _process_of(process, tmp_path / "multirun/s").send_signal(signal.SIGUSR2)
-    told, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, told
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
     ((name, found),) = outcome(tmp_path / "multirun/s").items()
     assert result(tmp_path / "multirun/s" / name)["provenance"]["resumed_from_step"] > 0
     assert run(*words[:1], "sweep=whole", *words[2:], cwd=tmp_path)[0] == 0
@@ -132,12 +137,12 @@ def test_a_job_whose_process_dies_is_told_and_the_others_end(name, tmp_path):
     words = ("-m", "sweep=s", "method=wasi,vanilla", "train.epochs=12", "train.checkpoint_every=3")
     process = start(*launcher(name), *words, cwd=tmp_path)
     _process_of(process, tmp_path / "multirun/s").kill()
-    told, _ = process.communicate(timeout=600)
+    output, _ = process.communicate(timeout=600)
     states = sorted(status for status, *_ in outcome(tmp_path / "multirun/s").values())
     goes_on = name in ("joblib", "ray")  # which start it again
-    assert states == ["completed", "completed" if goes_on else "running"], told
-    assert process.returncode == (0 if goes_on else 1) and "Traceback" not in told
-    assert goes_on or "its process died" in told
+    assert states == ["completed", "completed" if goes_on else "running"], output
+    assert process.returncode == (0 if goes_on else 1) and "Traceback" not in output
+    assert goes_on or "its process died" in output
     assert (tmp_path / "multirun/s/report.md").exists()
 
 
@@ -151,8 +156,8 @@ def test_a_stopped_sweep_lets_its_jobs_save(name, signum, tmp_path):
         os.killpg(process.pid, signum)
     else:
         process.send_signal(signum)
-    told, _ = process.communicate(timeout=120)
-    assert process.returncode == 128 + signum and "continue with: " in told
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 128 + signum and "continue with: " in output
     (path,) = (tmp_path / "multirun/s").glob("*/result.json")
     assert result(path.parent)["status"] == "interrupted"
 
@@ -237,9 +242,9 @@ WITHOUT_ACCOUNTING = {
 def test_a_task_that_slurm_loses_fails_the_sweep_and_is_named(instead, tmp_path, monkeypatch):
     lost = f"if os.environ['SLURM_ARRAY_TASK_ID'] == '1':\n    os._exit(137)\n{textwrap.dedent(SLURM['srun'])}"
     stand_in(tmp_path, monkeypatch, srun=lost, **instead)
-    status, told = run(*SLURM_HERE, "-m", "sweep=s", "method=vanilla", "seed=0,1", "train.epochs=1", cwd=tmp_path)
-    named = re.search(r"^error: multirun/s/vanilla-\S*-s1-\w+: failed: it left no result.json$", told, re.MULTILINE)
-    assert status == 1 and named and "\nTraceback" not in told and "submitit WARNING" not in told, told
+    status, output = run(*SLURM_HERE, "-m", "sweep=s", "method=vanilla", "seed=0,1", "train.epochs=1", cwd=tmp_path)
+    named = re.search(r"^error: multirun/s/vanilla-\S*-s1-\w+: failed: it left no result.json$", output, re.MULTILINE)
+    assert status == 1 and named and "\nTraceback" not in output and "submitit WARNING" not in output, output
     assert [state for state, *_ in outcome(tmp_path / "multirun/s").values()] == ["completed"]
 
 
@@ -255,8 +260,8 @@ def test_slurm_as_a_stand_in_speaks_it(tmp_path, monkeypatch):
         if list(tmp_path.glob("multirun/s/*/checkpoint_before.pt")):
             job = next((p for p in psutil.process_iter() if _trains_below(p, tmp_path)), None)
     job.send_signal(signal.SIGUSR2)
-    told, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, told
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
     found = outcome(tmp_path / "multirun/s")
     assert [status for status, *_ in found.values()] == ["completed"] * 2
     resumed = [result(tmp_path / "multirun/s" / name)["provenance"].get("resumed_from_step", 0) for name in found]

@@ -189,6 +189,6 @@ def refusal(words: list[str], compose_config) -> UserError | None:
 @pytest.mark.parametrize("words", WRONG.split("\n")[1:-1])
 def test_a_wrong_input_is_one_line(words, compose_config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    told = refusal(words.split(" "), compose_config)
-    assert told is not None and "\n" not in str(told)
+    output = refusal(words.split(" "), compose_config)
+    assert output is not None and "\n" not in str(output)
     assert not list(Path.cwd().iterdir())

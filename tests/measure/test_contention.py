@@ -54,5 +54,6 @@ def test_a_run_of_several_threads_on_a_busy_machine_is_told_once(monkeypatch, ca
     look = crowding_warning(threads)
     for epoch in range(4):
         look(epoch, 10 * epoch)
-    told = [record.getMessage() for record in caplog.records]
-    assert len(told) == lines and all("waited 50 % of their time" in line and "num_threads=1" in line for line in told)
+    found = [record.getMessage() for record in caplog.records]
+    assert len(found) == lines
+    assert all("waited 50 % of their time" in line and "num_threads=1" in line for line in found)

@@ -133,7 +133,7 @@ def flags(*values):
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "printed"),
     [
         ((0x0, 0x0), None),
         ((0x50000, 0x50000), None),  # it throttled earlier, since boot
@@ -145,9 +145,9 @@ def flags(*values):
         ((0x10, 0x30), None),  # bits without this meaning
     ],
 )
-def test_throttled_during_the_run(values, told):
+def test_throttled_during_the_run(values, printed):
     line = throttled_during(flags(*values))
-    assert (line is None) if told is None else (f": {told} (" in line and "\n" not in line)
+    assert (line is None) if printed is None else (f": {printed} (" in line and "\n" not in line)
 
 
 def test_a_look_that_failed_does_not_hide_the_others():

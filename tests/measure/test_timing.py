@@ -30,8 +30,8 @@ def test_summary_is_numpys_quantiles():
 
 def test_wide_spread_is_told_with_its_name():
     assert spread_warning("time/train_step_ms", [[100, 101, 102, 99]]) is None
-    told = spread_warning("time/train_step_ms", [[100, 101], [130, 131]] * 2)
-    assert told.startswith("time/train_step_ms: wide spread") and told.endswith("1% within rounds, 15% between rounds")
+    text = spread_warning("time/train_step_ms", [[100, 101], [130, 131]] * 2)
+    assert text.startswith("time/train_step_ms: wide spread") and text.endswith("1% within rounds, 15% between rounds")
 
 
 def rounds(rng, scale, drift, n=8, noise=0.03):

@@ -216,7 +216,7 @@ def wrong_shape(state):
 
 
 @pytest.mark.parametrize(
-    "change, told",
+    "change, message",
     [
         (wrong_shape, "blocks.0.mlp.fc1.weight"),
         (without("blocks.3.mlp."), "4 missing .blocks.3.mlp"),
@@ -225,9 +225,9 @@ def wrong_shape(state):
         (lambda s: {**s, "blocks.0.mlp.fc1.L": torch.zeros(2, 2)}, "low-rank factors"),
     ],
 )
-def test_file_that_does_not_fit(tmp_path, change, told):
+def test_file_that_does_not_fit(tmp_path, change, message):
     path, _ = saved(tmp_path, config(**MICRO), None, change)
-    with pytest.raises(UserError, match=f"model.weights=.*{told}") as caught:
+    with pytest.raises(UserError, match=f"model.weights=.*{message}") as caught:
         build(config(**MICRO, weights=path))
     assert "\n" not in str(caught.value)
 

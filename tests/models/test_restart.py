@@ -82,8 +82,8 @@ def test_as_many_other_classes_get_a_fresh_head(names, started, tmp_path, caplog
     model, built = started("timm_vit", "wasi", names=names)
     torch.testing.assert_close(built.blocks[0].norm1.weight, model.blocks[0].norm1.weight)
     assert torch.equal(built.head.weight, model.head.weight) == (names is None)
-    told = [f"model.weights={tmp_path}: that model has other classes, so the head is new"] if names else []
-    assert [r.message for r in caplog.records if r.name == "wasi.models.restart"] == told
+    output = [f"model.weights={tmp_path}: that model has other classes, so the head is new"] if names else []
+    assert [r.message for r in caplog.records if r.name == "wasi.models.restart"] == output
 
 
 def test_the_same_classes_keep_the_head(started, tmp_path):

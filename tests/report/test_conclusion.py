@@ -20,7 +20,7 @@ from wasi.runs.tuning import Row
 from wasi.runs.tuning_file import write_tuning
 
 
-def told(folder):
+def output(folder):
     found = conclusion.of_block(rows(folder))
     return " ".join(statement.text for statement in found)
 
@@ -33,7 +33,7 @@ def test_equal_accuracy_is_told_with_its_interval_and_what_is_saved(tmp_path):
     for seed, noise in enumerate((0.004, -0.003, 0.001, -0.001, 0.002)):
         rich(tmp_path, 0.9, "vanilla", None, seed)
         rich(tmp_path, 0.9 + noise, "wasi", 0.8, seed)
-    text = told(tmp_path)
+    text = output(tmp_path)
     assert "The accuracy of wasi 0.8 cannot be told apart from that of vanilla (+0.06 points, 95 % interval" in text
     assert "5 seeds), and it takes 50% less peak memory in a training step (2.00×)" in text
     assert "Within noise of vanilla's accuracy is wasi 0.8" in text and "So wide" not in text
@@ -43,14 +43,14 @@ def test_a_wide_interval_is_not_called_equal(tmp_path):
     for seed, noise in enumerate((0.05, -0.06)):
         rich(tmp_path, 0.8, "vanilla", None, seed)
         rich(tmp_path, 0.8 + noise, "wasi", 0.8, seed)
-    assert "So wide an interval shows little" in told(tmp_path)
+    assert "So wide an interval shows little" in output(tmp_path)
 
 
 def test_a_loss_of_accuracy_is_told(tmp_path):
     for seed in range(3):
         rich(tmp_path, 0.9 + 0.001 * seed, "vanilla", None, seed)
         rich(tmp_path, 0.8 + 0.002 * seed, "wasi", 0.8, seed)
-    text = told(tmp_path)
+    text = output(tmp_path)
     assert "No WASI configuration keeps the accuracy of vanilla. Nearest is wasi 0.8 (−9.90 points" in text
     assert "Accuracy below vanilla's: wasi 0.8 (−9.90 points)." in text
 
@@ -63,7 +63,7 @@ def test_of_rows_as_near_to_vanilla_the_one_that_saves_most_is_told(tmp_path, sc
         rich(tmp_path, 0.85 + 0.001 * seed + 0.0001 * (seed % 2), "wasi", 0.8, seed)
         leaner = fakes.metrics(0.849 + 0.001 * seed + scatter * noise, 0.25)
         fakes.write(tmp_path, leaner, fakes.config("wasi", 0.4, seed))
-    text = told(tmp_path)
+    text = output(tmp_path)
     assert "Nearest by validation accuracy is wasi 0.8 (−5.00 points" in text
     assert ("Of those that cannot be told apart from it, wasi 0.4 saves most (−5.10 points" in text) is is_as_near
 
@@ -71,7 +71,7 @@ def test_of_rows_as_near_to_vanilla_the_one_that_saves_most_is_told(tmp_path, sc
 def test_one_seed_tells_no_difference_from_noise(tmp_path):
     rich(tmp_path, 0.9, "vanilla", None)
     rich(tmp_path, 0.89)
-    assert "One seed cannot tell such a difference from noise" in told(tmp_path)
+    assert "One seed cannot tell such a difference from noise" in output(tmp_path)
 
 
 def test_the_best_vanilla_is_not_chosen_by_test_accuracy(tmp_path):
@@ -80,7 +80,7 @@ def test_the_best_vanilla_is_not_chosen_by_test_accuracy(tmp_path):
         fakes.write(tmp_path, numbers, fakes.config(options={"optimizer.lr": rate}))
     numbers = fakes.metrics(0.8, 0.5, **{"test/acc": 0.8})
     fakes.write(tmp_path, numbers, fakes.config("wasi", 0.8, options={"optimizer.lr": 0.001}))
-    assert "Compared with “vanilla, lr=0.1”" in told(tmp_path)
+    assert "Compared with “vanilla, lr=0.1”" in output(tmp_path)
 
 
 def test_savings_are_told_against_the_vanilla_that_was_tuned_best(tmp_path):
@@ -88,7 +88,7 @@ def test_savings_are_told_against_the_vanilla_that_was_tuned_best(tmp_path):
         rich(tmp_path, 0.5 + 0.01 * seed, "vanilla", None, seed, **{"optimizer.lr": 0.001})
         rich(tmp_path, 0.9 + 0.01 * seed, "vanilla", None, seed, **{"optimizer.lr": 0.1})
         rich(tmp_path, 0.8 + 0.02 * seed, "wasi", 0.8, seed, **{"optimizer.lr": 0.001})
-    text = told(tmp_path)
+    text = output(tmp_path)
     assert "No WASI configuration keeps the accuracy of “vanilla, lr=0.1”" in text
     assert "above" not in text
 
@@ -97,7 +97,7 @@ def test_other_seeds_than_vanillas_are_not_called_equal(tmp_path):
     for seed, noise in enumerate((0.001, -0.001, 0.002)):
         rich(tmp_path, 0.9 + noise, "vanilla", None, seed)
         rich(tmp_path, 0.9 - noise, "wasi", 0.8, seed + 1)
-    text = told(tmp_path)
+    text = output(tmp_path)
     assert "must not be called equal" in text and "So wide an interval" not in text
 
 
@@ -105,7 +105,7 @@ def test_whether_the_subspace_iteration_is_needed_is_told(tmp_path):
     for seed, noise in enumerate((0.002, -0.001, 0.001)):
         rich(tmp_path, 0.9, "wasi", 0.8, seed, **{"method.update": "subspace"})
         rich(tmp_path, 0.8 + noise, "wasi", 0.8, seed, **{"method.update": "none"})
-    text = told(tmp_path)
+    text = output(tmp_path)
     assert "Is the subspace iteration needed at all? wasi 0.8, SGD (lr 0.05): yes, it is better with it" in text
     assert "-9.93 points [-10.31, -9.55] (n=3)" in text
 
@@ -116,7 +116,7 @@ def test_runs_without_vanilla_open_with_what_was_measured(tmp_path):
     (first, *_) = conclusion.of_block(rows(tmp_path))
     assert first.tone == "main" and first.text == (
         "wasi 0.8: validation accuracy 0.8000 [0.8000, 0.8000]; peak memory of a training step 200 MiB; time of a "
-        "training step 50.0 ms; time of inference 5.00 ms. No saving is told, for want of a vanilla run of the same "
+        "training step 50.0 ms; time of inference 5.00 ms. No saving is stated, for want of a vanilla run of the same "
         "model, data and device."
     )
 
@@ -124,8 +124,8 @@ def test_runs_without_vanilla_open_with_what_was_measured(tmp_path):
 def test_equal_costs_are_not_called_noise(tmp_path):
     rich(tmp_path, name="vanilla", epsilon=None)
     fakes.write(tmp_path, fakes.metrics(0.8, **{"time/train_step_ms_p50": 50.0}), fakes.config("wasi", 0.8))
-    assert "takes 50% less time per training step (2.00×) (peak memory of a training step" in told(tmp_path)
-    assert "work of a training step: the same)" in told(tmp_path)
+    assert "takes 50% less time per training step (2.00×) (peak memory of a training step" in output(tmp_path)
+    assert "work of a training step: the same)" in output(tmp_path)
 
 
 def test_the_pages_numbers_against_a_calculation_by_hand(tmp_path):
@@ -144,14 +144,14 @@ def test_the_pages_numbers_against_a_calculation_by_hand(tmp_path):
     assert (cells["Δ vanilla"].text, cells["Δ vanilla"].note) == ("−1.00 ≈", "[−3.48, +1.48]")
     assert (cells["Step peak"].text, cells["Step peak"].note) == ("200.0", "2.00×")
     assert found[1].comparison.p == pytest.approx(0.225403, abs=1e-6)  # t = -sqrt(3): 1 - sqrt(3 / (2 + 3))
-    assert "−1.00 points, 95 % interval −3.48 to +1.48, 3 seeds" in told(tmp_path)
+    assert "−1.00 points, 95 % interval −3.48 to +1.48, 3 seeds" in output(tmp_path)
 
 
 def test_times_of_several_machines_make_no_front(tmp_path):
     other = copy.deepcopy(fakes.PROVENANCE) | {"threads": {"torch": 1}}
     fakes.write(tmp_path, fakes.metrics(0.8), fakes.config())
     fakes.write(tmp_path, fakes.metrics(0.7, 0.5), fakes.config("wasi", 0.8), provenance=other)
-    assert "No Pareto front: step times are of several machines" in told(tmp_path)
+    assert "No Pareto front: step times are of several machines" in output(tmp_path)
 
 
 BUSY = fakes.PROVENANCE | {"cpu_wait_share": 0.6}
@@ -160,7 +160,7 @@ BUSY = fakes.PROVENANCE | {"cpu_wait_share": 0.6}
 def test_times_of_a_busy_machine_are_no_part_of_what_is_told(tmp_path):
     for name, ratio, epsilon in (("vanilla", 1.0, None), ("wasi", 0.5, 0.8), ("wsi", 0.7, 0.8)):
         fakes.write(tmp_path, fakes.metrics(0.8, ratio), fakes.config(name, epsilon), provenance=BUSY)
-    text = told(tmp_path)
+    text = output(tmp_path)
     assert "50% less peak memory in a training step (2.00×)" in text and "Least peak memory" in text
     assert "time of a training step and time of inference: not told, as the machine was busy)" in text
     assert "less time" not in text and "Shortest" not in text and "Pareto-optimal" not in text
@@ -170,21 +170,21 @@ def test_times_of_a_busy_machine_are_no_part_of_what_is_told(tmp_path):
 
 def test_without_vanilla_a_busy_machines_times_are_not_told_either(tmp_path):
     fakes.write(tmp_path, fakes.metrics(0.8, 0.5), fakes.config("wasi", 0.8), provenance=BUSY)
-    text = told(tmp_path)
+    text = output(tmp_path)
     assert "peak memory of a training step 200 MiB" in text and "time of" not in text
 
 
 def test_one_busy_side_spoils_a_ratio_of_times(tmp_path):
     fakes.write(tmp_path, fakes.metrics(0.8), fakes.config(), provenance=BUSY)
     fakes.write(tmp_path, fakes.metrics(0.8, 0.5), fakes.config("wasi", 0.8))
-    assert "not told, as the machine was busy" in told(tmp_path) and "less time" not in told(tmp_path)
+    assert "not told, as the machine was busy" in output(tmp_path) and "less time" not in output(tmp_path)
 
 
 def test_equal_differences_of_few_seeds_are_doubted(tmp_path):
     for seed in (0, 1):
         rich(tmp_path, 0.9 + 0.01 * seed, "vanilla", None, seed)
         rich(tmp_path, 0.89 + 0.01 * seed, "wasi", 0.8, seed)
-    text = told(tmp_path)
+    text = output(tmp_path)
     assert "accuracy −1.00 points, 2 seeds. All seeds differ by just as much" in text
     assert "One seed" not in text and "No WASI" not in text and "Accuracy below" not in text
     (note,) = (cell.note for cell in column(tmp_path, "Δ vanilla").cells if cell.note)
@@ -195,14 +195,14 @@ def test_a_difference_of_none_on_every_seed_is_no_proof_of_equality(tmp_path):
     for seed in (0, 1):
         rich(tmp_path, 0.9 + 0.01 * seed, "vanilla", None, seed)
         rich(tmp_path, 0.9 + 0.01 * seed, "wasi", 0.8, seed)
-    assert "(+0.00 points, 2 seeds)" in told(tmp_path) and "All seeds agree exactly" in told(tmp_path)
+    assert "(+0.00 points, 2 seeds)" in output(tmp_path) and "All seeds agree exactly" in output(tmp_path)
 
 
 def test_seeds_that_all_have_one_accuracy_and_are_not_vanillas_give_no_verdict(tmp_path):
     for seed in (0, 1):
         rich(tmp_path, 0.9, "vanilla", None, seed)
         rich(tmp_path, 0.8, "wasi", 0.8, seed + 5)
-    assert "show no noise to tell it from" in told(tmp_path)
+    assert "show no noise to tell it from" in output(tmp_path)
 
 
 def test_what_was_tuned_and_an_imbalance_stand_in_the_first_table(tmp_path):
@@ -226,7 +226,7 @@ def test_the_row_told_of_is_not_the_one_whose_noise_hides_most(tmp_path):
         rich(tmp_path, 0.9, "vanilla", None, seed)
         rich(tmp_path, 0.83 + 8 * noise, "wasi", 0.4, seed)
         fakes.write(tmp_path, fakes.metrics(0.895 + noise, 0.8), fakes.config("wasi", 0.8, seed))
-    assert "The accuracy of wasi 0.8 cannot be told apart from that of vanilla (−0.55 points" in told(tmp_path)
+    assert "The accuracy of wasi 0.8 cannot be told apart from that of vanilla (−0.55 points" in output(tmp_path)
 
 
 def test_a_long_list_of_rows_below_vanilla_is_counted(tmp_path):
@@ -235,7 +235,7 @@ def test_a_long_list_of_rows_below_vanilla_is_counted(tmp_path):
         for epsilon in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9):
             rich(tmp_path, 0.7 + epsilon / 10 + noise, "wasi", epsilon, seed)
     below = "Accuracy below vanilla's: 7 of 7 rows, from wasi 0.9 (−11.00 points) to wasi 0.3 (−17.00 points)."
-    assert below in told(tmp_path)
+    assert below in output(tmp_path)
 
 
 def test_a_long_list_of_rows_within_noise_is_counted(tmp_path):
@@ -243,7 +243,7 @@ def test_a_long_list_of_rows_within_noise_is_counted(tmp_path):
         rich(tmp_path, 0.9, "vanilla", None, seed)
         for epsilon in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9):
             rich(tmp_path, 0.9 + noise, "wasi", epsilon, seed)
-    text = told(tmp_path)
+    text = output(tmp_path)
     assert "7 of 7 rows are within noise of vanilla's accuracy (≈ in the table): no difference shown, nor" in text
 
 
@@ -252,7 +252,7 @@ def test_a_loss_that_is_not_ruled_out_is_not_called_equal(tmp_path):
     for seed, noise in enumerate((0.0065, -0.0065, 0.0065, -0.0065)):
         rich(tmp_path, 0.9, "vanilla", None, seed)
         rich(tmp_path, 0.883 + 1.5 * noise, "wasi", 0.8, seed)
-    text = told(tmp_path)
+    text = output(tmp_path)
     assert "within noise" in text.lower() and "So wide an interval shows little" in text
 
 
@@ -261,7 +261,7 @@ def test_costs_of_steps_of_different_work_are_not_ranked(tmp_path):
         rich(tmp_path, 0.9, "vanilla", None, **{"dataset.batch_size": size})
         numbers = fakes.metrics(0.89, cost / 2)
         fakes.write(tmp_path, numbers, fakes.config("wasi", 0.8, options={"dataset.batch_size": size}))
-    text = told(tmp_path)
+    text = output(tmp_path)
     assert "No Pareto front of the 4 rows. They differ in batch or image size" in text
     assert "Pareto-optimal" not in text and "Shortest" not in text and "Least peak" not in text
     panels = accuracy.section(rows(tmp_path)).figures
@@ -276,7 +276,7 @@ def test_the_nearest_row_is_chosen_by_validation_images(tmp_path):
         for method, epsilon, validation, test in rows:
             found = fakes.metrics(validation + noise, 0.5) | {"test/acc": test - noise * (method == "wasi")}
             fakes.write(tmp_path, found, fakes.config(method, epsilon, seed))
-    assert "Nearest by validation accuracy is wasi 0.8 (−10.07 points" in told(tmp_path)
+    assert "Nearest by validation accuracy is wasi 0.8 (−10.07 points" in output(tmp_path)
 
 
 def test_rows_that_one_seed_cannot_judge_are_named(tmp_path):
@@ -284,7 +284,7 @@ def test_rows_that_one_seed_cannot_judge_are_named(tmp_path):
         rich(tmp_path, 0.9 + noise, "vanilla", None, seed)
         rich(tmp_path, 0.8 - noise, "wasi", 0.8, seed)
     rich(tmp_path, 0.895, "wasi", 0.9, 0)
-    text = told(tmp_path)
+    text = output(tmp_path)
     assert "No WASI configuration that its seeds can judge keeps the accuracy of vanilla. Nearest is wasi 0.8" in text
     assert "Not judged: wasi 0.9 (−0.70 points)." in text
 
@@ -326,20 +326,20 @@ def test_rows_that_are_as_cheap_are_counted(tmp_path):
     rich(tmp_path, 0.9, "vanilla", None)
     for name, epsilon in (("wasi", 0.4), ("wasi", 0.8), ("svd_llm", 0.8), ("lora", None), ("asi", 0.8)):
         rich(tmp_path, 0.8, name, epsilon)
-    assert "wasi 0.8 (200 MiB), with 2 more rows at 200 MiB." in told(tmp_path)
+    assert "wasi 0.8 (200 MiB), with 2 more rows at 200 MiB." in output(tmp_path)
 
 
 def test_no_cheapest_is_named_where_all_cost_the_same(tmp_path):
     for rate in (0.1, 0.05, 0.02):
         rich(tmp_path, 0.9, "vanilla", None, **{"optimizer.lr": rate})
-    assert "Least peak" not in told(tmp_path) and "Shortest" not in told(tmp_path)
+    assert "Least peak" not in output(tmp_path) and "Shortest" not in output(tmp_path)
 
 
 def test_a_row_of_one_seed_on_the_front_beside_others_of_several_is_told_as_such(tmp_path):
     for seed in range(2):
         rich(tmp_path, 0.9, "vanilla", None, seed)
     rich(tmp_path, 0.91, "lora", None, 0)
-    assert "Pareto-optimal in accuracy, step time and peak memory together: lora (one seed)." in told(tmp_path)
+    assert "Pareto-optimal in accuracy, step time and peak memory together: lora (one seed)." in output(tmp_path)
     (block,) = blocks_of(read_runs([tmp_path])[0])
     assert summary(block, compare(block))[-1].endswith("peak memory: lora (one seed).")
 
@@ -366,4 +366,4 @@ def test_the_energy_of_a_step_is_a_column_and_a_saving_where_it_was_measured(tmp
         numbers = fakes.metrics(0.9, **{"energy/train_step_joules": joules})
         fakes.write(tmp_path / "measured", numbers, fakes.config(name, epsilon))
     assert [cell.text for cell in column(tmp_path / "measured", "Step energy").cells] == ["8.000", "2.000"]
-    assert "75% less energy per training step (4.00×)" in told(tmp_path / "measured")
+    assert "75% less energy per training step (4.00×)" in output(tmp_path / "measured")

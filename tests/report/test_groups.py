@@ -189,7 +189,7 @@ def own_method(tmp_path, monkeypatch):
     text = "name: own\nscope: mlp\nkept: ${rank.weight_epsilon}\ninputs:\n  share: ${rank.activation_epsilon}\n"
     (tmp_path / "conf" / "own.yaml").write_text(text)
     monkeypatch.setattr(declared, "_CONF", tmp_path / "conf")
-    caches = (declared.appearance, declared.rank_option_places, declared.null_means)
+    caches = (declared.appearance, declared.rank_option_paths, declared.null_means)
     for cached in caches:
         cached.cache_clear()
     yield lambda epsilon: {"name": "own", "scope": "mlp", "kept": epsilon, "inputs": {"share": epsilon / 2}}

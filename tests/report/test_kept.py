@@ -78,7 +78,7 @@ def test_a_benchmark_alone_tells_what_it_was_measured_beside(tmp_path):
     collect([tmp_path / "sweep" / "bench_wasi"], tmp_path / "kept")
     write_report([tmp_path / "kept"], tmp_path / "report")
     text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
-    assert "2.00×" in text and "No saving is told" not in text and "no completed vanilla" not in text
+    assert "2.00×" in text and "No saving is stated" not in text and "no completed vanilla" not in text
 
 
 def test_a_benchmarks_baseline_that_no_file_tells_of_has_no_row(tmp_path):
@@ -92,7 +92,7 @@ def test_a_benchmarks_baseline_that_no_file_tells_of_has_no_row(tmp_path):
     assert run.is_bench and run.baseline is None and warnings == []
     write_report([tmp_path / "kept"], tmp_path / "report")
     text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
-    assert "No saving is told, as the vanilla of the benchmark is not among these results." in text
+    assert "No saving is stated, as the vanilla of the benchmark is not among these results." in text
     assert "no completed vanilla" not in text
 
 
@@ -103,7 +103,7 @@ def test_a_single_file_and_other_files_beside_it(tmp_path):
     assert len(read_runs([tmp_path / "kept"])[0]) == 8
     path = next((tmp_path / "kept").glob("job*.json"))
     ((run,), _) = read_runs([path])
-    assert (run.place, run.is_kept, run.config["recipe"]) == (path, True, "vanilla_best")
+    assert (run.shown_path, run.is_kept, run.config["recipe"]) == (path, True, "vanilla_best")
 
 
 def test_each_file_is_read_as_often_however_many_there_are(tmp_path, monkeypatch):

@@ -229,7 +229,7 @@ def test_runs_and_their_benchmark_make_one_row(tmp_path):
     jobs.write_sweep(tmp_path / "bench", [base])
 
     vanilla, wasi = rows(tmp_path)
-    assert wasi.told_accuracy() == "0.8000 [0.8000, 0.8000]" and len(wasi.group.trained) == 2
+    assert wasi.accuracy_text() == "0.8000 [0.8000, 0.8000]" and len(wasi.group.trained) == 2
     cells = {column.title: column.cells[wasi.key] for column in columns([vanilla, wasi])}
     assert (cells["Step"].text, cells["Step"].note) == ("50.00", "2.00× [1.80, 2.20]")
     assert vanilla.group.mean("time/train_step_ms_p50") == 100  # the benchmark's other side
@@ -401,8 +401,8 @@ def test_a_step_without_subspaces_stands_beside_those_with(tmp_path):
     assert parts.time(rows(tmp_path)) is None  # a single part of every step says nothing
     rich(tmp_path)
     (figure,) = parts.time(rows(tmp_path)).figures
-    told = re.findall(r'"line": "([^"]+)"[^}]*"part": "([^"]+)"', json.dumps(figure.spec))
-    assert {(line.split()[0], part) for line, part in told} == {
+    output = re.findall(r'"line": "([^"]+)"[^}]*"part": "([^"]+)"', json.dumps(figure.spec))
+    assert {(line.split()[0], part) for line, part in output} == {
         ("vanilla", "rest"),
         ("wasi", "rest"),
         ("wasi", "updating the subspaces"),

@@ -96,8 +96,8 @@ def test_what_tuning_chose_is_told_within_the_terminal(tmp_path, options):
     write_tuning(tmp_path, "0", rows, ["val/acc"])
     lines = text(tmp_path).splitlines()
     assert max(map(len, lines)) <= WIDTH
-    told = " ".join(" ".join(lines).split())
-    assert told.count(", ".join(f"{key}=0.125" for key in point)) == 2
+    output = " ".join(" ".join(lines).split())
+    assert output.count(", ".join(f"{key}=0.125" for key in point)) == 2
 
 
 def test_a_recipes_name_stands_for_its_options_where_there_is_no_room(tmp_path):

@@ -22,10 +22,10 @@ def test_the_edge_is_told_of_the_option_that_lies_on_it(tmp_path):
 def test_completed_points_without_an_objective_are_not_told_as_failed():
     grid = [{"optimizer.lr": 0.1}, {"optimizer.lr": 0.2}]
     objectives = ("val/acc", "memory/train_rss_peak_mib")
-    told = [
+    output = [
         TunedRow(Row("vanilla", {}, grid), ["a", "b"], [None, None], [status, "failed"], objectives).lines()
         for status in ("completed", "failed")
     ]
     lacking = "no completed point has val/acc and memory/train_rss_peak_mib"
-    assert told[0] == [f"tuning vanilla: {lacking}, its seeds are not run"]
-    assert told[1] == ["tuning vanilla: no point was completed, its seeds are not run"]
+    assert output[0] == [f"tuning vanilla: {lacking}, its seeds are not run"]
+    assert output[1] == ["tuning vanilla: no point was completed, its seeds are not run"]

@@ -91,11 +91,11 @@ def test_the_front_is_of_accuracy_time_and_memory(kept):
 
 
 def test_a_row_that_meets_every_target_is_named(kept):
-    told = " ".join(sentences(table_of("t", read_kept(kept))))
-    assert told.startswith("wasi_0.8 meets the four targets at once: accuracy -1.00 points against vanilla (at least")
-    assert "step 1.40× as fast as vanilla's (at least 1.3×), lean peak 0.67 of lean LoRA's with unquant" in told
-    assert "inference 1.60× as fast as plain LoRA's (at least 1.3×)." in told
-    assert "No other row is better than every WASI row" in told
+    output = " ".join(sentences(table_of("t", read_kept(kept))))
+    assert output.startswith("wasi_0.8 meets the four targets at once: accuracy -1.00 points against vanilla (at least")
+    assert "step 1.40× as fast as vanilla's (at least 1.3×), lean peak 0.67 of lean LoRA's with unquant" in output
+    assert "inference 1.60× as fast as plain LoRA's (at least 1.3×)." in output
+    assert "No other row is better than every WASI row" in output
 
 
 def test_a_row_of_one_seed_on_the_front_is_marked(tmp_path):
@@ -105,36 +105,36 @@ def test_a_row_of_one_seed_on_the_front_is_marked(tmp_path):
         content = json.loads(path.read_text())
         if (content["row"], content["kind"]) == ("wasi_0.8_lean", "run") and content["seed"]:
             path.unlink()
-    told = " ".join(sentences(table_of("t", read_kept(tmp_path / "t"))))
-    assert "of the WASI rows, wasi_0.8 and wasi_0.8_lean (one seed) are on the Pareto front" in told
+    output = " ".join(sentences(table_of("t", read_kept(tmp_path / "t"))))
+    assert "of the WASI rows, wasi_0.8 and wasi_0.8_lean (one seed) are on the Pareto front" in output
 
 
 def test_an_interval_that_reaches_beyond_the_target_of_accuracy_is_told(tmp_path):
     _sweep(tmp_path / "other", wasi_below=0.0142)
     collect([tmp_path / "other"], tmp_path / "u")
-    told = " ".join(sentences(table_of("u", read_kept(tmp_path / "u"))))
+    output = " ".join(sentences(table_of("u", read_kept(tmp_path / "u"))))
     low = 100 * (-0.0142 - t.ppf(0.975, 4) * stdev(DIFFERENCE) / 5**0.5)
-    assert f"accuracy -1.42 points against vanilla (at least -1.5; 95 % interval {low:+.2f} to " in told
-    assert low < -1.5 and "meets the four targets" in told  # which the mean meets
+    assert f"accuracy -1.42 points against vanilla (at least -1.5; 95 % interval {low:+.2f} to " in output
+    assert low < -1.5 and "meets the four targets" in output  # which the mean meets
 
 
 def test_a_missed_target_and_a_better_rival_are_named(tmp_path):
     _sweep(tmp_path / "sweep", wasi_below=0.02)
     _row(tmp_path / "sweep", "best", "lora", 0.001, 1.5, 3.0, 60)
     collect([tmp_path / "sweep"], tmp_path / "t")
-    told = " ".join(sentences(table_of("t", read_kept(tmp_path / "t"))))
-    assert "No WASI row meets the four targets" in told and "wasi_0.8 misses accuracy -2.00 points" in told
-    assert "inference 0.53× as fast as plain LoRA's (at least 1.3×)." in told
-    assert "best is better than every WASI row in accuracy, step time and peak of live tensors together." in told
+    output = " ".join(sentences(table_of("t", read_kept(tmp_path / "t"))))
+    assert "No WASI row meets the four targets" in output and "wasi_0.8 misses accuracy -2.00 points" in output
+    assert "inference 0.53× as fast as plain LoRA's (at least 1.3×)." in output
+    assert "best is better than every WASI row in accuracy, step time and peak of live tensors together." in output
 
 
 def test_a_quantized_rival_is_told_of_and_does_not_judge_the_peak(kept):
     """0.7 of 120 MiB stays the bound; that 4 bits need less memory is a sentence of its own."""
     _add_benchmark(kept, "lora_r8_lean", "lora_nf4_lean", peak=40, base="nf4")
-    told = " ".join(sentences(table_of("t", read_kept(kept))))
-    assert told.startswith("wasi_0.8 meets the four targets at once")
+    output = " ".join(sentences(table_of("t", read_kept(kept))))
+    assert output.startswith("wasi_0.8 meets the four targets at once")
     less = "lora_nf4_lean (40 MiB, 0.80× as fast as the baseline) needs less memory in a step than the leanest WASI row"
-    assert f"{less} (80 MiB)." in told
+    assert f"{less} (80 MiB)." in output
 
 
 def test_rows_that_were_measured_in_part_do_not_hide_one_that_meets_every_target(kept):
@@ -177,16 +177,16 @@ def _add_benchmark(kept, like, name, peak, base):
 def test_what_was_not_measured_is_not_judged(kept):
     for path in kept.glob("bench_wasi*"):
         path.unlink()
-    (told,) = sentences(table_of("t", read_kept(kept)))
-    assert told.startswith("The four targets cannot be judged")
-    assert told.endswith("not measured for every row: inference, lean peak, step.")
+    (output,) = sentences(table_of("t", read_kept(kept)))
+    assert output.startswith("The four targets cannot be judged")
+    assert output.endswith("not measured for every row: inference, lean peak, step.")
     for path in kept.glob("bench_*"):
         path.unlink()
     assert sentences(table_of("t", read_kept(kept))) == []  # a table of accuracy alone
 
 
 @pytest.mark.parametrize(
-    ("provenance", "told"),
+    ("provenance", "output"),
     [
         ({"git_commit": "d" * 40}, "results of one commit, not "),
         ({"git_dirty": True}, "of a dirty tree"),
@@ -195,35 +195,35 @@ def test_what_was_not_measured_is_not_judged(kept):
     ],
 )
 @pytest.mark.parametrize("file", ["job0.json", "bench_lora_r8.json"])
-def test_mixtures_are_refused(kept, file, provenance, told):
+def test_mixtures_are_refused(kept, file, provenance, output):
     _change(kept / file, **provenance)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=output):
         table_of("t", read_kept(kept))
 
 
 def test_accuracy_may_come_from_several_processors_and_says_so_but_times_may_not(kept):
     _change(kept / "job0.json", processor="another")
-    told = "accuracy: another, 4 threads and Cortex-A76, 4 threads, times and memory: Cortex-A76, 4 threads."
-    assert told in markdown(table_of("t", read_kept(kept)))
+    output = "accuracy: another, 4 threads and Cortex-A76, 4 threads, times and memory: Cortex-A76, 4 threads."
+    assert output in markdown(table_of("t", read_kept(kept)))
     _change(kept / "bench_lora_r8.json", processor="another")
     with pytest.raises(UserError, match="results of one processor"):
         table_of("t", read_kept(kept))
 
 
 @pytest.mark.parametrize(
-    ("provenance", "told"),
+    ("provenance", "output"),
     [
         ({"cuda": "NVIDIA A100"}, "results of one GPU"),
         ({"threads": 1}, "results of one number of threads"),
         ({"cpu_wait_share": 0.1}, "threads of lora_r8 waited 10% of their time for a processor"),
     ],
 )
-def test_times_of_another_gpu_of_other_threads_or_a_busy_machine_are_refused(kept, provenance, told):
+def test_times_of_another_gpu_of_other_threads_or_a_busy_machine_are_refused(kept, provenance, output):
     _change(kept / "job0.json", **provenance)
     _change(kept / "bench_lora_r8.json", cpu_wait_share=0.09)
     table_of("t", read_kept(kept))  # of an accuracy
     _change(kept / "bench_lora_r8.json", **provenance)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=output):
         table_of("t", read_kept(kept))
 
 
@@ -236,8 +236,8 @@ def test_a_row_may_be_trained_on_a_gpu_and_benchmarked_on_a_cpu(kept):
 def test_the_gpu_is_named_where_it_is_known(kept):
     for path in kept.glob("*.json"):
         _change(path, device="cuda", **({"cuda": "NVIDIA H100"} if path.name.startswith("bench") else {}))
-    told = "accuracy: Cortex-A76, 4 threads and cuda, times and memory: Cortex-A76, 4 threads and NVIDIA H100."
-    assert told in markdown(table_of("t", read_kept(kept)))
+    output = "accuracy: Cortex-A76, 4 threads and cuda, times and memory: Cortex-A76, 4 threads and NVIDIA H100."
+    assert output in markdown(table_of("t", read_kept(kept)))
 
 
 def test_one_row_of_two_configurations_is_refused(kept):
@@ -286,8 +286,8 @@ def test_collecting_again_replaces_and_leaves_other_files_alone(tmp_path, kept):
 def test_of_a_job_that_two_sweeps_have_the_last_is_kept_and_the_other_told(tmp_path):
     for name, accuracy in (("a", 0.25), ("b", 0.5)):
         fakes.write(tmp_path / name, {"val/acc": accuracy}, fakes.config())
-    (told,) = collect([tmp_path / "a", tmp_path / "b", tmp_path / "b"], tmp_path / "kept")
-    assert told == f"left out {tmp_path}/a/job0: {tmp_path}/b/job0 is the same job"
+    (output,) = collect([tmp_path / "a", tmp_path / "b", tmp_path / "b"], tmp_path / "kept")
+    assert output == f"left out {tmp_path}/a/job0: {tmp_path}/b/job0 is the same job"
     (run,) = read_kept(tmp_path / "kept")
     assert run.metrics["val/acc"] == 0.5
 
@@ -296,8 +296,8 @@ def test_a_damaged_result_is_left_out(tmp_path):
     fakes.write(tmp_path / "sweep", {"val/acc": 0.5}, fakes.config())
     (tmp_path / "sweep" / "job1").mkdir()
     (tmp_path / "sweep" / "job1" / "result.json").write_text('{"schema_version": 1, "status": "completed"}')
-    (told,) = collect([tmp_path / "sweep"], tmp_path / "kept")
-    assert told.startswith(f"left out {tmp_path}/sweep/job1: damaged (KeyError: ")
+    (output,) = collect([tmp_path / "sweep"], tmp_path / "kept")
+    assert output.startswith(f"left out {tmp_path}/sweep/job1: damaged (KeyError: ")
 
 
 def test_what_cannot_be_collected_is_refused(tmp_path, kept):

@@ -13,9 +13,9 @@ VALIDATION = {"val/acc": 0.96, "val/balanced_acc": 0.6}
     [({}, "val/balanced_acc 0.6000"), ({"test/acc": 0.9, "test/balanced_acc": 0.5}, "test/balanced_acc 0.5000")],
 )
 def test_a_class_that_is_not_recognised_is_named(tested, balanced):
-    told = _accuracies({"metrics": VALIDATION | tested, "classes": [*CLASSES, {"name": "none", "count": 0}]})
-    assert told[-2:] == [balanced, "lowest recall 0.2000 (class bad)"]
-    assert told[0] == "val/acc 0.9600" and len(told) == 3 + bool(tested)
+    output = _accuracies({"metrics": VALIDATION | tested, "classes": [*CLASSES, {"name": "none", "count": 0}]})
+    assert output[-2:] == [balanced, "lowest recall 0.2000 (class bad)"]
+    assert output[0] == "val/acc 0.9600" and len(output) == 3 + bool(tested)
 
 
 def test_what_was_not_measured_is_not_told():

@@ -130,9 +130,9 @@ def test_a_completed_run_is_measured_later_without_training_again(tmp_path, comp
     assert perform(measured, tmp_path, measures).exit_code == 0
     after = read_result(tmp_path)
     assert after["metrics"] == {**before["metrics"], ADDED[second]: 2.0}
-    told = after["provenance"].pop("measured")
+    output = after["provenance"].pop("measured")
     assert after["provenance"] == before["provenance"] and after["layers"] == before["layers"]
-    assert {"start", "machine", "threads"} <= told.keys()
+    assert {"start", "machine", "threads"} <= output.keys()
     assert perform(measured, tmp_path, never).exit_code == 0
     assert perform(unmeasured, tmp_path, never).exit_code == 0
 
@@ -234,8 +234,9 @@ def test_an_unfinished_run_of_another_configuration_is_not_given_up_unasked(tmp_
     checkpoint.write_bytes(b"of two epochs")
     before = (tmp_path / "result.json").read_bytes()
     assert perform(cfg, tmp_path, never).exit_code == 2
-    told = capsys.readouterr().err
-    assert "hydra.run.dir=" in told and "the checkpoint of a run with train.epochs=2, which train.rerun=true" in told
+    output = capsys.readouterr().err
+    assert "hydra.run.dir=" in output
+    assert "the checkpoint of a run with train.epochs=2, which train.rerun=true" in output
     assert checkpoint.exists() and (tmp_path / "result.json").read_bytes() == before
 
     assert perform(compose_config("train.epochs=1", "train.rerun=true"), tmp_path, trains).exit_code == 0
@@ -249,41 +250,41 @@ def test_a_result_of_another_configuration_is_replaced_and_that_is_told(tmp_path
 
 
 def test_the_tracker_gets_what_the_result_has(tmp_path, cfg, monkeypatch):
-    told = []
+    output = []
 
     class Tracker:
         def finish(self, exit_code, result):
-            told.extend([result["metrics"], exit_code])
+            output.extend([result["metrics"], exit_code])
 
     monkeypatch.setattr(module, "open_tracker", lambda *_: Tracker())
     perform(cfg, tmp_path, trains)
-    assert told == [{"val/acc": 0.25, "time/x": 0.0}, 0]
-    told.clear()
+    assert output == [{"val/acc": 0.25, "time/x": 0.0}, 0]
+    output.clear()
     (tmp_path / "other").mkdir()
     perform(cfg, tmp_path / "other", raising(ValueError("x")))
-    assert told == [{"train/loss": 2.0}, 1]
+    assert output == [{"train/loss": 2.0}, 1]
 
 
 def test_a_run_that_is_trained_again_is_another_attempt_and_one_that_goes_on_is_not(tmp_path, cfg, monkeypatch):
     attempts = []
     monkeypatch.setattr(module, "open_tracker", lambda *given: attempts.append(given[3]) or Tracker())
 
-    def told() -> tuple:
+    def output() -> tuple:
         return attempts.pop(), read_result(tmp_path)["provenance"]["attempt"]
 
     with pytest.raises(Interrupted):
         perform(cfg, tmp_path, raising(Interrupted(signal.SIGTERM)))
-    assert told() == (1, 1)
+    assert output() == (1, 1)
     perform(cfg, tmp_path, trains)
-    assert told() == (1, 1)
+    assert output() == (1, 1)
     cfg.train.rerun = True
     with pytest.raises(Interrupted):
         perform(cfg, tmp_path, raising(Interrupted(signal.SIGTERM)))
-    assert told() == (2, 2)
+    assert output() == (2, 2)
     perform(cfg, tmp_path, trains)  # goes on with the second
-    assert told() == (2, 2)
+    assert output() == (2, 2)
     perform(cfg, tmp_path, trains)
-    assert told() == (3, 3)
+    assert output() == (3, 3)
 
 
 def test_a_single_run_that_is_continued_keeps_the_name_that_w_and_b_knows_it_by(cfg):

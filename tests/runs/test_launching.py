@@ -30,7 +30,7 @@ def config(compose_config, monkeypatch):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
         monkeypatch.setattr(hardware, "_torch_finds_cuda", lambda: bool(gpus))
         monkeypatch.setattr(launching, "optional", lambda *_: None)
-        for name in ("PYTHONPATH", "WASI_PLACES"):
+        for name in ("PYTHONPATH", "WASI_JOB_SLOTS"):
             monkeypatch.setenv(name, "")
         return compose_config(f"hydra/launcher={launcher}", *overrides, with_hydra=True)
 
@@ -38,7 +38,7 @@ def config(compose_config, monkeypatch):
 
 
 def offered():
-    return os.environ["WASI_PLACES"]
+    return os.environ["WASI_JOB_SLOTS"]
 
 
 def test_one_job_for_each_gpu(config):
@@ -91,7 +91,7 @@ TAKE += "print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); sys.stdin.read()
 
 
 def test_no_two_processes_have_one_gpu_and_a_third_waits(tmp_path):
-    env = {**os.environ, "WASI_PLACES": "4,GPU-7", "TMPDIR": str(tmp_path), "CUDA_VISIBLE_DEVICES": "4,GPU-7"}
+    env = {**os.environ, "WASI_JOB_SLOTS": "4,GPU-7", "TMPDIR": str(tmp_path), "CUDA_VISIBLE_DEVICES": "4,GPU-7"}
 
     def process():
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -109,7 +109,7 @@ def test_no_two_processes_have_one_gpu_and_a_third_waits(tmp_path):
 
 
 def test_where_nothing_is_offered_nothing_is_taken(monkeypatch):
-    monkeypatch.delenv("WASI_PLACES", raising=False)
+    monkeypatch.delenv("WASI_JOB_SLOTS", raising=False)
     job_slots.acquire_job_slot.cache_clear()
     assert job_slots.acquire_job_slot() is None
     job_slots.acquire_job_slot.cache_clear()
@@ -150,8 +150,8 @@ def test_a_job_that_left_nothing_fails_its_sweep_wherever_it_ran(tmp_path, capsy
     assert _Answers(config, loader, answers).launch(jobs, 0) == answers
     with pytest.raises(SystemExit) as stop:
         callback.on_multirun_end(config)
-    told = capsys.readouterr().err.splitlines()
-    assert stop.value.code == 1 and told == [
+    output = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 1 and output == [
         f"error: {tmp_path}/{name}: failed: it left no result.json" for name in ("elsewhere-2", "here-seed=3")
     ]
     assert folder_of(answers[2]) == tmp_path / "here-seed=3"  # a sweeper that tunes looks for its result there

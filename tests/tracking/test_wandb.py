@@ -82,18 +82,18 @@ def config_of(folder: Path) -> dict:
 
 def test_runs_tell_their_row_and_the_thresholds_that_their_method_reads(tmp_path, compose_config):
     """`rank` is in every run's configuration, of methods too that never look at it."""
-    told = {}
+    output = {}
     for method in ("wasi", "asi", "vanilla"):
         for seed in (0, 1):
             folder = tmp_path / f"{method}{seed}"
             words = (f"method={method}", f"seed={seed}", "rank.activation_epsilon=0.9")
             open_tracker(compose_config("logger=wandb_offline", *words), folder, f"{method}{seed}").finish(0)
-            told[method, seed] = config_of(folder)
-    assert [told[method, 0].get("thresholds") for method in ("wasi", "asi", "vanilla")] == [
+            output[method, seed] = config_of(folder)
+    assert [output[method, 0].get("thresholds") for method in ("wasi", "asi", "vanilla")] == [
         {"weights": 0.8, "activations": 0.9, "epsilon": 0.8}, {"activations": 0.9, "epsilon": 0.9}, None,
     ]  # fmt: skip
-    assert all(told[method, 0]["row"] == told[method, 1]["row"] for method in ("wasi", "asi", "vanilla"))
-    assert len({config["row"] for config in told.values()}) == 3
+    assert all(output[method, 0]["row"] == output[method, 1]["row"] for method in ("wasi", "asi", "vanilla"))
+    assert len({config["row"] for config in output.values()}) == 3
 
 
 @pytest.mark.parametrize("method", method_names())
@@ -168,7 +168,7 @@ def test_nothing_tells_where_files_lie(tmp_path, compose_config, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("origin", "told"),
+    ("origin", "output"),
     [
         ("/home/someone/suite", False),
         ("../suite", False),
@@ -177,7 +177,7 @@ def test_nothing_tells_where_files_lie(tmp_path, compose_config, monkeypatch):
         ("git@example.org:suite.git", True),
     ],
 )
-def test_where_a_clone_is_from_is_told_unless_it_is_a_folder(tmp_path, compose_config, monkeypatch, origin, told):
+def test_where_a_clone_is_from_is_told_unless_it_is_a_folder(tmp_path, compose_config, monkeypatch, origin, output):
     for words in (["init", "-q"], ["remote", "add", "origin", origin]):
         subprocess.run(["git", *words], cwd=tmp_path, check=True)
     author = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
@@ -185,7 +185,7 @@ def test_where_a_clone_is_from_is_told_unless_it_is_a_folder(tmp_path, compose_c
     monkeypatch.chdir(tmp_path)
     tracker = open_tracker(compose_config("logger=wandb_offline"), tmp_path / "job", "abc")
     tracker.finish(0)
-    assert (origin in str(run_of(records(tmp_path / "job")).git)) is told
+    assert (origin in str(run_of(records(tmp_path / "job")).git)) is output
 
 
 def test_a_failed_run_is_marked_and_the_next_one_is_its_own(tmp_path, offline):

@@ -70,6 +70,6 @@ def inspected_steps(folder: Path) -> list[int]:
     (path,) = (folder / "wandb").glob("offline-run-*/run-*.wandb")
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=True)
-    told = [json.loads(line) for line in done.stdout.splitlines()]
-    rows = [record["history"] for record in told if record["type"] == "history"]
+    output = [json.loads(line) for line in done.stdout.splitlines()]
+    rows = [record["history"] for record in output if record["type"] == "history"]
     return [row["item"]["_step"] for row in rows if "train/loss" in json.dumps(row)]

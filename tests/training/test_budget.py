@@ -95,10 +95,10 @@ def test_what_cannot_fit_is_refused_with_the_least_that_would_do(configured):
     assert picked(configured(least))[2] == least
 
 
-@pytest.mark.parametrize(("measure", "told"), [("full", True), ("fast", True), ("none", False)])
-def test_measurements_outside_the_budget_are_told(configured, caplog, measure, told):
+@pytest.mark.parametrize(("measure", "printed"), [("full", True), ("fast", True), ("none", False)])
+def test_measurements_outside_the_budget_are_told(configured, caplog, measure, printed):
     picked(configured(4000, f"train.measure={measure}"))
-    assert (f"train.measure={measure} may take more than that" in caplog.text) is told
+    assert (f"train.measure={measure} may take more than that" in caplog.text) is printed
 
 
 def test_sizes_that_are_given_stay(configured):
@@ -244,6 +244,6 @@ def test_a_process_takes_what_was_expected(tmp_path):
     metrics = json.loads((tmp_path / "run" / "result.json").read_text())["metrics"]
     expected = metrics["memory/expected_process_mib"]
     assert 0.8 * expected < peak_mib < 1.05 * expected
-    told = re.search(r"trained in (\d+) MiB, the resident peak", (tmp_path / "run" / "train.log").read_text())
-    assert told and float(told[1]) == pytest.approx(peak_mib, rel=0.02)
+    printed = re.search(r"trained in (\d+) MiB, the resident peak", (tmp_path / "run" / "train.log").read_text())
+    assert printed and float(printed[1]) == pytest.approx(peak_mib, rel=0.02)
     assert metrics["memory/process_rss_peak_mib"] == pytest.approx(peak_mib, rel=0.02)

@@ -232,10 +232,10 @@ def test_the_best_of_epochs_that_were_validated(tmp_path):
     assert run.run()["val/best_epoch"] in (3, 4)
 
 
-@pytest.mark.parametrize(("loss", "told"), [(400_000.0, True), (2.0, False)])
-def test_a_loss_far_above_guessing_is_told(loss, told, caplog):
+@pytest.mark.parametrize(("loss", "warned"), [(400_000.0, True), (2.0, False)])
+def test_a_loss_far_above_guessing_is_told(loss, warned, caplog):
     loop._warn_of_loss(loss, 10)
-    assert any("this run has learned nothing" in message for message in caplog.messages) == told
+    assert any("this run has learned nothing" in message for message in caplog.messages) == warned
 
 
 @pytest.mark.parametrize(("count", "is_told"), [(5, True), (20, False)])

@@ -56,9 +56,9 @@ def _table(columns: dict[str, Cell], rows: list[tuple[str, dict, dict]]) -> list
     """Lay out the lines of a table, without the columns that are empty in every row."""
     cells = [[label, *(cell(metrics, ratio) for cell in columns.values())] for label, metrics, ratio in rows]
     table = [["job", *columns], *cells]
-    filled = [place for place in range(len(table[0])) if any(row[place] != "-" for row in cells)]
-    table = [[row[place] for place in filled] for row in table]
-    widths = [max(len(row[place]) for row in table) for place in range(len(table[0]))]
+    filled = [index for index in range(len(table[0])) if any(row[index] != "-" for row in cells)]
+    table = [[row[index] for index in filled] for row in table]
+    widths = [max(len(row[index]) for row in table) for index in range(len(table[0]))]
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in table]
     return [f"  {line}" for line in [lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:]]]
 

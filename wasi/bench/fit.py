@@ -219,7 +219,7 @@ class Plan:
             heading += "; those that want the least:"
         columns = ("method", "eps", "optimizer", "memory", "batch", "epoch s", "step ms", "process MiB", "live MiB")
         lines = [[*columns, "state MiB", "model MiB"], *map(_cells, shown)]
-        widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
+        widths = [max(len(line[index]) for line in lines) for index in range(len(lines[0]))]
         text = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
         return "\n".join([heading, *text, *_LEGEND, f"all rows: {self.folder}/fit.csv, fit.json; figure: fit.png"])
 

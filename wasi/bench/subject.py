@@ -73,8 +73,8 @@ class Subject:
     def first(self, size: int) -> tuple[Tensor, Tensor]:
         """Return the first `size` images and labels of the batch, repeated where it has fewer; only before `build`."""
         images, labels = self._batch
-        places = torch.arange(size) % len(images)
-        return images[places], labels[places]
+        indices = torch.arange(size) % len(images)
+        return images[indices], labels[indices]
 
     def images(self) -> Tensor:
         """Return the batch's images normalised for inference; not kept, as training with `lean` holds them as uint8."""

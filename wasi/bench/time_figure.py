@@ -10,7 +10,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from wasi.bench.jobs import BenchJob, baseline_apart, series_names
-from wasi.config.declared import place as declared_place
+from wasi.config.declared import declared_order
 from wasi.report.figures import DPI, WIDTH_INCHES, images
 from wasi.report.options import threshold
 from wasi.report.style import SETTINGS, styles
@@ -27,7 +27,7 @@ class Series:
 
     def timed(self, kind: str) -> list[tuple[float | str, float, float]]:
         """Return (epsilon or method name, p50, p90) of each point where `kind` was timed."""
-        return [(place, m[f"{kind}_p50"], m[f"{kind}_p90"]) for place, m in self.points if f"{kind}_p50" in m]
+        return [(x_value, m[f"{kind}_p50"], m[f"{kind}_p90"]) for x_value, m in self.points if f"{kind}_p50" in m]
 
 
 def draw(jobs: list[BenchJob], name: str = "") -> dict[str, bytes]:
@@ -61,26 +61,26 @@ def _series(jobs: list[BenchJob]) -> dict[str, Series]:
     """Return name -> series; the baseline's is added unless it is one of the jobs."""
     series: dict[str, Series] = {}
     for name, job in zip(series_names(jobs), jobs, strict=True):
-        series.setdefault(name, Series(job.method)).points.append((_place(job.config), job.metrics))
+        series.setdefault(name, Series(job.method)).points.append((_x_value(job.config), job.metrics))
     if (base := baseline_apart(jobs)) is not None:
         method = base["config"]["method"]["name"]
         name = f"{method} (baseline)" if method in series else method
-        series[name] = Series(method, [(_place(base["config"]), base["metrics"])])
+        series[name] = Series(method, [(_x_value(base["config"]), base["metrics"])])
     return {name: one for name, one in series.items() if any(one.timed(kind) for kind in _PANELS)}
 
 
-def _place(config: dict) -> float | str:
+def _x_value(config: dict) -> float | str:
     """Return the threshold, or the method's name where there is none."""
     epsilon = threshold(config)
     return config["method"]["name"] if epsilon is None else epsilon
 
 
 def _panel(ax, series: dict[str, Series], kind: str, title: str) -> None:
-    ticks = _ticks(place for one in series.values() for place, _ in one.points)
+    ticks = _ticks(x_value for one in series.values() for x_value, _ in one.points)
     unit, scale = _unit([p50 for one in series.values() for _, p50, _ in one.timed(kind)])
     looks = styles([(one.method, name) for name, one in series.items()])
     for (name, one), style in zip(series.items(), looks, strict=True):
-        found = sorted((ticks[place], p50 * scale, p90 * scale) for place, p50, p90 in one.timed(kind))
+        found = sorted((ticks[x_value], p50 * scale, p90 * scale) for x_value, p50, p90 in one.timed(kind))
         if not found:
             continue
         x, y, top = zip(*found, strict=True)
@@ -88,9 +88,9 @@ def _panel(ax, series: dict[str, Series], kind: str, title: str) -> None:
         marks = {**style.marks(), **({} if len(x) > 1 else {"linestyle": "none"})}
         ax.errorbar(x, y, yerr=[[0] * len(up), up], fmt="none", ecolor=style.colour, elinewidth=0.9, capsize=2)
         ax.plot(x, y, label=name, **marks)
-    ax.set_xticks(list(ticks.values()), [str(place) for place in ticks])
-    for label, place in zip(ax.get_xticklabels(), ticks, strict=True):
-        if isinstance(place, str):  # names are longer than thresholds
+    ax.set_xticks(list(ticks.values()), [str(x_value) for x_value in ticks])
+    for label, x_value in zip(ax.get_xticklabels(), ticks, strict=True):
+        if isinstance(x_value, str):  # names are longer than thresholds
             label.set(rotation=25, ha="right", rotation_mode="anchor")
     ax.set_xlabel(r"$\varepsilon$ (whisker: p90)")
     ax.set_ylabel(f"Time per iteration ({unit})")
@@ -99,12 +99,12 @@ def _panel(ax, series: dict[str, Series], kind: str, title: str) -> None:
     ax.margins(x=0.08)
 
 
-def _ticks(places: Iterable[float | str]) -> dict[float | str, int]:
+def _ticks(x_values: Iterable[float | str]) -> dict[float | str, int]:
     """Return position by threshold or name: thresholds ascending, then methods, in reverse of their declared order."""
-    distinct = set(places)
+    distinct = set(x_values)
     thresholds: list[float | str] = [*sorted(p for p in distinct if not isinstance(p, str))]
-    names = sorted((p for p in distinct if isinstance(p, str)), key=declared_place, reverse=True)
-    return {place: position for position, place in enumerate([*thresholds, *names])}
+    names = sorted((p for p in distinct if isinstance(p, str)), key=declared_order, reverse=True)
+    return {x_value: position for position, x_value in enumerate([*thresholds, *names])}
 
 
 def _unit(milliseconds: list[float]) -> tuple[str, float]:

@@ -62,8 +62,8 @@ def default_arguments(path: str) -> dict[str, Any]:
     spec = find_spec(top) if top else None
     if spec is None or spec.origin is None:
         return {}
-    place = Path(spec.origin).parent.joinpath(*inside)
-    for file in sorted(place.glob("*.py")) if place.is_dir() else [place.with_suffix(".py")]:
+    location = Path(spec.origin).parent.joinpath(*inside)
+    for file in sorted(location.glob("*.py")) if location.is_dir() else [location.with_suffix(".py")]:
         source = file.read_text(encoding="utf-8") if file.is_file() else ""
         if f"class {name}(" in source:
             made = (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == name)

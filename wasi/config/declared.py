@@ -44,11 +44,11 @@ class Appearance:
 
 
 def method_names() -> list[str]:
-    """Return the names of all methods, one per file of `conf/method`, in the order of `place`."""
-    return sorted((path.stem for path in _CONF.glob("*.yaml")), key=place)
+    """Return the names of all methods, one per file of `conf/method`, in the order of `declared_order`."""
+    return sorted((path.stem for path in _CONF.glob("*.yaml")), key=declared_order)
 
 
-def place(name: str) -> tuple[float, str]:
+def declared_order(name: str) -> tuple[float, str]:
     """Return a key that sorts methods by their declared order, then by name; those without a declaration come last."""
     found = appearance(name)
     return (float("inf") if found is None else found.order), name
@@ -173,7 +173,7 @@ def title(are: Callable[[str], bool]) -> str:
 
 
 @cache
-def rank_option_places(name: str) -> dict[str, str]:
+def rank_option_paths(name: str) -> dict[str, str]:
     """Map each option of `rank` that the method's YAML interpolates to the method's own option that takes its value.
 
     The method's options are dotted keys.

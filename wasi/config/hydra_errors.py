@@ -17,7 +17,7 @@ from wasi.errors import NOTHING, UserError
 
 _SPECIAL = {*" ,=(){}[]#;&|!<>?'\"~^`"}  # characters that an unquoted value of Hydra's grammar may not have as such
 _GIVEN = re.compile(r"use \+([^\s=]+)=(.*)")  # the override, as Hydra repeats it
-_NO_PLACE = re.compile(r"invalid literal for int\(\) with base 10: '(.*)'")
+_NO_INDEX = re.compile(r"invalid literal for int\(\) with base 10: '(.*)'")
 _MERGED = re.compile(r"Error merging override ([^\s=]+)=(.*)")
 _NO_ARGUMENT = re.compile(
     r"Error in call to target '([^']+)'.* unexpected keyword argument '(\w+)'.*full_key: (hydra\.\S+)", re.DOTALL
@@ -94,7 +94,7 @@ def _not_hydras(error: str, words: Sequence[str]) -> UserError | None:
     Examples are `model=null` and `rank=0.8`, where a group needs a name, and `optimizer.betas.x=1`, where a list needs
     an index.
     """
-    no_place = _NO_PLACE.match(error)
+    no_index = _NO_INDEX.match(error)
     for option, _, value in (word.lstrip("+").partition("=") for word in words):
         inside, _, key = option.rpartition(".")
         if error.startswith("Cannot instantiate config of type") and inside == "hydra.callbacks":
@@ -102,7 +102,7 @@ def _not_hydras(error: str, words: Sequence[str]) -> UserError | None:
         no_name = error.startswith("Config group override must be") and not isinstance(yaml.safe_load(value), str)
         if no_name and (files := of_group(option)):
             return UserError(option, value, ", ".join(file.stem for file in files))
-        if no_place and inside and key == no_place[1]:
+        if no_index and inside and key == no_index[1]:
             return UserError(option, value, f"a number in the place of {key}, as {inside} is a list; or {inside}=[...]")
     if found := _NO_ARGUMENT.match(error):
         return _no_argument(found[1], found[2], found[3], words)

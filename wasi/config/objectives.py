@@ -66,15 +66,15 @@ def non_dominated(points: Sequence[Values | None], objectives: Sequence[str]) ->
     """
     signs = [1 if direction(objective) == "maximize" else -1 for objective in objectives]
     known = {
-        place: tuple(sign * value for sign, value in zip(signs, point, strict=True))
-        for place, point in enumerate(points)
+        index: tuple(sign * value for sign, value in zip(signs, point, strict=True))
+        for index, point in enumerate(points)
         if point is not None
     }
-    front = [place for place, point in known.items() if not any(_beats(known, other, place) for other in known)]
-    return sorted(front, key=lambda place: tuple(-value for value in known[place]))
+    front = [index for index, point in known.items() if not any(_beats(known, other, index) for other in known)]
+    return sorted(front, key=lambda index: tuple(-value for value in known[index]))
 
 
-def _beats(known: Mapping[int, Values], other: int, place: int) -> bool:
-    if known[other] == known[place]:
-        return other < place
-    return all(ours >= theirs for ours, theirs in zip(known[other], known[place], strict=True))
+def _beats(known: Mapping[int, Values], other: int, index: int) -> bool:
+    if known[other] == known[index]:
+        return other < index
+    return all(ours >= theirs for ours, theirs in zip(known[other], known[index], strict=True))

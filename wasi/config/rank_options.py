@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from wasi.config.declared import rank_option_places
+from wasi.config.declared import rank_option_paths
 from wasi.config.files import plain
 
 _INTERPOLATION = re.compile(r"\$\{rank\.(\w+)\}")
@@ -90,7 +90,7 @@ def _without_effect(cfg: DictConfig, names: set[str]) -> set[str]:
         idle.add("weight_epsilon")
     if "parameter_ratio" in names and rank.get("parameter_ratio") is not None:
         idle.add("weight_epsilon")
-    takes_init = "init" in rank_option_places(str(cfg.method.get("name")))  # else `method.init` may mean another thing
+    takes_init = "init" in rank_option_paths(str(cfg.method.get("name")))  # else `method.init` may mean another thing
     if takes_init and cfg.method.get("init") in ("svd", "random"):  # these use no calibration data
         idle.add("calibration_batches")
     return idle

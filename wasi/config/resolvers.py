@@ -14,7 +14,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("gpus", gpus_for, replace=True)
     OmegaConf.register_new_resolver("gpus_of_job", lambda device: min(1, gpus_for(device)), replace=True)
     OmegaConf.register_new_resolver("cores_of_job", cores_of_job, replace=True)
-    OmegaConf.register_new_resolver("places", jobs_side_by_side, replace=True)
+    OmegaConf.register_new_resolver("jobs_side_by_side", jobs_side_by_side, replace=True)
 
 
 register()

@@ -111,8 +111,8 @@ def _folders(cfg_dataset) -> list[Path]:
 def _find(folders: list[Path]) -> Mapping[str, Path] | None:
     """Return role -> path for the first folder that has all four files, or None."""
     for folder in folders:
-        places = {role: (folder / name, folder / f"{name}.gz") for role, name in FILES.items()}
-        found = {role: path for role, pair in places.items() if (path := next(filter(Path.is_file, pair), None))}
+        candidates = {role: (folder / name, folder / f"{name}.gz") for role, name in FILES.items()}
+        found = {role: path for role, pair in candidates.items() if (path := next(filter(Path.is_file, pair), None))}
         if len(found) == len(FILES):
             return found
     return None

@@ -198,13 +198,13 @@ def as_utf8(path: str | Path) -> str:
 def image_files(folder: Path) -> list[Path]:
     """Return the image files at any depth below `folder`, in a fixed order, without hidden files and folders."""
     found, visited = [], set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(place)) in visited:  # a symbolic link to a folder above it
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(parent)) in visited:  # a symbolic link to a folder above it
             folders.clear()
             continue
         visited.add(real)
         folders[:] = sorted(name for name in folders if not _is_hidden(name))
-        found += [Path(place, name) for name in sorted(files) if _is_image(name)]
+        found += [Path(parent, name) for name in sorted(files) if _is_image(name)]
     return found
 
 

@@ -116,20 +116,20 @@ def train_batches(
     if isinstance(loader.dataset, AugmentedImages):
         order = order + epoch * len(order)
     whole = order.split(batch_size)[start:]
-    places = [_places(len(items), part, with_neighbour=mix is not None) for items in whole]
-    loaded = loader.load([items[place] for items, (place, _) in zip(whole, places, strict=True)])
-    parts = zip(loaded, whole, places, strict=True)
-    for number, ((batch, labels), items, (place, others)) in enumerate(parts, start):
+    selected = [_selected(len(items), part, with_neighbour=mix is not None) for items in whole]
+    loaded = loader.load([items[positions] for items, (positions, _) in zip(whole, selected, strict=True)])
+    parts = zip(loaded, whole, selected, strict=True)
+    for number, ((batch, labels), items, (positions, others)) in enumerate(parts, start):
         if hflip > 0:
             mirrored = torch.rand(len(items), generator=generator("hflip", seed, epoch, number)) < hflip
-            rows = mirrored[place].nonzero().flatten().to(batch.device)
+            rows = mirrored[positions].nonzero().flatten().to(batch.device)
             batch[rows] = batch[rows].flip(-1)
         if mix is not None:
             batch, labels = mix(batch, labels, seed, epoch, number)
         yield batch[others:], labels[others:]
 
 
-def _places(count: int, part: Part, with_neighbour: bool = False) -> tuple[Tensor, int]:
+def _selected(count: int, part: Part, with_neighbour: bool = False) -> tuple[Tensor, int]:
     """Return the positions to load of a batch of `count` images, and how many of the first of them to drop afterwards.
 
     One extra image is loaded where `part` selects none, as a DataLoader makes no empty batches, and for mixup and
@@ -151,9 +151,9 @@ def first_batch(dataset: Images, cfg) -> Batch:
 def eval_batches(loader: Loader, batch_size: int, part: Part = _all) -> Iterator[Batch]:
     """Yield all images once in the data set's order; `part` as for `train_batches`."""
     whole = torch.arange(len(loader.dataset)).split(batch_size)
-    places = [_places(len(items), part) for items in whole]
-    loaded = loader.load([items[place] for items, (place, _) in zip(whole, places, strict=True)])
-    for (batch, labels), (_, others) in zip(loaded, places, strict=True):
+    selected = [_selected(len(items), part) for items in whole]
+    loaded = loader.load([items[positions] for items, (positions, _) in zip(whole, selected, strict=True)])
+    for (batch, labels), (_, others) in zip(loaded, selected, strict=True):
         yield batch[others:], labels[others:]
 
 

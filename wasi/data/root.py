@@ -30,8 +30,8 @@ def root_of(cfg_dataset) -> Path:
 
 def missing(cfg_dataset, what: str, looked_in: list[Path]) -> UserError:
     """Return (not raise) a UserError: none of the folders `looked_in` has `what`; dataset.download=true fetches it."""
-    places = " or ".join(str(folder.absolute()) for folder in looked_in)
-    allowed = f"a folder that holds {what} (not found in {places}); dataset.download=true fetches what is missing"
+    folders = " or ".join(str(folder.absolute()) for folder in looked_in)
+    allowed = f"a folder that holds {what} (not found in {folders}); dataset.download=true fetches what is missing"
     return UserError("dataset.root", cfg_dataset["root"], allowed)
 
 

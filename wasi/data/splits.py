@@ -81,7 +81,7 @@ def stratified(labels: Sequence[int] | Tensor, size: int, *key: object, keep: in
     shuffled = permutation(len(labels), "stratified", *key)
     members = [shuffled[labels[shuffled] == label] for label in labels[shuffled].unique().tolist()]
     order = permutation(len(members), "ties", *key).tolist()  # else ties favour low labels
-    members = [members[place] for place in order]
+    members = [members[index] for index in order]
     counts = allocate([len(one) for one in members], size, keep)
     return torch.cat([one[:count] for one, count in zip(members, counts, strict=True)]).sort().values
 

@@ -42,8 +42,8 @@ def stacked(matrices: Sequence[Tensor]) -> Tensor:
         return torch.stack(list(matrices))
     rows, columns = (max(matrix.shape[axis] for matrix in matrices) for axis in (0, 1))
     together = matrices[0].new_zeros(len(matrices), rows, columns)
-    for place, matrix in zip(together, matrices, strict=True):
-        place[: matrix.shape[0], : matrix.shape[1]] = matrix
+    for padded, matrix in zip(together, matrices, strict=True):
+        padded[: matrix.shape[0], : matrix.shape[1]] = matrix
     return together
 
 

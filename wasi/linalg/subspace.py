@@ -81,7 +81,7 @@ def fold_all_(
     found = dict(enumerate(bs))
     missing = [number for number, b in found.items() if b is None]
     if missing:
-        rights, bases = ([weights[number][place] for number in missing] for place in (1, 3))
+        rights, bases = ([weights[number][index] for number in missing] for index in (1, 3))
         grams = batched.stacked([right @ right.mT for right in rights])
         rows = batched.stacked([right @ basis for right, basis in zip(rights, bases, strict=True)])
         solved = torch.vmap(damped_solve)(grams, rows)

@@ -81,7 +81,7 @@ def _cheaper_order(shape: Sequence[int], bases: Factors) -> tuple[int, ...]:
     last = len(bases) - 1
     ranks = [shape[0], *(d if u is None else u.shape[1] for d, u in zip(shape[1:], bases, strict=True))]
     orders = (last, *range(last)), tuple(range(last + 1))
-    return min(orders, key=lambda order: _projection_cost(shape, ranks, [place + 1 for place in order]))
+    return min(orders, key=lambda order: _projection_cost(shape, ranks, [index + 1 for index in order]))
 
 
 def expand(core: Tensor, factors: Factors) -> Tensor:

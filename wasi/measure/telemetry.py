@@ -142,9 +142,9 @@ def _sysfs_temperature(sysfs: Path) -> float | None:
     """Return degrees Celsius from the first known CPU thermal zone or, without one, CPU hardware monitor."""
     zones = {_text(zone / "type"): zone / "temp" for zone in sorted(sysfs.glob("class/thermal/thermal_zone*"))}
     chips = {_text(chip / "name"): chip / "temp1_input" for chip in sorted(sysfs.glob("class/hwmon/hwmon*"))}
-    for known, places in ((_CPU_SENSORS, zones), (_CPU_CHIPS, chips)):
+    for known, files in ((_CPU_SENSORS, zones), (_CPU_CHIPS, chips)):
         for name in known:
-            milli = _number(places[name]) if name in places else None
+            milli = _number(files[name]) if name in files else None
             if milli is not None:
                 return milli / 1000
     return None

@@ -88,10 +88,10 @@ class Method:
         Evaluation during training does not need this context, as unmerged outputs are equal up to rounding.
         """
         children = ((parent, *entry) for parent in model.modules() for entry in parent._modules.items())
-        places = [(parent, name, child) for parent, name, child in children if child is not None]
-        forms = {child: self.merged(child) for child in dict.fromkeys(child for *_, child in places)}
-        places = [(parent, name, child) for parent, name, child in places if forms.get(child) is not None]
-        for parent, name, child in places:
+        replaced = [(parent, name, child) for parent, name, child in children if child is not None]
+        forms = {child: self.merged(child) for child in dict.fromkeys(child for *_, child in replaced)}
+        replaced = [(parent, name, child) for parent, name, child in replaced if forms.get(child) is not None]
+        for parent, name, child in replaced:
             setattr(parent, name, forms[child])
         layers = [layer for layer in model.modules() if isinstance(layer, LowRankLayer)]
         found = [(layer, name, getattr(layer, name)) for layer in layers for name in layer.training_only]
@@ -100,14 +100,14 @@ class Method:
         try:
             for layer, name, _ in training_state:
                 setattr(layer, name, None)
-            for tensor in _only_in((value for *_, value in [*places, *training_state]), model):
+            for tensor in _only_in((value for *_, value in [*replaced, *training_state]), model):
                 aside.append((tensor, tensor.device))
                 tensor.data = tensor.data.cpu()
             yield
         finally:
             for tensor, device in aside:
                 tensor.data = tensor.data.to(device)
-            for owner, name, value in [*training_state, *places]:
+            for owner, name, value in [*training_state, *replaced]:
                 setattr(owner, name, value)
 
 

@@ -75,9 +75,9 @@ class FreezeFirst(Method):
         names = [name for name, _ in model.named_parameters()]  # registration order is that of the forward pass
         if count:
             frozen = tuple(blocks[:count])
-            end = 1 + max(place for place, name in enumerate(names) if name.startswith(frozen))
+            end = 1 + max(index for index, name in enumerate(names) if name.startswith(frozen))
         else:
-            end = next(place for place, name in enumerate(names) if name.startswith(blocks[0]))
+            end = next(index for index, name in enumerate(names) if name.startswith(blocks[0]))
         for name in names[:end]:
             parameter = model.get_parameter(name)
             if id(parameter) not in head:

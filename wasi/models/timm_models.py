@@ -51,10 +51,10 @@ def create_pretrained(name: str, image_size: int, num_classes: int) -> nn.Module
         UserError: timm has no weights for the name, or they cannot be downloaded.
     """
     published = timm.models.get_pretrained_cfg(name)
-    place = published and (published.hf_hub_id or published.url)
-    if published is None or not place:
+    source = published and (published.hf_hub_id or published.url)
+    if published is None or not source:
         raise UserError("model.weights", "pretrained", f"random | surrogate | a path: timm has none for {name}")
-    with download(name, str(place)):
+    with download(name, str(source)):
         cached = _cached_file(published)
         if cached is None:
             require_reachable(_address(published))

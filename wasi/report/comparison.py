@@ -173,7 +173,7 @@ class Comparison:
             return [f"no vanilla to compare with; compared with {row}"]
         # Without the row's own values, which its name, columns or details tell, so that rows share the remark.
         differences = sorted(_differences(self.group, self.baseline))
-        others = [f"{_place(key)} ({show_option(key, self.baseline.options.get(key))})" for key in differences]
+        others = [f"{_as_given(key)} ({show_option(key, self.baseline.options.get(key))})" for key in differences]
         lines = [f"compared with a vanilla of another {', '.join(others)}"] if others else []
         timed = [cost for cost in COSTS if cost.timed and self._means(cost.metric)]
         if any(self.interval(cost) is None and not self._on_one_machine(cost) for cost in timed):
@@ -193,7 +193,7 @@ def _vanilla_for(group: Group, groups: list[Group]) -> Group | None:
     that shares most options; of several, the most accurate one on validation images.
 
     A vanilla that saves memory (`train.memory`, checkpointing, accumulation) is compared with the one that does not and
-    is alike in all else. A plain vanilla is compared with itself, or with the best plain one (see `_standing`) if that
+    is alike in all else. A plain vanilla is compared with itself, or with the best plain one (see `_quality`) if that
     has another optimizer.
     """
     if named := _named_baseline(group, groups):
@@ -203,7 +203,7 @@ def _vanilla_for(group: Group, groups: list[Group]) -> Group | None:
         here = (g for g in candidates if g.hardware == group.hardware)
         if not _is_plain(group):
             return next((g for g in here if _is_plain(g) and _differences(group, g) <= set(MEMORY_POLICY)), group)
-        best = max(filter(_is_plain, here), key=_standing)
+        best = max(filter(_is_plain, here), key=_quality)
         return group if _optimizer(best) == _optimizer(group) else best
     return min(candidates, key=lambda g: _distance(group, g), default=None)
 
@@ -212,7 +212,7 @@ def _optimizer(group: Group) -> str:
     return str(group.options.get("optimizer._target_"))
 
 
-def _standing(vanilla: Group) -> tuple[bool, float]:
+def _quality(vanilla: Group) -> tuple[bool, float]:
     """The key for the best vanilla: with an optimizer of torch, then by accuracy on validation images.
 
     A memory-saving optimizer (GaLore, say) is to be compared with an ordinary one, even with a less accurate one.
@@ -235,10 +235,10 @@ def _twin_of(group: Group, groups: list[Group]) -> Group | None:
 
 def _assignment(key: str, group: Group) -> str:
     """The group's option as text: `optimizer.lr=0.05`, and for a class its name as in `optimizer=SGD`."""
-    return f"{_place(key)}={show_option(key, group.options.get(key))}"
+    return f"{_as_given(key)}={show_option(key, group.options.get(key))}"
 
 
-def _place(key: str) -> str:
+def _as_given(key: str) -> str:
     """The option as one gives it on the command line: `optimizer` for `optimizer._target_`."""
     return key.removesuffix("._target_")
 

@@ -54,7 +54,7 @@ def relative(path: Path, base: Path) -> str:
 
 
 def _run_row(run: Run, differing: list[str], base: Path) -> dict[str, Any]:
-    row: dict[str, Any] = {"run": relative(run.place, base), "status": run.status, "error": run.error}
+    row: dict[str, Any] = {"run": relative(run.shown_path, base), "status": run.status, "error": run.error}
     row |= {name: select(run.config, key) for name, key in _CONFIG.items()}
     row |= {"weight_epsilon": weight_epsilon(run.config), "activation_epsilon": activation_epsilon(run.config)}
     options = result_options(run.config)
@@ -125,11 +125,11 @@ def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     columns: list[str] = []
     for row in rows:
-        place = 0
+        index = 0
         for name in row:
             if name not in columns:
-                columns.insert(place, name)
-            place = columns.index(name) + 1
+                columns.insert(index, name)
+            index = columns.index(name) + 1
     return columns
 
 

@@ -100,8 +100,8 @@ def significant(value: float | None, digits: int = 4) -> str:
         return DASH
     if value == 0:
         return "0"
-    places = digits - 1 - math.floor(math.log10(abs(value)))
-    return f"{value:.{min(max(places, 0), 12)}f}"
+    decimals = digits - 1 - math.floor(math.log10(abs(value)))
+    return f"{value:.{min(max(decimals, 0), 12)}f}"
 
 
 def ratio_text(ratio: float | None) -> str:

@@ -15,7 +15,7 @@ from wasi.config.declared import is_reference
 from wasi.report.columns import PANELS, Cost
 from wasi.report.comparison import Comparison
 from wasi.report.groups import Block, Group
-from wasi.report.labels import Label, place
+from wasi.report.labels import Label, annotate
 from wasi.report.options import epsilon_label
 from wasi.report.series import Series, references, series_of
 from wasi.report.style import SETTINGS, Style, is_logarithmic, styles
@@ -77,7 +77,7 @@ def figure_of(block: Block, comparisons: list[Comparison], name: str = "") -> Fi
     figure.canvas.draw()  # fixes the layout: labels are placed in pixels
     title.set_x(axes[0].get_position().x0)
     for ax, some in zip(axes, labels, strict=True):
-        place(ax, some)
+        annotate(ax, some)
     return figure
 
 

@@ -75,4 +75,4 @@ def _not_begun(dirs: list[Path], runs: list[Run]) -> int:
 def _ending(run: Run, folder: Path) -> str:
     reason = " ".join((run.error or _WITHOUT_ERROR.get(run.status, "no reason recorded")).split())
     reason = reason.removeprefix(f"{run.status}: ")
-    return f"{run.status}: {name_of(run)}: {reason} ({relative(run.place, folder)})"
+    return f"{run.status}: {name_of(run)}: {reason} ({relative(run.shown_path, folder)})"

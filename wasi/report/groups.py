@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from wasi.config.declared import is_reference, place
+from wasi.config.declared import declared_order, is_reference
 from wasi.report import statistics
 from wasi.report.benchmarks import joined, with_baselines
 from wasi.report.columns import ACCURACY_NAMES, TEST, VALIDATION, Cost
@@ -192,9 +192,9 @@ def block_of(model: str, dataset: str, groups: list[Group]) -> Block:
     groups = [replace(group, accuracy=TEST if tested else VALIDATION) for group in sorted(groups, key=row_order)]
     always_shown = set().union(*(named(group.config) for group in groups))
     differing = [key for key in _differing(groups) if key not in always_shown]
-    if not _told_apart(groups, differing):
+    if not _distinguished(groups, differing):
         differing += [key for key in _differing(groups) if key not in differing and key not in _NAMES]
-    return Block(model, dataset, groups, differing, alike=not _told_apart(groups, differing))
+    return Block(model, dataset, groups, differing, alike=not _distinguished(groups, differing))
 
 
 def _differing(groups: list[Group]) -> list[str]:
@@ -218,7 +218,7 @@ def _family(group: Group, key: str) -> str | None:
     return group.method if section in ("method", "rank") else group.options.get(f"{section}._target_")
 
 
-def _told_apart(groups: list[Group], differing: list[str], by_hardware: bool = True) -> bool:
+def _distinguished(groups: list[Group], differing: list[str], by_hardware: bool = True) -> bool:
     hardware = [group.hardware if by_hardware else None for group in groups]
     options = [tuple(shown_option(group, key) for key in differing) for group in groups]
     seen = set(zip(map(identity, groups), hardware, options, strict=True))
@@ -250,8 +250,8 @@ def row_names(block: Block) -> list[str]:
     if recipes := recipes_of(block):
         return recipes
     names = [", ".join([with_threshold(group), *variant(block, group)]) for group in block.groups]
-    return [f"{name} ({names[:place].count(name) + 1})" if names.count(name) > 1 else name
-            for place, name in enumerate(names)]  # fmt: skip
+    return [f"{name} ({names[:index].count(name) + 1})" if names.count(name) > 1 else name
+            for index, name in enumerate(names)]  # fmt: skip
 
 
 def recipes_of(block: Block) -> list[str]:
@@ -286,7 +286,7 @@ def variant(block: Block, group: Group) -> list[str]:
 
 def _machine(block: Block, group: Group) -> list[str]:
     """The parts of the group's hardware that not all groups share: `["4 threads"]`; [] if options tell all apart."""
-    if _told_apart(block.groups, block.differing, by_hardware=False):
+    if _distinguished(block.groups, block.differing, by_hardware=False):
         return []
     parts = [other.hardware.split(", ") for other in block.groups if other.hardware]
     return [part for part in (group.hardware or "").split(", ") if not all(part in others for others in parts)]
@@ -310,7 +310,7 @@ def row_order(group: Group) -> tuple:
     ranks = *_natural(weight), *_natural(activation)
     lean = select(group.config, "train.memory") == "lean"
     options = [(key, *_natural(json.dumps(value))) for key, value in sorted(group.options.items())]
-    return *place(method), scope, *ranks, lean, options, group.hardware or ""
+    return *declared_order(method), scope, *ranks, lean, options, group.hardware or ""
 
 
 def _natural(label: str | None) -> tuple[float, str]:

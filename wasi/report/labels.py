@@ -67,7 +67,7 @@ class Box:
         return bool(((x > self.x0) & (x < self.x1) & (y > self.y0) & (y < self.y1)).any())
 
 
-def place(ax, labels: list[Label]) -> list:
+def annotate(ax, labels: list[Label]) -> list:
     """Annotate the points of axes whose layout is fixed; each text in turn gets the nearest place that is free.
 
     Returns:
@@ -87,7 +87,7 @@ def place(ax, labels: list[Label]) -> list:
         text = _annotation(ax, label)
         extent = text.get_window_extent(ax.figure.canvas.get_renderer()).padded(_PADDING * pixel)
         candidates = []
-        for near, at, gap in _places(centre, size, extent.width, extent.height, pixel):
+        for near, at, gap in _positions(centre, size, extent.width, extent.height, pixel):
             box = at.shifted_into(frame, _MARGIN * pixel)
             lead = _between(box.middle, centre) if gap >= _LED_FROM else _NO_POINTS
             crossed = sum(other.holds_any(lead) for other in taken) + box.holds_any(leads)
@@ -120,7 +120,7 @@ def _annotation(ax, label: Label):
     return text
 
 
-def _places(
+def _positions(
     centre: np.ndarray, marker: float, width: float, height: float, pixel: float
 ) -> Iterator[tuple[float, Box, float]]:
     """Penalty, box in pixels and gap in points of every place for a text, near places first."""

@@ -46,7 +46,7 @@ class Run:
         return self.status == "completed"
 
     @property
-    def place(self) -> Path:
+    def shown_path(self) -> Path:
         """The path to show a reader: the run's folder, or the kept file."""
         return self.path if self.is_kept else self.path.parent
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-from wasi.config.declared import rank_option_places
+from wasi.config.declared import rank_option_paths
 from wasi.config.files import flat
 from wasi.config.fingerprint import canonical
 from wasi.config.relevance import relevant
@@ -28,13 +28,13 @@ def named(config: Mapping) -> set[str]:
 
 def rank_options(config: Mapping) -> set[str]:
     """The method's options that decide ranks and that the labels of a row show."""
-    return {"method.activations._target_", *(_place(config, option) for option in _RANK_OPTIONS)}
+    return {"method.activations._target_", *(_path(config, option) for option in _RANK_OPTIONS)}
 
 
-def _place(config: Mapping, option: str) -> str:
+def _path(config: Mapping, option: str) -> str:
     """The dotted key under which the method's YAML has an option of `rank`."""
-    places = rank_option_places(str(select(config, "method.name")))
-    return f"method.{places.get(option, _RANK_OPTIONS[option])}"
+    paths = rank_option_paths(str(select(config, "method.name")))
+    return f"method.{paths.get(option, _RANK_OPTIONS[option])}"
 
 
 def result_options(config: Mapping) -> dict[str, Any]:
@@ -85,13 +85,13 @@ def dataset_label(config: Mapping) -> str:
 
 def weight_epsilon(config: Mapping) -> float | None:
     """The threshold of the weights; None if the method has none or was given a share of parameters instead."""
-    return select(config, _place(config, "weight_epsilon")) if _share(config) is None else None
+    return select(config, _path(config, "weight_epsilon")) if _share(config) is None else None
 
 
 def activation_epsilon(config: Mapping) -> float | None:
     """The threshold of the activations; None if none is compressed or their ranks are chosen in another way."""
-    selection = select(config, _place(config, "activation_selection"))
-    return select(config, _place(config, "activation_epsilon")) if selection in (None, "epsilon") else None
+    selection = select(config, _path(config, "activation_selection"))
+    return select(config, _path(config, "activation_epsilon")) if selection in (None, "epsilon") else None
 
 
 def threshold(config: Mapping) -> float | None:
@@ -110,15 +110,15 @@ def weight_label(config: Mapping) -> str | None:
 
 def _share(config: Mapping) -> float | None:
     """The share of parameters that is kept; None unless it was given in place of a threshold."""
-    given = (select(config, key) for key in (_place(config, "keep_ratio"), "method.parameter_ratio"))
+    given = (select(config, key) for key in (_path(config, "keep_ratio"), "method.parameter_ratio"))
     return next((share for share in given if share is not None), None)
 
 
 def activation_label(config: Mapping) -> str | None:
     """What decides the activations' ranks: `0.8`, `16x10x40` or `perplexity`; None if they are dense."""
-    selection, epsilon = select(config, _place(config, "activation_selection")), activation_epsilon(config)
+    selection, epsilon = select(config, _path(config, "activation_selection")), activation_epsilon(config)
     if selection == "fixed":
-        return show(select(config, _place(config, "activation_ranks")))
+        return show(select(config, _path(config, "activation_ranks")))
     if selection not in (None, "epsilon"):
         return show(selection)
     return None if epsilon is None else show(epsilon)

@@ -109,4 +109,4 @@ def _mixed(colour: str, grey: int, share: float) -> str:
 
 def _channels(colour: str) -> list[int]:
     """Red, green and blue of `#RRGGBB`, each from 0 to 255."""
-    return [int(colour[place : place + 2], 16) for place in (1, 3, 5)]
+    return [int(colour[index : index + 2], 16) for index in (1, 3, 5)]

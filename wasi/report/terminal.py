@@ -65,7 +65,7 @@ def _named_by_recipe(fields: list[Field]) -> list[Field]:
     recipes = fields[titles.index("recipe")].values if "recipe" in titles else []
     if not recipes or len(set(recipes)) < len(recipes):
         return fields
-    first_number = next((place for place, field in enumerate(fields) if field.title == "n" or field.cost), len(fields))
+    first_number = next((index for index, field in enumerate(fields) if field.title == "n" or field.cost), len(fields))
     named = [field for field in fields[:first_number] if field.title in ("method", "recipe", TUNED)]
     return named + fields[first_number:]
 
@@ -81,7 +81,7 @@ def _lines(fields: list[Field], gap: str = "  ") -> list[str]:
     columns = [_column(field) for field in fields]
     lines = ["  " + gap.join(cells) for cells in zip(*columns, strict=True)]
     rule = "-" * len(lines[0])
-    return [f"  {rule[2:]}" if place == 1 else line for place, line in enumerate([lines[0], "", *lines[1:]])]
+    return [f"  {rule[2:]}" if index == 1 else line for index, line in enumerate([lines[0], "", *lines[1:]])]
 
 
 def _column(field: Field) -> list[str]:

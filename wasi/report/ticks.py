@@ -25,10 +25,10 @@ def readable_multiples(low: float, high: float, width: float, size: float) -> tu
     """The largest set of multiples of powers of ten whose numbers do not touch between `low` and `high`."""
     for multiples in _MULTIPLES:
         ticks = _ticks(low, high, multiples)
-        places = [math.log(tick / low) / math.log(high / low) * width for tick in ticks]
+        positions = [math.log(tick / low) / math.log(high / low) * width for tick in ticks]
         widths = [0.62 * size * len(number(tick)) for tick in ticks]
-        ends = [place + wide / 2 for place, wide in zip(places, widths, strict=True)]
-        starts = [place - wide / 2 for place, wide in zip(places, widths, strict=True)]
+        ends = [position + wide / 2 for position, wide in zip(positions, widths, strict=True)]
+        starts = [position - wide / 2 for position, wide in zip(positions, widths, strict=True)]
         if all(start - end >= 0.6 * size for end, start in zip(ends[:-1], starts[1:], strict=True)):
             return multiples
     return _MULTIPLES[-1]

@@ -24,8 +24,8 @@ def wrapped(name: str, width: int) -> str:
     lines = [""]
     for word in name.split():
         parts = [word] if len(word) <= width else _parts(word, width)
-        for place, part in enumerate(parts):
-            gap = "" if place or not lines[-1] else " "
+        for index, part in enumerate(parts):
+            gap = "" if index or not lines[-1] else " "
             if len(lines[-1] + gap + part) <= width:
                 lines[-1] += gap + part
             else:

@@ -26,7 +26,7 @@ def collect(sweeps: list[Path], into: Path, row: str | None = None) -> list[str]
         UserError: a folder is missing, no job below them is completed, or `into` is a file.
     """
     kept: dict[str, dict[str, Any]] = {}
-    places: dict[str, Path] = {}  # the job's folder, by the name of the kept file
+    folders: dict[str, Path] = {}  # the job's folder, by the name of the kept file
     lines = []
     for sweep in sweeps:
         if not sweep.is_dir():
@@ -41,15 +41,15 @@ def collect(sweeps: list[Path], into: Path, row: str | None = None) -> list[str]
                     lines.append(f"left out {path.parent}: {status}")
                     continue
                 file_name = f"{path.parent.name}.json"
-                if places.get(file_name, path.parent) != path.parent:
-                    lines.append(f"left out {places[file_name]}: {path.parent} is the same job")
+                if folders.get(file_name, path.parent) != path.parent:
+                    lines.append(f"left out {folders[file_name]}: {path.parent} is the same job")
                 try:
                     found = kept_of(content)
                 except (KeyError, TypeError, AttributeError, UserError) as error:
                     lines.append(f"left out {path.parent}: damaged ({type(error).__name__}: {error})")
                     continue
                 kept[file_name] = found if row is None else found | {"row": row}
-                places[file_name] = path.parent
+                folders[file_name] = path.parent
     if not kept:
         left_out = f"; {', '.join(lines)}" if lines else ""
         raise UserError("SWEEP", " ".join(map(str, sweeps)), f"a folder with a completed job below it{left_out}")

@@ -44,8 +44,8 @@ def _line(name: str, row: str, groups: list[Group]) -> str:
         raise UserError("grid", name, f"runs of row {row} that differ in {_RATE} alone, each with the same seeds once")
     best = max(groups, key=lambda group: group.mean(VALIDATION) or 0.0)
     cells = [f"{group.options[_RATE]:g}: {group.mean(VALIDATION):.4f}" for group in groups]
-    place = groups.index(best)
-    on_edge = place in (0, len(cells) - 1)
-    cells[place] = f"**{cells[place]}**" + (f" {EDGE}" if on_edge else "")
+    index = groups.index(best)
+    on_edge = index in (0, len(cells) - 1)
+    cells[index] = f"**{cells[index]}**" + (f" {EDGE}" if on_edge else "")
     optimizer = show_option(_OPTIMIZER, best.options[_OPTIMIZER])
     return f"| {row} | {optimizer} | {', '.join(cells)} |"

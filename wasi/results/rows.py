@@ -115,7 +115,7 @@ def table_of(name: str, runs: list[Run]) -> Table:
     references = [row.name for row in rows if row.group.method == reference()]
     base = bases.pop() if bases else references[0] if len(references) == 1 else reference()
     baseline = next((row for row in rows if row.name == base), None)
-    rows = sorted((_pointing_to_runs(row, rows) for row in rows), key=lambda row: _place(row, baseline))
+    rows = sorted((_pointing_to_runs(row, rows) for row in rows), key=lambda row: _sort_key(row, baseline))
     return Table(rows, baseline, runs)
 
 
@@ -187,7 +187,7 @@ def refuse_mixtures(table: str, runs: list[Run]) -> None:
         several([select(run.config, key) for run in runs], key)
 
 
-def _place(row: Row, baseline: Row | None) -> tuple:
+def _sort_key(row: Row, baseline: Row | None) -> tuple:
     """The key by which rows are sorted: first the baseline and its method, then by method, larger thresholds first."""
     method, threshold = row.group.method, -float(row.group.options.get("method.weight_epsilon") or 0)
     return row is not baseline, baseline is None or method != baseline.group.method, method, threshold, row.name

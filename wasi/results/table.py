@@ -51,10 +51,10 @@ def markdown(table: Table, only: Collection[str] | None = None, is_brief: bool =
     titles = [title.format(accuracy=accuracy, baseline=_baseline(table)) for title in _TITLES]
     shown = [row for row in table.rows if only is None or row.name in only]
     rows = [_cells(row, table, with_intervals=not is_brief) for row in shown]
-    wanted = [place for place, title in enumerate(_TITLES) if not is_brief or title in _BRIEF]
-    filled = [place for place in wanted if any(cells[place] != DASH for cells in rows)]
+    wanted = [index for index, title in enumerate(_TITLES) if not is_brief or title in _BRIEF]
+    filled = [index for index in wanted if any(cells[index] != DASH for cells in rows)]
     lines = [titles, ["---", "---", *["---:"] * (len(titles) - 2)], *rows]
-    lines = [[cells[place] for place in filled] for cells in lines]
+    lines = [[cells[index] for index in filled] for cells in lines]
     text = "\n".join(f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in lines)
     verdict = "" if is_brief else "\n".join(f"- {sentence}" for sentence in sentences(table))
     legend = "" if is_brief else _legend(table, shown)

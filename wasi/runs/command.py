@@ -93,10 +93,10 @@ def _one_line_for_rejected_options() -> Iterator[None]:
     hydra_main: Any = importlib.import_module("hydra.main")  # `hydra.main` itself is the decorator
     report, parser = hydra_utils.run_and_report, hydra_main.get_args_parser
 
-    def told_first(func: Any) -> Any:
+    def checked_first(func: Any) -> Any:
         return report(lambda: _tell_rejected(func))
 
-    hydra_utils.run_and_report, hydra_main.get_args_parser = told_first, lambda: _lenient(parser())
+    hydra_utils.run_and_report, hydra_main.get_args_parser = checked_first, lambda: _lenient(parser())
     try:
         yield
     finally:
@@ -152,9 +152,9 @@ def continue_with(option: str, value: object) -> str:
     It continues the work begun, and is printed when a signal ends the process.
     """
     words = [word for word in _own_words() if not word.startswith(f"{option}=")]
-    overrides = [place for place, word in enumerate(words) if "=" in word and not word.startswith("-")]
-    place = overrides[-1] + 1 if overrides else len(words)  # argparse takes positional arguments only in one block
-    _continuing.append(shlex.join([*words[:place], f"{option}={value}", *words[place:]]))
+    overrides = [index for index, word in enumerate(words) if "=" in word and not word.startswith("-")]
+    index = overrides[-1] + 1 if overrides else len(words)  # argparse takes positional arguments only in one block
+    _continuing.append(shlex.join([*words[:index], f"{option}={value}", *words[index:]]))
     return _continuing[-1]
 
 

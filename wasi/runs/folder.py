@@ -17,8 +17,8 @@ def check_folder(option: str, given: str) -> None:
     """
     folder = Path(given)
     try:
-        place = folder.resolve()
-        if not given.strip() or place == Path.cwd() or _PACKAGE in (place, *place.parents):
+        resolved = folder.resolve()
+        if not given.strip() or resolved == Path.cwd() or _PACKAGE in (resolved, *resolved.parents):
             raise UserError(option, given, "a folder of its own, for example outputs/NAME")
         existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     except OSError as error:  # such as a name that is too long

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 log = logging.getLogger(__name__)
 
-_VARIABLE = "WASI_PLACES"
+_VARIABLE = "WASI_JOB_SLOTS"
 _SECONDS = 1.0  # between two attempts to find a free slot
 
 
@@ -46,7 +46,7 @@ def acquire_job_slot() -> str | None:
 
 
 def _wait_for_one(names: Sequence[str]) -> str:
-    folder = Path(tempfile.gettempdir()) / f"wasi-places-{os.getuid()}"
+    folder = Path(tempfile.gettempdir()) / f"wasi-job-slots-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     waits = False
     while True:

@@ -75,11 +75,11 @@ def _choice(hydra_cfg: DictConfig) -> str:
 
 def _share_out(config: DictConfig, name: str) -> None:
     device, threads = config.device.name, config.device.num_threads
-    places, gpus = jobs_side_by_side(device, threads), visible_gpus() if jobs_side_by_side(device, None) > 1 else []
+    slots, gpus = jobs_side_by_side(device, threads), visible_gpus() if jobs_side_by_side(device, None) > 1 else []
     jobs = config.hydra.launcher.get("n_jobs")
     if gpus and jobs is not None and not 1 <= jobs <= len(gpus):
         raise UserError("hydra.launcher.n_jobs", jobs, f"at most {len(gpus)} here, one for each GPU")
     if gpus:
         publish_job_slots(gpus)
     elif name == "SubmititLocal":  # it starts all jobs at once; those without a slot wait
-        publish_job_slots([f"cpu-{number}" for number in range(places)])
+        publish_job_slots([f"cpu-{number}" for number in range(slots)])

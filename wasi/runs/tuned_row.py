@@ -38,7 +38,7 @@ class TunedRow:
     @property
     def choices(self) -> Grid:
         """The best point; of several objectives the Pareto front, the best in the first objective first."""
-        return [self.row.grid[place] for place in self._chosen]
+        return [self.row.grid[index] for index in self._chosen]
 
     @property
     def choice(self) -> dict[str, Any] | None:
@@ -88,8 +88,8 @@ class TunedRow:
             return [f"tuning {name}: {lack}, its seeds are not run"]
         front = "on the Pareto front " if len(self.objectives) > 1 else ""
         lines = [
-            f"tuning {name}: {front}{shown(self.row.grid[place])} of {len(self.row.grid)} points, {self._values(place)}"
-            for place in self._chosen
+            f"tuning {name}: {front}{shown(self.row.grid[index])} of {len(self.row.grid)} points, {self._values(index)}"
+            for index in self._chosen
         ]
         warnings = [
             f"WARNING: tuning {name}: {key}={word(point[key])} lies on the EDGE of its grid "
@@ -99,8 +99,8 @@ class TunedRow:
         ]
         return lines + list(dict.fromkeys(warnings))
 
-    def _values(self, place: int) -> str:
-        pairs = zip(self.objectives, self.values[place] or (), strict=True)
+    def _values(self, index: int) -> str:
+        pairs = zip(self.objectives, self.values[index] or (), strict=True)
         return ", ".join(f"{name} {value:.4f}" for name, value in pairs)
 
     def content(self) -> dict[str, Any]:

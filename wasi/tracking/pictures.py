@@ -62,11 +62,11 @@ def _ranks(layers: list[dict[str, Any]]) -> Figure | None:
     if not any("weight_rank" in layer or "activation_ranks" in layer for layer in layers):
         return None
     series: dict[str, dict[int, float]] = {}
-    for place, layer in enumerate(layers):
+    for index, layer in enumerate(layers):
         if "weight_rank" in layer:
-            series.setdefault("weight", {})[place] = layer["weight_rank"]
+            series.setdefault("weight", {})[index] = layer["weight_rank"]
         for mode, rank in enumerate(layer.get("activation_ranks", ())):
-            series.setdefault(f"input, mode {mode + 1}", {})[place] = rank
+            series.setdefault(f"input, mode {mode + 1}", {})[index] = rank
     figure = Figure(figsize=(6, 1.6 + 0.16 * len(layers)), layout="constrained")
     axes = figure.subplots()
     for (name, ranks), marker in zip(series.items(), "os^Dvx", strict=False):

@@ -127,9 +127,9 @@ class WandbTracker(Tracker):
             self._history.append(0, began)
         if rows or is_new:
             self._remove_other_files()
-        standing = {0: {}, **dict(rows)}
-        standing[0] |= began
-        for step, values in sorted(standing.items()):
+        logged = {0: {}, **dict(rows)}
+        logged[0] |= began
+        for step, values in sorted(logged.items()):
             if step > self._row[0]:
                 self._call(self._send_row)
             self._row = step, values

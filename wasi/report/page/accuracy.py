@@ -56,12 +56,12 @@ def _panel(cost: Cost, rows: list[Row]) -> dict[str, Any]:
     values = [_datum(row, cost) | ({"reference": 1} if row in dashed else {}) for row in rows]
     y = quantity("y", title, [value[bound] for value in values for bound in ("y", "low", "high") if bound in value])
     colour = by_series(rows)
-    told = tooltip(accuracy=title, cost=cost.axis, seeds="seeds")
+    hover = tooltip(accuracy=title, cost=cost.axis, seeds="seeds")
     marks = points(rows)
-    marks["encoding"] |= {"x": x, "y": y, "tooltip": told}
+    marks["encoding"] |= {"x": x, "y": y, "tooltip": hover}
     line = {
         "mark": {"type": "line", "strokeWidth": 1, "opacity": 0.55},
-        "encoding": {"x": x, "y": y, "color": colour, "detail": {"field": "series"}, "order": {"field": "place"}},
+        "encoding": {"x": x, "y": y, "color": colour, "detail": {"field": "series"}, "order": {"field": "order"}},
     }
     whisker = {
         "mark": {"type": "rule", "strokeWidth": 1.2},
@@ -84,8 +84,8 @@ def _datum(row: Row, cost: Cost) -> dict[str, Any]:
     std = row.group.std(row.group.accuracy)
     mean = row.accuracy
     bounds = {} if std is None or mean is None else {"low": mean - std, "high": mean + std}
-    told = {"accuracy": row.told_accuracy(), "cost": row.told_cost(cost), "seeds": len(row.group.trained)}
-    return row.datum(x=row.cost(cost), y=mean, place=row.key, **bounds, **told, **row.label())
+    hover = {"accuracy": row.accuracy_text(), "cost": row.cost_text(cost), "seeds": len(row.group.trained)}
+    return row.datum(x=row.cost(cost), y=mean, order=row.key, **bounds, **hover, **row.label())
 
 
 def _references(rows: list[Row]) -> list[Row]:

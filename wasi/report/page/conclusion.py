@@ -35,11 +35,11 @@ def of_block(rows: Sequence[Row]) -> list[Statement]:
     """The statements about one model on one data set."""
     judged = [Judged(row, fair_comparison(row, rows)) for row in rows]
     answer = _savings(judged) or _measured(rows)
-    told = [answer, _front(rows), *_cheapest(rows), _within_noise(judged), _differing(judged)]
+    statements = [answer, _front(rows), *_cheapest(rows), _within_noise(judged), _differing(judged)]
     groups = [row.group for row in rows]
     loud = [Statement(sentence, "loud") for sentence in doubts_about_accuracy(groups)]
     needed = [Statement(sentence) for sentence in ablation_sentences(groups)]
-    return [*loud, *(statement for statement in told if statement is not None), *needed]
+    return [*loud, *(statement for statement in statements if statement is not None), *needed]
 
 
 def answer(rows: Sequence[Row]) -> str | None:
@@ -114,7 +114,7 @@ def _savings(judged: Sequence[Judged]) -> Statement | None:
     known = [one for one in compared if one.verdict is not None]
     if not known:
         best = max(compared, key=lambda one: one.saving)
-        name, costs = best.row.told_name, _costs(best.comparison)
+        name, costs = best.row.quoted_name, _costs(best.comparison)
         return Statement(f"Compared with {_vanilla(best, judged)}, {name} {costs}.", "main")
     equal = [one for one in known if one.verdict == "within noise" or one.is_above]
     spread = [one for one in known if one.comparison.p is not None]
@@ -123,10 +123,10 @@ def _savings(judged: Sequence[Judged]) -> Statement | None:
         best = max(sure, key=lambda one: one.saving)
     else:  # with so much doubt the row that saves most may well lie far below vanilla
         best = max(equal or spread or known, key=lambda one: one.nearness)
-    name, vanilla, costs = best.row.told_name, _vanilla(best, judged), _costs(best.comparison)
+    name, vanilla, costs = best.row.quoted_name, _vanilla(best, judged), _costs(best.comparison)
     if equal:
         words = "lies above that of" if best.is_above else "cannot be told apart from that of"
-        text = f"The accuracy of {name} {words} {vanilla} ({_told_difference(best)}), and it {costs}."
+        text = f"The accuracy of {name} {words} {vanilla} ({_difference_text(best)}), and it {costs}."
         if not best.is_above:
             text += _doubt(best.comparison.pairing)
     elif spread:
@@ -134,15 +134,15 @@ def _savings(judged: Sequence[Judged]) -> Statement | None:
         which = f"{subject} configuration that its seeds can judge" if unjudged else f"{subject} configuration"
         is_chosen = len(spread) > 1 and best.row.group.mean(VALIDATION) is not None
         by = " by validation accuracy" if is_chosen else ""
-        text = f"No {which} keeps the accuracy of {vanilla}. Nearest{by} is {name} ({_told_difference(best)})"
+        text = f"No {which} keeps the accuracy of {vanilla}. Nearest{by} is {name} ({_difference_text(best)})"
         if (leaner := _as_near(best, spread)) is not best:
-            text += f". Of those that cannot be told apart from it, {leaner.row.told_name} saves most"
-            text += f" ({_told_difference(leaner)}): it {_costs(leaner.comparison)}."
+            text += f". Of those that cannot be told apart from it, {leaner.row.quoted_name} saves most"
+            text += f" ({_difference_text(leaner)}): it {_costs(leaner.comparison)}."
         else:
             text += f"; it {costs}."
         text += f" Not judged: {listed(unjudged)}." if unjudged else ""
     else:
-        text = f"Compared with {vanilla}, {name} {costs}; accuracy {_told_difference(best)}."
+        text = f"Compared with {vanilla}, {name} {costs}; accuracy {_difference_text(best)}."
         text += _without_test(best)
     return Statement(text, "main")
 
@@ -172,7 +172,7 @@ def _measured(rows: Sequence[Row]) -> Statement | None:
         if (value := best.cost(cost)) is not None and not best.comparison.is_spoilt(cost)
     ]
     if best.accuracy is not None:
-        lines.insert(0, f"{best.block.accuracy_title.lower()} {best.told_accuracy()}")
+        lines.insert(0, f"{best.block.accuracy_title.lower()} {best.accuracy_text()}")
     if not lines:
         return None
     others = [row.comparison for row in rows if not row.is_reference]
@@ -180,18 +180,18 @@ def _measured(rows: Sequence[Row]) -> Statement | None:
     why = "for want of a vanilla run of the same model, data and device"
     if any(comparison.lacks_its_vanilla for comparison in others):
         why = "as the vanilla of the benchmark is not among these results"
-    without = f" No saving is told, {why}." if alone else ""
+    without = f" No saving is stated, {why}." if alone else ""
     first = "Leanest is " if by is PEAK else "Fastest is "
     chosen = "" if len(rows) == 1 else "Most accurate is " if best.accuracy is not None else first
-    return Statement(f"{chosen}{best.told_name}: {'; '.join(lines)}.{without}", "main")
+    return Statement(f"{chosen}{best.quoted_name}: {'; '.join(lines)}.{without}", "main")
 
 
 def _vanilla(one: Judged, judged: Sequence[Judged]) -> str:
     """The name of the row's vanilla."""
-    return next((other.row.told_name for other in judged if other.row.group is one.comparison.baseline), "vanilla")
+    return next((other.row.quoted_name for other in judged if other.row.group is one.comparison.baseline), "vanilla")
 
 
-def _told_difference(one: Judged) -> str:
+def _difference_text(one: Judged) -> str:
     """The difference in accuracy as `−0.31 points, 95 % interval −1.10 to +0.48, 5 seeds`."""
     text = f"{_points(one)} points"
     pairing = one.comparison.pairing
@@ -262,7 +262,7 @@ def _what(cost: Cost) -> str:
 
 def _front(rows: Sequence[Row]) -> Statement | None:
     groups = [row.group for row in rows]
-    marked = [row.told_name + one_seed_among(row.group, groups) for row in rows if row.on_front]
+    marked = [row.quoted_name + one_seed_among(row.group, groups) for row in rows if row.on_front]
     if not marked:
         timed = [row for row in rows if None not in (row.accuracy, row.cost(STEP))]
         sources = [run for row in timed for run in row.group.sources(STEP.metric)]
@@ -274,7 +274,7 @@ def _front(rows: Sequence[Row]) -> Statement | None:
             return None
         return Statement("No Pareto front: step times are of several machines, devices or numbers of threads.")
     text = f"Pareto-optimal in accuracy, step time and peak memory together: {listed(marked)}"
-    without = [row.told_name for row in rows if row.accuracy is None]
+    without = [row.quoted_name for row in rows if row.accuracy is None]
     left_out = f" Not compared there, for want of an accuracy: {listed(without)}." if without else ""
     return Statement(f"{text}.{left_out}")
 
@@ -285,22 +285,22 @@ def _cheapest(rows: Sequence[Row]) -> list[Statement]:
         return []
     found = []
     for cost, words in ((PEAK, "Least peak memory in a training step"), (STEP, "Shortest training step")):
-        known = sorted((value, row.key, row.told_name) for row in rows if (value := row.cost(cost)) is not None)
+        known = sorted((value, row.key, row.quoted_name) for row in rows if (value := row.cost(cost)) is not None)
         sources = [run for row in rows for run in row.group.sources(cost.metric)]
         if len(known) > 2 and (not cost.timed or are_comparable(sources)):
             shown = [f"{significant(value, 3)} {TITLES[cost][1]}" for value, _, _ in known]
             if shown[0] == shown[-1]:  # all rows cost the same
                 continue
-            told = [f"{name} ({amount})" for (_, _, name), amount in zip(known, shown, strict=True)][:_CHEAPEST]
+            amounts = [f"{name} ({amount})" for (_, _, name), amount in zip(known, shown, strict=True)][:_CHEAPEST]
             as_cheap = shown[_CHEAPEST:].count(shown[_CHEAPEST - 1])
             others = f", with {as_cheap} more row{'s' * (as_cheap > 1)} at {shown[_CHEAPEST - 1]}" if as_cheap else ""
-            found.append(Statement(f"{words}: {listed(told)}{others}."))
+            found.append(Statement(f"{words}: {listed(amounts)}{others}."))
     return found
 
 
 def _within_noise(judged: Sequence[Judged]) -> Statement | None:
     """Names the rows within noise of vanilla's accuracy, which does not mean that they are equal."""
-    names = [one.row.told_name for one in judged if one.verdict == "within noise"]
+    names = [one.row.quoted_name for one in judged if one.verdict == "within noise"]
     if not names:
         return None
     words = "is" if len(names) == 1 else "are"
@@ -333,4 +333,4 @@ def _on_side(side: str, ones: Sequence[Judged], compared: int) -> str:
 
 
 def _with_points(one: Judged) -> str:
-    return f"{one.row.told_name} ({_points(one)} points)"
+    return f"{one.row.quoted_name} ({_points(one)} points)"

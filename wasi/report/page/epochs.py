@@ -134,11 +134,11 @@ def _points(row: Row, by_epoch: dict[int, list[float]], summed: Callable) -> lis
     for epoch, found in sorted(by_epoch.items()):
         if found:
             middle, low, high = summed(found)
-            told = significant(middle)
-            points.append(row.datum(epoch=epoch, y=middle, low=low, high=high, count=len(found), told=told))
+            amount = significant(middle)
+            points.append(row.datum(epoch=epoch, y=middle, low=low, high=high, count=len(found), amount=amount))
     points[-1:] = [point | row.label() for point in points[-1:]]
     step = -(-len(points) // _MOST_POINTS) or 1
-    return [point for place, point in enumerate(points) if place % step == 0 or place == len(points) - 1]
+    return [point for index, point in enumerate(points) if index % step == 0 or index == len(points) - 1]
 
 
 def _mean_and_range(found: list[float]) -> tuple[float, float, float]:
@@ -171,10 +171,10 @@ def _lines(rows: Sequence[Row], values: list[dict], axis: str, counted: str) -> 
             **{"color": colour, "opacity": shade, "strokeDash": dash_by_series(seen)},
         },
     }
-    told = tooltip(epoch="epoch", told=axis, count=counted)
+    hover = tooltip(epoch="epoch", amount=axis, count=counted)
     point = {
         "mark": {"type": "point", "filled": True, "size": 22, "cursor": "pointer"},
-        "encoding": {"x": x, "y": y, "color": colour, "opacity": shade, "tooltip": told},
+        "encoding": {"x": x, "y": y, "color": colour, "opacity": shade, "tooltip": hover},
     }
     return spec(band, line, point, labels(seen, x, y, of_lines=True), values=values)
 

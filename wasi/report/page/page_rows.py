@@ -28,7 +28,7 @@ class Row:
     on_front: bool
 
     @property
-    def told_name(self) -> str:
+    def quoted_name(self) -> str:
         """The name for a sentence, in quotation marks if it contains commas."""
         return f"“{self.name}”" if "," in self.name else self.name
 
@@ -62,13 +62,13 @@ class Row:
     def cost(self, cost: Cost) -> float | None:
         return self.group.cost(cost)
 
-    def told_accuracy(self) -> str:
+    def accuracy_text(self) -> str:
         if self.accuracy is None:
             return "-" if self.is_quotable else "not to be quoted"
         bounds = self.accuracy_interval
         return f"{self.accuracy:.4f}" + (f" [{bounds[0]:.4f}, {bounds[1]:.4f}]" if bounds else " (one seed)")
 
-    def told_cost(self, cost: Cost) -> str:
+    def cost_text(self, cost: Cost) -> str:
         """The cost with its ratio, as `412.5 (1.93×)` or `412.5 (1.01×, within noise)`."""
         ratio = ratio_text(self.comparison.ratio(cost))
         noise = ", within noise" if self.comparison.within_noise(cost) else ""
@@ -95,6 +95,6 @@ def rows_of(block: Block, comparisons: list[Comparison], first: int) -> list[Row
     }
     marked = zip(comparisons, front_of(comparisons), strict=True)
     return [
-        Row(first + place, names[id(comparison.group)], *of_group[id(comparison.group)], block, comparison, on_front)
-        for place, (comparison, on_front) in enumerate(marked)
+        Row(first + index, names[id(comparison.group)], *of_group[id(comparison.group)], block, comparison, on_front)
+        for index, (comparison, on_front) in enumerate(marked)
     ]

@@ -57,7 +57,7 @@ def time(rows: Sequence[Row]) -> Section | None:
     values = [value for row in rows for value in (_profiled(row) if profiled else _halved(row))]
     if all(value["part"] == _TIME["rest"].label for value in values):  # bars of a single part show nothing
         return None
-    shares = " ".join(told for part, told in _PARTS_OF_TIME.items() if _TIME[part] in _legend(_TIME.values(), values))
+    shares = " ".join(text for part, text in _PARTS_OF_TIME.items() if _TIME[part] in _legend(_TIME.values(), values))
     text = (
         "Milliseconds of one training step: means of a separate pass under a profiler, so that the sum of the "
         f"parts may differ from the median step in the table. {shares}"
@@ -90,13 +90,13 @@ def _not_divided(rows: Sequence[Row]) -> str:
     """A sentence that names the rows whose step was timed as a whole only; "" without any."""
     if not rows:
         return ""
-    names = listed_some([row.told_name for row in rows])
+    names = listed_some([row.quoted_name for row in rows])
     return f" Not drawn, as their steps were not divided into parts: {names}."
 
 
 def _part(row: Row, kind: str, part: Key, value: float, unit: str) -> dict[str, Any]:
     text = f"{significant(value)} {unit}"
-    return row.datum(line=axis_name(row), kind=kind, part=part.label, x=value, told=text)
+    return row.datum(line=axis_name(row), kind=kind, part=part.label, x=value, amount=text)
 
 
 def _legend(parts: Iterable[Key], values: list[dict]) -> list[Key]:
@@ -106,7 +106,7 @@ def _legend(parts: Iterable[Key], values: list[dict]) -> list[Key]:
 
 def _bars(rows: list[Row], values: list[dict], unit: str, parts: list[Key]) -> dict[str, Any]:
     scale = {"domain": [part.label for part in parts], "range": [part.colour for part in parts]}
-    order = {part.label: place for place, part in enumerate(parts)}
+    order = {part.label: index for index, part in enumerate(parts)}
     for value in values:
         value["order"] = order[value["part"]]
     return {
@@ -116,6 +116,6 @@ def _bars(rows: list[Row], values: list[dict], unit: str, parts: list[Key]) -> d
             "y": row_axis(rows),
             "color": {"field": "part", "type": "nominal", "scale": scale, "legend": None},
             "order": {"field": "order", "type": "quantitative"},
-            "tooltip": tooltip(part="part", told="amount"),
+            "tooltip": tooltip(part="part", amount="amount"),
         },
     }

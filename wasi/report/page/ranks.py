@@ -45,7 +45,7 @@ def _map(title: str, values: list[dict], rows: Sequence[Row], order: list[str]) 
             "x": {"field": "layer", "type": "ordinal", "sort": layers, "axis": axis},
             "y": row_axis(shown),
             "color": {"field": "share", "type": "quantitative", "scale": scale, "legend": legend},
-            "tooltip": tooltip(layer="layer", told="rank"),
+            "tooltip": tooltip(layer="layer", amount="rank"),
         },
     }
     return Figure(title, spec(cells, values=values, height={"step": line_step(shown, 24)}))
@@ -90,8 +90,8 @@ def _inputs(row: Row) -> list[dict[str, Any]]:
     return found
 
 
-def _cell(row: Row, layer: dict, share: float, told: str) -> dict[str, Any]:
-    return row.datum(line=axis_name(row), layer=layer["name"], share=min(share, 1.0), told=told)
+def _cell(row: Row, layer: dict, share: float, amount: str) -> dict[str, Any]:
+    return row.datum(line=axis_name(row), layer=layer["name"], share=min(share, 1.0), amount=amount)
 
 
 def _mean(row: Row, name: str, read) -> float | None:

@@ -100,7 +100,7 @@ def _script_data(value: Any) -> str:
 def _details(row: Row, folder: Path) -> dict[str, Any]:
     """What the page shows after a click on a row."""
     runs = [*row.group.trained, *([row.group.bench] if row.group.bench else [])]
-    folders = [relative(run.place, folder) for run in runs] or [relative(row.group.runs[0].place, folder)]
+    folders = [relative(run.shown_path, folder) for run in runs] or [relative(row.group.runs[0].shown_path, folder)]
     config = {key: value for key, value in row.group.config.items() if key not in ("hydra", "sweep")}
     return {
         "name": row.name,
@@ -113,7 +113,7 @@ def _details(row: Row, folder: Path) -> dict[str, Any]:
 
 def _remarks(rows: list[Row]) -> list[str]:
     """The remarks on how rows compare, each after the names of its rows unless it is about all of them."""
-    found = _with_names((row.told_name, remark) for row in rows for remark in row.comparison.remarks)
+    found = _with_names((row.quoted_name, remark) for row in rows for remark in row.comparison.remarks)
     return [remark if len(names) == len(rows) else f"{', '.join(names)}: {remark}" for remark, names in found.items()]
 
 
@@ -127,10 +127,10 @@ def _measured_badly(rows: list[Row]) -> list[str]:
     return [f"{', '.join(names)}: {line}" for line, names in found.items()]
 
 
-def _with_names(told: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+def _with_names(remarks: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     """The names for each line, from pairs of name and line."""
     found: dict[str, list[str]] = {}
-    for name, line in told:
+    for name, line in remarks:
         found.setdefault(line, []).append(name)
     return found
 

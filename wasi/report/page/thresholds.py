@@ -53,27 +53,27 @@ def _against_epsilon(cost: Cost, rows: list[Row]) -> dict[str, Any]:
     x = {"field": "epsilon", "type": "quantitative", "title": "epsilon", "scale": {"zero": False, "padding": 12}}
     y = {"field": "y", "type": "quantitative", "title": cost.axis}
     colour, dash = by_series(rows), dash_by_series(rows)
-    told = tooltip(epsilon="epsilon", told=cost.axis)
+    hover = tooltip(epsilon="epsilon", amount=cost.axis)
     values = [
-        row.datum(epsilon=threshold(row.group.config), y=row.cost(cost), told=row.told_cost(cost)) for row in rows
+        row.datum(epsilon=threshold(row.group.config), y=row.cost(cost), amount=row.cost_text(cost)) for row in rows
     ]
     with_epsilon = [{"filter": "isValid(datum.epsilon)"}]
     without_epsilon = [{"filter": "!isValid(datum.epsilon)"}]
-    told_level = tooltip(told=cost.axis)
+    level_hover = tooltip(amount=cost.axis)
     level = {
         "mark": {"type": "rule", "strokeWidth": 1.6, "cursor": "pointer"},
         "transform": without_epsilon,
-        "encoding": {"y": y, "color": colour, "strokeDash": dash, "tooltip": told_level},
+        "encoding": {"y": y, "color": colour, "strokeDash": dash, "tooltip": level_hover},
     }
     end = {**points(rows), "transform": without_epsilon}
-    end["encoding"] |= {"x": {"value": "width"}, "y": y, "tooltip": told_level}
+    end["encoding"] |= {"x": {"value": "width"}, "y": y, "tooltip": level_hover}
     line = {
         "mark": {"type": "line", "strokeWidth": 1.6},
         "transform": with_epsilon,
         "encoding": {"x": x, "y": y, "color": colour, "strokeDash": dash},
     }
     point = {**points(rows), "transform": with_epsilon}
-    point["encoding"] |= {"x": x, "y": y, "tooltip": told}
+    point["encoding"] |= {"x": x, "y": y, "tooltip": hover}
     return spec(level, end, line, point, values=values)
 
 
@@ -120,7 +120,7 @@ def _against_prediction(rows: list[tuple[Row, float, float]], x_title: str, y_ti
         "mark": {"type": "line", "strokeDash": [4, 3], "color": "#808080"},
         "encoding": axes,
     }
-    told = tooltip(predicted=f"predicted {x_title}", measured=y_title)
+    hover = tooltip(predicted=f"predicted {x_title}", measured=y_title)
     point = points([row for row, *_ in rows])
-    point["encoding"] |= {**axes, "tooltip": told}
+    point["encoding"] |= {**axes, "tooltip": hover}
     return spec(line, point, labels([row for row, *_ in rows], axes["x"], axes["y"]), values=values)
