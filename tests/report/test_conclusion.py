@@ -162,7 +162,7 @@ def test_times_of_a_busy_machine_are_no_part_of_what_is_told(tmp_path):
         fakes.write(tmp_path, fakes.metrics(0.8, ratio), fakes.config(name, epsilon), provenance=BUSY)
     text = output(tmp_path)
     assert "50% less peak memory in a training step (2.00×)" in text and "Least peak memory" in text
-    assert "time of a training step and time of inference: not told, as the machine was busy)" in text
+    assert "time of a training step and time of inference: not stated, as the machine was busy)" in text
     assert "less time" not in text and "Shortest" not in text and "Pareto-optimal" not in text
     assert "No Pareto front: step times of a busy machine are not to be trusted." in text
     assert not any(row.on_front for row in rows(tmp_path))
@@ -177,7 +177,7 @@ def test_without_vanilla_a_busy_machines_times_are_not_told_either(tmp_path):
 def test_one_busy_side_spoils_a_ratio_of_times(tmp_path):
     fakes.write(tmp_path, fakes.metrics(0.8), fakes.config(), provenance=BUSY)
     fakes.write(tmp_path, fakes.metrics(0.8, 0.5), fakes.config("wasi", 0.8))
-    assert "not told, as the machine was busy" in output(tmp_path) and "less time" not in output(tmp_path)
+    assert "not stated, as the machine was busy" in output(tmp_path) and "less time" not in output(tmp_path)
 
 
 def test_equal_differences_of_few_seeds_are_doubted(tmp_path):

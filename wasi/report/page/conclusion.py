@@ -250,7 +250,7 @@ def _costs(comparison: Comparison) -> str:
     if not lines and not noisy and not equal:
         return "has no cost measured beside vanilla's" + (" but times of a busy machine" if spoilt else "")
     words = f"takes {listed(lines)}" if lines else "saves nothing"
-    alike = {"within noise": noisy, "the same": equal, "not told, as the machine was busy": spoilt}
+    alike = {"within noise": noisy, "the same": equal, "not stated, as the machine was busy": spoilt}
     rest = "; ".join(f"{listed(names)}: {how}" for how, names in alike.items() if names)
     return words + (f" ({rest})" if rest else "")
 
