@@ -122,7 +122,8 @@ class Ray(_Launcher):
     def launch_all(self, jobs: Sequence[Sequence[str]], first: int) -> Sequence[JobReturn]:
         """Ray raises for the first job that is lost for good, and ends the others with this process.
 
-        A cluster that is joined would run the jobs in the folder in which `ray start` was called; they run in this one.
+        A cluster that is joined would run the jobs in the folder in which `ray start` was called; here they run in the
+        working directory of the sweep's process.
         """
         import ray
         from hydra_plugins.hydra_ray_launcher import _launcher_util
@@ -130,7 +131,10 @@ class Ray(_Launcher):
         run_job, folder = _launcher_util._run_job, os.getcwd()
 
         def run_here(**options: Any) -> JobReturn:
-            os.chdir(folder)
+            try:
+                os.chdir(folder)
+            except OSError as error:
+                raise RuntimeError(f"the sweep's folder {folder} cannot be used on this machine: {error}") from None
             return run_job(**options)
 
         _launcher_util._run_job = run_here

@@ -68,6 +68,6 @@ def test_predicted_peaks_are_those_of_real_steps(compose_config, method, memory,
     work.load(config)
     epsilon = None if method == "vanilla" else 0.8
     asked = {"optimizers": {"x": options}, "memory": [memory], "batch_sizes": [32], "spare_mib": 10.0, "resident": 1.0}
-    output = predict(work.subject, {**asked, "epsilon": epsilon, "surrogate_spectrum": False, "chunk_size": 4})
-    assert output["rows"][0]["live_mib"] == pytest.approx(peak, rel=tolerance)
-    assert output["images"] == 512 and 0.5 < output["model_mib"] < 2
+    predicted = predict(work.subject, {**asked, "epsilon": epsilon, "surrogate_spectrum": False, "chunk_size": 4})
+    assert predicted["rows"][0]["live_mib"] == pytest.approx(peak, rel=tolerance)
+    assert predicted["images"] == 512 and 0.5 < predicted["model_mib"] < 2

@@ -27,9 +27,9 @@ def runs_of(sweep: Path) -> list[dict]:
     found = []
     for path in sorted(sweep.rglob("offline-run-*/run-*.wandb")):
         command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path.resolve())]
-        output = subprocess.run(command, cwd=path.parent, capture_output=True, text=True, check=True).stdout
+        spec = subprocess.run(command, cwd=path.parent, capture_output=True, text=True, check=True).stdout
         run: dict = {"history": [], "summary": {}}
-        for record in map(json.loads, output.splitlines()):
+        for record in map(json.loads, spec.splitlines()):
             content = record.get(record["type"]) or {}
             if record["type"] == "run":
                 run |= {"name": content["display_name"], "config": content["config"]["update"]}
@@ -114,8 +114,8 @@ def draw(axes, panel: dict, runs: list[dict]) -> None:
 def main(sweep: Path, picture: Path) -> None:
     runs = runs_of(sweep)
     wanted = ("Scatter Plot", "Run History Line Plot", "Bar Chart")
-    output = specification("", "wasi", sweep.name)["workspace"]["spec"]["section"]["panelBankConfig"]["sections"]
-    rows = [(section["name"], [p for p in section["panels"] if p["viewType"] in wanted][:4]) for section in output[:5]]
+    spec = specification("", "wasi", sweep.name)["workspace"]["spec"]["section"]["panelBankConfig"]["sections"]
+    rows = [(section["name"], [p for p in section["panels"] if p["viewType"] in wanted][:4]) for section in spec[:5]]
     figure = Figure(figsize=(13, 11), layout="constrained")
     parts = figure.subfigures(len(rows), 1)
     figure.suptitle(f"WASI: {sweep.name} (drawn from the specification and offline runs, not by W&B)", fontsize=10)

@@ -62,11 +62,11 @@ def grids(report: wr.Report) -> list:
 
 
 def test_the_specification_is_read_back_by_the_library_as_it_was(without_login):
-    output = specification("someone", "vits", "together")
-    view = View.model_validate(output["workspace"])
+    spec = specification("someone", "vits", "together")
+    view = View.model_validate(spec["workspace"])
     workspace = ws.Workspace._from_model(view)
     assert (workspace.entity, workspace.project, workspace.name) == ("someone", "vits", "WASI: together")
-    saved = output["report"] | {"spec": json.dumps(output["report"]["spec"])}
+    saved = spec["report"] | {"spec": json.dumps(spec["report"]["spec"])}
     report = wr.Report._from_model(ReportViewspec.model_validate(saved))
     assert len({section.name for section in workspace.sections}) == len(workspace.sections) == SECTIONS
     assert not any(isinstance(panel, UnknownPanel) for section in workspace.sections for panel in section.panels)
@@ -79,8 +79,8 @@ def test_the_specification_is_read_back_by_the_library_as_it_was(without_login):
 
 
 def test_the_sections_are_those_of_the_page_in_its_order(without_login):
-    output = [section["name"] for section in sections_of(specification("someone", "vits", "together"))]
-    assert len(render._SECTIONS) + 1 == SECTIONS and output == [
+    spec = [section["name"] for section in sections_of(specification("someone", "vits", "together"))]
+    assert len(render._SECTIONS) + 1 == SECTIONS and spec == [
         "Accuracy against cost", "Where memory goes", "Where a step's time goes", "Time against epsilon",
         "Predicted against measured savings", "Ranks of every layer", "Are ranks and subspaces stable?",
         "Loss and accuracy while training", "Thresholds",
@@ -89,8 +89,8 @@ def test_the_sections_are_those_of_the_page_in_its_order(without_login):
 
 def test_titles_are_words_with_the_units_of_what_wandb_stores(without_login):
     """W&B shows a metric as it is in result.json, FLOPs undivided."""
-    output = [panel["config"].get("chartTitle") for panel in panels_of(specification("someone", "vits", "together"))]
-    named = [title for title in output if title]
+    spec = [panel["config"].get("chartTitle") for panel in panels_of(specification("someone", "vits", "together"))]
+    named = [title for title in spec if title]
     assert len(set(named)) == len(named) > 20
     assert not any(re.search(r"/train|_p50|_mib|_peak|test/|GFLOP|10⁶", title) for title in named)
     assert "Test accuracy against work of a training step (FLOP)" in named
@@ -109,47 +109,47 @@ def test_the_papers_figures_are_there_and_a_steps_time_by_part(without_login):
 
 
 def test_the_table_has_the_columns_of_the_projects_report(without_login):
-    output = specification("someone", "vits", "together")
-    feed = output["workspace"]["spec"]["section"]["runSets"][0]["runFeed"]
+    spec = specification("someone", "vits", "together")
+    feed = spec["workspace"]["spec"]["section"]["runSets"][0]["runFeed"]
     wanted = {"config:method.value.name", "summary:test/acc", *(f"summary:{cost.metric}" for cost in COSTS)}
     assert wanted <= set(table_columns()) <= set(feed["columnPinned"])
 
 
-def run_sets_of_report(output: dict) -> list[dict]:
-    blocks = output["report"]["spec"]["blocks"]
+def run_sets_of_report(spec: dict) -> list[dict]:
+    blocks = spec["report"]["spec"]["blocks"]
     return [run_set for block in blocks for run_set in block.get("metadata", {}).get("runSets", [])]
 
 
-def sections_of(output: dict) -> list[dict]:
-    return output["workspace"]["spec"]["section"]["panelBankConfig"]["sections"]
+def sections_of(spec: dict) -> list[dict]:
+    return spec["workspace"]["spec"]["section"]["panelBankConfig"]["sections"]
 
 
-def panels_of(output: dict) -> list[dict]:
-    return [panel for section in sections_of(output) for panel in section["panels"]]
+def panels_of(spec: dict) -> list[dict]:
+    return [panel for section in sections_of(spec) for panel in section["panels"]]
 
 
 def test_only_runs_that_differ_by_seed_are_averaged(without_login):
-    output = specification("someone", "vits", "together")
+    spec = specification("someone", "vits", "together")
     by_row = [{"section": "config", "name": "row.value"}]
-    assert [runs["grouping"] for runs in run_sets_of_report(output)] == [by_row] * SECTIONS
-    averaged = [panel["config"] for panel in panels_of(output) if "groupAgg" in panel["config"]]
+    assert [runs["grouping"] for runs in run_sets_of_report(spec)] == [by_row] * SECTIONS
+    averaged = [panel["config"] for panel in panels_of(spec) if "groupAgg" in panel["config"]]
     assert len(averaged) > 5 and {config["groupBy"] for config in averaged} == {"row.value"}
     assert {config["limit"] for config in averaged} == {100}  # not the 10 that W&B draws otherwise
-    scatters = [panel["config"] for panel in panels_of(output) if panel["viewType"] == "Scatter Plot"]
+    scatters = [panel["config"] for panel in panels_of(spec) if panel["viewType"] == "Scatter Plot"]
     assert {config["legendTemplate"] for config in scatters} == {"${config:row}"}
 
 
 def test_no_column_is_of_thresholds_that_a_method_may_not_read(without_login):
-    output = specification("someone", "vits", "together")
-    (parallel,) = (panel["config"] for panel in panels_of(output) if panel["viewType"] == "Parallel Coordinates Plot")
+    spec = specification("someone", "vits", "together")
+    (parallel,) = (panel["config"] for panel in panels_of(spec) if panel["viewType"] == "Parallel Coordinates Plot")
     accessors = {*table_columns(), *(column["accessor"] for column in parallel["columns"])}
     thresholds = {"config:thresholds.value.weights", "config:thresholds.value.activations"}
     assert thresholds <= accessors and not any("rank" in accessor for accessor in accessors)
 
 
 def test_only_the_sweep_is_shown(without_login):
-    def filters(output: dict) -> list:
-        runs = output["workspace"]["spec"]["section"]["runSets"] + run_sets_of_report(output)
+    def filters(spec: dict) -> list:
+        runs = spec["workspace"]["spec"]["section"]["runSets"] + run_sets_of_report(spec)
         return [run_set["filters"]["filters"] for run_set in runs]
 
     by_group = [{"key": {"section": "run", "name": "group"}, "op": "=", "value": "it's", "disabled": False}]
@@ -158,13 +158,13 @@ def test_only_the_sweep_is_shown(without_login):
     assert all(one == [] for one in filters(specification("someone", "vits", None)))
 
 
-def shown(output: dict) -> tuple[set[str], set[str], set[str]]:
+def shown(spec: dict) -> tuple[set[str], set[str], set[str]]:
     """Metrics, options and regular expressions that the workspace's panels and columns refer to."""
-    section = output["workspace"]["spec"]["section"]
+    section = spec["workspace"]["spec"]["section"]
     feed = section["runSets"][0]["runFeed"]
     accessors = {column for column in feed["columnPinned"] if not column.startswith("run:")}
     metrics, regexes = set(), set()
-    for panel in panels_of(output):
+    for panel in panels_of(spec):
         config = panel["config"]
         accessors |= {config[axis] for axis in ("xAxis", "yAxis") if ":" in config.get(axis, "")}
         accessors |= {column["accessor"] for column in config.get("columns", ())}
@@ -267,8 +267,8 @@ def test_the_sweeps_own_report_stands_first_in_the_report(tmp_path):
 def test_a_report_that_cannot_be_read_is_refused_by_its_option(tmp_path, name, reason):
     (tmp_path / "binary.md").write_bytes(b"\xff\xfe")
     done = command("--dry-run", "spec.json", "--report", name, cwd=tmp_path)
-    output = f"error: --report={name}: allowed is the report.md of a sweep's folder ({reason})\n"
-    assert (done.returncode, done.stderr) == (2, output) and not (tmp_path / "spec.json").exists()
+    spec = f"error: --report={name}: allowed is the report.md of a sweep's folder ({reason})\n"
+    assert (done.returncode, done.stderr) == (2, spec) and not (tmp_path / "spec.json").exists()
 
 
 def test_the_command_writes_the_specification_and_refuses_in_one_line(tmp_path):

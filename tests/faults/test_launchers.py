@@ -230,10 +230,11 @@ def stand_in(tmp_path, monkeypatch, **instead):
 WITHOUT_ACCOUNTING = {
     "sacct": 'sys.exit("Slurm accounting storage is disabled")',
     "squeue": '''
-        assert sys.argv[1:4] == ["--me", "--array", "--noheader"]
+        assert {"--all", "--array", "--noheader", "--format=%i"} < set(sys.argv[1:])
+        assert "SQUEUE_STATES" not in os.environ
         for name in sorted(os.listdir(HERE)):
             if name.endswith(".state") and open(f"{HERE}/{name}").read() == "RUNNING":
-                print(f"{name[:-6]}|RUNNING")
+                print(name[:-6])
     ''',
 }
 
@@ -242,6 +243,7 @@ WITHOUT_ACCOUNTING = {
 def test_a_task_that_slurm_loses_fails_the_sweep_and_is_named(instead, tmp_path, monkeypatch):
     lost = f"if os.environ['SLURM_ARRAY_TASK_ID'] == '1':\n    os._exit(137)\n{textwrap.dedent(SLURM['srun'])}"
     stand_in(tmp_path, monkeypatch, srun=lost, **instead)
+    monkeypatch.setenv("SQUEUE_STATES", "COMPLETED")
     status, output = run(*SLURM_HERE, "-m", "sweep=s", "method=vanilla", "seed=0,1", "train.epochs=1", cwd=tmp_path)
     named = re.search(r"^error: multirun/s/vanilla-\S*-s1-\w+: failed: it left no result.json$", output, re.MULTILINE)
     assert status == 1 and named and "\nTraceback" not in output and "submitit WARNING" not in output, output

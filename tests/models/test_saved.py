@@ -30,8 +30,8 @@ IMAGES = batch(3)[0]
 def test_an_opened_model_computes_what_the_trained_one_did(kind, method, scope, tmp_path, monkeypatch):
     serve(monkeypatch, kind)
     model, header = saved(tmp_path, kind, method, scope)
-    opened, output = open_model(tmp_path)
-    assert output == header == open_model(tmp_path / "model.safetensors")[1]
+    opened, read_header = open_model(tmp_path)
+    assert read_header == header == open_model(tmp_path / "model.safetensors")[1]
     assert not opened.training and not any(isinstance(m, LowRankLayer) for m in opened.modules())
     torch.testing.assert_close(logits(opened, IMAGES), logits(model, IMAGES), rtol=1e-4, atol=1e-5)
 

@@ -101,7 +101,7 @@ def test_no_two_processes_have_one_gpu_and_a_third_waits(tmp_path):
     got = [job.stdout.readline().strip() for job in (first, second)]
     assert sorted(got) == ["4", "GPU-7"]
     third = process()
-    second.kill()  # its place is free at once
+    second.kill()  # its slot is free at once
     assert third.stdout.readline().strip() == got[1]
     for job in (first, second, third):
         job.kill()

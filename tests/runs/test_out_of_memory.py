@@ -83,8 +83,8 @@ def test_a_run_that_does_not_fit_is_tried_with_less_and_its_result_says_so(tmp_p
     result = read_result(tmp_path)
     assert body.tried == [64, 32, 16] and result["metrics"] == {"train/loss": 1.0, "val/acc": 0.5}
     assert result["config"]["train"]["micro_batch_size"] == 16
-    output = result["provenance"]["out_of_memory"]
-    assert [attempt["micro_batch_size"] for attempt in output] == [64, 32] and "MemoryError" in output[0]["error"]
+    attempts = result["provenance"]["out_of_memory"]
+    assert [attempt["micro_batch_size"] for attempt in attempts] == [64, 32] and "MemoryError" in attempts[0]["error"]
     assert result["fingerprint"] == fingerprint(cfg)  # it is the run that was asked for, and is not trained again
     assert perform(cfg, tmp_path, body).status == "completed" and len(body.tried) == 3
 

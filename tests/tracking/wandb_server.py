@@ -36,8 +36,8 @@ class Server:
             self._stream(found.group(1), json.loads(body))
         return {}
 
-    def _stream(self, run: str, output: dict) -> None:
-        history = (output.get("files") or {}).get("wandb-history.jsonl")
+    def _stream(self, run: str, body: dict) -> None:
+        history = (body.get("files") or {}).get("wandb-history.jsonl")
         if history:
             lines = self.lines.setdefault(run, {})
             lines |= {history["offset"] + n: json.loads(text) for n, text in enumerate(history["content"])}

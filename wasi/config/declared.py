@@ -178,7 +178,7 @@ def rank_option_paths(name: str) -> dict[str, str]:
 
     The method's options are dotted keys.
 
-    >>> rank_option_places("asi")["activation_epsilon"]
+    >>> rank_option_paths("asi")["activation_epsilon"]
     'activations.epsilon'
     """
     found = ((_INTERPOLATION.fullmatch(str(value)), key) for key, value in flat(options_of(name)).items())

@@ -116,7 +116,7 @@ def train_batches(
     if isinstance(loader.dataset, AugmentedImages):
         order = order + epoch * len(order)
     whole = order.split(batch_size)[start:]
-    selected = [_selected(len(items), part, with_neighbour=mix is not None) for items in whole]
+    selected = [_positions_to_load(len(items), part, with_neighbour=mix is not None) for items in whole]
     loaded = loader.load([items[positions] for items, (positions, _) in zip(whole, selected, strict=True)])
     parts = zip(loaded, whole, selected, strict=True)
     for number, ((batch, labels), items, (positions, others)) in enumerate(parts, start):
@@ -129,7 +129,7 @@ def train_batches(
         yield batch[others:], labels[others:]
 
 
-def _selected(count: int, part: Part, with_neighbour: bool = False) -> tuple[Tensor, int]:
+def _positions_to_load(count: int, part: Part, with_neighbour: bool = False) -> tuple[Tensor, int]:
     """Return the positions to load of a batch of `count` images, and how many of the first of them to drop afterwards.
 
     One extra image is loaded where `part` selects none, as a DataLoader makes no empty batches, and for mixup and
@@ -151,7 +151,7 @@ def first_batch(dataset: Images, cfg) -> Batch:
 def eval_batches(loader: Loader, batch_size: int, part: Part = _all) -> Iterator[Batch]:
     """Yield all images once in the data set's order; `part` as for `train_batches`."""
     whole = torch.arange(len(loader.dataset)).split(batch_size)
-    selected = [_selected(len(items), part) for items in whole]
+    selected = [_positions_to_load(len(items), part) for items in whole]
     loaded = loader.load([items[positions] for items, (positions, _) in zip(whole, selected, strict=True)])
     for (batch, labels), (_, others) in zip(loaded, selected, strict=True):
         yield batch[others:], labels[others:]

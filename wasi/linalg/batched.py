@@ -37,7 +37,7 @@ def in_batches(function: Callable[..., Tensor], *matrices: Sequence[Tensor]) -> 
 
 
 def stacked(matrices: Sequence[Tensor]) -> Tensor:
-    """Stack matrices as one tensor `[number, most rows, most columns]`, padded with zeros."""
+    """Stack matrices as one tensor `[number, most rows, most columns]`, padded with zeros at the bottom and right."""
     if len({matrix.shape for matrix in matrices}) == 1:
         return torch.stack(list(matrices))
     rows, columns = (max(matrix.shape[axis] for matrix in matrices) for axis in (0, 1))
@@ -47,7 +47,7 @@ def stacked(matrices: Sequence[Tensor]) -> Tensor:
     return together
 
 
-def on_cpu(function: Callable[[Tensor], Tensor], squares: Sequence[Tensor]) -> list[Tensor]:
+def computed_on_cpu(function: Callable[[Tensor], Tensor], squares: Sequence[Tensor]) -> list[Tensor]:
     """Return `function` of each square matrix, computed on the CPU, with one transfer from an accelerator and one back.
 
     Decomposing so small a matrix takes longer on an accelerator, and each decomposition there makes the host wait.

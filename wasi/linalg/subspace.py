@@ -168,7 +168,7 @@ def polar_factors(matrices: Sequence[Tensor]) -> list[Tensor]:
         torch.linalg.LinAlgError: an entry of a matrix is not finite.
     """
     wide = [matrix.double() for matrix in matrices]
-    roots = batched.on_cpu(_inverse_root, [matrix.mT @ matrix for matrix in wide])
+    roots = batched.computed_on_cpu(_inverse_root, [matrix.mT @ matrix for matrix in wide])
     return [matrix @ root.to(matrix.dtype) for matrix, root in zip(matrices, roots, strict=True)]
 
 

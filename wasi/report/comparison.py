@@ -193,8 +193,8 @@ def _vanilla_for(group: Group, groups: list[Group]) -> Group | None:
     that shares most options; of several, the most accurate one on validation images.
 
     A vanilla that saves memory (`train.memory`, checkpointing, accumulation) is compared with the one that does not and
-    is alike in all else. A plain vanilla is compared with itself, or with the best plain one (see `_quality`) if that
-    has another optimizer.
+    is alike in all else. A plain vanilla is compared with itself, or with the best plain one (see `_preference`) if
+    that has another optimizer.
     """
     if named := _named_baseline(group, groups):
         return named
@@ -203,7 +203,7 @@ def _vanilla_for(group: Group, groups: list[Group]) -> Group | None:
         here = (g for g in candidates if g.hardware == group.hardware)
         if not _is_plain(group):
             return next((g for g in here if _is_plain(g) and _differences(group, g) <= set(MEMORY_POLICY)), group)
-        best = max(filter(_is_plain, here), key=_quality)
+        best = max(filter(_is_plain, here), key=_preference)
         return group if _optimizer(best) == _optimizer(group) else best
     return min(candidates, key=lambda g: _distance(group, g), default=None)
 
@@ -212,7 +212,7 @@ def _optimizer(group: Group) -> str:
     return str(group.options.get("optimizer._target_"))
 
 
-def _quality(vanilla: Group) -> tuple[bool, float]:
+def _preference(vanilla: Group) -> tuple[bool, float]:
     """The key for the best vanilla: with an optimizer of torch, then by accuracy on validation images.
 
     A memory-saving optimizer (GaLore, say) is to be compared with an ordinary one, even with a less accurate one.

@@ -192,9 +192,9 @@ def block_of(model: str, dataset: str, groups: list[Group]) -> Block:
     groups = [replace(group, accuracy=TEST if tested else VALIDATION) for group in sorted(groups, key=row_order)]
     always_shown = set().union(*(named(group.config) for group in groups))
     differing = [key for key in _differing(groups) if key not in always_shown]
-    if not _distinguished(groups, differing):
+    if not _are_distinguished(groups, differing):
         differing += [key for key in _differing(groups) if key not in differing and key not in _NAMES]
-    return Block(model, dataset, groups, differing, alike=not _distinguished(groups, differing))
+    return Block(model, dataset, groups, differing, alike=not _are_distinguished(groups, differing))
 
 
 def _differing(groups: list[Group]) -> list[str]:
@@ -218,7 +218,7 @@ def _family(group: Group, key: str) -> str | None:
     return group.method if section in ("method", "rank") else group.options.get(f"{section}._target_")
 
 
-def _distinguished(groups: list[Group], differing: list[str], by_hardware: bool = True) -> bool:
+def _are_distinguished(groups: list[Group], differing: list[str], by_hardware: bool = True) -> bool:
     hardware = [group.hardware if by_hardware else None for group in groups]
     options = [tuple(shown_option(group, key) for key in differing) for group in groups]
     seen = set(zip(map(identity, groups), hardware, options, strict=True))
@@ -286,7 +286,7 @@ def variant(block: Block, group: Group) -> list[str]:
 
 def _machine(block: Block, group: Group) -> list[str]:
     """The parts of the group's hardware that not all groups share: `["4 threads"]`; [] if options tell all apart."""
-    if _distinguished(block.groups, block.differing, by_hardware=False):
+    if _are_distinguished(block.groups, block.differing, by_hardware=False):
         return []
     parts = [other.hardware.split(", ") for other in block.groups if other.hardware]
     return [part for part in (group.hardware or "").split(", ") if not all(part in others for others in parts)]

@@ -18,8 +18,8 @@ _NEAR = 0.05  # share of a range, on its own scale, that counts as its edge at e
 _DIGITS = 3  # significant ones, of numbers that are drawn
 
 Point = dict[str, Any]  # option -> value
-# As text, because Hydra asks of every class in its plugins' modules whether it is a plugin, and in Python 3.10 an alias
-# `Mapping[...]` passes for a class.
+# As text, because the sweepers in hydra_plugins import it: Hydra asks of each class in a plugin's module whether it is
+# a plugin, and in Python 3.10 an alias `Mapping[...]` passes for a class.
 Axes: TypeAlias = "Mapping[str, Range | list[Any]]"
 
 

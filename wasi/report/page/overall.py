@@ -68,10 +68,10 @@ def _seeds(runs: Iterable[Run]) -> set[str]:
 
 def _named(some: Sequence[Group], groups: Sequence[Group]) -> str:
     """The names of configurations, each once, by `listed_some`."""
-    return listed_some(list(dict.fromkeys(_distinguished(group, groups) for group in some)))
+    return listed_some(list(dict.fromkeys(_distinguishing_name(group, groups) for group in some)))
 
 
-def _distinguished(group: Group, groups: Sequence[Group]) -> str:
+def _distinguishing_name(group: Group, groups: Sequence[Group]) -> str:
     """The configuration's name and, if others with results have it too, the options in which it differs from the most
     similar one: `wasi 0.8, vit_micro on digits with lr=0.05`."""
     name = _name(group)
