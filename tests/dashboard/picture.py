@@ -27,9 +27,9 @@ def runs_of(sweep: Path) -> list[dict]:
     found = []
     for path in sorted(sweep.rglob("offline-run-*/run-*.wandb")):
         command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path.resolve())]
-        spec = subprocess.run(command, cwd=path.parent, capture_output=True, text=True, check=True).stdout
+        lines = subprocess.run(command, cwd=path.parent, capture_output=True, text=True, check=True).stdout
         run: dict = {"history": [], "summary": {}}
-        for record in map(json.loads, spec.splitlines()):
+        for record in map(json.loads, lines.splitlines()):
             content = record.get(record["type"]) or {}
             if record["type"] == "run":
                 run |= {"name": content["display_name"], "config": content["config"]["update"]}

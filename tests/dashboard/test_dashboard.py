@@ -79,8 +79,8 @@ def test_the_specification_is_read_back_by_the_library_as_it_was(without_login):
 
 
 def test_the_sections_are_those_of_the_page_in_its_order(without_login):
-    spec = [section["name"] for section in sections_of(specification("someone", "vits", "together"))]
-    assert len(render._SECTIONS) + 1 == SECTIONS and spec == [
+    names = [section["name"] for section in sections_of(specification("someone", "vits", "together"))]
+    assert len(render._SECTIONS) + 1 == SECTIONS and names == [
         "Accuracy against cost", "Where memory goes", "Where a step's time goes", "Time against epsilon",
         "Predicted against measured savings", "Ranks of every layer", "Are ranks and subspaces stable?",
         "Loss and accuracy while training", "Thresholds",
@@ -89,8 +89,8 @@ def test_the_sections_are_those_of_the_page_in_its_order(without_login):
 
 def test_titles_are_words_with_the_units_of_what_wandb_stores(without_login):
     """W&B shows a metric as it is in result.json, FLOPs undivided."""
-    spec = [panel["config"].get("chartTitle") for panel in panels_of(specification("someone", "vits", "together"))]
-    named = [title for title in spec if title]
+    titles = [panel["config"].get("chartTitle") for panel in panels_of(specification("someone", "vits", "together"))]
+    named = [title for title in titles if title]
     assert len(set(named)) == len(named) > 20
     assert not any(re.search(r"/train|_p50|_mib|_peak|test/|GFLOP|10⁶", title) for title in named)
     assert "Test accuracy against work of a training step (FLOP)" in named
