@@ -150,7 +150,7 @@ def _line_pixels(ax) -> np.ndarray:
     """Points (P x 2) along every line and error bar of the axes, so close that no text slips between two."""
     paths = [line.get_xydata() for line in ax.lines if line.get_transform() == ax.transData]
     paths += [segment for bars in ax.collections for segment in bars.get_segments()]
-    found = [_NO_POINTS]
+    found: list[np.ndarray] = [_NO_POINTS]
     for path in paths:
         ends = ax.transData.transform(np.asarray(path, dtype=float))
         for start, end in zip(ends[:-1], ends[1:], strict=True):

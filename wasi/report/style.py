@@ -2,12 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wasi.config.declared import Appearance, appearance
-
-if TYPE_CHECKING:
-    from matplotlib.typing import RcKeyType  # of 3.10 and later
 
 _OTHERS = (("#56B4E9", "p"), ("#7F7F7F", "d"), ("#8C6D31", "8"))  # for methods that declare nothing
 _REFERENCE_LINE = (0, (4, 3))
@@ -17,7 +14,7 @@ _LOG_FROM = 4.0
 _LIGHTER, _DARKER, _LIGHTEST = 0.45, 0.35, 0.7  # the share of white or black in a shade
 _BLACKISH = 0x40  # a colour whose channels are all below has no darker shade that looks different
 
-SETTINGS: "dict[RcKeyType, Any]" = {
+SETTINGS: Any = {  # matplotlib has a type for such keys from 3.11 on, and no longer accepts str then
     "font.size": 8,
     "axes.labelsize": 8,
     "axes.linewidth": 0.8,
