@@ -137,12 +137,11 @@ class Ray(_Launcher):
                 raise RuntimeError(f"the sweep's folder {folder} cannot be used on this machine: {error}") from None
             return run_job(**options)
 
-        _launcher_util._run_job = run_here
-        try:
-            with _answered(ray, "get", (ray.exceptions.RayError,), lambda lost: lost):
-                return super().launch_all(jobs, first)
-        finally:
-            _launcher_util._run_job = run_job
+        with (
+            _replaced(_launcher_util, "_run_job", run_here),
+            _answered(ray, "get", (ray.exceptions.RayError,), lambda lost: lost),
+        ):
+            return super().launch_all(jobs, first)
 
 
 @contextmanager
@@ -157,7 +156,15 @@ def _answered(owner: Any, name: str, errors: tuple, answer: Callable[[JobReturn]
             print_error(f"a job's process died: {one_line(str(error))[:300]}")
             return answer(_lost())
 
-    setattr(owner, name, answered)
+    with _replaced(owner, name, answered):
+        yield
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """`owner.name` is `value`."""
+    original = getattr(owner, name)
+    setattr(owner, name, value)
     try:
         yield
     finally:

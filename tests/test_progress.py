@@ -79,7 +79,7 @@ def test_before_the_first_vanilla_there_is_nothing_to_compare_with(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("sweeper", "tuning", "seed", "output"),
+    ("sweeper", "tuning", "seed", "message"),
     [
         ("TunedSweeper", None, 1, "val acc 0.7000"),  # in the first stage
         ("OptunaSweeper", (["v"], [], "1"), 1, "val acc 0.7000"),  # of the second row, while the first has chosen
@@ -90,7 +90,7 @@ def test_before_the_first_vanilla_there_is_nothing_to_compare_with(tmp_path):
         ("BasicSweeper", None, 1, "test acc 0.8800"),
     ],
 )
-def test_while_a_sweep_chooses_it_tells_nothing_of_test_images(tmp_path, monkeypatch, sweeper, tuning, seed, output):
+def test_while_a_sweep_chooses_it_tells_nothing_of_test_images(tmp_path, monkeypatch, sweeper, tuning, seed, message):
     lines = []
     monkeypatch.setattr(progress.log, "info", lambda *words: lines.append(words[0] % words[1:]))
     if tuning is not None:
@@ -105,7 +105,7 @@ def test_while_a_sweep_chooses_it_tells_nothing_of_test_images(tmp_path, monkeyp
     callback.on_job_start(config := OmegaConf.create({"hydra": hydra, "seed": seed}), task_function=None)
     job(tmp_path, "w", "wasi", acc=0.88, val=0.7)
     callback.on_job_end(config, None)
-    assert output in lines[-1] and ("test" in lines[-1]) == ("test" in output)
+    assert message in lines[-1] and ("test" in lines[-1]) == ("test" in message)
 
 
 def test_jobs_are_counted_once_where_the_plan_names_them(tmp_path):

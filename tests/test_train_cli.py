@@ -71,7 +71,7 @@ def test_a_mistake_is_one_line_and_status_2(words, named, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "output"),
+    ("words", "message"),
     [
         (["method=nope"], "method=nope: allowed is asi, "),
         (["train.epoch=1"], "train.epoch=1: allowed is one of train.checkpoint_every,"),
@@ -90,10 +90,10 @@ def test_a_mistake_is_one_line_and_status_2(words, named, tmp_path):
         (["optimizer.lr=interval(1e-3,1)", "-m"], "optimizer.lr=interval(1e-3,1): allowed is values with commas, or "),
     ],
 )  # fmt: skip
-def test_what_cannot_be_composed_is_one_line_and_leaves_no_run(words, output, tmp_path):
+def test_what_cannot_be_composed_is_one_line_and_leaves_no_run(words, message, tmp_path):
     done = light(*TINY, *words, cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {output}") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"error: {message}") and done.stderr.count("\n") == 1
     assert results(tmp_path) == {}
 
 
@@ -119,7 +119,7 @@ def test_what_only_hydra_has_words_for_is_one_line_too(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "output"),
+    ("words", "message"),
     [
         (["hydra.run.dir=/proc/x"], "hydra.run.dir=/proc/x: allowed is a folder that can be "),
         (["hydra.sweep.dir=/proc/x", "-m"], "hydra.sweep.dir=/proc/x: allowed is a folder that can be "),
@@ -128,9 +128,9 @@ def test_what_only_hydra_has_words_for_is_one_line_too(tmp_path):
         (["hydra.output_subdir=/proc/x", "-m"], "hydra.output_subdir=/proc/x: allowed is a name inside "),
     ],
 )
-def test_a_folder_that_cannot_be_is_one_line(words, output, tmp_path):
+def test_a_folder_that_cannot_be_is_one_line(words, message, tmp_path):
     done = light(*TINY, *words, cwd=tmp_path)
-    assert done.returncode == 2 and done.stderr.startswith(f"error: {output}") and done.stderr.count("\n") == 1
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {message}") and done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 

@@ -60,7 +60,7 @@ def test_help_imports_nothing_heavy():
 
 
 @pytest.mark.parametrize(
-    ("overrides", "output"),
+    ("overrides", "message"),
     [
         (["bench.roundz=3"], "roundz"),
         (["bench.rounds=0"], "bench.rounds=0: allowed is a whole number from 1 up"),
@@ -74,10 +74,10 @@ def test_help_imports_nothing_heavy():
         (["-m", "bench.rounds=0", "seed=1,2"], "bench.rounds=0: allowed is"),
     ],
 )
-def test_a_wrong_option_is_told_before_anything_heavy_is_imported(tmp_path, overrides, output):
+def test_a_wrong_option_is_told_before_anything_heavy_is_imported(tmp_path, overrides, message):
     folders = [f"hydra.run.dir={tmp_path}/run", f"hydra.sweep.dir={tmp_path}/sweep"]
     code, _, err = light(*overrides, "model=vit_micro", "dataset=digits", *folders)
-    assert code != 0 and output in err and "Traceback" not in err
+    assert code != 0 and message in err and "Traceback" not in err
 
 
 def test_a_sweep_from_end_to_end(tmp_path):

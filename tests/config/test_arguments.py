@@ -22,7 +22,7 @@ def _any(params, **options):
 
 
 @pytest.mark.parametrize(
-    ("target", "given", "output"),
+    ("target", "given", "message"),
     [
         ("torch.optim.SGD", {"foo": 1}, r"^optimizer.foo=1: allowed is one of .*optimizer.lr, .*torch.optim.SGD$"),
         ("torch.optim.Nope", {}, r"^optimizer._target_=torch.optim.Nope: allowed is the dotted path .*Nope"),
@@ -30,8 +30,8 @@ def _any(params, **options):
         ("torch.optim", {}, r"^optimizer._target_=torch.optim: allowed is the dotted path "),
     ],
 )
-def test_what_it_does_not_take_is_refused(target, given, output):
-    with pytest.raises(UserError, match=output) as found:
+def test_what_it_does_not_take_is_refused(target, given, message):
+    with pytest.raises(UserError, match=message) as found:
         target_of("optimizer", OmegaConf.create({"_target_": target, "lr": 0.1, **given}))
     assert "optimizer.params" not in str(found.value)  # no option, but what the optimizer works on
 

@@ -20,7 +20,7 @@ def line(compose_config, *overrides, words=()):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "output"),
+    ("overrides", "message"),
     [
         (["method=asi", "method.update=svd"], "method.update=svd: allowed is for method=wasi or wsi only"),
         (["method=vanilla", "method.lora_rank=3"], "method.lora_rank=3: allowed is for method=lora or "),
@@ -37,9 +37,9 @@ def line(compose_config, *overrides, words=()):
         (["train={epochs: {x: 1}}", "train.epochs=[1]"], "train.epochs=[1]: allowed is a mapping here, of x, each as "),
     ],
 )  # fmt: skip
-def test_option_given_allowed(overrides, output, compose_config):
+def test_option_given_allowed(overrides, message, compose_config):
     found = line(compose_config, *overrides)
-    assert found.startswith(output) and "\n" not in found
+    assert found.startswith(message) and "\n" not in found
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_number_in_the_place_of_a_choice_is_one_line(word, compose_config):
 
 
 @pytest.mark.parametrize(
-    ("word", "output"),
+    ("word", "message"),
     [
         ("~model=1", "model=NAME to choose another, of deit_tiny_patch16_224, "),
         ("~model=swin_t", "model=NAME to choose another, of deit_tiny_patch16_224, "),
@@ -85,9 +85,9 @@ def test_a_number_in_the_place_of_a_choice_is_one_line(word, compose_config):
         ("~=1", "an option that can be taken away; "),
     ],
 )
-def test_what_cannot_be_taken_away_is_one_line(word, output, compose_config):
+def test_what_cannot_be_taken_away_is_one_line(word, message, compose_config):
     found = line(compose_config, word, words=[word])
-    assert found.startswith(f"{word}: allowed is {output}") and "\n" not in found
+    assert found.startswith(f"{word}: allowed is {message}") and "\n" not in found
 
 
 @pytest.mark.parametrize("word", ["~nothing", "~train.nothing", "~model@foo", "~hydra.run.dir"])
@@ -136,31 +136,31 @@ def test_a_sweep_over_methods_is_told_how_to_give_their_option(compose_config):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "output"),
+    ("overrides", "message"),
     [
         (["experiment=fig11_more_baselines", "tune.lr.adamw.x=3"], "a number in the place of x, as tune."),
         (["optimizer=adamw", "optimizer.betas.7=0.5"], "what fits there (OmegaConf: list index out of range)"),
         (["optimizer=adamw", "optimizer.betas={a: 1}"], "what fits there (OmegaConf: Cannot merge DictConfig with "),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_into_a_list_is_one_line(overrides, output, compose_config):
+def test_what_does_not_fit_into_a_list_is_one_line(overrides, message, compose_config):
     found = line(compose_config, *overrides, words=overrides)
-    assert found.startswith(f"{overrides[-1]}: allowed is {output}") and "\n" not in found
+    assert found.startswith(f"{overrides[-1]}: allowed is {message}") and "\n" not in found
 
 
 @pytest.mark.parametrize(
-    ("word", "output"),
+    ("word", "message"),
     [
         ("+hydra.callbacks.foo=1", "a class and its arguments, as _target_ and beside it"),
         ("+hydra.callbacks.sweep.foo=1", "one of hydra.callbacks.sweep.fail_fast, the arguments of wasi.runs.sweep."),
         ("+hydra.callbacks.progress.foo.x=1", "nothing here: wasi.progress.ProgressCallback has no arguments"),
     ],
 )
-def test_a_callback_that_cannot_be_made_is_one_line(word, output, compose_config):
+def test_a_callback_that_cannot_be_made_is_one_line(word, message, compose_config):
     with pytest.raises(InstantiationException) as error:
         Callbacks(compose_config(word, with_hydra=True))
     found = str(rejected(error.value, ["-m", word]))
-    assert found.startswith(f"{word[1:]}: allowed is {output}") and "\n" not in found
+    assert found.startswith(f"{word[1:]}: allowed is {message}") and "\n" not in found
 
 
 @pytest.mark.parametrize("value", ["5", "[wasi,1]", "null", "{a: 1}", "1.5"])

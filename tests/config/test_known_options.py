@@ -24,7 +24,7 @@ def test_everything_that_is_shipped_is_known(file, config, compose_config):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "output"),
+    ("overrides", "message"),
     [
         (["+train.epoch=5"], "train.epoch=5: allowed is one of train.checkpoint_every, "),
         (["+foo=1"], "foo=1: allowed is one of "),
@@ -56,10 +56,10 @@ def test_everything_that_is_shipped_is_known(file, config, compose_config):
         (["method=svd_llm", "method.weight_epsilon=0"], "method.weight_epsilon=0: allowed is a number in (0, 1]"),
     ],
 )
-def test_refused(overrides, output, compose_config):
+def test_refused(overrides, message, compose_config):
     with pytest.raises(UserError) as error:
         check_config(compose_config(*overrides))
-    assert str(error.value).startswith(output) and "\n" not in str(error.value)
+    assert str(error.value).startswith(message) and "\n" not in str(error.value)
 
 
 def test_the_benchmarks_own_section_is_looked_at_too(compose_config):
@@ -85,7 +85,7 @@ def test_the_benchmarks_options_are_none_of_a_run(compose_config, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "output"),
+    ("overrides", "message"),
     [
         (["+hydra.foo=1"], "hydra.foo=1: allowed is one of hydra.callbacks, hydra.env, "),
         (["++hydra.foo.bar=1"], "hydra.foo={'bar': 1}: allowed is one of hydra.callbacks, "),
@@ -104,10 +104,10 @@ def test_the_benchmarks_options_are_none_of_a_run(compose_config, monkeypatch):
     ],
 )
 @pytest.mark.parametrize("config", ["config", "bench"])
-def test_what_hydra_would_not_read_is_refused(overrides, output, config, compose_config):
+def test_what_hydra_would_not_read_is_refused(overrides, message, config, compose_config):
     with pytest.raises(UserError) as error:
         check_hydra(compose_config(*overrides, config=config, with_hydra=True).hydra)
-    assert str(error.value).startswith(output) and "\n" not in str(error.value)
+    assert str(error.value).startswith(message) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

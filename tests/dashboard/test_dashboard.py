@@ -267,8 +267,8 @@ def test_the_sweeps_own_report_stands_first_in_the_report(tmp_path):
 def test_a_report_that_cannot_be_read_is_refused_by_its_option(tmp_path, name, reason):
     (tmp_path / "binary.md").write_bytes(b"\xff\xfe")
     done = command("--dry-run", "spec.json", "--report", name, cwd=tmp_path)
-    spec = f"error: --report={name}: allowed is the report.md of a sweep's folder ({reason})\n"
-    assert (done.returncode, done.stderr) == (2, spec) and not (tmp_path / "spec.json").exists()
+    message = f"error: --report={name}: allowed is the report.md of a sweep's folder ({reason})\n"
+    assert (done.returncode, done.stderr) == (2, message) and not (tmp_path / "spec.json").exists()
 
 
 def test_the_command_writes_the_specification_and_refuses_in_one_line(tmp_path):

@@ -56,7 +56,7 @@ def test_the_same_results_report_and_exit_status(name, whole, tmp_path):
 
 def test_a_ray_cluster_that_was_started_in_another_folder(tmp_path, monkeypatch):
     launcher("ray")
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # Ray from 2.60 on gives its token only to `address=auto`
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # Ray 2.60 gives its token only to `address=auto`
     (tmp_path / "elsewhere").mkdir()
     words = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--port=6390", "--num-cpus=1", "--block"]
     with (

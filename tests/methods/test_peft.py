@@ -149,7 +149,7 @@ def test_what_a_type_does_not_have_is_refused(kind, options, named):
 
 
 @pytest.mark.parametrize(
-    ("kind", "options", "output"),
+    ("kind", "options", "message"),
     [
         ("lora", {"lora_rank": None}, r"lora_rank=8: allowed is at most 4, "),
         ("vera", {"lora_rank": None}, r"lora_rank=8: allowed is at most 4, "),
@@ -157,9 +157,9 @@ def test_what_a_type_does_not_have_is_refused(kind, options, named):
         ("adalora", {"init_rank": 5}, r"init_rank=5: allowed is at most 4, "),
     ],
 )
-def test_a_rank_that_null_stands_for_is_checked_as_one_that_is_given(kind, options, output):
+def test_a_rank_that_null_stands_for_is_checked_as_one_that_is_given(kind, options, message):
     model = build("timm_vit")
     for block in model.blocks:
         block.mlp.fc1, block.mlp.fc2 = torch.nn.Linear(32, 4), torch.nn.Linear(4, 32)
-    with pytest.raises(UserError, match=rf"^method\.{output}"):
+    with pytest.raises(UserError, match=rf"^method\.{message}"):
         peft(kind, "mlp", **options).apply(model, [batch()])

@@ -32,7 +32,7 @@ def rows_of(folder, update, accuracies, lr=0.05):
 
 
 @pytest.mark.parametrize(
-    ("without", "lr", "output"),
+    ("without", "lr", "answer"),
     [
         ((0.80, 0.82, 0.81), 0.05, "yes, it is better with it; without it (method.update=none) accuracy changes by -9"),
         ((0.95, 0.97, 0.96), 0.02, "no, it is better without it; without it (method.update=none) accuracy changes by"),
@@ -40,12 +40,12 @@ def rows_of(folder, update, accuracies, lr=0.05):
         ((0.91,), 0.05, "one seed cannot tell"),
     ],
 )
-def test_whether_the_subspace_iteration_is_needed_is_answered_whatever_the_answer(without, lr, output, tmp_path):
+def test_whether_the_subspace_iteration_is_needed_is_answered_whatever_the_answer(without, lr, answer, tmp_path):
     rows_of(tmp_path, "subspace", (0.90, 0.901, 0.899))
     rows_of(tmp_path, "none", without, lr)
     (block,) = blocks_of(read_runs([tmp_path])[0])
     (sentence,) = ablation_sentences(block.groups)
-    assert sentence.startswith("Is the subspace iteration needed at all? wasi 0.8, SGD (lr 0.05") and output in sentence
+    assert sentence.startswith("Is the subspace iteration needed at all? wasi 0.8, SGD (lr 0.05") and answer in sentence
     assert ("without it 0.02" in sentence) == (lr == 0.02) and f"(n={len(without)})" in sentence
     printed = " ".join(write_report([tmp_path]).split())
     assert sentence in printed and "needed at all" in (tmp_path / "report.md").read_text()

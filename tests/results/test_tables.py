@@ -186,7 +186,7 @@ def test_what_was_not_measured_is_not_judged(kept):
 
 
 @pytest.mark.parametrize(
-    ("provenance", "output"),
+    ("provenance", "message"),
     [
         ({"git_commit": "d" * 40}, "results of one commit, not "),
         ({"git_dirty": True}, "of a dirty tree"),
@@ -195,9 +195,9 @@ def test_what_was_not_measured_is_not_judged(kept):
     ],
 )
 @pytest.mark.parametrize("file", ["job0.json", "bench_lora_r8.json"])
-def test_mixtures_are_refused(kept, file, provenance, output):
+def test_mixtures_are_refused(kept, file, provenance, message):
     _change(kept / file, **provenance)
-    with pytest.raises(UserError, match=output):
+    with pytest.raises(UserError, match=message):
         table_of("t", read_kept(kept))
 
 
@@ -211,19 +211,19 @@ def test_accuracy_may_come_from_several_processors_and_says_so_but_times_may_not
 
 
 @pytest.mark.parametrize(
-    ("provenance", "output"),
+    ("provenance", "message"),
     [
         ({"cuda": "NVIDIA A100"}, "results of one GPU"),
         ({"threads": 1}, "results of one number of threads"),
         ({"cpu_wait_share": 0.1}, "threads of lora_r8 waited 10% of their time for a processor"),
     ],
 )
-def test_times_of_another_gpu_of_other_threads_or_a_busy_machine_are_refused(kept, provenance, output):
+def test_times_of_another_gpu_of_other_threads_or_a_busy_machine_are_refused(kept, provenance, message):
     _change(kept / "job0.json", **provenance)
     _change(kept / "bench_lora_r8.json", cpu_wait_share=0.09)
     table_of("t", read_kept(kept))  # of an accuracy
     _change(kept / "bench_lora_r8.json", **provenance)
-    with pytest.raises(UserError, match=output):
+    with pytest.raises(UserError, match=message):
         table_of("t", read_kept(kept))
 
 

@@ -50,7 +50,7 @@ def test_a_reader_who_has_had_enough_is_no_error():
 
 
 @pytest.mark.parametrize(
-    ("words", "output"),
+    ("words", "message"),
     [
         (["--epochs", "3"], "unrecognized arguments: --epochs"),  # argparse names the 3 or not, by Python's version
         (["--epochs=3"], "unrecognized arguments: --epochs=3; allowed is OPTION=VALUE, for example train.epochs=5"),
@@ -59,16 +59,16 @@ def test_a_reader_who_has_had_enough_is_no_error():
         (["--config-dir"], "argument --config-dir/-cd: expected one argument"),
     ],
 )
-def test_words_that_hydras_parser_does_not_take_are_told_in_one_line(words, output, monkeypatch, capsys):
+def test_words_that_hydras_parser_does_not_take_are_told_in_one_line(words, message, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["train.py", "seed=1", *words])
     with pytest.raises(SystemExit) as end:
         command(_composing(lambda cfg: pytest.fail("it ran")))
     err = capsys.readouterr().err
-    assert end.value.code == 2 and err.startswith(f"error: {output}") and err.count("\n") == 1
+    assert end.value.code == 2 and err.startswith(f"error: {message}") and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    ("given", "output"),
+    ("given", "message"),
     [
         ({"WORLD_SIZE": "abc"}, "WORLD_SIZE=abc: allowed is a whole number from 1 up (torchrun sets it), or not set"),
         ({"WORLD_SIZE": ""}, "WORLD_SIZE=: allowed is a whole number from 1 up (torchrun sets it), or not set"),
@@ -76,13 +76,13 @@ def test_words_that_hydras_parser_does_not_take_are_told_in_one_line(words, outp
         ({"RANK": "-1"}, "RANK=-1: allowed is a whole number from 0 up, below WORLD_SIZE=1, or not set"),
     ],
 )
-def test_what_torchrun_would_not_set_is_one_line(given, output, monkeypatch, capsys):
+def test_what_torchrun_would_not_set_is_one_line(given, message, monkeypatch, capsys):
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit) as end:
         command(lambda: pytest.fail("it ran"))
     err = capsys.readouterr().err
-    assert end.value.code == 2 and err.startswith(f"error: {output}") and err.count("\n") == 1
+    assert end.value.code == 2 and err.startswith(f"error: {message}") and err.count("\n") == 1
 
 
 def test_an_output_that_is_full_is_one_line():

@@ -182,20 +182,20 @@ def test_killed_in_the_middle_a_search_of_two_objectives_goes_on_and_trains_noth
 
 
 @pytest.mark.parametrize(
-    ("words", "output"),
+    ("words", "message"),
     [
         (("tune.objectives=[test/acc]",), "tune.objectives=['test/acc']: allowed is a list of metrics"),
         (("hydra.sweeper.n_trials=0",), "hydra.sweeper.n_trials=0: allowed is a whole number"),
         (("tune.objectives=[val/acc,flops/train_step]",), "allowed is of validation alone with train.measure=false"),
     ],
 )
-def test_what_cannot_be_searched_for_trains_nothing(words, output, tmp_path):
+def test_what_cannot_be_searched_for_trains_nothing(words, message, tmp_path):
     pytest.importorskip("optuna")
     words = ("-m", "hydra/sweeper=optuna", "sweep=t", "method=vanilla", "tune.lr=[0.1,0.2]", *words)
     process = train(*words, cwd=tmp_path)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 2 and err.count("\n") == 1, err
-    assert output in err and not list(tmp_path.rglob("result.json"))
+    assert message in err and not list(tmp_path.rglob("result.json"))
 
 
 def test_objectives_are_values_of_the_result_and_never_of_the_test_split(compose_config):

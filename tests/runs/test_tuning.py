@@ -79,7 +79,7 @@ def test_an_optimizer_without_rates_is_refused_unless_its_rate_is_given():
 
 
 @pytest.mark.parametrize(
-    ("rates", "tried", "searched", "output"),
+    ("rates", "tried", "searched", "message"),
     [
         ({"sgd": [0.1]}, ["sgd", "adamw"], {}, "a mapping that has optimizer=adamw"),
         ({"sgd": [0.1]}, None, {"optimizer": ["sgd", "adamw"]}, "a mapping that has optimizer=adamw"),
@@ -87,8 +87,8 @@ def test_an_optimizer_without_rates_is_refused_unless_its_rate_is_given():
         ({"sdg": [0.1], "sgd": [0.1]}, None, {}, "optimizers, which are sgd, adamw, swan"),
     ],
 )
-def test_every_optimizer_that_is_tried_has_rates_and_every_key_is_an_optimizer(rates, tried, searched, output):
-    with pytest.raises(UserError, match=rf"^tune\.lr=.*{output}"):
+def test_every_optimizer_that_is_tried_has_rates_and_every_key_is_an_optimizer(rates, tried, searched, message):
+    with pytest.raises(UserError, match=rf"^tune\.lr=.*{message}"):
         rates_asked({"lr": rates, "optimizer": tried, "options": {}}, {}, "sgd", KNOWN, searched)
 
 

@@ -168,7 +168,7 @@ def test_nothing_tells_where_files_lie(tmp_path, compose_config, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("origin", "output"),
+    ("origin", "message"),
     [
         ("/home/someone/suite", False),
         ("../suite", False),
@@ -177,7 +177,7 @@ def test_nothing_tells_where_files_lie(tmp_path, compose_config, monkeypatch):
         ("git@example.org:suite.git", True),
     ],
 )
-def test_where_a_clone_is_from_is_told_unless_it_is_a_folder(tmp_path, compose_config, monkeypatch, origin, output):
+def test_where_a_clone_is_from_is_told_unless_it_is_a_folder(tmp_path, compose_config, monkeypatch, origin, message):
     for words in (["init", "-q"], ["remote", "add", "origin", origin]):
         subprocess.run(["git", *words], cwd=tmp_path, check=True)
     author = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
@@ -185,7 +185,7 @@ def test_where_a_clone_is_from_is_told_unless_it_is_a_folder(tmp_path, compose_c
     monkeypatch.chdir(tmp_path)
     tracker = open_tracker(compose_config("logger=wandb_offline"), tmp_path / "job", "abc")
     tracker.finish(0)
-    assert (origin in str(run_of(records(tmp_path / "job")).git)) is output
+    assert (origin in str(run_of(records(tmp_path / "job")).git)) is message
 
 
 def test_a_failed_run_is_marked_and_the_next_one_is_its_own(tmp_path, offline):
