@@ -249,7 +249,7 @@ def test_one_row_of_two_configurations_is_refused(kept):
 
 
 @pytest.mark.parametrize("option", ["scheduler.warmup_epochs", "train.epochs", "dataset.val_fraction"])
-def test_every_option_that_changes_a_result_is_kept_with_the_row_or_shared_or_of_the_data(tmp_path, option):
+def test_every_option_that_changes_a_result_is_kept_with_the_row_or_as_shared(tmp_path, option):
     for seed, value in enumerate([1, 2]):
         config = _config("vanilla", "vanilla", seed, "plain")
         section, name = option.split(".")
@@ -258,7 +258,31 @@ def test_every_option_that_changes_a_result_is_kept_with_the_row_or_shared_or_of
     collect([tmp_path / "sweep"], tmp_path / "t")
     first, second = (json.loads(path.read_text()) for path in sorted((tmp_path / "t").iterdir()))
     assert (first["config"] == second["config"]) is (section != "scheduler")
-    assert (first["shared"] == second["shared"]) is (option != "train.epochs")
+    assert (first["shared"] == second["shared"]) is (section == "scheduler")
+
+
+@pytest.mark.parametrize("option", [{"dataset.val_size": 100}, {"model.drop_path_rate": 0.1}])
+def test_other_options_of_model_or_data_are_refused_where_both_files_tell_them(kept, option):
+    table_of("t", read_kept(kept))
+    for path, value in (("job0.json", option), ("job1.json", dict.fromkeys(option))):
+        content = json.loads((kept / path).read_text())
+        (kept / path).write_text(json.dumps(content | {"shared": content["shared"] | value}))
+        if path == "job0.json":
+            table_of("t", read_kept(kept))  # files of earlier releases do not tell
+    with pytest.raises(UserError, match=f"results of one {next(iter(option))}, not "):
+        table_of("t", read_kept(kept))
+
+
+def test_of_a_folder_of_images_the_name_is_kept_and_others_are_refused(tmp_path):
+    for number, root in enumerate(["/home/me/cats", "/home/me/cars"]):
+        config = _config("vanilla", "vanilla", number, "plain")
+        config["dataset"] |= {"name": "image_folder", "root": root}
+        fakes.write(tmp_path / "sweep", {"val/acc": 0.9}, config, provenance=fakes.PROVENANCE)
+    collect([tmp_path / "sweep"], tmp_path / "t")
+    kept = [json.loads(path.read_text()) for path in (tmp_path / "t").iterdir()]
+    assert {found["shared"]["dataset.root"] for found in kept} == {"cats", "cars"}
+    with pytest.raises(UserError, match="results of one dataset.root, not "):
+        table_of("t", read_kept(tmp_path / "t"))
 
 
 def test_runs_of_one_row_may_have_their_threads_by_an_option_or_by_the_environment(tmp_path):

@@ -84,7 +84,8 @@ def _config(kept: Mapping[str, Any]) -> dict[str, Any]:
 
 def _provenance(kept: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(kept["provenance"])
-    machine, threads = {"processor": found.pop("processor", None)}, {"torch": found.pop("threads", None)}
+    machine = {key: found.pop(key) for key in ("processor", "architecture") if key in found}
+    threads = {"torch": found.pop("threads", None)}
     return found | {"machine": machine, "threads": threads}
 
 

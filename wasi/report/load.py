@@ -193,9 +193,9 @@ def hardware(run: Run) -> str | None:
     """
     if not run.is_timed:
         return None
-    keys = ("cuda", "machine.processor", "machine.architecture")
-    parts = [*(select(run.provenance, key) for key in keys), threads_of(run)]
-    return ", ".join(dict.fromkeys(str(part) for part in parts if part)) or None
+    processor = select(run.provenance, "machine.processor") or select(run.provenance, "machine.architecture")
+    parts = (select(run.provenance, "cuda"), processor, threads_of(run))
+    return ", ".join(str(part) for part in parts if part) or None
 
 
 def threads_of(run: Run) -> str | None:

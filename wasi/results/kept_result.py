@@ -4,9 +4,10 @@ It is written here; `wasi.report.kept` turns it back into the form of result.jso
 """
 
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
+from wasi.config.files import flat
 from wasi.errors import UserError
 from wasi.measure.timing import summary
 from wasi.report.kept import BENCH, RUN, SCHEMA_VERSION, KeptFolder, breakdown_of
@@ -18,8 +19,9 @@ SHARED = (
     *("model.name", "model.weights", "dataset.name", "dataset.train_size", "dataset.image_size"),
     *("dataset.batch_size", "train.epochs"),
 )
+OF_THE_TASK = ("model.", "dataset.")  # sections whose other options all rows must have in common, too
 # The kind of device and the number of threads that computed are in the provenance.
-_OF_NO_ROW = (*SHARED, "model.", "dataset.", "device.name", "device.num_threads")
+_OF_NO_ROW = (*SHARED, *OF_THE_TASK, "device.name", "device.num_threads")
 _CODE = ("git_commit", "git_dirty", "versions", "start", "experiment", "cuda", "cpu_wait_share", "warnings")
 
 
@@ -27,7 +29,8 @@ def kept_of(content: dict) -> dict[str, Any]:
     """What is kept of a completed result.json or bench.json, as the content of a file in results/.
 
     row: the recipe's name or, without a recipe, the method with its ranks.
-    shared: the options that all rows of a table must have in common, by dotted key.
+    shared: the options that all rows of a table must have in common, by dotted key: those of model and data, and the
+        number of epochs. Of a folder of images only the name is kept.
     config: the options that define this row, by dotted key: all that can change a result, except those of the model,
         the data, the kind of device and the number of threads.
     ratio, samples: for a benchmark, baseline / ours as in bench.json, and a summary of either side's times.
@@ -38,6 +41,7 @@ def kept_of(content: dict) -> dict[str, Any]:
     where = provenance_of_times(content["provenance"])
     code = {key: where[key] for key in _CODE if key in where}
     code |= {"processor": select(where, "machine.processor"), "threads": select(where, "threads.torch")}
+    code |= {"architecture": select(where, "machine.architecture")} if select(where, "machine.architecture") else {}
     code |= {"device": str(where["device"]).partition(":")[0]} if where.get("device") else {}
     kept = {
         "schema_version": SCHEMA_VERSION,
@@ -45,7 +49,7 @@ def kept_of(content: dict) -> dict[str, Any]:
         "fingerprint": content["fingerprint"],
         "row": row_name(config),
         "seed": config["seed"],
-        "shared": {key: _plain(select(config, key)) for key in SHARED},
+        "shared": _of_the_task(config),
         "config": _of_a_row(config),
         "metrics": content["metrics"],
         "provenance": code,
@@ -63,6 +67,15 @@ def kept_of(content: dict) -> dict[str, Any]:
         "baseline_config": {} if base is None else _of_a_row(base),
         "baseline_breakdown": breakdown_of(select(content, "baseline.metrics") or {}),
     }
+
+
+def _of_the_task(config: dict) -> dict[str, Any]:
+    given = flat({section: config.get(section, {}) for section in ("model", "dataset")})
+    relevant = result_options(config)
+    kept = {key: relevant.get(key) for key in given if key in relevant or given[key] is None}
+    if "dataset.root" in relevant:
+        kept["dataset.root"] = PurePath(relevant["dataset.root"]).name
+    return {key: _plain(value) for key, value in {**kept, **{key: select(config, key) for key in SHARED}}.items()}
 
 
 def _of_a_row(config: dict) -> dict[str, Any]:

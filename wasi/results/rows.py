@@ -6,11 +6,12 @@ memory are those of benchmarks alone.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from wasi.config.declared import reference
+from wasi.config.files import flat
 from wasi.config.relevance import MEMORY_POLICY
 from wasi.errors import UserError
 from wasi.measure.contention import BUSY
@@ -18,11 +19,11 @@ from wasi.report.columns import PEAK, STEP, TEST, VALIDATION, Cost
 from wasi.report.groups import Group, unlike, with_equal_options
 from wasi.report.kept import BENCH, RUN
 from wasi.report.load import Run
-from wasi.report.options import row_name, select
+from wasi.report.options import result_options, row_name, select
 from wasi.report.origins import waited
 from wasi.report.pareto import on_front
 from wasi.report.statistics import Paired
-from wasi.results.kept_result import SHARED
+from wasi.results.kept_result import OF_THE_TASK, SHARED
 
 _DEVICE = "device.name"  # a row may be trained on one kind of device and benchmarked on another
 
@@ -119,7 +120,7 @@ def table_of(name: str, runs: list[Run]) -> Table:
     return Table(rows, baseline, runs)
 
 
-def by_row(runs: Iterable[Run]) -> dict[str, list[Group]]:
+def by_row(runs: Sequence[Run]) -> dict[str, list[Group]]:
     """The groups of runs and benchmarks with equal options, by the name of their row.
 
     Names come first, unlike in a report: two rows may have equal options, and two groups of one name must be refused.
@@ -127,7 +128,9 @@ def by_row(runs: Iterable[Run]) -> dict[str, list[Group]]:
     found: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         found[row_name(run.config)].append(run)
-    return {name: with_equal_options(named, without=(_DEVICE,)) for name, named in found.items()}
+    # Earlier releases kept fewer options of the task, in which `refuse_mixtures` lets no two results differ.
+    without = {_DEVICE, *(key for run in runs for key in result_options(run.config) if key.startswith(OF_THE_TASK))}
+    return {name: with_equal_options(named, without) for name, named in found.items()}
 
 
 def baseline_name(bench: Run) -> str | None:
@@ -157,7 +160,7 @@ def _pointing_to_runs(row: Row, rows: list[Row]) -> Row:
 def refuse_mixtures(table: str, runs: list[Run]) -> None:
     """Raise UserError for results that cannot stand in one table.
 
-    All must be of one clean commit and one task (`SHARED`). All runs must be of one kind of device (cpu, cuda) and one
+    All must be of one clean commit and one task: the options of model and data that are kept, and `SHARED`. All runs must be of one kind of device (cpu, cuda) and one
     torch version, and so must all benchmarks. Benchmarks must also be of one processor, GPU and number of threads, and
     no other processes may have spoilt their times. Accuracies may come from several machines, which
     `wasi.results.table.source` names: processors round differently, which changes no more than another seed does.
@@ -183,8 +186,10 @@ def refuse_mixtures(table: str, runs: list[Run]) -> None:
         if waited(run) >= BUSY:
             text = f"threads of {row_name(run.config)} waited {waited(run):.0%} of their time for a processor"
             raise UserError("table", table, f"benchmarks of a machine that has nothing else to do; {text}")
-    for key in SHARED:
-        several([select(run.config, key) for run in runs], key)
+    options = [flat(run.config) for run in runs]
+    of_the_task = dict.fromkeys(key for known in options for key in known if key.startswith(OF_THE_TASK))
+    for key in dict.fromkeys([*SHARED, *of_the_task]):
+        several([known[key] for known in options if key in known], key)
 
 
 def _sort_key(row: Row, baseline: Row | None) -> tuple:
