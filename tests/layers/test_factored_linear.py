@@ -168,6 +168,18 @@ def test_too_few_rows_leave_a_basis_alone():
     assert state.advance()
 
 
+def test_too_few_rows_leave_a_basis_alone_although_bfloat16_rounds_dependent_columns_apart():
+    x = torch.randn(8, 17, 96)
+    layer = factored(nn.Linear(96, 7), 0.8, TuckerState(x, (8, 17, 30)))
+    before = layer.state.feature_basis.clone()
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(x[:1]).float().sum().backward()  # 17 rows for 30 directions
+    assert not layer.state.advance() and torch.equal(layer.state.feature_basis, before)
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(x).float().sum().backward()
+    assert layer.state.advance()
+
+
 def test_any_batch_size_a_single_image_and_none():
     x = decaying(8, 6, 12)
     layer = factored(nn.Linear(12, 7).double(), 0.8, TuckerState(x, (5, 3, 4)))

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests import small
+from tests.training.test_step import optimizer
 from wasi.measure.dispatch_flops import flop_counter
 from wasi.measure.flops import inference_flops, step_flops
 from wasi.measure.forward_flops import forward_flops
@@ -112,6 +113,18 @@ def test_phases_sum_to_the_step(name):
     phases = [found[f"flops/train_{phase}"] for phase in ("forward", "backward", "subspace")]
     assert sum(phases) == found["flops/train_step"] == counted(lambda: step(images, labels))
     assert (phases[2] > 0) == (name in ("wasi", "wsi", "asi"))
+
+
+@pytest.mark.parametrize("name", ["vanilla", "wsi", "wasi"])
+def test_subspace_work_within_the_backward_pass_counts_as_that(name):
+    def found(in_backward):
+        net = small.applied("timm_vit", name)
+        swan = optimizer(net, "wasi.training.swan.Swan", lr=1e-3)
+        step = TrainStep(net, swan, lambda x: x, step_in_backward=in_backward)
+        assert bool(step.in_backward) is in_backward
+        return small.flops(step, *small.batch(6))
+
+    assert found(True) == found(False)
 
 
 def net_by_hand():

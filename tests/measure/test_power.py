@@ -37,10 +37,15 @@ def test_power_is_summed_over_rails_that_tell_both():
 
 @pytest.fixture
 def packages(tmp_path):
-    for zone, microjoules in (("intel-rapl:0", 5_000_000), ("intel-rapl:1", 2_000_000), ("intel-rapl:0:0", 900_000)):
+    zones = (
+        ("intel-rapl:0", "package-0", 5_000_000), ("intel-rapl:1", "package-1", 2_000_000),
+        ("intel-rapl:2", "psys", 9_000_000), ("intel-rapl:0:0", "core", 900_000),
+    )  # fmt: skip
+    for zone, name, microjoules in zones:
         folder = tmp_path / "class/powercap" / zone
         folder.mkdir(parents=True)
         (folder / "energy_uj").write_text(f"{microjoules}\n")
+        (folder / "name").write_text(f"{name}\n")
     return tmp_path
 
 

@@ -2,7 +2,9 @@
 
 import copy
 import json
-from dataclasses import asdict
+import math
+import random
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from wasi.linalg.tucker import expand
 from wasi.measure.memory import LiveMemory, train_peak
 from wasi.methods.perplexity import measure_perplexities
 from wasi.methods.perplexity_search import EPSILONS, PerplexitySearch
+from wasi.methods.perplexity_table import Candidate, LayerTable
 from wasi.methods.scope import scope_linears
 from wasi.methods.selection import ActivationRanks
 from wasi.training.step import TrainStep
@@ -53,7 +56,7 @@ def test_perplexity_is_the_error_of_the_weight_gradient(name):
     model = build(name, dtype=DOUBLE)
     linears = scope_linears(model, "all")
     images, labels = batch(dtype=DOUBLE)
-    tables = measure_perplexities(model, linears, (images, labels), [0.5, 0.9, 1.0])
+    tables = measure_perplexities(model, linears, (images, labels), [0.5, 0.9, 1.0], "cut")
     seen = gradients_seen(model, linears, images, labels)
     assert [t.name for t in tables] == list(linears)
     for table in tables:
@@ -81,7 +84,7 @@ def test_a_layer_of_several_calls_is_measured_as_one_weight():
     model = shared_layer_model()
     linears = scope_linears(model, "mlp")
     images, labels = batch(dtype=DOUBLE)
-    tables = {t.name: t for t in measure_perplexities(model, linears, (images, labels), [0.6])}
+    tables = {t.name: t for t in measure_perplexities(model, linears, (images, labels), [0.6], "cut")}
     assert set(tables) == {"blocks.0.mlp.fc1", "blocks.0.mlp.fc2", "blocks.1.mlp.fc1"}
     inputs, grads = gradients_seen(model, {"x": model.blocks[0].mlp.fc2}, images, labels)["x"]
     error, elements = 0.0, 0
@@ -98,7 +101,7 @@ def test_measuring_leaves_no_trace():
     model.norm.eval()  # one module in another mode than the others
     before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     images, labels = batch()
-    measure_perplexities(model, scope_linears(model, "all"), (images, labels), EPSILONS)
+    measure_perplexities(model, scope_linears(model, "all"), (images, labels), EPSILONS, "whole")
     assert model.training and not model.norm.training and not images.requires_grad
     assert torch.equal(state, torch.get_rng_state())
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
@@ -183,7 +186,7 @@ def test_a_saved_table_gives_the_same_ranks_without_measuring(tmp_path, monkeypa
 def test_a_table_of_something_else_is_refused(tmp_path):
     model = build("timm_vit")
     linears = scope_linears(model, "mlp")
-    layers = [asdict(table) for table in measure_perplexities(model, linears, batch(size=4), EPSILONS)]
+    layers = [asdict(table) for table in measure_perplexities(model, linears, batch(size=4), EPSILONS, "whole")]
 
     def refused(content):
         (tmp_path / "t.json").write_text(content)
@@ -200,6 +203,33 @@ def test_a_table_of_something_else_is_refused(tmp_path):
         refused(content)
     with pytest.raises(UserError, match="rank.perplexity_table=nowhere.json"):
         apply_search(search(table="nowhere.json"))
+
+
+@pytest.mark.parametrize("measured, wanted", [("cut", "whole"), ("whole", "cut")])
+@pytest.mark.parametrize("is_written", [True, False])  # earlier releases did not write the mode
+def test_a_table_of_another_batch_mode_is_refused(tmp_path, measured, wanted, is_written):
+    first = search()
+    first.batch_mode = measured
+    found = ActivationRanks("perplexity", 0.7, None, first, batch_mode=measured)
+    make("wasi", "mlp", activations=found).apply(build("timm_vit"), [batch()])
+    content = first.artifacts["perplexity.json"]
+    assert content["batch_mode"] == measured
+    if not is_written:
+        del content["batch_mode"]
+    (tmp_path / "t.json").write_text(json.dumps(content))
+    again = ActivationRanks("perplexity", 0.7, None, search(table=str(tmp_path / "t.json")), batch_mode=wanted)
+    with pytest.raises(UserError, match=f"allowed is a table measured with rank.batch_mode={wanted}"):
+        make("wasi", "mlp", activations=again).apply(build("timm_vit"), [batch()])
+
+
+def test_the_uniform_threshold_stays_within_its_own_bound_however_numbers_are_summed(monkeypatch):
+    """From Python 3.12 on, `sum` compensates for rounding: a bound by it may lie below the sum in order."""
+    layer = LayerTable("a", [(1, 1, 1)], [])
+    tables = []
+    for error in random.Random(0).choices([0.1, 0.7, 1e-9, 1 / 3, 2.6], k=24):
+        tables.append(replace(layer, candidates=[Candidate(0.7, [(1, 1, 1)], error, 1)]))
+    monkeypatch.setattr("builtins.sum", lambda values, start=0: math.fsum(values) + start)
+    assert search()._choose(tables)[0].memory == 24
 
 
 def test_a_table_without_the_uniform_threshold_is_refused(tmp_path):
@@ -224,7 +254,7 @@ def test_measuring_takes_no_more_memory_than_a_training_step(monkeypatch):
     images, labels = torch.randn(16, 3, 32, 32), torch.arange(16) % 5
     net = model()
     with LiveMemory(net, inputs=(images, labels)) as memory:
-        measure_perplexities(net, scope_linears(net, "all"), (images, labels), EPSILONS)
+        measure_perplexities(net, scope_linears(net, "all"), (images, labels), EPSILONS, "whole")
     net = model()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     ordinary = train_peak(net, optimizer, TrainStep(net, optimizer, None), images, labels)

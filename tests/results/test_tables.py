@@ -261,7 +261,7 @@ def test_every_option_that_changes_a_result_is_kept_with_the_row_or_as_shared(tm
     assert (first["shared"] == second["shared"]) is (section == "scheduler")
 
 
-@pytest.mark.parametrize("option", [{"dataset.val_size": 100}, {"model.drop_path_rate": 0.1}])
+@pytest.mark.parametrize("option", [{"dataset.grayscale": True}, {"model.drop_path_rate": 0.1}])
 def test_other_options_of_model_or_data_are_refused_where_both_files_tell_them(kept, option):
     table_of("t", read_kept(kept))
     for path, value in (("job0.json", option), ("job1.json", dict.fromkeys(option))):

@@ -25,6 +25,7 @@ from wasi.training.subspace_iteration import SubspaceIteration
 
 PARTS = ("decomposition", "factor_algebra", "attention", "optimizer", "rest")
 
+_OF_AN_OPTIMIZER = ("step", "step_matrices", "zero_grad")  # the second is of Swan, called in the backward pass, too
 _DENSE = "dense"  # label of `F.linear`, see `StepBreakdown._meant`
 _FOLLOWED = ("attention", "factor_algebra")  # parts whose backward passes are autograd nodes, which cannot be wrapped
 
@@ -68,7 +69,10 @@ def targets(step: TrainStep, own: Mapping[str, Sequence[Target]] | None = None) 
             *own.get("factor_algebra", ()),
         ],
         "attention": attention,
-        "optimizer": [(SubspaceIteration, "prepare"), (step.optimizer, "step"), (step.optimizer, "zero_grad")],
+        "optimizer": [
+            (SubspaceIteration, "prepare"),
+            *((step.optimizer, name) for name in _OF_AN_OPTIMIZER if hasattr(step.optimizer, name)),
+        ],
         _DENSE: [(F, "linear")],
     }
 

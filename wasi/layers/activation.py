@@ -1,6 +1,7 @@
 """Activation subspace iteration (ASI): the bases in which one linear layer saves its input for the backward pass."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,7 @@ class TuckerState(nn.Module):
             is_cut = rank < example.shape[mode]
             self.register_buffer(f"basis_{mode}", mode_subspace(example.detach(), mode, rank) if is_cut else None)
         self.register_buffer("age", torch.tensor(phase))
+        self.dtype = torch.float32  # in which the last forward pass computed `A_m^T A_m U_m`
         self._steps = phase  # copied to `age` when the state is saved: a counter on an accelerator costs time per step
         self._watch()
 
@@ -102,8 +104,8 @@ class TuckerState(nn.Module):
 def advance(states: Sequence[TuckerState]) -> bool:
     """End an optimizer step: update the bases that are due by one subspace iteration each, and count the step.
 
-    A basis keeps its value where the inputs of the step span fewer directions than it has columns, as those of a last
-    batch of one image may.
+    A basis keeps its value where the inputs of the step, up to rounding, span fewer directions than it has columns, as
+    those of a last batch of one image may.
 
     Returns:
         Whether any basis changed. On an accelerator, where checking that would need a synchronisation: whether any
@@ -113,7 +115,8 @@ def advance(states: Sequence[TuckerState]) -> bool:
     due = [basis for basis in bases if basis.grad is not None]
     iterates = [basis.grad for basis in bases if basis.grad is not None]
     moved = False
-    for number, found in in_batches(independent_columns, iterates, due):
+    eps = max((torch.finfo(state.dtype).eps for state in states), default=0.0)
+    for number, found in in_batches(partial(independent_columns, eps=eps), iterates, due):
         if found is not due[number]:
             due[number].copy_(found)
             moved = True

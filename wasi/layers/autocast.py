@@ -35,11 +35,16 @@ def as_autocast(x: Tensor, *tensors: Tensor | None) -> tuple[Any, ...]:
     Autocast does not reach into a custom autograd Function, so the arguments of one are cast before the call. Each
     gradient comes back in its own tensor's type, as with the casts that autocast itself makes.
     """
-    kind = x.device.type
-    if not torch.is_autocast_enabled(kind):
+    if not torch.is_autocast_enabled(x.device.type):
         return x, *tensors
-    dtype = torch.get_autocast_dtype(kind)
+    dtype = autocast_dtype(x)
     return tuple(None if t is None else t.to(dtype) for t in (x, *tensors))
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype:
+    """Return autocast's type where autocast is on for the device of `x`; else the type of `x`."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager:

@@ -6,6 +6,7 @@ from math import prod
 from torch import Tensor, nn
 
 from wasi.layers.activation import TuckerState
+from wasi.layers.autocast import autocast_dtype
 
 
 class LowRankLayer(nn.Module):
@@ -58,6 +59,7 @@ class LowRankLayer(nn.Module):
         """
         if self.state is None:
             return None, [None] * (x.dim() - 1)
+        self.state.dtype = autocast_dtype(x)
         bases = self.state.bases
         fits = [b is not None and len(b) == size for b, size in zip(bases, x.shape[1:], strict=True)]
         return self.state.batch_rank, [b if fit else None for b, fit in zip(bases, fits, strict=True)]

@@ -69,15 +69,18 @@ def cholesky(gram: Tensor) -> Tensor:
     return torch.where(info == 0, lower, torch.nan)
 
 
-def independent_columns(a: Tensor, otherwise: Tensor) -> Tensor:
+def independent_columns(a: Tensor, otherwise: Tensor, eps: float = 0.0) -> Tensor:
     """Return `orth(a)`, the `Q` (`m x n`, `n <= m`) of `qr_positive`, or `otherwise` if columns are linearly dependent.
 
-    Dependent means to about the precision of float32. Columns are scaled to unit length first: those of a converged
-    subspace iterate `A^T A U` are orthogonal but of very different lengths, so scaled ones suit the cheap Cholesky QR.
+    Dependent means up to the rounding of `a`. Columns are scaled to unit length first: those of a converged subspace
+    iterate `A^T A U` are orthogonal but of very different lengths, so scaled ones suit the cheap Cholesky QR.
+
+    Args:
+        eps: the machine epsilon of the type in which `a` was computed, where that is narrower than float32.
     """
     scaled = a / torch.linalg.vector_norm(a, dim=0).clamp_min(torch.finfo(a.dtype).tiny)
     lower, info = torch.linalg.cholesky_ex(scaled.mT @ scaled)
-    independent = (info == 0) & (lower.diagonal().min() >= _DEPENDENT)
+    independent = (info == 0) & (lower.diagonal().min() >= max(_DEPENDENT, eps))
     if not batched.is_on_cpu(a):
         return torch.where(independent, qr_near_orthonormal(scaled)[0], otherwise)
     return qr_near_orthonormal(scaled)[0] if independent else otherwise

@@ -100,11 +100,12 @@ def parse_gpu_watts(output: str | None) -> float | None:
 def package_joules(sysfs: Path) -> float | None:
     """Return the RAPL energy counters in joules, summed over all packages; None if they cannot be read.
 
-    Only differences are meaningful. Packages are `intel-rapl:N`, on AMD too; their parts, cores and memory, are
-    `intel-rapl:N:M` and not added.
+    Only differences are meaningful. Packages are the zones `intel-rapl:N` named `package-N`, on AMD too. Not added are
+    their parts, cores and memory (`intel-rapl:N:M`), and the zone `psys` of some laptops, the platform around them.
     """
-    counters = [zone / "energy_uj" for zone in sysfs.glob("class/powercap/intel-rapl:*") if zone.name.count(":") == 1]
+    zones = [zone for zone in sysfs.glob("class/powercap/intel-rapl:*") if zone.name.count(":") == 1]
     try:
+        counters = [zone / "energy_uj" for zone in zones if (zone / "name").read_text().startswith("package")]
         return sum(int(counter.read_text()) for counter in counters) / 1e6 if counters else None
     except (OSError, ValueError):
         return None

@@ -26,6 +26,7 @@ SUBSPACE_WORK: list[Target] = [
     (tucker, "compress"),
     (SubspaceIteration, "tangents"),
     (SubspaceIteration, "finish"),
+    (SubspaceIteration, "fold"),  # also called in the backward pass, under `train.step_in_backward`
 ]
 
 

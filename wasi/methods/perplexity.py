@@ -24,7 +24,7 @@ def measure_perplexities(
     layers: Mapping[str, nn.Linear],
     batch: tuple[Tensor, Tensor],
     epsilons: Sequence[float],
-    batch_mode: str = "cut",
+    batch_mode: str,
 ) -> list[LayerTable]:
     """Return one table per layer, from one forward and backward pass of the cross-entropy on `batch`.
 
@@ -103,14 +103,17 @@ class _Probe:
 
 
 class _Spectrum:
-    """Singular vectors and squared singular values of every unfolding of `x`, for all thresholds up to `highest`."""
+    """Singular vectors and squared singular values of the unfoldings of `x`, for all thresholds up to `highest`.
+
+    Those of the batch mode are left out where it is kept whole.
+    """
 
     def __init__(self, x: Tensor, highest: float, batch_mode: str):
-        self.x, self.batch_mode = x, batch_mode
+        self.x = x
         self.total = torch.linalg.vector_norm(x, dtype=torch.float64).square()
-        self.bases: list[Tensor] = []
-        self.energies: list[Tensor] = []
-        for mode in range(x.dim()):
+        self.bases: list[Tensor] = []  # of the modes after the batch
+        self.energies: list[Tensor | None] = [mode_spectrum(x, 0, highest)[1] if batch_mode == "cut" else None]
+        for mode in range(1, x.dim()):
             basis, energies = mode_spectrum(x, mode, highest)
             self.bases.append(basis)
             self.energies.append(energies)
@@ -118,13 +121,13 @@ class _Spectrum:
     def ranks(self, epsilon: float) -> tuple[int, ...]:
         """Return one rank per mode, as `rank.activation_selection=epsilon` chooses them."""
         return tuple(
-            d if epsilon >= 1 or (mode == 0 and self.batch_mode == "whole") else explained_rank(e, epsilon, self.total)
-            for mode, (e, d) in enumerate(zip(self.energies, self.x.shape, strict=True))
+            d if epsilon >= 1 or e is None else explained_rank(e, epsilon, self.total)
+            for e, d in zip(self.energies, self.x.shape, strict=True)
         )
 
     def compress(self, ranks: Sequence[int]) -> tuple[Tensor, list[Tensor | None]]:
         """Return core and factors of `x`, as `TuckerState.compress` gives them in a layer's first training step."""
-        sides = zip(self.bases[1:], ranks[1:], self.x.shape[1:], strict=True)
+        sides = zip(self.bases, ranks[1:], self.x.shape[1:], strict=True)
         bases = [basis[:, :rank] if rank < d else None for basis, rank, d in sides]
         core, factors, _ = tucker.compress(self.x, bases, ranks[0], wanted=[False] * len(bases))
         return core, factors

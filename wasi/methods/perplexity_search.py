@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from wasi.errors import UserError
-from wasi.methods.knapsack import Choice, Option, Unreachable, least_memory, least_perplexity
+from wasi.methods.knapsack import Choice, Option, Unreachable, in_order, least_memory, least_perplexity
 from wasi.methods.perplexity import measure_perplexities
 from wasi.methods.perplexity_table import OPTION, Candidate, LayerTable, read_tables
 
@@ -63,6 +63,7 @@ class PerplexitySearch:
         candidates = [table.candidates[i] for table, i in zip(tables, choice.indices, strict=True)]
         self.artifacts[FILE_NAME] = {
             **bound,
+            "batch_mode": self.batch_mode,
             "perplexity": choice.perplexity,
             "memory_mib": choice.memory / _ELEMENTS_PER_MIB,
             "chosen": {table.name: c.epsilon for table, c in zip(tables, candidates, strict=True)},
@@ -78,7 +79,9 @@ class PerplexitySearch:
             derives = self.ceiling is None and self.budget_mib is None
             uniform = {self.uniform_epsilon} if derives and self.uniform_epsilon is not None else set()
             return measure_perplexities(model, layers, batch, sorted({*EPSILONS, *uniform}), self.batch_mode)
-        tables = read_tables(self.table)
+        tables, batch_mode = read_tables(self.table)
+        if batch_mode != self.batch_mode:
+            raise UserError(OPTION, self.table, f"a table measured with rank.batch_mode={self.batch_mode}")
         unknown = [name for name in (t.name for t in tables) if name not in layers]
         if unknown or not tables:
             there = ", ".join(layers)
@@ -95,7 +98,7 @@ class PerplexitySearch:
             source = f"uniform epsilon {self.uniform_epsilon}"
             uniform = [self._uniform(table) for table in tables]
             if self.objective == "memory":
-                ceiling = sum(c.perplexity for c in uniform)
+                ceiling = in_order(c.perplexity for c in uniform)
             else:
                 budget = sum(c.elements for c in uniform)
         try:

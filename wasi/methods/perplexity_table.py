@@ -39,17 +39,27 @@ class LayerTable:
         return next((c for c in self.candidates if c.epsilon == epsilon), None)
 
 
-def read_tables(path: str) -> list[LayerTable]:
-    """Return the tables of a `perplexity.json`.
+def read_tables(path: str) -> tuple[list[LayerTable], str]:
+    """Return the tables of a `perplexity.json`, and the `rank.batch_mode` with which they were measured.
 
     Raises:
         UserError: the file cannot be read, or is no `perplexity.json`.
     """
     try:
-        layers = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))["layers"]
-        return [_layer(layer) for layer in layers]
+        content = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        tables = [_layer(layer) for layer in content["layers"]]
+        return tables, content.get("batch_mode") or _batch_mode(tables)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(OPTION, path, f"the perplexity.json of an earlier run ({type(error).__name__})") from error
+
+
+def _batch_mode(tables: list[LayerTable]) -> str:
+    """Return the batch mode of tables from an earlier release, which did not write it: `cut` where a rank tells so."""
+    for table in tables:
+        for candidate in table.candidates:
+            if any(ranks[0] < shape[0] for ranks, shape in zip(candidate.ranks, table.shapes, strict=True)):
+                return "cut"
+    return "whole"
 
 
 def _layer(layer: dict) -> LayerTable:

@@ -160,10 +160,11 @@ def _pointing_to_runs(row: Row, rows: list[Row]) -> Row:
 def refuse_mixtures(table: str, runs: list[Run]) -> None:
     """Raise UserError for results that cannot stand in one table.
 
-    All must be of one clean commit and one task: the options of model and data that are kept, and `SHARED`. All runs must be of one kind of device (cpu, cuda) and one
-    torch version, and so must all benchmarks. Benchmarks must also be of one processor, GPU and number of threads, and
-    no other processes may have spoilt their times. Accuracies may come from several machines, which
-    `wasi.results.table.source` names: processors round differently, which changes no more than another seed does.
+    All must be of one clean commit and one task: the options of model and data that are kept, and `SHARED`. All runs
+    must be of one kind of device (cpu, cuda) and one torch version, and so must all benchmarks. Benchmarks must also be
+    of one processor, GPU and number of threads, and no other processes may have spoilt their times. Accuracies may come
+    from several machines, which `wasi.results.table.source` names: processors round differently, which changes no more
+    than another seed does.
     """
 
     def several(values: list, what: str) -> None:
