@@ -354,3 +354,14 @@ def test_an_optimizer_after_another_on_one_model_steps_on_what_it_can():
     step = TrainStep(model, optimizer(model, "torch.optim.AdamW", lr=2e-3), None)
     losses = [step(*batch()).loss for _ in range(10)]
     assert step.subspace.coordinate_layers == [] and losses[-1] < losses[0]
+
+
+def test_clearing_gradients_in_place_leaves_the_momentum():
+    model = applied("timm_vit", "wasi")
+    swan = optimizer(model, "wasi.training.swan.Swan", lr=1e-3, momentum=0.9)
+    TrainStep(model, swan, None)(*batch())
+    before = [state["momentum_buffer"].clone() for state in swan.state.values() if "momentum_buffer" in state]
+    for set_to_none in (True, False):
+        swan.zero_grad(set_to_none=set_to_none)
+    after = [state["momentum_buffer"] for state in swan.state.values() if "momentum_buffer" in state]
+    assert before and all(a.abs().sum() > 0 and torch.equal(a, b) for a, b in zip(after, before, strict=True))

@@ -97,9 +97,9 @@ def factor_gradients(
 class FactoredLinear(LowRankLayer):
     """`Y = X (L R)^T + b` with `L` (`O x K`, orthonormal columns at the start) and `R` (`K x I`).
 
-    For an optimizer with state, `L` and `R` are ordinary parameters. An optimizer without state (plain SGD, SWAN) steps
-    on `W` as a whole: after `use_coordinates`, the weight gradient `dW = M U^T` arrives as the gradient `M` of `C`
-    (`O x r`), the optimizer steps on `C`, and `fold_` takes `C U^T` into `L` and `R`. That is one step of Algorithm 1
+    For most optimizers, `L` and `R` are ordinary parameters. SGD without momentum, and SWAN, step on `W` as a whole:
+    after `use_coordinates`, the weight gradient `dW = M U^T` arrives as the gradient `M` of `C` (`O x r`), the
+    optimizer steps on `C`, and `fold_` takes `C U^T` into `L` and `R`. That is one step of Algorithm 1
     (`wasi.linalg.subspace.algorithm_1`) up to terms quadratic in its length. Outside the optimizer's step `C` is zero
     and takes no memory.
 
@@ -107,7 +107,7 @@ class FactoredLinear(LowRankLayer):
         left, right: `L` and `R`; bias: `[O]` or None; state: see `LowRankLayer`.
     """
 
-    update = "subspace"  # optimizers without state step on `W`; "none": `L` and `R` are plain parameters for them, too
+    update = "subspace"  # SGD and SWAN step on `W`; "none": `L` and `R` are ordinary parameters for them, too
     preconditioner = "step"  # solve for `B` in every step, or with "basis" only after the feature basis has moved
     training_only = ("state", "B")
     output_needed = True

@@ -44,7 +44,7 @@ def iterate(x: Tensor, small: Tensor, mode: int) -> Tensor:
 def compress(
     x: Tensor, bases: Factors, batch_rank: int | None, wanted: Sequence[bool]
 ) -> tuple[Tensor, list[Tensor | None], list[Tensor | None]]:
-    """Decompose `X` in given bases, `core = X x_2 U_2^T x_3 U_3^T`, and take one subspace iteration of each basis.
+    """Decompose `X` in given bases, `core = X x_2 U_2^T x_3 U_3^T`, and compute the subspace iterates that are wanted.
 
     Modes are projected one after another, token modes before features or after them, whichever takes fewer operations.
     The iterate of a basis is `A_m^T A_m U_m`, with `A_m` the unfolding of `X` as projected on the bases before. If

@@ -36,7 +36,7 @@ def subspace_work(step: TrainStep) -> list[Target]:
 
 
 def tracks_subspaces(step: TrainStep) -> bool:
-    """Return whether steps of this model and optimizer do any subspace work; those of LoRA and SVD-LLM do none."""
+    """Return whether steps of this model and optimizer do any subspace work."""
     work = step.subspace
     compresses = any(layer.state is not None for layer in work.layers)
     updates = work.coordinate_layers or work.tangent or work.truncating

@@ -32,7 +32,10 @@ def describe_layers(model: nn.Module, scope: str) -> list[dict]:
 
 
 def rank_history(layers: list[dict]) -> dict[str, float]:
-    """Return the ranks in `describe_layers`' result as metrics `rank/LAYER/weight` and `rank/LAYER/activation_MODE`."""
+    """Return the ranks in `describe_layers`' result as metrics `rank/LAYER/weight` and `rank/LAYER/activation_MODE`.
+
+    `MODE` is counted from 0, the batch mode; in `monitor.csv` it is counted from 1.
+    """
     values = {}
     for layer in layers:
         if "weight_rank" in layer:

@@ -21,7 +21,7 @@ class LinearProbe(Method):
     scope: str
 
     def apply(self, model: nn.Module, calibration) -> nn.Module:
-        linear_sites(model, self.scope)
+        linear_sites(model, self.scope)  # raises UserError for a scope that this model does not have
         freeze_rest(model)
         return model
 
@@ -65,7 +65,7 @@ class FreezeFirst(Method):
         Raises:
             UserError: `frozen_blocks` is above the model's number of blocks.
         """
-        linear_sites(model, self.scope)
+        linear_sites(model, self.scope)  # raises UserError for a scope that this model does not have
         blocks = [f"{name}." for name in find_blocks(model)]
         count = len(blocks) // 2 if self.frozen_blocks is None else self.frozen_blocks
         if count > len(blocks):

@@ -31,8 +31,8 @@ def build_optimizer(model: nn.Module, cfg: DictConfig) -> torch.optim.Optimizer:
     for layer in trainable_factors(model):
         layer.C = None  # coordinates of an earlier optimizer
     kind = target_of("optimizer", cfg, beside=("head_lr_ratio",), filled=("params",))
-    stateless = kind is Swan or (kind is torch.optim.SGD and not cfg.get("momentum"))
-    groups = coordinate_groups(model) if stateless else []
+    on_weights = kind is Swan or (kind is torch.optim.SGD and not cfg.get("momentum"))
+    groups = coordinate_groups(model) if on_weights else []
     in_coordinates = [layer for layer in trainable_factors(model) if layer.C is not None]
     held = {id(p) for layer in in_coordinates for p in (layer.L, layer.R)}
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in held]

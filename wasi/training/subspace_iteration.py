@@ -38,7 +38,7 @@ class SubspaceIteration:
 
     Layers with coordinates (`FactoredLinear.C`) fold the optimizer's step `C U^T` into their factors. Under plain SGD,
     whose step is linear in the gradient, the other factored layers step along the tangent space of the matrices of rank
-    `K`, and their `L` is made orthonormal again. For optimizers with state, factors are ordinary parameters.
+    `K`, and their `L` is made orthonormal again. For other optimizers, factors are ordinary parameters.
 
     Attributes:
         layers: all low-rank layers; tangent: those that take tangent steps.

@@ -1,4 +1,4 @@
-"""SWAN: SGD with whitened matrix gradients, an adaptive step without optimizer state for matrices."""
+"""SWAN: SGD with whitened matrix gradients, an adaptive step whose only state for matrices is an optional momentum."""
 
 import inspect
 import sys
@@ -17,7 +17,7 @@ _adamw_step = inspect.unwrap(_AdamW.step)
 
 
 class Swan(_AdamW):  # type: ignore[misc, valid-type]  # mypy cannot infer a class that is computed
-    """Whitened gradient steps without state on matrices, AdamW on all other parameters.
+    """Whitened gradient steps on matrices, without state unless `momentum` is given, and AdamW on all other parameters.
 
     A matrix gradient `M` (`O x r`) is replaced by its polar factor `M (M^T M)^(-1/2)`, whose singular values are all 1,
     as in SWAN (arXiv 2412.13148; without the row normalisation that comes first there) and in Muon without momentum. It
@@ -74,7 +74,9 @@ class Swan(_AdamW):  # type: ignore[misc, valid-type]  # mypy cannot infer a cla
             momentum.copy_(momentum @ turn)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear all gradients; those of matrices with momentum become that momentum."""
+        """Clear all gradients; those of matrices with momentum become that momentum, whatever `set_to_none` is."""
+        for parameter, _ in self.whitened_parameters():
+            parameter.grad = None  # not zeros in place: it may be the momentum itself
         super().zero_grad(set_to_none)
         for parameter, _ in self.whitened_parameters():
             if "momentum_buffer" in self.state.get(parameter, {}):
