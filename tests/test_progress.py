@@ -125,6 +125,8 @@ def test_the_expected_end_is_told_once_a_job_is_completed(tmp_path):
     job(tmp_path, "a", seconds=600.0)
     job(tmp_path, "b", status="failed")
     assert sweep_state(tmp_path).startswith("1 failed, about 20 min left (")
+    job(tmp_path, "x", status="interrupted")  # of an earlier command: this one does not continue it
+    assert sweep_state(tmp_path).startswith("1 failed, about 20 min left (")
 
 
 @pytest.fixture

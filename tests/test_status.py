@@ -81,6 +81,11 @@ def test_a_benchmark_s_jobs(tmp_path):
         assert list(lines(tmp_path))[1].startswith("  running      b: round 2/5, since ")
 
 
+def test_a_sweep_of_which_no_job_has_begun(tmp_path):
+    write_json(tmp_path / "sweep.json", {"jobs": 7, "folders": ["a", "b"]})
+    assert list(lines(tmp_path)) == [f"{tmp_path}: 2 not begun"]
+
+
 def test_nothing_is_foretold_from_nothing(tmp_path):
     _job(tmp_path, "a", "interrupted")
     assert seconds_left(jobs(tmp_path), planned=3) is None

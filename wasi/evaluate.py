@@ -20,6 +20,7 @@ from wasi.data.catalogue import check_dataset, dataset_identity
 from wasi.errors import UserError
 from wasi.models.header import ModelHeader
 from wasi.models.weights_file import RUN, run_header, weights_path
+from wasi.report.options import select, show
 from wasi.runs.ending import one_line
 from wasi.runs.inputs import check_counts
 from wasi.runs.result import read_result
@@ -50,7 +51,8 @@ def configuration(run: Path, header: ModelHeader, overrides: Sequence[str]) -> D
     The device is `auto` unless an override says otherwise.
 
     Raises:
-        UserError: an override is not allowed, nothing names a data set, or the image size is not the model's.
+        UserError: an override is not allowed or would divide the run's own folder anew, nothing names a data set, or
+            the image size is not the model's.
     """
     before = _config_of(run)
     own = not any(word.startswith("dataset=") for word in overrides)
@@ -62,12 +64,28 @@ def configuration(run: Path, header: ModelHeader, overrides: Sequence[str]) -> D
     if own or _trained_on(run, cfg.dataset):  # with another split, images of the training could be in the test part
         _fill(cfg.dataset, before["dataset"], given, "dataset.")
     _fill(cfg, {key: before[key] for key in ("seed",) if key in before}, given)
+    if _trained_on(run, cfg.dataset):
+        _refuse_another_division(cfg, before, given)
     validate(cfg)
     check_counts(cfg)
     size = cfg.dataset.image_size
     if size not in (None, header.input.image_size):
         raise UserError("dataset.image_size", size, f"{header.input.image_size}, the size of the model's images")
     return cfg
+
+
+def _refuse_another_division(cfg: DictConfig, before: dict[str, Any], given: set[str]) -> None:
+    """Raise `UserError` for a given option that divides the run's own folder in another way than the run did.
+
+    Images that the run was trained on would be among the test images, unless the folder has test images of its own.
+    """
+    if image_folder.has_part(cfg.dataset, "test"):
+        return
+    for option in given & {"seed", *_DIVIDING}:
+        value, own = select(cfg, option), select(before, option)
+        if value != own:
+            allowed = f"{show(own)}, as in the run: otherwise images that it was trained on would be test images"
+            raise UserError(option, value, allowed)
 
 
 def takes_all(run: Path, cfg: DictConfig, overrides: Sequence[str]) -> bool:

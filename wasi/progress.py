@@ -88,6 +88,8 @@ def sweep_state(sweep: Path) -> str:
     The estimate assumes that all jobs take as long as those that are completed.
     """
     found = jobs(sweep) if any(True for name in _FILES for _ in sweep.glob(f"*/{name}")) else []
+    if planned := read_planned(sweep):  # the folder may have unfinished jobs of an earlier command
+        found = [job for job in found if job.folder.name in planned]
     lines = []
     if failed := sum(job.status in ("failed", "diverged", "invalid") for job in found):
         lines.append(f"{failed} failed")

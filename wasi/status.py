@@ -56,13 +56,13 @@ def jobs(sweep: Path) -> list[Job]:
     """Return every job below a folder that has begun.
 
     Raises:
-        UserError: the folder does not exist, or has no job below it.
+        UserError: the folder does not exist, or neither has a job below it nor a plan of jobs to come.
     """
     if not sweep.is_dir():
         raise UserError("SWEEP", sweep, "an existing folder")
     paths = sorted(path for name in _RESULTS for path in sweep.rglob(name))
     found = [_job(path) for path in paths]
-    if not any(found):
+    if not any(found) and not read_plan(sweep):
         raise UserError("SWEEP", sweep, f"a folder with a {' or '.join(_RESULTS)} somewhere below")
     return [job for job in found if job]
 

@@ -7,6 +7,8 @@ import sys
 
 import hydra
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
 
 from wasi.errors import Interrupted
 from wasi.runs.command import command, continue_with
@@ -27,6 +29,15 @@ from wasi.runs.command import command, continue_with
 def test_the_same_words_with_the_sweep_named(words, expected, monkeypatch):
     monkeypatch.setattr(sys, "orig_argv", words)
     assert shlex.split(continue_with("sweep", "s")) == expected
+
+
+@pytest.mark.parametrize("folder", ["/a/outputs/1", "/a b (x, y)/é=1", 'say "so"', "[1]", "{a}"])
+def test_the_command_to_continue_with_is_read_by_hydra_as_it_was_meant(monkeypatch, folder):
+    monkeypatch.setattr(sys, "orig_argv", ["python", "train.py", "seed=1"])
+    word = shlex.split(continue_with("hydra.run.dir", folder))[-1]
+    (override,) = OverridesParser.create().parse_overrides([word])
+    value = override.value()
+    assert (value.text if isinstance(value, QuotedString) else value) == folder
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])

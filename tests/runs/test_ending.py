@@ -1,5 +1,6 @@
 """Every way a run can end has a status, an exit code and at most one line on stderr."""
 
+import logging
 import signal
 
 import pytest
@@ -41,11 +42,29 @@ def test_a_mistake_inside_instantiate_is_still_the_users():
 
 
 @pytest.mark.parametrize("error", [MISTAKE, Diverged("x"), ValueError("several\nlines\nof it")])
-def test_one_line_on_stderr(error, capsys, tmp_path):
-    tell(ending_of(error), tmp_path / "train.log")
+def test_one_line_on_stderr_and_the_traceback_in_the_log_whatever_its_name(error, capsys, tmp_path, log_file):
+    tell(ending_of(error))
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("error: ") and err.count("\n") == 1
-    assert ("train.log" in err) == isinstance(error, ValueError)
+    assert (str(log_file) in err) == ("Error" in log_file.read_text()) == isinstance(error, ValueError)
+
+
+@pytest.fixture
+def log_file(tmp_path):
+    logger, handler = logging.getLogger("wasi.file_only"), logging.FileHandler(tmp_path / "another.log")
+    logger.addHandler(handler)
+    yield tmp_path / "another.log"
+    logger.removeHandler(handler)
+    handler.close()
+
+
+def test_without_a_log_file_the_traceback_is_on_stderr(capsys):
+    try:
+        raise ValueError("here")
+    except ValueError as error:
+        tell(ending_of(error))
+    err = capsys.readouterr().err
+    assert err.startswith("error: ValueError: here\n") and "test_ending.py" in err and "traceback in" not in err
 
 
 def test_an_error_in_a_data_loader_s_worker_is_the_worker_s_own():

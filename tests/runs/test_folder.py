@@ -40,6 +40,12 @@ def test_one_that_the_system_does_not_make(tmp_path, monkeypatch):
         make_folder("hydra.run.dir", str(tmp_path / "new"))
 
 
+def test_a_home_folder_that_no_shell_has_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(UserError, match=rf"^hydra\.run\.dir=~/new: allowed is .* such as {tmp_path}/new$"):
+        check_folder("hydra.run.dir", "~/new")
+
+
 def test_one_that_is_made(tmp_path):
     for _ in range(2):
         make_folder("hydra.run.dir", str(tmp_path / "a" / "b"))

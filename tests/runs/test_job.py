@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from hydra.types import RunMode
+from PIL import Image
 from safetensors.torch import save_file
 
 from wasi.config.fingerprint import fingerprint
@@ -247,6 +248,36 @@ def test_a_result_of_another_configuration_is_replaced_and_that_is_told(tmp_path
     perform(compose_config("train.epochs=2"), tmp_path, trains)
     perform(cfg, tmp_path, trains)
     assert "held the result of a run with train.epochs=2, which this one replaces" in caplog.text
+
+
+def test_runs_that_differ_by_seed_are_told_apart(tmp_path, cfg, compose_config, caplog):
+    perform(compose_config("seed=7"), tmp_path, trains)
+    perform(cfg, tmp_path, trains)
+    assert "held the result of a run with seed=7, which this one replaces" in caplog.text
+
+
+def test_a_run_that_is_refused_leaves_any_completed_result_as_it_is(tmp_path, compose_config, capsys):
+    folder, images = tmp_path / "run", tmp_path / "images"
+    for name in ("cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"):
+        for part in ("train", "val", "test"):
+            (images / part / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8)).save(images / part / name)
+    options = ("dataset=image_folder", f"dataset.root={images}")
+    folder.mkdir()
+    perform(compose_config(*options), folder, trains)
+    before = (folder / "result.json").read_bytes()
+    images.rename(tmp_path / "unmounted")
+    for refused in (options, (*options, "seed=6")):
+        assert perform(compose_config(*refused), folder, never).exit_code == 2
+        assert (folder / "result.json").read_bytes() == before
+    assert "dataset.root=" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ['{"config": "foo"}', '{"config": null}', "[]", '{"config": {}, "status": 3}'])
+def test_a_file_that_is_no_result_is_replaced(tmp_path, cfg, content):
+    (tmp_path / "result.json").write_text(content)
+    perform(cfg, tmp_path, trains)
+    assert read_result(tmp_path)["status"] == "completed"
 
 
 def test_the_tracker_gets_what_the_result_has(tmp_path, cfg, monkeypatch):

@@ -1,5 +1,6 @@
 """Which jobs a command line asks for."""
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.utils import setup_globals
 from omegaconf import OmegaConf, read_write
 
+from wasi.errors import UserError
 from wasi.runs.plan import read_plan, read_planned, write_plan
 
 
@@ -33,18 +35,37 @@ def test_a_sweeper_that_chooses_as_it_goes_has_no_number(tmp_path):
     assert read_plan(tmp_path) == 0 and not list(tmp_path.iterdir())
 
 
-def test_equal_jobs_are_named_once_in_their_order(tmp_path):
+@contextmanager
+def composed(*words):
+    """The configuration of a sweep of eight combinations, of which two are like others, as vanilla has no ranks."""
     import wasi.config.resolvers  # noqa: F401
 
-    words = ["model=vit_micro", "dataset=digits", "logger=none"]
     setup_globals()
     with initialize_config_dir(str(Path(__file__).resolve().parents[2] / "conf"), version_base="1.3"):
-        config = compose("config", words, return_hydra_config=True)
+        words = ("model=vit_micro", "dataset=digits", "logger=none", *words)
+        config = compose("config", [*words], return_hydra_config=True)
         with read_write(config.hydra.sweeper):
             config.hydra.sweeper.params = {"method": "vanilla,wasi", "rank": "eps_0.8,eps_0.9", "seed": "1,2"}
+        yield config
+
+
+def test_equal_jobs_are_named_once_in_their_order(tmp_path):
+    with composed() as config:
         write_plan(tmp_path, config)
     assert [name.rsplit("-", 1)[0] for name in read_planned(tmp_path)] == [
         *(f"vanilla-vit_micro-digits-s{seed}" for seed in (1, 2)),
         *(f"wasi-vit_micro-digits-eps_{epsilon}-s{seed}" for epsilon in (0.8, 0.9) for seed in (1, 2)),
     ]
     assert read_plan(tmp_path) == 6
+
+
+def test_different_jobs_with_one_folder_are_refused_and_equal_ones_are_not(tmp_path):
+    message = r"^hydra.sweep.subdir=\${method.name}-\${seed}: .* jobs have wasi-1$"
+    with composed("hydra.sweep.subdir=${method.name}-${seed}") as config, pytest.raises(UserError, match=message):
+        write_plan(tmp_path, config)
+    assert not list(tmp_path.iterdir())
+    with composed("hydra.sweep.subdir=${method.name}-${seed}-${method.weight_epsilon}") as config:
+        with read_write(config.hydra.sweeper):
+            config.hydra.sweeper.params = {"method": "wasi", "rank": "eps_0.8,eps_0.9", "seed": "1,1"}
+        write_plan(tmp_path, config)
+    assert read_planned(tmp_path) == ["wasi-1-0.8", "wasi-1-0.9"]

@@ -82,7 +82,7 @@ def perform(cfg: DictConfig, folder: Path, body: Callable[[DictConfig, "Plan"], 
             plan_.write(ending)
         except OSError as error:  # a full disk
             ending = replace(ending_of(error), signum=ending.signum)
-        tell(ending, folder / "bench.log")
+        tell(ending)
     if ending.signum is not None:
         raise Interrupted(ending.signum)
     return ending

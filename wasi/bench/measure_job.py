@@ -62,7 +62,7 @@ def perform(cfg: DictConfig, folder: Path, body: Callable[[DictConfig, "Job"], N
             ending = job.end(ending)
         except OSError as error:  # for example a full disk; a sweep goes on
             ending = replace(ending_of(error), signum=ending.signum)
-        tell(ending, folder / "bench.log")
+        tell(ending)
         _track(cfg, job, ending)
         _show(job)
     if ending.signum is not None:
@@ -133,7 +133,7 @@ class Job:
         reason = self.result.throttled()
         if ending.status == "completed" and reason:
             ending = replace(ending, status="invalid", error=reason, exit_code=1)
-        if self._begun or not self.own_before:
+        if self._begun or (self._previous or {}).get("status") != "completed":
             self._write(ending.status, ending.error)
         for line in self.result.warnings():
             log.warning("%s", line)

@@ -82,9 +82,18 @@ def _unparsed(error: OverrideParseException, words: Sequence[str]) -> UserError:
     return UserError(option.lstrip("+~"), value, _in_quotes(option, value))
 
 
-def _in_quotes(option: str, value: str) -> str:
+def quoted(value: str) -> str:
+    """Return a value in quotes for Hydra.
+
+    >>> print(quoted('a "b", c'))
+    "a \\"b\\", c"
+    """
     escaped = value.replace('"', '\\"')
-    word = shlex.quote(f'{option}="{escaped}"')
+    return f'"{escaped}"'
+
+
+def _in_quotes(option: str, value: str) -> str:
+    word = shlex.quote(f"{option}={quoted(value)}")
     return f"a value with such characters in quotes for the shell and for Hydra: {word}"
 
 

@@ -75,6 +75,9 @@ def check_sections(cfg: DictConfig) -> None:
 def check_hydra(hydra_cfg: DictConfig) -> None:
     """Raise `UserError` for a key that `+` added to `hydra` and that neither Hydra nor one of its plugins reads."""
     _refuse_unknown_to_class("hydra", hydra_cfg, HydraConf, beside={"env"})
+    if hydra_cfg.job.chdir:
+        allowed = "false or null, as relative paths are those of the working folder"
+        raise UserError("hydra.job.chdir", hydra_cfg.job.chdir, allowed)
     for section in ("hydra_logging", "job_logging"):
         _refuse_unknown(f"hydra.{section}", hydra_cfg[section], _LOGGING)
     callbacks = {f"callbacks.{name}": node for name, node in hydra_cfg.callbacks.items()}

@@ -43,9 +43,9 @@ class SubspaceMethod(Method):
         weight_epsilon: share of a weight's squared singular values that its factors keep; None leaves weights dense.
         activations: how the Tucker ranks of saved inputs are chosen; None saves inputs uncompressed.
         update: how weights are trained. `subspace`: SGD without momentum, and SWAN, step on the product `L R`, other
-            optimizers on the factors, with weight decay on `R` alone. `none`: any optimizer steps on the factors as ordinary
-            parameters. `svd`, the paper's baseline for WSI: the optimizer steps on the dense product, which an SVD
-            truncates to the same rank after each step.
+            optimizers on the factors, with weight decay on `R` alone. `none`: any optimizer steps on the factors as
+            ordinary parameters. `svd`, the paper's baseline for WSI: the optimizer steps on the dense product, which an
+            SVD truncates to the same rank after each step.
         preconditioner: when a subspace step recomputes `(R R^T)^-1 R U`: in every `step`, or, which is faster, only
             when the feature `basis` is updated (see docs/method.md).
         init: how factors are initialised, at the same rank. `svd`, as in the paper: the truncated SVD of the weight.

@@ -35,7 +35,7 @@ _AS = (
     "as X: not trained itself; it differs from X by the memory policy alone, which repeats forward passes and rounds "
     "what passes between blocks (train.storage)."
 )
-_BOLD = "**Bold**: on the Pareto front of accuracy, step time and live peak."
+_BOLD = "**Bold**: on the Pareto front of accuracy, step time and live peak; rows without an accuracy are not judged."
 
 
 def markdown(table: Table, only: Collection[str] | None = None, is_brief: bool = False) -> str:

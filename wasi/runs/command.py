@@ -16,13 +16,14 @@ from hydra._internal import utils as hydra_utils
 from hydra.errors import HydraException
 
 from wasi.config.hardware import launched
-from wasi.config.hydra_errors import rejected
+from wasi.config.hydra_errors import quoted, rejected
 from wasi.errors import Interrupted, UserError
 from wasi.runs.ending import one_line, print_error
 from wasi.runs.fail_fast import spelled_out
 from wasi.runs.processes import without_a_folder
 from wasi.signals import arrived, interruptible
 
+_UNQUOTED = re.compile(r"[\w./:+@%-]+", re.ASCII)  # values that Hydra takes without quotes
 _continuing: list[str] = []  # commands; the last is printed when a signal ends this process
 
 
@@ -147,14 +148,15 @@ def _without_a_working_folder() -> str:
 
 
 def continue_with(option: str, value: object) -> str:
-    """Return this process's command line with `option=value` in it, quoted for a shell.
+    """Return this process's command line with `option=value` in it, quoted for a shell and, where needed, for Hydra.
 
     It continues the work begun, and is printed when a signal ends the process.
     """
+    text = str(value) if _UNQUOTED.fullmatch(str(value)) else quoted(str(value))
     words = [word for word in _own_words() if not word.startswith(f"{option}=")]
     overrides = [index for index, word in enumerate(words) if "=" in word and not word.startswith("-")]
     index = overrides[-1] + 1 if overrides else len(words)  # argparse takes positional arguments only in one block
-    _continuing.append(shlex.join([*words[:index], f"{option}={value}", *words[index:]]))
+    _continuing.append(shlex.join([*words[:index], f"{option}={text}", *words[index:]]))
     return _continuing[-1]
 
 

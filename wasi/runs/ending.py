@@ -54,15 +54,25 @@ signum=None, details=None)
     return Ending("failed", (kind + _type_and_text(error)).rstrip(": "), exit_code=1, details=details)
 
 
-def tell(ending: Ending, log_path: Path) -> None:
-    """Report a failure as one line on stderr and in the log; an unexpected one's traceback goes to the log only."""
+def tell(ending: Ending) -> None:
+    """Report a failure as one line on stderr and in the log; an unexpected one's traceback goes to the log only.
+
+    Without a log file (`hydra/job_logging=disabled`), the traceback goes to stderr.
+    """
     if ending.error is None:
         return
     _log_file.error("%s: %s", ending.status, ending.details or ending.error)
     if ending.details:
-        print_error(f"{ending.error} (traceback in {log_path})")
+        path = log_path()
+        print_error(f"{ending.error} (traceback in {path})" if path else f"{ending.error}\n{ending.details}")
     elif ending.signum is None:  # a signal ends the whole command, which prints it once
         print_error(ending.error)
+
+
+def log_path() -> Path | None:
+    """Return the file that tracebacks go to; None if there is none."""
+    files = (handler for handler in _log_file.handlers if isinstance(handler, logging.FileHandler))
+    return next((Path(file.baseFilename) for file in files), None)
 
 
 def print_error(line: str) -> None:

@@ -123,7 +123,8 @@ def _objective(cfg: DictConfig, folder: Path) -> float | Values | None:
 
 def _keep_sweep_name(cfg: DictConfig, before: dict | None, given: Collection[str]) -> None:
     """Give a single run that is continued the sweep name that it began with, from which W&B's run id is derived."""
-    name = (before or {}).get("config", {}).get("sweep")
+    config = (before or {}).get("config")
+    name = config.get("sweep") if isinstance(config, dict) else None
     if name is not None and not any(override.startswith("sweep=") for override in given):
         cfg.sweep = name
 
@@ -177,7 +178,7 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
             record.end(ending.status, ending.error, found, seconds, run.resumed_from_step)
         except OSError as error:  # such as a full disk: older files stay, checkpoints too, and the next job runs
             ending = replace(ending_of(error), signum=ending.signum)
-        tell(ending, folder / "train.log")
+        tell(ending)
         _close(run, record, ending)
     if ending.status == "completed":
         _remove_checkpoint(folder)

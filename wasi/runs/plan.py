@@ -10,6 +10,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from wasi.atomic import atomic_write_text
+from wasi.config.files import plain
+from wasi.config.fingerprint import fingerprint
+from wasi.errors import UserError
 from wasi.runs.result import read_result
 
 FILE_NAME = "sweep.json"
@@ -22,14 +25,33 @@ def write_plan(folder: Path, config: DictConfig) -> None:
     If the folders are not known (a combination cannot be composed, or there are thousands of jobs), only the number of
     combinations is written, an upper bound. A sweeper that chooses its jobs as it goes (`tuned`, `optuna`) has no such
     number, and no file is written.
+
+    Raises:
+        UserError: `hydra.sweep.subdir` gives different jobs one folder, in which only one of them could leave a result.
     """
     if not config.hydra.sweeper["_target_"].endswith(".BasicSweeper"):
         return
     jobs = _jobs(config.hydra)
     folders = folders_of(config, jobs) if len(jobs) <= _MOST else []
+    if folders and len(folders) < len(jobs):
+        _refuse_shared_folders(config, jobs)
     folder.mkdir(parents=True, exist_ok=True)
     content = {"jobs": len(folders) or len(jobs), "folders": folders}
     atomic_write_text(folder / FILE_NAME, json.dumps(content) + "\n")
+
+
+def _refuse_shared_folders(config: DictConfig, jobs: Sequence[list[str]]) -> None:
+    given = plain(config.hydra.sweep)["subdir"]  # unresolved
+    if "${job_folder:}" in given:
+        return
+    loader = GlobalHydra.instance().config_loader()
+    owners: dict[str, str] = {}
+    for job in jobs:
+        composed = loader.load_sweep_config(config, job)
+        name, identity = str(composed.hydra.sweep.subdir), fingerprint(composed)
+        if owners.setdefault(name, identity) != identity:
+            allowed = f"a name that differs from job to job, as ${{job_folder:}} does; several jobs have {name}"
+            raise UserError("hydra.sweep.subdir", given, allowed)
 
 
 def _jobs(hydra_cfg: DictConfig) -> list[list[str]]:

@@ -35,7 +35,7 @@ class Record:
     def __init__(self, cfg: DictConfig, folder: Path):
         self.folder = folder
         self.fingerprint = fingerprint(cfg)
-        self.previous = read_result(folder)  # of this run or another
+        self.previous = _usable(read_result(folder))  # of this run or another
         self.attempt = self._attempt(cfg)
         self._begun = False
         self._clocks = clocks()
@@ -84,7 +84,8 @@ class Record:
 
     def differing_option(self) -> str:
         """Describe how the run whose result is in the folder differs from this one: `with train.epochs=1`."""
-        before, now = (flat(relevant(c)) for c in ((self.previous or {}).get("config", {}), self.content["config"]))
+        configs = (self.previous or {}).get("config", {}), self.content["config"]
+        before, now = ({"seed": config.get("seed"), **flat(relevant(config))} for config in configs)
         other = next((key for key in before if before[key] != now.get(key, before[key])), None)
         return "of other data or an earlier version" if other is None else f"with {other}={before[other]}"
 
@@ -142,15 +143,16 @@ class Record:
     def end(self, status: str, error: str | None, found: dict, seconds: float, resumed_from_step: int) -> None:
         """Write how the run ended.
 
-        A run that is refused before it began writes nothing if the folder has its own completed result, or another
-        run's result and checkpoint. That other run may be this very one: the fingerprint covers the data, so it changes
-        while the data are missing.
+        A run that is refused before it began writes nothing if the folder has a completed result, or another run's
+        result and checkpoint. A result of another configuration may be this run's own: the fingerprint covers the data,
+        so it changes while the data are missing.
 
         Args:
             found: `metrics`, `layers`, `classes` and `history`.
             seconds: wall time of this process's part of the run.
         """
-        if not self._begun and (self.completed_before() or self.holds_anothers_checkpoint()):
+        completed = (self.previous or {}).get("status") == "completed"
+        if not self._begun and (completed or self.holds_anothers_checkpoint()):
             return
         self.content.update(status=status, error=error, **strict(found) | {"metrics": measured(found["metrics"])})
         ended = {"allocator": allocator.provenance(), "wall_seconds": seconds, **processes()}
@@ -165,6 +167,11 @@ class Record:
 
     def _write(self) -> None:
         write_json(self.folder / FILE_NAME, self.content)
+
+
+def _usable(found: dict | None) -> dict | None:
+    """Return a result that was found; None for a file of that name that is no run's result."""
+    return found if isinstance((found or {}).get("config"), dict) else None
 
 
 def _device(cfg: DictConfig) -> str | None:

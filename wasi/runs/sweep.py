@@ -67,7 +67,7 @@ class SweepCallback(Callback):
         name = str(config.sweep)
         _pin_name(config, name)
         print(continue_with("sweep", name), flush=True)
-        write_plan(Path(config.hydra.sweep.dir), config)
+        exit_if_refused(lambda: write_plan(Path(config.hydra.sweep.dir), config))
         if self._fail_fast is not None:
             note_results_before(Path(config.hydra.sweep.dir))
         reset_ended_jobs()
