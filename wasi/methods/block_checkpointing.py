@@ -1,12 +1,17 @@
-"""Input gradients with activation checkpointing: only one transformer block's autograd graph is in memory at a time."""
+"""Input gradients with activation checkpointing: only one transformer block's autograd graph is in memory at a time.
 
-from collections.abc import Callable, Iterator, Mapping
+`torch.utils.checkpoint` does not serve: its reentrant form refuses `torch.autograd.grad`, and its other one would run
+tensor hooks on the graph of the first forward pass, too, which holds the inputs of all layers.
+"""
+
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from wasi.models.mapped import release_pages
 from wasi.models.modes import eval_mode
@@ -36,7 +41,8 @@ def _with_checkpointing(block: nn.Module, forward: Callable[..., Any]) -> Callab
 
     @wraps(forward)
     def run(x: Any, *args, **kwargs) -> Any:
-        if not (isinstance(x, Tensor) and x.requires_grad) or _has_gradient((args, kwargs)):
+        others = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if not (isinstance(x, Tensor) and x.requires_grad) or any(other.requires_grad for other in others):
             return forward(x, *args, **kwargs)  # `_Recompute` passes gradients to `x` alone
         # With gradients enabled, so that torch picks the same kernels as in the recomputation; the graph is dropped.
         once = forward(x.detach().requires_grad_(), *args, **kwargs)
@@ -65,13 +71,6 @@ class _Recompute(torch.autograd.Function):
         (d_x,) = torch.autograd.grad(y, x, grad, allow_unused=True)
         ctx.done()
         return d_x, None, None, None
-
-
-def _has_gradient(value: Any) -> bool:
-    if isinstance(value, Tensor):
-        return value.requires_grad
-    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
-    return any(_has_gradient(part) for part in parts)
 
 
 def _put_back(module: nn.Module, forward: Any) -> None:
