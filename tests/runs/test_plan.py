@@ -69,3 +69,11 @@ def test_different_jobs_with_one_folder_are_refused_and_equal_ones_are_not(tmp_p
             config.hydra.sweeper.params = {"method": "wasi", "rank": "eps_0.8,eps_0.9", "seed": "1,1"}
         write_plan(tmp_path, config)
     assert read_planned(tmp_path) == ["wasi-1-0.8", "wasi-1-0.9"]
+
+
+def test_a_folder_of_images_is_walked_once_for_all_jobs(tmp_path, monkeypatch):
+    walks = []
+    monkeypatch.setattr("wasi.data.image_folder.identity", lambda cfg_dataset: walks.append(cfg_dataset) or "absent")
+    with composed("dataset=image_folder", f"dataset.root={tmp_path}") as config:
+        write_plan(tmp_path / "sweep", config)
+    assert len(read_planned(tmp_path / "sweep")) == 6 and len(walks) == 1

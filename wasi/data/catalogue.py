@@ -14,9 +14,11 @@ The first three import no torch and decode no image.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -36,6 +38,7 @@ _KINDS: dict[str, ModuleType] = {
 }
 NAMES = tuple(_KINDS)
 _PLACES = ("root", "download", "num_workers")  # options that do not change which images are used
+_looked_at: dict[str, dict] | None = None  # identities by the section `dataset`, see `looking_once`
 _MOST_LISTED = 20  # classes named in one log line
 
 
@@ -119,6 +122,17 @@ def _per_class(part) -> Counter[int]:
     return Counter(part.labels.tolist() if hasattr(part.labels, "tolist") else part.labels)
 
 
+@contextmanager
+def looking_once() -> Iterator[None]:
+    """Inside, `dataset_identity` reads each data set at most once: walking a large folder of images takes seconds."""
+    global _looked_at
+    _looked_at = {}
+    try:
+        yield
+    finally:
+        _looked_at = None
+
+
 def dataset_identity(cfg_dataset) -> dict:
     """Return a JSON-serialisable dictionary that is equal exactly when the same images are used in the same way.
 
@@ -126,6 +140,15 @@ def dataset_identity(cfg_dataset) -> dict:
     `val_fraction` is part of it only where it decides a size. "content" is "absent" where the files are not found.
     Never raises.
     """
+    if _looked_at is None:
+        return _identity(cfg_dataset)
+    key = json.dumps({str(name): cfg_dataset[name] for name in cfg_dataset}, sort_keys=True, default=str)
+    if key not in _looked_at:
+        _looked_at[key] = _identity(cfg_dataset)
+    return _looked_at[key]
+
+
+def _identity(cfg_dataset) -> dict:
     content, cut = "absent", {"val", "test"}
     choices = {str(key): cfg_dataset[key] for key in cfg_dataset if key not in _PLACES}
     try:

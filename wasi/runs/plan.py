@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from wasi.atomic import atomic_write_text
 from wasi.config.files import plain
 from wasi.config.fingerprint import fingerprint
+from wasi.data.catalogue import looking_once
 from wasi.errors import UserError
 from wasi.runs.result import read_result
 
@@ -32,9 +33,10 @@ def write_plan(folder: Path, config: DictConfig) -> None:
     if not config.hydra.sweeper["_target_"].endswith(".BasicSweeper"):
         return
     jobs = _jobs(config.hydra)
-    folders = folders_of(config, jobs) if len(jobs) <= _MOST else []
-    if folders and len(folders) < len(jobs):
-        _refuse_shared_folders(config, jobs)
+    with looking_once():
+        folders = folders_of(config, jobs) if len(jobs) <= _MOST else []
+        if folders and len(folders) < len(jobs):
+            _refuse_shared_folders(config, jobs)
     folder.mkdir(parents=True, exist_ok=True)
     content = {"jobs": len(folders) or len(jobs), "folders": folders}
     atomic_write_text(folder / FILE_NAME, json.dumps(content) + "\n")
