@@ -107,6 +107,14 @@ def test_turns_are_swapped_in_every_other_round(bench):
     assert world.times("time_inference") == world.times("time_train")
 
 
+def test_all_that_concerns_training_comes_before_inference_which_changes_the_allocator(bench):
+    world = World()
+    bench(world).run()
+    asked = [do for who, do in world.asked if who == "ours"]
+    assert max(map(asked.index, ("time_train", "count", "breakdown"))) < asked.index("time_inference")
+    assert asked[-1] == "waited"  # covers all of them
+
+
 @pytest.mark.parametrize(("available", "releases"), [(1601.0, 0), (1599.0, 14)])
 def test_freed_memory_is_kept_between_turns_where_all_fit(bench, monkeypatch, available, releases):
     monkeypatch.setattr(measure.rss, "available_mib", lambda: available)  # 900 MiB each are wanted, 100 are held

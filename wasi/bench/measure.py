@@ -47,7 +47,8 @@ class Bench:
     def run(self) -> None:
         """Measure memory and then times in alternating turns, `bench.runs` times with new processes.
 
-        FLOPs, breakdown and power are measured in the first of these runs, data loading (`bench.data`) at the end.
+        FLOPs, breakdown and power are measured in the first of these runs, data loading (`bench.data`) at the end. All
+        that concerns training comes before inference, which changes the allocator's settings (`Work.time_inference`).
 
         Raises:
             ChildFailed: a measuring process failed, or the configuration exceeds `device.memory_limit_mib`.
@@ -56,10 +57,14 @@ class Bench:
         for number in range(self._cfg.bench.runs):
             with ExitStack() as stack:
                 pairs = self._started(stack)
-                self._rounds(pairs, self._short_of_memory(pairs))
+                release = self._short_of_memory(pairs)
+                for kind in _REQUESTS:
+                    self._rounds(kind, pairs, release)
+                    if number == 0 and kind == TRAIN:
+                        self._count_and_divide(pairs)
+                    if number == 0:
+                        self._power(kind, pairs)
                 self._record_contention(pairs)
-                if number == 0:
-                    self._measure_work_parts_and_power(pairs)
         if self._cfg.bench.data:
             self._loading()
         self._look()
@@ -129,25 +134,25 @@ class Bench:
             self._remark("freed memory is given back after each turn, as both processes would not fit with it")
         return short
 
-    def _rounds(self, pairs: list[Timed], release: bool) -> None:
-        """Time training steps, then inference, in `bench.rounds` rounds; the order of the two sides alternates.
+    def _rounds(self, kind: str, pairs: list[Timed], release: bool) -> None:
+        """Time training steps or inference in `bench.rounds` rounds; the order of the two sides alternates.
 
         Args:
+            kind: `TRAIN` or `INFERENCE`.
             release: whether a process gives freed memory back after each turn.
         """
         bench = self._cfg.bench
         turn = {"min_count": ceil(bench.min_count / bench.rounds), "min_seconds": bench.min_seconds / bench.rounds}
-        for kind, request in _REQUESTS.items():  # training first: `time_inference` changes the allocator's settings
-            for number in range(bench.rounds):
-                for _, side, child in pairs if number % 2 == 0 else pairs[::-1]:
-                    warmup = 0 if number else bench.warmup
-                    side.rounds[kind].append(child.ask(request, warmup=warmup, **turn))
-                    if release:
-                        child.ask("release")
-                self._look()
-                if kind == TRAIN:
-                    medians = ", ".join(f"{who} {side.metrics()[f'{TRAIN}_p50']:.1f} ms" for who, side, _ in pairs)
-                    log.info("round %d/%d: %s per step", number + 1, bench.rounds, medians)
+        for number in range(bench.rounds):
+            for _, side, child in pairs if number % 2 == 0 else pairs[::-1]:
+                warmup = 0 if number else bench.warmup
+                side.rounds[kind].append(child.ask(_REQUESTS[kind], warmup=warmup, **turn))
+                if release:
+                    child.ask("release")
+            self._look()
+            if kind == TRAIN:
+                medians = ", ".join(f"{who} {side.metrics()[f'{TRAIN}_p50']:.1f} ms" for who, side, _ in pairs)
+                log.info("round %d/%d: %s per step", number + 1, bench.rounds, medians)
 
     def _record_contention(self, pairs: list[Timed]) -> None:
         """Record the largest share of time that a process's threads waited for a CPU, and remark on a busy machine."""
@@ -158,8 +163,8 @@ class Bench:
             if most >= BUSY:
                 self._remark(f"busy machine: in timed calls, threads waited {most:.0%} of the time for a processor")
 
-    def _measure_work_parts_and_power(self, pairs: list[Timed]) -> None:
-        """Measure FLOPs and other counts, the breakdown of a step, and power, each in a separate pass.
+    def _count_and_divide(self, pairs: list[Timed]) -> None:
+        """Measure FLOPs and other counts, and the breakdown of a step, each in a separate pass.
 
         The ranks of each layer are recorded, too.
         """
@@ -172,7 +177,6 @@ class Bench:
                 known |= {"counted": counted, "breakdown": parts, "layers": child.ask("layers")}
             side.counted |= known["counted"]
             side.breakdown, side.layers = known["breakdown"], known["layers"]
-            self._power(side, child)
 
     def _loading(self) -> None:
         """Measure the throughput of data loading in a process that does nothing else."""
@@ -181,18 +185,18 @@ class Bench:
         with self._child("ours") as child:
             ours.counted |= child.ask("loading", config=ours.config, **turn)
 
-    def _power(self, side: Side, child: Child) -> None:
-        """Measure watts, and joules of a step and of an inference pass, where there is a power meter."""
+    def _power(self, kind: str, pairs: list[Timed]) -> None:
+        """Measure watts and joules of a training step or of an inference pass, where there is a power meter."""
         meter = power_meter(self.result.process["device"])
         if meter is None:
             return
         self.result.process["power"] = meter.source
-        for kind, request, name in ((TRAIN, "time_train", "train"), (INFERENCE, "time_inference", "inference")):
+        name, unit = ("train", "train_step") if kind == TRAIN else ("inference", "inference")
+        for _, side, child in pairs:
             with meter.running() as used:
-                child.ask(request, warmup=0, min_count=2, min_seconds=_POWER_SECONDS)
+                child.ask(_REQUESTS[kind], warmup=0, min_count=2, min_seconds=_POWER_SECONDS)
             if used.watts is not None:
                 side.counted[f"power/{name}_watts"] = used.watts
-                unit = "train_step" if kind == TRAIN else "inference"
                 side.counted[f"energy/{unit}_joules"] = used.watts * side.metrics()[f"{kind}_p50"] / 1000
 
     @contextmanager

@@ -2,6 +2,8 @@
 
 import gc
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -102,7 +104,8 @@ class Work:
         from wasi.bench.step_parts import breakdown_steps
 
         step, batch, own = self.subject.step, self.subject.batch, self.subject.method.step_parts()
-        return breakdown_steps(step, batch, count, own, self._untimed("train"))
+        with self._under_watch():
+            return breakdown_steps(step, batch, count, own, self._untimed("train"))
 
     def layers(self) -> list[dict]:
         """Return sizes and ranks of the linear layers in the method's scope (`describe_layers`)."""
@@ -160,12 +163,19 @@ class Work:
 
     def _time(self, kind: str, run, warmup: int, min_count: int, min_seconds: float) -> list[float]:
         warmup = max(warmup, self._untimed(kind))
-        before = contention.clocks()
-        samples = time_steps(run, warmup, min_count, min_seconds, synchronizer(self.subject.device.type))
-        ran, waited = contention.spent(before, contention.clocks())
-        self._ran, self._waited = self._ran + ran, self._waited + waited
+        with self._under_watch():
+            samples = time_steps(run, warmup, min_count, min_seconds, synchronizer(self.subject.device.type))
         self._last_ms[kind] = samples[-1]
         return samples
+
+
+    @contextmanager
+    def _under_watch(self) -> Iterator[None]:
+        """Inside, note for how long threads run and wait for a CPU, see `waited`."""
+        before = contention.clocks()
+        yield
+        ran, waited = contention.spent(before, contention.clocks())
+        self._ran, self._waited = self._ran + ran, self._waited + waited
 
 
 def _denormals_are_flushed() -> bool:
