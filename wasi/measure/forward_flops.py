@@ -34,7 +34,7 @@ def forward_flops(model: nn.Module, images: Tensor) -> int:
     for kind in analysis.unsupported_ops():
         if kind.startswith("prim::PythonOp"):
             name = kind.removeprefix("prim::PythonOp.")
-            log.warning("flops: %s is opaque to a trace, its forward pass counts as backward", name)
+            log.warning("flops: %s is opaque to a trace, which does not count its forward pass", name)
     return int(2 * total)
 
 
