@@ -93,7 +93,7 @@ def test_one_run_on_two_machines_is_two_rows_and_neither_is_left_out(tmp_path):
     for comparison in compare(block):
         assert comparison.baseline.hardware == comparison.group.hardware
     printed = write_report([tmp_path])
-    assert printed.count("EPYC, x86_64, 4 threads") >= 2 and "machine" in printed
+    assert printed.count("EPYC, 4 threads") >= 2 and "machine" in printed
 
 
 def test_times_measured_later_are_those_of_the_machine_that_measured(tmp_path):
