@@ -7,7 +7,7 @@ import pytest
 
 from tests.report import fakes
 from tests.report.test_page import rich, rows
-from wasi.report.comparison import compare
+from wasi.report.comparison import Comparison, compare
 from wasi.report.gathered import gather
 from wasi.report.groups import blocks_of
 from wasi.report.load import read_runs
@@ -327,6 +327,21 @@ def test_rows_that_are_as_cheap_are_counted(tmp_path):
     for name, epsilon in (("wasi", 0.4), ("wasi", 0.8), ("svd_llm", 0.8), ("lora", None), ("asi", 0.8)):
         rich(tmp_path, 0.8, name, epsilon)
     assert "wasi 0.8 (200 MiB), with 2 more rows at 200 MiB." in output(tmp_path)
+
+
+@pytest.mark.parametrize("all_in_turns", [True, False])
+def test_the_shortest_step_is_that_of_ratios_measured_in_turns_where_every_row_has_one(
+    tmp_path, monkeypatch, all_in_turns
+):
+    """The machine was slower while WASI was timed: LoRA has the shorter time, and beside vanilla the longer."""
+    for name, ms in (("vanilla", 100), ("wasi", 60), ("lora", 50)):
+        found = fakes.metrics(0.9, **{"time/train_step_ms_p50": ms})
+        fakes.write(tmp_path, found, fakes.config(name, 0.8 if name == "wasi" else None))
+    ratios = {"wasi": {"p50": 2.0}} | ({"lora": {"p50": 1.5}} if all_in_turns else {})
+    monkeypatch.setattr(Comparison, "interval", lambda self, _: ratios.get(self.group.method))
+    in_turns = ", measured in turns with vanilla's: wasi 0.8 (2.00×), lora (1.50×) and vanilla (1.00×)."
+    alone = ": lora (50.0 ms), wasi 0.8 (60.0 ms) and vanilla (100 ms)."
+    assert f"Shortest training step{in_turns if all_in_turns else alone}" in output(tmp_path)
 
 
 def test_no_cheapest_is_named_where_all_cost_the_same(tmp_path):

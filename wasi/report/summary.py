@@ -26,12 +26,7 @@ def front_of(comparisons: Sequence[Comparison]) -> list[bool]:
     timed = [run for comparison in comparisons for run in comparison.group.sources(STEP.metric)]
     if len(comparisons) < 2 or not are_comparable(timed) or not is_one_work([c.group for c in comparisons]):
         return [False] * len(comparisons)
-    times = [comparison.group.mean(STEP.metric) for comparison in comparisons]
-    in_turns = [_time_in_turns(comparison) for comparison in comparisons]
-    if len({id(c.baseline) for c in comparisons}) == 1 and not any(
-        time is not None and ratio is None for time, ratio in zip(times, in_turns, strict=True)
-    ):
-        times = in_turns
+    times = times_in_turns(comparisons) or [comparison.group.mean(STEP.metric) for comparison in comparisons]
     return on_front([_point(one.group, time) for one, time in zip(comparisons, times, strict=True)])
 
 
@@ -44,6 +39,17 @@ def is_one_work(groups: Sequence[Group]) -> bool:
 def one_seed_among(group: Group, groups: Sequence[Group]) -> str:
     """` (one seed)` for a row of one seed beside rows of several, as its accuracy may be luck; else ""."""
     return " (one seed)" if len(group.trained) == 1 and any(len(other.trained) > 1 for other in groups) else ""
+
+
+def times_in_turns(comparisons: Sequence[Comparison]) -> list[float | None] | None:
+    """Each row's step time divided by the baseline's, None for a row without a time.
+
+    The whole is None unless every time was measured in turns with one baseline's.
+    """
+    found = [_time_in_turns(comparison) for comparison in comparisons]
+    known = [comparison.group.mean(STEP.metric) is not None for comparison in comparisons]
+    alone = [is_timed and ratio is None for is_timed, ratio in zip(known, found, strict=True)]
+    return None if any(alone) or len({id(one.baseline) for one in comparisons}) != 1 else found
 
 
 def _time_in_turns(comparison: Comparison) -> float | None:

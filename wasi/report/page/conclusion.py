@@ -15,7 +15,7 @@ from wasi.report.page.overall import Statement
 from wasi.report.page.page_rows import Row
 from wasi.report.statistics import Paired
 from wasi.report.subspace_ablation import ablation_sentences
-from wasi.report.summary import doubts_about_accuracy, is_one_work, one_seed_among
+from wasi.report.summary import doubts_about_accuracy, is_one_work, one_seed_among, times_in_turns
 
 _EQUAL_WITHIN = 0.02  # accuracies pass for equal if the whole interval is no further from zero (two t-tests)
 _CHEAPEST = 3  # so many of the cheapest rows are named
@@ -285,10 +285,19 @@ def _cheapest(rows: Sequence[Row]) -> list[Statement]:
         return []
     found = []
     for cost, words in ((PEAK, "Least peak memory in a training step"), (STEP, "Shortest training step")):
-        known = sorted((value, row.key, row.quoted_name) for row in rows if (value := row.cost(cost)) is not None)
+        relative = times_in_turns([row.comparison for row in rows]) if cost is STEP else None
+        known = sorted(
+            (value, row.key, row.quoted_name)
+            for row, value in zip(rows, relative or [row.cost(cost) for row in rows], strict=True)
+            if value is not None
+        )
         sources = [run for row in rows for run in row.group.sources(cost.metric)]
         if len(known) > 2 and (not cost.timed or are_comparable(sources)):
-            shown = [f"{significant(value, 3)} {TITLES[cost][1]}" for value, _, _ in known]
+            if relative is None:
+                shown = [f"{significant(value, 3)} {TITLES[cost][1]}" for value, _, _ in known]
+            else:
+                words += f", measured in turns with {_name_of_baseline(rows)}'s"
+                shown = [ratio_text(1 / value) for value, _, _ in known]
             if shown[0] == shown[-1]:  # all rows cost the same
                 continue
             amounts = [f"{name} ({amount})" for (_, _, name), amount in zip(known, shown, strict=True)][:_CHEAPEST]
@@ -296,6 +305,11 @@ def _cheapest(rows: Sequence[Row]) -> list[Statement]:
             others = f", with {as_cheap} more row{'s' * (as_cheap > 1)} at {shown[_CHEAPEST - 1]}" if as_cheap else ""
             found.append(Statement(f"{words}: {listed(amounts)}{others}."))
     return found
+
+
+def _name_of_baseline(rows: Sequence[Row]) -> str:
+    """The name of the row that all rows are compared with."""
+    return next((row.quoted_name for row in rows if row.comparison.is_reference), "vanilla")
 
 
 def _within_noise(judged: Sequence[Judged]) -> Statement | None:
