@@ -2,7 +2,9 @@ import copy
 
 import pytest
 
+from tests.bench import jobs as benchmarks
 from tests.report import fakes
+from wasi.report import write_report
 from wasi.report.columns import COSTS, ENERGY, PAPER, PEAK, STEP
 from wasi.report.comparison import compare
 from wasi.report.groups import blocks_of
@@ -25,7 +27,6 @@ def test_ratios_are_of_means_over_seeds_and_above_one_when_better(tmp_path):
     for seed, cost in enumerate((0.2, 0.3)):
         add(tmp_path, 0.9, cost, "wasi", 0.8, seed)
     comparison = compared(tmp_path)["wasi", 0.05]
-    assert comparison.accuracy_ratio == pytest.approx(0.9 / 0.8)
     assert comparison.accuracy_difference == pytest.approx(0.1)
     for cost in set(COSTS) - {ENERGY}:
         assert comparison.ratio(cost) == pytest.approx(4.0)
@@ -213,6 +214,53 @@ def test_the_baseline_is_never_chosen_by_test_accuracy(tmp_path):
         add(tmp_path, val, 1.0, "vanilla", options=options, **{"test/acc": test})
     add(tmp_path, 0.7, 1.0, "wasi", 0.8, options={"optimizer.lr": 0.3}, **{"test/acc": 0.7})
     assert compared(tmp_path)["wasi", 0.3].baseline.options["optimizer.lr"] == 0.1
+
+
+def test_every_output_compares_with_the_most_accurate_vanilla_of_another_optimization(tmp_path):
+    """By its learning rate alone; another scope is another thing to compare with."""
+    for seed in range(3):
+        noise = 0.001 * seed
+        add(tmp_path, 0.80 + noise, 1.0, "vanilla", None, seed)
+        add(tmp_path, 0.90 + noise, 2.0, "vanilla", None, seed, options={"optimizer.lr": 0.01})
+        add(tmp_path, 0.95 + noise, 1.0, "vanilla", None, seed, options={"method.scope": "all"})
+        add(tmp_path, 0.85 + 2 * noise, 0.5, "wasi", 0.8, seed)
+    write_report([tmp_path])
+    text = (tmp_path / "report.md").read_text()
+    remark = "compared with a vanilla of another optimizer.lr (0.01)"
+    assert "-0.0490" in text and "(4.00×)" in text and remark.replace("_", "\\_") in text
+    assert "No WASI configuration keeps the accuracy of “vanilla, mlp, lr=0.01”" in text
+    assert "wasi 0.8, mlp (-4.90 points" in text
+
+
+def test_costs_measured_in_turns_stay_beside_a_more_accurate_vanilla(tmp_path):
+    """The one with the other learning rate was trained only, on another machine."""
+    pc = copy.deepcopy(fakes.PROVENANCE) | {"machine": {"processor": "EPYC"}}
+    for seed in range(3):
+        add(tmp_path, 0.80 + 0.001 * seed, 1.0, "vanilla", None, seed, provenance=pc)
+        add(tmp_path, 0.90 + 0.001 * seed, 3.0, "vanilla", None, seed, options={"optimizer.lr": 0.01}, provenance=pc)
+        add(tmp_path, 0.85 + 0.002 * seed, 0.5, "wasi", 0.8, seed, provenance=pc)
+    configuration = fakes.config("wasi", 0.8)
+    bench = benchmarks.content(configuration, benchmarks.metrics(50, 5, 100), benchmarks.metrics(80, 10, 150))
+    bench["baseline"]["config"] = fakes.config()
+    (tmp_path / "bench").mkdir()
+    benchmarks.write_sweep(tmp_path / "bench", [bench])
+    found = compared(tmp_path)["wasi", 0.05]
+    assert found.accuracy_difference == pytest.approx(-0.049) and found.baseline.options["optimizer.lr"] == 0.01
+    assert found.ratio(STEP) == pytest.approx(1.6) and found.ratio(PEAK) == pytest.approx(1.5)
+    assert found.remarks == [
+        "compared with a vanilla of another optimizer.lr (0.01)",
+        "costs compared with a vanilla of another optimizer.lr (0.05), measured under the same conditions",
+    ]
+    assert "beside “vanilla, lr=0.05” (" in " ".join(write_report([tmp_path]).split())
+
+
+@pytest.mark.parametrize(("seeds", "words"), [((0,), "the 1 seed that"), ((0, 1), "the 2 seeds that")])
+def test_a_difference_over_some_of_the_seeds_is_remarked(tmp_path, seeds, words):
+    for seed in range(5):
+        add(tmp_path, 0.8 + 0.01 * seed**2, 1.0, "vanilla", None, seed)
+    for seed in seeds:
+        add(tmp_path, 0.7, 1.0, "wasi", 0.8, seed)
+    assert compared(tmp_path)["wasi", 0.05].remarks == [f"difference over {words} both rows have, of 5"]
 
 
 def test_a_sweep_of_recipes_is_compared_with_the_recipe_that_it_names(tmp_path):

@@ -167,7 +167,7 @@ def test_only_vanillas_that_another_row_is_compared_with_have_a_line(tmp_path):
     fakes.write(tmp_path, fakes.metrics(0.8, 0.5), fakes.config("wasi", 0.8, options={"optimizer.lr": 0.1}))
     panel = figure(tmp_path).axes[0]
     levels = [line.get_ydata()[0] for line in panel.lines if line.get_transform() != panel.transData]
-    assert levels == [pytest.approx(0.91)]
+    assert levels == [pytest.approx(0.92)]  # the most accurate one
 
 
 def test_nine_variants_of_every_method_differ_in_their_markers_alone():

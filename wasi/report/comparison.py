@@ -6,8 +6,9 @@ from functools import cached_property
 from wasi.config.declared import is_reference
 from wasi.config.relevance import MEMORY_POLICY
 from wasi.report.benchmarks import is_of_a_step, step_options
-from wasi.report.columns import COSTS, PAPER, VALIDATION, Cost
+from wasi.report.columns import COSTS, PAPER, STEP, VALIDATION, Cost
 from wasi.report.groups import Block, Group, identity, unlike
+from wasi.report.load import Run
 from wasi.report.options import result_options, select, show_option
 from wasi.report.origins import one_machine, was_busy
 from wasi.report.statistics import SIGNIFICANCE, Paired, welch_p
@@ -15,8 +16,9 @@ from wasi.report.statistics import SIGNIFICANCE, Paired, welch_p
 _NO_VANILLA = "no completed vanilla run with the same model, data and device"
 _NOT_KEPT = "the vanilla that it was benchmarked with is not among these results, which have its name alone"
 _UNPAIRED = "other seeds than those of the row that it is compared with: tested unpaired (Welch's t-test), no interval"
-_SHARED = "difference over the {} seeds that both rows have, of {}"
+_SHARED = "difference over the {} that both rows have, of {}"
 _ALIKE = "the difference is the same for all {} seeds, which gives a t-test no scatter: neither interval nor p"
+_OPTIMIZATION = ("optimizer.", "scheduler.")
 _MUST_AGREE = ("model.", "dataset.", "device.")
 
 
@@ -25,10 +27,17 @@ class Comparison:
     """A group beside its baseline. Ratios above 1 mean that the group is better.
 
     `baseline` is the matching vanilla. Without one it is the first row that differs in a single option, or None.
+    `nearest` is another vanilla, whose costs were measured under the group's conditions where the baseline's were not.
     """
 
     group: Group
     baseline: Group | None
+    nearest: Group | None = None
+
+    @property
+    def costs_beside(self) -> Group | None:
+        """The row that costs are compared with: `nearest` if there is one, else `baseline`."""
+        return self.nearest or self.baseline
 
     @cached_property
     def is_reference(self) -> bool:
@@ -47,25 +56,20 @@ class Comparison:
         """
         if self.pairing is not None:
             return self.pairing.difference
-        pair = self._means(self.group.accuracy)
+        pair = self._means(self.baseline, self.group.accuracy)
         return None if pair is None or not self._are_quotable else pair[0] - pair[1]
-
-    @cached_property
-    def accuracy_ratio(self) -> float | None:
-        pair = self._means(self.group.accuracy)
-        return pair[0] / pair[1] if pair and pair[1] and self._are_quotable else None
 
     @cached_property
     def p(self) -> float | None:
         """The p-value of equal accuracies: paired by seed if there is a `pairing`, else by Welch's t-test."""
         if self.accuracy_difference is None:
             return None
-        return self._welch_p(self.group.accuracy) if self.pairing is None else self.pairing.p
+        return self._welch_p(self.baseline, self.group.accuracy) if self.pairing is None else self.pairing.p
 
     @cached_property
     def pairing(self) -> Paired | None:
         """The difference of accuracies seed by seed; None unless one side has all seeds of the other."""
-        if self.baseline is None or self._means(self.group.accuracy) is None or not self._are_quotable:
+        if self.baseline is None or self._means(self.baseline, self.group.accuracy) is None or not self._are_quotable:
             return None
         ours, theirs = self.group.by_seed(self.group.accuracy), self.baseline.by_seed(self.group.accuracy)
         nested = ours.keys() <= theirs.keys() or theirs.keys() <= ours.keys()
@@ -92,58 +96,57 @@ class Comparison:
         return "differs" if self.p < SIGNIFICANCE else "within noise"
 
     def ratio(self, cost: Cost) -> float | None:
-        """The baseline's cost divided by the group's; None if the two were not measured under equal conditions."""
+        """The other row's cost divided by the group's; None if the two were not measured under equal conditions."""
         if (interval := self.interval(cost)) is not None:
             return interval["p50"]
-        pair = self._means(cost.metric)
-        if pair is None or not pair[0] or self.baseline is None:
+        pair, other = self._means(self.costs_beside, cost.metric), self.costs_beside
+        if pair is None or not pair[0] or other is None:
             return None
         if cost.timed and not self._on_one_machine(cost):
             return None
-        if cost is PAPER and self.group.scope != self.baseline.scope:
+        if cost is PAPER and self.group.scope != other.scope:
             return None
         return pair[1] / pair[0]
 
     def interval(self, cost: Cost) -> dict[str, float] | None:
         """The ratio of a benchmark that has measured the group in turns with its vanilla, as in `Group.in_turns`.
 
-        None if there is no such benchmark, or if its vanilla was another one than `baseline`.
+        None if there is no such benchmark, or if its vanilla was another one than `costs_beside`.
         """
-        bench = self.group.bench
-        if bench is None or bench.baseline is None or self.baseline is None:
+        if self.costs_beside is None or not self.of_vanilla or self.is_reference:
             return None
-        if not self.of_vanilla or self.is_reference:
-            return None
-        same = step_options(result_options(bench.baseline.config)) == step_options(self.baseline.options)
-        return self.group.in_turns(cost) if same else None
+        return self.group.in_turns(cost) if _benchmarked_with(self.group, self.costs_beside) else None
 
     def within_noise(self, cost: Cost) -> bool:
         """Whether a ratio of 1 lies in the benchmark's interval or, without one, is compatible with the spreads."""
         if (interval := self.interval(cost)) is not None:
             return "low" in interval and interval["low"] <= 1 <= interval["high"] and interval["low"] < interval["high"]
-        p = None if self.ratio(cost) is None else self._welch_p(cost.metric)
+        p = None if self.ratio(cost) is None else self._welch_p(self.costs_beside, cost.metric)
         return p is not None and p >= SIGNIFICANCE
 
     def is_spoilt(self, cost: Cost) -> bool:
-        """Whether the cost is a time, and the machine was busy when the group or its baseline was timed."""
-        sides = [self.group, *([] if self.baseline is None else [self.baseline])]
-        return cost.timed and was_busy([run for side in sides for run in side.sources(cost.metric)])
+        """Whether the cost is a time, and the machine was busy when the group or the other row was timed."""
+        return cost.timed and was_busy(self._sources(cost))
 
     @property
     def _are_quotable(self) -> bool:
         return self.group.is_quotable and self.baseline is not None and self.baseline.is_quotable
 
     def _on_one_machine(self, cost: Cost) -> bool:
-        theirs = () if self.baseline is None else self.baseline.sources(cost.metric)
-        return one_machine([*self.group.sources(cost.metric), *theirs])
+        return one_machine(self._sources(cost))
 
-    def _welch_p(self, metric: str) -> float | None:
-        return None if self.baseline is None else welch_p(self.group.values(metric), self.baseline.values(metric))
+    def _sources(self, cost: Cost) -> list[Run]:
+        """The runs and benchmarks that the cost of the group and of the other row is from."""
+        sides = (self.group, self.costs_beside)
+        return [run for side in sides if side is not None for run in side.sources(cost.metric)]
 
-    def _means(self, metric: str) -> tuple[float, float] | None:
-        if self.baseline is None or self.is_reference:
+    def _welch_p(self, other: Group | None, metric: str) -> float | None:
+        return None if other is None else welch_p(self.group.values(metric), other.values(metric))
+
+    def _means(self, other: Group | None, metric: str) -> tuple[float, float] | None:
+        if other is None or self.is_reference:
             return None
-        ours, theirs = self.group.mean(metric), self.baseline.mean(metric)
+        ours, theirs = self.group.mean(metric), other.mean(metric)
         return None if ours is None or theirs is None else (ours, theirs)
 
     @cached_property
@@ -159,7 +162,8 @@ class Comparison:
         most = max(len(side.by_seed(self.group.accuracy)) for side in (self.group, self.baseline))
         untested = self.pairing.without_scatter and self.pairing.p is None
         lines = [_ALIKE.format(self.pairing.n)] if untested else []
-        return [*lines, _SHARED.format(self.pairing.n, most)] if 1 < self.pairing.n < most else lines
+        shared = f"{self.pairing.n} seed{'s' * (self.pairing.n > 1)}"
+        return [*lines, _SHARED.format(shared, most)] if self.pairing.n < most else lines
 
     def _about_baseline(self) -> list[str]:
         if self.baseline is None:
@@ -171,11 +175,12 @@ class Comparison:
             (key,) = unlike(self.group, self.baseline)
             row = f"{self.group.method} of {_assignment(key, self.baseline)}, alike in all else"
             return [f"no vanilla to compare with; compared with {row}"]
-        # Without the row's own values, which its name, columns or details tell, so that rows share the remark.
-        differences = sorted(_differences(self.group, self.baseline))
-        others = [f"{_as_given(key)} ({show_option(key, self.baseline.options.get(key))})" for key in differences]
-        lines = [f"compared with a vanilla of another {', '.join(others)}"] if others else []
-        timed = [cost for cost in COSTS if cost.timed and self._means(cost.metric)]
+        others = _others(self.baseline, _differences(self.group, self.baseline))
+        lines = [f"compared with a vanilla of another {others}"] if others else []
+        if self.nearest is not None:
+            others = _others(self.nearest, unlike(self.nearest, self.baseline))
+            lines.append(f"costs compared with a vanilla of another {others}, measured under the same conditions")
+        timed = [cost for cost in COSTS if cost.timed and self._means(self.costs_beside, cost.metric)]
         if any(self.interval(cost) is None and not self._on_one_machine(cost) for cost in timed):
             lines.append("measured on another machine or device or with other threads than vanilla: no ratio of times")
         return lines
@@ -183,14 +188,52 @@ class Comparison:
 
 def compare(block: Block) -> list[Comparison]:
     """One comparison for each group of the block, in the block's order."""
-    return [Comparison(g, _vanilla_for(g, block.groups) or _twin_of(g, block.groups)) for g in block.groups]
+    return [_compared(group, block.groups) for group in block.groups]
+
+
+def _compared(group: Group, groups: list[Group]) -> Comparison:
+    """The group's comparison with its vanilla, see `_vanilla_for`.
+
+    A row of another method is compared with the best of that vanilla and those that are only optimized in another way:
+    the most accurate one on validation images, as choosing by the test images that are then quoted would favour
+    whichever was luckiest there. Its costs are compared with the same row, unless only the vanilla that shares most
+    options was measured in turns with it, or else on its machine.
+    """
+    own = _vanilla_for(group, groups)
+    if own is None:
+        return Comparison(group, _twin_of(group, groups))
+    if is_reference(group.method) or own is _named_baseline(group, groups):
+        return Comparison(group, own)
+    alike = [g for g in groups if is_reference(g.method) and _is_optimized_otherwise(g, own)]
+    best = max([own, *alike], key=lambda vanilla: vanilla.mean(VALIDATION) or 0.0)
+    twins = [best, *(g for g in alike if not unlike(g, best))]  # the same, measured on another machine
+    best = next((g for g in twins if g.hardware == group.hardware), best)
+    beside = max((best, own), key=lambda vanilla: (_benchmarked_with(group, vanilla), _timed_like(group, vanilla)))
+    return Comparison(group, best, None if beside is best else beside)
+
+
+def _is_optimized_otherwise(a: Group, b: Group) -> bool:
+    different = unlike(a, b)
+    return bool(different) and all(key.startswith(_OPTIMIZATION) for key in different)
+
+
+def _benchmarked_with(group: Group, vanilla: Group) -> bool:
+    """Whether a benchmark has measured a training step of the two in turns."""
+    baseline = None if group.bench is None else group.bench.baseline
+    return baseline is not None and step_options(result_options(baseline.config)) == step_options(vanilla.options)
+
+
+def _timed_like(group: Group, vanilla: Group) -> bool:
+    """Whether steps of both were timed, on one machine."""
+    ours, theirs = group.sources(STEP.metric), vanilla.sources(STEP.metric)
+    return bool(ours and theirs) and one_machine([*ours, *theirs])
 
 
 def _vanilla_for(group: Group, groups: list[Group]) -> Group | None:
-    """The row that the group is compared with; None without a vanilla of the same model, data and device.
+    """The vanilla that shares most options with the group; None without one of the same model, data and device.
 
-    It is the row of the recipe `bench.baseline_recipe`, if the sweep names one and has it. Otherwise it is the vanilla
-    that shares most options; of several, the most accurate one on validation images.
+    It is the row of the recipe `bench.baseline_recipe`, if the sweep names one and has it. Of several vanillas that
+    share as many options, it is the most accurate one on validation images.
 
     A vanilla that saves memory (`train.memory`, checkpointing, accumulation) is compared with the one that does not and
     is alike in all else. A plain vanilla is compared with itself, or with the best plain one (see `_preference`) if
@@ -231,6 +274,14 @@ def _twin_of(group: Group, groups: list[Group]) -> Group | None:
     before = groups[: groups.index(group)]
     alike = (g for g in before if identity(g) == identity(group) and _comparable(g, group))
     return next((g for g in alike if len(unlike(g, group)) == 1), None)
+
+
+def _others(vanilla: Group, keys: set[str]) -> str:
+    """The options with the vanilla's values: `optimizer.lr (0.05)`.
+
+    The row's own values are in its name, columns or details. Without them, rows share the remark.
+    """
+    return ", ".join(f"{_as_given(key)} ({show_option(key, vanilla.options.get(key))})" for key in sorted(keys))
 
 
 def _assignment(key: str, group: Group) -> str:

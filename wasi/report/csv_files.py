@@ -8,7 +8,7 @@ from typing import Any
 
 from wasi.report.columns import COSTS
 from wasi.report.comparison import Comparison
-from wasi.report.groups import Block, identity
+from wasi.report.groups import Block, Group, identity
 from wasi.report.load import Run
 from wasi.report.options import activation_epsilon, result_options, select, show, unquotable, weight_epsilon
 from wasi.tracking.paths import without_absolute_paths
@@ -73,7 +73,7 @@ def _differing(runs: list[Run]) -> list[str]:
 
 
 def _group_row(block: Block, comparison: Comparison) -> dict[str, Any]:
-    group, baseline = comparison.group, comparison.baseline
+    group = comparison.group
     method, scope, weight, activation = identity(group)
     row: dict[str, Any] = {"model": block.model, "dataset": block.dataset, "method": method, "scope": scope}
     row |= {"weight_epsilon": weight, "activation_epsilon": activation}
@@ -84,15 +84,18 @@ def _group_row(block: Block, comparison: Comparison) -> dict[str, Any]:
     accuracy, pairing = group.accuracy, comparison.pairing
     row |= {f"{accuracy} mean": group.mean(accuracy), f"{accuracy} std": group.std(accuracy)}
     row |= {f"{accuracy} minus baseline": comparison.accuracy_difference}
-    row |= {f"{accuracy} ratio": comparison.accuracy_ratio}
     row |= {"paired low": pairing and pairing.low, "paired high": pairing and pairing.high}
     row |= {"p": comparison.p, "test": _test(comparison), "verdict": comparison.verdict}
     for cost in COSTS:
         row |= {f"{cost.metric} mean": group.mean(cost.metric), f"{cost.metric} std": group.std(cost.metric)}
         row |= {f"{cost.metric} ratio": comparison.ratio(cost)}
-    row |= {"baseline": " ".join(run.fingerprint for run in baseline.runs) if baseline else None}
-    row |= {"remarks": "; ".join(comparison.remarks), "fingerprints": " ".join(r.fingerprint for r in group.runs)}
+    row |= {"baseline": _fingerprints(comparison.baseline), "baseline of costs": _fingerprints(comparison.costs_beside)}
+    row |= {"remarks": "; ".join(comparison.remarks), "fingerprints": _fingerprints(group)}
     return row
+
+
+def _fingerprints(group: Group | None) -> str | None:
+    return None if group is None else " ".join(run.fingerprint for run in group.runs)
 
 
 def _test(comparison: Comparison) -> str | None:

@@ -172,13 +172,12 @@ def tuned_of(group: Group) -> str:
 
 def _accuracy(comparisons: list[Comparison]) -> list[Field]:
     values = [_mean_and_std(comparison.group) for comparison in comparisons]
-    ratios = [ratio_text(comparison.accuracy_ratio) for comparison in comparisons]
     differences = [_difference(comparison) for comparison in comparisons]
     twins = any(c.accuracy_difference is not None and not c.of_vanilla for c in comparisons)
     title = "test acc" if comparisons[0].group.accuracy == TEST else "val acc"
     intervals = [_interval(comparison) for comparison in comparisons]
     difference = Field("Δ baseline" if twins else "Δ vanilla", differences, spreads=intervals)
-    return [Field(title, values, ratios), *_balanced(comparisons), difference]
+    return [Field(title, values), *_balanced(comparisons), difference]
 
 
 def _balanced(comparisons: list[Comparison]) -> list[Field]:

@@ -49,7 +49,7 @@ def times_in_turns(comparisons: Sequence[Comparison]) -> list[float | None] | No
     found = [_time_in_turns(comparison) for comparison in comparisons]
     known = [comparison.group.mean(STEP.metric) is not None for comparison in comparisons]
     alone = [is_timed and ratio is None for is_timed, ratio in zip(known, found, strict=True)]
-    return None if any(alone) or len({id(one.baseline) for one in comparisons}) != 1 else found
+    return None if any(alone) or len({id(one.costs_beside) for one in comparisons}) != 1 else found
 
 
 def _time_in_turns(comparison: Comparison) -> float | None:

@@ -12,7 +12,7 @@ from wasi.report.summary import summary
 WIDTH = 120
 
 _MEANINGS = {
-    "×": "×: ratio to vanilla, above 1 is better (costs: vanilla / this; accuracy: this / vanilla)",
+    "×": "×: vanilla's cost / this, above 1 is better",
     "±": "±: sample standard deviation over the n seeds",
     "eps W": "eps W: threshold for the weights",
     "eps A": "eps A: threshold for the activations",

@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from wasi.config.declared import is_subject, title
 from wasi.report.columns import ENERGY, FLOPS, INFERENCE, PEAK, PROCESS, STEP, VALIDATION, Cost
 from wasi.report.comparison import Comparison
 from wasi.report.fields import MOST_NAMES, listed, ratio_text, significant
-from wasi.report.groups import Group, unlike
+from wasi.report.groups import Group
 from wasi.report.origins import are_comparable, one_machine, was_busy
 from wasi.report.page.cells import TITLES, signed
 from wasi.report.page.overall import Statement
@@ -33,9 +32,8 @@ _LOST = {cost: words.replace("less", "more").replace("fewer", "more") for cost, 
 
 def of_block(rows: Sequence[Row]) -> list[Statement]:
     """The statements about one model on one data set."""
-    judged = [Judged(row, fair_comparison(row, rows)) for row in rows]
-    answer = _savings(judged) or _measured(rows)
-    statements = [answer, _front(rows), *_cheapest(rows), _within_noise(judged), _differing(judged)]
+    answer = _savings(rows) or _measured(rows)
+    statements = [answer, _front(rows), *_cheapest(rows), _within_noise(rows), _differing(rows)]
     groups = [row.group for row in rows]
     loud = [Statement(sentence, "loud") for sentence in doubts_about_accuracy(groups)]
     needed = [Statement(sentence) for sentence in ablation_sentences(groups)]
@@ -47,58 +45,26 @@ def answer(rows: Sequence[Row]) -> str | None:
     return next((statement.text for statement in of_block(rows) if statement.tone == "main"), None)
 
 
-@dataclass(frozen=True)
-class Judged:
-    """A row and its comparison with the best vanilla, see `fair_comparison`."""
-
-    row: Row
-    comparison: Comparison
-
-    @property
-    def verdict(self) -> str | None:
-        """The comparison's verdict on accuracy; None without an accuracy that may be quoted."""
-        return self.comparison.verdict
-
-    @property
-    def is_above(self) -> bool:
-        return self.verdict == "differs" and self.difference > 0
-
-    @property
-    def difference(self) -> float:
-        """The difference in accuracy; -inf without one, so that such a row is never the nearest."""
-        found = self.comparison.accuracy_difference
-        return -math.inf if found is None else found
-
-    @property
-    def nearness(self) -> tuple[float, float]:
-        """The key of the row nearest to vanilla: accuracy on validation images, as that on test images is quoted."""
-        return self.row.group.mean(VALIDATION) or 0.0, self.difference
-
-    @property
-    def saving(self) -> tuple[float, float]:
-        return self.comparison.ratio(PEAK) or 0.0, self.comparison.ratio(STEP) or 0.0
+def _is_above(row: Row) -> bool:
+    return row.comparison.verdict == "differs" and _difference(row) > 0
 
 
-def fair_comparison(row: Row, rows: Sequence[Row]) -> Comparison:
-    """The comparison of a row with the best of its own vanilla and those that are only optimized in another way.
-
-    The best is the most accurate one on validation images: choosing by the test images that are then quoted would
-    favour whichever was luckiest there.
-    """
-    own = row.comparison.baseline
-    if own is None or not row.comparison.of_vanilla or row.comparison.is_reference:
-        return row.comparison
-    others = [other.group for other in rows if other.is_reference]
-    alike = [group for group in others if _differ_in_training(group, own)]
-    best = max([own, *alike], key=lambda group: group.mean(VALIDATION) or 0.0)
-    return row.comparison if best is own else Comparison(row.group, best)
+def _difference(row: Row) -> float:
+    """The difference in accuracy; -inf without one, so that such a row is never the nearest."""
+    found = row.comparison.accuracy_difference
+    return -math.inf if found is None else found
 
 
-def _differ_in_training(a: Group, b: Group) -> bool:
-    return all(key.startswith(("optimizer.", "scheduler.")) for key in unlike(a, b))
+def _nearness(row: Row) -> tuple[float, float]:
+    """The key of the row nearest to vanilla: accuracy on validation images, as that on test images is quoted."""
+    return row.group.mean(VALIDATION) or 0.0, _difference(row)
 
 
-def _savings(judged: Sequence[Judged]) -> Statement | None:
+def _saving(row: Row) -> tuple[float, float]:
+    return row.comparison.ratio(PEAK) or 0.0, row.comparison.ratio(STEP) or 0.0
+
+
+def _savings(rows: Sequence[Row]) -> Statement | None:
     """What the method that is judged saves, told of one of its rows; None if none of them has a vanilla.
 
     If rows cannot be told apart from vanilla in accuracy or are above it, it is the one that saves most, of those whose
@@ -107,37 +73,35 @@ def _savings(judged: Sequence[Judged]) -> Statement | None:
     the one that saves most.
     """
     subject = title(is_subject)
-    ours = [one for one in judged if is_subject(one.row.group.method)]
+    ours = [one for one in rows if is_subject(one.group.method)]
     compared = [one for one in ours if one.comparison.of_vanilla]
     if not compared:
         return None
-    known = [one for one in compared if one.verdict is not None]
+    known = [one for one in compared if one.comparison.verdict is not None]
     if not known:
-        best = max(compared, key=lambda one: one.saving)
-        name, costs = best.row.quoted_name, _costs(best.comparison)
-        return Statement(f"Compared with {_vanilla(best, judged)}, {name} {costs}.", "main")
-    equal = [one for one in known if one.verdict == "within noise" or one.is_above]
+        best = max(compared, key=_saving)
+        name, costs = best.quoted_name, _costs(best, rows)
+        return Statement(f"Compared with {_name(best.comparison.baseline, rows)}, {name} {costs}.", "main")
+    equal = [one for one in known if one.comparison.verdict == "within noise" or _is_above(one)]
     spread = [one for one in known if one.comparison.p is not None]
-    sure = [one for one in equal if one.is_above or not _doubt(one.comparison.pairing)]
-    if sure:
-        best = max(sure, key=lambda one: one.saving)
-    else:  # with so much doubt the row that saves most may well lie far below vanilla
-        best = max(equal or spread or known, key=lambda one: one.nearness)
-    name, vanilla, costs = best.row.quoted_name, _vanilla(best, judged), _costs(best.comparison)
+    sure = [one for one in equal if _is_above(one) or not _doubt(one.comparison.pairing)]
+    # With doubt about all, the row that saves most may well lie far below vanilla.
+    best = max(sure, key=_saving) if sure else max(equal or spread or known, key=_nearness)
+    name, vanilla, costs = best.quoted_name, _name(best.comparison.baseline, rows), _costs(best, rows)
     if equal:
-        words = "lies above that of" if best.is_above else "cannot be told apart from that of"
+        words = "lies above that of" if _is_above(best) else "cannot be told apart from that of"
         text = f"The accuracy of {name} {words} {vanilla} ({_difference_text(best)}), and it {costs}."
-        if not best.is_above:
+        if not _is_above(best):
             text += _doubt(best.comparison.pairing)
     elif spread:
         unjudged = [_with_points(one) for one in known if one.comparison.p is None]
         which = f"{subject} configuration that its seeds can judge" if unjudged else f"{subject} configuration"
-        is_chosen = len(spread) > 1 and best.row.group.mean(VALIDATION) is not None
+        is_chosen = len(spread) > 1 and best.group.mean(VALIDATION) is not None
         by = " by validation accuracy" if is_chosen else ""
         text = f"No {which} keeps the accuracy of {vanilla}. Nearest{by} is {name} ({_difference_text(best)})"
         if (leaner := _as_near(best, spread)) is not best:
-            text += f". Of those that cannot be told apart from it, {leaner.row.quoted_name} saves most"
-            text += f" ({_difference_text(leaner)}): it {_costs(leaner.comparison)}."
+            text += f". Of those that cannot be told apart from it, {leaner.quoted_name} saves most"
+            text += f" ({_difference_text(leaner)}): it {_costs(leaner, rows)}."
         else:
             text += f"; it {costs}."
         text += f" Not judged: {listed(unjudged)}." if unjudged else ""
@@ -147,14 +111,14 @@ def _savings(judged: Sequence[Judged]) -> Statement | None:
     return Statement(text, "main")
 
 
-def _as_near(nearest: Judged, others: Sequence[Judged]) -> Judged:
+def _as_near(nearest: Row, others: Sequence[Row]) -> Row:
     """The row that saves most, of `nearest` and those that are as accurate by an interval that leaves no doubt."""
 
-    def is_as_near(one: Judged) -> bool:
-        between = Comparison(one.row.group, nearest.row.group)
+    def is_as_near(one: Row) -> bool:
+        between = Comparison(one.group, nearest.group)
         return between.verdict == "within noise" and not _doubt(between.pairing)
 
-    return max([nearest, *filter(is_as_near, others)], key=lambda one: one.saving)
+    return max([nearest, *filter(is_as_near, others)], key=_saving)
 
 
 def _measured(rows: Sequence[Row]) -> Statement | None:
@@ -186,16 +150,16 @@ def _measured(rows: Sequence[Row]) -> Statement | None:
     return Statement(f"{chosen}{best.quoted_name}: {'; '.join(lines)}.{without}", "main")
 
 
-def _vanilla(one: Judged, judged: Sequence[Judged]) -> str:
-    """The name of the row's vanilla."""
-    return next((other.row.quoted_name for other in judged if other.row.group is one.comparison.baseline), "vanilla")
+def _name(vanilla: Group | None, rows: Sequence[Row]) -> str:
+    """The name of the row that a vanilla has."""
+    return next((row.quoted_name for row in rows if row.group is vanilla), "vanilla")
 
 
-def _difference_text(one: Judged) -> str:
+def _difference_text(one: Row) -> str:
     """The difference in accuracy as `−0.31 points, 95 % interval −1.10 to +0.48, 5 seeds`."""
     text = f"{_points(one)} points"
     pairing = one.comparison.pairing
-    seeds = len(one.row.group.trained) if pairing is None else pairing.n
+    seeds = len(one.group.trained) if pairing is None else pairing.n
     if pairing is not None and pairing.interval is not None:
         text += ", 95 % interval {} to {}".format(*(signed(100 * bound) for bound in pairing.interval))
     return text + (f", {seeds} seeds" if seeds > 1 else "")
@@ -213,24 +177,26 @@ def _doubt(pairing: Paired | None) -> str:
     return ""
 
 
-def _without_test(one: Judged) -> str:
+def _without_test(one: Row) -> str:
     """A sentence on why a difference was not tested."""
-    if one.verdict == "n=1, no spread":
+    if one.comparison.verdict == "n=1, no spread":
         return " One seed cannot tell such a difference from noise: repeat with several seeds before quoting it."
     if one.comparison.pairing is None:
         return " Accuracies that are the same for every seed show no noise to tell it from: repeat with more seeds."
     return " All seeds differ by just as much, as happens with few seeds or test images: repeat with more of them."
 
 
-def _points(one: Judged) -> str:
-    return signed(100 * one.difference)
+def _points(one: Row) -> str:
+    return signed(100 * _difference(one))
 
 
-def _costs(comparison: Comparison) -> str:
+def _costs(row: Row, rows: Sequence[Row]) -> str:
     """The costs beside vanilla's, as `takes 48% less peak memory in a training step (1.93×) and …`.
 
-    Costs within noise, equal ones and spoilt times are named in brackets at the end.
+    Costs within noise, equal ones and spoilt times are named in brackets at the end. If costs are compared with another
+    vanilla than the accuracy is, it is named.
     """
+    comparison = row.comparison
     lines: list[str] = []
     noisy: list[str] = []
     equal: list[str] = []
@@ -250,6 +216,8 @@ def _costs(comparison: Comparison) -> str:
     if not lines and not noisy and not equal:
         return "has no cost measured beside vanilla's" + (" but times of a busy machine" if spoilt else "")
     words = f"takes {listed(lines)}" if lines else "saves nothing"
+    if comparison.nearest is not None:
+        words += f" beside {_name(comparison.nearest, rows)}"
     alike = {"within noise": noisy, "the same": equal, "not stated, as the machine was busy": spoilt}
     rest = "; ".join(f"{listed(names)}: {how}" for how, names in alike.items() if names)
     return words + (f" ({rest})" if rest else "")
@@ -296,7 +264,7 @@ def _cheapest(rows: Sequence[Row]) -> list[Statement]:
             if relative is None:
                 shown = [f"{significant(value, 3)} {TITLES[cost][1]}" for value, _, _ in known]
             else:
-                words += f", measured in turns with {_name_of_baseline(rows)}'s"
+                words += f", measured in turns with {_name(rows[0].comparison.costs_beside, rows)}'s"
                 shown = [ratio_text(1 / value) for value, _, _ in known]
             if shown[0] == shown[-1]:  # all rows cost the same
                 continue
@@ -307,33 +275,28 @@ def _cheapest(rows: Sequence[Row]) -> list[Statement]:
     return found
 
 
-def _name_of_baseline(rows: Sequence[Row]) -> str:
-    """The name of the row that all rows are compared with."""
-    return next((row.quoted_name for row in rows if row.comparison.is_reference), "vanilla")
-
-
-def _within_noise(judged: Sequence[Judged]) -> Statement | None:
+def _within_noise(rows: Sequence[Row]) -> Statement | None:
     """Names the rows within noise of vanilla's accuracy, which does not mean that they are equal."""
-    names = [one.row.quoted_name for one in judged if one.verdict == "within noise"]
+    names = [one.quoted_name for one in rows if one.comparison.verdict == "within noise"]
     if not names:
         return None
     words = "is" if len(names) == 1 else "are"
     if len(names) > MOST_NAMES:  # the table marks them
-        compared = sum(one.verdict is not None for one in judged)
+        compared = sum(one.comparison.verdict is not None for one in rows)
         text = f"{len(names)} of {compared} rows are within noise of vanilla's accuracy (≈ in the table)"
         return Statement(f"{text}: no difference shown, nor ruled out.")
     return Statement(f"Within noise of vanilla's accuracy {words} {listed(names)}: no difference shown, nor ruled out.")
 
 
-def _differing(judged: Sequence[Judged]) -> Statement | None:
-    differing = [one for one in judged if one.verdict == "differs"]
-    sides = {"above": [one for one in differing if one.is_above], "below": [o for o in differing if not o.is_above]}
-    compared = sum(one.verdict is not None for one in judged)
+def _differing(rows: Sequence[Row]) -> Statement | None:
+    differing = [one for one in rows if one.comparison.verdict == "differs"]
+    sides = {"above": [one for one in differing if _is_above(one)], "below": [o for o in differing if not _is_above(o)]}
+    compared = sum(one.comparison.verdict is not None for one in rows)
     lines = [_on_side(side, ones, compared) for side, ones in sides.items() if ones]
     return Statement(" ".join(lines)) if lines else None
 
 
-def _on_side(side: str, ones: Sequence[Judged], compared: int) -> str:
+def _on_side(side: str, ones: Sequence[Row], compared: int) -> str:
     """A sentence that names the rows above or below vanilla; of many it tells their number and the two farthest apart.
 
     Args:
@@ -341,10 +304,10 @@ def _on_side(side: str, ones: Sequence[Judged], compared: int) -> str:
     """
     if len(ones) <= MOST_NAMES:
         return f"Accuracy {side} vanilla's: {listed([_with_points(one) for one in ones])}."
-    ordered = sorted(ones, key=lambda one: abs(one.difference))
+    ordered = sorted(ones, key=lambda one: abs(_difference(one)))
     nearest, farthest = (_with_points(one) for one in (ordered[0], ordered[-1]))
     return f"Accuracy {side} vanilla's: {len(ones)} of {compared} rows, from {nearest} to {farthest}."
 
 
-def _with_points(one: Judged) -> str:
-    return f"{one.row.quoted_name} ({_points(one)} points)"
+def _with_points(one: Row) -> str:
+    return f"{one.quoted_name} ({_points(one)} points)"
