@@ -1,5 +1,6 @@
 import pytest
 
+from tests.bench import jobs as benchmarks
 from tests.report import fakes
 from wasi.report.comparison import compare
 from wasi.report.gathered import gather
@@ -139,3 +140,22 @@ def test_the_legend_explains_what_there_is_and_nothing_else(tmp_path):
     (block,) = blocks_of(read_runs([tmp_path])[0])
     assert legend([block_text(block, compare(block))]) == ""
     assert "eps W" in legend(["method  eps W  n"]) and "eps" not in legend(["method  n", "recipe  n"])
+
+
+@pytest.mark.parametrize("in_turns", [False, True])
+def test_the_legends_say_how_the_ratios_that_there_are_were_judged(tmp_path, in_turns):
+    if in_turns:
+        ours, theirs = benchmarks.metrics(99, 10, 100), benchmarks.metrics(100, 10, 150)
+        bench = benchmarks.content(benchmarks.config("wasi", 0.8), ours, theirs)
+        bench["ratio"] |= {name: {"p50": 1.0} for name in ours if name not in bench["ratio"]}
+        benchmarks.write_sweep(tmp_path, [bench])
+    else:
+        for seed, cost in enumerate((0.9, 1.0, 1.1)):
+            fakes.write(tmp_path, fakes.metrics(0.8, cost), fakes.config("vanilla", None, seed))
+            fakes.write(tmp_path, fakes.metrics(0.8, cost - 0.02), fakes.config("wasi", 0.8, seed))
+    report = gather([tmp_path])
+    ((block, comparisons),) = report.blocks
+    short, long = legend([block_text(block, comparisons)], comparisons), markdown(report, [[]])
+    for text in (short, long):
+        assert ("t-test over " in text.replace("the ", "")) is not in_turns
+        assert ("measured in turns" in text or "measured the two in turns" in text) is in_turns

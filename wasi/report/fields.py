@@ -1,7 +1,7 @@
 """A block as columns of text, from which the tables of the terminal and of report.md are made."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from wasi.report.columns import COSTS, TEST, Cost
@@ -102,6 +102,15 @@ def significant(value: float | None, digits: int = 4) -> str:
         return "0"
     decimals = digits - 1 - math.floor(math.log10(abs(value)))
     return f"{value:.{min(max(decimals, 0), 12)}f}"
+
+
+def have_ratios(comparisons: Iterable[Comparison], in_turns: bool) -> bool:
+    """Whether some ratio of costs was measured in turns or, without `in_turns`, is of the means over seeds."""
+    return any(
+        comparison.ratio(cost) is not None and (comparison.interval(cost) is not None) is in_turns
+        for comparison in comparisons
+        for cost in COSTS
+    )
 
 
 def ratio_text(ratio: float | None) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from wasi.report.columns import COSTS
 from wasi.report.comparison import Comparison
-from wasi.report.fields import Field, facts_of, fields_of, remarks_of
+from wasi.report.fields import Field, facts_of, fields_of, have_ratios, remarks_of
 from wasi.report.gathered import Report
 from wasi.report.groups import Block
 from wasi.report.meanings import RANKS_BY_HAND, meanings_of
@@ -30,14 +30,6 @@ _COLUMNS = {
     "Pareto": "● where no other row is at least as good in accuracy, step time and peak memory and better in one",
     **{cost.title: cost.meaning for cost in COSTS},
 }
-
-_RATIO = (
-    "A number with × is the ratio to the matching vanilla run, from the means over seeds; above 1 is better: "
-    "vanilla / this for costs, this / vanilla for accuracy. ≈ behind the ratio of a cost: within noise by Welch's "
-    "t-test over the seeds. ± is the sample standard deviation over the seeds, of costs too. - is what was not "
-    "measured or does not apply."
-)
-
 
 def markdown(report: Report, figures: Sequence[list[str]]) -> str:
     """The text of report.md. `figures` has per block the file names of its figure; the first of them is shown."""
@@ -85,8 +77,22 @@ def _explained(blocks: list[tuple[Block, list[Comparison]]]) -> list[str]:
     ]
     methods = meanings_of(group.method for block, _ in blocks for group in block.groups)
     lines = [f"**{escape(name)}**: {meaning}." for name, meaning in methods.items()]
-    parts = ["## What the columns mean", _list(columns), _RATIO]
+    parts = ["## What the columns mean", _list(columns)]
+    parts.append(_signs([comparison for _, found in blocks for comparison in found]))
     return [*parts, "## What the methods do", _list(lines)] if lines else parts
+
+
+def _signs(comparisons: list[Comparison]) -> str:
+    """The sentences on what ×, ±, - and the ≈ of a cost mean, where the tables have them."""
+    kinds = {
+        "It is of the means over seeds; ≈ behind it: within noise by Welch's t-test over the seeds": False,
+        "Where a benchmark measured the two in turns, it is of the benchmark, for times the geometric mean over paired "
+        "rounds; ≈ behind it: 1 lies in its 95 % interval": True,
+    }
+    found = [words for words, in_turns in kinds.items() if have_ratios(comparisons, in_turns)]
+    ratio = f"A number with × is vanilla's cost divided by this one, so above 1 is better. {'. '.join(found)}. "
+    spread = "± is the sample standard deviation over the seeds, of costs too."
+    return (ratio if found else "") + f"{spread} - is what was not measured or does not apply."
 
 
 def _table(fields: list[Field]) -> str:

@@ -1,11 +1,21 @@
 """Writes a report's tables as text for a terminal of about 120 characters."""
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from wasi.report.columns import DROPPED_FIRST
 from wasi.report.comparison import Comparison
-from wasi.report.fields import DASH, TUNED, WITHIN_NOISE, Field, facts_of, fields_of, remarks_of, tuned_of
+from wasi.report.fields import (
+    DASH,
+    TUNED,
+    WITHIN_NOISE,
+    Field,
+    facts_of,
+    fields_of,
+    have_ratios,
+    remarks_of,
+    tuned_of,
+)
 from wasi.report.groups import Block, row_names
 from wasi.report.summary import summary
 
@@ -17,16 +27,30 @@ _MEANINGS = {
     "eps W": "eps W: threshold for the weights",
     "eps A": "eps A: threshold for the activations",
     "Δ": "Δ vanilla: accuracy minus vanilla's; (…): no test",
-    "≈": "≈: within noise (t-test, p >= 0.05)",
+    "≈": "≈: within noise",
     "●": "●: on the Pareto front, no other row is as good in accuracy, step time and train MiB and better in one",
 }
 
 
-def legend(blocks: Iterable[str]) -> str:
-    """The lines that explain the signs in the blocks' texts; "" if there are none."""
+def legend(blocks: Iterable[str], comparisons: Sequence[Comparison] = ()) -> str:
+    """The lines that explain the signs in the blocks' texts; "" if there are none.
+
+    Args:
+        comparisons: those of the blocks, which decide what within noise means.
+    """
     shown = "\n".join(blocks)
     found = {sign: meaning for sign, meaning in _MEANINGS.items() if sign in shown}
+    if WITHIN_NOISE in found:
+        found[WITHIN_NOISE] += f" ({'; '.join(_tests(comparisons))})"
     return "\n".join(found.values())
+
+
+def _tests(comparisons: Sequence[Comparison]) -> list[str]:
+    """How differences and ratios of these rows are judged."""
+    over_seeds = have_ratios(comparisons, in_turns=False) or any(one.p is not None for one in comparisons)
+    tests = {"t-test over seeds, p >= 0.05": over_seeds}
+    tests["costs measured in turns: their 95 % interval has 1 in it"] = have_ratios(comparisons, in_turns=True)
+    return [words for words, applies in tests.items() if applies]
 
 
 def block_text(block: Block, comparisons: list[Comparison]) -> str:

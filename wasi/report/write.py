@@ -57,7 +57,8 @@ def _text(report: Report, files: list[str]) -> str:
     """The text for the terminal. `files` are the names of the page and the figures that were written."""
     parts = [block_text(*pair) for pair in report.blocks] or ["no completed run yet"]
     if report.blocks:
-        parts.append("\n".join(filter(None, [legend(parts), *report.provenance])))
+        comparisons = [comparison for _, found in report.blocks for comparison in found]
+        parts.append("\n".join(filter(None, [legend(parts, comparisons), *report.provenance])))
     if report.tuning:
         parts.append("\n".join(report.tuning))
     if report.not_averaged:
