@@ -71,7 +71,7 @@ def test_the_table_says_what_was_measured(sweep):
         "5%",
         "50%",
     ]
-    assert set("".join(row(output, "wasi 0.9")[0].split()[2:])) == {"-"}
+    assert set("".join(row(output, "wasi 0.9 (failed)")[0].split()[3:])) == {"-"}
     assert "wasi 0.9: failed: the measuring process was killed by SIGKILL" in output
     assert "vit_b_32 (surrogate weights) on synthetic, batch 32, Cortex-A76, 4 threads" in output
     assert max(map(len, output.splitlines())) <= 160
@@ -166,3 +166,55 @@ def test_jobs_that_differ_by_their_schedule_alone_are_named_by_it(tmp_path):
         job["scheduler"] = {"_target_": f"wasi.training.schedule.{schedule}"}
     write_sweep(tmp_path, [content(job, metrics(500, 200, 300), VANILLA) for job in jobs])
     assert labels(read_jobs(tmp_path)) == ["wasi 0.8, scheduler=constant", "wasi 0.8, scheduler=cosine"]
+
+
+def test_jobs_of_two_numbers_of_threads_have_a_baseline_row_each_and_no_common_heading(tmp_path):
+    jobs = []
+    for threads in (3, 4):
+        job = content(config("wasi", 0.8), metrics(500 / threads, 200, 300), metrics(1000 / threads, 300, 900))
+        for one in (job["config"], job["baseline"]["config"]):
+            one["device"] = {"name": "cpu", "num_threads": threads}
+        job["environment"]["threads"] = {"torch": threads}
+        jobs.append(job)
+    write_sweep(tmp_path, jobs)
+    output = text(read_jobs(tmp_path))
+    assert output.splitlines()[0].endswith("batch 32, Cortex-A76")
+    assert row(output, "vanilla, num_threads=3 (baseline)")[0].split()[3] == "333.3"
+    assert row(output, "vanilla, num_threads=4 (baseline)")[0].split()[3] == "250"
+    assert row(output, "wasi 0.8, num_threads=3 / vanilla, num_threads=3 (baseline)")
+    assert "wasi 0.8, num_threads=4: measured with 4 threads" in output
+    assert len(_series(read_jobs(tmp_path))) == 4
+
+
+def test_baselines_of_two_methods_are_named_in_their_rows(tmp_path):
+    beside_lora = content(config("wasi", 0.8), metrics(500, 200, 300), metrics(800, 300, 900))
+    beside_lora["baseline"]["config"] = config("lora")
+    beside_lora["config"]["bench"]["baseline"] = "lora"
+    write_sweep(tmp_path, [beside_lora, content(config("wasi", 0.4), metrics(250, 100, 150), VANILLA)])
+    output = text(read_jobs(tmp_path))
+    assert row(output, "lora (baseline)") and row(output, "vanilla (baseline)")
+    assert row(output, "wasi 0.8 / lora (baseline)") and row(output, "wasi 0.4 / vanilla (baseline)")
+
+
+@pytest.mark.parametrize("status", ["invalid", "interrupted"])
+def test_a_job_that_was_not_completed_is_marked_and_not_drawn(tmp_path, status):
+    throttled = content(config("wasi", 0.8), metrics(900, 200, 300), VANILLA, status, "the device throttled")
+    write_sweep(tmp_path, [throttled, content(config("wasi", 0.4), metrics(250, 100, 150), VANILLA)])
+    jobs = read_jobs(tmp_path)
+    assert row(text(jobs), f"wasi 0.8 ({status})") and row(text(jobs), "wasi 0.4")
+    assert [x for x, _ in _series(jobs)["wasi"].points] == [0.4]
+
+
+def test_a_legend_of_long_names_lies_inside_the_figure(tmp_path, monkeypatch):
+    jobs = []
+    for number in range(4):
+        job = config("wasi", 0.8, method__scope=f"a_very_long_scope_of_layers_that_is_number_{number}_of_those_tried")
+        jobs.append(content(job, metrics(500, 200, 300), None))
+    write_sweep(tmp_path, jobs)
+    drawn = []
+    monkeypatch.setattr("wasi.bench.time_figure.images", lambda figure: drawn.append(figure) or {})
+    draw(read_jobs(tmp_path))
+    (figure,) = drawn
+    figure.canvas.draw()
+    box = figure.legends[0].get_window_extent()
+    assert 0 <= box.x0 and box.x1 <= figure.bbox.width

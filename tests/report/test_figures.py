@@ -7,7 +7,7 @@ from matplotlib.text import Annotation, Text
 from tests.report import fakes
 from wasi.config.declared import is_reference, method_names
 from wasi.report.comparison import compare
-from wasi.report.figures import PANELS, draw, figure_of
+from wasi.report.figures import PANELS, _caption, draw, figure_of
 from wasi.report.groups import blocks_of
 from wasi.report.load import read_runs
 from wasi.report.series import references, series_of
@@ -190,3 +190,13 @@ def test_a_half_tone_is_half_way_between_the_colour_and_white():
 )
 def test_numbers_on_a_logarithmic_axis_have_room(low, high, multiples):
     assert readable_multiples(low, high, 223, 8) == multiples
+
+
+def test_the_caption_counts_the_seeds_of_rows_that_are_drawn(tmp_path):
+    """A benchmark without an accuracy is no run and has no point."""
+    for seed in range(2):
+        for name, epsilon in (("vanilla", None), ("wasi", 0.8)):
+            fakes.write(tmp_path, fakes.metrics(0.8), fakes.config(name, epsilon, seed))
+    fakes.write(tmp_path, fakes.metrics(0.8, **{"val/acc": None}), fakes.config("wasi", 0.4))
+    (block,) = blocks_of(read_runs([tmp_path])[0])
+    assert _caption(block).endswith("over 2 seeds; dashed: vanilla")

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from wasi.bench.jobs import BenchJob, baseline_apart, by_block, labels
+from wasi.bench.jobs import Baseline, BenchJob, baseline_key, baselines, by_block, labels
 from wasi.report.fields import in_turns
-from wasi.report.load import threads_of
+from wasi.report.load import Run, threads_of
 
 Cell = Callable[[dict, dict], str]  # (metrics, ratios) of a job -> text of a cell
 
@@ -29,9 +29,19 @@ def text(jobs: list[BenchJob]) -> str:
 def _block(jobs: list[BenchJob]) -> str:
     model, dataset, batch = jobs[0].block
     labelled = list(zip(labels(jobs), jobs, strict=True))
-    rows = [*_baseline_row(jobs), *((label, j.metrics, j.ratio) for label, j in labelled)]
-    heading = f"{model} on {dataset}, batch {batch}, {_machine(jobs)}"
-    notes = [f"  {label}: {j.status}: {j.content['error']}" for label, j in labelled if j.status != "completed"]
+    measured = baselines(jobs)
+    apart = [base for base in measured.values() if not base.is_job]
+    rows: list[tuple[str, dict, dict]] = [(_with_status(base.name, base.run), base.run.metrics, {}) for base in apart]
+    rows += [(_with_status(_beside(label, job, measured), job.run), job.metrics, job.ratio) for label, job in labelled]
+    parts = {job.path: _machine(job) for job in jobs}
+    shared = [part for part in _machine(jobs[0]) if all(part in other for other in parts.values())]
+    heading = ", ".join([f"{model} on {dataset}, batch {batch}", *shared])
+    notes = [
+        f"  {label}: measured with {', '.join(own)}"
+        for label, job in labelled
+        if (own := [part for part in parts[job.path] if part not in shared])
+    ]
+    notes += [f"  {label}: {j.status}: {j.content['error']}" for label, j in labelled if j.status != "completed"]
     notes += [
         f"  {label}: warning: {line}"
         for label, j in labelled
@@ -40,16 +50,22 @@ def _block(jobs: list[BenchJob]) -> str:
     return "\n".join([heading, *_table(TIMES, rows), "", *_table(MEMORY, rows), *notes])
 
 
-def _baseline_row(jobs: list[BenchJob]) -> list[tuple[str, dict, dict]]:
-    """Return a row for the baseline, unless it is one of the jobs."""
-    base = baseline_apart(jobs)
-    return [] if base is None else [(f"{base['config']['method']['name']} (baseline)", base["metrics"], {})]
+def _with_status(label: str, run: Run) -> str:
+    """Return the row's label, with the status of a job that is not completed, as its numbers are not to be trusted."""
+    return label if run.completed else f"{label} ({run.status})"
 
 
-def _machine(jobs: list[BenchJob]) -> str:
-    provenance = jobs[0].content["provenance"]
+def _beside(label: str, job: BenchJob, measured: dict[str, Baseline]) -> str:
+    """Return the row's label, with the name of its baseline if rows have several."""
+    base = measured.get(baseline_key(job) or "")
+    return label if base is None or len(measured) == 1 or base.name == label else f"{label} / {base.name}"
+
+
+def _machine(job: BenchJob) -> list[str]:
+    """Return the GPU or processor and the number of threads, as far as they are known."""
+    provenance = job.content["provenance"]
     where = provenance.get("cuda") or provenance["machine"]["processor"]
-    return ", ".join(filter(None, [where, threads_of(jobs[0].run)]))
+    return [part for part in (where, threads_of(job.run)) if part]
 
 
 def _table(columns: dict[str, Cell], rows: list[tuple[str, dict, dict]]) -> list[str]:

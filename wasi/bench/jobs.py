@@ -7,7 +7,7 @@ from pathlib import Path
 
 from wasi.bench.baseline import identity
 from wasi.report.groups import Block, Group, block_of, row_names, row_order
-from wasi.report.load import Run, Unusable, read_run
+from wasi.report.load import Run, Unusable, hardware, read_run
 from wasi.report.options import dataset_label, model_label, result_options, select, show
 from wasi.report.series import series_of
 from wasi.runs.result import BENCH_FILE_NAME, read_result
@@ -81,12 +81,47 @@ def by_block(jobs: Iterable[BenchJob]) -> list[list[BenchJob]]:
     return list(found.values())
 
 
-def baseline_apart(jobs: list[BenchJob]) -> dict | None:
-    """Return configuration and metrics of the first measured baseline; None if there is none or it is a job itself."""
-    measured = next((job.content["baseline"] for job in jobs if (job.content["baseline"] or {}).get("metrics")), None)
-    if measured is None or any(identity(job.content["config"]) == identity(measured["config"]) for job in jobs):
+@dataclass(frozen=True)
+class Baseline:
+    """A measured baseline of some jobs of a block, under the `name` that a table gives it.
+
+    `run` is the measurement itself. `is_job` says whether it was also measured as a job of its own.
+    """
+
+    name: str
+    run: Run
+    is_job: bool
+
+
+def baselines(jobs: list[BenchJob]) -> dict[str, Baseline]:
+    """Return the jobs' baselines by `baseline_key`, each that differs in configuration or hardware once.
+
+    Of several measurements the first of a completed job counts.
+    """
+    found: dict[str, Run] = {}
+    for job in sorted(jobs, key=lambda job: job.status != "completed"):
+        if (key := baseline_key(job)) is not None and job.run.baseline is not None:
+            found.setdefault(key, job.run.baseline)
+    own = {_key(job.content["config"], job.run): label for label, job in zip(labels(jobs), jobs, strict=True)}
+    apart = {key: Group((run,), result_options(run.config)) for key, run in found.items() if key not in own}
+    model, dataset, _ = jobs[0].block
+    block = block_of(model, dataset, list(apart.values()))
+    names = {group.runs[0].path: name for group, name in zip(block.groups, row_names(block), strict=True)}
+    return {
+        key: Baseline(own[key], run, True) if key in own else Baseline(f"{names[run.path]} (baseline)", run, False)
+        for key, run in found.items()
+    }
+
+
+def baseline_key(job: BenchJob) -> str | None:
+    """Return a text that is equal for two jobs with the same baseline on the same hardware; None without one."""
+    if job.run.baseline is None:
         return None
-    return measured
+    return _key(job.content["baseline"]["config"], job.run.baseline)
+
+
+def _key(config: dict, run: Run) -> str:
+    return f"{identity(config)} {hardware(run)}"
 
 
 def labels(jobs: list[BenchJob]) -> list[str]:

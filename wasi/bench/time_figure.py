@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import matplotlib
 from matplotlib.figure import Figure
 
-from wasi.bench.jobs import BenchJob, baseline_apart, series_names
+from wasi.bench.jobs import BenchJob, baselines, series_names
 from wasi.config.declared import declared_order
-from wasi.report.figures import DPI, WIDTH_INCHES, images
+from wasi.report.figures import DPI, WIDTH_INCHES, add_legend, images
 from wasi.report.options import threshold
 from wasi.report.style import SETTINGS, styles
 
@@ -47,25 +47,24 @@ def draw(jobs: list[BenchJob], name: str = "") -> dict[str, bytes]:
         model, dataset, batch = jobs[0].block
         heading = f"{model} on {dataset}, batch {batch}"
         figure.suptitle(f"{name}: {heading}" if name else heading, fontsize=9, fontweight="bold")
-        handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=_legend_columns(handles))
+        add_legend(figure, axes, list(series))
         return images(figure)
 
 
-def _legend_columns(labels: Iterable[str]) -> int:
-    """Return how many legend columns fit into the width."""
-    return max(1, min(6, int(WIDTH_INCHES * 72 / 4.6) // (max(map(len, labels), default=0) + 6)))
-
-
 def _series(jobs: list[BenchJob]) -> dict[str, Series]:
-    """Return name -> series; the baseline's is added unless it is one of the jobs."""
+    """Return name -> series of the completed jobs; baselines are added unless they are jobs themselves."""
     series: dict[str, Series] = {}
+    jobs = [job for job in jobs if job.status == "completed"]
+    if not jobs:
+        return {}
     for name, job in zip(series_names(jobs), jobs, strict=True):
         series.setdefault(name, Series(job.method)).points.append((_x_value(job.config), job.metrics))
-    if (base := baseline_apart(jobs)) is not None:
-        method = base["config"]["method"]["name"]
-        name = f"{method} (baseline)" if method in series else method
-        series[name] = Series(method, [(_x_value(base["config"]), base["metrics"])])
+    for base in baselines(jobs).values():
+        if not base.is_job:
+            short = base.name.removesuffix(" (baseline)")
+            name = base.name if short in series else short
+            method = base.run.config["method"]["name"]
+            series[name] = Series(method, [(_x_value(base.run.config), base.run.metrics)])
     return {name: one for name, one in series.items() if any(one.timed(kind) for kind in _PANELS)}
 
 

@@ -3,6 +3,7 @@
 import io
 import math
 import textwrap
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import matplotlib
@@ -73,7 +74,7 @@ def figure_of(block: Block, comparisons: list[Comparison], name: str = "") -> Fi
     caption = textwrap.fill(_caption(block), int(points / 4.3))
     axes[0].set_title(caption, loc="left", fontsize=7, color="#555555")
     axes[0].title.set_in_layout(True)
-    _legend(figure, axes, series)
+    add_legend(figure, axes, [one.label for one in series])
     figure.canvas.draw()  # fixes the layout: labels are placed in pixels
     title.set_x(axes[0].get_position().x0)
     for ax, some in zip(axes, labels, strict=True):
@@ -145,7 +146,7 @@ def _caption(block: Block) -> str:
         parts.append("points are labelled with epsilon" + (" (weights/activations)" if both else ""))
         if any(label.startswith("keep") for label in labels):
             parts.append("keep: share of a weight's parameters")
-    counts = {len(group.runs) for group in block.groups}
+    counts = {len(group.trained) for group in block.groups if any(_point(group, cost) for cost in PANELS)}
     if max(counts) > 1:
         counts_text = "–".join(map(str, sorted({min(counts), max(counts)})))
         parts.append(f"mean ± standard deviation over {counts_text} seeds")
@@ -154,12 +155,16 @@ def _caption(block: Block) -> str:
     return "; ".join(parts)
 
 
-def _legend(figure: Figure, axes: list[Axes], series: list[Series]) -> None:
-    """Draw the legend below the panels, in as many columns as fit, and make the figure taller by it."""
+def add_legend(figure: Figure, axes: Iterable[Axes], order: Sequence[str]) -> None:
+    """Draw the legend below the panels, in as many columns as fit, and make the figure taller by it.
+
+    Args:
+        order: the labels of series, of which those that are drawn are shown.
+    """
     handles: dict[str, Artist] = {}
     for ax in axes:
         handles |= {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    labels = [s.label for s in series if s.label in handles]
+    labels = [label for label in order if label in handles]
     names = [wrapped(label, _LEGEND_CHARACTERS) for label in labels]
     for columns in range(len(labels), 0, -1):
         legend = figure.legend([handles[label] for label in labels], names, loc="outside lower center", ncols=columns)
