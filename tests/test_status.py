@@ -161,3 +161,11 @@ def test_the_command_takes_no_torch_and_ends_in_one_line(tmp_path):
 def test_a_reason_of_several_lines_is_one(tmp_path):
     _job(tmp_path, "a", "failed", error="out of memory:\n  3 GiB")
     assert list(lines(tmp_path))[1:] == ["  failed       a: out of memory: 3 GiB"]
+
+
+def test_a_terminal_without_a_paths_characters_is_told_nevertheless(tmp_path):
+    _job(tmp_path / "größe", "a", "failed", error="größer")
+    command = [sys.executable, "-m", "wasi.status", str(tmp_path / "größe")]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert b"gr??e: 1 failed" in done.stdout and b"gr??er" in done.stdout

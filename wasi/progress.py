@@ -19,7 +19,7 @@ from wasi.report.fields import name_of, ratio_text, significant
 from wasi.report.groups import blocks_of
 from wasi.report.load import Run, Unusable, read_run
 from wasi.report.origins import waited, was_busy
-from wasi.report.write import printable
+from wasi.runs.ending import printable
 from wasi.runs.plan import read_plan, read_planned
 from wasi.runs.result import BENCH_FILE_NAME, FILE_NAME
 from wasi.runs.tuning import is_tuned_sweep

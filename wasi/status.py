@@ -21,6 +21,7 @@ from typing import Any
 
 from wasi.cli import run_cli
 from wasi.errors import UserError
+from wasi.runs.ending import printable
 from wasi.runs.lock import is_locked
 from wasi.runs.plan import read_plan, read_planned
 from wasi.runs.result import BENCH_FILE_NAME, FILE_NAME, read_result
@@ -221,7 +222,7 @@ def main() -> None:
     if options.watch is not None and not 0 < options.watch < math.inf:
         raise UserError("--watch", options.watch, "a number of seconds above 0")
     while True:
-        text = "\n".join(line for sweep in options.sweeps for line in lines(sweep))
+        text = printable("\n".join(line for sweep in options.sweeps for line in lines(sweep)))
         print(text if options.watch is None else f"\033[2J\033[H{text}", flush=True)
         if options.watch is None:
             return

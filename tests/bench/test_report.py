@@ -217,4 +217,4 @@ def test_a_legend_of_long_names_lies_inside_the_figure(tmp_path, monkeypatch):
     (figure,) = drawn
     figure.canvas.draw()
     box = figure.legends[0].get_window_extent()
-    assert 0 <= box.x0 and box.x1 <= figure.bbox.width
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width

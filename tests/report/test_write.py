@@ -10,6 +10,7 @@ from tests.report import fakes
 from wasi.errors import UserError
 from wasi.report import write_report
 from wasi.report.markdown import escape
+from wasi.report.write import file_part
 
 
 def rows(path):
@@ -185,3 +186,17 @@ def test_long_names_of_data_sets_have_figures_of_their_own(tmp_path):
         fakes.write(tmp_path, fakes.metrics(0.9), fakes.config(options=options))
     write_report([tmp_path])
     assert len(list(tmp_path.glob("accuracy_vs_cost_*.png"))) == 2
+
+
+def test_labels_that_differ_in_other_scripts_have_files_of_their_own():
+    labels = ("image_folder (学)", "image_folder (校)", "image_folder ()", "学", "a+b", "a b")
+    names = {file_part(label) for label in labels}
+    assert len(names) == len(labels) and all(re.fullmatch("[A-Za-z0-9._-]+", name) for name in names)
+
+
+def test_an_experiment_in_a_folder_is_a_part_of_a_files_name(tmp_path):
+    provenance = fakes.PROVENANCE | {"experiment": "mine/try1"}
+    fakes.write(tmp_path, fakes.metrics(0.8), fakes.config(), provenance=provenance)
+    write_report([tmp_path])
+    (figure,) = tmp_path.glob("*accuracy_vs_cost*.png")
+    assert figure.name == "mine_try1_accuracy_vs_cost_vit_micro_digits.png"

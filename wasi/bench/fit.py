@@ -30,8 +30,8 @@ from wasi.config.validate import integer_from, is_number, list_of, one_of
 from wasi.errors import Interrupted, UserError
 from wasi.measure import rss
 from wasi.report.csv_files import csv_text
-from wasi.report.write import printable, write_images
-from wasi.runs.ending import Ending, ending_of, tell
+from wasi.report.write import write_images
+from wasi.runs.ending import Ending, ending_of, printable, tell
 from wasi.runs.inputs import check_inputs
 from wasi.runs.provenance import provenance
 from wasi.signals import uninterrupted

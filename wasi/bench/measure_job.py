@@ -169,7 +169,7 @@ def _show(job: Job) -> None:
     """Print the text tables for a single job; a sweep prints them at its end."""
     from wasi.bench.bench_table import text
     from wasi.bench.jobs import read_jobs
-    from wasi.report.write import printable
+    from wasi.runs.ending import printable
 
     alone = HydraConfig.initialized() and HydraConfig.get().mode != RunMode.MULTIRUN
     if alone and job.result.ours.metrics():

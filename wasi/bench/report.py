@@ -10,7 +10,8 @@ from wasi.report.csv_files import csv_text, relative
 from wasi.report.gathered import gather
 from wasi.report.options import select
 from wasi.report.origins import experiment_of
-from wasi.report.write import file_part, printable, write_images, write_page
+from wasi.report.write import file_part, write_images, write_page
+from wasi.runs.ending import printable
 
 CSV_NAME = "bench.csv"
 _CONFIG = (
@@ -66,6 +67,6 @@ def _figures(jobs: list[BenchJob], folder: Path) -> list[str]:
     for members in by_block(jobs):
         experiment = experiment_of([job.run for job in members])
         images = draw(members, experiment or "")
-        parts = [*filter(None, [experiment]), "time_vs_epsilon", *map(file_part, members[0].block)]
-        names += write_images(images, "_".join(parts), folder)
+        labels = [*filter(None, [experiment]), "time_vs_epsilon", *members[0].block]
+        names += write_images(images, "_".join(map(file_part, labels)), folder)
     return names

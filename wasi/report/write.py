@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import re
-import sys
 import textwrap
 from pathlib import Path
 
@@ -16,10 +15,10 @@ from wasi.report.groups import Block
 from wasi.report.markdown import markdown
 from wasi.report.origins import experiment_of
 from wasi.report.terminal import WIDTH, block_text, legend
+from wasi.runs.ending import printable
 
 PAGE = "report.html"
 _LONGEST_PART = 80  # characters of a label in a file's name, which may have 255
-_ASCII = str.maketrans({"±": "+-", "×": "x", "≈": "~", "Δ": "-", "●": "*"})
 
 
 def write(dirs: list[Path], into: Path | None = None) -> str:
@@ -87,8 +86,8 @@ def write_figures(block: Block, comparisons: list[Comparison], folder: Path) -> 
 
     experiment = experiment_of([run for group in block.groups for run in group.runs])
     images = draw(block, comparisons, experiment or "")
-    parts = [*filter(None, [experiment]), "accuracy_vs_cost", file_part(block.model), file_part(block.dataset)]
-    return write_images(images, "_".join(parts), folder)
+    labels = [*filter(None, [experiment]), "accuracy_vs_cost", block.model, block.dataset]
+    return write_images(images, "_".join(map(file_part, labels)), folder)
 
 
 def write_images(images: dict[str, bytes], stem: str, folder: Path) -> list[str]:
@@ -100,24 +99,15 @@ def write_images(images: dict[str, bytes], stem: str, folder: Path) -> list[str]
 
 
 def file_part(label: str) -> str:
-    """A label with only such characters as may stand in a file's name, and no more of them than two labels may have.
+    """A label with only ASCII letters, digits, `.`, `_` and `-`, in at most 80 characters, as a part of a file's name.
 
-    Where a label is too long, its end is replaced by a hash of it, so that labels with a common start keep apart.
+    Spaces, brackets and slashes become `_`. Where other characters are left out or the label is too long, a hash of it stands at
+    the end, so that labels with a common start, or in another script, keep apart.
 
     >>> file_part("vit_b_32 (surrogate weights)")
     'vit_b_32_surrogate_weights'
     """
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", label).strip("_")
-    if len(name) <= _LONGEST_PART:
+    if len(name) <= _LONGEST_PART and not re.search(r"[^A-Za-z0-9._ ()/-]", label):
         return name
-    return f"{name[: _LONGEST_PART - 9]}_{hashlib.sha256(label.encode()).hexdigest()[:8]}"
-
-
-def printable(text: str) -> str:
-    """The text with characters that the terminal's encoding lacks replaced."""
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    try:
-        text.encode(encoding)
-    except UnicodeEncodeError:
-        return text.translate(_ASCII).encode(encoding, "replace").decode(encoding)
-    return text
+    return f"{name[: _LONGEST_PART - 9]}_{hashlib.sha256(label.encode()).hexdigest()[:8]}".lstrip("_")

@@ -12,6 +12,7 @@ from wasi.errors import Diverged, Interrupted, UserError
 from wasi.runs.out_of_memory import is_out_of_memory
 from wasi.signals import arrived
 
+_ASCII = str.maketrans({"±": "+-", "×": "x", "≈": "~", "Δ": "-", "●": "*"})
 _log_file = logging.getLogger("wasi.file_only")
 
 
@@ -83,6 +84,16 @@ def print_error(line: str) -> None:
 
 def one_line(text: str) -> str:
     return " ".join(text.split())
+
+
+def printable(text: str) -> str:
+    """Return the text with characters that the terminal's encoding lacks replaced."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.translate(_ASCII).encode(encoding, "replace").decode(encoding)
+    return text
 
 
 def _type_and_text(error: BaseException) -> str:
