@@ -180,3 +180,14 @@ def test_a_ratio_in_turns_from_too_few_rounds_for_an_interval_is_still_the_one_i
     assert wasi.ratio(STEP) == 2.5 and not wasi.within_noise(STEP)
     write_report([tmp_path])
     assert "2.50×" in table_of(tmp_path) and "2.50× [" not in table_of(tmp_path)
+
+
+@pytest.mark.parametrize("section", ["provenance", "metrics", "config", "shared"])
+def test_a_damaged_file_is_named_and_left_out(tmp_path, section):
+    pareto(tmp_path / "sweep")
+    collect([tmp_path / "sweep"], tmp_path / "kept")
+    path = next((tmp_path / "kept").glob("job*.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {section: None}))
+    runs, warnings = read_runs([tmp_path / "kept"])
+    assert len(runs) == 7
+    assert warnings == [f"left out {path}: damaged: a section is no JSON object"]

@@ -461,3 +461,21 @@ def test_points_of_one_series_are_labelled_and_the_text_says_so(tmp_path):
         for figure in section.figures:
             labels = {value["name"]: value.get("label") for value in figure.spec["data"]["values"]}
             assert labels["wasi 0.4"] == "0.4" and labels["wasi 0.8"] == "0.8" and labels.get("vanilla") is None
+
+
+def test_numbers_that_are_none_and_epochs_without_a_number_are_skipped(tmp_path):
+    history = [{"epoch": None, "train/loss": 1.0}, {"epoch": 1, "train/loss": 0.5}]
+    path = fakes.write(tmp_path, fakes.metrics(0.8), fakes.config("wasi", 0.8), history=history)
+    lines = ["0,0,fc,0,nan", "0,0,fd,0,2.0", "1,9,fc,0,inf"]
+    (path.parent / "monitor.csv").write_text("\n".join(["epoch,step,layer,call,angle_mean_deg", *lines]) + "\n")
+    for section, expected in ((epochs.curves, [(1, 0.5)]), (epochs.stability, [(0, 2.0)])):
+        (figure,) = section(rows(tmp_path)).figures
+        assert [(one["epoch"], one["y"]) for one in figure.spec["data"]["values"]] == expected
+
+
+def test_ranks_of_one_seed_are_not_shown_beside_a_mean_of_others(tmp_path):
+    for seed, kept in enumerate(([8, 9, 12], [8, 9, 14])):
+        layer = {"name": "fc", "in_features": 64, "out_features": 64, "activation_ranks": kept}
+        fakes.write(tmp_path, fakes.metrics(0.8), fakes.config("wasi", 0.8, seed), layers=[layer])
+    (figure,) = ranks.section(rows(tmp_path)).figures
+    assert [cell["amount"] for cell in figure.spec["data"]["values"]] == ["13 of 64 features"]

@@ -13,12 +13,18 @@ from wasi.runs.result import read_result
 
 SCHEMA_VERSION = 1
 RUN, BENCH = "run", "bench"
-_KEYS = {"kind", "row", "seed", "fingerprint", "shared", "config", "metrics", "provenance"}
+_SECTIONS = ("shared", "config", "metrics", "provenance")
+_KEYS = {"kind", "row", "seed", "fingerprint", *_SECTIONS}
 
 
 def is_kept(content: Any) -> bool:
     """Whether the content of a JSON file is a kept result."""
     return isinstance(content, dict) and content.keys() >= _KEYS and content["kind"] in (RUN, BENCH)
+
+
+def is_whole(kept: Mapping[str, Any]) -> bool:
+    """Whether a kept result has its sections, as a damaged file has not."""
+    return all(isinstance(kept[section], dict) for section in _SECTIONS)
 
 
 def kept_files(folder: Path) -> Iterator[Path]:
@@ -42,7 +48,7 @@ class KeptFolder:
     @classmethod
     def read(cls, folder: Path) -> "KeptFolder":
         contents = [read_result(folder, path.name) for path in sorted(folder.glob("*.json"))]
-        results = [content for content in contents if content is not None and is_kept(content)]
+        results = [content for content in contents if content is not None and is_kept(content) and is_whole(content)]
         named = {result["baseline"] for result in results if result.get("baseline")}
         baseline = next((result for result in results if {result["row"]} == named), None)
         return cls(any(result["row"] != row_name(_config(result)) for result in results), baseline)

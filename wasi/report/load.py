@@ -101,6 +101,8 @@ def read_run(path: Path, read_folder: Callable[[Path], kept.KeptFolder] = kept.K
     version, known = content.get("schema_version"), kept.SCHEMA_VERSION if is_kept else SCHEMA_VERSION
     if version != known:
         raise Unusable(f"schema_version is {version}, this program reads {known}")
+    if is_kept and not kept.is_whole(content):
+        raise Unusable("damaged: a section is no JSON object")
     content = kept.as_result(content, read_folder(path.parent)) if is_kept else with_common_keys(content)
     status, config = content.get("status"), content.get("config")
     if status not in STATUSES:

@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import TypeVar
 
 SIGNIFICANCE = 0.05
+_ROUNDING = 1e-12  # differences of so much relative to the numbers are those of rounding
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -91,8 +92,9 @@ def paired(a: Mapping[Key, float], b: Mapping[Key, float]) -> Paired | None:
     centre = fmean(differences)
     if len(shared) == 1:
         return Paired(1, centre)
-    if _without_scatter(differences):
-        return Paired(len(shared), centre, p=None if any(differences) else 1.0)
+    largest = max(abs(side[key]) for side in (a, b) for key in shared)  # whose rounding the differences have
+    if _without_scatter(differences, largest):
+        return Paired(len(shared), centre, p=None if abs(centre) > _ROUNDING * largest else 1.0)
 
     from scipy.stats import ttest_rel
 
@@ -126,6 +128,10 @@ def _without_remarks() -> Iterator[None]:
         yield
 
 
-def _without_scatter(values: Sequence[float]) -> bool:
-    """Whether the values are equal up to rounding."""
-    return _spread(values) <= 1e-12 * max(map(abs, values))
+def _without_scatter(values: Sequence[float], scale: float | None = None) -> bool:
+    """Whether the values are equal up to rounding.
+
+    Args:
+        scale: the size of the numbers that were rounded. None is the largest value's.
+    """
+    return _spread(values) <= _ROUNDING * (max(map(abs, values)) if scale is None else scale)

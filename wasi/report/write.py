@@ -101,8 +101,8 @@ def write_images(images: dict[str, bytes], stem: str, folder: Path) -> list[str]
 def file_part(label: str) -> str:
     """A label with only ASCII letters, digits, `.`, `_` and `-`, in at most 80 characters, as a part of a file's name.
 
-    Spaces, brackets and slashes become `_`. Where other characters are left out or the label is too long, a hash of it stands at
-    the end, so that labels with a common start, or in another script, keep apart.
+    Spaces, brackets and slashes become `_`. Where other characters are left out or the label is too long, a hash of it
+    stands at the end, so that labels with a common start, or in another script, keep apart.
 
     >>> file_part("vit_b_32 (surrogate weights)")
     'vit_b_32_surrogate_weights'

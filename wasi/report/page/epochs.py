@@ -1,6 +1,7 @@
 """The page's figures over epochs: losses and accuracy, and with `train.monitor=true` ranks and subspaces."""
 
 import csv
+import math
 import statistics as numbers
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -45,8 +46,9 @@ def _curve(row: Row, metric: str) -> list[dict[str, Any]]:
     by_epoch: dict[int, list[float]] = {}
     for run in row.group.trained:
         for entry in run.history:
-            if isinstance(entry.get(metric), (int, float)) and "epoch" in entry:
-                by_epoch.setdefault(int(entry["epoch"]), []).append(entry[metric])
+            value, epoch = entry.get(metric), entry.get("epoch")
+            if isinstance(value, (int, float)) and math.isfinite(value) and isinstance(epoch, int):
+                by_epoch.setdefault(epoch, []).append(value)
     return _points(row, by_epoch, _mean_and_range)
 
 
@@ -89,7 +91,7 @@ def _watched(row: Row, runs: list[dict[int, dict]], name: str) -> list[dict[str,
     for epochs in runs:
         start = epochs.get(0, {})
         for epoch, layers in epochs.items():
-            by_epoch.setdefault(epoch, []).extend(_values(layers, start, name))
+            by_epoch.setdefault(epoch, []).extend(filter(math.isfinite, _values(layers, start, name)))
     return _points(row, by_epoch, _median_and_middle)
 
 

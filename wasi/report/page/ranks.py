@@ -85,9 +85,17 @@ def _inputs(row: Row) -> list[dict[str, Any]]:
         rank = _mean(row, layer["name"], lambda other: (other.get("activation_ranks") or [None])[-1])
         ranks = layer.get("activation_ranks") or []
         if rank is not None and layer.get("in_features"):
-            text = f"{rank:g} of {layer['in_features']} features; {'×'.join(map(str, ranks))}, batch first"
+            text = f"{rank:g} of {layer['in_features']} features"
+            if _are_of_all_seeds(row, layer["name"], ranks):
+                text += f"; {'×'.join(map(str, ranks))}, batch first"
             found.append(_cell(row, layer, rank / layer["in_features"], text))
     return found
+
+
+def _are_of_all_seeds(row: Row, name: str, ranks: list) -> bool:
+    """Whether the layer's activation has these ranks with every seed."""
+    layers = (layer for run in row.group.trained for layer in run.layers if layer.get("name") == name)
+    return all(layer.get("activation_ranks") == ranks for layer in layers)
 
 
 def _cell(row: Row, layer: dict, share: float, amount: str) -> dict[str, Any]:
