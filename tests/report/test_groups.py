@@ -254,3 +254,14 @@ def test_a_model_with_benchmarks_comes_first(tmp_path):
     job = jobs.content(jobs.config("wasi", 0.8), jobs.metrics(60, 5, 60), jobs.metrics(100, 10, 90))
     jobs.write_sweep(tmp_path, [job])
     assert [block.title.partition(" ")[0] for block in blocks(tmp_path)] == ["vit_b_32", "vit_micro"]
+
+
+def test_folders_of_one_name_are_blocks_of_their_own_and_told_apart(tmp_path):
+    for root in ("/a/x/photos", "/b/x/photos", "/b/cars"):
+        for name in ("vanilla", "wasi"):
+            add(tmp_path, name, 0.8, options={"dataset.name": "image_folder", "dataset.root": root})
+    blocks = blocks_of(read_runs([tmp_path])[0])
+    assert [block.dataset for block in blocks] == [
+        "image_folder (a/x/photos)", "image_folder (b/x/photos)", "image_folder (cars)",
+    ]  # fmt: skip
+    assert [len(block.groups) for block in blocks] == [2, 2, 2]

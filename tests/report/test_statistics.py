@@ -50,6 +50,6 @@ def test_pairs_without_scatter_or_too_few():
 
 def test_differences_that_are_equal_but_for_rounding_are_not_tested():
     """Each seed errs on two more of 50 000 images, which no seed shows exactly in binary."""
-    right = {1: 44_321, 2: 44_618, 3: 43_907}
+    right = {1: 46_311, 2: 46_890, 3: 40_663}
     found = paired({k: n / 50_000 for k, n in right.items()}, {k: (n - 2) / 50_000 for k, n in right.items()})
     assert found.difference == pytest.approx(2 / 50_000) and found.without_scatter and found.p is None

@@ -13,6 +13,7 @@ from wasi.report.columns import ACCURACY_NAMES, TEST, VALIDATION, Cost
 from wasi.report.load import Run, hardware
 from wasi.report.options import (
     activation_label,
+    data_root,
     dataset_label,
     epsilon_label,
     model_label,
@@ -150,10 +151,12 @@ def blocks_of(runs: Iterable[Run]) -> list[Block]:
     completed = [run for run in runs if run.completed]
     trained = _groups(run for run in completed if not run.is_bench)
     benchmarked = _groups(with_baselines(run for run in completed if run.is_bench))
-    found: dict[tuple[str, str], list[Group]] = {}
-    for group in joined(trained, benchmarked):
-        found.setdefault((model_label(group.config), dataset_label(group.config)), []).append(group)
-    blocks = [block_of(model, dataset, groups) for (model, dataset), groups in found.items()]
+    groups = joined(trained, benchmarked)
+    roots = [data_root(group.config) for group in groups]
+    found: dict[tuple[str, str, str | None], list[Group]] = {}
+    for group, root in zip(groups, roots, strict=True):
+        found.setdefault((model_label(group.config), dataset_label(group.config, roots), root), []).append(group)
+    blocks = [block_of(model, dataset, members) for (model, dataset, _), members in found.items()]
     return sorted(blocks, key=lambda block: all(group.bench is None for group in block.groups))
 
 

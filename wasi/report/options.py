@@ -1,6 +1,6 @@
 """Which options distinguish configurations, and how reports write them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -42,8 +42,8 @@ def result_options(config: Mapping) -> dict[str, Any]:
     seed = config.get("seed")
     options = flat(relevant(config))
     options = {k: v for k, v in options.items() if not (k.endswith(".seed") and v == seed)}
-    if select(config, "dataset.name") == "image_folder":  # there the folder is the data set
-        options["dataset.root"] = select(config, "dataset.root")
+    if (root := data_root(config)) is not None:
+        options["dataset.root"] = root
     if rank_options(config) & options.keys():
         options["rank.calibration_batches"] = select(config, "rank.calibration_batches")
     return canonical(options)
@@ -78,9 +78,28 @@ def unquotable(config: Mapping) -> list[str]:
     return [reason for reason, holds in reasons.items() if holds]
 
 
-def dataset_label(config: Mapping) -> str:
-    name, root = select(config, "dataset.name"), select(config, "dataset.root")
-    return f"{name} ({without_absolute_paths(root)})" if name == "image_folder" and root else str(name)
+def dataset_label(config: Mapping, others: Iterable[str | None] = ()) -> str:
+    """The data set's name, with the folder of `image_folder` in brackets.
+
+    Args:
+        others: folders of other data sets, from which this one's is told apart by as many of its parents as that takes.
+    """
+    name, root = select(config, "dataset.name"), data_root(config)
+    if not root:
+        return str(name)
+    shown = without_absolute_paths(root)
+    alike = {other for other in others if other and other != root and without_absolute_paths(other) == shown}
+    parts = PurePath(root).parts
+    for count in range(len(PurePath(shown).parts), len(parts) + 1):
+        if not any(PurePath(other).parts[-count:] == parts[-count:] for other in alike):
+            return f"{name} ({PurePath(*parts[-count:]) if alike else shown})"
+    return f"{name} ({root})"
+
+
+def data_root(config: Mapping) -> str | None:
+    """The folder of `image_folder`, which is the data set there; None for a data set that its name tells."""
+    root = select(config, "dataset.root") if select(config, "dataset.name") == "image_folder" else None
+    return None if root is None else str(root)
 
 
 def weight_epsilon(config: Mapping) -> float | None:
