@@ -94,14 +94,22 @@ class OptunaSweeper(TunedSweeper):
         return tuned_row(replace(row, grid=list(points.values())), list(returns.values()), self._objectives)
 
     def _next_trials(self, study: Any, space: Space, done: int) -> dict[int, dict[str, Any]]:
-        """Number and point of at most `n_jobs` trials: those asked for by an earlier command, then new ones."""
-        asked = study.get_trials(deepcopy=False)
+        """Number and point of at most `n_jobs` trials: those asked for by an earlier command, then new ones.
+
+        A trial that lacks a value fails and does not count.
+        """
+        stored = study.get_trials(deepcopy=False)
+        asked = [trial for trial in stored if space.is_drawn(trial)]
+        for trial in stored:
+            if trial not in asked:
+                study.tell(trial.number, state=self._optuna.trial.TrialState.FAIL, skip_if_finished=True)
         if before := asked[done : done + self.n_jobs]:
             return {trial.number: point_of(trial) for trial in before}
         found = {}
-        for number in range(len(asked), min(len(asked) + self.n_jobs, self.n_trials)):
-            study.sampler = instantiate(self.sampler, seed=self.sampler.seed + number)
-            found[number] = space.suggest(study.ask())
+        for count in range(len(asked), min(len(asked) + self.n_jobs, self.n_trials)):
+            study.sampler = instantiate(self.sampler, seed=self.sampler.seed + count)
+            trial = study.ask()
+            found[trial.number] = space.suggest(trial)
         return found
 
     def _tell(self, study: Any, number: int, job: Any) -> None:

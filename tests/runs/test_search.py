@@ -113,6 +113,30 @@ def test_ranges_may_be_widened_and_choices_may_not():
     assert narrow == wide != Space({"lr": Range(1, 2), "x": [1, 2]}).digest()
 
 
+def test_another_scale_or_step_is_another_study_and_that_of_a_grid_of_rates_keeps_its_name():
+    kinds = [{"log": True}, {}, {"step": 1}, {"step": 2}, {"log": True, "step": 1}]
+    digests = [Space({"lr": Range(1, 9, **kind)}).digest() for kind in kinds]
+    assert len({*digests}) == 5 and digests[0] == Space({"lr": None}).digest()
+
+
+def test_a_trial_whose_process_ended_before_it_was_drawn_fails_and_is_not_counted():
+    optuna = pytest.importorskip("optuna")
+    from hydra_plugins.optuna_sweeper import OptunaSweeper
+
+    sampler = OmegaConf.create({"_target_": "optuna.samplers.RandomSampler", "seed": 0})
+    sweeper, study = OptunaSweeper(2, 1, sampler), optuna.create_study()
+    sweeper._optuna, space = optuna, Space({"x": Range(1, 9), "optimizer": ["sgd"]}, {"sgd": Range(1, 2, log=True)})
+    study.ask()
+    partly = study.ask()
+    partly.suggest_float("x", 1, 9)
+    partly.suggest_categorical("optimizer", ["sgd"])
+    drawn = [sweeper._next_trials(study, space, done) for done in range(3)]
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "FAIL", "RUNNING", "RUNNING"]
+    assert [list(trials) for trials in drawn] == [[2], [3], []]
+    assert all(point.keys() == {"x", "optimizer", "optimizer.lr"} for trials in drawn for point in trials.values())
+    assert sweeper._next_trials(study, space, 0) == drawn[0]
+
+
 @pytest.mark.parametrize(("rate", "edge"), [(1.1e-4, True), (9e-3, True), (1e-3, False), (2e-4, False)])
 def test_the_edge_of_a_range(rate, edge):
     space = Space({"optimizer.lr": Range(1e-4, 1e-2, log=True)})

@@ -59,6 +59,11 @@ class Range:
         """Whether it has more than one number."""
         return self.low < self.high
 
+    @property
+    def kind(self) -> tuple[bool, int | None] | None:
+        """Scale and step; None for real numbers on a logarithmic scale, so that existing studies keep their hash."""
+        return None if self.log and self.step is None else (self.log, self.step)
+
     def suggest(self, name: str, trial: Trial) -> float:
         """Draw a number from `trial`; a real one is `shortened`."""
         if self.step:
@@ -116,6 +121,15 @@ class Space:
             point[_LR] = self.rates[optimizer].suggest(f"{_LR}@{optimizer}", trial)
         return point
 
+    def is_drawn(self, trial: Asked) -> bool:
+        """Return whether a stored trial has a value of every option.
+
+        Some are missing where its process ended between Optuna's `ask` and the last `suggest`.
+        """
+        point = point_of(trial)
+        has_rate = str(point.get("optimizer")) not in self.rates or _LR in point
+        return has_rate and self.axes.keys() <= point.keys()
+
     def tried(self, key: str, point: Point) -> Range | list[Any] | None:
         """Return the range or list from which the value of `key` at `point` was drawn; None if it was not searched."""
         of_optimizer = self.rates.get(str(point.get("optimizer"))) if key == _LR else None
@@ -124,9 +138,10 @@ class Space:
     def digest(self) -> str:
         """Return a hash that is equal for spaces that one Optuna study can search.
 
-        A study allows ranges to change between trials, but not the options or lists of choices, so these are hashed.
+        A study allows the ends of ranges to change between trials, but not the options, lists of choices, or the scale
+        and step of a range, so these are hashed.
         """
-        text = {key: None if isinstance(axis, Range) else axis for key, axis in self.axes.items()}
+        text = {key: axis.kind if isinstance(axis, Range) else axis for key, axis in self.axes.items()}
         return hashlib.sha256(json.dumps(text, sort_keys=True, default=str).encode()).hexdigest()[:6]
 
 
