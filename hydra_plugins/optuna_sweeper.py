@@ -14,7 +14,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from hydra_plugins.tuned_sweeper import TunedSweeper
+from wasi.config.arguments import target_of
 from wasi.config.objectives import direction
+from wasi.config.validate import integer_from, is_integer
 from wasi.errors import UserError
 from wasi.optional import optional
 from wasi.runs.result import read_result
@@ -51,8 +53,15 @@ class OptunaSweeper(TunedSweeper):
     def _plan(self, arguments: list[str]) -> Plan:
         self._optuna = optional("optuna", "hydra/sweeper", "optuna")
         for option, value in (("n_trials", self.n_trials), ("n_jobs", self.n_jobs)):
-            if not isinstance(value, int) or value < 1:
+            if not integer_from(1)(value):
                 raise UserError(f"hydra.sweeper.{option}", value, "a whole number from 1 up")
+        if not isinstance(self.sampler, DictConfig) or "_target_" not in self.sampler:
+            given = "null" if self.sampler is None else self.sampler
+            raise UserError("hydra.sweeper.sampler", given, "a class and its arguments, as _target_ and beside it")
+        target_of("hydra.sweeper.sampler", self.sampler)
+        if not (is_integer(seed := self.sampler.get("seed")) and 0 <= seed < 2**31):
+            given = "null" if seed is None else seed
+            raise UserError("hydra.sweeper.sampler.seed", given, "a whole number from 0 up, below 2^31")
         return super()._plan(arguments)
 
     def _planned(self, overrides: list[Override]) -> Plan:

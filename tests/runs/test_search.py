@@ -34,7 +34,7 @@ class Fixed:
         middle = (low * high) ** 0.5 if log else (low + high) / 2
         return self.params.setdefault(name, middle if self.share is None else low + self.share * (high - low))
 
-    def suggest_int(self, name, low, high, step=1):
+    def suggest_int(self, name, low, high, *, step=1, log=False):
         return self.params.setdefault(name, low + (high - low) // step // 2 * step)
 
     def suggest_categorical(self, name, choices):
@@ -98,6 +98,9 @@ def test_ranges_and_choices_of_the_command_line():
     words = ("a=tag(log,interval(1e-4,1e-2))", "b=range(1,9,2)", "c=choice(x,y)", "d=x,y", "e=1")
     searched = searched_options(parsed(*words))
     assert searched == {"a": Range(1e-4, 1e-2, log=True), "b": Range(1, 7, step=2), "c": ["x", "y"]}
+    assert searched_options(parsed("f=range(8,2,-2)")) == {"f": Range(4, 8, step=2)}
+    whole = searched_options(parsed("g=int(interval(2,16))", "h=tag(log,int(interval(2,16)))"))
+    assert whole == {"g": Range(2, 16, step=1), "h": Range(2, 16, log=True, step=1)}
     assert [override.key_or_group for override in parsed(*words) if not is_searched(override)] == ["d", "e"]
     assert space_of(tune([1, 2]), {}, {"optimizer.lr": Range(3, 4)}).axes == {"optimizer.lr": Range(3, 4)}
 
@@ -210,6 +213,8 @@ def test_killed_in_the_middle_a_search_of_two_objectives_goes_on_and_trains_noth
     [
         (("tune.objectives=[test/acc]",), "tune.objectives=['test/acc']: allowed is a list of metrics"),
         (("hydra.sweeper.n_trials=0",), "hydra.sweeper.n_trials=0: allowed is a whole number"),
+        (("hydra.sweeper.sampler=null",), "hydra.sweeper.sampler=null: allowed is a class and its arguments"),
+        (("hydra.sweeper.sampler.seed=null",), "hydra.sweeper.sampler.seed=null: allowed is a whole number"),
         (("tune.objectives=[val/acc,flops/train_step]",), "allowed is of validation alone with train.measure=false"),
     ],
 )

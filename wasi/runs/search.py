@@ -35,7 +35,7 @@ class Trial(Protocol):
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float: ...
 
-    def suggest_int(self, name: str, low: int, high: int, step: int = 1) -> int: ...
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int: ...
 
     def suggest_categorical(self, name: str, choices: list) -> Any: ...
 
@@ -67,7 +67,7 @@ class Range:
     def suggest(self, name: str, trial: Trial) -> float:
         """Draw a number from `trial`; a real one is `shortened`."""
         if self.step:
-            return trial.suggest_int(name, int(self.low), int(self.high), step=self.step)
+            return trial.suggest_int(name, int(self.low), int(self.high), step=self.step, log=self.log)
         return shortened(trial.suggest_float(name, self.low, self.high, log=self.log), self.low, self.high)
 
     def ends(self) -> tuple[float, float]:
@@ -209,11 +209,11 @@ def _axis(override: Override) -> Range | list[Any]:
     if override.is_choice_sweep():
         return [override._get_value_element_as_str(item) if not _plain(item) else item for item in value.list]
     log = "log" in value.tags
-    if override.is_interval_sweep():
-        found = Range(float(value.start), float(value.end), log)
+    if override.is_interval_sweep():  # whose ends are real numbers unless it is cast: int(interval(2,16))
+        found = Range(value.start, value.end, log, step=1 if isinstance(value.start, int) else None)
     elif isinstance(value.start, int) and isinstance(value.step, int) and not log:
         steps = range(value.start, value.stop, value.step)  # the end is excluded, as in Hydra
-        found = Range(min(steps, default=0), max(steps, default=0), step=value.step)
+        found = Range(min(steps, default=0), max(steps, default=0), step=abs(value.step))
     else:
         return list(value.range())
     if not found.low < found.high or (log and found.low <= 0):
