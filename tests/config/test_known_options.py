@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+from hydra.conf import ConfigSourceInfo
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
@@ -62,6 +63,18 @@ def test_refused(overrides, message, compose_config):
     assert str(error.value).startswith(message) and "\n" not in str(error.value)
 
 
+def test_before_a_sweep_a_method_may_be_in_a_folder_of_config_dir(compose_config, tmp_path):
+    (tmp_path / "method").mkdir()
+    options = (CONF / "method" / "vanilla.yaml").read_text().replace("name: vanilla", "name: mine")
+    (tmp_path / "method" / "mine.yaml").write_text(options)
+    cfg = compose_config("method=vanilla", "method.name=mine", with_hydra=True)
+    cfg.hydra.runtime.config_sources = []
+    with pytest.raises(UserError, match=r"^method\.name=mine: "):
+        check_config(cfg)
+    cfg.hydra.runtime.config_sources = [ConfigSourceInfo(str(tmp_path), "file", "command-line")]
+    check_config(cfg)
+
+
 def test_the_benchmarks_own_section_is_looked_at_too(compose_config):
     with pytest.raises(UserError, match=r"^bench\.foo=1: allowed is one of bench\.baseline, "):
         check_config(compose_config("+bench.foo=1", config="bench"))
@@ -76,7 +89,7 @@ def test_the_benchmarks_options_are_none_of_a_run(compose_config, monkeypatch):
         hydra_cfg = OmegaConf.create({"job": {"config_name": config}, "overrides": {"task": words}})
         monkeypatch.setattr(HydraConfig, "initialized", lambda: True)
         monkeypatch.setattr(HydraConfig, "get", lambda found=hydra_cfg: found)
-        monkeypatch.setattr(known_options, "_folders", lambda: [CONF])
+        monkeypatch.setattr(known_options, "_folders", lambda cfg: [CONF])
         if config == "bench":
             check_config(compose_config("bench.rounds=3", config="bench"))
             continue

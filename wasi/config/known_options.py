@@ -45,14 +45,14 @@ def check_config(cfg: DictConfig, swept: Collection[str] = ()) -> None:
     check_sections(cfg)
     validate(cfg, swept)
     if not {"method", "recipe", "experiment"} & set(swept):
-        check_method(cfg.method)
+        check_method(cfg)
         if (as_read := _with_rank_as_read(cfg)) is not None:
             validate(as_read, swept)
 
 
 def check_sections(cfg: DictConfig) -> None:
     """Raise `UserError` for a section or option that is missing, and for an option that nothing reads."""
-    folders, main = _folders(), content(CONF / "config.yaml")
+    folders, main = _folders(cfg), content(CONF / "config.yaml")
     groups = {path.name for folder in folders for path in folder.iterdir() if path.is_dir()} - {"hydra"}
     _refuse_unknown("", cfg, set(main) - {"defaults"} | groups)
     _refuse_what_is_not_read(cfg)
@@ -113,11 +113,11 @@ def _of_launcher(choice: str) -> set[str]:
 
 def check_needed(section: str, cfg: DictConfig) -> None:
     """Raise `UserError` for an option that every file of a group has and the configuration lacks."""
-    whole = [set(file) for file in _files(section, _folders()) if "defaults" not in file]
+    whole = [set(file) for file in _files(section, _folders(cfg)) if "defaults" not in file]
     _refuse_missing(section, cfg[section], set.intersection(*whole) if whole else ())
 
 
-def check_method(method: DictConfig) -> None:
+def check_method(cfg: DictConfig) -> None:
     """Check the method's name, and its options that take their value from another option by interpolation.
 
     Each of the latter must satisfy the rule of the option that the method's YAML file interpolates.
@@ -125,8 +125,8 @@ def check_method(method: DictConfig) -> None:
     Raises:
         UserError: there is no such method, or a value is not allowed.
     """
-    files = {file.get("name"): file for file in _files("method", _folders())}
-    name = method.get("name")
+    files = {file.get("name"): file for file in _files("method", _folders(cfg))}
+    method, name = cfg.method, cfg.method.get("name")
     if name not in files:
         raise UserError("method.name", name, f"{', '.join(sorted(filter(None, files)))}, by method=NAME")
     for path, reference in _references(files[name]):
@@ -141,7 +141,7 @@ def _with_rank_as_read(cfg: DictConfig) -> DictConfig | None:
     `validate` of the result applies the rules about combinations of options to `method.activations.token_epsilon` as
     well.
     """
-    files = {file.get("name"): file for file in _files("method", _folders())}
+    files = {file.get("name"): file for file in _files("method", _folders(cfg))}
     changed = {}
     for path, reference in _references(files[cfg.method.name]):
         value = OmegaConf.select(cfg.method, path)
@@ -208,8 +208,12 @@ def _files(section: str, folders: list[Path]) -> list[dict[str, Any]]:
     return [content(file) for folder in folders for file in of_group(section, folder)]
 
 
-def _folders() -> list[Path]:
-    """Return the project's configuration folder, followed by those of `--config-dir`."""
-    given = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
+def _folders(cfg: DictConfig) -> list[Path]:
+    """Return the project's configuration folder, followed by those of `--config-dir`.
+
+    Before a sweep's first job, the section `hydra` of `cfg` names them; a job's `cfg` has none, but then Hydra has.
+    """
+    hydra_cfg = cfg.get("hydra") or (HydraConfig.get() if HydraConfig.initialized() else None)
+    given = hydra_cfg.runtime.config_sources if hydra_cfg else []
     others = [Path(source.path) for source in given if source.schema == "file"]
     return list(dict.fromkeys([CONF, *(path for path in others if path.is_dir())]))
