@@ -186,3 +186,12 @@ def test_what_logging_cannot_be_set_up_with(word):
 
 def test_other_refusals_are_not_translated(compose_config):
     assert line(compose_config, "+seed=3") is None
+
+
+@pytest.mark.parametrize("plus", ["", "+"])
+def test_an_option_inside_a_null_section_of_hydras_is_named(plus, compose_config):
+    words = ["train.epochs=1", f"{plus}hydra.sweeper.params.foo=1"]
+    with pytest.raises(AssertionError) as error:
+        compose_config(*words, with_hydra=True)
+    allowed = "hydra.sweeper.params={…}, as hydra.sweeper.params is null"
+    assert str(rejected(error.value, words)).startswith(f"hydra.sweeper.params.foo=1: allowed is {allowed}")

@@ -58,6 +58,14 @@ def test_more_jobs_than_gpus_are_refused(config):
         prepare_launcher(config("joblib", "hydra.launcher.n_jobs=4", gpus="0,1"))
 
 
+@pytest.mark.parametrize("option", ["n_jobs=0", "batch_size=foo", "batch_size=0", "pre_dispatch=foo"])
+def test_what_joblib_would_raise_for_is_refused_before(option, config):
+    with pytest.raises(UserError, match=f"^hydra.launcher.{option}: allowed is a whole number from 1 up, or "):
+        prepare_launcher(config("joblib", f"hydra.launcher.{option}"))
+    for allowed in ("n_jobs=-1", "batch_size=auto", "batch_size=3", "pre_dispatch=all", "pre_dispatch=2*n_jobs"):
+        prepare_launcher(config("joblib", f"hydra.launcher.{allowed}"))
+
+
 def test_on_a_cpu_as_many_as_the_cores_serve(config, monkeypatch):
     monkeypatch.setattr(hardware, "_cores", lambda: 8)
     assert config("joblib").hydra.launcher.n_jobs == 1

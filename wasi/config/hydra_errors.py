@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 import yaml
@@ -45,7 +46,7 @@ def rejected(error: Exception, words: Sequence[str] = ()) -> UserError | None:
     if str(error).startswith("Unable to configure "):
         return _not_loggable(error, words)
     if isinstance(error, (AssertionError, LookupError, TypeError)):
-        return _unchecked(str(error), words)
+        return _unchecked(error, words)
     if not isinstance(error, ConfigCompositionException):
         return _not_hydras(str(error), words)
     if isinstance(error, MissingConfigException):
@@ -128,15 +129,17 @@ def _not_loggable(error: Exception, words: Sequence[str]) -> UserError:
     return UserError(option, value, f"what Python's logging can set up ({' '.join(reason.split())})")
 
 
-def _unchecked(error: str, words: Sequence[str]) -> UserError | None:
-    """Explain values of Hydra's own options that Hydra does not check, and `+SECTION.OPTION` where SECTION is null."""
+def _unchecked(error: Exception, words: Sequence[str]) -> UserError | None:
+    """Explain values of Hydra's own options that Hydra does not check, and `SECTION.OPTION` where SECTION is null."""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    updated = [frame.f_locals.get("key") for frame in frames if frame.f_code is OmegaConf.update.__code__]
     for word in words:
         option, _, value = word.lstrip("+").partition("=")
         if option == "hydra.verbose" and not _is_verbosity(_parsed(value)):
             return UserError(option, value, "true, false, a logger's name or a list of such names")
-        if option == "hydra.job.env_copy" and (names := _parsed(value)) and error.strip("'") in names:
+        if option == "hydra.job.env_copy" and (names := _parsed(value)) and str(error).strip("'") in names:
             return UserError(option, value, f"a list of variables that the environment has; {error} is none")
-        if error.startswith("Unexpected type for root") and word.startswith("+") and "." in option:
+        if str(error).startswith("Unexpected type for root") and option in updated:
             section = option.rpartition(".")[0]
             return UserError(option, value, f"{section}={{…}}, as {section} is null, and nothing can be put into that")
     return None

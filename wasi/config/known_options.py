@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from wasi.config.arguments import target_of
 from wasi.config.files import CONF, content, flat, of_group, plain
-from wasi.config.validate import OPTIONS, validate
+from wasi.config.validate import OPTIONS, integer_from, validate
 from wasi.errors import NOTHING, UserError
 
 _GROUPS = ("model", "dataset", "augment", "method", "rank", "device", "optimizer", "scheduler", "logger")
@@ -73,7 +73,7 @@ def check_sections(cfg: DictConfig) -> None:
 
 
 def check_hydra(hydra_cfg: DictConfig) -> None:
-    """Raise `UserError` for a key that `+` added to `hydra` and that neither Hydra nor one of its plugins reads."""
+    """Raise `UserError` for a key of `hydra` that neither Hydra nor one of its plugins reads, or a value unfit for it."""
     _refuse_unknown_to_class("hydra", hydra_cfg, HydraConf, beside={"env"})
     if hydra_cfg.job.chdir:
         allowed = "false or null, as relative paths are those of the working folder"
@@ -87,6 +87,11 @@ def check_hydra(hydra_cfg: DictConfig) -> None:
             raise UserError(f"hydra.{section}", given, "a class and its arguments, as _target_ and beside it")
     for section in _PLUGINS:
         target_of(f"hydra.{section}", hydra_cfg[section])
+    size, params = hydra_cfg.sweeper.get("max_batch_size"), hydra_cfg.sweeper.get("params")
+    if size is not None and not integer_from(1)(size):
+        raise UserError("hydra.sweeper.max_batch_size", size, "a whole number from 1 up, or null")
+    if params is not None and not isinstance(params, DictConfig):
+        raise UserError("hydra.sweeper.params", params, "a mapping from options to values, or null")
     launcher = hydra_cfg.runtime.choices.get("hydra/launcher")
     if options := _of_launcher(str(launcher)):  # its class takes `**options`, so `target_of` cannot check them
         _refuse_unknown("hydra.launcher", hydra_cfg.launcher, options)

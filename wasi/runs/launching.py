@@ -1,6 +1,7 @@
 """Checks and set-up of a sweep whose jobs run in other processes (`hydra/launcher=`), before the first job."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -38,6 +39,8 @@ def prepare_launcher(config: DictConfig) -> None:
     if name == "SubmititSlurm" and shutil.which("srun") is None:
         allowed = "joblib or submitit_local on a machine without Slurm (there is no srun in PATH)"
         raise UserError("hydra/launcher", _choice(config.hydra), allowed)
+    if name == "Joblib":
+        _check_joblib(config.hydra.launcher)
     code = str(Path(__file__).resolve().parents[2])
     given = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != code]
     os.environ["PYTHONPATH"] = os.pathsep.join([code, *given])
@@ -71,6 +74,17 @@ def launched_jobs() -> list[Path]:
 
 def _choice(hydra_cfg: DictConfig) -> str:
     return hydra_cfg.runtime.choices.get("hydra/launcher", launcher_name(hydra_cfg))
+
+
+def _check_joblib(options: DictConfig) -> None:
+    """Refuse values that joblib raises for when the first job is to begin."""
+    if options.get("n_jobs") == 0:
+        raise UserError("hydra.launcher.n_jobs", 0, "a whole number from 1 up, or -1 for one job per core")
+    for option, words in (("batch_size", "auto"), ("pre_dispatch", "all|(n_jobs|[0-9.*/+() -])+")):
+        value = options.get(option)
+        if value is not None and re.fullmatch(f"{words}|0*[1-9][0-9]*", str(value)) is None:
+            allowed = "a whole number from 1 up, or " + ("auto" if option == "batch_size" else "all or 2*n_jobs")
+            raise UserError(f"hydra.launcher.{option}", value, allowed)
 
 
 def _share_out(config: DictConfig, name: str) -> None:
