@@ -40,6 +40,16 @@ def test_the_same_value_in_another_spelling(one, other, compose_config):
     assert fingerprint(compose_config(*one)) == fingerprint(compose_config(*other))
 
 
+@pytest.mark.parametrize("optimizer", ["galore", "apollo", "adamw8bit"])
+def test_runs_from_before_their_file_had_a_ratio_for_the_head_keep_their_fingerprints(optimizer, compose_config):
+    words = (f"optimizer={optimizer}", "optimizer.head_lr_ratio=1")
+    before = compose_config(words[0])
+    with open_dict(before):
+        del before.optimizer.head_lr_ratio
+    assert fingerprint(before) == fingerprint(compose_config(words[0])) == fingerprint(compose_config(*words))
+    assert fingerprint(before) != fingerprint(compose_config(words[0], "optimizer.head_lr_ratio=5"))
+
+
 @pytest.mark.parametrize(
     "override",
     [

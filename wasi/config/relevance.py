@@ -138,8 +138,11 @@ def _defaults(parts: dict[str, dict[str, Any]]) -> list[tuple[str, str, Any]]:
 def _optimizer_defaults(options: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """List (argument, default) of the optimizer's class for those of `options` that no file of `conf/optimizer` sets.
 
-    What a file sets is part of every fingerprint, its class's defaults included.
+    What a file sets is part of every fingerprint, its class's defaults included, but for the `head_lr_ratio` of
+    galore, apollo and adamw8bit: their files had none at first, and runs from then keep their fingerprints.
     """
+    of_baseline = str(options.get("_target_")).startswith("wasi.training.baselines.")
     added = options.keys() - set().union(*map(content, of_group("optimizer")))
     defaults = default_arguments(options["_target_"]) if added else {}
-    return [(key, defaults[key]) for key in added & defaults.keys()]
+    found = [(key, defaults[key]) for key in added & defaults.keys()]
+    return [*found, ("head_lr_ratio", 1.0)] if of_baseline else found
