@@ -28,8 +28,7 @@ def rank_options_read(cfg: DictConfig) -> set[str]:
     >>> rank_options_read(OmegaConf.create({"rank": rank, "method": method}))
     {'activation_epsilon'}
     """
-    raw = plain(cfg.method)
-    names = {name for text in _strings(raw) for name in _INTERPOLATION.findall(text)}
+    names = set(_INTERPOLATION.findall(str(plain(cfg.method))))
     return names - _without_effect(cfg, names)
 
 
@@ -102,14 +101,3 @@ def _pruned(raw: dict[str, Any], resolved: dict[str, Any], keep: Callable[[str],
         for key, value in resolved.items()
         if not isinstance(raw[key], str) or keep(raw[key])
     }
-
-
-def _strings(value: Any):
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _strings(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _strings(item)
