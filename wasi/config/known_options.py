@@ -73,7 +73,7 @@ def check_sections(cfg: DictConfig) -> None:
 
 
 def check_hydra(hydra_cfg: DictConfig) -> None:
-    """Raise `UserError` for a key of `hydra` that neither Hydra nor one of its plugins reads, or a value unfit for it."""
+    """Raise `UserError` for a key of `hydra` that nothing reads, neither Hydra nor a plugin, or an unfit value."""
     _refuse_unknown_to_class("hydra", hydra_cfg, HydraConf, beside={"env"})
     if hydra_cfg.job.chdir:
         allowed = "false or null, as relative paths are those of the working folder"
