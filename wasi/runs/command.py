@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 from hydra._internal import utils as hydra_utils
@@ -116,6 +117,13 @@ def _lenient(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         asked = [f"--{name}" for name in ("run", "multirun", "cfg", "info", "shell_completion") if vars(words)[name]]
         if len(asked) > 1:
             print_error(f"{' '.join(asked)}: allowed is one of them at a time")
+            sys.exit(2)
+        if words.hydra_help and words.overrides:  # Hydra reads its help before overrides, and fails on them
+            print_error(f"--hydra-help {' '.join(words.overrides)}: allowed is --hydra-help alone")
+            sys.exit(2)
+        rerun = words.experimental_rerun
+        if rerun is not None and not Path(rerun).is_file():
+            print_error(f"--experimental-rerun={rerun}: allowed is the file config.pickle of an earlier run")
             sys.exit(2)
         return words
 
