@@ -66,7 +66,7 @@ def test_a_reader_who_has_had_enough_is_no_error():
         (["--epochs", "3"], "unrecognized arguments: --epochs"),  # argparse names the 3 or not, by Python's version
         (["--epochs=3"], "unrecognized arguments: --epochs=3; allowed is OPTION=VALUE, for example train.epochs=5"),
         (["-m", "--cfg", "job"], "--multirun --cfg: allowed is one of them at a time"),
-        (["seed=1", "--hydra-help"], "--hydra-help seed=1: allowed is --hydra-help alone"),
+        (["--hydra-help"], "--hydra-help seed=1: allowed is --hydra-help alone"),
         (["--experimental-rerun=foo"], "--experimental-rerun=foo: allowed is the file config.pickle of an earlier run"),
         (["--cfg", "jobs"], "argument --cfg/-c: invalid choice: 'jobs'"),
         (["--config-dir"], "argument --config-dir/-cd: expected one argument"),
