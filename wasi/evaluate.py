@@ -77,14 +77,20 @@ def configuration(run: Path, header: ModelHeader, overrides: Sequence[str]) -> D
 def _refuse_another_division(cfg: DictConfig, before: dict[str, Any], given: set[str]) -> None:
     """Raise `UserError` for a given option that divides the run's own folder in another way than the run did.
 
-    Images that the run was trained on would be among the test images, unless the folder has test images of its own.
+    Images that the run was trained on would be among those that are held out. The test part of an undivided folder is
+    the same for every seed; a folder with parts of its own for validation or test is not divided for them.
     """
-    if image_folder.has_part(cfg.dataset, "test"):
+    dividing = {"dataset.val_fraction"}
+    if image_folder.has_part(cfg.dataset, image_folder.WHOLE):
+        dividing |= {"dataset.test_size"}
+    else:
+        dividing |= {"dataset.val_size", "seed"}
+    if any(image_folder.has_part(cfg.dataset, part) for part in ("val", "test")):
         return
-    for option in given & {"seed", *_DIVIDING}:
+    for option in given & dividing:
         value, own = select(cfg, option), select(before, option)
         if value != own:
-            allowed = f"{show(own)}, as in the run: otherwise images that it was trained on would be test images"
+            allowed = f"{show(own)}, as in the run: otherwise it would be evaluated on images that it was trained on"
             raise UserError(option, value, allowed)
 
 

@@ -24,7 +24,7 @@ from wasi.runs.plan import read_plan, read_planned
 from wasi.runs.result import BENCH_FILE_NAME, FILE_NAME
 from wasi.runs.tuning import is_tuned_sweep
 from wasi.runs.tuning_file import is_trial, not_chosen
-from wasi.status import clock, duration, jobs, not_begun, seconds_left
+from wasi.status import clock, duration, jobs, not_begun, of_plan, seconds_left
 
 log = logging.getLogger(__name__)
 
@@ -88,8 +88,7 @@ def sweep_state(sweep: Path) -> str:
     The estimate assumes that all jobs take as long as those that are completed.
     """
     found = jobs(sweep) if any(True for name in _FILES for _ in sweep.glob(f"*/{name}")) else []
-    if planned := read_planned(sweep):  # the folder may have unfinished jobs of an earlier command
-        found = [job for job in found if job.folder.name in planned]
+    found = of_plan(found, sweep)  # the folder may have unfinished jobs of an earlier command
     lines = []
     if failed := sum(job.status in ("failed", "diverged", "invalid") for job in found):
         lines.append(f"{failed} failed")

@@ -155,6 +155,12 @@ def not_begun(sweep: Path, found: Sequence[Job]) -> int:
     return max(0, read_plan(sweep) - len(found))
 
 
+def of_plan(found: Sequence[Job], sweep: Path) -> list[Job]:
+    """Return the jobs that the sweep's last command asks for; all, if its plan lacks their names."""
+    planned = read_planned(sweep)
+    return [job for job in found if not planned or job.folder.name in planned]
+
+
 def lines(sweep: Path) -> Iterator[str]:
     """Yield the lines that the terminal shows about a sweep."""
     found = jobs(sweep)
@@ -163,7 +169,8 @@ def lines(sweep: Path) -> Iterator[str]:
     lines = [f"{counts[status]} {status}" for status in _ORDER if counts[status]]
     if waiting:
         lines.append(f"{waiting} not begun" if read_planned(sweep) else f"at most {waiting} not begun")
-    left = seconds_left(found, len(found) + waiting)
+    asked = of_plan(found, sweep)
+    left = seconds_left(asked, len(asked) + waiting)
     if left is not None:
         lines.append(f"about {duration(left)} left ({clock(left)})")
     yield f"{sweep}: {', '.join(lines)}"

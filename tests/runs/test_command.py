@@ -31,7 +31,9 @@ def test_the_same_words_with_the_sweep_named(words, expected, monkeypatch):
     assert shlex.split(continue_with("sweep", "s")) == expected
 
 
-@pytest.mark.parametrize("folder", ["/a/outputs/1", "/a b (x, y)/é=1", 'say "so"', "[1]", "{a}"])
+@pytest.mark.parametrize(
+    "folder", ["/a/outputs/1", "/a b (x, y)/é=1", 'say "so"', "[1]", "{a}", "a b\\", 'a\\b \\"c\\\\"']
+)
 def test_the_command_to_continue_with_is_read_by_hydra_as_it_was_meant(monkeypatch, folder):
     monkeypatch.setattr(sys, "orig_argv", ["python", "train.py", "seed=1"])
     word = shlex.split(continue_with("hydra.run.dir", folder))[-1]

@@ -32,7 +32,7 @@ def _block(jobs: list[BenchJob]) -> str:
     measured = baselines(jobs)
     apart = [base for base in measured.values() if not base.is_job]
     rows: list[tuple[str, dict, dict]] = [(_with_status(base.name, base.run), base.run.metrics, {}) for base in apart]
-    rows += [(_with_status(_beside(label, job, measured), job.run), job.metrics, job.ratio) for label, job in labelled]
+    rows += [(_beside(_with_status(label, job.run), job, measured), job.metrics, job.ratio) for label, job in labelled]
     parts = {job.path: _machine(job) for job in jobs}
     shared = [part for part in _machine(jobs[0]) if all(part in other for other in parts.values())]
     heading = ", ".join([f"{model} on {dataset}, batch {batch}", *shared])

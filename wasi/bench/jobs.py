@@ -7,7 +7,7 @@ from pathlib import Path
 
 from wasi.bench.baseline import identity
 from wasi.report.groups import Block, Group, block_of, row_names, row_order
-from wasi.report.load import Run, Unusable, hardware, read_run
+from wasi.report.load import Run, Unusable, read_run, threads_of
 from wasi.report.options import dataset_label, model_label, result_options, select, show
 from wasi.report.series import series_of
 from wasi.runs.result import BENCH_FILE_NAME, read_result
@@ -121,7 +121,9 @@ def baseline_key(job: BenchJob) -> str | None:
 
 
 def _key(config: dict, run: Run) -> str:
-    return f"{identity(config)} {hardware(run)}"
+    """Equal for equal steps on the same hardware, which the provenance of a job that died before it was timed has."""
+    where = (select(run.provenance, key) for key in ("cuda", "machine.processor"))
+    return " ".join(map(str, (identity(config), *where, threads_of(run))))
 
 
 def labels(jobs: list[BenchJob]) -> list[str]:

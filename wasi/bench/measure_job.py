@@ -133,7 +133,7 @@ class Job:
         reason = self.result.throttled()
         if ending.status == "completed" and reason:
             ending = replace(ending, status="invalid", error=reason, exit_code=1)
-        if self._begun or (self._previous or {}).get("status") != "completed":
+        if self._begun or not self.own_before:
             self._write(ending.status, ending.error)
         for line in self.result.warnings():
             log.warning("%s", line)

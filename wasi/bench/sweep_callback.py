@@ -5,8 +5,8 @@ from typing import Any
 
 from omegaconf import DictConfig, read_write
 
-import wasi.bench.job_identity  # noqa: F401  (its resolver; launchers' child processes only unpickle this callback)
 from wasi.bench.baseline import check_baseline
+from wasi.bench.job_identity import bench_fingerprint
 from wasi.config.known_options import check_needed
 from wasi.errors import UserError
 from wasi.runs.launching import launcher_name
@@ -20,6 +20,7 @@ class BenchCallback(SweepCallback):
     """`SweepCallback` for bench.json."""
 
     file_name = BENCH_FILE_NAME
+    identity = staticmethod(bench_fingerprint)
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         exit_if_refused(check_alone)

@@ -168,7 +168,6 @@ class Work:
         self._last_ms[kind] = samples[-1]
         return samples
 
-
     @contextmanager
     def _under_watch(self) -> Iterator[None]:
         """Inside, note for how long threads run and wait for a CPU, see `waited`."""

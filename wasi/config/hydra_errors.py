@@ -84,12 +84,12 @@ def _unparsed(error: OverrideParseException, words: Sequence[str]) -> UserError:
 
 
 def quoted(value: str) -> str:
-    """Return a value in quotes for Hydra.
+    """Return a value in quotes for Hydra, where a backslash counts only before a quotation mark.
 
     >>> print(quoted('a "b", c'))
     "a \\"b\\", c"
     """
-    escaped = value.replace('"', '\\"')
+    escaped = re.sub(r'(\\*)("|$)', lambda found: 2 * found[1] + ('\\"' if found[2] else ""), value)
     return f'"{escaped}"'
 
 

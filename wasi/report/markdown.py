@@ -31,6 +31,7 @@ _COLUMNS = {
     **{cost.title: cost.meaning for cost in COSTS},
 }
 
+
 def markdown(report: Report, figures: Sequence[list[str]]) -> str:
     """The text of report.md. `figures` has per block the file names of its figure; the first of them is shown."""
     origin, *doubts = report.provenance

@@ -58,13 +58,13 @@ signum=None, details=None)
 def tell(ending: Ending) -> None:
     """Report a failure as one line on stderr and in the log; an unexpected one's traceback goes to the log only.
 
-    Without a log file (`hydra/job_logging=disabled`), the traceback goes to stderr.
+    Without a log file (`hydra/job_logging=none`), the traceback goes to stderr.
     """
     if ending.error is None:
         return
-    _log_file.error("%s: %s", ending.status, ending.details or ending.error)
+    if path := log_path():
+        _log_file.error("%s: %s", ending.status, ending.details or ending.error)
     if ending.details:
-        path = log_path()
         print_error(f"{ending.error} (traceback in {path})" if path else f"{ending.error}\n{ending.details}")
     elif ending.signum is None:  # a signal ends the whole command, which prints it once
         print_error(ending.error)

@@ -16,7 +16,7 @@ def check_folder(option: str, given: str) -> None:
     folder that cannot be written into or created.
     """
     folder = Path(given)
-    if given.startswith("~"):  # the shell expands it only at the beginning of a word
+    if given == "~" or given.startswith("~/"):  # the shell expands it only at the beginning of a word
         raise UserError(option, given, f"a path without ~, such as {folder.expanduser()}")
     try:
         resolved = folder.resolve()

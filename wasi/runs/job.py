@@ -144,9 +144,9 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
         return _perform_other_rank(cfg, body)
     start, record, others = time.monotonic(), Record(cfg, folder), Others()
     run = Run(folder, first_here=not _ended_folders)
+    in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         check_config(cfg)
-        in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
         check_processes(cfg, in_sweep)
         sweep_name(cfg)
         if HydraConfig.initialized() and not in_sweep:  # in a sweep the option may be meant for another method
@@ -175,7 +175,7 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
         seconds = time.monotonic() - start
         found = {"metrics": run.metrics, "layers": run.layers, "classes": run.classes, "history": _history(run)}
         try:
-            record.end(ending.status, ending.error, found, seconds, run.resumed_from_step)
+            record.end(ending.status, ending.error, found, seconds, run.resumed_from_step, in_sweep)
         except OSError as error:  # such as a full disk: older files stay, checkpoints too, and the next job runs
             ending = replace(ending_of(error), signum=ending.signum)
         tell(ending)

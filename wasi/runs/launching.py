@@ -80,7 +80,7 @@ def _check_joblib(options: DictConfig) -> None:
     """Refuse values that joblib raises for when the first job is to begin."""
     if options.get("n_jobs") == 0:
         raise UserError("hydra.launcher.n_jobs", 0, "a whole number from 1 up, or -1 for one job per core")
-    for option, words in (("batch_size", "auto"), ("pre_dispatch", "all|(n_jobs|[0-9.*/+() -])+")):
+    for option, words in (("batch_size", "auto"), ("pre_dispatch", r"all|([1-9][0-9]*\*)?n_jobs")):
         value = options.get(option)
         if value is not None and re.fullmatch(f"{words}|0*[1-9][0-9]*", str(value)) is None:
             allowed = "a whole number from 1 up, or " + ("auto" if option == "batch_size" else "all or 2*n_jobs")

@@ -1,7 +1,7 @@
 """`sweep.json` in a sweep's folder: which jobs its command line asks for, and how many."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -20,12 +20,15 @@ FILE_NAME = "sweep.json"
 _MOST = 1000  # jobs up to which folders are listed; composing one takes some 30 ms
 
 
-def write_plan(folder: Path, config: DictConfig) -> None:
+def write_plan(folder: Path, config: DictConfig, identity: Callable[[DictConfig], str] = fingerprint) -> None:
     """Write the names of the jobs' folders, in order and without repetition, and their number.
 
     If the folders are not known (a combination cannot be composed, or there are thousands of jobs), only the number of
     combinations is written, an upper bound. A sweeper that chooses its jobs as it goes (`tuned`, `optuna`) has no such
     number, and no file is written.
+
+    Args:
+        identity: returns a text that is equal for two configurations exactly when they ask for the same job.
 
     Raises:
         UserError: `hydra.sweep.subdir` gives different jobs one folder, in which only one of them could leave a result.
@@ -36,23 +39,23 @@ def write_plan(folder: Path, config: DictConfig) -> None:
     with looking_once():
         folders = folders_of(config, jobs) if len(jobs) <= _MOST else []
         if folders and len(folders) < len(jobs):
-            _refuse_shared_folders(config, jobs)
+            _refuse_shared_folders(config, jobs, identity)
     folder.mkdir(parents=True, exist_ok=True)
     content = {"jobs": len(folders) or len(jobs), "folders": folders}
     atomic_write_text(folder / FILE_NAME, json.dumps(content) + "\n")
 
 
-def _refuse_shared_folders(config: DictConfig, jobs: Sequence[list[str]]) -> None:
+def _refuse_shared_folders(
+    config: DictConfig, jobs: Sequence[list[str]], identity: Callable[[DictConfig], str]
+) -> None:
     given = plain(config.hydra.sweep)["subdir"]  # unresolved
-    if "${job_folder:}" in given:
-        return
     loader = GlobalHydra.instance().config_loader()
     owners: dict[str, str] = {}
     for job in jobs:
         composed = loader.load_sweep_config(config, job)
-        name, identity = str(composed.hydra.sweep.subdir), fingerprint(composed)
-        if owners.setdefault(name, identity) != identity:
-            allowed = f"a name that differs from job to job, as ${{job_folder:}} does; several jobs have {name}"
+        name, own = str(composed.hydra.sweep.subdir), identity(composed)
+        if owners.setdefault(name, own) != own:
+            allowed = f"a name that differs from job to job, as the default does; several jobs have {name}"
             raise UserError("hydra.sweep.subdir", given, allowed)
 
 

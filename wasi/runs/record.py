@@ -140,18 +140,22 @@ class Record:
         self._begun = True
         self._write()
 
-    def end(self, status: str, error: str | None, found: dict, seconds: float, resumed_from_step: int) -> None:
+    def end(
+        self, status: str, error: str | None, found: dict, seconds: float, resumed_from_step: int, in_sweep: bool
+    ) -> None:
         """Write how the run ended.
 
-        A run that is refused before it began writes nothing if the folder has a completed result, or another run's
-        result and checkpoint. A result of another configuration may be this run's own: the fingerprint covers the data,
-        so it changes while the data are missing.
+        A run that is refused before it began writes nothing if the folder has its own completed result, or another
+        run's result and checkpoint. A single run spares another completed result as well, which may be its own: the
+        fingerprint covers the data, so it changes while the data are missing. (A sweep, whose jobs have folders by
+        fingerprint, counts failures by their results.)
 
         Args:
             found: `metrics`, `layers`, `classes` and `history`.
             seconds: wall time of this process's part of the run.
+            in_sweep: whether the run is a job of a sweep.
         """
-        completed = (self.previous or {}).get("status") == "completed"
+        completed = self.completed_before() or (not in_sweep and (self.previous or {}).get("status") == "completed")
         if not self._begun and (completed or self.holds_anothers_checkpoint()):
             return
         self.content.update(status=status, error=error, **strict(found) | {"metrics": measured(found["metrics"])})

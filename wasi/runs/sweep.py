@@ -11,6 +11,7 @@ from omegaconf import DictConfig, read_write
 
 import wasi.config.resolvers  # noqa: F401  (a launcher's child process gets it by unpickling the callback)
 from wasi.config.files import plain
+from wasi.config.fingerprint import fingerprint
 from wasi.config.known_options import check_config, check_hydra
 from wasi.config.requirements import check_needs
 from wasi.config.sweep_options import sweep_name, swept_options
@@ -31,13 +32,15 @@ from wasi.runs.tuning_file import not_chosen
 class SweepCallback(Callback):
     """Hydra's hooks around a run or a sweep (`-m`). A sweep that is refused exits with 2, one with a failed job with 1.
 
-    A subclass for another kind of job overrides `file_name` (of its results), `check` and `report`.
+    A subclass for another kind of job overrides `file_name` (of its results), `identity` (equal for equal jobs),
+    `check` and `report`.
 
     Args:
         fail_fast: failures for the same reason after which no further job begins; None to run all jobs.
     """
 
     file_name = FILE_NAME
+    identity = staticmethod(fingerprint)
 
     def __init__(self, fail_fast: int | None = None):
         self._fail_fast = fail_fast
@@ -66,8 +69,8 @@ class SweepCallback(Callback):
         self._before = versions(Path(config.hydra.sweep.dir), self.file_name)
         name = str(config.sweep)
         _pin_name(config, name)
+        exit_if_refused(lambda: write_plan(Path(config.hydra.sweep.dir), config, self.identity))
         print(continue_with("sweep", name), flush=True)
-        exit_if_refused(lambda: write_plan(Path(config.hydra.sweep.dir), config))
         if self._fail_fast is not None:
             note_results_before(Path(config.hydra.sweep.dir))
         reset_ended_jobs()
