@@ -8,6 +8,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from wasi.config.files import flat
+from wasi.config.relevance import has_effect
 from wasi.errors import UserError
 from wasi.measure.timing import summary
 from wasi.report.kept import BENCH, RUN, SCHEMA_VERSION, KeptFolder, breakdown_of
@@ -72,7 +73,7 @@ def kept_of(content: dict) -> dict[str, Any]:
 def _of_the_task(config: dict) -> dict[str, Any]:
     given = flat({section: config.get(section, {}) for section in ("model", "dataset")})
     relevant = result_options(config)
-    kept = {key: relevant.get(key) for key in given if key in relevant or given[key] is None}
+    kept = {key: relevant.get(key) for key in given if key in relevant or (given[key] is None and has_effect(key))}
     if "dataset.root" in relevant:
         kept["dataset.root"] = PurePath(relevant["dataset.root"]).name
     return {key: _plain(value) for key, value in {**kept, **{key: select(config, key) for key in SHARED}}.items()}
