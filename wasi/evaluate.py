@@ -80,12 +80,12 @@ def _refuse_another_division(cfg: DictConfig, before: dict[str, Any], given: set
     Images that the run was trained on would be among those that are held out. The test part of an undivided folder is
     the same for every seed; a folder with parts of its own for validation or test is not divided for them.
     """
-    dividing = {"dataset.val_fraction"}
-    if image_folder.has_part(cfg.dataset, image_folder.WHOLE):
-        dividing |= {"dataset.test_size"}
+    cut = image_folder.cut_parts(cfg.dataset)
+    if "test" in cut:
+        dividing = {"dataset.test_size", "dataset.val_fraction"}
+    elif "val" in cut and image_folder.available(cfg.dataset).test is None:
+        dividing = {"dataset.val_size", "dataset.val_fraction", "seed"}
     else:
-        dividing |= {"dataset.val_size", "seed"}
-    if any(image_folder.has_part(cfg.dataset, part) for part in ("val", "test")):
         return
     for option in given & dividing:
         value, own = select(cfg, option), select(before, option)

@@ -94,11 +94,6 @@ def is_undivided(cfg_dataset) -> bool:
     return _listed(cfg_dataset).keys() == {WHOLE}
 
 
-def has_part(cfg_dataset, part: str) -> bool:
-    """Return whether the root has a folder of this part, such as `test`; raises as `is_undivided` does."""
-    return part in _listed(cfg_dataset)
-
-
 def load_undivided(cfg_dataset, spec: InputSpec) -> tuple[Images, list[str]]:
     """Return all images of an undivided folder, and its classes by label; raises as `load` does."""
     parts, classes = _images_by_part(cfg_dataset, spec)
