@@ -7,12 +7,14 @@ import os
 import re
 import shutil
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -21,6 +23,8 @@ from tests.test_train_cli import TINY, call, run
 from wasi.cli import run_cli
 from wasi.data.decode import read_rgb, to_tensor
 from wasi.data.normalize import Normalize
+from wasi.errors import UserError
+from wasi.evaluate import _refuse_another_division
 from wasi.models.saved import open_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -331,6 +335,29 @@ def test_its_own_folder_is_not_divided_anew(option, of_photos, wasi):
     done = wasi("evaluate", of_photos, option)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert option in done.stderr and "evaluated on images that it was trained on" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("parts", "refused"),
+    [
+        ([""], {"dataset.test_size", "dataset.val_fraction"}),
+        (["train"], {"dataset.val_size", "dataset.val_fraction", "seed"}),
+        (["train", "val"], set()),
+        (["train", "test"], set()),
+        (["", "test"], set()),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_only_options_that_move_images_between_training_and_evaluation_are_refused(parts, refused, tmp_path):
+    for part in parts:
+        made_of_colours(tmp_path / "photos" / part, range(10))
+    before = {"seed": 0, "dataset": {"name": "image_folder", "root": str(tmp_path / "photos"), "download": False}}
+    before["dataset"] |= {"train_size": None, "val_size": None, "test_size": None, "val_fraction": 0.1}
+    for option in ("seed", *(f"dataset.{name}" for name in ("train_size", "val_size", "test_size", "val_fraction"))):
+        cfg = OmegaConf.create(before)
+        OmegaConf.update(cfg, option, 0.5 if option.endswith("fraction") else 7)
+        with pytest.raises(UserError) if option in refused else nullcontext():
+            _refuse_another_division(cfg, before, {option})
 
 
 def test_another_seed_gives_the_same_test_images(of_photos, wasi):

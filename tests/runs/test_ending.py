@@ -2,6 +2,8 @@
 
 import logging
 import signal
+import subprocess
+import sys
 
 import pytest
 from hydra.errors import InstantiationException
@@ -71,3 +73,9 @@ def test_an_error_in_a_data_loader_s_worker_is_the_worker_s_own():
     text = "Caught OSError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File x\n"
     ending = ending_of(OSError(f"{text}FileNotFoundError: [Errno 2] No such file: 'a.png'\n"))
     assert ending.error == "FileNotFoundError: [Errno 2] No such file: 'a.png'" and "File x" in ending.details
+
+
+def test_without_any_log_handler_nothing_is_said_twice():
+    program = "from wasi.runs.ending import ending_of, tell\ntry: 1 / 0\nexcept Exception as e: tell(ending_of(e))"
+    err = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stderr
+    assert err.count("Traceback") == 1 and err.startswith("error: ZeroDivisionError")

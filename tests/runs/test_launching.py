@@ -58,7 +58,7 @@ def test_more_jobs_than_gpus_are_refused(config):
         prepare_launcher(config("joblib", "hydra.launcher.n_jobs=4", gpus="0,1"))
 
 
-@pytest.mark.parametrize("option", ["n_jobs=0", "batch_size=foo", "batch_size=0", "pre_dispatch=foo"])
+@pytest.mark.parametrize("option", ["n_jobs=0", "batch_size=foo", "batch_size=0", "pre_dispatch=x", "pre_dispatch=-1"])
 def test_what_joblib_would_raise_for_is_refused_before(option, config):
     with pytest.raises(UserError, match=f"^hydra.launcher.{option}: allowed is a whole number from 1 up, or "):
         prepare_launcher(config("joblib", f"hydra.launcher.{option}"))

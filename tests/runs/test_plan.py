@@ -77,3 +77,14 @@ def test_a_folder_of_images_is_walked_once_for_all_jobs(tmp_path, monkeypatch):
     with composed("dataset=image_folder", f"dataset.root={tmp_path}") as config:
         write_plan(tmp_path / "sweep", config)
     assert len(read_planned(tmp_path / "sweep")) == 6 and len(walks) == 1
+
+
+def test_what_makes_jobs_equal_is_the_caller_s_to_say(tmp_path):
+    """As for benchmarks, whose options `bench.*` are in no run's fingerprint."""
+    with composed("hydra.sweep.subdir=here", "method=vanilla") as config:
+        with read_write(config.hydra.sweeper):
+            config.hydra.sweeper.params = {"sweep": "a,b"}
+        write_plan(tmp_path, config)
+        assert read_planned(tmp_path) == ["here"]
+        with pytest.raises(UserError, match="^hydra.sweep.subdir=here: "):
+            write_plan(tmp_path, config, identity=lambda cfg: cfg.sweep)
