@@ -340,11 +340,11 @@ def test_its_own_folder_is_not_divided_anew(option, of_photos, wasi):
 @pytest.mark.parametrize(
     ("parts", "refused"),
     [
-        ([""], {"dataset.test_size", "dataset.val_fraction"}),
-        (["train"], {"dataset.val_size", "dataset.val_fraction", "seed"}),
-        (["train", "val"], set()),
-        (["train", "test"], set()),
-        (["", "test"], set()),
+        ([""], ["dataset.test_size", "dataset.val_fraction"]),
+        (["train"], ["dataset.val_size", "dataset.val_fraction", "seed"]),
+        (["train", "val"], []),
+        (["train", "test"], []),
+        (["", "test"], []),
     ],
     ids=str,
 )  # fmt: skip
