@@ -6,10 +6,13 @@ from matplotlib.text import Annotation, Text
 
 from tests.report import fakes
 from wasi.config.declared import is_reference, method_names
-from wasi.report.comparison import compare
+from wasi.report.columns import PEAK, STEP
+from wasi.report.comparison import Comparison, compare
 from wasi.report.figures import PANELS, _caption, draw, figure_of
 from wasi.report.groups import blocks_of
 from wasi.report.load import read_runs
+from wasi.report.page import accuracy, thresholds
+from wasi.report.page.page_rows import rows_of
 from wasi.report.series import references, series_of
 from wasi.report.style import SETTINGS, styles
 from wasi.report.ticks import readable_multiples
@@ -66,14 +69,41 @@ def test_panels_lines_and_reference(tmp_path):
 
 
 def test_only_points_with_a_spread_have_error_bars(tmp_path):
-    for seed, accuracy in enumerate((0.8, 0.9)):
-        fakes.write(tmp_path, fakes.metrics(accuracy), fakes.config("wasi", 0.8, seed))
+    for seed, value in enumerate((0.8, 0.9)):
+        fakes.write(tmp_path, fakes.metrics(value), fakes.config("wasi", 0.8, seed))
     fakes.write(tmp_path, fakes.metrics(0.7), fakes.config("wasi", 0.4))
     for ax in figure(tmp_path).axes:
         (bars,) = ax.containers
         (upright,) = bars.lines[2]
         ((low, high),) = [[y for _, y in segment] for segment in upright.get_segments()]
         assert (low + high) / 2 == pytest.approx(0.85) and (high - low) / 2 == pytest.approx(0.1 / 2**0.5)
+
+
+@pytest.mark.parametrize("all_in_turns", [True, False])
+def test_times_measured_in_turns_are_drawn_relative_to_the_baselines(tmp_path, monkeypatch, all_in_turns):
+    """In static and interactive figures alike; in milliseconds unless every row was measured so."""
+    for name, ms in (("vanilla", 100), ("wasi", 60), ("lora", 50)):
+        for epsilon in (0.6, 0.8) if name == "wasi" else (None,):
+            fakes.write(tmp_path, fakes.metrics(0.9, **{STEP.metric: ms}), fakes.config(name, epsilon))
+    ratios = {"wasi": {"p50": 2.0}} | ({"lora": {"p50": 4.0}} if all_in_turns else {})
+    monkeypatch.setattr(
+        Comparison, "interval", lambda self, cost: ratios.get(self.group.method) if cost is STEP else None
+    )
+    title = "Time of a training step (vanilla = 1)" if all_in_turns else STEP.axis
+    expected = [1.0, 0.25, 0.5, 0.5] if all_in_turns else [100.0, 50.0, 60.0, 60.0]
+
+    peak, step, _ = figure(tmp_path).axes
+    assert step.get_xlabel() == title and peak.get_xlabel() == PEAK.axis
+    drawn = [x for line in step.lines if line.get_label() in ("vanilla", *ALL) for x in line.get_xdata()]
+    assert sorted(drawn) == sorted(expected)
+
+    (block,) = blocks_of(read_runs([tmp_path])[0])
+    rows = rows_of(block, compare(block), 0)
+    (interactive,) = [one for one in accuracy.section(rows).figures if one.title == title]
+    assert sorted(value["x"] for value in interactive.spec["data"]["values"]) == sorted(expected)
+    against = thresholds.time(rows).figures[0]
+    assert against.title == title
+    assert sorted(value["y"] for value in against.spec["data"]["values"]) == sorted(expected)
 
 
 def test_units_are_those_of_the_axis(tmp_path):

@@ -20,6 +20,7 @@ from wasi.report.labels import Label, annotate
 from wasi.report.options import epsilon_label
 from wasi.report.series import Series, references, series_of
 from wasi.report.style import SETTINGS, Style, is_logarithmic, styles
+from wasi.report.summary import cost_axis
 from wasi.report.ticks import label_log_axis
 from wasi.report.wrapping import wrapped
 
@@ -52,10 +53,9 @@ def images(figure: Figure) -> dict[str, bytes]:
 
 def figure_of(block: Block, comparisons: list[Comparison], name: str = "") -> Figure | None:
     """The figure, to be called under `style.SETTINGS`; None where `draw` gives nothing."""
-    panels = [cost for cost in PANELS if any(_point(group, cost) for group in block.groups)]
+    panels = [cost for cost in PANELS if any(_has_point(group, cost) for group in block.groups)]
     if not panels:
         return None
-    vanillas = references(comparisons)
     rows, columns = math.ceil(len(panels) / _COLUMNS), min(len(panels), _COLUMNS)
     figure = Figure(figsize=(WIDTH_INCHES, _TITLE_INCHES + _PANEL_HEIGHT_INCHES * rows), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
@@ -65,7 +65,7 @@ def figure_of(block: Block, comparisons: list[Comparison], name: str = "") -> Fi
     axes = list(grid.flat)[: len(panels)]
     for unused in list(grid.flat)[len(panels) :]:
         unused.remove()
-    labels = [_panel(ax, cost, series, looks, vanillas) for ax, cost in zip(axes, panels, strict=True)]
+    labels = [_panel(ax, cost, series, looks, comparisons) for ax, cost in zip(axes, panels, strict=True)]
     for first in grid[:, 0]:
         first.set_ylabel(block.accuracy_title)
     points = WIDTH_INCHES * 72
@@ -82,30 +82,46 @@ def figure_of(block: Block, comparisons: list[Comparison], name: str = "") -> Fi
     return figure
 
 
-def _panel(ax: Axes, cost: Cost, series: list[Series], looks: list[Style], references: list[Group]) -> list[Label]:
+def _panel(
+    ax: Axes, cost: Cost, series: list[Series], looks: list[Style], comparisons: list[Comparison]
+) -> list[Label]:
     labels: list[Label] = []
-    shown: list[tuple[float, float]] = []
-    for reference in references:
-        _reference(ax, reference)
+    for vanilla in references(comparisons):
+        _reference(ax, vanilla)
+    shown = [comparison for comparison in comparisons if _has_point(comparison.group, cost)]
+    axis = cost_axis(cost, shown)
+    points = {
+        id(one.group): (x, y)
+        for one, x in zip(shown, axis.values, strict=True)
+        if x is not None and (y := one.group.quoted) is not None
+    }
     for one, style in zip(series, looks, strict=True):
-        groups = [group for group in one.groups if _point(group, cost)]
-        points = [point for group in groups if (point := _point(group, cost))]
-        if points:
-            shown += points
-            labels += _line(ax, cost, one.label, groups, points, style)
-    _cost_axis(ax, cost, [x for x, _ in shown])
+        groups = [group for group in one.groups if id(group) in points]
+        if groups:
+            across = [0.0 if axis.relative else (group.std(cost.metric) or 0.0) / cost.unit for group in groups]
+            labels += _line(ax, one.label, groups, [points[id(group)] for group in groups], across, style)
+    _cost_axis(ax, axis.title, [x for x, _ in points.values()])
     return labels
 
 
 def _line(
-    ax: Axes, cost: Cost, label: str, groups: list[Group], points: list[tuple[float, float]], style: Style
+    ax: Axes,
+    label: str,
+    groups: list[Group],
+    points: list[tuple[float, float]],
+    across: list[float],
+    style: Style,
 ) -> list[Label]:
-    """Draw one series into one panel, with error bars at points of several seeds; return its points' labels."""
+    """Draw one series into one panel, with error bars at points of several seeds; return its points' labels.
+
+    Args:
+        points: cost and accuracy of each group.
+        across: the standard deviation of each group's cost, 0 for none.
+    """
     ax.plot(
         [x for x, _ in points], [y for _, y in points],
         label=label, zorder=4 if style.marker == "*" else 3, **style.marks(),
     )  # fmt: skip
-    across = [(group.std(cost.metric) or 0.0) / cost.unit for group in groups]
     up = [group.std(group.accuracy) or 0.0 for group in groups]
     for axis, stds in (("xerr", across), ("yerr", up)):
         spread = [(*point, std) for point, std in zip(points, stds, strict=True) if std]
@@ -129,8 +145,8 @@ def _reference(ax: Axes, vanilla: Group) -> None:
         ax.axhspan(mean - std, mean + std, color="#000000", alpha=0.08, linewidth=0, zorder=0)
 
 
-def _cost_axis(ax: Axes, cost: Cost, values: list[float]) -> None:
-    ax.set_xlabel(cost.axis)
+def _cost_axis(ax: Axes, title: str, values: list[float]) -> None:
+    ax.set_xlabel(title)
     ax.margins(x=0.12, y=0.12)
     if is_logarithmic(values):
         ax.set_xscale("log")
@@ -146,7 +162,7 @@ def _caption(block: Block) -> str:
         parts.append("points are labelled with epsilon" + (" (weights/activations)" if both else ""))
         if any(label.startswith("keep") for label in labels):
             parts.append("keep: share of a weight's parameters")
-    counts = {len(group.trained) for group in block.groups if any(_point(group, cost) for cost in PANELS)}
+    counts = {len(group.trained) for group in block.groups if any(_has_point(group, cost) for cost in PANELS)}
     if max(counts) > 1:
         counts_text = "–".join(map(str, sorted({min(counts), max(counts)})))
         parts.append(f"mean ± standard deviation over {counts_text} seeds")
@@ -175,7 +191,6 @@ def add_legend(figure: Figure, axes: Iterable[Axes], order: Sequence[str]) -> No
     figure.set_figheight(figure.get_figheight() + size.height / figure.dpi)
 
 
-def _point(group: Group, cost: Cost) -> tuple[float, float] | None:
-    """Cost and accuracy of a group; None if one was not measured or the accuracy must not be quoted."""
-    x, y = group.cost(cost), group.quoted
-    return None if x is None or y is None else (x, y)
+def _has_point(group: Group, cost: Cost) -> bool:
+    """Whether the group's cost and accuracy were both measured, and the accuracy may be quoted."""
+    return group.cost(cost) is not None and group.quoted is not None

@@ -1,8 +1,9 @@
 """What a block's table says, in plain words, and which of its rows are on the Pareto front."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from wasi.report.columns import PEAK, STEP
+from wasi.report.columns import PEAK, STEP, Cost
 from wasi.report.comparison import Comparison
 from wasi.report.groups import Block, Group, row_names
 from wasi.report.options import select, unquotable
@@ -41,23 +42,45 @@ def one_seed_among(group: Group, groups: Sequence[Group]) -> str:
     return " (one seed)" if len(group.trained) == 1 and any(len(other.trained) > 1 for other in groups) else ""
 
 
-def times_in_turns(comparisons: Sequence[Comparison]) -> list[float | None] | None:
-    """Each row's step time divided by the baseline's, None for a row without a time.
+def times_in_turns(comparisons: Sequence[Comparison], cost: Cost = STEP) -> list[float | None] | None:
+    """Each row's time (of a step, or another timed cost) divided by the baseline's, None for a row without one.
 
     The whole is None unless every time was measured in turns with one baseline's.
     """
-    found = [_time_in_turns(comparison) for comparison in comparisons]
-    known = [comparison.group.mean(STEP.metric) is not None for comparison in comparisons]
+    found = [_time_in_turns(comparison, cost) for comparison in comparisons]
+    known = [comparison.group.mean(cost.metric) is not None for comparison in comparisons]
     alone = [is_timed and ratio is None for is_timed, ratio in zip(known, found, strict=True)]
     return None if any(alone) or len({id(one.costs_beside) for one in comparisons}) != 1 else found
 
 
-def _time_in_turns(comparison: Comparison) -> float | None:
-    """A step's time divided by the baseline's; None unless the two were measured in turns."""
+def _time_in_turns(comparison: Comparison, cost: Cost) -> float | None:
     if comparison.is_reference:
         return 1.0
-    interval = comparison.interval(STEP)
+    interval = comparison.interval(cost)
     return None if interval is None else 1 / interval["p50"]
+
+
+@dataclass(frozen=True)
+class CostAxis:
+    """An axis of figures with a cost: its title and each row's value, None for a row without one.
+
+    `relative` says that values are divided by the baseline's.
+    """
+
+    title: str
+    values: list[float | None]
+    relative: bool = False
+
+
+def cost_axis(cost: Cost, comparisons: Sequence[Comparison]) -> CostAxis:
+    """The axis of a cost for these rows. Times that were measured in turns with one baseline are relative to it."""
+    others = [one for one in comparisons if not one.is_reference]
+    relative = times_in_turns(comparisons, cost) if cost.timed and others else None
+    if relative is None:
+        return CostAxis(cost.axis, [one.group.cost(cost) for one in comparisons])
+    baseline = others[0].costs_beside
+    name = (baseline and (baseline.recipe or baseline.method)) or "baseline"
+    return CostAxis(f"{cost.axis.partition(' (')[0]} ({name} = 1)", relative, relative=True)
 
 
 def summary(block: Block, comparisons: list[Comparison]) -> list[str]:

@@ -21,13 +21,17 @@ from wasi.report.page.figure import (
 )
 from wasi.report.page.page_rows import Row
 from wasi.report.series import references
-from wasi.report.summary import is_one_work
+from wasi.report.summary import CostAxis, cost_axis, is_one_work
 
 
 def section(rows: Sequence[Row]) -> Section | None:
     """The section; None if no row has both a cost and an accuracy that may be quoted."""
     panels = {cost: [row for row in rows if None not in (row.accuracy, row.cost(cost))] for cost in INTERACTIVE_PANELS}
-    figures = [Figure(cost.axis, _panel(cost, shown), "x") for cost, shown in panels.items() if shown]
+    figures = []
+    for cost, shown in panels.items():
+        if shown:
+            axis = cost_axis(cost, [row.comparison for row in shown])
+            figures.append(Figure(axis.title, _panel(cost, axis, shown), "x"))
     shown = [row for row in rows if any(row in panel for panel in panels.values())]
     return Section(titles.ACCURACY, _text(shown), figures, series_legend(shown)) if figures else None
 
@@ -49,11 +53,14 @@ def _text(rows: list[Row]) -> str:
     return " ".join(sentence for sentence, is_there in seen.items() if is_there)
 
 
-def _panel(cost: Cost, rows: list[Row]) -> dict[str, Any]:
+def _panel(cost: Cost, axis: CostAxis, rows: list[Row]) -> dict[str, Any]:
     title = rows[0].block.accuracy_title
-    x = quantity("x", cost.axis, [x for row in rows if (x := row.cost(cost)) is not None])
+    x = quantity("x", axis.title, [x for x in axis.values if x is not None])
     dashed = _references(rows)
-    values = [_datum(row, cost) | ({"reference": 1} if row in dashed else {}) for row in rows]
+    values = [
+        _datum(row, cost, at) | ({"reference": 1} if row in dashed else {})
+        for row, at in zip(rows, axis.values, strict=True)
+    ]
     y = quantity("y", title, [value[bound] for value in values for bound in ("y", "low", "high") if bound in value])
     colour = by_series(rows)
     hover = tooltip(accuracy=title, cost=cost.axis, seeds="seeds")
@@ -80,12 +87,12 @@ def _is_spoilt(cost: Cost, rows: list[Row]) -> bool:
     return cost.timed and was_busy([run for row in rows for run in row.group.sources(cost.metric)])
 
 
-def _datum(row: Row, cost: Cost) -> dict[str, Any]:
+def _datum(row: Row, cost: Cost, x: float | None) -> dict[str, Any]:
     std = row.group.std(row.group.accuracy)
     mean = row.accuracy
     bounds = {} if std is None or mean is None else {"low": mean - std, "high": mean + std}
     hover = {"accuracy": row.accuracy_text(), "cost": row.cost_text(cost), "seeds": len(row.group.trained)}
-    return row.datum(x=row.cost(cost), y=mean, order=row.key, **bounds, **hover, **row.label())
+    return row.datum(x=x, y=mean, order=row.key, **bounds, **hover, **row.label())
 
 
 def _references(rows: list[Row]) -> list[Row]:

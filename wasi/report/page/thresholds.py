@@ -22,6 +22,7 @@ from wasi.report.page.figure import (
 )
 from wasi.report.page.page_rows import Row
 from wasi.report.style import is_logarithmic
+from wasi.report.summary import CostAxis, cost_axis
 
 
 def time(rows: Sequence[Row]) -> Section | None:
@@ -30,7 +31,8 @@ def time(rows: Sequence[Row]) -> Section | None:
     for cost in (STEP, INFERENCE):
         timed = [row for row in rows if row.cost(cost) is not None]
         if any(len(epsilons) > 1 for epsilons in _by_method(timed).values()):
-            figures.append(Figure(cost.axis, _against_epsilon(cost, timed)))
+            axis = cost_axis(cost, [row.comparison for row in timed])
+            figures.append(Figure(axis.title, _against_epsilon(cost, axis, timed)))
             shown += timed
     text = (
         "A line per method over its explained-variance threshold (of the weights; where they are dense, of the "
@@ -49,13 +51,14 @@ def _by_method(rows: Sequence[Row]) -> dict[str, set[float]]:
     return found
 
 
-def _against_epsilon(cost: Cost, rows: list[Row]) -> dict[str, Any]:
+def _against_epsilon(cost: Cost, axis: CostAxis, rows: list[Row]) -> dict[str, Any]:
     x = {"field": "epsilon", "type": "quantitative", "title": "epsilon", "scale": {"zero": False, "padding": 12}}
-    y = {"field": "y", "type": "quantitative", "title": cost.axis}
+    y = {"field": "y", "type": "quantitative", "title": axis.title}
     colour, dash = by_series(rows), dash_by_series(rows)
     hover = tooltip(epsilon="epsilon", amount=cost.axis)
     values = [
-        row.datum(epsilon=threshold(row.group.config), y=row.cost(cost), amount=row.cost_text(cost)) for row in rows
+        row.datum(epsilon=threshold(row.group.config), y=at, amount=row.cost_text(cost))
+        for row, at in zip(rows, axis.values, strict=True)
     ]
     with_epsilon = [{"filter": "isValid(datum.epsilon)"}]
     without_epsilon = [{"filter": "!isValid(datum.epsilon)"}]
