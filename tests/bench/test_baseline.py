@@ -8,7 +8,10 @@ from omegaconf import open_dict
 from tests.conftest import CONF, SMALL
 from wasi.bench.baseline import baseline_config, identity, measured_config
 from wasi.bench.sweep_callback import BenchCallback
+from wasi.config.fingerprint import canonical
+from wasi.config.relevance import MEMORY_POLICY
 from wasi.errors import UserError
+from wasi.report.options import result_options
 
 
 @pytest.fixture
@@ -27,10 +30,12 @@ def job_config():
 
 
 def test_a_method_keeps_the_optimizer_and_is_plain(job_config):
-    cfg = job_config("recipe=lora_r8_lean", "optimizer.lr=0.5")
+    cfg = job_config("recipe=lora_r8_lean", "optimizer.lr=0.5", "train.memory_budget_mib=900")
     baseline = baseline_config(cfg)
     assert (baseline.method.name, baseline.method.scope) == ("vanilla", "all")
     assert (baseline.optimizer.lr, baseline.train.memory) == (0.5, "plain")
+    options = result_options(measured_config(baseline))
+    assert all(options.get(option) == value for option, value in canonical(MEMORY_POLICY).items())
     assert baseline.recipe is None
     assert baseline_config(job_config("bench.baseline=null")) is None
 
@@ -58,6 +63,8 @@ def test_a_recipe_measured_against_itself_is_one_and_the_same(job_config):
         "rank.calibration_batches=3",
         "train.epochs=7",
         "train.memory=lean",
+        "train.memory_budget_mib=900",
+        "train.step_in_backward=true",
         "train.save=none",
         "device.memory_limit_mib=4000",
         "bench.rounds=9",

@@ -115,6 +115,18 @@ def test_jobs_are_told_apart_by_what_differs(tmp_path):
     ]
 
 
+def test_folders_of_images_with_one_name_are_tables_of_their_own(tmp_path):
+    jobs = [content(config("wasi", 0.8), metrics(step, 200, 300), None) for step in (500, 700)]
+    for job, parent in zip(jobs, ("spring", "autumn"), strict=True):
+        job["config"]["dataset"] |= {"name": "image_folder", "root": f"/data/{parent}/photos"}
+    write_sweep(tmp_path, jobs)
+    output = text(read_jobs(tmp_path))
+    for parent in ("spring", "autumn"):
+        assert f"on image_folder ({parent}/photos), batch 32" in output
+    write_report(tmp_path)
+    assert len(list(tmp_path.glob("time_vs_epsilon_*.png"))) == 2
+
+
 def test_a_device_or_an_optimizer_is_told_by_the_name_of_its_group(tmp_path):
     jobs = [content(config("wasi", 0.8), metrics(500, 200, 300), None) for _ in range(2)]
     for job, device, optimizer in zip(jobs, ("cpu", "cuda"), ("torch.optim.SGD", "torch.optim.AdamW"), strict=True):

@@ -7,23 +7,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from wasi.config.files import plain
-from wasi.config.relevance import relevant
+from wasi.config.files import flat, plain
+from wasi.config.relevance import MEMORY_POLICY, is_of_a_step, relevant
 from wasi.errors import UserError
 from wasi.runs.record import resolved
 from wasi.runs.result import strict
-
-_PLAIN = {
-    "memory": "plain",
-    "chunk_size": None,
-    "chunk_mib": None,
-    "segment_size": None,
-    "storage": None,
-    "gradient_checkpointing": False,
-    "micro_batch_size": None,
-}
-# Options of `train` that change what a single step does.
-_OF_A_STEP = (*_PLAIN, "clip_norm", "step_in_backward")
 
 
 def baseline_config(cfg: DictConfig) -> DictConfig | None:
@@ -47,10 +35,11 @@ def baseline_config(cfg: DictConfig) -> DictConfig | None:
         other.recipe = recipe  # None, or the baseline's own
         other.method = OmegaConf.create({**plain(chosen.method), "scope": cfg.method.scope})
         if recipe is None:
-            other.train.update(_PLAIN)
+            policy = MEMORY_POLICY
         else:
             other.rank, other.optimizer = chosen.rank, chosen.optimizer
-            other.train.update({key: chosen.train[key] for key in _OF_A_STEP if key in chosen.train})
+            policy = {key: OmegaConf.select(chosen, key) for key in (*MEMORY_POLICY, "train.clip_norm")}
+        other.train.update({key.removeprefix("train."): value for key, value in policy.items()})
     return other
 
 
@@ -71,12 +60,10 @@ def measured_config(cfg: DictConfig) -> dict:
 def identity(config: dict) -> str:
     """Return a JSON string that is equal for two configurations whose measurements would be the same.
 
-    It has no section `rank`, whose options are resolved in the method's section, no scheduler, and of `train` only the
-    options that change what a step does.
+    Beside the options of a step, these are the device, which it runs on, and the data, which resident memory includes.
+    There is no section `rank`, whose options are resolved in the method's section.
     """
-    parts = relevant(config)
-    parts.pop("scheduler", None)
-    if "train" in parts:
-        parts["train"] = {key: value for key, value in parts["train"].items() if key in _OF_A_STEP}
+    options = flat(relevant(config)).items()
+    kept = {key: value for key, value in options if key.startswith(("device.", "dataset.")) or is_of_a_step(key)}
     root = config.get("dataset", {}).get("root")
-    return json.dumps({"seed": config.get("seed"), "root": root, **parts}, sort_keys=True)
+    return json.dumps({"seed": config.get("seed"), "root": root, **kept}, sort_keys=True)

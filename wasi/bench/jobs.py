@@ -6,21 +6,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wasi.bench.baseline import identity
+from wasi.report.benchmarks import bench_options
 from wasi.report.groups import Block, Group, block_of, row_names, row_order
 from wasi.report.load import Run, Unusable, read_run, threads_of
-from wasi.report.options import dataset_label, model_label, result_options, select, show
+from wasi.report.options import data_root, dataset_label, model_label, result_options, select, show
 from wasi.report.series import series_of
 from wasi.runs.result import BENCH_FILE_NAME, read_result
-
-_NOT_OF_A_STEP = ("scheduler.", "train.epochs")
 
 
 @dataclass(frozen=True)
 class BenchJob:
-    """One bench.json: its `content`, and `run`, the same file as reports read it."""
+    """One bench.json: its `content`, and `run`, the same file as reports read it.
+
+    `dataset` is the label of the data set, by which different folders of images are told apart.
+    """
 
     content: dict
     run: Run
+    dataset: str
 
     @property
     def path(self) -> Path:
@@ -48,9 +51,9 @@ class BenchJob:
 
     @property
     def group(self) -> Group:
-        """A `Group` of this job alone, without the options that do not affect a step (scheduler, epochs)."""
+        """A `Group` of this job alone, without the options that do not affect a step (scheduler, epochs, …)."""
         whole = self.whole_group
-        return replace(whole, options={k: v for k, v in whole.options.items() if not k.startswith(_NOT_OF_A_STEP)})
+        return replace(whole, options=bench_options(whole.options))
 
     @property
     def whole_group(self) -> Group:
@@ -60,16 +63,20 @@ class BenchJob:
     @property
     def block(self) -> tuple[str, str, str]:
         """(model, data set, batch size); the jobs of one block share a table and a figure."""
-        return model_label(self.config), dataset_label(self.config), show(select(self.config, "dataset.batch_size"))
+        return model_label(self.config), self.dataset, show(select(self.config, "dataset.batch_size"))
 
 
 def read_jobs(folder: Path) -> list[BenchJob]:
     """Read all jobs below `folder`, ordered by block and within a block as in every report."""
-    found = []
+    runs = []
     for path in sorted(folder.rglob(BENCH_FILE_NAME)):
-        content = read_result(path.parent, BENCH_FILE_NAME)
         with suppress(Unusable):  # report.html lists unusable files with the reason
-            found.append(BenchJob(content or {}, read_run(path)))
+            runs.append(read_run(path))
+    roots = [data_root(run.config) for run in runs]
+    found = [
+        BenchJob(read_result(run.path.parent, BENCH_FILE_NAME) or {}, run, dataset_label(run.config, roots))
+        for run in runs
+    ]
     return [job for jobs in by_block(found) for job in sorted(jobs, key=lambda job: row_order(job.group))]
 
 

@@ -17,6 +17,17 @@ _WITHOUT_EFFECT = {
     "train": ("checkpoint_every", "eval_every", "on_oom", "rerun", "save", "measure", "monitor"),
     "device": ("memory_limit_mib",),
 }
+_NOT_OF_A_STEP = (
+    "scheduler.",
+    "device.name",
+    "device.num_threads",
+    "train.epochs",
+    "train.select",
+    "train.eval_every",
+    "dataset.train_size",
+    "dataset.val_",
+    "dataset.test_size",
+)
 _NO_AUGMENTATION = (None, 0)
 _CHUNK_MIB = 5  # the widest output of a layer of ViT-B/32 for 8 images: 8 x 50 x 3072 float32
 
@@ -62,6 +73,15 @@ def has_effect(option: str) -> bool:
     """
     section, _, key = option.lstrip("+").partition(".")
     return section not in ("logger", "sweep", "tune") and key not in _WITHOUT_EFFECT.get(section, ())
+
+
+def is_of_a_step(key: str) -> bool:
+    """Return whether an option that `relevant` keeps, by dotted key, can change a training step on a given device.
+
+    >>> [is_of_a_step(key) for key in ("optimizer.lr", "device.dtype", "device.num_threads", "train.epochs")]
+    [True, True, False, False]
+    """
+    return not key.startswith(_NOT_OF_A_STEP)
 
 
 def without_token_default(method: dict[str, Any]) -> dict[str, Any]:

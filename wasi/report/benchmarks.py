@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from wasi.config.relevance import is_of_a_step
 from wasi.report.load import Run
 from wasi.report.options import result_options
 
@@ -12,31 +13,16 @@ if TYPE_CHECKING:
     from wasi.report.groups import Group
 
 _SCHEDULE = "scheduler."
-_NOT_OF_A_STEP = (
-    _SCHEDULE,
-    "device.name",
-    "device.num_threads",
-    "train.epochs",
-    "train.select",
-    "train.eval_every",
-    "dataset.train_size",
-    "dataset.val_",
-    "dataset.test_size",
-)
-
-
-def is_of_a_step(key: str) -> bool:
-    """Whether an option can change what a benchmark measures on a given device.
-
-    >>> [is_of_a_step(key) for key in ("optimizer.lr", "device.dtype", "device.num_threads", "train.epochs")]
-    [True, True, False, False]
-    """
-    return not key.startswith(_NOT_OF_A_STEP)
 
 
 def step_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Those of `result_options` for which `is_of_a_step` holds."""
     return {key: value for key, value in options.items() if is_of_a_step(key)}
+
+
+def bench_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `result_options` that can change what a benchmark measures: of a step, and of the device it runs on."""
+    return {key: value for key, value in options.items() if key.startswith("device.") or is_of_a_step(key)}
 
 
 def with_baselines(benchmarks: Iterable[Run]) -> list[Run]:
@@ -74,5 +60,4 @@ def _schedule(group: "Group") -> dict[str, Any]:
 
 def _identity(run: Run) -> str:
     """Equal for two benchmarks of the same step on the same device."""
-    options = result_options(run.config)
-    return json.dumps({k: v for k, v in options.items() if k.startswith("device.") or is_of_a_step(k)}, sort_keys=True)
+    return json.dumps(bench_options(result_options(run.config)), sort_keys=True)

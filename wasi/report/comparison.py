@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from wasi.config.declared import is_reference
-from wasi.config.relevance import MEMORY_POLICY
-from wasi.report.benchmarks import is_of_a_step, step_options
+from wasi.config.relevance import MEMORY_POLICY, is_of_a_step
+from wasi.report.benchmarks import step_options
 from wasi.report.columns import COSTS, PAPER, STEP, VALIDATION, Cost
 from wasi.report.groups import Block, Group, identity, unlike
 from wasi.report.load import Run
