@@ -60,6 +60,8 @@ def test_help_names_the_groups_and_imports_nothing_heavy(tmp_path):
         (["dataset.image_size=56000"], "dataset.image_size=56000"),
         (["train.epochs=0", "hydra/job_logging=disabled"], "train.epochs=0"),
         (["train.epochs=0", "hydra/job_logging=stdout"], "train.epochs=0"),
+        (["method=wasi", "method.activations=null"], "method.activations=null"),
+        (["method=asi", "method.activations.perplexity=null"], "method.activations.perplexity=null"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(words, named, tmp_path):
@@ -76,6 +78,7 @@ def test_a_mistake_is_one_line_and_status_2(words, named, tmp_path):
         (["method=nope"], "method=nope: allowed is asi, "),
         (["train.epoch=1"], "train.epoch=1: allowed is one of train.checkpoint_every,"),
         (["optimizer=null"], "optimizer=null: allowed is adamw, "),
+        (["+method=vanilla"], "+method=vanilla: allowed is method=vanilla, without +"),
         (["+hydra.foo=1"], "hydra.foo=1: allowed is one of hydra.callbacks, "),
         (["+hydra.foo=1", "-m"], "hydra.foo=1: allowed is one of hydra.callbacks, "),
         (["hydra.verbose=5"], "hydra.verbose=5: allowed is true, false, a logger's name or a list"),
@@ -103,6 +106,15 @@ def test_the_callback_that_checks_commands_cannot_be_taken_away(words, tmp_path)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: hydra.callbacks.sweep=null: allowed is the shipped one")
     assert results(tmp_path) == {}
+
+
+@pytest.mark.parametrize("name", ["2024", "1e3", "true"])
+def test_a_name_that_looks_like_a_number_is_told_to_be_quoted_and_then_works(name, tmp_path):
+    done = light(*TINY, f"dataset.root={name}", "train.epochs=0", cwd=tmp_path)
+    option, hint = done.stderr.rpartition(": ")[0], done.stderr.rpartition(": ")[2].strip()
+    assert option.endswith("in quotes") and hint.startswith("'dataset.root=\"") and done.stderr.count("\n") == 1
+    done = light(*TINY, *shlex.split(hint), "train.epochs=0", cwd=tmp_path)
+    assert done.stderr.startswith("error: train.epochs=0: ")
 
 
 def test_a_working_folder_that_is_deleted_is_told(tmp_path):

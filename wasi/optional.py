@@ -13,11 +13,14 @@ _BASELINES = "requirements-baselines.txt"
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it warns of 4-bit kernels on CPUs
 
 
-def optional(module: str, option: str, given: object, requirements: str = _BASELINES) -> ModuleType:
+def optional(
+    module: str, option: str, given: object, requirements: str = _BASELINES, package: str | None = None
+) -> ModuleType:
     """Import and return `module`, which `option=given` needs.
 
     Args:
         requirements: the file that lists its package, for the message.
+        package: the package's name, if it is not that of the outermost module.
 
     Raises:
         UserError: it cannot be imported.
@@ -27,7 +30,7 @@ def optional(module: str, option: str, given: object, requirements: str = _BASEL
             warnings.simplefilter("ignore")
             return importlib.import_module(module)
     except ImportError as error:
-        raise _refusal(module.partition(".")[0], option, given, requirements, str(error)) from error
+        raise _refusal(package or module.partition(".")[0], option, given, requirements, str(error)) from error
 
 
 def check_installed(package: str, option: str, given: object) -> None:

@@ -151,7 +151,8 @@ def test_a_completed_run_that_was_not_watched_says_so(tmp_path, cfg, compose_con
 
 def test_another_configuration_s_result_does_not_count(tmp_path, cfg, compose_config):
     perform(cfg, tmp_path, trains)
-    assert perform(compose_config("train.epochs=2"), tmp_path, raising(Diverged("x"))).status == "diverged"
+    other = compose_config("train.epochs=2", "train.rerun=true")
+    assert perform(other, tmp_path, raising(Diverged("x"))).status == "diverged"
 
 
 def test_a_refused_run_leaves_a_completed_one_alone(tmp_path, cfg, compose_config):
@@ -222,7 +223,7 @@ def test_only_its_own_checkpoint_is_continued(tmp_path, cfg, compose_config):
     assert read_result(tmp_path)["metrics"] == {"checkpoint": 0.0}
 
     with pytest.raises(Interrupted):
-        perform(compose_config("train.epochs=2"), tmp_path, raising(Interrupted(signal.SIGINT)))
+        perform(compose_config("train.epochs=2", "train.rerun=true"), tmp_path, raising(Interrupted(signal.SIGINT)))
     checkpoint.write_bytes(b"of two epochs")
     perform(compose_config("train.epochs=2"), tmp_path, seen)
     assert read_result(tmp_path)["metrics"] == {"checkpoint": 1.0}
@@ -244,16 +245,23 @@ def test_an_unfinished_run_of_another_configuration_is_not_given_up_unasked(tmp_
     assert not checkpoint.exists() and read_result(tmp_path)["config"]["train"]["epochs"] == 1
 
 
-def test_a_result_of_another_configuration_is_replaced_and_that_is_told(tmp_path, cfg, compose_config, caplog):
-    perform(compose_config("train.epochs=2"), tmp_path, trains)
-    perform(cfg, tmp_path, trains)
+@pytest.mark.parametrize("other", ["train.epochs=2", "seed=7"])
+def test_a_completed_result_of_another_configuration_is_not_replaced_unasked(
+    other, tmp_path, cfg, compose_config, capsys
+):
+    perform(compose_config(other), tmp_path, trains)
+    before = (tmp_path / "result.json").read_bytes()
+    assert perform(cfg, tmp_path, never).exit_code == 2
+    assert f"here lies the completed result of a run with {other}, which train.rerun=true" in capsys.readouterr().err
+    assert (tmp_path / "result.json").read_bytes() == before
+    assert perform(compose_config("train.epochs=1", "train.rerun=true"), tmp_path, trains).exit_code == 0
+    assert read_result(tmp_path)["fingerprint"] == fingerprint(cfg)
+
+
+def test_a_failed_result_of_another_configuration_is_replaced_and_that_is_told(tmp_path, cfg, compose_config, caplog):
+    perform(compose_config("train.epochs=2"), tmp_path, raising(RuntimeError("x")))
+    assert perform(cfg, tmp_path, trains).exit_code == 0
     assert "held the result of a run with train.epochs=2, which this one replaces" in caplog.text
-
-
-def test_runs_that_differ_by_seed_are_told_apart(tmp_path, cfg, compose_config, caplog):
-    perform(compose_config("seed=7"), tmp_path, trains)
-    perform(cfg, tmp_path, trains)
-    assert "held the result of a run with seed=7, which this one replaces" in caplog.text
 
 
 def test_a_run_that_is_refused_leaves_any_completed_result_as_it_is(tmp_path, compose_config, capsys):

@@ -62,6 +62,11 @@ def test_more_jobs_than_gpus_are_refused(config):
 def test_what_joblib_would_raise_for_is_refused_before(option, config):
     with pytest.raises(UserError, match=f"^hydra.launcher.{option}: allowed is a whole number from 1 up, or "):
         prepare_launcher(config("joblib", f"hydra.launcher.{option}"))
+    for refused in ("prefer=threads", "require=sharedmem", "max_nbytes=much"):
+        with pytest.raises(UserError, match=f"^hydra.launcher.{refused}: allowed is "):
+            prepare_launcher(config("joblib", f"++hydra.launcher.{refused}"))
+    for option in ("prefer=processes", "require=null", "max_nbytes=1M", "max_nbytes=4096"):
+        prepare_launcher(config("joblib", f"++hydra.launcher.{option}"))
     for allowed in ("n_jobs=-1", "batch_size=auto", "batch_size=3", "pre_dispatch=all", "pre_dispatch=2*n_jobs"):
         prepare_launcher(config("joblib", f"hydra.launcher.{allowed}"))
 
@@ -83,7 +88,8 @@ def test_a_launcher_that_is_not_installed_is_one_line(config, monkeypatch):
     cfg = config("ray")
     monkeypatch.undo()
     monkeypatch.setattr(importlib, "import_module", lambda name: (_ for _ in ()).throw(ImportError(name)))
-    with pytest.raises(UserError, match=r"hydra/launcher=ray: allowed is with .*requirements-launchers.txt"):
+    named = r"hydra/launcher=ray: allowed is with hydra-ray-launcher installed .*requirements-launchers.txt"
+    with pytest.raises(UserError, match=named):
         prepare_launcher(cfg)
 
 

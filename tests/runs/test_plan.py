@@ -1,5 +1,6 @@
 """Which jobs a command line asks for."""
 
+import json
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.utils import setup_globals
 from omegaconf import OmegaConf, read_write
 
+from wasi.config.fingerprint import fingerprint
 from wasi.errors import UserError
 from wasi.runs.plan import read_plan, read_planned, write_plan
 
@@ -69,6 +71,28 @@ def test_different_jobs_with_one_folder_are_refused_and_equal_ones_are_not(tmp_p
             config.hydra.sweeper.params = {"method": "wasi", "rank": "eps_0.8,eps_0.9", "seed": "1,1"}
         write_plan(tmp_path, config)
     assert read_planned(tmp_path) == ["wasi-1-0.8", "wasi-1-0.9"]
+
+
+def test_a_sweep_does_not_replace_an_earlier_ones_completed_results(tmp_path):
+    """As it would in folders whose names do not tell configurations apart."""
+    job, own = tmp_path / "wasi-1", "hydra.sweep.subdir=${method.name}-${seed}"
+    job.mkdir()
+
+    def write(*words):
+        with composed(own, f"hydra.sweep.dir={tmp_path}", *words) as config, read_write(config.hydra.sweeper):
+            config.hydra.sweeper.params = {"method": "wasi", "seed": "1,2"}
+            write_plan(tmp_path, config)
+
+    with composed("method=wasi", "seed=1") as config:
+        done = {"fingerprint": fingerprint(config), "status": "completed"}
+    for status in ("completed", "failed"):
+        (job / "result.json").write_text(json.dumps({**done, "status": status}))
+        write("train.epochs=50") if status == "completed" else write("train.epochs=3")
+    (job / "result.json").write_text(json.dumps(done))
+    with pytest.raises(UserError, match=r": allowed is folders of their own; wasi-1 has the completed result of anoth"):
+        write("train.epochs=3")
+    write("train.epochs=3", "train.rerun=true")
+    assert read_planned(tmp_path) == ["wasi-1", "wasi-2"]
 
 
 def test_a_folder_of_images_is_walked_once_for_all_jobs(tmp_path, monkeypatch):

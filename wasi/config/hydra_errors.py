@@ -23,6 +23,7 @@ _MERGED = re.compile(r"Error merging override ([^\s=]+)=(.*)")
 _NO_ARGUMENT = re.compile(
     r"Error in call to target '([^']+)'.* unexpected keyword argument '(\w+)'.*full_key: (hydra\.\S+)", re.DOTALL
 )
+_CHOSEN_TWICE = re.compile(r"Multiple values for ([^\s]+)\. ")
 _DELETED = re.compile(  # Hydra's messages about `~OPTION`: the option, and the value that it has
     r"(?:Could not delete [^']*|Config group override deletion .*?key_or_group=|Error merging override (?=~))"
     r"['~]([^'\s]*)(?:' is (.*) and not )?",
@@ -51,6 +52,8 @@ def rejected(error: Exception, words: Sequence[str] = ()) -> UserError | None:
         return _not_hydras(str(error), words)
     if isinstance(error, MissingConfigException):
         return _unknown_choice(error)
+    if twice := _CHOSEN_TWICE.match(str(error)):
+        return _chosen_twice(twice[1], words)
     node = getattr(error.__cause__, "parent_node", None)
     if merged := _MERGED.match(str(error)):
         return _not_mergeable(merged[1], merged[2], error.__cause__)
@@ -198,6 +201,13 @@ def _not_mergeable(option: str, value: str, cause: BaseException | None) -> User
     keys = ", ".join(map(str, node))
     entries = f"of {keys}, each as {option}.KEY=VALUE" if keys else f"as '{option}={{KEY: VALUE}}'"
     return UserError(option, value, f"a mapping here, {entries}; {option}=null before this takes the mapping away")
+
+
+def _chosen_twice(group: str, words: Sequence[str]) -> UserError:
+    """Explain `+GROUP=NAME` of a group of which the configuration has chosen a file."""
+    given = (word.removeprefix("+").partition("=") for word in words if word.startswith("+"))
+    name = next((value for option, _, value in given if option == group), "")
+    return UserError(f"+{group}", name or NOTHING, f"{group}={name or 'NAME'}, without +, as a choice is made already")
 
 
 def _unknown_choice(error: MissingConfigException) -> UserError | None:

@@ -135,9 +135,22 @@ def check_method(cfg: DictConfig) -> None:
     if name not in files:
         raise UserError("method.name", name, f"{', '.join(sorted(filter(None, files)))}, by method=NAME")
     for path, reference in _references(files[name]):
+        for section in _sections(path):
+            if section in flat(plain(method)) and OmegaConf.select(method, section) is None:
+                raise UserError(f"method.{section}", "null", f"options here, as method={name} reads method.{path}")
         value = OmegaConf.select(method, path)
         if reference in OPTIONS and not OPTIONS[reference][0](value):
             raise UserError(f"method.{path}", value, OPTIONS[reference][1])
+
+
+def _sections(path: str) -> list[str]:
+    """Return the sections that an option is in.
+
+    >>> _sections("activations.perplexity.table")
+    ['activations', 'activations.perplexity']
+    """
+    keys = path.split(".")
+    return [".".join(keys[:depth]) for depth in range(1, len(keys))]
 
 
 def _with_rank_as_read(cfg: DictConfig) -> DictConfig | None:

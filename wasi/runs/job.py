@@ -160,7 +160,7 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
             log.info("already completed, measured now: %s", shown(folder))
         check_inputs(cfg)
         if not run.only_measure:
-            _start_afresh_or_resume(record, cfg.train.rerun)
+            _start_afresh_or_resume(record, cfg.train.rerun, in_sweep)
             record.begin()
         others.start(folder)
         _run_body(cfg, run, body, record)
@@ -247,17 +247,20 @@ def _skip(record: Record, monitor: bool) -> Ending:
     return Ending("completed")
 
 
-def _start_afresh_or_resume(record: Record, rerun: bool) -> None:
+def _start_afresh_or_resume(record: Record, rerun: bool, in_sweep: bool) -> None:
     """Keep the checkpoint of this very run if that is unfinished, and delete any other.
 
     Raises:
-        UserError: an unfinished run of another configuration left its checkpoint here, and `train.rerun` is not true.
+        UserError: a run of another configuration left its checkpoint here or, for a single run, its completed result
+            (a sweep is refused for that as a whole, see `write_plan`), and `train.rerun` is not true.
     """
     if record.holds_another() and not rerun:
         holds = f"a run {record.differing_option()}"
-        if record.holds_anothers_checkpoint():
-            allowed = f"a folder of its own; here lies the checkpoint of {holds}, which train.rerun=true gives up"
-            raise UserError("hydra.run.dir", shown(record.folder), allowed)
+        unfinished = record.holds_anothers_checkpoint()
+        if unfinished or (record.holds_a_completed_one() and not in_sweep):
+            what = f"checkpoint of {holds}" if unfinished else f"completed result of {holds}"
+            allowed = f"a folder of its own; here lies the {what}, which train.rerun=true gives up"
+            raise UserError("hydra.sweep.subdir" if in_sweep else "hydra.run.dir", shown(record.folder), allowed)
         log.warning("%s held the result of %s, which this one replaces", shown(record.folder), holds)
     if not any(file.exists() for file in _checkpoints(record.folder)):
         return

@@ -12,11 +12,21 @@ from wasi.errors import UserError
 from wasi.optional import optional
 from wasi.runs.job_slots import publish_job_slots
 
-_PLUGINS = {  # the module of Hydra's launcher behind each class of hydra_plugins/launchers.py
-    "Joblib": "hydra_plugins.hydra_joblib_launcher._core",
-    "SubmititLocal": "hydra_plugins.hydra_submitit_launcher.submitit_launcher",
-    "SubmititSlurm": "hydra_plugins.hydra_submitit_launcher.submitit_launcher",
-    "Ray": "hydra_plugins.hydra_ray_launcher._core",
+# The package of Hydra's launcher behind each class of hydra_plugins/launchers.py, and its module.
+_PLUGINS = {
+    "Joblib": ("hydra-joblib-launcher", "hydra_plugins.hydra_joblib_launcher._core"),
+    "SubmititLocal": ("hydra-submitit-launcher", "hydra_plugins.hydra_submitit_launcher.submitit_launcher"),
+    "SubmititSlurm": ("hydra-submitit-launcher", "hydra_plugins.hydra_submitit_launcher.submitit_launcher"),
+    "Ray": ("hydra-ray-launcher", "hydra_plugins.hydra_ray_launcher._core"),
+}
+# Options of joblib: a pattern of what is allowed beside null, and that in words.
+_OF_JOBLIB = {
+    "n_jobs": ("-?0*[1-9][0-9]*", "a whole number from 1 up, or -1 for one job per core"),
+    "batch_size": ("auto|0*[1-9][0-9]*", "a whole number from 1 up, or auto"),
+    "pre_dispatch": (r"all|([1-9][0-9]*\*)?n_jobs|0*[1-9][0-9]*", "a whole number from 1 up, or all or 2*n_jobs"),
+    "prefer": ("processes", "processes or null, as each job is a process of its own"),
+    "require": ("(?!)", "null, as each job is a process of its own"),
+    "max_nbytes": ("[0-9]+[KMG]?", "a number of bytes such as 1M, or null"),
 }
 _ON_THIS_MACHINE = ("Joblib", "SubmititLocal")
 
@@ -35,7 +45,8 @@ def prepare_launcher(config: DictConfig) -> None:
         return
     for package in ("submitit",) if name.startswith("Submitit") else ():
         optional(package, "hydra/launcher", _choice(config.hydra), "requirements-launchers.txt")
-    optional(_PLUGINS[name], "hydra/launcher", _choice(config.hydra), "requirements-launchers.txt")
+    package, module = _PLUGINS[name]
+    optional(module, "hydra/launcher", _choice(config.hydra), "requirements-launchers.txt", package)
     if name == "SubmititSlurm" and shutil.which("srun") is None:
         allowed = "joblib or submitit_local on a machine without Slurm (there is no srun in PATH)"
         raise UserError("hydra/launcher", _choice(config.hydra), allowed)
@@ -78,12 +89,9 @@ def _choice(hydra_cfg: DictConfig) -> str:
 
 def _check_joblib(options: DictConfig) -> None:
     """Refuse values that joblib raises for when the first job is to begin."""
-    if options.get("n_jobs") == 0:
-        raise UserError("hydra.launcher.n_jobs", 0, "a whole number from 1 up, or -1 for one job per core")
-    for option, words in (("batch_size", "auto"), ("pre_dispatch", r"all|([1-9][0-9]*\*)?n_jobs")):
+    for option, (pattern, allowed) in _OF_JOBLIB.items():
         value = options.get(option)
-        if value is not None and re.fullmatch(f"{words}|0*[1-9][0-9]*", str(value)) is None:
-            allowed = "a whole number from 1 up, or " + ("auto" if option == "batch_size" else "all or 2*n_jobs")
+        if value is not None and re.fullmatch(pattern, str(value)) is None:
             raise UserError(f"hydra.launcher.{option}", value, allowed)
 
 

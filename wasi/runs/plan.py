@@ -7,16 +7,18 @@ from pathlib import Path
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from wasi.atomic import atomic_write_text
 from wasi.config.files import plain
 from wasi.config.fingerprint import fingerprint
 from wasi.data.catalogue import looking_once
 from wasi.errors import UserError
-from wasi.runs.result import read_result
+from wasi.runs.result import BENCH_FILE_NAME, read_result
+from wasi.runs.result import FILE_NAME as RESULT_NAME
 
 FILE_NAME = "sweep.json"
+_BY_FINGERPRINT = ("${job_folder:}", "${bench_folder:}")  # the default names, which no two configurations share
 _MOST = 1000  # jobs up to which folders are listed; composing one takes some 30 ms
 
 
@@ -31,14 +33,15 @@ def write_plan(folder: Path, config: DictConfig, identity: Callable[[DictConfig]
         identity: returns a text that is equal for two configurations exactly when they ask for the same job.
 
     Raises:
-        UserError: `hydra.sweep.subdir` gives different jobs one folder, in which only one of them could leave a result.
+        UserError: `hydra.sweep.subdir` gives different jobs one folder, in which only one of them could leave a result,
+            or gives a job the folder of an earlier sweep's completed job, whose result it would replace.
     """
     if not config.hydra.sweeper["_target_"].endswith(".BasicSweeper"):
         return
     jobs = _jobs(config.hydra)
     with looking_once():
         folders = folders_of(config, jobs) if len(jobs) <= _MOST else []
-        if folders and len(folders) < len(jobs):
+        if folders and plain(config.hydra.sweep)["subdir"] not in _BY_FINGERPRINT:
             _refuse_shared_folders(config, jobs, identity)
     folder.mkdir(parents=True, exist_ok=True)
     content = {"jobs": len(folders) or len(jobs), "folders": folders}
@@ -57,6 +60,20 @@ def _refuse_shared_folders(
         if owners.setdefault(name, own) != own:
             allowed = f"a name that differs from job to job, as the default does; several jobs have {name}"
             raise UserError("hydra.sweep.subdir", given, allowed)
+        if own != _completed_in(Path(composed.hydra.sweep.dir) / name, own) and not _is_repeated(composed):
+            allowed = f"folders of their own; {name} has the completed result of another configuration"
+            raise UserError("hydra.sweep.subdir", given, allowed)
+
+
+def _completed_in(job: Path, otherwise: str) -> str:
+    """Return the fingerprint of the completed run or benchmark in a folder; `otherwise` if there is none."""
+    found = [read_result(job, name) or {} for name in (RESULT_NAME, BENCH_FILE_NAME)]
+    done = (result for result in found if result.get("status") == "completed")
+    return next((str(result.get("fingerprint")) for result in done), otherwise)
+
+
+def _is_repeated(cfg: DictConfig) -> bool:
+    return any(OmegaConf.select(cfg, option) is True for option in ("train.rerun", "bench.rerun"))
 
 
 def _jobs(hydra_cfg: DictConfig) -> list[list[str]]:

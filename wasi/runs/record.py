@@ -78,6 +78,10 @@ class Record:
         """Return whether the folder has a result of another configuration."""
         return self.previous is not None and not self.is_same_run()
 
+    def holds_a_completed_one(self) -> bool:
+        """Return whether the folder has a completed result, of whichever configuration."""
+        return (self.previous or {}).get("status") == "completed"
+
     def holds_anothers_checkpoint(self) -> bool:
         """Return whether the folder has a result of another configuration and a checkpoint to continue it."""
         return self.holds_another() and any(self.folder.glob("checkpoint*.pt"))
@@ -155,7 +159,7 @@ class Record:
             seconds: wall time of this process's part of the run.
             in_sweep: whether the run is a job of a sweep.
         """
-        completed = self.completed_before() or (not in_sweep and (self.previous or {}).get("status") == "completed")
+        completed = self.completed_before() or (not in_sweep and self.holds_a_completed_one())
         if not self._begun and (completed or self.holds_anothers_checkpoint()):
             return
         self.content.update(status=status, error=error, **strict(found) | {"metrics": measured(found["metrics"])})
