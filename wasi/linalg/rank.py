@@ -1,4 +1,4 @@
-"""The rank at which a threshold `epsilon` of explained variance is met, and the SVD truncated to it."""
+"""The rank at which a threshold `epsilon` of explained variance is met, and the singular vectors up to that rank."""
 
 import torch
 from torch import Tensor
@@ -28,6 +28,38 @@ def explained_rank(energies: Tensor, epsilon: float, total: Tensor | float | Non
     return min(int(short.sum()) + 1, energies.numel())
 
 
+def rank_of(
+    energies: Tensor, epsilon: float | None, rank: int | None, total: Tensor | float | None = None
+) -> int:
+    """Return `rank` if it is given, else the least rank that explains `epsilon` (see `explained_rank`).
+
+    Raises:
+        ValueError: neither is given; or only `epsilon` is, and the total is zero or not finite.
+    """
+    if rank is not None:
+        return rank
+    if epsilon is None:
+        raise ValueError("neither a rank nor a threshold of explained variance is given")
+    return explained_rank(energies, epsilon, total)
+
+
+def left_singular_vectors(matrix: Tensor, epsilon: float | None, rank: int | None) -> Tensor:
+    """Return the leading left singular vectors of a matrix (`m x n`) as orthonormal columns (`m x k`, float64).
+
+    `k` is `rank_of`. They are computed from the eigenvectors of `A A^T` or `A^T A`, whichever is smaller, in float64.
+    That squares the condition number, so directions whose singular value is below 1e-8 of the largest are inaccurate.
+
+    Raises:
+        ValueError: as `rank_of`.
+        torch.linalg.LinAlgError: an entry is not finite.
+    """
+    wide = matrix.double()
+    energies, vectors = torch.linalg.eigh(_gram(wide))
+    leading = vectors.flip(-1)[:, : rank_of(gram_energies(energies), epsilon, rank)]
+    # `A V` is as long as the singular values, some of which may be zero.
+    return leading if len(wide) <= wide.shape[1] else qr_positive(wide @ leading)[0]
+
+
 def weight_rank(weight: Tensor, epsilon: float) -> int:
     """Return the rank that `truncate` gives a weight (`O x I`) at `epsilon`, without computing the factors."""
     return explained_rank(gram_energies(torch.linalg.eigvalsh(_gram(weight.detach().double()))), epsilon)
@@ -39,19 +71,15 @@ def truncate(weight: Tensor, epsilon: float, rank: int | None = None) -> tuple[T
     `L = U[:, :K]` and `R = L^T W = diag(S[:K]) V^T[:K]`, the best approximation of rank `K` (Eckart-Young). `K` is
     `rank`, or, where that is None, the least rank that explains `epsilon` (`explained_rank`).
 
-    The SVD is computed from the eigenvectors of `W W^T` or `W^T W`, whichever is smaller, in float64. That squares the
-    condition number, so directions whose singular value is below 1e-8 of the largest are inaccurate. But `L` is
-    orthonormal and `R = L^T W`: up to rounding, `L R` is `W` projected on the span of `L`, and `W` itself at full rank.
+    However inaccurate directions of tiny singular values are (see `left_singular_vectors`), `L` is orthonormal and
+    `R = L^T W`: up to rounding, `L R` is `W` projected on the span of `L`, and `W` itself at full rank.
 
     Raises:
         ValueError: `weight` is zero and no `rank` is given.
         torch.linalg.LinAlgError: an entry is not finite.
     """
     wide = weight.detach().double()
-    energies, vectors = torch.linalg.eigh(_gram(wide))
-    k = explained_rank(gram_energies(energies), epsilon) if rank is None else rank
-    leading = vectors[:, -k:].flip(-1)
-    left = leading if len(wide) <= wide.shape[1] else qr_positive(wide @ leading)[0]
+    left = left_singular_vectors(wide, epsilon, rank)
     return left.to(weight.dtype).contiguous(), (left.mT @ wide).to(weight.dtype)
 
 

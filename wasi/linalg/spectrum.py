@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from wasi.linalg.orthonormal import qr_positive
-from wasi.linalg.rank import explained_rank, gram_energies
+from wasi.linalg.rank import explained_rank, gram_energies, left_singular_vectors, rank_of
 
 # Up to this side an eigendecomposition of the Gram matrix costs less than iterating.
 EXACT_SIDE = 1024
@@ -38,7 +38,7 @@ def leading_subspace(rows: Tensor, epsilon: float | None, rank: int | None) -> T
     if rank is not None and rank > n:
         raise ValueError(f"rank {rank} needs at least {rank} rows, got {n}")
     if min(n, d) <= EXACT_SIDE or (epsilon is not None and epsilon >= 1):
-        return _exact(rows, epsilon, rank)
+        return left_singular_vectors(rows.mT, epsilon, rank).to(rows.dtype).contiguous()
     return _iterated(rows, epsilon, rank)
 
 
@@ -110,23 +110,6 @@ def _mode_gram(x: Tensor, mode: int) -> Tensor:
     return gram
 
 
-def _exact(rows: Tensor, epsilon: float | None, rank: int | None) -> Tensor:
-    n, d = rows.shape
-    wide = rows.double()
-    if d <= n:
-        energy, vectors = torch.linalg.eigh(wide.mT @ wide)
-        energy, vectors = gram_energies(energy), vectors.flip(1)
-    else:
-        energy, left = torch.linalg.eigh(wide @ wide.mT)
-        energy, left = gram_energies(energy), left.flip(1)
-        vectors = wide.mT @ left
-    r = _wanted(energy, epsilon, rank, None)
-    basis = vectors[:, :r]
-    if d > n:  # columns of `A^T U` are as long as the singular values, some of which may be zero
-        basis = qr_positive(basis)[0]
-    return basis.to(rows.dtype).contiguous()
-
-
 def _iterated(rows: Tensor, epsilon: float | None, rank: int | None) -> Tensor:
     d = rows.shape[1]
     nothing = torch.zeros((), dtype=torch.float64, device=rows.device)
@@ -143,14 +126,6 @@ def _iterated(rows: Tensor, epsilon: float | None, rank: int | None) -> Tensor:
         energy, rotation = gram_energies(energy), rotation.flip(1)
         reached = epsilon is None or energy.sum() >= epsilon * total
         if reached or width == min(rows.shape):
-            r = _wanted(energy, epsilon, rank, total)
+            r = rank_of(energy, epsilon, rank, total)
             return (basis.double() @ rotation[:, :r]).to(rows.dtype).contiguous()
         width *= 2
-
-
-def _wanted(energy: Tensor, epsilon: float | None, rank: int | None, total: Tensor | None) -> int:
-    if rank is not None:
-        return rank
-    if epsilon is None:
-        raise ValueError("neither a rank nor a threshold of explained variance is given")
-    return explained_rank(energy, epsilon, total)
