@@ -1,9 +1,11 @@
+import dataclasses
 import os
 import sys
 import urllib.error
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
@@ -289,6 +291,23 @@ def test_torchvision_weights_from_an_earlier_download_need_no_network(no_network
     model = build(config("swin_t", "torchvision", "pretrained"), 32)
     assert torch.equal(model.features[5][3].mlp[0].weight, source["features.5.3.mlp.0.weight"])
     assert model.head.weight.shape == (10, 768)
+
+
+def test_timm_weights_that_have_a_url_alone_from_an_earlier_download_need_no_network(no_network, monkeypatch, tmp_path):
+    path, source = saved(tmp_path, config(DEIT, "timm"), 64)
+    published = dataclasses.replace(timm.models.get_pretrained_cfg(DEIT), hf_hub_id=None, url="https://w.org/d.pth?x=1")
+    monkeypatch.setattr(timm.models, "get_pretrained_cfg", lambda name: published)
+    create = timm.create_model
+    only_url = {"hf_hub_id": None, "url": published.url}
+    monkeypatch.setattr(
+        timm, "create_model", lambda name, **options: create(name, **{**options, "pretrained_cfg_overlay": only_url})
+    )
+    with pytest.raises(UserError, match=r"could not be downloaded from https://w.org/d.pth\?x=1 \(no network in this"):
+        build(config(DEIT, "timm", "pretrained"), 64)
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(source, tmp_path / "checkpoints" / "d.pth")
+    model = build(config(DEIT, "timm", "pretrained"), 64)
+    assert torch.equal(model.blocks[5].mlp.fc1.weight, source["blocks.5.mlp.fc1.weight"])
 
 
 class Command:

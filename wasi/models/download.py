@@ -1,9 +1,13 @@
 """Error handling for downloads of pretrained weights: failures become one-line messages, quickly."""
 
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import torch
 
 from wasi.errors import UserError
 
@@ -25,6 +29,11 @@ def download(model: str, source: str) -> Iterator[None]:
             f"the weights of {model} could not be downloaded from {source} ({first_line})"
         )
         raise UserError("model.weights", "pretrained", allowed) from error
+
+
+def is_in_torchs_cache(url: str) -> bool:
+    """Return whether torch.hub, with which torchvision and timm download from a URL, has the file already."""
+    return (Path(torch.hub.get_dir()) / "checkpoints" / Path(urllib.parse.urlparse(url).path).name).is_file()
 
 
 def require_reachable(url: str) -> None:

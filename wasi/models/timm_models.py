@@ -11,7 +11,7 @@ from torch import nn
 from wasi.data.spec import InputSpec
 from wasi.deferred import import_light, without_compiler
 from wasi.errors import UserError
-from wasi.models.download import download, require_reachable
+from wasi.models.download import download, is_in_torchs_cache, require_reachable
 from wasi.models.input_spec import check_image_size
 from wasi.models.loading import State
 from wasi.models.structure import find_blocks
@@ -56,7 +56,7 @@ def create_pretrained(name: str, image_size: int, num_classes: int) -> nn.Module
         raise UserError("model.weights", "pretrained", f"random | surrogate | a path: timm has none for {name}")
     with download(name, str(source)):
         cached = _cached_file(published)
-        if cached is None:
+        if cached is None and (published.hf_hub_id or not is_in_torchs_cache(published.url)):
             require_reachable(_address(published))
         overlay = {"file": cached} if cached else None
         options = {"pretrained": True, "pretrained_cfg_overlay": overlay}

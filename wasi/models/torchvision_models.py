@@ -1,16 +1,14 @@
 """ViT and Swin models of torchvision; see `wasi.models.input_spec.library_of` for the functions."""
 
 import sys
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from wasi.data.spec import InputSpec
 from wasi.deferred import import_light
 from wasi.errors import UserError
-from wasi.models.download import download, require_reachable
+from wasi.models.download import download, is_in_torchs_cache, require_reachable
 from wasi.models.input_spec import check_image_size
 from wasi.models.loading import State, load_state
 
@@ -55,7 +53,7 @@ def create_pretrained(name: str, image_size: int, num_classes: int) -> nn.Module
     """
     weights = _weights(name)
     with download(name, weights.url):
-        if not (Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name).is_file():
+        if not is_in_torchs_cache(weights.url):
             require_reachable(weights.url)
         state = weights.get_state_dict(progress=sys.stderr.isatty(), check_hash=True, weights_only=True)
     model = create(name, image_size, num_classes)
