@@ -76,7 +76,7 @@ def test_a_clock_that_is_behind_gives_no_negative_time(tmp_path):
 def test_a_benchmark_s_jobs(tmp_path):
     _job(tmp_path, "a", "completed", wall=60.0, file="bench.json")
     running = _job(tmp_path, "b", "running", file="bench.json")
-    (running / "bench.log").write_text("round 2/5: 3 ms per step\n")
+    (running / "mine.log").write_text("round 2/5: 3 ms per step\n")
     with folder_lock(running):
         assert list(lines(tmp_path))[1].startswith("  running      b: round 2/5, since ")
 

@@ -27,7 +27,7 @@ from wasi.runs.plan import read_plan, read_planned
 from wasi.runs.result import BENCH_FILE_NAME, FILE_NAME, read_result
 
 _ORDER = ("completed", "running", "interrupted", "failed", "diverged", "invalid", "died")
-_RESULTS = {FILE_NAME: "train.log", BENCH_FILE_NAME: "bench.log"}  # a job's result file, and its log
+_RESULTS = (FILE_NAME, BENCH_FILE_NAME)
 _EPOCH = re.compile(r"(epoch|round) (\d+)/(\d+):")
 _SILENT = 600.0  # seconds without a written line after which this is shown
 _TAIL = 4096  # bytes at the end of a log, in which the last epoch is looked for
@@ -69,7 +69,7 @@ def jobs(sweep: Path) -> list[Job]:
 
 
 def _job(path: Path) -> Job | None:
-    folder, log = path.parent, path.with_name(_RESULTS[path.name])
+    folder = path.parent
     result = read_result(folder, path.name)
     if result is None or not _is_ours(result):
         return None
@@ -78,11 +78,11 @@ def _job(path: Path) -> Job | None:
     if status == "completed":
         return Job(folder, status, error, seconds, None)
     if status != "running":
-        return Job(folder, status, error, seconds, _progress(log))
+        return Job(folder, status, error, seconds, _progress(folder))
     host = provenance.get("machine", {}).get("hostname")
     host = None if host == platform.node() else host
     status = "died" if host is None and not is_locked(folder) else "running"
-    return Job(folder, status, error, _since(provenance.get("start")), _progress(log), host, _silent(folder))
+    return Job(folder, status, error, _since(provenance.get("start")), _progress(folder), host, _silent(folder))
 
 
 def _is_ours(result: dict[str, Any]) -> bool:
@@ -113,9 +113,15 @@ def _since(start: str | None) -> float | None:
     return max(0.0, since)  # another machine's clock, or one that was set back
 
 
-def _progress(log: Path) -> str | None:
-    """Return the last epoch, or round of a benchmark, in the log, as `epoch 3/50`; None before the first is over."""
+def _progress(folder: Path) -> str | None:
+    """Return the last epoch, or round of a benchmark, in a job's log, as `epoch 3/50`; None before the first is over.
+
+    The log has the name that `hydra.job.name` gives it.
+    """
     try:
+        log = max(folder.glob("*.log"), key=lambda path: path.stat().st_mtime, default=None)
+        if log is None:
+            return None
         with open(log, "rb") as file:
             file.seek(0, 2)
             file.seek(max(0, file.tell() - _TAIL))
