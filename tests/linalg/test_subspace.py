@@ -49,9 +49,9 @@ def test_fold_with_what_an_earlier_step_has_solved_is_algorithm_1_but_for_quadra
     for lr in (0.02, 0.01):
         left, right = LEFT.clone(), RIGHT.clone()
         b = fold_(left, right, lr * M.flip(0), BASIS)
-        assert fold_(left.clone(), right.clone(), -lr * M, BASIS, b=b) is b
+        assert fold_(left.clone(), right.clone(), -lr * M, BASIS, p=b) is b
         exact = algorithm_1(left, right, M @ BASIS.mT, lr)
-        fold_(left, right, -lr * M, BASIS, b=b)
+        fold_(left, right, -lr * M, BASIS, p=b)
         off.append((left @ right - exact[0] @ exact[1]).norm().item())
         stretch.append((left.mT @ left - torch.eye(6, dtype=torch.float64)).norm().item())
     assert 3.5 < off[0] / off[1] < 4.5

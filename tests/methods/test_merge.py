@@ -95,7 +95,7 @@ def test_factors_are_deployed_without_what_trains_them(preconditioner):
         each(*batch())  # after which the bases move
         each(*batch())
     training = {name for name, tensor in model.named_buffers() if tensor is not None}
-    assert any(name.endswith(".B") for name in training) == (preconditioner == "basis")
+    assert any(name.endswith(".P") for name in training) == (preconditioner == "basis")
     with make("wasi").deployed(model), eval_mode(model):
         assert not list(model.named_buffers())
         numbers = sum(p.numel() for p in model.parameters())

@@ -37,7 +37,7 @@ def test_what_serves_several_steps_is_continued_too(tmp_path):
         for number in range(5):
             if number == stop:
                 save_checkpoint(tmp_path, step, scheduler, Progress(step=number))
-                assert any(name.endswith(".B") for name in step.model.state_dict())
+                assert any(name.endswith(".P") for name in step.model.state_dict())
                 step, scheduler = _trainer(preconditioner="basis", gap=4)
                 load_checkpoint(tmp_path, step, scheduler)
             step(*batch(seed=number))

@@ -74,8 +74,8 @@ def factor_gradients(
     """Return `dL = dW R^T` (`O x K`) and `dR = L^T dW` (`K x I`) for `dW = G^T X~`, without forming `dW`.
 
     `X~` is the tensor that `core` and `factors` stand for; for it the result is exact. With a feature basis `U` of
-    `r <= 2 K` columns, `dL = M (R U)^T` and `dR = (L^T M) U^T`, where `dW = M U^T`. Otherwise, with `G'` (`p x O`) the
-    gradient in the bases of all modes but the features, and `Z` (`p x r`) the core's rows, `dL = G'^T (Z (R U)^T)` and
+    `r <= 2 K` columns, `dL = M (R U)^T` and `dR = (L^T M) U^T`, where `dW = M U^T`. Otherwise, with `G'` (`q x O`) the
+    gradient in the bases of all modes but the features, and `Z` (`q x r`) the core's rows, `dL = G'^T (Z (R U)^T)` and
     `dR = (L^T G'^T) Z U^T`; a feature mode that is kept whole has `U = I`.
 
     Args:
@@ -87,8 +87,8 @@ def factor_gradients(
     if basis is not None and basis.shape[1] <= 2 * left.shape[1]:
         m = tucker.weight_coordinates(grad, core, factors)  # M, O x r
         return m @ (right @ basis).mT, (left.mT @ m) @ basis.mT
-    seen = tucker.contract_gradient(grad, factors).reshape(-1, grad.shape[-1])  # G', p x O
-    rows = core.reshape(-1, core.shape[-1])  # Z, p x r
+    seen = tucker.contract_gradient(grad, factors).reshape(-1, grad.shape[-1])  # G', q x O
+    rows = core.reshape(-1, core.shape[-1])  # Z, q x r
     right_part = right if basis is None else right @ basis  # R U, K x r
     d_right = (left.mT @ seen.mT) @ rows
     return seen.mT @ (rows @ right_part.mT), d_right if basis is None else d_right @ basis.mT
@@ -108,11 +108,11 @@ class FactoredLinear(LowRankLayer):
     """
 
     update = "subspace"  # SGD and SWAN step on `W`; "none": `L` and `R` are ordinary parameters for them, too
-    preconditioner = "step"  # solve for `B` in every step, or with "basis" only after the feature basis has moved
-    training_only = ("state", "B")
+    preconditioner = "step"  # solve for `P` in every step, or with "basis" only after the feature basis has moved
+    training_only = ("state", "P")
     output_needed = True
     bias: nn.Parameter | None
-    B: Tensor | None  # `(R R^T + delta I)^-1 R U` (`K x r`) of `fold_`, kept between steps by preconditioner "basis"
+    P: Tensor | None  # `(R R^T + delta I)^-1 R U` (`K x r`) of `fold_`, kept between steps by preconditioner "basis"
 
     def __init__(
         self, left: nn.Parameter, right: nn.Parameter, bias: nn.Parameter | None, state: TuckerState | None = None
@@ -122,7 +122,7 @@ class FactoredLinear(LowRankLayer):
         self.register_parameter("bias", bias)
         self.C: Tensor | None = None
         self._zero_coordinates: Tensor | None = None  # `O x r` zeros that share one element: `C` between steps
-        self.register_buffer("B", None)
+        self.register_buffer("P", None)
 
     @property
     def weight_rank(self) -> int:
@@ -150,7 +150,7 @@ class FactoredLinear(LowRankLayer):
         basis = None if self.state is None else self.state.feature_basis
         if basis is None or basis.shape[1] > self.weight_rank or not (self.L.requires_grad and self.R.requires_grad):
             return False
-        self.B = None
+        self.P = None
         self._zero_coordinates = self.L.new_zeros(()).expand(self.out_features, basis.shape[1])
         self.C = self._zero_coordinates.detach().requires_grad_()
         return True
@@ -186,11 +186,11 @@ class FactoredLinear(LowRankLayer):
         left, right = subspace.retract(self.L, self.R)
         self.L.copy_(left)
         self.R.copy_(right)
-        self.B = None  # it was computed from the previous `R`, in other coordinates of the row space
+        self.P = None  # it was computed from the previous `R`, in other coordinates of the row space
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
-        kept = state_dict.get(f"{prefix}B")
-        self.B = None if kept is None else torch.empty_like(kept, device=self.L.device)
+        kept = state_dict.get(f"{prefix}P")
+        self.P = None if kept is None else torch.empty_like(kept, device=self.L.device)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
@@ -209,10 +209,10 @@ def fold_all_(layers: Sequence[FactoredLinear], decays: Sequence[float]) -> None
         assert basis is not None
         weights.append((layer.L, layer.R, layer.C, basis))
     together = layers and not batched.is_on_cpu(layers[0].L)
-    bs = subspace.fold_all_(weights, decays, [layer.B for layer in layers]) if together else None
+    ps = subspace.fold_all_(weights, decays, [layer.P for layer in layers]) if together else None
     for number, (layer, weight, decay) in enumerate(zip(layers, weights, decays, strict=True)):
-        b = bs[number] if bs is not None else subspace.fold_(*weight, decay, layer.B)
-        if layer.preconditioner == "basis" and layer.B is None:
-            layer.B = b.clone() if together else b  # a slice of one tensor for all layers
+        p = ps[number] if ps is not None else subspace.fold_(*weight, decay, layer.P)
+        if layer.preconditioner == "basis" and layer.P is None:
+            layer.P = p.clone() if together else p  # a slice of one tensor for all layers
         assert layer.C is not None and layer._zero_coordinates is not None
         layer.C.data, layer.C.grad = layer._zero_coordinates, None

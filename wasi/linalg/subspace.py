@@ -35,77 +35,77 @@ def algorithm_1(left: Tensor, right: Tensor, d_weight: Tensor, lr: float) -> tup
 
 
 def fold_(
-    left: Tensor, right: Tensor, update: Tensor, basis: Tensor, decay: float = 1.0, b: Tensor | None = None
+    left: Tensor, right: Tensor, update: Tensor, basis: Tensor, decay: float = 1.0, p: Tensor | None = None
 ) -> Tensor:
     """Take a step `W + C U^T` into `L` and `R`, in place; its rows lie in the span of a feature basis `U`.
 
-    With `A = L^T C` (`K x r`), `N = C - L A` (`O x r`) and `B = (R R^T + delta I)^-1 R U` (`K x r`), `delta` being the
+    With `A = L^T C` (`K x r`), `V = C - L A` (`O x r`) and `P = (R R^T + delta I)^-1 R U` (`K x r`), `delta` being the
     damping of `damped_solve`::
 
-        L <- L + N B^T,    R <- decay R + A U^T
+        L <- L + V P^T,    R <- decay R + A U^T
 
     adds to `L R` the projection of `C U^T` on the tangent space of the matrices of rank `K`, as one iteration of
-    Algorithm 1 does, up to terms quadratic in the step. `L^T L = I` becomes `I + E` with the stretch `E = B N^T N B^T`.
-    While `||E||_F <= 1e-2`, `A' = A + B N^T N / 2` and `N' = C - L A'` take the places of `A` and `N`, which leaves
+    Algorithm 1 does, up to terms quadratic in the step. `L^T L = I` becomes `I + E` with the stretch `E = P V^T V P^T`.
+    While `||E||_F <= 1e-2`, `A' = A + P V^T V / 2` and `V' = C - L A'` take the places of `A` and `V`, which leaves
     `I + E^2 / 4`.
 
     Args:
         left: `L`, `O x K`; right: `R`, `K x I`.
         update: `C`, `O x r`, the step in coordinates of the basis; basis: `U`, `I x r`, orthonormal columns.
-        decay: the factor by which weight decay multiplies `R`, and so `W` and the part `N B^T R` of the step.
-        b: the `B` of an `R` a few steps earlier, used instead of solving for it; the step then differs from that
+        decay: the factor by which weight decay multiplies `R`, and so `W` and the part `V P^T R` of the step.
+        p: the `P` of an `R` a few steps earlier, used instead of solving for it; the step then differs from that
             projection by further quadratic terms.
 
     Returns:
-        `B` (`K x r`).
+        `P` (`K x r`).
     """
-    if b is None:
-        b = damped_solve(right @ right.mT, right @ basis)  # (R R^T + delta I)^-1 R U
-    _add_(left, right, update, basis, decay, _corrected(left.mT @ update, update.mT @ update, b), b)
-    return b
+    if p is None:
+        p = damped_solve(right @ right.mT, right @ basis)  # (R R^T + delta I)^-1 R U
+    _add_(left, right, update, basis, decay, _corrected(left.mT @ update, update.mT @ update, p), p)
+    return p
 
 
 def fold_all_(
-    weights: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]], decays: Sequence[float], bs: Sequence[Tensor | None]
+    weights: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]], decays: Sequence[float], ps: Sequence[Tensor | None]
 ) -> list[Tensor]:
     """Call `fold_` for several weights, with all their `K x K` and `K x r` matrices in one batch.
 
     For accelerators, see `wasi.linalg.batched`.
 
     Args:
-        weights: for each weight, the first four arguments of `fold_`; decays, bs: its `decay` and `b`.
+        weights: for each weight, the first four arguments of `fold_`; decays, ps: its `decay` and `p`.
 
     Returns:
-        The `B` of each weight.
+        The `P` of each weight.
     """
-    found = dict(enumerate(bs))
-    missing = [number for number, b in found.items() if b is None]
+    found = dict(enumerate(ps))
+    missing = [number for number, p in found.items() if p is None]
     if missing:
         rights, bases = ([weights[number][index] for number in missing] for index in (1, 3))
         grams = batched.stacked([right @ right.mT for right in rights])
         rows = batched.stacked([right @ basis for right, basis in zip(rights, bases, strict=True)])
         solved = torch.vmap(damped_solve)(grams, rows)
-        for number, right, basis, b in zip(missing, rights, bases, solved, strict=True):
-            found[number] = b[: len(right), : basis.shape[1]]  # without the padding of the batch
-    used = [b for b in found.values() if b is not None]
+        for number, right, basis, p in zip(missing, rights, bases, solved, strict=True):
+            found[number] = p[: len(right), : basis.shape[1]]  # without the padding of the batch
+    used = [p for p in found.values() if p is not None]
     products = [(left.mT @ update, update.mT @ update) for left, _, update, _ in weights]
     stacks = [batched.stacked(matrices) for matrices in (*zip(*products, strict=True), used)]
     a_s = torch.vmap(_corrected)(*stacks)
-    for (left, right, update, basis), decay, a, b in zip(weights, decays, a_s, used, strict=True):
-        _add_(left, right, update, basis, decay, a[: b.shape[0], : b.shape[1]], b)
+    for (left, right, update, basis), decay, a, p in zip(weights, decays, a_s, used, strict=True):
+        _add_(left, right, update, basis, decay, a[: p.shape[0], : p.shape[1]], p)
     return used
 
 
-def _corrected(a: Tensor, square: Tensor, b: Tensor) -> Tensor:
-    """`A + B N^T N / 2` (`K x r`) of `fold_` if the stretch is small, else `A`; from `A = L^T C`, `C^T C` and `B`."""
-    normal = square - a.mT @ a  #     N^T N = C^T C - A^T A, as L is orthonormal
-    stretch = normal @ (b.mT @ b)
-    is_small = (stretch * stretch.mT).sum() <= _SMALL_STRETCH**2  # ||E||_F^2 = tr (N^T N B^T B)^2
-    return a + 0.5 * is_small * (b @ normal)
+def _corrected(a: Tensor, square: Tensor, p: Tensor) -> Tensor:
+    """`A + P V^T V / 2` (`K x r`) of `fold_` if the stretch is small, else `A`; from `A = L^T C`, `C^T C` and `P`."""
+    normal = square - a.mT @ a  #     V^T V = C^T C - A^T A, as L is orthonormal
+    stretch = normal @ (p.mT @ p)
+    is_small = (stretch * stretch.mT).sum() <= _SMALL_STRETCH**2  # ||E||_F^2 = tr (V^T V P^T P)^2
+    return a + 0.5 * is_small * (p @ normal)
 
 
-def _add_(left: Tensor, right: Tensor, update: Tensor, basis: Tensor, decay: float, a: Tensor, b: Tensor) -> None:
-    left.addmm_(torch.addmm(update, left, a, alpha=-1), b.mT)  # L <- L + (C - L A) B^T = L + N B^T
+def _add_(left: Tensor, right: Tensor, update: Tensor, basis: Tensor, decay: float, a: Tensor, p: Tensor) -> None:
+    left.addmm_(torch.addmm(update, left, a, alpha=-1), p.mT)  # L <- L + (C - L A) P^T = L + V P^T
     right.addmm_(a, basis.mT, beta=decay)  #                     R <- decay R + A U^T
 
 

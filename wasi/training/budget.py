@@ -264,7 +264,7 @@ def _update(cfg: DictConfig, sizes: ModelSizes) -> float:
 
 
 def _preconditioners(cfg: DictConfig, sizes: ModelSizes) -> float:
-    """Bytes of `FactoredLinear.B` (`K x r`, at most `K x K`) of all layers, if it is kept between steps."""
+    """Bytes of `FactoredLinear.P` (`K x r`, at most `K x K`) of all layers, if it is kept between steps."""
     kind = str(cfg.optimizer["_target_"]).rpartition(".")[2]
     if cfg.method.get("preconditioner") != "basis" or not _in_coordinates(cfg, kind):
         return 0
