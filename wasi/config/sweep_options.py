@@ -1,7 +1,7 @@
 """The options over which a command line sweeps, and the name of the sweep."""
 
 import re
-from collections.abc import Set
+from collections.abc import Sequence, Set
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -26,12 +26,15 @@ def sweep_overrides(hydra_cfg: DictConfig) -> list[Override]:
     return [override for override in last.values() if override.is_sweep_override()]
 
 
-def sweep_name(cfg: DictConfig, swept: Set[str] = frozenset()) -> str:
+def sweep_name(cfg: DictConfig, swept: Set[str] = frozenset(), words: Sequence[str] = ()) -> str:
     """Return the option `sweep`, checked to be usable as the name of one folder and one W&B group.
+
+    Args:
+        words: the overrides of the command line.
 
     Raises:
         UserError: it is empty, has several values, starts with a dot, or contains a slash, blank or other special
-            character.
+            character; or it was given as a number that is written otherwise than Hydra's value of it, as 2026_11_29 is.
     """
     allowed = "one name of letters, digits and _ . + -, not starting with a dot, and no slash"
     if "sweep" in swept:
@@ -39,4 +42,7 @@ def sweep_name(cfg: DictConfig, swept: Set[str] = frozenset()) -> str:
     name = cfg.get("sweep")  # absent after the override `~sweep`
     if isinstance(name, bool) or not isinstance(name, (str, int, float)) or not _NAME.fullmatch(str(name)):
         raise UserError("sweep", "null" if name is None else name, allowed)
+    given = next((word.partition("=")[2] for word in reversed(words) if word.startswith("sweep=")), str(name))
+    if not isinstance(name, str) and given != str(name):
+        raise UserError("sweep", given, f"a number as {name} (which this is), or a name: 'sweep=\"{given}\"'")
     return str(name)

@@ -79,7 +79,7 @@ class SweepCallback(Callback):
     def _check_sweep(self, config: DictConfig) -> None:
         check_hydra(config.hydra)
         swept = swept_options(config.hydra)
-        sweep_name(config, swept)
+        sweep_name(config, swept, config.hydra.overrides.task)
         check_tuning(config.hydra)
         check_folder("hydra.sweep.dir", config.hydra.sweep.dir)
         check_inside("hydra.sweep.subdir", plain(config.hydra.sweep)["subdir"])  # unresolved: it depends on the job
