@@ -77,6 +77,7 @@ def test_a_benchmark_s_jobs(tmp_path):
     _job(tmp_path, "a", "completed", wall=60.0, file="bench.json")
     running = _job(tmp_path, "b", "running", file="bench.json")
     (running / "mine.log").write_text("round 2/5: 3 ms per step\n")
+    (running / "processes.log").write_text("a line of a measuring process\n")  # newer
     with folder_lock(running):
         assert list(lines(tmp_path))[1].startswith("  running      b: round 2/5, since ")
 

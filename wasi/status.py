@@ -116,19 +116,21 @@ def _since(start: str | None) -> float | None:
 def _progress(folder: Path) -> str | None:
     """Return the last epoch, or round of a benchmark, in a job's log, as `epoch 3/50`; None before the first is over.
 
-    The log has the name that `hydra.job.name` gives it.
+    The log has the name that `hydra.job.name` gives it; logs of other processes beside it name no epoch.
     """
     try:
-        log = max(folder.glob("*.log"), key=lambda path: path.stat().st_mtime, default=None)
-        if log is None:
-            return None
-        with open(log, "rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - _TAIL))
-            epochs = _EPOCH.findall(file.read().decode(errors="replace"))
+        logs = sorted(folder.glob("*.log"), key=lambda path: path.stat().st_mtime, reverse=True)
+        found = (epochs[-1] for log in logs if (epochs := _EPOCH.findall(_tail(log))))
+        return next(("{} {}/{}".format(*last) for last in found), None)
     except OSError:
         return None
-    return "{} {}/{}".format(*epochs[-1]) if epochs else None
+
+
+def _tail(log: Path) -> str:
+    with open(log, "rb") as file:
+        file.seek(0, 2)
+        file.seek(max(0, file.tell() - _TAIL))
+        return file.read().decode(errors="replace")
 
 
 def seconds_left(found: Sequence[Job], planned: int, free: int = 0) -> float | None:

@@ -150,6 +150,17 @@ def test_completed_is_skipped_unless_asked_again(cfg, compose_config, tmp_path):
     assert perform(other, tmp_path, raising(ChildFailed("failed", "x"))).status == "failed"
 
 
+def test_another_configuration_s_measurement_is_not_replaced_unasked(cfg, compose_config, tmp_path, capsys):
+    perform(cfg, tmp_path, measures)
+    before = (tmp_path / "bench.json").read_bytes()
+    other = ("seed=1", "bench.rounds=3")
+    assert perform(compose_config(*other, config="bench"), tmp_path, never).exit_code == 2
+    assert "here lies the completed measurement of another configuration, which bench.rerun" in capsys.readouterr().err
+    assert (tmp_path / "bench.json").read_bytes() == before
+    assert perform(compose_config(*other, "bench.rerun=true", config="bench"), tmp_path, measures).exit_code == 0
+    assert read(tmp_path)["config"]["bench"]["rounds"] == 3
+
+
 def test_another_machine_measures_again(cfg, tmp_path, monkeypatch):
     perform(cfg, tmp_path, measures)
     monkeypatch.setattr(job_module, "machine", lambda: {"processor": "Cortex-A76"})

@@ -3,6 +3,7 @@
 import shlex
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra._internal.callbacks import Callbacks
 from hydra.errors import ConfigCompositionException, InstantiationException, OverrideParseException
 
@@ -182,6 +183,16 @@ def test_what_logging_cannot_be_set_up_with(word):
     allowed = "what Python's logging can set up (Unable to configure handler 'file': [Errno 2] No such file: 'a/b.log')"
     assert str(rejected(error, ["seed=1", word])) == f"{option}={value}: allowed is {allowed}"
     assert str(rejected(error, ["seed=1"])) == f"hydra.job_logging: allowed is {allowed}"
+
+
+def test_a_group_that_a_file_of_the_user_s_chooses_twice_is_hydras_to_explain(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\ndefaults:\n  - /method: lora\n")
+    words = ["experiment=mine", f"hydra.searchpath=[file://{tmp_path}]"]
+    refused = pytest.raises(ConfigCompositionException, match="Multiple values for method")
+    with initialize_config_dir(str(CONF), version_base="1.3"), refused as error:
+        compose("config", words, return_hydra_config=True)
+    assert rejected(error.value, words) is None
 
 
 def test_other_refusals_are_not_translated(compose_config):

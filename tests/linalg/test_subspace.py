@@ -48,10 +48,10 @@ def test_fold_with_what_an_earlier_step_has_solved_is_algorithm_1_but_for_quadra
     off, stretch = [], []
     for lr in (0.02, 0.01):
         left, right = LEFT.clone(), RIGHT.clone()
-        b = fold_(left, right, lr * M.flip(0), BASIS)
-        assert fold_(left.clone(), right.clone(), -lr * M, BASIS, p=b) is b
+        p = fold_(left, right, lr * M.flip(0), BASIS)
+        assert fold_(left.clone(), right.clone(), -lr * M, BASIS, p=p) is p
         exact = algorithm_1(left, right, M @ BASIS.mT, lr)
-        fold_(left, right, -lr * M, BASIS, p=b)
+        fold_(left, right, -lr * M, BASIS, p=p)
         off.append((left @ right - exact[0] @ exact[1]).norm().item())
         stretch.append((left.mT @ left - torch.eye(6, dtype=torch.float64)).norm().item())
     assert 3.5 < off[0] / off[1] < 4.5
@@ -103,9 +103,9 @@ def test_weights_folded_together_are_those_folded_one_by_one(known):
         for _ in range(2)
     )
     earlier = [fold_(left.clone(), 1.1 * right, update, basis) for left, right, update, basis in alone]
-    bs = [b if number in known else None for number, b in enumerate(earlier)]
-    found = fold_all_(together, [1.0, 0.9], bs)
+    ps = [p if number in known else None for number, p in enumerate(earlier)]
+    found = fold_all_(together, [1.0, 0.9], ps)
     for number, (weight, decay) in enumerate(zip(alone, [1.0, 0.9], strict=True)):
-        torch.testing.assert_close(found[number], fold_(*weight, decay, bs[number]))
+        torch.testing.assert_close(found[number], fold_(*weight, decay, ps[number]))
     for weight, expected in zip(together, alone, strict=True):
         torch.testing.assert_close(weight, expected)

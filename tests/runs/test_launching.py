@@ -60,12 +60,12 @@ def test_more_jobs_than_gpus_are_refused(config):
 
 @pytest.mark.parametrize("option", ["n_jobs=0", "batch_size=foo", "batch_size=0", "pre_dispatch=x", "pre_dispatch=-1"])
 def test_what_joblib_would_raise_for_is_refused_before(option, config):
-    with pytest.raises(UserError, match=f"^hydra.launcher.{option}: allowed is a whole number from 1 up, or "):
+    with pytest.raises(UserError, match=f"^hydra.launcher.{option}: allowed is a whole number from 1 up, "):
         prepare_launcher(config("joblib", f"hydra.launcher.{option}"))
     for refused in ("prefer=threads", "require=sharedmem", "max_nbytes=much"):
         with pytest.raises(UserError, match=f"^hydra.launcher.{refused}: allowed is "):
             prepare_launcher(config("joblib", f"++hydra.launcher.{refused}"))
-    for option in ("prefer=processes", "require=null", "max_nbytes=1M", "max_nbytes=4096"):
+    for option in ("prefer=processes", "require=null", "max_nbytes=1.5M", "max_nbytes=4096"):
         prepare_launcher(config("joblib", f"++hydra.launcher.{option}"))
     for allowed in ("n_jobs=-1", "batch_size=auto", "batch_size=3", "pre_dispatch=all", "pre_dispatch=2*n_jobs"):
         prepare_launcher(config("joblib", f"hydra.launcher.{allowed}"))

@@ -93,6 +93,37 @@ def test_a_sweep_does_not_replace_an_earlier_ones_completed_results(tmp_path):
         write("train.epochs=3")
     write("train.epochs=3", "train.rerun=true")
     assert read_planned(tmp_path) == ["wasi-1", "wasi-2"]
+    write("train.epochs=3", "dataset=image_folder", "dataset.root=gone")  # the job tells what is wrong
+
+
+def test_jobs_that_share_a_folder_of_the_other_command_s_default_name_are_refused(tmp_path):
+    with composed("hydra.sweep.subdir=${job_folder:}", "method=vanilla") as config, read_write(config.hydra.sweeper):
+        config.hydra.sweeper.params = {"sweep": "a,b"}
+        with pytest.raises(UserError, match=r"^hydra.sweep.subdir=\${job_folder:}: .* several jobs have vanilla-"):
+            write_plan(tmp_path, config, lambda cfg: cfg.sweep, "bench.json", "${bench_folder:}")
+        write_plan(tmp_path, config, lambda cfg: cfg.sweep)
+
+
+def test_results_of_the_other_command_are_in_no_one_s_way(tmp_path):
+    with composed("hydra.sweep.subdir=here", f"hydra.sweep.dir={tmp_path}") as config:
+        with read_write(config.hydra.sweeper):
+            config.hydra.sweeper.params = {"seed": "1"}
+        done = json.dumps({"fingerprint": "another", "status": "completed"})
+        for own, other in (("bench.json", "result.json"), ("result.json", "bench.json")):
+            (tmp_path / "here").mkdir(exist_ok=True)
+            (tmp_path / "here" / other).write_text(done)
+            write_plan(tmp_path, config, lambda cfg: "own", own)
+            (tmp_path / "here" / own).write_text(done)
+            with pytest.raises(UserError, match="which (train|bench).rerun=true gives up"):
+                write_plan(tmp_path, config, lambda cfg: "own", own)
+            (tmp_path / "here" / own).unlink()
+            (tmp_path / "here" / other).unlink()
+
+
+def test_hydra_s_own_names_of_folders_are_planned_too(tmp_path):
+    with composed("hydra.sweep.subdir=${hydra.job.num}") as config:
+        write_plan(tmp_path, config)
+    assert read_planned(tmp_path) == [str(number) for number in range(8)]
 
 
 def test_a_folder_of_images_is_walked_once_for_all_jobs(tmp_path, monkeypatch):

@@ -60,7 +60,7 @@ def measured_config(cfg: DictConfig) -> dict:
 def identity(config: dict) -> str:
     """Return a JSON string that is equal for two configurations whose measurements would be the same.
 
-    Beside the options of a step, these are the device, which it runs on, and the data, which resident memory includes.
+    It has the options of a step, of the device that it runs on, and of the data, which resident memory includes.
     There is no section `rank`, whose options are resolved in the method's section.
     """
     options = flat(relevant(config)).items()

@@ -19,7 +19,7 @@ from wasi.bench.measurement import Measurement, Side
 from wasi.config.fingerprint import SCHEMA_VERSION
 from wasi.config.known_options import check_config
 from wasi.config.sweep_options import sweep_name
-from wasi.errors import Interrupted
+from wasi.errors import Interrupted, UserError
 from wasi.runs.ending import Ending, ending_of, tell
 from wasi.runs.inputs import check_inputs
 from wasi.runs.job import warn_of_other_code
@@ -50,6 +50,7 @@ def perform(cfg: DictConfig, folder: Path, body: Callable[[DictConfig, "Job"], N
             warn_of_other_code(job.own_before, "the completed measurement")
             return Ending("completed")
         check_inputs(cfg)
+        job.refuse_to_replace_another()
         if (others := job.other_threads()) and not cfg.bench.rerun:
             log.warning("%s, and measured anew: %s", others, os.path.relpath(folder))
         job.begin()
@@ -120,6 +121,21 @@ class Job:
         now = "is not set" if asked is None else f"is {asked}"
         return f"completed here with {before.get('torch')} threads, but OMP_NUM_THREADS {now} now"
 
+    def holds_another(self) -> bool:
+        """Return whether a single job's folder has a completed measurement of another configuration.
+
+        In a sweep, `write_plan` looks after that.
+        """
+        before = self._previous or {}
+        completed = before.get("status") == "completed" and before.get("fingerprint") != self.fingerprint
+        return completed and not (HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN)
+
+    def refuse_to_replace_another(self) -> None:
+        """Raise UserError if `holds_another`, unless `bench.rerun` is true."""
+        if self.holds_another() and not self.result.ours.config["bench"]["rerun"]:
+            there = "here lies the completed measurement of another configuration, which bench.rerun=true gives up"
+            raise UserError("hydra.run.dir", os.path.relpath(self.folder), f"a folder of its own; {there}")
+
     def begin(self) -> None:
         """Write bench.json with status `running`."""
         self._begun = True
@@ -128,12 +144,13 @@ class Job:
     def end(self, ending: Ending) -> Ending:
         """Write bench.json and log the warnings; returns the ending, `invalid` if the processor throttled meanwhile.
 
-        A job that was refused before it began does not overwrite a completed measurement.
+        A job that was refused before it began does not overwrite a completed measurement: its own, or for a single job
+        any other.
         """
         reason = self.result.throttled()
         if ending.status == "completed" and reason:
             ending = replace(ending, status="invalid", error=reason, exit_code=1)
-        if self._begun or not self.own_before:
+        if self._begun or not (self.own_before or self.holds_another()):
             self._write(ending.status, ending.error)
         for line in self.result.warnings():
             log.warning("%s", line)

@@ -21,6 +21,7 @@ class BenchCallback(SweepCallback):
 
     file_name = BENCH_FILE_NAME
     identity = staticmethod(bench_fingerprint)
+    default_subdir = "${bench_folder:}"
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         exit_if_refused(check_alone)

@@ -53,7 +53,7 @@ def rejected(error: Exception, words: Sequence[str] = ()) -> UserError | None:
     if isinstance(error, MissingConfigException):
         return _unknown_choice(error)
     if twice := _CHOSEN_TWICE.match(str(error)):
-        return _chosen_twice(twice[1], words)
+        return _added(twice[1], words)
     node = getattr(error.__cause__, "parent_node", None)
     if merged := _MERGED.match(str(error)):
         return _not_mergeable(merged[1], merged[2], error.__cause__)
@@ -203,11 +203,12 @@ def _not_mergeable(option: str, value: str, cause: BaseException | None) -> User
     return UserError(option, value, f"a mapping here, {entries}; {option}=null before this takes the mapping away")
 
 
-def _chosen_twice(group: str, words: Sequence[str]) -> UserError:
-    """Explain `+GROUP=NAME` of a group of which the configuration has chosen a file."""
-    given = (word.removeprefix("+").partition("=") for word in words if word.startswith("+"))
-    name = next((value for option, _, value in given if option == group), "")
-    return UserError(f"+{group}", name or NOTHING, f"{group}={name or 'NAME'}, without +, as a choice is made already")
+def _added(group: str, words: Sequence[str]) -> UserError | None:
+    """Explain `+GROUP=NAME` of a group of which the configuration has chosen a file; None if nobody wrote that."""
+    name = next((word.partition("=")[2] for word in words if word.startswith(f"+{group}=")), None)
+    if name is None:  # a file of the user's own chooses it twice, which Hydra's words explain
+        return None
+    return UserError(f"+{group}", name, f"{group}={name}, without +, as a choice is made already")
 
 
 def _unknown_choice(error: MissingConfigException) -> UserError | None:

@@ -6,6 +6,7 @@ reads, `~train.epochs` and `train=null` remove what a run needs, and `method.act
 """
 
 import re
+import shlex
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from wasi.config.arguments import target_of
 from wasi.config.files import CONF, content, flat, of_group, plain
+from wasi.config.hydra_errors import quoted
 from wasi.config.validate import OPTIONS, integer_from, validate
 from wasi.errors import NOTHING, UserError
 
@@ -31,6 +33,8 @@ _LOGGING = {  # keys that Python's `logging.config.dictConfig` knows
     *("version", "formatters", "filters", "handlers", "loggers", "root", "incremental", "disable_existing_loggers"),
 }
 _HYDRAS = ("_target_", "_recursive_", "_convert_")  # keys for Hydra itself, in any section that names a class
+_NAMES = ("dataset.root", "model.weights", "rank.perplexity_table", "logger.entity")  # any text may be one of these
+_UNQUOTED = re.compile(r"[\w.+-]+")
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
@@ -43,11 +47,26 @@ def check_config(cfg: DictConfig, swept: Collection[str] = ()) -> None:
         swept: keys whose values differ from job to job; rules that concern them are left to the jobs.
     """
     check_sections(cfg)
-    validate(cfg, swept)
+    try:
+        validate(cfg, swept)
+    except UserError as error:
+        raise _with_quotes(error, cfg) from None
     if not {"method", "recipe", "experiment"} & set(swept):
         check_method(cfg)
         if (as_read := _with_rank_as_read(cfg)) is not None:
             validate(as_read, swept)
+
+
+def _with_quotes(error: UserError, cfg: DictConfig) -> UserError:
+    """Return the error, for a name that Hydra has read as a number with how to write it on the command line."""
+    hydra_cfg = cfg.get("hydra") or (HydraConfig.get() if HydraConfig.initialized() else None)
+    words = hydra_cfg.overrides.task if hydra_cfg else []
+    pairs = (word.lstrip("+").partition("=") for word in reversed(words))
+    given = next((value for option, _, value in pairs if option == error.option), "")
+    if error.option not in _NAMES or not _UNQUOTED.fullmatch(given):
+        return error
+    word = shlex.quote(f"{error.option}={quoted(given)}")
+    return UserError(error.option, given, f"{error.allowed}; if {given} is its name, quote it: {word}")
 
 
 def check_sections(cfg: DictConfig) -> None:
@@ -136,8 +155,9 @@ def check_method(cfg: DictConfig) -> None:
         raise UserError("method.name", name, f"{', '.join(sorted(filter(None, files)))}, by method=NAME")
     for path, reference in _references(files[name]):
         for section in _sections(path):
-            if section in flat(plain(method)) and OmegaConf.select(method, section) is None:
-                raise UserError(f"method.{section}", "null", f"options here, as method={name} reads method.{path}")
+            if section in flat(plain(method)):  # a value in place of a section
+                given, needs = OmegaConf.select(method, section), f"method={name} reads method.{path}"
+                raise UserError(f"method.{section}", "null" if given is None else given, f"options here, as {needs}")
         value = OmegaConf.select(method, path)
         if reference in OPTIONS and not OPTIONS[reference][0](value):
             raise UserError(f"method.{path}", value, OPTIONS[reference][1])

@@ -42,7 +42,8 @@ def sweep_name(cfg: DictConfig, swept: Set[str] = frozenset(), words: Sequence[s
     name = cfg.get("sweep")  # absent after the override `~sweep`
     if isinstance(name, bool) or not isinstance(name, (str, int, float)) or not _NAME.fullmatch(str(name)):
         raise UserError("sweep", "null" if name is None else name, allowed)
-    given = next((word.partition("=")[2] for word in reversed(words) if word.startswith("sweep=")), str(name))
+    pairs = (word.lstrip("+").partition("=") for word in reversed(words))
+    given = next((value for option, _, value in pairs if option == "sweep"), str(name))
     if not isinstance(name, str) and given != str(name):
         raise UserError("sweep", given, f"a number as {name} (which this is), or a name: 'sweep=\"{given}\"'")
     return str(name)

@@ -263,18 +263,7 @@ def validate(cfg: DictConfig, swept: Collection[str] = ()) -> None:
         if _ABSENT not in values and not test(*values):
             too_large = isinstance(value, float) and _LARGEST < abs(value) < math.inf
             above = f", at most {_LARGEST:g}" if too_large else ""
-            is_name = not others and isinstance(value, (int, float)) and test(str(value))
-            hint = _as_text(options[-1], value) if is_name else ""
-            raise UserError(options[-1], _show(value), allowed.format(*map(_show, others)) + above + hint)
-
-
-def _as_text(option: str, value: bool | float) -> str:
-    """Return how to write a name that the command line takes for a number or a truth value.
-
-    >>> print(_as_text("dataset.root", 2024))
-    ; for the name 2024 write it in quotes: 'dataset.root="2024"'
-    """
-    return f"; for the name {_show(value)} write it in quotes: '{option}=\"{_show(value)}\"'"
+            raise UserError(options[-1], _show(value), allowed.format(*map(_show, others)) + above)
 
 
 def _with_another_meaning(method: str) -> set[str]:

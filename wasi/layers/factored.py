@@ -75,8 +75,8 @@ def factor_gradients(
 
     `X~` is the tensor that `core` and `factors` stand for; for it the result is exact. With a feature basis `U` of
     `r <= 2 K` columns, `dL = M (R U)^T` and `dR = (L^T M) U^T`, where `dW = M U^T`. Otherwise, with `G'` (`q x O`) the
-    gradient in the bases of all modes but the features, and `Z` (`q x r`) the core's rows, `dL = G'^T (Z (R U)^T)` and
-    `dR = (L^T G'^T) Z U^T`; a feature mode that is kept whole has `U = I`.
+    gradient in the bases of all modes but the features and `core` as rows (`q x r`), `dL = G'^T (core (R U)^T)` and
+    `dR = (L^T G'^T) core U^T`; a feature mode that is kept whole has `U = I`.
 
     Args:
         grad: `G`, `[B, *tokens, O]`.
@@ -88,7 +88,7 @@ def factor_gradients(
         m = tucker.weight_coordinates(grad, core, factors)  # M, O x r
         return m @ (right @ basis).mT, (left.mT @ m) @ basis.mT
     seen = tucker.contract_gradient(grad, factors).reshape(-1, grad.shape[-1])  # G', q x O
-    rows = core.reshape(-1, core.shape[-1])  # Z, q x r
+    rows = core.reshape(-1, core.shape[-1])  # core, q x r
     right_part = right if basis is None else right @ basis  # R U, K x r
     d_right = (left.mT @ seen.mT) @ rows
     return seen.mT @ (rows @ right_part.mT), d_right if basis is None else d_right @ basis.mT
@@ -189,6 +189,8 @@ class FactoredLinear(LowRankLayer):
         self.P = None  # it was computed from the previous `R`, in other coordinates of the row space
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+        if f"{prefix}B" in state_dict:  # its name in checkpoints of earlier versions
+            state_dict[f"{prefix}P"] = state_dict.pop(f"{prefix}B")
         kept = state_dict.get(f"{prefix}P")
         self.P = None if kept is None else torch.empty_like(kept, device=self.L.device)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -28,9 +28,7 @@ def explained_rank(energies: Tensor, epsilon: float, total: Tensor | float | Non
     return min(int(short.sum()) + 1, energies.numel())
 
 
-def rank_of(
-    energies: Tensor, epsilon: float | None, rank: int | None, total: Tensor | float | None = None
-) -> int:
+def rank_of(energies: Tensor, epsilon: float | None, rank: int | None, total: Tensor | float | None = None) -> int:
     """Return `rank` if it is given, else the least rank that explains `epsilon` (see `explained_rank`).
 
     Raises:
@@ -44,9 +42,9 @@ def rank_of(
 
 
 def left_singular_vectors(matrix: Tensor, epsilon: float | None, rank: int | None) -> Tensor:
-    """Return the leading left singular vectors of a matrix (`m x n`) as orthonormal columns (`m x k`, float64).
+    """Return the leading left singular vectors of a matrix `A` (`m x n`) as orthonormal columns (`m x k`, float64).
 
-    `k` is `rank_of`. They are computed from the eigenvectors of `A A^T` or `A^T A`, whichever is smaller, in float64.
+    `k` is `rank_of`. They are eigenvectors of `A A^T` or, if that is smaller, `A` times those of `A^T A`, in float64.
     That squares the condition number, so directions whose singular value is below 1e-8 of the largest are inaccurate.
 
     Raises:
@@ -56,7 +54,7 @@ def left_singular_vectors(matrix: Tensor, epsilon: float | None, rank: int | Non
     wide = matrix.double()
     energies, vectors = torch.linalg.eigh(_gram(wide))
     leading = vectors.flip(-1)[:, : rank_of(gram_energies(energies), epsilon, rank)]
-    # `A V` is as long as the singular values, some of which may be zero.
+    # Columns of that product are as long as the singular values, some of which may be zero.
     return leading if len(wide) <= wide.shape[1] else qr_positive(wide @ leading)[0]
 
 

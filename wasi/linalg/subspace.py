@@ -39,20 +39,20 @@ def fold_(
 ) -> Tensor:
     """Take a step `W + C U^T` into `L` and `R`, in place; its rows lie in the span of a feature basis `U`.
 
-    With `A = L^T C` (`K x r`), `V = C - L A` (`O x r`) and `P = (R R^T + delta I)^-1 R U` (`K x r`), `delta` being the
+    With `A = L^T C` (`K x r`), `Z = C - L A` (`O x r`) and `P = (R R^T + delta I)^-1 R U` (`K x r`), `delta` being the
     damping of `damped_solve`::
 
-        L <- L + V P^T,    R <- decay R + A U^T
+        L <- L + Z P^T,    R <- decay R + A U^T
 
     adds to `L R` the projection of `C U^T` on the tangent space of the matrices of rank `K`, as one iteration of
-    Algorithm 1 does, up to terms quadratic in the step. `L^T L = I` becomes `I + E` with the stretch `E = P V^T V P^T`.
-    While `||E||_F <= 1e-2`, `A' = A + P V^T V / 2` and `V' = C - L A'` take the places of `A` and `V`, which leaves
+    Algorithm 1 does, up to terms quadratic in the step. `L^T L = I` becomes `I + E` with the stretch `E = P Z^T Z P^T`.
+    While `||E||_F <= 1e-2`, `A' = A + P Z^T Z / 2` and `Z' = C - L A'` take the places of `A` and `Z`, which leaves
     `I + E^2 / 4`.
 
     Args:
         left: `L`, `O x K`; right: `R`, `K x I`.
         update: `C`, `O x r`, the step in coordinates of the basis; basis: `U`, `I x r`, orthonormal columns.
-        decay: the factor by which weight decay multiplies `R`, and so `W` and the part `V P^T R` of the step.
+        decay: the factor by which weight decay multiplies `R`, and so `W` and the part `Z P^T R` of the step.
         p: the `P` of an `R` a few steps earlier, used instead of solving for it; the step then differs from that
             projection by further quadratic terms.
 
@@ -97,15 +97,15 @@ def fold_all_(
 
 
 def _corrected(a: Tensor, square: Tensor, p: Tensor) -> Tensor:
-    """`A + P V^T V / 2` (`K x r`) of `fold_` if the stretch is small, else `A`; from `A = L^T C`, `C^T C` and `P`."""
-    normal = square - a.mT @ a  #     V^T V = C^T C - A^T A, as L is orthonormal
+    """`A + P Z^T Z / 2` (`K x r`) of `fold_` if the stretch is small, else `A`; from `A = L^T C`, `C^T C` and `P`."""
+    normal = square - a.mT @ a  #     Z^T Z = C^T C - A^T A, as L is orthonormal
     stretch = normal @ (p.mT @ p)
-    is_small = (stretch * stretch.mT).sum() <= _SMALL_STRETCH**2  # ||E||_F^2 = tr (V^T V P^T P)^2
+    is_small = (stretch * stretch.mT).sum() <= _SMALL_STRETCH**2  # ||E||_F^2 = tr (Z^T Z P^T P)^2
     return a + 0.5 * is_small * (p @ normal)
 
 
 def _add_(left: Tensor, right: Tensor, update: Tensor, basis: Tensor, decay: float, a: Tensor, p: Tensor) -> None:
-    left.addmm_(torch.addmm(update, left, a, alpha=-1), p.mT)  # L <- L + (C - L A) P^T = L + V P^T
+    left.addmm_(torch.addmm(update, left, a, alpha=-1), p.mT)  # L <- L + (C - L A) P^T = L + Z P^T
     right.addmm_(a, basis.mT, beta=decay)  #                     R <- decay R + A U^T
 
 

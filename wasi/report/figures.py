@@ -88,11 +88,10 @@ def _panel(
     labels: list[Label] = []
     for vanilla in references(comparisons):
         _reference(ax, vanilla)
-    shown = [comparison for comparison in comparisons if _has_point(comparison.group, cost)]
-    axis = cost_axis(cost, shown)
+    axis = cost_axis(cost, comparisons)
     points = {
         id(one.group): (x, y)
-        for one, x in zip(shown, axis.values, strict=True)
+        for one, x in zip(comparisons, axis.values, strict=True)
         if x is not None and (y := one.group.quoted) is not None
     }
     for one, style in zip(series, looks, strict=True):

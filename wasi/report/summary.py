@@ -50,12 +50,12 @@ def times_in_turns(comparisons: Sequence[Comparison], cost: Cost = STEP) -> list
     found = [_time_in_turns(comparison, cost) for comparison in comparisons]
     known = [comparison.group.mean(cost.metric) is not None for comparison in comparisons]
     alone = [is_timed and ratio is None for is_timed, ratio in zip(known, found, strict=True)]
-    return None if any(alone) or len({id(one.costs_beside) for one in comparisons}) != 1 else found
+    return None if any(alone) or not any(known) or len({id(one.costs_beside) for one in comparisons}) != 1 else found
 
 
 def _time_in_turns(comparison: Comparison, cost: Cost) -> float | None:
     if comparison.is_reference:
-        return 1.0
+        return None if comparison.group.mean(cost.metric) is None else 1.0
     interval = comparison.interval(cost)
     return None if interval is None else 1 / interval["p50"]
 
@@ -73,7 +73,8 @@ class CostAxis:
 
 
 def cost_axis(cost: Cost, comparisons: Sequence[Comparison]) -> CostAxis:
-    """The axis of a cost for these rows. Times that were measured in turns with one baseline are relative to it."""
+    """The axis of a cost for the rows of a block. Times that were all measured in turns with one baseline are relative
+    to it, as in `front_of`."""
     others = [one for one in comparisons if not one.is_reference]
     relative = times_in_turns(comparisons, cost) if cost.timed and others else None
     if relative is None:

@@ -21,12 +21,12 @@ _PLUGINS = {
 }
 # Options of joblib: a pattern of what is allowed beside null, and that in words.
 _OF_JOBLIB = {
-    "n_jobs": ("-?0*[1-9][0-9]*", "a whole number from 1 up, or -1 for one job per core"),
+    "n_jobs": ("-?0*[1-9][0-9]*", "a whole number from 1 up, -1 for one job per core, or -2 for one less"),
     "batch_size": ("auto|0*[1-9][0-9]*", "a whole number from 1 up, or auto"),
     "pre_dispatch": (r"all|([1-9][0-9]*\*)?n_jobs|0*[1-9][0-9]*", "a whole number from 1 up, or all or 2*n_jobs"),
     "prefer": ("processes", "processes or null, as each job is a process of its own"),
     "require": ("(?!)", "null, as each job is a process of its own"),
-    "max_nbytes": ("[0-9]+[KMG]?", "a number of bytes such as 1M, or null"),
+    "max_nbytes": (r"[0-9]+(\.[0-9]+)?[KMG]?", "a number of bytes such as 1M, or null"),
 }
 _ON_THIS_MACHINE = ("Joblib", "SubmititLocal")
 
@@ -88,7 +88,7 @@ def _choice(hydra_cfg: DictConfig) -> str:
 
 
 def _check_joblib(options: DictConfig) -> None:
-    """Refuse values that joblib raises for when the first job is to begin."""
+    """Refuse values that joblib raises for when the first job is to begin, and threads in place of processes."""
     for option, (pattern, allowed) in _OF_JOBLIB.items():
         value = options.get(option)
         if value is not None and re.fullmatch(pattern, str(value)) is None:

@@ -7,22 +7,27 @@ from pathlib import Path
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from wasi.atomic import atomic_write_text
 from wasi.config.files import plain
 from wasi.config.fingerprint import fingerprint
-from wasi.data.catalogue import looking_once
+from wasi.data.catalogue import dataset_identity, looking_once
 from wasi.errors import UserError
 from wasi.runs.result import BENCH_FILE_NAME, read_result
 from wasi.runs.result import FILE_NAME as RESULT_NAME
 
 FILE_NAME = "sweep.json"
-_BY_FINGERPRINT = ("${job_folder:}", "${bench_folder:}")  # the default names, which no two configurations share
 _MOST = 1000  # jobs up to which folders are listed; composing one takes some 30 ms
 
 
-def write_plan(folder: Path, config: DictConfig, identity: Callable[[DictConfig], str] = fingerprint) -> None:
+def write_plan(
+    folder: Path,
+    config: DictConfig,
+    identity: Callable[[DictConfig], str] = fingerprint,
+    file_name: str = RESULT_NAME,
+    default_subdir: str = "${job_folder:}",
+) -> None:
     """Write the names of the jobs' folders, in order and without repetition, and their number.
 
     If the folders are not known (a combination cannot be composed, or there are thousands of jobs), only the number of
@@ -31,6 +36,8 @@ def write_plan(folder: Path, config: DictConfig, identity: Callable[[DictConfig]
 
     Args:
         identity: returns a text that is equal for two configurations exactly when they ask for the same job.
+        file_name: of a job's result.
+        default_subdir: the `hydra.sweep.subdir` that is made of the identity, so that no two jobs share a folder.
 
     Raises:
         UserError: `hydra.sweep.subdir` gives different jobs one folder, in which only one of them could leave a result,
@@ -39,41 +46,50 @@ def write_plan(folder: Path, config: DictConfig, identity: Callable[[DictConfig]
     if not config.hydra.sweeper["_target_"].endswith(".BasicSweeper"):
         return
     jobs = _jobs(config.hydra)
-    with looking_once():
-        folders = folders_of(config, jobs) if len(jobs) <= _MOST else []
-        if folders and plain(config.hydra.sweep)["subdir"] not in _BY_FINGERPRINT:
-            _refuse_shared_folders(config, jobs, identity)
+    folders: list[str] = []
+    if len(jobs) <= _MOST:
+        owner = None if plain(config.hydra).get("sweep", {}).get("subdir") == default_subdir else identity
+        with looking_once():
+            folders = _folders(config, jobs, owner, file_name)
     folder.mkdir(parents=True, exist_ok=True)
     content = {"jobs": len(folders) or len(jobs), "folders": folders}
     atomic_write_text(folder / FILE_NAME, json.dumps(content) + "\n")
 
 
-def _refuse_shared_folders(
-    config: DictConfig, jobs: Sequence[list[str]], identity: Callable[[DictConfig], str]
-) -> None:
-    given = plain(config.hydra.sweep)["subdir"]  # unresolved
-    loader = GlobalHydra.instance().config_loader()
+def _folders(
+    config: DictConfig, jobs: Sequence[list[str]], identity: Callable[[DictConfig], str] | None, file_name: str
+) -> list[str]:
+    """Return the names of the jobs' folders, as `folders_of`; with an `identity`, check that each job has its own."""
+    rerun = "bench.rerun" if file_name == BENCH_FILE_NAME else "train.rerun"
     owners: dict[str, str] = {}
-    for job in jobs:
-        composed = loader.load_sweep_config(config, job)
-        name, own = str(composed.hydra.sweep.subdir), identity(composed)
+    for number, job in enumerate(jobs):
+        try:
+            composed = GlobalHydra.instance().config_loader().load_sweep_config(config, job)
+            with open_dict(composed):
+                composed.hydra.job.num, composed.hydra.job.id = number, f"job_id_for_{number}"  # as Hydra's launcher
+            name = str(composed.hydra.sweep.subdir)
+        except Exception:
+            return []
+        own = "" if identity is None else identity(composed)
         if owners.setdefault(name, own) != own:
             allowed = f"a name that differs from job to job, as the default does; several jobs have {name}"
-            raise UserError("hydra.sweep.subdir", given, allowed)
-        if own != _completed_in(Path(composed.hydra.sweep.dir) / name, own) and not _is_repeated(composed):
-            allowed = f"folders of their own; {name} has the completed result of another configuration"
-            raise UserError("hydra.sweep.subdir", given, allowed)
+            raise UserError("hydra.sweep.subdir", plain(config.hydra.sweep)["subdir"], allowed)
+        if own and OmegaConf.select(composed, rerun) is not True and _would_replace(composed, name, own, file_name):
+            there = f"{name} has the completed result of another configuration, which {rerun}=true gives up"
+            given = plain(config.hydra.sweep)["subdir"]
+            raise UserError("hydra.sweep.subdir", given, f"folders of their own; {there}")
+    return list(owners)
 
 
-def _completed_in(job: Path, otherwise: str) -> str:
-    """Return the fingerprint of the completed run or benchmark in a folder; `otherwise` if there is none."""
-    found = [read_result(job, name) or {} for name in (RESULT_NAME, BENCH_FILE_NAME)]
-    done = (result for result in found if result.get("status") == "completed")
-    return next((str(result.get("fingerprint")) for result in done), otherwise)
+def _would_replace(cfg: DictConfig, name: str, own: str, file_name: str) -> bool:
+    """Return whether the folder has a completed result with another fingerprint than `own`.
 
-
-def _is_repeated(cfg: DictConfig) -> bool:
-    return any(OmegaConf.select(cfg, option) is True for option in ("train.rerun", "bench.rerun"))
+    Where the data are absent, which the job will report, the fingerprint cannot be compared.
+    """
+    done = read_result(Path(cfg.hydra.sweep.dir) / name, file_name) or {}
+    if done.get("status") != "completed" or done.get("fingerprint") == own:
+        return False
+    return dataset_identity(cfg.dataset)["content"] != "absent"
 
 
 def _jobs(hydra_cfg: DictConfig) -> list[list[str]]:

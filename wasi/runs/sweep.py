@@ -33,7 +33,7 @@ class SweepCallback(Callback):
     """Hydra's hooks around a run or a sweep (`-m`). A sweep that is refused exits with 2, one with a failed job with 1.
 
     A subclass for another kind of job overrides `file_name` (of its results), `identity` (equal for equal jobs),
-    `check` and `report`.
+    `default_subdir` (the names of their folders, made of it), `check` and `report`.
 
     Args:
         fail_fast: failures for the same reason after which no further job begins; None to run all jobs.
@@ -41,6 +41,7 @@ class SweepCallback(Callback):
 
     file_name = FILE_NAME
     identity = staticmethod(fingerprint)
+    default_subdir = "${job_folder:}"
 
     def __init__(self, fail_fast: int | None = None):
         self._fail_fast = fail_fast
@@ -69,7 +70,8 @@ class SweepCallback(Callback):
         self._before = versions(Path(config.hydra.sweep.dir), self.file_name)
         name = str(config.sweep)
         _pin_name(config, name)
-        exit_if_refused(lambda: write_plan(Path(config.hydra.sweep.dir), config, self.identity))
+        plan = (config, self.identity, self.file_name, self.default_subdir)
+        exit_if_refused(lambda: write_plan(Path(config.hydra.sweep.dir), *plan))
         print(continue_with("sweep", name), flush=True)
         if self._fail_fast is not None:
             note_results_before(Path(config.hydra.sweep.dir))

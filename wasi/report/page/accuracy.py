@@ -1,6 +1,7 @@
 """The page's figures of accuracy against cost: a panel per cost, with vanilla's accuracy and the Pareto front."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from wasi.report import titles
@@ -30,8 +31,9 @@ def section(rows: Sequence[Row]) -> Section | None:
     figures = []
     for cost, shown in panels.items():
         if shown:
-            axis = cost_axis(cost, [row.comparison for row in shown])
-            figures.append(Figure(axis.title, _panel(cost, axis, shown), "x"))
+            axis = cost_axis(cost, [row.comparison for row in rows])
+            at = [x for row, x in zip(rows, axis.values, strict=True) if row in shown]
+            figures.append(Figure(axis.title, _panel(cost, replace(axis, values=at), shown), "x"))
     shown = [row for row in rows if any(row in panel for panel in panels.values())]
     return Section(titles.ACCURACY, _text(shown), figures, series_legend(shown)) if figures else None
 
