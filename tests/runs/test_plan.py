@@ -93,7 +93,8 @@ def test_a_sweep_does_not_replace_an_earlier_ones_completed_results(tmp_path):
         write("train.epochs=3")
     write("train.epochs=3", "train.rerun=true")
     assert read_planned(tmp_path) == ["wasi-1", "wasi-2"]
-    write("train.epochs=3", "dataset=image_folder", "dataset.root=gone")  # the job tells what is wrong
+    with pytest.raises(UserError, match=r"^dataset.root=gone: "):  # rather than that of another configuration
+        write("dataset=image_folder", "dataset.root=gone")
 
 
 def test_jobs_that_share_a_folder_of_the_other_command_s_default_name_are_refused(tmp_path):

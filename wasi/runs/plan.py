@@ -14,6 +14,7 @@ from wasi.config.files import plain
 from wasi.config.fingerprint import fingerprint
 from wasi.data.catalogue import dataset_identity, looking_once
 from wasi.errors import UserError
+from wasi.runs.inputs import check_inputs
 from wasi.runs.result import BENCH_FILE_NAME, read_result
 from wasi.runs.result import FILE_NAME as RESULT_NAME
 
@@ -84,12 +85,18 @@ def _folders(
 def _would_replace(cfg: DictConfig, name: str, own: str, file_name: str) -> bool:
     """Return whether the folder has a completed result with another fingerprint than `own`.
 
-    Where the data are absent, which the job will report, the fingerprint cannot be compared.
+    Where the data are absent, the fingerprint cannot be compared, and the job would replace a result by its failure.
+
+    Raises:
+        UserError: the data are absent, as `check_inputs` says it.
     """
     done = read_result(Path(cfg.hydra.sweep.dir) / name, file_name) or {}
     if done.get("status") != "completed" or done.get("fingerprint") == own:
         return False
-    return dataset_identity(cfg.dataset)["content"] != "absent"
+    if dataset_identity(cfg.dataset)["content"] != "absent":
+        return True
+    check_inputs(cfg)
+    return False
 
 
 def _jobs(hydra_cfg: DictConfig) -> list[list[str]]:
