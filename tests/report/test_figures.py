@@ -15,6 +15,7 @@ from wasi.report.page import accuracy, thresholds
 from wasi.report.page.page_rows import rows_of
 from wasi.report.series import references, series_of
 from wasi.report.style import SETTINGS, styles
+from wasi.report.summary import cost_axis
 from wasi.report.ticks import readable_multiples
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,6 +105,15 @@ def test_times_measured_in_turns_are_drawn_relative_to_the_baselines(tmp_path, m
     against = thresholds.time(rows).figures[0]
     assert against.title == title
     assert sorted(value["y"] for value in against.spec["data"]["values"]) == sorted(expected)
+
+
+def test_a_time_with_none_to_compare_it_with_is_in_milliseconds(tmp_path):
+    fakes.write(tmp_path, fakes.metrics(0.8), fakes.config())
+    untimed = {name: value for name, value in fakes.metrics(0.7).items() if not name.startswith("time/")}
+    fakes.write(tmp_path, untimed, fakes.config("wasi", 0.8))
+    (block,) = blocks_of(read_runs([tmp_path])[0])
+    axis = cost_axis(STEP, compare(block))
+    assert (axis.title, axis.values) == (STEP.axis, [100.0, None])
 
 
 def test_units_are_those_of_the_axis(tmp_path):

@@ -44,7 +44,7 @@ def composed(*words):
 
     setup_globals()
     with initialize_config_dir(str(Path(__file__).resolve().parents[2] / "conf"), version_base="1.3"):
-        words = ("model=vit_micro", "dataset=digits", "logger=none", *words)
+        words = ("sweep=here", "model=vit_micro", "dataset=digits", "logger=none", *words)
         config = compose("config", [*words], return_hydra_config=True)
         with read_write(config.hydra.sweeper):
             config.hydra.sweeper.params = {"method": "vanilla,wasi", "rank": "eps_0.8,eps_0.9", "seed": "1,2"}
@@ -93,16 +93,18 @@ def test_a_sweep_does_not_replace_an_earlier_ones_completed_results(tmp_path):
         write("train.epochs=3")
     write("train.epochs=3", "train.rerun=true")
     assert read_planned(tmp_path) == ["wasi-1", "wasi-2"]
-    with pytest.raises(UserError, match=r"^dataset.root=gone: "):  # rather than that of another configuration
-        write("dataset=image_folder", "dataset.root=gone")
+    for gone in (["dataset=image_folder", "dataset.root=gone"], ["model.weights=gone.safetensors"]):
+        for again in ([], ["train.rerun=true"]):  # the job would replace the result by its failure
+            with pytest.raises(UserError, match=rf"^{gone[-1]}: "):
+                write(*gone, *again)
 
 
 def test_jobs_that_share_a_folder_of_the_other_command_s_default_name_are_refused(tmp_path):
     with composed("hydra.sweep.subdir=${job_folder:}", "method=vanilla") as config, read_write(config.hydra.sweeper):
-        config.hydra.sweeper.params = {"sweep": "a,b"}
+        config.hydra.sweeper.params = {"train.save": "model,none"}
         with pytest.raises(UserError, match=r"^hydra.sweep.subdir=\${job_folder:}: .* several jobs have vanilla-"):
-            write_plan(tmp_path, config, lambda cfg: cfg.sweep, "bench.json", "${bench_folder:}")
-        write_plan(tmp_path, config, lambda cfg: cfg.sweep)
+            write_plan(tmp_path, config, lambda cfg: cfg.train.save, "bench.json", "${bench_folder:}")
+        write_plan(tmp_path, config, lambda cfg: cfg.train.save)
 
 
 def test_results_of_the_other_command_are_in_no_one_s_way(tmp_path):
@@ -121,10 +123,23 @@ def test_results_of_the_other_command_are_in_no_one_s_way(tmp_path):
             (tmp_path / "here" / other).unlink()
 
 
-def test_hydra_s_own_names_of_folders_are_planned_too(tmp_path):
-    with composed("hydra.sweep.subdir=${hydra.job.num}") as config:
+@pytest.mark.parametrize("name", ["num", "id"])
+def test_hydra_s_own_names_of_folders_are_planned_too(name, tmp_path):
+    with composed(f"hydra.sweep.subdir=${{hydra.job.{name}}}") as config:
         write_plan(tmp_path, config)
-    assert read_planned(tmp_path) == [str(number) for number in range(8)]
+        assert read_planned(tmp_path) == [str(number) for number in range(8)]
+        with read_write(config.hydra.launcher):
+            config.hydra.launcher["_target_"] = "hydra_plugins.launchers.Joblib"
+        write_plan(tmp_path, config)
+    assert read_planned(tmp_path) == ([str(number) for number in range(8)] if name == "num" else [])
+
+
+def test_one_name_in_several_folders_is_not_shared(tmp_path):
+    with composed("hydra.sweep.subdir=${method.name}", f"hydra.sweep.dir={tmp_path}/${{seed}}") as config:
+        with read_write(config.hydra.sweeper):
+            config.hydra.sweeper.params = {"method": "vanilla", "seed": "1,2"}
+        write_plan(tmp_path, config)
+    assert read_planned(tmp_path) == ["vanilla"]
 
 
 def test_a_folder_of_images_is_walked_once_for_all_jobs(tmp_path, monkeypatch):
@@ -139,8 +154,8 @@ def test_what_makes_jobs_equal_is_the_caller_s_to_say(tmp_path):
     """As for benchmarks, whose options `bench.*` are in no run's fingerprint."""
     with composed("hydra.sweep.subdir=here", "method=vanilla") as config:
         with read_write(config.hydra.sweeper):
-            config.hydra.sweeper.params = {"sweep": "a,b"}
+            config.hydra.sweeper.params = {"train.save": "model,none"}
         write_plan(tmp_path, config)
         assert read_planned(tmp_path) == ["here"]
         with pytest.raises(UserError, match="^hydra.sweep.subdir=here: "):
-            write_plan(tmp_path, config, identity=lambda cfg: cfg.sweep)
+            write_plan(tmp_path, config, identity=lambda cfg: cfg.train.save)

@@ -122,17 +122,20 @@ class Job:
         return f"completed here with {before.get('torch')} threads, but OMP_NUM_THREADS {now} now"
 
     def holds_another(self) -> bool:
-        """Return whether a single job's folder has a completed measurement of another configuration.
-
-        In a sweep, `write_plan` looks after that.
-        """
+        """Return whether the folder has a completed measurement of another configuration."""
         before = self._previous or {}
-        completed = before.get("status") == "completed" and before.get("fingerprint") != self.fingerprint
-        return completed and not (HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN)
+        return before.get("status") == "completed" and before.get("fingerprint") != self.fingerprint
 
     def refuse_to_replace_another(self) -> None:
-        """Raise UserError if `holds_another`, unless `bench.rerun` is true."""
-        if self.holds_another() and not self.result.ours.config["bench"]["rerun"]:
+        """Raise UserError if `holds_another`, unless `bench.rerun` is true.
+
+        A job of a sweep only warns: a sweep is refused as a whole, as far as its folders are known (`write_plan`).
+        """
+        if not self.holds_another() or self.result.ours.config["bench"]["rerun"]:
+            return
+        if _in_sweep():
+            log.warning("%s held another configuration's measurement, which is replaced", os.path.relpath(self.folder))
+        else:
             there = "here lies the completed measurement of another configuration, which bench.rerun=true gives up"
             raise UserError("hydra.run.dir", os.path.relpath(self.folder), f"a folder of its own; {there}")
 
@@ -150,7 +153,7 @@ class Job:
         reason = self.result.throttled()
         if ending.status == "completed" and reason:
             ending = replace(ending, status="invalid", error=reason, exit_code=1)
-        if self._begun or not (self.own_before or self.holds_another()):
+        if self._begun or not (self.own_before or (self.holds_another() and not _in_sweep())):
             self._write(ending.status, ending.error)
         for line in self.result.warnings():
             log.warning("%s", line)
@@ -180,6 +183,10 @@ class Job:
             "telemetry": self.result.telemetry(),
             "warnings": self.result.warnings(),
         }
+
+
+def _in_sweep() -> bool:
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def _show(job: Job) -> None:

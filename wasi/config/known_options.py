@@ -63,7 +63,8 @@ def _with_quotes(error: UserError, cfg: DictConfig) -> UserError:
     words = hydra_cfg.overrides.task if hydra_cfg else []
     pairs = (word.lstrip("+").partition("=") for word in reversed(words))
     given = next((value for option, _, value in pairs if option == error.option), "")
-    if error.option not in _NAMES or not _UNQUOTED.fullmatch(given):
+    is_name = isinstance(OmegaConf.select(cfg, error.option), str)
+    if is_name or error.option not in _NAMES or not _UNQUOTED.fullmatch(given):
         return error
     word = shlex.quote(f"{error.option}={quoted(given)}")
     return UserError(error.option, given, f"{error.allowed}; if {given} is its name, quote it: {word}")

@@ -50,7 +50,8 @@ def times_in_turns(comparisons: Sequence[Comparison], cost: Cost = STEP) -> list
     found = [_time_in_turns(comparison, cost) for comparison in comparisons]
     known = [comparison.group.mean(cost.metric) is not None for comparison in comparisons]
     alone = [is_timed and ratio is None for is_timed, ratio in zip(known, found, strict=True)]
-    return None if any(alone) or not any(known) or len({id(one.costs_beside) for one in comparisons}) != 1 else found
+    compared = any(ratio for ratio, one in zip(found, comparisons, strict=True) if not one.is_reference)
+    return found if compared and not any(alone) and len({id(one.costs_beside) for one in comparisons}) == 1 else None
 
 
 def _time_in_turns(comparison: Comparison, cost: Cost) -> float | None:
@@ -75,11 +76,10 @@ class CostAxis:
 def cost_axis(cost: Cost, comparisons: Sequence[Comparison]) -> CostAxis:
     """The axis of a cost for the rows of a block. Times that were all measured in turns with one baseline are relative
     to it, as in `front_of`."""
-    others = [one for one in comparisons if not one.is_reference]
-    relative = times_in_turns(comparisons, cost) if cost.timed and others else None
+    relative = times_in_turns(comparisons, cost) if cost.timed else None
     if relative is None:
         return CostAxis(cost.axis, [one.group.cost(cost) for one in comparisons])
-    baseline = others[0].costs_beside
+    baseline = comparisons[0].costs_beside
     name = (baseline and (baseline.recipe or baseline.method)) or "baseline"
     return CostAxis(f"{cost.axis.partition(' (')[0]} ({name} = 1)", relative, relative=True)
 

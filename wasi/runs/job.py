@@ -125,7 +125,7 @@ def _keep_sweep_name(cfg: DictConfig, before: dict | None, given: Collection[str
     """Give a single run that is continued the sweep name that it began with, from which W&B's run id is derived."""
     config = (before or {}).get("config")
     name = config.get("sweep") if isinstance(config, dict) else None
-    if name is not None and not any(override.startswith("sweep=") for override in given):
+    if name is not None and not any(override.lstrip("+").startswith("sweep=") for override in given):
         cfg.sweep = name
 
 

@@ -12,9 +12,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from wasi.atomic import atomic_write_text
 from wasi.config.files import plain
 from wasi.config.fingerprint import fingerprint
-from wasi.data.catalogue import dataset_identity, looking_once
+from wasi.config.known_options import check_config
+from wasi.data.catalogue import looking_once
 from wasi.errors import UserError
 from wasi.runs.inputs import check_inputs
+from wasi.runs.launching import launcher_name
 from wasi.runs.result import BENCH_FILE_NAME, read_result
 from wasi.runs.result import FILE_NAME as RESULT_NAME
 
@@ -42,7 +44,8 @@ def write_plan(
 
     Raises:
         UserError: `hydra.sweep.subdir` gives different jobs one folder, in which only one of them could leave a result,
-            or gives a job the folder of an earlier sweep's completed job, whose result it would replace.
+            or gives a job the folder of an earlier sweep's completed job, whose result it would replace. This is found
+            for up to `_MOST` jobs, if the folders are known.
     """
     if not config.hydra.sweeper["_target_"].endswith(".BasicSweeper"):
         return
@@ -62,41 +65,41 @@ def _folders(
 ) -> list[str]:
     """Return the names of the jobs' folders, as `folders_of`; with an `identity`, check that each job has its own."""
     rerun = "bench.rerun" if file_name == BENCH_FILE_NAME else "train.rerun"
-    owners: dict[str, str] = {}
+    owners: dict[tuple[str, str], str] = {}
     for number, job in enumerate(jobs):
         try:
             composed = GlobalHydra.instance().config_loader().load_sweep_config(config, job)
             with open_dict(composed):
-                composed.hydra.job.num, composed.hydra.job.id = number, f"job_id_for_{number}"  # as Hydra's launcher
-            name = str(composed.hydra.sweep.subdir)
+                composed.hydra.job.num = number
+                if launcher_name(config.hydra) == "BasicLauncher":  # other launchers make other identifiers; a folder named by one is not known here
+                    composed.hydra.job.id = str(number)
+            where, name = str(composed.hydra.sweep.dir), str(composed.hydra.sweep.subdir)
         except Exception:
             return []
         own = "" if identity is None else identity(composed)
-        if owners.setdefault(name, own) != own:
+        if owners.setdefault((where, name), own) != own:
             allowed = f"a name that differs from job to job, as the default does; several jobs have {name}"
             raise UserError("hydra.sweep.subdir", plain(config.hydra.sweep)["subdir"], allowed)
-        if own and OmegaConf.select(composed, rerun) is not True and _would_replace(composed, name, own, file_name):
+        if own and _would_replace(composed, name, own, file_name) and OmegaConf.select(composed, rerun) is not True:
             there = f"{name} has the completed result of another configuration, which {rerun}=true gives up"
             given = plain(config.hydra.sweep)["subdir"]
             raise UserError("hydra.sweep.subdir", given, f"folders of their own; {there}")
-    return list(owners)
+    return list(dict.fromkeys(name for _, name in owners))
 
 
 def _would_replace(cfg: DictConfig, name: str, own: str, file_name: str) -> bool:
     """Return whether the folder has a completed result with another fingerprint than `own`.
 
-    Where the data are absent, the fingerprint cannot be compared, and the job would replace a result by its failure.
-
     Raises:
-        UserError: the data are absent, as `check_inputs` says it.
+        UserError: there is one, and the job would only replace it by its failure: an option is not allowed, or data or
+            weights are absent, without which the fingerprint is another one, too.
     """
     done = read_result(Path(cfg.hydra.sweep.dir) / name, file_name) or {}
     if done.get("status") != "completed" or done.get("fingerprint") == own:
         return False
-    if dataset_identity(cfg.dataset)["content"] != "absent":
-        return True
+    check_config(cfg)
     check_inputs(cfg)
-    return False
+    return True
 
 
 def _jobs(hydra_cfg: DictConfig) -> list[list[str]]:

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, read_write
 import wasi.config.resolvers  # noqa: F401  (a launcher's child process gets it by unpickling the callback)
 from wasi.config.files import plain
 from wasi.config.fingerprint import fingerprint
+from wasi.config.hydra_errors import quoted
 from wasi.config.known_options import check_config, check_hydra
 from wasi.config.requirements import check_needs
 from wasi.config.sweep_options import sweep_name, swept_options
@@ -187,6 +188,6 @@ def _pin_name(config: DictConfig, name: str) -> None:
     """Give every job the sweep's name as an override: a launcher's child process would make a new timestamp."""
     config.sweep = name
     tasks = config.hydra.overrides.task
-    if not any(override.startswith("sweep=") for override in tasks):
+    if not any(override.lstrip("+").startswith("sweep=") for override in tasks):
         with read_write(config.hydra.overrides):
-            tasks.append(f"sweep={name}")
+            tasks.append(f"sweep={quoted(name)}")  # a name of digits is no number

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from wasi.report import titles
@@ -31,8 +32,9 @@ def time(rows: Sequence[Row]) -> Section | None:
     for cost in (STEP, INFERENCE):
         timed = [row for row in rows if row.cost(cost) is not None]
         if any(len(epsilons) > 1 for epsilons in _by_method(timed).values()):
-            axis = cost_axis(cost, [row.comparison for row in timed])
-            figures.append(Figure(axis.title, _against_epsilon(cost, axis, timed)))
+            axis = cost_axis(cost, [row.comparison for row in rows])
+            at = [y for row, y in zip(rows, axis.values, strict=True) if row in timed]
+            figures.append(Figure(axis.title, _against_epsilon(cost, replace(axis, values=at), timed)))
             shown += timed
     text = (
         "A line per method over its explained-variance threshold (of the weights; where they are dense, of the "
