@@ -71,7 +71,7 @@ def _folders(
             composed = GlobalHydra.instance().config_loader().load_sweep_config(config, job)
             with open_dict(composed):
                 composed.hydra.job.num = number
-                if launcher_name(config.hydra) == "BasicLauncher":  # other launchers make other identifiers; a folder named by one is not known here
+                if launcher_name(config.hydra) == "BasicLauncher":  # others' are not known here, nor folders named so
                     composed.hydra.job.id = str(number)
             where, name = str(composed.hydra.sweep.dir), str(composed.hydra.sweep.subdir)
         except Exception:
