@@ -14,7 +14,7 @@ help:
 	@echo "make quickstart   install into $(VENV), train by three methods, measure a ViT-B/32, print what came out"
 	@echo "make test         install into $(VENV), run the tests"
 	@echo "make test-gpu     the tests that want a CUDA device"
-	@echo "make test-faults  kill, fill and corrupt real sweeps, and run them under each launcher: some 35 minutes"
+	@echo "make test-faults  kill, fill and corrupt real sweeps, and run them under each launcher: 16 to 35 minutes"
 	@echo "make lint         install into $(VENV), run the linter, check types and that imports go one way"
 	@echo "make lock         write the exact versions in $(VENV) into requirements.lock"
 	@echo "make tables       write the tables of README.md and docs/*.md anew from results/; CHECK=--check only looks"
