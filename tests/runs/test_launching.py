@@ -60,7 +60,7 @@ def test_more_jobs_than_gpus_are_refused(config):
 
 @pytest.mark.parametrize("option", ["n_jobs=0", "batch_size=foo", "batch_size=0", "pre_dispatch=x", "pre_dispatch=-1"])
 def test_what_joblib_would_raise_for_is_refused_before(option, config):
-    with pytest.raises(UserError, match=f"^hydra.launcher.{option}: allowed is a whole number from 1 up, "):
+    with pytest.raises(UserError, match=f"^hydra.launcher.{option}: allowed is a whole number from 1 up, or "):
         prepare_launcher(config("joblib", f"hydra.launcher.{option}"))
     for refused in ("prefer=threads", "require=sharedmem", "max_nbytes=much"):
         with pytest.raises(UserError, match=f"^hydra.launcher.{refused}: allowed is "):

@@ -85,9 +85,9 @@ def test_a_sweep_does_not_replace_an_earlier_ones_completed_results(tmp_path):
 
     with composed("method=wasi", "seed=1") as config:
         done = {"fingerprint": fingerprint(config), "status": "completed"}
-    for status in ("completed", "failed"):
+    for status, epochs in (("completed", 50), ("failed", 3)):  # its own, and one that is no loss
         (job / "result.json").write_text(json.dumps({**done, "status": status}))
-        write("train.epochs=50") if status == "completed" else write("train.epochs=3")
+        write(f"train.epochs={epochs}")
     (job / "result.json").write_text(json.dumps(done))
     with pytest.raises(UserError, match=r": allowed is folders of their own; wasi-1 has the completed result of anoth"):
         write("train.epochs=3")

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from wasi.bench.baseline import baseline_config, measured_config
@@ -18,7 +17,7 @@ from wasi.bench.measure import Bench
 from wasi.bench.measurement import Measurement, Side
 from wasi.config.fingerprint import SCHEMA_VERSION
 from wasi.config.known_options import check_config
-from wasi.config.sweep_options import sweep_name
+from wasi.config.sweep_options import in_sweep, sweep_name
 from wasi.errors import Interrupted, UserError
 from wasi.runs.ending import Ending, ending_of, tell
 from wasi.runs.inputs import check_inputs
@@ -133,7 +132,7 @@ class Job:
         """
         if not self.holds_another() or self.result.ours.config["bench"]["rerun"]:
             return
-        if _in_sweep():
+        if in_sweep():
             log.warning("%s held another configuration's measurement, which is replaced", os.path.relpath(self.folder))
         else:
             there = "here lies the completed measurement of another configuration, which bench.rerun=true gives up"
@@ -153,7 +152,7 @@ class Job:
         reason = self.result.throttled()
         if ending.status == "completed" and reason:
             ending = replace(ending, status="invalid", error=reason, exit_code=1)
-        if self._begun or not (self.own_before or (self.holds_another() and not _in_sweep())):
+        if self._begun or not (self.own_before or (self.holds_another() and not in_sweep())):
             self._write(ending.status, ending.error)
         for line in self.result.warnings():
             log.warning("%s", line)
@@ -185,17 +184,13 @@ class Job:
         }
 
 
-def _in_sweep() -> bool:
-    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-
-
 def _show(job: Job) -> None:
     """Print the text tables for a single job; a sweep prints them at its end."""
     from wasi.bench.bench_table import text
     from wasi.bench.jobs import read_jobs
     from wasi.runs.ending import printable
 
-    alone = HydraConfig.initialized() and HydraConfig.get().mode != RunMode.MULTIRUN
+    alone = HydraConfig.initialized() and not in_sweep()
     if alone and job.result.ours.metrics():
         print(printable(text(read_jobs(job.folder))), flush=True)
 

@@ -154,9 +154,10 @@ def check_method(cfg: DictConfig) -> None:
     method, name = cfg.method, cfg.method.get("name")
     if name not in files:
         raise UserError("method.name", name, f"{', '.join(sorted(filter(None, files)))}, by method=NAME")
+    given_values = flat(plain(method))
     for path, reference in _references(files[name]):
         for section in _sections(path):
-            if section in flat(plain(method)):  # a value in place of a section
+            if section in given_values:  # a value in place of a section
                 given, needs = OmegaConf.select(method, section), f"method={name} reads method.{path}"
                 raise UserError(f"method.{section}", "null" if given is None else given, f"options here, as {needs}")
         value = OmegaConf.select(method, path)

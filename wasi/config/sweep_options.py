@@ -1,15 +1,22 @@
-"""The options over which a command line sweeps, and the name of the sweep."""
+"""The options over which a command line sweeps, the name of the sweep, and whether there is one."""
 
 import re
 from collections.abc import Sequence, Set
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from wasi.errors import UserError
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+
+
+def in_sweep() -> bool:
+    """Return whether the job of this process is one of a sweep (`-m`); False without Hydra."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def swept_options(hydra_cfg: DictConfig) -> set[str]:

@@ -91,8 +91,8 @@ def _panel(
     axis = cost_axis(cost, comparisons)
     points = {
         id(one.group): (x, y)
-        for one, x in zip(comparisons, axis.values, strict=True)
-        if x is not None and (y := one.group.quoted) is not None
+        for one in comparisons
+        if (x := axis.value(one)) is not None and (y := one.group.quoted) is not None
     }
     for one, style in zip(series, looks, strict=True):
         groups = [group for group in one.groups if id(group) in points]

@@ -63,25 +63,25 @@ def _time_in_turns(comparison: Comparison, cost: Cost) -> float | None:
 
 @dataclass(frozen=True)
 class CostAxis:
-    """An axis of figures with a cost: its title and each row's value, None for a row without one.
-
-    `relative` says that values are divided by the baseline's.
-    """
+    """An axis of figures with a cost; `relative` says that values are divided by the baseline's."""
 
     title: str
-    values: list[float | None]
+    cost: Cost
     relative: bool = False
+
+    def value(self, comparison: Comparison) -> float | None:
+        """A row's place on the axis; None for a row without the cost."""
+        return _time_in_turns(comparison, self.cost) if self.relative else comparison.group.cost(self.cost)
 
 
 def cost_axis(cost: Cost, comparisons: Sequence[Comparison]) -> CostAxis:
     """The axis of a cost for the rows of a block. Times that were all measured in turns with one baseline are relative
     to it, as in `front_of`."""
-    relative = times_in_turns(comparisons, cost) if cost.timed else None
-    if relative is None:
-        return CostAxis(cost.axis, [one.group.cost(cost) for one in comparisons])
     baseline = comparisons[0].costs_beside
-    name = (baseline and (baseline.recipe or baseline.method)) or "baseline"
-    return CostAxis(f"{cost.axis.partition(' (')[0]} ({name} = 1)", relative, relative=True)
+    if not cost.timed or baseline is None or times_in_turns(comparisons, cost) is None:
+        return CostAxis(cost.axis, cost)
+    name = baseline.recipe or baseline.method
+    return CostAxis(f"{cost.axis.partition(' (')[0]} ({name} = 1)", cost, relative=True)
 
 
 def summary(block: Block, comparisons: list[Comparison]) -> list[str]:

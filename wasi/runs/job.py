@@ -21,7 +21,7 @@ from wasi.config.known_options import check_config
 from wasi.config.levels import measure_level
 from wasi.config.objectives import DEFAULT, Values, values_of
 from wasi.config.rank_options import rank_options_without_effect
-from wasi.config.sweep_options import sweep_name
+from wasi.config.sweep_options import in_sweep, sweep_name
 from wasi.errors import Interrupted, UserError
 from wasi.models.weights_file import FILE_NAME as MODEL_NAME
 from wasi.models.weights_file import damaged
@@ -88,11 +88,11 @@ def run_job(cfg: DictConfig, body: AnyBody, performer: Perform | None = None) ->
     if hydra_cfg.callbacks.get("sweep") is None:  # it checks commands, so that its removal is seen in a job only
         print_error(str(UserError("hydra.callbacks.sweep", "null", "the shipped one, which checks every command")))
         sys.exit(2)
-    folder, in_sweep = Path(hydra_cfg.runtime.output_dir), hydra_cfg.mode == RunMode.MULTIRUN
-    if in_sweep and folder in _ended_folders:
+    folder, is_swept = Path(hydra_cfg.runtime.output_dir), hydra_cfg.mode == RunMode.MULTIRUN
+    if is_swept and folder in _ended_folders:
         log.info("already dealt with in this sweep, skipped: %s", shown(folder))
         return _objective(cfg, folder)
-    if not in_sweep:
+    if not is_swept:
         continue_with("hydra.run.dir", folder)
         _keep_sweep_name(cfg, read_result(folder), HydraConfig.get().overrides.task)
     elif enough_failures(hydra_cfg):
@@ -110,7 +110,7 @@ def run_job(cfg: DictConfig, body: AnyBody, performer: Perform | None = None) ->
         raise
     if alone:  # else the sweep tries it again if it has this job twice
         _ended_folders.add(folder)
-    if ending.exit_code and not in_sweep:
+    if ending.exit_code and not is_swept:
         sys.exit(ending.exit_code)
     return _objective(cfg, folder)
 
@@ -144,12 +144,11 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
         return _perform_other_rank(cfg, body)
     start, record, others = time.monotonic(), Record(cfg, folder), Others()
     run = Run(folder, first_here=not _ended_folders)
-    in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         check_config(cfg)
-        check_processes(cfg, in_sweep)
+        check_processes(cfg, in_sweep())
         sweep_name(cfg)
-        if HydraConfig.initialized() and not in_sweep:  # in a sweep the option may be meant for another method
+        if HydraConfig.initialized() and not in_sweep():  # in a sweep the option may be meant for another method
             for option in rank_options_without_effect(cfg, HydraConfig.get().overrides.task):
                 log.warning("%s has no effect with method=%s", option, cfg.method.name)
         if record.completed_before() and not cfg.train.rerun:
@@ -160,7 +159,7 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
             log.info("already completed, measured now: %s", shown(folder))
         check_inputs(cfg)
         if not run.only_measure:
-            _start_afresh_or_resume(record, cfg.train.rerun, in_sweep)
+            _start_afresh_or_resume(record, cfg.train.rerun)
             record.begin()
         others.start(folder)
         _run_body(cfg, run, body, record)
@@ -175,7 +174,7 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
         seconds = time.monotonic() - start
         found = {"metrics": run.metrics, "layers": run.layers, "classes": run.classes, "history": _history(run)}
         try:
-            record.end(ending.status, ending.error, found, seconds, run.resumed_from_step, in_sweep)
+            record.end(ending.status, ending.error, found, seconds, run.resumed_from_step)
         except OSError as error:  # such as a full disk: older files stay, checkpoints too, and the next job runs
             ending = replace(ending_of(error), signum=ending.signum)
         tell(ending)
@@ -247,7 +246,7 @@ def _skip(record: Record, monitor: bool) -> Ending:
     return Ending("completed")
 
 
-def _start_afresh_or_resume(record: Record, rerun: bool, in_sweep: bool) -> None:
+def _start_afresh_or_resume(record: Record, rerun: bool) -> None:
     """Keep the checkpoint of this very run if that is unfinished, and delete any other.
 
     Raises:
@@ -257,10 +256,10 @@ def _start_afresh_or_resume(record: Record, rerun: bool, in_sweep: bool) -> None
     if record.holds_another() and not rerun:
         holds = f"a run {record.differing_option()}"
         unfinished = record.holds_anothers_checkpoint()
-        if unfinished or (record.holds_a_completed_one() and not in_sweep):
+        if unfinished or (record.holds_a_completed_one() and not in_sweep()):
             what = f"checkpoint of {holds}" if unfinished else f"completed result of {holds}"
             allowed = f"a folder of its own; here lies the {what}, which train.rerun=true gives up"
-            raise UserError("hydra.sweep.subdir" if in_sweep else "hydra.run.dir", shown(record.folder), allowed)
+            raise UserError("hydra.sweep.subdir" if in_sweep() else "hydra.run.dir", shown(record.folder), allowed)
         log.warning("%s held the result of %s, which this one replaces", shown(record.folder), holds)
     if not any(file.exists() for file in _checkpoints(record.folder)):
         return

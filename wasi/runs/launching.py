@@ -21,7 +21,7 @@ _PLUGINS = {
 }
 # Options of joblib: a pattern of what is allowed beside null, and that in words.
 _OF_JOBLIB = {
-    "n_jobs": ("-?0*[1-9][0-9]*", "a whole number from 1 up, -1 for one job per core, or -2 for one less"),
+    "n_jobs": ("-?0*[1-9][0-9]*", "a whole number from 1 up, or -1 for one job per core (-2: one less)"),
     "batch_size": ("auto|0*[1-9][0-9]*", "a whole number from 1 up, or auto"),
     "pre_dispatch": (r"all|([1-9][0-9]*\*)?n_jobs|0*[1-9][0-9]*", "a whole number from 1 up, or all or 2*n_jobs"),
     "prefer": ("processes", "processes or null, as each job is a process of its own"),

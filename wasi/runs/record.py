@@ -13,6 +13,7 @@ from wasi.config.fingerprint import SCHEMA_VERSION, fingerprint
 from wasi.config.hardware import device_class
 from wasi.config.levels import LEVELS, measure_level
 from wasi.config.relevance import relevant
+from wasi.config.sweep_options import in_sweep
 from wasi.data.catalogue import dataset_identity
 from wasi.measure.contention import clocks, contention
 from wasi.runs.out_of_memory import with_micro_batch_size
@@ -144,9 +145,7 @@ class Record:
         self._begun = True
         self._write()
 
-    def end(
-        self, status: str, error: str | None, found: dict, seconds: float, resumed_from_step: int, in_sweep: bool
-    ) -> None:
+    def end(self, status: str, error: str | None, found: dict, seconds: float, resumed_from_step: int) -> None:
         """Write how the run ended.
 
         A run that is refused before it began writes nothing if the folder has its own completed result, or another
@@ -157,9 +156,8 @@ class Record:
         Args:
             found: `metrics`, `layers`, `classes` and `history`.
             seconds: wall time of this process's part of the run.
-            in_sweep: whether the run is a job of a sweep.
         """
-        completed = self.completed_before() or (not in_sweep and self.holds_a_completed_one())
+        completed = self.completed_before() or (not in_sweep() and self.holds_a_completed_one())
         if not self._begun and (completed or self.holds_anothers_checkpoint()):
             return
         self.content.update(status=status, error=error, **strict(found) | {"metrics": measured(found["metrics"])})

@@ -1,7 +1,6 @@
 """The page's figures of accuracy against cost: a panel per cost, with vanilla's accuracy and the Pareto front."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from wasi.report import titles
@@ -32,8 +31,7 @@ def section(rows: Sequence[Row]) -> Section | None:
     for cost, shown in panels.items():
         if shown:
             axis = cost_axis(cost, [row.comparison for row in rows])
-            at = [x for row, x in zip(rows, axis.values, strict=True) if row in shown]
-            figures.append(Figure(axis.title, _panel(cost, replace(axis, values=at), shown), "x"))
+            figures.append(Figure(axis.title, _panel(axis, shown), "x"))
     shown = [row for row in rows if any(row in panel for panel in panels.values())]
     return Section(titles.ACCURACY, _text(shown), figures, series_legend(shown)) if figures else None
 
@@ -55,17 +53,14 @@ def _text(rows: list[Row]) -> str:
     return " ".join(sentence for sentence, is_there in seen.items() if is_there)
 
 
-def _panel(cost: Cost, axis: CostAxis, rows: list[Row]) -> dict[str, Any]:
+def _panel(axis: CostAxis, rows: list[Row]) -> dict[str, Any]:
     title = rows[0].block.accuracy_title
-    x = quantity("x", axis.title, [x for x in axis.values if x is not None])
+    x = quantity("x", axis.title, [x for row in rows if (x := axis.value(row.comparison)) is not None])
     dashed = _references(rows)
-    values = [
-        _datum(row, cost, at) | ({"reference": 1} if row in dashed else {})
-        for row, at in zip(rows, axis.values, strict=True)
-    ]
+    values = [_datum(row, axis) | ({"reference": 1} if row in dashed else {}) for row in rows]
     y = quantity("y", title, [value[bound] for value in values for bound in ("y", "low", "high") if bound in value])
     colour = by_series(rows)
-    hover = tooltip(accuracy=title, cost=cost.axis, seeds="seeds")
+    hover = tooltip(accuracy=title, cost=axis.cost.axis, seeds="seeds")
     marks = points(rows)
     marks["encoding"] |= {"x": x, "y": y, "tooltip": hover}
     line = {
@@ -78,7 +73,7 @@ def _panel(cost: Cost, axis: CostAxis, rows: list[Row]) -> dict[str, Any]:
         "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}, "color": colour},
     }
     whiskers = [whisker] if any("low" in value for value in values) else []
-    front = [] if _is_spoilt(cost, rows) else [_front(x, y)]
+    front = [] if _is_spoilt(axis.cost, rows) else [_front(x, y)]
     return spec(*_vanilla(rows, y), *front, line, *whiskers, marks, labels(rows, x, y), values=values)
 
 
@@ -89,12 +84,12 @@ def _is_spoilt(cost: Cost, rows: list[Row]) -> bool:
     return cost.timed and was_busy([run for row in rows for run in row.group.sources(cost.metric)])
 
 
-def _datum(row: Row, cost: Cost, x: float | None) -> dict[str, Any]:
+def _datum(row: Row, axis: CostAxis) -> dict[str, Any]:
     std = row.group.std(row.group.accuracy)
     mean = row.accuracy
     bounds = {} if std is None or mean is None else {"low": mean - std, "high": mean + std}
-    hover = {"accuracy": row.accuracy_text(), "cost": row.cost_text(cost), "seeds": len(row.group.trained)}
-    return row.datum(x=x, y=mean, order=row.key, **bounds, **hover, **row.label())
+    hover = {"accuracy": row.accuracy_text(), "cost": row.cost_text(axis.cost), "seeds": len(row.group.trained)}
+    return row.datum(x=axis.value(row.comparison), y=mean, order=row.key, **bounds, **hover, **row.label())
 
 
 def _references(rows: list[Row]) -> list[Row]:

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from wasi.report import titles
@@ -33,8 +32,7 @@ def time(rows: Sequence[Row]) -> Section | None:
         timed = [row for row in rows if row.cost(cost) is not None]
         if any(len(epsilons) > 1 for epsilons in _by_method(timed).values()):
             axis = cost_axis(cost, [row.comparison for row in rows])
-            at = [y for row, y in zip(rows, axis.values, strict=True) if row in timed]
-            figures.append(Figure(axis.title, _against_epsilon(cost, replace(axis, values=at), timed)))
+            figures.append(Figure(axis.title, _against_epsilon(axis, timed)))
             shown += timed
     text = (
         "A line per method over its explained-variance threshold (of the weights; where they are dense, of the "
@@ -53,18 +51,18 @@ def _by_method(rows: Sequence[Row]) -> dict[str, set[float]]:
     return found
 
 
-def _against_epsilon(cost: Cost, axis: CostAxis, rows: list[Row]) -> dict[str, Any]:
+def _against_epsilon(axis: CostAxis, rows: list[Row]) -> dict[str, Any]:
     x = {"field": "epsilon", "type": "quantitative", "title": "epsilon", "scale": {"zero": False, "padding": 12}}
     y = {"field": "y", "type": "quantitative", "title": axis.title}
     colour, dash = by_series(rows), dash_by_series(rows)
-    hover = tooltip(epsilon="epsilon", amount=cost.axis)
+    hover = tooltip(epsilon="epsilon", amount=axis.cost.axis)
     values = [
-        row.datum(epsilon=threshold(row.group.config), y=at, amount=row.cost_text(cost))
-        for row, at in zip(rows, axis.values, strict=True)
+        row.datum(epsilon=threshold(row.group.config), y=axis.value(row.comparison), amount=row.cost_text(axis.cost))
+        for row in rows
     ]
     with_epsilon = [{"filter": "isValid(datum.epsilon)"}]
     without_epsilon = [{"filter": "!isValid(datum.epsilon)"}]
-    level_hover = tooltip(amount=cost.axis)
+    level_hover = tooltip(amount=axis.cost.axis)
     level = {
         "mark": {"type": "rule", "strokeWidth": 1.6, "cursor": "pointer"},
         "transform": without_epsilon,
