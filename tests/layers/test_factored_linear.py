@@ -228,6 +228,16 @@ def test_static_weights_stay_put():
     assert (layer.L @ layer.R - product).norm() < 1e-12 * product.norm()
 
 
+def test_bases_of_a_layer_that_is_moved_or_converted_are_updated():
+    x = decaying(4, 3, 9)
+    layer = factored(nn.Linear(9, 9).double(), 0.9, TuckerState(x, (4, 3, 3))).float().double()
+    layer(x).sum().backward()
+    assert layer.state.feature_basis.is_leaf and layer.state.feature_basis.grad is not None
+    layer.state.update_gap = 2
+    layer.state.advance()
+    assert not layer.double().state.feature_basis.requires_grad
+
+
 def test_calls_of_one_layer_share_its_bases_and_coordinates():
     x, y = decaying(4, 3, 9), decaying(4, 3, 9, seed=1)
     layer = factored(nn.Linear(9, 9).double(), 0.9, TuckerState(x, (4, 3, 3)))

@@ -82,7 +82,8 @@ def test_bases_found_together_are_those_found_one_by_one(reads, monkeypatch):
     before = [torch.zeros_like(a) for a in iterates]
     expected = [independent_columns(a, b) for a, b in zip(iterates, before, strict=True)]
     monkeypatch.setattr(batched, "is_on_cpu", lambda a: reads)
-    found = dict(in_batches(independent_columns, iterates, before))
+    batches = in_batches(independent_columns, iterates, before)
+    found = {number: one for numbers, bases in batches for number, one in zip(numbers, bases, strict=True)}
     assert list(sorted(found)) == [0, 1, 2] and torch.equal(found[2], before[2])
     for number, one in enumerate(expected):
         torch.testing.assert_close(found[number], one)

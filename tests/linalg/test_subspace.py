@@ -1,16 +1,18 @@
-"""Steps on factors against Algorithm 1 on dense matrices, and the polar factor against an SVD."""
+"""Steps on factors against Algorithm 1 on dense matrices."""
 
 import pytest
 import torch
 
 from tests.oracles import algorithm1_thin, decaying
+from wasi.linalg import batched
 from wasi.linalg.subspace import (
     algorithm_1,
     fold_,
     fold_all_,
-    polar_factors,
     retract,
+    retract_all,
     tangent_gradient,
+    tangent_gradients,
 )
 
 LEFT, RIGHT = torch.linalg.qr(decaying(20, 6, decay=0.9))[0], decaying(6, 15, seed=1, decay=0.9)
@@ -80,19 +82,6 @@ def test_a_tangent_step_with_retraction_is_algorithm_1_but_for_quadratic_terms()
     assert 3.5 < off[0] / off[1] < 4.5
 
 
-@pytest.mark.parametrize("shape", [(20, 4), (5, 5)])
-def test_polar_factor_against_an_svd(shape):
-    m = decaying(*shape, decay=0.7)
-    u, _, vh = torch.linalg.svd(m, full_matrices=False)
-    assert torch.allclose(polar_factors([m])[0], u @ vh, atol=1e-6)
-
-
-def test_a_direction_of_pure_rounding_is_not_raised():
-    m = torch.cat([decaying(20, 3), 1e-9 * decaying(20, 1, seed=3)], 1)
-    assert torch.linalg.svdvals(polar_factors([m])[0])[-1] < 0.1
-    assert not polar_factors([torch.zeros(4, 2)])[0].any()
-
-
 @pytest.mark.parametrize("known", [(), (0,), (0, 1)])
 def test_weights_folded_together_are_those_folded_one_by_one(known):
     together, alone = (
@@ -109,3 +98,14 @@ def test_weights_folded_together_are_those_folded_one_by_one(known):
         torch.testing.assert_close(found[number], fold_(*weight, decay, ps[number]))
     for weight, expected in zip(together, alone, strict=True):
         torch.testing.assert_close(weight, expected)
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_retractions_and_tangents_found_together_are_those_found_one_by_one(reads, monkeypatch):
+    weights = [(LEFT + 0.1 * decaying(20, 6, seed=3), RIGHT), (2 * LEFT[:, :3], RIGHT[:3])]
+    gradients = [(d_left, *weight) for d_left, weight in zip((M @ M[:6].mT, M[:, :3]), weights, strict=True)]
+    alone = [retract(*weight) for weight in weights], [tangent_gradient(*given) for given in gradients]
+    monkeypatch.setattr(batched, "is_on_cpu", lambda a: reads)
+    together = list(retract_all(weights)), list(tangent_gradients(gradients))
+    torch.testing.assert_close(together, alone)
+    assert list(retract_all([])) == list(tangent_gradients([])) == []

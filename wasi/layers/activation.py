@@ -85,6 +85,13 @@ class TuckerState(nn.Module):
             if basis is not None:
                 basis.requires_grad_(due)
 
+    def _apply(self, fn, recurse=True):
+        """Move or convert the bases, which stay leaves of the graph: the results of other buffers are recorded in it."""
+        with torch.no_grad():
+            super()._apply(fn, recurse)
+        self._watch()
+        return self
+
     def _save_to_state_dict(self, *args, **kwargs) -> None:
         self.age.fill_(self._steps)
         super()._save_to_state_dict(*args, **kwargs)
@@ -116,11 +123,13 @@ def advance(states: Sequence[TuckerState]) -> bool:
     iterates = [basis.grad for basis in bases if basis.grad is not None]
     moved = False
     eps = max((torch.finfo(state.dtype).eps for state in states), default=0.0)
-    for number, found in in_batches(partial(independent_columns, eps=eps), iterates, due):
-        if found is not due[number]:
-            due[number].copy_(found)
+    for numbers, found in in_batches(partial(independent_columns, eps=eps), iterates, due):
+        old = [due[number] for number in numbers]
+        if found[0] is not old[0]:
+            torch._foreach_copy_(old, found)
             moved = True
-        due[number].grad = None
+        for basis in old:
+            basis.grad = None
     for state in states:
         state.count_step()
     return moved

@@ -175,18 +175,12 @@ class FactoredLinear(LowRankLayer):
         Returns:
             The squared Frobenius norm of the tangent gradient of `W`, a scalar (`L` being orthonormal).
         """
-        assert self.L.grad is not None and self.R.grad is not None
-        direction, square = subspace.tangent_gradient(self.L.grad, self.L, self.R)
-        self.L.grad.copy_(direction)
-        return square + self.R.grad.square().sum()
+        return tangent_all_([self])[0]
 
     @torch.no_grad()
     def retract_(self) -> None:
         """Make the columns of `L` orthonormal again without changing `L R`, see `wasi.linalg.subspace.retract`."""
-        left, right = subspace.retract(self.L, self.R)
-        self.L.copy_(left)
-        self.R.copy_(right)
-        self.P = None  # it was computed from the previous `R`, in other coordinates of the row space
+        retract_all_([self])
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
         if f"{prefix}B" in state_dict:  # its name in checkpoints of earlier versions
@@ -218,3 +212,27 @@ def fold_all_(layers: Sequence[FactoredLinear], decays: Sequence[float]) -> None
             layer.P = p.clone() if together else p  # a slice of one tensor for all layers
         assert layer.C is not None and layer._zero_coordinates is not None
         layer.C.data, layer.C.grad = layer._zero_coordinates, None
+
+
+@torch.no_grad()
+def tangent_all_(layers: Sequence[FactoredLinear]) -> list[Tensor]:
+    """Call `FactoredLinear.tangent_` of those layers that have gradients; on an accelerator partly in one batch."""
+    gradients = [(layer.L.grad, layer.R.grad, layer) for layer in layers]
+    weights = [(d_left, layer.L, layer.R) for d_left, _, layer in gradients if d_left is not None]
+    d_rights = [d_right for _, d_right, _ in gradients if d_right is not None]
+    squares = []
+    for (d_left, _, _), d_right, found in zip(weights, d_rights, subspace.tangent_gradients(weights), strict=True):
+        direction, square = found
+        d_left.copy_(direction)
+        squares.append(square + d_right.square().sum())
+    return squares
+
+
+@torch.no_grad()
+def retract_all_(layers: Sequence[FactoredLinear]) -> None:
+    """Call `FactoredLinear.retract_` of several layers; on an accelerator in one batch."""
+    found = subspace.retract_all([(layer.L, layer.R) for layer in layers])
+    for layer, (left, right) in zip(layers, found, strict=True):
+        layer.L.copy_(left)
+        layer.R.copy_(right)
+        layer.P = None  # it was computed from the previous `R`, in other coordinates of the row space

@@ -4,7 +4,7 @@
 `fold_`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -40,7 +40,7 @@ def fold_(
     """Take a step `W + C U^T` into `L` and `R`, in place; its rows lie in the span of a feature basis `U`.
 
     With `A = L^T C` (`K x r`), `Z = C - L A` (`O x r`) and `P = (R R^T + delta I)^-1 R U` (`K x r`), `delta` being the
-    damping of `damped_solve`::
+    damping of `damped_cholesky`::
 
         L <- L + Z P^T,    R <- decay R + A U^T
 
@@ -109,22 +109,37 @@ def _add_(left: Tensor, right: Tensor, update: Tensor, basis: Tensor, decay: flo
     right.addmm_(a, basis.mT, beta=decay)  #                     R <- decay R + A U^T
 
 
-def tangent_gradient(d_left: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+def tangent_gradient(
+    d_left: Tensor, left: Tensor, right: Tensor, lower: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return the direction `D = (I - L L^T) dL (R R^T + delta I)^-1` (`O x K`) that replaces `dL` in a tangent step.
 
     With `dL = dW R^T` and the unchanged `dR = L^T dW`, `D R + L dR` is the projection of `dW` on the tangent space of
-    the matrices of rank `K` (up to the damping `delta` of `damped_solve`). So plain SGD with `D` and `dR` takes a step
+    the matrices of rank `K` (up to the damping `delta` of `damped_cholesky`). So plain SGD with `D` and `dR` takes a step
     of Algorithm 1 up to terms quadratic in the step.
 
     Args:
         d_left: `dL`, `O x K`; left: `L`, `O x K`, orthonormal columns; right: `R`, `K x I`.
+        lower: `damped_cholesky(R R^T)`, if it is known already.
 
     Returns:
         `D`, and the squared norm of `D R` (a scalar, without damping exact), computed as `tr dL^T (I - L L^T) D`.
     """
     normal = d_left - left @ (left.mT @ d_left)
-    direction = damped_solve(right @ right.mT, normal.mT).mT
+    lower = damped_cholesky(right @ right.mT) if lower is None else lower
+    direction = torch.cholesky_solve(normal.mT, lower).mT
     return direction, (normal * direction).sum()
+
+
+def tangent_gradients(weights: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield `tangent_gradient` of each `dL`, `L` and `R`; on an accelerator, all `R R^T` are factored in one batch."""
+    if not weights or batched.is_on_cpu(weights[0][0]):
+        yield from (tangent_gradient(*weight) for weight in weights)
+        return
+    lowers = torch.vmap(damped_cholesky)(batched.stacked([right @ right.mT for *_, right in weights]))
+    for (d_left, left, right), lower in zip(weights, lowers, strict=True):
+        k = len(right)  # the batch is padded
+        yield tangent_gradient(d_left, left, right, lower[:k, :k])
 
 
 def retract(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,39 +157,39 @@ def retract(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     return q, t @ right
 
 
+def retract_all(weights: Sequence[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield `retract` of each pair of factors `L` and `R`.
+
+    On an accelerator, the Cholesky factors of all Gram matrices are computed in one batch, and in float64: for the
+    nearly orthonormal `L`, a single pass of Cholesky QR is then exact up to rounding in float32 (Yamazaki, Tomov and
+    Dongarra, SIAM J. Sci. Comput. 37, 2015).
+    """
+    if not weights or batched.is_on_cpu(weights[0][0]):
+        yield from (retract(left, right) for left, right in weights)
+        return
+    grams = [wide.mT @ wide for wide in (left.double() for left, _ in weights)]
+    uppers = torch.vmap(cholesky)(batched.stacked(grams, diagonal=1.0)).mT
+    identity = torch.eye(uppers.shape[-1], dtype=uppers.dtype, device=uppers.device)
+    inverses = torch.linalg.solve_triangular(uppers, identity.expand_as(uppers), upper=True)
+    dtype = weights[0][0].dtype
+    for (left, right), upper, inverse in zip(weights, uppers.to(dtype), inverses.to(dtype), strict=True):
+        k = left.shape[1]  # the batch is padded
+        yield left @ inverse[:k, :k], upper[:k, :k] @ right
+
+
 def damped_solve(gram: Tensor, rows: Tensor) -> Tensor:
-    """Return `(gram + delta I)^-1 rows` (`K x r`) by Cholesky; overwrites `gram`.
+    """Return `(gram + delta I)^-1 rows` (`K x r`), see `damped_cholesky`; overwrites `gram` (`K x K`)."""
+    return torch.cholesky_solve(rows, damped_cholesky(gram))
+
+
+def damped_cholesky(gram: Tensor) -> Tensor:
+    """Return the lower Cholesky factor of `gram + delta I` (`K x K`, positive semi-definite); overwrites `gram`.
 
     The Tikhonov damping `delta` is sqrt(eps) / 3 of the largest eigenvalue (1e-4 in float32, estimated by power
     iteration), so that directions in which the weight is nearly zero take a shorter step.
-
-    Args:
-        gram: `R R^T`, `K x K`, positive semi-definite; rows: `K x r`.
     """
     v = gram.diagonal().sqrt()
     for _ in range(3):  # power iteration: `||v||` approaches the largest eigenvalue from below
         v = gram @ (v / torch.linalg.vector_norm(v))
     gram.diagonal().add_(torch.finfo(gram.dtype).eps ** 0.5 / 3 * torch.linalg.vector_norm(v))
-    return torch.cholesky_solve(rows, cholesky(gram))
-
-
-def polar_factors(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """Return the polar factor `M (M^T M)^(-1/2)` of each `M` (`O x r`, `r <= O`), the nearest orthonormal matrix.
-
-    They are computed from eigendecompositions of the `r x r` Gram matrices in float64. Singular values of `M` below
-    1e-6 of its largest are noise: they are damped instead of being raised to 1.
-
-    Raises:
-        torch.linalg.LinAlgError: an entry of a matrix is not finite.
-    """
-    wide = [matrix.double() for matrix in matrices]
-    roots = batched.computed_on_cpu(_inverse_root, [matrix.mT @ matrix for matrix in wide])
-    return [matrix @ root.to(matrix.dtype) for matrix, root in zip(matrices, roots, strict=True)]
-
-
-def _inverse_root(gram: Tensor) -> Tensor:
-    """`(M^T M + 1e-12 s^2 I)^(-1/2)` for the Gram matrix `M^T M` (`r x r`), `s` being the largest singular value."""
-    values, vectors = torch.linalg.eigh(gram)
-    values = values.clamp_min(0)
-    scale = (values + 1e-12 * values[-1]).clamp_min(torch.finfo(torch.float32).tiny).rsqrt()
-    return (vectors * scale) @ vectors.mT
+    return cholesky(gram)

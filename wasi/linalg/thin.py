@@ -4,14 +4,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wasi.linalg.batched import is_on_cpu
+
 
 def thin_matmul(x: Tensor, thin: Tensor) -> Tensor:
     """Return `X A^T` (`n x K`) for `n` rows `X` (`[..., I]`) and a thin `A` (`K x I`, `K << I`).
 
-    It is computed as `(A X^T)^T`, so the result is column-major: BLAS on a CPU is up to a quarter faster if the long
+    On a CPU it is computed as `(A X^T)^T`, so the result is column-major: BLAS is up to a quarter faster if the long
     side is the last one of the matrix that it writes. Autograd uses the same layout in the backward pass.
     """
-    return (thin @ x.reshape(-1, x.shape[-1]).mT).mT
+    rows = x.reshape(-1, x.shape[-1])
+    return (thin @ rows.mT).mT if is_on_cpu(x) else rows @ thin.mT
 
 
 def low_rank_linear(x: Tensor, right: Tensor, left: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from wasi.layers.activation import advance
 from wasi.layers.base import LowRankLayer
-from wasi.layers.factored import FactoredLinear, fold_all_
+from wasi.layers.factored import FactoredLinear, fold_all_, retract_all_, tangent_all_
 from wasi.layers.svd_linear import SvdLinear
 from wasi.training.optimizer import trainable_factors
 from wasi.training.swan import Swan
@@ -104,15 +104,14 @@ class SubspaceIteration:
     @_whole_float32()
     def tangents(self) -> list[Tensor]:
         """Project the gradients of tangent layers (`FactoredLinear.tangent_`); return the squared norms as `dW`."""
-        return [layer.tangent_() for layer in self.tangent if layer.L.grad is not None]
+        return tangent_all_(self.tangent)
 
     @torch.no_grad()
     @_whole_float32()
     def finish(self) -> None:
         """Complete a step after `optimizer.step()`: fold coordinates, retract or truncate weights, update bases."""
         self.fold()
-        for layer in self.tangent:
-            layer.retract_()
+        retract_all_(self.tangent)
         for dense in self.truncating:
             dense.retract_()
         self._advance()
@@ -127,8 +126,8 @@ class SubspaceIteration:
         moving = [layer for layer in self.coordinate_layers if _feature_basis(layer).requires_grad]
         before = [None if swan is None else _feature_basis(layer).clone() for layer in moving]
         advance([layer.state for layer in self.layers if layer.state is not None])
+        retract_all_(moving)
         for layer, old in zip(moving, before, strict=True):
-            layer.retract_()
             if swan is not None and old is not None and layer.C is not None:
                 swan.change_coordinates(layer.C, old.mT @ _feature_basis(layer))
 

@@ -2,18 +2,21 @@
 
 import inspect
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from wasi.deferred import eager
-from wasi.linalg.subspace import polar_factors
+from wasi.linalg import batched
+from wasi.linalg.polar import polar_factors
 
 _AdamW = eager(torch.optim.AdamW)
 # Constructing an optimizer makes torch wrap `step` of its class, to call hooks. `Swan.step` gets wrapped, so the AdamW
 # step that it calls must not be, or hooks would run twice.
 _adamw_step = inspect.unwrap(_AdamW.step)
+
+_AT_ONCE = 2**24  # the most entries of the matrices that are whitened together, 64 MiB in float32
 
 
 class Swan(_AdamW):  # type: ignore[misc, valid-type]  # mypy cannot infer a class that is computed
@@ -58,8 +61,7 @@ class Swan(_AdamW):  # type: ignore[misc, valid-type]  # mypy cannot infer a cla
         if only is not None:
             wanted = {id(p) for p in only}
             chosen = [(p, group) for p, group in chosen if id(p) in wanted]
-        on_cpu = all(parameter.device.type == "cpu" for parameter, _ in chosen)
-        for some in [[one] for one in chosen] if on_cpu else [chosen]:  # accelerators: one transfer for all
+        for some in _whitened_together(chosen):
             self._whitened_step(some)
 
     @torch.no_grad()
@@ -100,8 +102,8 @@ class Swan(_AdamW):  # type: ignore[misc, valid-type]  # mypy cannot infer a cla
         """
         widths = [group.get("in_features", parameter.shape[1]) for parameter, group in chosen]
         steps = whitened([self._with_momentum(parameter) for parameter, _ in chosen], widths)
+        torch._foreach_mul_(steps, [-0.2 * group["lr"] for _, group in chosen])
         for (parameter, group), step in zip(chosen, steps, strict=True):
-            step *= -0.2 * group["lr"]
             if self.momentum and parameter.grad is not None:
                 parameter.grad *= self.momentum  # decays the sum for the next step
             parameter.grad = None
@@ -122,14 +124,29 @@ class Swan(_AdamW):  # type: ignore[misc, valid-type]  # mypy cannot infer a cla
         return parameter.grad
 
 
+def _whitened_together(chosen: Iterable[tuple[Tensor, dict]]) -> Iterator[list[tuple[Tensor, dict]]]:
+    """Split parameters into groups: on a CPU of one each, so that one step at a time takes memory.
+
+    On an accelerator, where fewer and larger operations are faster, a group has up to `_AT_ONCE` entries.
+    """
+    group: list[tuple[Tensor, dict]] = []
+    entries = 0
+    for parameter, options in chosen:
+        if group and (batched.is_on_cpu(parameter) or entries + parameter.numel() > _AT_ONCE):
+            yield group
+            group, entries = [], 0
+        group.append((parameter, options))
+        entries += parameter.numel()
+    if group:
+        yield group
+
+
 def whitened(gradients: Sequence[Tensor], in_features: Sequence[int]) -> list[Tensor]:
     """Return the polar factor of each gradient (`O x r`, or its transpose's), scaled to the norm `sqrt(O in_features)`.
 
     That is the Frobenius norm of an `O x in_features` matrix whose entries have a root mean square of 1.
     """
     tall = [gradient if len(gradient) >= gradient.shape[1] else gradient.mT for gradient in gradients]
-    found = []
-    for gradient, polar, width in zip(gradients, polar_factors(tall), in_features, strict=True):
-        polar = polar if polar.shape == gradient.shape else polar.mT
-        found.append(polar * (len(gradient) * width / min(gradient.shape)) ** 0.5)
-    return found
+    norms = [(len(g) * width / min(g.shape)) ** 0.5 for g, width in zip(gradients, in_features, strict=True)]
+    scaled = torch._foreach_mul(polar_factors(tall), norms)
+    return [step if step.shape == g.shape else step.mT for step, g in zip(scaled, gradients, strict=True)]
