@@ -86,7 +86,7 @@ class TuckerState(nn.Module):
                 basis.requires_grad_(due)
 
     def _apply(self, fn, recurse=True):
-        """Move or convert the bases, which stay leaves of the graph: the results of other buffers are recorded in it."""
+        """Move or convert the bases and keep them leaves; autograd would record the conversion of a buffer."""
         with torch.no_grad():
             super()._apply(fn, recurse)
         self._watch()

@@ -35,7 +35,7 @@ def polar_factors(matrices: Sequence[Tensor]) -> list[Tensor]:
 
 
 def inverse_root(gram: Tensor) -> Tensor:
-    """Return `(G + 1e-12 s^2 I)^(-1/2)` for `G = M^T M` (`r x r`, float64), `s` being the largest singular value of `M`."""
+    """Return `(G + 1e-12 s^2 I)^(-1/2)` for `G = M^T M` (`r x r`, float64), with `s` the norm `||M||_2`."""
     values, vectors = torch.linalg.eigh(gram)
     values = values.clamp_min(0)
     scale = (values + _NOISE**2 * values[-1]).clamp_min(torch.finfo(torch.float32).tiny).rsqrt()
@@ -43,11 +43,11 @@ def inverse_root(gram: Tensor) -> Tensor:
 
 
 def halley_inverse_root(gram: Tensor) -> Tensor:
-    """Return `(G + 1e-12 ||G||_F I)^(-1/2)` for `G = M^T M` (`r x r`, float64), from products and Cholesky factors alone.
+    """Return `(G + 1e-12 ||G||_F I)^(-1/2)` for `G = M^T M` (`r x r`, float64), by products and Cholesky factors only.
 
     The dynamically weighted Halley iteration of Nakatsukasa, Bai and Gygi (SIAM J. Matrix Anal. Appl. 31, 2010) is
-    `X <- X F` with `F = (b / c) I + (a - b / c) (I + c X^T X)^-1`, from `X = M / sqrt(||G||_F)`. Here the product of all
-    `F` is computed, and `S = X^T X` as `S <- F S F`, so every matrix is `r x r`.
+    `X <- X F` with `F = (b / c) I + (a - b / c) (I + c X^T X)^-1`, from `X = M / sqrt(||G||_F)`. Here `S = X^T X` is
+    iterated as `S <- F S F`, and the product of all `F` is the inverse root, so every matrix is `r x r`.
     """
     identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     norm = torch.linalg.matrix_norm(gram).clamp_min(torch.finfo(torch.float32).tiny)

@@ -115,8 +115,8 @@ def tangent_gradient(
     """Return the direction `D = (I - L L^T) dL (R R^T + delta I)^-1` (`O x K`) that replaces `dL` in a tangent step.
 
     With `dL = dW R^T` and the unchanged `dR = L^T dW`, `D R + L dR` is the projection of `dW` on the tangent space of
-    the matrices of rank `K` (up to the damping `delta` of `damped_cholesky`). So plain SGD with `D` and `dR` takes a step
-    of Algorithm 1 up to terms quadratic in the step.
+    the matrices of rank `K` (up to the damping `delta` of `damped_cholesky`). So plain SGD with `D` and `dR` takes a
+    step of Algorithm 1 up to terms quadratic in the step.
 
     Args:
         d_left: `dL`, `O x K`; left: `L`, `O x K`, orthonormal columns; right: `R`, `K x I`.

@@ -123,5 +123,6 @@ def distance_from_orthogonal(model: nn.Module) -> Tensor:
     for name, parameter in model.named_parameters():
         if "lora_A" in name or "lora_B" in name:
             rows = parameter if "lora_A" in name else parameter.T
-            found.append(torch.linalg.matrix_norm(rows @ rows.T - torch.eye(len(rows), dtype=rows.dtype, device=rows.device)))
+            identity = torch.eye(len(rows), dtype=rows.dtype, device=rows.device)
+            found.append(torch.linalg.matrix_norm(rows @ rows.T - identity))
     return torch.stack(found).mean()
