@@ -141,7 +141,7 @@ def fit(
             log.info("trained in %.0f MiB, the resident peak of the whole process%s", peak, beside)
         if measure_level(cfg.train.measure) != "full":  # `full` measures it in a separate process
             run.metrics["memory/process_rss_peak_mib"] = peak
-    return training.step_seconds
+    return training.step_seconds()
 
 
 def measure(

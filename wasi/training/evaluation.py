@@ -69,22 +69,24 @@ def evaluate(
     """
     model.eval()
     device = next(model.parameters()).device
-    loss, in_top5, classes = 0.0, 0, 0
+    loss_and_top5 = torch.zeros(2, dtype=torch.float64, device=device)  # read at the end: a GPU is not waited for
+    classes = 0
     found = [torch.empty(0, dtype=torch.int64, device=device)]  # the classes of all images
-    right = [*found]  # the classes of correctly classified images
+    hits = [torch.empty(0, dtype=torch.bool, device=device)]  # whether they are correctly classified
     for images, labels in batches:
         if not len(labels):
             continue
         logits, labels = model(normalize(images.to(device))), labels.to(device)
-        loss += F.cross_entropy(logits, labels, reduction="sum").item()
         classes = logits.shape[1]
+        loss_and_top5[0] += F.cross_entropy(logits, labels, reduction="sum")
+        loss_and_top5[1] += (logits.topk(min(5, classes)).indices == labels[:, None]).sum()
         found.append(labels)
-        right.append(labels[logits.argmax(1) == labels])
-        in_top5 += int((logits.topk(min(5, classes)).indices == labels[:, None]).sum())
-    classes = parallel.largest(classes, device)
-    counts, correct = (torch.cat(some).bincount(minlength=classes) for some in (found, right))
-    loss, in_top5 = parallel.all_reduce_sum(torch.tensor([loss, in_top5], dtype=torch.float64, device=device)).tolist()
+        hits.append(logits.argmax(1) == labels)
+    classes = parallel.largest(classes)
+    of_images, hit = torch.cat(found), torch.cat(hits)
+    counts, correct = (some.bincount(minlength=classes) for some in (of_images, of_images[hit]))
     counts, correct = parallel.all_reduce_sum(counts).cpu(), parallel.all_reduce_sum(correct).cpu()
+    loss, in_top5 = parallel.all_reduce_sum(loss_and_top5).tolist()
     return Evaluation(loss / int(counts.sum()), counts, correct, int(in_top5))
 
 

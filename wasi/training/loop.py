@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from math import isfinite
 from math import log as log_of
 from pathlib import Path
-from time import perf_counter
 
 import hydra
 import torch
@@ -22,6 +21,7 @@ from wasi.signals import uninterrupted
 from wasi.training import parallel
 from wasi.training.checkpoint import Progress, load_best, load_checkpoint, save_best, save_checkpoint
 from wasi.training.compile import graph_count
+from wasi.training.durations import Durations
 from wasi.training.evaluation import evaluate
 from wasi.training.step import StepResult, TrainStep
 
@@ -75,8 +75,12 @@ class Fit:
         self._loaders: dict[str, Loader] = {}  # filled while `run` runs
         self._half_done = False  # whether a step or an epoch's end has begun and not ended, so nothing may be saved
         self.classes = 0  # number of classes, set by the first evaluation
-        self.step_seconds: list[float] = []  # times of this process's steps on full batches, except those that compiled
+        self._durations = Durations(step.device)
         self._save_if_best()  # an interrupted process may have written the checkpoint and not `best.pt`
+
+    def step_seconds(self) -> list[float]:
+        """Return the times of this process's steps on full batches, except those that compiled."""
+        return self._durations.seconds()
 
     def run(self) -> dict[str, float]:
         """Train the remaining epochs; the model then has the weights of the last or the best epoch (`train.select`).
@@ -142,13 +146,11 @@ class Fit:
         """Take one step, log it, and write a checkpoint if one is due."""
         progress, rate = self.progress, self.scheduler.get_last_lr()[0]
         batch = self.step.prepare(images, labels)
-        self._wait()
-        start, compiled = perf_counter(), graph_count()
+        compiled, stop = graph_count(), self._durations.start()
         result = self.step(*batch)
-        self._wait()
         whole = result.count == self.cfg.dataset.batch_size  # not the smaller last batch of an epoch
         if whole and graph_count() == compiled:
-            self.step_seconds.append(perf_counter() - start)
+            stop()
         self.scheduler.step()
         progress.step += 1
         progress.loss_sum += result.loss * result.count
@@ -162,15 +164,11 @@ class Fit:
                 "lr": rate,
             },
         )
-        parallel.share_pending_signal(self.step.device)
+        parallel.share_pending_signal()
         every = self.cfg.train.checkpoint_every
         if every and progress.step % every == 0:
             self._save()
         return result
-
-    def _wait(self) -> None:
-        if self.step.device.type == "cuda":
-            torch.cuda.synchronize()
 
     def _results(self, epoch: int) -> dict[str, float]:
         """Return `train/loss` of the epoch and, if it is to be validated, `val/*`; raises `Diverged` if not finite."""

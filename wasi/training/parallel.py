@@ -4,6 +4,8 @@ Every process holds the whole model. All that a step needs of the batch is a sum
 and of coordinates `C`, subspace iterates `A_m^T A_m U_m`, the loss. Each process computes the sum over its share, the
 sums are all-reduced, and then all processes do the same computation on the same numbers. So a step equals, up to
 rounding, that of one process with the whole batch. Without other processes, all functions act as in a world of size 1.
+
+Numbers of the host, such as the size of the batch, are sent as tensors of the CPU, by gloo: no GPU is waited for.
 """
 
 from collections.abc import Iterable, Sequence
@@ -83,14 +85,14 @@ def all_reduce_sum(values: Tensor) -> Tensor:
     return values
 
 
-def total(count: int, device: torch.device) -> int:
+def total(count: int) -> int:
     """Return the sum of `count` over the processes."""
-    return int(all_reduce_sum(torch.tensor(count, device=device))) if is_parallel() else count
+    return int(all_reduce_sum(torch.tensor(count))) if is_parallel() else count
 
 
-def largest(count: int, device: torch.device) -> int:
+def largest(count: int) -> int:
     """Return the maximum of `count` over the processes."""
-    most = torch.tensor(count, device=device)
+    most = torch.tensor(count)
     if is_parallel():
         dist.all_reduce(most, op=dist.ReduceOp.MAX)
     return int(most)
@@ -114,7 +116,7 @@ def sum_gradients(parameters: Sequence[Tensor]) -> None:
     """
     if not parameters:
         return
-    has = all_reduce_sum(torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device))
+    has = all_reduce_sum(torch.tensor([p.grad is not None for p in parameters], dtype=torch.int64))
     chosen = [p for p, processes in zip(parameters, has.tolist(), strict=True) if processes]
     for parameter in chosen:
         if parameter.grad is None:
@@ -122,11 +124,11 @@ def sum_gradients(parameters: Sequence[Tensor]) -> None:
     for dtype in dict.fromkeys(p.dtype for p in chosen):
         gradients = [p.grad for p in chosen if p.grad is not None and p.dtype == dtype]
         together = all_reduce_sum(torch.cat([g.flatten() for g in gradients]))
-        for gradient, part in zip(gradients, together.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(part.view_as(gradient))
+        parts = together.split([g.numel() for g in gradients])
+        torch._foreach_copy_(gradients, [part.view_as(g) for part, g in zip(parts, gradients, strict=True)])
 
 
-def share_pending_signal(device: torch.device) -> None:
+def share_pending_signal() -> None:
     """Share a pending signal with all processes, so that they all stop after the same step."""
     if is_parallel():
-        signals.hold(largest(signals.pending() or 0, device))
+        signals.hold(largest(signals.pending() or 0))

@@ -128,7 +128,7 @@ class TrainStep:
             The mean loss (without penalties) and the number of correctly classified images, as float64 `[2]`; and the
             number of images. In data-parallel training all are those of the whole batch.
         """
-        size, count = self.micro_batch_size or len(labels), parallel.total(len(labels), self.device)
+        size, count = self.micro_batch_size or len(labels), parallel.total(len(labels))
         found = torch.zeros(2, dtype=torch.float64, device=self.device)
         summed = self.subspace.summed() if parallel.is_parallel() else []
         parallel.zero_gradients_except_first(summed)

@@ -1,0 +1,46 @@
+"""Durations of training steps, taken without waiting for the device."""
+
+from collections.abc import Callable
+from time import perf_counter
+
+import torch
+
+
+class Durations:
+    """Seconds of pieces of work on one device: of the host's clock, or, on a GPU, between two events of its own.
+
+    Events are recorded in the order of the GPU's work, and the host need not wait for them; a synchronisation before
+    every reading of a clock would stop it from starting operations in advance.
+    """
+
+    def __init__(self, device: torch.device):
+        self._on_gpu = device.type == "cuda"
+        self._seconds: list[float] = []
+        self._pending: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    def start(self) -> Callable[[], None]:
+        """Begin a piece of work; calling what this returns ends it. One that is not ended is not counted."""
+        if not self._on_gpu:
+            begin = perf_counter()
+            return lambda: self._seconds.append(perf_counter() - begin)
+        first = self._event()
+        return lambda: self._note(first, self._event())
+
+    def seconds(self) -> list[float]:
+        """Return all durations, in order; on a GPU this waits for the end of the work."""
+        for first, last in self._pending:
+            last.synchronize()
+            self._seconds.append(first.elapsed_time(last) / 1000)
+        self._pending.clear()
+        return self._seconds
+
+    def _note(self, first: torch.cuda.Event, last: torch.cuda.Event) -> None:
+        self._pending.append((first, last))
+        while self._pending and self._pending[0][1].query():  # this work has ended, so its events can be read and freed
+            first, last = self._pending.pop(0)
+            self._seconds.append(first.elapsed_time(last) / 1000)
+
+    def _event(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
