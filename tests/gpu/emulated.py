@@ -1,8 +1,9 @@
 """An emulated accelerator: what runs on a GPU can be run without one, and breaks as it would there.
 
 Its tensors hold their values on the CPU and say that they are on torch's device `meta`, so all code takes the branches
-that are not for CPUs. An operation on such a tensor and a tensor of the CPU is an error, but for copies, numbers, and
-indices of the CPU, as on a GPU. What makes the host wait for a GPU is counted.
+that are not for CPUs. An operation on such a tensor and a tensor of the CPU is an error, as on a GPU; copies, pointwise
+operations with a number, and indices of the CPU are not. What makes the host wait for a GPU is counted: values that are
+read, sizes that depend on values, decompositions whose success is checked, and copies that are not `non_blocking`.
 """
 
 from collections import Counter
@@ -20,6 +21,12 @@ from torch.utils._pytree import tree_leaves, tree_map
 DEVICE = torch.device("meta")
 _COPIES = ("aten._to_copy", "aten.copy_", "aten._foreach_copy_")
 _INDEXING = ("aten.index.", "aten.index_put")
+# torch documents that the decompositions among these synchronize a CUDA device with the CPU.
+_WAITING = (
+    "aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten._unique", "aten.unique", "aten.bincount",
+    "aten.equal", "aten._linalg_check_errors", "aten._linalg_eigh", "aten.linalg_eig", "aten._linalg_svd",
+    "aten.linalg_cholesky.", "aten._linalg_solve", "aten.linalg_inv.", "aten.linalg_lstsq",
+)  # fmt: skip
 
 
 class DeviceTensor(torch.Tensor):
@@ -58,9 +65,12 @@ def _computed(function, args, kwargs):
     name, to = str(function), kwargs.get("device")
     tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)]
     here = {id(tensor.values): tensor for tensor in tensors if isinstance(tensor, DeviceTensor)}
-    there = [tensor for tensor in tensors if not isinstance(tensor, DeviceTensor) and tensor.dim()]
-    indexed = name.startswith(_INDEXING) and isinstance(args[0], DeviceTensor)
-    if here and there and not (indexed or name.startswith(_COPIES)):
+    there = [tensor for tensor in tensors if not isinstance(tensor, DeviceTensor)]
+    if name.startswith(_INDEXING) and isinstance(args[0], DeviceTensor):
+        there = [tensor for tensor in there if not any(tensor is index for index in args[1])]
+    elif torch.Tag.pointwise in function.tags:
+        there = [tensor for tensor in there if tensor.dim()]
+    if here and there and not name.startswith(_COPIES):
         raise RuntimeError(f"{name}: expected all tensors to be on the same device")
     options = tree_map(_values, kwargs) | ({} if to is None else {"device": torch.device("cpu")})
     result = function(*tree_map(_values, args), **options)
@@ -78,13 +88,25 @@ class _Emulation(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        here = any(isinstance(value, DeviceTensor) for value in tree_leaves((args, kwargs)))
+        tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)]
+        here = [isinstance(tensor, DeviceTensor) for tensor in tensors]
         to = kwargs.get("device")
-        if here and (str(function).startswith("aten._local_scalar_dense") or str(to) == "cpu"):
+        on_device = any(here) or (to is not None and torch.device(to) == DEVICE)
+        if on_device and self._waits(function, args, kwargs, crossing=tensors and (to is not None or not all(here))):
             self.waits[place()] += 1
-        if here or (to is not None and torch.device(to) == DEVICE):
-            return _computed(function, args, kwargs)
-        return function(*args, **kwargs)
+        return _computed(function, args, kwargs) if on_device else function(*args, **kwargs)
+
+    def _waits(self, function, args, kwargs, crossing):
+        name = str(function)
+        if name.startswith(_INDEXING):
+            return any(isinstance(index, torch.Tensor) and _makes_wait(index) for index in args[1])
+        non_blocking = kwargs.get("non_blocking") or (name.startswith("aten.copy_") and args[2:] == (True,))
+        return name.startswith(_WAITING) or (crossing and name.startswith(_COPIES) and not non_blocking)
+
+
+def _makes_wait(index: torch.Tensor) -> bool:
+    """Whether an index must be copied to the device, or counted there."""
+    return not isinstance(index, DeviceTensor) or index.dtype == torch.bool
 
 
 def place() -> str:

@@ -45,9 +45,9 @@ def test_columns_of_very_different_length_become_orthonormal_in_place():
     assert (torch.linalg.vecdot(found, a, dim=0) > 0).all()
 
 
-@pytest.mark.parametrize("reads", [True, False])
-def test_dependent_columns_leave_what_there_was(reads, monkeypatch):
-    monkeypatch.setattr(batched, "is_on_cpu", lambda a: reads)
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_dependent_columns_leave_what_there_was(on_cpu, monkeypatch):
+    monkeypatch.setattr(batched, "is_on_cpu", lambda a: on_cpu)
     column, before = torch.randn(20, 1), torch.randn(20, 3)
     q = independent_columns(torch.cat([column, column, torch.zeros(20, 1)], 1), otherwise=before)
     assert torch.equal(q, before)
@@ -75,13 +75,13 @@ def test_a_matrix_without_a_factor_is_an_error_or_nan(monkeypatch):
     assert orthonormal.cholesky(indefinite).isnan().any()
 
 
-@pytest.mark.parametrize("reads", [True, False])
-def test_bases_found_together_are_those_found_one_by_one(reads, monkeypatch):
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_bases_found_together_are_those_found_one_by_one(on_cpu, monkeypatch):
     iterates = [torch.randn(rows, 3, dtype=torch.float64) for rows in (9, 12, 9)]
     iterates[2][:, 1] = iterates[2][:, 0]  # depends on another column, so its basis stays
     before = [torch.zeros_like(a) for a in iterates]
     expected = [independent_columns(a, b) for a, b in zip(iterates, before, strict=True)]
-    monkeypatch.setattr(batched, "is_on_cpu", lambda a: reads)
+    monkeypatch.setattr(batched, "is_on_cpu", lambda a: on_cpu)
     batches = in_batches(independent_columns, iterates, before)
     found = {number: one for numbers, bases in batches for number, one in zip(numbers, bases, strict=True)}
     assert list(sorted(found)) == [0, 1, 2] and torch.equal(found[2], before[2])

@@ -100,12 +100,23 @@ def test_weights_folded_together_are_those_folded_one_by_one(known):
         torch.testing.assert_close(weight, expected)
 
 
-@pytest.mark.parametrize("reads", [True, False])
-def test_retractions_and_tangents_found_together_are_those_found_one_by_one(reads, monkeypatch):
-    weights = [(LEFT + 0.1 * decaying(20, 6, seed=3), RIGHT), (2 * LEFT[:, :3], RIGHT[:3])]
-    gradients = [(d_left, *weight) for d_left, weight in zip((M @ M[:6].mT, M[:, :3]), weights, strict=True)]
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_retractions_and_tangents_found_together_are_those_found_one_by_one(dtype, monkeypatch):
+    weights = [(LEFT + 0.1 * decaying(20, 6, seed=3), RIGHT), (2 * LEFT[:, :3], RIGHT[:3]), (LEFT[:, :5], RIGHT[:5])]
+    weights = [(left.to(dtype), right.to(dtype)) for left, right in weights]
+    gradients = [((M @ M[: len(right)].mT).to(dtype), left, right) for left, right in weights]
     alone = [retract(*weight) for weight in weights], [tangent_gradient(*given) for given in gradients]
-    monkeypatch.setattr(batched, "is_on_cpu", lambda a: reads)
+    monkeypatch.setattr(batched, "is_on_cpu", lambda a: False)
     together = list(retract_all(weights)), list(tangent_gradients(gradients))
-    torch.testing.assert_close(together, alone)
+    torch.testing.assert_close(together, alone, rtol=1e-3 if dtype == torch.float32 else 1e-7, atol=1e-5)
     assert list(retract_all([])) == list(tangent_gradients([])) == []
+
+
+@pytest.mark.parametrize("condition", [1.0, 10.0, 100.0])
+def test_an_accelerator_needs_one_pass_for_a_left_factor_that_is_nearly_orthonormal(condition, monkeypatch):
+    monkeypatch.setattr(batched, "is_on_cpu", lambda a: False)
+    turn = torch.linalg.qr(decaying(6, 6, decay=1.0))[0]
+    left = LEFT @ (turn * torch.logspace(0, torch.tensor(condition).log10().item(), 6)) @ turn.mT
+    ((q, right),) = retract_all([(left.float(), RIGHT.float())])
+    assert torch.allclose(q.mT @ q, torch.eye(6), atol=1e-7 * condition + 5e-7)
+    torch.testing.assert_close(q @ right, left.float() @ RIGHT.float(), rtol=1e-4, atol=1e-5 * condition)

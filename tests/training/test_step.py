@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from tests.small import METHODS, MODELS, applied, batch
 from wasi.deferred import eager
 from wasi.errors import Diverged
+from wasi.linalg import batched
 from wasi.training import subspace_iteration
 from wasi.training.checkpointing import checkpoint_blocks
 from wasi.training.optimizer import build_optimizer, trainable_factors
@@ -286,6 +287,20 @@ def test_a_whitened_gradient_that_is_not_finite_changes_no_weight(method, value)
     with pytest.raises(Diverged, match="gradient norm"):
         step(*batch())
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+@pytest.mark.parametrize("method", ["vanilla", "wasi"])
+def test_a_gradient_that_is_not_finite_is_told_in_the_step_whose_backward_pass_took_it(method, on_cpu, monkeypatch):
+    monkeypatch.setattr(batched, "is_on_cpu", lambda a: on_cpu)
+    model = applied("timm_vit", method)
+    swan = optimizer(model, "wasi.training.swan.Swan", lr=2e-3)
+    step = TrainStep(model, swan, None, step_in_backward=True)
+    first = step.subspace.coordinate_layers[0].C if method == "wasi" else model.blocks[0].attn.qkv.weight
+    assert first in step.in_backward
+    first.register_hook(lambda gradient: torch.full_like(gradient, float("nan")))
+    with pytest.raises(Diverged):
+        step(*batch())
 
 
 def test_clipping_leaves_whitened_gradients_alone():

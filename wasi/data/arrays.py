@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from wasi.data.spec import InputSpec
+from wasi.data.transfer import to_device
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -43,7 +44,7 @@ class ArrayImages(Dataset):
 
     def batch(self, indices: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return images (uint8 `[B, 3, S, S]`) resized on `device`, and their labels (int64 `[B]`)."""
-        images = self.images[self._rows(indices)].to(device)
+        images = to_device(self.images[to_device(self._rows(indices), self.images.device)], device)
         return _resized(images, self.spec).expand(-1, 3, -1, -1).contiguous(), self.labels[indices]
 
     def picture(self, index: int) -> Image.Image:

@@ -13,6 +13,7 @@ from wasi.data.arrays import ArrayImages
 from wasi.data.augment import AugmentedImages
 from wasi.data.draws import generator, permutation
 from wasi.data.spec import Images
+from wasi.data.transfer import to_device
 
 Batch = tuple[Tensor, Tensor]  # uint8 [B, 3, S, S]; int64 [B] or, with mixup or CutMix, float32 [B, C]
 Part = Callable[[Tensor], Tensor]  # takes positions in a batch, int64 [B]; returns a consecutive range, maybe empty
@@ -76,7 +77,7 @@ class Loader:
         assert self._loader is not None
         self._items[:] = [indices.tolist() for indices in batches]
         for images, labels in self._loader:
-            yield images.to(self._device, non_blocking=True), labels
+            yield to_device(images, self._device), labels
 
 
 def workers_of(cfg, device: torch.device) -> int | None:
@@ -122,7 +123,8 @@ def train_batches(
     for number, ((batch, labels), items, (positions, others)) in enumerate(parts, start):
         if hflip > 0:
             mirrored = torch.rand(len(items), generator=generator("hflip", seed, epoch, number)) < hflip
-            rows = mirrored[positions].nonzero().flatten().to(batch.device)
+            rows = mirrored[positions].nonzero().flatten()
+            rows = to_device(rows, batch.device)
             batch[rows] = batch[rows].flip(-1)
         if mix is not None:
             batch, labels = mix(batch, labels, seed, epoch, number)

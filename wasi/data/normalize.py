@@ -14,5 +14,6 @@ class Normalize:
         self._scale, self._shift = (1 / (255 * std)).float(), (-mean / std).float()
 
     def __call__(self, images: Tensor) -> Tensor:
-        scale, shift = self._scale.to(images.device), self._shift.to(images.device)
-        return images.to(torch.float32).mul_(scale).add_(shift)
+        if self._scale.device != images.device:  # of the first batch: each copy would make the host wait for a GPU
+            self._scale, self._shift = self._scale.to(images.device), self._shift.to(images.device)
+        return images.to(torch.float32).mul_(self._scale).add_(self._shift)

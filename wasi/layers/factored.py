@@ -217,14 +217,12 @@ def fold_all_(layers: Sequence[FactoredLinear], decays: Sequence[float]) -> None
 @torch.no_grad()
 def tangent_all_(layers: Sequence[FactoredLinear]) -> list[Tensor]:
     """Call `FactoredLinear.tangent_` of those layers that have gradients; on an accelerator partly in one batch."""
-    gradients = [(layer.L.grad, layer.R.grad, layer) for layer in layers]
-    weights = [(d_left, layer.L, layer.R) for d_left, _, layer in gradients if d_left is not None]
-    d_rights = [d_right for _, d_right, _ in gradients if d_right is not None]
+    weights = [(layer.L.grad, layer.L, layer.R) for layer in layers if layer.L.grad is not None]
     squares = []
-    for (d_left, _, _), d_right, found in zip(weights, d_rights, subspace.tangent_gradients(weights), strict=True):
-        direction, square = found
+    for (d_left, _, right), (direction, square) in zip(weights, subspace.tangent_gradients(weights), strict=True):
+        assert right.grad is not None  # both factors are trained
         d_left.copy_(direction)
-        squares.append(square + d_right.square().sum())
+        squares.append(square + right.grad.square().sum())
     return squares
 
 

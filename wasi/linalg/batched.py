@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+_AT_ONCE = 2**21  # the most entries of a padded batch, 16 MiB in float64: some ten such tensors are held at a time
+
 
 def is_on_cpu(a: Tensor) -> bool:
     """Whether `a` is on the CPU: elsewhere, control flow that depends on its values would need a synchronisation."""
@@ -17,7 +19,7 @@ def is_on_cpu(a: Tensor) -> bool:
 def in_batches(
     function: Callable[..., Tensor], *matrices: Sequence[Tensor]
 ) -> Iterator[tuple[list[int], list[Tensor]]]:
-    """Yield lists of indices, and of `function` of the matrices at these indices, until each index has had its turn.
+    """Yield lists of indices, and of `function` of the matrices at these indices; each index comes exactly once.
 
     On an accelerator, matrices of equal shapes are computed as one batch; on a CPU, one result is computed at a time,
     when it is asked for.
@@ -36,6 +38,37 @@ def in_batches(
     for numbers in by_shape.values():
         columns = zip(*(rows[number] for number in numbers), strict=True)
         yield numbers, list(torch.vmap(function)(*map(torch.stack, columns)))
+
+
+def in_padded_batches(
+    function: Callable[[Tensor], Tensor], squares: Sequence[Tensor], diagonal: float = 0.0
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield pairs of an index and `function` of the square matrix at that index; each index comes exactly once.
+
+    Matrices of similar size are padded to the largest of them, see `stacked`, and computed as one batch.
+
+    Args:
+        function: must work under `torch.vmap` and return a matrix of the argument's shape, of which the part without
+            padding does not depend on the padding.
+    """
+    for numbers in _similar([len(square) for square in squares]):
+        results = torch.vmap(function)(stacked([squares[number] for number in numbers], diagonal))
+        for number, result in zip(numbers, results, strict=True):
+            n = len(squares[number])
+            yield number, result[:n, :n]
+
+
+def _similar(sizes: Sequence[int]) -> Iterator[list[int]]:
+    """Yield lists of indices of sizes that differ by less than a factor of 2, of at most `_AT_ONCE` padded entries."""
+    batch: list[int] = []
+    for number in sorted(range(len(sizes)), key=lambda n: -sizes[n]):
+        largest = sizes[batch[0]] if batch else 0
+        if batch and (2 * sizes[number] <= largest or (len(batch) + 1) * largest**2 > _AT_ONCE):
+            yield batch
+            batch = []
+        batch.append(number)
+    if batch:
+        yield batch
 
 
 def stacked(matrices: Sequence[Tensor], diagonal: float = 0.0) -> Tensor:

@@ -132,14 +132,12 @@ def tangent_gradient(
 
 
 def tangent_gradients(weights: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield `tangent_gradient` of each `dL`, `L` and `R`; on an accelerator, all `R R^T` are factored in one batch."""
+    """Yield `tangent_gradient` of each `dL`, `L` and `R`; on an accelerator, the `R R^T` are factored in batches."""
     if not weights or batched.is_on_cpu(weights[0][0]):
         yield from (tangent_gradient(*weight) for weight in weights)
         return
-    lowers = torch.vmap(damped_cholesky)(batched.stacked([right @ right.mT for *_, right in weights]))
-    for (d_left, left, right), lower in zip(weights, lowers, strict=True):
-        k = len(right)  # the batch is padded
-        yield tangent_gradient(d_left, left, right, lower[:k, :k])
+    lowers = dict(batched.in_padded_batches(damped_cholesky, [right @ right.mT for *_, right in weights]))
+    yield from (tangent_gradient(*weight, lowers[number]) for number, weight in enumerate(weights))
 
 
 def retract(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,21 +158,18 @@ def retract(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
 def retract_all(weights: Sequence[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield `retract` of each pair of factors `L` and `R`.
 
-    On an accelerator, the Cholesky factors of all Gram matrices are computed in one batch, and in float64: for the
-    nearly orthonormal `L`, a single pass of Cholesky QR is then exact up to rounding in float32 (Yamazaki, Tomov and
-    Dongarra, SIAM J. Sci. Comput. 37, 2015).
+    On an accelerator, the Gram matrices `L^T L` are computed in float64, and their Cholesky factors in batches. One
+    pass of Cholesky QR then leaves `Q` orthonormal up to about `eps cond(L)`, with the `eps` of `L` itself (Yamazaki,
+    Tomov and Dongarra, SIAM J. Sci. Comput. 37, 2015), so up to rounding for a nearly orthonormal `L`.
     """
     if not weights or batched.is_on_cpu(weights[0][0]):
         yield from (retract(left, right) for left, right in weights)
         return
     grams = [wide.mT @ wide for wide in (left.double() for left, _ in weights)]
-    uppers = torch.vmap(cholesky)(batched.stacked(grams, diagonal=1.0)).mT
-    identity = torch.eye(uppers.shape[-1], dtype=uppers.dtype, device=uppers.device)
-    inverses = torch.linalg.solve_triangular(uppers, identity.expand_as(uppers), upper=True)
-    dtype = weights[0][0].dtype
-    for (left, right), upper, inverse in zip(weights, uppers.to(dtype), inverses.to(dtype), strict=True):
-        k = left.shape[1]  # the batch is padded
-        yield left @ inverse[:k, :k], upper[:k, :k] @ right
+    lowers = dict(batched.in_padded_batches(cholesky, grams, diagonal=1.0))
+    for number, (left, right) in enumerate(weights):
+        upper = lowers[number].mT.to(left.dtype)
+        yield torch.linalg.solve_triangular(upper, left, upper=True, left=False), upper @ right
 
 
 def damped_solve(gram: Tensor, rows: Tensor) -> Tensor:

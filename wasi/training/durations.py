@@ -9,8 +9,8 @@ import torch
 class Durations:
     """Seconds of pieces of work on one device: of the host's clock, or, on a GPU, between two events of its own.
 
-    Events are recorded in the order of the GPU's work, and the host need not wait for them; a synchronisation before
-    every reading of a clock would stop it from starting operations in advance.
+    Events are recorded among the GPU's work, so the host need not wait for them. To read its own clock, it would have
+    to wait for the GPU before and after a step, and could not start operations in advance.
     """
 
     def __init__(self, device: torch.device):
@@ -32,7 +32,7 @@ class Durations:
             last.synchronize()
             self._seconds.append(first.elapsed_time(last) / 1000)
         self._pending.clear()
-        return self._seconds
+        return list(self._seconds)
 
     def _note(self, first: torch.cuda.Event, last: torch.cuda.Event) -> None:
         self._pending.append((first, last))

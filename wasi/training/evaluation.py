@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from wasi.data.loader import Loader, eval_batches
 from wasi.data.spec import Data
+from wasi.data.transfer import to_device
 from wasi.training import parallel
 from wasi.training.step import TrainStep
 
@@ -71,20 +72,21 @@ def evaluate(
     device = next(model.parameters()).device
     loss_and_top5 = torch.zeros(2, dtype=torch.float64, device=device)  # read at the end: a GPU is not waited for
     classes = 0
-    found = [torch.empty(0, dtype=torch.int64, device=device)]  # the classes of all images
-    hits = [torch.empty(0, dtype=torch.bool, device=device)]  # whether they are correctly classified
+    seen = [torch.empty(0, dtype=torch.int64, device=device)]  # labels of all images
+    right = [torch.empty(0, dtype=torch.bool, device=device)]  # whether they are classified correctly
     for images, labels in batches:
         if not len(labels):
             continue
-        logits, labels = model(normalize(images.to(device))), labels.to(device)
+        images, labels = to_device(images, device), to_device(labels, device)
+        logits = model(normalize(images))
         classes = logits.shape[1]
         loss_and_top5[0] += F.cross_entropy(logits, labels, reduction="sum")
         loss_and_top5[1] += (logits.topk(min(5, classes)).indices == labels[:, None]).sum()
-        found.append(labels)
-        hits.append(logits.argmax(1) == labels)
+        seen.append(labels)
+        right.append(logits.argmax(1) == labels)
     classes = parallel.largest(classes)
-    of_images, hit = torch.cat(found), torch.cat(hits)
-    counts, correct = (some.bincount(minlength=classes) for some in (of_images, of_images[hit]))
+    all_labels, is_right = torch.cat(seen), torch.cat(right)
+    counts, correct = (some.bincount(minlength=classes) for some in (all_labels, all_labels[is_right]))
     counts, correct = parallel.all_reduce_sum(counts).cpu(), parallel.all_reduce_sum(correct).cpu()
     loss, in_top5 = parallel.all_reduce_sum(loss_and_top5).tolist()
     return Evaluation(loss / int(counts.sum()), counts, correct, int(in_top5))

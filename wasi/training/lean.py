@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from wasi.allocator import HeapTrimmer, return_large_blocks
+from wasi.data.transfer import to_device
 from wasi.errors import UserError
 from wasi.layers.factored import FactoredLinear
 from wasi.layers.skipped_output import GraphOnlyRepetition, convolution_graph
@@ -102,7 +103,7 @@ class LeanStep(TrainStep):
 
     def prepare(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Move a loader's batch to the device; images stay uint8."""
-        return images.to(self.device), labels.to(self.device)
+        return to_device(images, self.device), to_device(labels, self.device)
 
     def _complete_inside(self, modules: Sequence[nn.Module]) -> None:
         """End the backward pass of `modules`: step on their matrices (`step_in_backward`), return free memory."""

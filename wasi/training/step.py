@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from wasi.data.transfer import to_device
 from wasi.errors import Diverged, UserError
 from wasi.training import parallel
 from wasi.training.subspace_iteration import SubspaceIteration
@@ -69,6 +70,7 @@ class TrainStep:
         self.subspace = SubspaceIteration(model, optimizer)
         self.device = next(model.parameters()).device
         self.in_backward: dict[Tensor, RemovableHandle] = {}  # parameter -> the hook that steps on it
+        self._completed: list[Tensor] = []  # norms of the gradients of steps that were taken in the backward pass
         if step_in_backward:
             if parallel.is_parallel():
                 allowed = "false for data-parallel training: its gradients are complete only after the backward pass"
@@ -84,20 +86,23 @@ class TrainStep:
 
     def prepare(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Convert a loader's batch to what a step takes: on the device, normalised."""
-        return self.normalize(images.to(self.device)), labels.to(self.device)
+        return self.normalize(to_device(images, self.device)), to_device(labels, self.device)
 
     def __call__(self, images: Tensor, labels: Tensor) -> StepResult:
         """Take one step on a batch as `prepare` returns it.
 
         Raises:
             Diverged: loss or gradient norm is not finite, in which case no weight has changed (unless
-                `step_in_backward`); or a decomposition in the update met a number that is not finite, in which case
-                some weights may have changed.
+                `step_in_backward`); or, on a CPU, a decomposition in the update met a number that is not finite, in
+                which case some weights may have changed.
         """
         self.model.train()
+        self._completed.clear()
         try:
             found, count = self._accumulate(images, labels)
             norm = self.subspace.prepare(self.clip_norm)
+            for of_completed in self._completed:
+                norm = norm + 0.0 * of_completed  # not finite if the gradient of a step taken already was not
             # the only place in a step where the host waits for the device
             loss, correct, norm = torch.cat([found, norm.double().view(1)]).tolist()
             if not isfinite(loss):
@@ -118,6 +123,8 @@ class TrainStep:
         Their gradients must be complete.
         """
         assert isinstance(self.optimizer, Swan)
+        parameters = [parameter for parameter in parameters if parameter.grad is not None]
+        self._completed.append(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
         self.optimizer.step_matrices(parameters)
         self.subspace.fold()
 

@@ -3,9 +3,6 @@
 See `docs/method.md` for the equations.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 
@@ -13,21 +10,9 @@ from wasi.layers.activation import advance
 from wasi.layers.base import LowRankLayer
 from wasi.layers.factored import FactoredLinear, fold_all_, retract_all_, tangent_all_
 from wasi.layers.svd_linear import SvdLinear
+from wasi.linalg.precision import full_float32
 from wasi.training.optimizer import trainable_factors
 from wasi.training.swan import Swan
-
-
-@contextmanager
-def _whole_float32() -> Iterator[None]:
-    """Inside, matrix products are in full float32 even under `device.tf32=true`, to keep bases orthonormal."""
-    tf32 = torch.backends.cuda.matmul.allow_tf32
-    if tf32:
-        torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        if tf32:
-            torch.backends.cuda.matmul.allow_tf32 = True
 
 
 class SubspaceIteration:
@@ -101,13 +86,13 @@ class SubspaceIteration:
                     layer.C.data = torch.zeros_like(layer.C.grad)
         return norm
 
-    @_whole_float32()
+    @full_float32()
     def tangents(self) -> list[Tensor]:
         """Project the gradients of tangent layers (`FactoredLinear.tangent_`); return the squared norms as `dW`."""
         return tangent_all_(self.tangent)
 
     @torch.no_grad()
-    @_whole_float32()
+    @full_float32()
     def finish(self) -> None:
         """Complete a step after `optimizer.step()`: fold coordinates, retract or truncate weights, update bases."""
         self.fold()
@@ -132,7 +117,7 @@ class SubspaceIteration:
                 swan.change_coordinates(layer.C, old.mT @ _feature_basis(layer))
 
     @torch.no_grad()
-    @_whole_float32()
+    @full_float32()
     def fold(self) -> None:
         """Fold the optimizer's steps on coordinates since the last call into the factors, with weight decay."""
         layers = [layer for layer in self.coordinate_layers if layer.has_pending_step]

@@ -10,6 +10,7 @@ from torch import Tensor
 from wasi.deferred import eager
 from wasi.linalg import batched
 from wasi.linalg.polar import polar_factors
+from wasi.linalg.precision import full_float32
 
 _AdamW = eager(torch.optim.AdamW)
 # Constructing an optimizer makes torch wrap `step` of its class, to call hooks. `Swan.step` gets wrapped, so the AdamW
@@ -55,6 +56,7 @@ class Swan(_AdamW):  # type: ignore[misc, valid-type]  # mypy cannot infer a cla
         return loss
 
     @torch.no_grad()
+    @full_float32()
     def step_matrices(self, only: Iterable[Tensor] | None = None) -> None:
         """Step on the whitened parameters that have a gradient; if `only` is given, on those among them alone."""
         chosen = [(p, group) for p, group in self.whitened_parameters() if p.grad is not None]
@@ -148,5 +150,6 @@ def whitened(gradients: Sequence[Tensor], in_features: Sequence[int]) -> list[Te
     """
     tall = [gradient if len(gradient) >= gradient.shape[1] else gradient.mT for gradient in gradients]
     norms = [(len(g) * width / min(g.shape)) ** 0.5 for g, width in zip(gradients, in_features, strict=True)]
-    scaled = torch._foreach_mul(polar_factors(tall), norms)
-    return [step if step.shape == g.shape else step.mT for step, g in zip(scaled, gradients, strict=True)]
+    found = polar_factors(tall)
+    torch._foreach_mul_(found, norms)
+    return [polar if polar.shape == g.shape else polar.mT for polar, g in zip(found, gradients, strict=True)]
