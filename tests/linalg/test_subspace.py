@@ -120,3 +120,15 @@ def test_an_accelerator_needs_one_pass_for_a_left_factor_that_is_nearly_orthonor
     ((q, right),) = retract_all([(left.float(), RIGHT.float())])
     assert torch.allclose(q.mT @ q, torch.eye(6), atol=1e-7 * condition + 5e-7)
     torch.testing.assert_close(q @ right, left.float() @ RIGHT.float(), rtol=1e-4, atol=1e-5 * condition)
+
+
+def test_weights_of_very_different_ranks_are_folded_in_batches_of_their_own(monkeypatch):
+    sizes, stacked = set(), batched.stacked
+    monkeypatch.setattr(batched, "stacked", lambda *args: sizes.add(len(args[0])) or stacked(*args))
+    thin = (LEFT[:, :2].clone(), RIGHT[:2].clone(), M[:, :1], BASIS[:, :1])
+    weights = [(LEFT.clone(), RIGHT.clone(), -0.01 * M, BASIS), thin]
+    alone = [tuple(tensor.clone() for tensor in weight) for weight in weights]
+    found = fold_all_(weights, [1.0, 0.9], [None, None])
+    expected = [fold_(*weight, decay) for weight, decay in zip(alone, [1.0, 0.9], strict=True)]
+    torch.testing.assert_close((found, weights), (expected, alone))
+    assert sizes == {1}

@@ -123,23 +123,35 @@ def test_dependent_columns_leave_the_basis_where_it_was(monkeypatch):
     assert torch.allclose(moved.mT @ moved, torch.eye(3), atol=1e-5)
 
 
-def test_subspace_work_is_in_float32_under_tf32(monkeypatch):
-    matmul, seen = torch.backends.cuda.matmul, {}
+@pytest.mark.parametrize(
+    ("method", "optimizer", "in_backward", "expected"),
+    [
+        ("wasi", "swan", False, ["advance", "fold_all_", "polar_factors", "retract_all_"]),
+        ("wasi", "swan", True, ["advance", "fold_all_", "polar_factors", "retract_all_"]),
+        ("wsi", "sgd", False, ["advance", "retract_all_", "tangent_all_"]),
+    ],
+)
+def test_subspace_work_is_not_in_tf32(method, optimizer, in_backward, expected, monkeypatch):
+    matmul, seen = torch.backends.cuda.matmul, set()
 
     def noting(function):
-        def noted(*args):
-            seen[function.__name__] = matmul.allow_tf32
-            return function(*args)
+        def noted(arguments, *others):
+            if arguments:
+                seen.add((function.__name__, matmul.allow_tf32))
+            return function(arguments, *others)
 
         return noted
 
-    for module, name in ((subspace_iteration, "advance"), (subspace_iteration, "fold_all_"), (swan, "polar_factors")):
-        monkeypatch.setattr(module, name, noting(getattr(module, name)))
-    model = applied("timm_vit", "wasi")
-    step = TrainStep(model, build_optimizer(model, OmegaConf.create(OPTIMIZERS["swan"])), lambda images: images)
+    monkeypatch.setattr(swan, "polar_factors", noting(swan.polar_factors))
+    for name in ("advance", "fold_all_", "retract_all_", "tangent_all_"):
+        monkeypatch.setattr(subspace_iteration, name, noting(getattr(subspace_iteration, name)))
+    model = applied("timm_vit", method)
+    found = build_optimizer(model, OmegaConf.create(OPTIMIZERS[optimizer]))
+    step = TrainStep(model, found, lambda images: images, step_in_backward=in_backward)
     matmul.allow_tf32 = True
     try:
         step(*batch())
-        assert seen == dict.fromkeys(("advance", "fold_all_", "polar_factors"), False) and matmul.allow_tf32
+        assert matmul.allow_tf32
     finally:
         matmul.allow_tf32 = False
+    assert seen - {("advance", False)} == {(name, False) for name in expected if name != "advance"}

@@ -44,7 +44,7 @@ def exported_program(model: nn.Module, image_size: int) -> torch.export.Exported
         UserError: torch.export cannot trace the model.
     """
     example = torch.zeros(2, 3, image_size, image_size)  # torch.export would specialise on a batch size of 1
-    shapes = ({0: torch.export.Dim(_BATCH, min=1)},)
+    shapes = ({0: torch.export.Dim(_BATCH, min=1, max=2**31 - 1)},)  # torch 2.6 refuses a size without a bound
     try:
         with torch.no_grad(), without_fast_path():
             return torch.export.export(model, (example,), dynamic_shapes=shapes)

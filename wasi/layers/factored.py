@@ -168,20 +168,6 @@ class FactoredLinear(LowRankLayer):
         """
         fold_all_([self], [decay])
 
-    @torch.no_grad()
-    def tangent_(self) -> Tensor:
-        """Replace `L.grad` by the tangent direction of `wasi.linalg.subspace.tangent_gradient`.
-
-        Returns:
-            The squared Frobenius norm of the tangent gradient of `W`, a scalar (`L` being orthonormal).
-        """
-        return tangent_all_([self])[0]
-
-    @torch.no_grad()
-    def retract_(self) -> None:
-        """Make the columns of `L` orthonormal again without changing `L R`, see `wasi.linalg.subspace.retract`."""
-        retract_all_([self])
-
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
         if f"{prefix}B" in state_dict:  # its name in checkpoints of earlier versions
             state_dict[f"{prefix}P"] = state_dict.pop(f"{prefix}B")
@@ -192,7 +178,7 @@ class FactoredLinear(LowRankLayer):
 
 @torch.no_grad()
 def fold_all_(layers: Sequence[FactoredLinear], decays: Sequence[float]) -> None:
-    """Call `FactoredLinear.fold_` of several layers; on an accelerator in one batch (`wasi.linalg.subspace.fold_all_`).
+    """Call `FactoredLinear.fold_` of several layers; on an accelerator in batches (`wasi.linalg.subspace.fold_all_`).
 
     Args:
         layers: each with coordinates, see `use_coordinates`.
@@ -216,7 +202,14 @@ def fold_all_(layers: Sequence[FactoredLinear], decays: Sequence[float]) -> None
 
 @torch.no_grad()
 def tangent_all_(layers: Sequence[FactoredLinear]) -> list[Tensor]:
-    """Call `FactoredLinear.tangent_` of those layers that have gradients; on an accelerator partly in one batch."""
+    """Replace each `L.grad` by the tangent direction of `wasi.linalg.subspace.tangent_gradient`.
+
+    Layers without gradients are left out.
+
+    Returns:
+        For each of the others, the squared Frobenius norm of the tangent gradient of `W`, a scalar (`L` being
+        orthonormal).
+    """
     weights = [(layer.L.grad, layer.L, layer.R) for layer in layers if layer.L.grad is not None]
     squares = []
     for (d_left, _, right), (direction, square) in zip(weights, subspace.tangent_gradients(weights), strict=True):
@@ -228,7 +221,7 @@ def tangent_all_(layers: Sequence[FactoredLinear]) -> list[Tensor]:
 
 @torch.no_grad()
 def retract_all_(layers: Sequence[FactoredLinear]) -> None:
-    """Call `FactoredLinear.retract_` of several layers; on an accelerator in one batch."""
+    """Make the columns of each `L` orthonormal again without changing `L R`, see `wasi.linalg.subspace.retract`."""
     found = subspace.retract_all([(layer.L, layer.R) for layer in layers])
     for layer, (left, right) in zip(layers, found, strict=True):
         layer.L.copy_(left)

@@ -51,15 +51,18 @@ def in_padded_batches(
         function: must work under `torch.vmap` and return a matrix of the argument's shape, of which the part without
             padding does not depend on the padding.
     """
-    for numbers in _similar([len(square) for square in squares]):
+    for numbers in similar([len(square) for square in squares]):
         results = torch.vmap(function)(stacked([squares[number] for number in numbers], diagonal))
         for number, result in zip(numbers, results, strict=True):
             n = len(squares[number])
             yield number, result[:n, :n]
 
 
-def _similar(sizes: Sequence[int]) -> Iterator[list[int]]:
-    """Yield lists of indices of sizes that differ by less than a factor of 2, of at most `_AT_ONCE` padded entries."""
+def similar(sizes: Sequence[int]) -> Iterator[list[int]]:
+    """Divide square matrices of `sizes` into padded batches; yields the indices of each.
+
+    In a batch, sizes differ by less than a factor of 2, and there are at most `_AT_ONCE` entries, or a single matrix.
+    """
     batch: list[int] = []
     for number in sorted(range(len(sizes)), key=lambda n: -sizes[n]):
         largest = sizes[batch[0]] if batch else 0

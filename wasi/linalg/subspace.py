@@ -68,7 +68,7 @@ def fold_(
 def fold_all_(
     weights: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]], decays: Sequence[float], ps: Sequence[Tensor | None]
 ) -> list[Tensor]:
-    """Call `fold_` for several weights, with all their `K x K` and `K x r` matrices in one batch.
+    """Call `fold_` for several weights, with their `K x K` and `K x r` matrices in batches.
 
     For accelerators, see `wasi.linalg.batched`.
 
@@ -78,6 +78,17 @@ def fold_all_(
     Returns:
         The `P` of each weight.
     """
+    found: dict[int, Tensor] = {}
+    for numbers in batched.similar([max(len(right), update.shape[1]) for _, right, update, _ in weights]):
+        folded = _fold_batch_([weights[n] for n in numbers], [decays[n] for n in numbers], [ps[n] for n in numbers])
+        found |= zip(numbers, folded, strict=True)
+    return [found[number] for number in range(len(weights))]
+
+
+def _fold_batch_(
+    weights: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]], decays: Sequence[float], ps: Sequence[Tensor | None]
+) -> list[Tensor]:
+    """`fold_all_` of weights whose matrices are of similar sizes, as one batch."""
     found = dict(enumerate(ps))
     missing = [number for number, p in found.items() if p is None]
     if missing:
@@ -159,8 +170,8 @@ def retract_all(weights: Sequence[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tens
     """Yield `retract` of each pair of factors `L` and `R`.
 
     On an accelerator, the Gram matrices `L^T L` are computed in float64, and their Cholesky factors in batches. One
-    pass of Cholesky QR then leaves `Q` orthonormal up to about `eps cond(L)`, with the `eps` of `L` itself (Yamazaki,
-    Tomov and Dongarra, SIAM J. Sci. Comput. 37, 2015), so up to rounding for a nearly orthonormal `L`.
+    pass of Cholesky QR then leaves the `Q` of a float32 `L` orthonormal up to about `eps cond(L)` (Yamazaki, Tomov and
+    Dongarra, SIAM J. Sci. Comput. 37, 2015), so up to rounding for a nearly orthonormal `L`.
     """
     if not weights or batched.is_on_cpu(weights[0][0]):
         yield from (retract(left, right) for left, right in weights)

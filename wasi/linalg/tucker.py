@@ -80,8 +80,9 @@ def _cheaper_order(shape: Sequence[int], bases: Factors) -> tuple[int, ...]:
     """Indices of `bases` in the order of projection: features first, or last if that takes fewer operations."""
     last = len(bases) - 1
     ranks = [shape[0], *(d if u is None else u.shape[1] for d, u in zip(shape[1:], bases, strict=True))]
-    orders = (last, *range(last)), tuple(range(last + 1))
-    return min(orders, key=lambda order: _projection_cost(shape, ranks, [index + 1 for index in order]))
+    features_first, features_last = (last, *range(last)), tuple(range(last + 1))
+    costs = [_projection_cost(shape, ranks, [i + 1 for i in order]) for order in (features_first, features_last)]
+    return features_first if costs[0] <= costs[1] else features_last  # torch 2.6 cannot compile min(..., key=...)
 
 
 def expand(core: Tensor, factors: Factors) -> Tensor:

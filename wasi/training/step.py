@@ -101,8 +101,8 @@ class TrainStep:
         try:
             found, count = self._accumulate(images, labels)
             norm = self.subspace.prepare(self.clip_norm)
-            for of_completed in self._completed:
-                norm = norm + 0.0 * of_completed  # not finite if the gradient of a step taken already was not
+            if self._completed:  # NaN if a gradient of a step that was taken already is not finite
+                norm = norm + 0.0 * torch.stack(self._completed).sum()
             # the only place in a step where the host waits for the device
             loss, correct, norm = torch.cat([found, norm.double().view(1)]).tolist()
             if not isfinite(loss):
@@ -123,8 +123,9 @@ class TrainStep:
         Their gradients must be complete.
         """
         assert isinstance(self.optimizer, Swan)
-        parameters = [parameter for parameter in parameters if parameter.grad is not None]
-        self._completed.append(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+        parameters = list(parameters)
+        if gradients := [parameter.grad for parameter in parameters if parameter.grad is not None]:
+            self._completed.append(nn.utils.get_total_norm(gradients))
         self.optimizer.step_matrices(parameters)
         self.subspace.fold()
 

@@ -88,7 +88,7 @@ class SubspaceIteration:
 
     @full_float32()
     def tangents(self) -> list[Tensor]:
-        """Project the gradients of tangent layers (`FactoredLinear.tangent_`); return the squared norms as `dW`."""
+        """Project the gradients of tangent layers (`tangent_all_`); return the squared norms as `dW`."""
         return tangent_all_(self.tangent)
 
     @torch.no_grad()
