@@ -79,6 +79,7 @@ def test_steps_follow_the_cpu(method, optimizer):
     assert all(tensor.device == DEVICE for tensor in [*step.model.parameters(), *step.model.buffers()])
 
 
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument")  # torch sees no accelerator
 @pytest.mark.parametrize(("words", "more"), RUNS.items())
 def test_a_run_follows_the_cpu_and_waits_once_a_step(words, more, compose_config, tmp_path, monkeypatch):
     small = "dataset=digits dataset.train_size=64 dataset.val_size=50 dataset.test_size=50 dataset.batch_size=16"
