@@ -21,11 +21,11 @@ from torch.utils._pytree import tree_leaves, tree_map
 DEVICE = torch.device("meta")
 _COPIES = ("aten._to_copy", "aten.copy_", "aten._foreach_copy_")
 _INDEXING = ("aten.index.", "aten.index_put")
-# torch documents that the decompositions among these synchronize a CUDA device with the CPU.
-_WAITING = (
+# Of the decompositions among these, torch documents that they synchronize a CUDA device; QR is counted to be safe.
+WAITING = (
     "aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten._unique", "aten.unique", "aten.bincount",
     "aten.equal", "aten._linalg_check_errors", "aten._linalg_eigh", "aten.linalg_eig", "aten._linalg_svd",
-    "aten.linalg_cholesky.", "aten._linalg_solve", "aten.linalg_inv.", "aten.linalg_lstsq",
+    "aten.linalg_cholesky.", "aten.linalg_qr", "aten._linalg_solve", "aten.linalg_inv.", "aten.linalg_lstsq",
 )  # fmt: skip
 
 
@@ -92,7 +92,8 @@ class _Emulation(TorchDispatchMode):
         here = [isinstance(tensor, DeviceTensor) for tensor in tensors]
         to = kwargs.get("device")
         on_device = any(here) or (to is not None and torch.device(to) == DEVICE)
-        if on_device and self._waits(function, args, kwargs, crossing=tensors and (to is not None or not all(here))):
+        crossing = bool(tensors) and (to is not None or not all(here))
+        if on_device and self._waits(function, args, kwargs, crossing):
             self.waits[place()] += 1
         return _computed(function, args, kwargs) if on_device else function(*args, **kwargs)
 
@@ -101,7 +102,7 @@ class _Emulation(TorchDispatchMode):
         if name.startswith(_INDEXING):
             return any(isinstance(index, torch.Tensor) and _makes_wait(index) for index in args[1])
         non_blocking = kwargs.get("non_blocking") or (name.startswith("aten.copy_") and args[2:] == (True,))
-        return name.startswith(_WAITING) or (crossing and name.startswith(_COPIES) and not non_blocking)
+        return name.startswith(WAITING) or (crossing and name.startswith(_COPIES) and not non_blocking)
 
 
 def _makes_wait(index: torch.Tensor) -> bool:
@@ -130,6 +131,17 @@ def moved(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
+def without_autocast() -> Iterator[None]:
+    """Inside, autocast is off for every device, also for one that it does not know."""
+    with (
+        patch("torch.is_autocast_enabled", lambda kind: False),
+        patch("torch.get_autocast_dtype", lambda kind: torch.float32),
+        patch("torch.autocast", lambda *args, **options: nullcontext()),
+    ):
+        yield
+
+
+@contextmanager
 def emulated() -> Iterator[Counter]:
     """Inside, `DEVICE` is an accelerator without autocast; yields how often the host waited for it, by place."""
     waits: Counter[str] = Counter()
@@ -151,9 +163,7 @@ def emulated() -> Iterator[Counter]:
         patch.object(nn.Module, "to", module_to),
         patch.object(torch.Tensor, "tolist", listed),
         patch.object(torch.Tensor, "numpy", array),
-        patch("torch.is_autocast_enabled", lambda kind: False),
-        patch("torch.get_autocast_dtype", lambda kind: torch.float32),
-        patch("torch.autocast", lambda *args, **options: nullcontext()),
+        without_autocast(),
         _Emulation(waits),
     ):
         yield waits

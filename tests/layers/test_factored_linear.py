@@ -6,7 +6,7 @@ from torch import nn
 
 from tests.oracles import decaying, hosvd
 from wasi.layers.activation import TuckerState, epsilon_ranks
-from wasi.layers.factored import FactoredLinear, retract_all_
+from wasi.layers.factored import FactoredLinear, fold_all_, retract_all_
 from wasi.layers.tucker_linear import TuckerLinear
 from wasi.linalg.rank import truncate
 from wasi.linalg.subspace import algorithm_1
@@ -265,7 +265,7 @@ def test_coordinates_hold_no_memory_and_fold_to_a_step_of_algorithm_1():
         assert torch.allclose(layer.C.grad @ layer.state.feature_basis.mT, d_weight)
         left, right = algorithm_1(layer.L.detach(), layer.R.detach(), d_weight, lr)
         layer.C.data = -lr * layer.C.grad
-        layer.fold_()
+        fold_all_([layer], [1.0])
         differences.append((layer.L @ layer.R - left @ right).norm().item())
         assert layer.C.untyped_storage().nbytes() == 8
     assert 3.5 < differences[0] / differences[1] < 4.5

@@ -123,8 +123,7 @@ def train_batches(
     for number, ((batch, labels), items, (positions, others)) in enumerate(parts, start):
         if hflip > 0:
             mirrored = torch.rand(len(items), generator=generator("hflip", seed, epoch, number)) < hflip
-            rows = mirrored[positions].nonzero().flatten()
-            rows = to_device(rows, batch.device)
+            rows = to_device(mirrored[positions].nonzero().flatten(), batch.device)
             batch[rows] = batch[rows].flip(-1)
         if mix is not None:
             batch, labels = mix(batch, labels, seed, epoch, number)

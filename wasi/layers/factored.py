@@ -160,14 +160,6 @@ class FactoredLinear(LowRankLayer):
         """Whether `C` holds a step that has not been folded in: its memory has then been allocated."""
         return self.C is not None and self.C.stride() != (0, 0)
 
-    @torch.no_grad()
-    def fold_(self, decay: float = 1.0) -> None:
-        """Take `C U^T`, projected on the tangent space at rank `K`, into `L` and `R`, then reset `C` and its gradient.
-
-        Weight decay multiplies `L R` by `decay`. The equations are those of `wasi.linalg.subspace.fold_`.
-        """
-        fold_all_([self], [decay])
-
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
         if f"{prefix}B" in state_dict:  # its name in checkpoints of earlier versions
             state_dict[f"{prefix}P"] = state_dict.pop(f"{prefix}B")
@@ -178,7 +170,9 @@ class FactoredLinear(LowRankLayer):
 
 @torch.no_grad()
 def fold_all_(layers: Sequence[FactoredLinear], decays: Sequence[float]) -> None:
-    """Call `FactoredLinear.fold_` of several layers; on an accelerator in batches (`wasi.linalg.subspace.fold_all_`).
+    """Take `C U^T`, projected on the tangent space at rank `K`, into each `L` and `R`; reset `C` and its gradient.
+
+    The equations are those of `wasi.linalg.subspace.fold_`.
 
     Args:
         layers: each with coordinates, see `use_coordinates`.

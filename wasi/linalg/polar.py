@@ -52,15 +52,18 @@ def halley_inverse_root(gram: Tensor) -> Tensor:
     """
     identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     norm = torch.linalg.matrix_norm(gram).clamp_min(torch.finfo(torch.float32).tiny)
-    s, product = gram / norm + _NOISE**2 * identity, None
-    f = identity
-    for a, b, c in _HALLEY_WEIGHTS:
-        s = s if product is None else f @ s @ f
-        inverse = torch.cholesky_solve(identity, cholesky(identity + c * s))
-        f = b / c * identity + (a - b / c) * inverse
-        product = f if product is None else product @ f
-    assert product is not None  # there is more than one iteration
+    s = gram / norm + _NOISE**2 * identity
+    product = f = _halley_factor(s, identity, *_HALLEY_WEIGHTS[0])
+    for weights in _HALLEY_WEIGHTS[1:]:
+        s = f @ s @ f
+        f = _halley_factor(s, identity, *weights)
+        product = product @ f
     return product * norm.rsqrt()
+
+
+def _halley_factor(s: Tensor, identity: Tensor, a: float, b: float, c: float) -> Tensor:
+    """`F = (b / c) I + (a - b / c) (I + c S)^-1` of `halley_inverse_root`."""
+    return b / c * identity + (a - b / c) * torch.cholesky_solve(identity, cholesky(identity + c * s))
 
 
 def _halley_weights(least: float) -> Iterator[tuple[float, float, float]]:

@@ -28,15 +28,17 @@ class Durations:
 
     def seconds(self) -> list[float]:
         """Return all durations, in order; on a GPU this waits for the end of the work."""
-        for first, last in self._pending:
-            last.synchronize()
-            self._seconds.append(first.elapsed_time(last) / 1000)
-        self._pending.clear()
+        if self._pending:
+            self._pending[-1][1].synchronize()
+        self._read_what_has_ended()
         return list(self._seconds)
 
     def _note(self, first: torch.cuda.Event, last: torch.cuda.Event) -> None:
         self._pending.append((first, last))
-        while self._pending and self._pending[0][1].query():  # this work has ended, so its events can be read and freed
+        self._read_what_has_ended()  # else two events would be held for every step of an epoch
+
+    def _read_what_has_ended(self) -> None:
+        while self._pending and self._pending[0][1].query():
             first, last = self._pending.pop(0)
             self._seconds.append(first.elapsed_time(last) / 1000)
 

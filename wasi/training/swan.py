@@ -100,7 +100,7 @@ class Swan(_AdamW):  # type: ignore[misc, valid-type]  # mypy cannot infer a cla
         """Step on parameters, each given with its group, and drop their gradients, so that AdamW skips them.
 
         Coordinates `C` are zeros that share one element of memory (stride 0); they are replaced by the step itself, and
-        `FactoredLinear.fold_` applies their weight decay.
+        `wasi.layers.factored.fold_all_` applies their weight decay.
         """
         widths = [group.get("in_features", parameter.shape[1]) for parameter, group in chosen]
         steps = whitened([self._with_momentum(parameter) for parameter, _ in chosen], widths)
