@@ -4,6 +4,7 @@ The published plugin of this name (hydra-optuna-sweeper 1.3.0) asks for optuna<3
 values to choose from. Optuna is imported when a sweep begins, because Hydra imports this module at every start.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -76,8 +77,14 @@ class OptunaSweeper(TunedSweeper):
 
     def _first_stage(self, plan: Plan, folder: Path) -> list[TunedRow]:
         self._optuna.logging.set_verbosity(self._optuna.logging.WARNING)
-        storages = self._optuna.storages
-        storage = storages.JournalStorage(storages.journal.JournalFileBackend(str(folder / STORAGE)))
+        storages, path = self._optuna.storages, folder / STORAGE
+        lock = storages.journal.JournalFileSymlinkLock(str(path))
+        lock.acquire()  # another launcher of this sweep may be writing a line
+        try:
+            drop_cut_line(path)
+        finally:
+            lock.release()
+        storage = storages.JournalStorage(storages.journal.JournalFileBackend(str(path), lock))
         rows: list[TunedRow] = []
         for row in plan.rows:
             if row.is_tuned:
@@ -128,3 +135,11 @@ class OptunaSweeper(TunedSweeper):
             study.tell(number, values, skip_if_finished=True)
         elif result.get("status") in ("completed", "diverged"):
             study.tell(number, state=self._optuna.trial.TrialState.FAIL, skip_if_finished=True)
+
+
+def drop_cut_line(path: Path) -> None:
+    """Remove a last line without an end, which a full disk leaves; Optuna would append the next record to it."""
+    if path.exists():
+        content = path.read_bytes()
+        if (end := content.rfind(b"\n") + 1) < len(content):
+            os.truncate(path, end)

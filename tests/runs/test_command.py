@@ -28,7 +28,14 @@ from wasi.runs.command import command, continue_with
 )  # fmt: skip
 def test_the_same_words_with_the_sweep_named(words, expected, monkeypatch):
     monkeypatch.setattr(sys, "orig_argv", words)
-    assert shlex.split(continue_with("sweep", "s")) == expected
+    assert shlex.split(continue_with({"sweep": "s"})) == expected
+
+
+def test_several_options_replace_those_that_were_given(monkeypatch):
+    words = ["python", "train.py", "hydra.sweep.dir=${now:%H}", "sweep=old", "a=1,2", "-m"]
+    monkeypatch.setattr(sys, "orig_argv", words)
+    expected = ["python", "train.py", "a=1,2", "hydra.sweep.dir=m/12", "sweep=s", "-m"]
+    assert shlex.split(continue_with({"hydra.sweep.dir": "m/12", "sweep": "s"})) == expected
 
 
 @pytest.mark.parametrize(
@@ -36,7 +43,7 @@ def test_the_same_words_with_the_sweep_named(words, expected, monkeypatch):
 )
 def test_the_command_to_continue_with_is_read_by_hydra_as_it_was_meant(monkeypatch, folder):
     monkeypatch.setattr(sys, "orig_argv", ["python", "train.py", "seed=1"])
-    word = shlex.split(continue_with("hydra.run.dir", folder))[-1]
+    word = shlex.split(continue_with({"hydra.run.dir": folder}))[-1]
     (override,) = OverridesParser.create().parse_overrides([word])
     value = override.value()
     assert (value.text if isinstance(value, QuotedString) else value) == folder

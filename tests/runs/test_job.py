@@ -281,9 +281,12 @@ def test_a_run_that_is_refused_leaves_any_completed_result_as_it_is(tmp_path, co
     assert "dataset.root=" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("content", ['{"config": "foo"}', '{"config": null}', "[]", '{"config": {}, "status": 3}'])
+@pytest.mark.parametrize("content", [
+    '{"config": "foo"}', '{"config": null}', "[]", '{"config": {}, "status": 3}',
+    '{"config": {}, "fingerprint": "OWN", "provenance": null}', '{"config": {}, "fingerprint": "OWN"}',
+])  # fmt: skip
 def test_a_file_that_is_no_result_is_replaced(tmp_path, cfg, content):
-    (tmp_path / "result.json").write_text(content)
+    (tmp_path / "result.json").write_text(content.replace("OWN", fingerprint(cfg)))
     perform(cfg, tmp_path, trains)
     assert read_result(tmp_path)["status"] == "completed"
 
@@ -302,6 +305,29 @@ def test_the_tracker_gets_what_the_result_has(tmp_path, cfg, monkeypatch):
     (tmp_path / "other").mkdir()
     perform(cfg, tmp_path / "other", raising(ValueError("x")))
     assert output == [{"train/loss": 2.0}, 1]
+
+
+def test_what_a_process_left_undone_that_died_after_its_result_is_done_when_the_run_is_skipped(
+    tmp_path, cfg, monkeypatch
+):
+    closed = []
+
+    class Tracker:
+        def finish(self, exit_code, result):
+            closed.append((exit_code, result["status"], result["metrics"]))
+
+    perform(cfg, tmp_path, trains)
+    monkeypatch.setattr(module, "open_tracker", lambda *_: Tracker())
+    perform(cfg, tmp_path, never)
+    assert closed == []
+    for name in ("checkpoint.pt", "checkpoint_before.pt", "best.pt"):
+        (tmp_path / name).write_bytes(b"of the process that died")
+    before = (tmp_path / "result.json").read_bytes()
+    perform(cfg, tmp_path, never)
+    assert closed == [(0, "completed", {"val/acc": 0.25, "time/x": 0.0})]
+    assert not list(tmp_path.glob("*.pt")) and (tmp_path / "result.json").read_bytes() == before
+    perform(cfg, tmp_path, never)
+    assert len(closed) == 1
 
 
 def test_a_run_that_is_trained_again_is_another_attempt_and_one_that_goes_on_is_not(tmp_path, cfg, monkeypatch):

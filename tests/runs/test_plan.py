@@ -99,6 +99,24 @@ def test_a_sweep_does_not_replace_an_earlier_ones_completed_results(tmp_path):
                 write(*gone, *again)
 
 
+def test_a_job_s_folder_that_is_a_file_is_refused_before_the_first_job(tmp_path):
+    (tmp_path / "vanilla-2").write_text("a file")
+    words = ("hydra.sweep.subdir=vanilla-${seed}", f"hydra.sweep.dir={tmp_path}", "method=vanilla")
+    with composed(*words) as config, read_write(config.hydra.sweeper):
+        config.hydra.sweeper.params = {"seed": "1,2"}
+        with pytest.raises(UserError, match=r"^hydra.sweep.subdir=.*vanilla-2: allowed is a folder; .* is a file$"):
+            write_plan(tmp_path, config)
+    assert [path.name for path in tmp_path.iterdir()] == ["vanilla-2"]
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"jobs": null, "folders": 5}', '{"jobs": "two", "folders": null}', '{"folders": {}}']
+)
+def test_a_damaged_plan_is_none(tmp_path, content):
+    (tmp_path / "sweep.json").write_text(content)
+    assert read_plan(tmp_path) == 0 and read_planned(tmp_path) == []
+
+
 def test_jobs_that_share_a_folder_of_the_other_command_s_default_name_are_refused(tmp_path):
     with composed("hydra.sweep.subdir=${job_folder:}", "method=vanilla") as config, read_write(config.hydra.sweeper):
         config.hydra.sweeper.params = {"train.save": "model,none"}

@@ -49,7 +49,7 @@ def test_what_one_process_does_is_refused(of_two):
 
 def test_what_continues_names_torchrun(of_two, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py", "seed=1"])
-    assert continue_with("hydra.run.dir", "here") == "torchrun --nproc_per_node=2 train.py seed=1 hydra.run.dir=here"
+    assert continue_with({"hydra.run.dir": "here"}) == "torchrun --nproc_per_node=2 train.py seed=1 hydra.run.dir=here"
 
 
 def test_two_processes_leave_one_result_equal_to_that_of_one(tmp_path):

@@ -159,6 +159,18 @@ def test_of_two_objectives_the_front_is_chosen():
     assert sum("EDGE" in line for line in found.lines()) == 2
 
 
+def test_a_record_that_a_full_disk_has_cut_is_dropped_from_the_journal(tmp_path):
+    from hydra_plugins.optuna_sweeper import drop_cut_line
+
+    journal = tmp_path / "optuna.journal"
+    drop_cut_line(journal)
+    assert not journal.exists()
+    for content in (b'{"a": 1}\n{"b": 2}\n', b'{"a": 1}\n{"b": 2}\n{"c":', b'{"a'):
+        journal.write_bytes(content)
+        drop_cut_line(journal)
+        assert journal.read_bytes() == content[: content.rfind(b"\n") + 1]
+
+
 def study_of(sweep):
     optuna = pytest.importorskip("optuna")
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(sweep / "optuna.journal")))

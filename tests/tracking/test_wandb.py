@@ -240,6 +240,23 @@ def test_a_killed_and_resumed_run_is_one_file_with_every_step_once(tmp_path, off
     assert run_of(found).run_id == history.stem.partition("-")[2]
 
 
+@pytest.mark.parametrize("checkpoint", [0, 4])
+def test_a_run_that_starts_over_in_its_process_has_every_step_once(tmp_path, offline, checkpoint):
+    """As after running out of memory (`train.on_oom=halve`)."""
+    tracker = open_tracker(offline, tmp_path, "abc")
+    tracker.log(0, {"rank/fc1/weight": 3})
+    tracker.resume(0)
+    logged(tracker, 1, 6)
+    tracker.log(0, {"rank/fc1/weight": 3})
+    tracker.resume(checkpoint)
+    logged(tracker, checkpoint + 1, 8)
+    history = next((tmp_path / "wandb").glob("history-*.jsonl"))
+    rows = [json.loads(line) for line in history.read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(9)) and rows[0] == {"step": 0, "rank/fc1/weight": 3}
+    tracker.finish(0)
+    assert steps(records(tmp_path)) == list(range(1, 9))
+
+
 def test_what_is_measured_later_keeps_the_history(tmp_path, offline):
     tracker = open_tracker(offline, tmp_path, "abc")
     tracker.resume(0)

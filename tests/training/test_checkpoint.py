@@ -121,7 +121,28 @@ def test_continued_bit_for_bit_momentum_included(tmp_path, micro_batch_size):
     assert all(torch.equal(value, whole[name]) for name, value in step.model.state_dict().items())
 
 
-@pytest.mark.parametrize("damage", [_cut, lambda path: path.unlink(), lambda path: path.write_bytes(b"")])
+def _with(content, at):
+    """Overwrite bytes of a file, which keeps its length."""
+
+    def damage(path):
+        with open(path, "rb+") as file:
+            file.seek(at if at >= 0 else path.stat().st_size // 2)
+            file.write(content)
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _cut,
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(b""),
+        _with(bytes(512), -1),  # numbers of a weight, which torch would load
+        _with(b"\xff", 90),  # the first names of the archive's pickle
+        _with(b"\xff" * 3, 300),
+    ],
+)
 def test_the_one_before_a_damaged_checkpoint_is_used(tmp_path, damage):
     _trained(tmp_path, 3)
     damage(tmp_path / "checkpoint.pt")

@@ -202,6 +202,30 @@ def test_the_best_weights_survive_a_stop(stop_at, tmp_path, monkeypatch):
     assert resumed.run() == expected and equal(state(resumed), state(whole))
 
 
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:1000]), lambda path: path.unlink()])
+@pytest.mark.parametrize(("stop_at", "begins_at"), [(3, 3), (5, 0), (6, 0)])
+def test_without_the_best_weights_training_begins_anew(damage, stop_at, begins_at, tmp_path, monkeypatch, caplog):
+    planned(monkeypatch, 0.7, 0.6, 0.5)
+    whole = fit(tmp_path / "whole", select="best")
+    expected = whole.run()
+    stopped = fit(tmp_path / "parts", select="best")
+    log = stopped.tracker.log
+
+    def stop(step, values):
+        log(step, values)
+        if step == stop_at and ("lr" in values) == (stop_at == 5):  # in an epoch, or at its end
+            _handle(signal.SIGTERM, None)
+
+    stopped.tracker.log = stop
+    with pytest.raises(Interrupted):
+        stopped.run()
+    damage(tmp_path / "parts" / "best.pt")
+    resumed = fit(tmp_path / "parts", select="best")
+    assert resumed.resumed_from_step == begins_at
+    assert any("lacks the weights of epoch 1: training begins anew" in line for line in caplog.messages) == (not begins_at)
+    assert resumed.run() == expected and equal(state(resumed), state(whole))
+
+
 @pytest.mark.parametrize("epoch", [1, 2, 3])
 def test_a_process_killed_between_its_two_files_loses_no_weights(epoch, tmp_path, monkeypatch):
     planned(monkeypatch, 0.5, 0.6, 0.7)

@@ -190,7 +190,8 @@ def test_saving_and_loading_continues_bit_for_bit():
     assert torch.equal(outputs(model), outputs(restored))
 
 
-def test_tied_weights_keep_one_pair_and_step_once():
+def test_tied_weights_keep_one_pair_and_step_once(caplog):
+    caplog.set_level("INFO")
     from timm.models.vision_transformer import VisionTransformer
 
     from tests.small import method
@@ -205,6 +206,7 @@ def test_tied_weights_keep_one_pair_and_step_once():
     assert first.fc2 is second.fc2
     step = TrainStep(model, sgd(model, lr=0.01), None, clip_norm=2.0)
     assert [second.fc1] == step.subspace.tangent and [first.fc2] == step.subspace.coordinate_layers
+    assert any("steps on the weights of 1 of 2 low-rank layers; on both factors" in line for line in caplog.messages)
     losses = [step(*batch()).loss for _ in range(15)]
     assert losses[-1] < losses[0]
 

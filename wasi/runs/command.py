@@ -8,7 +8,7 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -155,16 +155,17 @@ def _without_a_working_folder() -> str:
     return ""
 
 
-def continue_with(option: str, value: object) -> str:
-    """Return this process's command line with `option=value` in it, quoted for a shell and, where needed, for Hydra.
+def continue_with(options: Mapping[str, object]) -> str:
+    """Return this process's command line with these options in it, quoted for a shell and, where needed, for Hydra.
 
     It continues the work begun, and is printed when a signal ends the process.
     """
-    text = str(value) if _UNQUOTED.fullmatch(str(value)) else quoted(str(value))
-    words = [word for word in _own_words() if not word.startswith(f"{option}=")]
+    texts = {option: str(value) for option, value in options.items()}
+    given = [f"{option}={text if _UNQUOTED.fullmatch(text) else quoted(text)}" for option, text in texts.items()]
+    words = [word for word in _own_words() if word.partition("=")[0] not in options]
     overrides = [index for index, word in enumerate(words) if "=" in word and not word.startswith("-")]
     index = overrides[-1] + 1 if overrides else len(words)  # argparse takes positional arguments only in one block
-    _continuing.append(shlex.join([*words[:index], f"{option}={text}", *words[index:]]))
+    _continuing.append(shlex.join([*words[:index], *given, *words[index:]]))
     return _continuing[-1]
 
 

@@ -93,7 +93,7 @@ def run_job(cfg: DictConfig, body: AnyBody, performer: Perform | None = None) ->
         log.info("already dealt with in this sweep, skipped: %s", shown(folder))
         return _objective(cfg, folder)
     if not is_swept:
-        continue_with("hydra.run.dir", folder)
+        continue_with({"hydra.run.dir": folder})
         _keep_sweep_name(cfg, read_result(folder), HydraConfig.get().overrides.task)
     elif enough_failures(hydra_cfg):
         return None
@@ -155,6 +155,7 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
             run.only_measure = record.lacks_measurement(measure_level(cfg.train.measure))
             if not run.only_measure:
                 others.dismiss()
+                _finish_closing(cfg, record)
                 return _skip(record, cfg.train.monitor)
             log.info("already completed, measured now: %s", shown(folder))
         check_inputs(cfg)
@@ -178,7 +179,7 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
         except OSError as error:  # such as a full disk: older files stay, checkpoints too, and the next job runs
             ending = replace(ending_of(error), signum=ending.signum)
         tell(ending)
-        _close(run, record, ending)
+        _close(run.tracker, record.content, ending)
     if ending.status == "completed":
         _remove_checkpoint(folder)
         log.info("completed in %.1f s: %s", seconds, ", ".join([*_accuracies(record.content), shown(folder)]))
@@ -287,12 +288,23 @@ def warn_of_other_code(provenance: Mapping[str, Any], what: str) -> None:
         log.warning("%s comes from another commit (%s, now %s)", what, _short(before), _short(now))
 
 
-def _close(run: Run, record: Record, ending: Ending) -> None:
+def _close(tracker: Tracker, result: dict, ending: Ending) -> None:
     """Close the tracker; a failure of W&B is only a warning, as the result file is already written."""
     try:
-        run.tracker.finish(ending.exit_code, record.content)
+        tracker.finish(ending.exit_code, result)
     except Exception as error:
         log.warning("the tracker could not be closed: %s", error)
+
+
+def _finish_closing(cfg: DictConfig, record: Record) -> None:
+    """Close the tracker of a completed run, and remove its checkpoints, if its process died before it had done so.
+
+    The checkpoints are removed last, so one that is still there shows that the process died.
+    """
+    if any(file.exists() for file in _checkpoints(record.folder)):
+        tracker = open_tracker(cfg, record.folder, record.fingerprint, record.attempt)
+        _close(tracker, record.own_before, Ending("completed"))
+        _remove_checkpoint(record.folder)
 
 
 def _taken(folder: Path) -> Ending:

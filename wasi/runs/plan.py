@@ -15,6 +15,7 @@ from wasi.config.fingerprint import fingerprint
 from wasi.config.known_options import check_config
 from wasi.data.catalogue import looking_once
 from wasi.errors import UserError
+from wasi.runs.folder import check_folder
 from wasi.runs.inputs import check_inputs
 from wasi.runs.launching import launcher_name
 from wasi.runs.result import BENCH_FILE_NAME, read_result
@@ -44,8 +45,8 @@ def write_plan(
 
     Raises:
         UserError: `hydra.sweep.subdir` gives different jobs one folder, in which only one of them could leave a result,
-            or gives a job the folder of an earlier sweep's completed job, whose result it would replace. This is found
-            for up to `_MOST` jobs, if the folders are known.
+            or gives a job the folder of an earlier sweep's completed job, whose result it would replace, or a folder
+            that cannot be written into. This is found for up to `_MOST` jobs, if the folders are known.
     """
     if not config.hydra.sweeper["_target_"].endswith(".BasicSweeper"):
         return
@@ -76,6 +77,7 @@ def _folders(
             where, name = str(composed.hydra.sweep.dir), str(composed.hydra.sweep.subdir)
         except Exception:
             return []
+        check_folder("hydra.sweep.subdir", str(Path(where) / name))
         own = "" if identity is None else identity(composed)
         if owners.setdefault((where, name), own) != own:
             allowed = f"a name that differs from job to job, as the default does; several jobs have {name}"
@@ -124,9 +126,11 @@ def folders_of(config: DictConfig, jobs: Sequence[list[str]]) -> list[str]:
 
 def read_plan(folder: Path) -> int:
     """Return how many jobs the last command with this sweep's name asked for; 0 if that is not known."""
-    return int((read_result(folder, FILE_NAME) or {}).get("jobs", 0))
+    jobs = (read_result(folder, FILE_NAME) or {}).get("jobs")
+    return jobs if isinstance(jobs, int) else 0
 
 
 def read_planned(folder: Path) -> list[str]:
     """Return the names of these jobs' folders; empty if they are not known."""
-    return list((read_result(folder, FILE_NAME) or {}).get("folders", ()))
+    folders = (read_result(folder, FILE_NAME) or {}).get("folders")
+    return [str(name) for name in folders] if isinstance(folders, list) else []

@@ -73,7 +73,9 @@ class SweepCallback(Callback):
         _pin_name(config, name)
         plan = (config, self.identity, self.file_name, self.default_subdir)
         exit_if_refused(lambda: write_plan(Path(config.hydra.sweep.dir), *plan))
-        print(continue_with("sweep", name), flush=True)
+        own_folder = any(word.startswith("hydra.sweep.dir=") for word in config.hydra.overrides.hydra)
+        where = {"hydra.sweep.dir": config.hydra.sweep.dir} if own_folder else {}  # it may contain the time of day
+        print(continue_with({**where, "sweep": name}), flush=True)
         if self._fail_fast is not None:
             note_results_before(Path(config.hydra.sweep.dir))
         reset_ended_jobs()

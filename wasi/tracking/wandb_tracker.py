@@ -122,7 +122,8 @@ class WandbTracker(Tracker):
             is_new: whether training begins from the start, so that files of earlier processes are obsolete.
         """
         self._resumed = True
-        began = self._row[1]  # logged at step 0 before it was known where training goes on
+        step, values = self._row  # at step 0: logged before it was known where training goes on
+        began = {} if step else values
         if began:
             self._history.append(0, began)
         if rows or is_new:

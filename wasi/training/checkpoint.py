@@ -2,9 +2,10 @@
 
 import logging
 import os
-import pickle
+import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,8 +13,6 @@ from wasi.training import file_names
 from wasi.training.step import TrainStep
 
 log = logging.getLogger(__name__)
-
-_DAMAGED = (EOFError, RuntimeError, pickle.UnpicklingError)  # raised by torch.load for a truncated file
 
 
 @dataclass
@@ -37,6 +36,11 @@ class Progress:
         accuracies = [epoch.get("val/acc", -1.0) for epoch in self.epochs]
         return accuracies.index(max(accuracies)) + 1 if max(accuracies, default=-1.0) >= 0 else 0
 
+    @property
+    def needs_best(self) -> bool:
+        """Whether the weights of the best epoch are others than those of a checkpoint at this point of training."""
+        return self.best_epoch > 0 and not (self.best_epoch == len(self.epochs) and self.count == 0)
+
 
 def save_checkpoint(folder: Path, step: TrainStep, scheduler, progress: Progress) -> None:
     """Write `folder/checkpoint.pt`; the previous one is kept as `checkpoint_before.pt`.
@@ -54,10 +58,22 @@ def save_checkpoint(folder: Path, step: TrainStep, scheduler, progress: Progress
     _replace(folder / file_names.CHECKPOINT, state, keep=folder / file_names.CHECKPOINT_BEFORE)
 
 
-def load_checkpoint(folder: Path, step: TrainStep, scheduler) -> Progress:
-    """Restore the newest readable checkpoint in `folder` and return its progress; a new `Progress` if there is none."""
+def load_checkpoint(folder: Path, step: TrainStep, scheduler, with_best: bool = False) -> Progress:
+    """Restore the newest undamaged checkpoint in `folder`.
+
+    Args:
+        with_best: whether training will end with the weights in `best.pt`. Without these, which the checkpoint does not
+            have, training begins anew.
+
+    Returns:
+        The checkpoint's progress; a new `Progress` if there is none that can be used.
+    """
     state = _newest(folder)
     if state is None:
+        return Progress()
+    progress = Progress(**state["progress"])
+    if with_best and progress.needs_best and _undamaged(folder / file_names.BEST) is None:
+        log.warning("%s lacks the weights of epoch %d: training begins anew", folder, progress.best_epoch)
         return Progress()
     step.model.load_state_dict(state["model"])
     step.optimizer.load_state_dict(state["optimizer"])
@@ -65,19 +81,34 @@ def load_checkpoint(folder: Path, step: TrainStep, scheduler) -> Progress:
     torch.set_rng_state(state["rng"])
     for number, generator in enumerate(state.get("cuda_rng", ())[: torch.cuda.device_count()]):
         torch.cuda.set_rng_state(generator, number)
-    return Progress(**state["progress"])
+    return progress
 
 
 def _newest(folder: Path) -> dict | None:
-    """Load the newest readable checkpoint, or return None; a warning is logged for each damaged one."""
+    """Load the newest undamaged checkpoint, or return None; a warning is logged for each damaged one."""
     for path in (folder / file_names.CHECKPOINT, folder / file_names.CHECKPOINT_BEFORE):
-        if not path.exists():
-            continue
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except _DAMAGED as error:
-            log.warning("%s cannot be read, left aside: %s", path, str(error).partition("\n")[0])
+        if (state := _undamaged(path)) is not None:
+            return state
     return None
+
+
+def _undamaged(path: Path) -> dict | None:
+    """Load a file of `torch.save`; None, after a warning, if it is damaged, and None if there is none.
+
+    It is a zip archive with checksums, which torch does not check.
+    """
+    if not path.exists():
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if (part := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(f"wrong checksum of {part}")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # which one depends on the byte that is wrong
+        log.warning("%s is damaged, left aside: %s", path, str(error).partition("\n")[0])
+        return None
 
 
 def save_best(folder: Path, step: TrainStep) -> None:

@@ -66,7 +66,7 @@ class Fit:
         filled = {"optimizer": step.optimizer, "total_steps": self.total, "steps_per_epoch": self.per_epoch}
         target_of("scheduler", cfg.scheduler, filled=filled)  # raises UserError for unknown options
         self.scheduler = hydra.utils.instantiate(cfg.scheduler, **filled)
-        self.progress: Progress = load_checkpoint(folder, step, self.scheduler)
+        self.progress: Progress = load_checkpoint(folder, step, self.scheduler, cfg.train.select == "best")
         self.resumed_from_step = self.progress.step
         if parallel.rank():  # each process draws its own dropout masks
             torch.manual_seed(generator("dropout", cfg.seed, parallel.rank(), self.progress.step).initial_seed())

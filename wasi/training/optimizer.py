@@ -1,5 +1,6 @@
 """Building the optimizer over a model to which a method has been applied."""
 
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
@@ -16,12 +17,14 @@ from wasi.models.structure import find_blocks, head_module
 from wasi.training.parameter_groups import Group, split
 from wasi.training.swan import Swan
 
+log = logging.getLogger(__name__)
+
 
 def build_optimizer(model: nn.Module, cfg: DictConfig) -> torch.optim.Optimizer:
     """Instantiate the optimizer of `optimizer=` over the trainable parameters.
 
     `Swan`, and SGD without momentum, step on the coordinates `C` of the factored layers that can use them
-    (`coordinate_groups`); other optimizers step on `L` and `R`. Weight decay acts on the product `L R`, so `L` has none
+    (`coordinate_groups`), which is logged if only some of them can; other optimizers step on `L` and `R`. Weight decay acts on the product `L R`, so `L` has none
     of its own. `cfg.head_lr_ratio` is the learning rate of the classifier, whose weights start at random, over that of
     the rest.
 
@@ -34,6 +37,10 @@ def build_optimizer(model: nn.Module, cfg: DictConfig) -> torch.optim.Optimizer:
     on_weights = kind is Swan or (kind is torch.optim.SGD and not cfg.get("momentum"))
     groups = coordinate_groups(model) if on_weights else []
     in_coordinates = [layer for layer in trainable_factors(model) if layer.C is not None]
+    if 0 < len(in_coordinates) < (count := len(trainable_factors(model))):
+        text = "%s steps on the weights of %d of %d low-rank layers; on both factors of the others: %s"
+        why = "their inputs are kept at a rank above the weight's, or whole, or they share factors"
+        log.info(text, kind.__name__, len(in_coordinates), count, why)
     held = {id(p) for layer in in_coordinates for p in (layer.L, layer.R)}
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in held]
     left = {id(layer.L) for layer in trainable_factors(model)}
