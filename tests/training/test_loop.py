@@ -202,7 +202,7 @@ def test_the_best_weights_survive_a_stop(stop_at, tmp_path, monkeypatch):
     assert resumed.run() == expected and equal(state(resumed), state(whole))
 
 
-@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:1000]), lambda path: path.unlink()])
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:999]), lambda path: path.unlink()])
 @pytest.mark.parametrize(("stop_at", "begins_at"), [(3, 3), (5, 0), (6, 0)])
 def test_without_the_best_weights_training_begins_anew(damage, stop_at, begins_at, tmp_path, monkeypatch, caplog):
     planned(monkeypatch, 0.7, 0.6, 0.5)
@@ -222,7 +222,8 @@ def test_without_the_best_weights_training_begins_anew(damage, stop_at, begins_a
     damage(tmp_path / "parts" / "best.pt")
     resumed = fit(tmp_path / "parts", select="best")
     assert resumed.resumed_from_step == begins_at
-    assert any("lacks the weights of epoch 1: training begins anew" in line for line in caplog.messages) == (not begins_at)
+    told = any("lacks the weights of epoch 1: training begins anew" in line for line in caplog.messages)
+    assert told == (begins_at == 0)
     assert resumed.run() == expected and equal(state(resumed), state(whole))
 
 

@@ -24,9 +24,9 @@ def build_optimizer(model: nn.Module, cfg: DictConfig) -> torch.optim.Optimizer:
     """Instantiate the optimizer of `optimizer=` over the trainable parameters.
 
     `Swan`, and SGD without momentum, step on the coordinates `C` of the factored layers that can use them
-    (`coordinate_groups`), which is logged if only some of them can; other optimizers step on `L` and `R`. Weight decay acts on the product `L R`, so `L` has none
-    of its own. `cfg.head_lr_ratio` is the learning rate of the classifier, whose weights start at random, over that of
-    the rest.
+    (`coordinate_groups`), which is logged if only some of them can; other optimizers step on `L` and `R`. Weight decay
+    acts on the product `L R`, so `L` has none of its own. `cfg.head_lr_ratio` is the learning rate of the classifier,
+    whose weights start at random, over that of the rest.
 
     Raises:
         UserError: there is no such optimizer, or an option is not one of its arguments.
