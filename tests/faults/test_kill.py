@@ -1,4 +1,4 @@
-"""kill -9 at twenty random moments of a sweep of twelve jobs: nothing is done twice, nothing comes out other."""
+"""kill -9 at twenty random moments of a sweep, and after a run's last step: nothing is lost, done twice, or other."""
 
 import random
 import subprocess
@@ -7,6 +7,7 @@ import time
 import pytest
 
 from tests.faults.sweeps import kill, outcome, run, start
+from tests.tracking.wandb_file import of_type, records, steps
 
 pytestmark = pytest.mark.long
 TWELVE = ("-m", "method=vanilla,wasi", "seed=0,1,2,3,4,5", "train.select=best")
@@ -46,6 +47,22 @@ def test_twenty_kills_change_nothing(tmp_path):
         assert outcome(sweep) == expected
         left = [path.name for path in sweep.rglob("*") if path.suffix == ".tmp" or path.name.startswith("checkpoint")]
         assert left == []
+
+
+def test_a_kill_while_w_and_b_s_files_are_being_closed_loses_no_step(tmp_path):
+    words, folder = ("hydra.run.dir=run", "logger=wandb_offline", "train.select=best"), tmp_path / "run"
+    process = start(*words, cwd=tmp_path)
+    while not (folder / "result.json").exists() or '"status": "completed"' not in (folder / "result.json").read_text():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+    kill(process)
+    assert list(folder.glob("checkpoint*.pt"))
+    before = (folder / "result.json").read_bytes()
+    status, output = run(*words, cwd=tmp_path)
+    assert status == 0, output
+    assert (folder / "result.json").read_bytes() == before and not list(folder.glob("*.pt"))
+    found = records(folder)
+    assert steps(found) == list(range(1, 33)) and of_type(found, "exit")[0].exit_code == 0
 
 
 def _finished(sweep):
