@@ -32,7 +32,12 @@ def qr_near_orthonormal(a: Tensor) -> tuple[Tensor, Tensor]:
     if not batched.is_on_cpu(a):
         return _shifted_cholesky_qr(a)
     lower, info = torch.linalg.cholesky_ex(a.mT @ a)
-    smallest = 0.0 if info.item() else lower.diagonal().min().item()
+    return qr_positive(a) if info.item() else _cholesky_qr(a, lower)
+
+
+def _cholesky_qr(a: Tensor, lower: Tensor) -> tuple[Tensor, Tensor]:
+    """`qr_near_orthonormal` on a CPU, given the Cholesky factor `lower` of `A^T A`."""
+    smallest = lower.diagonal().min().item()
     if smallest < _CONDITIONED:
         return qr_positive(a)
     q = torch.linalg.solve_triangular(lower.mT, a, upper=True, left=False)
@@ -82,5 +87,5 @@ def independent_columns(a: Tensor, otherwise: Tensor, eps: float = 0.0) -> Tenso
     lower, info = torch.linalg.cholesky_ex(scaled.mT @ scaled)
     independent = (info == 0) & (lower.diagonal().min() >= max(_DEPENDENT, eps))
     if not batched.is_on_cpu(a):
-        return torch.where(independent, qr_near_orthonormal(scaled)[0], otherwise)
-    return qr_near_orthonormal(scaled)[0] if independent else otherwise
+        return torch.where(independent, _shifted_cholesky_qr(scaled)[0], otherwise)
+    return _cholesky_qr(scaled, lower)[0] if independent else otherwise
