@@ -10,7 +10,14 @@ from tests import small
 from wasi.errors import UserError
 from wasi.models.input_spec import BLOCKS, known_blocks, library_of
 from wasi.models.outline import without_weights
-from wasi.models.structure import find_blocks, first_convolution, head_module, linear_sites
+from wasi.models.structure import (
+    find_blocks,
+    first_convolution,
+    head_module,
+    linear_sites,
+    site_module,
+    site_parameters,
+)
 from wasi.models.torchvision_models import NAMES
 
 # name -> blocks, mlp linears, attention linears
@@ -75,6 +82,14 @@ def test_sites_of_vit_b_32():
     assert (out.in_features, out.out_features, out.copies, out.role) == (768, 768, 1, "attention")
     fc1 = sites[f"{block}.mlp.0"]
     assert (fc1.in_features, fc1.out_features, fc1.copies, fc1.role) == (768, 3072, 1, "mlp")
+
+
+def test_every_site_has_its_weight_and_bias_though_some_have_no_module():
+    model = outline("torchvision vit_b_32")
+    for site in linear_sites(model, "all"):
+        shapes = {name: tuple(p.shape) for name, p in site_parameters(model, site).items()}
+        assert shapes == {"weight": (site.out_features, site.in_features), "bias": (site.out_features,)}
+        assert (site_module(model, site) is None) == site.name.endswith(".in_proj")
 
 
 def test_scopes_partition_all_in_order():

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from wasi.layers.base import LowRankLayer
 from wasi.layers.quantized import QuantizedAdapterLinear
 from wasi.models.modes import eval_mode, without_fast_path
-from wasi.models.structure import LinearSite, linear_sites
+from wasi.models.structure import LinearSite, linear_sites, site_module, site_parameters
 
 _FP32_PER_MIB = 1024**2 / 4
 PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default)
@@ -44,14 +44,12 @@ def paper_accounting(model: nn.Module, scope: str, example: Tensor, batch_size: 
 
 def site_weights(model: nn.Module, site: LinearSite) -> list[nn.Parameter]:
     """Return the matrices of a linear layer in scope: one dense weight, or factors and adapters."""
-    if site.name.endswith(".in_proj"):
-        return [model.get_parameter(f"{site.name}_weight")]
-    return [p for p in model.get_submodule(site.name).parameters() if p.dim() == 2]
+    return [p for p in site_parameters(model, site).values() if p.dim() == 2]
 
 
 def _quantized_bytes(model: nn.Module, sites: list[LinearSite]) -> int:
     """Return the bytes of quantised weights, codes and scales."""
-    layers = {model.get_submodule(site.name) for site in sites if not site.name.endswith(".in_proj")}
+    layers = {site_module(model, site) for site in sites}
     return sum(layer.base.nbytes for layer in layers if isinstance(layer, QuantizedAdapterLinear))
 
 
@@ -61,7 +59,7 @@ def _stored_elements(model: nn.Module, sites: list[LinearSite], image: Tensor, b
     low_rank: list[tuple[LinearSite, LowRankLayer]] = []
     dense: dict[int, LinearSite] = {}
     for site in sites:
-        module = None if site.name.endswith(".in_proj") else model.get_submodule(site.name)
+        module = site_module(model, site)
         if isinstance(module, LowRankLayer):
             low_rank.append((site, module))
         else:

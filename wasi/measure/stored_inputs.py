@@ -22,7 +22,7 @@ from torch.utils.hooks import RemovableHandle
 from wasi.layers.activation import TuckerState
 from wasi.layers.base import LowRankLayer
 from wasi.measure.accounting import PRODUCTS, site_weights
-from wasi.models.structure import linear_sites
+from wasi.models.structure import linear_sites, site_module
 
 _MIB = 1024**2
 
@@ -48,9 +48,9 @@ class StoredInputs:
         self._layers: list[LowRankLayer] = []
         dense = []
         for site in linear_sites(model, scope):
-            module = None if site.name.endswith(".in_proj") else model.get_submodule(site.name)
-            if isinstance(module, LowRankLayer):
-                self._layers.append(module)
+            layer = site_module(model, site)
+            if isinstance(layer, LowRankLayer):
+                self._layers.append(layer)
             else:
                 dense += site_weights(model, site)
         self._dense = _keys(dense)

@@ -1,13 +1,12 @@
 """Ordinary fine-tuning of the unmodified model."""
 
-import re
 from dataclasses import dataclass
 
 from torch import nn
 
 from wasi.methods.method import Method
 from wasi.methods.scope import freeze_rest
-from wasi.models.structure import linear_sites
+from wasi.models.structure import linear_sites, site_parameters
 
 
 @dataclass
@@ -32,12 +31,7 @@ class Vanilla(Method):
         sites = linear_sites(model, self.scope)
         if not self.train_rest:
             freeze_rest(model)
-            _unfreeze(model, {site.name for site in sites})
+            for site in sites:
+                for parameter in site_parameters(model, site).values():
+                    parameter.requires_grad_(True)
         return model
-
-
-def _unfreeze(model: nn.Module, names: set[str]) -> None:
-    """Make weights and biases of the linear layers `names` trainable."""
-    for name, parameter in model.named_parameters():
-        if re.sub(r"[._](weight|bias)$", "", name) in names:  # `fc1.weight`, and torchvision's `in_proj_weight`
-            parameter.requires_grad_(True)

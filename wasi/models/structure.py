@@ -62,6 +62,20 @@ def linear_sites(model: nn.Module, scope: str) -> list[LinearSite]:
     return chosen
 
 
+def site_module(model: nn.Module, site: LinearSite) -> nn.Module | None:
+    """Return the layer of a site, or None for a packed `in_proj_weight`, which has no module of its own."""
+    parent, _, child = site.name.rpartition(".")
+    return getattr(model.get_submodule(parent), child, None)
+
+
+def site_parameters(model: nn.Module, site: LinearSite) -> dict[str, nn.Parameter]:
+    """Return the parameters of a site by name: of a dense layer, and of a packed one, `weight` and maybe `bias`."""
+    if (layer := site_module(model, site)) is not None:
+        return dict(layer.named_parameters())
+    parameters = model.get_submodule(site.name.rpartition(".")[0]).named_parameters(recurse=False)
+    return {name.removeprefix("in_proj_"): p for name, p in parameters if name.startswith("in_proj_")}
+
+
 def head_module(model: nn.Module) -> nn.Module:
     """Return the classifier: timm's `get_classifier()`, or torchvision's `heads` (ViT) or `head` (Swin).
 

@@ -5,13 +5,11 @@ keep the shares `KEPT` of the layer's parameters (rank K keeps `K (O + I) / (O I
 ranks at a threshold, and thereby cost and memory, are those of a real model; accuracy is not.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from wasi.models.mapped import release_pages
-from wasi.models.structure import linear_sites
+from wasi.models.structure import linear_sites, site_parameters
 
 ENERGY = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 KEPT = (0.10, 0.15, 0.22, 0.29, 0.40, 0.57)
@@ -24,7 +22,7 @@ def surrogate_(model: nn.Module, seed: int) -> nn.Module:
     """Replace the weights of the blocks' linear layers in place, keeping their Frobenius norms, and return `model`."""
     generator = torch.Generator().manual_seed(seed)
     for site in linear_sites(model, "all"):
-        weight = _weight(model, site.name)
+        weight = site_parameters(model, site)["weight"]
         with torch.no_grad():
             rows, columns = weight.shape
             weight.copy_(surrogate_weight(rows, columns, float(weight.norm()), generator))
@@ -84,10 +82,3 @@ def _concave(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
 
 def _orthonormal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
     return torch.linalg.qr(torch.randn(rows, columns, generator=generator)).Q
-
-
-def _weight(model: nn.Module, name: str) -> Tensor:
-    """Return the weight of a `LinearSite`, by its name."""
-    parent, _, child = name.rpartition(".")
-    owner: Any = model.get_submodule(parent)
-    return owner.in_proj_weight if child == "in_proj" else getattr(owner, child).weight

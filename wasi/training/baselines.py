@@ -10,11 +10,11 @@ recomputed, an SVD of the gradient) is measured as subspace work.
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from wasi.errors import UserError
-from wasi.models.structure import linear_sites
+from wasi.models.structure import linear_sites, site_parameters
 from wasi.optional import optional
 from wasi.training.parameter_groups import Group, split
 
@@ -24,10 +24,7 @@ _MARK = "is_projected"
 def mark_projected(model: nn.Module, scope: str) -> None:
     """Mark the trainable dense weights of the linear layers in `scope` for projection by `galore` and `apollo`."""
     for site in linear_sites(model, scope):
-        if site.name.endswith(".in_proj"):
-            weight: Tensor | None = model.get_parameter(f"{site.name}_weight")
-        else:
-            weight = getattr(model.get_submodule(site.name), "weight", None)
+        weight = site_parameters(model, site).get("weight")
         if weight is not None and weight.requires_grad:
             setattr(weight, _MARK, True)
 
