@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tests import small
-from wasi.layers.activation import TuckerState
+from wasi.layers.activation import TuckerState, advance
 from wasi.measure.accounting import paper_accounting
 from wasi.measure.stored_inputs import StoredInputs
 from wasi.methods.selection import ActivationRanks
@@ -53,7 +53,7 @@ def test_core_and_bases_of_an_mlps_inputs(model, hidden, name):
     assert stored(net) == moving
     for state in (m for m in net.modules() if isinstance(m, TuckerState)):
         state.update_gap, state._steps = 100, 1
-        state.advance()
+        advance([state])
     assert stored(net) == moving - BLOCKS * 4 * sum(bases) / MIB == pytest.approx(accounted(net), rel=1e-12)
 
 

@@ -69,10 +69,6 @@ class TuckerState(nn.Module):
         core, factors, _ = tucker.compress(x, self.bases, self.batch_rank, [False] * (x.dim() - 1))
         return core, factors
 
-    def advance(self) -> bool:
-        """Update the bases of this state alone, see the function `advance`."""
-        return advance([self])
-
     def count_step(self) -> None:
         """Count an optimizer step at its end, and let the next one accumulate if the bases are updated after it."""
         self._steps += 1
@@ -108,31 +104,22 @@ class TuckerState(nn.Module):
 
 
 @torch.no_grad()
-def advance(states: Sequence[TuckerState]) -> bool:
+def advance(states: Sequence[TuckerState]) -> None:
     """End an optimizer step: update the bases that are due by one subspace iteration each, and count the step.
 
     A basis keeps its value where the inputs of the step, up to rounding, span fewer directions than it has columns, as
     those of a last batch of one image may.
-
-    Returns:
-        Whether any basis changed. On an accelerator, where checking that would need a synchronisation: whether any
-        was due.
     """
     bases = [basis for state in states for basis in state.bases if basis is not None]
     due = [basis for basis in bases if basis.grad is not None]
     iterates = [basis.grad for basis in bases if basis.grad is not None]
-    moved = False
     eps = max((torch.finfo(state.dtype).eps for state in states), default=0.0)
     for numbers, found in in_batches(partial(independent_columns, eps=eps), iterates, due):
-        old = [due[number] for number in numbers]
-        if found[0] is not old[0]:
-            torch._foreach_copy_(old, found)
-            moved = True
-        for basis in old:
-            basis.grad = None
+        torch._foreach_copy_([due[number] for number in numbers], found)
+    for basis in due:
+        basis.grad = None
     for state in states:
         state.count_step()
-    return moved
 
 
 def epsilon_ranks(
