@@ -64,7 +64,8 @@ def _linear(weight: Tensor, bias: nn.Parameter | None) -> nn.Linear:
 class SelfAttention(nn.Module):
     """Replacement for an `nn.MultiheadAttention` that is used for self-attention, `B x N x D` -> `B x N x D`.
 
-    `forward` has the original's signature. It raises ValueError for cross-attention and for `need_weights=True`.
+    `forward` takes `need_weights` and none of the original's other options. It raises ValueError for cross-attention
+    and for `need_weights=True`.
     """
 
     def __init__(self, original: nn.MultiheadAttention):
