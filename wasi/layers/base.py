@@ -55,7 +55,8 @@ class LowRankLayer(nn.Module):
     def saving_bases(self, x: Tensor) -> tuple[int | None, list[Tensor | None]]:
         """Return the batch rank and the bases (token modes, then features) in which `x` is saved; None: kept whole.
 
-        A token mode whose size does not match its basis, as with another image size, is kept whole.
+        A token mode whose size does not match its basis, as with another image size, is kept whole. The call also tells
+        the state in which type this forward pass computes (`TuckerState.dtype`), for the next update of the bases.
         """
         if self.state is None:
             return None, [None] * (x.dim() - 1)
