@@ -279,6 +279,26 @@ def test_coordinates_hold_no_memory_and_fold_to_a_step_of_algorithm_1():
     assert 3.5 < differences[0] / differences[1] < 4.5
 
 
+def test_coordinates_are_converted_with_their_layer_between_steps_and_within_one():
+    x = decaying(8, 6, 12)
+    layer = factored(nn.Linear(12, 10).double(), 0.9, TuckerState(x, (8, 3, 3)))
+    assert layer.use_coordinates()
+    held = layer.C
+    layer.float()
+    assert layer.C is held and held.dtype == torch.float32
+    assert not layer.has_pending_step and held.untyped_storage().nbytes() == 4
+    layer(x.float()).sum().backward()
+    held.data = -0.1 * held.grad
+    step = held.detach().double()
+    layer.double()
+    assert layer.has_pending_step and torch.equal(held, step) and held.grad.dtype == torch.float64
+    before = (layer.L @ layer.R).detach()
+    fold_all_([layer], [1.0])
+    assert not layer.has_pending_step and not torch.equal(layer.L @ layer.R, before)
+    layer(x).sum().backward()
+    assert held.grad.dtype == torch.float64
+
+
 @pytest.mark.parametrize("epsilon", [0.4, 0.9, 1.0])
 def test_epsilon_ranks_against_svd(epsilon):
     x = decaying(6, 5, 9)

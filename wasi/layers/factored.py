@@ -155,6 +155,16 @@ class FactoredLinear(LowRankLayer):
         self.C = self._zero_coordinates.detach().requires_grad_()
         return True
 
+    def _apply(self, fn, recurse=True):
+        """Move or convert `C`, too: neither parameter nor buffer, it stays the tensor that an optimizer holds."""
+        super()._apply(fn, recurse)
+        if self.C is not None:
+            self._zero_coordinates = self.L.new_zeros(()).expand(self.C.shape)
+            self.C.data = fn(self.C.data) if self.has_pending_step else self._zero_coordinates
+            if self.C.grad is not None:
+                self.C.grad.data = fn(self.C.grad.data)
+        return self
+
     @property
     def has_pending_step(self) -> bool:
         """Whether `C` holds a step that has not been folded in: its memory has then been allocated."""
