@@ -11,7 +11,7 @@ from PIL import Image
 
 from wasi.config.validate import OPTIONS
 from wasi.data.arrays import from_numpy
-from wasi.data.augment import AugmentedImages, augmented, batch_mix, seeded
+from wasi.data.augment import AugmentedImages, augmented, batch_mix, seeded_by_key
 from wasi.data.catalogue import load_data
 from wasi.data.loader import Loader, train_batches
 
@@ -129,9 +129,9 @@ def test_both_mixes_take_turns(augment):
     assert 15 < sum(whole) < 50  # mixup changes all pixels alike; a CutMix box may cover all or nothing
 
 
-def test_seeded_restores_on_errors_too():
+def test_a_seeded_context_restores_on_errors_too():
     before = random.getstate()
-    with pytest.raises(ZeroDivisionError), seeded("x"):
+    with pytest.raises(ZeroDivisionError), seeded_by_key("x"):
         random.random()
         raise ZeroDivisionError
     assert random.getstate() == before

@@ -63,7 +63,7 @@ class AugmentedImages(Dataset):
     def __getitem__(self, item: int) -> tuple[Tensor, int]:
         epoch, index = divmod(item, len(self))
         image = _picture(self.images, index)
-        with seeded("augment", self.seed, epoch, index):
+        with seeded_by_key("augment", self.seed, epoch, index):
             return self.transform(image), int(self.labels[index])
 
 
@@ -82,7 +82,7 @@ def batch_mix(cfg_augment, num_classes: int) -> Callable[..., tuple[Tensor, Tens
     choice = v2.RandomChoice([kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds.items()])
 
     def mix(images: Tensor, labels: Tensor, *key: object) -> tuple[Tensor, Tensor]:
-        with seeded("mix", *key):
+        with seeded_by_key("mix", *key):
             images, labels = choice(images.float(), labels)
         return images.round_().byte(), labels
 
@@ -90,7 +90,7 @@ def batch_mix(cfg_augment, num_classes: int) -> Callable[..., tuple[Tensor, Tens
 
 
 @contextmanager
-def seeded(*key: object) -> Iterator[None]:
+def seeded_by_key(*key: object) -> Iterator[None]:
     """Seed Python's, NumPy's and torch's global CPU generators by a hash of `key`, and restore their states on exit.
 
     For transforms that draw from this global state and take no generator.
