@@ -15,9 +15,9 @@ from wasi.linalg import tucker
 class TuckerProduct(torch.autograd.Function):
     """`Y = X W^T + b`, saving `W` (`O x I`) and a Tucker decomposition of `X` for the backward pass.
 
-    With `G` (`[..., O]`), the gradient of `Y`: `dX = G W`, `dW = M U^T` (`O x I`; `M` by
-    `wasi.linalg.tucker.weight_coordinates`, and `U = I` if features are kept whole) and `db`, the sum of the rows of
-    `G`. The gradient of a basis that requires one is its subspace iterate `A_m^T A_m U_m`, see `TuckerState`.
+    With `G` (`[..., O]`), the gradient of `Y`: `dX = G W`, `dW = M U^T` (`O x I`; see
+    `wasi.linalg.tucker.weight_gradient`) and `db`, the sum of the rows of `G`. The gradient of a basis that requires
+    one is its subspace iterate `A_m^T A_m U_m`, see `TuckerState`.
     """
 
     @staticmethod
@@ -33,10 +33,7 @@ class TuckerProduct(torch.autograd.Function):
         factors, products = rest[: core.dim()], rest[core.dim() :]
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         d_x = grad @ weight if need_x else None
-        d_weight = None
-        if need_weight:
-            d_weight = tucker.weight_coordinates(grad, core, factors)  # M, O x r
-            d_weight = d_weight if factors[-1] is None else d_weight @ factors[-1].mT
+        d_weight = tucker.weight_gradient(grad, core, factors) if need_weight else None
         return d_x, d_weight, tucker.row_sum(grad) if need_bias else None, None, None, *products
 
 

@@ -165,6 +165,15 @@ def weight_coordinates(grad: Tensor, core: Tensor, factors: Factors) -> Tensor:
     return grad.reshape(-1, o).mT @ core.reshape(-1, r)
 
 
+def weight_gradient(grad: Tensor, core: Tensor, factors: Factors) -> Tensor:
+    """Return the weight gradient `dW = M U^T` (`O x I`) for the input that core and factors stand for.
+
+    `M` and the arguments are those of `weight_coordinates`, and `U = I` if features are kept whole.
+    """
+    coordinates = weight_coordinates(grad, core, factors)
+    return coordinates if factors[-1] is None else coordinates @ factors[-1].mT
+
+
 def _projection_cost(sizes: Sequence[int], ranks: Sequence[int], order: Sequence[int]) -> int:
     """Multiply-adds of projecting a tensor from `sizes` to `ranks`, mode by mode in `order`, or of the reverse."""
     cost, current = 0, list(sizes)

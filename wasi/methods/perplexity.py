@@ -74,7 +74,7 @@ class _Probe:
         x = self._inputs.pop(call)
         spectrum = self._decompose(call, x)
         exact = grad.reshape(-1, grad.shape[-1]).mT @ x.reshape(-1, x.shape[-1])
-        errors = (_low_rank_gradient(grad, *spectrum.compress(ranks)).sub_(exact) for ranks in self.ranks[call])
+        errors = (tucker.weight_gradient(grad, *spectrum.compress(ranks)).sub_(exact) for ranks in self.ranks[call])
         if len(self.shapes) == 1:
             self._norms = [error.norm().item() for error in errors]
         else:
@@ -131,9 +131,3 @@ class _Spectrum:
         bases = [basis[:, :rank] if rank < d else None for basis, rank, d in sides]
         core, factors, _ = tucker.compress(self.x, bases, ranks[0], wanted=[False] * len(bases))
         return core, factors
-
-
-def _low_rank_gradient(grad: Tensor, core: Tensor, factors: list[Tensor | None]) -> Tensor:
-    """Return the weight gradient `dW` (`O x I`) for the input that `core` and `factors` represent."""
-    coordinates = tucker.weight_coordinates(grad, core, factors)
-    return coordinates if factors[-1] is None else coordinates @ factors[-1].mT
