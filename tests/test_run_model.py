@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tests.test_train_cli import TINY, call, run
-from wasi.cli import run_cli
+from wasi.cli import check_output_file, run_cli
 from wasi.data.decode import read_rgb, to_tensor
 from wasi.data.normalize import Normalize
 from wasi.errors import UserError
@@ -122,6 +122,8 @@ def test_images_alone_end_in_success(finished, photos, wasi):
         (["{photos}", "--csv", "{empty}"], "--csv={empty}: allowed is a file in a folder that exists"),
         (["{photos}", "--csv", "/dev/full"], "--csv=/dev/full: allowed is a file in a folder that exists"),
         (["{photos}", "--csv", "{empty}/result.json"], "--csv={empty}/result.json: allowed is a name that no run's"),
+        (["{photos}", "--csv", "/proc/x"], "--csv=/proc/x: allowed is a file that can be written (No such file"),
+        (["{photos}", "--csv", f"{{empty}}/{'a' * 250}"], "allowed is a file that can be written (File name too long)"),
     ],
 )
 def test_what_predict_refuses(words, named, finished, photos, tmp_path, wasi):
@@ -246,6 +248,10 @@ def test_a_run_s_model_is_not_replaced_but_a_file_of_its_name_elsewhere_is_writt
     refused = wasi("predict", finished, photos / "a.png", "--csv", finished / "model.safetensors")
     assert refused.returncode == 2 and "allowed is a name that no run's own file has" in refused.stderr
     assert (finished / "model.safetensors").read_bytes() == before
+    files = [path for path in finished.rglob("*") if path.is_file()]
+    for file in files:
+        with pytest.raises(UserError, match="that no run's own file has"):
+            check_output_file("--csv", file)
     done = wasi("export", finished, "--format", "dense", "--output", tmp_path / "model.safetensors")
     assert done.returncode == 0 and (tmp_path / "model.safetensors").exists()
 

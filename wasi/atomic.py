@@ -74,6 +74,13 @@ def _put_in_place(temporary: Path, path: Path) -> Iterator[None]:
     os.replace(temporary, path)
 
 
+def check_replacing(path: Path) -> None:
+    """Create and delete the temporary file of `replacing(path)`; raises OSError where that is not possible."""
+    temporary = _temporary(path)
+    temporary.touch()
+    temporary.unlink()
+
+
 def remove_leftovers(path: Path) -> None:
     """Delete what killed processes of this machine left in `replacing(path)` or `replacing_from_folder(path)`.
 

@@ -22,6 +22,7 @@ from wasi.models.header import ModelHeader
 from wasi.models.weights_file import RUN, run_header, weights_path
 from wasi.report.options import select, show
 from wasi.runs.ending import one_line
+from wasi.runs.folder import path_of
 from wasi.runs.inputs import check_counts
 from wasi.runs.result import read_result
 
@@ -209,7 +210,8 @@ def _parser() -> argparse.ArgumentParser:
         "folder that is not divided into train, val and test, on all images.",
         epilog="Example: python -m wasi.evaluate RUN dataset=image_folder dataset.root=FOLDER device=cpu",
     )
-    parser.add_argument("run", metavar="RUN", type=Path, help="a finished run's folder, or its model.safetensors")
+    a_run = "a finished run's folder, or its model.safetensors"
+    parser.add_argument("run", metavar="RUN", type=path_of(RUN), help=a_run)
     parser.add_argument(
         "overrides", metavar="OVERRIDE", nargs="*", help="dataset=…, dataset.…=…, device=… or seed=…"
     )

@@ -13,8 +13,9 @@ from wasi.atomic import atomic_write_text
 from wasi.cli import check_output_file, run_cli
 from wasi.data.image_folder import as_utf8, image_files
 from wasi.errors import UserError
-from wasi.models.weights_file import run_header
+from wasi.models.weights_file import RUN, run_header
 from wasi.runs.ending import one_line, print_error
+from wasi.runs.folder import path_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -134,12 +135,13 @@ def _parser() -> argparse.ArgumentParser:
         description="The likeliest classes of images by the model of a finished run. Images that cannot be read "
         "are listed at the end, and the exit status is 1 then.",
     )
-    parser.add_argument("run", metavar="RUN", type=Path, help="a finished run's folder, or its model.safetensors")
-    parser.add_argument(
-        "images", metavar="IMAGE|FOLDER", nargs="+", type=Path, help="an image, or a folder of them at any depth"
-    )
+    a_run = "a finished run's folder, or its model.safetensors"
+    parser.add_argument("run", metavar="RUN", type=path_of(RUN), help=a_run)
+    an_image = "an image, or a folder of them at any depth"
+    parser.add_argument("images", metavar="IMAGE|FOLDER", nargs="+", type=path_of("IMAGE"), help=an_image)
     parser.add_argument("--top", type=_count, default=5, metavar="N", help="classes per image (5)")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write image, rank, class and probability there")
+    table = "write image, rank, class and probability there"
+    parser.add_argument("--csv", type=path_of("--csv"), metavar="FILE", help=table)
     parser.add_argument("--batch-size", type=_count, default=32, metavar="N", help="images at a time (32)")
     return parser
 

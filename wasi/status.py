@@ -22,6 +22,7 @@ from typing import Any
 from wasi.cli import run_cli
 from wasi.errors import UserError
 from wasi.runs.ending import printable
+from wasi.runs.folder import path_of
 from wasi.runs.lock import is_locked
 from wasi.runs.plan import read_plan, read_planned
 from wasi.runs.result import BENCH_FILE_NAME, FILE_NAME, read_result
@@ -229,7 +230,8 @@ def _seconds(text: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m wasi.status", description=__doc__.partition(":")[2].strip())
-    parser.add_argument("sweeps", metavar="SWEEP", nargs="+", type=Path, help="a sweep's folder, multirun/NAME")
+    a_sweep = "a sweep's folder, multirun/NAME"
+    parser.add_argument("sweeps", metavar="SWEEP", nargs="+", type=path_of("SWEEP"), help=a_sweep)
     parser.add_argument(
         "--watch", metavar="SECONDS", nargs="?", type=_seconds, const=10.0, help="tell again every so often (10)"
     )

@@ -10,6 +10,7 @@ from wasi.cli import check_output_file, run_cli
 from wasi.config.validate import OPTIONS
 from wasi.errors import UserError
 from wasi.optional import optional
+from wasi.runs.folder import path_of
 
 _REQUIREMENTS = "requirements-dashboard.txt"
 _ONLINE = ("online", "shared", "run")  # values of WANDB_MODE that reach the server; `run` is an old name of `online`
@@ -27,7 +28,7 @@ def main() -> None:
     parser.add_argument(
         "--report",
         metavar="FILE",
-        type=Path,
+        type=path_of("--report"),
         help="report.md of the sweep's folder: its tables with differences, ratios and intervals stand first in W&B's "
         "report (left out)",
     )
@@ -35,7 +36,7 @@ def main() -> None:
         "--dry-run",
         metavar="FILE",
         nargs="?",
-        type=Path,
+        type=path_of("--dry-run"),
         const=Path("dashboard.json"),
         help="write the specification of both to FILE (dashboard.json) and send nothing; needs no login",
     )

@@ -9,8 +9,9 @@ from pathlib import Path
 from wasi.atomic import remove_leftovers, replacing_from_folder
 from wasi.cli import check_output_file, run_cli
 from wasi.errors import UserError
-from wasi.models.weights_file import run_header, weights_path
+from wasi.models.weights_file import RUN, run_header, weights_path
 from wasi.runs.ending import print_error
+from wasi.runs.folder import path_of
 
 _NAMES = {"torch": "model.pt2", "onnx": "model.onnx", "dense": "dense.safetensors"}
 _NEEDS = {"onnx": ("onnx", "onnxruntime", "onnxscript")}
@@ -65,7 +66,8 @@ def _parser() -> argparse.ArgumentParser:
         "in torch and onnx; dense multiplies them. The file is checked against the trained model before it is "
         "put in place.",
     )
-    parser.add_argument("run", metavar="RUN", type=Path, help="a finished run's folder, or its model.safetensors")
+    a_run = "a finished run's folder, or its model.safetensors"
+    parser.add_argument("run", metavar="RUN", type=path_of(RUN), help=a_run)
     parser.add_argument(
         "--format",
         choices=tuple(_NAMES),
@@ -73,7 +75,8 @@ def _parser() -> argparse.ArgumentParser:
         help="torch: a torch.export program; onnx: with any batch size; dense: weights for timm or torchvision",
     )
     names = ", ".join(_NAMES.values())
-    parser.add_argument("--output", type=Path, metavar="FILE", help=f"by default in the run's folder: {names}")
+    default = f"by default in the run's folder: {names}"
+    parser.add_argument("--output", type=path_of("--output"), metavar="FILE", help=default)
     return parser
 
 

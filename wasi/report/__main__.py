@@ -2,12 +2,12 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from wasi.errors import UserError
 from wasi.report import write_report
 from wasi.runs.command import command
 from wasi.runs.ending import one_line, print_error
+from wasi.runs.folder import path_of
 
 
 def main() -> None:
@@ -18,11 +18,11 @@ def main() -> None:
         "and, as PNG and SVG, accuracy_vs_cost_* (behind the experiment's name, where there is one).",
     )
     a_dir = "a folder of runs or of benchmarks, of one or many, or of files kept by wasi.results; or one such file"
-    parser.add_argument("dirs", metavar="DIR", nargs="+", type=Path, help=a_dir)
+    parser.add_argument("dirs", metavar="DIR", nargs="+", type=path_of("DIR"), help=a_dir)
     into = "the folder to write into (default: the first DIR; outputs/report/NAME where that holds kept files)"
-    parser.add_argument("--into", metavar="DIR", type=Path, help=into)
-    given = parser.parse_args()
+    parser.add_argument("--into", metavar="DIR", type=path_of("--into"), help=into)
     try:
+        given = parser.parse_args()
         print(write_report(given.dirs, given.into), flush=True)
     except UserError as error:
         print_error(one_line(str(error)))

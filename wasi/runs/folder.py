@@ -1,6 +1,7 @@
-"""Checks of the folder that a run or a sweep writes into, before Hydra creates it."""
+"""Checks of paths: of the folder that a run or a sweep writes into, before Hydra creates it, and of commands' words."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -44,6 +45,20 @@ def make_folder(option: str, given: str) -> None:
             pass
     except OSError as error:
         raise _unmade(option, given, error) from None
+
+
+def path_of(option: str) -> Callable[[str], Path]:
+    """Return what makes a command's word a path; it raises `UserError` for an empty word.
+
+    `Path("")` would be the working folder, which an empty variable of a shell does not ask for.
+    """
+
+    def path(given: str) -> Path:
+        if not given.strip():
+            raise UserError(option, given, "a path; . is the working folder")
+        return Path(given)
+
+    return path
 
 
 def check_inside(option: str, given: str | None) -> None:
