@@ -334,6 +334,9 @@ def test_what_cannot_be_collected_is_refused(tmp_path, kept):
         collect([tmp_path / "fresh"], file)
     with pytest.raises(UserError, match="a completed job below it; left out .*other: no result of this program$"):
         collect([other], kept)
+    for row in ("", " ", "a/b", "a, b", ".a"):
+        with pytest.raises(UserError, match="^--row=.*: allowed is a name of letters"):
+            collect([tmp_path / "fresh"], kept, row)
 
 
 def test_a_row_can_be_named_and_added(tmp_path, kept):

@@ -13,13 +13,14 @@ from wasi.results.collect import collect
 from wasi.results.documents import stale_documents, update
 from wasi.runs.command import command
 from wasi.runs.ending import one_line, print_error
+from wasi.runs.folder import path_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def main() -> None:
-    arguments = _parser().parse_args()
     try:
+        arguments = _parser().parse_args()
         sys.exit(arguments.act(arguments))
     except UserError as error:
         print_error(one_line(str(error)))
@@ -52,14 +53,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m wasi.results", description=about)
     commands = parser.add_subparsers(required=True, metavar="collect | tables")
     gather = commands.add_parser("collect", help="keep the completed jobs of finished sweeps as small JSON files")
-    gather.add_argument("sweeps", metavar="SWEEP", nargs="+", type=Path, help="a sweep's folder")
-    gather.add_argument("--into", metavar="FOLDER", required=True, type=Path, help="its files are replaced")
+    gather.add_argument("sweeps", metavar="SWEEP", nargs="+", type=path_of("SWEEP"), help="a sweep's folder")
+    into = "its files are replaced"
+    gather.add_argument("--into", metavar="FOLDER", required=True, type=path_of("--into"), help=into)
     add = "the row's name for all of these jobs, which are added to the folder (default: the recipe's name)"
     gather.add_argument("--row", metavar="NAME", help=add)
     gather.set_defaults(act=_collect)
     tables = commands.add_parser("tables", help="write the tables of README.md and docs/*.md anew from results/")
     tables.add_argument("--check", action="store_true", help="write nothing; exit status 1 when one is stale")
-    tables.add_argument("--root", type=Path, default=ROOT, help="the folder of README.md, docs/ and results/")
+    root = "the folder of README.md, docs/ and results/"
+    tables.add_argument("--root", type=path_of("--root"), default=ROOT, help=root)
     tables.set_defaults(act=_tables)
     return parser
 

@@ -1,6 +1,7 @@
 """Copies the results of finished sweeps into a folder of kept results."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from wasi.report.kept import is_kept
 from wasi.report.load import was_tried_only
 from wasi.results.kept_result import kept_of
 from wasi.runs.result import BENCH_FILE_NAME, FILE_NAME, read_result
+
+_ROW = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")  # tables are asked for "of ROW, ROW", without quotes
 
 
 def collect(sweeps: list[Path], into: Path, row: str | None = None) -> list[str]:
@@ -23,8 +26,10 @@ def collect(sweeps: list[Path], into: Path, row: str | None = None) -> list[str]
         One line for each job that was left out and each file that was removed.
 
     Raises:
-        UserError: a folder is missing, no job below them is completed, or `into` is a file.
+        UserError: a folder is missing, no job below them is completed, `into` is a file, or `row` is no name.
     """
+    if row is not None and not _ROW.fullmatch(row):
+        raise UserError("--row", row, "a name of letters, digits and _ . + -, not starting with a dot")
     kept: dict[str, dict[str, Any]] = {}
     folders: dict[str, Path] = {}  # the job's folder, by the name of the kept file
     lines = []
