@@ -20,6 +20,7 @@ from wasi.config.fingerprint import canonical, fingerprint
         (["train.clip_norm=2"], ["train.clip_norm=2.0"]),
         (["rank=eps_0.8"], ["rank=full", "rank.weight_epsilon=0.8", "rank.activation_epsilon=0.8"]),
         (["dataset.batch_size=32", "seed=1"], ["seed=1", "dataset.batch_size=32"]),
+        (["method=lora", "method.base=nf4"], ["method=lora", "method.base=nf4", "method.merge=false"]),
         (["method=peft"], ["method=peft", "method.lora_rank=8", "method.lora_alpha=16"]),
         (["method=peft", "method.type=oft"], ["method=peft", "method.type=oft", "method.block_size=8"]),
         (["method=wasi"], ["method=wasi", "rank.token_epsilon=0.8"]),

@@ -7,12 +7,12 @@ from wasi.config.combinations import TOGETHER
 from wasi.config.validate import OPTIONS, validate
 from wasi.errors import UserError
 
-COUNT = ["0", "-1", "1.5", "true", "many"]
+COUNT = ["0", "-1", "1.5", "true", "many", "999999999999999999999999"]
 SHARE = ["0", "-0.1", "1.01", "nan", "inf", "true", "abc", "'0.5'", "[0.5]"]
 FLAG = ["1", "maybe", "null", "0.0"]
 
 REFUSED = {
-    "seed": ["-1", "1.0", "true", "null", "x"],
+    "seed": ["-1", "1.0", "true", "null", "x", "9223372036854775808"],
     "rank.weight_epsilon": [*SHARE, "null"],
     "rank.activation_epsilon": [*SHARE, "null"],
     "rank.token_epsilon": SHARE,
@@ -26,6 +26,7 @@ REFUSED = {
     "rank.calibration_batches": [*COUNT, "null"],
     "method.scope": ["head", "null", "[mlp]"],
     "method.train_rest": FLAG,
+    "method.activations.perplexity.objective": ["nonsense", "null", "[memory]"],
     "dataset.batch_size": [*COUNT, "null"],
     "dataset.train_size": COUNT,
     "dataset.val_size": COUNT,
@@ -110,6 +111,10 @@ def test_activation_ranks_are_positive_whole_numbers(ranks, composed):
         ),
         (["train.step_in_backward=true"], "train.step_in_backward=true"),
         (["optimizer=swan", "train.step_in_backward=true", "train.micro_batch_size=4"], "train.step_in_backward=true"),
+        (["method=linear_probe", "optimizer=swan_momentum"], "optimizer._target_=wasi.training.swan.Swan"),
+        (["method=bitfit", "optimizer=swan", "train.step_in_backward=true"], "optimizer._target_=wasi.training.swan."),
+        (["method=bitfit", "train.step_in_backward=true"], "train.step_in_backward=true"),
+        (["method=linear_probe", "train.gradient_checkpointing=true"], "train.gradient_checkpointing=true"),
         (["method.update=svd"], "method.update=svd"),
         (["rank.preconditioner=basis", "optimizer=adamw"], "method.preconditioner=basis"),
         (["rank.preconditioner=basis", "optimizer.momentum=0.9"], "method.preconditioner=basis"),
@@ -158,10 +163,27 @@ def test_refused_together(overrides, blamed, compose_config):
         ["scheduler.warmup_epochs=0.5", "scheduler.min_lr_ratio=1", "seed=0"],
         ["logger=wandb_offline", "logger.group=7", "logger.entity=me"],
         ["device.compile=true", "train.memory=lean", "method=peft", "method.type=pissa"],
+        ["method=bitfit", "train.gradient_checkpointing=true"],
+        ["dataset.batch_size=9223372036854775807", "optimizer.lr=999999999999999999999999"],
     ],
 )
 def test_allowed(overrides, compose_config):
     validate(compose_config(*overrides))
+
+
+@pytest.mark.parametrize(
+    ("option", "given", "allowed"),
+    [
+        ("dataset.batch_size", "9223372036854775808", "a whole number from 1 up, below 2^63"),
+        ("seed", "9223372036854775808", "a whole number from 0 up, below 2^63"),
+        ("optimizer.lr", "1e300", "a number above 0, at most 3.4e+38"),
+        ("dataset.hflip", "9223372036854775808", "a probability in [0, 1]"),
+    ],
+)
+def test_the_bound_is_told_of_a_value_that_exceeds_nothing_else(option, given, allowed, composed):
+    with pytest.raises(UserError) as error:
+        validate(composed(option, given))
+    assert error.value.allowed == allowed
 
 
 def test_what_is_swept_over_is_left_to_the_jobs(compose_config):

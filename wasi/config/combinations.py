@@ -6,6 +6,7 @@ from wasi.config import objectives
 from wasi.config.declared import reference
 from wasi.config.levels import measure_level
 
+_WITHOUT_MATRICES = ("linear_probe", "bitfit")  # methods that train no matrix but the head's
 _LAYERS_OF_LORA = ("lora", "rslora", "pissa", "olora", "eva", "corda")  # differ only in scaling and initialisation
 
 # Options, a predicate over their values in this order, and what is allowed for the last, which the error names.
@@ -120,6 +121,16 @@ TOGETHER: list[tuple[tuple[str, ...], Callable[..., bool], str]] = [
         ("optimizer._target_", "train.step_in_backward"),
         lambda optimizer, in_backward: not in_backward or optimizer.endswith(".Swan"),
         "false, unless optimizer=swan",
+    ),
+    (
+        ("method.name", "optimizer._target_"),
+        lambda method, optimizer: not (method in _WITHOUT_MATRICES and optimizer.endswith(".Swan")),
+        "another than optimizer=swan with method.name={}, which trains no matrix that it could whiten",
+    ),
+    (
+        ("method.name", "train.gradient_checkpointing"),
+        lambda method, checkpointing: not (checkpointing and method == "linear_probe"),
+        "false with method.name={}, which has no backward pass through blocks",
     ),
     (
         ("train.micro_batch_size", "train.step_in_backward"),

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from wasi.config.files import plain
 from wasi.config.rank_options import method_as_read, rank_options_read
-from wasi.config.relevance import SECTIONS, relevant, without_token_default
+from wasi.config.relevance import SECTIONS, in_one_form, relevant
 from wasi.data.catalogue import dataset_identity
 from wasi.models.identity import weights_identity
 
@@ -54,7 +54,7 @@ def _ingredients(cfg: DictConfig) -> dict:
     resolved = {name: plain(cfg[name], resolve=True) for name in SECTIONS}
     parts = relevant(resolved)
     given = {key for key, value in parts["method"].items() if value is not None}
-    as_read = without_token_default(method_as_read(cfg))
+    as_read = in_one_form(method_as_read(cfg))
     parts["method"] = {key: value for key, value in as_read.items() if key in given}
     parts["model"].pop("weights")  # `identity` has a checksum of them instead of their path
     data = {**resolved["dataset"], **parts.pop("dataset")}  # likewise, including which of the images are used

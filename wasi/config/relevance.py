@@ -57,7 +57,7 @@ def relevant(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         sizes = {f"{part}_size": synthetic.SIZES[part] for part in ("train", "val")}
         data |= {key: size for key, size in sizes.items() if key in data and data[key] is None}
     if "method" in parts:
-        parts["method"] = without_token_default(parts["method"])
+        parts["method"] = in_one_form(parts["method"])
     if "name" in parts.get("device", {}):
         parts["device"]["name"] = device_class(parts["device"]["name"])
     return parts
@@ -84,12 +84,19 @@ def is_of_a_step(key: str) -> bool:
     return not key.startswith(_NOT_OF_A_STEP)
 
 
-def without_token_default(method: dict[str, Any]) -> dict[str, Any]:
-    """Return a method's options with `token_epsilon` null if it equals `epsilon`, which is what null stands for.
+def in_one_form(method: dict[str, Any]) -> dict[str, Any]:
+    """Return a method's options with those of no effect beside the others at their defaults.
 
-    >>> without_token_default({"activations": {"epsilon": 0.8, "token_epsilon": 0.8}})
+    `token_epsilon` is null if it equals `epsilon`, which is what null stands for. `merge` is true beside a quantized
+    `base`, whose adapters are merged with neither value.
+
+    >>> in_one_form({"activations": {"epsilon": 0.8, "token_epsilon": 0.8}})
     {'activations': {'epsilon': 0.8, 'token_epsilon': None}}
+    >>> in_one_form({"base": "nf4", "merge": False})
+    {'base': 'nf4', 'merge': True}
     """
+    if method.get("base") is not None and "merge" in method:
+        method = {**method, "merge": True}
     found = method.get("activations")
     if not isinstance(found, Mapping) or found.get("token_epsilon") != found.get("epsilon"):
         return method

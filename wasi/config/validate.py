@@ -7,6 +7,7 @@ configuration does not have are skipped. What depends on a particular method, mo
 import math
 import re
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -21,6 +22,7 @@ from wasi.errors import UserError
 Predicate = Callable[[Any], bool]
 _ABSENT = object()
 _LARGEST = 3.4e38  # of float32, rounded down
+_MOST = 2**63 - 1  # of torch's integers
 
 
 def is_integer(value: Any) -> bool:
@@ -33,8 +35,8 @@ def is_number(value: Any) -> bool:
 
 
 def integer_from(low: int) -> Predicate:
-    """Return a predicate for integers not below `low`."""
-    return lambda value: is_integer(value) and value >= low
+    """Return a predicate for integers not below `low`, and below 2^63, as torch has them."""
+    return lambda value: is_integer(value) and low <= value <= _MOST
 
 
 def number(test: Predicate) -> Predicate:
@@ -103,7 +105,7 @@ def _names(*names: str) -> tuple[Predicate, str]:
 
 
 OPTIONS: dict[str, tuple[Predicate, str]] = {
-    "seed": (lambda value: is_integer(value) and 0 <= value < 2**63, "a whole number from 0 up, below 2^63"),
+    "seed": (integer_from(0), "a whole number from 0 up"),
     "model.name": (is_text, "a model's name, for example vit_small_patch16_224"),
     "model.weights": (is_text, "pretrained, random, surrogate, a .safetensors file or a run's folder"),
     "dataset.name": _text,
@@ -161,6 +163,7 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "method.type": _text,
     "method.activations": (or_null(lambda value: isinstance(value, DictConfig)), "options of a class, or null"),
     "method.preconditioner": _names("step", "basis"),
+    "method.activations.perplexity.objective": _names("memory", "perplexity"),
     "method.update": _names("subspace", "svd", "none"),
     "method.init": _names("svd", "output", "features", "random"),
     "device.name": (_is_device, "auto, cpu, cuda, cuda:N, pi5 or pi4"),
@@ -261,9 +264,15 @@ def validate(cfg: DictConfig, swept: Collection[str] = ()) -> None:
             continue
         *others, value = values = [_value(cfg, option) for option in options]
         if _ABSENT not in values and not test(*values):
-            too_large = isinstance(value, float) and _LARGEST < abs(value) < math.inf
-            above = f", at most {_LARGEST:g}" if too_large else ""
-            raise UserError(options[-1], _show(value), allowed.format(*map(_show, others)) + above)
+            allowed = allowed.format(*map(_show, others)) + bound(value, partial(test, *others))
+            raise UserError(options[-1], _show(value), allowed)
+
+
+def bound(value: Any, test: Predicate) -> str:
+    """Return what to add to the allowed values of `test`, which refuses `value`, if that is too large for torch."""
+    if isinstance(value, float) and _LARGEST < abs(value) < math.inf:
+        return f", at most {_LARGEST:g}"
+    return ", below 2^63" if is_integer(value) and value > _MOST and test(_MOST) else ""
 
 
 def _with_another_meaning(method: str) -> set[str]:
@@ -280,7 +289,9 @@ def _with_another_meaning(method: str) -> set[str]:
 def _value(cfg: DictConfig, option: str) -> Any:
     """Return the option's value, or `_ABSENT` if this configuration has no such option."""
     *sections, key = option.split(".")
-    node = cfg.get(sections[0]) if sections else cfg
+    node: Any = cfg
+    for section in sections:
+        node = node.get(section) if isinstance(node, DictConfig) else None
     if not isinstance(node, DictConfig) or key not in node.keys():  # noqa: SIM118 (`in node` hides a missing value)
         return _ABSENT
     if OmegaConf.is_missing(node, key):
