@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from wasi.atomic import atomic_write_text
 from wasi.cli import check_output_file, run_cli
-from wasi.data.image_folder import as_utf8, image_files
+from wasi.data.image_folder import as_utf8, image_files, in_line
 from wasi.errors import UserError
 from wasi.models.weights_file import RUN, run_header
 from wasi.runs.ending import one_line, print_error
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from wasi.data.spec import InputSpec
 
-_CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(32), 127)}
 Ranking = list[tuple[str, float]]  # class and probability, the likeliest first
 
 
@@ -38,7 +37,7 @@ def main() -> int:
         raise UserError("--csv", options.csv, "another file than the images")
     for path, ranking in predict(options.run, paths, options.top, options.batch_size, unreadable):
         rankings[path] = ranking
-        print(f"{_shown(path)}  " + "  ".join(f"{_in_line(name)} {share:.4f}" for name, share in ranking), flush=True)
+        print(f"{_shown(path)}  " + "  ".join(f"{in_line(name)} {share:.4f}" for name, share in ranking), flush=True)
     if options.csv is not None:
         atomic_write_text(options.csv, _as_csv(rankings))
         print(f"{options.csv}: {len(rankings)} images, {min(options.top, header.num_classes)} classes each")
@@ -121,12 +120,7 @@ def _as_csv(rankings: dict[Path, Ranking]) -> str:
 
 def _shown(path: Path) -> str:
     """Return the path for a line of the terminal."""
-    return _in_line(as_utf8(path))
-
-
-def _in_line(name: str) -> str:
-    """Return the name with control characters such as line feeds as `\\n`, so that each image keeps its one line."""
-    return name.translate(_CONTROL)
+    return in_line(as_utf8(path))
 
 
 def _parser() -> argparse.ArgumentParser:

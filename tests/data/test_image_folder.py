@@ -356,6 +356,15 @@ def test_classes_without_an_image_to_validate_or_test_on_are_told(config, spec, 
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
+def test_a_line_feed_in_a_classs_name_breaks_no_line_of_the_log(config, spec, undivided, caplog):
+    caplog.set_level("INFO")
+    root = undivided(**{"new\nline": 1, "dog": 40})
+    assert load_data(config("image_folder", root=root), spec(8), 0).classes == ["dog", "new\nline"]
+    told = [record.getMessage() for record in caplog.records]
+    assert any("new\\nline 1/0/0" in line for line in told) and any("of class new\\nline" in line for line in told)
+    assert not any("\n" in line for line in told)
+
+
 def test_of_many_such_classes_twenty_are_told(config, spec, undivided, caplog):
     root = undivided(large=40, **{f"class{number:02}": 1 for number in range(23)})
     load_data(config("image_folder", root=root), spec(8), 0)

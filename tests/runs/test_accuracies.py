@@ -4,7 +4,7 @@ import pytest
 
 from wasi.runs.job import _accuracies
 
-CLASSES = [{"name": "good", "count": 95, "recall": 1.0}, {"name": "bad", "count": 5, "recall": 0.2}]
+CLASSES = [{"name": "good", "count": 95, "recall": 1.0}, {"name": "b\nad", "count": 5, "recall": 0.2}]
 VALIDATION = {"val/acc": 0.96, "val/balanced_acc": 0.6}
 
 
@@ -14,7 +14,7 @@ VALIDATION = {"val/acc": 0.96, "val/balanced_acc": 0.6}
 )
 def test_a_class_that_is_not_recognised_is_named(tested, balanced):
     output = _accuracies({"metrics": VALIDATION | tested, "classes": [*CLASSES, {"name": "none", "count": 0}]})
-    assert output[-2:] == [balanced, "lowest recall 0.2000 (class bad)"]
+    assert output[-2:] == [balanced, "lowest recall 0.2000 (class b\\nad)"]
     assert output[0] == "val/acc 0.9600" and len(output) == 3 + bool(tested)
 
 

@@ -95,7 +95,7 @@ def _tell(cfg_dataset, data: Data) -> None:
     if name == "image_folder":
         counts = [_per_class(part) for part in (data.train, data.val, data.test) if part is not None]
         listed = [
-            f"{label} {'/'.join(str(count[number]) for count in counts)}"
+            f"{image_folder.in_line(label)} {'/'.join(str(count[number]) for count in counts)}"
             for number, label in enumerate(data.classes[:_MOST_LISTED])
         ]
         more = [f"and {len(data.classes) - _MOST_LISTED} more"] if len(data.classes) > _MOST_LISTED else []
@@ -108,7 +108,7 @@ def _warn_of_unseen(data: Data) -> None:
     without = {}
     for part, images in {"validation": data.val, "test": None if data.test is data.val else data.test}.items():
         seen = set() if images is None else _per_class(images)
-        unseen = [label for number, label in enumerate(data.classes) if number not in seen]
+        unseen = [image_folder.in_line(label) for number, label in enumerate(data.classes) if number not in seen]
         if images is not None and unseen:
             more = f" and {len(unseen) - _MOST_LISTED} more" if len(unseen) > _MOST_LISTED else ""
             without[part] = ", ".join(unseen[:_MOST_LISTED]) + more

@@ -24,6 +24,7 @@ EXTENSIONS = {
 }  # fmt: skip
 # Folders in which macOS archives keep metadata, and Synology's file servers thumbnails of all photos.
 _METADATA = {"__MACOSX", "@eaDir"}
+_CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(32), 127)}
 _MOST_TOLD = 20  # unreadable images in one message
 WHOLE = ""  # the part name of an undivided folder's images; as a path below ROOT it is ROOT itself
 _PARTS = ("train", "val", "test")
@@ -193,6 +194,11 @@ def _class_folders(part: Path) -> dict[str, Path]:
 def as_utf8(path: str | Path) -> str:
     """Return a path or name as valid UTF-8; a byte that is not, as of a name in Latin-1, is written as `\\xe9`."""
     return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def in_line(name: str) -> str:
+    """Return a name with control characters such as line feeds as `\\n`, so that it stays on its line of text."""
+    return name.translate(_CONTROL)
 
 
 def image_files(folder: Path) -> list[Path]:

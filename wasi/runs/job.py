@@ -22,6 +22,7 @@ from wasi.config.levels import measure_level
 from wasi.config.objectives import DEFAULT, Values, values_of
 from wasi.config.rank_options import rank_options_without_effect
 from wasi.config.sweep_options import in_sweep, sweep_name
+from wasi.data.image_folder import in_line
 from wasi.errors import Interrupted, UserError
 from wasi.models.weights_file import FILE_NAME as MODEL_NAME
 from wasi.models.weights_file import damaged
@@ -225,7 +226,7 @@ def _accuracies(content: dict) -> list[str]:
     lines = [f"{name} {metrics[name]:.4f}" for name in names if name in metrics]
     classes = [found for found in content.get("classes", ()) if "recall" in found]
     worst = min(classes, key=lambda found: found["recall"], default=None)
-    return lines if worst is None else [*lines, f"lowest recall {worst['recall']:.4f} (class {worst['name']})"]
+    return lines if worst is None else [*lines, f"lowest recall {worst['recall']:.4f} (class {in_line(worst['name'])})"]
 
 
 def _history(run: Run) -> list[dict]:
