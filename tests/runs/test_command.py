@@ -77,6 +77,12 @@ def test_a_reader_who_has_had_enough_is_no_error():
         (["-m", "--cfg", "job"], "--multirun --cfg: allowed is one of them at a time"),
         (["--hydra-help"], "--hydra-help seed=1: allowed is --hydra-help alone"),
         (["--experimental-rerun=foo"], "--experimental-rerun=foo: allowed is the file config.pickle of an earlier run"),
+        ([f"--experimental-rerun={__file__}"], f"--experimental-rerun={__file__}: allowed is the file config.pickle"),
+        (["--resolve"], "--resolve: allowed is beside --cfg or --help"),
+        (["-m", "--resolve"], "--resolve: allowed is beside --cfg or --help"),
+        (["--config-name", "bench"], "--config-name=bench: allowed is that configuration with bench_device.py"),
+        (["-cn=bench.yaml"], "--config-name=bench.yaml: allowed is that configuration with bench_device.py"),
+        (["-sc"], "--shell_completion seed=1: allowed is one of install, uninstall and query, as install=bash"),
         (["--cfg", "jobs"], "argument --cfg/-c: invalid choice: 'jobs'"),
         (["--config-dir"], "argument --config-dir/-cd: expected one argument"),
     ],
@@ -87,6 +93,21 @@ def test_words_that_hydras_parser_does_not_take_are_told_in_one_line(words, mess
         command(_composing(lambda cfg: pytest.fail("it ran")))
     err = capsys.readouterr().err
     assert end.value.code == 2 and err.startswith(f"error: {message}") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("install=nope", "install=nope: allowed is one of install, uninstall and query, as install=bash"),
+        ("query=bash", "query=bash: allowed is a call by the shell, which sets COMP_LINE"),
+    ],
+)
+def test_completion_that_hydra_has_a_traceback_for_is_one_line(word, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train.py", "-sc", word])
+    monkeypatch.delenv("COMP_LINE", raising=False)
+    with pytest.raises(SystemExit) as end:
+        command(_composing(lambda cfg: pytest.fail("it ran")))
+    assert (end.value.code, capsys.readouterr().err) == (2, f"error: --shell_completion {message}\n")
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,8 @@ from wasi.runs.processes import without_a_folder
 from wasi.signals import arrived, interruptible
 
 _UNQUOTED = re.compile(r"[\w./:+@%-]+", re.ASCII)  # values that Hydra takes without quotes
+_COMPLETION = re.compile(r"(install|uninstall|query)=(bash|fish|zsh)")
+_PROGRAMS = {"config": "train.py", "bench": "bench_device.py"}  # by the name of their main configuration
 _continuing: list[str] = []  # commands; the last is printed when a signal ends this process
 
 
@@ -114,21 +116,49 @@ def _lenient(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
     def parse(*given: Any) -> argparse.Namespace:
         words = parser.parse_intermixed_args(*given)
-        asked = [f"--{name}" for name in ("run", "multirun", "cfg", "info", "shell_completion") if vars(words)[name]]
-        if len(asked) > 1:
-            print_error(f"{' '.join(asked)}: allowed is one of them at a time")
-            sys.exit(2)
-        if words.hydra_help and words.overrides:  # Hydra reads its help before overrides, and fails on them
-            print_error(f"--hydra-help {' '.join(words.overrides)}: allowed is --hydra-help alone")
-            sys.exit(2)
-        rerun = words.experimental_rerun
-        if rerun is not None and not Path(rerun).is_file():
-            print_error(f"--experimental-rerun={rerun}: allowed is the file config.pickle of an earlier run")
+        if (mistake := _mistake(words)) is not None:
+            print_error(mistake)
             sys.exit(2)
         return words
 
     vars(parser).update(error=refuse, parse_args=parse)
     return parser
+
+
+def _mistake(words: argparse.Namespace) -> str | None:
+    """Return in one line what Hydra would answer with a traceback or not heed; None if there is nothing of that kind.
+
+    Args:
+        words: the command line as Hydra's parser has read it.
+    """
+    asked = [f"--{name}" for name in ("run", "multirun", "cfg", "info", "shell_completion") if vars(words)[name]]
+    if len(asked) > 1:
+        return f"{' '.join(asked)}: allowed is one of them at a time"
+    overrides = " ".join(words.overrides)
+    if words.hydra_help and overrides:  # Hydra reads its help before overrides, and fails on them
+        return f"--hydra-help {overrides}: allowed is --hydra-help alone"
+    if words.resolve and words.cfg is None and not words.help:
+        return "--resolve: allowed is beside --cfg or --help"
+    if words.shell_completion and not _COMPLETION.fullmatch(overrides):
+        return f"--shell_completion {overrides}: allowed is one of install, uninstall and query, as install=bash"
+    if words.shell_completion and overrides.startswith("query=") and "COMP_LINE" not in os.environ:
+        return f"--shell_completion {overrides}: allowed is a call by the shell, which sets COMP_LINE"
+    rerun = words.experimental_rerun
+    if rerun is not None and not _is_pickled(Path(rerun)):
+        return f"--experimental-rerun={rerun}: allowed is the file config.pickle of an earlier run"
+    owner, running = _PROGRAMS.get((words.config_name or "").removesuffix(".yaml")), Path(sys.argv[0]).name
+    if owner not in (None, running) and running in _PROGRAMS.values():
+        return f"--config-name={words.config_name}: allowed is that configuration with {owner} only"
+    return None
+
+
+def _is_pickled(file: Path) -> bool:
+    """Return whether a file begins and ends as pickles do, of the protocols from Python 3 on."""
+    try:
+        content = file.read_bytes()
+    except OSError:
+        return False
+    return content.startswith(b"\x80") and content.endswith(b".")
 
 
 def _tell_rejected(function: Callable[[], Any]) -> Any:
