@@ -49,6 +49,10 @@ def test_everything_that_is_shipped_is_known(file, config, compose_config):
         (["method.name=foo"], "method.name=foo: allowed is asi, "),
         (["method.seed=abc"], "method.seed=abc: allowed is a whole number from 0 up"),
         (["method.calibration_batches=-3"], "method.calibration_batches=-3: allowed is a whole number from 1 up"),
+        (["method.calibration_batches=9223372036854775808"], "method.calibration_batches=9223372036854775808: "),
+        (["method._target_=wasi.methods.nope.X"], "method._target_=wasi.methods.nope.X: allowed is the dotted path of"),
+        (["method._target_=wasi.methods.lora.LoRA"], "method.weight_epsilon=0.8: allowed is one of method."),
+        (["method=linear_probe", "method._target_=wasi.methods.lora.LoRA"], "method._target_=wasi.methods.lora.LoRA: "),
         (["method.activations.selection=fixed"], "rank.activation_ranks=null: allowed is a list with one"),
         (
             ["method.activations.token_epsilon=1", "rank.activation_selection=fixed", "rank.activation_ranks=[1,4,4]"],

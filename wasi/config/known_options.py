@@ -9,6 +9,7 @@ import re
 import shlex
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from wasi.config.arguments import target_of
+from wasi.config.declared import options_of
 from wasi.config.files import CONF, content, flat, of_group, plain
 from wasi.config.hydra_errors import quoted
-from wasi.config.validate import OPTIONS, integer_from, validate
+from wasi.config.validate import OPTIONS, bound, integer_from, validate
 from wasi.errors import NOTHING, UserError
 
 _GROUPS = ("model", "dataset", "augment", "method", "rank", "device", "optimizer", "scheduler", "logger")
@@ -148,12 +150,18 @@ def check_method(cfg: DictConfig) -> None:
     Each of the latter must satisfy the rule of the option that the method's YAML file interpolates.
 
     Raises:
-        UserError: there is no such method, or a value is not allowed.
+        UserError: there is no such method, its class cannot be made of the options, or a value is not allowed.
     """
     files = {file.get("name"): file for file in _files("method", _folders(cfg))}
     method, name = cfg.method, cfg.method.get("name")
     if name not in files:
         raise UserError("method.name", name, f"{', '.join(sorted(filter(None, files)))}, by method=NAME")
+    if method._target_ != options_of(name).get("_target_"):  # else it need not be imported, which takes seconds
+        parameters = signature(target_of("method", method)).parameters.items()
+        needed = [key for key, found in parameters if found.default is Parameter.empty and key not in method]
+        if needed:
+            allowed = f"a class whose arguments method={name} has as options; {', '.join(needed)} it has not"
+            raise UserError("method._target_", method._target_, allowed)
     given_values = flat(plain(method))
     for path, reference in _references(files[name]):
         for section in _sections(path):
@@ -161,8 +169,9 @@ def check_method(cfg: DictConfig) -> None:
                 given, needs = OmegaConf.select(method, section), f"method={name} reads method.{path}"
                 raise UserError(f"method.{section}", "null" if given is None else given, f"options here, as {needs}")
         value = OmegaConf.select(method, path)
-        if reference in OPTIONS and not OPTIONS[reference][0](value):
-            raise UserError(f"method.{path}", value, OPTIONS[reference][1])
+        test, allowed = OPTIONS.get(reference, (None, ""))
+        if test is not None and not test(value):
+            raise UserError(f"method.{path}", value, allowed + bound(value, test))
 
 
 def _sections(path: str) -> list[str]:
