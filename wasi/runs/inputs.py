@@ -1,6 +1,8 @@
 """Checks of packages, data and model that are possible before torch is imported."""
 
 import logging
+import os
+import re
 
 import psutil
 from omegaconf import DictConfig
@@ -37,7 +39,15 @@ def check_inputs(cfg: DictConfig) -> None:
 
 
 def check_counts(cfg: DictConfig) -> None:
-    """Raise `UserError` for more threads or loading processes than this machine can bear."""
+    """Raise `UserError` for more threads or loading processes than this machine can bear.
+
+    OMP_NUM_THREADS is looked at where it decides, as OpenMP takes another number in silence if it cannot be used.
+    """
+    threads = os.environ.get("OMP_NUM_THREADS", "1") if cfg.device.num_threads is None else "1"
+    first = re.fullmatch(r"\s*0*([1-9][0-9]*)\s*(,\s*[0-9]+\s*)*", threads)  # the others are of nested regions
+    if first is None or int(first[1]) > worker_limit():
+        allowed = f"a whole number from 1 to {worker_limit()} on this machine, or not set"
+        raise UserError("OMP_NUM_THREADS", threads, allowed)
     for option, count in (
         ("device.num_threads", cfg.device.num_threads),
         ("dataset.num_workers", cfg.dataset.num_workers),
