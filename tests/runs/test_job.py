@@ -283,7 +283,8 @@ def test_a_run_that_is_refused_leaves_any_completed_result_as_it_is(tmp_path, co
 
 @pytest.mark.parametrize("content", [
     '{"config": "foo"}', '{"config": null}', "[]", '{"config": {}, "status": 3}',
-    '{"config": {}, "fingerprint": "OWN", "provenance": null}', '{"config": {}, "fingerprint": "OWN"}',
+    '{"config": {}, "fingerprint": "OWN", "provenance": null, "metrics": {}}', '{"config": {}, "fingerprint": "OWN"}',
+    '{"config": {}, "fingerprint": "OWN", "provenance": {}, "metrics": [], "status": "completed"}',
 ])  # fmt: skip
 def test_a_file_that_is_no_result_is_replaced(tmp_path, cfg, content):
     (tmp_path / "result.json").write_text(content.replace("OWN", fingerprint(cfg)))

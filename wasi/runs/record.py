@@ -57,7 +57,7 @@ class Record:
 
     def _attempt(self, cfg: DictConfig) -> int:
         """Return the number of this attempt: 1, and one more each time that a completed run is trained again."""
-        before = self.own_before.get("provenance", {}).get("attempt", 1) if self.is_same_run() else 1
+        before = self.own_before["provenance"].get("attempt", 1) if self.is_same_run() else 1
         again = self.completed_before() and OmegaConf.select(cfg, "train.rerun", default=False) is True
         return before + 1 if again else before
 
@@ -176,8 +176,9 @@ class Record:
 
 
 def _usable(found: dict | None) -> dict | None:
-    """Return a result that was found; None for a file of that name that is no run's result."""
-    return found if isinstance((found or {}).get("config"), dict) else None
+    """Return a result that was found; None for a file of that name that is no run's result, or a damaged one."""
+    objects = ("config", "provenance", "metrics")
+    return found if found is not None and all(isinstance(found.get(key), dict) for key in objects) else None
 
 
 def _device(cfg: DictConfig) -> str | None:

@@ -8,7 +8,6 @@ from typing import Any
 from wasi.atomic import atomic_write_text
 
 FILE_NAME, BENCH_FILE_NAME = "result.json", "bench.json"
-_OBJECTS = ("config", "provenance", "metrics")  # keys of a result whose values are objects
 # Keys of the provenance on which measured times depend.
 _OF_TIMES = ("machine", "threads", "cuda", "cuda_driver", "cuda_version", "cpu_wait_share", "allocator")
 
@@ -48,14 +47,12 @@ def with_common_keys(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_result(folder: Path, file_name: str = FILE_NAME) -> dict[str, Any] | None:
-    """Return the folder's result, `with_common_keys`; None if there is none that can be read, or an object is none."""
+    """Return the folder's result, `with_common_keys`; None if there is none that can be read."""
     try:
         result = json.loads((folder / file_name).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    if not isinstance(result, dict) or not all(isinstance(result.get(key, {}), dict) for key in _OBJECTS):
-        return None
-    return with_common_keys(result)
+    return with_common_keys(result) if isinstance(result, dict) else None
 
 
 def measured(metrics: dict[str, Any]) -> dict[str, float | int]:
