@@ -74,6 +74,18 @@ def parameters(run):
     return [p.detach() for p in run.step.model.parameters()]
 
 
+def stop_in(run, step, value="lr"):
+    """Let a signal arrive when `value` is logged for this step: `lr` while the step, `val/acc` while an epoch ends."""
+    log = run.tracker.log
+
+    def stop(number, values):
+        log(number, values)
+        if number == step and value in values:
+            _handle(signal.SIGTERM, None)
+
+    run.tracker.log = stop
+
+
 def test_a_listener_hears_of_the_start_and_of_every_epoch(tmp_path):
     heard = []
     run = fit(tmp_path, [lambda *done: heard.append(done)])
@@ -111,14 +123,7 @@ def test_a_stop_and_a_resumption_give_the_same_run(method, stop_at, augment, tmp
     whole = fit(tmp_path / "whole", method=method, **data)
     expected = whole.run()
     stopped = fit(tmp_path / "parts", method=method, **data)
-    log = stopped.tracker.log
-
-    def stop(step, values):
-        log(step, values)
-        if step == stop_at and "lr" in values:
-            _handle(signal.SIGTERM, None)  # arrives while the step is half done
-
-    stopped.tracker.log = stop
+    stop_in(stopped, stop_at)
     with pytest.raises(Interrupted):
         stopped.run()
     heard = []
@@ -187,14 +192,7 @@ def test_the_best_weights_survive_a_stop(stop_at, tmp_path, monkeypatch):
     whole = fit(tmp_path / "whole", select="best")
     expected = whole.run()
     stopped = fit(tmp_path / "parts", select="best")
-    log = stopped.tracker.log
-
-    def stop(step, values):
-        log(step, values)
-        if step == stop_at and "lr" in values:
-            _handle(signal.SIGTERM, None)
-
-    stopped.tracker.log = stop
+    stop_in(stopped, stop_at)
     with pytest.raises(Interrupted):
         stopped.run()
     resumed = fit(tmp_path / "parts", select="best")
@@ -209,14 +207,7 @@ def test_without_the_best_weights_training_begins_anew(damage, stop_at, begins_a
     whole = fit(tmp_path / "whole", select="best")
     expected = whole.run()
     stopped = fit(tmp_path / "parts", select="best")
-    log = stopped.tracker.log
-
-    def stop(step, values):
-        log(step, values)
-        if step == stop_at and ("lr" in values) == (stop_at == 5):  # in an epoch, or at its end
-            _handle(signal.SIGTERM, None)
-
-    stopped.tracker.log = stop
+    stop_in(stopped, stop_at, "lr" if stop_at == 5 else "val/acc")  # in an epoch, or at its end
     with pytest.raises(Interrupted):
         stopped.run()
     damage(tmp_path / "parts" / "best.pt")
