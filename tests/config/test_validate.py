@@ -1,9 +1,12 @@
 """Every rule refuses what it should, names the option, and lets the rest through."""
 
 import pytest
+from hydra.utils import get_class
 from omegaconf import OmegaConf
 
+from wasi.config import combinations
 from wasi.config.combinations import TOGETHER
+from wasi.config.declared import method_names, options_of
 from wasi.config.validate import OPTIONS, validate
 from wasi.errors import UserError
 
@@ -184,6 +187,11 @@ def test_the_bound_is_told_of_a_value_that_exceeds_nothing_else(option, given, a
     with pytest.raises(UserError) as error:
         validate(composed(option, given))
     assert error.value.allowed == allowed
+
+
+def test_methods_without_matrices_to_whiten_are_those_whose_class_says_so():
+    found = [name for name in method_names() if not get_class(options_of(name)["_target_"]).trains_matrices]
+    assert sorted(found) == sorted(combinations._WITHOUT_MATRICES)
 
 
 def test_what_is_swept_over_is_left_to_the_jobs(compose_config):

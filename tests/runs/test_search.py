@@ -198,6 +198,8 @@ def test_killed_in_the_middle_a_search_of_two_objectives_goes_on_and_trains_noth
     before = completed()
     asked = len(study_of(sweep).trials)
     assert 1 <= asked <= 2 and not (sweep / "tuning.json").exists()
+    with open(sweep / "optuna.journal", "a") as journal:
+        journal.write('{"op_code": 4, "wor')  # as a full disk leaves it
 
     process = train(*words, cwd=tmp_path)
     out, err = process.communicate(timeout=300)

@@ -1,10 +1,14 @@
-"""Which jobs a sweep counts as failed."""
+"""The command that a sweep prints, and which of its jobs count as failed."""
 
 import os
 
+import pytest
+from omegaconf import read_write
+
+from tests.runs.test_plan import composed
 from wasi.runs.lock import folder_lock
 from wasi.runs.result import write_json
-from wasi.runs.sweep import failed_jobs, lost_jobs, versions
+from wasi.runs.sweep import SweepCallback, failed_jobs, lost_jobs, versions
 
 
 def _job(sweep, name, status, error=None):
@@ -42,3 +46,17 @@ def test_a_job_without_any_result_is_lost_unless_somebody_is_at_it(tmp_path):
     with folder_lock(begun):
         assert list(lost_jobs([fine, begun, absent])) == [absent]
     assert lost_jobs([fine, begun])[begun]["error"] == "it left no result.json"
+
+
+@pytest.mark.parametrize(("words", "named"), [([], False), (["hydra.sweep.dir={folder}/${{now:%Y}}x"], True)])
+def test_the_command_to_continue_names_the_folder_that_the_time_gave(words, named, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    given = [word.format(folder=tmp_path) for word in words]
+    monkeypatch.setattr("sys.orig_argv", ["python", "train.py", "-m", *given])
+    with composed(*given) as config:
+        with read_write(config.hydra.sweeper):
+            config.hydra.sweeper.params = {"method": "vanilla", "seed": "1,2"}
+        SweepCallback().on_multirun_start(config)
+        folder = config.hydra.sweep.dir
+    command = capsys.readouterr().out.splitlines()[0]
+    assert command.endswith(f"hydra.sweep.dir={folder} sweep=here" if named else "train.py -m sweep=here")

@@ -122,11 +122,11 @@ def test_continued_bit_for_bit_momentum_included(tmp_path, micro_batch_size):
 
 
 def _with(content, at):
-    """Overwrite bytes of a file, which keeps its length."""
+    """Overwrite bytes of a file, which keeps its length; `at` is a share of that."""
 
     def damage(path):
         with open(path, "rb+") as file:
-            file.seek(at if at >= 0 else path.stat().st_size // 2)
+            file.seek(int(at * path.stat().st_size))
             file.write(content)
 
     return damage
@@ -138,9 +138,10 @@ def _with(content, at):
         _cut,
         lambda path: path.unlink(),
         lambda path: path.write_bytes(b""),
-        _with(bytes(512), -1),  # numbers of a weight, which torch would load
-        _with(b"\xff", 90),  # the first names of the archive's pickle
-        _with(b"\xff" * 3, 300),
+        _with(bytes(512), 0.5),  # numbers of a weight, which torch would load
+        _with(b"\xff" * 3, 0.0),
+        _with(b"\xff" * 3, 0.001),  # in the archive's pickle
+        lambda path: path.write_bytes(path.read_bytes()[:-22] + bytes(22)),  # its last record, which tells where all is
     ],
 )
 def test_the_one_before_a_damaged_checkpoint_is_used(tmp_path, damage):

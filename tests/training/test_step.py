@@ -191,11 +191,11 @@ def test_saving_and_loading_continues_bit_for_bit():
 
 
 def test_tied_weights_keep_one_pair_and_step_once(caplog):
-    caplog.set_level("INFO")
     from timm.models.vision_transformer import VisionTransformer
 
     from tests.small import method
 
+    caplog.set_level("INFO")
     torch.manual_seed(0)
     model = VisionTransformer(16, 4, embed_dim=32, depth=2, num_heads=2, num_classes=5)
     model.blocks[1].mlp.fc1.weight = model.blocks[0].mlp.fc1.weight

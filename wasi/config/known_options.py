@@ -156,11 +156,11 @@ def check_method(cfg: DictConfig) -> None:
     method, name = cfg.method, cfg.method.get("name")
     if name not in files:
         raise UserError("method.name", name, f"{', '.join(sorted(filter(None, files)))}, by method=NAME")
-    if method._target_ != options_of(name).get("_target_"):  # else it need not be imported, which takes seconds
+    if method._target_ != options_of(name).get("_target_"):  # a shipped class fits; to import it would take seconds
         parameters = signature(target_of("method", method)).parameters.items()
         needed = [key for key, found in parameters if found.default is Parameter.empty and key not in method]
         if needed:
-            allowed = f"a class whose arguments method={name} has as options; {', '.join(needed)} it has not"
+            allowed = f"a class whose arguments are options of method={name}, which has no {', '.join(needed)}"
             raise UserError("method._target_", method._target_, allowed)
     given_values = flat(plain(method))
     for path, reference in _references(files[name]):

@@ -43,11 +43,12 @@ def check_counts(cfg: DictConfig) -> None:
 
     OMP_NUM_THREADS is looked at where it decides, as OpenMP takes another number in silence if it cannot be used.
     """
-    threads = os.environ.get("OMP_NUM_THREADS", "1") if cfg.device.num_threads is None else "1"
-    first = re.fullmatch(r"\s*0*([1-9][0-9]*)\s*(,\s*[0-9]+\s*)*", threads)  # the others are of nested regions
-    if first is None or int(first[1]) > worker_limit():
-        allowed = f"a whole number from 1 to {worker_limit()} on this machine, or not set"
-        raise UserError("OMP_NUM_THREADS", threads, allowed)
+    threads = os.environ.get("OMP_NUM_THREADS")
+    if threads is not None and cfg.device.num_threads is None:
+        first = re.fullmatch(r"\s*0*([1-9][0-9]*)\s*(,\s*[0-9]+\s*)*", threads)  # the others are of nested regions
+        if first is None or int(first[1]) > worker_limit():
+            allowed = f"a whole number from 1 to {worker_limit()} on this machine, or not set"
+            raise UserError("OMP_NUM_THREADS", threads, allowed)
     for option, count in (
         ("device.num_threads", cfg.device.num_threads),
         ("dataset.num_workers", cfg.dataset.num_workers),

@@ -3,6 +3,7 @@
 import logging
 import os
 import zipfile
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -36,9 +37,9 @@ class Progress:
         return accuracies.index(max(accuracies)) + 1 if max(accuracies, default=-1.0) >= 0 else 0
 
     @property
-    def needs_best(self) -> bool:
-        """Whether the weights of the best epoch are others than those of a checkpoint at this point of training."""
-        return self.best_epoch > 0 and not (self.best_epoch == len(self.epochs) and self.count == 0)
+    def is_at_best(self) -> bool:
+        """Whether an epoch has just ended, and is the best so far."""
+        return self.count == 0 and 0 < self.best_epoch == len(self.epochs)
 
 
 def save_checkpoint(folder: Path, step: TrainStep, scheduler, progress: Progress) -> None:
@@ -71,7 +72,7 @@ def load_checkpoint(folder: Path, step: TrainStep, scheduler, with_best: bool = 
     if state is None:
         return Progress()
     progress = Progress(**state["progress"])
-    if with_best and progress.needs_best and _undamaged(folder / file_names.BEST) is None:
+    if with_best and progress.best_epoch and not progress.is_at_best and not _is_whole(folder / file_names.BEST):
         log.warning("%s lacks the weights of epoch %d: training begins anew", folder, progress.best_epoch)
         return Progress()
     step.model.load_state_dict(state["model"])
@@ -86,28 +87,27 @@ def load_checkpoint(folder: Path, step: TrainStep, scheduler, with_best: bool = 
 def _newest(folder: Path) -> dict | None:
     """Load the newest undamaged checkpoint, or return None; a warning is logged for each damaged one."""
     for path in (folder / file_names.CHECKPOINT, folder / file_names.CHECKPOINT_BEFORE):
-        if (state := _undamaged(path)) is not None:
-            return state
+        with suppress(RuntimeError):  # of torch's reader, where the archive's directory is damaged
+            if _is_whole(path):
+                return torch.load(path, map_location="cpu", weights_only=True)
+        if path.exists():
+            log.warning("%s is damaged, left aside", path)
     return None
 
 
-def _undamaged(path: Path) -> dict | None:
-    """Load a file of `torch.save`; None, after a warning, if it is damaged, and None if there is none.
+def _is_whole(path: Path) -> bool:
+    """Return whether the file is there and has its right checksums, which torch does not check.
 
-    It is a zip archive with checksums, which torch does not check.
+    `torch.save` writes a zip archive. It is read in pieces, so this takes little memory.
     """
     if not path.exists():
-        return None
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if (part := archive.testzip()) is not None:
-                raise zipfile.BadZipFile(f"wrong checksum of {part}")
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:  # which one depends on the byte that is wrong
-        log.warning("%s is damaged, left aside: %s", path, str(error).partition("\n")[0])
-        return None
+        return False
+    with open(path, "rb") as file:  # raises OSError for a file that must not be read
+        try:
+            with zipfile.ZipFile(file) as archive:
+                return archive.testzip() is None
+        except Exception:  # which one depends on the byte that is wrong
+            return False
 
 
 def save_best(folder: Path, step: TrainStep) -> None:

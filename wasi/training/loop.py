@@ -199,10 +199,7 @@ class Fit:
 
     def _save_if_best(self) -> None:
         """Write `best.pt` if the last epoch has just ended and is the best so far (`train.select=best`)."""
-        epochs = len(self.progress.epochs)
-        ended = self.progress.step == epochs * self.per_epoch
-        wanted = self.cfg.train.select == "best" and not parallel.rank()
-        if wanted and ended and epochs and self.progress.best_epoch == epochs:
+        if self.cfg.train.select == "best" and not parallel.rank() and self.progress.is_at_best:
             save_best(self.folder, self.step)
 
     @contextmanager

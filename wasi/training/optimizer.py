@@ -31,19 +31,20 @@ def build_optimizer(model: nn.Module, cfg: DictConfig) -> torch.optim.Optimizer:
     Raises:
         UserError: there is no such optimizer, or an option is not one of its arguments.
     """
-    for layer in trainable_factors(model):
+    factored = trainable_factors(model)
+    for layer in factored:
         layer.C = None  # coordinates of an earlier optimizer
     kind = target_of("optimizer", cfg, beside=("head_lr_ratio",), filled=("params",))
     on_weights = kind is Swan or (kind is torch.optim.SGD and not cfg.get("momentum"))
     groups = coordinate_groups(model) if on_weights else []
-    in_coordinates = [layer for layer in trainable_factors(model) if layer.C is not None]
-    if 0 < len(in_coordinates) < (count := len(trainable_factors(model))):
+    in_coordinates = [layer for layer in factored if layer.C is not None]
+    if 0 < len(in_coordinates) < len(factored):
         text = "%s steps on the weights of %d of %d low-rank layers; on both factors of the others: %s"
         why = "their inputs are kept at a rank above the weight's, or whole, or they share factors"
-        log.info(text, kind.__name__, len(in_coordinates), count, why)
+        log.info(text, kind.__name__, len(in_coordinates), len(factored), why)
     held = {id(p) for layer in in_coordinates for p in (layer.L, layer.R)}
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in held]
-    left = {id(layer.L) for layer in trainable_factors(model)}
+    left = {id(layer.L) for layer in factored}
     matrices = {id(p) for p in _block_matrices(model)} if kind is Swan else set()
     groups += split(split([{"params": rest, "whiten": False}], left, weight_decay=0.0), matrices, whiten=True)
     options = {key: value for key, value in cfg.items() if key != "head_lr_ratio"}
