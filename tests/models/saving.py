@@ -9,6 +9,7 @@ from tests.small import CLASSES, MODELS, applied
 from wasi.data.spec import InputSpec
 from wasi.methods.describe import describe_layers
 from wasi.models import timm_models, torchvision_models
+from wasi.models.attention import replace_window_attention
 from wasi.models.header import ModelHeader
 from wasi.models.saved import save_model
 
@@ -33,7 +34,7 @@ def serve(monkeypatch, kind: str) -> None:
 
 def trained(kind: str, method: str, scope: str = "all") -> tuple[nn.Module, ModelHeader]:
     """With every parameter moved, as by an optimizer that keeps no factor orthonormal and no adapter zero."""
-    model = applied(kind, method, scope=scope)
+    model = replace_window_attention(applied(kind, method, scope=scope))  # as `build_model` makes it
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():

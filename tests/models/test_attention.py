@@ -6,7 +6,7 @@ from torchvision.models import SwinTransformer, VisionTransformer
 from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformerBlockV2
 
 from wasi.errors import UserError
-from wasi.models.attention import unpack_attention
+from wasi.models.attention import replace_window_attention, unpack_attention
 from wasi.models.structure import linear_sites
 
 
@@ -87,6 +87,15 @@ def test_names():
     state = unpack_attention(swin()).state_dict()
     assert {"features.1.0.attn.qkv.weight", "features.1.0.attn.proj.bias"} <= state.keys()
     assert set(state) == set(swin().state_dict())
+
+
+@pytest.mark.parametrize("build", [swin, swin_v2])
+def test_every_method_gets_the_same_attention_of_swin(build):
+    model = replace_window_attention(build())
+    kinds = [type(module) for module in model.modules()]
+    unpack_attention(model)
+    assert kinds == [type(module) for module in model.modules()] != [type(module) for module in build().modules()]
+    assert [type(module) for module in replace_window_attention(vit()).modules()] == [type(m) for m in vit().modules()]
 
 
 def test_swin_linears_see_the_batch_as_first_of_four_modes():

@@ -92,6 +92,7 @@ def test_forward_at_another_size(name, library, size):
     with torch.no_grad():
         assert model(torch.zeros(1, 3, size, size)).shape == (1, 3)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert not any("ShiftedWindow" in type(module).__name__ for module in model.modules())
 
 
 def test_heads_are_fresh_and_pass_gradient():

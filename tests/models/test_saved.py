@@ -26,6 +26,13 @@ EACH += [("torchvision_vit", "wasi", "mlp"), ("swin", "svd_llm", "mlp"), ("timm_
 IMAGES = batch(3)[0]
 
 
+def swin_v2():
+    from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformer, SwinTransformerBlockV2
+
+    parts = {"block": SwinTransformerBlockV2, "downsample_layer": PatchMergingV2, "stochastic_depth_prob": 0.0}
+    return SwinTransformer([2, 2], 16, [2, 2], [2, 4], [4, 4], num_classes=5, **parts)
+
+
 @pytest.mark.parametrize(("kind", "method", "scope"), EACH)
 def test_an_opened_model_computes_what_the_trained_one_did(kind, method, scope, tmp_path, monkeypatch):
     serve(monkeypatch, kind)
@@ -43,6 +50,21 @@ def test_dense_weights_load_strictly_into_the_librarys_own_model(kind, method, s
     plain = MODELS[kind]()
     plain.load_state_dict(dense_state(header, read_state(tmp_path, "RUN")), strict=True)
     torch.testing.assert_close(logits(plain, IMAGES), logits(model, IMAGES), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("scope", ["all", "mlp"])
+@pytest.mark.parametrize("method", ["vanilla", "wasi"])
+def test_files_of_torchvisions_swin_v2_have_the_librarys_keys(method, scope, tmp_path, monkeypatch):
+    """With every scope, although its attention is replaced, which renames the biases."""
+    monkeypatch.setitem(MODELS, "swin_v2", swin_v2)
+    monkeypatch.setitem(LIBRARIES, "swin_v2", LIBRARIES["swin"])
+    serve(monkeypatch, "swin_v2")
+    model, header = saved(tmp_path, "swin_v2", method, scope)
+    assert "qkv_bias" in {name.rpartition(".")[2] for name in model.state_dict()}
+    plain = swin_v2()
+    plain.load_state_dict(dense_state(header, read_state(tmp_path, "RUN")), strict=True)
+    for other in (plain, open_model(tmp_path)[0]):
+        torch.testing.assert_close(logits(other, IMAGES), logits(model, IMAGES), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", MODELS)

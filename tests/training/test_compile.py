@@ -10,6 +10,7 @@ from tests.small import batch, build, method
 from tests.training.test_step import DOUBLE, outputs, sgd
 from wasi.errors import UserError
 from wasi.layers.activation import TuckerState
+from wasi.layers.autocast import autocast_forward
 from wasi.measure.flops import step_flops
 from wasi.measure.memory import train_peak
 from wasi.training import compile as compiling
@@ -38,12 +39,17 @@ def applied(name, dtype=DOUBLE):
 
 def trained(name, compiled, policy="plain", dtype=DOUBLE, sizes=(8, 8)):
     """Outputs after steps on so many images each, the losses, and the step."""
-    model = applied(name, dtype)
+    model = applied(name, torch.float32 if policy == "bfloat16" else dtype)
+    dtype = next(model.parameters()).dtype
     if compiled:
         compile_blocks(model)
     options = {"clip_norm": 2.0, **(LEAN if policy == "lean" else {})}
     if policy == "checkpointing":
         checkpoint_blocks(model)
+    if policy == "accumulation":
+        options["micro_batch_size"] = 3
+    if policy == "bfloat16":
+        autocast_forward(model, torch.bfloat16)
     step = (LeanStep if policy == "lean" else TrainStep)(model, sgd(model), lambda images: images, **options)
     losses = [step(*batch(size, seed, dtype)).loss for seed, size in enumerate(sizes)]
     return outputs(model), losses, step
@@ -63,8 +69,8 @@ def test_compiled_steps_are_those_of_eager_blocks(name, traced):
     agree(found, trained(name, compiled=False), 1e-12)
 
 
-@pytest.mark.parametrize("policy", ["checkpointing", "lean"])
-def test_blocks_are_compiled_under_every_memory_policy(policy, traced, monkeypatch):
+@pytest.mark.parametrize("policy", ["checkpointing", "lean", "accumulation", "bfloat16"])
+def test_blocks_are_compiled_under_every_policy(policy, traced, monkeypatch):
     before = graph_count()
     with monkeypatch.context() as patch:
         patch.setattr("wasi.training.lean.GraphOnlyRepetition", None)  # which cannot look into what is compiled

@@ -18,6 +18,7 @@ from wasi.runs.job import Run
 from wasi.signals import interruptible
 from wasi.tracking import Tracker
 from wasi.training import parallel
+from wasi.training.compile import COMPILE_OPTIONS, compile_blocks
 from wasi.training.lean import LeanStep
 from wasi.training.optimizer import build_optimizer
 from wasi.training.step import TrainStep
@@ -28,10 +29,13 @@ def swan(model):
     return build_optimizer(model, OmegaConf.create(options))
 
 
-def trained(method, optimizer, lean=False):
+def trained(method, optimizer, policy="plain"):
     """Outputs and losses after four steps, in this process's share of the batches."""
     model = applied("timm_vit", method, DOUBLE)
+    lean = policy == "lean"
     options = {"chunk_size": 3, "segment_size": 1, "storage": DOUBLE} if lean else {}
+    if policy == "compiled" and parallel.is_parallel():
+        compile_blocks(model)
     step = (LeanStep if lean else TrainStep)(model, optimizer(model), lambda images: images, clip_norm=2.0, **options)
     losses = []
     for seed in range(4):
@@ -43,15 +47,17 @@ def trained(method, optimizer, lean=False):
 
 
 CASES = [
-    *((name, sgd, False) for name in METHODS if name != "asi"),  # which is wasi with a dense weight
-    ("asi", swan, False),
-    ("wasi", swan, False),
-    ("wasi", swan, True),
+    *((name, sgd, "plain") for name in METHODS if name != "asi"),  # which is wasi with a dense weight
+    ("asi", swan, "plain"),
+    ("wasi", swan, "plain"),
+    ("wasi", swan, "lean"),
+    ("wasi", sgd, "compiled"),  # follows one process that is not compiled
 ]
 
 
 def worker(rank, folder):
     torch.set_num_threads(1)
+    COMPILE_OPTIONS.update({"backend": "aot_eager", "options": None})  # graphs are traced, and run as they are
     dist.init_process_group("gloo", store=dist.FileStore(str(folder / "store"), 2), rank=rank, world_size=2)
     try:
         torch.save([trained(*case) for case in CASES], folder / f"{rank}.pt")

@@ -1,7 +1,8 @@
 """Attention modules whose projections are `nn.Linear` children that are *called*, so that they can be replaced.
 
 torchvision reads `in_proj_weight` and `qkv.weight` directly, so a layer put in their place would be ignored. The
-modules here hold the parameters of the originals, not copies, and compute the same up to rounding.
+modules here hold the parameters of the originals, not copies, and compute the same up to rounding. Those for Swin are
+also faster at inference than torchvision's, so every method gets them (`replace_window_attention`).
 """
 
 import math
@@ -23,14 +24,28 @@ def unpack_attention(model: nn.Module) -> nn.Module:
     Raises:
         UserError: an `nn.MultiheadAttention` has separate or appended key and value parameters, or no `batch_first`.
     """
-    for block in find_blocks(model).values():
-        for parent in list(block.modules()):
-            for name, child in parent.named_children():
-                _prepare(child, model)
-                opened = _opened(child)
-                if opened is not child:
-                    setattr(parent, name, opened.train(child.training))
+    replace_window_attention(model)
+    for parent, name, child in _parts_of_blocks(model):
+        _prepare(child, model)
+        if isinstance(child, nn.MultiheadAttention):
+            setattr(parent, name, SelfAttention(child).train(child.training))
     return model
+
+
+def replace_window_attention(model: nn.Module) -> nn.Module:
+    """Replace torchvision's shifted-window attention (Swin) in the model's blocks, in place; return the model."""
+    kinds = {"ShiftedWindowAttention": WindowAttention, "ShiftedWindowAttentionV2": CosineWindowAttention}
+    for parent, name, child in _parts_of_blocks(model):
+        kind = type(child)
+        if kind.__module__.startswith("torchvision.") and kind.__name__ in kinds:
+            setattr(parent, name, kinds[kind.__name__](child).train(child.training))
+    return model
+
+
+def _parts_of_blocks(model: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
+    """List (parent, name, module) of all modules within the model's blocks."""
+    parents = [parent for block in find_blocks(model).values() for parent in block.modules()]
+    return [(parent, name, child) for parent in parents for name, child in parent.named_children()]
 
 
 def _prepare(module: Any, model: Any) -> None:
@@ -39,18 +54,6 @@ def _prepare(module: Any, model: Any) -> None:
         module.rel_indices = module.get_rel_indices(model.patch_embed.num_patches)
     if hasattr(module, "qkv_bias_separate"):  # BEiT, EVA, Swin v2: call `qkv`, then add the bias
         module.qkv_bias_separate = True
-
-
-def _opened(module: nn.Module) -> nn.Module:
-    """Return the replacement of an attention module that reads its weights directly, or else `module` itself."""
-    kind = type(module)
-    if isinstance(module, nn.MultiheadAttention):
-        return SelfAttention(module)
-    if kind.__module__.startswith("torchvision.") and kind.__name__ == "ShiftedWindowAttention":
-        return WindowAttention(module)
-    if kind.__module__.startswith("torchvision.") and kind.__name__ == "ShiftedWindowAttentionV2":
-        return CosineWindowAttention(module)
-    return module
 
 
 def _linear(weight: Tensor, bias: nn.Parameter | None) -> nn.Linear:

@@ -33,7 +33,7 @@ def save_model(path: Path, model: nn.Module, header: ModelHeader) -> None:
 def inference_state(model: nn.Module, header: ModelHeader) -> State:
     """Return the tensors that the file of `model` holds, by their keys; some share memory with the model."""
     layers = {n: m for n, m in model.named_modules(remove_duplicate=False) if isinstance(m, LowRankLayer)}
-    names = unpacked_names(outline(header), header.scope) if layers else {}
+    names = unpacked_names(outline(header), "all")  # torchvision's Swin has other attention with every scope
     inside = tuple(f"{name}." for name in layers)
     state = {names.get(key, key): value for key, value in model.state_dict().items() if not key.startswith(inside)}
     for name, layer in layers.items():
