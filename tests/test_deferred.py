@@ -1,8 +1,8 @@
 """torch._dynamo stays out of training, and out of nobody else's way: each case in a process of its own."""
 
+import json
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -114,15 +114,48 @@ assert torch.compiler.disable is not marked.disable or not light
 print(len(graphs), *graphs)
 """
 
+# Runs each program that it is given in a fork of a process that has imported torch, which takes seconds, and no more.
+FORKING = """
+import json, os, sys, traceback
+import torch
+for line in sys.stdin:
+    program, before, arguments = json.loads(line)
+    if (child := os.fork()) == 0:
+        sys.path[:0], sys.argv[1:] = before, arguments
+        try:
+            exec(program, {"__name__": "__main__"})
+        except BaseException:
+            traceback.print_exc(file=sys.stdout)
+        sys.stdout.flush()
+        os._exit(0)
+    os.waitpid(child, 0)
+    print("END", flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def printed_by():
+    """`printed_by(program, *folders, arguments=[])`: what a program prints, with the folders first in `sys.path`."""
+    command = [sys.executable, "-c", f"import sys; sys.path[:0] = {list(filter(None, sys.path))}\n{FORKING}"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+
+        def run(program: str, *before: Path, arguments=()) -> str:
+            process.stdin.write(json.dumps([program, [*map(str, before)], [*arguments]]) + "\n")
+            process.stdin.flush()
+            return " ".join("".join(iter(process.stdout.readline, "END\n")).split())
+
+        yield run
+        process.stdin.close()
+
 
 @pytest.mark.parametrize(
     "program, printed", [(TRAINING, "[]"), (DOWNLOADING, "[]"), (OUTLINED, "[]"), (COMPILING, "1.0 2.0")]
 )
-def test_what_only_a_compiler_needs_is_imported_where_it_is_used_and_nowhere_else(program, printed):
+def test_what_only_a_compiler_needs_is_imported_where_it_is_used_and_nowhere_else(program, printed, printed_by):
     assert printed_by(program) == printed
 
 
-def test_functions_that_are_no_business_of_the_compiler_stay_so(tmp_path):
+def test_functions_that_are_no_business_of_the_compiler_stay_so(tmp_path, printed_by):
     """The same graphs, with none of what the marked functions do, as by the module imported as usual."""
     (tmp_path / "marked.py").write_text(MARKED)
     light, usual = (printed_by(LOOKED_INTO, tmp_path, arguments=[how]) for how in ("light", "usual"))
@@ -153,7 +186,7 @@ for name in sys.argv[1:]:
 """
 
 
-def test_a_release_that_asks_for_more_at_its_import_gets_it(tmp_path):
+def test_a_release_that_asks_for_more_at_its_import_gets_it(tmp_path, printed_by):
     (tmp_path / "wandb").mkdir()
     (tmp_path / "wandb" / "__init__.py").write_text("here = 1\n")
     (tmp_path / "wandb" / "sub.py").write_text("there = 1\n")
@@ -163,7 +196,7 @@ def test_a_release_that_asks_for_more_at_its_import_gets_it(tmp_path):
     assert printed_by(ASKED, tmp_path, arguments=list(ASKING_FOR_MORE)) == expected
 
 
-def test_nothing_is_put_off_where_there_is_nothing_to_put_off(tmp_path):
+def test_nothing_is_put_off_where_there_is_nothing_to_put_off(tmp_path, printed_by):
     """A torch without `torch.compiler`, an installation without wandb; a module that is missing is told as ever."""
     (tmp_path / "library.py").write_text(
         "import torch\ntry:\n    import wandb\nexcept ImportError:\n    wandb = None\n"
@@ -178,17 +211,9 @@ def test_nothing_is_put_off_where_there_is_nothing_to_put_off(tmp_path):
     assert printed_by(program, tmp_path) == "None nowhere"
 
 
-def test_counting_flops_imports_no_triton_and_leaves_it_to_others(tmp_path):
+def test_counting_flops_imports_no_triton_and_leaves_it_to_others(tmp_path, printed_by):
     (tmp_path / "triton.py").write_text("here = 'here'\n")
     assert printed_by(COUNTING, tmp_path) == "False here"
-
-
-def printed_by(program: str, *before: Path, arguments: Sequence[str] = ()) -> str:
-    path = [*map(str, before), *filter(None, sys.path)]
-    command = [sys.executable, "-c", f"import sys; sys.path[:0] = {path}\n{program}", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return " ".join(done.stdout.split())
 
 
 @pytest.mark.parametrize(
