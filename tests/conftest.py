@@ -1,7 +1,7 @@
 """What tests of the configuration share."""
 
 import signal
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -34,7 +34,7 @@ def compose_config():
     return composed
 
 
-@cache
+@lru_cache(maxsize=128)
 def _composed(config: str, with_hydra: bool, overrides: tuple[str, ...]) -> DictConfig:
     import wasi.config.resolvers  # noqa: F401
 

@@ -29,9 +29,18 @@ def _marked(names):
     return [pytest.param(name, marks=NEEDS_SWAN if "optimizer: swan" in _text(name) else []) for name in names]
 
 
+def _commands(experiment: str) -> list[tuple[str, str]]:
+    """The experiment with the main configuration of each command that its header names."""
+    header = (CONF / "experiment" / f"{experiment}.yaml").read_text()
+    mains = {"config": "train.py", "bench": "bench_device.py"}
+    return [(config, experiment) for config, script in mains.items() if f"#   python {script} " in header]
+
+
 @pytest.mark.parametrize("name", _marked(RECIPES))
-@pytest.mark.parametrize("experiment", [None, *SWEEPING])
-@pytest.mark.parametrize("config", ["config", "bench"])
+@pytest.mark.parametrize(
+    ("config", "experiment"),
+    [("config", None), ("bench", None), *(pair for experiment in SWEEPING for pair in _commands(experiment))],
+)
 def test_every_recipe_composes_with_every_experiment_that_sweeps_recipes(config, experiment, name, compose_config):
     words = [f"experiment={experiment}"] if experiment else []
     cfg = compose_config(*words, f"recipe={name}", config=config, small=False)
