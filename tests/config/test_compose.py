@@ -1,19 +1,15 @@
-"""Every file under conf/ composes, resolves, is valid, and names things that exist."""
+"""What the files under conf/ say. That each composes and is valid is in test_known_options.py."""
 
 from importlib import import_module
 from pathlib import Path
 from types import GenericAlias
 
 import pytest
-from hydra.utils import get_object
-from omegaconf import OmegaConf
 
 from tests.small import METHODS
 from wasi.config.validate import validate
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-GROUPS = ("model", "dataset", "augment", "method", "rank", "device", "optimizer", "scheduler", "logger")
-OPTIONS = [(path.parent.name, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 EXPERIMENTS = sorted((CONF / "experiment").glob("*.yaml"))
 
 CONTRACT = {
@@ -42,21 +38,10 @@ def test_the_contract_names_exist(group):
     assert set(CONTRACT[group].split()) <= {path.stem for path in (CONF / group).glob("*.yaml")}
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_an_option_composes(group, option, compose_config):
-    needs = ["model.name=vit_tiny_patch16_224"] if option == "timm" else []
-    cfg = compose_config(f"{group}={option}", *needs, small=False)
-    validate(cfg)
-    for target in _targets(OmegaConf.to_container(cfg, resolve=True)):
-        assert callable(get_object(target)), target
-
-
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
-def test_an_experiment_composes_and_states_its_command(path, compose_config):
+def test_an_experiment_states_its_command(path):
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
-    command = next(line for line in header if f"experiment={path.stem}" in line)
-    config = "bench" if "bench_device.py" in command else "config"
-    validate(compose_config(f"experiment={path.stem}", config=config, small=False))
+    assert any(f".py experiment={path.stem}" in line or f".py -m experiment={path.stem}" in line for line in header)
 
 
 OF_THE_PAPER = sorted({path.stem.removesuffix("_small") for path in EXPERIMENTS if path.stem.endswith("_small")})
@@ -108,16 +93,6 @@ def test_a_raspberry_pi_has_four_threads_and_its_memory(compose_config):
     for name, memory in (("pi5", 8192), ("pi4", 4096)):
         device = compose_config(f"device={name}").device
         assert (device.num_threads, device.memory_limit_mib) == (4, memory)
-
-
-def _targets(value):
-    if isinstance(value, dict):
-        if "_target_" in value:
-            yield value["_target_"]
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            yield from _targets(item)
 
 
 @pytest.mark.parametrize("method", METHODS)

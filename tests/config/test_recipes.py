@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from wasi.config.fingerprint import fingerprint
-from wasi.config.validate import validate
+from wasi.config.known_options import check_config
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 RECIPES = sorted(path.stem for path in (CONF / "recipe").glob("*.yaml"))
@@ -44,7 +44,7 @@ def _commands(experiment: str) -> list[tuple[str, str]]:
 def test_every_recipe_composes_with_every_experiment_that_sweeps_recipes(config, experiment, name, compose_config):
     words = [f"experiment={experiment}"] if experiment else []
     cfg = compose_config(*words, f"recipe={name}", config=config, small=False)
-    validate(cfg)
+    check_config(cfg)
     assert cfg.recipe == name and cfg.method.scope == "all"
     assert cfg.train.memory == ("lean" if name.endswith("_lean") else "plain")
     if experiment:
