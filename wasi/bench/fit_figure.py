@@ -15,7 +15,7 @@ def draw(rows: list[dict], limit_mib: float, model: str) -> dict[str, bytes]:
     """
     timed = [row for row in rows if "epoch_seconds" in row]
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    looks = dict(zip(methods, styles([(method, method) for method in methods]), strict=True))
+    looks = dict(zip(methods, styles(methods), strict=True))
     with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(WIDTH_INCHES, 3.8), dpi=DPI, layout="constrained")
         ax = figure.subplots()

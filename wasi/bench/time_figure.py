@@ -77,7 +77,7 @@ def _x_value(config: dict) -> float | str:
 def _panel(ax, series: dict[str, Series], kind: str, title: str) -> None:
     ticks = _ticks(x_value for one in series.values() for x_value, _ in one.points)
     unit, scale = _unit([p50 for one in series.values() for _, p50, _ in one.timed(kind)])
-    looks = styles([(one.method, name) for name, one in series.items()])
+    looks = styles([one.method for one in series.values()])
     for (name, one), style in zip(series.items(), looks, strict=True):
         found = sorted((ticks[x_value], p50 * scale, p90 * scale) for x_value, p50, p90 in one.timed(kind))
         if not found:

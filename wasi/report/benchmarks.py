@@ -47,10 +47,10 @@ def joined(trained: list["Group"], benchmarked: list["Group"]) -> list["Group"]:
         alike = [other for other in benchmarked if step_options(other.options) == step_options(group.options)]
         fitting = [other for other in alike if _schedule(other) == _schedule(group)] or alike
         if len(fitting) == 1 and len(fitting[0].runs) == 1:
-            taken.add(id(fitting[0]))
+            taken.add(fitting[0])
             group = replace(group, bench=fitting[0].runs[0])
         groups.append(group)
-    alone = (group for group in benchmarked if id(group) not in taken)
+    alone = (group for group in benchmarked if group not in taken)
     return groups + [replace(group, bench=group.runs[0] if len(group.runs) == 1 else None) for group in alone]
 
 

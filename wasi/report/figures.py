@@ -19,7 +19,7 @@ from wasi.report.groups import Block, Group
 from wasi.report.labels import Label, annotate
 from wasi.report.options import epsilon_label
 from wasi.report.series import Series, references, series_of
-from wasi.report.style import SETTINGS, Style, is_logarithmic, styles
+from wasi.report.style import SETTINGS, is_logarithmic
 from wasi.report.summary import cost_axis
 from wasi.report.ticks import label_log_axis
 from wasi.report.wrapping import wrapped
@@ -60,12 +60,11 @@ def figure_of(block: Block, comparisons: list[Comparison], name: str = "") -> Fi
     figure = Figure(figsize=(WIDTH_INCHES, _TITLE_INCHES + _PANEL_HEIGHT_INCHES * rows), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     series = series_of(block)
-    looks = styles([(s.method, s.label) for s in series])
     grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
     axes = list(grid.flat)[: len(panels)]
     for unused in list(grid.flat)[len(panels) :]:
         unused.remove()
-    labels = [_panel(ax, cost, series, looks, comparisons) for ax, cost in zip(axes, panels, strict=True)]
+    labels = [_panel(ax, cost, series, comparisons) for ax, cost in zip(axes, panels, strict=True)]
     for first in grid[:, 0]:
         first.set_ylabel(block.accuracy_title)
     points = WIDTH_INCHES * 72
@@ -82,55 +81,44 @@ def figure_of(block: Block, comparisons: list[Comparison], name: str = "") -> Fi
     return figure
 
 
-def _panel(
-    ax: Axes, cost: Cost, series: list[Series], looks: list[Style], comparisons: list[Comparison]
-) -> list[Label]:
-    labels: list[Label] = []
+def _panel(ax: Axes, cost: Cost, series: list[Series], comparisons: list[Comparison]) -> list[Label]:
     for vanilla in references(comparisons):
         _reference(ax, vanilla)
     axis = cost_axis(cost, comparisons)
     points = {
-        id(one.group): (x, y)
+        one.group: (x, y)
         for one in comparisons
         if (x := axis.value(one)) is not None and (y := one.group.quoted) is not None
     }
-    for one, style in zip(series, looks, strict=True):
-        groups = [group for group in one.groups if id(group) in points]
-        if groups:
-            across = [0.0 if axis.relative else (group.std(cost.metric) or 0.0) / cost.unit for group in groups]
-            labels += _line(ax, one.label, groups, [points[id(group)] for group in groups], across, style)
+    labels: list[Label] = []
+    for one in series:
+        if shown := {group: points[group] for group in one.groups if group in points}:
+            across = [0.0 if axis.relative else (group.std(cost.metric) or 0.0) / cost.unit for group in shown]
+            labels += _line(ax, one, shown, across)
     _cost_axis(ax, axis.title, [x for x, _ in points.values()])
     return labels
 
 
-def _line(
-    ax: Axes,
-    label: str,
-    groups: list[Group],
-    points: list[tuple[float, float]],
-    across: list[float],
-    style: Style,
-) -> list[Label]:
+def _line(ax: Axes, one: Series, points: dict[Group, tuple[float, float]], across: list[float]) -> list[Label]:
     """Draw one series into one panel, with error bars at points of several seeds; return its points' labels.
 
     Args:
-        points: cost and accuracy of each group.
-        across: the standard deviation of each group's cost, 0 for none.
+        points: cost and accuracy of those groups of the series that have both.
+        across: the standard deviation of each of these costs, 0 for none.
     """
-    ax.plot(
-        [x for x, _ in points], [y for _, y in points],
-        label=label, zorder=4 if style.marker == "*" else 3, **style.marks(),
-    )  # fmt: skip
-    up = [group.std(group.accuracy) or 0.0 for group in groups]
+    style = one.style
+    zorder = 4 if style.marker == "*" else 3
+    ax.plot(*zip(*points.values(), strict=True), label=one.label, zorder=zorder, **style.marks())
+    up = [group.std(group.accuracy) or 0.0 for group in points]
     for axis, stds in (("xerr", across), ("yerr", up)):
-        spread = [(*point, std) for point, std in zip(points, stds, strict=True) if std]
+        spread = [(*point, std) for point, std in zip(points.values(), stds, strict=True) if std]
         if spread:
             x, y, bars = zip(*spread, strict=True)
             options: dict[str, Any] = {axis: bars, "fmt": "none", "elinewidth": 0.9, "capsize": 2}
             ax.errorbar(x, y, **options, ecolor=style.colour, zorder=2)
     return [
         Label(*point, epsilon_label(group.config), style.text_colour, style.size)
-        for point, group in zip(points, groups, strict=True)
+        for group, point in points.items()
     ]
 
 

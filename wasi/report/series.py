@@ -1,4 +1,4 @@
-"""Divides a block's groups into the lines of its figures."""
+"""Divides a block's groups into the lines of its figures, and gives each line its look."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from wasi.config.declared import is_reference
 from wasi.report.comparison import Comparison
 from wasi.report.groups import Block, Group, recipes_of, variant
+from wasi.report.style import Style, styles
 
 
 @dataclass(frozen=True)
@@ -15,21 +16,21 @@ class Series:
     `label` is for legends: their recipes if the block's rows are named by these, else what the groups have in common.
     """
 
-    method: str
     label: str
     groups: list[Group]
+    style: Style
 
 
 def series_of(block: Block) -> list[Series]:
     """The block's series: groups with equal method, scope and other options, except for the thresholds."""
-    recipes = dict(zip(map(id, block.groups), recipes_of(block), strict=False))
-    found: dict[tuple[str, str], list[Group]] = {}
+    recipes = dict(zip(block.groups, recipes_of(block), strict=False))
+    found: dict[str, list[Group]] = {}
     for group in block.groups:
-        label = ", ".join([group.method, *variant(block, group)])
-        found.setdefault((group.method, label), []).append(group)
+        found.setdefault(", ".join([group.method, *variant(block, group)]), []).append(group)
+    looks = styles([groups[0].method for groups in found.values()])
     return [
-        Series(method, _enumerated([recipes[id(group)] for group in groups]) if recipes else label, groups)
-        for (method, label), groups in found.items()
+        Series(_enumerated([recipes[group] for group in groups]) if recipes else label, groups, look)
+        for (label, groups), look in zip(found.items(), looks, strict=True)
     ]
 
 
@@ -42,5 +43,5 @@ def references(comparisons: Sequence[Comparison]) -> list[Group]:
     """The vanillas whose accuracy is drawn as a line across figures: those that rows of other methods are compared
     with, or without such rows the first vanilla."""
     vanillas = [(c.group, c.baseline) for c in comparisons if c.of_vanilla and c.baseline is not None]
-    needed = {id(vanilla): vanilla for group, vanilla in vanillas if not is_reference(group.method)}
-    return list(needed.values()) or [vanilla for _, vanilla in vanillas[:1]]
+    needed = dict.fromkeys(vanilla for group, vanilla in vanillas if not is_reference(group.method))
+    return list(needed) or [vanilla for _, vanilla in vanillas[:1]]

@@ -66,13 +66,13 @@ class Style:
         }
 
 
-def styles(series: list[tuple[str, str]]) -> list[Style]:
-    """One style for each (method, label). The variants of a method share its hue and marker; nine of them differ in
-    fill or shade, and four in the line."""
-    unknown = list(dict.fromkeys(method for method, _ in series if appearance(method) is None))
+def styles(methods: Sequence[str]) -> list[Style]:
+    """One style for each series, given by the method of each. The series of one method share its hue and marker; nine
+    of them differ in fill or shade, and four in the line."""
+    unknown = list(dict.fromkeys(method for method in methods if appearance(method) is None))
     seen: dict[str, int] = {}
     found = []
-    for method, _ in series:
+    for method in methods:
         variant = seen.get(method, 0)
         seen[method] = variant + 1
         look = appearance(method) or Appearance(0, *_OTHERS[unknown.index(method) % len(_OTHERS)])

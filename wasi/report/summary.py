@@ -51,7 +51,7 @@ def times_in_turns(comparisons: Sequence[Comparison], cost: Cost = STEP) -> list
     known = [comparison.group.mean(cost.metric) is not None for comparison in comparisons]
     alone = [is_timed and ratio is None for is_timed, ratio in zip(known, found, strict=True)]
     compared = any(ratio for ratio, one in zip(found, comparisons, strict=True) if not one.is_reference)
-    return found if compared and not any(alone) and len({id(one.costs_beside) for one in comparisons}) == 1 else None
+    return found if compared and not any(alone) and len({one.costs_beside for one in comparisons}) == 1 else None
 
 
 def _time_in_turns(comparison: Comparison, cost: Cost) -> float | None:

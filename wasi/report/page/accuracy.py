@@ -94,8 +94,8 @@ def _datum(row: Row, axis: CostAxis) -> dict[str, Any]:
 
 def _references(rows: list[Row]) -> list[Row]:
     """The rows whose accuracy is drawn as a line across the panel."""
-    drawn = {id(group) for group in references([row.comparison for row in rows])}
-    return [row for row in rows if id(row.group) in drawn]
+    drawn = references([row.comparison for row in rows])
+    return [row for row in rows if row.group in drawn]
 
 
 def _vanilla(rows: list[Row], y: dict[str, Any]) -> list[dict[str, Any]]:

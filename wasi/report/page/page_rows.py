@@ -11,7 +11,7 @@ from wasi.report.fields import ratio_text, significant
 from wasi.report.groups import Block, Group, row_names
 from wasi.report.options import epsilon_label
 from wasi.report.series import series_of
-from wasi.report.style import Style, styles
+from wasi.report.style import Style
 from wasi.report.summary import front_of
 
 
@@ -85,16 +85,9 @@ class Row:
 
 def rows_of(block: Block, comparisons: list[Comparison], first: int) -> list[Row]:
     """The rows of a block, with numbers from `first` on."""
-    names = dict(zip(map(id, block.groups), row_names(block), strict=True))
-    series = series_of(block)
-    looks = styles([(one.method, one.label) for one in series])
-    of_group = {
-        id(group): (one.label, look)
-        for one, look in zip(series, looks, strict=True)
-        for group in one.groups
-    }
-    marked = zip(comparisons, front_of(comparisons), strict=True)
+    series = {group: one for one in series_of(block) for group in one.groups}
+    named = zip(row_names(block), comparisons, front_of(comparisons), strict=True)
     return [
-        Row(first + index, names[id(comparison.group)], *of_group[id(comparison.group)], block, comparison, on_front)
-        for index, (comparison, on_front) in enumerate(marked)
+        Row(key, name, series[one.group].label, series[one.group].style, block, one, on_front)
+        for key, (name, one, on_front) in enumerate(named, first)
     ]
