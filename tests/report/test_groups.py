@@ -6,7 +6,7 @@ from tests.bench import jobs
 from tests.report import fakes
 from wasi.config import declared
 from wasi.report.comparison import compare
-from wasi.report.fields import fields_of, remarks_of
+from wasi.report.fields import fields_of
 from wasi.report.groups import blocks_of, identity, row_names, short_names, shown_option
 from wasi.report.load import read_runs
 from wasi.report.series import series_of
@@ -222,7 +222,7 @@ def test_a_method_without_a_scope_has_no_empty_part_in_its_name(tmp_path):
     (block,) = blocks(tmp_path)
     comparisons = compare(block)
     assert row_names(block) == ["wasi 0.8, mlp", "my_own"]
-    (scope,) = (f for f in fields_of(block, comparisons, remarks_of(comparisons)) if f.title == "scope")
+    (scope,) = (f for f in fields_of(block, comparisons) if f.title == "scope")
     assert scope.values == ["mlp", "-"]
 
 

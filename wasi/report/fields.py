@@ -38,12 +38,9 @@ class Field:
     cost: Cost | None = None
 
 
-def fields_of(block: Block, comparisons: list[Comparison], remarks: list[str]) -> list[Field]:
-    """All columns in which some row has a value.
-
-    Args:
-        remarks: the texts that rows refer to by number, see `remarks_of`.
-    """
+def fields_of(block: Block, comparisons: list[Comparison]) -> list[Field]:
+    """All columns in which some row has a value."""
+    remarks = remarks_of(comparisons)
     fields = [Field("method", [_method(c, remarks) for c in comparisons], is_text=True)]
     fields += _labels(block)
     fields.append(Field("n", [str(len(group.trained) or DASH) for group in block.groups]))
@@ -54,6 +51,7 @@ def fields_of(block: Block, comparisons: list[Comparison], remarks: list[str]) -
 
 
 def remarks_of(comparisons: list[Comparison]) -> list[str]:
+    """Each remark once; rows refer to them by their numbers, from 1 on."""
     return list(dict.fromkeys(remark for comparison in comparisons for remark in comparison.remarks))
 
 

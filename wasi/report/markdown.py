@@ -9,7 +9,6 @@ from wasi.report.gathered import Report
 from wasi.report.groups import Block
 from wasi.report.meanings import RANKS_BY_HAND, meanings_of
 from wasi.report.page.conclusion import answer
-from wasi.report.page.page_rows import rows_of
 from wasi.report.summary import doubts_about_accuracy, summary
 
 _COLUMNS = {
@@ -57,10 +56,10 @@ def _section(block: Block, comparisons: list[Comparison], figures: list[str]) ->
     remarks = remarks_of(comparisons)
     parts = [f"## {escape(block.title)}", escape(facts_of(block))]
     loud = doubts_about_accuracy(block.groups)
-    if saved := answer(rows_of(block, comparisons, first=0)):
+    if saved := answer(block, comparisons):
         parts.append(f"**{escape(saved)}**")
     parts += [f"**{escape(said)}**" if said in loud else escape(said) for said in summary(block, comparisons)]
-    parts.append(_table(fields_of(block, comparisons, remarks)))
+    parts.append(_table(fields_of(block, comparisons)))
     if remarks:
         parts.append(_list([f"[{number}] {escape(remark)}" for number, remark in enumerate(remarks, start=1)]))
     if figures:
@@ -70,7 +69,7 @@ def _section(block: Block, comparisons: list[Comparison], figures: list[str]) ->
 
 def _explained(blocks: list[tuple[Block, list[Comparison]]]) -> list[str]:
     """The meaning of the columns that the tables have, and what the methods do."""
-    titles = {field.title for block, found in blocks for field in fields_of(block, found, remarks_of(found))}
+    titles = {field.title for block, found in blocks for field in fields_of(block, found)}
     columns = [
         f"**{names}**: {meaning}."
         for names, meaning in _COLUMNS.items()

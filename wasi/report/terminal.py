@@ -56,7 +56,7 @@ def _tests(comparisons: Sequence[Comparison]) -> list[str]:
 def block_text(block: Block, comparisons: list[Comparison]) -> str:
     """A block as heading, sentences, table, and the remarks that its rows refer to by number."""
     remarks = remarks_of(comparisons)
-    fields = _fitting(fields_of(block, comparisons, remarks))
+    fields = _fitting(fields_of(block, comparisons))
     heading = f"{block.title}: {facts_of(block)}"
     notes = [f"  [{number}] {remark}" for number, remark in enumerate(remarks, start=1)]
     if not any(field.title == TUNED for field in fields):

@@ -14,6 +14,7 @@ from wasi.report.gathered import Report, gather
 from wasi.report.groups import Block
 from wasi.report.markdown import markdown
 from wasi.report.origins import experiment_of
+from wasi.report.page.conclusion import answer
 from wasi.report.terminal import WIDTH, block_text, legend
 from wasi.runs.ending import printable
 
@@ -73,10 +74,7 @@ def _text(report: Report, files: list[str]) -> str:
 
 def _answers(blocks: list) -> list[str]:
     """For each model and data set, the page's sentence about what WASI saves."""
-    from wasi.report.page.conclusion import answer
-    from wasi.report.page.page_rows import rows_of
-
-    answers = {block.title: answer(rows_of(block, comparisons, first=0)) for block, comparisons in blocks}
+    answers = {block.title: answer(block, comparisons) for block, comparisons in blocks}
     return [textwrap.fill(f"{title}: {text}", WIDTH) for title, text in answers.items() if text]
 
 

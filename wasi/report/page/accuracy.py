@@ -73,8 +73,10 @@ def _panel(axis: CostAxis, rows: list[Row]) -> dict[str, Any]:
         "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}, "color": colour},
     }
     whiskers = [whisker] if any("low" in value for value in values) else []
+    level = {"type": "rule", "strokeDash": [4, 3], "color": "#000000", "opacity": 0.7}
+    vanilla = [{"mark": level, "transform": having("reference"), "encoding": {"y": y}}] if dashed else []
     front = [] if _is_spoilt(axis.cost, rows) else [_front(x, y)]
-    return spec(*_vanilla(rows, y), *front, line, *whiskers, marks, labels(rows, x, y), values=values)
+    return spec(*vanilla, *front, line, *whiskers, marks, labels(rows, x, y), values=values)
 
 
 def _is_spoilt(cost: Cost, rows: list[Row]) -> bool:
@@ -96,13 +98,6 @@ def _references(rows: list[Row]) -> list[Row]:
     """The rows whose accuracy is drawn as a line across the panel."""
     drawn = references([row.comparison for row in rows])
     return [row for row in rows if row.group in drawn]
-
-
-def _vanilla(rows: list[Row], y: dict[str, Any]) -> list[dict[str, Any]]:
-    if not _references(rows):
-        return []
-    mark = {"type": "rule", "strokeDash": [4, 3], "color": "#000000", "opacity": 0.7}
-    return [{"mark": mark, "transform": having("reference"), "encoding": {"y": y}}]
 
 
 def _front(x: dict[str, Any], y: dict[str, Any]) -> dict[str, Any]:

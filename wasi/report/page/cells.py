@@ -78,28 +78,25 @@ class Column:
 
 def columns(rows: Sequence[Row]) -> list[Column]:
     """The columns after the row's name in which some row has a value."""
-    several = len({row.block.title for row in rows}) > 1
-    found = [Column("Model and data", "", [_block(row) for row in rows], True)] if several else []
-    found.append(Column("Method", "", [_method(row) for row in rows], True))
-    found.append(Column("Threshold", "ε", [_threshold(row) for row in rows]))
-    found.append(Column("Tuned", "", [_tuned(row) for row in rows], True))
-    found.append(Column("Seeds", "", [_seeds(row) for row in rows]))
-    found.append(Column("Accuracy", "95 % interval", [_accuracy(row) for row in rows], is_more_better=True))
-    if any(is_imbalanced(row.group) for row in rows):
-        found.append(Column("Balanced", "", [_balanced(row) for row in rows], is_more_better=True))
-    found.append(Column("Δ vanilla", "points", [_difference(row) for row in rows], is_more_better=True))
-    found += [Column(*TITLES[cost], [_cost(row, cost) for row in rows]) for cost in TITLES]
-    front = [Cell("●" if row.on_front else DASH, order=int(not row.on_front)) for row in rows]  # those on it first
-    found.append(Column("Pareto", "", front))
+    blocks = Column("Model and data", "", [_text(row.block.title) for row in rows], True)
+    balanced = Column("Balanced", "", [_balanced(row) for row in rows], is_more_better=True)
+    found = [
+        *([blocks] if len({row.block.title for row in rows}) > 1 else []),
+        Column("Method", "", [_text(row.group.method) for row in rows], True),
+        Column("Threshold", "ε", [_threshold(row) for row in rows]),
+        Column("Tuned", "", [_text(tuned_of(row.group)) for row in rows], True),
+        Column("Seeds", "", [_seeds(row) for row in rows]),
+        Column("Accuracy", "95 % interval", [_accuracy(row) for row in rows], is_more_better=True),
+        *([balanced] if any(is_imbalanced(row.group) for row in rows) else []),
+        Column("Δ vanilla", "points", [_difference(row) for row in rows], is_more_better=True),
+        *(Column(*heading, [_cost(row, cost) for row in rows]) for cost, heading in TITLES.items()),
+        Column("Pareto", "", [_front(row) for row in rows]),
+    ]
     return [column for column in found if not all(cell.is_empty for cell in column.cells)]
 
 
-def _block(row: Row) -> Cell:
-    return Cell(row.block.title, order=row.block.title)
-
-
-def _method(row: Row) -> Cell:
-    return Cell(row.group.method, order=row.group.method)
+def _text(text: str) -> Cell:
+    return Cell(text, order=None if text == DASH else text)
 
 
 def _threshold(row: Row) -> Cell:
@@ -110,11 +107,6 @@ def _threshold(row: Row) -> Cell:
         return Cell(text, order=float(text.partition("/")[0]))
     except ValueError:  # not a number but a keep ratio, or ranks set by hand
         return Cell(text, order=text)
-
-
-def _tuned(row: Row) -> Cell:
-    text = tuned_of(row.group)
-    return Cell(text, order=None if text == DASH else text)
 
 
 def _seeds(row: Row) -> Cell:
@@ -136,6 +128,10 @@ def _accuracy(row: Row) -> Cell:
 def _balanced(row: Row) -> Cell:
     value = balanced_accuracy(row.group)
     return Cell(DASH) if value is None else Cell(f"{value:.4f}", order=value)
+
+
+def _front(row: Row) -> Cell:
+    return Cell("●" if row.on_front else DASH, order=int(not row.on_front))  # those on the front first
 
 
 def _difference(row: Row) -> Cell:

@@ -7,11 +7,11 @@ from wasi.config.declared import is_subject, title
 from wasi.report.columns import ENERGY, FLOPS, INFERENCE, PEAK, PROCESS, STEP, VALIDATION, Cost
 from wasi.report.comparison import Comparison
 from wasi.report.fields import MOST_NAMES, listed, ratio_text, significant
-from wasi.report.groups import Group
+from wasi.report.groups import Block, Group
 from wasi.report.origins import are_comparable, one_machine, was_busy
 from wasi.report.page.cells import TITLES, signed
 from wasi.report.page.overall import Statement
-from wasi.report.page.page_rows import Row
+from wasi.report.page.page_rows import Row, rows_of
 from wasi.report.statistics import Paired
 from wasi.report.subspace_ablation import ablation_sentences
 from wasi.report.summary import doubts_about_accuracy, is_one_work, one_seed_among, times_in_turns
@@ -40,8 +40,9 @@ def of_block(rows: Sequence[Row]) -> list[Statement]:
     return [*loud, *(statement for statement in statements if statement is not None), *needed]
 
 
-def answer(rows: Sequence[Row]) -> str | None:
+def answer(block: Block, comparisons: list[Comparison]) -> str | None:
     """The main statement of `of_block`, which says what WASI saves; None if nothing was measured."""
+    rows = rows_of(block, comparisons, first=0)
     return next((statement.text for statement in of_block(rows) if statement.tone == "main"), None)
 
 

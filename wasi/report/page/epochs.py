@@ -14,7 +14,7 @@ from wasi.report.page.figure import (
     Figure,
     Section,
     by_series,
-    dash_by_series,
+    dash,
     drawn,
     labels,
     line_legend,
@@ -170,7 +170,7 @@ def _lines(rows: Sequence[Row], values: list[dict], axis: str, counted: str) -> 
         "mark": {"type": "line", "strokeWidth": 1.6},
         "encoding": {
             **{"x": x, "y": y, "detail": detail},
-            **{"color": colour, "opacity": shade, "strokeDash": dash_by_series(seen)},
+            **{"color": colour, "opacity": shade, "strokeDash": by_series(seen, dash)},
         },
     }
     hover = tooltip(epoch="epoch", amount=axis, count=counted)

@@ -1,6 +1,6 @@
 """The parts of which the page's figures are made: Vega-Lite specifications, sections and legends."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -78,11 +78,10 @@ class Section:
         return any(figure.scalable for figure in self.figures)
 
 
-def spec(*layers: dict[str, Any], values: Sequence[dict] | None = None, height: Any = HEIGHT) -> dict[str, Any]:
+def spec(*layers: dict[str, Any], values: Sequence[dict], height: Any = HEIGHT) -> dict[str, Any]:
     """A figure as wide as its place on the page. `values` are the data of all layers that have none of their own."""
-    data = {} if values is None else {"data": {"values": [_short(value) for value in values]}}
-    fit = {"type": "fit-x", "contains": "padding"}
-    return {"width": "container", "height": height, "autosize": fit, **data, "layer": list(layers)}
+    fit, data = {"type": "fit-x", "contains": "padding"}, {"values": [_short(value) for value in values]}
+    return {"width": "container", "height": height, "autosize": fit, "data": data, "layer": list(layers)}
 
 
 def quantity(field: str, title: str, values: Sequence[float]) -> dict[str, Any]:
@@ -93,18 +92,16 @@ def quantity(field: str, title: str, values: Sequence[float]) -> dict[str, Any]:
     return {"field": field, "type": "quantitative", "title": title, "scale": scale}
 
 
-def by_series(rows: Sequence[Row]) -> dict[str, Any]:
-    """The colour channel, which gives each row its method's colour or a shade of it."""
-    return {"field": "series", "type": "nominal", "legend": None, "scale": _scale(rows, lambda row: row.style.colour)}
+def by_series(rows: Sequence[Row], look: Callable[[Row], Any] = lambda row: row.style.colour) -> dict[str, Any]:
+    """The channel (colour, shape or dashes) that gives all rows of a series one `look`, by default their colour."""
+    looks = {row.series: look(row) for row in rows}
+    scale = {"domain": list(looks), "range": list(looks.values())}
+    return {"field": "series", "type": "nominal", "legend": None, "scale": scale}
 
 
-def shape_by_series(rows: Sequence[Row]) -> dict[str, Any]:
-    return {"field": "series", "type": "nominal", "legend": None, "scale": _scale(rows, _path)}
-
-
-def dash_by_series(rows: Sequence[Row]) -> dict[str, Any]:
-    """The channel of dashes, which tell apart the lines of one method's variants, as these share its hue."""
-    return {"field": "series", "type": "nominal", "legend": None, "scale": _scale(rows, _dash)}
+def dash(row: Row) -> list[float]:
+    """The dashes of the row's line, which tell apart a method's series, as these share its hue; [] if it is solid."""
+    return [] if row.style.line == "-" else list(row.style.line[1])
 
 
 def shade_by_row(rows: Sequence[Row]) -> dict[str, Any]:
@@ -123,11 +120,12 @@ def _shades(rows: Sequence[Row]) -> dict[int, float]:
     return found
 
 
-def points(rows: Sequence[Row], **mark: Any) -> dict[str, Any]:
+def points(rows: Sequence[Row]) -> dict[str, Any]:
     """Mark and encoding of markers that look as in the static figures; x and y are still to be added."""
     colour, fill = by_series(rows), {"field": "fill", "type": "quantitative", "scale": None}
-    look = {"fill": colour, "stroke": colour, "shape": shape_by_series(rows), "fillOpacity": fill}
-    return {"mark": {"type": "point", "size": 100, "opacity": 1, "cursor": "pointer", **mark}, "encoding": look}
+    shape = by_series(rows, lambda row: SHAPES[row.style.marker])
+    look = {"fill": colour, "stroke": colour, "shape": shape, "fillOpacity": fill}
+    return {"mark": {"type": "point", "size": 100, "opacity": 1, "cursor": "pointer"}, "encoding": look}
 
 
 def having(field: str) -> list[dict[str, Any]]:
@@ -153,22 +151,21 @@ def series_legend(rows: Sequence[Row]) -> list[Key]:
     members: dict[str, list[Row]] = {}
     for row in rows:
         members.setdefault(row.series, []).append(row)
-    return [_series_key(name, found) for name, found in members.items()]
-
-
-def _series_key(name: str, rows: list[Row]) -> Key:
-    style, members = rows[0].style, dict.fromkeys(row.key for row in rows)
-    return Key(name, style.colour, SHAPES[style.marker], style.fill, tuple(members))
+    looks = {name: found[0].style for name, found in members.items()}
+    return [
+        Key(name, look.colour, SHAPES[look.marker], look.fill, tuple(row.key for row in members[name]))
+        for name, look in looks.items()
+    ]
 
 
 def line_legend(rows: Sequence[Row], shown: Sequence[Row]) -> list[Key]:
-    """A key for each series that is shown, with the line of each of its rows as `dash_by_series` and `shade_by_row` of
-    all `rows` draw it. Of several rows each is named by its threshold."""
+    """A key for each series that is shown, with the line of each of its rows with its `dash` and its shade by
+    `shade_by_row` of all `rows`. Of several rows each is named by its threshold."""
     shades = _shades(rows)
     lines: dict[str, list[Key]] = {}
     for row in shown:
         label = row.threshold or row.name
-        key = Key(label, row.style.colour, rows=(row.key,), dash=tuple(_dash(row)), opacity=shades[row.key])
+        key = Key(label, row.style.colour, rows=(row.key,), dash=tuple(dash(row)), opacity=shades[row.key])
         lines.setdefault(row.series, []).append(key)
     return [_lines_key(name, keys) for name, keys in lines.items()]
 
@@ -207,19 +204,6 @@ def drawn(rows: Sequence[Row], values: Sequence[dict[str, Any]]) -> list[Row]:
     """The rows to which a figure's records belong."""
     keys = {value["row"] for value in values}
     return [row for row in rows if row.key in keys]
-
-
-def _scale(rows: Sequence[Row], value) -> dict[str, list]:
-    found = {row.series: value(row) for row in rows}
-    return {"domain": list(found), "range": list(found.values())}
-
-
-def _dash(row: Row) -> list[float]:
-    return [] if row.style.line == "-" else list(row.style.line[1])
-
-
-def _path(row: Row) -> str:
-    return SHAPES[row.style.marker]
 
 
 def _short(values: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ _MOST_PIXELS = 300  # for so many wide letters; by default Vega prints an axis's
 
 def section(rows: Sequence[Row]) -> Section | None:
     """The section; None if no row has a layer of reduced rank."""
-    order = list(dict.fromkeys(layer["name"] for row in rows for layer in _layers(row)))
+    order = list(dict.fromkeys(name for row in rows for name in _layers(row)))
     weights = [value for row in rows for value in _weights(row)]
     inputs = [value for row in rows for value in _inputs(row)]
     maps = {"Rank of the weights": weights, "Rank of the saved inputs' features": inputs}
@@ -65,48 +65,38 @@ def _shared_start(names: list[str]) -> str:
     return re.sub(r"[^._]*$", "", commonprefix(names))
 
 
-def _layers(row: Row) -> list[dict]:
-    return next((run.layers for run in row.group.trained if run.layers), [])
+def _layers(row: Row) -> dict[str, list[dict]]:
+    """What result.json says of each layer, by the layer's name: a record for each seed."""
+    found: dict[str, list[dict]] = {}
+    for run in row.group.trained:
+        for layer in run.layers:
+            found.setdefault(layer["name"], []).append(layer)
+    return found
 
 
 def _weights(row: Row) -> list[dict[str, Any]]:
     found = []
-    for layer in _layers(row):
-        rank, full = _mean(row, layer["name"], lambda other: other.get("weight_rank")), _full(layer)
-        if rank is not None and full:
-            text = f"{rank:g} of {full}; {layer['in_features']} → {layer['out_features']}"
-            found.append(_cell(row, layer, rank / full, text))
+    for name, layers in _layers(row).items():
+        rank = statistics.mean([layer["weight_rank"] for layer in layers if "weight_rank" in layer])
+        inputs, outputs = layers[0]["in_features"], layers[0]["out_features"]
+        if rank is not None:
+            full = min(inputs, outputs)
+            found.append(_cell(row, name, rank / full, f"{rank:g} of {full}; {inputs} → {outputs}"))
     return found
 
 
 def _inputs(row: Row) -> list[dict[str, Any]]:
     found = []
-    for layer in _layers(row):
-        rank = _mean(row, layer["name"], lambda other: (other.get("activation_ranks") or [None])[-1])
-        ranks = layer.get("activation_ranks") or []
-        if rank is not None and layer.get("in_features"):
-            text = f"{rank:g} of {layer['in_features']} features"
-            if _are_of_all_seeds(row, layer["name"], ranks):
-                text += f"; {'×'.join(map(str, ranks))}, batch first"
-            found.append(_cell(row, layer, rank / layer["in_features"], text))
+    for name, layers in _layers(row).items():
+        ranks = [layer.get("activation_ranks", []) for layer in layers]
+        rank, features = statistics.mean([modes[-1] for modes in ranks if modes]), layers[0]["in_features"]
+        if rank is not None:
+            text = f"{rank:g} of {features} features"
+            if all(modes == ranks[0] for modes in ranks):
+                text += f"; {'×'.join(map(str, ranks[0]))}, batch first"
+            found.append(_cell(row, name, rank / features, text))
     return found
 
 
-def _are_of_all_seeds(row: Row, name: str, ranks: list) -> bool:
-    """Whether the layer's activation has these ranks with every seed."""
-    layers = (layer for run in row.group.trained for layer in run.layers if layer.get("name") == name)
-    return all(layer.get("activation_ranks") == ranks for layer in layers)
-
-
-def _cell(row: Row, layer: dict, share: float, amount: str) -> dict[str, Any]:
-    return row.datum(line=axis_name(row), layer=layer["name"], share=min(share, 1.0), amount=amount)
-
-
-def _mean(row: Row, name: str, read) -> float | None:
-    """The mean over seeds of what `read` takes from the layer of that name; None if no seed has it."""
-    layers = (layer for run in row.group.trained for layer in run.layers if layer.get("name") == name)
-    return statistics.mean([rank for layer in layers if (rank := read(layer)) is not None])
-
-
-def _full(layer: dict) -> int:
-    return min(layer.get("in_features") or 0, layer.get("out_features") or 0)
+def _cell(row: Row, layer: str, share: float, amount: str) -> dict[str, Any]:
+    return row.datum(line=axis_name(row), layer=layer, share=min(share, 1.0), amount=amount)

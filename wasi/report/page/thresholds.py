@@ -12,7 +12,7 @@ from wasi.report.page.figure import (
     Figure,
     Section,
     by_series,
-    dash_by_series,
+    dash,
     labels,
     points,
     quantity,
@@ -54,7 +54,7 @@ def _by_method(rows: Sequence[Row]) -> dict[str, set[float]]:
 def _against_epsilon(axis: CostAxis, rows: list[Row]) -> dict[str, Any]:
     x = {"field": "epsilon", "type": "quantitative", "title": "epsilon", "scale": {"zero": False, "padding": 12}}
     y = {"field": "y", "type": "quantitative", "title": axis.title}
-    colour, dash = by_series(rows), dash_by_series(rows)
+    colour, dashes = by_series(rows), by_series(rows, dash)
     hover = tooltip(epsilon="epsilon", amount=axis.cost.axis)
     values = [
         row.datum(epsilon=threshold(row.group.config), y=axis.value(row.comparison), amount=row.cost_text(axis.cost))
@@ -66,14 +66,14 @@ def _against_epsilon(axis: CostAxis, rows: list[Row]) -> dict[str, Any]:
     level = {
         "mark": {"type": "rule", "strokeWidth": 1.6, "cursor": "pointer"},
         "transform": without_epsilon,
-        "encoding": {"y": y, "color": colour, "strokeDash": dash, "tooltip": level_hover},
+        "encoding": {"y": y, "color": colour, "strokeDash": dashes, "tooltip": level_hover},
     }
     end = {**points(rows), "transform": without_epsilon}
     end["encoding"] |= {"x": {"value": "width"}, "y": y, "tooltip": level_hover}
     line = {
         "mark": {"type": "line", "strokeWidth": 1.6},
         "transform": with_epsilon,
-        "encoding": {"x": x, "y": y, "color": colour, "strokeDash": dash},
+        "encoding": {"x": x, "y": y, "color": colour, "strokeDash": dashes},
     }
     point = {**points(rows), "transform": with_epsilon}
     point["encoding"] |= {"x": x, "y": y, "tooltip": hover}
