@@ -210,7 +210,7 @@ def test_the_front_is_of_ratios_measured_in_turns_where_every_row_has_one(tmp_pa
         ratio = ratios.get(self.group.method)
         return None if ratio is None else {"p50": ratio, "low": ratio, "high": ratio}
 
-    monkeypatch.setattr(Comparison, "interval", interval)
+    monkeypatch.setattr(Comparison, "in_turns", interval)
     (block,) = blocks_of(read_runs([tmp_path])[0])
     marks = dict(zip((group.method for group in block.groups), front_of(compare(block)), strict=True))
     assert marks == {"vanilla": True, "wasi": True, "lora": not all_in_turns}

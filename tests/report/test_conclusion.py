@@ -338,7 +338,7 @@ def test_the_shortest_step_is_that_of_ratios_measured_in_turns_where_every_row_h
         found = fakes.metrics(0.9, **{"time/train_step_ms_p50": ms})
         fakes.write(tmp_path, found, fakes.config(name, 0.8 if name == "wasi" else None))
     ratios = {"wasi": {"p50": 2.0}} | ({"lora": {"p50": 1.5}} if all_in_turns else {})
-    monkeypatch.setattr(Comparison, "interval", lambda self, _: ratios.get(self.group.method))
+    monkeypatch.setattr(Comparison, "in_turns", lambda self, _: ratios.get(self.group.method))
     in_turns = ", measured in turns with vanilla's: wasi 0.8 (2.00×), lora (1.50×) and vanilla (1.00×)."
     alone = ": lora (50.0 ms), wasi 0.8 (60.0 ms) and vanilla (100 ms)."
     assert f"Shortest training step{in_turns if all_in_turns else alone}" in output(tmp_path)

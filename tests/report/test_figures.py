@@ -88,7 +88,7 @@ def test_times_measured_in_turns_are_drawn_relative_to_the_baselines(tmp_path, m
             fakes.write(tmp_path, fakes.metrics(0.9, **{STEP.metric: ms}), fakes.config(name, epsilon))
     ratios = {"wasi": {"p50": 2.0}} | ({"lora": {"p50": 4.0}} if all_in_turns else {})
     monkeypatch.setattr(
-        Comparison, "interval", lambda self, cost: ratios.get(self.group.method) if cost is STEP else None
+        Comparison, "in_turns", lambda self, cost: ratios.get(self.group.method) if cost is STEP else None
     )
     title = "Time of a training step (vanilla = 1)" if all_in_turns else STEP.axis
     expected = [1.0, 0.25, 0.5, 0.5] if all_in_turns else [100.0, 50.0, 60.0, 60.0]

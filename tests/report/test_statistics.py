@@ -36,7 +36,7 @@ def test_paired_differences_by_hand():
     found = paired({1: 2.0, 2: 4.0, 3: 9.0, 4: 0.0}, {3: 3.0, 2: 2.0, 1: 1.0, 5: 0.0})
     half = student.ppf(0.975, 2) * (7 / 3) ** 0.5
     assert (found.n, found.difference) == (3, pytest.approx(3.0))
-    assert (found.low, found.high) == (pytest.approx(3 - half), pytest.approx(3 + half))
+    assert found.interval == (pytest.approx(3 - half), pytest.approx(3 + half))
     assert found.p == pytest.approx(2 * student.sf(3 / (7 / 3) ** 0.5, 2))
 
 

@@ -1,5 +1,6 @@
 """Chooses the row that a group is compared with (a vanilla, if there is one), and compares the two."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -56,20 +57,19 @@ class Comparison:
         """
         if self.pairing is not None:
             return self.pairing.difference
-        pair = self._means(self.baseline, self.group.accuracy)
-        return None if pair is None or not self._are_quotable else pair[0] - pair[1]
+        return None if self._accuracies is None else self._accuracies[0] - self._accuracies[1]
 
     @cached_property
     def p(self) -> float | None:
         """The p-value of equal accuracies: paired by seed if there is a `pairing`, else by Welch's t-test."""
-        if self.accuracy_difference is None:
-            return None
-        return self._welch_p(self.baseline, self.group.accuracy) if self.pairing is None else self.pairing.p
+        if self.pairing is not None:
+            return self.pairing.p
+        return None if self._accuracies is None else self._welch_p(self.baseline, self.group.accuracy)
 
     @cached_property
     def pairing(self) -> Paired | None:
         """The difference of accuracies seed by seed; None unless one side has all seeds of the other."""
-        if self.baseline is None or self._means(self.baseline, self.group.accuracy) is None or not self._are_quotable:
+        if self.baseline is None or self._accuracies is None:
             return None
         ours, theirs = self.group.by_seed(self.group.accuracy), self.baseline.by_seed(self.group.accuracy)
         nested = ours.keys() <= theirs.keys() or theirs.keys() <= ours.keys()
@@ -97,18 +97,18 @@ class Comparison:
 
     def ratio(self, cost: Cost) -> float | None:
         """The other row's cost divided by the group's; None if the two were not measured under equal conditions."""
-        if (interval := self.interval(cost)) is not None:
-            return interval["p50"]
+        if (measured := self.in_turns(cost)) is not None:
+            return measured["p50"]
         pair, other = self._means(self.costs_beside, cost.metric), self.costs_beside
         if pair is None or not pair[0] or other is None:
             return None
-        if cost.timed and not self._on_one_machine(cost):
+        if cost.timed and not one_machine(self._sources(cost)):
             return None
         if cost is PAPER and self.group.scope != other.scope:
             return None
         return pair[1] / pair[0]
 
-    def interval(self, cost: Cost) -> dict[str, float] | None:
+    def in_turns(self, cost: Cost) -> dict[str, float] | None:
         """The ratio of a benchmark that has measured the group in turns with its vanilla, as in `Group.in_turns`.
 
         None if there is no such benchmark, or if its vanilla was another one than `costs_beside`.
@@ -119,8 +119,8 @@ class Comparison:
 
     def within_noise(self, cost: Cost) -> bool:
         """Whether a ratio of 1 lies in the benchmark's interval or, without one, is compatible with the spreads."""
-        if (interval := self.interval(cost)) is not None:
-            return "low" in interval and interval["low"] <= 1 <= interval["high"] and interval["low"] < interval["high"]
+        if (measured := self.in_turns(cost)) is not None:
+            return has_width(measured) and measured["low"] <= 1 <= measured["high"]
         p = None if self.ratio(cost) is None else self._welch_p(self.costs_beside, cost.metric)
         return p is not None and p >= SIGNIFICANCE
 
@@ -129,11 +129,9 @@ class Comparison:
         return cost.timed and was_busy(self._sources(cost))
 
     @property
-    def _are_quotable(self) -> bool:
-        return self.group.is_quotable and self.baseline is not None and self.baseline.is_quotable
-
-    def _on_one_machine(self, cost: Cost) -> bool:
-        return one_machine(self._sources(cost))
+    def _accuracies(self) -> tuple[float, float] | None:
+        """Both mean accuracies. Model and data are the same, so that both may be quoted or neither."""
+        return self._means(self.baseline, self.group.accuracy) if self.group.is_quotable else None
 
     def _sources(self, cost: Cost) -> list[Run]:
         """The runs and benchmarks that the cost of the group and of the other row is from."""
@@ -181,9 +179,14 @@ class Comparison:
             others = _others(self.nearest, unlike(self.nearest, self.baseline))
             lines.append(f"costs compared with a vanilla of another {others}, measured under the same conditions")
         timed = [cost for cost in COSTS if cost.timed and self._means(self.costs_beside, cost.metric)]
-        if any(self.interval(cost) is None and not self._on_one_machine(cost) for cost in timed):
+        if any(self.in_turns(cost) is None and not one_machine(self._sources(cost)) for cost in timed):
             lines.append("measured on another machine or device or with other threads than vanilla: no ratio of times")
         return lines
+
+
+def has_width(ratio: Mapping[str, float]) -> bool:
+    """Whether a benchmark's ratio has a 95 % interval, and not one of a single number, as that of a counted cost."""
+    return "low" in ratio and ratio["low"] < ratio["high"]
 
 
 def compare(block: Block) -> list[Comparison]:
@@ -207,7 +210,7 @@ def _compared(group: Group, groups: list[Group]) -> Comparison:
     alike = [g for g in groups if is_reference(g.method) and _is_optimized_otherwise(g, own)]
     seeds = set(own.by_seed(VALIDATION))
     alike = [g for g in alike if seeds <= g.by_seed(VALIDATION).keys()]  # few seeds may be best by luck
-    best = max([own, *alike], key=lambda vanilla: vanilla.mean(VALIDATION) or 0.0)
+    best = max([own, *alike], key=lambda vanilla: vanilla.validated)
     twins = [best, *(g for g in alike if not unlike(g, best))]  # the same, measured on another machine
     best = next((g for g in twins if g.hardware == group.hardware), best)
     beside = max((best, own), key=lambda vanilla: (_benchmarked_with(group, vanilla), _timed_like(group, vanilla)))
@@ -262,7 +265,7 @@ def _preference(vanilla: Group) -> tuple[bool, float]:
 
     A memory-saving optimizer (GaLore, say) is to be compared with an ordinary one, even with a less accurate one.
     """
-    return _optimizer(vanilla).startswith("torch.optim."), vanilla.mean(VALIDATION) or 0.0
+    return _optimizer(vanilla).startswith("torch.optim."), vanilla.validated
 
 
 def _named_baseline(group: Group, groups: list[Group]) -> Group | None:
@@ -322,4 +325,4 @@ def _distance(group: Group, vanilla: Group) -> tuple:
     rest = select(group.config, "method.train_rest") != select(vanilla.config, "method.train_rest")
     scope = "method.scope" in differences
     elsewhere = group.hardware != vanilla.hardware
-    return len(differences) - scope, scope, rest, elsewhere, -(vanilla.mean(VALIDATION) or 0.0)
+    return len(differences) - scope, scope, rest, elsewhere, -vanilla.validated

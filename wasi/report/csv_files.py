@@ -84,7 +84,8 @@ def _group_row(block: Block, comparison: Comparison) -> dict[str, Any]:
     accuracy, pairing = group.accuracy, comparison.pairing
     row |= {f"{accuracy} mean": group.mean(accuracy), f"{accuracy} std": group.std(accuracy)}
     row |= {f"{accuracy} minus baseline": comparison.accuracy_difference}
-    row |= {"paired low": pairing and pairing.low, "paired high": pairing and pairing.high}
+    low, high = (pairing and pairing.interval) or (None, None)
+    row |= {"paired low": low, "paired high": high}
     row |= {"p": comparison.p, "test": _test(comparison), "verdict": comparison.verdict}
     for cost in COSTS:
         row |= {f"{cost.metric} mean": group.mean(cost.metric), f"{cost.metric} std": group.std(cost.metric)}

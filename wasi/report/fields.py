@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from wasi.report.columns import COSTS, TEST, Cost
-from wasi.report.comparison import Comparison
+from wasi.report.comparison import Comparison, has_width
 from wasi.report.groups import Block, Group, identity, short_names, shown_option
 from wasi.report.load import Run
 from wasi.report.options import activation_label, select, show, weight_label
@@ -105,7 +105,7 @@ def significant(value: float | None, digits: int = 4) -> str:
 def have_ratios(comparisons: Iterable[Comparison], in_turns: bool) -> bool:
     """Whether some ratio of costs was measured in turns or, without `in_turns`, is of the means over seeds."""
     return any(
-        comparison.ratio(cost) is not None and (comparison.interval(cost) is not None) is in_turns
+        comparison.ratio(cost) is not None and (comparison.in_turns(cost) is not None) is in_turns
         for comparison in comparisons
         for cost in COSTS
     )
@@ -142,8 +142,12 @@ def in_turns(ratio: Mapping[str, float] | None) -> str:
     """
     if ratio is None:
         return DASH
-    interval = f" [{ratio['low']:.2f}, {ratio['high']:.2f}]" if ratio.get("low") != ratio.get("high") else ""
-    return f"{ratio['p50']:.2f}×{interval}"
+    return f"{ratio['p50']:.2f}×{interval_text(ratio)}"
+
+
+def interval_text(ratio: Mapping[str, float]) -> str:
+    """The 95 % interval of a benchmark's ratio as ` [1.90, 2.10]`; "" without one, or for one without width."""
+    return f" [{ratio['low']:.2f}, {ratio['high']:.2f}]" if has_width(ratio) else ""
 
 
 def _method(comparison: Comparison, remarks: list[str]) -> str:
@@ -223,8 +227,8 @@ def _difference(comparison: Comparison) -> str:
 
 
 def _interval(comparison: Comparison) -> str:
-    pairing = comparison.pairing
-    return "" if pairing is None or pairing.low is None else f" [{pairing.low:+.4f}, {pairing.high:+.4f}]"
+    bounds = comparison.pairing and comparison.pairing.interval
+    return f" [{bounds[0]:+.4f}, {bounds[1]:+.4f}]" if bounds else ""
 
 
 def _front(comparisons: list[Comparison]) -> Field:

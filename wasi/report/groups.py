@@ -97,6 +97,11 @@ class Group:
         """The mean accuracy over seeds; None if there is none or it must not be quoted."""
         return self.mean(self.accuracy) if self.is_quotable else None
 
+    @property
+    def validated(self) -> float:
+        """The mean accuracy on validation images, by which the best row is chosen; 0 without one."""
+        return self.mean(VALIDATION) or 0.0
+
     def mean(self, metric: str) -> float | None:
         return statistics.mean(self.values(metric))
 

@@ -15,7 +15,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True)
 class Paired:
-    """A mean difference over `n` pairs, its 95 % t-interval (`low`, `high`), and the two-sided p of no difference.
+    """A mean difference over `n` pairs, its 95 % t-interval, and the two-sided p of no difference.
 
     Interval and p are None for a single pair and for differences that are all equal, as these have no scatter to judge
     by. If all differences are zero, p is 1.
@@ -23,18 +23,13 @@ class Paired:
 
     n: int
     difference: float
-    low: float | None = None
-    high: float | None = None
+    interval: tuple[float, float] | None = None
     p: float | None = None
 
     @property
     def without_scatter(self) -> bool:
         """Whether there are several pairs and all differences are equal."""
         return self.n > 1 and self.interval is None
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        return None if self.low is None or self.high is None else (self.low, self.high)
 
     @property
     def interval_in_points(self) -> str:
@@ -101,7 +96,7 @@ def paired(a: Mapping[Key, float], b: Mapping[Key, float]) -> Paired | None:
     with _without_remarks():
         test = ttest_rel([a[key] for key in shared], [b[key] for key in shared])
     low, high = test.confidence_interval(0.95)
-    return Paired(len(shared), centre, float(low), float(high), float(test.pvalue))
+    return Paired(len(shared), centre, (float(low), float(high)), float(test.pvalue))
 
 
 def welch_p(a: Sequence[float], b: Sequence[float]) -> float | None:

@@ -1,6 +1,5 @@
 """The ablation of the subspace iteration: rows with `method.update=none` compared with those that have it."""
 
-from wasi.report.columns import VALIDATION
 from wasi.report.groups import Group, identity, unlike, with_threshold
 from wasi.report.options import select, show, show_option
 from wasi.report.statistics import SIGNIFICANCE, Paired
@@ -44,7 +43,7 @@ def _twin(group: Group, groups: list[Group]) -> Group | None:
         if identity(other) == identity(group) and unlike(other, group) <= {_UPDATE, _RATE}
     ]  # fmt: skip
     same_rate = [other for other in alike if other.options.get(_RATE) == group.options.get(_RATE)]
-    return max(alike, key=lambda other: (other.mean(VALIDATION) or 0.0, other in same_rate), default=None)
+    return max(alike, key=lambda other: (other.validated, other in same_rate), default=None)
 
 
 def _sentence(without: Group, twin: Group, name: str) -> str | None:

@@ -57,8 +57,8 @@ def times_in_turns(comparisons: Sequence[Comparison], cost: Cost = STEP) -> list
 def _time_in_turns(comparison: Comparison, cost: Cost) -> float | None:
     if comparison.is_reference:
         return None if comparison.group.mean(cost.metric) is None else 1.0
-    interval = comparison.interval(cost)
-    return None if interval is None else 1 / interval["p50"]
+    ratio = comparison.in_turns(cost)
+    return None if ratio is None else 1 / ratio["p50"]
 
 
 @dataclass(frozen=True)

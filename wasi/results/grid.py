@@ -42,8 +42,8 @@ def _line(name: str, row: str, groups: list[Group]) -> str:
     seeds = sorted(groups[0].by_seed(VALIDATION))
     if differing - {_RATE} or any(sorted(map(str, group.seeds)) != seeds for group in groups):
         raise UserError("grid", name, f"runs of row {row} that differ in {_RATE} alone, each with the same seeds once")
-    best = max(groups, key=lambda group: group.mean(VALIDATION) or 0.0)
-    cells = [f"{group.options[_RATE]:g}: {group.mean(VALIDATION):.4f}" for group in groups]
+    best = max(groups, key=lambda group: group.validated)
+    cells = [f"{group.options[_RATE]:g}: {group.validated:.4f}" for group in groups]
     index = groups.index(best)
     on_edge = index in (0, len(cells) - 1)
     cells[index] = f"**{cells[index]}**" + (f" {EDGE}" if on_edge else "")

@@ -10,6 +10,7 @@ from wasi.report.fields import (
     NOT_QUOTABLE,
     WITHIN_NOISE,
     balanced_accuracy,
+    interval_text,
     is_imbalanced,
     ratio_text,
     significant,
@@ -140,7 +141,7 @@ def _difference(row: Row) -> Cell:
         return Cell(DASH)
     difference, pairing = 100 * comparison.accuracy_difference, comparison.pairing
     mark = f" {WITHIN_NOISE}" if comparison.verdict == "within noise" else ""
-    bounds = None if pairing is None else pairing.interval
+    bounds = pairing and pairing.interval
     interval = f"[{signed(100 * bounds[0])}, {signed(100 * bounds[1])}]" if bounds else ""
     return Cell(signed(difference) + mark, interval or _without_interval(comparison), difference)
 
@@ -167,8 +168,7 @@ def _cost(row: Row, cost: Cost) -> Cell:
     value = row.cost(cost)
     if value is None:
         return Cell(DASH)
-    noise, interval = row.comparison.within_noise(cost), row.comparison.interval(cost)
-    ratio = ratio_text(row.comparison.ratio(cost)) + (f" {WITHIN_NOISE}" if noise else "")
-    if interval and "low" in interval and interval["low"] < interval["high"]:
-        ratio += f" [{interval['low']:.2f}, {interval['high']:.2f}]"
-    return Cell(significant(value), ratio, value)
+    comparison = row.comparison
+    noise = f" {WITHIN_NOISE}" if comparison.within_noise(cost) else ""
+    note = ratio_text(comparison.ratio(cost)) + noise + interval_text(comparison.in_turns(cost) or {})
+    return Cell(significant(value), note, value)

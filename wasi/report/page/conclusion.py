@@ -58,7 +58,7 @@ def _difference(row: Row) -> float:
 
 def _nearness(row: Row) -> tuple[float, float]:
     """The key of the row nearest to vanilla: accuracy on validation images, as that on test images is quoted."""
-    return row.group.mean(VALIDATION) or 0.0, _difference(row)
+    return row.group.validated, _difference(row)
 
 
 def _saving(row: Row) -> tuple[float, float]:
