@@ -33,28 +33,22 @@ def collect(sweeps: list[Path], into: Path, row: str | None = None) -> list[str]
     kept: dict[str, dict[str, Any]] = {}
     folders: dict[str, Path] = {}  # the job's folder, by the name of the kept file
     lines = []
-    for sweep in sweeps:
-        if not sweep.is_dir():
-            raise UserError("SWEEP", sweep, "an existing folder")
-        for name in (FILE_NAME, BENCH_FILE_NAME):
-            for path in sorted(sweep.rglob(name)):
-                if was_tried_only(path.parent):
-                    continue
-                content = read_result(path.parent, name)
-                if content is None or content.get("status") != "completed":
-                    status = "cannot be read" if content is None else content.get("status", "no result of this program")
-                    lines.append(f"left out {path.parent}: {status}")
-                    continue
-                file_name = f"{path.parent.name}.json"
-                if folders.get(file_name, path.parent) != path.parent:
-                    lines.append(f"left out {folders[file_name]}: {path.parent} is the same job")
-                try:
-                    found = kept_of(content)
-                except (KeyError, TypeError, AttributeError, UserError) as error:
-                    lines.append(f"left out {path.parent}: damaged ({type(error).__name__}: {error})")
-                    continue
-                kept[file_name] = found if row is None else found | {"row": row}
-                folders[file_name] = path.parent
+    for path in _paths(sweeps):
+        job, content = path.parent, read_result(path.parent, path.name)
+        if content is None or content.get("status") != "completed":
+            status = "cannot be read" if content is None else content.get("status", "no result of this program")
+            lines.append(f"left out {job}: {status}")
+            continue
+        file_name = f"{job.name}.json"
+        if folders.get(file_name, job) != job:
+            lines.append(f"left out {folders[file_name]}: {job} is the same job")
+        try:
+            found = kept_of(content)
+        except (KeyError, TypeError, AttributeError, UserError) as error:
+            lines.append(f"left out {job}: damaged ({type(error).__name__}: {error})")
+            continue
+        kept[file_name] = found if row is None else found | {"row": row}
+        folders[file_name] = job
     if not kept:
         left_out = f"; {', '.join(lines)}" if lines else ""
         raise UserError("SWEEP", " ".join(map(str, sweeps)), f"a folder with a completed job below it{left_out}")
@@ -69,3 +63,11 @@ def collect(sweeps: list[Path], into: Path, row: str | None = None) -> list[str]
             path.unlink()
             lines.append(f"removed {path}: not among these jobs")
     return lines
+
+
+def _paths(sweeps: list[Path]) -> list[Path]:
+    """The result.json and then the bench.json of every job, without those of jobs that tuning only tried."""
+    if missing := next((sweep for sweep in sweeps if not sweep.is_dir()), None):
+        raise UserError("SWEEP", missing, "an existing folder")
+    paths = (path for sweep in sweeps for name in (FILE_NAME, BENCH_FILE_NAME) for path in sorted(sweep.rglob(name)))
+    return [path for path in paths if not was_tried_only(path.parent)]

@@ -39,7 +39,7 @@ def stale_documents(root: Path) -> dict[Path, str]:
             raise UserError(kind, name, f"followed by <!-- /{kind} --> in {path.relative_to(root)}")
         for kind, name in closed:
             if (kind, name) not in tables:
-                text = _grid(root, name) if kind == "grid" else _table(root, kind, name)
+                text = _table(root, kind, name)
                 tables[kind, name] = f"<!-- {kind}: {name} -->\n{text}\n<!-- /{kind} -->"
         new = _TABLE.sub(lambda match: tables[match[1], match[2]], old)
         if new != old:
@@ -47,12 +47,10 @@ def stale_documents(root: Path) -> dict[Path, str]:
     return found
 
 
-def _grid(root: Path, name: str) -> str:
-    return grid(name, read_kept(root / "results" / name))
-
-
 def _table(root: Path, kind: str, asked: str) -> str:
-    """The table or brief table that a marker asks for as `NAME` or `NAME of ROW, ROW`, in Markdown."""
+    """The table, brief table or grid that a marker asks for, as Markdown."""
+    if kind == "grid":
+        return grid(asked, read_kept(root / "results" / asked))
     name, _, rows = asked.partition(" of ")
     table = table_of(name, read_kept(root / "results" / name))
     chosen = [row.strip() for row in rows.split(",")] if rows else None

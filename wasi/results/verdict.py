@@ -22,8 +22,8 @@ class Judged:
     """
 
     name: str
-    finding: str
-    met: bool | None
+    finding: str = ""
+    met: bool | None = None
 
 
 def sentences(table: Table) -> list[str]:
@@ -62,25 +62,25 @@ def _values(targets: list[Judged]) -> str:
 
 def _judged(row: Row, table: Table) -> list[Judged]:
     rivals = [other for other in table.rows if is_rival(other.group.method)]
-    twin = next((other for other in table.rows if _is_lean_twin(other, row)), None)
+    twin = next((other for other in table.rows if other.is_lean and other.differs_by_memory_only(row)), None)
+    peak = None if twin is None else twin.measured(PEAK)
     unquantized = [rival for rival in rivals if rival.group.options.get("method.base") is None]
-    peaks = [rival.measured(PEAK) for rival in unquantized if rival.is_lean]
-    speeds = [rival.ratio(INFERENCE) for rival in rivals if not rival.is_lean]
+    least = _extreme(min, [rival.measured(PEAK) for rival in unquantized if rival.is_lean])
+    fastest = _extreme(max, [rival.ratio(INFERENCE) for rival in rivals if not rival.is_lean])
     baseline, rival = table.baseline.name if table.baseline else "", title(is_rival)
+    share, inference = _quotient(peak, least), _quotient(row.ratio(INFERENCE), fastest)
     return [
         _accuracy(table.difference(row), baseline),
         _speed_target("step", row.ratio(STEP), STEP_SPEED, f"{baseline}'s"),
-        _memory(None if twin is None else twin.measured(PEAK), _extreme(min, peaks), rival),
-        _speed_target(
-            "inference", _quotient(row.ratio(INFERENCE), _extreme(max, speeds)), INFERENCE_SPEED, f"plain {rival}'s"
-        ),
+        _memory(share, rival),
+        _speed_target("inference", inference, INFERENCE_SPEED, f"plain {rival}'s"),
     ]
 
 
 def _accuracy(difference: Paired | None, baseline: str) -> Judged:
     """Judged by the mean difference. The interval is told with it, as it may reach beyond the bound."""
     if difference is None:
-        return Judged("accuracy", "", None)
+        return Judged("accuracy")
     interval = difference.interval
     bounds = "" if interval is None else f"; 95 % interval {100 * interval[0]:+.2f} to {100 * interval[1]:+.2f}"
     points = 100 * difference.difference
@@ -90,14 +90,13 @@ def _accuracy(difference: Paired | None, baseline: str) -> Judged:
 
 def _speed_target(name: str, ratio: float | None, bound: float, whose: str) -> Judged:
     if ratio is None:
-        return Judged(name, "", None)
+        return Judged(name)
     return Judged(name, f"{ratio:.2f}× as fast as {whose} (at least {bound}×)", ratio >= bound)
 
 
-def _memory(peak: float | None, least: float | None, rival: str) -> Judged:
-    share = _quotient(peak, least)
+def _memory(share: float | None, rival: str) -> Judged:
     if share is None:
-        return Judged("lean peak", "", None)
+        return Judged("lean peak")
     text = f"{share:.2f} of lean {rival}'s with unquantized weights (at most {SHARE_OF_LORA})"
     return Judged("lean peak", text, share <= SHARE_OF_LORA)
 
@@ -146,10 +145,6 @@ def _memory_sentence(table: Table) -> str | None:
 def _speed(row: Row) -> str:
     speed = row.ratio(STEP)
     return "" if speed is None else f", {speed:.2f}× as fast as the baseline"
-
-
-def _is_lean_twin(other: Row, row: Row) -> bool:
-    return other.is_lean and other.differs_by_memory_only(row)
 
 
 def _extreme(choose: Callable, values: list[float | None]) -> float | None:
