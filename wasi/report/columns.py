@@ -22,6 +22,11 @@ class Cost:
     timed: bool = False
 
     @property
+    def name(self) -> str:
+        """The axis's label without its unit: `Time of a training step`."""
+        return self.axis.partition(" (")[0]
+
+    @property
     def stored_axis(self) -> str:
         """The label for values as result.json has them, which are not divided by `unit`.
 

@@ -41,12 +41,14 @@ class Field:
 def fields_of(block: Block, comparisons: list[Comparison]) -> list[Field]:
     """All columns in which some row has a value."""
     remarks = remarks_of(comparisons)
-    fields = [Field("method", [_method(c, remarks) for c in comparisons], is_text=True)]
-    fields += _labels(block)
-    fields.append(Field("n", [str(len(group.trained) or DASH) for group in block.groups]))
-    fields += _accuracy(comparisons)
-    fields += [_cost(cost, comparisons) for cost in COSTS]
-    fields.append(_front(comparisons))
+    fields = [
+        Field("method", [_method(c, remarks) for c in comparisons], is_text=True),
+        *_labels(block),
+        Field("n", [str(len(group.trained) or DASH) for group in block.groups]),
+        *_accuracy(comparisons),
+        *(_cost(cost, comparisons) for cost in COSTS),
+        Field("Pareto", ["●" if marked else DASH for marked in front_of(comparisons)]),
+    ]
     return [field for field in fields if set(field.values) != {DASH}]
 
 
@@ -159,13 +161,11 @@ def _labels(block: Block) -> list[Field]:
     """The columns that tell rows apart: recipe, scope, thresholds, what tuning chose, every other option that differs,
     the machine, and fingerprints if nothing else does."""
     _, scopes, weights, activations = zip(*map(identity, block.groups), strict=True)
-    recipes = [group.recipe or DASH for group in block.groups]
-    fields = [Field("recipe", recipes, is_text=True)] if set(recipes) != {DASH} else []
+    fields = [Field("recipe", [group.recipe or DASH for group in block.groups], is_text=True)]
     fields += [Field("scope", [scope or DASH for scope in scopes], is_text=True)] if len(set(scopes)) > 1 else []
     fields.append(Field("eps W", [label or DASH for label in weights]))
     fields.append(Field("eps A", [label or DASH for label in activations]))
-    tuned = [tuned_of(group) for group in block.groups]
-    fields += [Field(TUNED, tuned, is_text=True)] if set(tuned) != {DASH} else []
+    fields.append(Field(TUNED, [tuned_of(group) for group in block.groups], is_text=True))
     for key, name in short_names(block.differing).items():
         fields.append(Field(name, [shown_option(group, key) or DASH for group in block.groups]))
     machines = [group.hardware for group in block.groups]
@@ -229,12 +229,6 @@ def _difference(comparison: Comparison) -> str:
 def _interval(comparison: Comparison) -> str:
     bounds = comparison.pairing and comparison.pairing.interval
     return f" [{bounds[0]:+.4f}, {bounds[1]:+.4f}]" if bounds else ""
-
-
-def _front(comparisons: list[Comparison]) -> Field:
-    """The column with a mark for each row on the Pareto front of accuracy, step time and peak memory."""
-    marks = front_of(comparisons)
-    return Field("Pareto", ["●" if marked else DASH for marked in marks])
 
 
 def _cost(cost: Cost, comparisons: list[Comparison]) -> Field:

@@ -34,7 +34,7 @@ _COLUMNS = {
 def markdown(report: Report, figures: Sequence[list[str]]) -> str:
     """The text of report.md. `figures` has per block the file names of its figure; the first of them is shown."""
     origin, *doubts = report.provenance
-    parts = ["# Report", "  \n".join(["Code and machine: " + escape(origin), *_bold(doubts)])]
+    parts = ["# Report", "  \n".join(["Code and machine: " + escape(origin), *map(_bold, doubts)])]
     parts += [_loud(line) for line in report.tuning if line.startswith("WARNING")]
     for (block, comparisons), files in zip(report.blocks, figures, strict=True):
         parts += _section(block, comparisons, files)
@@ -57,8 +57,8 @@ def _section(block: Block, comparisons: list[Comparison], figures: list[str]) ->
     parts = [f"## {escape(block.title)}", escape(facts_of(block))]
     loud = doubts_about_accuracy(block.groups)
     if saved := answer(block, comparisons):
-        parts.append(f"**{escape(saved)}**")
-    parts += [f"**{escape(said)}**" if said in loud else escape(said) for said in summary(block, comparisons)]
+        parts.append(_bold(saved))
+    parts += [_bold(said) if said in loud else escape(said) for said in summary(block, comparisons)]
     parts.append(_table(fields_of(block, comparisons)))
     if remarks:
         parts.append(_list([f"[{number}] {escape(remark)}" for number, remark in enumerate(remarks, start=1)]))
@@ -118,8 +118,8 @@ def _list(lines: Iterable[str]) -> str:
 
 
 def _loud(line: str) -> str:
-    return f"**{escape(line)}**" if line.startswith("WARNING") else escape(line)
+    return _bold(line) if line.startswith("WARNING") else escape(line)
 
 
-def _bold(lines: list[str]) -> list[str]:
-    return [f"**{escape(line)}**" for line in lines]
+def _bold(text: str) -> str:
+    return f"**{escape(text)}**"

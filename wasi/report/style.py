@@ -40,7 +40,6 @@ class Style:
     marker: str
     line: Any
     fill: float
-    reference: bool = False
 
     @property
     def size(self) -> float:
@@ -79,7 +78,7 @@ def styles(methods: Sequence[str]) -> list[Style]:
         line = _REFERENCE_LINE if look.reference else _LINES[variant % len(_LINES)]
         shades = _shades(look.colour)
         colour = shades[variant // len(_FILLS) % len(shades)]
-        found.append(Style(colour, look.marker, line, _FILLS[variant % len(_FILLS)], look.reference))
+        found.append(Style(colour, look.marker, line, _FILLS[variant % len(_FILLS)]))
     return found
 
 

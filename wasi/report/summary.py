@@ -47,11 +47,13 @@ def times_in_turns(comparisons: Sequence[Comparison], cost: Cost = STEP) -> list
 
     The whole is None unless every time was measured in turns with one baseline's.
     """
-    found = [_time_in_turns(comparison, cost) for comparison in comparisons]
-    known = [comparison.group.mean(cost.metric) is not None for comparison in comparisons]
-    alone = [is_timed and ratio is None for is_timed, ratio in zip(known, found, strict=True)]
-    compared = any(ratio for ratio, one in zip(found, comparisons, strict=True) if not one.is_reference)
-    return found if compared and not any(alone) and len({one.costs_beside for one in comparisons}) == 1 else None
+    if len({one.costs_beside for one in comparisons}) != 1:
+        return None
+    found = [_time_in_turns(one, cost) for one in comparisons]
+    pairs = list(zip(comparisons, found, strict=True))
+    compared = any(time for one, time in pairs if not one.is_reference)
+    alone = any(time is None and one.group.mean(cost.metric) is not None for one, time in pairs)
+    return found if compared and not alone else None
 
 
 def _time_in_turns(comparison: Comparison, cost: Cost) -> float | None:
@@ -81,7 +83,7 @@ def cost_axis(cost: Cost, comparisons: Sequence[Comparison]) -> CostAxis:
     if not cost.timed or baseline is None or times_in_turns(comparisons, cost) is None:
         return CostAxis(cost.axis, cost)
     name = baseline.recipe or baseline.method
-    return CostAxis(f"{cost.axis.partition(' (')[0]} ({name} = 1)", cost, relative=True)
+    return CostAxis(f"{cost.name} ({name} = 1)", cost, relative=True)
 
 
 def summary(block: Block, comparisons: list[Comparison]) -> list[str]:

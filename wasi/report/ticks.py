@@ -1,6 +1,7 @@
 """Chooses the ticks of a logarithmic axis that get a number, so that the numbers do not touch."""
 
 import math
+from itertools import pairwise
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -25,11 +26,10 @@ def readable_multiples(low: float, high: float, width: float, size: float) -> tu
     """The largest set of multiples of powers of ten whose numbers do not touch between `low` and `high`."""
     for multiples in _MULTIPLES:
         ticks = _ticks(low, high, multiples)
-        positions = [math.log(tick / low) / math.log(high / low) * width for tick in ticks]
-        widths = [0.62 * size * len(number(tick)) for tick in ticks]
-        ends = [position + wide / 2 for position, wide in zip(positions, widths, strict=True)]
-        starts = [position - wide / 2 for position, wide in zip(positions, widths, strict=True)]
-        if all(start - end >= 0.6 * size for end, start in zip(ends[:-1], starts[1:], strict=True)):
+        places = [math.log(tick / low) / math.log(high / low) * width for tick in ticks]
+        halves = [0.62 * size * len(number(tick)) / 2 for tick in ticks]
+        extents = [(place - half, place + half) for place, half in zip(places, halves, strict=True)]
+        if all(start - end >= 0.6 * size for (_, end), (start, _) in pairwise(extents)):
             return multiples
     return _MULTIPLES[-1]
 

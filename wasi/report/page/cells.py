@@ -117,7 +117,7 @@ def _seeds(row: Row) -> Cell:
 
 
 def _accuracy(row: Row) -> Cell:
-    if not row.is_quotable:
+    if not row.group.is_quotable:
         return Cell(NOT_QUOTABLE, "not quotable")
     if row.accuracy is None:
         return Cell(DASH)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from wasi.config.declared import is_subject, title
-from wasi.report.columns import ENERGY, FLOPS, INFERENCE, PEAK, PROCESS, STEP, VALIDATION, Cost
+from wasi.report.columns import ENERGY, FLOPS, INFERENCE, PEAK, PROCESS, STEP, VALIDATION
 from wasi.report.comparison import Comparison
 from wasi.report.fields import MOST_NAMES, listed, ratio_text, significant
 from wasi.report.groups import Block, Group
@@ -132,7 +132,7 @@ def _measured(rows: Sequence[Row]) -> Statement | None:
     by = PEAK if any(row.comparison.is_spoilt(STEP) for row in rows) else STEP
     best = max(rows, key=lambda row: (row.accuracy or 0.0, -(row.cost(by) or math.inf), -row.key))
     lines = [
-        f"{_what(cost)} {significant(value, 3)} {TITLES[cost][1]}"
+        f"{cost.name.lower()} {significant(value, 3)} {TITLES[cost][1]}"
         for cost in (PEAK, STEP, INFERENCE)
         if (value := best.cost(cost)) is not None and not best.comparison.is_spoilt(cost)
     ]
@@ -199,19 +199,18 @@ def _costs(row: Row, rows: Sequence[Row]) -> str:
     """
     comparison = row.comparison
     lines: list[str] = []
-    noisy: list[str] = []
-    equal: list[str] = []
-    spoilt: list[str] = []
+    others: dict[str, list[str]] = {"within noise": [], "the same": [], "not stated, as the machine was busy": []}
+    noisy, equal, spoilt = others.values()
     for cost in _SAVED:
         ratio = comparison.ratio(cost)
         if ratio is None:
             continue
         if comparison.is_spoilt(cost):
-            spoilt.append(_what(cost))
+            spoilt.append(cost.name.lower())
         elif comparison.within_noise(cost):
-            noisy.append(_what(cost))
+            noisy.append(cost.name.lower())
         elif abs(ratio - 1) < 0.005:
-            equal.append(_what(cost))
+            equal.append(cost.name.lower())
         else:
             lines.append(f"{abs(1 - 1 / ratio):.0%} {(_SAVED if ratio > 1 else _LOST)[cost]} ({ratio_text(ratio)})")
     if not lines and not noisy and not equal:
@@ -219,14 +218,8 @@ def _costs(row: Row, rows: Sequence[Row]) -> str:
     words = f"takes {listed(lines)}" if lines else "saves nothing"
     if comparison.nearest is not None:
         words += f" beside {_name(comparison.nearest, rows)}"
-    alike = {"within noise": noisy, "the same": equal, "not stated, as the machine was busy": spoilt}
-    rest = "; ".join(f"{listed(names)}: {how}" for how, names in alike.items() if names)
+    rest = "; ".join(f"{listed(names)}: {how}" for how, names in others.items() if names)
     return words + (f" ({rest})" if rest else "")
-
-
-def _what(cost: Cost) -> str:
-    """The cost's name in a sentence: `time of a training step`."""
-    return cost.axis.partition(" (")[0].lower()
 
 
 def _front(rows: Sequence[Row]) -> Statement | None:

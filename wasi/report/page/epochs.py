@@ -37,7 +37,7 @@ def curves(rows: Sequence[Row]) -> Section | None:
     text = "After every epoch that was evaluated; the mean over the seeds, and their range as a band."
     panels = []
     for metric, title in _CURVES.items():
-        able = [row for row in rows if row.is_quotable or not metric.endswith("acc")]
+        able = [row for row in rows if row.group.is_quotable or not metric.endswith("acc")]
         panels.append((title, title, [value for row in able for value in _curve(row, metric)]))
     return _section(titles.CURVES, text, rows, panels, "seeds")
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from wasi.config.declared import is_reference
 from wasi.report import statistics
 from wasi.report.columns import Cost
 from wasi.report.comparison import Comparison
@@ -38,15 +39,11 @@ class Row:
 
     @property
     def is_reference(self) -> bool:
-        return self.style.reference
+        return is_reference(self.group.method)
 
     @property
     def threshold(self) -> str | None:
         return epsilon_label(self.group.config)
-
-    @property
-    def is_quotable(self) -> bool:
-        return self.group.is_quotable
 
     @cached_property
     def accuracy(self) -> float | None:
@@ -56,7 +53,7 @@ class Row:
     @cached_property
     def accuracy_interval(self) -> tuple[float, float] | None:
         """The 95 % t-interval of the mean accuracy, cut to [0, 1]; None for a single seed."""
-        found = statistics.interval(self.group.values(self.group.accuracy)) if self.is_quotable else None
+        found = statistics.interval(self.group.values(self.group.accuracy)) if self.group.is_quotable else None
         return None if found is None else (max(found[0], 0.0), min(found[1], 1.0))
 
     def cost(self, cost: Cost) -> float | None:
@@ -64,7 +61,7 @@ class Row:
 
     def accuracy_text(self) -> str:
         if self.accuracy is None:
-            return "-" if self.is_quotable else "not to be quoted"
+            return "-" if self.group.is_quotable else "not to be quoted"
         bounds = self.accuracy_interval
         return f"{self.accuracy:.4f}" + (f" [{bounds[0]:.4f}, {bounds[1]:.4f}]" if bounds else " (one seed)")
 
