@@ -13,10 +13,10 @@ from hydra.types import TaskFunction
 from omegaconf import DictConfig
 
 from wasi.config.declared import is_reference
+from wasi.report.blocks import blocks_of
 from wasi.report.columns import FLOPS, INFERENCE, PEAK, STEP, Cost
-from wasi.report.comparison import Comparison, compare
+from wasi.report.comparison import Comparison
 from wasi.report.fields import name_of, ratio_text, significant
-from wasi.report.groups import blocks_of
 from wasi.report.load import Run, Unusable, read_run
 from wasi.report.origins import waited, was_busy
 from wasi.runs.ending import printable
@@ -133,7 +133,7 @@ def _comparison(run: Run, sweep: Path) -> Comparison:
     return next(
         comparison
         for block in blocks_of([run, *(same_seed or vanillas)])
-        for comparison in compare(block)
+        for comparison in block.comparisons
         if any(member.fingerprint == run.fingerprint for member in comparison.group.runs)
     )
 

@@ -5,15 +5,14 @@ import pytest
 from tests.bench import jobs as benchmarks
 from tests.report import fakes
 from wasi.report import write_report
+from wasi.report.blocks import blocks_of
 from wasi.report.columns import COSTS, ENERGY, PAPER, PEAK, STEP
-from wasi.report.comparison import compare
-from wasi.report.groups import blocks_of
 from wasi.report.load import read_runs
 
 
 def compared(folder):
     (block,) = blocks_of(read_runs([folder])[0])
-    return {(c.group.method, c.group.options["optimizer.lr"]): c for c in compare(block)}
+    return {(c.group.method, c.group.options["optimizer.lr"]): c for c in block.comparisons}
 
 
 def add(folder, acc, cost, *arguments, options=None, provenance=None, **metrics):
@@ -116,7 +115,7 @@ def test_vanilla_under_a_memory_policy_is_compared_with_plain_vanilla(policy, tm
     add(tmp_path, 0.8, 1.0, "vanilla")
     add(tmp_path, 0.8, 0.4, "vanilla", options=policy)
     (block,) = blocks_of(read_runs([tmp_path])[0])
-    ratios = [comparison.ratio(PEAK) for comparison in compare(block)]
+    ratios = [comparison.ratio(PEAK) for comparison in block.comparisons]
     assert sorted(ratios, key=str) == [pytest.approx(2.5), None]
 
 
@@ -160,7 +159,7 @@ def test_without_vanilla_rows_that_differ_in_one_option_are_compared(tmp_path):
         add(tmp_path, acc + apart, 2.0, "wsi", 0.8, seed, options={"method.update": "svd"})
         add(tmp_path, acc - 0.1, 1.0, "wsi", 0.4, seed, options={"method.update": "svd"})
     (block,) = blocks_of(read_runs([tmp_path])[0])
-    alone, first, second = compare(block)  # 0.4, 0.8 subspace, 0.8 svd
+    alone, first, second = block.comparisons  # 0.4, 0.8 subspace, 0.8 svd
     assert alone.baseline is None and first.baseline is None and second.baseline is first.group
     assert second.ratio(PEAK) == 0.5 and second.verdict == "within noise" and not second.of_vanilla
     (remark,) = second.remarks
@@ -186,7 +185,7 @@ def test_test_accuracy_is_compared_where_every_run_has_it(tmp_path):
     add(tmp_path, 0.9, 1.0, "wasi", 0.4)  # without a test split
     (block,) = blocks_of(read_runs([tmp_path])[0])
     assert block.accuracy == "val/acc"
-    assert [c.accuracy_difference for c in compare(block)] == pytest.approx([None, 0.1, 0.1])
+    assert [c.accuracy_difference for c in block.comparisons] == pytest.approx([None, 0.1, 0.1])
 
 
 def test_a_vanilla_with_another_optimizer_is_compared_with_the_best_ordinary_one(tmp_path):
@@ -199,7 +198,7 @@ def test_a_vanilla_with_another_optimizer_is_compared_with_the_best_ordinary_one
     (block,) = blocks_of(read_runs([tmp_path])[0])
     found = {
         (c.group.options["optimizer._target_"].rpartition(".")[2], c.group.options["optimizer.lr"]): c
-        for c in compare(block)
+        for c in block.comparisons
     }
     for rate in (0.05, 0.1):  # a sweep over learning rates has no vanilla that all others must be held against
         assert found["SGD", rate].is_reference
@@ -272,6 +271,6 @@ def test_a_sweep_of_recipes_is_compared_with_the_recipe_that_it_names(tmp_path):
     one(0.8, "vanilla", "vanilla", 0.05)  # alike in more options
     one(0.7, "wasi", "wasi", 0.05)
     (block,) = blocks_of(read_runs([tmp_path])[0])
-    found = {comparison.group.recipe: comparison for comparison in compare(block)}
+    found = {comparison.group.recipe: comparison for comparison in block.comparisons}
     assert found["wasi"].accuracy_difference == pytest.approx(-0.2) and found["wasi"].remarks == []
     assert found["vanilla"].accuracy_difference == pytest.approx(-0.1) and found["tuned_vanilla"].is_reference

@@ -7,8 +7,8 @@ import pytest
 from tests.bench import jobs as benchmarks
 from tests.report import fakes
 from wasi.report import write_report
-from wasi.report.comparison import Comparison, compare
-from wasi.report.groups import blocks_of
+from wasi.report.blocks import blocks_of
+from wasi.report.comparison import Comparison
 from wasi.report.load import read_runs
 from wasi.report.origins import one_machine, was_busy
 from wasi.report.subspace_ablation import ablation_sentences
@@ -90,7 +90,7 @@ def test_one_run_on_two_machines_is_two_rows_and_neither_is_left_out(tmp_path):
             add(tmp_path, "wasi", 0.8, seed, 0.7, provenance=provenance)
     (block,) = blocks_of(read_runs([tmp_path])[0])
     assert [len(group.runs) for group in block.groups] == [2] * 4 and not block.alike
-    for comparison in compare(block):
+    for comparison in block.comparisons:
         assert comparison.baseline.hardware == comparison.group.hardware
     printed = write_report([tmp_path])
     assert printed.count("EPYC, 4 threads") >= 2 and "machine" in printed
@@ -115,7 +115,7 @@ def test_benchmarks_on_two_gpus_of_one_machine_are_two_rows(tmp_path):
         benchmarks.write_sweep(tmp_path / gpu, [one])
     (block,) = blocks_of(read_runs([tmp_path])[0])
     assert [group.hardware.partition(",")[0] for group in block.groups] == ["A100", "H100"]
-    assert front_of(compare(block)) == [False, False]
+    assert front_of(block.comparisons) == [False, False]
 
 
 def test_times_of_a_gpu_and_of_its_hosts_processor_make_no_front(tmp_path):
@@ -125,7 +125,7 @@ def test_times_of_a_gpu_and_of_its_hosts_processor_make_no_front(tmp_path):
     runs = read_runs([tmp_path])[0]
     assert not one_machine(runs) and all(one_machine([run]) for run in runs)
     (block,) = blocks_of(runs)
-    assert front_of(compare(block)) == [False, False]
+    assert front_of(block.comparisons) == [False, False]
 
 
 @pytest.mark.parametrize("measured", [True, False])
@@ -212,5 +212,5 @@ def test_the_front_is_of_ratios_measured_in_turns_where_every_row_has_one(tmp_pa
 
     monkeypatch.setattr(Comparison, "in_turns", interval)
     (block,) = blocks_of(read_runs([tmp_path])[0])
-    marks = dict(zip((group.method for group in block.groups), front_of(compare(block)), strict=True))
+    marks = dict(zip((group.method for group in block.groups), front_of(block.comparisons), strict=True))
     assert marks == {"vanilla": True, "wasi": True, "lora": not all_in_turns}

@@ -7,9 +7,9 @@ import pytest
 
 from tests.report import fakes
 from tests.report.test_page import rich, rows
-from wasi.report.comparison import Comparison, compare
+from wasi.report.blocks import blocks_of
+from wasi.report.comparison import Comparison
 from wasi.report.gathered import gather
-from wasi.report.groups import blocks_of
 from wasi.report.load import read_runs
 from wasi.report.page import accuracy, conclusion
 from wasi.report.page.cells import columns
@@ -356,7 +356,7 @@ def test_a_row_of_one_seed_on_the_front_beside_others_of_several_is_told_as_such
     rich(tmp_path, 0.91, "lora", None, 0)
     assert "Pareto-optimal in accuracy, step time and peak memory together: lora (one seed)." in output(tmp_path)
     (block,) = blocks_of(read_runs([tmp_path])[0])
-    assert summary(block, compare(block))[-1].endswith("peak memory: lora (one seed).")
+    assert summary(block)[-1].endswith("peak memory: lora (one seed).")
 
 
 def test_jobs_that_never_began_are_counted(tmp_path):

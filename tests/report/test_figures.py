@@ -6,10 +6,10 @@ from matplotlib.text import Annotation, Text
 
 from tests.report import fakes
 from wasi.config.declared import is_reference, method_names
+from wasi.report.blocks import blocks_of
 from wasi.report.columns import PEAK, STEP
-from wasi.report.comparison import Comparison, compare
+from wasi.report.comparison import Comparison
 from wasi.report.figures import PANELS, _caption, draw, figure_of
-from wasi.report.groups import blocks_of
 from wasi.report.load import read_runs
 from wasi.report.page import accuracy, thresholds
 from wasi.report.page.page_rows import rows_of
@@ -25,7 +25,7 @@ ALL = tuple(name for name in method_names() if not is_reference(name))
 def figure(folder):
     (block,) = blocks_of(read_runs([folder])[0])
     with matplotlib.rc_context(SETTINGS):
-        drawn = figure_of(block, compare(block))
+        drawn = figure_of(block)
         drawn.canvas.draw()
     return drawn
 
@@ -37,16 +37,16 @@ def annotations(ax):
 def test_png_and_svg_come_out_and_are_the_same_again(tmp_path):
     fakes.sweep(tmp_path, seeds=(0,), epsilons=(0.8,))
     (block,) = blocks_of(read_runs([tmp_path])[0])
-    images = draw(block, compare(block), "fig5")
+    images = draw(block, "fig5")
     assert images["png"].startswith(b"\x89PNG") and b"<svg" in images["svg"]
-    assert draw(block, compare(block), "fig5") == images
+    assert draw(block, "fig5") == images
 
 
 def test_the_figure_is_as_wide_as_the_papers_column_and_has_the_experiments_name(tmp_path):
     fakes.sweep(tmp_path, seeds=(0, 1), names=ALL)
     (block,) = blocks_of(read_runs([tmp_path])[0])
     with matplotlib.rc_context(SETTINGS):
-        drawn = figure_of(block, compare(block), "fig5_vit_cifar10")
+        drawn = figure_of(block, "fig5_vit_cifar10")
     assert drawn.get_figwidth() == 5.5
     assert drawn.get_suptitle() == "fig5_vit_cifar10: vit_micro on digits"
 
@@ -99,7 +99,7 @@ def test_times_measured_in_turns_are_drawn_relative_to_the_baselines(tmp_path, m
     assert sorted(drawn) == sorted(expected)
 
     (block,) = blocks_of(read_runs([tmp_path])[0])
-    rows = rows_of(block, compare(block), 0)
+    rows = rows_of(block, 0)
     (interactive,) = [one for one in accuracy.section(rows).figures if one.title == title]
     assert sorted(value["x"] for value in interactive.spec["data"]["values"]) == sorted(expected)
     against = thresholds.time(rows).figures[0]
@@ -112,7 +112,7 @@ def test_a_time_with_none_to_compare_it_with_is_in_milliseconds(tmp_path):
     untimed = {name: value for name, value in fakes.metrics(0.7).items() if not name.startswith("time/")}
     fakes.write(tmp_path, untimed, fakes.config("wasi", 0.8))
     (block,) = blocks_of(read_runs([tmp_path])[0])
-    axis = cost_axis(STEP, comparisons := compare(block))
+    axis = cost_axis(STEP, comparisons := block.comparisons)
     assert (axis.title, [axis.value(one) for one in comparisons]) == (STEP.axis, [100.0, None])
 
 
@@ -141,7 +141,7 @@ def test_no_thin_line_to_a_text_crosses_another_text():
     """Of the kept results: a long text at the panel's side, beside another point's."""
     (block,) = blocks_of(read_runs([ROOT / "results" / "pareto"])[0])
     with matplotlib.rc_context(SETTINGS):
-        drawn = figure_of(block, compare(block))
+        drawn = figure_of(block)
         drawn.canvas.draw()
     for ax in drawn.axes:
         texts = annotations(ax)
@@ -202,7 +202,7 @@ def test_only_vanillas_that_another_row_is_compared_with_have_a_line(tmp_path):
     for lr in (0.05, 0.1, 0.2):
         fakes.write(tmp_path, fakes.metrics(0.9 + lr / 10), fakes.config(options={"optimizer.lr": lr}))
     (block,) = blocks_of(read_runs([tmp_path])[0])
-    assert references(compare(block)) == block.groups[:1]  # vanillas alone: the first
+    assert references(block.comparisons) == block.groups[:1]  # vanillas alone: the first
 
     fakes.write(tmp_path, fakes.metrics(0.8, 0.5), fakes.config("wasi", 0.8, options={"optimizer.lr": 0.1}))
     panel = figure(tmp_path).axes[0]

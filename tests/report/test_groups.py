@@ -5,9 +5,9 @@ import pytest
 from tests.bench import jobs
 from tests.report import fakes
 from wasi.config import declared
-from wasi.report.comparison import compare
+from wasi.report.blocks import blocks_of, row_names
 from wasi.report.fields import fields_of
-from wasi.report.groups import blocks_of, identity, row_names, short_names, shown_option
+from wasi.report.groups import identity, short_names, shown_option
 from wasi.report.load import read_runs
 from wasi.report.series import series_of
 
@@ -220,9 +220,8 @@ def test_a_method_without_a_scope_has_no_empty_part_in_its_name(tmp_path):
     own["method"] = {"name": "my_own", "_target_": "my.Method"}
     fakes.write(tmp_path, fakes.metrics(0.9), own)
     (block,) = blocks(tmp_path)
-    comparisons = compare(block)
     assert row_names(block) == ["wasi 0.8, mlp", "my_own"]
-    (scope,) = (f for f in fields_of(block, comparisons) if f.title == "scope")
+    (scope,) = (f for f in fields_of(block) if f.title == "scope")
     assert scope.values == ["mlp", "-"]
 
 

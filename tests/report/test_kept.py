@@ -15,9 +15,8 @@ from tests.bench import jobs
 from tests.report import fakes
 from wasi.errors import UserError
 from wasi.report import write_report
+from wasi.report.blocks import blocks_of
 from wasi.report.columns import STEP
-from wasi.report.comparison import compare
-from wasi.report.groups import blocks_of
 from wasi.report.kept import KeptFolder, as_result, breakdown_of
 from wasi.report.load import read_runs
 from wasi.results.collect import collect
@@ -176,7 +175,7 @@ def test_a_ratio_in_turns_from_too_few_rounds_for_an_interval_is_still_the_one_i
     content["ratio"][STEP.metric] = {"p50": 2.5}  # on a machine that drifted: 100 / 60 by the medians of either side
     bench.write_text(json.dumps(content))
     (block,) = blocks_of(read_runs([tmp_path])[0])
-    wasi = next(found for found in compare(block) if found.group.method == "wasi" and found.group.bench)
+    wasi = next(found for found in block.comparisons if found.group.method == "wasi" and found.group.bench)
     assert wasi.ratio(STEP) == 2.5 and not wasi.within_noise(STEP)
     write_report([tmp_path])
     assert "2.50×" in table_of(tmp_path) and "2.50× [" not in table_of(tmp_path)

@@ -8,11 +8,10 @@ import pytest
 from tests.bench import jobs
 from tests.report import fakes
 from wasi.report import options, write_report
+from wasi.report.blocks import blocks_of
 from wasi.report.columns import STEP
-from wasi.report.comparison import compare
 from wasi.report.figures import figure_of
 from wasi.report.gathered import gather
-from wasi.report.groups import blocks_of
 from wasi.report.load import read_runs
 from wasi.report.page import accuracy, epochs, parts, ranks, render, thresholds
 from wasi.report.page.cells import columns
@@ -45,7 +44,7 @@ def rich(folder, accuracy=0.8, name="wasi", epsilon=0.8, seed=0, **options):
 
 def rows(folder):
     (block,) = blocks_of(read_runs([folder])[0])
-    return rows_of(block, compare(block), 0)
+    return rows_of(block, 0)
 
 
 def page(folder):
@@ -430,7 +429,7 @@ def test_page_and_static_figures_have_logarithmic_axes_from_the_same_range_on(tm
         fakes.write(tmp_path, fakes.metrics(0.8, 1 / saving), fakes.config("wasi", epsilon))
     assert thresholds.savings(rows(tmp_path)).is_log is is_log
     (block,) = blocks_of(read_runs([tmp_path])[0])
-    drawn = figure_of(block, compare(block))
+    drawn = figure_of(block)
     assert {ax.get_xscale() for ax in drawn.axes} == {"log" if is_log else "linear"}
 
 

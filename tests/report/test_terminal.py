@@ -2,9 +2,8 @@ import pytest
 
 from tests.bench import jobs as benchmarks
 from tests.report import fakes
-from wasi.report.comparison import compare
+from wasi.report.blocks import blocks_of
 from wasi.report.gathered import gather
-from wasi.report.groups import blocks_of
 from wasi.report.load import read_runs
 from wasi.report.markdown import markdown
 from wasi.report.terminal import WIDTH, block_text, legend
@@ -15,7 +14,7 @@ from wasi.runs.tuning_file import write_tuning
 
 def text(folder):
     (block,) = blocks_of(read_runs([folder])[0])
-    return block_text(block, compare(block))
+    return block_text(block)
 
 
 def row(table, *starts):
@@ -130,7 +129,7 @@ def test_costs_carry_their_noise(tmp_path):
         fakes.write(tmp_path, fakes.metrics(0.8, cost), fakes.config("vanilla", None, seed))
         fakes.write(tmp_path, fakes.metrics(0.8, cost - 0.02), fakes.config("wasi", 0.8, seed))
     (block,) = blocks_of(read_runs([tmp_path])[0])
-    assert "1.02×≈" in row(block_text(block, compare(block)), "wasi")
+    assert "1.02×≈" in row(block_text(block), "wasi")
     text = markdown(gather([tmp_path]), [[]])
     assert "98.00±10 (1.02×≈)" in text and "100.0±10 |" in text
 
@@ -138,7 +137,7 @@ def test_costs_carry_their_noise(tmp_path):
 def test_the_legend_explains_what_there_is_and_nothing_else(tmp_path):
     fakes.write(tmp_path, fakes.metrics(0.9), fakes.config("vanilla"))
     (block,) = blocks_of(read_runs([tmp_path])[0])
-    assert legend([block_text(block, compare(block))]) == ""
+    assert legend([block_text(block)]) == ""
     assert "eps W" in legend(["method  eps W  n"]) and "eps" not in legend(["method  n", "recipe  n"])
 
 
@@ -154,8 +153,8 @@ def test_the_legends_say_how_the_ratios_that_there_are_were_judged(tmp_path, in_
             fakes.write(tmp_path, fakes.metrics(0.8, cost), fakes.config("vanilla", None, seed))
             fakes.write(tmp_path, fakes.metrics(0.8, cost - 0.02), fakes.config("wasi", 0.8, seed))
     report = gather([tmp_path])
-    ((block, comparisons),) = report.blocks
-    short, long = legend([block_text(block, comparisons)], comparisons), markdown(report, [[]])
+    (block,) = report.blocks
+    short, long = legend([block_text(block)], block.comparisons), markdown(report, [[]])
     for text in (short, long):
         assert ("t-test over " in text.replace("the ", "")) is not in_turns
         assert ("measured in turns" in text or "measured the two in turns" in text) is in_turns

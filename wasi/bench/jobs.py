@@ -7,7 +7,8 @@ from pathlib import Path
 
 from wasi.bench.baseline import identity
 from wasi.report.benchmarks import bench_options
-from wasi.report.groups import Block, Group, block_of, row_names, row_order
+from wasi.report.blocks import Block, block_of, row_names
+from wasi.report.groups import Group, row_order
 from wasi.report.load import Run, Unusable, read_run, threads_of
 from wasi.report.options import data_root, dataset_label, model_label, result_options, select, show
 from wasi.report.series import series_of

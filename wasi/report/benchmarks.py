@@ -3,14 +3,12 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wasi.config.relevance import is_of_a_step
+from wasi.report.groups import Group
 from wasi.report.load import Run
 from wasi.report.options import result_options
-
-if TYPE_CHECKING:
-    from wasi.report.groups import Group
 
 _SCHEDULE = "scheduler."
 
@@ -36,7 +34,7 @@ def with_baselines(benchmarks: Iterable[Run]) -> list[Run]:
     return own + [run for identity, run in others.items() if identity not in known]
 
 
-def joined(trained: list["Group"], benchmarked: list["Group"]) -> list["Group"]:
+def joined(trained: list[Group], benchmarked: list[Group]) -> list[Group]:
     """The trained groups, each with the benchmark of its training step, and then the benchmarks without such a group.
 
     A step is the same under any schedule, so without a benchmark under the group's own schedule, one under another
@@ -54,7 +52,7 @@ def joined(trained: list["Group"], benchmarked: list["Group"]) -> list["Group"]:
     return groups + [replace(group, bench=group.runs[0] if len(group.runs) == 1 else None) for group in alone]
 
 
-def _schedule(group: "Group") -> dict[str, Any]:
+def _schedule(group: Group) -> dict[str, Any]:
     return {key: value for key, value in group.options.items() if key.startswith(_SCHEDULE)}
 
 

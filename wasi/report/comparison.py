@@ -8,7 +8,7 @@ from wasi.config.declared import is_reference
 from wasi.config.relevance import MEMORY_POLICY, is_of_a_step
 from wasi.report.benchmarks import step_options
 from wasi.report.columns import COSTS, PAPER, STEP, VALIDATION, Cost
-from wasi.report.groups import Block, Group, identity, unlike
+from wasi.report.groups import Group, identity, unlike
 from wasi.report.load import Run
 from wasi.report.options import result_options, select, show_option
 from wasi.report.origins import one_machine, was_busy
@@ -189,9 +189,9 @@ def has_width(ratio: Mapping[str, float]) -> bool:
     return "low" in ratio and ratio["low"] < ratio["high"]
 
 
-def compare(block: Block) -> list[Comparison]:
-    """One comparison for each group of the block, in the block's order."""
-    return [_compared(group, block.groups) for group in block.groups]
+def compare(groups: list[Group]) -> list[Comparison]:
+    """One comparison for each of the groups, which are of one model on one data set, in the same order."""
+    return [_compared(group, groups) for group in groups]
 
 
 def _compared(group: Group, groups: list[Group]) -> Comparison:

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from wasi.report.blocks import Block
 from wasi.report.columns import COSTS
 from wasi.report.comparison import Comparison
-from wasi.report.groups import Block, Group, identity
+from wasi.report.groups import Group, identity
 from wasi.report.load import Run
 from wasi.report.options import activation_epsilon, result_options, select, show, unquotable, weight_epsilon
 from wasi.tracking.paths import without_absolute_paths
@@ -42,9 +43,9 @@ def runs_csv(runs: list[Run], base: Path) -> str:
     return _shown(_run_row(run, differing, base) for run in runs)
 
 
-def groups_csv(blocks: Iterable[tuple[Block, list[Comparison]]]) -> str:
+def groups_csv(blocks: Iterable[Block]) -> str:
     """The text of report_groups.csv, with one line per row of the tables."""
-    return _shown(_group_row(block, comparison) for block, comparisons in blocks for comparison in comparisons)
+    return _shown(_group_row(block, comparison) for block in blocks for comparison in block.comparisons)
 
 
 def relative(path: Path, base: Path) -> str:

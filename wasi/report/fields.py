@@ -4,9 +4,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from wasi.report.blocks import Block
 from wasi.report.columns import COSTS, TEST, Cost
 from wasi.report.comparison import Comparison, has_width
-from wasi.report.groups import Block, Group, identity, short_names, shown_option
+from wasi.report.groups import Group, identity, short_names, shown_option
 from wasi.report.load import Run
 from wasi.report.options import activation_label, select, show, weight_label
 from wasi.report.summary import front_of
@@ -38,9 +39,9 @@ class Field:
     cost: Cost | None = None
 
 
-def fields_of(block: Block, comparisons: list[Comparison]) -> list[Field]:
+def fields_of(block: Block) -> list[Field]:
     """All columns in which some row has a value."""
-    remarks = remarks_of(comparisons)
+    comparisons, remarks = block.comparisons, remarks_of(block)
     fields = [
         Field("method", [_method(c, remarks) for c in comparisons], is_text=True),
         *_labels(block),
@@ -52,9 +53,9 @@ def fields_of(block: Block, comparisons: list[Comparison]) -> list[Field]:
     return [field for field in fields if set(field.values) != {DASH}]
 
 
-def remarks_of(comparisons: list[Comparison]) -> list[str]:
+def remarks_of(block: Block) -> list[str]:
     """Each remark once; rows refer to them by their numbers, from 1 on."""
-    return list(dict.fromkeys(remark for comparison in comparisons for remark in comparison.remarks))
+    return list(dict.fromkeys(remark for comparison in block.comparisons for remark in comparison.remarks))
 
 
 def facts_of(block: Block) -> str:

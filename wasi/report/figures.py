@@ -13,9 +13,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from wasi.config.declared import is_reference
+from wasi.report.blocks import Block
 from wasi.report.columns import PANELS, Cost
 from wasi.report.comparison import Comparison
-from wasi.report.groups import Block, Group
+from wasi.report.groups import Group
 from wasi.report.labels import Label, annotate
 from wasi.report.options import epsilon_label
 from wasi.report.series import Series, references, series_of
@@ -30,14 +31,14 @@ _COLUMNS, _PANEL_HEIGHT_INCHES, _TITLE_INCHES = 2, 2.3, 0.7
 _LEGEND_CHARACTERS = 60  # in one line of the legend; the figure has room for so many wide letters
 
 
-def draw(block: Block, comparisons: list[Comparison], name: str = "") -> dict[str, bytes]:
+def draw(block: Block, name: str = "") -> dict[str, bytes]:
     """The figure's bytes as `png` and `svg`; empty if no row has both a cost and an accuracy that may be quoted.
 
     Args:
         name: the experiment's name, for the figure's title.
     """
     with matplotlib.rc_context(SETTINGS):
-        figure = figure_of(block, comparisons, name)
+        figure = figure_of(block, name)
         return {} if figure is None else images(figure)
 
 
@@ -51,7 +52,7 @@ def images(figure: Figure) -> dict[str, bytes]:
     return found
 
 
-def figure_of(block: Block, comparisons: list[Comparison], name: str = "") -> Figure | None:
+def figure_of(block: Block, name: str = "") -> Figure | None:
     """The figure, to be called under `style.SETTINGS`; None where `draw` gives nothing."""
     panels = [cost for cost in PANELS if any(_has_point(group, cost) for group in block.groups)]
     if not panels:
@@ -64,7 +65,7 @@ def figure_of(block: Block, comparisons: list[Comparison], name: str = "") -> Fi
     axes = list(grid.flat)[: len(panels)]
     for unused in list(grid.flat)[len(panels) :]:
         unused.remove()
-    labels = [_panel(ax, cost, series, comparisons) for ax, cost in zip(axes, panels, strict=True)]
+    labels = [_panel(ax, cost, series, block.comparisons) for ax, cost in zip(axes, panels, strict=True)]
     for first in grid[:, 0]:
         first.set_ylabel(block.accuracy_title)
     points = WIDTH_INCHES * 72

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from wasi.report.comparison import Comparison, compare
+from wasi.report.blocks import Block, blocks_of
 from wasi.report.csv_files import relative
 from wasi.report.fields import name_of
-from wasi.report.groups import Block, blocks_of
 from wasi.report.load import Run, read_runs
 from wasi.report.origins import experiment_of, provenance_lines
 from wasi.report.tuned import tuning_lines
@@ -33,7 +32,7 @@ class Report:
     title: str
     folder: Path
     runs: list[Run]
-    blocks: list[tuple[Block, list[Comparison]]]
+    blocks: list[Block]
     provenance: list[str]
     tuning: list[str]
     not_averaged: list[str]
@@ -55,9 +54,9 @@ def gather(dirs: list[Path], into: Path | None = None) -> Report:
     first = dirs[0] if dirs[0].is_dir() else dirs[0].parent
     holds_kept = any(run.is_kept and run.path.resolve().is_relative_to(first.resolve()) for run in runs)
     folder = into or (OF_KEPT_RESULTS / first.resolve().name if holds_kept else first)
-    blocks = [(block, compare(block)) for block in blocks_of(runs)]
+    blocks = blocks_of(runs)
     provenance = provenance_lines([run for run in runs if run.completed] or runs)
-    warnings += [f"{block.title}: {_ALIKE}" for block, _ in blocks if block.alike]
+    warnings += [f"{block.title}: {_ALIKE}" for block in blocks if block.alike]
     not_averaged = [_ending(run, folder) for run in runs if not run.completed]
     if not_begun := _not_begun(dirs, runs):
         not_averaged.append(f"not begun: {not_begun} of the jobs that the sweep's last command asked for")

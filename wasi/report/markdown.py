@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 
+from wasi.report.blocks import Block
 from wasi.report.columns import COSTS
 from wasi.report.comparison import Comparison
 from wasi.report.fields import Field, facts_of, fields_of, have_ratios, remarks_of
 from wasi.report.gathered import Report
-from wasi.report.groups import Block
 from wasi.report.meanings import RANKS_BY_HAND, meanings_of
 from wasi.report.page.conclusion import answer
 from wasi.report.summary import doubts_about_accuracy, summary
@@ -36,8 +36,8 @@ def markdown(report: Report, figures: Sequence[list[str]]) -> str:
     origin, *doubts = report.provenance
     parts = ["# Report", "  \n".join(["Code and machine: " + escape(origin), *map(_bold, doubts)])]
     parts += [_loud(line) for line in report.tuning if line.startswith("WARNING")]
-    for (block, comparisons), files in zip(report.blocks, figures, strict=True):
-        parts += _section(block, comparisons, files)
+    for block, files in zip(report.blocks, figures, strict=True):
+        parts += _section(block, files)
     if not report.blocks:
         parts.append("**No run was completed, so there is nothing to compare yet.**")
     if report.tuning:
@@ -52,14 +52,14 @@ def markdown(report: Report, figures: Sequence[list[str]]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _section(block: Block, comparisons: list[Comparison], figures: list[str]) -> list[str]:
-    remarks = remarks_of(comparisons)
+def _section(block: Block, figures: list[str]) -> list[str]:
+    remarks = remarks_of(block)
     parts = [f"## {escape(block.title)}", escape(facts_of(block))]
     loud = doubts_about_accuracy(block.groups)
-    if saved := answer(block, comparisons):
+    if saved := answer(block):
         parts.append(_bold(saved))
-    parts += [_bold(said) if said in loud else escape(said) for said in summary(block, comparisons)]
-    parts.append(_table(fields_of(block, comparisons)))
+    parts += [_bold(said) if said in loud else escape(said) for said in summary(block)]
+    parts.append(_table(fields_of(block)))
     if remarks:
         parts.append(_list([f"[{number}] {escape(remark)}" for number, remark in enumerate(remarks, start=1)]))
     if figures:
@@ -67,18 +67,18 @@ def _section(block: Block, comparisons: list[Comparison], figures: list[str]) ->
     return parts
 
 
-def _explained(blocks: list[tuple[Block, list[Comparison]]]) -> list[str]:
+def _explained(blocks: list[Block]) -> list[str]:
     """The meaning of the columns that the tables have, and what the methods do."""
-    titles = {field.title for block, found in blocks for field in fields_of(block, found)}
+    titles = {field.title for block in blocks for field in fields_of(block)}
     columns = [
         f"**{names}**: {meaning}."
         for names, meaning in _COLUMNS.items()
         if titles & {*names.split(", "), names.replace("Δ vanilla", "Δ baseline")}
     ]
-    methods = meanings_of(group.method for block, _ in blocks for group in block.groups)
+    methods = meanings_of(group.method for block in blocks for group in block.groups)
     lines = [f"**{escape(name)}**: {meaning}." for name, meaning in methods.items()]
     parts = ["## What the columns mean", _list(columns)]
-    parts.append(_signs([comparison for _, found in blocks for comparison in found]))
+    parts.append(_signs([comparison for block in blocks for comparison in block.comparisons]))
     return [*parts, "## What the methods do", _list(lines)] if lines else parts
 
 

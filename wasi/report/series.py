@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wasi.config.declared import is_reference
+from wasi.report.blocks import Block, recipes_of, variant
 from wasi.report.comparison import Comparison
-from wasi.report.groups import Block, Group, recipes_of, variant
+from wasi.report.groups import Group
 from wasi.report.style import Style, styles
 
 

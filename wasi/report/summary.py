@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from wasi.report.blocks import Block, row_names
 from wasi.report.columns import PEAK, STEP, Cost
 from wasi.report.comparison import Comparison
-from wasi.report.groups import Block, Group, row_names
+from wasi.report.groups import Group
 from wasi.report.options import select, unquotable
 from wasi.report.origins import are_comparable
 from wasi.report.pareto import on_front
@@ -86,10 +87,10 @@ def cost_axis(cost: Cost, comparisons: Sequence[Comparison]) -> CostAxis:
     return CostAxis(f"{cost.name} ({name} = 1)", cost, relative=True)
 
 
-def summary(block: Block, comparisons: list[Comparison]) -> list[str]:
+def summary(block: Block) -> list[str]:
     """The sentences above a table: doubts about accuracies, which rows differ from vanilla in accuracy, which are on
     the Pareto front, and whether the subspace iteration is needed. What was not measured has no sentence."""
-    names = row_names(block)
+    names, comparisons = row_names(block), block.comparisons
     findings = [*_accuracy(names, comparisons), *_front(names, comparisons), *ablation_sentences(block.groups)]
     return [*doubts_about_accuracy(block.groups), *findings]
 

@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Iterable, Sequence
 
+from wasi.report.blocks import Block, row_names
 from wasi.report.columns import DROPPED_FIRST
 from wasi.report.comparison import Comparison
 from wasi.report.fields import (
@@ -16,7 +17,6 @@ from wasi.report.fields import (
     remarks_of,
     tuned_of,
 )
-from wasi.report.groups import Block, row_names
 from wasi.report.summary import summary
 
 WIDTH = 120
@@ -53,15 +53,15 @@ def _tests(comparisons: Sequence[Comparison]) -> list[str]:
     return [words for words, applies in tests.items() if applies]
 
 
-def block_text(block: Block, comparisons: list[Comparison]) -> str:
+def block_text(block: Block) -> str:
     """A block as heading, sentences, table, and the remarks that its rows refer to by number."""
-    remarks = remarks_of(comparisons)
-    fields = _fitting(fields_of(block, comparisons))
+    remarks = remarks_of(block)
+    fields = _fitting(fields_of(block))
     heading = f"{block.title}: {facts_of(block)}"
     notes = [f"  [{number}] {remark}" for number, remark in enumerate(remarks, start=1)]
     if not any(field.title == TUNED for field in fields):
         notes += _tuned_notes(block)
-    said = textwrap.wrap(" ".join(summary(block, comparisons)), WIDTH)
+    said = textwrap.wrap(" ".join(summary(block)), WIDTH)
     lines = _lines(fields)
     if len(lines[0]) > WIDTH:
         lines = _lines(fields, gap=" ")

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from wasi.atomic import atomic_write_bytes, atomic_write_text
 from wasi.errors import UserError
-from wasi.report.comparison import Comparison
+from wasi.report.blocks import Block
 from wasi.report.csv_files import groups_csv, runs_csv
 from wasi.report.gathered import Report, gather
-from wasi.report.groups import Block
 from wasi.report.markdown import markdown
 from wasi.report.origins import experiment_of
 from wasi.report.page.conclusion import answer
@@ -30,7 +29,7 @@ def write(dirs: list[Path], into: Path | None = None) -> str:
         folder.mkdir(parents=True, exist_ok=True)
         atomic_write_text(folder / "report.csv", runs_csv(report.runs, folder))
         atomic_write_text(folder / "report_groups.csv", groups_csv(report.blocks))
-        figures = [write_figures(*pair, folder) for pair in report.blocks]
+        figures = [write_figures(block, folder) for block in report.blocks]
         atomic_write_text(folder / "report.md", markdown(report, figures))
         page = write_page(report)
     except OSError as error:
@@ -55,9 +54,9 @@ def write_page(report: Report) -> str:
 
 def _text(report: Report, files: list[str]) -> str:
     """The text for the terminal. `files` are the names of the page and the figures that were written."""
-    parts = [block_text(*pair) for pair in report.blocks] or ["no completed run yet"]
+    parts = [block_text(block) for block in report.blocks] or ["no completed run yet"]
     if report.blocks:
-        comparisons = [comparison for _, found in report.blocks for comparison in found]
+        comparisons = [comparison for block in report.blocks for comparison in block.comparisons]
         parts.append("\n".join(filter(None, [legend(parts, comparisons), *report.provenance])))
     if report.tuning:
         parts.append("\n".join(report.tuning))
@@ -72,18 +71,18 @@ def _text(report: Report, files: list[str]) -> str:
     return "\n\n".join(parts)
 
 
-def _answers(blocks: list) -> list[str]:
+def _answers(blocks: list[Block]) -> list[str]:
     """For each model and data set, the page's sentence about what WASI saves."""
-    answers = {block.title: answer(block, comparisons) for block, comparisons in blocks}
+    answers = {block.title: answer(block) for block in blocks}
     return [textwrap.fill(f"{title}: {text}", WIDTH) for title, text in answers.items() if text]
 
 
-def write_figures(block: Block, comparisons: list[Comparison], folder: Path) -> list[str]:
+def write_figures(block: Block, folder: Path) -> list[str]:
     """Write the figure of accuracy against cost as PNG and SVG, and return the names of the files."""
     from wasi.report.figures import draw
 
     experiment = experiment_of([run for group in block.groups for run in group.runs])
-    images = draw(block, comparisons, experiment or "")
+    images = draw(block, experiment or "")
     labels = [*filter(None, [experiment]), "accuracy_vs_cost", block.model, block.dataset]
     return write_images(images, "_".join(map(file_part, labels)), folder)
 

@@ -4,10 +4,11 @@ import math
 from collections.abc import Sequence
 
 from wasi.config.declared import is_subject, title
+from wasi.report.blocks import Block
 from wasi.report.columns import ENERGY, FLOPS, INFERENCE, PEAK, PROCESS, STEP, VALIDATION
 from wasi.report.comparison import Comparison
 from wasi.report.fields import MOST_NAMES, listed, ratio_text, significant
-from wasi.report.groups import Block, Group
+from wasi.report.groups import Group
 from wasi.report.origins import are_comparable, one_machine, was_busy
 from wasi.report.page.cells import TITLES, signed
 from wasi.report.page.overall import Statement
@@ -40,9 +41,9 @@ def of_block(rows: Sequence[Row]) -> list[Statement]:
     return [*loud, *(statement for statement in statements if statement is not None), *needed]
 
 
-def answer(block: Block, comparisons: list[Comparison]) -> str | None:
+def answer(block: Block) -> str | None:
     """The main statement of `of_block`, which says what WASI saves; None if nothing was measured."""
-    rows = rows_of(block, comparisons, first=0)
+    rows = rows_of(block, first=0)
     return next((statement.text for statement in of_block(rows) if statement.tone == "main"), None)
 
 

@@ -6,10 +6,11 @@ from typing import Any
 
 from wasi.config.declared import is_reference
 from wasi.report import statistics
+from wasi.report.blocks import Block, row_names
 from wasi.report.columns import Cost
 from wasi.report.comparison import Comparison
 from wasi.report.fields import ratio_text, significant
-from wasi.report.groups import Block, Group, row_names
+from wasi.report.groups import Group
 from wasi.report.options import epsilon_label
 from wasi.report.series import series_of
 from wasi.report.style import Style
@@ -80,10 +81,10 @@ class Row:
         return {} if self.threshold is None else {"label": self.threshold}
 
 
-def rows_of(block: Block, comparisons: list[Comparison], first: int) -> list[Row]:
+def rows_of(block: Block, first: int) -> list[Row]:
     """The rows of a block, with numbers from `first` on."""
     series = {group: one for one in series_of(block) for group in one.groups}
-    named = zip(row_names(block), comparisons, front_of(comparisons), strict=True)
+    named = zip(row_names(block), block.comparisons, front_of(block.comparisons), strict=True)
     return [
         Row(key, name, series[one.group].label, series[one.group].style, block, one, on_front)
         for key, (name, one, on_front) in enumerate(named, first)

@@ -55,8 +55,8 @@ def page(report: Report) -> str:
     """
     rows: list[Row] = []
     found = []
-    for block, comparisons in report.blocks:
-        own = rows_of(block, comparisons, first=len(rows))
+    for block in report.blocks:
+        own = rows_of(block, first=len(rows))
         rows += own
         sections = [section for make in _SECTIONS if (section := make(own)) is not None]
         found.append(Part(block.title, facts_of(block), conclusion.of_block(own), sections, _remarks(own)))
