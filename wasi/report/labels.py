@@ -1,4 +1,7 @@
-"""Places texts beside points so that they cover neither points nor one another."""
+"""Places texts beside points so that they cover neither points nor one another.
+
+A box is an array of left, bottom, right and top, in pixels.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,78 +31,32 @@ class Label:
     size: float
 
 
-@dataclass(frozen=True)
-class Box:
-    """A rectangle in pixels."""
-
-    x0: float
-    y0: float
-    x1: float
-    y1: float
-
-    @classmethod
-    def around(cls, x: float, y: float, width: float, height: float) -> "Box":
-        return cls(x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-
-    @property
-    def middle(self) -> np.ndarray:
-        return np.array([self.x0 + self.x1, self.y0 + self.y1]) / 2
-
-    def overlap(self, other: "Box") -> float:
-        """0 for boxes that do not touch, else 1 plus the share of this box that the other covers."""
-        width = min(self.x1, other.x1) - max(self.x0, other.x0)
-        height = min(self.y1, other.y1) - max(self.y0, other.y0)
-        if width <= 0 or height <= 0:
-            return 0.0
-        return 1.0 + width * height / ((self.x1 - self.x0) * (self.y1 - self.y0))
-
-    def within(self, other: "Box") -> bool:
-        return self.x0 >= other.x0 and self.x1 <= other.x1 and self.y0 >= other.y0 and self.y1 <= other.y1
-
-    def shifted_into(self, other: "Box", margin: float) -> "Box":
-        """This box, moved sideways until it is inside the other with that margin left and right."""
-        right = max(other.x0 + margin - self.x0, 0.0) + min(other.x1 - margin - self.x1, 0.0)
-        return Box(self.x0 + right, self.y0, self.x1 + right, self.y1)
-
-    def holds_any(self, points: np.ndarray) -> bool:
-        """Whether any of the points (P x 2) is inside."""
-        x, y = points.T
-        return bool(((x > self.x0) & (x < self.x1) & (y > self.y0) & (y < self.y1)).any())
-
-
-def annotate(ax, labels: list[Label]) -> list:
-    """Annotate the points of axes whose layout is fixed; each text in turn gets the nearest place that is free.
-
-    Returns:
-        The annotations.
-    """
+def annotate(ax, labels: list[Label]) -> None:
+    """Annotate the points of axes whose layout is fixed; each text in turn gets the nearest place that is free."""
     pixel = ax.figure.dpi / 72
     centres = [ax.transData.transform((label.x, label.y)) for label in labels]
     sizes = [label.size * pixel for label in labels]
-    markers = [Box.around(x, y, size, size) for (x, y), size in zip(centres, sizes, strict=True)]
-    lines, frame = _line_pixels(ax), Box(*ax.bbox.extents)
-    taken: list[Box] = []
+    markers = [_box(centre, size) for centre, size in zip(centres, sizes, strict=True)]
+    lines, frame = _line_pixels(ax), np.array(ax.bbox.extents)
+    taken: list[np.ndarray] = []
     leads = _NO_POINTS  # of the texts placed so far
-    placed = []
     for label, centre, size in zip(labels, centres, sizes, strict=True):
         if label.text is None:
             continue
         text = _annotation(ax, label)
         extent = text.get_window_extent(ax.figure.canvas.get_renderer()).padded(_PADDING * pixel)
         candidates = []
-        for near, at, gap in _positions(centre, size, extent.width, extent.height, pixel):
-            box = at.shifted_into(frame, _MARGIN * pixel)
-            lead = _between(box.middle, centre) if gap >= _LED_FROM else _NO_POINTS
-            crossed = sum(other.holds_any(lead) for other in taken) + box.holds_any(leads)
+        for near, at, gap in _positions(centre, size, extent.size, pixel):
+            box = _shifted_into(frame, at, _MARGIN * pixel)
+            lead = _between(_middle(box), centre) if gap >= _LED_FROM else _NO_POINTS
+            crossed = sum(_holds_any(other, lead) for other in taken) + _holds_any(box, leads)
             clash = _clash(box, frame, taken, markers, lines)
             candidates.append((near + clash + _ON_TEXT * crossed, box, lead))
         _, box, lead = min(candidates, key=lambda candidate: candidate[0])
-        text.set_position(((box.middle - centre) / pixel).tolist())
+        text.set_position(((_middle(box) - centre) / pixel).tolist())
         text.arrow_patch.set_visible(len(lead) > 0)
         taken.append(box)
         leads = np.concatenate([leads, lead])
-        placed.append(text)
-    return placed
 
 
 def _annotation(ax, label: Label):
@@ -121,23 +78,55 @@ def _annotation(ax, label: Label):
 
 
 def _positions(
-    centre: np.ndarray, marker: float, width: float, height: float, pixel: float
-) -> Iterator[tuple[float, Box, float]]:
-    """Penalty, box in pixels and gap in points of every place for a text, near places first."""
+    centre: np.ndarray, marker: float, size: np.ndarray, pixel: float
+) -> Iterator[tuple[float, np.ndarray, float]]:
+    """Penalty, box and gap in points of every place for a text, near places first.
+
+    Args:
+        marker, size: the marker's diameter, and the text's width and height, in pixels.
+    """
     for ring, gap in enumerate(_GAPS):
-        for order, (dx, dy) in enumerate(_DIRECTIONS):
-            reach_x = marker / 2 + gap * pixel + width / 2
-            reach_y = marker / 2 + 0.6 * gap * pixel + height / 2
-            if dx and dy:
-                reach_x, reach_y = 0.8 * reach_x, 0.8 * reach_y
-            box = Box.around(centre[0] + dx * reach_x, centre[1] + dy * reach_y, width, height)
-            yield ring * _FARTHER + order * _NEXT, box, gap
+        for order, direction in enumerate(_DIRECTIONS):
+            reach = marker / 2 + np.array([1.0, 0.6]) * gap * pixel + size / 2
+            reach = 0.8 * reach if all(direction) else reach
+            yield ring * _FARTHER + order * _NEXT, _box(centre + direction * reach, size), gap
 
 
-def _clash(box: Box, frame: Box, taken: list[Box], markers: list[Box], lines: np.ndarray) -> float:
-    on_texts, on_markers = (sum(map(box.overlap, others)) for others in (taken, markers))
-    on_line, outside = box.holds_any(lines), not box.within(frame)
-    return _OUTSIDE * outside + _ON_TEXT * on_texts + _ON_MARKER * on_markers + _ON_LINE * on_line
+def _clash(
+    box: np.ndarray, frame: np.ndarray, taken: list[np.ndarray], markers: list[np.ndarray], lines: np.ndarray
+) -> float:
+    outside = (box[:2] < frame[:2]).any() or (box[2:] > frame[2:]).any()
+    on_texts, on_markers = _overlap(box, taken), _overlap(box, markers)
+    return _OUTSIDE * outside + _ON_TEXT * on_texts + _ON_MARKER * on_markers + _ON_LINE * _holds_any(box, lines)
+
+
+def _box(centre: np.ndarray, size: float | np.ndarray) -> np.ndarray:
+    """The box of a size (one for both sides, or width and height) around a centre."""
+    return np.concatenate([centre - size / 2, centre + size / 2])
+
+
+def _middle(box: np.ndarray) -> np.ndarray:
+    return (box[:2] + box[2:]) / 2
+
+
+def _shifted_into(frame: np.ndarray, box: np.ndarray, margin: float) -> np.ndarray:
+    """The box, moved sideways until it is inside the frame with that margin left and right."""
+    right = max(frame[0] + margin - box[0], 0.0) + min(frame[2] - margin - box[2], 0.0)
+    return box + np.array([right, 0, right, 0])
+
+
+def _overlap(box: np.ndarray, others: list[np.ndarray]) -> float:
+    """The sum over the other boxes that touch this one of 1 plus the share of this one that they cover."""
+    corners = np.reshape(others, (-1, 4))
+    sides = np.minimum(box[2:], corners[:, 2:]) - np.maximum(box[:2], corners[:, :2])
+    shares = sides.prod(axis=1) / (box[2:] - box[:2]).prod()
+    return sum(1 + shares[(sides > 0).all(axis=1)])
+
+
+def _holds_any(box: np.ndarray, points: np.ndarray) -> bool:
+    """Whether any of the points (P x 2) is inside the box."""
+    x, y = points.T
+    return bool(((x > box[0]) & (x < box[2]) & (y > box[1]) & (y < box[3])).any())
 
 
 def _between(start: np.ndarray, end: np.ndarray) -> np.ndarray:

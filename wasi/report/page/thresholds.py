@@ -1,6 +1,5 @@
 """Time against epsilon, as the paper's figure 8, and predicted against measured savings, as its figure 2."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +29,8 @@ def time(rows: Sequence[Row]) -> Section | None:
     figures, shown = [], []
     for cost in (STEP, INFERENCE):
         timed = [row for row in rows if row.cost(cost) is not None]
-        if any(len(epsilons) > 1 for epsilons in _by_method(timed).values()):
+        known = {(row.group.method, epsilon) for row in timed if (epsilon := threshold(row.group.config)) is not None}
+        if len(known) > len({method for method, _ in known}):  # some method has two
             axis = cost_axis(cost, [row.comparison for row in rows])
             figures.append(Figure(axis.title, _against_epsilon(axis, timed)))
             shown += timed
@@ -40,15 +40,6 @@ def time(rows: Sequence[Row]) -> Section | None:
     )
     legend = series_legend([row for row in rows if row in shown])
     return Section(titles.EPSILON, text, figures, legend) if figures else None
-
-
-def _by_method(rows: Sequence[Row]) -> dict[str, set[float]]:
-    """The thresholds at which each method was timed."""
-    found: dict[str, set[float]] = defaultdict(set)
-    for row in rows:
-        if (epsilon := threshold(row.group.config)) is not None:
-            found[row.group.method].add(epsilon)
-    return found
 
 
 def _against_epsilon(axis: CostAxis, rows: list[Row]) -> dict[str, Any]:
