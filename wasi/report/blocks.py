@@ -37,6 +37,11 @@ class Block:
         return compare(self.groups)
 
     @property
+    def remarks(self) -> list[str]:
+        """The remarks on its comparisons, each once; rows refer to them by their numbers, from 1 on."""
+        return list(dict.fromkeys(remark for comparison in self.comparisons for remark in comparison.remarks))
+
+    @property
     def accuracy(self) -> str:
         """The metric that is quoted of all groups."""
         return self.groups[0].accuracy

@@ -33,7 +33,7 @@ class Cost:
         >>> FLOPS.axis, FLOPS.stored_axis
         ('Work of a training step (GFLOP)', 'Work of a training step (FLOP)')
         """
-        return self.axis if self.unit == 1 else self.axis.replace("(GFLOP)", "(FLOP)").replace(" (10⁶)", "")
+        return self.axis.replace("(GFLOP)", "(FLOP)").replace(" (10⁶)", "")
 
 
 PEAK = Cost(

@@ -41,7 +41,7 @@ class Field:
 
 def fields_of(block: Block) -> list[Field]:
     """All columns in which some row has a value."""
-    comparisons, remarks = block.comparisons, remarks_of(block)
+    comparisons, remarks = block.comparisons, block.remarks
     fields = [
         Field("method", [_method(c, remarks) for c in comparisons], is_text=True),
         *_labels(block),
@@ -51,11 +51,6 @@ def fields_of(block: Block) -> list[Field]:
         Field("Pareto", ["●" if marked else DASH for marked in front_of(comparisons)]),
     ]
     return [field for field in fields if set(field.values) != {DASH}]
-
-
-def remarks_of(block: Block) -> list[str]:
-    """Each remark once; rows refer to them by their numbers, from 1 on."""
-    return list(dict.fromkeys(remark for comparison in block.comparisons for remark in comparison.remarks))
 
 
 def facts_of(block: Block) -> str:

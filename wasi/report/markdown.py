@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from wasi.report.blocks import Block
 from wasi.report.columns import COSTS
 from wasi.report.comparison import Comparison
-from wasi.report.fields import Field, facts_of, fields_of, have_ratios, remarks_of
+from wasi.report.fields import Field, facts_of, fields_of, have_ratios
 from wasi.report.gathered import Report
 from wasi.report.meanings import RANKS_BY_HAND, meanings_of
 from wasi.report.page.conclusion import answer
@@ -53,15 +53,14 @@ def markdown(report: Report, figures: Sequence[list[str]]) -> str:
 
 
 def _section(block: Block, figures: list[str]) -> list[str]:
-    remarks = remarks_of(block)
     parts = [f"## {escape(block.title)}", escape(facts_of(block))]
     loud = doubts_about_accuracy(block.groups)
     if saved := answer(block):
         parts.append(_bold(saved))
     parts += [_bold(said) if said in loud else escape(said) for said in summary(block)]
     parts.append(_table(fields_of(block)))
-    if remarks:
-        parts.append(_list([f"[{number}] {escape(remark)}" for number, remark in enumerate(remarks, start=1)]))
+    if block.remarks:
+        parts.append(_list(f"[{number}] {escape(remark)}" for number, remark in enumerate(block.remarks, start=1)))
     if figures:
         parts.append(f"![Accuracy against cost, {escape(block.title)}]({figures[0]})")
     return parts

@@ -6,17 +6,7 @@ from collections.abc import Iterable, Sequence
 from wasi.report.blocks import Block, row_names
 from wasi.report.columns import DROPPED_FIRST
 from wasi.report.comparison import Comparison
-from wasi.report.fields import (
-    DASH,
-    TUNED,
-    WITHIN_NOISE,
-    Field,
-    facts_of,
-    fields_of,
-    have_ratios,
-    remarks_of,
-    tuned_of,
-)
+from wasi.report.fields import DASH, TUNED, WITHIN_NOISE, Field, facts_of, fields_of, have_ratios, tuned_of
 from wasi.report.summary import summary
 
 WIDTH = 120
@@ -55,10 +45,9 @@ def _tests(comparisons: Sequence[Comparison]) -> list[str]:
 
 def block_text(block: Block) -> str:
     """A block as heading, sentences, table, and the remarks that its rows refer to by number."""
-    remarks = remarks_of(block)
     fields = _fitting(fields_of(block))
     heading = f"{block.title}: {facts_of(block)}"
-    notes = [f"  [{number}] {remark}" for number, remark in enumerate(remarks, start=1)]
+    notes = [f"  [{number}] {remark}" for number, remark in enumerate(block.remarks, start=1)]
     if not any(field.title == TUNED for field in fields):
         notes += _tuned_notes(block)
     said = textwrap.wrap(" ".join(summary(block)), WIDTH)
