@@ -43,7 +43,7 @@ def test_a_seedless_metric_gives_no_ratio(tmp_path):
 def test_vanilla_has_no_ratio_to_itself(tmp_path):
     add(tmp_path, 0.8, 1.0, "vanilla")
     comparison = compared(tmp_path)["vanilla", 0.05]
-    assert comparison.is_reference and comparison.ratio(PEAK) is None and comparison.verdict is None
+    assert comparison.is_own_baseline and comparison.ratio(PEAK) is None and comparison.verdict is None
 
 
 def test_the_vanilla_with_the_same_options_is_taken(tmp_path):
@@ -201,7 +201,7 @@ def test_a_vanilla_with_another_optimizer_is_compared_with_the_best_ordinary_one
         for c in block.comparisons
     }
     for rate in (0.05, 0.1):  # a sweep over learning rates has no vanilla that all others must be held against
-        assert found["SGD", rate].is_reference
+        assert found["SGD", rate].is_own_baseline
     best = found["SGD", 0.1].group
     assert found["AdamW", 0.05].baseline is best and found["galore", 0.3].baseline is best
     assert found["galore", 0.3].ratio(PEAK) == pytest.approx(2.0) and found["galore", 0.3].pairing.n == 3
@@ -273,4 +273,4 @@ def test_a_sweep_of_recipes_is_compared_with_the_recipe_that_it_names(tmp_path):
     (block,) = blocks_of(read_runs([tmp_path])[0])
     found = {comparison.group.recipe: comparison for comparison in block.comparisons}
     assert found["wasi"].accuracy_difference == pytest.approx(-0.2) and found["wasi"].remarks == []
-    assert found["vanilla"].accuracy_difference == pytest.approx(-0.1) and found["tuned_vanilla"].is_reference
+    assert found["vanilla"].accuracy_difference == pytest.approx(-0.1) and found["tuned_vanilla"].is_own_baseline

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from wasi.bench.jobs import Baseline, BenchJob, baseline_key, baselines, by_block, labels
-from wasi.report.fields import in_turns
+from wasi.report.fields import in_turns_text
 from wasi.report.load import Run, threads_of
 
 Cell = Callable[[dict, dict], str]  # (metrics, ratios) of a job -> text of a cell
@@ -84,7 +84,7 @@ def _value(name: str, scale: float = 1.0) -> Cell:
 
 
 def _ratio(name: str) -> Cell:
-    return lambda _, ratio: in_turns(ratio.get(name))
+    return lambda _, ratio: in_turns_text(ratio.get(name))
 
 
 def _spread(kind: str) -> Cell:

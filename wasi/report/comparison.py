@@ -40,8 +40,9 @@ class Comparison:
         """The row that costs are compared with: `nearest` if there is one, else `baseline`."""
         return self.nearest or self.baseline
 
-    @cached_property
-    def is_reference(self) -> bool:
+    @property
+    def is_own_baseline(self) -> bool:
+        """Whether the group is a vanilla that is compared with no other row."""
         return self.baseline is self.group
 
     @property
@@ -113,7 +114,7 @@ class Comparison:
 
         None if there is no such benchmark, or if its vanilla was another one than `costs_beside`.
         """
-        if self.costs_beside is None or not self.of_vanilla or self.is_reference:
+        if self.costs_beside is None or not self.of_vanilla or self.is_own_baseline:
             return None
         return self.group.in_turns(cost) if _benchmarked_with(self.group, self.costs_beside) else None
 
@@ -142,7 +143,7 @@ class Comparison:
         return None if other is None else welch_p(self.group.values(metric), other.values(metric))
 
     def _means(self, other: Group | None, metric: str) -> tuple[float, float] | None:
-        if other is None or self.is_reference:
+        if other is None or self.is_own_baseline:
             return None
         ours, theirs = self.group.mean(metric), other.mean(metric)
         return None if ours is None or theirs is None else (ours, theirs)
@@ -167,7 +168,7 @@ class Comparison:
         if self.baseline is None:
             return [_NOT_KEPT if self.lacks_its_vanilla else _NO_VANILLA]
         named = select(self.group.config, "bench.baseline_recipe")
-        if self.is_reference or (named and self.baseline.recipe == named):
+        if self.is_own_baseline or (named and self.baseline.recipe == named):
             return []
         if not self.of_vanilla:
             (key,) = unlike(self.group, self.baseline)

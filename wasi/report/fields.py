@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from wasi.report.blocks import Block
-from wasi.report.columns import COSTS, TEST, Cost
+from wasi.report.columns import COSTS, Cost
 from wasi.report.comparison import Comparison, has_width
 from wasi.report.groups import Group, identity, short_names, shown_option
 from wasi.report.load import Run
@@ -132,10 +132,10 @@ def listed_some(names: Sequence[str]) -> str:
     return listed([*names[:MOST_NAMES], *([f"{left} more"] if left > 0 else [])])
 
 
-def in_turns(ratio: Mapping[str, float] | None) -> str:
+def in_turns_text(ratio: Mapping[str, float] | None) -> str:
     """A benchmark's ratio (`Group.in_turns`) as text, with its 95 % interval unless that has no width.
 
-    >>> [in_turns(r) for r in (None, {"p50": 2.0}, {"p50": 2.0, "low": 1.9, "high": 2.1})]
+    >>> [in_turns_text(r) for r in (None, {"p50": 2.0}, {"p50": 2.0, "low": 1.9, "high": 2.1})]
     ['-', '2.00×', '2.00× [1.90, 2.10]']
     """
     if ratio is None:
@@ -181,10 +181,14 @@ def _accuracy(comparisons: list[Comparison]) -> list[Field]:
     values = [_mean_and_std(comparison.group) for comparison in comparisons]
     differences = [_difference(comparison) for comparison in comparisons]
     twins = any(c.accuracy_difference is not None and not c.of_vanilla for c in comparisons)
-    title = "test acc" if comparisons[0].group.accuracy == TEST else "val acc"
     intervals = [_interval(comparison) for comparison in comparisons]
     difference = Field("Δ baseline" if twins else "Δ vanilla", differences, spreads=intervals)
-    return [Field(title, values), *_balanced(comparisons), difference]
+    return [Field(accuracy_column(comparisons[0].group), values), *_balanced(comparisons), difference]
+
+
+def accuracy_column(group: Group) -> str:
+    """The title of the column of accuracies: `test acc` or `val acc`."""
+    return group.accuracy.replace("/", " ")
 
 
 def _balanced(comparisons: list[Comparison]) -> list[Field]:

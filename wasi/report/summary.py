@@ -52,13 +52,13 @@ def times_in_turns(comparisons: Sequence[Comparison], cost: Cost = STEP) -> list
         return None
     found = [_time_in_turns(one, cost) for one in comparisons]
     pairs = list(zip(comparisons, found, strict=True))
-    compared = any(time for one, time in pairs if not one.is_reference)
+    compared = any(time for one, time in pairs if not one.is_own_baseline)
     alone = any(time is None and one.group.mean(cost.metric) is not None for one, time in pairs)
     return found if compared and not alone else None
 
 
 def _time_in_turns(comparison: Comparison, cost: Cost) -> float | None:
-    if comparison.is_reference:
+    if comparison.is_own_baseline:
         return None if comparison.group.mean(cost.metric) is None else 1.0
     ratio = comparison.in_turns(cost)
     return None if ratio is None else 1 / ratio["p50"]

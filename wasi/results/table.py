@@ -2,8 +2,8 @@
 
 from collections.abc import Collection, Mapping
 
-from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP, TEST, Cost
-from wasi.report.fields import DASH, in_turns
+from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP, Cost
+from wasi.report.fields import DASH, accuracy_column, in_turns_text
 from wasi.report.load import Run, threads_of
 from wasi.report.options import select, show_option
 from wasi.report.statistics import Paired
@@ -47,7 +47,7 @@ def markdown(table: Table, only: Collection[str] | None = None, is_brief: bool =
         only: names of the rows to show; None shows all. The sentences are about all rows in either case.
         is_brief: leaves out the sentences, the columns that `_BRIEF` lacks, and the intervals of times.
     """
-    accuracy = "test acc" if table.rows[0].group.accuracy == TEST else "val acc"
+    accuracy = accuracy_column(table.rows[0].group)
     titles = [title.format(accuracy=accuracy, baseline=_baseline(table)) for title in _TITLES]
     shown = [row for row in table.rows if only is None or row.name in only]
     rows = [_cells(row, table, with_intervals=not is_brief) for row in shown]
@@ -90,7 +90,7 @@ def _cells(row: Row, table: Table, with_intervals: bool) -> list[str]:
         f"{show_option(_OPTIMIZER, options[_OPTIMIZER])}, {options['optimizer.lr']:g}",
         _accuracy(row),
         _difference(table.difference(row)),
-        *(in_turns(_ratio(row, cost, with_intervals)) for cost in (FLOPS, STEP, INFERENCE)),
+        *(in_turns_text(_ratio(row, cost, with_intervals)) for cost in (FLOPS, STEP, INFERENCE)),
         _mib(row, PEAK, table),
         _mib(row, PROCESS, table),
     ]
