@@ -1,6 +1,6 @@
 """The page's figures of the parts of memory and time: stacked bars, with a line for each row."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from wasi.report import titles
@@ -53,8 +53,8 @@ def time(rows: Sequence[Row]) -> Section | None:
     Where some rows were profiled, the others are not drawn but named: the rest of a step without its subspace work has
     attention in it, and beside a profiled row's rest it would read as a step without attention.
     """
-    profiled = any(_profiled(row) for row in rows)
-    values = [value for row in rows for value in (_profiled(row) if profiled else _halved(row))]
+    profiled = any(categories.profiled_parts(row.group.mean) for row in rows)
+    values = [value for row in rows for value in _time_of(row, profiled)]
     if all(value["part"] == _TIME["rest"].label for value in values):  # bars of a single part show nothing
         return None
     shares = " ".join(text for part, text in _PARTS_OF_TIME.items() if _TIME[part] in _legend(_TIME.values(), values))
@@ -71,18 +71,16 @@ def time(rows: Sequence[Row]) -> Section | None:
     return Section(titles.TIME, text, [figure], legend, wide=True)
 
 
-def _profiled(row: Row) -> list[dict[str, Any]]:
-    """The records of the row's profiled parts; [] if its step was not profiled."""
-    return _parts_of_time(row, categories.profiled_parts(row.group.mean))
+def _time_of(row: Row, profiled: bool) -> list[dict[str, Any]]:
+    """The records of the row's profiled parts or, without `profiled`, of its subspace work and all else.
 
-
-def _halved(row: Row) -> list[dict[str, Any]]:
-    """The records of a step's subspace work and of all else; [] if its step was not timed or was compiled."""
-    is_compiled = any(run.provenance.get("compiled") for run in row.group.runs)
-    return _parts_of_time(row, {} if is_compiled else categories.halves(row.group.mean))
-
-
-def _parts_of_time(row: Row, parts: Mapping[str, float]) -> list[dict[str, Any]]:
+    [] for a step that was not profiled, or that was not timed or was compiled and cannot be divided.
+    """
+    if profiled:
+        parts = categories.profiled_parts(row.group.mean)
+    else:
+        is_compiled = any(run.provenance.get("compiled") for run in row.group.runs)
+        parts = {} if is_compiled else categories.halves(row.group.mean)
     return [_part(row, "measured", _TIME[part], ms, "ms") for part, ms in parts.items()]
 
 
