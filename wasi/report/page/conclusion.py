@@ -33,8 +33,7 @@ _LOST = {cost: words.replace("less", "more").replace("fewer", "more") for cost, 
 
 def of_block(rows: Sequence[Row]) -> list[Statement]:
     """The statements about one model on one data set."""
-    answer = _savings(rows) or _measured(rows)
-    statements = [answer, _front(rows), *_cheapest(rows), _within_noise(rows), _differing(rows)]
+    statements = [_main(rows), _front(rows), *_cheapest(rows), _within_noise(rows), _differing(rows)]
     groups = [row.group for row in rows]
     loud = [Statement(sentence, "loud") for sentence in doubts_about_accuracy(groups)]
     needed = [Statement(sentence) for sentence in ablation_sentences(groups)]
@@ -42,9 +41,13 @@ def of_block(rows: Sequence[Row]) -> list[Statement]:
 
 
 def answer(block: Block) -> str | None:
-    """The main statement of `of_block`, which says what WASI saves; None if nothing was measured."""
-    rows = rows_of(block, first=0)
-    return next((statement.text for statement in of_block(rows) if statement.tone == "main"), None)
+    """The main statement about a block, which says what WASI saves; None if nothing was measured."""
+    main = _main(rows_of(block, first=0))
+    return None if main is None else main.text
+
+
+def _main(rows: Sequence[Row]) -> Statement | None:
+    return _savings(rows) or _measured(rows)
 
 
 def _is_above(row: Row) -> bool:

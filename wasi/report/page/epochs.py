@@ -166,12 +166,10 @@ def _lines(rows: Sequence[Row], values: list[dict], axis: str, counted: str) -> 
         "mark": {"type": "area", "opacity": 0.13},
         "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}, "color": colour, "detail": detail},
     }
+    dashes = by_series(seen, dash)
     line = {
         "mark": {"type": "line", "strokeWidth": 1.6},
-        "encoding": {
-            **{"x": x, "y": y, "detail": detail},
-            **{"color": colour, "opacity": shade, "strokeDash": by_series(seen, dash)},
-        },
+        "encoding": {"x": x, "y": y, "detail": detail, "color": colour, "opacity": shade, "strokeDash": dashes},
     }
     hover = tooltip(epoch="epoch", amount=axis, count=counted)
     point = {
