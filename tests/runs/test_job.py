@@ -12,12 +12,13 @@ from safetensors.torch import save_file
 
 from wasi.config.fingerprint import fingerprint
 from wasi.errors import Diverged, Interrupted, UserError
-from wasi.runs import inputs
+from wasi.runs import inputs, lock, log_file
 from wasi.runs import job as module
 from wasi.runs import record as record_module
 from wasi.runs.ending import Ending
 from wasi.runs.job import perform, run_job
 from wasi.runs.lock import folder_lock
+from wasi.runs.log_file import FILE_ONLY, LogFile
 from wasi.runs.result import read_result
 from wasi.signals import interruptible
 from wasi.tracking import Tracker
@@ -449,12 +450,48 @@ def test_a_refused_run_leaves_the_checkpoint_of_another_in_its_folder_usable(tmp
     assert perform(cfg, tmp_path, goes_on).status == "completed"
 
 
-def test_a_folder_that_another_process_had_is_dealt_with_when_the_sweep_comes_to_it_again(tmp_path, cfg, monkeypatch):
+@pytest.fixture
+def in_a_sweep(tmp_path, monkeypatch):
+    """`run_job` takes `tmp_path` for the folder of a sweep's job."""
     runtime, callbacks = SimpleNamespace(output_dir=str(tmp_path)), {"sweep": {"fail_fast": None}}
     hydra_cfg = SimpleNamespace(runtime=runtime, mode=RunMode.MULTIRUN, callbacks=callbacks)
     monkeypatch.setattr(module.HydraConfig, "get", lambda: hydra_cfg)
+    for asking in (lock, log_file):
+        monkeypatch.setattr(asking, "in_sweep", lambda: True)
     monkeypatch.setattr(module, "enough_failures", lambda _: None)
     monkeypatch.setattr(module, "_ended_folders", set())
+
+
+def test_a_lock_that_cannot_be_opened_fails_its_job_alone(tmp_path, cfg, in_a_sweep, capsys):
+    (tmp_path / ".lock").mkdir()
+    assert run_job(cfg, never) is None
+    allowed = "a folder whose .lock is a file that can be opened (Is a directory)"
+    assert capsys.readouterr().err == f"error: hydra.sweep.dir={tmp_path}: allowed is {allowed}\n"
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_a_log_that_cannot_be_written_fails_its_job_alone_and_costs_no_completed_one(
+    tmp_path, cfg, in_a_sweep, capsys, monkeypatch
+):
+    (tmp_path / "train.log").mkdir()
+    monkeypatch.setattr(logging.getLogger(FILE_ONLY), "handlers", [LogFile(str(tmp_path / "train.log"))])
+    run_job(cfg, never)
+    error = capsys.readouterr().err
+    assert error.startswith("error: hydra.job_logging.handlers.file.filename=") and error.count("\n") == 1
+    assert error.endswith("train.log: allowed is a file that can be written (Is a directory)\n")
+    assert read_result(tmp_path)["status"] == "failed" and read_result(tmp_path)["error"] in error
+    perform(cfg, tmp_path, trains)
+    module.reset_ended_jobs()
+    run_job(cfg, never)
+    assert capsys.readouterr().err == "" and read_result(tmp_path)["status"] == "completed"
+
+
+def test_a_log_that_cannot_be_written_is_an_error_outside_a_sweep(tmp_path):
+    with pytest.raises(IsADirectoryError):
+        LogFile(str(tmp_path))
+
+
+def test_a_folder_that_another_process_had_is_dealt_with_when_the_sweep_comes_to_it_again(tmp_path, cfg, in_a_sweep):
     performed = []
 
     def performer(cfg, folder, body):

@@ -48,6 +48,17 @@ def test_a_job_without_any_result_is_lost_unless_somebody_is_at_it(tmp_path):
     assert lost_jobs([fine, begun])[begun]["error"] == "it left no result.json"
 
 
+def test_a_job_whose_folder_is_damaged_is_lost(tmp_path):
+    fine, without_lock = _job(tmp_path, "fine", "completed"), _job(tmp_path, "without_lock", "running")
+    (without_lock / ".lock").mkdir()
+    (tmp_path / "without_result" / "result.json").mkdir(parents=True)
+    assert failed_jobs(tmp_path, {})[without_lock]["error"] == "its process died"
+    lost = lost_jobs(iter([fine, without_lock, tmp_path / "without_result"]))
+    assert [(job.name, result["error"]) for job, result in lost.items()] == [
+        ("without_result", "it left no result.json"), ("without_lock", "its folder's .lock cannot be opened")
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(("words", "named"), [([], False), (["hydra.sweep.dir={folder}/${{now:%Y}}x"], True)])
 def test_the_command_to_continue_names_the_folder_that_the_time_gave(words, named, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wasi.errors import Diverged, Interrupted, UserError
+from wasi.runs.log_file import FILE_ONLY, refused_log_file
 from wasi.runs.out_of_memory import is_out_of_memory
 from wasi.signals import arrived
 
 _ASCII = str.maketrans({"±": "+-", "×": "x", "≈": "~", "Δ": "-", "●": "*"})
-_log_file = logging.getLogger("wasi.file_only")
+_log_file = logging.getLogger(FILE_ONLY)
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,9 @@ def tell(ending: Ending) -> None:
 
 
 def log_path() -> Path | None:
-    """Return the file that tracebacks go to; None if there is none."""
+    """Return the file that tracebacks go to; None if there is none that can be written."""
+    if refused_log_file():
+        return None
     files = (handler for handler in _log_file.handlers if isinstance(handler, logging.FileHandler))
     return next((Path(file.baseFilename) for file in files), None)
 

@@ -32,6 +32,7 @@ from wasi.runs.fail_fast import enough_failures
 from wasi.runs.inputs import check_inputs
 from wasi.runs.job_slots import acquire_job_slot
 from wasi.runs.lock import folder_lock
+from wasi.runs.log_file import refused_log_file
 from wasi.runs.out_of_memory import with_less_memory
 from wasi.runs.processes import Others, check_processes, follow
 from wasi.runs.provenance import code_version, machine
@@ -101,11 +102,17 @@ def run_job(cfg: DictConfig, body: AnyBody, performer: Perform | None = None) ->
     if _stopped:
         raise Interrupted(_stopped[0])
     main = threading.current_thread() is threading.main_thread()
+    if refused := refused_log_file():
+        body = _raising(refused)
+    alone = False
     try:
         with interruptible() if main else nullcontext():
             acquire_job_slot()
             with folder_lock(folder) as alone:
                 ending = (performer or perform)(cfg, folder, body) if alone else _taken(folder)
+    except UserError as error:  # the lock cannot be opened, so that nothing may be written here
+        ending = ending_of(error)
+        tell(ending)
     except Interrupted as stop:
         _stopped.append(stop.signum)
         raise
@@ -306,6 +313,15 @@ def _finish_closing(cfg: DictConfig, record: Record) -> None:
         tracker = open_tracker(cfg, record.folder, record.fingerprint, record.attempt)
         _close(tracker, record.own_before, Ending("completed"))
         _remove_checkpoint(record.folder)
+
+
+def _raising(error: UserError) -> AnyBody:
+    """Return a body that raises `error`, so that the job fails if there is anything left to do in it."""
+
+    def body(cfg: DictConfig, run: Any) -> None:
+        raise error
+
+    return body
 
 
 def _taken(folder: Path) -> Ending:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from wasi.config.sweep_options import in_sweep
+from wasi.errors import UserError
+
 _NAME = ".lock"
 _PATIENCE = 1.0  # seconds; `is_locked` in another process holds the lock far more briefly, to test it
 
@@ -21,6 +24,9 @@ def folder_lock(folder: Path, patience: float = _PATIENCE) -> Iterator[bool]:
 
     Args:
         patience: seconds to wait for a lock that another process holds.
+
+    Raises:
+        UserError: the lock cannot be opened.
     """
     lock = FileLock(folder / _NAME, timeout=patience)
     try:
@@ -28,6 +34,10 @@ def folder_lock(folder: Path, patience: float = _PATIENCE) -> Iterator[bool]:
     except Timeout:
         yield False
         return
+    except OSError as error:
+        option = "hydra.sweep.dir" if in_sweep() else "hydra.run.dir"
+        allowed = f"a folder whose {_NAME} is a file that can be opened ({error.strerror})"
+        raise UserError(option, folder, allowed) from None
     try:
         yield True
     finally:
@@ -37,9 +47,15 @@ def folder_lock(folder: Path, patience: float = _PATIENCE) -> Iterator[bool]:
 def is_locked(folder: Path) -> bool:
     """Return whether another process has the folder. Creates no file; a lock that may not be opened counts as held."""
     lock = folder / _NAME
-    if not lock.exists():
+    if not lock.is_file():
         return False
     if not os.access(lock, os.R_OK | os.W_OK):
         return True
     with folder_lock(folder, patience=0) as alone:
         return not alone
+
+
+def can_be_locked(folder: Path) -> bool:
+    """Return whether this process may open the folder's lock, or could create it, whoever holds it."""
+    lock = folder / _NAME
+    return not lock.exists() or (lock.is_file() and os.access(lock, os.R_OK | os.W_OK))

@@ -22,7 +22,7 @@ from wasi.runs.fail_fast import OPTION, check_fail_fast, enough_failures, note_r
 from wasi.runs.folder import check_folder, check_inside, make_folder
 from wasi.runs.job import reset_ended_jobs
 from wasi.runs.launching import launched_jobs, prepare_launcher, record_launched_job, reset_launched_jobs
-from wasi.runs.lock import is_locked
+from wasi.runs.lock import can_be_locked, is_locked
 from wasi.runs.plan import write_plan
 from wasi.runs.processes import check_processes
 from wasi.runs.result import FILE_NAME, outcome_line, read_result
@@ -180,10 +180,12 @@ def failed_jobs(
 def lost_jobs(jobs: Iterable[Path], file_name: str = FILE_NAME) -> dict[Path, dict]:
     """Return those of `jobs` (folders) without a result, which a process leaves that dies before it begins to train.
 
-    A job on which another process is at work is not lost.
+    A job on which another process is at work is not lost. One whose folder cannot be locked is, as it did not begin.
     """
-    lost = [job for job in jobs if not (job / file_name).exists() and not is_locked(job)]
-    return {job: {"status": "failed", "error": f"it left no {file_name}"} for job in lost}
+    jobs = list(jobs)
+    lost = {job: f"it left no {file_name}" for job in jobs if not (job / file_name).is_file() and not is_locked(job)}
+    lost |= {job: "its folder's .lock cannot be opened" for job in jobs if not can_be_locked(job)}
+    return {job: {"status": "failed", "error": error} for job, error in lost.items()}
 
 
 def _pin_name(config: DictConfig, name: str) -> None:
