@@ -6,6 +6,7 @@ from tests.bench import jobs
 from tests.report import fakes
 from wasi.bench.report import bench_csv, read_jobs
 from wasi.errors import UserError
+from wasi.report.gathered import gather
 from wasi.report.load import read_run, read_runs
 from wasi.results.collect import collect
 from wasi.status import jobs as jobs_begun
@@ -49,6 +50,50 @@ def test_an_unusable_file_is_named_and_left_out(tmp_path, content, reason):
 
     assert len(runs) == 1
     assert str(tmp_path / "bad" / "result.json") in warning and reason in warning
+
+
+LAYER = {"name": "fc1", "in_features": 8, "out_features": 8, "weight_rank": 2, "activation_ranks": [4, 2]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"layers": "fc1"}, "layers is 'fc1'"),
+        ({"layers": 3}, "layers is 3"),
+        ({"layers": ["fc1"]}, "layers has 'fc1'"),
+        ({"layers": [LAYER, {"weight_rank": 2}]}, "layers has {'weight_rank': 2}"),
+        ({"layers": [LAYER | {"in_features": "8"}]}, "layers has {'name': 'fc1', 'in_features': '8'"),
+        ({"layers": [LAYER | {"weight_rank": [2]}]}, "layers has {'name': 'fc1'"),
+        ({"layers": [LAYER | {"activation_ranks": 2}]}, "layers has {'name': 'fc1'"),
+        ({"layers": [LAYER | {"activation_ranks": [4, "2"]}]}, "layers has {'name': 'fc1'"),
+        ({"seed": [0, 1]}, "config.seed is [0, 1]"),
+        ({"device.name": 5}, "config.device.name is 5"),
+        ({"optimizer._target_": ["a"]}, "config.optimizer._target_ is ['a']"),
+        ({"dataset.batch_size": []}, "config.dataset.batch_size is []"),
+        ({"method.weight_epsilon": {}}, "config.method.weight_epsilon is {}"),
+    ],
+)
+def test_a_result_with_a_wrong_type_is_named_and_left_out(fields, reason, tmp_path):
+    fakes.write(tmp_path, fakes.metrics(0.8), fakes.config("wasi", 0.8), layers=[LAYER])
+    if "layers" in fields:
+        bad = fakes.write(tmp_path, fakes.metrics(0.7), fakes.config("wasi", 0.8, seed=1), **fields)
+    else:
+        bad = fakes.write(tmp_path, fakes.metrics(0.7), fakes.config("wasi", 0.8, options=fields))
+
+    runs, (warning,) = read_runs([tmp_path])
+    assert len(runs) == 1 and warning.startswith(f"left out {bad}: damaged: {reason}")
+    (line,) = collect([tmp_path], tmp_path / "kept")
+    assert line.startswith(f"left out {bad.parent}: damaged: {reason}")
+
+
+@pytest.mark.parametrize(
+    "options", [{"seed": [1, 2]}, {"device.name": 5}, {"method.name": [1]}, {"method.name": 5}, {"optimizer": {"a": 1}}]
+)
+def test_a_refused_option_of_a_wrong_type_costs_no_report(options, tmp_path):
+    fakes.write(tmp_path, fakes.metrics(0.8), fakes.config("wasi", 0.8))
+    fakes.write(tmp_path, {}, fakes.config("wasi", 0.8, options=options), status="failed", error="it was refused")
+    report = gather([tmp_path], None)
+    assert len(report.runs) == 2 and any("it was refused" in line for line in report.not_averaged)
 
 
 def test_no_usable_result_is_a_users_mistake_that_names_folder_and_cause(tmp_path):

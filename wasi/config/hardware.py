@@ -14,11 +14,14 @@ from typing import NamedTuple
 from wasi.errors import UserError
 
 
-def device_class(name: str) -> str:
-    """Return `cuda` or `cpu` for a value of `device.name`; `auto` is `cuda` where torch would find a CUDA device."""
+def device_class(name: object) -> str:
+    """Return `cuda` or `cpu` for a value of `device.name`; `auto` is `cuda` where torch would find a CUDA device.
+
+    A value that is refused, which results of failed runs have too, counts as `cpu`.
+    """
     if name == "auto":
         return "cuda" if _torch_finds_cuda() else "cpu"
-    return "cuda" if name.split(":")[0] == "cuda" else "cpu"
+    return "cuda" if str(name).split(":")[0] == "cuda" else "cpu"
 
 
 class Launch(NamedTuple):

@@ -150,8 +150,9 @@ def _defaults(parts: dict[str, dict[str, Any]]) -> list[tuple[str, str, Any]]:
     found = [("train", key, value) for key, value in of_lean.items() if budget is None or key == "storage"]
     found += [("device", key, False) for key in ("tf32", "compile")]
     method, model = parts.get("method", {}), parts.get("model", {})
-    blocks = known_blocks(model) if counts_blocks(method.get("name", ""), method) else None
-    of_method = null_values(method.get("name", ""), method, blocks)
+    name = str(method.get("name", ""))
+    blocks = known_blocks(model) if counts_blocks(name, method) else None
+    of_method = null_values(name, method, blocks)
     found += [("method", key, value) for key, value in of_method.items()]
     if (batch := parts.get("dataset", {}).get("batch_size")) is not None:
         found.append(("train", "micro_batch_size", batch))
@@ -170,6 +171,6 @@ def _optimizer_defaults(options: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """
     of_baseline = str(options.get("_target_")).startswith("wasi.training.baselines.")
     added = options.keys() - set().union(*map(content, of_group("optimizer")))
-    defaults = default_arguments(options["_target_"]) if added else {}
+    defaults = default_arguments(str(options.get("_target_"))) if added else {}
     found = [(key, defaults[key]) for key in added & defaults.keys()]
     return [*found, ("head_lr_ratio", 1.0)] if of_baseline else found

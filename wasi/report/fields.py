@@ -81,7 +81,7 @@ def name_of(run: Run) -> str:
     """A run in words: `wasi 0.8, vit_micro on digits, seed 1`, with `?` for what its configuration lacks."""
     method, model, dataset = (select(run.config, f"{part}.name") or "?" for part in ("method", "model", "dataset"))
     ranks = [label for label in (weight_label(run.config), activation_label(run.config)) if label]
-    return f"{' '.join([method, *dict.fromkeys(ranks)])}, {model} on {dataset}, seed {run.config.get('seed', '?')}"
+    return f"{' '.join([str(method), *dict.fromkeys(ranks)])}, {model} on {dataset}, seed {run.config.get('seed', '?')}"
 
 
 def significant(value: float | None, digits: int = 4) -> str:

@@ -16,6 +16,9 @@ from wasi.runs.result import BENCH_FILE_NAME, FILE_NAME, provenance_of_times, wi
 from wasi.runs.tuning_file import not_chosen
 
 STATUSES = ("completed", "running", "interrupted", "failed", "diverged", "invalid")
+# Options by which reports group runs: those that are text, and those that may be text or a number.
+_TEXTS = ("device.name", "optimizer._target_", "scheduler._target_")
+_SINGLE = ("seed", "dataset.image_size", "dataset.batch_size", "method.weight_epsilon")
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,8 @@ def read_run(path: Path, read_folder: Callable[[Path], kept.KeptFolder] = kept.K
         raise Unusable(f"status is {status!r}, expected one of {', '.join(STATUSES)}")
     if not isinstance(config, dict) or (status == "completed" and not _is_complete(config)):
         raise Unusable("config lacks model.name, dataset.name, method.name or seed")
+    if status == "completed" and (damage := _damage(config, content.get("layers"))) is not None:
+        raise Unusable(f"damaged: {damage}")
     found = content.get("provenance")
     provenance = provenance_of_times(found) if isinstance(found, dict) else {}
     _tell_device(config, provenance)
@@ -155,11 +160,38 @@ def _is_complete(config: dict) -> bool:
     return named and select(config, "seed") is not None
 
 
+def _damage(config: dict, layers: Any) -> str | None:
+    """What in a result has another type than a run writes, in a few words; None if reports can rely on it."""
+    for key in _TEXTS:
+        if not isinstance(select(config, key), (str, type(None))):
+            return f"config.{key} is {select(config, key)!r}"
+    for key in _SINGLE:
+        if isinstance(select(config, key), (list, dict)):
+            return f"config.{key} is {select(config, key)!r}"
+    if not isinstance(layers, (list, type(None))):
+        return f"layers is {layers!r}"
+    return next((f"layers has {layer!r}" for layer in layers or () if not _is_layer(layer)), None)
+
+
+def _is_layer(found: Any) -> bool:
+    """Whether an entry of `layers` has the types of `wasi.methods.describe`."""
+    if not isinstance(found, dict) or not isinstance(found.get("name"), str):
+        return False
+    ranks = found.get("activation_ranks")
+    if not isinstance(ranks, (list, type(None))):
+        return False
+    numbers = [*(found.get(key) for key in ("in_features", "out_features", "weight_rank")), *(ranks or ())]
+    return all(number is None or _is_finite(number) for number in numbers)
+
+
 def _numbers(metrics: Any) -> dict[str, float]:
     if not isinstance(metrics, dict):
         return {}
-    plain = {k: v for k, v in metrics.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
-    return {name: value for name, value in plain.items() if math.isfinite(value)}
+    return {name: value for name, value in metrics.items() if _is_finite(value)}
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _records(found: Any) -> list[dict]:

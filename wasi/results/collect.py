@@ -8,7 +8,7 @@ from typing import Any
 from wasi.atomic import atomic_write_text
 from wasi.errors import UserError
 from wasi.report.kept import is_kept
-from wasi.report.load import was_tried_only
+from wasi.report.load import Unusable, read_run, was_tried_only
 from wasi.results.kept_result import kept_of
 from wasi.runs.result import BENCH_FILE_NAME, FILE_NAME, read_result
 
@@ -39,14 +39,18 @@ def collect(sweeps: list[Path], into: Path, row: str | None = None) -> list[str]
             status = "cannot be read" if content is None else content.get("status", "no result of this program")
             lines.append(f"left out {job}: {status}")
             continue
-        file_name = f"{job.name}.json"
-        if folders.get(file_name, job) != job:
-            lines.append(f"left out {folders[file_name]}: {job} is the same job")
         try:
             found = kept_of(content)
+            read_run(path)
+        except Unusable as reason:
+            lines.append(f"left out {job}: {reason}")
+            continue
         except (KeyError, TypeError, AttributeError, UserError) as error:
             lines.append(f"left out {job}: damaged ({type(error).__name__}: {error})")
             continue
+        file_name = f"{job.name}.json"
+        if folders.get(file_name, job) != job:
+            lines.append(f"left out {folders[file_name]}: {job} is the same job")
         kept[file_name] = found if row is None else found | {"row": row}
         folders[file_name] = job
     if not kept:
