@@ -39,11 +39,13 @@ def train(cfg: DictConfig, run: Run) -> None:
     from wasi.models.input_spec import input_spec
     from wasi.models.saved import save_model
     from wasi.models.weights_file import FILE_NAME
+    from wasi.training.arguments import check_arguments
     from wasi.training.budget import apply_budget
     from wasi.training.build_step import build_step
     from wasi.training.evaluation import test
 
     device = prepare(cfg)
+    check_arguments(cfg, device)
     cfg.dataset.num_workers = workers_of(cfg, device)
     spec = input_spec(cfg.model, cfg.dataset.image_size)
     if cfg.train.memory_budget_mib is not None:

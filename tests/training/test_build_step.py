@@ -1,12 +1,17 @@
-"""What a method may change about its training."""
+"""What a method may change about its training, and what optimizer and scheduler are given."""
 
 import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from tests.small import CLASSES, applied, batch
+from train import train
+from wasi.bench.subject import Subject
+from wasi.config.known_options import check_config
 from wasi.errors import UserError
 from wasi.methods.method import Method
+from wasi.runs.job import Run
+from wasi.training.arguments import check_arguments
 from wasi.training.build_step import build_step
 
 
@@ -111,3 +116,53 @@ def test_what_a_method_s_group_does_not_say_stays_as_it_was(compose_config):
     assert groups[id(layer.L)]["weight_decay"] == 0 and groups[id(layer.L)]["lr"] == step.optimizer.defaults["lr"] * 7
     assert groups[id(layer.R)]["whiten"] and groups[id(layer.R)]["weight_decay"] == 0.1
     assert not groups[id(layer.bias)]["whiten"]
+
+
+ADADELTA = (
+    *("optimizer._target_=torch.optim.Adadelta", "~optimizer.momentum", "~optimizer.dampening", "~optimizer.nesterov"),
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["+optimizer.fused=banana"], "optimizer.fused=banana: allowed is true, false or null"),
+        (["+optimizer.maximize=3"], "optimizer.maximize=3: allowed is true or false"),
+        (["+optimizer.betas=[0.5,0.9]"], "optimizer.betas=[0.5, 0.9]: allowed is one of optimizer.dampening,"),
+        ([*ADADELTA, "+optimizer.rho=3"], "optimizer.rho=3: allowed is what torch.optim.Adadelta takes (ValueError: "),
+        ([*ADADELTA, "+optimizer.rho=abc"], "optimizer.rho=abc: allowed is what torch.optim.Adadelta takes (Type"),
+        (
+            ["optimizer=adamw", "+optimizer.fused=true", "+optimizer.foreach=true"],
+            "optimizer.fused=true: allowed is what torch.optim.AdamW takes (RuntimeError: ",
+        ),
+        (["optimizer=adamw", "+optimizer.capturable=true"], "optimizer.capturable=true: allowed is what torch.optim."),
+        (["optimizer=swan", "+optimizer.xyz=3"], "optimizer.xyz=3: allowed is what wasi.training.swan.Swan takes"),
+        (["+scheduler.xyz=3"], "scheduler.xyz=3: allowed is one of scheduler.min_lr_ratio, scheduler.warmup_epochs"),
+        (["scheduler._target_=torch.optim.lr_scheduler.Nope"], "scheduler._target_=torch.optim.lr_scheduler.Nope: "),
+    ],
+)  # fmt: skip
+def test_arguments_of_optimizer_and_scheduler_are_refused_in_one_line(options, message, compose_config):
+    cfg = compose_config(*options)
+    with pytest.raises(UserError) as refused:
+        check_config(cfg)
+        check_arguments(cfg, torch.device("cpu"))
+    assert str(refused.value).startswith(message) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("options", [[], ["optimizer=adamw", "+optimizer.fused=null"], ["optimizer=swan_momentum"]])
+def test_arguments_that_fit_are_not_refused(options, compose_config):
+    state = torch.get_rng_state()
+    check_arguments(compose_config("scheduler=constant", *options), torch.device("cpu"))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_arguments_are_checked_before_data_are_loaded(compose_config, monkeypatch, tmp_path):
+    def loaded(*_):
+        raise AssertionError("data were loaded")
+
+    monkeypatch.setattr("wasi.data.catalogue.load_data", loaded)
+    monkeypatch.setattr("wasi.bench.subject.load_data", loaded)
+    cfg = compose_config(*ADADELTA, "+optimizer.rho=3")
+    for begin in (lambda: train(cfg, Run(tmp_path)), lambda: Subject(cfg)):
+        with pytest.raises(UserError, match="optimizer.rho=3"):
+            begin()

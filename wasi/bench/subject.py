@@ -16,6 +16,7 @@ from wasi.methods.calibration import calibration_of
 from wasi.models.build import build_model
 from wasi.models.input_spec import input_spec
 from wasi.runs.device import prepare_device
+from wasi.training.arguments import check_arguments
 from wasi.training.build_step import build_step, prepare_allocator
 from wasi.training.compile import check_compiler
 
@@ -40,6 +41,7 @@ class Subject:
         self.device = prepare_device(cfg.device)
         prepare_allocator(cfg.train.memory)
         check_compiler(cfg.device.compile, self.device)
+        check_arguments(cfg, self.device)
         torch.manual_seed(cfg.seed)
         self.spec = input_spec(cfg.model, cfg.dataset.image_size)
         self.data = load_data(cfg.dataset, self.spec, cfg.seed)

@@ -1,7 +1,7 @@
 """Checks options that are passed as arguments to a class or function, such as those of `optimizer` and `scheduler`."""
 
 import ast
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from importlib.util import find_spec
 from inspect import Parameter, signature
@@ -9,13 +9,11 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-from omegaconf import DictConfig
-
 from wasi.errors import UserError
 
 
 def target_of(
-    section: str, cfg: DictConfig, beside: Collection[str] = (), filled: Collection[str] = ()
+    section: str, cfg: Mapping[Any, Any], beside: Collection[str] = (), filled: Collection[str] = ()
 ) -> Callable[..., Any]:
     """Return the class or function that `_target_` names, after checking that it takes the options of `cfg`.
 
@@ -88,6 +86,6 @@ def _defaults_of(node: ast.ClassDef | None) -> dict[str, Any]:
     return found
 
 
-def _settable(cfg: DictConfig, parameters: Any) -> set[str]:
+def _settable(cfg: Mapping[Any, Any], parameters: Any) -> set[str]:
     """Return the arguments that an option may set: those that `cfg` sets, and all others that have a default."""
     return {name for name, found in parameters.items() if name in cfg or found.default is not Parameter.empty}

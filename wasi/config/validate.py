@@ -182,6 +182,8 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "optimizer.betas": (is_pair_of_betas, "two numbers in [0, 1)"),
     "optimizer.eps": _positive,
     "optimizer.weight_decay": _not_negative,
+    **{f"optimizer.{flag}": _yes_no for flag in ("amsgrad", "maximize", "capturable", "differentiable", "centered")},
+    **{f"optimizer.{flag}": (or_null(is_bool), "true, false or null") for flag in ("foreach", "fused")},
     "optimizer.rank": _count,
     "optimizer.update_proj_gap": _count,
     "optimizer.scale": _positive,

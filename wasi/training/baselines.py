@@ -26,7 +26,12 @@ def mark_projected(model: nn.Module, scope: str) -> None:
     for site in linear_sites(model, scope):
         weight = site_parameters(model, site).get("weight")
         if weight is not None and weight.requires_grad:
-            setattr(weight, _MARK, True)
+            mark(weight)
+
+
+def mark(weight: nn.Parameter) -> None:
+    """Mark a weight for projection by `galore` and `apollo`."""
+    setattr(weight, _MARK, True)
 
 
 def galore(groups: list[Group], *, rank, update_proj_gap, scale, proj_type, **options) -> Optimizer:

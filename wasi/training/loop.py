@@ -7,18 +7,17 @@ from math import isfinite
 from math import log as log_of
 from pathlib import Path
 
-import hydra
 import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from wasi.config.arguments import target_of
 from wasi.data.draws import generator
 from wasi.data.loader import Batch, Loader, eval_batches, num_batches, train_batches
 from wasi.data.spec import Images
 from wasi.errors import Diverged, Interrupted
 from wasi.signals import uninterrupted
 from wasi.training import parallel
+from wasi.training.arguments import make_scheduler
 from wasi.training.checkpoint import Progress, load_best, load_checkpoint, save_best, save_checkpoint
 from wasi.training.compile import graph_count
 from wasi.training.durations import Durations
@@ -63,9 +62,7 @@ class Fit:
             text = "dataset.batch_size=%d: there are %d training images, and a batch holds no more"
             log.warning(text, cfg.dataset.batch_size, len(train))
         self.total = step.total_steps = self.per_epoch * cfg.train.epochs
-        filled = {"optimizer": step.optimizer, "total_steps": self.total, "steps_per_epoch": self.per_epoch}
-        target_of("scheduler", cfg.scheduler, filled=filled)  # raises UserError for unknown options
-        self.scheduler = hydra.utils.instantiate(cfg.scheduler, **filled)
+        self.scheduler = make_scheduler(cfg.scheduler, step.optimizer, self.total, self.per_epoch)
         self.progress: Progress = load_checkpoint(folder, step, self.scheduler, cfg.train.select == "best")
         self.resumed_from_step = self.progress.step
         if parallel.rank():  # each process draws its own dropout masks

@@ -2,7 +2,8 @@
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import hydra
 import torch
@@ -34,7 +35,7 @@ def build_optimizer(model: nn.Module, cfg: DictConfig) -> torch.optim.Optimizer:
     factored = trainable_factors(model)
     for layer in factored:
         layer.C = None  # coordinates of an earlier optimizer
-    kind = target_of("optimizer", cfg, beside=("head_lr_ratio",), filled=("params",))
+    kind = optimizer_class(cfg)
     on_weights = kind is Swan or (kind is torch.optim.SGD and not cfg.get("momentum"))
     groups = coordinate_groups(model) if on_weights else []
     in_coordinates = [layer for layer in factored if layer.C is not None]
@@ -47,9 +48,23 @@ def build_optimizer(model: nn.Module, cfg: DictConfig) -> torch.optim.Optimizer:
     left = {id(layer.L) for layer in factored}
     matrices = {id(p) for p in _block_matrices(model)} if kind is Swan else set()
     groups += split(split([{"params": rest, "whiten": False}], left, weight_decay=0.0), matrices, whiten=True)
-    options = {key: value for key, value in cfg.items() if key != "head_lr_ratio"}
     if (ratio := cfg.get("head_lr_ratio", 1.0)) != 1.0:
         groups = split(groups, {id(p) for p in head_module(model).parameters()}, lr=ratio * cfg.lr)
+    return make_optimizer(kind, cfg, groups)
+
+
+def optimizer_class(cfg: Mapping[str, Any]) -> Callable[..., Any]:
+    """Return the class or function that `optimizer._target_` names.
+
+    Raises:
+        UserError: there is no such optimizer, or an option is not one of its arguments.
+    """
+    return target_of("optimizer", cfg, beside=("head_lr_ratio",), filled=("params",))
+
+
+def make_optimizer(kind: Callable[..., Any], cfg: Mapping[str, Any], groups: list[Group]) -> torch.optim.Optimizer:
+    """Instantiate `kind`, the `optimizer_class` of these options, over parameter groups."""
+    options = {key: value for key, value in cfg.items() if key != "head_lr_ratio"}
     make = hydra.utils.instantiate(options, _partial_=True, _convert_="all")
     if kind.__module__.startswith("torch.optim.") and not cfg.get("differentiable"):
         return eager(kind)(groups, **make.keywords)

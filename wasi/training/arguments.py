@@ -1,0 +1,81 @@
+"""Checks the values of `optimizer.*` and `scheduler.*` by making both once, before data and weights are loaded."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import hydra
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from wasi.config.arguments import target_of
+from wasi.errors import UserError
+from wasi.training.baselines import mark
+from wasi.training.optimizer import make_optimizer, optimizer_class
+
+_STEPS = 10  # of the training for which the scheduler is made, in one epoch
+_OWN = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")  # keys of Hydra's, not arguments
+
+
+def check_arguments(cfg: DictConfig, device: torch.device) -> None:
+    """Make the optimizer over one small matrix and one vector, take a step if it is torch's, and make the scheduler.
+
+    Raises:
+        UserError: that fails. It names the argument without which it would not, or else the class.
+    """
+    _check("optimizer", cfg.optimizer, lambda options: _made_optimizer(options, device))
+    optimizer = _made_optimizer(cfg.optimizer, device)
+    _check("scheduler", cfg.scheduler, lambda options: make_scheduler(options, optimizer, _STEPS, _STEPS))
+
+
+def make_scheduler(
+    cfg: Mapping[str, Any], optimizer: torch.optim.Optimizer, total_steps: int, steps_per_epoch: int
+) -> Any:
+    """Instantiate the scheduler of `scheduler=`.
+
+    Raises:
+        UserError: there is no such scheduler, or an option is not one of its arguments.
+    """
+    filled = {"optimizer": optimizer, "total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
+    target_of("scheduler", cfg, filled=filled)
+    return hydra.utils.instantiate(cfg, _partial_=True)(**filled)
+
+
+def _made_optimizer(options: Mapping[str, Any], device: torch.device) -> torch.optim.Optimizer:
+    matrix, vector = (nn.Parameter(torch.zeros(*shape, device=device)) for shape in ((2, 2), (2,)))
+    mark(matrix)
+    kind = optimizer_class(options)
+    optimizer = make_optimizer(kind, options, [{"params": [matrix, vector], "whiten": False}])
+    if kind.__module__.startswith("torch.optim."):  # what does not go together is found by some in the first step
+        for parameter in (matrix, vector):
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+    return optimizer
+
+
+def _check(section: str, cfg: DictConfig, make: Callable[[Mapping[str, Any]], object]) -> None:
+    error = _failure(make, cfg)
+    if error is None:
+        return
+    for key in cfg:
+        if key not in _OWN and _failure(make, {k: v for k, v in cfg.items() if k != key}) is None:
+            given = str(cfg[key]).lower() if isinstance(cfg[key], bool) else cfg[key]
+            raise UserError(f"{section}.{key}", given, f"what {cfg['_target_']} takes ({_told(error)})") from error
+    raise UserError(f"{section}._target_", cfg["_target_"], f"what these options fit ({_told(error)})") from error
+
+
+def _failure(make: Callable[[Mapping[str, Any]], object], options: Mapping[str, Any]) -> Exception | None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the training itself will show them
+            make(options)
+    except UserError:
+        raise
+    except Exception as error:
+        return error
+    return None
+
+
+def _told(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
