@@ -9,6 +9,7 @@ from omegaconf import open_dict
 
 from wasi.config.files import CONF
 from wasi.config.fingerprint import canonical, fingerprint
+from wasi.config.rank_options import options_without_effect
 
 
 @pytest.mark.parametrize(
@@ -148,6 +149,8 @@ SEARCH = "rank.activation_selection=perplexity"
 
 
 SHARED = ["method=wasi", "method.init=features", "rank.weight_allocation=sensitivity"]
+AS_WITHOUT = ("rank.token_epsilon=0.8", "method.scope=mlp")  # at other values they have an effect
+FIXED_DIRECTLY = ["method.activations.selection=fixed", "method.activations.ranks=[2,2,2]"]
 FIXED = ["rank.activation_selection=fixed", "rank.activation_ranks=[2,2,2]"]
 
 
@@ -181,6 +184,14 @@ FIXED = ["rank.activation_selection=fixed", "rank.activation_ranks=[2,2,2]"]
         ([*SHARED, "rank.parameter_ratio=0.5"], "rank.parameter_ratio=0.6", True),
         (["method=wasi", "method.init=features"], "rank.weight_allocation=sensitivity", True),
         (["method=vanilla"], "rank.weight_allocation=sensitivity", False),
+        (["method=wasi"], "method.calibration_batches=3", False),
+        (["method=wasi", "method.init=output"], "method.calibration_batches=3", True),
+        (["method=svd_llm"], "method.calibration_batches=3", True),
+        (["method=svd_llm", "method.keep_ratio=0.5"], "rank.weight_epsilon=0.5", False),
+        (["method=svd_llm", "method.keep_ratio=0.5"], "method.weight_epsilon=0.5", False),
+        (FIXED, "method.activations.epsilon=0.5", False),
+        (FIXED_DIRECTLY, "method.activations.ranks=[2,2,1]", True),
+        (FIXED_DIRECTLY, "rank.activation_epsilon=0.5", False),
         (["method=asi"], "rank.parameter_ratio=0.5", False),
         (["method=svd_llm", "rank.keep_ratio=0.5"], "rank.weight_epsilon=0.5", False),
         (["method=wasi", "rank.keep_ratio=0.5"], "rank.weight_epsilon=0.5", True),
@@ -203,6 +214,9 @@ FIXED = ["rank.activation_selection=fixed", "rank.activation_ranks=[2,2,2]"]
 def test_an_option_without_effect_beside_the_others_does_not_count(overrides, change, counts, compose_config):
     plain, changed = (fingerprint(compose_config(*overrides, *more)) for more in ([], [change]))
     assert (plain != changed) == counts
+    if change.startswith(("rank.", "method.")) and change not in AS_WITHOUT:
+        told = options_without_effect(compose_config(*overrides, change), [change])
+        assert told == ([] if counts else [change.partition("=")[0]])
 
 
 def test_a_perplexity_table_counts_by_content_not_by_path(tmp_path, compose_config):

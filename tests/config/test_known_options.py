@@ -68,6 +68,7 @@ def _targets(value):
         (["method.calibration_batches=9223372036854775808"], "method.calibration_batches=9223372036854775808: "),
         (["method._target_=wasi.methods.nope.X"], "method._target_=wasi.methods.nope.X: allowed is the dotted path of"),
         (["method._target_=wasi.methods.lora.LoRA"], "method.weight_epsilon=0.8: allowed is one of method."),
+        (["method=vanilla", "+method.calibration_batches=3"], "method.calibration_batches=3: allowed is one of method"),
         (["method=linear_probe", "method._target_=wasi.methods.lora.LoRA"], "method._target_=wasi.methods.lora.LoRA: "),
         (["method.activations.selection=fixed"], "rank.activation_ranks=null: allowed is a list with one"),
         (

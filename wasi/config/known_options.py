@@ -156,7 +156,8 @@ def check_method(cfg: DictConfig) -> None:
     method, name = cfg.method, cfg.method.get("name")
     if name not in files:
         raise UserError("method.name", name, f"{', '.join(sorted(filter(None, files)))}, by method=NAME")
-    if method._target_ != options_of(name).get("_target_"):  # a shipped class fits; to import it would take seconds
+    # A shipped class fits its own file's options; to import it would take seconds.
+    if method._target_ != options_of(name).get("_target_") or not set(method) <= set(files[name]):
         parameters = signature(target_of("method", method)).parameters.items()
         needed = [key for key, found in parameters if found.default is Parameter.empty and key not in method]
         if needed:

@@ -1,10 +1,13 @@
-"""Which options of `rank` a method reads by interpolation, and which of these have an effect."""
+"""Which options of `rank` a method reads by interpolation, and which of these have an effect.
+
+The method's own options that take their values from them have an effect where they have, also if given directly.
+"""
 
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from wasi.config.declared import rank_option_paths
 from wasi.config.files import plain
@@ -29,7 +32,7 @@ def rank_options_read(cfg: DictConfig) -> set[str]:
     {'activation_epsilon'}
     """
     names = set(_INTERPOLATION.findall(str(plain(cfg.method))))
-    return names - _without_effect(cfg, names)
+    return names - _without_effect(cfg, names.union(rank_option_paths(str(cfg.method.get("name")))))
 
 
 def thresholds_read(cfg: DictConfig) -> dict[str, float]:
@@ -58,29 +61,39 @@ def epsilon_read(cfg: DictConfig) -> float | None:
     return rank.activation_epsilon if by_epsilon and not has_share else None
 
 
-def rank_options_without_effect(cfg: DictConfig, words: Sequence[str]) -> list[str]:
+def options_without_effect(cfg: DictConfig, words: Sequence[str]) -> list[str]:
     """Return the options `rank.OPTION=VALUE` of a command line that have no effect on the method.
+
+    So are those of the method itself that take their values from such an option unless they are given.
 
     >>> from omegaconf import OmegaConf
     >>> cfg = OmegaConf.create({"rank": {"keep_ratio": 0.5, "init": "svd"}, "method": {"init": "${rank.init}"}})
-    >>> rank_options_without_effect(cfg, ["rank.init=svd", "rank.keep_ratio=0.5", "rank=eps_0.8"])
+    >>> options_without_effect(cfg, ["rank.init=svd", "rank.keep_ratio=0.5", "rank=eps_0.8"])
     ['rank.keep_ratio']
     """
-    given = (word.lstrip("+").partition("=")[0] for word in words)
-    options = [option for option in given if option.startswith("rank.")]
-    looked_at = {f"rank.{name}" for name in rank_options_read(cfg)}
-    return [option for option in options if option not in looked_at]
+    given = [word.lstrip("+").partition("=")[0] for word in words]
+    looked_at, idle = {f"rank.{name}" for name in rank_options_read(cfg)}, {f"method.{key}" for key in _idle(cfg)}
+    return [option for option in given if option in idle or (option.startswith("rank.") and option not in looked_at)]
 
 
 def method_as_read(cfg: DictConfig) -> dict[str, Any]:
-    """Return the resolved `method` without the entries that interpolate `rank` options of no effect."""
+    """Return the resolved `method` without the entries that interpolate `rank` options of no effect.
+
+    Entries that have a value of their own in the place of such an interpolation are left out, too.
+    """
     raw, resolved = plain(cfg.method), plain(cfg.method, resolve=True)
-    read = rank_options_read(cfg)
-    return _pruned(raw, resolved, lambda text: set(_INTERPOLATION.findall(text)) <= read)
+    read, idle = rank_options_read(cfg), _idle(cfg)
+    return _pruned(raw, resolved, lambda key, text: key not in idle and set(_INTERPOLATION.findall(text)) <= read)
+
+
+def _idle(cfg: DictConfig) -> set[str]:
+    """Return the method's own options, by dotted key, that take the value of a `rank` option of no effect."""
+    paths = rank_option_paths(str(cfg.method.get("name")))
+    return {paths[option] for option in paths.keys() & _without_effect(cfg, set(paths))}
 
 
 def _without_effect(cfg: DictConfig, names: set[str]) -> set[str]:
-    rank = cfg.rank
+    rank = _as_read(cfg)
     every: set[str] = set().union(*_OF_SELECTION.values())
     idle = every - _OF_SELECTION.get(rank.get("activation_selection"), every)
     if rank.get("perplexity_ceiling") is not None or rank.get("memory_budget_mib") is not None:
@@ -95,9 +108,18 @@ def _without_effect(cfg: DictConfig, names: set[str]) -> set[str]:
     return idle
 
 
-def _pruned(raw: dict[str, Any], resolved: dict[str, Any], keep: Callable[[str], bool]) -> dict[str, Any]:
+def _as_read(cfg: DictConfig) -> dict[str, Any]:
+    """Return the options of `rank` with the values that the method's own options have in their place."""
+    paths = rank_option_paths(str(cfg.method.get("name")))
+    return {**cfg.rank, **{option: OmegaConf.select(cfg.method, path) for option, path in paths.items()}}
+
+
+def _pruned(
+    raw: dict[str, Any], resolved: dict[str, Any], keep: Callable[[str, str], bool], inside: str = ""
+) -> dict[str, Any]:
+    """Return `resolved` with the entries that are sections or for whose dotted key and raw text `keep` holds."""
     return {
-        key: _pruned(raw[key], value, keep) if isinstance(raw[key], dict) else value
+        key: _pruned(raw[key], value, keep, f"{inside}{key}.") if isinstance(raw[key], dict) else value
         for key, value in resolved.items()
-        if not isinstance(raw[key], str) or keep(raw[key])
+        if isinstance(raw[key], dict) or keep(f"{inside}{key}", raw[key] if isinstance(raw[key], str) else "")
     }
