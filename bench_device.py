@@ -1,5 +1,10 @@
 """Measure a configuration against its baseline on this machine; see `python bench_device.py --help`."""
 
+if __name__ == "__main__":  # before all other imports, which take a second
+    from wasi.process_exit import quiet_while_importing
+
+    quiet_while_importing()
+
 import hydra
 from omegaconf import DictConfig
 

@@ -1,10 +1,13 @@
 """A process that ends without unloading its libraries ends like any other."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).resolve().parents[1]
 ENDS = {
     "return 1": 0,  # as of any script, whose last value is nobody's
     "sys.exit()": 0,
@@ -47,3 +50,18 @@ def test_nothing_is_torn_down():
     body = "globals()['kept'] = type('Kept', (), {'__del__': lambda self: print('torn down')})()"
     assert run(body, wrapped=False) == (0, "torn down\n", [])
     assert run(body, wrapped=True) == (0, "", [])
+
+
+@pytest.mark.parametrize("program", ["train.py", "bench_device.py"])
+def test_ctrl_c_while_importing_is_quiet(program, tmp_path):
+    (tmp_path / "hydra.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    words, environment = [sys.executable, str(ROOT / program)], {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(words, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_ctrl_c_later_is_python_s_own():
+    code = "import signal\nfrom wasi.process_exit import *\nquiet_while_importing()\n"
+    code += "exit_after(lambda: signal.raise_signal(signal.SIGINT))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and done.stderr.splitlines()[-1] == "KeyboardInterrupt"

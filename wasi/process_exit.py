@@ -1,12 +1,26 @@
-"""Ends a process without unloading the libraries of torch."""
+"""Ends a process without unloading the libraries of torch, and without a traceback while it is still importing."""
 
 import atexit
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
+
+
+def _exit_interrupted(signum: int, frame: object) -> NoReturn:
+    os._exit(128 + signum)
+
+
+def quiet_while_importing() -> None:
+    """Let Ctrl-C end the process at once, with status 130 and no traceback, until `exit_after` is called.
+
+    Where SIGINT is ignored, as for a background job of a script, it stays so.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _exit_interrupted)
 
 
 def exit_after(main: Callable[[], object]) -> NoReturn:
@@ -17,6 +31,8 @@ def exit_after(main: Callable[[], object]) -> NoReturn:
     run would be that of its exit. The exit status is what Python's own would be.
     """
     status: object = 0
+    if signal.getsignal(signal.SIGINT) is _exit_interrupted:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         main()
     except SystemExit as stop:
