@@ -115,6 +115,17 @@ def test_what_is_not_a_finite_number_was_not_measured(tmp_path):
     assert run.metrics == {"val/acc": 0.0}
 
 
+def test_one_folder_of_images_is_one_data_set_however_it_was_given(tmp_path):
+    for seed, (root, content) in enumerate(
+        [("photos", "1f3a"), ("/home/me/photos", "1f3a"), ("photos", "77c0"), ("/home/me/photos/", "1f3a")]
+    ):
+        options = {"dataset.name": "image_folder", "dataset.root": root}
+        provenance = fakes.PROVENANCE | {"data": content}
+        fakes.write(tmp_path, fakes.metrics(0.8), fakes.config(seed=seed, options=options), provenance=provenance)
+    found = [[group.seeds for group in block.groups] for block, _ in gather([tmp_path], None).blocks]
+    assert found == [[[0, 1, 3]], [[2]]]
+
+
 def test_a_benchmark_is_read_alike_with_the_keys_of_any_version(tmp_path):
     """Earlier versions wrote the fingerprint and the provenance into `environment` alone."""
     content = jobs.content(fakes.config("wasi", 0.8), jobs.metrics(60, 5, 60), jobs.metrics(100, 10, 400))

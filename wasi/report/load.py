@@ -5,13 +5,13 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from wasi.config.fingerprint import SCHEMA_VERSION
 from wasi.errors import UserError
 from wasi.report import kept
-from wasi.report.options import select
+from wasi.report.options import data_root, select
 from wasi.runs.result import BENCH_FILE_NAME, FILE_NAME, provenance_of_times, with_common_keys
 from wasi.runs.tuning_file import not_chosen
 
@@ -82,6 +82,7 @@ def read_runs(dirs: list[Path]) -> tuple[list[Run], list[str]]:
         left_out = f" ({'; '.join(warnings)})" if warnings else ""
         allowed = f"a folder with a kept result, a {BENCH_FILE_NAME} or a {FILE_NAME} somewhere below{left_out}"
         raise UserError("DIR", " ".join(map(str, dirs)), allowed)
+    _name_folders_alike(runs)
     return _each_once(runs), warnings
 
 
@@ -153,6 +154,20 @@ def _tell_device(config: dict, provenance: dict) -> None:
     """Put the device that was really used in the place of `device.name` (`auto`, say)."""
     if provenance.get("device") and isinstance(config.get("device"), dict):
         config["device"]["name"] = str(provenance["device"]).partition(":")[0]
+
+
+def _name_folders_alike(runs: list[Run]) -> None:
+    """Give runs on folders of images with the same content the same `dataset.root`, an absolute one if there is one.
+
+    One folder has two names if it was given by a relative path once and by an absolute path another time.
+    """
+    names: dict[str, str] = {}
+    on_folders = [(run, str(run.provenance.get("data")), data_root(run.config)) for run in runs]
+    found = [(run, content, root) for run, content, root in on_folders if root and content not in ("None", "absent")]
+    for _, content, root in sorted(found, key=lambda one: not PurePath(str(one[2])).is_absolute()):
+        names.setdefault(content, str(root))
+    for run, content, _ in found:
+        run.config["dataset"]["root"] = names[content]
 
 
 def _is_complete(config: dict) -> bool:
