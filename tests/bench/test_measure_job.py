@@ -4,6 +4,7 @@ import json
 import logging
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -280,3 +281,11 @@ def test_wandb_gets_the_file_the_layers_and_the_figures_of_a_completed_job(compo
     assert perform(again, tmp_path, raising(ChildFailed("failed", "x"))).status == "failed"
     found = wandb_file.records(tmp_path)  # of the one file that there is
     assert not wandb_file.of_type(found, "artifact") and wandb_file.of_type(found, "exit")[0].exit_code == 1
+
+
+def test_options_of_a_whole_training_are_told(cfg, tmp_path, monkeypatch, caplog):
+    words = SimpleNamespace(overrides=SimpleNamespace(task=["train.monitor=true", "train.memory=plain"]))
+    hydra_config = SimpleNamespace(initialized=lambda: True, get=lambda: words)
+    monkeypatch.setattr("wasi.bench.measure_job.HydraConfig", hydra_config)
+    perform(cfg, tmp_path, lambda cfg, job: None)
+    assert caplog.messages == ["train.monitor has no effect on a benchmark"]

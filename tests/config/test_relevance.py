@@ -6,6 +6,7 @@ from omegaconf import OmegaConf
 
 from wasi.config.fingerprint import fingerprint
 from wasi.config.hardware import device_class
+from wasi.config.without_effect import remarks, remarks_on_benchmark
 from wasi.models.input_spec import BLOCKS, SIZES, known_blocks, known_image_size, library_of
 from wasi.report.options import result_options
 
@@ -63,3 +64,34 @@ def test_an_unknown_timm_model_has_no_known_size():
 def test_seeds_alone_do_not_make_groups(compose_config):
     a, b = (OmegaConf.to_container(compose_config(f"seed={s}", "method=lora"), resolve=True) for s in (1, 2))
     assert result_options(a) == result_options(b)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["augment.ratio=[0.5,2]"], ["augment.ratio has no effect with augment.scale=null"]),
+        (["augment.ratio=[0.5,2]", "augment.scale=[0.5,1]"], []),
+        (["augment=deit", "augment.ratio=[0.5,2]"], []),
+        (["dataset.val_fraction=0.2"], []),
+        (
+            ["dataset.val_fraction=0.2", "dataset.val_size=9"],
+            ["dataset.val_fraction has no effect with dataset.val_size=9"],
+        ),
+        (["dataset=image_folder", "dataset.val_fraction=0.2", "dataset.val_size=9"], []),
+        (
+            ["method=svd_llm", "rank.init=svd", "method.keep_ratio=0.5", "method.weight_epsilon=0.5"],
+            ["rank.init has no effect with method=svd_llm", "method.weight_epsilon has no effect with method=svd_llm"],
+        ),
+    ],
+)
+def test_what_was_given_without_effect_is_told(words, told, compose_config):
+    assert remarks(compose_config(*words), words) == told
+
+
+def test_what_a_benchmark_does_without_is_told():
+    idle = ["train.monitor=true", "train.epochs=3", "train.select=best", "train.on_oom=halve", "scheduler=constant"]
+    idle += ["scheduler.warmup_epochs=1", "train.save=none", "train.rerun=true", "train.checkpoint_every=5"]
+    of_a_step = ["train.memory=lean", "train.micro_batch_size=8", "train.clip_norm=1", "device.memory_limit_mib=900"]
+    of_a_step += ["optimizer.lr=1", "+train.step_in_backward=true", "dataset.num_workers=0", "bench.rounds=2"]
+    expected = [f"{word.partition('=')[0]} has no effect on a benchmark" for word in idle]
+    assert remarks_on_benchmark([*idle, *of_a_step]) == expected

@@ -1,0 +1,35 @@
+"""Remarks on options of a command line that change nothing in the job that they were given for."""
+
+from collections.abc import Sequence
+
+from omegaconf import DictConfig
+
+from wasi.config.rank_options import options_without_effect
+from wasi.config.relevance import has_effect, is_of_a_step
+
+
+def remarks(cfg: DictConfig, words: Sequence[str]) -> list[str]:
+    """Return a sentence for each option of a command line that has no effect on this run, beside its other options."""
+    beside = dict.fromkeys(options_without_effect(cfg, words), f"method={cfg.method.name}")
+    given = _given(words)
+    if "augment.ratio" in given and cfg.augment.scale is None:
+        beside["augment.ratio"] = "augment.scale=null"
+    # A folder of images that lacks two parts takes the size of one of them from the share even so.
+    if "dataset.val_fraction" in given and cfg.dataset.val_size is not None and cfg.dataset.name != "image_folder":
+        beside["dataset.val_fraction"] = f"dataset.val_size={cfg.dataset.val_size}"
+    return [f"{option} has no effect with {other}" for option, other in beside.items()]
+
+
+def remarks_on_benchmark(words: Sequence[str]) -> list[str]:
+    """Return a sentence for each option of a command line that concerns a whole training, which a benchmark has not.
+
+    >>> remarks_on_benchmark(["train.monitor=true", "train.memory=lean", "optimizer.lr=1", "scheduler=constant"])
+    ['train.monitor has no effect on a benchmark', 'scheduler has no effect on a benchmark']
+    """
+    of_training = [option for option in _given(words) if option.partition(".")[0] in ("train", "scheduler")]
+    idle = [one for one in of_training if not has_effect(one) or not is_of_a_step(one if "." in one else f"{one}.")]
+    return [f"{option} has no effect on a benchmark" for option in idle]
+
+
+def _given(words: Sequence[str]) -> list[str]:
+    return [word.lstrip("+").partition("=")[0] for word in words]
