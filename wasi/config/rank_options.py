@@ -95,7 +95,7 @@ def _idle(cfg: DictConfig) -> set[str]:
 def _without_effect(cfg: DictConfig, names: set[str]) -> set[str]:
     rank = _as_read(cfg)
     every: set[str] = set().union(*_OF_SELECTION.values())
-    idle = every - _OF_SELECTION.get(rank.get("activation_selection"), every)
+    idle = every - _OF_SELECTION.get(str(rank.get("activation_selection")), every)
     if rank.get("perplexity_ceiling") is not None or rank.get("memory_budget_mib") is not None:
         idle.add("activation_epsilon")  # without an explicit bound it is derived from this threshold
     if "keep_ratio" in names and rank.get("keep_ratio") is not None:

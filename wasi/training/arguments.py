@@ -58,8 +58,9 @@ def _check(section: str, cfg: DictConfig, make: Callable[[Mapping[str, Any]], ob
     error = _failure(make, cfg)
     if error is None:
         return
-    for key in cfg:
-        if key not in _OWN and _failure(make, {k: v for k, v in cfg.items() if k != key}) is None:
+    options = {str(key): value for key, value in cfg.items()}
+    for key in options:
+        if key not in _OWN and _failure(make, {k: v for k, v in options.items() if k != key}) is None:
             given = str(cfg[key]).lower() if isinstance(cfg[key], bool) else cfg[key]
             raise UserError(f"{section}.{key}", given, f"what {cfg['_target_']} takes ({_told(error)})") from error
     raise UserError(f"{section}._target_", cfg["_target_"], f"what these options fit ({_told(error)})") from error
