@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -23,6 +24,15 @@ def test_each_fingerprint_counts_once_and_the_newest_completed_wins(tmp_path):
 
     assert [(run.status, run.metrics["val/acc"]) for run in runs] == [("completed", 0.8)]
     assert warnings == []
+
+
+@pytest.mark.parametrize("later", ["a", "b"])
+def test_which_of_two_copies_of_a_run_counts_does_not_hang_on_the_time_of_their_files(later, tmp_path):
+    paths = {name: fakes.write(tmp_path / name, fakes.metrics(0.8), fakes.config()) for name in "ab"}
+    for name, path in paths.items():
+        os.utime(path, (0, 2 if name == later else 1))
+    ((found,), _) = read_runs([tmp_path])
+    assert found.path == paths["b"]
 
 
 def test_a_file_reached_through_two_folders_is_read_once(tmp_path):

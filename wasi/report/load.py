@@ -270,4 +270,4 @@ def _newest(alike: list[Run]) -> list[Run]:
 
 
 def _precedence(run: Run) -> tuple:
-    return run.completed, str(run.provenance.get("start", "")), run.path.stat().st_mtime
+    return run.completed, str(run.provenance.get("start", "")), str(run.path)  # copies of one run have equal starts
