@@ -132,7 +132,7 @@ def test_one_folder_of_images_is_one_data_set_however_it_was_given(tmp_path):
         options = {"dataset.name": "image_folder", "dataset.root": root}
         provenance = fakes.PROVENANCE | {"data": content}
         fakes.write(tmp_path, fakes.metrics(0.8), fakes.config(seed=seed, options=options), provenance=provenance)
-    found = [[group.seeds for group in block.groups] for block, _ in gather([tmp_path], None).blocks]
+    found = [[group.seeds for group in block.groups] for block in gather([tmp_path], None).blocks]
     assert found == [[[0, 1, 3]], [[2]]]
 
 
