@@ -14,11 +14,13 @@ SMALL = ("model=vit_micro", "model.weights=random", "dataset=digits", "logger=no
 
 
 @pytest.fixture(autouse=True, scope="session")
-def hang_up_as_at_a_terminal():
-    """Give SIGHUP its default action, also in children: under `nohup`, the tests would inherit that it is ignored."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+def signals_as_at_a_terminal():
+    """Give SIGHUP and SIGINT their actions, also in children, which inherit that `nohup` or `&` has them ignored."""
+    hang_up = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGHUP, before)
+    signal.signal(signal.SIGHUP, hang_up)
+    signal.signal(signal.SIGINT, interrupt)
 
 
 @pytest.fixture
