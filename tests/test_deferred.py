@@ -126,10 +126,11 @@ for line in sys.stdin:
             exec(program, {"__name__": "__main__"})
         except BaseException:
             traceback.print_exc(file=sys.stdout)
+            sys.stdout.flush()
+            os._exit(1)
         sys.stdout.flush()
         os._exit(0)
-    os.waitpid(child, 0)
-    print("END", flush=True)
+    print("\\nEND", os.waitpid(child, 0)[1], flush=True)
 """
 
 
@@ -142,7 +143,12 @@ def printed_by():
         def run(program: str, *before: Path, arguments=()) -> str:
             process.stdin.write(json.dumps([program, [*map(str, before)], [*arguments]]) + "\n")
             process.stdin.flush()
-            return " ".join("".join(iter(process.stdout.readline, "END\n")).split())
+            lines = []
+            while not (line := process.stdout.readline()).startswith("END "):
+                assert line, "the process that forks has died"
+                lines.append(line)
+            assert line == "END 0\n", "".join(lines)
+            return " ".join("".join(lines).split())
 
         yield run
         process.stdin.close()

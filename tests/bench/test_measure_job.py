@@ -288,4 +288,4 @@ def test_options_of_a_whole_training_are_told(cfg, tmp_path, monkeypatch, caplog
     hydra_config = SimpleNamespace(initialized=lambda: True, get=lambda: words)
     monkeypatch.setattr("wasi.bench.measure_job.HydraConfig", hydra_config)
     perform(cfg, tmp_path, lambda cfg, job: None)
-    assert caplog.messages == ["train.monitor has no effect on a benchmark"]
+    assert caplog.messages == ["train.monitor changes nothing that a benchmark measures"]

@@ -33,7 +33,9 @@ def _commands(experiment: str) -> list[tuple[str, str]]:
     """The experiment with the main configuration of each command that its header names."""
     header = (CONF / "experiment" / f"{experiment}.yaml").read_text()
     mains = {"config": "train.py", "bench": "bench_device.py"}
-    return [(config, experiment) for config, script in mains.items() if f"#   python {script} " in header]
+    found = [(config, experiment) for config, script in mains.items() if f"#   python {script} " in header]
+    assert found, experiment
+    return found
 
 
 @pytest.mark.parametrize("name", _marked(RECIPES))

@@ -241,7 +241,7 @@ def test_a_function_that_a_trace_cannot_see_into_is_told(caplog):
 
 
 @pytest.mark.parametrize("name", small.METHODS)
-@pytest.mark.parametrize(("model", "lean"), [*((model, False) for model in small.MODELS), ("timm_vit", True)])
+@pytest.mark.parametrize(("model", "lean"), [*((model, False) for model in small.MODELS), ("swin", True)])
 def test_one_step_serves_both_the_work_and_the_stored_inputs(model, name, lean):
     options = dict(make=LeanStep, chunk_size=3, segment_size=1, storage=torch.float32) if lean else {}
     work, alone = counts(model, name, **options), build(model, name, **options)

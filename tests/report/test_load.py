@@ -74,6 +74,10 @@ LAYER = {"name": "fc1", "in_features": 8, "out_features": 8, "weight_rank": 2, "
         ({"layers": [LAYER, {"weight_rank": 2}]}, "layers has {'weight_rank': 2}"),
         ({"layers": [LAYER | {"in_features": "8"}]}, "layers has {'name': 'fc1', 'in_features': '8'"),
         ({"layers": [LAYER | {"weight_rank": [2]}]}, "layers has {'name': 'fc1'"),
+        ({"layers": [{"name": "fc1"}]}, "layers has {'name': 'fc1'}"),
+        ({"layers": [LAYER | {"in_features": 0}]}, "layers has {'name': 'fc1', 'in_features': 0"),
+        ({"layers": [LAYER | {"weight_rank": None}]}, "layers has {'name': 'fc1'"),
+        ({"layers": [LAYER | {"activation_ranks": [4, None]}]}, "layers has {'name': 'fc1'"),
         ({"layers": [LAYER | {"activation_ranks": 2}]}, "layers has {'name': 'fc1'"),
         ({"layers": [LAYER | {"activation_ranks": [4, "2"]}]}, "layers has {'name': 'fc1'"),
         ({"seed": [0, 1]}, "config.seed is [0, 1]"),
@@ -97,7 +101,11 @@ def test_a_result_with_a_wrong_type_is_named_and_left_out(fields, reason, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "options", [{"seed": [1, 2]}, {"device.name": 5}, {"method.name": [1]}, {"method.name": 5}, {"optimizer": {"a": 1}}]
+    "options",
+    [
+        *({"seed": [1, 2]}, {"device.name": 5}, {"method.name": [1]}, {"method.name": 5}, {"optimizer": {"a": 1}}),
+        {"dataset.name": "image_folder", "dataset.root": 2024},
+    ],
 )
 def test_a_refused_option_of_a_wrong_type_costs_no_report(options, tmp_path):
     fakes.write(tmp_path, fakes.metrics(0.8), fakes.config("wasi", 0.8))
@@ -134,6 +142,23 @@ def test_one_folder_of_images_is_one_data_set_however_it_was_given(tmp_path):
         fakes.write(tmp_path, fakes.metrics(0.8), fakes.config(seed=seed, options=options), provenance=provenance)
     found = [[group.seeds for group in block.groups] for block in gather([tmp_path], None).blocks]
     assert found == [[[0, 1, 3]], [[2]]]
+
+
+def test_a_benchmark_on_a_folder_of_images_is_of_the_runs_data_and_so_is_its_baseline(tmp_path):
+    """Neither tells the content."""
+    for seed, root in enumerate(["photos", "/home/me/photos"]):
+        options, provenance = {"dataset.name": "image_folder", "dataset.root": root}, fakes.PROVENANCE | {"data": "1f"}
+        fakes.write(tmp_path, fakes.metrics(0.8), fakes.config(seed=seed, options=options), provenance=provenance)
+    names = {"dataset__name": "image_folder", "dataset__root": "photos"}
+    found = jobs.content(jobs.config("wasi", 0.8, **names), jobs.metrics(5, 2, 50), jobs.metrics(10, 4, 100))
+    found["baseline"]["config"] = jobs.config("vanilla", **names)
+    (tmp_path / "bench.json").write_text(json.dumps(found))
+    runs, _ = read_runs([tmp_path])
+    (bench,) = (run for run in runs if run.is_bench)
+    assert {run.config["dataset"]["root"] for run in (*runs, bench.baseline)} == {"/home/me/photos"}
+    found["baseline"]["config"]["optimizer"] = {"_target_": ["a"]}
+    (tmp_path / "bench.json").write_text(json.dumps(found))
+    assert "damaged: of the baseline, config.optimizer._target_ is ['a']" in read_runs([tmp_path])[1][0]
 
 
 def test_a_benchmark_is_read_alike_with_the_keys_of_any_version(tmp_path):

@@ -149,10 +149,15 @@ def test_arguments_of_optimizer_and_scheduler_are_refused_in_one_line(options, m
     assert str(refused.value).startswith(message) and "\n" not in str(refused.value)
 
 
+ONE_CYCLE = {"_target_": "torch.optim.lr_scheduler.OneCycleLR", "_partial_": True, "max_lr": 0.1, "pct_start": 0.1}
+
+
+@pytest.mark.parametrize("scheduler", [None, ONE_CYCLE])
 @pytest.mark.parametrize("options", [[], ["optimizer=adamw", "+optimizer.fused=null"], ["optimizer=swan_momentum"]])
-def test_arguments_that_fit_are_not_refused(options, compose_config):
-    state = torch.get_rng_state()
-    check_arguments(compose_config("scheduler=constant", *options), torch.device("cpu"))
+def test_arguments_that_fit_are_not_refused(options, scheduler, compose_config):
+    cfg, state = compose_config("scheduler=constant", *options), torch.get_rng_state()
+    cfg.scheduler = scheduler or cfg.scheduler
+    check_arguments(cfg, torch.device("cpu"))
     assert torch.equal(torch.get_rng_state(), state)
 
 

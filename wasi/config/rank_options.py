@@ -53,12 +53,13 @@ def epsilon_read(cfg: DictConfig) -> float | None:
 
     None for a method that reads no threshold, and where something else decides these ranks.
     """
-    read, rank = rank_options_read(cfg), cfg.rank
-    if "weight_epsilon" in read and rank.weight_epsilon is not None:
-        return rank.weight_epsilon
-    has_share = any(rank.get(option) is not None for option in read & {"keep_ratio", "parameter_ratio"})
+    read, rank = rank_options_read(cfg), _as_read(cfg)
+    if "weight_epsilon" in read and rank["weight_epsilon"] is not None:
+        return rank["weight_epsilon"]
+    options = read.union(rank_option_paths(str(cfg.method.get("name"))))
+    has_share = any(rank.get(option) is not None for option in options & {"keep_ratio", "parameter_ratio"})
     by_epsilon = "activation_epsilon" in read and rank.get("activation_selection") == "epsilon"
-    return rank.activation_epsilon if by_epsilon and not has_share else None
+    return rank["activation_epsilon"] if by_epsilon and not has_share else None
 
 
 def options_without_effect(cfg: DictConfig, words: Sequence[str]) -> list[str]:

@@ -24,11 +24,11 @@ def remarks_on_benchmark(words: Sequence[str]) -> list[str]:
     """Return a sentence for each option of a command line that concerns a whole training, which a benchmark has not.
 
     >>> remarks_on_benchmark(["train.monitor=true", "train.memory=lean", "optimizer.lr=1", "scheduler=constant"])
-    ['train.monitor has no effect on a benchmark', 'scheduler has no effect on a benchmark']
+    ['train.monitor changes nothing that a benchmark measures', 'scheduler changes nothing that a benchmark measures']
     """
     of_training = [option for option in _given(words) if option.partition(".")[0] in ("train", "scheduler")]
     idle = [one for one in of_training if not has_effect(one) or not is_of_a_step(one if "." in one else f"{one}.")]
-    return [f"{option} has no effect on a benchmark" for option in idle]
+    return [f"{option} changes nothing that a benchmark measures" for option in idle]
 
 
 def _given(words: Sequence[str]) -> list[str]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from wasi.atomic import replacing_from_folder
 from wasi.errors import UserError
 from wasi.layers.base import LowRankLayer
+from wasi.models.attention import CosineWindowAttention
 from wasi.models.factor_pair import FactorPair
 from wasi.models.header import METADATA_KEY, ModelHeader
 from wasi.models.loading import State, read_state
@@ -33,7 +34,8 @@ def save_model(path: Path, model: nn.Module, header: ModelHeader) -> None:
 def inference_state(model: nn.Module, header: ModelHeader) -> State:
     """Return the tensors that the file of `model` holds, by their keys; some share memory with the model."""
     layers = {n: m for n, m in model.named_modules(remove_duplicate=False) if isinstance(m, LowRankLayer)}
-    names = unpacked_names(outline(header), "all")  # torchvision's Swin has other attention with every scope
+    renamed = layers or any(isinstance(module, CosineWindowAttention) for module in model.modules())
+    names = unpacked_names(outline(header), "all") if renamed else {}
     inside = tuple(f"{name}." for name in layers)
     state = {names.get(key, key): value for key, value in model.state_dict().items() if not key.startswith(inside)}
     for name, layer in layers.items():

@@ -17,7 +17,7 @@ from wasi.runs.tuning_file import not_chosen
 
 STATUSES = ("completed", "running", "interrupted", "failed", "diverged", "invalid")
 # Options by which reports group runs: those that are text, and those that may be text or a number.
-_TEXTS = ("device.name", "optimizer._target_", "scheduler._target_")
+_TEXTS = ("device.name", "dataset.root", "optimizer._target_", "scheduler._target_")
 _SINGLE = ("seed", "dataset.image_size", "dataset.batch_size", "method.weight_epsilon")
 
 
@@ -142,6 +142,8 @@ def _with_baseline(run: Run, content: dict) -> Run:
     base = content.get("baseline")
     if not isinstance(base, dict) or not isinstance(base.get("config"), dict) or not _is_complete(base["config"]):
         return replace(run, ratio=ratio)
+    if (damage := _damage(base["config"], None)) is not None:
+        raise Unusable(f"damaged: of the baseline, {damage}")
     _tell_device(base["config"], run.provenance)
     config, metrics = dict(base["config"]), _numbers(base.get("metrics"))
     if config.get("recipe") == run.config.get("recipe"):  # earlier releases copied it
@@ -161,13 +163,24 @@ def _name_folders_alike(runs: list[Run]) -> None:
 
     One folder has two names if it was given by a relative path once and by an absolute path another time.
     """
-    names: dict[str, str] = {}
-    on_folders = [(run, str(run.provenance.get("data")), data_root(run.config)) for run in runs]
-    found = [(run, content, root) for run, content, root in on_folders if root and content not in ("None", "absent")]
-    for _, content, root in sorted(found, key=lambda one: not PurePath(str(one[2])).is_absolute()):
-        names.setdefault(content, str(root))
-    for run, content, _ in found:
-        run.config["dataset"]["root"] = names[content]
+    names: dict[str, str] = {}  # content -> the name that all runs on it get
+    contents: dict[str, set[str]] = {}  # name -> the contents that a folder of that name has had
+    on_folders = [(one, root) for run in runs for one in (run, run.baseline) if one and (root := data_root(one.config))]
+    for run, root in sorted(on_folders, key=lambda one: not PurePath(one[1]).is_absolute()):
+        if content := _folder_content(run):
+            names.setdefault(content, root)
+            contents.setdefault(root, set()).add(content)
+    for run, root in on_folders:
+        told = _folder_content(run)
+        found = {told} if told else contents.get(root, set())  # benchmarks do not tell the content
+        if len(found) == 1:
+            run.config["dataset"]["root"] = names[min(found)]
+
+
+def _folder_content(run: Run) -> str | None:
+    """The digest of the content of the run's data, if it tells one."""
+    content = run.provenance.get("data")
+    return content if isinstance(content, str) and content != "absent" else None
 
 
 def _is_complete(config: dict) -> bool:
@@ -192,11 +205,11 @@ def _is_layer(found: Any) -> bool:
     """Whether an entry of `layers` has the types of `wasi.methods.describe`."""
     if not isinstance(found, dict) or not isinstance(found.get("name"), str):
         return False
-    ranks = found.get("activation_ranks")
-    if not isinstance(ranks, (list, type(None))):
+    sizes: list[Any] = [found.get("in_features"), found.get("out_features")]
+    ranks = found.get("activation_ranks", [])  # absent for a dense input, as `weight_rank` is for a dense weight
+    if not isinstance(ranks, list) or not all(_is_finite(size) and size > 0 for size in sizes):
         return False
-    numbers = [*(found.get(key) for key in ("in_features", "out_features", "weight_rank")), *(ranks or ())]
-    return all(number is None or _is_finite(number) for number in numbers)
+    return all(map(_is_finite, [*ranks, found.get("weight_rank", 0)]))
 
 
 def _numbers(metrics: Any) -> dict[str, float]:

@@ -99,7 +99,7 @@ def dataset_label(config: Mapping, others: Iterable[str | None] = ()) -> str:
 def data_root(config: Mapping) -> str | None:
     """The folder of `image_folder`, which is the data set there; None for a data set that its name tells."""
     root = select(config, "dataset.root") if select(config, "dataset.name") == "image_folder" else None
-    return None if root is None else str(PurePath(root))
+    return str(PurePath(root)) if isinstance(root, str) else None
 
 
 def weight_epsilon(config: Mapping) -> float | None:

@@ -14,19 +14,22 @@ from wasi.errors import UserError
 from wasi.training.baselines import mark
 from wasi.training.optimizer import make_optimizer, optimizer_class
 
-_STEPS = 10  # of the training for which the scheduler is made, in one epoch
+_STEPS_PER_EPOCH = 9973  # for the scheduler; a prime, so that no usual share of the steps is exactly one step
+_WIDTH = 256  # of the matrix and the vector, so that an optimizer's rank fits
 _OWN = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")  # keys of Hydra's, not arguments
 
 
 def check_arguments(cfg: DictConfig, device: torch.device) -> None:
-    """Make the optimizer over one small matrix and one vector, take a step if it is torch's, and make the scheduler.
+    """Make the optimizer over a matrix and a vector, take a step if it is torch's, and make the scheduler.
 
     Raises:
         UserError: that fails. It names the argument without which it would not, or else the class.
     """
-    _check("optimizer", cfg.optimizer, lambda options: _made_optimizer(options, device))
-    optimizer = _made_optimizer(cfg.optimizer, device)
-    _check("scheduler", cfg.scheduler, lambda options: make_scheduler(options, optimizer, _STEPS, _STEPS))
+    steps = _STEPS_PER_EPOCH * cfg.train.epochs
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # a class of one's own may draw numbers
+        _check("optimizer", cfg.optimizer, lambda options: _made_optimizer(options, device))
+        optimizer = _made_optimizer(cfg.optimizer, device)
+        _check("scheduler", cfg.scheduler, lambda options: make_scheduler(options, optimizer, steps, _STEPS_PER_EPOCH))
 
 
 def make_scheduler(
@@ -43,7 +46,7 @@ def make_scheduler(
 
 
 def _made_optimizer(options: Mapping[str, Any], device: torch.device) -> torch.optim.Optimizer:
-    matrix, vector = (nn.Parameter(torch.zeros(*shape, device=device)) for shape in ((2, 2), (2,)))
+    matrix, vector = (nn.Parameter(torch.zeros(*shape, device=device)) for shape in ((_WIDTH, _WIDTH), (_WIDTH,)))
     mark(matrix)
     kind = optimizer_class(options)
     optimizer = make_optimizer(kind, options, [{"params": [matrix, vector], "whiten": False}])
