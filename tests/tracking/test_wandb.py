@@ -114,6 +114,12 @@ def test_figures_place_a_run_where_the_report_does(compose_config, method, words
     assert epsilon_read(cfg) == threshold(config)
 
 
+@pytest.mark.parametrize("option", ["parameter_ratio=0.5", "weight_epsilon=0.3", "activations.epsilon=0.3"])
+def test_figures_place_a_run_so_by_the_methods_own_options(compose_config, option):
+    cfg = compose_config("method=wasi", f"method.{option}")
+    assert epsilon_read(cfg) == threshold(OmegaConf.to_container(cfg, resolve=True))
+
+
 def test_what_panels_need_is_there_after_a_completed_run(tmp_path, compose_config, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"weights")

@@ -44,8 +44,8 @@ def thresholds_read(cfg: DictConfig) -> dict[str, float]:
     {'activations': 0.9}
     """
     options = {"weights": "weight_epsilon", "activations": "activation_epsilon"}
-    read = rank_options_read(cfg)
-    return {of: cfg.rank[option] for of, option in options.items() if option in read}
+    read, rank = _in_effect(cfg), _as_read(cfg)
+    return {of: rank[option] for of, option in options.items() if option in read}
 
 
 def epsilon_read(cfg: DictConfig) -> float | None:
@@ -53,11 +53,10 @@ def epsilon_read(cfg: DictConfig) -> float | None:
 
     None for a method that reads no threshold, and where something else decides these ranks.
     """
-    read, rank = rank_options_read(cfg), _as_read(cfg)
+    read, rank = _in_effect(cfg), _as_read(cfg)
     if "weight_epsilon" in read and rank["weight_epsilon"] is not None:
         return rank["weight_epsilon"]
-    options = read.union(rank_option_paths(str(cfg.method.get("name"))))
-    has_share = any(rank.get(option) is not None for option in options & {"keep_ratio", "parameter_ratio"})
+    has_share = any(rank.get(option) is not None for option in read & {"keep_ratio", "parameter_ratio"})
     by_epsilon = "activation_epsilon" in read and rank.get("activation_selection") == "epsilon"
     return rank["activation_epsilon"] if by_epsilon and not has_share else None
 
@@ -91,6 +90,12 @@ def _idle(cfg: DictConfig) -> set[str]:
     """Return the method's own options, by dotted key, that take the value of a `rank` option of no effect."""
     paths = rank_option_paths(str(cfg.method.get("name")))
     return {paths[option] for option in paths.keys() & _without_effect(cfg, set(paths))}
+
+
+def _in_effect(cfg: DictConfig) -> set[str]:
+    """Return the names of the `rank` options that have an effect, or would but for a value that the method has."""
+    paths = rank_option_paths(str(cfg.method.get("name")))
+    return rank_options_read(cfg) | (paths.keys() - _without_effect(cfg, set(paths)))
 
 
 def _without_effect(cfg: DictConfig, names: set[str]) -> set[str]:
