@@ -44,9 +44,9 @@ def train(cfg: DictConfig, run: Run) -> None:
     from wasi.models.input_spec import input_spec
     from wasi.models.saved import save_model
     from wasi.models.weights_file import FILE_NAME
-    from wasi.training.arguments import check_arguments
     from wasi.training.budget import apply_budget
     from wasi.training.build_step import build_step
+    from wasi.training.check_arguments import check_arguments
     from wasi.training.evaluation import test
 
     device = prepare(cfg)

@@ -11,8 +11,8 @@ from wasi.config.known_options import check_config
 from wasi.errors import UserError
 from wasi.methods.method import Method
 from wasi.runs.job import Run
-from wasi.training.arguments import check_arguments
 from wasi.training.build_step import build_step
+from wasi.training.check_arguments import check_arguments
 
 
 class Biased(Method):

@@ -16,8 +16,8 @@ from wasi.methods.calibration import calibration_of
 from wasi.models.build import build_model
 from wasi.models.input_spec import input_spec
 from wasi.runs.device import prepare_device
-from wasi.training.arguments import check_arguments
 from wasi.training.build_step import build_step, prepare_allocator
+from wasi.training.check_arguments import check_arguments
 from wasi.training.compile import check_compiler
 
 _LIBRARIES = {"torchvision": "torchvision.models", "timm": "timm", "wasi": "timm.models.vision_transformer"}

@@ -32,7 +32,7 @@ def rank_options_read(cfg: DictConfig) -> set[str]:
     {'activation_epsilon'}
     """
     names = set(_INTERPOLATION.findall(str(plain(cfg.method))))
-    return names - _without_effect(cfg, names.union(rank_option_paths(str(cfg.method.get("name")))))
+    return names - _without_effect(cfg)
 
 
 def thresholds_read(cfg: DictConfig) -> dict[str, float]:
@@ -61,17 +61,14 @@ def epsilon_read(cfg: DictConfig) -> float | None:
     return rank["activation_epsilon"] if by_epsilon and not has_share else None
 
 
-def options_without_effect(cfg: DictConfig, words: Sequence[str]) -> list[str]:
-    """Return the options `rank.OPTION=VALUE` of a command line that have no effect on the method.
-
-    So are those of the method itself that take their values from such an option unless they are given.
+def options_without_effect(cfg: DictConfig, given: Sequence[str]) -> list[str]:
+    """Return those of the `given` options (dotted keys) without effect: of `rank`, and the method's own in their place.
 
     >>> from omegaconf import OmegaConf
     >>> cfg = OmegaConf.create({"rank": {"keep_ratio": 0.5, "init": "svd"}, "method": {"init": "${rank.init}"}})
-    >>> options_without_effect(cfg, ["rank.init=svd", "rank.keep_ratio=0.5", "rank=eps_0.8"])
+    >>> options_without_effect(cfg, ["rank.init", "rank.keep_ratio", "rank"])
     ['rank.keep_ratio']
     """
-    given = [word.lstrip("+").partition("=")[0] for word in words]
     looked_at, idle = {f"rank.{name}" for name in rank_options_read(cfg)}, {f"method.{key}" for key in _idle(cfg)}
     return [option for option in given if option in idle or (option.startswith("rank.") and option not in looked_at)]
 
@@ -88,18 +85,21 @@ def method_as_read(cfg: DictConfig) -> dict[str, Any]:
 
 def _idle(cfg: DictConfig) -> set[str]:
     """Return the method's own options, by dotted key, that take the value of a `rank` option of no effect."""
-    paths = rank_option_paths(str(cfg.method.get("name")))
-    return {paths[option] for option in paths.keys() & _without_effect(cfg, set(paths))}
+    paths = _paths(cfg)
+    return {paths[option] for option in paths.keys() & _without_effect(cfg)}
 
 
 def _in_effect(cfg: DictConfig) -> set[str]:
     """Return the names of the `rank` options that have an effect, or would but for a value that the method has."""
-    paths = rank_option_paths(str(cfg.method.get("name")))
-    return rank_options_read(cfg) | (paths.keys() - _without_effect(cfg, set(paths)))
+    return rank_options_read(cfg) | (_paths(cfg).keys() - _without_effect(cfg))
 
 
-def _without_effect(cfg: DictConfig, names: set[str]) -> set[str]:
-    rank = _as_read(cfg)
+def _paths(cfg: DictConfig) -> dict[str, str]:
+    return rank_option_paths(str(cfg.method.get("name")))
+
+
+def _without_effect(cfg: DictConfig) -> set[str]:
+    rank, names = _as_read(cfg), _paths(cfg).keys() | _INTERPOLATION.findall(str(plain(cfg.method)))
     every: set[str] = set().union(*_OF_SELECTION.values())
     idle = every - _OF_SELECTION.get(str(rank.get("activation_selection")), every)
     if rank.get("perplexity_ceiling") is not None or rank.get("memory_budget_mib") is not None:
@@ -108,7 +108,7 @@ def _without_effect(cfg: DictConfig, names: set[str]) -> set[str]:
         idle.add("weight_epsilon")
     if "parameter_ratio" in names and rank.get("parameter_ratio") is not None:
         idle.add("weight_epsilon")
-    takes_init = "init" in rank_option_paths(str(cfg.method.get("name")))  # else `method.init` may mean another thing
+    takes_init = "init" in _paths(cfg)  # else `method.init` may mean another thing
     if takes_init and cfg.method.get("init") in ("svd", "random"):  # these use no calibration data
         idle.add("calibration_batches")
     return idle
@@ -116,8 +116,7 @@ def _without_effect(cfg: DictConfig, names: set[str]) -> set[str]:
 
 def _as_read(cfg: DictConfig) -> dict[str, Any]:
     """Return the options of `rank` with the values that the method's own options have in their place."""
-    paths = rank_option_paths(str(cfg.method.get("name")))
-    return {**cfg.rank, **{option: OmegaConf.select(cfg.method, path) for option, path in paths.items()}}
+    return {**cfg.rank, **{option: OmegaConf.select(cfg.method, path) for option, path in _paths(cfg).items()}}
 
 
 def _pruned(

@@ -10,8 +10,8 @@ from wasi.config.relevance import has_effect, is_of_a_step
 
 def remarks(cfg: DictConfig, words: Sequence[str]) -> list[str]:
     """Return a sentence for each option of a command line that has no effect on this run, beside its other options."""
-    beside = dict.fromkeys(options_without_effect(cfg, words), f"method={cfg.method.name}")
     given = _given(words)
+    beside = dict.fromkeys(options_without_effect(cfg, given), f"method={cfg.method.name}")
     if "augment.ratio" in given and cfg.augment.scale is None:
         beside["augment.ratio"] = "augment.scale=null"
     # A folder of images that lacks two parts takes the size of one of them from the share even so.

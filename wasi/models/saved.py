@@ -34,6 +34,7 @@ def save_model(path: Path, model: nn.Module, header: ModelHeader) -> None:
 def inference_state(model: nn.Module, header: ModelHeader) -> State:
     """Return the tensors that the file of `model` holds, by their keys; some share memory with the model."""
     layers = {n: m for n, m in model.named_modules(remove_duplicate=False) if isinstance(m, LowRankLayer)}
+    # Only replaced attention has other names: of torchvision's models with low-rank layers, and always of its Swin v2.
     renamed = layers or any(isinstance(module, CosineWindowAttention) for module in model.modules())
     names = unpacked_names(outline(header), "all") if renamed else {}
     inside = tuple(f"{name}." for name in layers)

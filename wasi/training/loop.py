@@ -17,11 +17,11 @@ from wasi.data.spec import Images
 from wasi.errors import Diverged, Interrupted
 from wasi.signals import uninterrupted
 from wasi.training import parallel
-from wasi.training.arguments import make_scheduler
 from wasi.training.checkpoint import Progress, load_best, load_checkpoint, save_best, save_checkpoint
 from wasi.training.compile import graph_count
 from wasi.training.durations import Durations
 from wasi.training.evaluation import evaluate
+from wasi.training.schedule import make_scheduler
 from wasi.training.step import StepResult, TrainStep
 
 log = logging.getLogger(__name__)

@@ -1,9 +1,25 @@
 """Learning-rate schedules in closed form of the step, so that a resumed run continues exactly."""
 
+from collections.abc import Mapping
 from math import cos, pi
+from typing import Any
 
+import hydra
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from wasi.config.arguments import target_of
+
+
+def make_scheduler(cfg: Mapping[str, Any], optimizer: Optimizer, total_steps: int, steps_per_epoch: int) -> Any:
+    """Instantiate the scheduler of `scheduler=`.
+
+    Raises:
+        UserError: there is no such scheduler, or an option is not one of its arguments.
+    """
+    filled = {"optimizer": optimizer, "total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
+    target_of("scheduler", cfg, filled=filled)
+    return hydra.utils.instantiate(cfg, _partial_=True)(**filled)
 
 
 def cosine(

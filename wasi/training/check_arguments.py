@@ -4,15 +4,14 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import hydra
 import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from wasi.config.arguments import target_of
 from wasi.errors import UserError
 from wasi.training.baselines import mark
 from wasi.training.optimizer import make_optimizer, optimizer_class
+from wasi.training.schedule import make_scheduler
 
 _STEPS_PER_EPOCH = 9973  # for the scheduler; a prime, so that no usual share of the steps is exactly one step
 _WIDTH = 256  # of the matrix and the vector, so that an optimizer's rank fits
@@ -27,22 +26,8 @@ def check_arguments(cfg: DictConfig, device: torch.device) -> None:
     """
     steps = _STEPS_PER_EPOCH * cfg.train.epochs
     with torch.random.fork_rng([device] if device.type == "cuda" else []):  # a class of one's own may draw numbers
-        _check("optimizer", cfg.optimizer, lambda options: _made_optimizer(options, device))
-        optimizer = _made_optimizer(cfg.optimizer, device)
-        _check("scheduler", cfg.scheduler, lambda options: make_scheduler(options, optimizer, steps, _STEPS_PER_EPOCH))
-
-
-def make_scheduler(
-    cfg: Mapping[str, Any], optimizer: torch.optim.Optimizer, total_steps: int, steps_per_epoch: int
-) -> Any:
-    """Instantiate the scheduler of `scheduler=`.
-
-    Raises:
-        UserError: there is no such scheduler, or an option is not one of its arguments.
-    """
-    filled = {"optimizer": optimizer, "total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
-    target_of("scheduler", cfg, filled=filled)
-    return hydra.utils.instantiate(cfg, _partial_=True)(**filled)
+        optimizer = _made("optimizer", cfg.optimizer, lambda options: _made_optimizer(options, device))
+        _made("scheduler", cfg.scheduler, lambda options: make_scheduler(options, optimizer, steps, _STEPS_PER_EPOCH))
 
 
 def _made_optimizer(options: Mapping[str, Any], device: torch.device) -> torch.optim.Optimizer:
@@ -57,29 +42,27 @@ def _made_optimizer(options: Mapping[str, Any], device: torch.device) -> torch.o
     return optimizer
 
 
-def _check(section: str, cfg: DictConfig, make: Callable[[Mapping[str, Any]], object]) -> None:
-    error = _failure(make, cfg)
-    if error is None:
-        return
-    options = {str(key): value for key, value in cfg.items()}
-    for key in options:
-        if key not in _OWN and _failure(make, {k: v for k, v in options.items() if k != key}) is None:
-            given = str(cfg[key]).lower() if isinstance(cfg[key], bool) else cfg[key]
-            raise UserError(f"{section}.{key}", given, f"what {cfg['_target_']} takes ({_told(error)})") from error
-    raise UserError(f"{section}._target_", cfg["_target_"], f"what these options fit ({_told(error)})") from error
-
-
-def _failure(make: Callable[[Mapping[str, Any]], object], options: Mapping[str, Any]) -> Exception | None:
+def _made(section: str, cfg: DictConfig, make: Callable[[Mapping[str, Any]], Any]) -> Any:
+    """Return what `make` makes of the section's options; raise UserError, of the option to blame, if it cannot."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the training itself will show them
-            make(options)
+            return make(cfg)
     except UserError:
         raise
     except Exception as error:
-        return error
-    return None
+        told = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        options = {str(key): value for key, value in cfg.items()}
+        for key in options:
+            if key not in _OWN and _can_be_made({k: v for k, v in options.items() if k != key}, make):
+                given = str(cfg[key]).lower() if isinstance(cfg[key], bool) else cfg[key]
+                raise UserError(f"{section}.{key}", given, f"what {cfg['_target_']} takes ({told})") from error
+        raise UserError(f"{section}._target_", cfg["_target_"], f"what these options fit ({told})") from error
 
 
-def _told(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+def _can_be_made(options: Mapping[str, Any], make: Callable[[Mapping[str, Any]], Any]) -> bool:
+    try:
+        make(options)
+    except Exception:  # classes raise many types of errors
+        return False
+    return True
