@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from wasi.config.arguments import target_of
 from wasi.config.files import content, flat, of_group, plain
+from wasi.config.overrides import option_and_value
 from wasi.errors import NOTHING, UserError
 
 _SPECIAL = {*" ,=(){}[]#;&|!<>?'\"~^`"}  # characters that an unquoted value of Hydra's grammar may not have as such
@@ -108,7 +109,7 @@ def _not_hydras(error: str, words: Sequence[str]) -> UserError | None:
     an index.
     """
     no_index = _NO_INDEX.match(error)
-    for option, _, value in (word.lstrip("+").partition("=") for word in words):
+    for option, value in map(option_and_value, words):
         inside, _, key = option.rpartition(".")
         if error.startswith("Cannot instantiate config of type") and inside == "hydra.callbacks":
             return UserError(option, value, "a class and its arguments, as _target_ and beside it")
@@ -124,9 +125,8 @@ def _not_hydras(error: str, words: Sequence[str]) -> UserError | None:
 
 def _not_loggable(error: Exception, words: Sequence[str]) -> UserError:
     """Explain what Python's logging cannot be configured with, such as a log file in a missing folder."""
-    given = (word.lstrip("+").partition("=") for word in words)
     of_logging = re.compile(r"hydra[./](job|hydra)_logging\b|hydra\.job\.name$")
-    found = next(((option, value) for option, _, value in given if of_logging.match(option)), None)
+    found = next((pair for pair in map(option_and_value, words) if of_logging.match(pair[0])), None)
     option, value = found or ("hydra.job_logging", NOTHING)
     reason = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
     return UserError(option, value, f"what Python's logging can set up ({' '.join(reason.split())})")
@@ -136,8 +136,7 @@ def _unchecked(error: Exception, words: Sequence[str]) -> UserError | None:
     """Explain values of Hydra's own options that Hydra does not check, and `SECTION.OPTION` where SECTION is null."""
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
     updated = [frame.f_locals.get("key") for frame in frames if frame.f_code is OmegaConf.update.__code__]
-    for word in words:
-        option, _, value = word.lstrip("+").partition("=")
+    for option, value in map(option_and_value, words):
         if option == "hydra.verbose" and not _is_verbosity(_parsed(value)):
             return UserError(option, value, "true, false, a logger's name or a list of such names")
         if option == "hydra.job.env_copy" and (names := _parsed(value)) and str(error).strip("'") in names:
@@ -162,8 +161,9 @@ def _is_verbosity(value: Any) -> bool:
 
 def _no_argument(path: str, argument: str, section: str, words: Sequence[str]) -> UserError | None:
     """Explain an option that the class of one of Hydra's sections, such as a callback, has no argument for."""
-    option, given = f"{section}.{argument}", [word.lstrip("+").partition("=")[::2] for word in words]
-    key, value = next((pair for pair in given if f"{pair[0]}.".startswith(f"{option}.")), (option, NOTHING))
+    option = f"{section}.{argument}"
+    given = (pair for pair in map(option_and_value, words) if f"{pair[0]}.".startswith(f"{option}."))
+    key, value = next(given, (option, NOTHING))
     try:
         target_of(section, OmegaConf.create({"_target_": path, argument: None}))
     except UserError as error:

@@ -22,6 +22,7 @@ from wasi.config.arguments import target_of
 from wasi.config.declared import options_of
 from wasi.config.files import CONF, content, flat, of_group, plain
 from wasi.config.hydra_errors import quoted
+from wasi.config.overrides import given_value, option_and_value
 from wasi.config.validate import OPTIONS, bound, integer_from, validate
 from wasi.errors import NOTHING, UserError
 
@@ -63,8 +64,7 @@ def _with_quotes(error: UserError, cfg: DictConfig) -> UserError:
     """Return the error, for a name that Hydra has read as a number with how to write it on the command line."""
     hydra_cfg = cfg.get("hydra") or (HydraConfig.get() if HydraConfig.initialized() else None)
     words = hydra_cfg.overrides.task if hydra_cfg else []
-    pairs = (word.lstrip("+").partition("=") for word in reversed(words))
-    given = next((value for option, _, value in pairs if option == error.option), "")
+    given = given_value(error.option, words) or ""
     is_name = isinstance(OmegaConf.select(cfg, error.option), str)
     if is_name or error.option not in _NAMES or not _UNQUOTED.fullmatch(given):
         return error
@@ -237,8 +237,7 @@ def _refuse_what_is_not_read(cfg: DictConfig) -> None:
             key, value = next(iter(plain(cfg[group]).items()))
             raise UserError(f"{group}.{key}", value, f"{group}=NAME, as {group} has no options inside")
     if HydraConfig.initialized() and HydraConfig.get().job.config_name != _BENCH:
-        for word in HydraConfig.get().overrides.task:
-            option, _, value = word.lstrip("+").partition("=")
+        for option, value in map(option_and_value, HydraConfig.get().overrides.task):
             if option.startswith(f"{_BENCH}."):
                 raise UserError(option, value, "for bench_device.py only")
 

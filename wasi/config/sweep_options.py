@@ -9,6 +9,7 @@ from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from wasi.config.overrides import given_value
 from wasi.errors import UserError
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
@@ -49,8 +50,7 @@ def sweep_name(cfg: DictConfig, swept: Set[str] = frozenset(), words: Sequence[s
     name = cfg.get("sweep")  # absent after the override `~sweep`
     if isinstance(name, bool) or not isinstance(name, (str, int, float)) or not _NAME.fullmatch(str(name)):
         raise UserError("sweep", "null" if name is None else name, allowed)
-    pairs = (word.lstrip("+").partition("=") for word in reversed(words))
-    given = next((value for option, _, value in pairs if option == "sweep"), str(name))
-    if not isinstance(name, str) and given != str(name):
+    given = given_value("sweep", words)
+    if not isinstance(name, str) and given not in (None, str(name)):
         raise UserError("sweep", given, f"a number as {name} (which this is), or a name: 'sweep=\"{given}\"'")
     return str(name)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
+from wasi.config.overrides import option_and_value
 from wasi.config.rank_options import options_without_effect
 from wasi.config.relevance import has_effect, is_of_a_step
 
@@ -32,4 +33,4 @@ def remarks_on_benchmark(words: Sequence[str]) -> list[str]:
 
 
 def _given(words: Sequence[str]) -> list[str]:
-    return [word.lstrip("+").partition("=")[0] for word in words]
+    return [option for option, _ in map(option_and_value, words)]

@@ -5,7 +5,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from wasi.config.hardware import launched
 from wasi.config.known_options import check_config
 from wasi.config.levels import measure_level
 from wasi.config.objectives import DEFAULT, Values, values_of
+from wasi.config.overrides import given_value
 from wasi.config.sweep_options import in_sweep, sweep_name
 from wasi.config.without_effect import remarks
 from wasi.data.image_folder import in_line
@@ -129,11 +130,11 @@ def _objective(cfg: DictConfig, folder: Path) -> float | Values | None:
     return found[0] if found and len(found) == 1 else found
 
 
-def _keep_sweep_name(cfg: DictConfig, before: dict | None, given: Collection[str]) -> None:
+def _keep_sweep_name(cfg: DictConfig, before: dict | None, given: Sequence[str]) -> None:
     """Give a single run that is continued the sweep name that it began with, from which W&B's run id is derived."""
     config = (before or {}).get("config")
     name = config.get("sweep") if isinstance(config, dict) else None
-    if name is not None and not any(override.lstrip("+").startswith("sweep=") for override in given):
+    if name is not None and given_value("sweep", given) is None:
         cfg.sweep = name
 
 

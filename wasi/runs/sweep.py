@@ -14,6 +14,7 @@ from wasi.config.files import plain
 from wasi.config.fingerprint import fingerprint
 from wasi.config.hydra_errors import quoted
 from wasi.config.known_options import check_config, check_hydra
+from wasi.config.overrides import given_value
 from wasi.config.requirements import check_needs
 from wasi.config.sweep_options import sweep_name, swept_options
 from wasi.runs.command import continue_with
@@ -192,6 +193,6 @@ def _pin_name(config: DictConfig, name: str) -> None:
     """Give every job the sweep's name as an override: a launcher's child process would make a new timestamp."""
     config.sweep = name
     tasks = config.hydra.overrides.task
-    if not any(override.lstrip("+").startswith("sweep=") for override in tasks):
+    if given_value("sweep", tasks) is None:
         with read_write(config.hydra.overrides):
             tasks.append(f"sweep={quoted(name)}")  # a name of digits is no number

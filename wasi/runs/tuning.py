@@ -11,6 +11,7 @@ from hydra.conf import HydraConf
 from omegaconf import DictConfig
 
 from wasi.config.files import plain
+from wasi.config.overrides import option_and_value
 from wasi.config.sweep_options import sweep_overrides
 from wasi.errors import UserError
 from wasi.runs.search import Axes, Point, Space
@@ -140,8 +141,7 @@ def grid_of(tune: DictConfig, overrides: Overrides) -> Grid:
 
 def check_tuning(hydra_cfg: DictConfig) -> None:
     """Raise `UserError` for `tune.…` if the sweeper does not tune, and for `interval(…)` if it does not search."""
-    for override in hydra_cfg.overrides.task:
-        key, _, value = override.lstrip("+").partition("=")
+    for key, value in map(option_and_value, hydra_cfg.overrides.task):
         if key.partition(".")[0] == "tune" and not is_tuned_sweep(hydra_cfg):
             raise UserError(key, value, "for a sweep with hydra/sweeper=tuned or optuna only")
     for override in sweep_overrides(hydra_cfg):
