@@ -1,5 +1,7 @@
 """The layers against `nn.Linear` and against autograd through the reconstructed input."""
 
+from itertools import product
+
 import pytest
 import torch
 from torch import nn
@@ -30,11 +32,10 @@ def run(layer, x, grad):
     return y.detach(), x.grad
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("saved", ["dense", "full tucker"])
+@pytest.mark.parametrize("shape, saved", [*product(SHAPES, ["dense", "full tucker"]), ((9,), "dense")])
 def test_full_rank_equals_linear(shape, saved):
     linear = nn.Linear(9, 7).double()
-    x, grad = decaying(*shape), torch.randn(*shape[:-1], 7, dtype=torch.float64)
+    x, grad = decaying(1, *shape)[0], torch.randn(*shape[:-1], 7, dtype=torch.float64)
     state = TuckerState(x, shape) if saved == "full tucker" else None
     y, dx = run(linear, x, grad)
     dw, db = linear.weight.grad.clone(), linear.bias.grad.clone()
@@ -45,7 +46,7 @@ def test_full_rank_equals_linear(shape, saved):
     assert torch.allclose(db, layer.bias.grad, **close)
     assert torch.allclose(layer.L.grad, dw @ layer.R.mT, **close)
     assert torch.allclose(layer.R.grad, layer.L.mT @ dw, **close)
-    dense = TuckerLinear(nn.Parameter(linear.weight.detach()), None, TuckerState(x, shape))
+    dense = TuckerLinear(nn.Parameter(linear.weight.detach()), None, state)
     _, dx3 = run(dense, x, grad)
     assert torch.allclose(dense.weight.grad, dw, **close) and torch.allclose(dx, dx3, **close)
 
@@ -196,6 +197,12 @@ def test_any_batch_size_a_single_image_and_none():
         y.sum().backward()
         advance([layer.state])
     assert layer.L.grad.isfinite().all()
+
+
+def test_ranks_above_a_mode_s_size_are_told_as_that_size():
+    state = TuckerState(decaying(6, 5, 9), (16, 20, 4))
+    assert state.ranks == (6, 5, 4) and [basis is None for basis in state.bases] == [True, False]
+    assert state.stored_elements((8, 5, 9)) == 8 * 5 * 4 + 9 * 4
 
 
 def test_a_batch_mode_that_is_whole_stays_whole_in_a_larger_batch():

@@ -13,7 +13,7 @@ from wasi.layers.quantized import KINDS, QuantizedAdapterLinear, QuantizedWeight
 from wasi.measure.accounting import paper_accounting
 from wasi.measure.memory import LiveMemory
 from wasi.models.structure import linear_sites
-from wasi.training.checkpointing import checkpoint_blocks
+from wasi.training.gradient_checkpointing import checkpoint_blocks
 from wasi.training.step import TrainStep
 
 

@@ -16,7 +16,7 @@ from wasi.measure.forward_flops import forward_flops
 from wasi.measure.run import subspace_work
 from wasi.measure.stored_inputs import StoredInputs
 from wasi.models.modes import eval_mode, without_fast_path
-from wasi.training.checkpointing import checkpoint_blocks
+from wasi.training.gradient_checkpointing import checkpoint_blocks
 from wasi.training.lean import LeanStep
 from wasi.training.step import TrainStep
 

@@ -9,7 +9,7 @@ from wasi.layers.activation import TuckerState, advance
 from wasi.measure.accounting import paper_accounting
 from wasi.measure.stored_inputs import StoredInputs
 from wasi.methods.selection import ActivationRanks
-from wasi.training.checkpointing import checkpoint_blocks
+from wasi.training.gradient_checkpointing import checkpoint_blocks
 from wasi.training.lean import LeanStep
 from wasi.training.step import TrainStep
 

@@ -16,7 +16,7 @@ from wasi.methods.scope import scope_linears
 from wasi.methods.selection import ActivationRanks
 from wasi.models.structure import head_module, linear_sites
 from wasi.tracking import Tracker
-from wasi.training.checkpointing import checkpoint_blocks
+from wasi.training.gradient_checkpointing import checkpoint_blocks
 from wasi.training.monitor import Monitor
 from wasi.training.step import TrainStep
 

@@ -13,7 +13,7 @@ from tests.small import MODELS, batch, build
 from tests.small import method as make
 from wasi.errors import UserError
 from wasi.layers.factored import FactoredLinear
-from wasi.methods import block_checkpointing, calibration
+from wasi.methods import calibration, input_gradients
 from wasi.methods import svd_llm as svd_llm_module
 from wasi.methods import wasi as wasi_module
 from wasi.methods.scope import replace_each, scope_linears
@@ -135,7 +135,7 @@ def test_the_features_gradients_take_one_blocks_graph_at_a_time_and_are_the_same
     blocks, gone, graphs = find_blocks(model), [], []
     names = {id(parameter): block for block, module in blocks.items() for parameter in module.parameters()}
     release = lambda parameters: gone.append({names[id(p)] for p in parameters})  # noqa: E731
-    monkeypatch.setattr(block_checkpointing, "release_pages", release)
+    monkeypatch.setattr(input_gradients, "release_pages", release)
     head_module(model).register_forward_pre_hook(lambda _, args: graphs.append(names_in_graph(args[0])))
 
     def gradient():
@@ -145,7 +145,7 @@ def test_the_features_gradients_take_one_blocks_graph_at_a_time_and_are_the_same
 
     with eval_mode(model), torch.enable_grad():
         expected = gradient()
-    with block_checkpointing.for_input_gradients(model):
+    with input_gradients.for_input_gradients(model):
         assert torch.equal(gradient(), expected)
     ordinary, ours = graphs
     assert ours["_RecomputeBackward"] == len(blocks) and ordinary["AddmmBackward0"] >= 2 * len(blocks) > 0
@@ -162,7 +162,7 @@ def test_a_block_that_a_repetition_would_cut_off_from_the_images_is_not_repeated
             return x * others["scale"] if kind == "another input" else (x.sin(), x.cos())
 
     block = Block()
-    monkeypatch.setattr(block_checkpointing, "find_blocks", lambda model: {"0": model})
+    monkeypatch.setattr(input_gradients, "find_blocks", lambda model: {"0": model})
 
     def gradient():
         x = torch.linspace(0, 1, 5).requires_grad_()
@@ -171,5 +171,5 @@ def test_a_block_that_a_repetition_would_cut_off_from_the_images_is_not_repeated
         return found
 
     expected = gradient()
-    with block_checkpointing.for_input_gradients(block):
+    with input_gradients.for_input_gradients(block):
         assert torch.equal(gradient(), expected)

@@ -14,8 +14,8 @@ from wasi.layers.autocast import autocast_forward
 from wasi.measure.flops import step_flops
 from wasi.measure.memory import train_peak
 from wasi.training import compile as compiling
-from wasi.training.checkpointing import checkpoint_blocks
 from wasi.training.compile import check_compiler, compile_blocks, graph_count, run_until_compiled, uncompiled
+from wasi.training.gradient_checkpointing import checkpoint_blocks
 from wasi.training.lean import LeanStep
 from wasi.training.step import TrainStep
 

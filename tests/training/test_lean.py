@@ -13,7 +13,7 @@ from wasi.layers.autocast import autocast_forward
 from wasi.layers.factored import FactoredLinear
 from wasi.measure.memory import train_peak
 from wasi.methods.selection import ActivationRanks
-from wasi.training.checkpointing import checkpoint_blocks
+from wasi.training.gradient_checkpointing import checkpoint_blocks
 from wasi.training.lean import LeanStep, _patch_embedding
 from wasi.training.segments import segment_lengths, segments
 from wasi.training.step import TrainStep

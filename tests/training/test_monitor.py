@@ -13,7 +13,7 @@ from wasi.layers.autocast import autocast_forward
 from wasi.layers.base import LowRankLayer
 from wasi.linalg.rank import explained_rank
 from wasi.linalg.tucker import expand
-from wasi.training.checkpointing import checkpoint_blocks
+from wasi.training.gradient_checkpointing import checkpoint_blocks
 from wasi.training.monitor import Monitor
 from wasi.training.step import TrainStep
 

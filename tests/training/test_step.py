@@ -9,10 +9,11 @@ from omegaconf import OmegaConf
 from tests.small import METHODS, MODELS, applied, batch
 from wasi.deferred import eager
 from wasi.errors import Diverged
+from wasi.layers.factored import trainable_factors
 from wasi.linalg import batched
 from wasi.training import subspace_iteration
-from wasi.training.checkpointing import checkpoint_blocks
-from wasi.training.optimizer import build_optimizer, trainable_factors
+from wasi.training.gradient_checkpointing import checkpoint_blocks
+from wasi.training.optimizer import build_optimizer
 from wasi.training.step import TrainStep
 from wasi.training.swan import Swan
 
@@ -206,9 +207,21 @@ def test_tied_weights_keep_one_pair_and_step_once(caplog):
     assert first.fc2 is second.fc2
     step = TrainStep(model, sgd(model, lr=0.01), None, clip_norm=2.0)
     assert [second.fc1] == step.subspace.tangent and [first.fc2] == step.subspace.coordinate_layers
-    assert any("steps on the weights of 1 of 2 low-rank layers; on both factors" in line for line in caplog.messages)
+    assert any("SGD steps along the tangent space in 1 of 2 layers with factored" in line for line in caplog.messages)
     losses = [step(*batch()).loss for _ in range(15)]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "told"),
+    [("sgd", "SGD steps along the tangent space in "), ("swan", "Swan whitens both factors as any matrices in ")],
+)
+def test_wsi_tells_that_no_layer_steps_on_its_weight(optimizer, told, caplog, compose_config):
+    caplog.set_level("INFO")
+    model = applied("timm_vit", "wsi")
+    build_optimizer(model, compose_config(f"optimizer={optimizer}").optimizer)
+    count = len(trainable_factors(model))
+    assert any(line.startswith(f"{told}{count} of {count} layers") for line in caplog.messages)
 
 
 def test_a_layer_that_takes_no_part_in_a_step_stays():

@@ -44,13 +44,14 @@ class TuckerState(nn.Module):
         super().__init__()
         if len(ranks) != example.dim():
             raise ValueError(f"{len(ranks)} ranks for {example.dim()} modes")
-        self.ranks, self.update_gap = tuple(ranks), update_gap
+        self.ranks = tuple(min(rank, size) for rank, size in zip(ranks, example.shape, strict=True))
+        self.update_gap = update_gap
         self.batch_rank = ranks[0] if ranks[0] < len(example) else None  # None: the batch mode is kept whole
         for mode, rank in enumerate(self.ranks[1:], 1):  # counted from 0: `basis_1` is `U_2` of the equations
             is_cut = rank < example.shape[mode]
             self.register_buffer(f"basis_{mode}", mode_subspace(example.detach(), mode, rank) if is_cut else None)
         self.register_buffer("age", torch.tensor(phase))
-        self.dtype = torch.float32  # in which the last forward pass computed `A_m^T A_m U_m`
+        self.iterate_dtype = torch.float32  # in which the last forward pass computed `A_m^T A_m U_m`
         self._steps = phase  # copied to `age` when the state is saved: a counter on an accelerator costs time per step
         self._watch()
 
@@ -113,7 +114,7 @@ def advance(states: Sequence[TuckerState]) -> None:
     bases = [basis for state in states for basis in state.bases if basis is not None]
     due = [basis for basis in bases if basis.grad is not None]
     iterates = [basis.grad for basis in bases if basis.grad is not None]
-    eps = max((torch.finfo(state.dtype).eps for state in states), default=0.0)
+    eps = max((torch.finfo(state.iterate_dtype).eps for state in states), default=0.0)
     for numbers, found in in_batches(partial(independent_columns, eps=eps), iterates, due):
         torch._foreach_copy_([due[number] for number in numbers], found)
     for basis in due:

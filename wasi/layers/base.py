@@ -52,15 +52,15 @@ class LowRankLayer(nn.Module):
         """Return how many elements a call with an input of `shape` saves for the backward pass, as the paper counts."""
         return prod(shape) if self.state is None else self.state.stored_elements(shape)
 
-    def saving_bases(self, x: Tensor) -> tuple[int | None, list[Tensor | None]]:
+    def begin_saving(self, x: Tensor) -> tuple[int | None, list[Tensor | None]]:
         """Return the batch rank and the bases (token modes, then features) in which `x` is saved; None: kept whole.
 
-        A token mode whose size does not match its basis, as with another image size, is kept whole. The call also tells
-        the state in which type this forward pass computes (`TuckerState.dtype`), for the next update of the bases.
+        A token mode whose size does not match its basis, as with another image size, is kept whole. The call also sets
+        `TuckerState.iterate_dtype`, the type in which this forward pass computes, for the next update of the bases.
         """
         if self.state is None:
             return None, [None] * (x.dim() - 1)
-        self.state.dtype = autocast_dtype(x)
+        self.state.iterate_dtype = autocast_dtype(x)
         bases = self.state.bases
         fits = [b is not None and len(b) == size for b, size in zip(bases, x.shape[1:], strict=True)]
         return self.state.batch_rank, [b if fit else None for b, fit in zip(bases, fits, strict=True)]

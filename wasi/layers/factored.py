@@ -27,7 +27,7 @@ from wasi.layers.activation import TuckerState
 from wasi.layers.autocast import as_autocast, without_autocast
 from wasi.layers.base import LowRankLayer
 from wasi.layers.skipped_output import placeholder_output
-from wasi.linalg import batched, subspace, tucker
+from wasi.linalg import subspace, tucker
 from wasi.linalg.thin import low_rank_linear, thin_matmul
 
 
@@ -97,28 +97,34 @@ def factor_gradients(
 class FactoredLinear(LowRankLayer):
     """`Y = X (L R)^T + b` with `L` (`O x K`, orthonormal columns at the start) and `R` (`K x I`).
 
-    For most optimizers, `L` and `R` are ordinary parameters. SGD without momentum, and SWAN, step on `W` as a whole:
-    after `use_coordinates`, the weight gradient `dW = M U^T` arrives as the gradient `M` of `C` (`O x r`), the
-    optimizer steps on `C`, and `fold_` takes `C U^T` into `L` and `R`. That is one step of Algorithm 1
-    (`wasi.linalg.subspace.algorithm_1`) up to terms quadratic in its length. Outside the optimizer's step `C` is zero
-    and takes no memory.
+    For most optimizers, `L` and `R` are ordinary parameters. SGD without momentum, and SWAN, step on `W` as a whole if
+    the saved input has a feature basis of at most `K` columns: after `use_coordinates`, the weight gradient
+    `dW = M U^T` arrives as the gradient `M` of `C` (`O x r`), the optimizer steps on `C`, and `fold_` takes `C U^T`
+    into `L` and `R`. That is one step of Algorithm 1 (`wasi.linalg.subspace.algorithm_1`) up to terms quadratic in its
+    length. Outside the optimizer's step `C` is zero and takes no memory.
 
     Args:
         left, right: `L` and `R`; bias: `[O]` or None; state: see `LowRankLayer`.
+        update: `subspace`, or `none`, with which `L` and `R` are ordinary parameters for every optimizer.
+        preconditioner: when `P` of `fold_` is computed: in every `step`, or only after the feature `basis` has moved.
     """
 
-    update = "subspace"  # SGD and SWAN step on `W`; "none": `L` and `R` are ordinary parameters for them, too
-    preconditioner = "step"  # solve for `P` in every step, or with "basis" only after the feature basis has moved
     training_only = ("state", "P")
     output_needed = True
     bias: nn.Parameter | None
     P: Tensor | None  # `(R R^T + delta I)^-1 R U` (`K x r`) of `fold_`, kept between steps by preconditioner "basis"
 
     def __init__(
-        self, left: nn.Parameter, right: nn.Parameter, bias: nn.Parameter | None, state: TuckerState | None = None
+        self,
+        left: nn.Parameter,
+        right: nn.Parameter,
+        bias: nn.Parameter | None,
+        state: TuckerState | None = None,
+        update: str = "subspace",
+        preconditioner: str = "step",
     ):
         super().__init__(right.shape[1], left.shape[0], state)
-        self.L, self.R = left, right
+        self.L, self.R, self.update, self.preconditioner = left, right, update, preconditioner
         self.register_parameter("bias", bias)
         self.C: Tensor | None = None
         self._zero_coordinates: Tensor | None = None  # `O x r` zeros that share one element: `C` between steps
@@ -134,7 +140,7 @@ class FactoredLinear(LowRankLayer):
     def forward(self, x: Tensor) -> Tensor:
         if not (torch.is_grad_enabled() and (self.L.requires_grad or self.R.requires_grad)):
             return low_rank_linear(x, self.R, self.L, self.bias)
-        batch_rank, bases = self.saving_bases(x)
+        batch_rank, bases = self.begin_saving(x)
         x, left, right, bias, *bases = as_autocast(x, self.L, self.R, self.bias, *bases)
         with without_autocast(x):
             return FactoredProduct.apply(x, left, right, bias, self.C, self.output_needed, batch_rank, *bases)
@@ -178,6 +184,15 @@ class FactoredLinear(LowRankLayer):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
+def trainable_factors(model: nn.Module) -> list[FactoredLinear]:
+    """Return the factored layers with trained factors whose `update` is `subspace`.
+
+    Of layers that share their factors only one is returned, so that its factors are stepped on once.
+    """
+    layers = (m for m in model.modules() if isinstance(m, FactoredLinear) and m.L.requires_grad and m.update != "none")
+    return list({id(m.L): m for m in layers}.values())
+
+
 @torch.no_grad()
 def fold_all_(layers: Sequence[FactoredLinear], decays: Sequence[float]) -> None:
     """Take `C U^T`, projected on the tangent space at rank `K`, into each `L` and `R`; reset `C` and its gradient.
@@ -194,12 +209,10 @@ def fold_all_(layers: Sequence[FactoredLinear], decays: Sequence[float]) -> None
         basis = layer.state.feature_basis
         assert basis is not None
         weights.append((layer.L, layer.R, layer.C, basis))
-    together = layers and not batched.is_on_cpu(layers[0].L)
-    ps = subspace.fold_all_(weights, decays, [layer.P for layer in layers]) if together else None
-    for number, (layer, weight, decay) in enumerate(zip(layers, weights, decays, strict=True)):
-        p = ps[number] if ps is not None else subspace.fold_(*weight, decay, layer.P)
+    ps = subspace.fold_all_(weights, decays, [layer.P for layer in layers])
+    for layer, p in zip(layers, ps, strict=True):
         if layer.preconditioner == "basis" and layer.P is None:
-            layer.P = p.clone() if together else p  # a slice of one tensor for all layers
+            layer.P = p.clone()  # on an accelerator `p` is a part of one tensor for several layers
         assert layer.C is not None and layer._zero_coordinates is not None
         layer.C.data, layer.C.grad = layer._zero_coordinates, None
 

@@ -55,7 +55,7 @@ class TuckerLinear(LowRankLayer):
     def forward(self, x: Tensor) -> Tensor:
         if not (torch.is_grad_enabled() and self.weight.requires_grad):
             return F.linear(x, self.weight, self.bias)
-        batch_rank, bases = self.saving_bases(x)
+        batch_rank, bases = self.begin_saving(x)
         x, weight, bias, *bases = as_autocast(x, self.weight, self.bias, *bases)
         with without_autocast(x):
             return TuckerProduct.apply(x, weight, bias, self.output_needed, batch_rank, *bases)

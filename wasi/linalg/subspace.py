@@ -67,22 +67,22 @@ def fold_(
 
 def fold_all_(
     weights: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]], decays: Sequence[float], ps: Sequence[Tensor | None]
-) -> list[Tensor]:
-    """Call `fold_` for several weights, with their `K x K` and `K x r` matrices in batches.
+) -> Iterator[Tensor]:
+    """Call `fold_` for several weights and yield the `P` of each; a weight is changed before its `P` is yielded.
 
-    For accelerators, see `wasi.linalg.batched`.
+    On an accelerator, the `K x K` and `K x r` matrices are computed in batches.
 
     Args:
         weights: for each weight, the first four arguments of `fold_`; decays, ps: its `decay` and `p`.
-
-    Returns:
-        The `P` of each weight.
     """
+    if not weights or batched.is_on_cpu(weights[0][0]):
+        yield from (fold_(*weight, decay, p) for weight, decay, p in zip(weights, decays, ps, strict=True))
+        return
     found: dict[int, Tensor] = {}
     for numbers in batched.similar([max(len(right), update.shape[1]) for _, right, update, _ in weights]):
         folded = _fold_batch_([weights[n] for n in numbers], [decays[n] for n in numbers], [ps[n] for n in numbers])
         found |= zip(numbers, folded, strict=True)
-    return [found[number] for number in range(len(weights))]
+    yield from (found[number] for number in range(len(weights)))
 
 
 def _fold_batch_(

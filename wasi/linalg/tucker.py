@@ -78,6 +78,8 @@ def compress(
 
 def _cheaper_order(shape: Sequence[int], bases: Factors) -> tuple[int, ...]:
     """Indices of `bases` in the order of projection: features first, or last if that takes fewer operations."""
+    if not bases:  # a single sample, `[I]`, whose only mode counts as the batch's
+        return ()
     last = len(bases) - 1
     ranks = [shape[0], *(d if u is None else u.shape[1] for d, u in zip(shape[1:], bases, strict=True))]
     features_first, features_last = (last, *range(last)), tuple(range(last + 1))

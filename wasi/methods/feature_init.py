@@ -25,8 +25,8 @@ from wasi.linalg.output_subspace import (
     project_inputs,
     project_outputs,
 )
-from wasi.methods.block_checkpointing import for_input_gradients
 from wasi.methods.calibration import in_chunks, refusing_undecomposable
+from wasi.methods.input_gradients import for_input_gradients
 from wasi.methods.moments import added
 from wasi.methods.output_init import OutputMoments
 from wasi.models.mapped import release_pages

@@ -42,10 +42,12 @@ class SubspaceMethod(Method):
         train_rest: whether the parameters outside `scope` train too (the head always does).
         weight_epsilon: share of a weight's squared singular values that its factors keep; None leaves weights dense.
         activations: how the Tucker ranks of saved inputs are chosen; None saves inputs uncompressed.
-        update: how weights are trained. `subspace`: SGD without momentum, and SWAN, step on the product `L R`, other
-            optimizers on the factors, with weight decay on `R` alone. `none`: any optimizer steps on the factors as
-            ordinary parameters. `svd`, the paper's baseline for WSI: the optimizer steps on the dense product, which an
-            SVD truncates to the same rank after each step.
+        update: how weights are trained. `subspace`: SGD without momentum, and SWAN, step on the product `L R` of layers
+            whose feature basis has at most as many columns as `L`. In other layers (all of WSI) SGD steps along the
+            tangent space of the matrices of that rank, and SWAN whitens the two factors as any matrices. Other
+            optimizers step on the factors, with weight decay on `R` alone. `none`: any optimizer steps on the factors
+            as ordinary parameters. `svd`, the paper's baseline for WSI: the optimizer steps on the dense product, which
+            an SVD truncates to the same rank after each step.
         preconditioner: when a subspace step recomputes `(R R^T)^-1 R U`: in every `step`, or, which is faster, only
             when the feature `basis` is updated (see docs/method.md).
         init: how factors are initialised, at the same rank. `svd`, as in the paper: the truncated SVD of the weight.
@@ -150,9 +152,8 @@ class SubspaceMethod(Method):
             return TuckerLinear(linear.weight, linear.bias, state)
         if self.update == "svd":
             return SvdLinear(*factors.product(name, linear.weight), factors.bias(linear))
-        layer = FactoredLinear(*factors.of(name, linear.weight), factors.bias(linear), state)
-        layer.update, layer.preconditioner = self.update, self.preconditioner
-        return layer
+        left, right = factors.of(name, linear.weight)
+        return FactoredLinear(left, right, factors.bias(linear), state, self.update, self.preconditioner)
 
 
 class _SharedFactors:

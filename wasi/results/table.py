@@ -1,6 +1,7 @@
 """A table of kept results as Markdown."""
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP, Cost
 from wasi.report.fields import DASH, accuracy_column, in_turns_text
@@ -21,7 +22,7 @@ _ACCURACY = (
     "Accuracy: mean ± sample standard deviation over n seeds; Δ: mean difference to {baseline} on equal seeds and "
     "its 95 % t-interval."
 )
-_COUNTED = "FLOPs: {baseline}'s in a whole step / this row's, counted."
+_COUNTED = "FLOPs: {baseline}'s forward, backward and subspace work / this row's, counted."
 _TIMES = (
     "Step and inference: {baseline}'s time / this row's, both measured in turns, with a 95 % interval; above 1 is "
     "faster."
@@ -87,13 +88,19 @@ def _cells(row: Row, table: Table, with_intervals: bool) -> list[str]:
     options = row.group.options
     return [
         f"**{row.name}**" if row.name in table.front else row.name,
-        f"{show_option(_OPTIMIZER, options[_OPTIMIZER])}, {options['optimizer.lr']:g}",
+        _optimizer(options),
         _accuracy(row),
         _difference(table.difference(row)),
         *(in_turns_text(_ratio(row, cost, with_intervals)) for cost in (FLOPS, STEP, INFERENCE)),
         _mib(row, PEAK, table),
         _mib(row, PROCESS, table),
     ]
+
+
+def _optimizer(options: Mapping[str, Any]) -> str:
+    """The optimizer and its learning rate, and whether it has momentum, which not all rows of an optimizer have."""
+    momentum = " with momentum" if options.get("optimizer.momentum") else ""
+    return f"{show_option(_OPTIMIZER, options[_OPTIMIZER])}{momentum}, {options['optimizer.lr']:g}"
 
 
 def _ratio(row: Row, cost: Cost, with_interval: bool) -> Mapping[str, float] | None:

@@ -15,8 +15,8 @@ from wasi.methods.method import Method
 from wasi.models.mapped import into_memory
 from wasi.training import parallel
 from wasi.training.baselines import mark_projected
-from wasi.training.checkpointing import checkpoint_blocks
 from wasi.training.compile import compile_blocks
+from wasi.training.gradient_checkpointing import checkpoint_blocks
 from wasi.training.lean import LeanStep
 from wasi.training.optimizer import build_optimizer
 from wasi.training.parameter_groups import Group, split

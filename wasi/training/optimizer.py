@@ -13,7 +13,7 @@ from torch import nn
 from wasi.config.arguments import target_of
 from wasi.deferred import eager
 from wasi.layers.base import LowRankLayer
-from wasi.layers.factored import FactoredLinear
+from wasi.layers.factored import FactoredLinear, trainable_factors
 from wasi.models.structure import find_blocks, head_module
 from wasi.training.parameter_groups import Group, split
 from wasi.training.swan import Swan
@@ -25,9 +25,9 @@ def build_optimizer(model: nn.Module, cfg: DictConfig) -> torch.optim.Optimizer:
     """Instantiate the optimizer of `optimizer=` over the trainable parameters.
 
     `Swan`, and SGD without momentum, step on the coordinates `C` of the factored layers that can use them
-    (`coordinate_groups`), which is logged if only some of them can; other optimizers step on `L` and `R`. Weight decay
-    acts on the product `L R`, so `L` has none of its own. `cfg.head_lr_ratio` is the learning rate of the classifier,
-    whose weights start at random, over that of the rest.
+    (`coordinate_groups`), and log how they step on the factors of others; other optimizers step on `L` and `R`. Weight
+    decay acts on the product `L R`, so `L` has none of its own. `cfg.head_lr_ratio` is the learning rate of the
+    classifier, whose weights start at random, over that of the rest.
 
     Raises:
         UserError: there is no such optimizer, or an option is not one of its arguments.
@@ -39,10 +39,10 @@ def build_optimizer(model: nn.Module, cfg: DictConfig) -> torch.optim.Optimizer:
     on_weights = kind is Swan or (kind is torch.optim.SGD and not cfg.get("momentum"))
     groups = coordinate_groups(model) if on_weights else []
     in_coordinates = [layer for layer in factored if layer.C is not None]
-    if 0 < len(in_coordinates) < len(factored):
-        text = "%s steps on the weights of %d of %d low-rank layers; on both factors of the others: %s"
-        why = "their inputs are kept at a rank above the weight's, or whole, or they share factors"
-        log.info(text, kind.__name__, len(in_coordinates), len(factored), why)
+    if on_weights and (others := len(factored) - len(in_coordinates)):
+        how = "whitens both factors as any matrices" if kind is Swan else "steps along the tangent space"
+        why = "their inputs are kept whole or at a rank above the weight's, or they share factors"
+        log.info("%s %s in %d of %d layers with factored weights: %s", kind.__name__, how, others, len(factored), why)
     held = {id(p) for layer in in_coordinates for p in (layer.L, layer.R)}
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in held]
     left = {id(layer.L) for layer in factored}
@@ -91,12 +91,3 @@ def _block_matrices(model: nn.Module) -> Iterator[nn.Parameter]:
         for module in block.modules():
             if isinstance(module, (nn.Linear, nn.MultiheadAttention, LowRankLayer)):
                 yield from (p for p in module.parameters() if p.dim() == 2)
-
-
-def trainable_factors(model: nn.Module) -> list[FactoredLinear]:
-    """Return the factored layers whose product `L R` is trained (`update` is not "none").
-
-    Of layers that share their factors only one is returned, so that its factors are stepped on once.
-    """
-    layers = (m for m in model.modules() if isinstance(m, FactoredLinear) and m.L.requires_grad and m.update != "none")
-    return list({id(m.L): m for m in layers}.values())

@@ -8,10 +8,9 @@ from torch import Tensor, nn
 
 from wasi.layers.activation import advance
 from wasi.layers.base import LowRankLayer
-from wasi.layers.factored import FactoredLinear, fold_all_, retract_all_, tangent_all_
+from wasi.layers.factored import FactoredLinear, fold_all_, retract_all_, tangent_all_, trainable_factors
 from wasi.layers.svd_linear import SvdLinear
 from wasi.linalg.precision import full_float32
-from wasi.training.optimizer import trainable_factors
 from wasi.training.swan import Swan
 
 
