@@ -1,11 +1,10 @@
 """Factors of a weight that are best for its outputs, or for the model's features (`method.init=output`, `features`).
 
-For inputs `x` of covariance `C` (`I x I`), the output error `E ||(Id - L L^T) W (x - mean)||^2` of an orthonormal `L`
-(`O x K`) is least for the leading eigenvectors of `W C W^T`; it then is the sum of the other eigenvalues. This is
+For inputs `x` of covariance `Cov` (`I x I`), the output error `E ||(Id - L L^T) W (x - mean)||^2` of an orthonormal `L`
+(`O x K`) is least for the leading eigenvectors of `W Cov W^T`; it then is the sum of the other eigenvalues. This is
 SVD-LLM's whitening with an orthonormal left factor (`basis_from_*`). `project_*` also weigh the outputs, by a
-sensitivity `S` (`O x O`). Functions `*_inputs` need eigenvectors of `I x I` matrices and are meant for `I <= O`,
-functions `*_outputs` those of `O x O` matrices. All tensors are meant to be float64. (`C` is a covariance here, not the
-coordinates of a step.)
+sensitivity `H` (`O x O`). Functions `*_inputs` need eigenvectors of `I x I` matrices and are meant for `I <= O`,
+functions `*_outputs` those of `O x O` matrices. All tensors are meant to be float64.
 """
 
 import torch
@@ -13,18 +12,18 @@ from torch import Tensor
 
 from wasi.linalg.rank import gram_energies, truncate
 
-# Added to the diagonal of `C`, relative to the inputs' mean square: directions in which the data have no variance are
+# Added to the diagonal of `Cov`, relative to the inputs' mean square: directions in which the data have no variance are
 # then ordered by the weight's own energy, far below directions in which they have, and far above rounding.
 RIDGE = 1e-9
 
 
 def basis_from_inputs(weight: Tensor, covariance: Tensor, ridge: float | Tensor, rank: int) -> Tensor:
-    """Return the leading `rank` eigenvectors (`O x K`, orthonormal) of `W (C + ridge Id) W^T`; cheap for `I <= O`.
+    """Return the leading `rank` eigenvectors (`O x K`, orthonormal) of `W (Cov + ridge Id) W^T`; cheap for `I <= O`.
 
-    They are the left singular vectors of `W s`, with the Cholesky factor `s` of `C + ridge Id = s s^T`.
+    They are the left singular vectors of `W s`, with the Cholesky factor `s` of `Cov + ridge Id = s s^T`.
 
     Args:
-        weight: `W`, `O x I`; covariance: `C`, `I x I`; ridge: above 0, in the units of `C`; rank: `K`, at most `I`.
+        weight: `W`, `O x I`; covariance: `Cov`, `I x I`; ridge: above 0, in the units of `Cov`; rank: `K`, at most `I`.
     """
     s = torch.linalg.cholesky(_plus_diagonal(covariance, ridge))
     return truncate(weight @ s, 1.0, rank)[0]
@@ -34,7 +33,8 @@ def basis_from_outputs(weight: Tensor, covariance: Tensor, ridge: float | Tensor
     """Return the eigenvectors of `basis_from_inputs` from the covariance of the outputs; cheap for `O <= I`.
 
     Args:
-        weight: `W`, `O x I`; covariance: `W C W^T`, `O x O`; ridge: above 0, in the units of `C`; rank: at most `O`.
+        weight: `W`, `O x I`; covariance: `W Cov W^T`, `O x O`; ridge: above 0, in the units of `Cov`.
+        rank: `K`, at most `O`.
     """
     return _leading(covariance + ridge * (weight @ weight.mT), rank)
 
@@ -42,14 +42,14 @@ def basis_from_outputs(weight: Tensor, covariance: Tensor, ridge: float | Tensor
 def project_inputs(
     weight: Tensor, moment: Tensor, sensitivity: Tensor, ridge: Tensor, damping: Tensor, rank: int
 ) -> tuple[Tensor, Tensor]:
-    """Return `L` (`O x K`, orthonormal) and `R` (`K x I`) whose product `W'` minimises `tr S (W' - W) C (W' - W)^T`.
+    """Return `L` (`O x K`, orthonormal) and `R` (`K x I`) whose product `W'` minimises `tr H (W' - W) Cov (W' - W)^T`.
 
-    With `C = s s^T` and `V` (`I x K`) the leading eigenvectors of `s^T (W^T S W) s`, the minimiser of rank `K` is
-    `W' = W s V V^T s^-1`. It is cheap for `I <= O`, and needs no `S` (`O x O`) beside `W^T S W`.
+    With `Cov = s s^T` and `V` (`I x K`) the leading eigenvectors of `s^T (W^T H W) s`, the minimiser of rank `K` is
+    `W' = W s V V^T s^-1`. It is cheap for `I <= O`, and needs no `H` (`O x O`) beside `W^T H W`.
 
     Args:
-        weight: `W`, `O x I`; moment: `C`, `I x I`; sensitivity: `W^T S W`, `I x I`.
-        ridge: above 0, added to the diagonal of `C`; damping: added to the diagonal of `S`, by `damping W^T W`.
+        weight: `W`, `O x I`; moment: `Cov`, `I x I`; sensitivity: `W^T H W`, `I x I`.
+        ridge: above 0, added to the diagonal of `Cov`; damping: added to the diagonal of `H`, by `damping W^T W`.
         rank: `K`, at most `I`.
     """
     s, matrix = _whitened_input_gram(weight, moment, sensitivity, ridge, damping)
@@ -63,10 +63,10 @@ def project_outputs(
 ) -> tuple[Tensor, Tensor]:
     """Return the factors of `project_inputs` from the moment of the outputs; cheap for `O <= I`.
 
-    With `S = t t^T` and `U` (`O x K`) the leading eigenvectors of `t^T (W C W^T) t`, `W' = t^-T U U^T t^T W`.
+    With `H = t t^T` and `U` (`O x K`) the leading eigenvectors of `t^T (W Cov W^T) t`, `W' = t^-T U U^T t^T W`.
 
     Args:
-        moment: `W C W^T`, `O x O`; sensitivity: `S`, `O x O`; rank: `K`, at most `O`; others as for `project_inputs`.
+        moment: `W Cov W^T`, `O x O`; sensitivity: `H`, `O x O`; rank: `K`, at most `O`; others as for `project_inputs`.
     """
     t, matrix = _whitened_output_gram(weight, moment, sensitivity, ridge, damping)
     vectors = _leading(matrix, rank)
@@ -90,7 +90,7 @@ def losses_from_outputs(weight: Tensor, moment: Tensor, sensitivity: Tensor, rid
 def _whitened_input_gram(
     weight: Tensor, moment: Tensor, sensitivity: Tensor, ridge: Tensor, damping: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """`s` (lower triangular) of `C = s s^T`, and `s^T (W^T S W) s`, both `I x I`, with ridge and damping."""
+    """`s` (lower triangular) of `Cov = s s^T`, and `s^T (W^T H W) s`, both `I x I`, with ridge and damping."""
     s = torch.linalg.cholesky(_plus_diagonal(moment, ridge))
     return s, s.mT @ (sensitivity + damping * (weight.mT @ weight)) @ s
 
@@ -98,7 +98,7 @@ def _whitened_input_gram(
 def _whitened_output_gram(
     weight: Tensor, moment: Tensor, sensitivity: Tensor, ridge: Tensor, damping: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """`t` (lower triangular) of `S = t t^T`, and `t^T (W C W^T) t`, both `O x O`, with ridge and damping."""
+    """`t` (lower triangular) of `H = t t^T`, and `t^T (W Cov W^T) t`, both `O x O`, with ridge and damping."""
     t = torch.linalg.cholesky(_plus_diagonal(sensitivity, damping))
     return t, t.mT @ (moment + ridge * (weight @ weight.mT)) @ t
 

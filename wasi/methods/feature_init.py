@@ -7,9 +7,9 @@ layer's output, with a random `v ~ N(0, I)` per image. Then `E g g^T` equals `E 
 features with respect to the output. As in K-FAC's approximation of the curvature, the error of a weight `W'` is
 assumed to factor into
 
-    E[|g|^2 |(W' - W)(x - mean)|_S^2],   S = E g g^T,
+    E[|g|^2 |(W' - W)(x - mean)|_H^2],   H = E g g^T,
 
-with tokens weighted by `|g|^2` and outputs by `S`. `linalg.output_subspace` computes the best `W'` of rank `K` exactly.
+with tokens weighted by `|g|^2` and outputs by `H`. `linalg.output_subspace` computes the best `W'` of rank `K` exactly.
 """
 
 from collections.abc import Iterable, Mapping
@@ -32,7 +32,7 @@ from wasi.methods.output_init import OutputMoments
 from wasi.models.mapped import release_pages
 from wasi.models.structure import head_module
 
-# Added to the diagonal of `S`, relative to its mean: `S` is estimated from few images, and training changes the
+# Added to the diagonal of `H`, relative to its mean: `H` is estimated from few images, and training changes the
 # features.
 _DAMPING = 0.3
 
