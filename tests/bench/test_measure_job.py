@@ -268,7 +268,7 @@ def test_wandb_gets_the_file_the_layers_and_the_figures_of_a_completed_job(compo
     assert {shown[f"figures/{name}/_type"] for name in ("memory", "time", "ranks")} == {"image-file"}
     files = next((tmp_path / "wandb").glob("offline-run-*")) / "files"
     table = json.loads((files / shown["layers/path"]).read_text())
-    assert dict(zip(table["columns"], table["data"][0], strict=True))["activation_rank_1"] == 5
+    assert dict(zip(table["columns"], table["data"][0], strict=True))["activation_rank_2"] == 5
     (artifact,) = (one for one in wandb_file.of_type(found, "artifact") if one.type == "result")
     (content,) = artifact.manifest.contents
     assert content.path == "bench.json" and json.loads(Path(content.local_path).read_text()) == read(tmp_path)

@@ -138,7 +138,7 @@ def test_what_panels_need_is_there_after_a_completed_run(tmp_path, compose_confi
     table = json.loads((files / last["layers/path"]).read_text())
     assert dict(zip(table["columns"], table["data"][0], strict=True)) == {
         "name": "blocks.0.fc1", "type": "LowRankLinear", "in_features": 8, "out_features": 4, "weight_rank": 3,
-        "activation_rank_0": 2, "activation_rank_1": 5,
+        "activation_rank_1": 2, "activation_rank_2": 5,
     }  # fmt: skip
     artifacts = {artifact.type: artifact for artifact in of_type(found, "artifact")}
     assert set(artifacts) == {"result", "model"} or {"result", "model"} < set(artifacts)

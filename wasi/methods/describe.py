@@ -34,12 +34,12 @@ def describe_layers(model: nn.Module, scope: str) -> list[dict]:
 def rank_history(layers: list[dict]) -> dict[str, float]:
     """Return the ranks in `describe_layers`' result as metrics `rank/LAYER/weight` and `rank/LAYER/activation_MODE`.
 
-    `MODE` is counted from 0, the batch mode; in `monitor.csv` it is counted from 1.
+    `MODE` is counted from 1, the batch mode, as in `monitor.csv`.
     """
     values = {}
     for layer in layers:
         if "weight_rank" in layer:
             values[f"rank/{layer['name']}/weight"] = layer["weight_rank"]
-        for mode, rank in enumerate(layer.get("activation_ranks", ())):
+        for mode, rank in enumerate(layer.get("activation_ranks", ()), 1):
             values[f"rank/{layer['name']}/activation_{mode}"] = rank
     return values

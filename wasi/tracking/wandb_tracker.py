@@ -301,7 +301,7 @@ def layer_table(layers: list[dict]) -> tuple[list[str | int], list[list]]:
     for layer in layers:
         ranks = list(layer.get("activation_ranks", ()))
         rows.append([*(layer.get(key) for key in fields), *ranks, *[None] * (modes - len(ranks))])
-    return [*fields, *(f"activation_rank_{mode}" for mode in range(modes))], rows
+    return [*fields, *(f"activation_rank_{mode}" for mode in range(1, modes + 1))], rows
 
 
 def _cloned_from_a_folder() -> bool:
