@@ -41,7 +41,7 @@ class ActivationRanks:
 
     selection: str
     epsilon: float
-    ranks: list[int] | None
+    ranks: list[int] | None = None
     perplexity: PerplexitySearch | None = None
     update_gap: int = 1
     batch_mode: str = "whole"

@@ -16,7 +16,7 @@ _TITLES = (
     *("", "optimizer, lr", "{accuracy}", "Δ {baseline}, points", "FLOPs", "step", "inference"),
     *("live MiB", "process MiB"),
 )
-_BRIEF = ("", "{accuracy}", "Δ {baseline}, points", "step", "inference", "live MiB")
+_BRIEF = ("", "{accuracy}", "Δ {baseline}, points", "step", "inference", "live MiB", "process MiB")
 _OPTIMIZER = "optimizer._target_"
 _ACCURACY = (
     "Accuracy: mean ± sample standard deviation over n seeds; Δ: mean difference to {baseline} on equal seeds and "

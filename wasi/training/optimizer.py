@@ -7,7 +7,6 @@ from typing import Any
 
 import hydra
 import torch
-from omegaconf import DictConfig
 from torch import nn
 
 from wasi.config.arguments import target_of
@@ -21,12 +20,12 @@ from wasi.training.swan import Swan
 log = logging.getLogger(__name__)
 
 
-def build_optimizer(model: nn.Module, cfg: DictConfig) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, cfg: Mapping[str, Any]) -> torch.optim.Optimizer:
     """Instantiate the optimizer of `optimizer=` over the trainable parameters.
 
     `Swan`, and SGD without momentum, step on the coordinates `C` of the factored layers that can use them
     (`coordinate_groups`), and log how they step on the factors of others; other optimizers step on `L` and `R`. Weight
-    decay acts on the product `L R`, so `L` has none of its own. `cfg.head_lr_ratio` is the learning rate of the
+    decay acts on the product `L R`, so `L` has none of its own. `head_lr_ratio` is the learning rate of the
     classifier, whose weights start at random, over that of the rest.
 
     Raises:
@@ -49,7 +48,7 @@ def build_optimizer(model: nn.Module, cfg: DictConfig) -> torch.optim.Optimizer:
     matrices = {id(p) for p in _block_matrices(model)} if kind is Swan else set()
     groups += split(split([{"params": rest, "whiten": False}], left, weight_decay=0.0), matrices, whiten=True)
     if (ratio := cfg.get("head_lr_ratio", 1.0)) != 1.0:
-        groups = split(groups, {id(p) for p in head_module(model).parameters()}, lr=ratio * cfg.lr)
+        groups = split(groups, {id(p) for p in head_module(model).parameters()}, lr=ratio * cfg["lr"])
     return make_optimizer(kind, cfg, groups)
 
 
