@@ -368,8 +368,8 @@ def test_a_brief_table_has_fewer_columns_and_no_sentences(tmp_path, kept):
     document.write_text(document.read_text().replace("table: t", "brief: t of vanilla, wasi_0.8"))
     update(tmp_path)
     text = document.read_text()
-    assert "\n| | val acc | Δ vanilla, points | step | inference | live MiB |\n" in text
-    assert "| **wasi_0.8** | 0.8906 ± 0.0021 (n=5) | -1.00 [-1.20, -0.80] | 1.40× | 1.60× | 500 |\n" in text
+    assert "\n| | val acc | Δ vanilla, points | step | inference | live MiB | process MiB |\n" in text
+    assert "| **wasi_0.8** | 0.8906 ± 0.0021 (n=5) | -1.00 [-1.20, -0.80] | 1.40× | 1.60× | 500 | 1000 |\n" in text
     assert "lora_r8" not in text and "LoRA" not in text and stale_documents(tmp_path) == {}
     document.write_text(text.replace("of vanilla, wasi_0.8", "of other"))
     with pytest.raises(UserError, match="^brief=t of other: allowed is rows of results/t: "):
@@ -377,6 +377,18 @@ def test_a_brief_table_has_fewer_columns_and_no_sentences(tmp_path, kept):
     document.write_text(text.replace("<!-- /brief -->", "<!-- /table -->"))
     with pytest.raises(UserError, match="^brief=t of vanilla, wasi_0.8: allowed is followed by <!-- /brief -->"):
         update(tmp_path)
+
+
+@pytest.mark.parametrize(("kind", "where"), [("table", 0), ("brief", 1)])
+def test_a_document_explains_a_column_once(kind, where, tmp_path, kept):
+    _document(tmp_path)
+    document = tmp_path / "README.md"
+    document.write_text(f"<!-- {kind}: t of vanilla -->\n<!-- /{kind} -->\n" + document.read_text())
+    update(tmp_path)
+    parts = document.read_text().split(f"<!-- /{kind} -->")
+    for meaning in ("Accuracy: mean ± ", "Step and inference: ", "process: resident peak"):
+        assert [meaning in part for part in parts[:2]] == [where == 0, where == 1]
+    assert stale_documents(tmp_path) == {}
 
 
 def test_a_document_can_have_some_of_the_rows(tmp_path, kept):

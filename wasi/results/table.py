@@ -39,7 +39,9 @@ _AS = (
 _BOLD = "**Bold**: on the Pareto front of accuracy, step time and live peak; rows without an accuracy are not judged."
 
 
-def markdown(table: Table, only: Collection[str] | None = None, is_brief: bool = False) -> str:
+def markdown(
+    table: Table, only: Collection[str] | None = None, is_brief: bool = False, explained: Collection[str] = ()
+) -> str:
     """What the numbers say in sentences, the table, what its columns mean, and where the numbers come from.
 
     A column without any number is left out.
@@ -47,10 +49,11 @@ def markdown(table: Table, only: Collection[str] | None = None, is_brief: bool =
     Args:
         only: names of the rows to show; None shows all. The sentences are about all rows in either case.
         is_brief: leaves out the sentences, the columns that `_BRIEF` lacks, and the intervals of times.
+        explained: sentences of `legend` that are left out, because the same page has them above.
     """
     accuracy = accuracy_column(table.rows[0].group)
     titles = [title.format(accuracy=accuracy, baseline=_baseline(table)) for title in _TITLES]
-    shown = [row for row in table.rows if only is None or row.name in only]
+    shown = _shown(table, only)
     rows = [_cells(row, table, with_intervals=not is_brief) for row in shown]
     wanted = [index for index, title in enumerate(_TITLES) if not is_brief or title in _BRIEF]
     filled = [index for index in wanted if any(cells[index] != DASH for cells in rows)]
@@ -58,13 +61,14 @@ def markdown(table: Table, only: Collection[str] | None = None, is_brief: bool =
     lines = [[cells[index] for index in filled] for cells in lines]
     text = "\n".join(f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in lines)
     verdict = "" if is_brief else "\n".join(f"- {sentence}" for sentence in sentences(table))
-    legend = "" if is_brief else _legend(table, shown)
-    parts = [verdict, text, legend, source(table.runs)]
+    meanings = [] if is_brief else [one for one in legend(table, only) if one not in explained]
+    parts = [verdict, text, " ".join(meanings), source(table.runs)]
     return "\n\n".join(part for part in parts if part)
 
 
-def _legend(table: Table, rows: list[Row]) -> str:
-    """The sentences that explain the columns which the table has."""
+def legend(table: Table, only: Collection[str] | None = None) -> list[str]:
+    """The sentences that explain the columns which the table has with these rows."""
+    rows = _shown(table, only)
     applies = {
         _ACCURACY: any(row.accuracies for row in rows),
         _AS: any(row.trained_as for row in rows),
@@ -74,7 +78,11 @@ def _legend(table: Table, rows: list[Row]) -> str:
         _LESS: any(_less(row, PEAK, table) for row in rows),
         _BOLD: any(row.name in table.front for row in rows),
     }
-    return " ".join(text for text, is_so in applies.items() if is_so).format(baseline=_baseline(table))
+    return [text.format(baseline=_baseline(table)) for text, is_so in applies.items() if is_so]
+
+
+def _shown(table: Table, only: Collection[str] | None) -> list[Row]:
+    return [row for row in table.rows if only is None or row.name in only]
 
 
 def _baseline(table: Table) -> str:
