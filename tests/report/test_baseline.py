@@ -228,7 +228,7 @@ def test_every_output_compares_with_the_most_accurate_vanilla_of_another_optimiz
     remark = "compared with a vanilla of another optimizer.lr (0.01)"
     assert "-0.0490" in text and "(4.00×)" in text and remark.replace("_", "\\_") in text
     assert "No WASI configuration keeps the accuracy of “vanilla, mlp, lr=0.01”" in text
-    assert "wasi 0.8, mlp (-4.90 points" in text
+    assert "“wasi 0.8, mlp” (−4.90 points" in text
 
 
 def test_costs_measured_in_turns_stay_beside_a_more_accurate_vanilla(tmp_path):

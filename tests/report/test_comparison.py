@@ -11,8 +11,8 @@ from wasi.report.blocks import blocks_of
 from wasi.report.comparison import Comparison
 from wasi.report.load import read_runs
 from wasi.report.origins import one_machine, was_busy
+from wasi.report.ranking import front_of
 from wasi.report.subspace_ablation import ablation_sentences
-from wasi.report.summary import front_of
 from wasi.runs.tuned_row import TunedRow
 from wasi.runs.tuning import Row
 from wasi.runs.tuning_file import not_chosen, read_tuning, write_tuning
@@ -68,11 +68,11 @@ def test_the_words_above_a_table_tell_rows_of_one_threshold_apart(tmp_path):
         for lr, acc in ((0.05, 0.8), (0.02, 0.7)):
             add(tmp_path, "wasi", 0.8, seed, acc, {"optimizer.lr": lr})
     write_report([tmp_path])
-    (sentence,) = [line for line in (tmp_path / "report.md").read_text().splitlines() if line.startswith("In accuracy")]
+    lines = (tmp_path / "report.md").read_text().splitlines()
+    (sentence,) = [line for line in lines if line.startswith("Accuracy below")]
     assert sentence == (
-        "In accuracy (mean difference over seeds [its 95 % interval]): wasi 0.8, lr=0.02 (-20.00 points "
-        "[-21.27, -18.73]), "
-        "wasi 0.8, lr=0.05 (-10.00 points [-11.27, -8.73]) below vanilla."
+        "Accuracy below vanilla's [95 % interval]: “wasi 0.8, lr=0.02” (−20.00 points [−21.27, −18.73]) and "
+        "“wasi 0.8, lr=0.05” (−10.00 points [−11.27, −8.73])."
     )
 
 

@@ -10,7 +10,7 @@ from wasi.report.comparison import Comparison, has_width
 from wasi.report.groups import Group, identity, short_names, shown_option
 from wasi.report.load import Run
 from wasi.report.options import activation_label, select, show, weight_label
-from wasi.report.summary import front_of
+from wasi.report.ranking import front_of
 from wasi.report.tuned import tuned_value
 
 MOST_NAMES = 6  # so many rows are named in a sentence

@@ -19,9 +19,9 @@ from wasi.report.comparison import Comparison
 from wasi.report.groups import Group
 from wasi.report.labels import Label, annotate
 from wasi.report.options import epsilon_label
+from wasi.report.ranking import cost_axis
 from wasi.report.series import Series, references, series_of
 from wasi.report.style import SETTINGS, is_logarithmic
-from wasi.report.summary import cost_axis
 from wasi.report.ticks import label_log_axis
 from wasi.report.wrapping import wrapped
 

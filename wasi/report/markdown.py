@@ -8,8 +8,7 @@ from wasi.report.comparison import Comparison
 from wasi.report.fields import Field, facts_of, fields_of, have_ratios
 from wasi.report.gathered import Report
 from wasi.report.meanings import RANKS_BY_HAND, meanings_of
-from wasi.report.page.conclusion import answer
-from wasi.report.summary import doubts_about_accuracy, summary
+from wasi.report.page.conclusion import statements
 
 _COLUMNS = {
     "method": "how the model is trained, each is explained below; every other row is compared with `vanilla`",
@@ -54,10 +53,7 @@ def markdown(report: Report, figures: Sequence[list[str]]) -> str:
 
 def _section(block: Block, figures: list[str]) -> list[str]:
     parts = [f"## {escape(block.title)}", escape(facts_of(block))]
-    loud = doubts_about_accuracy(block.groups)
-    if saved := answer(block):
-        parts.append(_bold(saved))
-    parts += [_bold(said) if said in loud else escape(said) for said in summary(block)]
+    parts += [escape(one.text) if one.tone == "plain" else _bold(one.text) for one in statements(block)]
     parts.append(_table(fields_of(block)))
     if block.remarks:
         parts.append(_list(f"[{number}] {escape(remark)}" for number, remark in enumerate(block.remarks, start=1)))

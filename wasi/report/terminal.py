@@ -7,7 +7,7 @@ from wasi.report.blocks import Block, row_names
 from wasi.report.columns import DROPPED_FIRST
 from wasi.report.comparison import Comparison
 from wasi.report.fields import DASH, TUNED, WITHIN_NOISE, Field, facts_of, fields_of, have_ratios, tuned_of
-from wasi.report.summary import summary
+from wasi.report.page.conclusion import statements
 
 WIDTH = 120
 
@@ -44,17 +44,26 @@ def _tests(comparisons: Sequence[Comparison]) -> list[str]:
 
 
 def block_text(block: Block) -> str:
-    """A block as heading, sentences, table, and the remarks that its rows refer to by number."""
+    """A block as heading, sentences, table, and the remarks that its rows refer to by number.
+
+    The main sentence is left for `answers`, at the end of the text, where a reader sees it first.
+    """
     fields = _fitting(fields_of(block))
     heading = f"{block.title}: {facts_of(block)}"
     notes = [f"  [{number}] {remark}" for number, remark in enumerate(block.remarks, start=1)]
     if not any(field.title == TUNED for field in fields):
         notes += _tuned_notes(block)
-    said = textwrap.wrap(" ".join(summary(block)), WIDTH)
+    said = textwrap.wrap(" ".join(one.text for one in statements(block) if one.tone != "main"), WIDTH)
     lines = _lines(fields)
     if len(lines[0]) > WIDTH:
         lines = _lines(fields, gap=" ")
     return "\n".join([heading, *said, *lines, *notes])
+
+
+def answers(blocks: Iterable[Block]) -> list[str]:
+    """The main sentence about each block, such as what WASI saves, behind the block's title."""
+    said = [(block.title, one.text) for block in blocks for one in statements(block) if one.tone == "main"]
+    return [textwrap.fill(f"{title}: {text}", WIDTH) for title, text in said]
 
 
 def _fitting(fields: list[Field]) -> list[Field]:

@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import re
-import textwrap
 from pathlib import Path
 
 from wasi.atomic import atomic_write_bytes, atomic_write_text
@@ -13,8 +12,7 @@ from wasi.report.csv_files import groups_csv, runs_csv
 from wasi.report.gathered import Report, gather
 from wasi.report.markdown import markdown
 from wasi.report.origins import experiment_of
-from wasi.report.page.conclusion import answer
-from wasi.report.terminal import WIDTH, block_text, legend
+from wasi.report.terminal import answers, block_text, legend
 from wasi.runs.ending import printable
 
 PAGE = "report.html"
@@ -65,16 +63,10 @@ def _text(report: Report, files: list[str]) -> str:
     if report.warnings:
         parts.append("\n".join(f"warning: {line}" for line in report.warnings))
     parts.append(f"written to {report.folder}: {', '.join(['report.md', 'report.csv', 'report_groups.csv', *files])}")
-    parts += _answers(report.blocks)
+    parts += answers(report.blocks)
     if PAGE in files:
         parts.append(f"all of it as one page: {report.folder / PAGE}")
     return "\n\n".join(parts)
-
-
-def _answers(blocks: list[Block]) -> list[str]:
-    """For each model and data set, the page's sentence about what WASI saves."""
-    answers = {block.title: answer(block) for block in blocks}
-    return [textwrap.fill(f"{title}: {text}", WIDTH) for title, text in answers.items() if text]
 
 
 def write_figures(block: Block, folder: Path) -> list[str]:

@@ -20,8 +20,8 @@ from wasi.report.page.figure import (
     tooltip,
 )
 from wasi.report.page.page_rows import Row
+from wasi.report.ranking import CostAxis, cost_axis, is_one_work
 from wasi.report.series import references
-from wasi.report.summary import CostAxis, cost_axis, is_one_work
 
 
 def section(rows: Sequence[Row]) -> Section | None:

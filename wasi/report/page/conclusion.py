@@ -1,4 +1,4 @@
-"""The sentences at the top of the page that say what the numbers show, made from the numbers alone."""
+"""The sentences that say what the numbers show, for page, terminal and report.md, made from the numbers alone."""
 
 import math
 from collections.abc import Sequence
@@ -9,13 +9,14 @@ from wasi.report.columns import ENERGY, FLOPS, INFERENCE, PEAK, PROCESS, STEP, V
 from wasi.report.comparison import Comparison
 from wasi.report.fields import MOST_NAMES, listed, ratio_text, significant
 from wasi.report.groups import Group
+from wasi.report.options import select, unquotable
 from wasi.report.origins import are_comparable, one_machine, was_busy
 from wasi.report.page.cells import TITLES, signed
 from wasi.report.page.overall import Statement
 from wasi.report.page.page_rows import Row, rows_of
+from wasi.report.ranking import is_one_work, times_in_turns
 from wasi.report.statistics import Paired
 from wasi.report.subspace_ablation import ablation_sentences
-from wasi.report.summary import doubts_about_accuracy, is_one_work, one_seed_among, times_in_turns
 
 _EQUAL_WITHIN = 0.02  # accuracies pass for equal if the whole interval is no further from zero (two t-tests)
 _CHEAPEST = 3  # so many of the cheapest rows are named
@@ -29,21 +30,24 @@ _SAVED = {
 }
 _NOT_ONE_WORK = "They differ in batch or image size, so a step is not the same work in all of them"
 _LOST = {cost: words.replace("less", "more").replace("fewer", "more") for cost, words in _SAVED.items()}
+_MEANT = {
+    "surrogate weights": "random ones with the singular values of pretrained ones",
+    "synthetic images": "noise around a pattern per class",
+}
 
 
 def of_block(rows: Sequence[Row]) -> list[Statement]:
     """The statements about one model on one data set."""
     statements = [_main(rows), _front(rows), *_cheapest(rows), _within_noise(rows), _differing(rows)]
     groups = [row.group for row in rows]
-    loud = [Statement(sentence, "loud") for sentence in doubts_about_accuracy(groups)]
+    loud = [Statement(sentence, "loud") for sentence in [*_not_to_be_quoted(groups), *_not_held_out(groups)]]
     needed = [Statement(sentence) for sentence in ablation_sentences(groups)]
     return [*loud, *(statement for statement in statements if statement is not None), *needed]
 
 
-def answer(block: Block) -> str | None:
-    """The main statement about a block, which says what WASI saves; None if nothing was measured."""
-    main = _main(rows_of(block, first=0))
-    return None if main is None else main.text
+def statements(block: Block) -> list[Statement]:
+    """The statements about a block, for a text outside of the page."""
+    return of_block(rows_of(block, first=0))
 
 
 def _main(rows: Sequence[Row]) -> Statement | None:
@@ -226,9 +230,14 @@ def _costs(row: Row, rows: Sequence[Row]) -> str:
     return words + (f" ({rest})" if rest else "")
 
 
+def _one_seed_among(group: Group, groups: Sequence[Group]) -> str:
+    """` (one seed)` for a row of one seed beside rows of several, as its accuracy may be luck; else ""."""
+    return " (one seed)" if len(group.trained) == 1 and any(len(other.trained) > 1 for other in groups) else ""
+
+
 def _front(rows: Sequence[Row]) -> Statement | None:
     groups = [row.group for row in rows]
-    marked = [row.quoted_name + one_seed_among(row.group, groups) for row in rows if row.on_front]
+    marked = [row.quoted_name + _one_seed_among(row.group, groups) for row in rows if row.on_front]
     if not marked:
         timed = [row for row in rows if None not in (row.accuracy, row.cost(STEP))]
         sources = [run for row in timed for run in row.group.sources(STEP.metric)]
@@ -275,15 +284,15 @@ def _cheapest(rows: Sequence[Row]) -> list[Statement]:
 
 def _within_noise(rows: Sequence[Row]) -> Statement | None:
     """Names the rows within noise of vanilla's accuracy, which does not mean that they are equal."""
-    names = [one.quoted_name for one in rows if one.comparison.verdict == "within noise"]
-    if not names:
+    ones = [one for one in rows if one.comparison.verdict == "within noise"]
+    if not ones:
         return None
-    words = "is" if len(names) == 1 else "are"
-    if len(names) > MOST_NAMES:  # the table marks them
+    words = "is" if len(ones) == 1 else "are"
+    text = f"Within noise of vanilla's accuracy{_brackets(ones)} {words} {listed([_with_points(one) for one in ones])}"
+    if len(ones) > MOST_NAMES:  # the table marks them
         compared = sum(one.comparison.verdict is not None for one in rows)
-        text = f"{len(names)} of {compared} rows are within noise of vanilla's accuracy (≈ in the table)"
-        return Statement(f"{text}: no difference shown, nor ruled out.")
-    return Statement(f"Within noise of vanilla's accuracy {words} {listed(names)}: no difference shown, nor ruled out.")
+        text = f"{len(ones)} of {compared} rows are within noise of vanilla's accuracy (≈ in the table)"
+    return Statement(f"{text}: no difference shown, nor ruled out.")
 
 
 def _differing(rows: Sequence[Row]) -> Statement | None:
@@ -301,11 +310,41 @@ def _on_side(side: str, ones: Sequence[Row], compared: int) -> str:
         compared: the number of rows whose accuracy was compared with vanilla's.
     """
     if len(ones) <= MOST_NAMES:
-        return f"Accuracy {side} vanilla's: {listed([_with_points(one) for one in ones])}."
+        return f"Accuracy {side} vanilla's{_brackets(ones)}: {listed([_with_points(one) for one in ones])}."
     ordered = sorted(ones, key=lambda one: abs(_difference(one)))
     nearest, farthest = (_with_points(one) for one in (ordered[0], ordered[-1]))
-    return f"Accuracy {side} vanilla's: {len(ones)} of {compared} rows, from {nearest} to {farthest}."
+    text = f"{len(ones)} of {compared} rows, from {nearest} to {farthest}"
+    return f"Accuracy {side} vanilla's{_brackets([ordered[0], ordered[-1]])}: {text}."
 
 
 def _with_points(one: Row) -> str:
-    return f"{one.quoted_name} ({_points(one)} points)"
+    """The row's name and difference in accuracy as `wasi 0.8 (−0.31 points [−1.10, +0.48])`."""
+    bounds = ", ".join(signed(100 * bound) for bound in _interval(one) or ())
+    return f"{one.quoted_name} ({_points(one)} points{f' [{bounds}]' if bounds else ''})"
+
+
+def _brackets(ones: Sequence[Row]) -> str:
+    """What the brackets of `_with_points` mean; "" if none of the rows has any."""
+    return " [95 % interval]" if any(_interval(one) for one in ones) else ""
+
+
+def _interval(one: Row) -> tuple[float, float] | None:
+    return None if one.comparison.pairing is None else one.comparison.pairing.interval
+
+
+def _not_held_out(groups: Sequence[Group]) -> list[str]:
+    """A sentence if the validation images are the test images; else none."""
+    if not any(select(group.config, "dataset.val_source") == "test" and group.is_quotable for group in groups):
+        return []
+    return [
+        "Nothing is held out (dataset.val_source=test): learning rates or epochs that were chosen by validation "
+        "accuracy were chosen on the very images that test accuracy is quoted of."
+    ]
+
+
+def _not_to_be_quoted(groups: Sequence[Group]) -> list[str]:
+    """A sentence if accuracies are left out as they mean nothing; else none."""
+    reasons = dict.fromkeys(reason for group in groups for reason in unquotable(group.config))
+    meant = " and ".join(f"{reason} ({_MEANT[reason]})" for reason in reasons)
+    text = "time, memory and FLOPs are as with real ones, accuracy says nothing"
+    return [f"{meant[0].upper()}{meant[1:]}: {text}. None is shown, and none may be quoted."] if reasons else []

@@ -12,9 +12,9 @@ from wasi.report.comparison import Comparison
 from wasi.report.fields import ratio_text, significant
 from wasi.report.groups import Group
 from wasi.report.options import epsilon_label
+from wasi.report.ranking import front_of
 from wasi.report.series import series_of
 from wasi.report.style import Style
-from wasi.report.summary import front_of
 
 
 @dataclass(frozen=True, eq=False)

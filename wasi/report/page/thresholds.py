@@ -20,8 +20,8 @@ from wasi.report.page.figure import (
     tooltip,
 )
 from wasi.report.page.page_rows import Row
+from wasi.report.ranking import CostAxis, cost_axis
 from wasi.report.style import is_logarithmic
-from wasi.report.summary import CostAxis, cost_axis
 
 
 def time(rows: Sequence[Row]) -> Section | None:
