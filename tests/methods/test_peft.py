@@ -110,6 +110,12 @@ def test_no_global_random_state_is_touched():
     assert torch.equal(state, torch.get_rng_state())
 
 
+def test_no_gpu_is_asked_for_a_model_on_the_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: pytest.fail("a GPU was asked"))
+    peft().apply(build("timm_vit"), [])
+
+
 def test_the_rest_trains_by_option():
     model = peft("lora", "mlp", train_rest=True).apply(build("timm_vit"), [])
     frozen = {n for n, p in model.named_parameters() if not p.requires_grad}

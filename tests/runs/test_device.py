@@ -64,16 +64,45 @@ def test_a_numbered_device_is_a_choice_and_a_name():
     assert with_device_number(["train.py", "device=cuda"]) == ["train.py", "device=cuda"]
 
 
-@pytest.mark.parametrize(
-    ("name", "own", "index"), [("auto", None, None), ("cuda", None, None), ("cuda:1", None, 1), ("auto", "1", 1)]
-)
-def test_the_current_device_is_set_only_where_one_is_meant(name, own, index, monkeypatch):
-    """`torch.cuda.set_device` refuses a device without an index, as `cuda` is."""
-    chosen = []
+@pytest.fixture
+def chosen(monkeypatch):
+    """Numbers of the GPUs, of two that there are, that became CUDA's current device."""
+    numbers = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: chosen.append(device.index))
-    if own is not None:
-        monkeypatch.setenv("LOCAL_RANK", own)
-    assert torch_device(name) == (torch.device("cuda") if index is None else torch.device("cuda", index))
-    assert chosen == ([] if index is None else [index])
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: numbers.append(device.index))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return numbers
+
+
+def _started_by_torchrun(monkeypatch, number, processes):
+    here = {"RANK": number, "WORLD_SIZE": processes, "LOCAL_RANK": number, "LOCAL_WORLD_SIZE": processes}
+    for name, value in here.items():
+        monkeypatch.setenv(name, str(value))
+
+
+def test_cuda_is_the_first_gpu_also_after_a_job_on_another(chosen):
+    assert [torch_device(name).index for name in ("cuda", "cuda:1", "cuda", "auto")] == chosen == [0, 1, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+def test_every_process_has_the_gpu_of_its_number(name, chosen, monkeypatch):
+    _started_by_torchrun(monkeypatch, 1, processes=2)
+    assert torch_device(name) == torch.device("cuda:1") and chosen == [1]
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_more_processes_than_gpus_are_refused_in_each_of_them(number, chosen, monkeypatch):
+    _started_by_torchrun(monkeypatch, number, processes=3)
+    with pytest.raises(UserError, match="started 3 processes .device=auto: allowed is cuda with at most 2 processes"):
+        torch_device("auto")
+    assert chosen == []
+
+
+def test_the_only_gpu_that_a_launcher_shows_a_process_is_its_own(chosen, monkeypatch):
+    _started_by_torchrun(monkeypatch, 1, processes=2)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match="at most 1 processes"):
+        torch_device("cuda")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert torch_device("cuda") == torch.device("cuda:0")

@@ -4,6 +4,7 @@ import errno
 
 import pytest
 import torch
+from torch import distributed as dist
 
 from wasi.config.fingerprint import fingerprint
 from wasi.errors import Interrupted, UserError
@@ -26,6 +27,10 @@ def raised(function) -> Exception:
         raised(lambda: bytearray(10**15)),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
         RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+        dist.DistBackendError("NCCL error: unhandled cuda error\nLast error:\nCuda failure 2 'out of memory'"),
         OSError(errno.ENOMEM, "Cannot allocate memory"),
     ],
 )

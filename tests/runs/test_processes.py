@@ -33,8 +33,19 @@ def test_what_several_processes_cannot_do_is_refused(measure, in_sweep, named, o
         check_processes(OmegaConf.create({"train": {"measure": measure}}), in_sweep)
 
 
+def _on(device):
+    return OmegaConf.create({"train": {"measure": "none", "on_oom": "fail"}, "device": {"name": device}})
+
+
+def test_one_gpu_for_several_processes_is_refused(of_two):
+    check_processes(_on("cuda"), in_sweep=False)
+    with pytest.raises(UserError, match="device=cuda:0: allowed is cuda for 2 processes"):
+        check_processes(_on("cuda:0"), in_sweep=False)
+
+
 def test_one_process_may_do_anything():
     check_processes(OmegaConf.create({"train": {"measure": True}}), in_sweep=True)
+    check_processes(_on("cuda:0"), in_sweep=False)
 
 
 def test_the_second_process_leaves_the_first_ones_folder_to_it(of_two):

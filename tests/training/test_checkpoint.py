@@ -1,7 +1,6 @@
 """Checkpoints: the newest that can be read is continued."""
 
 import re
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ import torch
 from tests.small import applied, batch
 from tests.training.test_step import optimizer
 from wasi.layers.activation import TuckerState
-from wasi.training import checkpoint
+from wasi.training import checkpoint, file_names
 from wasi.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from wasi.training.step import TrainStep
 
@@ -56,42 +55,43 @@ def test_what_serves_several_steps_is_continued_too(tmp_path):
         assert (value - whole[name]).norm() <= 1e-2 * value.norm() + 1e-3, name
 
 
-class Gpus:
-    """Stands in for `torch.cuda` with so many devices: their generators' states, and what they are set to."""
-
-    def __init__(self, monkeypatch, count):
-        self.states = [torch.tensor([number, 7], dtype=torch.uint8) for number in range(count)]
-        self.set: dict[int, list[int]] = {}
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-        monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [state.clone() for state in self.states])
-        monkeypatch.setattr(torch.cuda, "set_rng_state", self._set)
-
-    def _set(self, state, device):
-        assert device < len(self.states) and state.device.type == "cpu"
-        self.set[device] = state.tolist()
+@pytest.fixture
+def gpus(monkeypatch):
+    """Stands in for the generators of two GPUs; returns what they are set to, by device."""
+    found: dict[str, list[int]] = {}
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: torch.tensor([device.index, 7]).byte())
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: found.update({str(device): state.tolist()}))
+    return found
 
 
-def _on(kind):
+def _on(device):
     step, scheduler = _trainer()
-    step.device = SimpleNamespace(type=kind)
+    step.device = torch.device(device)
     return step, scheduler
 
 
-@pytest.mark.parametrize("there", [3, 2, 1, 0])
-def test_the_generators_of_the_gpus_are_continued_on_as_many_as_there_are(there, tmp_path, monkeypatch):
-    Gpus(monkeypatch, 2)
-    save_checkpoint(tmp_path, *_on("cuda"), Progress(step=1))
-    gpus = Gpus(monkeypatch, there)
-    load_checkpoint(tmp_path, *_on("cuda" if there else "cpu"))
-    assert gpus.set == {number: [number, 7] for number in range(min(there, 2))}
+@pytest.mark.parametrize("there", ["cuda:0", "cuda:1"])
+def test_the_generator_of_the_runs_gpu_is_continued_on_whichever_it_has_then(there, tmp_path, gpus):
+    save_checkpoint(tmp_path, *_on("cuda:1"), Progress(step=1))
+    load_checkpoint(tmp_path, *_on(there))
+    assert gpus == {there: [1, 7]}
 
 
-def test_on_a_cpu_no_gpu_is_asked(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: pytest.fail("a GPU was asked"))
+@pytest.mark.parametrize(("before", "there"), [("cpu", "cuda:0"), ("cuda:0", "cpu")])
+def test_no_gpus_generator_is_set_from_a_cpu_or_for_one(before, there, tmp_path, gpus):
+    save_checkpoint(tmp_path, *_on(before), Progress(step=1))
+    load_checkpoint(tmp_path, *_on(there))
+    assert gpus == {}
+
+
+@pytest.mark.parametrize(("there", "found"), [("cuda:1", {"cuda:1": [2]}), ("cuda:2", {})])
+def test_an_earlier_versions_generators_of_all_gpus_are_taken_by_number(there, found, tmp_path, gpus):
     save_checkpoint(tmp_path, *_on("cpu"), Progress(step=1))
-    gpus = Gpus(monkeypatch, 2)
-    load_checkpoint(tmp_path, *_on("cuda"))
-    assert gpus.set == {}
+    path = tmp_path / file_names.CHECKPOINT
+    every = [torch.tensor([number]).byte() for number in (1, 2)]
+    torch.save(torch.load(path) | {"cuda_rng": every}, path)
+    load_checkpoint(tmp_path, *_on(there))
+    assert gpus == found
 
 
 def test_the_cpus_generator_is_continued(tmp_path):

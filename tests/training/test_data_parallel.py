@@ -84,6 +84,21 @@ def test_two_processes_follow_one(case, in_two):
     assert losses == pytest.approx(expected, rel=close)
 
 
+def test_a_model_is_sent_in_contiguous_tensors_and_keeps_its_layout(monkeypatch):
+    """NCCL refuses others: "Tensors must be contiguous"."""
+    model = torch.nn.Linear(3, 2)
+    model.weight = torch.nn.Parameter(torch.zeros(3, 2).mT)
+
+    def broadcast(tensor, src):
+        assert tensor.is_contiguous()
+        tensor.fill_(7)
+
+    monkeypatch.setattr(parallel, "is_parallel", lambda: True)
+    monkeypatch.setattr(parallel.dist, "broadcast", broadcast)
+    parallel.broadcast_model(model)
+    assert all((value == 7).all() for value in model.state_dict().values()) and model.weight.stride() == (1, 2)
+
+
 STOP = 4  # in the second of the epochs, which have three steps each
 RUNS = {
     "sgd": ("method=vanilla", "optimizer=sgd", "optimizer.momentum=0.9", "optimizer.lr=0.05", "dataset.hflip=0.5"),

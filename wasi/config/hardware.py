@@ -45,6 +45,11 @@ def launched() -> Launch:
     return Launch(int(rank), int(processes))
 
 
+def processes_here() -> int:
+    """Return how many processes of this run are on this machine: `torchrun`'s LOCAL_WORLD_SIZE, or 1 without it."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if launched().world_size > 1 else 1
+
+
 @cache
 def is_raspberry_pi(name: str) -> bool:
     """Return whether `name`, a value of `device.name`, means a Raspberry Pi, or this machine is one."""

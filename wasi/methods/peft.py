@@ -118,7 +118,7 @@ class Peft(Method):
         weights = {id(linear.weight) for linear in linears.values()}
         images = islice(calibration, self.calibration_batches) if self.type in _STARTS else ()
         device = next(model.parameters()).device
-        with torch.random.fork_rng():
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(self.seed)  # peft draws from the global generator
             self._inject(model, self._config(list(linears)), [x.to(device) for x, _ in images])
         tuned = {id(linear): model.get_submodule(name) for name, linear in reversed(linears.items())}

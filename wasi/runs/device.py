@@ -7,6 +7,7 @@ from functools import cache
 import torch
 from omegaconf import DictConfig
 
+from wasi.config.hardware import processes_here
 from wasi.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -29,10 +30,11 @@ def prepare_device(cfg: DictConfig) -> torch.device:
 def torch_device(name: str) -> torch.device:
     """Return the device for a value of `device.name`; a Raspberry Pi (`pi5`, `pi4`) is a CPU.
 
-    `auto` is CUDA where there is a GPU. Under `torchrun`, `auto` and `cuda` mean the process's own GPU (LOCAL_RANK).
+    `auto` is CUDA where there is a GPU. `auto` and `cuda` mean the first GPU that torch sees, or, under `torchrun`, the
+    process's own (LOCAL_RANK). A GPU becomes CUDA's current device.
 
     Raises:
-        UserError: torch has no such CUDA device.
+        UserError: torch has no such CUDA device, or fewer of them than `torchrun` started processes on this machine.
     """
     if name not in ("auto", "cuda") and not name.startswith("cuda:"):
         return torch.device("cpu")
@@ -41,10 +43,13 @@ def torch_device(name: str) -> torch.device:
         return torch.device("cpu")
     if not count:
         raise UserError("device", name, "auto or cpu, as torch sees no CUDA device here")
-    own = os.environ.get("LOCAL_RANK")
-    device = torch.device(name if ":" in name else "cuda" if own is None else f"cuda:{own}")
-    if device.index is None:  # the current device; `set_device` would need an index
-        return device
+    # One GPU named there is this process's own: `torchrun --virtual-local-rank` and Slurm show every process another.
+    alone = count == 1 and "CUDA_VISIBLE_DEVICES" in os.environ
+    if processes_here() > count and not alone:
+        allowed = f"cuda with at most {count} processes on this machine, one for each GPU that torch sees"
+        raise UserError("device", name, allowed, f"torchrun started {processes_here()} processes")
+    own = "0" if alone else os.environ.get("LOCAL_RANK", "0")
+    device = torch.device(name if ":" in name else f"cuda:{own}")
     if device.index >= count:
         raise UserError("device", device, f"cuda:0 to cuda:{count - 1}, the devices that torch sees here")
     torch.cuda.set_device(device)

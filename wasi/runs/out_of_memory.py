@@ -17,7 +17,8 @@ _SAID = (
     "DefaultCPUAllocator: can't allocate memory: you tried to allocate",
     "not enough memory: you tried to allocate",
     "out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
+    "STATUS_ALLOC_FAILED",  # of cuBLAS, cuSOLVER, cuSPARSE and cuDNN
+    "ALLOCATION_FAILED",  # of cuDNN 9
 )
 
 

@@ -57,6 +57,9 @@ def check_processes(cfg: DictConfig, in_sweep: bool) -> None:
         raise UserError("train.measure", level, allowed)
     if cfg.train.on_oom == "halve":
         raise UserError("train.on_oom", "halve", f"fail for {processes} processes: one cannot start over alone")
+    if ":" in cfg.device.name:
+        allowed = f"cuda for {processes} processes, each of which takes a GPU of its own"
+        raise UserError("device", cfg.device.name, allowed)
 
 
 def check_alone() -> None:

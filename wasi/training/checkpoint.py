@@ -45,14 +45,15 @@ class Progress:
 def save_checkpoint(folder: Path, step: TrainStep, scheduler, progress: Progress) -> None:
     """Write `folder/checkpoint.pt`; the previous one is kept as `checkpoint_before.pt`.
 
-    Saved are the states of model, optimizer, scheduler and torch's random generators, and `progress`.
+    Saved are the states of model, optimizer, scheduler and torch's random generators of the CPU and of the step's GPU,
+    and `progress`.
     """
     state = {
         "model": step.model.state_dict(),
         "optimizer": step.optimizer.state_dict(),
         "scheduler": scheduler.state_dict(),
         "rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state_all() if step.device.type == "cuda" else [],
+        "cuda_rng": [torch.cuda.get_rng_state(step.device)] if step.device.type == "cuda" else [],
         "progress": asdict(progress),
     }
     _replace(folder / file_names.CHECKPOINT, state, keep=folder / file_names.CHECKPOINT_BEFORE)
@@ -79,8 +80,11 @@ def load_checkpoint(folder: Path, step: TrainStep, scheduler, with_best: bool = 
     step.optimizer.load_state_dict(state["optimizer"])
     scheduler.load_state_dict(state["scheduler"])
     torch.set_rng_state(state["rng"])
-    for number, generator in enumerate(state.get("cuda_rng", ())[: torch.cuda.device_count()]):
-        torch.cuda.set_rng_state(generator, number)
+    generators = state.get("cuda_rng", [])
+    if len(generators) > 1:  # of an earlier version, which saved those of all GPUs
+        generators = generators[step.device.index or 0 :][:1]
+    if generators and step.device.type == "cuda":
+        torch.cuda.set_rng_state(generators[0], step.device)
     return progress
 
 

@@ -42,7 +42,9 @@ def broadcast_model(model: nn.Module) -> None:
     """Copy parameters and buffers of the first process's model to the models of all others."""
     if is_parallel():
         for tensor in model.state_dict().values():
-            dist.broadcast(tensor, src=0)
+            whole = tensor.contiguous()  # NCCL refuses other layouts, such as that of a factor from LAPACK
+            dist.broadcast(whole, src=0)
+            tensor.copy_(whole)
 
 
 def rank() -> int:
