@@ -94,16 +94,16 @@ def returns_freed_memory(size: int = _PROBE) -> bool:
 
 
 def long_lived(shape: Sequence[int], dtype: "torch.dtype", device: "torch.device") -> "torch.Tensor":
-    """Return zeros for what outlives many other tensors; on a CPU they have a mapping of their own, outside the heap.
+    """Return a tensor, without set values, for what outlives many others; on a CPU it has a mapping of its own.
 
-    In the heap they would lie among shorter-lived tensors, and when these are freed leave holes that no later tensor
+    In the heap it would lie among shorter-lived tensors, and when these are freed leave holes that no later tensor
     fits.
     """
     import torch
 
     size = prod(shape) * dtype.itemsize
     if device.type != "cpu" or size < mmap.PAGESIZE:
-        return torch.zeros(shape, dtype=dtype, device=device)
+        return torch.empty(shape, dtype=dtype, device=device)
     return torch.frombuffer(mmap.mmap(-1, size), dtype=dtype).view(shape)
 
 

@@ -137,6 +137,16 @@ def test_a_large_set_stays_on_the_host(monkeypatch):
     assert Loader(data, None, torch.device("meta")).dataset.images.device.type == "cpu"
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "workers"),
+    [("HOME", "/", 16), ("LOCAL_WORLD_SIZE", "4", 10), ("WASI_JOB_SLOTS", "0,1,2", 13), ("LOCAL_WORLD_SIZE", "64", 1)],
+)
+def test_processes_on_one_machine_share_its_cores(variable, value, workers, monkeypatch):
+    monkeypatch.setattr(loading.os, "sched_getaffinity", lambda process: range(40))
+    monkeypatch.setenv(variable, value)
+    assert Loader(Numbered(4), None, torch.device("meta"))._loader.num_workers == workers
+
+
 def flipped(batches):
     """Per image, in label order: whether it was mirrored (column 0 marks image i > 0)."""
     marks = {int(y): bool(x[0, 0, 1]) for images, ys in batches for x, y in zip(images, ys, strict=True)}

@@ -11,9 +11,11 @@ import torch
 import train
 from tests.gpu.emulated import DEVICE, emulated
 from tests.gpu.test_gpu import OPTIMIZERS, trained
-from tests.small import METHODS
+from tests.small import METHODS, applied, batch
 from wasi.runs import device
 from wasi.runs.job import Run
+from wasi.training import chunked_checkpoint
+from wasi.training.lean import LeanStep
 
 # Runs, and for which files an epoch of two steps on eight layers waits more than once a step (see docs/gpu.md).
 RUNS = {
@@ -77,6 +79,15 @@ def test_steps_follow_the_cpu(method, optimizer):
         losses, step = trained(method, optimizer, DEVICE, steps=4)
     assert losses == pytest.approx(expected, rel=1e-4)
     assert all(tensor.device == DEVICE for tensor in [*step.model.parameters(), *step.model.buffers()])
+
+
+def test_what_keeps_holes_out_of_the_heap_is_not_done_on_an_accelerator(monkeypatch):
+    monkeypatch.setattr(chunked_checkpoint, "_move_gradients", lambda parameters: pytest.fail("a heap is the CPU's"))
+    with emulated():
+        model = applied("timm_vit", "wasi").to(DEVICE)
+        sgd, sizes = torch.optim.SGD(model.parameters(), lr=0.1), {"chunk_size": 3, "segment_size": 1}
+        step = LeanStep(model, sgd, lambda images: images, **sizes, storage=torch.float32)
+        step(*(tensor.to(DEVICE) for tensor in batch()))
 
 
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument")  # torch sees no accelerator

@@ -4,7 +4,7 @@ import torch
 from tests.oracles import decaying
 from wasi.linalg import batched, orthonormal
 from wasi.linalg.batched import in_batches
-from wasi.linalg.orthonormal import independent_columns, qr_near_orthonormal, qr_positive
+from wasi.linalg.orthonormal import cholesky_solve, independent_columns, qr_near_orthonormal, qr_positive
 
 DOUBLE = torch.float64
 
@@ -51,6 +51,18 @@ def test_dependent_columns_leave_what_there_was(on_cpu, monkeypatch):
     column, before = torch.randn(20, 1), torch.randn(20, 3)
     q = independent_columns(torch.cat([column, column, torch.zeros(20, 1)], 1), otherwise=before)
     assert torch.equal(q, before)
+
+
+@pytest.mark.parametrize("stack", [(), (3,)])
+def test_two_triangular_solves_are_a_cholesky_solve(stack, monkeypatch):
+    a = torch.randn(*stack, 5, 9, dtype=DOUBLE)
+    lower = torch.linalg.cholesky(a @ a.mT)
+    rows = torch.randn(*stack, 5, 4, dtype=DOUBLE)
+    expected = cholesky_solve(rows, lower)
+    assert torch.equal(expected, torch.cholesky_solve(rows, lower))
+    monkeypatch.setattr(batched, "is_on_cpu", lambda a: False)
+    monkeypatch.setattr(torch, "cholesky_solve", lambda *args: pytest.fail("takes one matrix after another"))
+    torch.testing.assert_close(cholesky_solve(rows, lower), expected)
 
 
 @pytest.mark.parametrize("condition", [1.0, 1e2, 1e4])

@@ -1,5 +1,8 @@
 """The live-tensor peak against nets whose peak is worked out by hand, to the byte. All sizes in bytes."""
 
+import _thread
+import threading
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from wasi.layers.activation import TuckerState
 from wasi.layers.factored import FactoredLinear
 from wasi.measure.memory import MIB, LiveMemory, MemoryPeak, inference_peak, train_peak
+from wasi.measure.storages import StorageLog
 from wasi.training.optimizer import coordinate_groups
 from wasi.training.step import TrainStep
 
@@ -228,6 +232,15 @@ def test_a_sum_in_python_takes_room_of_its_own():
     x, y = batch(64, 8)
     peak = train_peak(net, None, lambda x, y: SumInBackward.apply(net(x)).sum().backward(), x, y, steps=1)
     assert peak.temporary == 3 * size(64, 512)
+
+
+def test_a_sum_in_a_thread_without_python_code_is_the_engines(monkeypatch):
+    """The backward pass on a GPU runs in such a thread of the engine's own."""
+    monkeypatch.setattr(torch._C, "_current_graph_task_id", lambda: 1)
+    log, begun = StorageLog("cpu", lambda: None), threading.Event()
+    monkeypatch.setattr(log, "_begin_sum", lambda operands, result: begun.set())
+    _thread.start_new_thread(log.__torch_dispatch__, (torch.ops.aten.add.Tensor, (), (torch.ones(2), torch.ones(2))))
+    assert begun.wait(60)
 
 
 def test_gradient_that_a_hook_drops_at_once_is_a_gradient():

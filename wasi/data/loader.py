@@ -34,7 +34,8 @@ class Loader:
 
     Args:
         num_workers: worker processes that decode and augment. None: 0 for images held in memory; otherwise 2, or for a
-            GPU one per core, at most 16. `workers_of` gives the number for a run.
+            GPU one per core of this process's share (`_share_of_cores`), at most 16. `workers_of` gives the number for
+            a run.
         resident: whether a small set may be kept on a GPU; otherwise each batch is copied there.
         persistent: whether workers live as long as this object, rather than for one pass over the data.
     """
@@ -52,7 +53,7 @@ class Loader:
         if num_workers is None and isinstance(dataset, ArrayImages):
             num_workers = 0
         elif num_workers is None:
-            num_workers = min(_MOST_WORKERS, len(os.sched_getaffinity(0))) if gpu else 2
+            num_workers = min(_MOST_WORKERS, _share_of_cores()) if gpu else 2
         self._arrays: ArrayImages | None = None  # None where a DataLoader is used
         if isinstance(dataset, ArrayImages) and (gpu or num_workers == 0):
             self._arrays = dataset.to(device) if gpu and resident and dataset.images.nbytes <= SMALL else dataset
@@ -78,6 +79,15 @@ class Loader:
         self._items[:] = [indices.tolist() for indices in batches]
         for images, labels in self._loader:
             yield to_device(images, self._device), labels
+
+
+def _share_of_cores() -> int:
+    """Return the cores for each of the processes on this machine that `torchrun` or a sweep has started; at least 1.
+
+    A sweep has one process for each of its slots, which `wasi.runs.job_slots` lists in a variable.
+    """
+    slots = os.environ.get("WASI_JOB_SLOTS", "").split(",")
+    return max(1, len(os.sched_getaffinity(0)) // max(len(slots), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def workers_of(cfg, device: torch.device) -> int | None:

@@ -74,6 +74,18 @@ def cholesky(gram: Tensor) -> Tensor:
     return torch.where(info == 0, lower, torch.nan)
 
 
+def cholesky_solve(rows: Tensor, lower: Tensor) -> Tensor:
+    """Return `(L L^T)^-1 rows` (`n x r`) for the lower Cholesky factor `L` (`n x n`); not on a CPU, it may be a batch.
+
+    torch's own on CUDA takes the matrices of a batch one after another; newer releases do what is done here (aten's
+    cuda/linalg/BatchLinearAlgebra.cpp, `_cholesky_solve_helper_cuda`).
+    """
+    if batched.is_on_cpu(rows):
+        return torch.cholesky_solve(rows, lower)
+    half = torch.linalg.solve_triangular(lower, rows, upper=False)
+    return torch.linalg.solve_triangular(lower.mT, half, upper=True)
+
+
 def independent_columns(a: Tensor, otherwise: Tensor, eps: float = 0.0) -> Tensor:
     """Return `orth(a)`, the `Q` (`m x n`, `n <= m`) of `qr_positive`, or `otherwise` if columns are linearly dependent.
 

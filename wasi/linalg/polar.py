@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from wasi.linalg import batched
-from wasi.linalg.orthonormal import cholesky
+from wasi.linalg.orthonormal import cholesky, cholesky_solve
 
 _NOISE = 1e-6  # singular values below this share of a matrix's norm are noise
 
@@ -63,7 +63,7 @@ def halley_inverse_root(gram: Tensor) -> Tensor:
 
 def _halley_factor(s: Tensor, identity: Tensor, a: float, b: float, c: float) -> Tensor:
     """`F = (b / c) I + (a - b / c) (I + c S)^-1` of `halley_inverse_root`."""
-    return b / c * identity + (a - b / c) * torch.cholesky_solve(identity, cholesky(identity + c * s))
+    return b / c * identity + (a - b / c) * cholesky_solve(identity, cholesky(identity + c * s))
 
 
 def _halley_weights(least: float) -> Iterator[tuple[float, float, float]]:

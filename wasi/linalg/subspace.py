@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from wasi.linalg import batched
-from wasi.linalg.orthonormal import cholesky, qr_near_orthonormal, qr_positive
+from wasi.linalg.orthonormal import cholesky, cholesky_solve, qr_near_orthonormal, qr_positive
 
 # Up to this `||E||_F`, `fold_` cancels the stretch `E` of `L^T L` to first order: `E^2 / 4` is left, at most 2.5e-5.
 _SMALL_STRETCH = 1e-2
@@ -185,7 +185,7 @@ def retract_all(weights: Sequence[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tens
 
 def damped_solve(gram: Tensor, rows: Tensor) -> Tensor:
     """Return `(gram + delta I)^-1 rows` (`K x r`), see `damped_cholesky`; overwrites `gram` (`K x K`)."""
-    return torch.cholesky_solve(rows, damped_cholesky(gram))
+    return cholesky_solve(rows, damped_cholesky(gram))
 
 
 def damped_cholesky(gram: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import accumulate
+from types import FrameType
 
 import torch
 from torch import Tensor
@@ -191,7 +192,8 @@ def _writes(func) -> bool:
 
 def _called_by_engine() -> bool:
     """Return whether the current operator was called by the autograd engine, not by Python code such as a Function."""
-    frame = sys._getframe(2)
-    while frame.f_back is not None and frame.f_code.co_filename.endswith(_WRAPPERS):
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and frame.f_code.co_filename.endswith(_WRAPPERS):
         frame = frame.f_back
-    return frame.f_code.co_name == "_engine_run_backward"
+    # For a GPU the engine has a thread of its own, in which no Python code calls it.
+    return frame is None or frame.f_code.co_name == "_engine_run_backward"

@@ -93,7 +93,8 @@ class ChunkedCheckpoint(torch.autograd.Function):
                 y.backward(grad[chunk].to(y.dtype))
                 if need:
                     d_x[chunk] = x.grad  # type: ignore[index]  # neither is None if `need`
-                _move_gradients(new)
+                if x.device.type == "cpu":
+                    _move_gradients(new)
                 new = []
         part.done()
         return None, d_x, None
