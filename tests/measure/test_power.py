@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from wasi.config import hardware
 from wasi.measure import power
 from wasi.measure.power import Meter, package_joules, parse_gpu_watts, parse_power, power_meter
 
@@ -33,6 +34,43 @@ def test_power_is_summed_over_rails_that_tell_both():
     assert (
         parse_power("EXT5V_V volt(24)=5.07V\n") is None and parse_power("") is None and parse_power(None) is None
     )
+
+
+class Nvml:
+    """NVIDIA's library on a machine of two GPUs, of which the second has no energy counter."""
+
+    consumed = 0
+    nvmlInit_v2 = nvmlShutdown = lambda self: 0
+
+    def __init__(self, name):
+        assert name == "libnvidia-ml.so.1"
+
+    def nvmlDeviceGetCount_v2(self, count):
+        count._obj.value = 2
+        return 0
+
+    def nvmlDeviceGetHandleByIndex_v2(self, number, device):
+        device._obj.value = number.value + 1
+        return 0 if number.value < 2 else 2
+
+    def nvmlDeviceGetHandleByUUID(self, uuid, device):
+        device._obj.value = 1
+        return 0 if uuid == b"GPU-5fd4" else 6
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, device, millijoules):
+        Nvml.consumed += 61250
+        millijoules._obj.value = Nvml.consumed
+        return {1: 0, 2: 3}[device.value]
+
+
+@pytest.fixture(autouse=True)
+def no_driver(monkeypatch):
+    """Also where there is one."""
+
+    def missing(name):
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(hardware.ctypes, "CDLL", missing)
 
 
 @pytest.fixture
@@ -82,6 +120,26 @@ def test_the_gpu_is_the_one_that_the_device_names_among_those_visible_now(monkey
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert power_meter(device, lambda command: watts.get(command[-1])).watts() == 61.25
+
+
+@pytest.mark.parametrize(
+    ("visible", "device", "counts"),
+    [
+        (None, "cuda", True), (None, "cuda:1", False), ("1,0", "cuda:1", True), ("GPU-5fd4", "cuda", True),
+        ("MIG-8932", "cuda", False), ("7", "cuda", False),
+    ],
+)  # fmt: skip
+def test_a_gpus_energy_is_counted_where_it_has_a_counter(monkeypatch, visible, device, counts):
+    monkeypatch.setattr(hardware.ctypes, "CDLL", Nvml)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    meter, fallback = power_meter(device, lambda command: None), power_meter(device, lambda command: "7\n")
+    if not counts:
+        assert meter is None and fallback.watts() == 7
+        return
+    first = meter.joules()
+    assert meter.joules() - first == 61.25 and fallback.source == meter.source == "NVML energy counter"
 
 
 def test_gpu_watts():

@@ -133,6 +133,24 @@ def gpu_driver() -> str | None:
     return version.value.decode() or None
 
 
+def gpu_joules(gpu: str) -> float | None:
+    """Return the joules that a GPU, named as by `visible_gpus`, has consumed since its driver was loaded.
+
+    Only differences are meaningful. None without a driver, and for a GPU without this counter: one older than Volta, or
+    a part of one (MIG).
+    """
+    device, millijoules = ctypes.c_void_p(), ctypes.c_ulonglong()
+    with _nvml() as nvml:
+        if nvml is None:
+            return None
+        if gpu.isdecimal():
+            failed = nvml.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(int(gpu)), ctypes.byref(device))
+        else:
+            failed = nvml.nvmlDeviceGetHandleByUUID(gpu.encode(), ctypes.byref(device))
+        failed = failed or nvml.nvmlDeviceGetTotalEnergyConsumption(device, ctypes.byref(millijoules))
+    return None if failed else millijoules.value / 1000
+
+
 @contextmanager
 def _nvml() -> Iterator[ctypes.CDLL | None]:
     """Yield the driver's management library (NVML), or None without a driver; this opens no CUDA context."""

@@ -2,7 +2,8 @@
 
 - `vcgencmd pmic_read_adc`: the output of a Raspberry Pi 5's PMIC, without its own losses and USB devices;
 - RAPL (`/sys/class/powercap`): the energy counters of x86 processor packages, readable by root alone by default;
-- `nvidia-smi`: the power draw of the GPU in use, for work on CUDA.
+- NVML, the library of NVIDIA's driver: the energy counter of the GPU in use, for work on CUDA;
+- `nvidia-smi`: the power draw of a GPU without such a counter, averaged over a second by most GPUs.
 """
 
 import re
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from wasi.config.hardware import visible_gpus
+from wasi.config.hardware import gpu_joules, visible_gpus
 from wasi.measure.telemetry import SYSFS, Run, run_tool
 
 _PERIOD = 0.5  # seconds between readings of instantaneous power
@@ -50,7 +51,7 @@ class Meter:
                 yield used
             used.watts = sum(readings) / len(readings) if readings else None
             return
-        begin, before = time.monotonic(), self.joules()
+        before, begin = self.joules(), time.monotonic()  # both clock readings follow one of the counter
         yield used
         after, seconds = self.joules(), time.monotonic() - begin
         if before is not None and after is not None and after >= before:  # else the counter wrapped around
@@ -65,7 +66,10 @@ def power_meter(device: str, run: Run = run_tool, sysfs: Path = SYSFS) -> Meter 
         sysfs: root of the sysfs file system.
     """
     if device.startswith("cuda"):
-        command = _nvidia_smi(device)
+        gpu = _gpu(device)
+        if gpu_joules(gpu) is not None:
+            return Meter("NVML energy counter", joules=lambda: gpu_joules(gpu))
+        command = ("nvidia-smi", "--query-gpu=power.draw", "--format=csv,noheader,nounits", f"--id={gpu}")
         if parse_gpu_watts(run(command)) is None:
             return None
         return Meter("nvidia-smi power.draw", watts=lambda: parse_gpu_watts(run(command)))
@@ -114,16 +118,15 @@ def package_joules(sysfs: Path) -> float | None:
 _PMIC = ("vcgencmd", "pmic_read_adc")
 
 
-def _nvidia_smi(device: str) -> tuple[str, ...]:
-    """Return the command that reports the power of `device`; `cuda` means `cuda:0`.
+def _gpu(device: str) -> str:
+    """Return the number or UUID of `device` in NVML and `nvidia-smi`; `cuda` means `cuda:0`.
 
     CUDA numbers the visible GPUs only: a launcher may have given this job one of several, by number or by UUID. These
-    numbers are taken to be those of `nvidia-smi`, which holds for equal GPUs and with CUDA_DEVICE_ORDER=PCI_BUS_ID.
+    numbers are taken to be those of the driver, which holds for equal GPUs and with CUDA_DEVICE_ORDER=PCI_BUS_ID.
     """
     number = int(device.partition(":")[2] or 0)
     visible = visible_gpus()
-    gpu = visible[number] if number < len(visible) else str(number)  # none is known without the driver's library
-    return ("nvidia-smi", "--query-gpu=power.draw", "--format=csv,noheader,nounits", f"--id={gpu}")
+    return visible[number] if number < len(visible) else str(number)  # none is known without the driver's library
 
 
 @contextmanager
