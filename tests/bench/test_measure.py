@@ -126,7 +126,18 @@ def test_freed_memory_is_kept_between_turns_where_all_fit(bench, monkeypatch, av
     assert any("given back after each turn" in line for line in job.result.warnings()) == (releases > 0)
 
 
+def test_on_a_gpu_a_process_keeps_nothing_beyond_its_turn(bench, monkeypatch):
+    monkeypatch.setitem(TOLD, "device", "cuda:0")
+    world = World()
+    bench(world).run()
+    takes = ("live_peaks", "time_train", "count", "breakdown", "time_inference")
+    after = [then for (_, do), then in zip(world.asked, world.asked[1:], strict=False) if do in takes]
+    assert [do for _, do in after] == ["release"] * 18
+    assert [who for who, _ in after] == [who for who, do in world.asked if do in takes]
+
+
 def test_alone_nothing_is_given_back(bench, monkeypatch):
+    monkeypatch.setitem(TOLD, "device", "cuda:0")
     monkeypatch.setattr(measure.rss, "available_mib", lambda: 1.0)
     world = World()
     bench(world, baseline=False).run()

@@ -171,3 +171,15 @@ def test_steps_that_showed_the_memory_are_warm_up_enough_where_they_are_long(mil
     for asked in (0, 2):
         work.time_train(warmup=asked, min_count=1, min_seconds=0.0)
     assert warmups == [0, untimed, 2]
+
+
+@pytest.mark.parametrize("device, warmup", [("cpu", 0), ("cuda", 1)])
+def test_a_gpus_memory_that_was_given_back_is_allocated_before_a_step_is_timed(device, warmup, monkeypatch):
+    warmups, work = [], Work()
+    monkeypatch.setattr("wasi.bench.work.time_steps", lambda run, warmup, *_: warmups.append(warmup) or [600.0])
+    work.subject = SimpleNamespace(step=None, batch=(), device=torch.device(device))
+    for _ in range(2):
+        work.time_train(warmup=0, min_count=1, min_seconds=0.0)
+    work.release()
+    work.time_train(warmup=0, min_count=1, min_seconds=0.0)
+    assert warmups == [1, 0, warmup]

@@ -103,8 +103,18 @@ class Bench:
         else:
             log.info("%s: memory", who)
             side.counted |= resident_memory(child)
-            known["memory"] = {**side.counted, **child.ask("live_peaks")}
+            known["memory"] = {**side.counted, **self._turn(child, "live_peaks")}
         side.counted |= known["memory"]
+
+    def _turn(self, child: Child, do: str, release: bool = False, **arguments):
+        """Return `child.ask(do, ...)`; afterwards, if `release` and on a GPU, the process gives freed memory back.
+
+        A GPU that both processes use has no place for what each would keep.
+        """
+        found = child.ask(do, **arguments)
+        if release or (self.result.baseline is not None and self.result.process["device"].startswith("cuda")):
+            child.ask("release")
+        return found
 
     def _refuse_if_too_large(self) -> None:
         total = self.result.ours.counted["memory/process_rss_peak_mib"]
@@ -146,9 +156,7 @@ class Bench:
         for number in range(bench.rounds):
             for _, side, child in pairs if number % 2 == 0 else pairs[::-1]:
                 warmup = 0 if number else bench.warmup
-                side.rounds[kind].append(child.ask(_REQUESTS[kind], warmup=warmup, **turn))
-                if release:
-                    child.ask("release")
+                side.rounds[kind].append(self._turn(child, _REQUESTS[kind], release, warmup=warmup, **turn))
             self._look()
             if kind == TRAIN:
                 medians = ", ".join(f"{who} {side.metrics()[f'{TRAIN}_p50']:.1f} ms" for who, side, _ in pairs)
@@ -172,8 +180,8 @@ class Bench:
             known = _known[identity(side.config)]
             p50 = side.metrics()[f"{TRAIN}_p50"]
             if "counted" not in known:
-                side.counted |= (counted := child.ask("count"))
-                parts = child.ask("breakdown", count=min(10, max(1, int(_BREAKDOWN_MS / p50))))
+                side.counted |= (counted := self._turn(child, "count"))
+                parts = self._turn(child, "breakdown", count=min(10, max(1, int(_BREAKDOWN_MS / p50))))
                 known |= {"counted": counted, "breakdown": parts, "layers": child.ask("layers")}
             side.counted |= known["counted"]
             side.breakdown, side.layers = known["breakdown"], known["layers"]
@@ -194,7 +202,7 @@ class Bench:
         name, unit = ("train", "train_step") if kind == TRAIN else ("inference", "inference")
         for _, side, child in pairs:
             with meter.running() as used:
-                child.ask(_REQUESTS[kind], warmup=0, min_count=2, min_seconds=_POWER_SECONDS)
+                self._turn(child, _REQUESTS[kind], warmup=0, min_count=2, min_seconds=_POWER_SECONDS)
             if used.watts is not None:
                 side.counted[f"power/{name}_watts"] = used.watts
                 side.counted[f"energy/{unit}_joules"] = used.watts * side.metrics()[f"{kind}_p50"] / 1000

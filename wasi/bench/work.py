@@ -1,6 +1,5 @@
 """The requests that a measuring process answers: every public method of `Work`, with arguments and results as JSON."""
 
-import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from wasi.bench.subject import Subject
 from wasi.measure import contention, rss
 from wasi.measure.timing import synchronizer, time_steps
 from wasi.models.modes import eval_mode
+from wasi.runs.out_of_memory import collect_garbage
 from wasi.training.compile import run_until_compiled
 
 # Calls longer than this are timed without a warm-up call, as they fill the caches many times over anyway.
@@ -57,9 +57,14 @@ class Work:
         return rss.current_rss_mib()
 
     def release(self) -> float:
-        """Return freed memory to the system, which slows down the next step; returns the MiB that stay resident."""
-        gc.collect()
+        """Return freed memory to the system, which slows down the next step; returns the MiB that stay resident.
+
+        So with a GPU's memory, which its driver gets back; the next timed call there has a warm-up call before it.
+        """
+        collect_garbage()
         release_memory()
+        if self.subject.device.type == "cuda":
+            self._last_ms.clear()
         return self.resident()
 
     def time_train(self, warmup: int, min_count: int, min_seconds: float) -> list[float]:
