@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from tests.small import METHODS, applied, batch
 from wasi.layers.autocast import autocast_forward
-from wasi.measure.memory import train_peak
+from wasi.measure.memory import inference_peak, train_peak
 from wasi.training.compile import check_compiler, compile_blocks
 from wasi.training.optimizer import build_optimizer
 from wasi.training.step import TrainStep
@@ -70,6 +70,16 @@ def test_memory_is_the_devices_own(method):
     images, labels = (t.to(DEVICE) for t in batch())
     peak = train_peak(step.model, step.optimizer, step, images, labels).train_metrics()
     assert peak["memory/train_peak_mib"] > peak["memory/train_weights_mib"] > 0
+
+
+def test_inference_takes_the_same_memory_after_a_step_of_adamw():
+    model, images = applied("timm_vit", "vanilla").to(DEVICE), batch()[0].to(DEVICE)
+    inference_peak(model, images)  # workspaces of libraries stay allocated
+    before = inference_peak(model, images)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(images).sum().backward()
+    optimizer.step()
+    assert inference_peak(model, images).total == pytest.approx(before.total, rel=0.02)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

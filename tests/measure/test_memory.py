@@ -1,6 +1,7 @@
 """The live-tensor peak against nets whose peak is worked out by hand, to the byte. All sizes in bytes."""
 
 import _thread
+import gc
 import threading
 
 import pytest
@@ -156,6 +157,7 @@ def test_total_is_the_allocators(make):
     peak = train_peak(net, None, step, x, y, steps=1)
     for p in net.parameters():
         p.grad = None
+    gc.collect()  # what earlier tests left would be freed within the profile, at a time that depends on all allocations
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         step(x, y)
     total = highest = sum(p.nbytes for p in net.parameters()) + x.nbytes + y.nbytes
@@ -368,6 +370,23 @@ def test_inference_holds_no_gradient_and_restores_the_mode():
     peak = inference_peak(net, x)
     assert peak == MemoryPeak(W1 + W2 + W3, 0, 0, x.nbytes, 2 * size(n, 2048))
     assert net.training and not net[1].training
+
+
+@pytest.mark.parametrize("peak", [10_000, 0])
+def test_a_gpus_peak_without_what_the_step_does_not_use(peak, monkeypatch):
+    """The emulated allocator holds 5000 bytes of something else, and at its peak 10000 bytes more than at the start."""
+    net, (x, _), used = nn.Linear(512, 512), batch(2), torch.ones(100)
+    held = size(513, 512) + x.nbytes + used.nbytes
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: held + 5000)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: held + 5000 + peak)
+    memory = LiveMemory(net, inputs=x)
+    memory._device = torch.device("cuda")
+    with torch.no_grad(), memory:
+        net(x), used * 2
+    activations = x.nbytes + used.nbytes
+    known = size(2, 512) + used.nbytes  # also where the allocator's statistics are reset meanwhile
+    assert memory.peak == MemoryPeak(size(513, 512), 0, 0, activations, max(peak, known))
 
 
 def test_training_is_not_changed_and_everything_is_put_back():

@@ -48,8 +48,10 @@ class LiveMemory:
         memory.peak
 
     An optimizer that allocates its state in its first step reaches its full size in the second, so run two steps.
-    On CUDA the total is the allocator's peak, and what exceeds the categories (kernel workspaces, rounding) counts as
-    temporary. Compiled blocks run uncompiled, as their tensors could not be observed otherwise.
+    On CUDA the total is the allocator's peak, without what was allocated before and is not used within the context,
+    such as the optimizer's state in an inference pass. What exceeds the categories (workspace that kernels allocate
+    within the context, rounding) counts as temporary. Compiled blocks run uncompiled, as their tensors could not be
+    observed otherwise.
 
     Args:
         model: its parameters and buffers are the weights; they may be replaced within the context.
@@ -64,13 +66,14 @@ class LiveMemory:
         self._device = torch.device("cpu") if first is None else first.device
         self._log = StorageLog(self._device.type, self._backward_begins)
         self._allocated: int | None = None
+        self._before = 0  # bytes allocated on a GPU at the beginning
 
     @property
     def peak(self) -> MemoryPeak:
         """The peak so far, by category."""
         parts = self._log.peak()
         if self._allocated is not None:
-            parts["temporary"] += self._allocated - sum(parts.values())
+            parts["temporary"] += max(0, self._allocated - sum(parts.values()))
         return MemoryPeak(**parts)
 
     @property
@@ -91,13 +94,15 @@ class LiveMemory:
             stack.enter_context(self._log)
             if self._device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(self._device)
+                self._before = torch.cuda.memory_allocated(self._device)
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *exception) -> None:
         self._stack.close()
         if self._device.type == "cuda":
-            self._allocated = torch.cuda.max_memory_allocated(self._device)
+            unused = max(0, self._before - self._log.found)
+            self._allocated = torch.cuda.max_memory_allocated(self._device) - unused
         self._relabel_all()
         self._log.close()
 

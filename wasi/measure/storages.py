@@ -57,6 +57,7 @@ class StorageLog(TorchDispatchMode):
         super().__init__()
         self.device_type = device_type
         self.alive: dict[int, _Block] = {}
+        self.found = 0  # bytes of storages that no operator was seen to make, when they were first logged
         self._events: list[tuple[_Block, int]] = []
         self._on_backward = on_backward
         self._in_backward = False
@@ -94,6 +95,7 @@ class StorageLog(TorchDispatchMode):
         storage = tensor.untyped_storage()
         block = self.alive.get(storage._cdata)
         if block is None:
+            self.found += 0 if part == "temporary" else storage.nbytes()
             return self._add(storage, part)
         self.resized(storage)
         return block
