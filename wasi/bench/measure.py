@@ -107,9 +107,9 @@ class Bench:
         side.counted |= known["memory"]
 
     def _turn(self, child: Child, do: str, release: bool = False, **arguments):
-        """Return `child.ask(do, ...)`; afterwards, if `release` and on a GPU, the process gives freed memory back.
+        """Return `child.ask(do, ...)`; if `release` or on a GPU that two processes share, it then gives freed memory back.
 
-        A GPU that both processes use has no place for what each would keep.
+        The other process cannot use what one keeps of a GPU's memory.
         """
         found = child.ask(do, **arguments)
         if release or (self.result.baseline is not None and self.result.process["device"].startswith("cuda")):
