@@ -107,7 +107,7 @@ class Bench:
         side.counted |= known["memory"]
 
     def _turn(self, child: Child, do: str, release: bool = False, **arguments):
-        """Return `child.ask(do, ...)`; if `release` or on a GPU that two processes share, it then gives freed memory back.
+        """Return `child.ask(do, ...)`; if `release`, or on a GPU that two share, it then gives freed memory back.
 
         The other process cannot use what one keeps of a GPU's memory.
         """
