@@ -245,6 +245,19 @@ def test_power_where_the_machine_tells_it(bench, monkeypatch):
     assert job.result.process["power"] == "cpu"
 
 
+def test_nothing_is_given_back_while_power_is_measured(bench, monkeypatch):
+    monkeypatch.setitem(TOLD, "device", "cuda:0")
+    world, released = World(), []
+
+    def joules() -> float:
+        released.append(sum(do == "release" for _, do in world.asked))
+        return float(len(released))
+
+    monkeypatch.setattr(measure, "power_meter", lambda device: power.Meter(device, joules=joules))
+    bench(world).run()
+    assert len(released) == 8 and released[::2] == released[1::2] and len(set(released)) == 4
+
+
 def test_denormals_that_stay_are_told(bench, monkeypatch):
     monkeypatch.setitem(TOLD, "denormals_flushed", False)
     job = bench(World())

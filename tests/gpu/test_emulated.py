@@ -17,7 +17,7 @@ from wasi.runs.job import Run
 from wasi.training import chunked_checkpoint
 from wasi.training.lean import LeanStep
 
-# Runs, and for which files an epoch of two steps on eight layers waits more than once a step (see docs/gpu.md).
+# Runs, and for which files an epoch of two steps on eight layers waits more than once a step (see CONTRIBUTING.md).
 RUNS = {
     "method=wasi rank.activation_selection=perplexity": {},
     "method=wasi recipe=wasi_half": {},

@@ -17,7 +17,7 @@ def test_the_loop_of_the_document_makes_the_steps_of_train_step(monkeypatch):
     monkeypatch.setattr("timm.create_model", lambda *_, **__: build("timm_vit"))
 
     def trained(code: str) -> dict:
-        names = {"calibration_batches": [batch()], "batches": 5 * [batch()], "TrainStep": TrainStep, "losses": []}
+        names = {"calibration": [batch()], "batches": 5 * [batch()], "TrainStep": TrainStep, "losses": []}
         exec(code, names)
         return names
 

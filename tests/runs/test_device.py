@@ -99,10 +99,21 @@ def test_more_processes_than_gpus_are_refused_in_each_of_them(number, chosen, mo
     assert chosen == []
 
 
-def test_the_only_gpu_that_a_launcher_shows_a_process_is_its_own(chosen, monkeypatch):
-    _started_by_torchrun(monkeypatch, 1, processes=2)
+@pytest.mark.parametrize(("shown", "run_id", "number", "is_own"), [
+    (None, None, 1, False),
+    ("1", None, 1, True),  # Slurm
+    ("1", "none", 0, True),  # torchrun --virtual-local-rank
+    ("0", "none", 1, False),  # torchrun with more processes than GPUs
+])  # fmt: skip
+def test_the_only_gpu_that_a_launcher_shows_a_process_is_its_own(shown, run_id, number, is_own, chosen, monkeypatch):
+    _started_by_torchrun(monkeypatch, number, processes=2)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(UserError, match="at most 1 processes"):
-        torch_device("cuda")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert torch_device("cuda") == torch.device("cuda:0")
+    for name, value in {"CUDA_VISIBLE_DEVICES": shown, "TORCHELASTIC_RUN_ID": run_id}.items():
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    if is_own:
+        assert torch_device("cuda") == torch.device("cuda:0")
+    else:
+        with pytest.raises(UserError, match="at most 1 processes"):
+            torch_device("cuda")

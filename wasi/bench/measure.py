@@ -107,14 +107,15 @@ class Bench:
         side.counted |= known["memory"]
 
     def _turn(self, child: Child, do: str, release: bool = False, **arguments):
-        """Return `child.ask(do, ...)`; if `release`, or on a GPU that two share, it then gives freed memory back.
-
-        The other process cannot use what one keeps of a GPU's memory.
-        """
+        """Return `child.ask(do, ...)`; if `release`, or on a GPU that two share, it then gives freed memory back."""
         found = child.ask(do, **arguments)
+        self._end_turn(child, release)
+        return found
+
+    def _end_turn(self, child: Child, release: bool = False) -> None:
+        """Let a process give freed memory back, of a GPU because the other process cannot use what one keeps there."""
         if release or (self.result.baseline is not None and self.result.process["device"].startswith("cuda")):
             child.ask("release")
-        return found
 
     def _refuse_if_too_large(self) -> None:
         total = self.result.ours.counted["memory/process_rss_peak_mib"]
@@ -202,7 +203,8 @@ class Bench:
         name, unit = ("train", "train_step") if kind == TRAIN else ("inference", "inference")
         for _, side, child in pairs:
             with meter.running() as used:
-                self._turn(child, _REQUESTS[kind], warmup=0, min_count=2, min_seconds=_POWER_SECONDS)
+                child.ask(_REQUESTS[kind], warmup=0, min_count=2, min_seconds=_POWER_SECONDS)
+            self._end_turn(child)
             if used.watts is not None:
                 side.counted[f"power/{name}_watts"] = used.watts
                 side.counted[f"energy/{unit}_joules"] = used.watts * side.metrics()[f"{kind}_p50"] / 1000

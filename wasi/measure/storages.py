@@ -194,7 +194,7 @@ def _writes(func) -> bool:
 
 def _called_by_engine() -> bool:
     """Return whether the current operator was called by the autograd engine, not by Python code such as a Function."""
-    frame: FrameType | None = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(1).f_back
     while frame is not None and frame.f_code.co_filename.endswith(_WRAPPERS):
         frame = frame.f_back
     # For a GPU the engine has a thread of its own, in which no Python code calls it.

@@ -4,12 +4,12 @@ from wasi.errors import UserError
 from wasi.report.columns import VALIDATION
 from wasi.report.groups import Group, unlike
 from wasi.report.load import Run
-from wasi.report.options import row_name, show_option
+from wasi.report.options import row_name
 from wasi.report.tuned import EDGE
 from wasi.results.rows import by_row, refuse_mixtures
-from wasi.results.table import source
+from wasi.results.table import optimizer_name, source
 
-_RATE, _OPTIMIZER = "optimizer.lr", "optimizer._target_"
+_RATE = "optimizer.lr"
 _TITLES = ("| | optimizer | validation accuracy by learning rate |", "| --- | --- | --- |")
 
 
@@ -47,5 +47,4 @@ def _line(name: str, row: str, groups: list[Group]) -> str:
     index = groups.index(best)
     on_edge = index in (0, len(cells) - 1)
     cells[index] = f"**{cells[index]}**" + (f" {EDGE}" if on_edge else "")
-    optimizer = show_option(_OPTIMIZER, best.options[_OPTIMIZER])
-    return f"| {row} | {optimizer} | {', '.join(cells)} |"
+    return f"| {row} | {optimizer_name(best.options)} | {', '.join(cells)} |"

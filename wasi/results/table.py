@@ -96,7 +96,7 @@ def _cells(row: Row, table: Table, with_intervals: bool) -> list[str]:
     options = row.group.options
     return [
         f"**{row.name}**" if row.name in table.front else row.name,
-        _optimizer(options),
+        f"{optimizer_name(options)}, {options['optimizer.lr']:g}",
         _accuracy(row),
         _difference(table.difference(row)),
         *(in_turns_text(_ratio(row, cost, with_intervals)) for cost in (FLOPS, STEP, INFERENCE)),
@@ -105,10 +105,10 @@ def _cells(row: Row, table: Table, with_intervals: bool) -> list[str]:
     ]
 
 
-def _optimizer(options: Mapping[str, Any]) -> str:
-    """The optimizer and its learning rate, and whether it has momentum, which not all rows of an optimizer have."""
+def optimizer_name(options: Mapping[str, Any]) -> str:
+    """The name of the optimizer's class, and whether it has momentum, which not all rows of an optimizer have."""
     momentum = " with momentum" if options.get("optimizer.momentum") else ""
-    return f"{show_option(_OPTIMIZER, options[_OPTIMIZER])}{momentum}, {options['optimizer.lr']:g}"
+    return f"{show_option(_OPTIMIZER, options[_OPTIMIZER])}{momentum}"
 
 
 def _ratio(row: Row, cost: Cost, with_interval: bool) -> Mapping[str, float] | None:

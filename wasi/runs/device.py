@@ -43,8 +43,10 @@ def torch_device(name: str) -> torch.device:
         return torch.device("cpu")
     if not count:
         raise UserError("device", name, "auto or cpu, as torch sees no CUDA device here")
-    # One GPU named there is this process's own: `torchrun --virtual-local-rank` and Slurm show every process another.
-    alone = count == 1 and "CUDA_VISIBLE_DEVICES" in os.environ
+    # One GPU named there is this process's own: `torchrun --virtual-local-rank`, which makes every LOCAL_RANK 0, and
+    # Slurm show every process another.
+    is_numbered = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("LOCAL_RANK", "0") != "0"
+    alone = count == 1 and "CUDA_VISIBLE_DEVICES" in os.environ and not is_numbered
     if processes_here() > count and not alone:
         allowed = f"cuda with at most {count} processes on this machine, one for each GPU that torch sees"
         raise UserError("device", name, allowed, f"torchrun started {processes_here()} processes")
