@@ -1,11 +1,13 @@
 """What tests of the configuration share."""
 
+import pickle
 import signal
 from functools import lru_cache
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_repository import ConfigRepository
 from hydra.core.utils import setup_globals
 from omegaconf import DictConfig
 
@@ -41,5 +43,18 @@ def _composed(config: str, with_hydra: bool, overrides: tuple[str, ...]) -> Dict
     import wasi.config.resolvers  # noqa: F401
 
     setup_globals()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConfigRepository, "load_config", _file_read_once)
         return compose(config, list(overrides), return_hydra_config=with_hydra)
+
+
+_read = ConfigRepository.load_config
+_files: dict[tuple[str, ...], bytes] = {}
+
+
+def _file_read_once(repository: ConfigRepository, config_path: str):
+    """What Hydra makes of a file of conf/: a copy for each composition, which alters it. Parsing takes half of one."""
+    key = (*(source.path for source in repository.sources), config_path)
+    if key not in _files:
+        _files[key] = pickle.dumps(_read(repository, config_path))
+    return pickle.loads(_files[key])
