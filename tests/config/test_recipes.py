@@ -6,8 +6,10 @@ It wins over an experiment and gives way to the command line.
 from pathlib import Path
 
 import pytest
+import yaml
 from omegaconf import OmegaConf
 
+from wasi.config.files import flat
 from wasi.config.fingerprint import fingerprint
 from wasi.config.known_options import check_config
 
@@ -38,12 +40,42 @@ def _commands(experiment: str) -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize("name", _marked(RECIPES))
+def _values(name: str) -> dict[str, str]:
+    """The groups and options that the recipe chooses, with those that it starts from."""
+    content, found = yaml.safe_load((CONF / "recipe" / f"{name}.yaml").read_text()), {}
+    for default in content.pop("defaults", []):
+        found |= _values(default) if default in RECIPES else dict(default) if isinstance(default, dict) else {}
+    return found | {key: str(value) for key, value in flat(content).items() if key != "recipe"}
+
+
+def _every_value() -> list[str]:
+    """Few recipes in which each value that a recipe chooses is chosen, but for learning rates, of which one will do.
+
+    Beside a recipe's own, an option's value is refused for what it is, or for that of one option of an experiment.
+    """
+    chosen = {
+        name: {(key, "" if key.endswith("lr") else value) for key, value in _values(name).items()} for name in RECIPES
+    }
+    names, missing = [], set().union(*chosen.values())
+    while missing:
+        names.append(max(RECIPES, key=lambda name: len(chosen[name] & missing)))
+        missing -= chosen[names[-1]]
+    return sorted(names)
+
+
 @pytest.mark.parametrize(
-    ("config", "experiment"),
-    [("config", None), ("bench", None), *(pair for experiment in SWEEPING for pair in _commands(experiment))],
+    ("config", "experiment", "name"),
+    [
+        pytest.param(config, experiment, *recipe.values, marks=recipe.marks)
+        for config, experiment, names in (
+            ("config", None, RECIPES),
+            ("bench", None, _every_value()),
+            *((*pair, _every_value()) for experiment in SWEEPING for pair in _commands(experiment)),
+        )
+        for recipe in _marked(names)
+    ],
 )
-def test_every_recipe_composes_with_every_experiment_that_sweeps_recipes(config, experiment, name, compose_config):
+def test_every_recipe_composes_and_each_of_their_values_beside_an_experiment(config, experiment, name, compose_config):
     words = [f"experiment={experiment}"] if experiment else []
     cfg = compose_config(*words, f"recipe={name}", config=config, small=False)
     check_config(cfg)
