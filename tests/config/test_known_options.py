@@ -6,7 +6,7 @@ import pytest
 from hydra.conf import ConfigSourceInfo
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 
 from tests.conftest import CONF
 from wasi.config import known_options
@@ -17,14 +17,25 @@ from wasi.errors import UserError
 SHIPPED = [file for file in sorted(CONF.glob("*/*.yaml")) if file.parent.name != "recipe"]  # see test_recipes.py
 
 
-@pytest.mark.parametrize("config", ["config", "bench"])
-@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: f"{file.parent.name}={file.stem}")
+# With bench.yaml, which has the same sections beside `bench` and `hydra`: all experiments, and one file of each group.
+_BY_BOTH = {*{file.parent: file for file in SHIPPED}.values(), *(CONF / "experiment").glob("*.yaml")}
+
+
+@pytest.mark.parametrize(
+    ("file", "config"),
+    [
+        pytest.param(file, config, id=f"{file.parent.name}={file.stem}-{config}")
+        for file in SHIPPED
+        for config in ("config", "bench")
+        if (file.parent.name != "bench" if config == "config" else file in _BY_BOTH)  # bench=: of bench_device.py alone
+    ],
+)
 def test_everything_that_is_shipped_is_known(file, config, compose_config):
-    group = file.parent.name
-    if group == "bench" and config == "config":
-        pytest.skip("an option of bench_device.py alone")
     extra = ["model.name=vit_tiny_patch16_224"] if file.stem == "timm" else []
-    cfg = compose_config(f"{group}={file.stem}", *extra, config=config, small=False)
+    cfg = compose_config(f"{file.parent.name}={file.stem}", *extra, config=config, with_hydra=True, small=False)
+    check_hydra(cfg.hydra)
+    with open_dict(cfg):
+        del cfg["hydra"]
     check_config(cfg)
     for target in _targets(OmegaConf.to_container(cfg, resolve=True)):
         assert callable(get_object(target)), target
@@ -162,7 +173,6 @@ def test_what_hydra_would_not_read_is_refused(overrides, message, config, compos
         ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.sampler.seed=1", "hydra/launcher=basic"],
         ["hydra/sweeper=tuned", "hydra.sweeper.params={seed: '1,2'}"],
         *([f"hydra/launcher={file.stem}"] for file in sorted((CONF / "hydra" / "launcher").glob("*.yaml"))),
-        *([f"experiment={file.stem}"] for file in sorted((CONF / "experiment").glob("*.yaml"))),
     ],
     ids=" ".join,
 )
