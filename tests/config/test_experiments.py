@@ -1,4 +1,4 @@
-"""Any two values of an experiment's grid compose and are valid; the paper's figures and tables have an experiment."""
+"""Any two values of the experiments' grids compose and are valid; the paper's figures and tables have an experiment."""
 
 from itertools import combinations, product
 from pathlib import Path
@@ -28,8 +28,8 @@ def _config(name: str) -> str:
     return "bench" if f"bench_device.py experiment={name}" in text else "config"
 
 
-def _jobs(name: str) -> list[list[str]]:
-    """The overrides of jobs of the grid that hold every pair of values; of its seeds, mere numbers, the first alone."""
+def _grid(name: str) -> list[list[str]]:
+    """The overrides of its jobs; of its seeds, mere numbers, the first alone."""
     parser = OverridesParser.create()
     params = {key: str(value).split(",")[0] if key == "seed" else value for key, value in SWEEPS[name].items()}
     swept = parser.parse_overrides([f"{key}={value}" for key, value in params.items()])
@@ -39,27 +39,36 @@ def _jobs(name: str) -> list[list[str]]:
         else [one.input_line]
         for one in swept
     ]
-    return _every_pair([list(job) for job in product(*values)])
+    return [list(job) for job in product(*values)]
 
 
-def _every_pair(jobs: list[list[str]]) -> list[list[str]]:
-    """Few of `jobs` in which any two options still meet with any two of their values.
+def _every_pair(grids: dict[str, list[list[str]]]) -> dict[str, list[list[str]]]:
+    """Few jobs of each grid, in which each value is beside what its experiment sets, and each two values meet once.
 
-    An option's value is refused for what it is, or for that of one other option.
+    An option's value is refused for what it is, or for that of one other option. So two values that have met in the
+    grid of one experiment need not meet in that of the next.
     """
-    pairs = [set(combinations(job, 2)) or set(job) for job in jobs]
-    missing = set().union(*pairs)
-    kept: set[int] = set()
-    while missing:
-        best = max(range(len(jobs)), key=lambda index: len(pairs[index] & missing))
-        kept.add(best)
-        missing -= pairs[best]
-    return [jobs[index] for index in sorted(kept)]
+    met: set[tuple[str, ...]] = set()
+    few = {}
+    for name, jobs in grids.items():
+        pairs = [{*combinations(job, 2), *combinations(job, 1)} for job in jobs]
+        missing = set().union(*pairs) - met
+        met |= {pair for pair in missing if len(pair) == 2}
+        kept: set[int] = set()
+        while missing:
+            best = max(range(len(jobs)), key=lambda index: len(pairs[index] & missing))
+            kept.add(best)
+            missing -= pairs[best]
+        few[name] = [jobs[index] for index in sorted(kept)]
+    return few
+
+
+JOBS = _every_pair({name: _grid(name) for name in LARGE})
 
 
 @pytest.mark.parametrize("name", LARGE)
 def test_the_jobs_of_a_large_experiment_compose_and_are_valid(name, compose_config):
-    for job in _jobs(name):
+    for job in JOBS[name]:
         cfg = compose_config(f"experiment={name}", *job, config=_config(name), small=False)
         check_config(cfg)
 
@@ -72,7 +81,7 @@ def test_a_small_experiment_asks_the_same_of_less(name, compose_config):
     assert SWEEPS[name].keys() - {"device.num_threads"} <= SWEEPS[large].keys()
     for key in SWEEPS[name].keys() & SWEEPS[large].keys() - {"dataset"}:
         assert set(str(SWEEPS[name][key]).split(",")) <= set(str(SWEEPS[large][key]).split(",")), key
-    jobs = _jobs(name)
+    jobs = _grid(name)
     for job in (jobs[0], jobs[-1]):
         cfg = compose_config(f"experiment={name}", *job, config=_config(name), small=False)
         check_config(cfg)
