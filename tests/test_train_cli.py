@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.imports import TRACED, without_imports
+from tests.imports import TRACED, forking, without_imports
 from tests.tracking import wandb_file
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,15 +34,22 @@ def results(folder: Path) -> dict[str, dict]:
     return {path.parent.name: json.loads(path.read_text()) for path in folder.rglob("result.json")}
 
 
-def light(*words: str, cwd: Path) -> subprocess.CompletedProcess:
+def started_light(*words: str, cwd: Path) -> subprocess.CompletedProcess:
     """Run, and see to it that nothing heavy was imported."""
     done = run(*words, cwd=cwd, python=TRACED)
     done.stderr = without_imports(done.stderr)
     return done
 
 
+@pytest.fixture(scope="module")
+def light(tmp_path_factory):
+    """`started_light`, without the second that Python takes for train.py's imports."""
+    with forking(tmp_path_factory.mktemp("light")) as run:
+        yield run
+
+
 def test_help_names_the_groups_and_imports_nothing_heavy(tmp_path):
-    done = light("--help", cwd=tmp_path)
+    done = started_light("--help", cwd=tmp_path)
     assert done.returncode == 0
     for group in GROUPS:
         assert f"\n{group}: " in done.stdout
@@ -65,7 +72,7 @@ def test_help_names_the_groups_and_imports_nothing_heavy(tmp_path):
         (["method=asi", "method.activations.perplexity=5"], "method.activations.perplexity=5"),
     ],
 )
-def test_a_mistake_is_one_line_and_status_2(words, named, tmp_path):
+def test_a_mistake_is_one_line_and_status_2(words, named, tmp_path, light):
     done = light(*TINY, *words, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {named}: allowed is ") and done.stderr.count("\n") == 1
@@ -98,7 +105,7 @@ def test_a_mistake_is_one_line_and_status_2(words, named, tmp_path):
         (["optimizer.lr=interval(1e-3,1)", "-m"], "optimizer.lr=interval(1e-3,1): allowed is values with commas, or "),
     ],
 )  # fmt: skip
-def test_what_cannot_be_composed_is_one_line_and_leaves_no_run(words, message, tmp_path):
+def test_what_cannot_be_composed_is_one_line_and_leaves_no_run(words, message, tmp_path, light):
     done = light(*TINY, *words, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {message}") and done.stderr.count("\n") == 1
@@ -106,7 +113,7 @@ def test_what_cannot_be_composed_is_one_line_and_leaves_no_run(words, message, t
 
 
 @pytest.mark.parametrize("words", [["hydra.callbacks.sweep=null"], ["~hydra.callbacks.sweep", "-m"]])
-def test_the_callback_that_checks_commands_cannot_be_taken_away(words, tmp_path):
+def test_the_callback_that_checks_commands_cannot_be_taken_away(words, tmp_path, light):
     done = light(*TINY, *words, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: hydra.callbacks.sweep=null: allowed is the shipped one")
@@ -114,7 +121,7 @@ def test_the_callback_that_checks_commands_cannot_be_taken_away(words, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["2024", "1e3", "5.50", "1_0", "true"])
-def test_a_name_that_looks_like_a_number_is_told_to_be_quoted_and_then_works(name, tmp_path):
+def test_a_name_that_looks_like_a_number_is_told_to_be_quoted_and_then_works(name, tmp_path, light):
     done = light(*TINY, f"dataset.root={name}", "train.epochs=0", cwd=tmp_path)
     hint = f"'dataset.root=\"{name}\"'"
     assert done.stderr == (
@@ -132,7 +139,7 @@ def test_a_working_folder_that_is_deleted_is_told(tmp_path):
 
 
 def test_what_only_hydra_has_words_for_is_one_line_too(tmp_path):
-    done = light(*TINY, "+seed=3", cwd=tmp_path)
+    done = started_light(*TINY, "+seed=3", cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.startswith("error: Could not append to config. ")
     assert "'++seed=3'" in done.stderr and done.stderr.count("\n") == 1
 
@@ -147,14 +154,14 @@ def test_what_only_hydra_has_words_for_is_one_line_too(tmp_path):
         (["hydra.output_subdir=/proc/x", "-m"], "hydra.output_subdir=/proc/x: allowed is a name inside "),
     ],
 )
-def test_a_folder_that_cannot_be_is_one_line(words, message, tmp_path):
+def test_a_folder_that_cannot_be_is_one_line(words, message, tmp_path, light):
     done = light(*TINY, *words, cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.startswith(f"error: {message}") and done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("words", [["sweep=a/b"], ["sweep="], ["sweep=a,b"], ["train.epochs=0"]])
-def test_a_sweep_that_cannot_work_stops_before_its_first_job(words, tmp_path):
+def test_a_sweep_that_cannot_work_stops_before_its_first_job(words, tmp_path, light):
     done = light("-m", *TINY, "seed=0,1", *words, cwd=tmp_path)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
