@@ -2,6 +2,7 @@
 
 import pickle
 import signal
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -43,9 +44,16 @@ def _composed(config: str, with_hydra: bool, overrides: tuple[str, ...]) -> Dict
     import wasi.config.resolvers  # noqa: F401
 
     setup_globals()
-    with initialize_config_dir(str(CONF), version_base="1.3"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ConfigRepository, "load_config", _file_read_once)
+    with initialize_config_dir(str(CONF), version_base="1.3"), files_read_once():
         return compose(config, list(overrides), return_hydra_config=with_hydra)
+
+
+@contextmanager
+def files_read_once():
+    """Inside, compositions parse a file of conf/ once per process, which else takes half of their time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConfigRepository, "load_config", _file_read_once)
+        yield
 
 
 _read = ConfigRepository.load_config
@@ -53,7 +61,7 @@ _files: dict[tuple[str, ...], bytes] = {}
 
 
 def _file_read_once(repository: ConfigRepository, config_path: str):
-    """What Hydra makes of a file of conf/: a copy for each composition, which alters it. Parsing takes half of one."""
+    """What Hydra makes of a file of conf/: a copy for each composition, which alters it."""
     key = (*(source.path for source in repository.sources), config_path)
     if key not in _files:
         _files[key] = pickle.dumps(_read(repository, config_path))

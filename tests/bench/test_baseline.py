@@ -5,7 +5,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, open_dict
 
-from tests.conftest import CONF, SMALL
+from tests.conftest import CONF, SMALL, files_read_once
 from wasi.bench.baseline import baseline_config, identity, measured_config
 from wasi.bench.sweep_callback import BenchCallback
 from wasi.config.relevance import MEMORY_POLICY
@@ -15,7 +15,7 @@ from wasi.errors import UserError
 @pytest.fixture
 def job_config():
     """The configuration of a bench job, as the job sees it: Hydra knows its own."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"), files_read_once():
 
         def composed(*overrides):
             cfg = compose("bench", [*SMALL, *overrides], return_hydra_config=True)
@@ -90,7 +90,8 @@ def test_a_name_that_does_not_exist(job_config, option):
 def test_seeds_of_an_experiment_are_left_out(job_config, monkeypatch):
     monkeypatch.setattr(BenchCallback, "check", lambda *_: None)
     job_config()
-    cfg = compose("bench", ["experiment=pareto"], return_hydra_config=True)
+    words = ["experiment=pareto", "hydra.sweeper.params.recipe='vanilla,lora_r8'"]  # of its 29
+    cfg = compose("bench", words, return_hydra_config=True)
     assert "seed" in cfg.hydra.sweeper.params
     BenchCallback().on_multirun_start(cfg)
     assert set(cfg.hydra.sweeper.params) == {"recipe"}
