@@ -240,8 +240,13 @@ def test_a_function_that_a_trace_cannot_see_into_is_told(caplog):
     assert "Doubled" in caplog.text
 
 
-@pytest.mark.parametrize("name", small.METHODS)
-@pytest.mark.parametrize(("model", "lean"), [*((model, False) for model in small.MODELS), ("swin", True)])
+@pytest.mark.parametrize(
+    ("model", "name", "lean"),
+    [
+        *((model, name, lean) for model, lean in (("timm_vit", False), ("swin", True)) for name in small.METHODS),
+        *((model, name, False) for model in ("torchvision_vit", "swin") for name in ("vanilla", "lora", "wasi")),
+    ],
+)
 def test_one_step_serves_both_the_work_and_the_stored_inputs(model, name, lean):
     options = dict(make=LeanStep, chunk_size=3, segment_size=1, storage=torch.float32) if lean else {}
     work, alone = counts(model, name, **options), build(model, name, **options)
