@@ -1,5 +1,6 @@
 """What tests of the configuration share."""
 
+import gc
 import pickle
 import signal
 from contextlib import contextmanager
@@ -14,6 +15,12 @@ from omegaconf import DictConfig
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 SMALL = ("model=vit_micro", "model.weights=random", "dataset=digits", "logger=none")
+
+
+def pytest_collection_finish(session):
+    """Take what all modules have made at their import, which stays, out of every later collection of garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
