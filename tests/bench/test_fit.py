@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 
-from tests.conftest import CONF
+from tests.conftest import CONF, files_read_once
 from wasi.bench import fit
 from wasi.bench.children import ChildFailed
 from wasi.bench.fit import Plan, check_fit, perform, plan
@@ -22,7 +22,7 @@ FIT = ("experiment=fit", "model=vit_micro", "device.memory_limit_mib=900", "benc
 
 @pytest.fixture
 def job_config():
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"), files_read_once():
 
         def composed(*overrides):
             cfg = compose("bench", [*FIT, *overrides], return_hydra_config=True)
