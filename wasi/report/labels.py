@@ -13,6 +13,7 @@ _GAPS = (2.0, 6.0, 11.0, 17.0, 24.0, 32.0, 42.0, 54.0)  # points between a marke
 _LED_FROM = 11.0  # from this gap on, a thin line joins a text to its point
 _PADDING = 1.0  # points around a text
 _MARGIN = 2.0  # points between a text and the panel's sides
+_ROUNDS = 2
 _OUTSIDE, _ON_TEXT, _ON_MARKER, _ON_LINE, _FARTHER, _NEXT = 1000.0, 100.0, 60.0, 8.0, 1.0, 0.1
 _NO_POINTS = np.zeros((0, 2))
 
@@ -32,31 +33,35 @@ class Label:
 
 
 def annotate(ax, labels: list[Label]) -> None:
-    """Annotate the points of axes whose layout is fixed; each text in turn gets the nearest place that is free."""
+    """Annotate the points of axes whose layout is fixed; each text in turn gets the nearest place that is free.
+
+    A second round looks again for each text's place, now among all the others.
+    """
     pixel = ax.figure.dpi / 72
     centres = [ax.transData.transform((label.x, label.y)) for label in labels]
     sizes = [label.size * pixel for label in labels]
     markers = [_box(centre, size) for centre, size in zip(centres, sizes, strict=True)]
     lines, frame = _line_pixels(ax), np.array(ax.bbox.extents)
-    taken: list[np.ndarray] = []
-    leads = _NO_POINTS  # of the texts placed so far
-    for label, centre, size in zip(labels, centres, sizes, strict=True):
-        if label.text is None:
-            continue
-        text = _annotation(ax, label)
+    texts = {number: _annotation(ax, label) for number, label in enumerate(labels) if label.text is not None}
+    placed: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # the box of a text, and its lead
+    for number, text in [*texts.items()] * _ROUNDS:
+        centre = centres[number]
+        placed.pop(number, None)
+        taken = [box for box, _ in placed.values()]
+        leads = np.concatenate([_NO_POINTS, *(lead for _, lead in placed.values())])
         extent = text.get_window_extent(ax.figure.canvas.get_renderer()).padded(_PADDING * pixel)
         candidates = []
-        for near, at, gap in _positions(centre, size, extent.size, pixel):
+        for near, at, gap in _positions(centre, sizes[number], extent.size, pixel):
             box = _shifted_into(frame, at, _MARGIN * pixel)
             lead = _between(_middle(box), centre) if gap >= _LED_FROM else _NO_POINTS
             crossed = sum(_holds_any(other, lead) for other in taken) + _holds_any(box, leads)
             clash = _clash(box, frame, taken, markers, lines)
             candidates.append((near + clash + _ON_TEXT * crossed, box, lead))
         _, box, lead = min(candidates, key=lambda candidate: candidate[0])
-        text.set_position(((_middle(box) - centre) / pixel).tolist())
-        text.arrow_patch.set_visible(len(lead) > 0)
-        taken.append(box)
-        leads = np.concatenate([leads, lead])
+        placed[number] = box, lead
+    for number, (box, lead) in placed.items():
+        texts[number].set_position(((_middle(box) - centres[number]) / pixel).tolist())
+        texts[number].arrow_patch.set_visible(len(lead) > 0)
 
 
 def _annotation(ax, label: Label):
