@@ -13,7 +13,7 @@ _GAPS = (2.0, 6.0, 11.0, 17.0, 24.0, 32.0, 42.0, 54.0)  # points between a marke
 _LED_FROM = 11.0  # from this gap on, a thin line joins a text to its point
 _PADDING = 1.0  # points around a text
 _MARGIN = 2.0  # points between a text and the panel's sides
-_ROUNDS = 2
+_ROUNDS = 2  # in the first, a text cannot know those that come after it
 _OUTSIDE, _ON_TEXT, _ON_MARKER, _ON_LINE, _FARTHER, _NEXT = 1000.0, 100.0, 60.0, 8.0, 1.0, 0.1
 _NO_POINTS = np.zeros((0, 2))
 
