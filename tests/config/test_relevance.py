@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 
 from wasi.config.fingerprint import fingerprint
 from wasi.config.hardware import device_class
-from wasi.config.without_effect import remarks, remarks_on_benchmark
+from wasi.config.without_effect import idle_options, remarks, remarks_on_benchmark
 from wasi.models.input_spec import BLOCKS, SIZES, known_blocks, known_image_size, library_of
 from wasi.report.options import result_options
 
@@ -85,7 +85,7 @@ def test_seeds_alone_do_not_make_groups(compose_config):
     ],
 )
 def test_what_was_given_without_effect_is_told(words, told, compose_config):
-    assert remarks(compose_config(*words), words) == told
+    assert remarks([idle_options(compose_config(*words), words)]) == told
 
 
 def test_what_a_benchmark_does_without_is_told():

@@ -61,6 +61,17 @@ def test_equal_jobs_are_named_once_in_their_order(tmp_path):
     assert read_plan(tmp_path) == 6
 
 
+def test_an_option_without_effect_in_every_job_is_told(tmp_path, caplog):
+    with composed("rank.weight_epsilon=0.7", "rank.init=svd") as config:  # of vanilla and wasi
+        write_plan(tmp_path, config)
+        assert not caplog.messages  # they have an effect with wasi
+        with read_write(config.hydra.sweeper):
+            config.hydra.sweeper.params = {"method": "vanilla,lora"}
+        write_plan(tmp_path, config)
+    idle = ("rank.weight_epsilon", "rank.init")
+    assert caplog.messages == [f"{option} has no effect with method=vanilla or method=lora" for option in idle]
+
+
 def test_different_jobs_with_one_folder_are_refused_and_equal_ones_are_not(tmp_path):
     message = r"^hydra.sweep.subdir=\${method.name}-\${seed}: .* jobs have wasi-1$"
     with composed("hydra.sweep.subdir=${method.name}-${seed}") as config, pytest.raises(UserError, match=message):

@@ -18,7 +18,7 @@ from wasi.bench.measurement import Measurement, Side
 from wasi.config.fingerprint import SCHEMA_VERSION
 from wasi.config.known_options import check_config
 from wasi.config.sweep_options import in_sweep, sweep_name
-from wasi.config.without_effect import remarks_on_benchmark
+from wasi.config.without_effect import idle_options, remarks, remarks_on_benchmark
 from wasi.errors import Interrupted, UserError
 from wasi.runs.ending import Ending, ending_of, tell
 from wasi.runs.inputs import check_inputs
@@ -44,7 +44,8 @@ def perform(cfg: DictConfig, folder: Path, body: Callable[[DictConfig, "Job"], N
         check_config(cfg)
         sweep_name(cfg)
         if HydraConfig.initialized() and not in_sweep():
-            for remark in remarks_on_benchmark(HydraConfig.get().overrides.task):
+            words = HydraConfig.get().overrides.task
+            for remark in [*remarks_on_benchmark(words), *remarks([idle_options(cfg, words)])]:
                 log.warning("%s", remark)
         if job.completed_before() and not cfg.bench.rerun:
             log.info(

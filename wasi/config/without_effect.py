@@ -1,6 +1,7 @@
-"""Remarks on options of a command line that change nothing in the job that they were given for."""
+"""Remarks on options of a command line that change nothing in the jobs that they were given for."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 
 from omegaconf import DictConfig
 
@@ -9,16 +10,34 @@ from wasi.config.rank_options import options_without_effect
 from wasi.config.relevance import has_effect, is_of_a_step
 
 
-def remarks(cfg: DictConfig, words: Sequence[str]) -> list[str]:
-    """Return a sentence for each option of a command line that has no effect on this run, beside its other options."""
+def idle_options(cfg: DictConfig, words: Sequence[str]) -> dict[str, str]:
+    """Return the options of a command line that have no effect on a run, each with the other option that is the reason.
+
+    For example `{"rank.weight_epsilon": "method=lora"}`.
+    """
     given = _given(words)
-    beside = dict.fromkeys(options_without_effect(cfg, given), f"method={cfg.method.name}")
+    idle = dict.fromkeys(options_without_effect(cfg, given), f"method={cfg.method.name}")
     if "augment.ratio" in given and cfg.augment.scale is None:
-        beside["augment.ratio"] = "augment.scale=null"
+        idle["augment.ratio"] = "augment.scale=null"
     # A folder of images that lacks two parts takes the size of one of them from the share even so.
     if "dataset.val_fraction" in given and cfg.dataset.val_size is not None and cfg.dataset.name != "image_folder":
-        beside["dataset.val_fraction"] = f"dataset.val_size={cfg.dataset.val_size}"
-    return [f"{option} has no effect with {other}" for option, other in beside.items()]
+        idle["dataset.val_fraction"] = f"dataset.val_size={cfg.dataset.val_size}"
+    return idle
+
+
+def remarks(jobs: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return a sentence for each option that has no effect in any of the jobs, given the `idle_options` of each.
+
+    >>> lora, vanilla = {"rank.init": "method=lora", "rank.keep_ratio": "method=lora"}, {"rank.init": "method=vanilla"}
+    >>> remarks([lora, vanilla])
+    ['rank.init has no effect with method=lora or method=vanilla']
+    """
+    in_all = [option for option in dict.fromkeys(chain(*jobs)) if all(option in job for job in jobs)]
+    return [f"{option} has no effect with {_either(job[option] for job in jobs)}" for option in in_all]
+
+
+def _either(reasons: Iterable[str]) -> str:
+    return " or ".join(dict.fromkeys(reasons))
 
 
 def remarks_on_benchmark(words: Sequence[str]) -> list[str]:

@@ -22,7 +22,7 @@ from wasi.config.levels import measure_level
 from wasi.config.objectives import DEFAULT, Values, values_of
 from wasi.config.overrides import given_value
 from wasi.config.sweep_options import in_sweep, sweep_name
-from wasi.config.without_effect import remarks
+from wasi.config.without_effect import idle_options, remarks
 from wasi.data.image_folder import in_line
 from wasi.errors import Interrupted, UserError
 from wasi.models.weights_file import FILE_NAME as MODEL_NAME
@@ -157,8 +157,8 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
         check_config(cfg)
         check_processes(cfg, in_sweep())
         sweep_name(cfg)
-        if HydraConfig.initialized() and not in_sweep():  # in a sweep the option may be meant for another method
-            for remark in remarks(cfg, HydraConfig.get().overrides.task):
+        if HydraConfig.initialized() and not in_sweep():  # in a sweep the option may be meant for another job
+            for remark in remarks([idle_options(cfg, HydraConfig.get().overrides.task)]):
                 log.warning("%s", remark)
         if record.completed_before() and not cfg.train.rerun:
             run.only_measure = record.lacks_measurement(measure_level(cfg.train.measure))

@@ -1,6 +1,7 @@
 """`sweep.json` in a sweep's folder: which jobs its command line asks for, and how many."""
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from wasi.atomic import atomic_write_text
 from wasi.config.files import plain
 from wasi.config.fingerprint import fingerprint
 from wasi.config.known_options import check_config
+from wasi.config.without_effect import idle_options, remarks
 from wasi.data.catalogue import looking_once
 from wasi.errors import UserError
 from wasi.runs.folder import check_folder
@@ -20,6 +22,8 @@ from wasi.runs.inputs import check_inputs
 from wasi.runs.launching import launcher_name
 from wasi.runs.result import BENCH_FILE_NAME, read_result
 from wasi.runs.result import FILE_NAME as RESULT_NAME
+
+log = logging.getLogger(__name__)
 
 FILE_NAME = "sweep.json"
 _MOST = 1000  # jobs up to which folders are listed; composing one takes some 30 ms
@@ -33,6 +37,8 @@ def write_plan(
     default_subdir: str = "${job_folder:}",
 ) -> None:
     """Write the names of the jobs' folders, in order and without repetition, and their number.
+
+    An option of the command line that has no effect in any of the jobs is logged as a warning.
 
     If the folders are not known (a combination cannot be composed, or there are thousands of jobs), only the number of
     combinations is written, an upper bound. A sweeper that chooses its jobs as it goes (`tuned`, `optuna`) has no such
@@ -67,6 +73,7 @@ def _folders(
     """Return the names of the jobs' folders, as `folders_of`; with an `identity`, check that each job has its own."""
     rerun = "bench.rerun" if file_name == BENCH_FILE_NAME else "train.rerun"
     owners: dict[tuple[str, str], str] = {}
+    idle: list[dict[str, str]] = []  # of each job
     for number, job in enumerate(jobs):
         try:
             composed = GlobalHydra.instance().config_loader().load_sweep_config(config, job)
@@ -77,6 +84,7 @@ def _folders(
             where, name = str(composed.hydra.sweep.dir), str(composed.hydra.sweep.subdir)
         except Exception:
             return []
+        idle.append(idle_options(composed, config.hydra.overrides.task))
         check_folder("hydra.sweep.subdir", str(Path(where) / name))
         own = "" if identity is None else identity(composed)
         if owners.setdefault((where, name), own) != own:
@@ -86,6 +94,8 @@ def _folders(
             there = f"{name} has the completed result of another configuration, which {rerun}=true gives up"
             given = plain(config.hydra.sweep)["subdir"]
             raise UserError("hydra.sweep.subdir", given, f"folders of their own; {there}")
+    for remark in remarks(idle):
+        log.warning("%s", remark)
     return list(dict.fromkeys(name for _, name in owners))
 
 
