@@ -153,7 +153,7 @@ def test_what_does_not_fit_into_a_list_is_one_line(overrides, message, compose_c
     ("word", "message"),
     [
         ("+hydra.callbacks.foo=1", "a class and its arguments, as _target_ and beside it"),
-        ("+hydra.callbacks.sweep.foo=1", "one of hydra.callbacks.sweep.fail_fast, the arguments of wasi.runs.sweep."),
+        ("+hydra.callbacks.sweep.foo=1", "one of hydra.callbacks.sweep.fail_fast, the arguments of wasi.sweep."),
         ("+hydra.callbacks.progress.foo.x=1", "nothing here: wasi.progress.ProgressCallback has no arguments"),
     ],
 )

@@ -2,11 +2,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from scripts.ship_vit_micro import ship
 from wasi.errors import UserError
 from wasi.models import micro
 from wasi.models.build import build_model
 from wasi.models.input_spec import input_spec
-from wasi.models.ship_micro import ship
 
 
 def config(weights="random"):

@@ -7,10 +7,11 @@ import pytest
 
 from tests.report import fakes
 from tests.report.test_page import rich, rows
+from wasi.report import conclusion
 from wasi.report.comparison import Comparison
 from wasi.report.gathered import gather
 from wasi.report.load import read_runs
-from wasi.report.page import accuracy, conclusion
+from wasi.report.page import accuracy
 from wasi.report.page.cells import columns
 from wasi.report.page.overall import overall
 from wasi.runs.tuned_row import TunedRow

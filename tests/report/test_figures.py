@@ -12,7 +12,7 @@ from wasi.report.comparison import Comparison
 from wasi.report.figures import PANELS, _caption, draw, figure_of
 from wasi.report.load import read_runs
 from wasi.report.page import accuracy, thresholds
-from wasi.report.page.page_rows import rows_of
+from wasi.report.page_rows import rows_of
 from wasi.report.ranking import cost_axis
 from wasi.report.series import references, series_of
 from wasi.report.style import SETTINGS, styles

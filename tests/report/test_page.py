@@ -15,7 +15,7 @@ from wasi.report.gathered import gather
 from wasi.report.load import read_runs
 from wasi.report.page import accuracy, epochs, parts, ranks, render, thresholds
 from wasi.report.page.cells import columns
-from wasi.report.page.page_rows import rows_of
+from wasi.report.page_rows import rows_of
 from wasi.report.write import write_page
 
 LAYERS = [

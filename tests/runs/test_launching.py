@@ -16,8 +16,8 @@ from wasi.errors import UserError
 from wasi.runs import job_slots, launching
 from wasi.runs.launching import prepare_launcher
 from wasi.runs.result import write_json
-from wasi.runs.sweep import SweepCallback
 from wasi.runs.tuned_row import folder_of
+from wasi.sweep import SweepCallback
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,7 +8,7 @@ from omegaconf import read_write
 from tests.runs.test_plan import composed
 from wasi.runs.lock import folder_lock
 from wasi.runs.result import write_json
-from wasi.runs.sweep import SweepCallback, failed_jobs, lost_jobs, versions
+from wasi.sweep import SweepCallback, failed_jobs, lost_jobs, versions
 
 
 def _job(sweep, name, status, error=None):

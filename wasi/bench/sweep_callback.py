@@ -12,8 +12,8 @@ from wasi.errors import UserError
 from wasi.runs.launching import launcher_name
 from wasi.runs.processes import check_alone
 from wasi.runs.result import BENCH_FILE_NAME
-from wasi.runs.sweep import SweepCallback, exit_if_refused
 from wasi.runs.tuning import is_tuned_sweep
+from wasi.sweep import SweepCallback, exit_if_refused
 
 
 class BenchCallback(SweepCallback):

@@ -9,8 +9,8 @@ import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
 from wasi.dashboard.panels import sections, table_columns
+from wasi.paths import text_without_absolute_paths
 from wasi.tracking.names import ROW, TRAIN_STEP
-from wasi.tracking.paths import text_without_absolute_paths
 
 _ABOUT = (
     "Made by `python -m wasi.dashboard`, which replaces it when it is called again. A row, a line and a bar are the "

@@ -27,6 +27,11 @@ class Cost:
         return self.axis.partition(" (")[0]
 
     @property
+    def unit_name(self) -> str:
+        """The unit of the values that are shown: `MiB`."""
+        return self.axis.partition(" (")[2].removesuffix(")")
+
+    @property
     def stored_axis(self) -> str:
         """The label for values as result.json has them, which are not divided by `unit`.
 

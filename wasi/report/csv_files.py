@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from wasi.paths import without_absolute_paths
 from wasi.report.blocks import Block
 from wasi.report.columns import COSTS
 from wasi.report.comparison import Comparison
 from wasi.report.groups import Group, identity
 from wasi.report.load import Run
 from wasi.report.options import activation_epsilon, result_options, select, show, unquotable, weight_epsilon
-from wasi.tracking.paths import without_absolute_paths
 
 _CONFIG = {
     "model": "model.name",

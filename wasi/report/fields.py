@@ -84,6 +84,15 @@ def name_of(run: Run) -> str:
     return f"{' '.join([str(method), *dict.fromkeys(ranks)])}, {model} on {dataset}, seed {run.config.get('seed', '?')}"
 
 
+def signed(points: float) -> str:
+    """Percentage points with their sign, the minus being U+2212.
+
+    >>> signed(0.5), signed(-1.25)
+    ('+0.50', '−1.25')
+    """
+    return f"{points:+.2f}".replace("-", "−")
+
+
 def significant(value: float | None, digits: int = 4) -> str:
     """A number rounded to so many significant digits, without an exponent and with all digits before the point.
 

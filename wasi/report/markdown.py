@@ -5,10 +5,10 @@ from collections.abc import Iterable, Sequence
 from wasi.report.blocks import Block
 from wasi.report.columns import COSTS
 from wasi.report.comparison import Comparison
+from wasi.report.conclusion import statements
 from wasi.report.fields import Field, facts_of, fields_of, have_ratios
 from wasi.report.gathered import Report
 from wasi.report.meanings import RANKS_BY_HAND, meanings_of
-from wasi.report.page.conclusion import statements
 
 _COLUMNS = {
     "method": "how the model is trained, each is explained below; every other row is compared with `vanilla`",

@@ -8,7 +8,7 @@ from wasi.config.declared import rank_option_paths
 from wasi.config.files import flat
 from wasi.config.fingerprint import canonical
 from wasi.config.relevance import relevant
-from wasi.tracking.paths import without_absolute_paths
+from wasi.paths import without_absolute_paths
 
 # The `rank` options that labels are made of, and the option of a method that holds each unless its YAML names another.
 _RANK_OPTIONS = {

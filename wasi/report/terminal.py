@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from wasi.report.blocks import Block, row_names
 from wasi.report.columns import DROPPED_FIRST
 from wasi.report.comparison import Comparison
+from wasi.report.conclusion import statements
 from wasi.report.fields import DASH, TUNED, WITHIN_NOISE, Field, facts_of, fields_of, have_ratios, tuned_of
-from wasi.report.page.conclusion import statements
 
 WIDTH = 120
 

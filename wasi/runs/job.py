@@ -27,6 +27,7 @@ from wasi.data.image_folder import in_line
 from wasi.errors import Interrupted, UserError
 from wasi.models.weights_file import FILE_NAME as MODEL_NAME
 from wasi.models.weights_file import damaged
+from wasi.paths import shown
 from wasi.runs.command import continue_with
 from wasi.runs.ending import Ending, ending_of, print_error, tell
 from wasi.runs.fail_fast import enough_failures
@@ -41,7 +42,6 @@ from wasi.runs.record import Record
 from wasi.runs.result import read_result
 from wasi.signals import interruptible, uninterrupted
 from wasi.tracking import Tracker, open_tracker
-from wasi.tracking.paths import shown
 from wasi.training import file_names
 
 log = logging.getLogger(__name__)

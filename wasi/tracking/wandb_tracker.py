@@ -32,10 +32,10 @@ from wasi.config.naming import rank_label, row_label  # noqa: E402
 from wasi.config.rank_options import epsilon_read, thresholds_read  # noqa: E402
 from wasi.errors import NOTHING, UserError  # noqa: E402
 from wasi.models.weights_file import FILE_NAME as MODEL  # noqa: E402
+from wasi.paths import shown, without_absolute_paths  # noqa: E402
 from wasi.tracking import Tracker  # noqa: E402
 from wasi.tracking.history import History, Row  # noqa: E402
 from wasi.tracking.names import EPSILON, LAYER_TABLE, ROW, THRESHOLDS, TRAIN_STEP  # noqa: E402
-from wasi.tracking.paths import shown, without_absolute_paths  # noqa: E402
 
 log = logging.getLogger(__name__)
 

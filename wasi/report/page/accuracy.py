@@ -19,7 +19,7 @@ from wasi.report.page.figure import (
     spec,
     tooltip,
 )
-from wasi.report.page.page_rows import Row
+from wasi.report.page_rows import Row
 from wasi.report.ranking import CostAxis, cost_axis, is_one_work
 from wasi.report.series import references
 

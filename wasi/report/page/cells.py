@@ -13,11 +13,12 @@ from wasi.report.fields import (
     interval_text,
     is_imbalanced,
     ratio_text,
+    signed,
     significant,
     tuned_of,
 )
 from wasi.report.meanings import RANKS_BY_HAND
-from wasi.report.page.page_rows import Row
+from wasi.report.page_rows import Row
 
 TITLES = {
     PEAK: ("Step peak", "MiB"),
@@ -153,15 +154,6 @@ def _without_interval(comparison: Comparison) -> str:
     if comparison.p is None:
         return "one seed" if comparison.verdict == "n=1, no spread" else "no spread"
     return "other seeds: unpaired" if comparison.is_unpaired else ""
-
-
-def signed(points: float) -> str:
-    """Percentage points with their sign, the minus being U+2212.
-
-    >>> signed(0.5), signed(-1.25)
-    ('+0.50', '−1.25')
-    """
-    return f"{points:+.2f}".replace("-", "−")
 
 
 def _cost(row: Row, cost: Cost) -> Cell:

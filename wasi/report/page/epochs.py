@@ -23,7 +23,7 @@ from wasi.report.page.figure import (
     spec,
     tooltip,
 )
-from wasi.report.page.page_rows import Row
+from wasi.report.page_rows import Row
 from wasi.training import file_names
 
 _CURVES = {"train/loss": "Training loss, mean of the epoch", **titles.VALIDATION_CURVES}

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from wasi.report.page.page_rows import Row
+from wasi.report.page_rows import Row
 from wasi.report.wrapping import wrapped
 
 HEIGHT = 240

@@ -2,20 +2,12 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
+from wasi.report.conclusion import Statement
 from wasi.report.fields import listed, listed_some, name_of
 from wasi.report.groups import Group, short_names, unlike, with_equal_options
 from wasi.report.load import Run
 from wasi.report.options import show_option
-
-
-@dataclass(frozen=True)
-class Statement:
-    """A sentence or two. The `tone` is `loud` if it must not be overlooked, `main` for the answer, else `plain`."""
-
-    text: str
-    tone: str = "plain"
 
 
 def overall(runs: Sequence[Run], doubts: Sequence[str], not_begun: int = 0) -> list[Statement]:

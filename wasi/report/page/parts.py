@@ -7,7 +7,7 @@ from wasi.report import titles
 from wasi.report.columns import PAPER, STEP
 from wasi.report.fields import listed_some, significant
 from wasi.report.page.figure import Figure, Key, Section, axis_name, drawn, line_step, row_axis, spec, tooltip
-from wasi.report.page.page_rows import Row
+from wasi.report.page_rows import Row
 from wasi.tracking import categories
 
 _MEMORY = {part: Key(of.label, of.colour) for part, of in categories.MEMORY.items()}

@@ -7,7 +7,7 @@ from typing import Any
 
 from wasi.report import statistics, titles
 from wasi.report.page.figure import Figure, Section, axis_name, drawn, line_step, row_axis, spec, tooltip
-from wasi.report.page.page_rows import Row
+from wasi.report.page_rows import Row
 
 _TEXT = (
     "A column per compressed linear layer, in the model's order; the darker, the smaller the share of the full "

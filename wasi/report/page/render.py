@@ -10,18 +10,19 @@ import yaml
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup, escape
 
+from wasi.paths import text_without_absolute_paths, without_absolute_paths
+from wasi.report.conclusion import Statement, of_block
 from wasi.report.csv_files import relative
 from wasi.report.fields import facts_of
 from wasi.report.gathered import Report
 from wasi.report.meanings import meanings_of
-from wasi.report.page import accuracy, conclusion, epochs, parts, ranks, thresholds
+from wasi.report.page import accuracy, epochs, parts, ranks, thresholds
 from wasi.report.page.cells import columns
 from wasi.report.page.figure import Section
 from wasi.report.page.library import library
-from wasi.report.page.overall import Statement, overall
-from wasi.report.page.page_rows import Row, rows_of
+from wasi.report.page.overall import overall
+from wasi.report.page_rows import Row, rows_of
 from wasi.report.wrapping import pieces
-from wasi.tracking.paths import text_without_absolute_paths, without_absolute_paths
 
 _HERE = Path(__file__).parent
 _SECTIONS = (
@@ -59,7 +60,7 @@ def page(report: Report) -> str:
         own = rows_of(block, first=len(rows))
         rows += own
         sections = [section for make in _SECTIONS if (section := make(own)) is not None]
-        found.append(Part(block.title, facts_of(block), conclusion.of_block(own), sections, _remarks(own)))
+        found.append(Part(block.title, facts_of(block), of_block(own), sections, _remarks(own)))
     loud = [line for line in report.tuning if line.startswith("WARNING")]
     statements = overall(report.runs, report.provenance[1:], report.not_begun)
     return _environment().get_template("page.html").render(

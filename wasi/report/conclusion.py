@@ -2,18 +2,17 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from wasi.config.declared import is_subject, title
 from wasi.report.blocks import Block
 from wasi.report.columns import ENERGY, FLOPS, INFERENCE, PEAK, PROCESS, STEP, VALIDATION
 from wasi.report.comparison import Comparison
-from wasi.report.fields import MOST_NAMES, listed, ratio_text, significant
+from wasi.report.fields import MOST_NAMES, listed, ratio_text, signed, significant
 from wasi.report.groups import Group
 from wasi.report.options import select, unquotable
 from wasi.report.origins import are_comparable, one_machine, was_busy
-from wasi.report.page.cells import TITLES, signed
-from wasi.report.page.overall import Statement
-from wasi.report.page.page_rows import Row, rows_of
+from wasi.report.page_rows import Row, rows_of
 from wasi.report.ranking import is_one_work, times_in_turns
 from wasi.report.statistics import Paired
 from wasi.report.subspace_ablation import ablation_sentences
@@ -34,6 +33,14 @@ _MEANT = {
     "surrogate weights": "random ones with the singular values of pretrained ones",
     "synthetic images": "noise around a pattern per class",
 }
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A sentence or two. The `tone` is `loud` if it must not be overlooked, `main` for the answer, else `plain`."""
+
+    text: str
+    tone: str = "plain"
 
 
 def of_block(rows: Sequence[Row]) -> list[Statement]:
@@ -140,7 +147,7 @@ def _measured(rows: Sequence[Row]) -> Statement | None:
     by = PEAK if any(row.comparison.is_spoilt(STEP) for row in rows) else STEP
     best = max(rows, key=lambda row: (row.accuracy or 0.0, -(row.cost(by) or math.inf), -row.key))
     lines = [
-        f"{cost.name.lower()} {significant(value, 3)} {TITLES[cost][1]}"
+        f"{cost.name.lower()} {significant(value, 3)} {cost.unit_name}"
         for cost in (PEAK, STEP, INFERENCE)
         if (value := best.cost(cost)) is not None and not best.comparison.is_spoilt(cost)
     ]
@@ -269,7 +276,7 @@ def _cheapest(rows: Sequence[Row]) -> list[Statement]:
         sources = [run for row in rows for run in row.group.sources(cost.metric)]
         if len(known) > 2 and (not cost.timed or are_comparable(sources)):
             if relative is None:
-                shown = [f"{significant(value, 3)} {TITLES[cost][1]}" for value, _, _ in known]
+                shown = [f"{significant(value, 3)} {cost.unit_name}" for value, _, _ in known]
             else:
                 words += f", measured in turns with {_name(rows[0].comparison.costs_beside, rows)}'s"
                 shown = [ratio_text(1 / value) for value, _, _ in known]

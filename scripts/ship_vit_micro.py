@@ -1,4 +1,4 @@
-"""`python -m wasi.models.ship_micro RUN`: write the weights of vit_micro that ship with the project, from a run."""
+"""`python -m scripts.ship_vit_micro RUN`: write the weights of vit_micro that ship with the project, from a run."""
 
 import sys
 from pathlib import Path
@@ -37,7 +37,7 @@ def ship(run: Path, target: Path = SHIPPED_WEIGHTS) -> Path:
 
 def main() -> None:
     if len(sys.argv) != 2:
-        raise UserError("RUN", " ".join(sys.argv[1:]), "one folder: python -m wasi.models.ship_micro RUN")
+        raise UserError("RUN", " ".join(sys.argv[1:]), "one folder: python -m scripts.ship_vit_micro RUN")
     target = ship(Path(sys.argv[1]))
     print(f"{target} ({target.stat().st_size / 2**20:.2f} MiB)")
 
