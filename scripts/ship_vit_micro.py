@@ -4,10 +4,10 @@ import sys
 from pathlib import Path
 
 from wasi.atomic import replacing_from_folder
-from wasi.cli import run_cli
 from wasi.errors import UserError
 from wasi.models.micro import IMAGE_SIZE, SHIPPED_WEIGHTS, vit_micro
 from wasi.models.weights_file import FILE_NAME
+from wasi.runs.command import run_cli
 
 
 def ship(run: Path, target: Path = SHIPPED_WEIGHTS) -> Path:

@@ -20,12 +20,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tests.test_train_cli import TINY, call, run
-from wasi.cli import check_output_file, run_cli
 from wasi.data.decode import read_rgb, to_tensor
 from wasi.data.normalize import Normalize
 from wasi.errors import UserError
 from wasi.evaluate import _refuse_another_division
 from wasi.models.saved import open_model
+from wasi.output_file import check_output_file
+from wasi.runs.command import run_cli
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ("predict", "evaluate", "export")

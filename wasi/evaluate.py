@@ -11,7 +11,6 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
-from wasi.cli import run_cli
 from wasi.config.files import CONF
 from wasi.config.hydra_errors import rejected
 from wasi.config.validate import validate
@@ -21,6 +20,7 @@ from wasi.errors import UserError
 from wasi.models.header import ModelHeader
 from wasi.models.weights_file import RUN, run_header, weights_path
 from wasi.report.options import select, show
+from wasi.runs.command import run_cli
 from wasi.runs.ending import one_line
 from wasi.runs.folder import path_of
 from wasi.runs.inputs import check_counts

@@ -19,8 +19,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from wasi.cli import run_cli
 from wasi.errors import UserError
+from wasi.runs.command import run_cli
 from wasi.runs.ending import printable
 from wasi.runs.folder import path_of
 from wasi.runs.lock import is_locked

@@ -55,7 +55,7 @@ class SweepCallback(Callback):
 
     def report(self, folder: Path) -> str:
         """Write the sweep's report into its folder, and return the table for the terminal."""
-        from wasi.report import write_report
+        from wasi.report.write import write_report
 
         return write_report([folder])
 

@@ -4,10 +4,10 @@ import pytest
 
 from tests.bench import jobs as benchmarks
 from tests.report import fakes
-from wasi.report import write_report
 from wasi.report.blocks import blocks_of
 from wasi.report.columns import COSTS, ENERGY, PAPER, PEAK, STEP
 from wasi.report.load import read_runs
+from wasi.report.write import write_report
 
 
 def compared(folder):

@@ -6,13 +6,13 @@ import pytest
 
 from tests.bench import jobs as benchmarks
 from tests.report import fakes
-from wasi.report import write_report
 from wasi.report.blocks import blocks_of
 from wasi.report.comparison import Comparison
 from wasi.report.load import read_runs
 from wasi.report.origins import one_machine, was_busy
 from wasi.report.ranking import front_of
 from wasi.report.subspace_ablation import ablation_sentences
+from wasi.report.write import write_report
 from wasi.runs.tuned_row import TunedRow
 from wasi.runs.tuning import Row
 from wasi.runs.tuning_file import not_chosen, read_tuning, write_tuning

@@ -14,11 +14,11 @@ import pytest
 from tests.bench import jobs
 from tests.report import fakes
 from wasi.errors import UserError
-from wasi.report import write_report
 from wasi.report.blocks import blocks_of
 from wasi.report.columns import STEP
 from wasi.report.kept import KeptFolder, as_result, breakdown_of
 from wasi.report.load import read_runs
+from wasi.report.write import write_report
 from wasi.results.collect import collect
 from wasi.results.kept_result import kept_of
 from wasi.runs.result import with_common_keys

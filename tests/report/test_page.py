@@ -7,7 +7,7 @@ import pytest
 
 from tests.bench import jobs
 from tests.report import fakes
-from wasi.report import options, write_report
+from wasi.report import options
 from wasi.report.blocks import blocks_of
 from wasi.report.columns import STEP
 from wasi.report.figures import figure_of
@@ -16,7 +16,7 @@ from wasi.report.load import read_runs
 from wasi.report.page import accuracy, epochs, parts, ranks, render, thresholds
 from wasi.report.page.cells import columns
 from wasi.report.page_rows import rows_of
-from wasi.report.write import write_page
+from wasi.report.write import write_page, write_report
 
 LAYERS = [
     {"name": f"blocks.{block}.mlp.fc{place}", "in_features": 96, "out_features": 384, "weight_rank": 24 + block,

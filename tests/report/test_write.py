@@ -8,9 +8,8 @@ import pytest
 
 from tests.report import fakes
 from wasi.errors import UserError
-from wasi.report import write_report
 from wasi.report.markdown import escape
-from wasi.report.write import file_part
+from wasi.report.write import file_part, write_report
 
 
 def rows(path):

@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 
 from wasi.atomic import atomic_write_text
-from wasi.cli import check_output_file, run_cli
 from wasi.config.validate import OPTIONS
 from wasi.errors import UserError
 from wasi.optional import optional
+from wasi.output_file import check_output_file
+from wasi.runs.command import run_cli
 from wasi.runs.folder import path_of
 
 _REQUIREMENTS = "requirements-dashboard.txt"

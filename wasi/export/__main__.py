@@ -7,9 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from wasi.atomic import remove_leftovers, replacing_from_folder
-from wasi.cli import check_output_file, run_cli
 from wasi.errors import UserError
 from wasi.models.weights_file import RUN, run_header, weights_path
+from wasi.output_file import check_output_file
+from wasi.runs.command import run_cli
 from wasi.runs.ending import print_error
 from wasi.runs.folder import path_of
 

@@ -1,12 +1,9 @@
 """`python -m wasi.report DIR [DIR ...] [--into DIR]`. Exit status 2: a folder is wrong or has no results."""
 
 import argparse
-import sys
 
-from wasi.errors import UserError
-from wasi.report import write_report
-from wasi.runs.command import command
-from wasi.runs.ending import one_line, print_error
+from wasi.report.write import write_report
+from wasi.runs.command import run_cli
 from wasi.runs.folder import path_of
 
 
@@ -21,13 +18,9 @@ def main() -> None:
     parser.add_argument("dirs", metavar="DIR", nargs="+", type=path_of("DIR"), help=a_dir)
     into = "the folder to write into (default: the first DIR; outputs/report/NAME where that holds kept files)"
     parser.add_argument("--into", metavar="DIR", type=path_of("--into"), help=into)
-    try:
-        given = parser.parse_args()
-        print(write_report(given.dirs, given.into), flush=True)
-    except UserError as error:
-        print_error(one_line(str(error)))
-        sys.exit(2)
+    given = parser.parse_args()
+    print(write_report(given.dirs, given.into), flush=True)
 
 
 if __name__ == "__main__":
-    command(main)
+    run_cli(main)

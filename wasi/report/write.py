@@ -19,8 +19,21 @@ PAGE = "report.html"
 _LONGEST_PART = 80  # characters of a label in a file's name, which may have 255
 
 
-def write(dirs: list[Path], into: Path | None = None) -> str:
-    """Does what `wasi.report.write_report` says."""
+def write_report(dirs: list[Path], into: Path | None = None) -> str:
+    """Write report.html, report.md, report.csv, report_groups.csv and the figures into a folder.
+
+    Args:
+        dirs: folders below which every `result.json`, `bench.json` and kept result (`wasi.results`) is read, or
+            single such files.
+        into: the folder. By default it is the first of `dirs`, or `outputs/report/NAME` if that one is a folder NAME of
+            kept results.
+
+    Returns:
+        The text for the terminal, about 120 characters wide.
+
+    Raises:
+        UserError: a folder is missing or cannot be written, or no readable result lies below any of them.
+    """
     report = gather(dirs, into)
     folder = report.folder
     try:

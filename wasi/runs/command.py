@@ -1,4 +1,4 @@
-"""The command line around Hydra: exit status, one-line errors, and the command that continues after a signal."""
+"""Around every command: exit status, one-line errors (Hydra's, too), and the command that continues after a signal."""
 
 import argparse
 import importlib
@@ -57,6 +57,28 @@ def command(main: Callable[[], object]) -> None:
     except BrokenPipeError:
         _discard_output()
         sys.exit(1)
+
+
+def run_cli(main: Callable[[], int | None]) -> None:
+    """Call the `main` of `python -m wasi.COMMAND` and end the process with the status that it returns (None is 0).
+
+    After one line of error, a user's mistake exits with 2, and a file that cannot be read or written with 1. A
+    signal exits with 128 + its number.
+    """
+
+    def with_status() -> None:
+        try:
+            sys.exit(main() or 0)
+        except UserError as error:
+            print_error(one_line(str(error)))
+            sys.exit(2)
+        except OSError as error:
+            if error.filename is None:
+                raise
+            print_error(one_line(f"{error.filename}: {error.strerror}"))
+            sys.exit(1)
+
+    command(with_status)
 
 
 def _flush() -> None:

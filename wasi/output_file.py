@@ -1,15 +1,11 @@
-"""Code shared by the commands `python -m wasi.COMMAND`. Importing it does not import torch."""
+"""Checks the file that a command is told to write. Importing this module does not import torch."""
 
 import re
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from wasi.atomic import check_replacing
 from wasi.errors import UserError
 from wasi.models.weights_file import FILE_NAME as MODEL_NAME
-from wasi.runs.command import command
-from wasi.runs.ending import one_line, print_error
 from wasi.runs.result import BENCH_FILE_NAME, FILE_NAME
 from wasi.training import file_names
 
@@ -23,28 +19,6 @@ _WRITTEN = (
     *("bench.csv", "fit.csv", "fit.json", "report.csv", "report_groups.csv", "report.html", "report.md"),
 )
 _LOG_LOCK_OR_FIGURE = re.compile(r".*\.(log|png|svg)|\.lock")
-
-
-def run_cli(main: Callable[[], int | None]) -> None:
-    """Call `main` and end the process with the status that it returns (None is 0).
-
-    After one line of error, a user's mistake exits with 2, and a file that cannot be read or written with 1. A
-    signal exits with 128 + its number.
-    """
-
-    def with_status() -> None:
-        try:
-            sys.exit(main() or 0)
-        except UserError as error:
-            print_error(one_line(str(error)))
-            sys.exit(2)
-        except OSError as error:
-            if error.filename is None:
-                raise
-            print_error(one_line(f"{error.filename}: {error.strerror}"))
-            sys.exit(1)
-
-    command(with_status)
 
 
 def check_output_file(option: str, path: Path) -> None:

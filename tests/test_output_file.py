@@ -6,11 +6,12 @@ import sys
 import pytest
 
 from wasi.bench import report as bench_report
-from wasi.cli import check_output_file, run_cli
 from wasi.errors import UserError
 from wasi.methods import perplexity_search
+from wasi.output_file import check_output_file
 from wasi.report import write
 from wasi.runs import fail_fast, plan, tuning_file
+from wasi.runs.command import run_cli
 from wasi.training import file_names
 
 OF_A_RUN = ["model.safetensors", "train.log", ".lock", ".hydra/config.yaml", perplexity_search.FILE_NAME]
