@@ -206,16 +206,13 @@ def test_a_table_of_something_else_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("measured, wanted", [("cut", "whole"), ("whole", "cut")])
-@pytest.mark.parametrize("is_written", [True, False])  # earlier releases did not write the mode
-def test_a_table_of_another_batch_mode_is_refused(tmp_path, measured, wanted, is_written):
+def test_a_table_of_another_batch_mode_is_refused(tmp_path, measured, wanted):
     first = search()
     first.batch_mode = measured
     found = ActivationRanks("perplexity", 0.7, None, first, batch_mode=measured)
     make("wasi", "mlp", activations=found).apply(build("timm_vit"), [batch()])
     content = first.artifacts["perplexity.json"]
     assert content["batch_mode"] == measured
-    if not is_written:
-        del content["batch_mode"]
     (tmp_path / "t.json").write_text(json.dumps(content))
     again = ActivationRanks("perplexity", 0.7, None, search(table=str(tmp_path / "t.json")), batch_mode=wanted)
     with pytest.raises(UserError, match=f"allowed is a table measured with rank.batch_mode={wanted}"):

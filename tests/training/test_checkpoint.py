@@ -1,6 +1,5 @@
 """Checkpoints: the newest that can be read is continued."""
 
-import re
 
 import pytest
 import torch
@@ -8,7 +7,7 @@ import torch
 from tests.small import applied, batch
 from tests.training.test_step import optimizer
 from wasi.layers.activation import TuckerState
-from wasi.training import checkpoint, file_names
+from wasi.training import checkpoint
 from wasi.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from wasi.training.step import TrainStep
 
@@ -40,8 +39,6 @@ def test_what_serves_several_steps_is_continued_too(tmp_path):
                 assert any(name.endswith(".P") for name in step.model.state_dict())
                 step, scheduler = _trainer(preconditioner="basis", gap=4)
                 load_checkpoint(tmp_path, step, scheduler)
-                earlier = {re.sub(r"\.P$", ".B", name): value for name, value in step.model.state_dict().items()}
-                step.model.load_state_dict(earlier)  # as earlier versions named it
             step(*batch(seed=number))
         states.append(step.model.state_dict())
     resumed, whole = states
@@ -82,16 +79,6 @@ def test_no_gpus_generator_is_set_from_a_cpu_or_for_one(before, there, tmp_path,
     save_checkpoint(tmp_path, *_on(before), Progress(step=1))
     load_checkpoint(tmp_path, *_on(there))
     assert gpus == {}
-
-
-@pytest.mark.parametrize(("there", "found"), [("cuda:1", {"cuda:1": [2]}), ("cuda:2", {})])
-def test_an_earlier_versions_generators_of_all_gpus_are_taken_by_number(there, found, tmp_path, gpus):
-    save_checkpoint(tmp_path, *_on("cpu"), Progress(step=1))
-    path = tmp_path / file_names.CHECKPOINT
-    every = [torch.tensor([number]).byte() for number in (1, 2)]
-    torch.save(torch.load(path) | {"cuda_rng": every}, path)
-    load_checkpoint(tmp_path, *_on(there))
-    assert gpus == found
 
 
 def test_the_cpus_generator_is_continued(tmp_path):

@@ -177,8 +177,6 @@ class FactoredLinear(LowRankLayer):
         return self.C is not None and self.C.stride() != (0, 0)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
-        if f"{prefix}B" in state_dict:  # its name in checkpoints of earlier versions
-            state_dict[f"{prefix}P"] = state_dict.pop(f"{prefix}B")
         kept = state_dict.get(f"{prefix}P")
         self.P = None if kept is None else torch.empty_like(kept, device=self.L.device)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

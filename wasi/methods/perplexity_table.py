@@ -47,19 +47,9 @@ def read_tables(path: str) -> tuple[list[LayerTable], str]:
     """
     try:
         content = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
-        tables = [_layer(layer) for layer in content["layers"]]
-        return tables, content.get("batch_mode") or _batch_mode(tables)
+        return [_layer(layer) for layer in content["layers"]], str(content["batch_mode"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(OPTION, path, f"the perplexity.json of an earlier run ({type(error).__name__})") from error
-
-
-def _batch_mode(tables: list[LayerTable]) -> str:
-    """Return the batch mode of tables from an earlier release, which did not write it: `cut` where a rank tells so."""
-    for table in tables:
-        for candidate in table.candidates:
-            if any(ranks[0] < shape[0] for ranks, shape in zip(candidate.ranks, table.shapes, strict=True)):
-                return "cut"
-    return "whole"
 
 
 def _layer(layer: dict) -> LayerTable:

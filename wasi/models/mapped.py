@@ -9,19 +9,33 @@ import mmap
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from wasi.models.registered import replacing_registered
 from wasi.models.structure import find_blocks
 
 SUMS_FROM = 2**21  # bytes: smaller sums are not kept in a file, see `in_file`
 _SMALLEST = 2**20  # bytes: smaller parameters are not mapped
 _MAPPING, _HOOKS = "mapping", "mapping_hooks"  # attributes of a parameter, and of the model
 _FOLDER = "/var/tmp"  # on a disk by convention, while /tmp may be memory itself
+
+
+@contextmanager
+def replacing_registered(made_of: Callable[[nn.Parameter], nn.Parameter]) -> Iterator[None]:
+    """Within this context, modules register `made_of(parameter)` in place of every parameter that they are given."""
+    register = nn.Module.register_parameter
+
+    def instead(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        register(module, name, None if parameter is None else made_of(parameter))
+
+    nn.Module.register_parameter = instead  # type: ignore[assignment, method-assign]  # restored below
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
 @contextmanager

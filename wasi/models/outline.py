@@ -8,8 +8,7 @@ from wasi.deferred import without_compiler
 from wasi.models.attention import unpack_attention
 from wasi.models.header import ModelHeader
 from wasi.models.input_spec import library_of
-from wasi.models.mapped import mapped_weights
-from wasi.models.registered import replacing_registered
+from wasi.models.mapped import mapped_weights, replacing_registered
 from wasi.models.rng import seeded
 
 

@@ -80,11 +80,8 @@ def load_checkpoint(folder: Path, step: TrainStep, scheduler, with_best: bool = 
     step.optimizer.load_state_dict(state["optimizer"])
     scheduler.load_state_dict(state["scheduler"])
     torch.set_rng_state(state["rng"])
-    generators = state.get("cuda_rng", [])
-    if len(generators) > 1:  # of an earlier version, which saved those of all GPUs
-        generators = generators[step.device.index or 0 :][:1]
-    if generators and step.device.type == "cuda":
-        torch.cuda.set_rng_state(generators[0], step.device)
+    for generator in state["cuda_rng"] if step.device.type == "cuda" else []:
+        torch.cuda.set_rng_state(generator, step.device)
     return progress
 
 
