@@ -122,7 +122,7 @@ def long_address(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def many_address(tmp_path_factory):
-    """Of forty rows: seven thresholds of each method, plain and lean."""
+    """Of forty rows: seven thresholds of each method, plain and lean; wasi has another one for activations."""
     folder = tmp_path_factory.mktemp("many")
     rich(folder, 0.93, "vanilla", None)
     for name, step in (("svd_llm", 0.2), ("wasi", 0.15), ("wsi", 0.1)):
@@ -131,7 +131,10 @@ def many_address(tmp_path_factory):
                 accuracy = 0.9 - step * (1 - epsilon)
                 history = [{"epoch": epoch, "train/loss": 1 + (1 - accuracy) / epoch, "val/acc": accuracy * epoch / 9}
                            for epoch in range(1, 10)]  # fmt: skip
-                config = fakes.config(name, epsilon, options={"train.memory": memory})
+                options = {"train.memory": memory}
+                if name == "wasi":
+                    options["method.activations.epsilon"] = 0.95
+                config = fakes.config(name, epsilon, options=options)
                 fakes.write(folder, fakes.metrics(accuracy, cost * epsilon), config, history=history)
     write_page(gather([folder]))
     return (folder / "report.html").as_uri()
@@ -312,6 +315,7 @@ def test_thresholds_stand_beside_marks_and_behind_lines_and_cover_nothing(browse
     page = opened(browser, many_address, width)
     labels = page.evaluate(LABELS)
     assert len(labels[0]) > 15 and len(set(labels[-1])) > 2  # of 42 points and of the ends of as many lines
+    assert any("/0.95" in label for label in labels[0])
     assert page.evaluate(COVERING) == [] and page.evaluate(CUT) == [] and page.errors == []
 
 

@@ -128,9 +128,10 @@ def points(rows: Sequence[Row]) -> dict[str, Any]:
     return {"mark": {"type": "point", "size": 100, "opacity": 1, "cursor": "pointer"}, "encoding": look}
 
 
-def having(field: str) -> list[dict[str, Any]]:
+def having(field: str, is_text: bool = False) -> list[dict[str, Any]]:
     """The transform that leaves a layer the records with the field. The page leaves out a layer without any."""
-    return [{"filter": {"field": field, "valid": True}}]
+    is_there = {"gte": ""} if is_text else {"valid": True}  # which Vega-Lite takes for "is a finite number"
+    return [{"filter": {"field": field, **is_there}}]
 
 
 def labels(rows: Sequence[Row], x: dict[str, Any], y: dict[str, Any], *, of_lines: bool = False) -> dict[str, Any]:
@@ -142,7 +143,7 @@ def labels(rows: Sequence[Row], x: dict[str, Any], y: dict[str, Any], *, of_line
     return {
         "name": "ends" if of_lines else "labels",  # page.js knows them by these
         "mark": {"type": "text", "fontSize": 10},
-        "transform": having("label"),
+        "transform": having("label", is_text=True),
         "encoding": {"x": x, "y": y, "text": {"field": "label"}, "color": by_series(rows)},
     }
 
