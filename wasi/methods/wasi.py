@@ -69,8 +69,8 @@ class SubspaceMethod(Method):
     appearance = {
         "wasi": {
             "order": 2, "colour": "#0072B2", "marker": "o", "subject": True, "title": "WASI",
-            "about": "weights held as two thin factors, saved inputs as small Tucker tensors, both followed by "
-            "subspace iteration (arXiv 2510.09160)",
+            "about": "weights held as two thin factors, saved inputs as small Tucker tensors; subspace iteration "
+            "updates the tensors' bases and, with SGD or Swan, the weights (arXiv 2510.09160)",
         },
         "wsi": {"order": 3, "colour": "#009E73", "marker": "^", "about": "wasi's factored weights, inputs saved whole"},
         "asi": {"order": 4, "colour": "#CC79A7", "marker": "v", "about": "wasi's compressed inputs, dense weights"},

@@ -232,8 +232,8 @@ def _accuracies(content: dict) -> list[str]:
     metrics = content["metrics"]
     names = ("val/acc", "test/acc", "test/balanced_acc" if "test/acc" in metrics else "val/balanced_acc")
     lines = [f"{name} {metrics[name]:.4f}" for name in names if name in metrics]
-    classes = [found for found in content.get("classes", ()) if "recall" in found]
-    worst = min(classes, key=lambda found: found["recall"], default=None)
+    missed = [found for found in content.get("classes", ()) if found.get("recall", 1) < 1]
+    worst = min(missed, key=lambda found: found["recall"], default=None)
     return lines if worst is None else [*lines, f"lowest recall {worst['recall']:.4f} (class {in_line(worst['name'])})"]
 
 

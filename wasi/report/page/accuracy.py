@@ -5,7 +5,7 @@ from typing import Any
 
 from wasi.report import titles
 from wasi.report.columns import INTERACTIVE_PANELS, Cost
-from wasi.report.origins import was_busy
+from wasi.report.origins import are_comparable
 from wasi.report.page.figure import (
     LABELLED,
     Figure,
@@ -25,13 +25,17 @@ from wasi.report.series import references
 
 
 def section(rows: Sequence[Row]) -> Section | None:
-    """The section; None if no row has both a cost and an accuracy that may be quoted."""
+    """The section; None if no row has both a cost and an accuracy that may be quoted.
+
+    A cost that a single one of several rows has gets no panel, as there is nothing to compare.
+    """
     panels = {cost: [row for row in rows if None not in (row.accuracy, row.cost(cost))] for cost in INTERACTIVE_PANELS}
+    most = max(map(len, panels.values()))
+    panels = {cost: shown for cost, shown in panels.items() if len(shown) > 1 or most == 1}
     figures = []
     for cost, shown in panels.items():
-        if shown:
-            axis = cost_axis(cost, [row.comparison for row in rows])
-            figures.append(Figure(axis.title, _panel(axis, shown), "x"))
+        axis = cost_axis(cost, [row.comparison for row in rows])
+        figures.append(Figure(axis.title, _panel(axis, shown), "x"))
     shown = [row for row in rows if any(row in panel for panel in panels.values())]
     return Section(titles.ACCURACY, _text(shown), figures, series_legend(shown)) if figures else None
 
@@ -45,7 +49,7 @@ def _text(rows: list[Row]) -> str:
         "Vertical bars: ± standard deviation over the seeds.": spread,
         "Thin lines join configurations that differ by their thresholds alone.": joined,
         "Stepped line: the Pareto front of the panel, whose members no other beats in both; times of a busy "
-        "machine have none.": len(rows) > 1 and is_one_work([row.group for row in rows]),
+        "machine, or of several, have none.": len(rows) > 1 and is_one_work([row.group for row in rows]),
         LABELLED: any(row.label() for row in rows),
         "Dashed: vanilla's accuracy.": bool(_references(rows)),
         "Point at a mark for its name and numbers, click it for its options.": True,
@@ -80,10 +84,10 @@ def _panel(axis: CostAxis, rows: list[Row]) -> dict[str, Any]:
 
 
 def _is_spoilt(cost: Cost, rows: list[Row]) -> bool:
-    """Whether costs of the rows do not compare: times of a busy machine, or steps of different work."""
+    """Whether costs of the rows do not compare: times of a busy or of several machines, or steps of different work."""
     if not is_one_work([row.group for row in rows]):
         return True
-    return cost.timed and was_busy([run for row in rows for run in row.group.sources(cost.metric)])
+    return cost.timed and not are_comparable([run for row in rows for run in row.group.sources(cost.metric)])
 
 
 def _datum(row: Row, axis: CostAxis) -> dict[str, Any]:
