@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,18 +70,7 @@ class SweepCallback(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         exit_if_refused(lambda: self._check_sweep(config))
-        self._before = versions(Path(config.hydra.sweep.dir), self.file_name)
-        name = str(config.sweep)
-        _pin_name(config, name)
-        plan = (config, self.identity, self.file_name, self.default_subdir)
-        exit_if_refused(lambda: write_plan(Path(config.hydra.sweep.dir), *plan))
-        own_folder = any(word.startswith("hydra.sweep.dir=") for word in config.hydra.overrides.hydra)
-        where = {"hydra.sweep.dir": config.hydra.sweep.dir} if own_folder else {}  # it may contain the time of day
-        print(continue_with({**where, "sweep": name}), flush=True)
-        if self._fail_fast is not None:
-            note_results_before(Path(config.hydra.sweep.dir))
-        reset_ended_jobs()
-        reset_launched_jobs()
+        exit_if_refused(lambda: self._begin(config))
 
     def _check_sweep(self, config: DictConfig) -> None:
         check_hydra(config.hydra)
@@ -96,10 +86,26 @@ class SweepCallback(Callback):
         prepare_launcher(config)
         make_folder("hydra.sweep.dir", config.hydra.sweep.dir)
 
+    def _begin(self, config: DictConfig) -> None:
+        folder, name = Path(config.hydra.sweep.dir), str(config.sweep)
+        self._before = versions(folder, self.file_name)
+        _pin_name(config, name)
+        write_plan(folder, config, self.identity, self.file_name, self.default_subdir)
+        if self._fail_fast is not None:
+            note_results_before(folder)
+        reset_ended_jobs()
+        reset_launched_jobs()
+        own_folder = any(word.startswith("hydra.sweep.dir=") for word in config.hydra.overrides.hydra)
+        where = {"hydra.sweep.dir": config.hydra.sweep.dir} if own_folder else {}  # it may contain the time of day
+        _print(continue_with({**where, "sweep": name}))
+
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         record_launched_job(Path(config.hydra.runtime.output_dir))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        exit_if_refused(lambda: self._end(config))
+
+    def _end(self, config: DictConfig) -> None:
         folder = Path(config.hydra.sweep.dir)
         reported = _tell(self.report, folder)
         failures = failed_jobs(folder, self._before, self.file_name)
@@ -129,16 +135,20 @@ def exit_if_refused(check: Callable[[], None]) -> None:
 
 
 def _tell(report: Callable[[Path], str], folder: Path) -> bool:
-    """Print the sweep's table and return whether that worked.
-
-    Hydra would turn an exception here into a mere warning.
-    """
+    """Print the sweep's table and return whether there is a report; without one, the failed jobs are still told."""
     try:
-        print(report(folder), flush=True)
+        table = report(folder)
     except Exception as error:
         print_error(f"no report for {folder}: {one_line(f'{type(error).__name__}: {error}')}")
         return False
+    _print(table)
     return True
+
+
+def _print(text: str) -> None:
+    """Print, unless standard output is gone or full, on which a sweep does not depend; its exit status tells that."""
+    with suppress(OSError):
+        print(text, flush=True)
 
 
 def versions(sweep: Path, file_name: str = FILE_NAME) -> dict[Path, tuple[int, int]]:

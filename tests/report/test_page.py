@@ -395,6 +395,15 @@ def test_times_of_a_busy_machine_have_no_front(tmp_path, monkeypatch):
     )
 
 
+def test_a_cost_of_a_single_row_among_several_has_no_panel(tmp_path):
+    rich(tmp_path, name="wasi", epsilon=0.8)
+    titles = [figure.title for figure in accuracy.section(rows(tmp_path)).figures]
+    assert len(titles) > 1
+    fakes.write(tmp_path, {"test/acc": 0.9, "val/acc": 0.9, "memory/train_peak_mib": 9.0}, fakes.config("lora"))
+    figures = accuracy.section(rows(tmp_path)).figures
+    assert [figure.title for figure in figures] == ["Peak memory of a training step (MiB)"]
+
+
 def test_a_step_without_subspaces_stands_beside_those_with(tmp_path):
     rich(tmp_path, name="vanilla", epsilon=None)
     assert parts.time(rows(tmp_path)) is None  # a single part of every step says nothing

@@ -1,5 +1,6 @@
 """The command that continues, and exit codes after a signal."""
 
+import os
 import shlex
 import signal
 import subprocess
@@ -134,6 +135,23 @@ def test_an_output_that_is_full_is_one_line():
         done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
     output = "error: standard output cannot be written to: No space left on device\n"
     assert (done.returncode, done.stderr) == (1, output)
+
+
+@pytest.mark.parametrize("closed", ["1", "2"])
+def test_a_command_runs_with_an_output_that_is_closed(closed):
+    told = "print('a', file=sys.stderr) or print('b')"
+    code = f"import sys; from wasi.runs.command import command; command(lambda: {told})"
+    words = ["sh", "-c", f'"$0" -c "$1" {closed}>&-', sys.executable, code]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, *(("", "a\n") if closed == "1" else ("b\n", "")))
+
+
+def test_characters_that_the_terminal_lacks_are_replaced():
+    code = "from wasi.runs.command import command; command(lambda: print('j\u00e9'))"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "j?\n", "")
 
 
 def test_the_multirun_flag_may_stand_among_the_overrides(monkeypatch, tmp_path):

@@ -3,9 +3,10 @@
 import os
 
 import pytest
-from omegaconf import read_write
+from omegaconf import OmegaConf, read_write
 
 from tests.runs.test_plan import composed
+from wasi import sweep as sweep_module
 from wasi.runs.lock import folder_lock
 from wasi.runs.result import write_json
 from wasi.sweep import SweepCallback, failed_jobs, lost_jobs, versions
@@ -71,3 +72,33 @@ def test_the_command_to_continue_names_the_folder_that_the_time_gave(words, name
         folder = config.hydra.sweep.dir
     command = capsys.readouterr().out.splitlines()[0]
     assert command.endswith(f"hydra.sweep.dir={folder} sweep=here" if named else "train.py -m sweep=here")
+
+
+def test_a_sweep_begins_and_ends_without_an_output_that_can_be_written_to(tmp_path, monkeypatch, capsys):
+    def full(*words, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.chdir(tmp_path)
+    forgotten = []
+    monkeypatch.setattr(sweep_module, "reset_launched_jobs", lambda: forgotten.append("launched"))
+    monkeypatch.setattr(sweep_module, "print", full, raising=False)
+    monkeypatch.setattr(SweepCallback, "report", lambda self, folder: "a table")
+    callback = SweepCallback(fail_fast=2)
+    with composed() as config:
+        callback.on_multirun_start(config)
+        assert forgotten and (tmp_path / config.hydra.sweep.dir / "fail_fast.json").exists()
+        callback.on_multirun_end(config)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_hook_that_fails_ends_the_sweep_in_one_line_with_an_error(tmp_path, monkeypatch, capsys):
+    def broken(*args):
+        raise TypeError("'NoneType' object is not iterable")
+
+    callback = SweepCallback()
+    callback._before = {}
+    monkeypatch.setattr(SweepCallback, "report", lambda self, folder: "a table")
+    monkeypatch.setattr(sweep_module, "failed_jobs", broken)
+    with pytest.raises(SystemExit) as end:
+        callback.on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
+    assert end.value.code == 1 and "'NoneType' object is not iterable" in capsys.readouterr().err

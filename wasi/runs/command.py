@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import io
 import logging
 import os
 import re
@@ -42,6 +43,7 @@ def command(main: Callable[[], object]) -> None:
     except UserError as error:
         print_error(str(error))
         sys.exit(2)
+    _prepare_output()
     logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback at every line
     try:
         with interruptible(), _one_line_for_rejected_options():
@@ -57,6 +59,18 @@ def command(main: Callable[[], object]) -> None:
     except BrokenPipeError:
         _discard_output()
         sys.exit(1)
+
+
+def _prepare_output() -> None:
+    """Let output be printed on any terminal: `?` for characters that its encoding lacks, and nothing if it is closed.
+
+    Python has no `sys.stderr` in a process that was started without one (`2>&-`), which libraries do not expect.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  (open as long as the process)
+        if isinstance(getattr(sys, name), io.TextIOWrapper):
+            getattr(sys, name).reconfigure(errors="replace")
 
 
 def run_cli(main: Callable[[], int | None]) -> None:

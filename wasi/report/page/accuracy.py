@@ -31,7 +31,7 @@ def section(rows: Sequence[Row]) -> Section | None:
     """
     panels = {cost: [row for row in rows if None not in (row.accuracy, row.cost(cost))] for cost in INTERACTIVE_PANELS}
     most = max(map(len, panels.values()))
-    panels = {cost: shown for cost, shown in panels.items() if len(shown) > 1 or most == 1}
+    panels = {cost: shown for cost, shown in panels.items() if len(shown) > 1 or len(shown) == most == 1}
     figures = []
     for cost, shown in panels.items():
         axis = cost_axis(cost, [row.comparison for row in rows])
