@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
-from wasi.bench.jobs import Baseline, BenchJob, baseline_key, baselines, by_block, labels
+from wasi.bench.jobs import Baseline, baseline_key, baselines, by_block, labels
 from wasi.report.fields import in_turns_text
 from wasi.report.load import Run, threads_of
+from wasi.report.options import select
 
 Cell = Callable[[dict, dict], str]  # (metrics, ratios) of a job -> text of a cell
 
@@ -19,20 +20,19 @@ LEGEND = (
 )
 
 
-def text(jobs: list[BenchJob]) -> str:
+def text(jobs: list[Run]) -> str:
     """Return both tables for each model, data set and batch size, and a legend."""
     if not jobs:
         return "no benchmark job was measured"
-    return "\n\n".join([*map(_block, by_block(jobs)), "\n".join(LEGEND)])
+    return "\n\n".join([*(_block(*named, members) for named, members in by_block(jobs).items()), "\n".join(LEGEND)])
 
 
-def _block(jobs: list[BenchJob]) -> str:
-    model, dataset, batch = jobs[0].block
+def _block(model: str, dataset: str, batch: str, jobs: list[Run]) -> str:
     labelled = list(zip(labels(jobs), jobs, strict=True))
     measured = baselines(jobs)
     apart = [base for base in measured.values() if not base.is_job]
     rows: list[tuple[str, dict, dict]] = [(_with_status(base.name, base.run), base.run.metrics, {}) for base in apart]
-    rows += [(_beside(_with_status(label, job.run), job, measured), job.metrics, job.ratio) for label, job in labelled]
+    rows += [(_beside(_with_status(label, job), job, measured), job.metrics, job.ratio) for label, job in labelled]
     parts = {job.path: _machine(job) for job in jobs}
     shared = [part for part in _machine(jobs[0]) if all(part in other for other in parts.values())]
     heading = ", ".join([f"{model} on {dataset}, batch {batch}", *shared])
@@ -41,11 +41,11 @@ def _block(jobs: list[BenchJob]) -> str:
         for label, job in labelled
         if (own := [part for part in parts[job.path] if part not in shared])
     ]
-    notes += [f"  {label}: {j.status}: {j.content['error']}" for label, j in labelled if j.status != "completed"]
+    notes += [f"  {label}: {j.status}: {j.error}" for label, j in labelled if j.status != "completed"]
     notes += [
         f"  {label}: warning: {line}"
         for label, j in labelled
-        for line in j.content["provenance"].get("warnings", [])
+        for line in j.provenance.get("warnings", [])
     ]
     return "\n".join([heading, *_table(TIMES, rows), "", *_table(MEMORY, rows), *notes])
 
@@ -55,17 +55,16 @@ def _with_status(label: str, run: Run) -> str:
     return label if run.completed else f"{label} ({run.status})"
 
 
-def _beside(label: str, job: BenchJob, measured: dict[str, Baseline]) -> str:
+def _beside(label: str, job: Run, measured: dict[str, Baseline]) -> str:
     """Return the row's label, with the name of its baseline if rows have several."""
     base = measured.get(baseline_key(job) or "")
     return label if base is None or len(measured) == 1 or base.name == label else f"{label} / {base.name}"
 
 
-def _machine(job: BenchJob) -> list[str]:
+def _machine(job: Run) -> list[str]:
     """Return the GPU or processor and the number of threads, as far as they are known."""
-    provenance = job.content["provenance"]
-    where = provenance.get("cuda") or provenance["machine"]["processor"]
-    return [part for part in (where, threads_of(job.run)) if part]
+    where = job.provenance.get("cuda") or select(job.provenance, "machine.processor")
+    return [part for part in (where, threads_of(job)) if part]
 
 
 def _table(columns: dict[str, Cell], rows: list[tuple[str, dict, dict]]) -> list[str]:

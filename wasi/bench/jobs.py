@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from wasi.bench.baseline import identity
@@ -12,81 +12,29 @@ from wasi.report.groups import Group, row_order
 from wasi.report.load import Run, Unusable, read_run, threads_of
 from wasi.report.options import data_root, dataset_label, model_label, result_options, select, show
 from wasi.report.series import series_of
-from wasi.runs.result import BENCH_FILE_NAME, read_result
+from wasi.runs.result import BENCH_FILE_NAME
 
 
-@dataclass(frozen=True)
-class BenchJob:
-    """One bench.json: its `content`, and `run`, the same file as reports read it.
-
-    `dataset` is the label of the data set, by which different folders of images are told apart.
-    """
-
-    content: dict
-    run: Run
-    dataset: str
-
-    @property
-    def path(self) -> Path:
-        return self.run.path
-
-    @property
-    def config(self) -> dict:
-        return self.run.config
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        return self.content["metrics"]
-
-    @property
-    def ratio(self) -> dict[str, dict[str, float]]:
-        return self.content["ratio"]
-
-    @property
-    def status(self) -> str:
-        return self.run.status
-
-    @property
-    def method(self) -> str:
-        return str(select(self.config, "method.name"))
-
-    @property
-    def group(self) -> Group:
-        """A `Group` of this job alone, without the options that do not affect a step (scheduler, epochs, …)."""
-        whole = self.whole_group
-        return replace(whole, options=bench_options(whole.options))
-
-    @property
-    def whole_group(self) -> Group:
-        """A `Group` of this job alone, with all options."""
-        return Group((self.run,), result_options(self.config))
-
-    @property
-    def block(self) -> tuple[str, str, str]:
-        """(model, data set, batch size); the jobs of one block share a table and a figure."""
-        return model_label(self.config), self.dataset, show(select(self.config, "dataset.batch_size"))
-
-
-def read_jobs(folder: Path) -> list[BenchJob]:
+def read_jobs(folder: Path) -> list[Run]:
     """Read all jobs below `folder`, ordered by block and within a block as in every report."""
-    runs = []
+    found = []
     for path in sorted(folder.rglob(BENCH_FILE_NAME)):
         with suppress(Unusable):  # report.html lists unusable files with the reason
-            runs.append(read_run(path))
-    roots = [data_root(run.config) for run in runs]
-    found = [
-        BenchJob(read_result(run.path.parent, BENCH_FILE_NAME) or {}, run, dataset_label(run.config, roots))
-        for run in runs
-    ]
-    return [job for jobs in by_block(found) for job in sorted(jobs, key=lambda job: row_order(job.group))]
+            found.append(read_run(path))
+    return [job for jobs in by_block(found).values() for job in sorted(jobs, key=lambda job: row_order(_of_steps(job)))]
 
 
-def by_block(jobs: Iterable[BenchJob]) -> list[list[BenchJob]]:
-    """Group jobs by block, in order of first appearance."""
-    found: dict[tuple, list[BenchJob]] = {}
+def by_block(jobs: list[Run]) -> dict[tuple[str, str, str], list[Run]]:
+    """Group jobs by model, data set and batch size, in order of first appearance.
+
+    The jobs of such a block share a table and a figure. Folders of images of one name are told apart by their parents.
+    """
+    roots = [data_root(job.config) for job in jobs]
+    found: dict[tuple[str, str, str], list[Run]] = {}
     for job in jobs:
-        found.setdefault(job.block, []).append(job)
-    return list(found.values())
+        data, batch = dataset_label(job.config, roots), show(select(job.config, "dataset.batch_size"))
+        found.setdefault((model_label(job.config), data, batch), []).append(job)
+    return found
 
 
 @dataclass(frozen=True)
@@ -101,57 +49,66 @@ class Baseline:
     is_job: bool
 
 
-def baselines(jobs: list[BenchJob]) -> dict[str, Baseline]:
-    """Return the jobs' baselines by `baseline_key`, each that differs in configuration or hardware once.
+def baselines(jobs: list[Run]) -> dict[str, Baseline]:
+    """Return the baselines of one block's jobs by `baseline_key`, each that differs in configuration or hardware once.
 
     Of several measurements the first of a completed job counts.
     """
     found: dict[str, Run] = {}
-    for job in sorted(jobs, key=lambda job: job.status != "completed"):
-        if (key := baseline_key(job)) is not None and job.run.baseline is not None:
-            found.setdefault(key, job.run.baseline)
-    own = {_key(job.content["config"], job.run): label for label, job in zip(labels(jobs), jobs, strict=True)}
-    apart = {key: Group((run,), result_options(run.config)) for key, run in found.items() if key not in own}
-    model, dataset, _ = jobs[0].block
-    block = block_of(model, dataset, list(apart.values()))
-    names = {group.runs[0].path: name for group, name in zip(block.groups, row_names(block), strict=True)}
+    for job in sorted(jobs, key=lambda job: not job.completed):
+        if job.baseline is not None:
+            found.setdefault(_key(job.baseline), job.baseline)
+    own = {_key(job): label for label, job in zip(labels(jobs), jobs, strict=True)}
+    apart = _block([_with_all_options(run) for key, run in found.items() if key not in own])
+    names = {group.runs[0].path: name for group, name in zip(apart.groups, row_names(apart), strict=True)}
     return {
         key: Baseline(own[key], run, True) if key in own else Baseline(f"{names[run.path]} (baseline)", run, False)
         for key, run in found.items()
     }
 
 
-def baseline_key(job: BenchJob) -> str | None:
+def baseline_key(job: Run) -> str | None:
     """Return a text that is equal for two jobs with the same baseline on the same hardware; None without one."""
-    if job.run.baseline is None:
-        return None
-    return _key(job.content["baseline"]["config"], job.run.baseline)
+    return None if job.baseline is None else _key(job.baseline)
 
 
-def _key(config: dict, run: Run) -> str:
+def _key(run: Run) -> str:
     """Equal for equal steps on the same hardware, which the provenance of a job that died before it was timed has."""
     where = (select(run.provenance, key) for key in ("cuda", "machine.processor"))
-    return " ".join(map(str, (identity(config), *where, threads_of(run))))
+    return " ".join(map(str, (identity(run.config), *where, threads_of(run))))
 
 
-def labels(jobs: list[BenchJob]) -> list[str]:
+def labels(jobs: list[Run]) -> list[str]:
     """Return a row name for each job of one block, as reports do."""
-    block = _block(jobs)
+    block = _block_of_jobs(jobs)
     return _for_each(jobs, zip(block.groups, row_names(block), strict=True))
 
 
-def series_names(jobs: list[BenchJob]) -> list[str]:
+def series_names(jobs: list[Run]) -> list[str]:
     """Return names as `labels` does, but without thresholds: equal for jobs on the same line of a figure."""
-    return _for_each(jobs, ((group, one.label) for one in series_of(_block(jobs)) for group in one.groups))
+    return _for_each(jobs, ((group, one.label) for one in series_of(_block_of_jobs(jobs)) for group in one.groups))
 
 
-def _block(jobs: list[BenchJob]) -> Block:
+def _block_of_jobs(jobs: list[Run]) -> Block:
     """Return the block of the jobs, told apart by what affects a step or, if that is not enough, by all options."""
-    model, dataset, _ = jobs[0].block
-    block = block_of(model, dataset, [job.group for job in jobs])
-    return block_of(model, dataset, [job.whole_group for job in jobs]) if block.alike else block
+    block = _block([_of_steps(job) for job in jobs])
+    return _block([_with_all_options(job) for job in jobs]) if block.alike else block
 
 
-def _for_each(jobs: list[BenchJob], named: Iterable[tuple[Group, str]]) -> list[str]:
+def _of_steps(job: Run) -> Group:
+    """Return a group of this job alone, without the options that do not affect a step (scheduler, epochs, …)."""
+    return Group((job,), bench_options(result_options(job.config)))
+
+
+def _with_all_options(job: Run) -> Group:
+    return Group((job,), result_options(job.config))
+
+
+def _block(groups: list[Group]) -> Block:
+    """Return the block of groups of one model on one data set, without these names, which its rows do not need."""
+    return block_of("", "", groups)
+
+
+def _for_each(jobs: list[Run], named: Iterable[tuple[Group, str]]) -> list[str]:
     names = {group.runs[0].path: name for group, name in named}
     return [names[job.path] for job in jobs]

@@ -5,9 +5,10 @@ from typing import Any
 
 from wasi.atomic import atomic_write_text
 from wasi.bench.bench_table import text
-from wasi.bench.jobs import BenchJob, by_block, read_jobs
+from wasi.bench.jobs import by_block, read_jobs
 from wasi.report.csv_files import csv_text, relative
 from wasi.report.gathered import gather
+from wasi.report.load import Run
 from wasi.report.options import select
 from wasi.report.origins import experiment_of
 from wasi.report.write import file_part, write_images, write_page
@@ -39,7 +40,7 @@ def write_report(folder: Path) -> str:
     return printable(f"{text(jobs)}\n\nwritten to {folder}: {', '.join(names)}")
 
 
-def bench_csv(jobs: list[BenchJob], base: Path) -> str:
+def bench_csv(jobs: list[Run], base: Path) -> str:
     """Return a CSV line per job: configuration, metrics, `baseline/NAME` and `ratio/NAME/p50`, `low` and `high`.
 
     Args:
@@ -48,25 +49,25 @@ def bench_csv(jobs: list[BenchJob], base: Path) -> str:
     return csv_text([_row(job, base) for job in jobs])
 
 
-def _row(job: BenchJob, base: Path) -> dict[str, Any]:
-    provenance = job.content["provenance"]
-    row = {"job": relative(job.path.parent, base), "status": job.status, "error": job.content["error"]}
+def _row(job: Run, base: Path) -> dict[str, Any]:
+    row: dict[str, Any] = {"job": relative(job.path.parent, base), "status": job.status, "error": job.error}
     row |= {key: select(job.config, key) for key in _CONFIG}
     row |= {"baseline": select(job.config, "bench.baseline"), **job.metrics}
-    row |= {f"baseline/{name}": value for name, value in (job.content["baseline"] or {}).get("metrics", {}).items()}
+    if job.baseline is not None:
+        row |= {f"baseline/{name}": value for name, value in job.baseline.metrics.items()}
     for name, ratio in job.ratio.items():
         row |= {f"ratio/{name}/{bound}": value for bound, value in ratio.items()}
-    row |= {f"machine/{key}": provenance["machine"].get(key) for key in ("processor", "hostname")}
-    return row | {"threads": provenance.get("threads", {}).get("torch"), "start": provenance.get("start")}
+    row |= {f"machine/{key}": select(job.provenance, f"machine.{key}") for key in ("processor", "hostname")}
+    return row | {"threads": select(job.provenance, "threads.torch"), "start": job.provenance.get("start")}
 
 
-def _figures(jobs: list[BenchJob], folder: Path) -> list[str]:
+def _figures(jobs: list[Run], folder: Path) -> list[str]:
     from wasi.bench.time_figure import draw
 
     names = []
-    for members in by_block(jobs):
-        experiment = experiment_of([job.run for job in members])
-        images = draw(members, experiment or "")
-        labels = [*filter(None, [experiment]), "time_vs_epsilon", *members[0].block]
+    for (model, dataset, batch), members in by_block(jobs).items():
+        experiment = list(filter(None, [experiment_of(members)]))
+        images = draw(members, ": ".join([*experiment, f"{model} on {dataset}, batch {batch}"]))
+        labels = [*experiment, "time_vs_epsilon", model, dataset, batch]
         names += write_images(images, "_".join(map(file_part, labels)), folder)
     return names

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 import matplotlib
 from matplotlib.figure import Figure
 
-from wasi.bench.jobs import BenchJob, baselines, series_names
+from wasi.bench.jobs import baselines, series_names
 from wasi.config.declared import declared_order
 from wasi.report.figures import DPI, WIDTH_INCHES, add_legend, images
+from wasi.report.load import Run
 from wasi.report.options import threshold
 from wasi.report.style import SETTINGS, styles
 
@@ -30,12 +31,8 @@ class Series:
         return [(x_value, m[f"{kind}_p50"], m[f"{kind}_p90"]) for x_value, m in self.points if f"{kind}_p50" in m]
 
 
-def draw(jobs: list[BenchJob], name: str = "") -> dict[str, bytes]:
-    """Draw the jobs of one block; returns the figure's bytes as `png` and as `svg`, or {} if nothing was timed.
-
-    Args:
-        name: the experiment's name, for the title.
-    """
+def draw(jobs: list[Run], heading: str = "") -> dict[str, bytes]:
+    """Draw the jobs of one block; returns the figure's bytes as `png` and as `svg`, or {} if nothing was timed."""
     series = _series(jobs)
     if not series:
         return {}
@@ -44,21 +41,19 @@ def draw(jobs: list[BenchJob], name: str = "") -> dict[str, bytes]:
         axes = figure.subplots(1, len(_PANELS))
         for ax, (kind, title) in zip(axes, _PANELS.items(), strict=True):
             _panel(ax, series, kind, title)
-        model, dataset, batch = jobs[0].block
-        heading = f"{model} on {dataset}, batch {batch}"
-        figure.suptitle(f"{name}: {heading}" if name else heading, fontsize=9, fontweight="bold")
+        figure.suptitle(heading, fontsize=9, fontweight="bold")
         add_legend(figure, axes, list(series))
         return images(figure)
 
 
-def _series(jobs: list[BenchJob]) -> dict[str, Series]:
+def _series(jobs: list[Run]) -> dict[str, Series]:
     """Return name -> series of the completed jobs; baselines are added unless they are jobs themselves."""
     series: dict[str, Series] = {}
-    jobs = [job for job in jobs if job.status == "completed"]
+    jobs = [job for job in jobs if job.completed]
     if not jobs:
         return {}
     for name, job in zip(series_names(jobs), jobs, strict=True):
-        series.setdefault(name, Series(job.method)).points.append((_x_value(job.config), job.metrics))
+        series.setdefault(name, Series(job.config["method"]["name"])).points.append((_x_value(job.config), job.metrics))
     for base in baselines(jobs).values():
         if not base.is_job:
             short = base.name.removesuffix(" (baseline)")
