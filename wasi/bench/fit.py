@@ -8,7 +8,6 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,14 +26,13 @@ from wasi.config.declared import method_names, reads_rank
 from wasi.config.files import plain
 from wasi.config.known_options import check_config
 from wasi.config.validate import integer_from, is_number, list_of, one_of
-from wasi.errors import Interrupted, UserError
+from wasi.errors import UserError
 from wasi.measure import rss
 from wasi.report.csv_files import csv_text
 from wasi.report.write import write_images
-from wasi.runs.ending import Ending, ending_of, printable, tell
+from wasi.runs.ending import Ending, end_job, printable
 from wasi.runs.inputs import check_inputs
 from wasi.runs.provenance import provenance
-from wasi.signals import uninterrupted
 
 log = logging.getLogger(__name__)
 
@@ -77,15 +75,7 @@ def perform(cfg: DictConfig, folder: Path, body: Callable[[DictConfig, "Plan"], 
         ending = Ending("completed")
     except BaseException as error:  # Interrupted too: results so far are written
         ending = ending_of_job(error)
-    with uninterrupted():
-        try:
-            plan_.write(ending)
-        except OSError as error:  # a full disk
-            ending = replace(ending_of(error), signum=ending.signum)
-        tell(ending)
-    if ending.signum is not None:
-        raise Interrupted(ending.signum)
-    return ending
+    return end_job(ending, plan_.write)
 
 
 def plan(cfg: DictConfig, found: "Plan") -> None:

@@ -4,7 +4,6 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -19,13 +18,12 @@ from wasi.config.fingerprint import SCHEMA_VERSION
 from wasi.config.known_options import check_config
 from wasi.config.sweep_options import in_sweep, sweep_name
 from wasi.config.without_effect import idle_options, remarks, remarks_on_benchmark
-from wasi.errors import Interrupted, UserError
-from wasi.runs.ending import Ending, ending_of, tell
+from wasi.errors import UserError
+from wasi.runs.ending import Ending, end_job, printable
 from wasi.runs.inputs import check_inputs
 from wasi.runs.job import warn_of_other_code
 from wasi.runs.provenance import machine, provenance
 from wasi.runs.result import BENCH_FILE_NAME, read_result, write_json
-from wasi.signals import uninterrupted
 from wasi.tracking import open_tracker
 
 log = logging.getLogger(__name__)
@@ -59,20 +57,15 @@ def perform(cfg: DictConfig, folder: Path, body: Callable[[DictConfig, "Job"], N
             log.warning("%s, and measured anew: %s", others, os.path.relpath(folder))
         job.begin()
         body(cfg, job)
-        ending = Ending("completed")
+        ending = job.measured()
     except BaseException as error:  # Interrupted too: measurements so far are written
         ending = ending_of_job(error)
-    with uninterrupted():
-        try:
-            ending = job.end(ending)
-        except OSError as error:  # for example a full disk; a sweep goes on
-            ending = replace(ending_of(error), signum=ending.signum)
-        tell(ending)
+
+    def close(ending: Ending) -> None:
         _track(cfg, job, ending)
         _show(job)
-    if ending.signum is not None:
-        raise Interrupted(ending.signum)
-    return ending
+
+    return end_job(ending, job.end, close)
 
 
 def measure(cfg: DictConfig, job: "Job") -> None:
@@ -148,20 +141,21 @@ class Job:
         self._begun = True
         self._write("running", None)
 
-    def end(self, ending: Ending) -> Ending:
-        """Write bench.json and log the warnings; returns the ending, `invalid` if the processor throttled meanwhile.
+    def measured(self) -> Ending:
+        """Return how a job ends whose measurements are made: `invalid` if the processor throttled meanwhile."""
+        reason = self.result.throttled()
+        return Ending("invalid", reason, exit_code=1) if reason else Ending("completed")
+
+    def end(self, ending: Ending) -> None:
+        """Write bench.json and log the warnings.
 
         A job that was refused before it began does not overwrite a completed measurement: its own, or for a single job
         any other.
         """
-        reason = self.result.throttled()
-        if ending.status == "completed" and reason:
-            ending = replace(ending, status="invalid", error=reason, exit_code=1)
         if self._begun or not (self.own_before or (self.holds_another() and not in_sweep())):
             self._write(ending.status, ending.error)
         for line in self.result.warnings():
             log.warning("%s", line)
-        return ending
 
     def _write(self, status: str, error: str | None) -> None:
         head = {
@@ -193,7 +187,6 @@ def _show(job: Job) -> None:
     """Print the text tables for a single job; a sweep prints them at its end."""
     from wasi.bench.bench_table import text
     from wasi.bench.jobs import read_jobs
-    from wasi.runs.ending import printable
 
     alone = HydraConfig.initialized() and not in_sweep()
     if alone and job.result.ours.metrics():

@@ -4,14 +4,15 @@ import logging
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wasi.errors import Diverged, Interrupted, UserError
 from wasi.runs.log_file import FILE_ONLY, refused_log_file
 from wasi.runs.out_of_memory import is_out_of_memory
-from wasi.signals import arrived
+from wasi.signals import arrived, uninterrupted
 
 _ASCII = str.maketrans({"±": "+-", "×": "x", "≈": "~", "Δ": "-", "●": "*"})
 _log_file = logging.getLogger(FILE_ONLY)
@@ -54,6 +55,31 @@ signum=None, details=None)
     details = "".join(traceback.format_exception(error))
     kind = "out of memory: " if is_out_of_memory(error) else ""
     return Ending("failed", (kind + _type_and_text(error)).rstrip(": "), exit_code=1, details=details)
+
+
+def end_job(
+    ending: Ending, write: Callable[[Ending], None], close: Callable[[Ending], None] = lambda ending: None
+) -> Ending:
+    """Write and report how a job ended, uninterrupted, and return that; what cannot be written is a failure.
+
+    Args:
+        ending: how its body ended.
+        write: writes an ending to the job's file.
+        close: called last, with the ending that was reported.
+
+    Raises:
+        Interrupted: a signal stopped the job.
+    """
+    with uninterrupted():
+        try:
+            write(ending)
+        except OSError as error:  # such as a full disk: older files stay, checkpoints too, and the next job runs
+            ending = replace(ending_of(error), signum=ending.signum)
+        tell(ending)
+        close(ending)
+    if ending.signum is not None:
+        raise Interrupted(ending.signum)
+    return ending
 
 
 def tell(ending: Ending) -> None:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from wasi.models.weights_file import FILE_NAME as MODEL_NAME
 from wasi.models.weights_file import damaged
 from wasi.paths import shown
 from wasi.runs.command import continue_with
-from wasi.runs.ending import Ending, ending_of, print_error, tell
+from wasi.runs.ending import Ending, end_job, ending_of, print_error, tell
 from wasi.runs.fail_fast import enough_failures
 from wasi.runs.inputs import check_inputs
 from wasi.runs.job_slots import acquire_job_slot
@@ -40,7 +40,7 @@ from wasi.runs.processes import Others, check_processes, follow
 from wasi.runs.provenance import code_version, machine
 from wasi.runs.record import Record
 from wasi.runs.result import read_result
-from wasi.signals import interruptible, uninterrupted
+from wasi.signals import interruptible
 from wasi.tracking import Tracker, open_tracker
 from wasi.training import file_names
 
@@ -180,21 +180,17 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
         ending = ending_of(error)
     if ending.signum is None:
         others.dismiss()
-    with uninterrupted():
-        seconds = time.monotonic() - start
-        found = {"metrics": run.metrics, "layers": run.layers, "classes": run.classes, "history": _history(run)}
-        try:
-            record.end(ending.status, ending.error, found, seconds, run.resumed_from_step)
-        except OSError as error:  # such as a full disk: older files stay, checkpoints too, and the next job runs
-            ending = replace(ending_of(error), signum=ending.signum)
-        tell(ending)
-        _close(run.tracker, record.content, ending)
+    seconds = time.monotonic() - start
+    found = {"metrics": run.metrics, "layers": run.layers, "classes": run.classes, "history": _history(run)}
+    ending = end_job(
+        ending,
+        write=lambda ending: record.end(ending.status, ending.error, found, seconds, run.resumed_from_step),
+        close=lambda ending: _close(run.tracker, record.content, ending),
+    )
     if ending.status == "completed":
         _remove_checkpoint(folder)
         log.info("completed in %.1f s: %s", seconds, ", ".join([*_accuracies(record.content), shown(folder)]))
     gc.collect()  # reference cycles of this job must not count as the next one's memory
-    if ending.signum is not None:
-        raise Interrupted(ending.signum)
     return ending
 
 
