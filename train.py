@@ -44,13 +44,12 @@ def train(cfg: DictConfig, run: Run) -> None:
     from wasi.models.input_spec import input_spec
     from wasi.models.saved import save_model
     from wasi.models.weights_file import FILE_NAME
+    from wasi.runs.set_up import set_up
     from wasi.training.budget import apply_budget
     from wasi.training.build_step import build_step
-    from wasi.training.check_arguments import check_arguments
     from wasi.training.evaluation import test
 
-    device = prepare(cfg)
-    check_arguments(cfg, device)
+    device = set_up(cfg)
     cfg.dataset.num_workers = workers_of(cfg, device)
     spec = input_spec(cfg.model, cfg.dataset.image_size)
     if cfg.train.memory_budget_mib is not None:
@@ -73,21 +72,6 @@ def train(cfg: DictConfig, run: Run) -> None:
     measure(cfg, run, method, step, first_batch(data.train, cfg), step_seconds)
 
 
-def prepare(cfg: DictConfig) -> torch.device:
-    """Set up threads, allocator, compiler and the global random generator of the process; return the device."""
-    import torch
-
-    from wasi.runs.device import prepare_device
-    from wasi.training.build_step import prepare_allocator
-    from wasi.training.compile import check_compiler
-
-    device = prepare_device(cfg.device)
-    prepare_allocator(cfg.train.memory)
-    check_compiler(cfg.device.compile, device)
-    torch.manual_seed(cfg.seed)  # dropout and stochastic depth draw from the global generator
-    return device
-
-
 def build(
     cfg: DictConfig, run: Run, data: Data, spec: InputSpec, device: torch.device
 ) -> tuple[nn.Module, Method, Calibration]:
@@ -99,16 +83,13 @@ def build(
         The model, the method, and the calibration batches that the method has used.
     """
     from wasi.data.normalize import Normalize
-    from wasi.methods.calibration import calibration_of
+    from wasi.methods.apply import apply_method
     from wasi.methods.describe import describe_layers, rank_history
-    from wasi.models.build import build_model
+    from wasi.models.build import model_of
     from wasi.runs.result import write_json
 
-    mapped = device.type == "cpu"
-    model = build_model(cfg.model, data.num_classes, spec, cfg.seed, mapped, data.classes).to(device)
-    calibration = calibration_of(cfg, data.train, Normalize(spec))
-    method = hydra.utils.instantiate(cfg.method)
-    model = method.apply(model, calibration)
+    model = model_of(cfg, data, spec, device)
+    model, method, calibration = apply_method(cfg, model, data.train, Normalize(spec))
     for name, content in getattr(method, "artifacts", {}).items():
         write_json(run.folder / name, content)
     run.layers = describe_layers(model, cfg.method.scope)

@@ -12,13 +12,11 @@ from wasi.data.loader import first_batch
 from wasi.data.normalize import Normalize
 from wasi.deferred import import_light
 from wasi.errors import UserError
-from wasi.methods.calibration import calibration_of
-from wasi.models.build import build_model
+from wasi.methods.apply import apply_method
+from wasi.models.build import model_of
 from wasi.models.input_spec import input_spec
-from wasi.runs.device import prepare_device
-from wasi.training.build_step import build_step, prepare_allocator
-from wasi.training.check_arguments import check_arguments
-from wasi.training.compile import check_compiler
+from wasi.runs.set_up import set_up
+from wasi.training.build_step import build_step
 
 _LIBRARIES = {"torchvision": "torchvision.models", "timm": "timm", "wasi": "timm.models.vision_transformer"}
 
@@ -38,11 +36,7 @@ class Subject:
 
     def __init__(self, cfg: DictConfig, smaller: bool = False):
         self.cfg = cfg
-        self.device = prepare_device(cfg.device)
-        prepare_allocator(cfg.train.memory)
-        check_compiler(cfg.device.compile, self.device)
-        check_arguments(cfg, self.device)
-        torch.manual_seed(cfg.seed)
+        self.device = set_up(cfg)
         self.spec = input_spec(cfg.model, cfg.dataset.image_size)
         self.data = load_data(cfg.dataset, self.spec, cfg.seed)
         available, size = len(self.data.train), cfg.dataset.batch_size
@@ -65,12 +59,10 @@ class Subject:
 
     def model(self, prepare: Callable[[nn.Module], object] = lambda model: None) -> nn.Module:
         """Build the library's model, call `prepare` on it, and return it with the method applied."""
-        cfg, data = self.cfg, self.data
-        mapped = self.device.type == "cpu"
-        model = build_model(cfg.model, data.num_classes, self.spec, cfg.seed, mapped, data.classes).to(self.device)
+        model = model_of(self.cfg, self.data, self.spec, self.device)
         prepare(model)
-        self.method = hydra.utils.instantiate(cfg.method)
-        return self.method.apply(model, calibration_of(cfg, data.train, self.normalize))
+        model, self.method, _ = apply_method(self.cfg, model, self.data.train, self.normalize)
+        return model
 
     def first(self, size: int) -> tuple[Tensor, Tensor]:
         """Return the first `size` images and labels of the batch, repeated where it has fewer; only before `build`."""

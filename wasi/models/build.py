@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from contextlib import nullcontext
 
+import torch
+from omegaconf import DictConfig
 from torch import nn
 
-from wasi.data.spec import InputSpec
+from wasi.data.spec import Data, InputSpec
 from wasi.models.attention import replace_window_attention
 from wasi.models.input_spec import architecture_of, check_architecture, library_of
 from wasi.models.loading import load_file
@@ -14,6 +16,15 @@ from wasi.models.restart import load_saved
 from wasi.models.rng import seeded
 from wasi.models.surrogate import surrogate_
 from wasi.models.weights_file import saved_header, tensor_shapes
+
+
+def model_of(cfg: DictConfig, data: Data, spec: InputSpec, device: torch.device) -> nn.Module:
+    """Return the model of a whole configuration, with a head for the classes of `data`, on `device`.
+
+    On a CPU its large weights stay in a memory-mapped file, see `build_model`.
+    """
+    mapped = device.type == "cpu"
+    return build_model(cfg.model, data.num_classes, spec, cfg.seed, mapped, data.classes).to(device)
 
 
 def build_model(
