@@ -79,7 +79,7 @@ def test_a_single_rate_is_taken_and_has_no_edge():
     point = space.suggest(trial)
     assert point == {"method.lora_rank": 8, "optimizer.lr": 0.02} == point_of(trial) and space.is_wide
     found = TunedRow(Row("lora", {}, [point], space), ["x"], [(0.5,)], ["completed"])
-    assert found.on_edge == ["method.lora_rank"]
+    assert found.edges == [["method.lora_rank"]]
     assert space_of(tune([0.02]), {}, {}).only() == {"optimizer.lr": 0.02}
     both = space_of(tune({"sgd": [0.02], "adamw": [1e-5, 1e-3]}, ["adamw", "sgd"]), {}, {})
     assert both.suggest(Fixed()) == {"optimizer": "sgd", "optimizer.lr": 0.02}
@@ -144,7 +144,7 @@ def test_a_trial_whose_process_ended_before_it_was_drawn_fails_and_is_not_counte
 def test_the_edge_of_a_range(rate, edge):
     space = Space({"optimizer.lr": Range(1e-4, 1e-2, log=True)})
     found = TunedRow(Row("wasi", {}, [{"optimizer.lr": rate}], space), ["x"], [(0.5,)], ["completed"])
-    assert found.on_edge == (["optimizer.lr"] if edge else [])
+    assert found.edges == [["optimizer.lr"] if edge else []]
     assert any("EDGE of its grid (0.0001 to 0.01)" in line for line in found.lines()) == edge
 
 
@@ -153,9 +153,9 @@ def test_of_two_objectives_the_front_is_chosen():
     assert non_dominated(values, COSTS) == [1, 0, 5]
     grid = [{"x": place} for place in range(6)]
     found = TunedRow(Row("wasi", {}, grid), list("abcdef"), values, ["completed"] * 6, COSTS)
-    assert found.choice == {"x": 1} and found.choices == [{"x": 1}, {"x": 0}, {"x": 5}]
+    assert found.choices == [{"x": 1}, {"x": 0}, {"x": 5}]
     assert sum("Pareto front" in line for line in found.lines()) == 3
-    assert found.edges == [[], ["x"], ["x"]] and found.on_edge == []
+    assert found.edges == [[], ["x"], ["x"]]
     assert sum("EDGE" in line for line in found.lines()) == 2
 
 

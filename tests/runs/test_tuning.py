@@ -120,15 +120,15 @@ def test_the_only_row_is_named_in_the_order_of_its_words():
 def test_a_choice_and_the_edge_of_its_grid(accuracies, choice, edge):
     row = Row("wasi", {}, [{"lr": 1}, {"lr": 2}, {"lr": 3}])
     found = TunedRow(row, ["x", "y", "z"], [a and (a,) for a in accuracies], ["completed"] * 3)
-    assert found.choice == {"lr": choice} and found.on_edge == edge
+    assert found.choices == [{"lr": choice}] and found.edges == [edge]
     assert any("EDGE" in line for line in found.lines()) == bool(edge)
 
 
 def test_the_edge_is_that_of_the_rates_of_the_chosen_optimizer():
     points = [{"o": "sgd", "lr": 0.1}, *({"o": "adamw", "lr": rate} for rate in (1e-5, 1e-4, 1e-3))]
     row = Row("", {}, points)
-    assert TunedRow(row, list("wxyz"), [(0.1,), (0.2,), (0.3,), (0.2,)], [""] * 4).on_edge == []
-    assert TunedRow(row, list("wxyz"), [(0.1,), (0.4,), (0.3,), (0.2,)], [""] * 4).on_edge == ["lr"]
+    assert TunedRow(row, list("wxyz"), [(0.1,), (0.2,), (0.3,), (0.2,)], [""] * 4).edges == [[]]
+    assert TunedRow(row, list("wxyz"), [(0.1,), (0.4,), (0.3,), (0.2,)], [""] * 4).edges == [["lr"]]
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_only_numbers_have_an_edge(values, has_edge):
     row = Row("", {}, [{"option": value} for value in values])
     accuracies = [(place / 10,) for place in range(len(values))]
     found = TunedRow(row, list("xyz")[: len(values)], accuracies, ["completed"] * len(values))
-    assert found.choice == {"option": values[-1]} and found.on_edge == (["option"] if has_edge else [])
+    assert found.choices == [{"option": values[-1]}] and found.edges == [["option"] if has_edge else []]
 
 
 def train(*words, cwd):
@@ -189,11 +189,11 @@ def test_killed_between_its_stages_a_tuned_sweep_goes_on_and_trains_nothing_twic
     tuning = json.loads((sweep / "tuning.json").read_text())
     (row,), (left_out,) = tuning["rows"], tuning["left_out"]
     best = max(row["points"], key=lambda point: point["val/acc"])
-    assert row["choice"] == best["values"] and best["job"] != left_out and row["on_edge"] == ["optimizer.lr"]
+    assert row["choices"] == [best["values"]] and best["job"] != left_out and row["edges"] == [["optimizer.lr"]]
     assert "WARNING: tuning" in out and "EDGE of its grid (0.01, 0.05)" in out
     results = [json.loads(path.read_text()) for path in sweep.glob("*/result.json")]
     rates = {(r["config"]["seed"], r["config"]["optimizer"]["lr"]) for r in results}
-    chosen = row["choice"]["optimizer.lr"]
+    (chosen,) = (point["optimizer.lr"] for point in row["choices"])
     assert rates == {(1, 0.01), (1, 0.05), (2, chosen), (3, chosen)} and len(results) == 4
 
     (stage,) = tuning["second_stage"]

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from wasi.config.objectives import DEFAULT
-from wasi.runs.tuning_file import FILE_NAME, choices_of, read_tuning
+from wasi.runs.tuning_file import FILE_NAME, read_tuning
 
 EDGE = "(on the edge)"
 
@@ -15,10 +14,9 @@ def tuned_value(job: Path) -> str | None:
     """
     for row in (read_tuning(job.parent) or {}).get("rows", ()):
         tried = (point["values"] for point in row["points"] if point["job"] == job.name)
-        values = next((values for values in tried if values in choices_of(row)), None)
+        values = next((values for values in tried if values in row["choices"]), None)
         if values is not None:
-            edges = zip(choices_of(row), row.get("edges", [row["on_edge"]]), strict=False)
-            on_edge = {key for point, edge in edges if point == values for key in edge}
+            on_edge = row["edges"][row["choices"].index(values)]
             return ", ".join(_value(key, value, key in on_edge) for key, value in values.items())
     return None
 
@@ -32,9 +30,8 @@ def tuning_lines(dirs: list[Path]) -> list[str]:
     """For each row lines with what was chosen, a warning if that is at an end of its grid, and what each point gave."""
     lines = []
     for path in sorted({path for folder in dirs for path in folder.rglob(FILE_NAME)}):
-        tuning = read_tuning(path.parent) or {}
-        for row in tuning.get("rows", ()):
-            objectives = row.get("objectives", tuning.get("objectives", [DEFAULT]))
+        for row in (read_tuning(path.parent) or {}).get("rows", ()):
+            objectives = row["objectives"]
             lines += [
                 *row["told"],
                 f"tried ({', '.join(objectives)}): {'; '.join(_point(point, objectives) for point in row['points'])}",

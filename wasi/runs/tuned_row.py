@@ -41,22 +41,12 @@ class TunedRow:
         return [self.row.grid[index] for index in self._chosen]
 
     @property
-    def choice(self) -> dict[str, Any] | None:
-        """The first of `choices`; None if no run was completed."""
-        return next(iter(self.choices), None)
-
-    @property
     def edges(self) -> list[list[str]]:
         """Per choice, the options whose value lies at the edge of what was tried.
 
         On a grid that is the least or largest number among points that agree with the choice in all other options.
         """
         return [[key for key in point if self._is_end(point, key)] for point in self.choices]
-
-    @property
-    def on_edge(self) -> list[str]:
-        """The options of `edges` for the first choice."""
-        return next(iter(self.edges), [])
 
     @property
     def _chosen(self) -> list[int]:
@@ -82,7 +72,7 @@ class TunedRow:
     def lines(self) -> list[str]:
         """Return the lines about this row for the terminal and the report."""
         name = self.row.name
-        if self.choice is None:
+        if not self.choices:
             without = self.statuses.count("completed")
             lack = f"no completed point has {' and '.join(self.objectives)}" if without else "no point was completed"
             return [f"tuning {name}: {lack}, its seeds are not run"]
@@ -109,15 +99,15 @@ class TunedRow:
             {"values": point, "job": job, "status": status} | dict(zip(self.objectives, values or (), strict=False))
             for point, job, status, values in zip(self.row.grid, self.jobs, self.statuses, self.values, strict=True)
         ]
-        head = {"row": self.row.name, "overrides": self.row.overrides, "objectives": list(self.objectives)}
-        chosen = {
-            "choice": self.choice,
+        return {
+            "row": self.row.name,
+            "overrides": self.row.overrides,
+            "objectives": list(self.objectives),
+            "points": points,
             "choices": self.choices,
             "edges": self.edges,
-            "on_edge": self.on_edge,
             "told": self.lines(),
         }
-        return {**head, "points": points, **chosen}
 
 
 def tuned(plan: Plan, returns: Sequence[Any], objectives: Sequence[str]) -> list[TunedRow]:

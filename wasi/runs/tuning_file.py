@@ -9,7 +9,7 @@ from wasi.config.relevance import has_effect
 from wasi.runs.result import read_result, write_json
 from wasi.runs.search import Point
 from wasi.runs.tuned_row import TunedRow
-from wasi.runs.tuning import Grid, Overrides
+from wasi.runs.tuning import Overrides
 
 FILE_NAME = "tuning.json"
 
@@ -48,11 +48,10 @@ def write_tuning(
     second_stage = _second_stage(before.get("second_stage", []), now, choices)
     tried = [*before.get("left_out", ()), *(point["job"] for row in [*earlier, *found] for point in row["points"])]
     tried += [job for stage in second_stage for job in stage["jobs"]]
-    chosen = {point["job"] for row in found for point in row["points"] if point["values"] in choices_of(row)}
+    chosen = {point["job"] for row in found for point in row["points"] if point["values"] in row["choices"]}
     chosen |= {job for stage in second_stage if stage["is_chosen"] for job in stage["jobs"]}
     content = {
         "schema_version": 1,
-        "metric": objectives[0],
         "objectives": list(objectives),
         "seed": seed,
         "rows": found,
@@ -82,11 +81,6 @@ def _second_stage(
 def _identity(overrides: Overrides) -> Overrides:
     """Return the overrides by which a row is recognised: those that can change a result."""
     return {option.lstrip("+"): value for option, value in overrides.items() if has_effect(option)}
-
-
-def choices_of(row: Mapping[str, Any]) -> Grid:
-    """Return the points chosen for a row of tuning.json."""
-    return row.get("choices", [row["choice"]])
 
 
 def read_tuning(folder: Path) -> dict[str, Any] | None:
