@@ -21,8 +21,8 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 
 from hydra_plugins.slurm_queue import has_accounting, watch_the_queue
-from wasi.errors import Interrupted
-from wasi.runs.ending import one_line, print_error
+from wasi.errors import Interrupted, one_line
+from wasi.runs.ending import print_error
 from wasi.runs.launching import record_launched_job
 from wasi.runs.lock import is_locked
 from wasi.runs.result import FILE_NAME, read_result
@@ -77,11 +77,11 @@ class Joblib(_Launcher):
         try:
             return super().launch_all(jobs, first)
         except TerminatedWorkerError as error:
-            print_error(f"a job's process died, and joblib ended the others, which go on now: {one_line(str(error))}")
+            print_error(f"a job's process died, and joblib ended the others, which go on now: {one_line(error)}")
         try:
             return super().launch_all(jobs, first)
         except TerminatedWorkerError as error:
-            print_error(f"a job's process died again: {one_line(str(error))}")
+            print_error(f"a job's process died again: {one_line(error)}")
             return [_lost() for _ in jobs]
 
 
@@ -153,7 +153,7 @@ def _answered(owner: Any, name: str, errors: tuple, answer: Callable[[JobReturn]
         try:
             return original(*args, **options)
         except errors as error:
-            print_error(f"a job's process died: {one_line(str(error))[:300]}")
+            print_error(f"a job's process died: {one_line(error)[:300]}")
             return answer(_lost())
 
     with _replaced(owner, name, answered):

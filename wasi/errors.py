@@ -1,4 +1,4 @@
-"""The three exceptions by which a run ends early on purpose."""
+"""The three exceptions by which a run ends early on purpose, and the text of any exception in one line."""
 
 NOTHING = ...  # for an option named without a value; Ellipsis stays the same object when pickled
 
@@ -42,3 +42,26 @@ class Interrupted(BaseException):
     def __init__(self, signum: int):
         self.signum = signum
         super().__init__(signum)
+
+
+def one_line(text: object) -> str:
+    """Return a text, or an exception's, with a single space in the place of line breaks and other white space."""
+    return " ".join(str(text).split())
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's text, or the name of its type if it has no text.
+
+    >>> first_line(ValueError("no such key\\n  in the file")), first_line(KeyError())
+    ('no such key', 'KeyError')
+    """
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def type_and_text(error: BaseException) -> str:
+    """Return the type and the whole text of an exception in one line.
+
+    >>> type_and_text(ValueError("no such key\\n  in the file"))
+    'ValueError: no such key in the file'
+    """
+    return one_line(f"{type(error).__name__}: {error}")

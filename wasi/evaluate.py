@@ -16,12 +16,11 @@ from wasi.config.hydra_errors import rejected
 from wasi.config.validate import validate
 from wasi.data import image_folder
 from wasi.data.catalogue import check_dataset, dataset_identity
-from wasi.errors import UserError
+from wasi.errors import UserError, one_line
 from wasi.models.header import ModelHeader
 from wasi.models.weights_file import RUN, run_header, weights_path
 from wasi.report.options import select, show
 from wasi.runs.command import run_cli
-from wasi.runs.ending import one_line
 from wasi.runs.folder import path_of
 from wasi.runs.inputs import check_counts
 from wasi.runs.result import read_result
@@ -188,9 +187,9 @@ def _composed(overrides: Sequence[str]) -> DictConfig:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose("config", [*overrides, "logger=none"])
     except ConfigCompositionException as error:
-        raise rejected(error, overrides) or UserError("OVERRIDE", " ".join(overrides), one_line(str(error))) from None
+        raise rejected(error, overrides) or UserError("OVERRIDE", " ".join(overrides), one_line(error)) from None
     except Exception as error:  # such as those of Hydra's parser and OmegaConf
-        text = f"KEY=VALUE of Hydra; {one_line(str(error))}"
+        text = f"KEY=VALUE of Hydra; {one_line(error)}"
         raise rejected(error, overrides) or UserError("OVERRIDE", " ".join(overrides), text) from None
     return OmegaConf.masked_copy(cfg, list(sections))
 

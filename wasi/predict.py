@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from wasi.atomic import atomic_write_text
 from wasi.data.image_folder import as_utf8, image_files, in_line
-from wasi.errors import UserError
+from wasi.errors import UserError, one_line
 from wasi.models.weights_file import RUN, run_header
 from wasi.output_file import check_output_file
 from wasi.runs.command import run_cli
-from wasi.runs.ending import one_line, print_error
+from wasi.runs.ending import print_error
 from wasi.runs.folder import path_of
 
 if TYPE_CHECKING:

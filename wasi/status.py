@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from wasi.errors import UserError
+from wasi.errors import UserError, one_line
 from wasi.runs.command import run_cli
 from wasi.runs.ending import printable
 from wasi.runs.folder import path_of
@@ -199,7 +199,7 @@ def _details(job: Job) -> str:
     if job.silent > _SILENT and job.status == "running":
         lines.append(f"has written nothing for {duration(job.silent)}")
     if job.error:
-        lines.append(" ".join(job.error.split()))
+        lines.append(one_line(job.error))
     return f": {', '.join(lines)}" if lines else ""
 
 

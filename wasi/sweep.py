@@ -18,8 +18,9 @@ from wasi.config.known_options import check_config, check_hydra
 from wasi.config.overrides import given_value
 from wasi.config.requirements import check_needs
 from wasi.config.sweep_options import sweep_name, swept_options
+from wasi.errors import type_and_text
 from wasi.runs.command import continue_with
-from wasi.runs.ending import ending_of, one_line, print_error
+from wasi.runs.ending import ending_of, print_error
 from wasi.runs.fail_fast import OPTION, check_fail_fast, enough_failures, note_results_before
 from wasi.runs.folder import check_folder, check_inside, make_folder
 from wasi.runs.job import reset_ended_jobs
@@ -139,7 +140,7 @@ def _tell(report: Callable[[Path], str], folder: Path) -> bool:
     try:
         table = report(folder)
     except Exception as error:
-        print_error(f"no report for {folder}: {one_line(f'{type(error).__name__}: {error}')}")
+        print_error(f"no report for {folder}: {type_and_text(error)}")
         return False
     _print(table)
     return True

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wasi.runs.ending import Ending, ending_of, one_line
+from wasi.errors import one_line
+from wasi.runs.ending import Ending, ending_of
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PROGRAM = (sys.executable, "-m", "wasi.bench.child")

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from wasi.config.arguments import target_of
 from wasi.config.files import content, flat, of_group, plain
 from wasi.config.overrides import option_and_value
-from wasi.errors import NOTHING, UserError
+from wasi.errors import NOTHING, UserError, first_line, one_line
 
 _SPECIAL = {*" ,=(){}[]#;&|!<>?'\"~^`"}  # characters that an unquoted value of Hydra's grammar may not have as such
 _GIVEN = re.compile(r"use \+([^\s=]+)=(.*)")  # the override, as Hydra repeats it
@@ -83,7 +83,7 @@ def _unparsed(error: OverrideParseException, words: Sequence[str]) -> UserError:
             return UserError(override, NOTHING, f"a value: {override}=VALUE")
         value = f"{value} {override}"
     if value[:1] in "[{'\"" or not (_SPECIAL & {*value} or not value.isascii()):
-        return UserError(option.lstrip("+~"), value, f"what Hydra can read ({str(error).splitlines()[0]})")
+        return UserError(option.lstrip("+~"), value, f"what Hydra can read ({first_line(error)})")
     return UserError(option.lstrip("+~"), value, _in_quotes(option, value))
 
 
@@ -129,7 +129,7 @@ def _not_loggable(error: Exception, words: Sequence[str]) -> UserError:
     found = next((pair for pair in map(option_and_value, words) if of_logging.match(pair[0])), None)
     option, value = found or ("hydra.job_logging", NOTHING)
     reason = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
-    return UserError(option, value, f"what Python's logging can set up ({' '.join(reason.split())})")
+    return UserError(option, value, f"what Python's logging can set up ({one_line(reason)})")
 
 
 def _unchecked(error: Exception, words: Sequence[str]) -> UserError | None:

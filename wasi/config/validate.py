@@ -17,7 +17,7 @@ from wasi.config import objectives
 from wasi.config.combinations import TOGETHER
 from wasi.config.declared import options_of
 from wasi.config.levels import LEVELS
-from wasi.errors import UserError
+from wasi.errors import UserError, first_line
 
 Predicate = Callable[[Any], bool]
 _ABSENT = object()
@@ -301,7 +301,7 @@ def _value(cfg: DictConfig, option: str) -> Any:
     try:
         return node[key]
     except OmegaConfBaseException as error:
-        raise UserError(option, str(error).splitlines()[0], OPTIONS[option][1]) from error
+        raise UserError(option, first_line(error), OPTIONS[option][1]) from error
 
 
 def is_swept(option: str, swept: Collection[str]) -> bool:

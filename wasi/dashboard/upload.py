@@ -7,7 +7,7 @@ import wandb
 import wandb_workspaces.workspaces as ws
 
 from wasi.dashboard.specification import report_of, title_of, workspace_of
-from wasi.errors import UserError
+from wasi.errors import UserError, first_line
 from wasi.tracking.wandb_tracker import reach
 
 _NO_LOGIN = "not logged in to W&B: run `wandb login`, or see what would be sent with --dry-run"
@@ -32,9 +32,8 @@ def upload(entity: str | None, project: str, group: str | None, own: str | None 
         entity = str(entity or api.default_entity)
         return [_workspace(entity, project, group), _report(api, entity, project, group, own)]
     except (wandb.Error, ValueError, OSError) as error:
-        reasons = str(error).strip().splitlines() or [type(error).__name__]
         given = f"{entity}/{project}" if entity else project
-        allowed = f"a project that W&B knows, with its server in reach: {reasons[0]}"
+        allowed = f"a project that W&B knows, with its server in reach: {first_line(error)}"
         raise UserError("--project", given, allowed) from error
 
 

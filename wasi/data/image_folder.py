@@ -15,7 +15,7 @@ from tqdm import tqdm
 from wasi.data.root import root_of
 from wasi.data.sizes import Available, check_held_out, held_out
 from wasi.data.spec import Images, InputSpec, Splits
-from wasi.errors import UserError
+from wasi.errors import UserError, first_line
 
 # A file with one of these extensions must be readable, else the run is refused; all other files are ignored.
 EXTENSIONS = {
@@ -138,7 +138,7 @@ def _verdict(path: Path) -> str | None:
     except UserError as error:
         return f"allowed is {error.allowed}"
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, …
-        return (str(error).strip().splitlines() or [""])[0] or type(error).__name__
+        return first_line(error)
     return None
 
 

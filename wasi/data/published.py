@@ -15,7 +15,7 @@ from wasi.data.root import downloading, missing, root_of
 from wasi.data.sizes import Available
 from wasi.data.spec import InputSpec, Splits
 from wasi.deferred import import_light
-from wasi.errors import UserError
+from wasi.errors import UserError, first_line
 
 CUB_URL = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
 CUB_MD5 = "97eceeb196236b17998738112f37df78"
@@ -79,8 +79,7 @@ def _reading(cfg_dataset, folder: Path) -> Iterator[None]:
     try:
         yield
     except _BROKEN as error:
-        reason = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
-        allowed = f"a folder with a whole {folder.name}/ ({reason}); dataset.download=true fetches it anew"
+        allowed = f"a folder with a whole {folder.name}/ ({first_line(error)}); dataset.download=true fetches it anew"
         raise UserError("dataset.root", cfg_dataset["root"], allowed) from error
 
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from wasi.errors import UserError
+from wasi.errors import UserError, one_line
 from wasi.models.header import METADATA_KEY, ModelHeader
 from wasi.models.loading import read_state
 from wasi.models.modes import without_fast_path
@@ -49,7 +49,7 @@ def exported_program(model: nn.Module, image_size: int) -> torch.export.Exported
         with torch.no_grad(), without_fast_path():
             return torch.export.export(model, (example,), dynamic_shapes=shapes)
     except Exception as error:  # torch.export raises many classes
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)[:200]
         raise UserError("--format", "torch or onnx", f"dense for this model (torch.export: {reason})") from error
 
 

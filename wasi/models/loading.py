@@ -7,7 +7,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from wasi.errors import UserError
+from wasi.errors import UserError, first_line
 from wasi.models.mapped import release_pages
 from wasi.models.weights_file import tensor_shapes, weights_path
 
@@ -47,8 +47,7 @@ def load_state(model: nn.Module, state: State, source, heads: tuple[str, ...], a
     try:
         state = state if _fits(state, shapes) else adapt(state, model)
     except (KeyError, RuntimeError, ValueError, AttributeError, AssertionError, IndexError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise _foreign(source, f"it does not fit ({reason})") from None
+        raise _foreign(source, f"it does not fit ({first_line(error)})") from None
     wrong = [key for key in state if key in shapes and state[key].shape != shapes[key]]
     if wrong:
         key = wrong[0]

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from wasi.atomic import replacing_from_folder
-from wasi.errors import UserError
+from wasi.errors import UserError, one_line
 from wasi.layers.base import LowRankLayer
 from wasi.models.attention import CosineWindowAttention
 from wasi.models.factor_pair import FactorPair
@@ -85,7 +85,7 @@ def open_model(run: str | Path) -> tuple[nn.Module, ModelHeader]:
                 _put_pair(model, name, state)
         model.load_state_dict(state, strict=True, assign=True)
     except (RuntimeError, ValueError, AttributeError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)[:200]
         allowed = f"a model that this {header.library} builds as {header.architecture}; {reason}"
         raise UserError(RUN, run, allowed) from error
     return model.eval().requires_grad_(False).float(), header  # a copy of the file may have been made in float16

@@ -10,7 +10,7 @@ from torch import nn
 
 from wasi.data.spec import InputSpec
 from wasi.deferred import import_light, without_compiler
-from wasi.errors import UserError
+from wasi.errors import UserError, first_line
 from wasi.models.download import download, is_in_torchs_cache, require_reachable
 from wasi.models.input_spec import check_image_size
 from wasi.models.loading import State
@@ -93,8 +93,8 @@ def _outline(name: str, image_size: int | None) -> nn.Module:
             with torch.no_grad():
                 model.eval()(torch.zeros(1, 3, image_size, image_size))
         except (AssertionError, RuntimeError, ValueError, ZeroDivisionError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UserError("dataset.image_size", image_size, f"a size that {name} takes ({reason})") from None
+            allowed = f"a size that {name} takes ({first_line(error)})"
+            raise UserError("dataset.image_size", image_size, allowed) from None
     return model
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from wasi.errors import one_line
 from wasi.report.blocks import Block, blocks_of
 from wasi.report.csv_files import relative
 from wasi.report.fields import name_of
@@ -72,6 +73,6 @@ def _not_begun(dirs: list[Path], runs: list[Run]) -> int:
 
 
 def _ending(run: Run, folder: Path) -> str:
-    reason = " ".join((run.error or _WITHOUT_ERROR.get(run.status, "no reason recorded")).split())
+    reason = one_line(run.error or _WITHOUT_ERROR.get(run.status, "no reason recorded"))
     reason = reason.removeprefix(f"{run.status}: ")
     return f"{run.status}: {name_of(run)}: {reason} ({relative(run.shown_path, folder)})"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from wasi.errors import one_line
 from wasi.report.blocks import Block
 from wasi.report.columns import COSTS
 from wasi.report.comparison import Comparison
@@ -105,7 +106,7 @@ def escape(text: str) -> str:
     """The text in one line and escaped, so that Markdown shows it unchanged, within a table too."""
     for character in ("\\", "|", "*", "_", "`", "<"):
         text = text.replace(character, f"\\{character}")
-    return " ".join(text.split())
+    return one_line(text)
 
 
 def _list(lines: Iterable[str]) -> str:

@@ -8,11 +8,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from wasi.errors import UserError
+from wasi.errors import UserError, one_line
 from wasi.results.collect import collect
 from wasi.results.documents import stale_documents, update
 from wasi.runs.command import command
-from wasi.runs.ending import one_line, print_error
+from wasi.runs.ending import print_error
 from wasi.runs.folder import path_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +23,7 @@ def main() -> None:
         arguments = _parser().parse_args()
         sys.exit(arguments.act(arguments))
     except UserError as error:
-        print_error(one_line(str(error)))
+        print_error(one_line(error))
         sys.exit(1)
 
 

@@ -19,8 +19,8 @@ from hydra.errors import HydraException
 
 from wasi.config.hardware import launched
 from wasi.config.hydra_errors import quoted, rejected
-from wasi.errors import Interrupted, UserError
-from wasi.runs.ending import one_line, print_error
+from wasi.errors import Interrupted, UserError, one_line
+from wasi.runs.ending import print_error
 from wasi.runs.fail_fast import spelled_out
 from wasi.runs.processes import without_a_folder
 from wasi.signals import arrived, interruptible
@@ -84,7 +84,7 @@ def run_cli(main: Callable[[], int | None]) -> None:
         try:
             sys.exit(main() or 0)
         except UserError as error:
-            print_error(one_line(str(error)))
+            print_error(one_line(error))
             sys.exit(2)
         except OSError as error:
             if error.filename is None:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from wasi.errors import Diverged, Interrupted, UserError
+from wasi.errors import Diverged, Interrupted, UserError, one_line, type_and_text
 from wasi.runs.log_file import FILE_ONLY, refused_log_file
 from wasi.runs.out_of_memory import is_out_of_memory
 from wasi.signals import arrived, uninterrupted
@@ -49,12 +49,12 @@ signum=None, details=None)
         name = signal.Signals(signum).name
         return Ending("interrupted", f"stopped by {name}", exit_code=128 + signum, signum=signum)
     if mistake := _cause(error, UserError):
-        return Ending("failed", one_line(str(mistake)), exit_code=2)
+        return Ending("failed", one_line(mistake), exit_code=2)
     if diverged := _cause(error, Diverged):
         return Ending("diverged", one_line(f"diverged: {diverged}"), exit_code=1)
     details = "".join(traceback.format_exception(error))
     kind = "out of memory: " if is_out_of_memory(error) else ""
-    return Ending("failed", (kind + _type_and_text(error)).rstrip(": "), exit_code=1, details=details)
+    return Ending("failed", (kind + _described(error)).rstrip(": "), exit_code=1, details=details)
 
 
 def end_job(
@@ -111,10 +111,6 @@ def print_error(line: str) -> None:
         print(f"error: {line}", file=sys.stderr, flush=True)
 
 
-def one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
 def printable(text: str) -> str:
     """Return the text with characters that the terminal's encoding lacks replaced."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
@@ -125,7 +121,7 @@ def printable(text: str) -> str:
     return text
 
 
-def _type_and_text(error: BaseException) -> str:
+def _described(error: BaseException) -> str:
     """Return the type and text of an exception as one line.
 
     If it comes from a worker of a data loader, torch makes its whole traceback the text, of which the last line is
@@ -134,7 +130,7 @@ def _type_and_text(error: BaseException) -> str:
     text = str(error).strip()
     if "Original Traceback" in text:
         return text.splitlines()[-1].strip()
-    return one_line(f"{type(error).__name__}: {text}")
+    return type_and_text(error)
 
 
 def _cause(error: BaseException | None, kind: type) -> BaseException | None:

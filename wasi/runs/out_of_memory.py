@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from omegaconf import DictConfig, OmegaConf
 
-from wasi.errors import Diverged, UserError
+from wasi.errors import Diverged, UserError, type_and_text
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def with_less_memory(
             size = halved(cfg) if cfg.train.on_oom == "halve" and is_out_of_memory(error) else None
             if size is None:
                 raise
-            text = " ".join(f"{type(error).__name__}: {error}".split())
+            text = type_and_text(error)
         collect_garbage()  # now that the frames of the failed attempt are gone
         log.warning("out of memory, again with train.micro_batch_size=%d (train.on_oom=halve): %s", size, text)
         on_smaller(size, text)

@@ -30,7 +30,7 @@ from wasi.atomic import atomic_write_text  # noqa: E402
 from wasi.config.hardware import is_raspberry_pi  # noqa: E402
 from wasi.config.naming import rank_label, row_label  # noqa: E402
 from wasi.config.rank_options import epsilon_read, thresholds_read  # noqa: E402
-from wasi.errors import NOTHING, UserError  # noqa: E402
+from wasi.errors import NOTHING, UserError, first_line, one_line  # noqa: E402
 from wasi.models.weights_file import FILE_NAME as MODEL  # noqa: E402
 from wasi.paths import shown, without_absolute_paths  # noqa: E402
 from wasi.tracking import Tracker  # noqa: E402
@@ -52,7 +52,7 @@ def check_environment() -> None:
     except ValueError as error:  # of pydantic, with the list `errors()`
         found = error.errors()[0] if hasattr(error, "errors") else {}
         name = "_".join(str(part) for part in found.get("loc", ())).upper()
-        allowed = f"what W&B accepts there ({found.get('msg', ' '.join(str(error).split()))})"
+        allowed = f"what W&B accepts there ({found.get('msg', one_line(error))})"
         raise UserError(f"WANDB_{name}", found.get("input", NOTHING), allowed) from None
 
 
@@ -330,8 +330,7 @@ def reach(address: str) -> None:
 
 
 def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else type(error).__name__
+    return first_line(error).rstrip().rstrip(".")
 
 
 def _remember(reason: str) -> None:

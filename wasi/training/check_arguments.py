@@ -8,7 +8,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from wasi.errors import UserError
+from wasi.errors import UserError, type_and_text
 from wasi.training.baselines import mark
 from wasi.training.optimizer import make_optimizer, optimizer_class
 from wasi.training.schedule import make_scheduler
@@ -51,7 +51,7 @@ def _made(section: str, cfg: DictConfig, make: Callable[[Mapping[str, Any]], Any
     except UserError:
         raise
     except Exception as error:
-        told = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        told = type_and_text(error)[:300]
         options = {str(key): value for key, value in cfg.items()}
         for key in options:
             if key not in _OWN and _can_be_made({k: v for k, v in options.items() if k != key}, make):
