@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from wasi.bench.measurement import INFERENCE, TRAIN, Measurement, Side
-from wasi.bench.ratios import ratios
+from wasi.bench.measurement import INFERENCE, TRAIN, Measurement, Side, ratios
 from wasi.measure.telemetry import Snapshot
 
 
