@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from wasi.cores import usable_cores
 from wasi.errors import UserError
 
 
@@ -78,12 +79,12 @@ def jobs_side_by_side(device: str, threads: int | None) -> int:
 
     On a CPU it is 1 if `threads` is None, as every job then uses all cores.
     """
-    return gpus_for(device) or max(1, _cores() // threads if threads else 1)
+    return gpus_for(device) or max(1, usable_cores() // threads if threads else 1)
 
 
 def cores_of_job(device: str, threads: int | None) -> int:
     """Return how many cores each of the jobs that run side by side has: `threads`, or an equal share of all cores."""
-    return threads or max(1, _cores() // jobs_side_by_side(device, threads))
+    return threads or max(1, usable_cores() // jobs_side_by_side(device, threads))
 
 
 def worker_limit() -> int:
@@ -91,11 +92,7 @@ def worker_limit() -> int:
 
     More can only be a mistake, and may make the machine unusable.
     """
-    return max(16, 4 * _cores())
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(16, 4 * usable_cores())
 
 
 @cache

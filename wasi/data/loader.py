@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from wasi.cores import usable_cores
 from wasi.data.arrays import ArrayImages
 from wasi.data.augment import AugmentedImages
 from wasi.data.draws import generator, permutation
@@ -87,7 +88,7 @@ def _share_of_cores() -> int:
     A sweep has one process for each of its slots, which `wasi.runs.job_slots` lists in a variable.
     """
     slots = os.environ.get("WASI_JOB_SLOTS", "").split(",")
-    return max(1, len(os.sched_getaffinity(0)) // max(len(slots), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    return max(1, usable_cores() // max(len(slots), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def workers_of(cfg, device: torch.device) -> int | None:

@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from wasi import allocator
 from wasi.config.hardware import gpu_driver, launched
+from wasi.cores import usable_cores
 
 _PACKAGES = {
     "torch": "torch",
@@ -73,13 +74,12 @@ def versions() -> dict[str, str]:
 @cache
 def machine() -> dict:
     """Return the machine's platform, processor, number of cores (all, and usable by this process) and host name."""
-    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     return {
         "platform": platform.platform(),
         "architecture": platform.machine(),
         "processor": _processor(),
         "cpu_count": os.cpu_count(),
-        "cpu_usable": len(cpus),
+        "cpu_usable": usable_cores(),
         "hostname": platform.node(),
     }
 

@@ -1,0 +1,8 @@
+"""The cores of the machine that this process may use."""
+
+import os
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process is bound to or, where systems do not tell that, of all cores."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
