@@ -1,7 +1,6 @@
 """Kept results against the run folders that they were collected from."""
 
 import copy
-import csv
 import json
 import re
 import subprocess
@@ -13,15 +12,15 @@ import pytest
 
 from tests.bench import jobs
 from tests.report import fakes
+from wasi.config.files import flat
 from wasi.errors import UserError
 from wasi.report.blocks import blocks_of
 from wasi.report.columns import STEP
-from wasi.report.kept import KeptFolder, as_result, breakdown_of
 from wasi.report.load import read_runs
+from wasi.report.options import row_name
 from wasi.report.write import write_report
 from wasi.results.collect import collect
-from wasi.results.kept_result import kept_of
-from wasi.runs.result import with_common_keys
+from wasi.results.kept_result import read_kept
 
 WEIGHTS = {"model.weights": "/home/someone/net.safetensors"}
 
@@ -38,15 +37,9 @@ def pareto(folder, recipes=True):
         job = jobs.content(configuration, jobs.metrics(speed, 5, speed), jobs.metrics(100, 10, 400))
         job["baseline"]["config"] = fakes.config("vanilla", options=WEIGHTS)
         job["baseline"]["config"] |= {"recipe": "vanilla_best"} if recipes else {}
-        job["environment"] |= {"fingerprint": f"bench of {name}", "device": "cpu"}
+        job |= {"fingerprint": f"bench of {name}", "provenance": job["environment"] | {"device": "cpu"}}
         (folder / f"bench_{name}").mkdir()
         (folder / f"bench_{name}" / "bench.json").write_text(json.dumps(job))
-
-
-def without_places(path):
-    """report_groups.csv without the fingerprints, which kept results of a benchmark's other side do not have."""
-    with open(path, newline="", encoding="utf-8") as file:
-        return [{k: v for k, v in row.items() if k != "baseline"} for row in csv.DictReader(file)]
 
 
 def table_of(folder):
@@ -67,7 +60,7 @@ def test_kept_results_make_the_tables_of_the_folders_that_they_are_from(tmp_path
     assert "written to outputs/report/pareto: report.md" in printed
     assert sorted(results.iterdir()) == before
     written = tmp_path / "outputs" / "report" / "pareto"
-    assert without_places(sweep / "report_groups.csv") == without_places(written / "report_groups.csv")
+    assert (sweep / "report_groups.csv").read_text() == (written / "report_groups.csv").read_text()
     assert table_of(sweep) == table_of(written) and "2.00×" in table_of(written)
     assert "results/pareto/" in (written / "report.html").read_text(encoding="utf-8")
 
@@ -85,7 +78,7 @@ def test_a_benchmarks_baseline_that_no_file_tells_of_has_no_row(tmp_path):
     collect([tmp_path / "sweep" / "bench_wasi"], tmp_path / "kept")
     (path,) = (tmp_path / "kept").glob("*.json")
     content = json.loads(path.read_text())
-    del content["baseline_config"]  # as files of earlier releases
+    del content["baseline"]
     path.write_text(json.dumps(content))
     ((run,), warnings) = read_runs([tmp_path / "kept"])
     assert run.is_bench and run.baseline is None and warnings == []
@@ -112,7 +105,7 @@ def test_each_file_is_read_as_often_however_many_there_are(tmp_path, monkeypatch
     monkeypatch.setattr(Path, "read_text", lambda path, *a, **k: read.update([path.name]) or text_of(path, *a, **k))
     read_runs([tmp_path / "kept"])
     times = [read[path.name] for path in (tmp_path / "kept").iterdir()]
-    assert len(times) == 8 and max(times) <= 3
+    assert len(times) == 8 and max(times) <= 2
 
 
 def test_a_file_of_another_schema_is_named_and_left_out(tmp_path):
@@ -125,35 +118,33 @@ def test_a_file_of_another_schema_is_named_and_left_out(tmp_path):
     assert len(runs) == 7 and str(path) in warning and "schema_version is 9" in warning
 
 
-def test_times_of_a_baseline_are_its_samples_and_all_else_follows_from_the_ratios(tmp_path):
-    kept = {
-        "kind": "bench", "row": "wasi 0.8", "seed": 0, "fingerprint": "f", "shared": {"model.name": "m"},
-        "config": {"method.name": "wasi", "method.weight_epsilon": 0.8}, "provenance": {}, "baseline": "vanilla",
-        "metrics": {"memory/train_peak_mib": 50.0, "time/train_step_ms_p50": 20.0},
-        "ratio": {"memory/train_peak_mib": {"p50": 4.0}, "time/train_step_ms_p50": {"p50": 2.5}},
-        "samples": {"baseline": {"time/train_step_ms": {"p50": 48.0}}},
-    }  # fmt: skip
-    base = kept | {"row": "vanilla", "config": {"method.name": "vanilla"}, "baseline": None}
-    (tmp_path / "base.json").write_text(json.dumps(base))
-    (tmp_path / "ours.json").write_text(json.dumps(kept))
-    other = as_result(kept, KeptFolder.read(tmp_path))["baseline"]
-    assert other["metrics"] == {"memory/train_peak_mib": 200.0, "time/train_step_ms_p50": 48.0}
-    assert other["config"]["method"] == {"name": "vanilla"} and "recipe" not in other["config"]
+@pytest.mark.parametrize("recipes", [True, False])
+def test_what_was_measured_is_read_as_from_the_folder_it_was_collected_from(tmp_path, recipes):
+    pareto(tmp_path / "sweep", recipes)
+    collect([tmp_path / "sweep"], tmp_path / "kept")
+    kept = {run.fingerprint: run for run in read_kept(tmp_path / "kept")}
+    runs, _ = read_runs([tmp_path / "sweep"])
+    assert len(runs) == len(kept) == 8
+    for run in runs:
+        found = kept[run.fingerprint]
+        assert (found.ratio, found.is_bench) == (run.ratio, run.is_bench)
+        for ours, theirs in ((found, run), (found.baseline, run.baseline)):
+            if theirs is not None:
+                assert (ours.metrics, ours.fingerprint) == (theirs.metrics, theirs.fingerprint)
+                assert row_name(ours.config) == row_name(theirs.config)
 
 
-@pytest.mark.parametrize("release", ["this", "earlier", "earlier, with a part that has no ratio"])
-def test_the_parts_of_a_baselines_step_are_kept(tmp_path, release):
-    job = jobs.content(fakes.config("wasi", 0.8), jobs.metrics(60, 5, 60), jobs.metrics(100, 10, 400))
-    parts = breakdown_of(job["baseline"]["metrics"])
-    job["ratio"] |= {name: {"p50": parts[name] / ms} for name, ms in breakdown_of(job["metrics"]).items()}
-    job["environment"] |= {"fingerprint": "f", "device": "cpu"}
-    kept = kept_of(with_common_keys(job))
-    if release != "this":
-        del kept["baseline_breakdown"]
-    if "no ratio" in release:
-        del kept["ratio"]["time/breakdown_attention_ms"]
-    found = breakdown_of(as_result(kept, KeptFolder(False, None))["baseline"]["metrics"])
-    assert found == ({} if "no ratio" in release else pytest.approx(parts))
+def test_a_file_has_the_form_of_the_one_it_was_collected_from_and_names_no_folder(tmp_path):
+    pareto(tmp_path / "sweep")
+    collect([tmp_path / "sweep"], tmp_path / "kept")
+    for path in (tmp_path / "kept").glob("*.json"):
+        name = "bench.json" if path.stem.startswith("bench") else "result.json"
+        text, source = path.read_text(), (tmp_path / "sweep" / path.stem / name).read_text()
+        kept, whole = flat(json.loads(text)), flat(json.loads(source))
+        assert kept.pop("kind") == name.removesuffix(".json").replace("result", "run")
+        assert kept.keys() <= whole.keys() and "/home" not in text
+        changed = {key for key in kept if kept[key] != whole[key]}
+        assert changed and all(key.endswith("config.model.weights") for key in changed)
 
 
 def test_into_is_made_and_what_cannot_be_is_refused_by_its_name(tmp_path):
@@ -181,7 +172,7 @@ def test_a_ratio_in_turns_from_too_few_rounds_for_an_interval_is_still_the_one_i
     assert "2.50×" in table_of(tmp_path) and "2.50× [" not in table_of(tmp_path)
 
 
-@pytest.mark.parametrize("section", ["provenance", "metrics", "config", "shared"])
+@pytest.mark.parametrize("section", ["provenance", "metrics", "config"])
 def test_a_damaged_file_is_named_and_left_out(tmp_path, section):
     pareto(tmp_path / "sweep")
     collect([tmp_path / "sweep"], tmp_path / "kept")

@@ -42,9 +42,9 @@ def _row(folder, recipe, name, below, step, inference, peak, epsilon=None, commi
         "schema_version": 1, "status": "completed", "error": None, "ratio": ratio,
         "config": _config(recipe, name, 0, memory, epsilon),
         "metrics": {"memory/train_peak_mib": peak, "memory/process_rss_peak_mib": peak + 500},
-        "baseline": {"config": _config("vanilla", "vanilla", 0, "plain"), "metrics": {}},
+        "baseline": {"config": _config("vanilla", "vanilla", 0, "plain"), "metrics": {"memory/train_peak_mib": 900}},
         "samples": {"ours": {"time/train_step_ms": [[1.0, 3.0], [2.0]]}, "baseline": {}},
-        "environment": code | {"fingerprint": recipe},
+        "fingerprint": recipe, "provenance": code,
     }  # fmt: skip
     job = folder / f"bench_{recipe}"
     job.mkdir(parents=True)
@@ -103,7 +103,7 @@ def test_a_row_of_one_seed_on_the_front_is_marked(tmp_path):
     collect([tmp_path / "sweep"], tmp_path / "t")
     for path in (tmp_path / "t").glob("*.json"):
         content = json.loads(path.read_text())
-        if (content["row"], content["kind"]) == ("wasi_0.8_lean", "run") and content["seed"]:
+        if (content["config"]["recipe"], content["kind"]) == ("wasi_0.8_lean", "run") and content["config"]["seed"]:
             path.unlink()
     output = " ".join(sentences(table_of("t", read_kept(tmp_path / "t"))))
     assert "of the WASI rows, wasi_0.8 and wasi_0.8_lean (one seed) are on the Pareto front" in output
@@ -145,7 +145,7 @@ def test_rows_that_were_measured_in_part_do_not_hide_one_that_meets_every_target
 def test_a_lean_row_that_was_not_trained_names_its_plain_twin_and_is_on_no_front(kept):
     for path in kept.glob("*.json"):
         content = json.loads(path.read_text())
-        if content["row"] == "lora_r8_lean" and content["kind"] == "run":
+        if content["config"]["recipe"] == "lora_r8_lean" and content["kind"] == "run":
             path.unlink()
     found = table_of("t", read_kept(kept))
     rows = {row.name: row for row in found.rows}
@@ -158,18 +158,19 @@ def test_a_lean_row_that_was_not_trained_names_its_plain_twin_and_is_on_no_front
 def test_options_of_the_memory_policy_alone_leave_a_twin_a_twin(kept):
     for path in kept.glob("*.json"):
         content = json.loads(path.read_text())
-        if content["row"] == "lora_r8_lean" and content["kind"] == "run":
+        if content["config"]["recipe"] == "lora_r8_lean" and content["kind"] == "run":
             path.unlink()
-        elif content["row"] == "lora_r8_lean":
-            path.write_text(json.dumps(content | {"config": content["config"] | {"train.chunk_size": 4}}))
+        elif content["config"]["recipe"] == "lora_r8_lean":
+            content["config"]["train"]["chunk_size"] = 4
+            path.write_text(json.dumps(content))
     rows = {row.name: row for row in table_of("t", read_kept(kept)).rows}
     assert rows["lora_r8_lean"].trained_as == "lora_r8"
 
 
 def _add_benchmark(kept, like, name, peak, base):
     content = json.loads((kept / f"bench_{like}.json").read_text())
-    content["row"], content["config"]["method.base"] = name, base
-    content["config"]["optimizer.lr"] = 0.5  # no row has these options
+    content["config"]["recipe"], content["config"]["method"]["base"] = name, base
+    content["config"]["optimizer"]["lr"] = 0.5  # no row has these options
     content["metrics"]["memory/train_peak_mib"] = peak
     (kept / f"bench_{name}.json").write_text(json.dumps(content))
 
@@ -202,10 +203,10 @@ def test_mixtures_are_refused(kept, file, provenance, message):
 
 
 def test_accuracy_may_come_from_several_processors_and_says_so_but_times_may_not(kept):
-    _change(kept / "job0.json", processor="another")
+    _change(kept / "job0.json", machine={"processor": "another"})
     output = "accuracy: another, 4 threads and Cortex-A76, 4 threads, times and memory: Cortex-A76, 4 threads."
     assert output in markdown(table_of("t", read_kept(kept)))
-    _change(kept / "bench_lora_r8.json", processor="another")
+    _change(kept / "bench_lora_r8.json", machine={"processor": "another"})
     with pytest.raises(UserError, match="results of one processor"):
         table_of("t", read_kept(kept))
 
@@ -214,7 +215,7 @@ def test_accuracy_may_come_from_several_processors_and_says_so_but_times_may_not
     ("provenance", "message"),
     [
         ({"cuda": "NVIDIA A100"}, "results of one GPU"),
-        ({"threads": 1}, "results of one number of threads"),
+        ({"threads": {"torch": 1}}, "results of one number of threads"),
         ({"cpu_wait_share": 0.1}, "threads of lora_r8 waited 10% of their time for a processor"),
     ],
 )
@@ -242,34 +243,36 @@ def test_the_gpu_is_named_where_it_is_known(kept):
 
 def test_one_row_of_two_configurations_is_refused(kept):
     content = json.loads((kept / "job0.json").read_text())
-    content["config"]["optimizer.lr"] = 7
+    content["config"]["optimizer"]["lr"] = 7
     (kept / "job0.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="one configuration in row vanilla"):
         table_of("t", read_kept(kept))
 
 
 @pytest.mark.parametrize("option", ["scheduler.warmup_epochs", "train.epochs", "dataset.val_fraction"])
-def test_every_option_that_changes_a_result_is_kept_with_the_row_or_as_shared(tmp_path, option):
+def test_every_option_that_changes_a_result_is_kept(tmp_path, option):
+    section, name = option.split(".")
     for seed, value in enumerate([1, 2]):
         config = _config("vanilla", "vanilla", seed, "plain")
-        section, name = option.split(".")
         config.setdefault(section, {})[name] = value
         fakes.write(tmp_path / "sweep", {"val/acc": 0.9}, config, provenance=fakes.PROVENANCE)
     collect([tmp_path / "sweep"], tmp_path / "t")
-    first, second = (json.loads(path.read_text()) for path in sorted((tmp_path / "t").iterdir()))
-    assert (first["config"] == second["config"]) is (section != "scheduler")
-    assert (first["shared"] == second["shared"]) is (section == "scheduler")
+    kept = [json.loads(path.read_text())["config"] for path in sorted((tmp_path / "t").iterdir())]
+    assert [config[section].pop(name) for config in kept] == [1, 2]
+    assert kept[0] | {"seed": 1} == kept[1]
 
 
-@pytest.mark.parametrize("option", [{"dataset.grayscale": True}, {"model.drop_path_rate": 0.1}])
-def test_other_options_of_model_or_data_are_refused_where_both_files_tell_them(kept, option):
+@pytest.mark.parametrize(("option", "value"), [("dataset.grayscale", True), ("model.drop_path_rate", 0.1)])
+def test_other_options_of_model_or_data_are_refused_where_both_files_tell_them(kept, option, value):
     table_of("t", read_kept(kept))
-    for path, value in (("job0.json", option), ("job1.json", dict.fromkeys(option))):
+    section, name = option.split(".")
+    for path, told in (("job0.json", value), ("job1.json", None)):
         content = json.loads((kept / path).read_text())
-        (kept / path).write_text(json.dumps(content | {"shared": content["shared"] | value}))
+        content["config"][section][name] = told
+        (kept / path).write_text(json.dumps(content))
         if path == "job0.json":
-            table_of("t", read_kept(kept))  # files of earlier releases do not tell
-    with pytest.raises(UserError, match=f"results of one {next(iter(option))}, not "):
+            table_of("t", read_kept(kept))  # the other files do not tell
+    with pytest.raises(UserError, match=f"results of one {option}, not "):
         table_of("t", read_kept(kept))
 
 
@@ -280,7 +283,7 @@ def test_of_a_folder_of_images_the_name_is_kept_and_others_are_refused(tmp_path)
         fakes.write(tmp_path / "sweep", {"val/acc": 0.9}, config, provenance=fakes.PROVENANCE)
     collect([tmp_path / "sweep"], tmp_path / "t")
     kept = [json.loads(path.read_text()) for path in (tmp_path / "t").iterdir()]
-    assert {found["shared"]["dataset.root"] for found in kept} == {"cats", "cars"}
+    assert {found["config"]["dataset"]["root"] for found in kept} == {"cats", "cars"}
     with pytest.raises(UserError, match="results of one dataset.root, not "):
         table_of("t", read_kept(tmp_path / "t"))
 

@@ -42,6 +42,22 @@ def flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def nested(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options by dotted key as nested sections, which `flat` flattens to the same options.
+
+    >>> nested({"a.b": 1, "a.c": [2, 3], "d": None})
+    {'a': {'b': 1, 'c': [2, 3]}, 'd': None}
+    """
+    found: dict[str, Any] = {}
+    for key, value in options.items():
+        *sections, option = key.split(".")
+        node = found
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[option] = value
+    return found
+
+
 def of_group(group: str, folder: Path = CONF) -> list[Path]:
     """Return the YAML files among which an option group chooses, sorted by name."""
     return sorted((folder / group).glob("*.yaml"))

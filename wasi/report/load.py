@@ -2,9 +2,8 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -72,10 +71,9 @@ def read_runs(dirs: list[Path]) -> tuple[list[Run], list[str]]:
         UserError: a folder does not exist, or no result can be used.
     """
     runs, warnings = [], []
-    read_folder = cache(kept.KeptFolder.read)  # once per folder, although every file in it asks
     for path in _result_files(dirs):
         try:
-            runs.append(read_run(path, read_folder))
+            runs.append(read_run(path))
         except Unusable as reason:
             warnings.append(f"left out {path}: {reason}")
     if not runs:
@@ -86,11 +84,8 @@ def read_runs(dirs: list[Path]) -> tuple[list[Run], list[str]]:
     return _each_once(runs), warnings
 
 
-def read_run(path: Path, read_folder: Callable[[Path], kept.KeptFolder] = kept.KeptFolder.read) -> Run:
+def read_run(path: Path) -> Run:
     """The run or benchmark in one file.
-
-    Args:
-        read_folder: gives, for the folder of a kept result, what its files say about one another.
 
     Raises:
         Unusable: the file is damaged, has another schema, or is not the result of a run or a benchmark.
@@ -102,12 +97,11 @@ def read_run(path: Path, read_folder: Callable[[Path], kept.KeptFolder] = kept.K
     if not isinstance(content, dict):
         raise Unusable("not a JSON object")
     is_kept = kept.is_kept(content)
-    version, known = content.get("schema_version"), kept.SCHEMA_VERSION if is_kept else SCHEMA_VERSION
-    if version != known:
-        raise Unusable(f"schema_version is {version}, this program reads {known}")
+    if (version := content.get("schema_version")) != SCHEMA_VERSION:
+        raise Unusable(f"schema_version is {version}, this program reads {SCHEMA_VERSION}")
     if is_kept and not kept.is_whole(content):
         raise Unusable("damaged: a section is no JSON object")
-    content = kept.as_result(content, read_folder(path.parent)) if is_kept else with_common_keys(content)
+    content = with_common_keys(content)
     status, config = content.get("status"), content.get("config")
     if status not in STATUSES:
         raise Unusable(f"status is {status!r}, expected one of {', '.join(STATUSES)}")
@@ -118,7 +112,7 @@ def read_run(path: Path, read_folder: Callable[[Path], kept.KeptFolder] = kept.K
     found = content.get("provenance")
     provenance = provenance_of_times(found) if isinstance(found, dict) else {}
     _tell_device(config, provenance)
-    is_bench = path.name == BENCH_FILE_NAME or "environment" in content
+    is_bench = path.name == BENCH_FILE_NAME or "ratio" in content
     run = Run(
         path=path,
         status=status,

@@ -51,7 +51,9 @@ def collect(sweeps: list[Path], into: Path, row: str | None = None) -> list[str]
         file_name = f"{job.name}.json"
         if folders.get(file_name, job) != job:
             lines.append(f"left out {folders[file_name]}: {job} is the same job")
-        kept[file_name] = found if row is None else found | {"row": row}
+        if row is not None:
+            found["config"]["recipe"] = row
+        kept[file_name] = found
         folders[file_name] = job
     if not kept:
         left_out = f"; {', '.join(lines)}" if lines else ""

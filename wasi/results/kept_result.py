@@ -1,19 +1,15 @@
-"""One kept result: a run's accuracy or a benchmark's measurement, without what no table needs.
+"""One kept result: result.json or bench.json without what no table needs, as a small file in results/."""
 
-It is written here; `wasi.report.kept` turns it back into the form of result.json or bench.json.
-"""
-
-from functools import cache
 from pathlib import Path, PurePath
 from typing import Any
 
-from wasi.config.files import flat
+from wasi.config.files import flat, nested
 from wasi.config.relevance import has_effect
 from wasi.errors import UserError
 from wasi.measure.timing import summary
-from wasi.report.kept import BENCH, RUN, SCHEMA_VERSION, KeptFolder, breakdown_of
+from wasi.report.kept import BENCH, RUN
 from wasi.report.load import Run, Unusable, read_run
-from wasi.report.options import result_options, row_name, select
+from wasi.report.options import result_options, select
 from wasi.runs.result import provenance_of_times
 
 SHARED = (
@@ -21,80 +17,58 @@ SHARED = (
     *("dataset.batch_size", "train.epochs"),
 )
 OF_THE_TASK = ("model.", "dataset.")  # sections whose other options all rows must have in common, too
-# The kind of device and the number of threads that computed are in the provenance.
-_OF_NO_ROW = (*SHARED, *OF_THE_TASK, "device.name", "device.num_threads")
-_CODE = ("git_commit", "git_dirty", "versions", "start", "experiment", "cuda", "cpu_wait_share", "warnings")
+_OF_THE_JOB = ("seed", "recipe", "bench.baseline_recipe")
+_PROVENANCE = (
+    *("git_commit", "git_dirty", "versions", "start", "experiment", "cuda", "cpu_wait_share", "warnings"),
+    *("machine.processor", "machine.architecture", "threads.torch"),
+)
 
 
 def kept_of(content: dict) -> dict[str, Any]:
-    """What is kept of a completed result.json or bench.json, as the content of a file in results/.
+    """Return what is kept of a completed result.json or bench.json, under the same keys and with its `kind`.
 
-    row: the recipe's name or, without a recipe, the method with its ranks.
-    shared: the options that all rows of a table must have in common, by dotted key: those of model and data, and the
-        number of epochs. Of a folder of images only the name is kept.
-    config: the options that define this row, by dotted key: all that can change a result, except those of the model,
-        the data, the kind of device and the number of threads.
-    ratio, samples: for a benchmark, baseline / ours as in bench.json, and a summary of either side's times.
-    baseline, baseline_config: for a benchmark, the row name of its baseline, and that row's `config`.
-    baseline_breakdown: for a benchmark, the parts of its baseline's step, under their names as metrics.
+    config: the options that can change a result, those of model and data also where they are null, and seed, recipe and
+        `bench.baseline_recipe`. The number of threads is in the provenance.
+    samples: for a benchmark, a summary of either side's times.
     """
-    config = content["config"]
-    where = provenance_of_times(content["provenance"])
-    code = {key: where[key] for key in _CODE if key in where}
-    code |= {"processor": select(where, "machine.processor"), "threads": select(where, "threads.torch")}
-    code |= {"architecture": select(where, "machine.architecture")} if select(where, "machine.architecture") else {}
-    code |= {"device": str(where["device"]).partition(":")[0]} if where.get("device") else {}
-    kept = {
-        "schema_version": SCHEMA_VERSION,
-        "kind": RUN,
-        "fingerprint": content["fingerprint"],
-        "row": row_name(config),
-        "seed": config["seed"],
-        "shared": _of_the_task(config),
-        "config": _of_a_row(config),
-        "metrics": content["metrics"],
-        "provenance": code,
-        **{"ratio": {}, "samples": {}, "baseline": None, "baseline_config": {}},
-        "baseline_breakdown": {},
-    }
-    if "environment" not in content:
-        return kept
-    base = select(content, "baseline.config")
-    return kept | {
-        "kind": BENCH,
-        "ratio": content["ratio"],
-        "samples": {who: _summaries(kinds) for who, kinds in content["samples"].items()},
-        "baseline": select(config, "bench.baseline_recipe") or (None if base is None else row_name(base)),
-        "baseline_config": {} if base is None else _of_a_row(base),
-        "baseline_breakdown": breakdown_of(select(content, "baseline.metrics") or {}),
-    }
+    kept = {key: content[key] for key in ("schema_version", "status", "fingerprint", "metrics")}
+    kept |= {"config": _config(content["config"]), "provenance": _provenance(content["provenance"])}
+    if "ratio" not in content:
+        return kept | {"kind": RUN}
+    kept |= {"kind": BENCH, "ratio": content["ratio"]}
+    kept |= {"samples": {who: _summaries(kinds) for who, kinds in content["samples"].items()}}
+    if base := content["baseline"]:
+        kept["baseline"] = {"config": _config(base["config"]), "metrics": base["metrics"]}
+    return kept
 
 
-def _of_the_task(config: dict) -> dict[str, Any]:
-    given = flat({section: config.get(section, {}) for section in ("model", "dataset")})
+def _config(config: dict) -> dict[str, Any]:
     relevant = result_options(config)
-    kept = {key: relevant.get(key) for key in given if key in relevant or (given[key] is None and has_effect(key))}
-    if "dataset.root" in relevant:
-        kept["dataset.root"] = PurePath(relevant["dataset.root"]).name
-    return {key: _plain(value) for key, value in {**kept, **{key: select(config, key) for key in SHARED}}.items()}
+    relevant.pop("device.num_threads", None)
+    of_the_task = flat({section: config.get(section, {}) for section in ("model", "dataset")})
+    null = {key: None for key, value in of_the_task.items() if value is None and has_effect(key)}
+    shared = {key: select(config, key) for key in SHARED}
+    of_the_job = {key: value for key in _OF_THE_JOB if (value := select(config, key)) is not None}
+    return nested({key: _plain(key, value) for key, value in {**null, **relevant, **shared, **of_the_job}.items()})
 
 
-def _of_a_row(config: dict) -> dict[str, Any]:
-    return {key: _plain(value) for key, value in result_options(config).items() if not key.startswith(_OF_NO_ROW)}
+def _provenance(provenance: dict) -> dict[str, Any]:
+    where = provenance_of_times(provenance)
+    code = {key: value for key in _PROVENANCE if (value := select(where, key)) is not None}
+    return nested(code) | ({"device": str(where["device"]).partition(":")[0]} if where.get("device") else {})
 
 
 def read_kept(folder: Path) -> list[Run]:
-    """Every result that is kept in `folder`, in the order of the file names.
+    """Return every result that is kept in `folder`, in the order of the file names.
 
     Raises:
         UserError: there is none, or a file is not a kept result. (A report leaves such a file out with a warning, but
             a document must not lack a row unnoticed.)
     """
     found = []
-    read_folder = cache(KeptFolder.read)
     for path in sorted(folder.glob("*.json")):
         try:
-            run = read_run(path, read_folder)
+            run = read_run(path)
         except Unusable as reason:
             raise UserError("table", path, f"a file written by wasi.results collect ({reason})") from reason
         if not run.is_kept:
@@ -106,7 +80,7 @@ def read_kept(folder: Path) -> list[Run]:
 
 
 def _summaries(kinds: dict) -> dict[str, dict[str, float]]:
-    """Per kind of time, in ms: p50, p90, iqr and n over all rounds, and the number of rounds.
+    """Return per kind of time, in ms: p50, p90, iqr and n over all rounds, and the number of rounds.
 
     Kinds without rounds, which are the parts of a step, are left out: the metrics have them.
     """
@@ -117,6 +91,7 @@ def _summaries(kinds: dict) -> dict[str, dict[str, float]]:
     return found
 
 
-def _plain(value: Any) -> Any:
-    """The value, or of a path to weights its file name, so that a kept file names no folder of a machine."""
-    return Path(value).name if isinstance(value, str) and value.endswith(".safetensors") else value
+def _plain(key: str, value: Any) -> Any:
+    """Return the value, of a path to weights or images its last part: a kept file names no folder of a machine."""
+    is_path = key == "dataset.root" or (isinstance(value, str) and value.endswith(".safetensors"))
+    return PurePath(value).name if is_path else value

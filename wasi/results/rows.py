@@ -128,15 +128,14 @@ def by_row(runs: Sequence[Run]) -> dict[str, list[Group]]:
     found: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         found[row_name(run.config)].append(run)
-    # Earlier releases kept fewer options of the task, in which `refuse_mixtures` lets no two results differ.
+    # Some files lack options of the task, in which `refuse_mixtures` lets no two results differ.
     without = {_DEVICE, *(key for run in runs for key in result_options(run.config) if key.startswith(OF_THE_TASK))}
     return {name: with_equal_options(named, without) for name, named in found.items()}
 
 
 def baseline_name(bench: Run) -> str | None:
-    """The name of the row that a benchmark was measured beside; None where the kept file does not tell."""
-    beside = bench.baseline
-    return select(bench.config, "bench.baseline_recipe") if beside is None else row_name(beside.config)
+    """The name of the row that a benchmark was measured beside; None if it was measured alone."""
+    return None if bench.baseline is None else row_name(bench.baseline.config)
 
 
 def _row(table: str, name: str, groups: list[Group], accuracy: str) -> Row:
