@@ -35,6 +35,7 @@ def train(cfg: DictConfig, run: Run) -> None:
     """Load the data, build the model, apply the method, fit, test and measure; the results are collected in `run`."""
     import torch
 
+    from wasi import file_names
     from wasi.bench.resident import resident_memory_of
     from wasi.data.catalogue import load_data
     from wasi.data.loader import first_batch, workers_of
@@ -43,7 +44,6 @@ def train(cfg: DictConfig, run: Run) -> None:
     from wasi.models.header import header_of
     from wasi.models.input_spec import input_spec
     from wasi.models.saved import save_model
-    from wasi.models.weights_file import FILE_NAME
     from wasi.runs.set_up import set_up
     from wasi.training.budget import apply_budget
     from wasi.training.build_step import build_step
@@ -66,7 +66,7 @@ def train(cfg: DictConfig, run: Run) -> None:
         return
     step_seconds = fit(cfg, run, step, data, spec, calibration)
     if cfg.train.save == "model":
-        save_model(run.folder / FILE_NAME, model, header_of(cfg, spec, data.classes, run.layers))
+        save_model(run.folder / file_names.MODEL, model, header_of(cfg, spec, data.classes, run.layers))
     tested, run.classes = test(step, data, cfg.dataset)
     run.metrics |= tested
     measure(cfg, run, method, step, first_batch(data.train, cfg), step_seconds)

@@ -21,11 +21,12 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 
 from hydra_plugins.slurm_queue import has_accounting, watch_the_queue
+from wasi import file_names
 from wasi.errors import Interrupted, one_line
 from wasi.runs.ending import print_error
 from wasi.runs.launching import record_launched_job
 from wasi.runs.lock import is_locked
-from wasi.runs.result import FILE_NAME, read_result
+from wasi.runs.result import read_result
 from wasi.runs.tuned_row import folder_of
 from wasi.signals import stopping
 
@@ -222,6 +223,6 @@ def _catches(process: int, signum: int) -> bool:
 
 
 def _running(folder: Path) -> Iterator[Path]:
-    for path in folder.glob(f"*/{FILE_NAME}"):
+    for path in folder.glob(f"*/{file_names.RESULT}"):
         if (read_result(path.parent) or {}).get("status") == "running" and is_locked(path.parent):
             yield path

@@ -3,10 +3,10 @@
 import sys
 from pathlib import Path
 
+from wasi import file_names
 from wasi.atomic import replacing_from_folder
 from wasi.errors import UserError
 from wasi.models.micro import IMAGE_SIZE, SHIPPED_WEIGHTS, vit_micro
-from wasi.models.weights_file import FILE_NAME
 from wasi.runs.command import run_cli
 
 
@@ -22,9 +22,9 @@ def ship(run: Path, target: Path = SHIPPED_WEIGHTS) -> Path:
     from wasi.models.loading import load_file
     from wasi.models.wasi_models import adapt, head_prefixes
 
-    source = Path(run) / FILE_NAME
+    source = Path(run) / file_names.MODEL
     if not source.is_file():
-        raise UserError("RUN", run, f"the folder of a completed run (it has no {FILE_NAME})")
+        raise UserError("RUN", run, f"the folder of a completed run (it has no {file_names.MODEL})")
     model = vit_micro(IMAGE_SIZE, num_classes=1)
     load_file(model, source, head_prefixes(model), adapt)
     state = {key: value for key, value in model.state_dict().items() if not key.startswith(head_prefixes(model))}

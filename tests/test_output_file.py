@@ -5,18 +5,15 @@ import sys
 
 import pytest
 
-from wasi.bench import report as bench_report
+from wasi import file_names
 from wasi.errors import UserError
-from wasi.methods import perplexity_search
 from wasi.output_file import check_output_file
-from wasi.report import write
-from wasi.runs import fail_fast, plan, tuning_file
 from wasi.runs.command import run_cli
-from wasi.training import file_names
 
-OF_A_RUN = ["model.safetensors", "train.log", ".lock", ".hydra/config.yaml", perplexity_search.FILE_NAME]
+OF_A_RUN = ["model.safetensors", "train.log", ".lock", ".hydra/config.yaml", file_names.PERPLEXITY]
 OF_A_RUN += [file_names.CHECKPOINT, file_names.CHECKPOINT_BEFORE, file_names.BEST, file_names.MONITOR]
-OF_A_SWEEP = [plan.FILE_NAME, tuning_file.FILE_NAME, fail_fast._BEFORE, bench_report.CSV_NAME, write.PAGE, "report.csv"]
+OF_A_SWEEP = [file_names.SWEEP, file_names.TUNING, file_names.FAIL_FAST]
+OF_A_SWEEP += [file_names.BENCH_TABLE, file_names.PAGE, file_names.REPORT_RUNS]
 
 
 @pytest.mark.parametrize(

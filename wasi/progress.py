@@ -12,6 +12,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import TaskFunction
 from omegaconf import DictConfig
 
+from wasi import file_names
 from wasi.config.declared import is_reference
 from wasi.report.blocks import blocks_of
 from wasi.report.columns import FLOPS, INFERENCE, PEAK, STEP, Cost
@@ -21,14 +22,12 @@ from wasi.report.load import Run, Unusable, read_run
 from wasi.report.origins import waited, was_busy
 from wasi.runs.ending import printable
 from wasi.runs.plan import read_plan, read_planned
-from wasi.runs.result import BENCH_FILE_NAME, FILE_NAME
 from wasi.runs.tuning import is_tuned_sweep
 from wasi.runs.tuning_file import is_trial, not_chosen
 from wasi.status import clock, duration, jobs, not_begun, of_plan, seconds_left
 
 log = logging.getLogger(__name__)
 
-_FILES = (FILE_NAME, BENCH_FILE_NAME)
 _NUMBERS = (PEAK, STEP, INFERENCE, FLOPS)
 
 
@@ -63,7 +62,7 @@ def _folders(config: DictConfig) -> tuple[Path, Path | None]:
 
 def _version(folder: Path) -> tuple[str, int] | None:
     """Return what changes when the job's result is written again; None if there is no result."""
-    written = [path for name in _FILES if (path := folder / name).exists()]
+    written = [path for name in file_names.RESULTS if (path := folder / name).exists()]
     return (written[0].name, written[0].stat().st_mtime_ns) if written else None
 
 
@@ -87,7 +86,7 @@ def sweep_state(sweep: Path) -> str:
 
     The estimate assumes that all jobs take as long as those that are completed.
     """
-    found = jobs(sweep) if any(True for name in _FILES for _ in sweep.glob(f"*/{name}")) else []
+    found = jobs(sweep) if any(True for name in file_names.RESULTS for _ in sweep.glob(f"*/{name}")) else []
     found = of_plan(found, sweep)  # the folder may have unfinished jobs of an earlier command
     lines = []
     if failed := sum(job.status in ("failed", "diverged", "invalid") for job in found):
@@ -115,7 +114,7 @@ def numbers(folder: Path, sweep: Path, choosing: bool = False) -> str:
 
 
 def _read(folder: Path) -> Run | None:
-    for name in _FILES:
+    for name in file_names.RESULTS:
         if (folder / name).exists():
             try:
                 return read_run(folder / name)

@@ -19,16 +19,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from wasi import file_names
 from wasi.errors import UserError, one_line
 from wasi.runs.command import run_cli
 from wasi.runs.ending import printable
 from wasi.runs.folder import path_of
 from wasi.runs.lock import is_locked
 from wasi.runs.plan import read_plan, read_planned
-from wasi.runs.result import BENCH_FILE_NAME, FILE_NAME, read_result
+from wasi.runs.result import read_result
 
 _ORDER = ("completed", "running", "interrupted", "failed", "diverged", "invalid", "died")
-_RESULTS = (FILE_NAME, BENCH_FILE_NAME)
 _EPOCH = re.compile(r"(epoch|round) (\d+)/(\d+):")
 _SILENT = 600.0  # seconds without a written line after which this is shown
 _TAIL = 4096  # bytes at the end of a log, in which the last epoch is looked for
@@ -62,10 +62,10 @@ def jobs(sweep: Path) -> list[Job]:
     """
     if not sweep.is_dir():
         raise UserError("SWEEP", sweep, "an existing folder")
-    paths = sorted(path for name in _RESULTS for path in sweep.rglob(name))
+    paths = sorted(path for name in file_names.RESULTS for path in sweep.rglob(name))
     found = [_job(path) for path in paths]
     if not any(found) and not read_plan(sweep):
-        raise UserError("SWEEP", sweep, f"a folder with a {' or '.join(_RESULTS)} somewhere below")
+        raise UserError("SWEEP", sweep, f"a folder with a {' or '.join(file_names.RESULTS)} somewhere below")
     return [job for job in found if job]
 
 

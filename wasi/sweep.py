@@ -11,6 +11,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, read_write
 
 import wasi.config.resolvers  # noqa: F401  (a launcher's child process gets it by unpickling the callback)
+from wasi import file_names
 from wasi.config.files import plain
 from wasi.config.fingerprint import fingerprint
 from wasi.config.hydra_errors import quoted
@@ -28,7 +29,7 @@ from wasi.runs.launching import launched_jobs, prepare_launcher, record_launched
 from wasi.runs.lock import can_be_locked, is_locked
 from wasi.runs.plan import write_plan
 from wasi.runs.processes import check_processes
-from wasi.runs.result import FILE_NAME, outcome_line, read_result
+from wasi.runs.result import outcome_line, read_result
 from wasi.runs.tuning import check_tuning
 from wasi.runs.tuning_file import not_chosen
 
@@ -43,7 +44,7 @@ class SweepCallback(Callback):
         fail_fast: failures for the same reason after which no further job begins; None to run all jobs.
     """
 
-    file_name = FILE_NAME
+    file_name = file_names.RESULT
     identity = staticmethod(fingerprint)
     default_subdir = "${job_folder:}"
 
@@ -152,7 +153,7 @@ def _print(text: str) -> None:
         print(text, flush=True)
 
 
-def versions(sweep: Path, file_name: str = FILE_NAME) -> dict[Path, tuple[int, int]]:
+def versions(sweep: Path, file_name: str = file_names.RESULT) -> dict[Path, tuple[int, int]]:
     """Return every result under `sweep` with its version; another version means that it has been written since.
 
     Times are not compared with the sweep's start, because the machine's clock may be set back meanwhile.
@@ -167,7 +168,7 @@ def _version(path: Path) -> tuple[int, int]:
 
 
 def failed_jobs(
-    sweep: Path, before: Mapping[Path, tuple[int, int]], file_name: str = FILE_NAME
+    sweep: Path, before: Mapping[Path, tuple[int, int]], file_name: str = file_names.RESULT
 ) -> dict[Path, dict]:
     """Return the results under `sweep` that are not completed and have changed since `before`, by job folder.
 
@@ -189,7 +190,7 @@ def failed_jobs(
     return failures
 
 
-def lost_jobs(jobs: Iterable[Path], file_name: str = FILE_NAME) -> dict[Path, dict]:
+def lost_jobs(jobs: Iterable[Path], file_name: str = file_names.RESULT) -> dict[Path, dict]:
     """Return those of `jobs` (folders) without a result, which a process leaves that dies before it begins to train.
 
     A job on which another process is at work is not lost. One whose folder cannot be locked is, as it did not begin.

@@ -60,6 +60,12 @@ def test_a_folder_inside_another_lies_there(given):
         check_inside("hydra.output_subdir", inside)
 
 
+@pytest.mark.parametrize("given", ["model.safetensors", "result.json/a", "train.log", ".lock", "checkpoint.pt"])
+def test_a_folder_inside_another_has_no_name_of_a_file_there(given):
+    with pytest.raises(UserError, match=r"^hydra\.output_subdir=.*: allowed is a name that no file of a run "):
+        check_inside("hydra.output_subdir", given)
+
+
 @pytest.mark.parametrize("given", ["outputs/new", "."])
 def test_allowed(tmp_path, monkeypatch, given):
     monkeypatch.chdir(tmp_path)

@@ -18,6 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from wasi import file_names
 from wasi.atomic import atomic_write_text
 from wasi.bench.baseline import measured_config
 from wasi.bench.children import Child, ChildFailed, ending_of_job
@@ -190,8 +191,8 @@ class Plan:
         ordered = [*fitting, *sorted(rest, key=lambda row: row["process_mib"])]
         head = {"status": ending.status, "error": ending.error, "limit_mib": self.limit}
         content = {**head, "config": measured_config(self.cfg), "rows": ordered, "environment": provenance()}
-        atomic_write_text(self.folder / "fit.json", json.dumps(content, indent=1) + "\n")
-        atomic_write_text(self.folder / "fit.csv", csv_text(ordered, _COLUMNS))
+        atomic_write_text(self.folder / file_names.FIT, json.dumps(content, indent=1) + "\n")
+        atomic_write_text(self.folder / file_names.FIT_TABLE, csv_text(ordered, _COLUMNS))
         if self.rows:
             from wasi.bench.fit_figure import draw
 

@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from wasi import file_names
 from wasi.bench.baseline import identity
 from wasi.report.benchmarks import bench_options
 from wasi.report.blocks import Block, block_of, row_names
@@ -12,13 +13,12 @@ from wasi.report.groups import Group, row_order
 from wasi.report.load import Run, Unusable, read_run, threads_of
 from wasi.report.options import data_root, dataset_label, model_label, result_options, select, show
 from wasi.report.series import series_of
-from wasi.runs.result import BENCH_FILE_NAME
 
 
 def read_jobs(folder: Path) -> list[Run]:
     """Read all jobs below `folder`, ordered by block and within a block as in every report."""
     found = []
-    for path in sorted(folder.rglob(BENCH_FILE_NAME)):
+    for path in sorted(folder.rglob(file_names.BENCH)):
         with suppress(Unusable):  # report.html lists unusable files with the reason
             found.append(read_run(path))
     return [job for jobs in by_block(found).values() for job in sorted(jobs, key=lambda job: row_order(_of_steps(job)))]

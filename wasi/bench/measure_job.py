@@ -9,6 +9,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from wasi import file_names
 from wasi.bench.baseline import baseline_config, measured_config
 from wasi.bench.children import ending_of_job
 from wasi.bench.job_identity import bench_fingerprint
@@ -23,7 +24,7 @@ from wasi.runs.ending import Ending, end_job, printable
 from wasi.runs.inputs import check_inputs
 from wasi.runs.job import warn_of_other_code
 from wasi.runs.provenance import machine, provenance
-from wasi.runs.result import BENCH_FILE_NAME, read_result, write_json
+from wasi.runs.result import read_result, write_json
 from wasi.tracking import open_tracker
 
 log = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ class Job:
         self.fingerprint = bench_fingerprint(cfg)
         self._threads = OmegaConf.select(cfg, "device.num_threads")
         self.result = Measurement(Side(measured_config(cfg), rounds_per_run=cfg.bench.rounds), None)
-        self._previous = read_result(folder, BENCH_FILE_NAME)
+        self._previous = read_result(folder, file_names.BENCH)
         self.content: dict = {}  # of bench.json, as far as it was to be written
         self._begun = False
         self._provenance = provenance()
@@ -168,7 +169,7 @@ class Job:
         provenance = self._provenance_so_far()
         old = {"environment": {"fingerprint": self.fingerprint, **provenance}}  # for readers of earlier files
         self.content = {**head, "provenance": provenance, **self.result.content(), **old}
-        write_json(self.folder / BENCH_FILE_NAME, self.content)
+        write_json(self.folder / file_names.BENCH, self.content)
 
     def _provenance_so_far(self) -> dict:
         process = dict(self.result.process)
@@ -202,6 +203,6 @@ def _track(cfg: DictConfig, job: Job, ending: Ending) -> None:
         ratios = {f"ratio/{name}": ratio["p50"] for name, ratio in job.result.content()["ratio"].items()}
         tracker.resume(0)  # a job that is measured again replaces what was sent before
         tracker.summary(ratios)
-        tracker.finish(ending.exit_code, job.content, BENCH_FILE_NAME)
+        tracker.finish(ending.exit_code, job.content, file_names.BENCH)
     except Exception as error:
         log.warning("the tracker got nothing: %s", error)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from wasi import file_names
 from wasi.atomic import atomic_write_text
 from wasi.bench.bench_table import text
 from wasi.bench.jobs import by_block, read_jobs
@@ -14,7 +15,6 @@ from wasi.report.origins import experiment_of
 from wasi.report.write import file_part, write_images, write_page
 from wasi.runs.ending import printable
 
-CSV_NAME = "bench.csv"
 _CONFIG = (
     "model.name",
     "model.weights",
@@ -35,8 +35,8 @@ _CONFIG = (
 def write_report(folder: Path) -> str:
     """Write the report's files into `folder`, which holds the jobs; returns the text tables and the files' names."""
     jobs = read_jobs(folder)
-    atomic_write_text(folder / CSV_NAME, bench_csv(jobs, folder))
-    names = [CSV_NAME, *_figures(jobs, folder), *([write_page(gather([folder]))] if jobs else [])]
+    atomic_write_text(folder / file_names.BENCH_TABLE, bench_csv(jobs, folder))
+    names = [file_names.BENCH_TABLE, *_figures(jobs, folder), *([write_page(gather([folder]))] if jobs else [])]
     return printable(f"{text(jobs)}\n\nwritten to {folder}: {', '.join(names)}")
 
 

@@ -5,13 +5,13 @@ from typing import Any
 
 from omegaconf import DictConfig, read_write
 
+from wasi import file_names
 from wasi.bench.baseline import check_baseline
 from wasi.bench.job_identity import bench_fingerprint
 from wasi.config.known_options import check_needed
 from wasi.errors import UserError
 from wasi.runs.launching import launcher_name
 from wasi.runs.processes import check_alone
-from wasi.runs.result import BENCH_FILE_NAME
 from wasi.runs.tuning import is_tuned_sweep
 from wasi.sweep import SweepCallback, exit_if_refused
 
@@ -19,7 +19,7 @@ from wasi.sweep import SweepCallback, exit_if_refused
 class BenchCallback(SweepCallback):
     """`SweepCallback` for bench.json."""
 
-    file_name = BENCH_FILE_NAME
+    file_name = file_names.BENCH
     identity = staticmethod(bench_fingerprint)
     default_subdir = "${bench_folder:}"
 

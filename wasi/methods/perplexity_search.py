@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from wasi import file_names
 from wasi.errors import UserError
 from wasi.methods.knapsack import Choice, Option, Unreachable, in_order, least_memory, least_perplexity
 from wasi.methods.perplexity import measure_perplexities
 from wasi.methods.perplexity_table import OPTION, Candidate, LayerTable, read_tables
 
 EPSILONS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-FILE_NAME = "perplexity.json"
 _ELEMENTS_PER_MIB = 1024**2 // 4  # float32
 
 
@@ -61,7 +61,7 @@ class PerplexitySearch:
         tables = self._tables(model, layers, batch)
         choice, bound = self._choose(tables)
         candidates = [table.candidates[i] for table, i in zip(tables, choice.indices, strict=True)]
-        self.artifacts[FILE_NAME] = {
+        self.artifacts[file_names.PERPLEXITY] = {
             **bound,
             "batch_mode": self.batch_mode,
             "perplexity": choice.perplexity,

@@ -5,20 +5,20 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from wasi import file_names
 from wasi.errors import UserError
 from wasi.models.header import METADATA_KEY, ModelHeader
 
 KEYWORDS = ("pretrained", "random", "surrogate")
 ALLOWED = " | ".join(KEYWORDS) + " | the path of a .safetensors file or of a finished run's folder"
-FILE_NAME = "model.safetensors"  # the model's file in a run's folder
 RUN = "RUN"  # name of the commands' argument in error messages
-_ALLOWED_RUN = f"the folder of a finished run, or its {FILE_NAME}"
+_ALLOWED_RUN = f"the folder of a finished run, or its {file_names.MODEL}"
 
 
 def weights_path(source: str | Path) -> Path:
     """Return `source` as a path or, if it is a run's folder, the path of the model's file in it."""
     path = Path(source).expanduser()
-    return path / FILE_NAME if path.is_dir() else path
+    return path / file_names.MODEL if path.is_dir() else path
 
 
 def tensor_shapes(source: str | Path) -> dict[str, tuple[int, ...]]:
@@ -76,7 +76,7 @@ def _opened(source: str | Path, option: str, allowed: str) -> Any:
     """Open a safetensors file, of which only the header is read until a tensor is asked for."""
     file = weights_path(source)
     if not file.is_file():
-        missing = f"it has no {FILE_NAME}" if file != Path(source).expanduser() else "there is no such file"
+        missing = f"it has no {file_names.MODEL}" if file != Path(source).expanduser() else "there is no such file"
         raise UserError(option, source, f"{allowed}; {missing}")
     try:
         return safe_open(file, framework="np")  # checks the header, and the file's size against it

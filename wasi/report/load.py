@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any
 
+from wasi import file_names
 from wasi.config.fingerprint import SCHEMA_VERSION
 from wasi.errors import UserError
 from wasi.report import kept
 from wasi.report.options import data_root, select
-from wasi.runs.result import BENCH_FILE_NAME, FILE_NAME, provenance_of_times, with_common_keys
+from wasi.runs.result import provenance_of_times, with_common_keys
 from wasi.runs.tuning_file import not_chosen
 
 STATUSES = ("completed", "running", "interrupted", "failed", "diverged", "invalid")
@@ -78,7 +79,7 @@ def read_runs(dirs: list[Path]) -> tuple[list[Run], list[str]]:
             warnings.append(f"left out {path}: {reason}")
     if not runs:
         left_out = f" ({'; '.join(warnings)})" if warnings else ""
-        allowed = f"a folder with a kept result, a {BENCH_FILE_NAME} or a {FILE_NAME} somewhere below{left_out}"
+        allowed = f"a folder with a kept result, a bench.json or a result.json somewhere below{left_out}"
         raise UserError("DIR", " ".join(map(str, dirs)), allowed)
     _name_folders_alike(runs)
     return _each_once(runs), warnings
@@ -112,7 +113,7 @@ def read_run(path: Path) -> Run:
     found = content.get("provenance")
     provenance = provenance_of_times(found) if isinstance(found, dict) else {}
     _tell_device(config, provenance)
-    is_bench = path.name == BENCH_FILE_NAME or "ratio" in content
+    is_bench = path.name == file_names.BENCH or "ratio" in content
     run = Run(
         path=path,
         status=status,
@@ -232,7 +233,7 @@ def _result_files(dirs: list[Path]) -> list[Path]:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    for name in (FILE_NAME, BENCH_FILE_NAME):
+    for name in file_names.RESULTS:
         yield from folder.rglob(name)
     yield from kept.kept_files(folder)
 

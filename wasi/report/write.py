@@ -5,6 +5,7 @@ import itertools
 import re
 from pathlib import Path
 
+from wasi import file_names
 from wasi.atomic import atomic_write_bytes, atomic_write_text
 from wasi.errors import UserError
 from wasi.report.blocks import Block
@@ -15,7 +16,6 @@ from wasi.report.origins import experiment_of
 from wasi.report.terminal import answers, block_text, legend
 from wasi.runs.ending import printable
 
-PAGE = "report.html"
 _LONGEST_PART = 80  # characters of a label in a file's name, which may have 255
 
 
@@ -38,10 +38,10 @@ def write_report(dirs: list[Path], into: Path | None = None) -> str:
     folder = report.folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        atomic_write_text(folder / "report.csv", runs_csv(report.runs, folder))
-        atomic_write_text(folder / "report_groups.csv", groups_csv(report.blocks))
+        atomic_write_text(folder / file_names.REPORT_RUNS, runs_csv(report.runs, folder))
+        atomic_write_text(folder / file_names.REPORT_GROUPS, groups_csv(report.blocks))
         figures = [write_figures(block, folder) for block in report.blocks]
-        atomic_write_text(folder / "report.md", markdown(report, figures))
+        atomic_write_text(folder / file_names.REPORT, markdown(report, figures))
         page = write_page(report)
     except OSError as error:
         option = "DIR" if into is None else "--into"
@@ -58,9 +58,9 @@ def write_page(report: Report) -> str:
     except ImportError as error:
         if (error.name or "").partition(".")[0] != "vl_convert":
             raise
-        return f"{PAGE} passed over, for want of vl-convert-python (pip install -r requirements.txt): {error}"
-    atomic_write_text(report.folder / PAGE, text)
-    return PAGE
+        return f"report.html passed over, for want of vl-convert-python (pip install -r requirements.txt): {error}"
+    atomic_write_text(report.folder / file_names.PAGE, text)
+    return file_names.PAGE
 
 
 def _text(report: Report, files: list[str]) -> str:
@@ -77,8 +77,8 @@ def _text(report: Report, files: list[str]) -> str:
         parts.append("\n".join(f"warning: {line}" for line in report.warnings))
     parts.append(f"written to {report.folder}: {', '.join(['report.md', 'report.csv', 'report_groups.csv', *files])}")
     parts += answers(report.blocks)
-    if PAGE in files:
-        parts.append(f"all of it as one page: {report.folder / PAGE}")
+    if file_names.PAGE in files:
+        parts.append(f"all of it as one page: {report.folder / file_names.PAGE}")
     return "\n\n".join(parts)
 
 

@@ -5,12 +5,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+from wasi import file_names
 from wasi.atomic import atomic_write_text
 from wasi.errors import UserError
 from wasi.report.kept import is_kept
 from wasi.report.load import Unusable, read_run, was_tried_only
 from wasi.results.kept_result import kept_of
-from wasi.runs.result import BENCH_FILE_NAME, FILE_NAME, read_result
+from wasi.runs.result import read_result
 
 _ROW = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")  # tables are asked for "of ROW, ROW", without quotes
 
@@ -75,5 +76,5 @@ def _paths(sweeps: list[Path]) -> list[Path]:
     """The result.json and then the bench.json of every job, without those of jobs that tuning only tried."""
     if missing := next((sweep for sweep in sweeps if not sweep.is_dir()), None):
         raise UserError("SWEEP", missing, "an existing folder")
-    paths = (path for sweep in sweeps for name in (FILE_NAME, BENCH_FILE_NAME) for path in sorted(sweep.rglob(name)))
+    paths = (path for sweep in sweeps for name in file_names.RESULTS for path in sorted(sweep.rglob(name)))
     return [path for path in paths if not was_tried_only(path.parent)]

@@ -11,16 +11,15 @@ from typing import Any
 from hydra.conf import HydraConf
 from omegaconf import DictConfig
 
+from wasi import file_names
 from wasi.atomic import atomic_write_text
 from wasi.config.validate import integer_from
 from wasi.errors import UserError
-from wasi.runs.result import BENCH_FILE_NAME, FILE_NAME, read_result
+from wasi.runs.result import read_result
 from wasi.runs.tuning import is_tuned_sweep
 
 OPTION = "sweep.fail_fast"
 _PLACE = "hydra.callbacks.sweep.fail_fast"  # `sweep` is a string, the sweep's name, and cannot have options inside
-_NAMES = (FILE_NAME, BENCH_FILE_NAME)
-_BEFORE = "fail_fast.json"  # in the sweep's folder: digests of the results from before the running command
 _NUMBER = re.compile(r"\d+(\.\d+)?")
 
 
@@ -64,7 +63,7 @@ def note_results_before(folder: Path) -> None:
     a job that fails again differs at least in its wall time.
     """
     content = {name: _digest(result) for name, result in _results(folder)}
-    atomic_write_text(folder / _BEFORE, json.dumps(content) + "\n")
+    atomic_write_text(folder / file_names.FAIL_FAST, json.dumps(content) + "\n")
 
 
 def enough_failures(hydra_cfg: HydraConf | DictConfig) -> tuple[int, str] | None:
@@ -77,7 +76,7 @@ def enough_failures(hydra_cfg: HydraConf | DictConfig) -> tuple[int, str] | None
     if limit is None:
         return None
     folder = Path(hydra_cfg.sweep.dir)
-    before = read_result(folder, _BEFORE) or {}
+    before = read_result(folder, file_names.FAIL_FAST) or {}
     counted = ("failed", "invalid") if is_tuned_sweep(hydra_cfg) else ("failed", "invalid", "diverged")
     failed = [(name, result) for name, result in _results(folder) if result.get("status") in counted]
     reasons = Counter(reason_of(result) for name, result in failed if before.get(name) != _digest(result))
@@ -87,7 +86,7 @@ def enough_failures(hydra_cfg: HydraConf | DictConfig) -> tuple[int, str] | None
 
 def _results(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the results of the sweep's jobs, each with its file's path relative to the sweep's folder."""
-    for path in sorted(path for name in _NAMES for path in folder.glob(f"*/{name}")):
+    for path in sorted(path for name in file_names.RESULTS for path in folder.glob(f"*/{name}")):
         if (result := read_result(path.parent, path.name)) is not None:
             yield str(path.relative_to(folder)), result
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryFile
 
+from wasi import file_names
 from wasi.errors import UserError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -62,9 +63,15 @@ def path_of(option: str) -> Callable[[str], Path]:
 
 
 def check_inside(option: str, given: str | None) -> None:
-    """Raise `UserError` for a path that is absolute or has `..` in it; null means no folder."""
-    if given is not None and (Path(given).is_absolute() or ".." in Path(given).parts):
+    """Raise `UserError` for a path that is absolute, has `..` in it, or takes the name of a file that is written there.
+
+    Null means no folder.
+    """
+    path = Path(given or "")
+    if path.is_absolute() or ".." in path.parts:
         raise UserError(option, given, "a name inside the folder of the run or the sweep")
+    if path.parts and file_names.is_written(path.parts[0]):
+        raise UserError(option, given, f"a name that no file of a run or a sweep has, unlike {path.parts[0]}")
 
 
 def _unmade(option: str, given: str, error: OSError) -> UserError:

@@ -15,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from wasi import file_names
 from wasi.atomic import remove
 from wasi.config.hardware import launched
 from wasi.config.known_options import check_config
@@ -25,7 +26,6 @@ from wasi.config.sweep_options import in_sweep, sweep_name
 from wasi.config.without_effect import idle_options, remarks
 from wasi.data.image_folder import in_line
 from wasi.errors import Interrupted, UserError
-from wasi.models.weights_file import FILE_NAME as MODEL_NAME
 from wasi.models.weights_file import damaged
 from wasi.paths import shown
 from wasi.runs.command import continue_with
@@ -42,7 +42,6 @@ from wasi.runs.record import Record
 from wasi.runs.result import read_result
 from wasi.signals import interruptible
 from wasi.tracking import Tracker, open_tracker
-from wasi.training import file_names
 
 log = logging.getLogger(__name__)
 
@@ -245,8 +244,8 @@ def _skip(record: Record, monitor: bool) -> Ending:
     before = {**trained, **trained.get("measured", {})}.get("machine", {}).get("processor")
     if before not in (None, machine()["processor"]):
         log.warning("the completed result's times are those of %s; reports show them apart", before)
-    if damaged(record.folder / MODEL_NAME):
-        log.warning("%s is cut or damaged: train.rerun=true makes it anew", shown(record.folder / MODEL_NAME))
+    if damaged(record.folder / file_names.MODEL):
+        log.warning("%s is cut or damaged: train.rerun=true makes it anew", shown(record.folder / file_names.MODEL))
     if monitor and not (record.folder / file_names.MONITOR).exists():
         log.warning("train.monitor=true has no effect on a completed run: train.rerun=true trains it under watch")
     return Ending("completed")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from wasi import file_names
 from wasi.config.sweep_options import in_sweep
 from wasi.errors import UserError
 
-_NAME = ".lock"
 _PATIENCE = 1.0  # seconds; `is_locked` in another process holds the lock far more briefly, to test it
 
 
@@ -28,7 +28,7 @@ def folder_lock(folder: Path, patience: float = _PATIENCE) -> Iterator[bool]:
     Raises:
         UserError: the lock cannot be opened.
     """
-    lock = FileLock(folder / _NAME, timeout=patience)
+    lock = FileLock(folder / file_names.LOCK, timeout=patience)
     try:
         lock.acquire()
     except Timeout:
@@ -36,7 +36,7 @@ def folder_lock(folder: Path, patience: float = _PATIENCE) -> Iterator[bool]:
         return
     except OSError as error:
         option = "hydra.sweep.dir" if in_sweep() else "hydra.run.dir"
-        allowed = f"a folder whose {_NAME} is a file that can be opened ({error.strerror})"
+        allowed = f"a folder whose {file_names.LOCK} is a file that can be opened ({error.strerror})"
         raise UserError(option, folder, allowed) from None
     try:
         yield True
@@ -46,7 +46,7 @@ def folder_lock(folder: Path, patience: float = _PATIENCE) -> Iterator[bool]:
 
 def is_locked(folder: Path) -> bool:
     """Return whether another process has the folder. Creates no file; a lock that may not be opened counts as held."""
-    lock = folder / _NAME
+    lock = folder / file_names.LOCK
     if not lock.is_file():
         return False
     if not os.access(lock, os.R_OK | os.W_OK):
@@ -57,5 +57,5 @@ def is_locked(folder: Path) -> bool:
 
 def can_be_locked(folder: Path) -> bool:
     """Return whether this process may open the folder's lock, or could create it, whoever holds it."""
-    lock = folder / _NAME
+    lock = folder / file_names.LOCK
     return not lock.exists() or (lock.is_file() and os.access(lock, os.R_OK | os.W_OK))

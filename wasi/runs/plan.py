@@ -10,6 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from wasi import file_names
 from wasi.atomic import atomic_write_text
 from wasi.config.files import plain
 from wasi.config.fingerprint import fingerprint
@@ -20,12 +21,10 @@ from wasi.errors import UserError
 from wasi.runs.folder import check_folder
 from wasi.runs.inputs import check_inputs
 from wasi.runs.launching import launcher_name
-from wasi.runs.result import BENCH_FILE_NAME, read_result
-from wasi.runs.result import FILE_NAME as RESULT_NAME
+from wasi.runs.result import read_result
 
 log = logging.getLogger(__name__)
 
-FILE_NAME = "sweep.json"
 _MOST = 1000  # jobs up to which folders are listed; composing one takes some 30 ms
 
 
@@ -33,7 +32,7 @@ def write_plan(
     folder: Path,
     config: DictConfig,
     identity: Callable[[DictConfig], str] = fingerprint,
-    file_name: str = RESULT_NAME,
+    file_name: str = file_names.RESULT,
     default_subdir: str = "${job_folder:}",
 ) -> None:
     """Write the names of the jobs' folders, in order and without repetition, and their number.
@@ -64,14 +63,14 @@ def write_plan(
             folders = _folders(config, jobs, owner, file_name)
     folder.mkdir(parents=True, exist_ok=True)
     content = {"jobs": len(folders) or len(jobs), "folders": folders}
-    atomic_write_text(folder / FILE_NAME, json.dumps(content) + "\n")
+    atomic_write_text(folder / file_names.SWEEP, json.dumps(content) + "\n")
 
 
 def _folders(
     config: DictConfig, jobs: Sequence[list[str]], identity: Callable[[DictConfig], str] | None, file_name: str
 ) -> list[str]:
     """Return the names of the jobs' folders, as `folders_of`; with an `identity`, check that each job has its own."""
-    rerun = "bench.rerun" if file_name == BENCH_FILE_NAME else "train.rerun"
+    rerun = "bench.rerun" if file_name == file_names.BENCH else "train.rerun"
     owners: dict[tuple[str, str], str] = {}
     idle: list[dict[str, str]] = []  # of each job
     for number, job in enumerate(jobs):
@@ -136,11 +135,11 @@ def folders_of(config: DictConfig, jobs: Sequence[list[str]]) -> list[str]:
 
 def read_plan(folder: Path) -> int:
     """Return how many jobs the last command with this sweep's name asked for; 0 if that is not known."""
-    jobs = (read_result(folder, FILE_NAME) or {}).get("jobs")
+    jobs = (read_result(folder, file_names.SWEEP) or {}).get("jobs")
     return jobs if isinstance(jobs, int) else 0
 
 
 def read_planned(folder: Path) -> list[str]:
     """Return the names of these jobs' folders; empty if they are not known."""
-    folders = (read_result(folder, FILE_NAME) or {}).get("folders")
+    folders = (read_result(folder, file_names.SWEEP) or {}).get("folders")
     return [str(name) for name in folders] if isinstance(folders, list) else []

@@ -7,7 +7,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from wasi import allocator
+from wasi import allocator, file_names
 from wasi.config.files import flat, plain
 from wasi.config.fingerprint import SCHEMA_VERSION, fingerprint
 from wasi.config.hardware import device_class
@@ -18,7 +18,7 @@ from wasi.data.catalogue import dataset_identity
 from wasi.measure.contention import clocks, contention
 from wasi.runs.out_of_memory import with_micro_batch_size
 from wasi.runs.provenance import gpu, processes, provenance, threads
-from wasi.runs.result import FILE_NAME, measured, read_result, strict, write_json
+from wasi.runs.result import measured, read_result, strict, write_json
 
 _OF_MEASURING = ("git_commit", "git_dirty", "start", "machine", "allocator")  # of the provenance, noted anew by `add`
 # A metric that a level of `train.measure` adds to those of the level before it.
@@ -172,7 +172,7 @@ class Record:
         return {"threads": threads(), **gpu(self.content["provenance"]["device"]), **contention(self._clocks)}
 
     def _write(self) -> None:
-        write_json(self.folder / FILE_NAME, self.content)
+        write_json(self.folder / file_names.RESULT, self.content)
 
 
 def _usable(found: dict | None) -> dict | None:

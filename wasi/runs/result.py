@@ -5,9 +5,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+from wasi import file_names
 from wasi.atomic import atomic_write_text
 
-FILE_NAME, BENCH_FILE_NAME = "result.json", "bench.json"
 # Keys of the provenance on which measured times depend.
 _OF_TIMES = ("machine", "threads", "cuda", "cuda_driver", "cuda_version", "cpu_wait_share", "allocator")
 
@@ -46,7 +46,7 @@ def with_common_keys(result: dict[str, Any]) -> dict[str, Any]:
     return {**known, "provenance": {k: v for k, v in found.items() if k != "fingerprint"}, **result}
 
 
-def read_result(folder: Path, file_name: str = FILE_NAME) -> dict[str, Any] | None:
+def read_result(folder: Path, file_name: str = file_names.RESULT) -> dict[str, Any] | None:
     """Return the folder's result, `with_common_keys`; None if there is none that can be read."""
     try:
         result = json.loads((folder / file_name).read_text(encoding="utf-8"))

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wasi import file_names
 from wasi.config.relevance import has_effect
 from wasi.runs.result import read_result, write_json
 from wasi.runs.search import Point
 from wasi.runs.tuned_row import TunedRow
 from wasi.runs.tuning import Overrides
-
-FILE_NAME = "tuning.json"
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def write_tuning(
         "second_stage": second_stage,
         "left_out": [job for job in dict.fromkeys(tried) if job not in chosen],
     }
-    write_json(folder / FILE_NAME, content)
+    write_json(folder / file_names.TUNING, content)
 
 
 def _second_stage(
@@ -85,7 +84,7 @@ def _identity(overrides: Overrides) -> Overrides:
 
 def read_tuning(folder: Path) -> dict[str, Any] | None:
     """Return the content of the sweep's tuning.json; None if there is none."""
-    return read_result(folder, FILE_NAME)
+    return read_result(folder, file_names.TUNING)
 
 
 def is_trial(folder: Path, job: str, seed: object) -> bool:

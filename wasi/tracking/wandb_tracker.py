@@ -26,12 +26,12 @@ import requests  # noqa: E402
 import wandb  # noqa: E402
 from omegaconf import DictConfig, OmegaConf  # noqa: E402
 
+from wasi import file_names  # noqa: E402
 from wasi.atomic import atomic_write_text  # noqa: E402
 from wasi.config.hardware import is_raspberry_pi  # noqa: E402
 from wasi.config.naming import rank_label, row_label  # noqa: E402
 from wasi.config.rank_options import epsilon_read, thresholds_read  # noqa: E402
 from wasi.errors import NOTHING, UserError, first_line, one_line  # noqa: E402
-from wasi.models.weights_file import FILE_NAME as MODEL  # noqa: E402
 from wasi.paths import shown, without_absolute_paths  # noqa: E402
 from wasi.tracking import Tracker  # noqa: E402
 from wasi.tracking.history import History, Row  # noqa: E402
@@ -259,7 +259,7 @@ class WandbTracker(Tracker):
         artifact = wandb.Artifact(f"result-{self._id}", type="result")
         artifact.add_file(shown(path), name=file_name, policy="immutable", skip_cache=True)
         yield artifact
-        model = self._folder / MODEL
+        model = self._folder / file_names.MODEL
         if self._cfg.logger.log_model and model.exists():
             artifact = wandb.Artifact(f"model-{self._id}", type="model")
             artifact.add_file(shown(model), policy="immutable", skip_cache=True)

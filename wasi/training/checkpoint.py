@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from wasi.training import file_names
+from wasi import file_names
 from wasi.training.step import TrainStep
 
 log = logging.getLogger(__name__)

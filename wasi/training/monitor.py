@@ -25,6 +25,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from wasi import file_names
 from wasi.atomic import atomic_write_text
 from wasi.layers.activation import TuckerState, epsilon_ranks
 from wasi.layers.autocast import without_autocast
@@ -35,7 +36,6 @@ from wasi.linalg.tucker import expand, project
 from wasi.methods.calibration import observe_inputs
 from wasi.methods.scope import scope_linears
 from wasi.models.structure import linear_sites
-from wasi.training import file_names
 from wasi.training.compile import uncompiled
 
 _KEYS = ("epoch", "step", "layer", "call")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from wasi import file_names
 from wasi.report import titles
 from wasi.report.fields import significant
 from wasi.report.load import Run
@@ -24,7 +25,6 @@ from wasi.report.page.figure import (
     tooltip,
 )
 from wasi.report.page_rows import Row
-from wasi.training import file_names
 
 _CURVES = {"train/loss": "Training loss, mean of the epoch", **titles.VALIDATION_CURVES}
 _MOST_TICKS = 6
