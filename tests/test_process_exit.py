@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from wasi.__main__ import _COMMANDS
+
 ROOT = Path(__file__).resolve().parents[1]
 ENDS = {
     "return 1": 0,  # as of any script, whose last value is nobody's
@@ -52,11 +54,15 @@ def test_nothing_is_torn_down():
     assert run(body, wrapped=True) == (0, "", [])
 
 
-@pytest.mark.parametrize("program", ["train.py", "bench_device.py"])
+@pytest.mark.parametrize(
+    "program",
+    [["train.py"], ["bench_device.py"], *(["-m", f"wasi.{name}"] for name in _COMMANDS), ["-m", "wasi", "status"]],
+    ids=" ".join,
+)
 def test_ctrl_c_while_importing_is_quiet(program, tmp_path):
     (tmp_path / "hydra.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
-    words, environment = [sys.executable, str(ROOT / program)], {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(words, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    words, environment = [sys.executable, *program], {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(words, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 

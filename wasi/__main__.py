@@ -1,5 +1,10 @@
 """`wasi COMMAND ...` runs `python -m wasi.COMMAND ...`: commands on the results of runs and sweeps."""
 
+if __name__ == "__main__":  # before all other imports, which take a while
+    from wasi.process_exit import quiet_while_importing
+
+    quiet_while_importing()
+
 import runpy
 import sys
 

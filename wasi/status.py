@@ -5,6 +5,11 @@ for a sweep whose jobs are spread over machines. Whether a job's process has die
 ran on; for a job on another machine this shows the machine, and how long ago the job wrote anything.
 """
 
+if __name__ == "__main__":  # before all other imports, which take a while
+    from wasi.process_exit import quiet_while_importing
+
+    quiet_while_importing()
+
 import argparse
 import math
 import platform

@@ -429,7 +429,7 @@ def test_the_command_checks_and_refuses_in_one_line(tmp_path, kept):
     assert tables().returncode == 0 and tables("--check").returncode == 0
     _change(kept / "job0.json", git_dirty=True)
     refused = tables()
-    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert refused.stderr.startswith("error: table=t: allowed is ")
 
 

@@ -1,5 +1,10 @@
 """The command `python -m wasi.dashboard --project PROJECT [--entity NAME] [--group SWEEP] [--dry-run [FILE]]`."""
 
+if __name__ == "__main__":  # before all other imports, which take a while
+    from wasi.process_exit import quiet_while_importing
+
+    quiet_while_importing()
+
 import argparse
 import json
 import os

@@ -1,5 +1,10 @@
 """`python -m wasi.report DIR [DIR ...] [--into DIR]`. Exit status 2: a folder is wrong or has no results."""
 
+if __name__ == "__main__":  # before all other imports, which take a while
+    from wasi.process_exit import quiet_while_importing
+
+    quiet_while_importing()
+
 import argparse
 
 from wasi.report.write import write_report

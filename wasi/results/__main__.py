@@ -1,36 +1,37 @@
 """`python -m wasi.results collect SWEEP [SWEEP ...] --into FOLDER` and `python -m wasi.results tables [--check]`.
 
-The exit status is 1 if the results make no table, if a document is stale (`--check`), or if there is nothing to
-collect.
+The exit status is 2 if the results make no table or if there is nothing to collect, and 1 if a document is stale
+(`--check`).
 """
 
+if __name__ == "__main__":  # before all other imports, which take a while
+    from wasi.process_exit import quiet_while_importing
+
+    quiet_while_importing()
+
 import argparse
-import sys
 from pathlib import Path
 
-from wasi.errors import UserError, one_line
+from wasi.errors import UserError
+from wasi.report.kept import kept_files
 from wasi.results.collect import collect
 from wasi.results.documents import stale_documents, update
-from wasi.runs.command import command
+from wasi.runs.command import run_cli
 from wasi.runs.ending import print_error
 from wasi.runs.folder import path_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def main() -> None:
-    try:
-        arguments = _parser().parse_args()
-        sys.exit(arguments.act(arguments))
-    except UserError as error:
-        print_error(one_line(error))
-        sys.exit(1)
+def main() -> int:
+    arguments = _parser().parse_args()
+    return arguments.act(arguments)
 
 
 def _collect(arguments: argparse.Namespace) -> int:
     for line in collect(arguments.sweeps, arguments.into, arguments.row):
         print(line)
-    print(f"{len(list(arguments.into.glob('*.json')))} results in {arguments.into}")
+    print(f"{sum(1 for _ in kept_files(arguments.into))} results in {arguments.into}")
     return 0
 
 
@@ -68,4 +69,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    command(main)
+    run_cli(main)
