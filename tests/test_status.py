@@ -26,8 +26,7 @@ def _job(sweep, name, status, error=None, wall=None, minutes_ago=0.0, epoch=None
     start = (datetime.now(timezone.utc) - timedelta(minutes=minutes_ago)).isoformat(timespec="seconds")
     provenance = {"start": start, "machine": {"hostname": machine or platform.node()}}
     provenance |= {} if wall is None else {"wall_seconds": wall}
-    about = "provenance" if file == "result.json" else "environment"
-    write_json(folder / file, {"status": status, "error": error, about: provenance})
+    write_json(folder / file, {"status": status, "error": error, "provenance": provenance})
     if epoch is not None:
         log = "[2026-01-01][x][INFO] epoch 1/9: train loss 1.0\n" * 99
         (folder / "train.log").write_text(f"{log}[2026-01-01][x][INFO] epoch {epoch}: train loss 0.5\n")

@@ -66,7 +66,7 @@ def content(
         "baseline": baseline,
         "ratio": ratio,
         "samples": {},
-        "environment": {"machine": {"processor": "Cortex-A76"}, "threads": {"torch": 4}, "warnings": []},
+        "provenance": {"machine": {"processor": "Cortex-A76"}, "threads": {"torch": 4}, "warnings": []},
     }
 
 

@@ -69,18 +69,11 @@ def test_a_completed_job(cfg, tmp_path):
     assert {"machine", "versions", "start", "telemetry", "warnings"} <= environment.keys()
 
 
-def test_it_has_the_keys_of_result_json_beside_those_of_earlier_versions(cfg, tmp_path):
+def test_it_has_the_keys_of_result_json_and_those_two_in_environment_too(cfg, tmp_path):
     perform(cfg, tmp_path, measures)
     found = read(tmp_path)
     assert found["fingerprint"] == found["environment"]["fingerprint"] == bench_fingerprint(cfg)
     assert found["environment"] == {"fingerprint": found["fingerprint"], **found["provenance"]}
-
-
-def test_a_measurement_by_an_earlier_version_is_skipped_as_well(cfg, tmp_path):
-    perform(cfg, tmp_path, measures)
-    old = {key: value for key, value in read(tmp_path).items() if key not in ("fingerprint", "provenance")}
-    (tmp_path / "bench.json").write_text(json.dumps(old))
-    assert perform(cfg, tmp_path, never).exit_code == 0 and read(tmp_path) == old
 
 
 @pytest.mark.parametrize(

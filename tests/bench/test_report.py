@@ -94,7 +94,7 @@ def test_a_baseline_of_a_job_s_method_but_other_options_has_a_row(tmp_path):
 def test_a_baseline_is_recognised_as_a_job_on_a_machine_without_their_gpu(tmp_path):
     vanilla = content(config("vanilla") | {"device": {"name": "auto"}}, VANILLA, VANILLA)
     vanilla["baseline"]["config"] |= {"device": {"name": "auto"}}
-    vanilla["environment"]["device"] = "cuda:0"
+    vanilla["provenance"]["device"] = "cuda:0"
     write_sweep(tmp_path, [vanilla])
     assert row(text(read_jobs(tmp_path)), "vanilla (baseline)") == []
 
@@ -186,7 +186,7 @@ def test_jobs_of_two_numbers_of_threads_have_a_baseline_row_each_and_no_common_h
         job = content(config("wasi", 0.8), metrics(500 / threads, 200, 300), metrics(1000 / threads, 300, 900))
         for one in (job["config"], job["baseline"]["config"]):
             one["device"] = {"name": "cpu", "num_threads": threads}
-        job["environment"]["threads"] = {"torch": threads}
+        job["provenance"]["threads"] = {"torch": threads}
         jobs.append(job)
     write_sweep(tmp_path, jobs)
     output = text(read_jobs(tmp_path))

@@ -110,7 +110,8 @@ def test_times_measured_later_are_those_of_the_machine_that_measured(tmp_path):
 def test_benchmarks_on_two_gpus_of_one_machine_are_two_rows(tmp_path):
     for place, gpu in enumerate(("H100", "A100")):
         one = benchmarks.content(fakes.config("wasi", 0.8), benchmarks.metrics(50 + place, 5, 100), None)
-        one["environment"] |= {"device": "cuda:0", "cuda": gpu, "fingerprint": "same"}
+        one["fingerprint"] = "same"
+        one["provenance"] |= {"device": "cuda:0", "cuda": gpu}
         (tmp_path / gpu).mkdir()
         benchmarks.write_sweep(tmp_path / gpu, [one])
     (block,) = blocks_of(read_runs([tmp_path])[0])

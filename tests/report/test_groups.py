@@ -136,14 +136,15 @@ def test_only_completed_runs_are_averaged(tmp_path):
 
 
 def benchmarked(folder, recipe, lr, warmup, **bench):
-    """A benchmark whose baseline's configuration is a copy, with recipe and schedule, as `bench.json` has it."""
+    """A benchmark whose baseline has its schedule, and as recipe `bench.baseline_recipe`, as `bench.json` has it."""
     named = {"recipe": recipe, "bench": {"baseline": "vanilla", **bench}}
     changed = {"optimizer.lr": lr, "scheduler.warmup_epochs": warmup}
-    beside = fakes.config("vanilla", options={"optimizer.lr": 0.01, "scheduler.warmup_epochs": warmup}) | named
+    beside = fakes.config("vanilla", options={"optimizer.lr": 0.01, "scheduler.warmup_epochs": warmup})
+    beside |= named | {"recipe": bench.get("baseline_recipe")}
     ours, vanilla = jobs.metrics(60, 5, 60), jobs.metrics(100, 10, 90)
     job = jobs.content(fakes.config("wasi", 0.8, options=changed) | named, ours, vanilla)
     job["baseline"]["config"] = beside
-    job["environment"] |= {"fingerprint": recipe, "device": "cpu"}
+    job["fingerprint"], job["provenance"]["device"] = recipe, "cpu"
     (folder / recipe).mkdir()
     (folder / recipe / "bench.json").write_text(json.dumps(job))
 

@@ -161,15 +161,14 @@ def test_a_benchmark_on_a_folder_of_images_is_of_the_runs_data_and_so_is_its_bas
     assert "damaged: of the baseline, config.optimizer._target_ is ['a']" in read_runs([tmp_path])[1][0]
 
 
-def test_a_benchmark_is_read_alike_with_the_keys_of_any_version(tmp_path):
-    """Earlier versions wrote the fingerprint and the provenance into `environment` alone."""
+def test_a_benchmark_is_read_by_the_keys_of_a_run(tmp_path):
+    """`environment`, which has fingerprint and provenance again, is not needed."""
     content = jobs.content(fakes.config("wasi", 0.8), jobs.metrics(60, 5, 60), jobs.metrics(100, 10, 400))
     provenance = fakes.PROVENANCE | {"device": "cuda:0", "warnings": ["ours times: wide spread"]}
-    old = content | {"environment": {"fingerprint": "abc", **provenance}}
-    both = old | {"fingerprint": "abc", "provenance": provenance}
-    new = both | {"environment": {}}  # which only tells that it is a benchmark
+    without = content | {"fingerprint": "abc", "provenance": provenance}
+    both = without | {"environment": {"fingerprint": "abc", **provenance}}
     found = []
-    for name, one in {"old": old, "both": both, "new": new}.items():
+    for name, one in {"without": without, "both": both}.items():
         sweep = tmp_path / name / "sweep"
         sweep.mkdir(parents=True)
         jobs.write_sweep(sweep, [one])
@@ -181,4 +180,4 @@ def test_a_benchmark_is_read_alike_with_the_keys_of_any_version(tmp_path):
         found.append((vars(run) | {"path": None, "baseline": None}, kept.read_text(), begun.seconds, csv))
         assert (run.fingerprint, run.provenance, run.is_bench, begun.seconds) == ("abc", provenance, True, 12.5)
         assert (run.baseline.fingerprint, run.config["device"]["name"]) == ("abc/baseline", "cuda")
-    assert found[0] == found[1] == found[2]
+    assert found[0] == found[1]

@@ -370,7 +370,8 @@ def test_a_warning_that_rows_share_stands_once_behind_their_names(tmp_path):
     for name in ("wasi", "svd_llm"):
         job = jobs.content(fakes.config(name, 0.8), jobs.metrics(60, 5, 60), jobs.metrics(100, 10, 400))
         job["baseline"]["config"] = fakes.config("vanilla")
-        job["environment"] |= {"fingerprint": name, "device": "cpu", "warnings": ["ours times: wide spread"]}
+        job["fingerprint"] = name
+        job["provenance"] |= {"device": "cpu", "warnings": ["ours times: wide spread"]}
         (tmp_path / name).mkdir()
         (tmp_path / name / "bench.json").write_text(json.dumps(job))
     (line,) = render._measured_badly(rows(tmp_path))

@@ -167,8 +167,8 @@ class Job:
             "config": self.result.ours.config,
         }
         provenance = self._provenance_so_far()
-        old = {"environment": {"fingerprint": self.fingerprint, **provenance}}  # for readers of earlier files
-        self.content = {**head, "provenance": provenance, **self.result.content(), **old}
+        again = {"environment": {"fingerprint": self.fingerprint, **provenance}}  # a key of the contract
+        self.content = {**head, "provenance": provenance, **self.result.content(), **again}
         write_json(self.folder / file_names.BENCH, self.content)
 
     def _provenance_so_far(self) -> dict:

@@ -15,7 +15,6 @@ from wasi.report.origins import one_machine, was_busy
 from wasi.report.statistics import SIGNIFICANCE, Paired, welch_p
 
 _NO_VANILLA = "no completed vanilla run with the same model, data and device"
-_NOT_KEPT = "the vanilla that it was benchmarked with is not among these results, which have its name alone"
 _UNPAIRED = "other seeds than those of the row that it is compared with: tested unpaired (Welch's t-test), no interval"
 _SHARED = "difference over the {} that both rows have, of {}"
 _ALIKE = "the difference is the same for all {} seeds, which gives a t-test no scatter: neither interval nor p"
@@ -75,11 +74,6 @@ class Comparison:
         ours, theirs = self.group.by_seed(self.group.accuracy), self.baseline.by_seed(self.group.accuracy)
         nested = ours.keys() <= theirs.keys() or theirs.keys() <= ours.keys()
         return self.group.minus(self.baseline) if nested else None
-
-    @property
-    def lacks_its_vanilla(self) -> bool:
-        """Whether this is a kept benchmark that was measured beside a vanilla which was not kept."""
-        return self.baseline is None and self.group.bench is not None and bool(self.group.bench.ratio)
 
     @property
     def is_unpaired(self) -> bool:
@@ -166,7 +160,7 @@ class Comparison:
 
     def _about_baseline(self) -> list[str]:
         if self.baseline is None:
-            return [_NOT_KEPT if self.lacks_its_vanilla else _NO_VANILLA]
+            return [_NO_VANILLA]
         named = select(self.group.config, "bench.baseline_recipe")
         if self.is_own_baseline or (named and self.baseline.recipe == named):
             return []

@@ -157,10 +157,7 @@ def _measured(rows: Sequence[Row]) -> Statement | None:
         return None
     others = [row.comparison for row in rows if not row.is_reference]
     alone = bool(others) and not any(comparison.of_vanilla for comparison in others)
-    why = "for want of a vanilla run of the same model, data and device"
-    if any(comparison.lacks_its_vanilla for comparison in others):
-        why = "as the vanilla of the benchmark is not among these results"
-    without = f" No saving is stated, {why}." if alone else ""
+    without = " No saving is stated, for want of a vanilla run of the same model, data and device." if alone else ""
     first = "Leanest is " if by is PEAK else "Fastest is "
     chosen = "" if len(rows) == 1 else "Most accurate is " if best.accuracy is not None else first
     return Statement(f"{chosen}{best.quoted_name}: {'; '.join(lines)}.{without}", "main")

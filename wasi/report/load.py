@@ -12,7 +12,7 @@ from wasi.config.fingerprint import SCHEMA_VERSION
 from wasi.errors import UserError
 from wasi.report import kept
 from wasi.report.options import data_root, select
-from wasi.runs.result import provenance_of_times, with_common_keys
+from wasi.runs.result import provenance_of_times
 from wasi.runs.tuning_file import not_chosen
 
 STATUSES = ("completed", "running", "interrupted", "failed", "diverged", "invalid")
@@ -102,7 +102,6 @@ def read_run(path: Path) -> Run:
         raise Unusable(f"schema_version is {version}, this program reads {SCHEMA_VERSION}")
     if is_kept and not kept.is_whole(content):
         raise Unusable("damaged: a section is no JSON object")
-    content = with_common_keys(content)
     status, config = content.get("status"), content.get("config")
     if status not in STATUSES:
         raise Unusable(f"status is {status!r}, expected one of {', '.join(STATUSES)}")
@@ -140,10 +139,8 @@ def _with_baseline(run: Run, content: dict) -> Run:
     if (damage := _damage(base["config"], None)) is not None:
         raise Unusable(f"damaged: of the baseline, {damage}")
     _tell_device(base["config"], run.provenance)
-    config, metrics = dict(base["config"]), _numbers(base.get("metrics"))
-    if config.get("recipe") == run.config.get("recipe"):  # earlier releases copied it
-        config["recipe"] = select(run.config, "bench.baseline_recipe")
-    other = replace(run, fingerprint=f"{run.fingerprint}/baseline", config=config, metrics=metrics)
+    metrics = _numbers(base.get("metrics"))
+    other = replace(run, fingerprint=f"{run.fingerprint}/baseline", config=base["config"], metrics=metrics)
     return replace(run, ratio=ratio, baseline=other if metrics else None)
 
 

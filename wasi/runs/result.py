@@ -31,28 +31,13 @@ def outcome_line(status: str, error: str | None) -> str:
     return error if error.startswith(f"{status}: ") else f"{status}: {error}"
 
 
-def with_common_keys(result: dict[str, Any]) -> dict[str, Any]:
-    """Return a result with `fingerprint` and `provenance` at its top level, where result.json has them.
-
-    A bench.json of earlier versions has both in `environment` alone.
-
-    >>> with_common_keys({"environment": {"fingerprint": "1f3a", "start": "2026-01-01"}})["provenance"]
-    {'start': '2026-01-01'}
-    """
-    found = result.get("environment")
-    if not isinstance(found, dict):
-        return result
-    known = {"fingerprint": found["fingerprint"]} if "fingerprint" in found else {}
-    return {**known, "provenance": {k: v for k, v in found.items() if k != "fingerprint"}, **result}
-
-
 def read_result(folder: Path, file_name: str = file_names.RESULT) -> dict[str, Any] | None:
-    """Return the folder's result, `with_common_keys`; None if there is none that can be read."""
+    """Return the folder's result; None if there is none that can be read."""
     try:
         result = json.loads((folder / file_name).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    return with_common_keys(result) if isinstance(result, dict) else None
+    return result if isinstance(result, dict) else None
 
 
 def measured(metrics: dict[str, Any]) -> dict[str, float | int]:
@@ -82,7 +67,7 @@ def provenance_of_times(provenance: dict) -> dict:
     If the run was measured after it was completed, this has the machine that measured in place of the one that trained.
     """
     measured = provenance.get("measured")
-    if not isinstance(measured, dict) or "machine" not in measured:  # not recorded by older versions
+    if not isinstance(measured, dict):
         return provenance
     trained = {key: value for key, value in provenance.items() if key not in _OF_TIMES}
     return trained | {key: measured[key] for key in _OF_TIMES if key in measured}
