@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from wasi.pareto import on_front
+
 DEFAULT = "val/acc"
 _GROWS = ("val/acc", "val/balanced_acc", "val/acc_top5", "val/best_acc")
 _SHRINKS = ("val/loss", "train/loss")
@@ -65,16 +67,12 @@ def non_dominated(points: Sequence[Values | None], objectives: Sequence[str]) ->
     [1, 0]
     """
     signs = [1 if direction(objective) == "maximize" else -1 for objective in objectives]
-    known = {
-        index: tuple(sign * value for sign, value in zip(signs, point, strict=True))
-        for index, point in enumerate(points)
-        if point is not None
-    }
-    front = [index for index, point in known.items() if not any(_beats(known, other, index) for other in known)]
-    return sorted(front, key=lambda index: tuple(-value for value in known[index]))
-
-
-def _beats(known: Mapping[int, Values], other: int, index: int) -> bool:
-    if known[other] == known[index]:
-        return other < index
-    return all(ours >= theirs for ours, theirs in zip(known[other], known[index], strict=True))
+    larger_is_better = [
+        None if point is None else tuple(sign * value for sign, value in zip(signs, point, strict=True))
+        for point in points
+    ]
+    front: dict[Values, int] = {}
+    for index, (point, marked) in enumerate(zip(larger_is_better, on_front(larger_is_better), strict=True)):
+        if point is not None and marked:
+            front.setdefault(point, index)
+    return [front[point] for point in sorted(front, reverse=True)]

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from wasi.pareto import on_front
 from wasi.report.columns import PEAK, STEP, Cost
 from wasi.report.comparison import Comparison
 from wasi.report.groups import Group
 from wasi.report.origins import are_comparable
-from wasi.report.pareto import on_front
 
 
 def front_of(comparisons: Sequence[Comparison]) -> list[bool]:

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from wasi.config.declared import is_rival, is_subject, title
+from wasi.pareto import better_everywhere
 from wasi.report.columns import INFERENCE, PEAK, STEP
 from wasi.report.fields import listed
-from wasi.report.pareto import better_everywhere
 from wasi.report.statistics import Paired
 from wasi.results.rows import Row, Table
 
