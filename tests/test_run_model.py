@@ -115,6 +115,28 @@ def test_images_alone_end_in_success(finished, photos, wasi):
     assert done.returncode == 0 and done.stderr == "" and len(done.stdout.splitlines()) == 1
 
 
+def test_what_may_not_be_looked_at_is_told_after_the_others_are_predicted(
+    finished, photos, tmp_path, wasi, monkeypatch
+):
+    """As root, no permission is missing: a name too long is refused by the system, too, and a folder by hand."""
+    scandir, closed, long = os.scandir, str(photos / "deep"), "x" * 300
+
+    def refusing(path):
+        if os.fspath(path) == closed:
+            raise PermissionError(13, "Permission denied", closed)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    (tmp_path / "round.png").symlink_to("round.png")
+    words = [photos / "a.png", long, tmp_path / "round.png", closed, "--csv", tmp_path / "out.csv"]
+    done = wasi("predict", finished, *words)
+    assert done.returncode == 1 and done.stdout.startswith(f"{photos / 'a.png'}  ")
+    of_folder, of_long, of_round = done.stderr.splitlines()
+    assert of_folder == f"error: {closed} cannot be read: Permission denied"
+    assert of_long.startswith(f"error: {long} cannot be read: ") and "File name too long" in of_long
+    assert of_round.startswith(f"error: {tmp_path / 'round.png'} cannot be read: ")
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [

@@ -10,6 +10,7 @@ if __name__ == "__main__":  # before all other imports, which take a while
 import argparse
 import csv
 import io
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,8 +39,8 @@ def main() -> int:
         check_output_file("--csv", options.csv)
     rankings: dict[Path, Ranking] = {}
     unreadable: list[tuple[Path, str]] = []
-    paths = _listed(options.images)
-    if options.csv is not None and options.csv.resolve() in (path.resolve() for path in paths):
+    paths = _listed(options.images, unreadable)
+    if options.csv is not None and os.path.realpath(options.csv) in map(os.path.realpath, paths):
         raise UserError("--csv", options.csv, "another file than the images")
     for path, ranking in predict(options.run, paths, options.top, options.batch_size, unreadable):
         rankings[path] = ranking
@@ -99,18 +100,23 @@ def _batches(
         yield names, torch.stack(images)
 
 
-def _listed(images: Sequence[Path]) -> list[Path]:
+def _listed(images: Sequence[Path], unreadable: list[tuple[Path, str]]) -> list[Path]:
     """Return files as they are given, and for folders all images below them.
+
+    A folder that cannot be listed is appended to `unreadable` with the reason.
 
     Raises:
         UserError: a folder has no images.
     """
     paths = []
     for given in images:
-        found = image_files(given) if given.is_dir() else [given]
-        if not found:
+        refused: list[OSError] = []
+        # `Path.is_dir` would raise for a path that may not be looked at, which is told when it is read.
+        found = image_files(given, refused.append) if os.path.isdir(given) else [given]
+        if not found and not refused:
             raise UserError("IMAGE", given, "an image file, or a folder with some in it")
         paths += found
+        unreadable += [(Path(error.filename), str(error.strerror)) for error in refused]
     return paths
 
 

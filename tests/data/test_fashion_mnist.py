@@ -157,6 +157,11 @@ def test_missing_files_are_told_with_the_places_looked_at(config, spec, idx_fold
     assert FILES["train_images"] in message and "dataset.download=true" in message
 
 
+def test_a_root_that_the_system_refuses_is_told(config, spec):
+    with pytest.raises(UserError, match="dataset.root=x+: allowed is a folder that can be read; x+/.*: File name too"):
+        load_data(config("fashion_mnist", root="x" * 300), spec(), 0)
+
+
 def test_a_given_root_is_never_replaced_by_debians(config, spec, tmp_path):
     with pytest.raises(UserError, match="dataset.root"):
         load_data(config("fashion_mnist", root=tmp_path), spec(6), 0)

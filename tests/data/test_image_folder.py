@@ -152,6 +152,21 @@ def test_missing_folders(load, image_tree, tmp_path):
     refused(load, image_tree / "train")
 
 
+def test_what_the_system_refuses_is_told(load, image_tree, tmp_path, monkeypatch):
+    """A folder that cannot be listed is not passed over: its images would be missing without a word."""
+    refused(load, "a folder that can be read; ", "File name too long", root=tmp_path / ("x" * 300))
+    scandir, closed = os.scandir, image_tree / "train" / "cat" / "deep"
+    closed.mkdir()
+
+    def refusing(path):
+        if os.fspath(path) == str(closed):
+            raise PermissionError(13, "Permission denied", str(closed))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    refused(load, f"a folder that can be read; {closed}: Permission denied")
+
+
 def test_a_file_as_root(load, tmp_path):
     (tmp_path / "file").write_text("x")
     refused(load, tmp_path / "file", root=tmp_path / "file")

@@ -235,3 +235,8 @@ def test_too_many_images_are_refused_before_any_download(config, spec, tmp_path,
     for option, limit in limits:
         with pytest.raises(UserError, match=f"dataset.{option}={limit + 1}: allowed is at most {limit} "):
             load_data(config(name, root=tmp_path, download=True, **{option: limit + 1}), spec(8), 0)
+
+
+def test_a_root_that_the_system_refuses_is_told(config):
+    with pytest.raises(UserError, match="dataset.root=x+: allowed is a folder that can be read; x+/cifar.*: File name"):
+        check_dataset(config("cifar10", root="x" * 300))

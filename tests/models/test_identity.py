@@ -31,6 +31,7 @@ def test_file_is_known_by_its_content(tmp_path):
 
 def test_missing_file(tmp_path):
     assert weights_identity(config(tmp_path / "nothing")) == "absent"
+    assert weights_identity(config("x" * 300)) == "absent"
 
 
 def test_shipped_file_counts_by_content(monkeypatch, tmp_path):

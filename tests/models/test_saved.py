@@ -18,7 +18,7 @@ from wasi.models.header import METADATA_KEY, ModelHeader
 from wasi.models.loading import read_state
 from wasi.models.outline import outline, without_weights
 from wasi.models.saved import dense_state, inference_state, open_model
-from wasi.models.weights_file import run_header
+from wasi.models.weights_file import run_header, saved_header, tensor_shapes
 
 METHODS = ("vanilla", "lora", "svd_llm", "wsi", "wasi", "asi")
 EACH = [(kind, method, "all") for kind in MODELS for method in METHODS]
@@ -193,6 +193,15 @@ def test_what_is_no_runs_model_is_told_in_one_line(make, reason, tmp_path):
     with pytest.raises(UserError, match=reason) as error:
         run_header(tmp_path / "run")
     assert str(error.value).startswith(f"RUN={tmp_path / 'run'}") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("read", [tensor_shapes, saved_header, run_header])
+def test_a_path_that_the_system_refuses_is_told_in_one_line(read, tmp_path):
+    option = "RUN" if read is run_header else "model.weights"
+    for path in (f"{'x' * 300}.safetensors", str(tmp_path / ("x" * 300) / "y")):
+        with pytest.raises(UserError, match=r"it cannot be read \(File name too long\)$") as error:
+            read(path)
+        assert str(error.value).startswith(f"{option}={path}: allowed is ")
 
 
 @pytest.mark.parametrize("damage", ["cut short", "of another architecture"])

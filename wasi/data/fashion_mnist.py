@@ -13,7 +13,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wasi.data.root import DEFAULT_ROOT, downloading, missing, root_of
+from wasi.data.root import DEFAULT_ROOT, downloading, looking_below_root, missing, root_of
 from wasi.data.sizes import Available
 from wasi.data.spec import InputSpec, Splits
 from wasi.deferred import import_light
@@ -54,21 +54,20 @@ def available(cfg_dataset) -> Available | None:
     Raises:
         UserError: files are missing without `dataset.download=true`, or are truncated or not IDX files.
     """
-    folders = _folders(cfg_dataset)
-    if files := _find(folders):
+    if files := _find(cfg_dataset):
         counts = []
         for path in (files["train_images"], files["test_images"]):
             with _whole(cfg_dataset, path):
                 counts.append(_shape(path)[0])
         return Available(counts[0], None, counts[1], len(CLASSES))
     if not cfg_dataset["download"]:
-        raise missing(cfg_dataset, f"{', '.join(FILES.values())} (or each with .gz)", folders)
+        raise missing(cfg_dataset, f"{', '.join(FILES.values())} (or each with .gz)", _folders(cfg_dataset))
     return None
 
 
 def identity(cfg_dataset):
     """Return name, size and CRC-32 of each file's uncompressed content, or "absent"."""
-    if files := _find(_folders(cfg_dataset)):
+    if files := _find(cfg_dataset):
         found = {role: _content(path) for role, path in files.items()}
     elif cfg_dataset.get("download"):
         found = _PUBLISHED
@@ -87,13 +86,13 @@ def load(cfg_dataset, spec: InputSpec) -> Splits:
     Raises:
         UserError: the files are truncated, do not match each other, or cannot be downloaded.
     """
-    root, folders = root_of(cfg_dataset), _folders(cfg_dataset)
-    files = _find(folders)
+    root = root_of(cfg_dataset)
+    files = _find(cfg_dataset)
     if not files:
         with downloading(cfg_dataset, "the four files " + ", ".join(FILES.values())):
             import_light("torchvision.datasets").FashionMNIST(str(root), download=True)
-        if (files := _find(folders)) is None:
-            raise missing(cfg_dataset, ", ".join(FILES.values()), folders)
+        if (files := _find(cfg_dataset)) is None:
+            raise missing(cfg_dataset, ", ".join(FILES.values()), _folders(cfg_dataset))
     folder = files["train_images"].parent
     if folder == DEBIAN_FOLDER and root != DEBIAN_FOLDER:
         log.info("fashion_mnist: nothing in %s, using Debian's files in %s", root, folder)
@@ -108,11 +107,13 @@ def _folders(cfg_dataset) -> list[Path]:
     return [root, root / "FashionMNIST" / "raw", *debian]
 
 
-def _find(folders: list[Path]) -> Mapping[str, Path] | None:
-    """Return role -> path for the first folder that has all four files, or None."""
-    for folder in folders:
+def _find(cfg_dataset) -> Mapping[str, Path] | None:
+    """Return role -> path for the first of the folders to search that has all four files, or None."""
+    for folder in _folders(cfg_dataset):
         candidates = {role: (folder / name, folder / f"{name}.gz") for role, name in FILES.items()}
-        found = {role: path for role, pair in candidates.items() if (path := next(filter(Path.is_file, pair), None))}
+        with looking_below_root(cfg_dataset):
+            files = {role: next(filter(Path.is_file, pair), None) for role, pair in candidates.items()}
+        found = {role: path for role, path in files.items() if path}
         if len(found) == len(FILES):
             return found
     return None

@@ -6,13 +6,14 @@ exist. Undivided: `ROOT/<class>/*`, with `ROOT/test/<class>/*` where it exists.
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NoReturn
 
 from tqdm import tqdm
 
-from wasi.data.root import root_of
+from wasi.data.root import looking_below_root, root_of
 from wasi.data.sizes import Available, check_held_out, held_out
 from wasi.data.spec import Images, InputSpec, Splits
 from wasi.errors import UserError, first_line
@@ -67,7 +68,8 @@ def identity(cfg_dataset):
 
 
 def cut_parts(cfg_dataset) -> set[str]:
-    parts = _class_folders_by_part(root_of(cfg_dataset))
+    with looking_below_root(cfg_dataset):
+        parts = _class_folders_by_part(root_of(cfg_dataset))
     return {"val", "test"} - parts.keys() if WHOLE in parts else {"val"} - parts.keys()
 
 
@@ -143,8 +145,16 @@ def _verdict(path: Path) -> str | None:
 
 
 def _listed(cfg_dataset) -> dict[str, ByClass]:
-    """Return the files of every part; raises UserError unless all parts have the same two or more non-empty classes."""
-    root = root_of(cfg_dataset)
+    """Return the files of every part.
+
+    Raises:
+        UserError: the parts do not have the same two or more non-empty classes, or a folder cannot be listed.
+    """
+    with looking_below_root(cfg_dataset):
+        return _listed_below(root_of(cfg_dataset), cfg_dataset)
+
+
+def _listed_below(root: Path, cfg_dataset) -> dict[str, ByClass]:
     if not root.is_dir():
         raise _bad(cfg_dataset, f"there is no folder {root}")
     folders = _class_folders_by_part(root)
@@ -201,10 +211,18 @@ def in_line(name: str) -> str:
     return name.translate(_CONTROL)
 
 
-def image_files(folder: Path) -> list[Path]:
-    """Return the image files at any depth below `folder`, in a fixed order, without hidden files and folders."""
+def _raise(error: OSError) -> NoReturn:
+    raise error
+
+
+def image_files(folder: Path, refused: Callable[[OSError], object] = _raise) -> list[Path]:
+    """Return the image files at any depth below `folder`, in a fixed order, without hidden files and folders.
+
+    Args:
+        refused: is called with the error of each folder that cannot be listed.
+    """
     found, visited = [], set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, onerror=refused, followlinks=True):
         if (real := os.path.realpath(parent)) in visited:  # a symbolic link to a folder above it
             folders.clear()
             continue

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from wasi.data.root import downloading, missing, root_of
+from wasi.data.root import downloading, looking_below_root, missing, root_of
 from wasi.data.sizes import Available
 from wasi.data.spec import InputSpec, Splits
 from wasi.deferred import import_light
@@ -64,9 +64,10 @@ def _archive(cfg_dataset) -> Archive:
 def _parent(cfg_dataset) -> Path | None:
     """Return the folder above the archive's: `dataset.root`, or its parent if the root is that folder; else None."""
     root, folder = root_of(cfg_dataset), _archive(cfg_dataset).folder
-    if _holds_something(root / folder):
-        return root
-    return root.parent if root.name == folder and _holds_something(root) else None
+    with looking_below_root(cfg_dataset):
+        if _holds_something(root / folder):
+            return root
+        return root.parent if root.name == folder and _holds_something(root) else None
 
 
 def _holds_something(folder: Path) -> bool:

@@ -28,6 +28,16 @@ def root_of(cfg_dataset) -> Path:
     return Path(str(root)).expanduser()
 
 
+@contextmanager
+def looking_below_root(cfg_dataset) -> Iterator[None]:
+    """Turn what the system refuses, such as a folder without permission or a name too long, into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        allowed = f"a folder that can be read; {error.filename}: {error.strerror}"
+        raise UserError("dataset.root", cfg_dataset["root"], allowed) from error
+
+
 def missing(cfg_dataset, what: str, looked_in: list[Path]) -> UserError:
     """Return (not raise) a UserError: none of the folders `looked_in` has `what`; dataset.download=true fetches it."""
     folders = " or ".join(str(folder.absolute()) for folder in looked_in)

@@ -1,6 +1,7 @@
 """The identity of a configuration's weights in the run's fingerprint: a file's hash, or else the keyword."""
 
 import hashlib
+import os
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def weights_identity(cfg_model) -> str:
 
 
 def _file_identity(path: Path) -> str:
-    if not path.is_file():
+    if not os.path.isfile(path):  # also where the system does not let it be looked at
         return "absent"
     status = path.stat()
     return _digest(str(path.resolve()), status.st_size, status.st_mtime_ns)

@@ -1,5 +1,6 @@
 """Check a safetensors file and read its header, without torch."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ _ALLOWED_RUN = f"the folder of a finished run, or its {file_names.MODEL}"
 def weights_path(source: str | Path) -> Path:
     """Return `source` as a path or, if it is a run's folder, the path of the model's file in it."""
     path = Path(source).expanduser()
-    return path / file_names.MODEL if path.is_dir() else path
+    return path / file_names.MODEL if os.path.isdir(path) else path  # `Path.is_dir` raises where a folder above is closed
 
 
 def tensor_shapes(source: str | Path) -> dict[str, tuple[int, ...]]:
@@ -75,15 +76,26 @@ def _header(source: str | Path, option: str, allowed: str) -> ModelHeader | None
 def _opened(source: str | Path, option: str, allowed: str) -> Any:
     """Open a safetensors file, of which only the header is read until a tensor is asked for."""
     file = weights_path(source)
-    if not file.is_file():
+    if not os.path.isfile(file):
         missing = f"it has no {file_names.MODEL}" if file != Path(source).expanduser() else "there is no such file"
-        raise UserError(option, source, f"{allowed}; {missing}")
+        raise UserError(option, source, f"{allowed}; {_refusal(file) or missing}")
     try:
         return safe_open(file, framework="np")  # checks the header, and the file's size against it
     except OSError as error:
         raise UserError(option, source, f"{allowed}; this file cannot be read ({error.strerror or error})") from None
     except SafetensorError as error:
         raise UserError(option, source, f"{allowed}; this file is not in safetensors format ({error})") from None
+
+
+def _refusal(path: Path) -> str | None:
+    """Return why the system does not let a path be looked at; None if it does, or if nothing is there."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a null character in the path
+        return None
+    except OSError as error:
+        return f"it cannot be read ({error.strerror})"
+    return None
 
 
 def _metadata(file: Any) -> dict[str, str]:
