@@ -4,8 +4,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from wasi import file_names
 from wasi.errors import UserError
 from wasi.models.header import METADATA_KEY, ModelHeader
@@ -19,7 +17,8 @@ _ALLOWED_RUN = f"the folder of a finished run, or its {file_names.MODEL}"
 def weights_path(source: str | Path) -> Path:
     """Return `source` as a path or, if it is a run's folder, the path of the model's file in it."""
     path = Path(source).expanduser()
-    return path / file_names.MODEL if os.path.isdir(path) else path  # `Path.is_dir` raises where a folder above is closed
+    is_folder = os.path.isdir(path)  # `Path.is_dir` raises where a folder above is closed
+    return path / file_names.MODEL if is_folder else path
 
 
 def tensor_shapes(source: str | Path) -> dict[str, tuple[int, ...]]:
@@ -75,6 +74,8 @@ def _header(source: str | Path, option: str, allowed: str) -> ModelHeader | None
 
 def _opened(source: str | Path, option: str, allowed: str) -> Any:
     """Open a safetensors file, of which only the header is read until a tensor is asked for."""
+    from safetensors import SafetensorError, safe_open  # here, as every command imports this module
+
     file = weights_path(source)
     if not os.path.isfile(file):
         missing = f"it has no {file_names.MODEL}" if file != Path(source).expanduser() else "there is no such file"
