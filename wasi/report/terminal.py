@@ -30,6 +30,8 @@ def legend(blocks: Iterable[str], comparisons: Sequence[Comparison] = ()) -> str
     """
     shown = "\n".join(blocks)
     found = {sign: meaning for sign, meaning in _MEANINGS.items() if sign in shown}
+    if "×" in found and have_ratios(comparisons, in_turns=True):
+        found["×"] += "; in benchmarks of times in turns (ms of two rows are of different moments)"
     if WITHIN_NOISE in found:
         found[WITHIN_NOISE] += f" ({'; '.join(_tests(comparisons))})"
     return "\n".join(found.values())
