@@ -12,6 +12,7 @@ from wasi.errors import UserError
 
 COUNT = ["0", "-1", "1.5", "true", "many", "999999999999999999999999"]
 SHARE = ["0", "-0.1", "1.01", "nan", "inf", "true", "abc", "'0.5'", "[0.5]"]
+HUGE = ["augmix-w99999", "augmix-d101", "rand-n101", f"rand-m{10**30}", f"augmix-a1{'0' * 400}", f"rand-p{'9' * 5000}"]
 FLAG = ["1", "maybe", "null", "0.0"]
 
 REFUSED = {
@@ -39,11 +40,11 @@ REFUSED = {
     "dataset.image_size": COUNT,
     "dataset.hflip": ["-0.1", "1.1", "true", "null"],
     "dataset.num_workers": ["-1", "0.5", "many"],
-    "augment.auto_augment": ["rand-x9", "none", "3", "rand-m", "v0-m9"],
+    "augment.auto_augment": ["rand-x9", "none", "3", "rand-m", "v0-m9", "augmix-a0", "augmix-w0", *HUGE],
     "augment.scale": ["0.5", "[0.5]", "[1,0.5]", "[0,1]", "[0.5,1.5]"],
     "augment.ratio": ["null", "[0,1]", "[2,1]"],
-    "augment.mixup_alpha": ["-1", "null", "nan"],
-    "augment.cutmix_alpha": ["-1", "null", "nan"],
+    "augment.mixup_alpha": ["-1", "null", "nan", "1e-40", "0.009"],
+    "augment.cutmix_alpha": ["-1", "null", "nan", "1e-300"],
     "augment.label_smoothing": ["1", "-0.1", "null"],
     "dataset.download": FLAG,
     "model.weights": ["null", "3", "true"],

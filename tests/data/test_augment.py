@@ -45,6 +45,7 @@ def test_deit_asks_for_everything(augment, images, spec):
 
 
 POLICIES = ["rand-m9-mstd0.5-inc1", "rand-m10-n3-p0.8-mmax10-inc1", "augmix-m3-w3-d2-a1.5-b1", "v0r", "original", "3a"]
+POLICIES += ["rand-m1000-mmax1000-inc1", "rand-n100-mstd1000", "augmix-m1000-w100-d1-a0.1", "augmix-w1-a1000"]
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -141,5 +142,5 @@ def test_a_posterized_image_may_keep_no_bit():
     from wasi.data.augment import _posterize
 
     image = Image.new("RGB", (2, 2), (255, 10, 129))
-    assert np.asarray(_posterize(image, 0)).max() == 0
+    assert np.asarray(_posterize(image, 0)).max() == np.asarray(_posterize(image, -396)).max() == 0
     assert np.asarray(_posterize(image, 1))[0, 0].tolist() == [128, 0, 128]

@@ -80,6 +80,10 @@ def is_range(test: Predicate) -> Predicate:
 _POLICY = re.compile(
     r"rand(-(m|n|mmax|inc)\d+|-(mstd|p)\d+(\.\d+)?)*|augmix(-(m|w|d|b)\d+|-(mstd|a)\d+(\.\d+)?)*|(v0|original)r?|3a"
 )
+# Smallest and largest numbers in them, by letter. More layers, chains or operations than 100 are seconds an image; with
+# an `a` below 0.1, shares of Dirichlet's distribution are 0 / 0 now and then.
+_POLICY_BOUNDS = {"n": (0, 100), "w": (1, 100), "d": (0, 100), "a": (0.1, 1000)}
+_POLICY_BOUND = (0, 1000)
 _WANDB_PROJECT = re.compile(r"[^/\\#?%:]{1,128}")  # as wandb.Settings requires
 _share = number(lambda x: 0 <= x <= 1)
 _epsilon = number(lambda x: 0 < x <= 1), "a number in (0, 1]"
@@ -87,6 +91,8 @@ _positive = number(lambda x: x > 0), "a number above 0"
 _is_list = list_of(lambda item: True)
 _is_rates = list_of(_positive[0])
 _ranks_or_null = or_null(list_of(integer_from(1))), "a list of whole numbers from 1 up, one per mode, or null"
+# Of smaller ones, both variables that torch makes a share of are rounded to 0 ever more often, which it takes for 1/2.
+_mixing = number(lambda x: x == 0 or x >= 0.01), "0, or a number from 0.01 up"
 _not_negative = number(lambda x: x >= 0), "a number from 0 up"
 _below_one = number(lambda x: 0 <= x < 1), "a number in [0, 1)"
 _count = integer_from(1), "a whole number from 1 up"
@@ -98,6 +104,14 @@ _text = is_text, "a name"
 def _is_device(value: Any) -> bool:
     names = ("auto", "cpu", "cuda", "pi5", "pi4")
     return isinstance(value, str) and (value in names or re.fullmatch(r"cuda:\d+", value) is not None)
+
+
+def _is_policy(value: Any) -> bool:
+    if not isinstance(value, str) or _POLICY.fullmatch(value) is None:
+        return False
+    numbers = re.findall(r"-([a-z]+)([\d.]+)", value)
+    bounds = [(_POLICY_BOUNDS.get(letter, _POLICY_BOUND), float(number)) for letter, number in numbers]
+    return all(low <= number <= high for (low, high), number in bounds)
 
 
 def _names(*names: str) -> tuple[Predicate, str]:
@@ -121,13 +135,14 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "dataset.hflip": (_share, "a probability in [0, 1]"),
     "dataset.num_workers": (or_null(integer_from(0)), "a whole number from 0 up, or null"),
     "augment.auto_augment": (
-        lambda value: value is None or (is_text(value) and _POLICY.fullmatch(value) is not None),
-        "a policy in timm's words, for example rand-m9-mstd0.5-inc1 or augmix-m3-w3, or null",
+        or_null(_is_policy),
+        "a policy in timm's words, for example rand-m9-mstd0.5-inc1 or augmix-m3-w3, or null; "
+        "n and d are at most 100, w from 1 to 100, a from 0.1 up, and no number is above 1000",
     ),
     "augment.scale": (or_null(is_range(lambda x: 0 < x <= 1)), "two numbers in (0, 1], the smaller first, or null"),
     "augment.ratio": (is_range(lambda x: x > 0), "two numbers above 0, the smaller first"),
-    "augment.mixup_alpha": _not_negative,
-    "augment.cutmix_alpha": _not_negative,
+    "augment.mixup_alpha": _mixing,
+    "augment.cutmix_alpha": _mixing,
     "augment.label_smoothing": _below_one,
     "rank.weight_epsilon": _epsilon,
     "rank.weight_allocation": _names("epsilon", "sensitivity"),

@@ -109,10 +109,10 @@ def seeded_by_key(*key: object) -> Iterator[None]:
 
 
 def _posterize(image: Image.Image, bits_to_keep: int, **_: object) -> Image.Image:
-    """Posterize as timm does; 0 bits give a black image, as they did until Pillow 13 began to refuse 0."""
+    """Posterize as timm does; 0 bits or fewer (of magnitudes above 12) give a black image, as until Pillow 13."""
     from timm.data.auto_augment import posterize
 
-    return posterize(image, bits_to_keep) if bits_to_keep else Image.new(image.mode, image.size)
+    return posterize(image, bits_to_keep) if bits_to_keep > 0 else Image.new(image.mode, image.size)
 
 
 def _picture(images: Images, index: int) -> Image.Image:
