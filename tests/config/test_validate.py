@@ -17,6 +17,7 @@ FLAG = ["1", "maybe", "null", "0.0"]
 
 REFUSED = {
     "seed": ["-1", "1.0", "true", "null", "x", "9223372036854775808"],
+    "recipe": ["5", "1.5", "true", "''", "[a,b]", "{a: 1}"],
     "rank.weight_epsilon": [*SHARE, "null"],
     "rank.activation_epsilon": [*SHARE, "null"],
     "rank.token_epsilon": SHARE,

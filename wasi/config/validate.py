@@ -120,6 +120,7 @@ def _names(*names: str) -> tuple[Predicate, str]:
 
 OPTIONS: dict[str, tuple[Predicate, str]] = {
     "seed": (integer_from(0), "a whole number from 0 up"),
+    "recipe": (or_null(is_text), "a name, or null"),  # as the recipe's file sets it
     "model.name": (is_text, "a model's name, for example vit_small_patch16_224"),
     "model.weights": (is_text, "pretrained, random, surrogate, a .safetensors file or a run's folder"),
     "dataset.name": _text,
