@@ -150,12 +150,14 @@ def test_the_command_takes_no_torch_and_ends_in_one_line(tmp_path):
     _job(tmp_path, "a", "completed", wall=1.0)
     output = run(str(tmp_path))
     assert output.returncode == 0 and output.stdout == f"{tmp_path}: 1 completed\n", output.stderr
-    for seconds in ("nan", "inf"):
+    for seconds in ("nan", "inf", "10000000000.0", "1e+300", "86401.0"):
         assert run(str(tmp_path), "--watch", seconds).stderr.startswith(f"error: --watch={seconds}: allowed is ")
     refused = run("--watch", str(tmp_path))
     assert refused.returncode == 2 and "the folder stands before --watch" in refused.stderr.splitlines()[-1]
     refused = run(str(tmp_path), "--watch", "0")
-    assert refused.returncode == 2 and refused.stderr == "error: --watch=0.0: allowed is a number of seconds above 0\n"
+    assert refused.returncode == 2 and refused.stderr == (
+        "error: --watch=0.0: allowed is a number of seconds above 0, up to 86400 (a day)\n"
+    )
 
 
 def test_a_reason_of_several_lines_is_one(tmp_path):

@@ -11,7 +11,6 @@ if __name__ == "__main__":  # before all other imports, which take a while
     quiet_while_importing()
 
 import argparse
-import math
 import platform
 import re
 import time
@@ -36,6 +35,7 @@ from wasi.runs.result import read_result
 _ORDER = ("completed", "running", "interrupted", "failed", "diverged", "invalid", "died")
 _EPOCH = re.compile(r"(epoch|round) (\d+)/(\d+):")
 _SILENT = 600.0  # seconds without a written line after which this is shown
+_LONGEST_WATCH = 86_400.0  # seconds between two looks; `time.sleep` fails for those of many years
 _TAIL = 4096  # bytes at the end of a log, in which the last epoch is looked for
 
 
@@ -241,8 +241,8 @@ def main() -> None:
         "--watch", metavar="SECONDS", nargs="?", type=_seconds, const=10.0, help="tell again every so often (10)"
     )
     options = parser.parse_args()
-    if options.watch is not None and not 0 < options.watch < math.inf:
-        raise UserError("--watch", options.watch, "a number of seconds above 0")
+    if options.watch is not None and not 0 < options.watch <= _LONGEST_WATCH:
+        raise UserError("--watch", options.watch, f"a number of seconds above 0, up to {_LONGEST_WATCH:.0f} (a day)")
     while True:
         text = printable("\n".join(line for sweep in options.sweeps for line in lines(sweep)))
         print(text if options.watch is None else f"\033[2J\033[H{text}", flush=True)
