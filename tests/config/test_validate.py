@@ -50,7 +50,10 @@ REFUSED = {
     "dataset.download": FLAG,
     "model.weights": ["null", "3", "true"],
     "device.name": ["gpu", "null"],
-    "tune.options": ["{seed: [1,2]}", "{train.epochs: []}", "{train.epochs: 3}", "[1]"],
+    "tune.options": [
+        *(f"{{{key}: [1]}}" for key in ("seed", "+seed", "hydra.run.dir", "sweep", "train.rerun", "tune.lr", "logger")),
+        *("{train.epochs: []}", "{train.epochs: 3}", "[1]"),
+    ],
     "device.num_threads": COUNT,
     "device.dtype": ["float16", "null"],
     "device.memory_limit_mib": ["0", "-5", "nan", "true"],
@@ -169,6 +172,7 @@ def test_refused_together(overrides, blamed, compose_config):
         ["logger=wandb_offline", "logger.group=7", "logger.entity=me"],
         ["device.compile=true", "train.memory=lean", "method=peft", "method.type=pissa"],
         ["method=bitfit", "train.gradient_checkpointing=true"],
+        ["tune.options={rank.activation_epsilon: [0.8, 0.9], optimizer: [sgd, adamw], +optimizer.nesterov: [true]}"],
         ["dataset.batch_size=9223372036854775807", "optimizer.lr=999999999999999999999999"],
     ],
 )

@@ -17,6 +17,7 @@ from wasi.config import objectives
 from wasi.config.combinations import TOGETHER
 from wasi.config.declared import options_of
 from wasi.config.levels import LEVELS
+from wasi.config.relevance import has_effect
 from wasi.errors import UserError, first_line
 
 Predicate = Callable[[Any], bool]
@@ -112,6 +113,12 @@ def _is_policy(value: Any) -> bool:
     numbers = re.findall(r"-([a-z]+)([\d.]+)", value)
     bounds = [(_POLICY_BOUNDS.get(letter, _POLICY_BOUND), float(number)) for letter, number in numbers]
     return all(low <= number <= high for (low, high), number in bounds)
+
+
+def _is_tunable(option: Any) -> bool:
+    """Return whether runs with several values of an option can have different results to choose among."""
+    option = str(option).lstrip("+~")
+    return option != "seed" and option.partition(".")[0] != "hydra" and has_effect(option)
 
 
 def _names(*names: str) -> tuple[Predicate, str]:
@@ -250,8 +257,8 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     ),
     "tune.optimizer": (or_null(list_of(is_text)), "a list of optimizers, or null"),
     "tune.options": (
-        or_null(lambda v: isinstance(v, DictConfig) and "seed" not in v and all(map(_is_list, v.values()))),
-        "a mapping from options other than the seed to lists of values, or null",
+        or_null(lambda v: isinstance(v, DictConfig) and all(map(_is_tunable, v)) and all(map(_is_list, v.values()))),
+        "a mapping from options other than the seed that can change a run's result to lists of values, or null",
     ),
     "bench.baseline": (or_null(is_text), "a method's name, or null"),
     "bench.baseline_recipe": (or_null(is_text), "a recipe's name, or null"),
