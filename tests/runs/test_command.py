@@ -117,6 +117,14 @@ def test_completion_that_hydra_has_a_traceback_for_is_one_line(word, message, mo
         ({"WORLD_SIZE": "abc"}, "WORLD_SIZE=abc: allowed is a whole number from 1 up (torchrun sets it), or not set"),
         ({"WORLD_SIZE": ""}, "WORLD_SIZE=: allowed is a whole number from 1 up (torchrun sets it), or not set"),
         ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK=2: allowed is a whole number from 0 up, below WORLD_SIZE=2, or not "),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2: allowed is 1, or not set, without RANK and MASTER_ADDR and MASTER_PORT: "),
+        ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_PORT": "1"}, "WORLD_SIZE=2: allowed is 1, or not set, without MAST"),
+        ({"LOCAL_WORLD_SIZE": "abc"}, "LOCAL_WORLD_SIZE=abc: allowed is a whole number from 1 up (torchrun sets it)"),
+        ({"LOCAL_RANK": "1.5"}, "LOCAL_RANK=1.5: allowed is a whole number from 0 up (torchrun sets it), or not set"),
+        (
+            {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "here", "MASTER_PORT": "http"},
+            "MASTER_PORT=http: allowed is a whole number from 0 up (torchrun sets it), or not set",
+        ),
         ({"RANK": "-1"}, "RANK=-1: allowed is a whole number from 0 up, below WORLD_SIZE=1, or not set"),
     ],
 )

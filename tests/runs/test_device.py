@@ -77,6 +77,7 @@ def chosen(monkeypatch):
 
 def _started_by_torchrun(monkeypatch, number, processes):
     here = {"RANK": number, "WORLD_SIZE": processes, "LOCAL_RANK": number, "LOCAL_WORLD_SIZE": processes}
+    here |= {"MASTER_ADDR": "localhost", "MASTER_PORT": 1}
     for name, value in here.items():
         monkeypatch.setenv(name, str(value))
 

@@ -21,7 +21,8 @@ REST = (
 
 @pytest.fixture
 def of_two(monkeypatch):
-    for name, value in {"RANK": 1, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}.items():
+    here = {"RANK": 1, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": 1}
+    for name, value in here.items():
         monkeypatch.setenv(name, str(value))
 
 

@@ -14,6 +14,8 @@ from typing import NamedTuple
 from wasi.cores import usable_cores
 from wasi.errors import UserError
 
+_WHOLE = re.compile("[0-9]{1,9}")
+
 
 def device_class(name: object) -> str:
     """Return `cuda` or `cpu` for a value of `device.name`; `auto` is `cuda` where torch would find a CUDA device.
@@ -36,19 +38,33 @@ def launched() -> Launch:
     """Read `Launch` from the environment variables RANK and WORLD_SIZE of `torchrun`; rank 0 of 1 without them.
 
     Raises:
-        UserError: one of them is set to what `torchrun` would not set.
+        UserError: one of its variables is set to what `torchrun` would not set, or is not set where it would be.
     """
-    rank, processes = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
-    if not re.fullmatch("0*[1-9][0-9]*", processes):
-        raise UserError("WORLD_SIZE", processes, "a whole number from 1 up (torchrun sets it), or not set")
-    if not re.fullmatch("[0-9]+", rank) or int(rank) >= int(processes):
-        raise UserError("RANK", rank, f"a whole number from 0 up, below WORLD_SIZE={int(processes)}, or not set")
-    return Launch(int(rank), int(processes))
+    processes, rank = _of_torchrun("WORLD_SIZE", 1, least=1), os.environ.get("RANK", "0")
+    if not _WHOLE.fullmatch(rank) or int(rank) >= processes:
+        raise UserError("RANK", rank, f"a whole number from 0 up, below WORLD_SIZE={processes}, or not set")
+    _of_torchrun("LOCAL_WORLD_SIZE", 1, least=1)
+    _of_torchrun("LOCAL_RANK", 0, least=0)
+    if processes > 1:
+        missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+        if missing:
+            allowed = f"1, or not set, without {' and '.join(missing)}: torchrun sets all of them"
+            raise UserError("WORLD_SIZE", processes, allowed)
+        _of_torchrun("MASTER_PORT", 0, least=0)  # not of one process: Kubernetes gives it an address for a service
+    return Launch(int(rank), processes)
+
+
+def _of_torchrun(name: str, default: int, least: int) -> int:
+    """Return one of `torchrun`'s environment variables; raises UserError if it is no whole number from `least` up."""
+    text = os.environ.get(name, str(default))
+    if not _WHOLE.fullmatch(text) or int(text) < least:
+        raise UserError(name, text, f"a whole number from {least} up (torchrun sets it), or not set")
+    return int(text)
 
 
 def processes_here() -> int:
     """Return how many processes of this run are on this machine: `torchrun`'s LOCAL_WORLD_SIZE, or 1 without it."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if launched().world_size > 1 else 1
+    return _of_torchrun("LOCAL_WORLD_SIZE", 1, least=1) if launched().world_size > 1 else 1
 
 
 @cache
