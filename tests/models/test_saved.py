@@ -195,6 +195,44 @@ def test_what_is_no_runs_model_is_told_in_one_line(make, reason, tmp_path):
     assert str(error.value).startswith(f"RUN={tmp_path / 'run'}") and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "reason"),
+    [
+        ("input.mean", [0.5, 0.5], "mean is not three finite numbers"),
+        ("input.mean", "abc", "mean is not three finite numbers"),
+        ("input.mean", [0, 0, 10**400], "mean is not three finite numbers"),
+        ("input.std", [0.5, 0.5, 0], "std is not three finite numbers above 0"),
+        ("input.std", [0.5, 0.5, float("nan")], "std is not three finite numbers above 0"),
+        ("input.std", None, "std is not three finite numbers above 0"),
+        *(("input.image_size", v, "image_size is not a whole") for v in (float("inf"), 28.5, 0, "28", True, 10**6)),
+        ("input.interpolation", ["bicubic"], "interpolation is not bilinear or bicubic"),
+        *(("layers", v, "layers is not a list of layers") for v in (None, [{}], ["a"], [{"name": 5}], {"name": "a"})),
+        ("classes", "abc", "classes is not a list"),
+        ("architecture.name", 5, "name is not text"),
+        ("architecture", [], "its header is incomplete"),
+        ("scope", None, "scope is not text"),
+    ],
+)
+def test_a_damaged_header_is_told_in_one_line(option, value, reason, tmp_path):
+    content = json.loads(ModelHeader("timm", "test_vit", "vanilla", "mlp", ("a", "b"), SPEC, ()).to_json())
+    assert ModelHeader.from_json(json.dumps(content)).input == SPEC
+    *sections, key = option.split(".")
+    section = content
+    for name in sections:
+        section = section[name]
+    section[key] = value
+    save_file({"a": torch.zeros(2, 2)}, tmp_path / "model.safetensors", {METADATA_KEY: json.dumps(content)})
+    with pytest.raises(UserError, match=reason) as error:
+        run_header(tmp_path)
+    assert str(error.value).startswith(f"RUN={tmp_path}") and "\n" not in str(error.value)
+
+
+def test_a_header_that_is_nested_too_deeply_is_told_in_one_line(tmp_path):
+    save_file({"a": torch.zeros(2, 2)}, tmp_path / "model.safetensors", {METADATA_KEY: "[" * 200_000})
+    with pytest.raises(UserError, match="nested too deeply$"):
+        run_header(tmp_path)
+
+
 @pytest.mark.parametrize("read", [tensor_shapes, saved_header, run_header])
 def test_a_path_that_the_system_refuses_is_told_in_one_line(read, tmp_path):
     option = "RUN" if read is run_header else "model.weights"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,6 +11,8 @@ from wasi.data.spec import InputSpec
 
 METADATA_KEY = "wasi"  # key of the safetensors metadata whose value is the header as JSON
 FORMAT_VERSION = 1
+_LARGEST_SIZE = 10_000  # pixels; images of more cannot be decoded, see `wasi.data.decode`
+_LARGEST = 3.4e38  # of float32, rounded down
 
 
 @dataclass(frozen=True)
@@ -61,19 +64,55 @@ class ModelHeader:
                 raise ValueError(f"its format_version is {content['format_version']}, not {FORMAT_VERSION}")
             source, sizes = content["architecture"], content["input"]
             spec = InputSpec(
-                int(sizes["image_size"]), tuple(sizes["mean"]), tuple(sizes["std"]), sizes["interpolation"]
+                _checked(sizes, "image_size", _is_size, f"a whole number from 1 to {_LARGEST_SIZE}"),
+                tuple(_checked(sizes, "mean", _is_per_channel, "three finite numbers")),
+                tuple(_checked(sizes, "std", _is_spread, "three finite numbers above 0")),
+                _checked(sizes, "interpolation", ("bilinear", "bicubic").__contains__, "bilinear or bicubic"),
             )
             return cls(
-                source["library"],
-                source["name"],
-                content["method"],
-                content["scope"],
-                tuple(map(str, content["classes"])),
+                _checked(source, "library", _is_text, "text"),
+                _checked(source, "name", _is_text, "text"),
+                _checked(content, "method", _is_text, "text"),
+                _checked(content, "scope", _is_text, "text"),
+                tuple(map(str, _checked(content, "classes", _is_list, "a list of names"))),
                 spec,
-                tuple(content["layers"]),
+                tuple(_checked(content, "layers", _are_layers, "a list of layers with names")),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"its header is incomplete ({error})") from None
+        except RecursionError:
+            raise ValueError("its header is nested too deeply") from None
+
+
+def _checked(section: dict[str, Any], key: str, test: Callable[[Any], bool], meant: str) -> Any:
+    """Return a value of the header. Raises ValueError if it does not pass `test`, and KeyError if there is none."""
+    if not test(section[key]):
+        raise ValueError(f"in its header, {key} is not {meant}")
+    return section[key]
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 1 <= value <= _LARGEST_SIZE
+
+
+def _is_per_channel(value: Any) -> bool:
+    return _is_list(value) and len(value) == 3 and all(type(x) in (int, float) and abs(x) <= _LARGEST for x in value)
+
+
+def _is_spread(value: Any) -> bool:
+    return _is_per_channel(value) and min(value) > 0
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list)
+
+
+def _are_layers(value: Any) -> bool:
+    return _is_list(value) and all(isinstance(layer, dict) and _is_text(layer.get("name")) for layer in value)
 
 
 def header_of(cfg, spec: InputSpec, classes: list[str], layers: list[dict[str, Any]]) -> ModelHeader:
