@@ -204,13 +204,17 @@ def test_threads_of_the_configuration_are_those_that_count(compose_config, tmp_p
     assert perform(given, tmp_path, never).exit_code == 0
 
 
-def test_one_refused_before_it_began_leaves_a_measurement_with_other_threads_alone(cfg, tmp_path, monkeypatch):
+@pytest.mark.parametrize("elsewhere", ["with other threads", "on another machine"])
+def test_one_refused_before_it_began_leaves_a_measurement_alone(elsewhere, cfg, tmp_path, monkeypatch):
     def refused(cfg):
         raise UserError("dataset.root", "x", "y")
 
     perform(cfg, tmp_path, measures)
     before = read(tmp_path)
-    _ask_for("1", monkeypatch)
+    if elsewhere == "with other threads":
+        _ask_for("1", monkeypatch)
+    else:
+        monkeypatch.setattr(job_module, "machine", lambda: {"processor": "another"})
     monkeypatch.setattr(job_module, "check_inputs", refused)
     assert perform(cfg, tmp_path, never).exit_code == 2 and read(tmp_path) == before
 

@@ -150,10 +150,12 @@ class Job:
     def end(self, ending: Ending) -> None:
         """Write bench.json and log the warnings.
 
-        A job that was refused before it began does not overwrite a completed measurement: its own, or for a single job
-        any other.
+        A job that was refused before it began does not overwrite a completed measurement: its own, of any machine, or
+        for a single job any other.
         """
-        if self._begun or not (self.own_before or (self.holds_another() and not in_sweep())):
+        before = self._previous or {}
+        may_be_spared = before.get("fingerprint") == self.fingerprint or not in_sweep()
+        if self._begun or not (may_be_spared and before.get("status") == "completed"):
             self._write(ending.status, ending.error)
         for line in self.result.warnings():
             log.warning("%s", line)
