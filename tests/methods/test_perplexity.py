@@ -194,11 +194,12 @@ def test_a_table_of_something_else_is_refused(tmp_path):
             apply_search(search(table=str(tmp_path / "t.json")))
         return str(error.value)
 
-    assert "8x" in refused(json.dumps({"layers": layers}))  # measured at another batch size
-    assert "layers are" in refused(json.dumps({"layers": [{**layers[0], "name": "elsewhere"}]}))
+    assert "8x" in refused(json.dumps({"batch_mode": "whole", "layers": layers}))  # measured at another batch size
+    elsewhere = {"batch_mode": "whole", "layers": [{**layers[0], "name": "elsewhere"}]}
+    assert "layers are" in refused(json.dumps(elsewhere))
     for change in ({"perplexity": float("nan")}, {"elements": -1}, {"ranks": [[1, 2]]}, {"ranks": []}):
         candidates = [{**layers[0]["candidates"][0], **change}]
-        refused(json.dumps({"layers": [{**layers[0], "candidates": candidates}]}))
+        refused(json.dumps({"batch_mode": "whole", "layers": [{**layers[0], "candidates": candidates}]}))
     for content in ("{", "[]", '{"layers": []}', '{"layers": [{"name": "a"}]}'):
         refused(content)
     with pytest.raises(UserError, match="rank.perplexity_table=nowhere.json"):

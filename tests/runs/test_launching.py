@@ -72,7 +72,7 @@ def test_what_joblib_would_raise_for_is_refused_before(option, config):
 
 
 def test_on_a_cpu_as_many_as_the_cores_serve(config, monkeypatch):
-    monkeypatch.setattr(hardware, "_cores", lambda: 8)
+    monkeypatch.setattr(hardware, "usable_cores", lambda: 8)
     assert config("joblib").hydra.launcher.n_jobs == 1
     assert config("joblib", "device.num_threads=2").hydra.launcher.n_jobs == 4
     assert config("joblib", "device=cpu", "device.num_threads=4", gpus="0,1,2").hydra.launcher.n_jobs == 2

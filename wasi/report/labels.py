@@ -35,7 +35,8 @@ class Label:
 def annotate(ax, labels: list[Label]) -> None:
     """Annotate the points of axes whose layout is fixed; each text in turn gets the nearest place that is free.
 
-    A second round looks again for each text's place, now among all the others.
+    A second round looks again for each text's place, now among all the others. A text whose line to its point would
+    still cross another text is left out.
     """
     pixel = ax.figure.dpi / 72
     centres = [ax.transData.transform((label.x, label.y)) for label in labels]
@@ -55,11 +56,16 @@ def annotate(ax, labels: list[Label]) -> None:
             box = _shifted_into(frame, at, _MARGIN * pixel)
             lead = _between(_middle(box), centre) if gap >= _LED_FROM else _NO_POINTS
             crossed = sum(_holds_any(other, lead) for other in taken) + _holds_any(box, leads)
+            over = sum(_holds_any(marker, lead) for other, marker in enumerate(markers) if other != number)
             clash = _clash(box, frame, taken, markers, lines)
-            candidates.append((near + clash + _ON_TEXT * crossed, box, lead))
+            candidates.append((near + clash + _ON_TEXT * crossed + _ON_MARKER * over, box, lead))
         _, box, lead = min(candidates, key=lambda candidate: candidate[0])
         placed[number] = box, lead
-    for number, (box, lead) in placed.items():
+    for number, (box, lead) in list(placed.items()):
+        if any(_holds_any(other, lead) for key, (other, _) in placed.items() if key != number):
+            texts[number].remove()
+            del placed[number]
+            continue
         texts[number].set_position(((_middle(box) - centres[number]) / pixel).tolist())
         texts[number].arrow_patch.set_visible(len(lead) > 0)
 
