@@ -95,7 +95,8 @@ def test_while_a_sweep_chooses_it_tells_nothing_of_test_images(tmp_path, monkeyp
     monkeypatch.setattr(progress.log, "info", lambda *words: lines.append(words[0] % words[1:]))
     if tuning is not None:
         points, left_out, tuned_with = tuning
-        rows = [{"points": [{"job": job} for job in points]}]
+        told = {"row": "wasi", "objectives": ["val/acc"], "choices": [], "edges": [], "told": []}
+        rows = [{**told, "points": [{"job": job} for job in points]}]
         write_json(tmp_path / "tuning.json", {"seed": tuned_with, "rows": rows, "left_out": left_out})
     hydra = {
         "runtime": {"output_dir": str(tmp_path / "w")}, "sweep": {"dir": str(tmp_path)}, "mode": "MULTIRUN",

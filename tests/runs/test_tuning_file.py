@@ -75,3 +75,9 @@ def test_a_file_from_before_the_jobs_of_other_seeds_were_kept_is_read(tmp_path):
     write_tuning(tmp_path, "0", [row], ["val/acc"])
     tune(tmp_path, {0.02: 0.9, 0.03: 0.8})
     assert not_chosen(tmp_path) == {job(0.01, 0), job(0.03, 0)}
+
+
+@pytest.mark.parametrize("text", ['{"left_out": null}', '{"seed": "0", "left_out": [], "rows": [{}]}', "[]", "{"])
+def test_a_damaged_file_counts_as_none(text, tmp_path):
+    (tmp_path / "tuning.json").write_text(text)
+    assert read_tuning(tmp_path) is None and not_chosen(tmp_path) == set()

@@ -12,6 +12,8 @@ from wasi.runs.search import Point
 from wasi.runs.tuned_row import TunedRow
 from wasi.runs.tuning import Overrides
 
+_OF_A_ROW = {"row", "objectives", "points", "choices", "edges", "told"}  # keys that readers need
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -83,8 +85,10 @@ def _identity(overrides: Overrides) -> Overrides:
 
 
 def read_tuning(folder: Path) -> dict[str, Any] | None:
-    """Return the content of the sweep's tuning.json; None if there is none."""
-    return read_result(folder, file_names.TUNING)
+    """Return the content of the sweep's tuning.json; None if there is none that `write_tuning` has written."""
+    found = read_result(folder, file_names.TUNING) or {}
+    is_whole = "seed" in found and all(isinstance(found.get(key), list) for key in ("rows", "left_out"))
+    return found if is_whole and all(isinstance(r, dict) and r.keys() >= _OF_A_ROW for r in found["rows"]) else None
 
 
 def is_trial(folder: Path, job: str, seed: object) -> bool:
