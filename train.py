@@ -1,4 +1,8 @@
-"""Fine-tune a vision transformer inside a low-rank subspace; see `python train.py --help`."""
+"""Fine-tune a vision transformer: load the data, build the model, apply the method, fit, test, measure.
+
+`python train.py --help` lists the options. Modules that import torch are imported inside functions, so that help,
+refused options and completed jobs take no seconds for it.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +94,7 @@ def build(
 
     model = model_of(cfg, data, spec, device)
     model, method, calibration = apply_method(cfg, model, data.train, Normalize(spec))
-    for name, content in getattr(method, "artifacts", {}).items():
+    for name, content in method.artifacts.items():
         write_json(run.folder / name, content)
     run.layers = describe_layers(model, cfg.method.scope)
     run.tracker.log(0, rank_history(run.layers))

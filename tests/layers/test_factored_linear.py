@@ -8,7 +8,7 @@ from torch import nn
 
 from tests.oracles import decaying, hosvd
 from wasi.layers.activation import TuckerState, advance, epsilon_ranks
-from wasi.layers.factored import FactoredLinear, fold_all_, retract_all_
+from wasi.layers.factored import FactoredLinear, fold_layers_, retract_layers_
 from wasi.layers.tucker_linear import TuckerLinear
 from wasi.linalg.rank import truncate
 from wasi.linalg.subspace import algorithm_1
@@ -239,7 +239,7 @@ def test_static_weights_stay_put():
     layer = factored(nn.Linear(9, 7).double(), 0.7)
     product = (layer.L @ layer.R).detach().clone()
     for _ in range(4):
-        retract_all_([layer])
+        retract_layers_([layer])
     assert (layer.L @ layer.R - product).norm() < 1e-12 * product.norm()
 
 
@@ -280,7 +280,7 @@ def test_coordinates_hold_no_memory_and_fold_to_a_step_of_algorithm_1():
         assert torch.allclose(layer.C.grad @ layer.state.feature_basis.mT, d_weight)
         left, right = algorithm_1(layer.L.detach(), layer.R.detach(), d_weight, lr)
         layer.C.data = -lr * layer.C.grad
-        fold_all_([layer], [1.0])
+        fold_layers_([layer], [1.0])
         differences.append((layer.L @ layer.R - left @ right).norm().item())
         assert layer.C.untyped_storage().nbytes() == 8
     assert 3.5 < differences[0] / differences[1] < 4.5
@@ -300,7 +300,7 @@ def test_coordinates_are_converted_with_their_layer_between_steps_and_within_one
     layer.double()
     assert layer.has_pending_step and torch.equal(held, step) and held.grad.dtype == torch.float64
     before = (layer.L @ layer.R).detach()
-    fold_all_([layer], [1.0])
+    fold_layers_([layer], [1.0])
     assert not layer.has_pending_step and not torch.equal(layer.L @ layer.R, before)
     layer(x).sum().backward()
     assert held.grad.dtype == torch.float64

@@ -1,12 +1,19 @@
-"""docs/own_loop.md: its example, as it stands there, trains as `TrainStep` does."""
+"""Layers and optimizers outside of train.py, and docs/own_loop.md, whose example trains as `TrainStep` does."""
 
 import re
 from pathlib import Path
 
+import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
-from tests.small import CLASSES, batch, build
+from tests.small import CLASSES, applied, batch, build
+from tests.small import method as make
+from wasi.training.chunked_checkpoint import ChunkedCheckpoint, Repeated
+from wasi.training.optimizer import optimizer_for
 from wasi.training.step import TrainStep
+from wasi.training.subspace_iteration import SubspaceIteration
+from wasi.training.swan import Swan
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "own_loop.md"
 
@@ -28,3 +35,113 @@ def test_the_loop_of_the_document_makes_the_steps_of_train_step(monkeypatch):
     expected = ours["model"].state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in theirs["model"].state_dict().items())
     assert theirs["model"](batch()[0]).shape[1] == CLASSES
+
+
+def step(model, optimizer, subspace):
+    images, labels = batch(dtype=next(model.parameters()).dtype)
+    cross_entropy(model.train()(images), labels).backward()
+    subspace.prepare(max_norm=None)
+    optimizer.step()
+    subspace.finish()
+    optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("method", ["wasi", "wsi"])
+def test_swan_with_momentum_steps_on_no_matrix_that_is_frozen_or_unused(method):
+    model = applied("timm_vit", method)
+    optimizer = optimizer_for(model, Swan, lr=1e-3, momentum=0.9)
+    subspace = SubspaceIteration(model, optimizer)
+    step(model, optimizer, subspace)
+    model.blocks[1].requires_grad_(False)
+    layers = {f"{n}.{name}": getattr(block.mlp, name) for n, block in enumerate(model.blocks) for name in ("fc1", "fc2")}
+    before = {name: (layer.L @ layer.R).detach() for name, layer in layers.items()}
+    step(model, optimizer, subspace)
+    changes = {name: (layer.L @ layer.R - before[name]).abs().max() for name, layer in layers.items()}
+    assert changes["0.fc1"] > 1e-4 and changes["0.fc2"] > 1e-4
+    assert changes["1.fc1"] < 1e-6 and changes["1.fc2"] < 1e-6  # rounding of `retract`
+
+
+@pytest.mark.parametrize("method", ["wasi", "wsi", "asi"])
+def test_frozen_weights_stay_frozen_and_layers_stay_in_their_mode(method):
+    model = build("timm_vit").eval()
+    model.blocks[0].requires_grad_(False)
+    model = make(method).apply(model, [batch()])
+    assert not any(p.requires_grad for p in model.blocks[0].parameters())
+    assert all(p.requires_grad for p in model.blocks[1].parameters())
+    assert not any(module.training for module in model.modules())
+
+
+def test_coordinates_of_an_earlier_optimizer_are_dropped():
+    model = applied("timm_vit", "wasi")
+    optimizer_for(model, torch.optim.SGD, lr=0.1)
+    layer = model.blocks[0].mlp.fc1
+    assert layer.C is not None
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    subspace = SubspaceIteration(model, optimizer)
+    before = layer.R.detach().clone()
+    step(model, optimizer, subspace)
+    assert layer.C is None and not torch.equal(layer.R, before)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, Swan])
+def test_a_layer_with_one_frozen_factor_trains_the_other(kind):
+    model = applied("timm_vit", "wasi")
+    layer = model.blocks[0].mlp.fc1
+    layer.R.requires_grad_(False)
+    optimizer = optimizer_for(model, kind, lr=0.1)
+    left, right = layer.L.detach().clone(), layer.R.detach().clone()
+    step(model, optimizer, SubspaceIteration(model, optimizer))
+    assert not torch.equal(layer.L, left) and torch.equal(layer.R, right)
+
+
+@pytest.mark.parametrize("method", ["wasi", "wsi", "asi"])
+def test_factors_and_bases_narrower_than_float32_are_refused(method):
+    model = applied("timm_vit", method).bfloat16()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="torch.bfloat16: they must be float32 or float64"):
+        SubspaceIteration(model, optimizer)
+
+
+@pytest.mark.parametrize("method", ["wasi", "asi", "svd_llm", "lora"])
+def test_a_forward_pass_that_trains_runs_on_the_meta_device(method):
+    model = applied("timm_vit", method).to("meta").train()
+    loss = model(batch()[0].to("meta")).sum()
+    loss.backward()
+    assert loss.is_meta
+
+
+def test_an_input_with_another_number_of_dimensions_is_told():
+    layer = applied("timm_vit", "wasi").blocks[0].mlp.fc1
+    with pytest.raises(ValueError, match="an input of 2 dimensions to a layer with bases for 3"):
+        layer(torch.randn(4, layer.in_features))
+
+
+def test_a_double_input_is_not_rounded_under_autocast():
+    layer = applied("timm_vit", "wasi", torch.float64).blocks[0].mlp.fc1
+    x = torch.randn(8, 17, layer.in_features, dtype=torch.float64)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer(x)
+    assert found.dtype == torch.float64 and torch.equal(found, layer(x))
+
+
+def test_an_inverse_kept_for_a_basis_is_not_used_in_steps_that_compute_their_own():
+    model = applied("timm_vit", "wasi")
+    optimizer = optimizer_for(model, torch.optim.SGD, lr=0.1)
+    layer = model.blocks[0].mlp.fc1
+    layer.P = torch.full((layer.weight_rank, layer.state.feature_basis.shape[1]), torch.nan)
+    step(model, optimizer, SubspaceIteration(model, optimizer))
+    assert layer.L.isfinite().all()
+
+
+def test_second_derivatives_through_a_repeated_part_are_refused():
+    weight = torch.randn(3, 3, requires_grad=True)
+    kind = torch.float32
+    part = Repeated(
+        run=lambda x: x @ weight, size=2, dtype=kind, storage=kind, out=kind, parameters=[weight],
+        done=lambda: None, rerun=lambda x: x @ weight, repetition=lambda: torch.enable_grad,
+    )  # fmt: skip
+    x = torch.randn(4, 3, requires_grad=True)
+    y = ChunkedCheckpoint.apply(torch.empty(0, requires_grad=True), x, part)
+    (gradient,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()

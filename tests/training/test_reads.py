@@ -133,9 +133,9 @@ def test_dependent_columns_leave_the_basis_where_it_was(monkeypatch):
 @pytest.mark.parametrize(
     ("method", "optimizer", "in_backward", "expected"),
     [
-        ("wasi", "swan", False, ["advance", "fold_all_", "polar_factors", "retract_all_"]),
-        ("wasi", "swan", True, ["advance", "fold_all_", "polar_factors", "retract_all_"]),
-        ("wsi", "sgd", False, ["retract_all_", "tangent_all_"]),
+        ("wasi", "swan", False, ["advance", "fold_layers_", "polar_factors", "retract_layers_"]),
+        ("wasi", "swan", True, ["advance", "fold_layers_", "polar_factors", "retract_layers_"]),
+        ("wsi", "sgd", False, ["retract_layers_", "project_gradients_"]),
     ],
 )
 def test_subspace_work_is_not_in_tf32(method, optimizer, in_backward, expected, monkeypatch):
@@ -150,7 +150,7 @@ def test_subspace_work_is_not_in_tf32(method, optimizer, in_backward, expected, 
         return noted
 
     monkeypatch.setattr(swan, "polar_factors", noting(swan.polar_factors))
-    for name in ("advance", "fold_all_", "retract_all_", "tangent_all_"):
+    for name in ("advance", "fold_layers_", "retract_layers_", "project_gradients_"):
         monkeypatch.setattr(subspace_iteration, name, noting(getattr(subspace_iteration, name)))
     model = applied("timm_vit", method)
     found = build_optimizer(model, OmegaConf.create(OPTIMIZERS[optimizer]))

@@ -3,7 +3,7 @@
 Weights, bases, optimizer states and updates stay float32.
 """
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -35,18 +35,22 @@ def as_autocast(x: Tensor, *tensors: Tensor | None) -> tuple[Any, ...]:
     Autocast does not reach into a custom autograd Function, so the arguments of one are cast before the call. Each
     gradient comes back in its own tensor's type, as with the casts that autocast itself makes.
     """
-    if not torch.is_autocast_enabled(x.device.type):
+    if not is_autocast_on(x):
         return x, *tensors
     dtype = autocast_dtype(x)
-    return tuple(None if t is None else t.to(dtype) for t in (x, *tensors))
+    return tuple(t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in (x, *tensors))
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype:
     """Return autocast's type where autocast is on for the device of `x`; else the type of `x`."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    return torch.get_autocast_dtype(x.device.type) if is_autocast_on(x) else x.dtype
+
+
+def is_autocast_on(x: Tensor) -> bool:
+    """Return whether autocast casts operations on `x`; it has no `meta` device, and leaves float64 as it is."""
+    return not x.is_meta and x.dtype != torch.float64 and torch.is_autocast_enabled(x.device.type)
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager:
     """Return a context without autocast for the device of `x`: operations compute in the type of their arguments."""
-    return torch.autocast(x.device.type, enabled=False)
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)

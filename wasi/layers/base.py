@@ -12,9 +12,6 @@ from wasi.layers.autocast import autocast_dtype
 class LowRankLayer(nn.Module):
     """A linear layer `[..., I] -> [..., O]` with a low-rank weight, a low-rank saved input, or both.
 
-    A layer with adapters also has a method `merged()`, which returns an ordinary layer with the adapters merged into
-    the weight (see `Method.merged`).
-
     Class attributes: `trains_bias`, whether the bias is trained even where only the method's own parameters are
     (`freeze_rest`); `training_only`, the names of submodules and buffers that inference does not use. A subclass that
     defines `output_needed = True` can skip computing its output, see `wasi.layers.skipped_output`.
@@ -48,6 +45,10 @@ class LowRankLayer(nn.Module):
         """Return the effective weight: one matrix (`O x I`), or the two factors (`O x K`, `K x I`) of it."""
         return (self.weight,)
 
+    def merged(self) -> nn.Module | None:
+        """Return an equal layer with adapters merged into the weight (see `Method.merged`); None without adapters."""
+        return None
+
     def stored_elements(self, shape: Sequence[int]) -> int:
         """Return how many elements a call with an input of `shape` saves for the backward pass, as the paper counts."""
         return prod(shape) if self.state is None else self.state.stored_elements(shape)
@@ -62,6 +63,8 @@ class LowRankLayer(nn.Module):
             return None, [None] * (x.dim() - 1)
         self.state.iterate_dtype = autocast_dtype(x)
         bases = self.state.bases
+        if x.dim() != 1 + len(bases):
+            raise ValueError(f"an input of {x.dim()} dimensions to a layer with bases for {1 + len(bases)}")
         fits = [b is not None and len(b) == size for b, size in zip(bases, x.shape[1:], strict=True)]
         return self.state.batch_rank, [b if fit else None for b, fit in zip(bases, fits, strict=True)]
 

@@ -146,15 +146,16 @@ class FactoredLinear(LowRankLayer):
             return FactoredProduct.apply(x, left, right, bias, self.C, self.output_needed, batch_rank, *bases)
 
     def use_coordinates(self) -> bool:
-        """Make `C` the parameter that an optimizer steps on, if `L` and `R` train and `U` has `r <= K` columns.
+        """Make `C` the parameter that an optimizer steps on, if `U` has `r <= K` columns.
 
-        The caller must make sure that no other layer shares `L`: its gradient would be in coordinates of another basis.
+        The caller must make sure that `L` and `R` train, and that no other layer shares `L`: its gradient would be in
+        coordinates of another basis.
 
         Returns:
             Whether the layer now uses coordinates.
         """
         basis = None if self.state is None else self.state.feature_basis
-        if basis is None or basis.shape[1] > self.weight_rank or not (self.L.requires_grad and self.R.requires_grad):
+        if basis is None or basis.shape[1] > self.weight_rank:
             return False
         self.P = None
         self._zero_coordinates = self.L.new_zeros(()).expand(self.out_features, basis.shape[1])
@@ -183,16 +184,16 @@ class FactoredLinear(LowRankLayer):
 
 
 def trainable_factors(model: nn.Module) -> list[FactoredLinear]:
-    """Return the factored layers with trained factors whose `update` is `subspace`.
+    """Return the factored layers whose `update` is `subspace` and whose factors both train.
 
     Of layers that share their factors only one is returned, so that its factors are stepped on once.
     """
-    layers = (m for m in model.modules() if isinstance(m, FactoredLinear) and m.L.requires_grad and m.update != "none")
-    return list({id(m.L): m for m in layers}.values())
+    factored = (m for m in model.modules() if isinstance(m, FactoredLinear) and m.update != "none")
+    return list({id(m.L): m for m in factored if m.L.requires_grad and m.R.requires_grad}.values())
 
 
 @torch.no_grad()
-def fold_all_(layers: Sequence[FactoredLinear], decays: Sequence[float]) -> None:
+def fold_layers_(layers: Sequence[FactoredLinear], decays: Sequence[float]) -> None:
     """Take `C U^T`, projected on the tangent space at rank `K`, into each `L` and `R`; reset `C` and its gradient.
 
     The equations are those of `wasi.linalg.subspace.fold_`.
@@ -207,7 +208,8 @@ def fold_all_(layers: Sequence[FactoredLinear], decays: Sequence[float]) -> None
         basis = layer.state.feature_basis
         assert basis is not None
         weights.append((layer.L, layer.R, layer.C, basis))
-    ps = subspace.fold_all_(weights, decays, [layer.P for layer in layers])
+    kept = [layer.P if layer.preconditioner == "basis" else None for layer in layers]
+    ps = subspace.fold_all_(weights, decays, kept)
     for layer, p in zip(layers, ps, strict=True):
         if layer.preconditioner == "basis" and layer.P is None:
             layer.P = p.clone()  # on an accelerator `p` is a part of one tensor for several layers
@@ -216,7 +218,7 @@ def fold_all_(layers: Sequence[FactoredLinear], decays: Sequence[float]) -> None
 
 
 @torch.no_grad()
-def tangent_all_(layers: Sequence[FactoredLinear]) -> list[Tensor]:
+def project_gradients_(layers: Sequence[FactoredLinear]) -> list[Tensor]:
     """Replace each `L.grad` by the tangent direction of `wasi.linalg.subspace.tangent_gradient`.
 
     Layers without gradients are left out.
@@ -235,7 +237,7 @@ def tangent_all_(layers: Sequence[FactoredLinear]) -> list[Tensor]:
 
 
 @torch.no_grad()
-def retract_all_(layers: Sequence[FactoredLinear]) -> None:
+def retract_layers_(layers: Sequence[FactoredLinear]) -> None:
     """Make the columns of each `L` orthonormal again without changing `L R`, see `wasi.linalg.subspace.retract`."""
     found = subspace.retract_all([(layer.L, layer.R) for layer in layers])
     for layer, (left, right) in zip(layers, found, strict=True):

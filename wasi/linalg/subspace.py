@@ -1,7 +1,7 @@
 """Steps on a weight held as `W = L R`: Algorithm 1 of the paper, and the same step without any `O x I` matrix.
 
-`L` is `O x K` with orthonormal columns, `R` is `K x I`. See `docs/method.md` for the notation and for the derivation of
-`fold_`.
+`L` is `O x K` with columns that are orthonormal, between retractions nearly so; `R` is `K x I`. See `docs/method.md`
+for the notation and for the derivation of `fold_`.
 """
 
 from collections.abc import Iterator, Sequence

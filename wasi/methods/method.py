@@ -1,7 +1,8 @@
 """The base class of methods: a method subclasses it, implements `apply`, and has a `conf/method/NAME.yaml`."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -21,7 +22,7 @@ class Method:
     - `trains_matrices`: whether other matrices than the head's train, which estimates of memory depend on;
     - `merge`: whether inference is measured with adapters merged into the weights, as one would deploy the model;
     - `parameter_groups`, `wrap_step`: changes to the optimizer's parameter groups and to the training step;
-    - `artifacts`: file name -> JSON content that `apply` leaves beside the result, for example `perplexity.json`;
+    - `artifacts`: file name -> JSON content to be written beside the result, such as `perplexity.json`; set by `apply`;
     - `step_parts`: which callables of the method belong to which part of a step in a breakdown of time.
 
     The subspace work around an optimizer step needs no declaration: it follows from the layers (`LowRankLayer`).
@@ -32,6 +33,7 @@ class Method:
     null_means: ClassVar[dict[str, dict[str, Any]]] = {}
     trains_matrices: bool = True
     merge: bool = True
+    artifacts: Mapping[str, Any] = MappingProxyType({})
 
     def apply(self, model: nn.Module, calibration) -> nn.Module:
         """Return the model to train, made from a pretrained one, which may be modified in place.
@@ -72,8 +74,7 @@ class Method:
 
         None is returned with `merge=false`, too. The result shares no memory with `layer`.
         """
-        merged = getattr(layer, "merged", None) if isinstance(layer, LowRankLayer) else None
-        return merged() if self.merge and merged is not None else None
+        return layer.merged() if self.merge and isinstance(layer, LowRankLayer) else None
 
     @contextmanager
     def deployed(self, model: nn.Module) -> Iterator[None]:

@@ -45,7 +45,7 @@ def replace_each(
     for name in list(linears):
         linear = linears.pop(name)
         if id(linear) not in made:
-            made[id(linear)] = make(name, linear)
+            made[id(linear)] = make(name, linear).train(linear.training)
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, made[id(linear)])
         del linear

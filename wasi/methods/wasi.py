@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -108,16 +107,14 @@ class SubspaceMethod(Method):
         if self.update == "svd" and (self.weight_epsilon is None or self.activations):
             raise UserError("method.update", self.update, f"for method=wsi only, not for {self.name}")
 
-    @property
-    def artifacts(self) -> dict[str, Any]:
-        """File name -> JSON content that `apply` leaves beside the result, see `ActivationRanks.artifacts`."""
-        return self.activations.artifacts if self.activations else {}
-
     def apply(self, model: nn.Module, calibration) -> nn.Module:
         linears = scope_linears(model, self.scope)
         if self.weight_epsilon is not None:
             check_weights(linears)
-        states = self.activations.states(model, linears, calibration) if self.activations else {}
+        states = {}
+        if self.activations:
+            states = self.activations.states(model, linears, calibration)
+            self.artifacts = self.activations.artifacts
         epsilon = self.weight_epsilon
         factors = None if epsilon is None else self._factors(model, linears, calibration, epsilon)
 
@@ -182,14 +179,15 @@ class _SharedFactors:
         """Return `L` and `R` of the weight of layer `name`."""
         if id(weight) not in self._pairs:
             left, right = self._truncate(name, weight)
-            self._pairs[id(weight)] = nn.Parameter(left), nn.Parameter(right)
+            trains = weight.requires_grad
+            self._pairs[id(weight)] = nn.Parameter(left, trains), nn.Parameter(right, trains)
         return self._pairs[id(weight)]
 
     def product(self, name: str, weight: Tensor) -> tuple[nn.Parameter, int]:
         """Return the dense product `L R` and its rank, for `update=svd`."""
         if id(weight) not in self._products:
             left, right = self._start(name, weight)
-            self._products[id(weight)] = nn.Parameter(left @ right), left.shape[1]
+            self._products[id(weight)] = nn.Parameter(left @ right, weight.requires_grad), left.shape[1]
         return self._products[id(weight)]
 
     def sizes(self) -> list[tuple[int, int, int]]:

@@ -10,7 +10,7 @@ from torch import nn
 
 from wasi.errors import UserError, type_and_text
 from wasi.training.baselines import mark
-from wasi.training.optimizer import make_optimizer, optimizer_class
+from wasi.training.optimizer import make_optimizer, optimizer_arguments, optimizer_class
 from wasi.training.schedule import make_scheduler
 
 _STEPS_PER_EPOCH = 9973  # for the scheduler; a prime, so that no usual share of the steps is exactly one step
@@ -34,7 +34,8 @@ def _made_optimizer(options: Mapping[str, Any], device: torch.device) -> torch.o
     matrix, vector = (nn.Parameter(torch.zeros(*shape, device=device)) for shape in ((_WIDTH, _WIDTH), (_WIDTH,)))
     mark(matrix)
     kind = optimizer_class(options)
-    optimizer = make_optimizer(kind, options, [{"params": [matrix, vector], "whiten": False}])
+    arguments = {key: value for key, value in optimizer_arguments(options).items() if key != "head_lr_ratio"}
+    optimizer = make_optimizer(kind, [{"params": [matrix, vector], "whiten": False}], arguments)
     if kind.__module__.startswith("torch.optim."):  # what does not go together is found by some in the first step
         for parameter in (matrix, vector):
             parameter.grad = torch.zeros_like(parameter)

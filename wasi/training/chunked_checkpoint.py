@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import get_device_states, set_device_states
 
 from wasi.allocator import long_lived
@@ -74,6 +75,7 @@ class ChunkedCheckpoint(torch.autograd.Function):
         return result
 
     @staticmethod
+    @once_differentiable  # each chunk's graph ends with its own backward pass
     def backward(ctx, grad: Tensor):
         (stored,) = ctx.saved_tensors
         part, need = ctx.part, ctx.needs_input_grad[1]

@@ -186,15 +186,15 @@ class LeanStep(TrainStep):
                 return run(chunk, *args, **kwargs)
 
             part = Repeated(
-                run_chunk,
-                size,
-                self._dtype,
-                self._storage,
-                out,
-                parameters,
-                lambda: self._complete_inside(modules),
-                rerun or run_chunk,
-                repetition,
+                run=run_chunk,
+                size=size,
+                dtype=self._dtype,
+                storage=self._storage,
+                out=out,
+                parameters=parameters,
+                done=lambda: self._complete_inside(modules),
+                rerun=rerun or run_chunk,
+                repetition=repetition,
             )
             return ChunkedCheckpoint.apply(self._anchor, x, part)
 

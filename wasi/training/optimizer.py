@@ -21,21 +21,32 @@ log = logging.getLogger(__name__)
 
 
 def build_optimizer(model: nn.Module, cfg: Mapping[str, Any]) -> torch.optim.Optimizer:
-    """Instantiate the optimizer of `optimizer=` over the trainable parameters.
-
-    `Swan`, and SGD without momentum, step on the coordinates `C` of the factored layers that can use them
-    (`coordinate_groups`), and log how they step on the factors of others; other optimizers step on `L` and `R`. Weight
-    decay acts on the product `L R`, so `L` has none of its own. `head_lr_ratio` is the learning rate of the
-    classifier, whose weights start at random, over that of the rest.
+    """Make the optimizer of `optimizer=` over the trainable parameters, see `optimizer_for`.
 
     Raises:
         UserError: there is no such optimizer, or an option is not one of its arguments.
     """
+    return optimizer_for(model, optimizer_class(cfg), **optimizer_arguments(cfg))
+
+
+def optimizer_for(
+    model: nn.Module, kind: Callable[..., Any], head_lr_ratio: float = 1.0, **arguments: Any
+) -> torch.optim.Optimizer:
+    """Make an optimizer over the trainable parameters of a model to which a method has been applied.
+
+    `Swan`, and SGD without momentum, step on the coordinates `C` of the factored layers that can use them
+    (`coordinate_groups`), and log how they step on the factors of others; other optimizers step on `L` and `R`. Weight
+    decay acts on the product `L R`, so `L` has none of its own.
+
+    Args:
+        kind: the optimizer's class, or a function that returns one.
+        head_lr_ratio: the learning rate of the classifier, whose weights start at random, over that of the rest.
+        arguments: of `kind`.
+    """
     factored = trainable_factors(model)
     for layer in factored:
         layer.C = None  # coordinates of an earlier optimizer
-    kind = optimizer_class(cfg)
-    on_weights = kind is Swan or (kind is torch.optim.SGD and not cfg.get("momentum"))
+    on_weights = kind is Swan or (kind is torch.optim.SGD and not arguments.get("momentum"))
     groups = coordinate_groups(model) if on_weights else []
     in_coordinates = [layer for layer in factored if layer.C is not None]
     if on_weights and (others := len(factored) - len(in_coordinates)):
@@ -47,9 +58,9 @@ def build_optimizer(model: nn.Module, cfg: Mapping[str, Any]) -> torch.optim.Opt
     left = {id(layer.L) for layer in factored}
     matrices = {id(p) for p in _block_matrices(model)} if kind is Swan else set()
     groups += split(split([{"params": rest, "whiten": False}], left, weight_decay=0.0), matrices, whiten=True)
-    if (ratio := cfg.get("head_lr_ratio", 1.0)) != 1.0:
-        groups = split(groups, {id(p) for p in head_module(model).parameters()}, lr=ratio * cfg["lr"])
-    return make_optimizer(kind, cfg, groups)
+    if head_lr_ratio != 1.0:
+        groups = split(groups, {id(p) for p in head_module(model).parameters()}, lr=head_lr_ratio * arguments["lr"])
+    return make_optimizer(kind, groups, arguments)
 
 
 def optimizer_class(cfg: Mapping[str, Any]) -> Callable[..., Any]:
@@ -61,13 +72,17 @@ def optimizer_class(cfg: Mapping[str, Any]) -> Callable[..., Any]:
     return target_of("optimizer", cfg, beside=("head_lr_ratio",), filled=("params",))
 
 
-def make_optimizer(kind: Callable[..., Any], cfg: Mapping[str, Any], groups: list[Group]) -> torch.optim.Optimizer:
-    """Instantiate `kind`, the `optimizer_class` of these options, over parameter groups."""
-    options = {key: value for key, value in cfg.items() if key != "head_lr_ratio"}
-    make = hydra.utils.instantiate(options, _partial_=True, _convert_="all")
-    if kind.__module__.startswith("torch.optim.") and not cfg.get("differentiable"):
-        return eager(kind)(groups, **make.keywords)
-    return make(groups)
+def optimizer_arguments(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of `optimizer=` as the arguments of `optimizer_for`, those with a `_target_` instantiated."""
+    return hydra.utils.instantiate(cfg, _partial_=True, _convert_="all").keywords
+
+
+def make_optimizer(
+    kind: Callable[..., Any], groups: list[Group], arguments: Mapping[str, Any]
+) -> torch.optim.Optimizer:
+    """Make an optimizer over parameter groups; one of torch's without importing torch's compiler."""
+    is_torchs = kind.__module__.startswith("torch.optim.")
+    return (eager(kind) if is_torchs and not arguments.get("differentiable") else kind)(groups, **arguments)
 
 
 def coordinate_groups(model: nn.Module) -> list[Group]:

@@ -3,12 +3,14 @@
 See `docs/method.md` for the equations.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
 from wasi.layers.activation import advance
 from wasi.layers.base import LowRankLayer
-from wasi.layers.factored import FactoredLinear, fold_all_, retract_all_, tangent_all_, trainable_factors
+from wasi.layers.factored import FactoredLinear, fold_layers_, project_gradients_, retract_layers_, trainable_factors
 from wasi.layers.svd_linear import SvdLinear
 from wasi.linalg.precision import full_float32
 from wasi.training.swan import Swan
@@ -26,20 +28,28 @@ class SubspaceIteration:
 
     Attributes:
         layers: all low-rank layers; tangent: those that take tangent steps.
-        coordinate_layers: those that step on coordinates (`FactoredLinear.C`).
+        coordinate_layers: those that step on coordinates (`FactoredLinear.C`). Coordinates that `optimizer` does not
+            hold, which an earlier one has left, are removed from their layers.
         truncating: the `SvdLinear` layers, whose weights are truncated to rank `K` after every step.
+
+    Raises:
+        ValueError: factors or bases are of a type that decompositions do not support, such as bfloat16.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer):
         self.optimizer = optimizer
         self.layers = [m for m in model.modules() if isinstance(m, LowRankLayer)]
         factored = trainable_factors(model)
+        _refuse_narrow_types(factored, self.layers)
+        self._group_of = {id(p): number for number, group in enumerate(optimizer.param_groups) for p in group["params"]}
+        for layer in factored:
+            if id(layer.C) not in self._group_of:
+                layer.C = None
         self.coordinate_layers = [layer for layer in factored if layer.C is not None]
         linear = isinstance(optimizer, torch.optim.SGD) and not any(g["momentum"] for g in optimizer.param_groups)
         self.tangent = [layer for layer in factored if linear and layer.C is None]
         truncated = [m for m in self.layers if isinstance(m, SvdLinear) and m.weight.requires_grad]
         self.truncating = list({id(m.weight): m for m in truncated}.values())
-        self._group_of = {id(p): number for number, group in enumerate(optimizer.param_groups) for p in group["params"]}
         self._whitened = [p for p, _ in optimizer.whitened_parameters()] if isinstance(optimizer, Swan) else []
         whitened = {id(p) for p in self._whitened}
         coordinates = [layer.C for layer in self.coordinate_layers if layer.C is not None]
@@ -75,7 +85,7 @@ class SubspaceIteration:
         clipped = [p for p in self._clipped if p.grad is not None]
         norm = nn.utils.get_total_norm([p.grad for p in clipped if p.grad is not None and id(p) not in in_tangent])
         if squares:
-            norm = torch.stack([norm.square(), *squares]).sum().sqrt()
+            norm = torch.stack([norm.square().to(squares[0].device), *squares]).sum().sqrt()
         norm = norm + 0.0 * nn.utils.get_total_norm([p.grad for p in self._whitened if p.grad is not None])
         if max_norm is not None:
             nn.utils.clip_grads_with_norm_(clipped, max_norm, norm)
@@ -87,15 +97,15 @@ class SubspaceIteration:
 
     @full_float32()
     def tangents(self) -> list[Tensor]:
-        """Project the gradients of tangent layers (`tangent_all_`); return the squared norms as `dW`."""
-        return tangent_all_(self.tangent)
+        """Project the gradients of tangent layers (`project_gradients_`); return the squared norms as `dW`."""
+        return project_gradients_(self.tangent)
 
     @torch.no_grad()
     @full_float32()
     def finish(self) -> None:
         """Complete a step after `optimizer.step()`: fold coordinates, retract or truncate weights, update bases."""
         self.fold()
-        retract_all_(self.tangent)
+        retract_layers_(self.tangent)
         for dense in self.truncating:
             dense.retract_()
         self._advance()
@@ -110,7 +120,7 @@ class SubspaceIteration:
         moving = [layer for layer in self.coordinate_layers if _feature_basis(layer).requires_grad]
         before = [None if swan is None else _feature_basis(layer).clone() for layer in moving]
         advance([layer.state for layer in self.layers if layer.state is not None])
-        retract_all_(moving)
+        retract_layers_(moving)
         for layer, old in zip(moving, before, strict=True):
             if swan is not None and old is not None and layer.C is not None:
                 swan.change_coordinates(layer.C, old.mT @ _feature_basis(layer))
@@ -120,12 +130,21 @@ class SubspaceIteration:
     def fold(self) -> None:
         """Fold the optimizer's steps on coordinates since the last call into the factors, with weight decay."""
         layers = [layer for layer in self.coordinate_layers if layer.has_pending_step]
-        fold_all_(layers, [self._decay(layer) for layer in layers])
+        fold_layers_(layers, [self._decay(layer) for layer in layers])
 
     def _decay(self, layer: FactoredLinear) -> float:
         """Return the factor `1 - lr * weight_decay` of the product of a layer with coordinates."""
         group = self.optimizer.param_groups[self._group_of[id(layer.C)]]  # looked up: loading a state replaces groups
         return 1 - group["lr"] * group["weight_decay"]
+
+
+def _refuse_narrow_types(factored: Iterable[FactoredLinear], layers: Iterable[LowRankLayer]) -> None:
+    """Raise ValueError if a trained factor or a basis is narrower than float32."""
+    factors = [factor for layer in factored for factor in (layer.L, layer.R)]
+    bases = [basis for layer in layers if layer.state is not None for basis in layer.state.bases if basis is not None]
+    narrow = next((t.dtype for t in [*factors, *bases] if t.dtype not in (torch.float32, torch.float64)), None)
+    if narrow is not None:
+        raise ValueError(f"factors and bases of {narrow}: they must be float32 or float64, also under torch.autocast")
 
 
 def _feature_basis(layer: FactoredLinear) -> Tensor:

@@ -35,7 +35,9 @@ class Swan(_AdamW):  # type: ignore[misc, valid-type]  # mypy cannot infer a cla
         momentum: factor in [0, 1) of the running sum of matrix gradients, `S <- momentum S + M`, which is whitened in
             place of `M`. Above 0, `S` is state of the parameter's shape; `change_coordinates` transforms that of
             coordinates when their basis changes. `zero_grad` makes `momentum S` the parameter's `.grad`, into which
-            autograd adds the next gradient, so no other gradient is held.
+            autograd adds the next gradient, so no other gradient is held. So what scales or clips `.grad` of a whitened
+            parameter changes its momentum; a parameter to which no gradient was added since `zero_grad` is not stepped
+            on.
     """
 
     subspace_work = ((sys.modules[__name__], "whitened"),)  # callables whose work is measured as subspace work
@@ -43,6 +45,7 @@ class Swan(_AdamW):  # type: ignore[misc, valid-type]  # mypy cannot infer a cla
     def __init__(self, params, lr: float, momentum: float = 0.0, **options):
         super().__init__(params, lr=lr, **options)
         self.momentum = momentum
+        self._version_at_zero_grad: dict[Tensor, int] = {}  # of each momentum that became a gradient
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -58,11 +61,15 @@ class Swan(_AdamW):  # type: ignore[misc, valid-type]  # mypy cannot infer a cla
     @torch.no_grad()
     @full_float32()
     def step_matrices(self, only: Iterable[Tensor] | None = None) -> None:
-        """Step on the whitened parameters that have a gradient; if `only` is given, on those among them alone."""
-        chosen = [(p, group) for p, group in self.whitened_parameters() if p.grad is not None]
+        """Step on the whitened parameters that have a new gradient, of `only` if given, and drop their gradients."""
+        chosen = self.whitened_parameters()
         if only is not None:
             wanted = {id(p) for p in only}
             chosen = [(p, group) for p, group in chosen if id(p) in wanted]
+        for parameter, _ in chosen:
+            if not self._has_new_gradient(parameter):
+                parameter.grad = None
+        chosen = [(p, group) for p, group in chosen if p.grad is not None]
         for some in _whitened_together(chosen):
             self._whitened_step(some)
 
@@ -85,6 +92,7 @@ class Swan(_AdamW):  # type: ignore[misc, valid-type]  # mypy cannot infer a cla
         for parameter, _ in self.whitened_parameters():
             if "momentum_buffer" in self.state.get(parameter, {}):
                 parameter.grad = self.state[parameter]["momentum_buffer"]
+                self._version_at_zero_grad[parameter] = parameter.grad._version
 
     def load_state_dict(self, state_dict) -> None:
         # AdamW expects a step number in every state that it loads; those of whitened matrices have none.
@@ -96,11 +104,21 @@ class Swan(_AdamW):  # type: ignore[misc, valid-type]  # mypy cannot infer a cla
         """Return every whitened parameter with its group."""
         return [(p, group) for group in self.param_groups if group.get("whiten") for p in group["params"]]
 
+    def _has_new_gradient(self, parameter: Tensor) -> bool:
+        """Return whether a gradient was added since `zero_grad`; a frozen or unused parameter has its momentum alone.
+
+        Autograd adds in place, which raises the version of a tensor even if it adds zeros.
+        """
+        if parameter.grad is None:
+            return False
+        is_momentum = parameter.grad is self.state.get(parameter, {}).get("momentum_buffer")
+        return not is_momentum or parameter.grad._version != self._version_at_zero_grad.get(parameter)
+
     def _whitened_step(self, chosen: Sequence[tuple[Tensor, dict]]) -> None:
         """Step on parameters, each given with its group, and drop their gradients, so that AdamW skips them.
 
         Coordinates `C` are zeros that share one element of memory (stride 0); they are replaced by the step itself, and
-        `wasi.layers.factored.fold_all_` applies their weight decay.
+        `wasi.layers.factored.fold_layers_` applies their weight decay.
         """
         widths = [group.get("in_features", parameter.shape[1]) for parameter, group in chosen]
         steps = whitened([self._with_momentum(parameter) for parameter, _ in chosen], widths)
