@@ -53,7 +53,7 @@ def test_swan_with_momentum_steps_on_no_matrix_that_is_frozen_or_unused(method):
     subspace = SubspaceIteration(model, optimizer)
     step(model, optimizer, subspace)
     model.blocks[1].requires_grad_(False)
-    layers = {f"{n}.{name}": getattr(block.mlp, name) for n, block in enumerate(model.blocks) for name in ("fc1", "fc2")}
+    layers = {f"{n}.{name}": getattr(model.blocks[n].mlp, name) for n in (0, 1) for name in ("fc1", "fc2")}
     before = {name: (layer.L @ layer.R).detach() for name, layer in layers.items()}
     step(model, optimizer, subspace)
     changes = {name: (layer.L @ layer.R - before[name]).abs().max() for name, layer in layers.items()}

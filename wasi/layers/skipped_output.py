@@ -116,14 +116,14 @@ class GraphOnlyRepetition:
     """
 
     def __init__(self, modules: Sequence[nn.Module]):
-        self._modules, self._looked = modules, False
+        self._modules, self._has_run = modules, False
         self.layer: nn.Module | None = None  # the layer that skips its output
 
     def __call__(self) -> AbstractContextManager[None]:
-        return self._skipping_output() if self._looked else self._look()
+        return self._skipping_output() if self._has_run else self._finding_layer()
 
     @contextmanager
-    def _look(self) -> Iterator[None]:
+    def _finding_layer(self) -> Iterator[None]:
         calls: list[nn.Module] = []
 
         def called(layer: nn.Module, args: Any, output: Any) -> None:
@@ -142,7 +142,7 @@ class GraphOnlyRepetition:
                     stack.callback(module.register_forward_hook(called, prepend=True).remove)
             stack.enter_context(saved_tensors_hooks(kept, lambda tensor: tensor))
             yield
-        self._looked = True
+        self._has_run = True
 
     @contextmanager
     def _skipping_output(self) -> Iterator[None]:

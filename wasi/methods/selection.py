@@ -75,30 +75,30 @@ class ActivationRanks:
         shapes: list[torch.Size] = []
         batch = next(iter(batches))
 
-        def see(name: str, x: Tensor) -> None:
+        def observe(name: str, x: Tensor) -> None:
             if name not in states:
                 shapes.append(x.shape)
                 with refusing_undecomposable(name):
                     states[name] = TuckerState(x, choose(name, x), self.update_gap, self._phase(len(states)))
 
         choose = self._chooser(model, layers, batch)
-        observe_inputs(model, layers, [batch], see)
+        observe_inputs(model, layers, [batch], observe)
         if self.selection == "fixed":
-            self._tell_wholes(shapes)
+            self._warn_oversized_ranks(shapes)
         return states
 
     @property
-    def _given(self) -> list[int]:
+    def _fixed_ranks(self) -> list[int]:
         assert self.ranks is not None  # with `fixed`
         return list(self.ranks)
 
-    def _tell_wholes(self, shapes: Sequence[torch.Size]) -> None:
+    def _warn_oversized_ranks(self, shapes: Sequence[torch.Size]) -> None:
         """Warn about a fixed rank above the mode's size in every layer: it compresses nothing, probably by mistake."""
-        for mode, (rank, sizes) in enumerate(zip(self._given, zip(*shapes, strict=True), strict=True), 1):
+        for mode, (rank, sizes) in enumerate(zip(self._fixed_ranks, zip(*shapes, strict=True), strict=True), 1):
             if rank > max(sizes):
                 log.warning(
                     "rank.activation_ranks=%s: mode %d has at most %d in every layer, so %d keeps it whole",
-                    self._given, mode, max(sizes), rank,
+                    self._fixed_ranks, mode, max(sizes), rank,
                 )  # fmt: skip
 
     def _phase(self, index: int) -> int:
@@ -119,15 +119,15 @@ class ActivationRanks:
 
     def _fixed(self, name: str, x: Tensor) -> Ranks:
         """Return the given ranks; UserError where `x` has another number of modes, or too few rows for a basis."""
-        if len(self._given) != x.dim():
+        if len(self._fixed_ranks) != x.dim():
             modes = "[b,n,i]" if x.dim() == 3 else "[b,h,w,i]" if x.dim() == 4 else f"{x.dim()} ranks"
-            raise UserError("rank.activation_ranks", self._given, f"{modes}, one rank per mode of this model")
+            raise UserError("rank.activation_ranks", self._fixed_ranks, f"{modes}, one rank per mode of this model")
         rows = x.numel()
-        for rank, size in list(zip(self._given, x.shape, strict=True))[1:]:
+        for rank, size in list(zip(self._fixed_ranks, x.shape, strict=True))[1:]:
             if rank < size and rank > rows // size:
                 allowed = f"at most {rows // size} where {name}'s input has {size}, from one calibration batch"
-                raise UserError("rank.activation_ranks", self._given, allowed)
-        return tuple(self._given)
+                raise UserError("rank.activation_ranks", self._fixed_ranks, allowed)
+        return tuple(self._fixed_ranks)
 
     @staticmethod
     def _searched(

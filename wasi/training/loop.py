@@ -99,11 +99,11 @@ class Fit:
         }
         try:
             if not self.progress.step:
-                self._tell(0)
+                self._notify(0)
             for epoch in range(len(self.progress.epochs), self.cfg.train.epochs):
                 self._epoch(epoch)
                 values = self._results(epoch)
-                self._tell(epoch + 1)
+                self._notify(epoch + 1)
                 with self._whole():
                     self._finish_epoch(epoch, values)
         except Interrupted:
@@ -123,7 +123,7 @@ class Fit:
         best_acc = self.progress.epochs[best - 1]["val/acc"]
         return self.progress.epochs[selected - 1] | {"val/best_acc": best_acc, "val/best_epoch": best}
 
-    def _tell(self, epochs: int) -> None:
+    def _notify(self, epochs: int) -> None:
         """Call all of `on_epoch`."""
         for listener in self.on_epoch:
             listener(epochs, self.progress.step)

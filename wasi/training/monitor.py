@@ -64,32 +64,32 @@ class Monitor:
         self.folder, self.tracker = folder, tracker
         self._subspaces: dict[str, Tensor] = {}  # column spaces before training, O x k
         self._bases: dict[tuple[str, int], TuckerState] = {}  # before training, of inputs that are saved unchanged
-        self._look()
+        self._observe()
 
     def __call__(self, epoch: int, step: int) -> None:
         """Write the rows after `epoch` epochs and `step` optimizer steps; rows of this epoch or later are replaced."""
-        rows = [{"epoch": epoch, "step": step, **row} for row in self._look()]
+        rows = [{"epoch": epoch, "step": step, **row} for row in self._observe()]
         earlier = [row for row in _read(self.folder / file_names.MONITOR) if int(row["epoch"]) < epoch]
         _write(self.folder / file_names.MONITOR, [*earlier, *rows])
         self.tracker.log(step, {key: value for row in rows for key, value in _history(row).items()})
 
     @torch.no_grad()
     @uncompiled()
-    def _look(self) -> list[Row]:
+    def _observe(self) -> list[Row]:
         """Run the first batch through the model and return one row per call of a layer in scope."""
         model, layers = _observable(self.model, self.scope)
         weights = {name: self._weight(name, layer) for name, layer in layers.items()}
         rows: list[Row] = []
         calls = dict.fromkeys(layers, 0)
 
-        def see(name: str, x: Tensor) -> None:
+        def observe(name: str, x: Tensor) -> None:
             with without_autocast(x):  # inputs in lower precision are decomposed in float32
                 wide = x.to(torch.promote_types(x.dtype, torch.float32))
                 inputs = self._input(name, calls[name], layers[name], wide)
             rows.append({"layer": name, "call": calls[name], **weights[name], **inputs})
             calls[name] += 1
 
-        observe_inputs(model, layers, [next(iter(self.batches))], see)
+        observe_inputs(model, layers, [next(iter(self.batches))], observe)
         return rows
 
     def _weight(self, name: str, layer: nn.Module) -> Row:

@@ -1,4 +1,4 @@
-"""SWAN: SGD with whitened matrix gradients, an adaptive step whose only state for matrices is an optional momentum."""
+"""Swan: steps along the polar factors of matrix gradients, whose only state for matrices is an optional momentum."""
 
 import inspect
 import sys
@@ -21,13 +21,13 @@ _AT_ONCE = 2**24  # the most entries of the matrices that are whitened together,
 
 
 class Swan(_AdamW):  # type: ignore[misc, valid-type]  # mypy cannot infer a class that is computed
-    """Whitened gradient steps on matrices, without state unless `momentum` is given, and AdamW on all other parameters.
+    """Muon with an exact polar factor and without Nesterov momentum, and AdamW on all other parameters.
 
-    A matrix gradient `M` (`O x r`) is replaced by its polar factor `M (M^T M)^(-1/2)`, whose singular values are all 1,
-    as in SWAN (arXiv 2412.13148; without the row normalisation that comes first there) and in Muon without momentum. It
-    is scaled so that the entries of the step on the weight have a root mean square of `0.2 lr`, about that of AdamW
-    (Moonlight, arXiv 2502.16982). This applies to the parameters of groups with `whiten=True`. If these are coordinates
-    `C` (`O x r`) of a step `C U^T`, the group's `in_features` is the number of columns of the weight. Weight decay is
+    A matrix gradient `M` (`O x r`) is replaced by its polar factor `M (M^T M)^(-1/2)`, whose singular values are all 1:
+    it is whitened, as in SWAN (arXiv 2412.13148), without the row normalisation that comes first there. It is scaled so
+    that the entries of the step on the weight have a root mean square of `0.2 lr`, about that of AdamW (Moonlight,
+    arXiv 2502.16982). This applies to the parameters of groups with `whiten=True`. If these are coordinates `C`
+    (`O x r`) of a step `C U^T`, the group's `in_features` is the number of columns of the weight. Weight decay is
     decoupled.
 
     Args:
@@ -74,15 +74,15 @@ class Swan(_AdamW):  # type: ignore[misc, valid-type]  # mypy cannot infer a cla
             self._whitened_step(some)
 
     @torch.no_grad()
-    def change_coordinates(self, parameter: Tensor, turn: Tensor) -> None:
-        """Transform the momentum `S` (`O x r`), if there is one, to another basis: `S <- S turn`.
+    def change_coordinates(self, parameter: Tensor, change_of_basis: Tensor) -> None:
+        """Transform the momentum `S` (`O x r`), if there is one, to another basis: `S <- S U^T U'`.
 
         Args:
-            turn: `U^T U'` (`r x r`) for the old basis `U` and the new one `U'`.
+            change_of_basis: `U^T U'` (`r x r`) for the old basis `U` and the new one `U'`.
         """
         if "momentum_buffer" in self.state.get(parameter, {}):
             momentum = self.state[parameter]["momentum_buffer"]
-            momentum.copy_(momentum @ turn)
+            momentum.copy_(momentum @ change_of_basis)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear all gradients; those of matrices with momentum become that momentum, whatever `set_to_none` is."""
