@@ -4,6 +4,7 @@ import pytest
 
 from tests.bench import jobs as benchmarks
 from tests.report import fakes
+from wasi.bench.jobs import baselines, read_jobs
 from wasi.report.blocks import blocks_of
 from wasi.report.columns import COSTS, ENERGY, PAPER, PEAK, STEP
 from wasi.report.load import read_runs
@@ -99,6 +100,22 @@ def test_another_scope_leaves_the_papers_accounting_without_ratio(tmp_path):
     comparison = compared(tmp_path)["wasi", 0.05]
     assert comparison.ratio(PAPER) is None
     assert comparison.ratio(PEAK) == pytest.approx(2.0)
+
+
+def test_benchmarks_of_one_configuration_on_two_machines_keep_both_baselines(tmp_path):
+    contents = []
+    for processor, scale in (("Cortex-A76", 10), ("EPYC", 1)):
+        ours, base = benchmarks.metrics(5 * scale, scale, 50), benchmarks.metrics(20 * scale, 4 * scale, 100)
+        bench = benchmarks.content(fakes.config("wasi", 0.8), ours, base)
+        bench["baseline"]["config"], bench["provenance"]["machine"]["processor"] = fakes.config(), processor
+        contents.append(bench)
+    benchmarks.write_sweep(tmp_path, contents)
+    (block,) = blocks_of(read_runs([tmp_path])[0])
+    found = {(c.group.method, c.group.hardware): c.costs_beside for c in block.comparisons}
+    for machine, step_ms in {"Cortex-A76, 4 threads": 200, "EPYC, 4 threads": 20}.items():
+        assert found["wasi", machine] is found["vanilla", machine]
+        assert found["wasi", machine].mean(STEP.metric) == step_ms
+    assert len(baselines(read_jobs(tmp_path))) == 2
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wasi import file_names
-from wasi.bench.baseline import identity
-from wasi.report.benchmarks import bench_options
+from wasi.report.benchmarks import bench_options, measured_key
 from wasi.report.blocks import Block, block_of, row_names
 from wasi.report.groups import Group, row_order
-from wasi.report.load import Run, Unusable, read_run, threads_of
+from wasi.report.load import Run, Unusable, read_run
 from wasi.report.options import data_root, dataset_label, model_label, result_options, select, show
 from wasi.report.series import series_of
 
@@ -57,8 +56,8 @@ def baselines(jobs: list[Run]) -> dict[str, Baseline]:
     found: dict[str, Run] = {}
     for job in sorted(jobs, key=lambda job: not job.completed):
         if job.baseline is not None:
-            found.setdefault(_key(job.baseline), job.baseline)
-    own = {_key(job): label for label, job in zip(labels(jobs), jobs, strict=True)}
+            found.setdefault(measured_key(job.baseline), job.baseline)
+    own = {measured_key(job): label for label, job in zip(labels(jobs), jobs, strict=True)}
     apart = _block([_with_all_options(run) for key, run in found.items() if key not in own])
     names = {group.runs[0].path: name for group, name in zip(apart.groups, row_names(apart), strict=True)}
     return {
@@ -69,13 +68,7 @@ def baselines(jobs: list[Run]) -> dict[str, Baseline]:
 
 def baseline_key(job: Run) -> str | None:
     """Return a text that is equal for two jobs with the same baseline on the same hardware; None without one."""
-    return None if job.baseline is None else _key(job.baseline)
-
-
-def _key(run: Run) -> str:
-    """Equal for equal steps on the same hardware, which the provenance of a job that died before it was timed has."""
-    where = (select(run.provenance, key) for key in ("cuda", "machine.processor"))
-    return " ".join(map(str, (identity(run.config), *where, threads_of(run))))
+    return None if job.baseline is None else measured_key(job.baseline)
 
 
 def labels(jobs: list[Run]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from wasi.config.relevance import is_of_a_step
 from wasi.report.groups import Group
-from wasi.report.load import Run
+from wasi.report.load import Run, machine_of
 from wasi.report.options import result_options
 
 _SCHEDULE = "scheduler."
@@ -29,9 +29,9 @@ def with_baselines(benchmarks: Iterable[Run]) -> list[Run]:
     A baseline that one of the benchmarks has measured for itself is left out.
     """
     own = list(benchmarks)
-    known = {_identity(run) for run in own}
-    others = {_identity(run.baseline): run.baseline for run in reversed(own) if run.baseline is not None}
-    return own + [run for identity, run in others.items() if identity not in known]
+    known = {measured_key(run) for run in own}
+    others = {measured_key(run.baseline): run.baseline for run in reversed(own) if run.baseline is not None}
+    return own + [run for key, run in others.items() if key not in known]
 
 
 def joined(trained: list[Group], benchmarked: list[Group]) -> list[Group]:
@@ -56,6 +56,6 @@ def _schedule(group: Group) -> dict[str, Any]:
     return {key: value for key, value in group.options.items() if key.startswith(_SCHEDULE)}
 
 
-def _identity(run: Run) -> str:
-    """Equal for two benchmarks of the same step on the same device."""
-    return json.dumps(bench_options(result_options(run.config)), sort_keys=True)
+def measured_key(run: Run) -> str:
+    """A text that is equal for two benchmarks of the same step on machines of the same kind."""
+    return json.dumps([bench_options(result_options(run.config)), machine_of(run)], sort_keys=True)

@@ -241,12 +241,15 @@ def was_tried_only(job: Path) -> bool:
 
 
 def hardware(run: Run) -> str | None:
-    """GPU, processor and threads by which a run was timed; None if it was not timed or does not tell.
+    """The `machine_of` a run that was timed; None if it was not."""
+    return machine_of(run) if run.is_timed else None
+
+
+def machine_of(run: Run) -> str | None:
+    """GPU, processor and threads of a run; None if it does not tell.
 
     Machines of one kind have the same label, whatever their host names.
     """
-    if not run.is_timed:
-        return None
     processor = select(run.provenance, "machine.processor") or select(run.provenance, "machine.architecture")
     parts = (select(run.provenance, "cuda"), processor, threads_of(run))
     return ", ".join(str(part) for part in parts if part) or None
