@@ -10,7 +10,29 @@ _WITHOUT_MATRICES = ("linear_probe", "bitfit")  # methods that train no matrix b
 _LAYERS_OF_LORA = ("lora", "rslora", "pissa", "olora", "eva", "corda")  # differ only in scaling and initialisation
 
 # Options, a predicate over their values in this order, and what is allowed for the last, which the error names.
-TOGETHER: list[tuple[tuple[str, ...], Callable[..., bool], str]] = [
+Rule = tuple[tuple[str, ...], Callable[..., bool], str]
+
+
+def _goes_with(chosen: str, value: str, option: str, nothing: str | None = None, what: str = "it") -> Rule:
+    """Return the rule that `option` has another value than `nothing` only where the option `chosen` has this `value`.
+
+    Args:
+        what: the subject of "goes with" in the message.
+    """
+    allowed = f"{'null' if nothing is None else nothing} with {chosen}={{}}; {what} goes with {value}"
+    return (chosen, option), lambda found, given: given == nothing or found == value, allowed
+
+
+def _excludes(chosen: str, option: str, words: str, nothing: str | None = None) -> Rule:
+    """Return the rule that `option` is false where the option `chosen` has another value than `nothing`.
+
+    Args:
+        words: what follows the value of `chosen` in the message, such as the reason.
+    """
+    return (chosen, option), lambda found, given: not given or found == nothing, f"false with {chosen}={{}}{words}"
+
+
+TOGETHER: list[Rule] = [
     (
         ("dataset.batch_size", "train.micro_batch_size"),
         lambda batch, micro: micro is None or batch % micro == 0,
@@ -21,37 +43,21 @@ TOGETHER: list[tuple[tuple[str, ...], Callable[..., bool], str]] = [
         lambda selection, ranks: ranks is not None or selection != "fixed",
         "a list with one rank per mode, as rank.activation_selection={}",
     ),
-    (
-        ("rank.activation_selection", "rank.activation_ranks"),
-        lambda selection, ranks: ranks is None or selection == "fixed",
-        "null with rank.activation_selection={}; a list goes with fixed",
-    ),
-    *[
-        (
-            ("train.memory", f"train.{option}"),
-            lambda memory, value: value is None or memory == "lean",
-            "null with train.memory={}; it goes with lean",
-        )
+    _goes_with("rank.activation_selection", "fixed", "rank.activation_ranks", what="a list"),
+    *(
+        _goes_with("train.memory", "lean", f"train.{option}")
         for option in ("chunk_size", "chunk_mib", "segment_size", "storage", "memory_budget_mib")
-    ],
+    ),
     (
         ("train.memory", "train.gradient_checkpointing"),
         lambda memory, checkpointing: not (checkpointing and memory == "lean"),
         "false with train.memory={}, which repeats blocks itself",
     ),
     *(
-        (
-            ("rank.activation_selection", f"rank.{option}"),
-            lambda selection, value: value is None or selection == "perplexity",
-            "null with rank.activation_selection={}; it goes with perplexity",
-        )
+        _goes_with("rank.activation_selection", "perplexity", f"rank.{option}")
         for option in ("perplexity_ceiling", "memory_budget_mib", "perplexity_table")
     ),
-    (
-        ("rank.activation_selection", "rank.token_epsilon"),
-        lambda selection, epsilon: epsilon is None or selection == "epsilon",
-        "null with rank.activation_selection={}; it goes with epsilon",
-    ),
+    _goes_with("rank.activation_selection", "epsilon", "rank.token_epsilon"),
     (
         ("rank.activation_selection", "rank.batch_mode"),
         lambda selection, mode: mode == "whole" or selection != "fixed",
@@ -62,26 +68,14 @@ TOGETHER: list[tuple[tuple[str, ...], Callable[..., bool], str]] = [
         lambda ceiling, budget: ceiling is None or budget is None,
         "null with rank.perplexity_ceiling={}; one of them is the bound",
     ),
-    (
-        ("method.init", "rank.weight_allocation"),
-        lambda init, allocation: init == "features" or allocation == "epsilon",
-        "epsilon with method.init={}; sensitivity goes with features",
-    ),
-    (
-        ("rank.weight_allocation", "rank.parameter_ratio"),
-        lambda allocation, ratio: ratio is None or allocation == "sensitivity",
-        "null with rank.weight_allocation={}; it goes with sensitivity",
-    ),
+    _goes_with("method.init", "features", "rank.weight_allocation", "epsilon", "sensitivity"),
+    _goes_with("rank.weight_allocation", "sensitivity", "rank.parameter_ratio"),
     (
         ("method.activations", "method.update"),
         lambda activations, update: activations is None or update != "svd",
         "subspace or none for a method that compresses saved inputs; svd goes with wsi",
     ),
-    (
-        ("method.update", "method.preconditioner"),
-        lambda update, when: when == "step" or update == "subspace",
-        "step with method.update={}; basis goes with subspace",
-    ),
+    _goes_with("method.update", "subspace", "method.preconditioner", "step", "basis"),
     (
         ("optimizer._target_", "method.preconditioner"),
         lambda optimizer, when: when == "step" or optimizer.endswith((".Swan", ".SGD")),
@@ -132,31 +126,19 @@ TOGETHER: list[tuple[tuple[str, ...], Callable[..., bool], str]] = [
         lambda method, checkpointing: not (checkpointing and method == "linear_probe"),
         "false with method.name={}, which has no backward pass through blocks",
     ),
-    (
-        ("train.micro_batch_size", "train.step_in_backward"),
-        lambda size, in_backward: not in_backward or size is None,
-        "false with train.micro_batch_size={}: a gradient is complete only after the last of them",
+    _excludes(
+        "train.micro_batch_size", "train.step_in_backward", ": a gradient is complete only after the last of them"
     ),
-    (
-        ("train.on_oom", "train.step_in_backward"),
-        lambda on_oom, in_backward: not in_backward or on_oom == "fail",
-        "false with train.on_oom={}, which makes micro-batches",
-    ),
-    (
-        ("method.base", "device.compile"),
-        lambda base, compiled: not compiled or base is None,
-        "false with method.base={}: a compiler cannot follow weights that are dequantised where they are needed",
+    _excludes("train.on_oom", "train.step_in_backward", ", which makes micro-batches", "fail"),
+    _excludes(
+        "method.base", "device.compile", ": a compiler cannot follow weights that are dequantised where they are needed"
     ),
     (
         ("method._target_", "method.type", "device.compile"),
         lambda method, kind, compiled: not compiled or not method.endswith(".Peft") or kind in _LAYERS_OF_LORA,
         f"false with method.type={{1}}; of peft's adapters {', '.join(_LAYERS_OF_LORA)} can be compiled",
     ),
-    (
-        ("train.memory_budget_mib", "device.compile"),
-        lambda budget, compiled: not compiled or budget is None,
-        "false with train.memory_budget_mib={}: what a compiler takes cannot be told beforehand",
-    ),
+    _excludes("train.memory_budget_mib", "device.compile", ": what a compiler takes cannot be told beforehand"),
     (
         ("bench.baseline", "bench.baseline_recipe"),
         lambda baseline, recipe: recipe is None or baseline == reference(),
