@@ -15,7 +15,6 @@ from sklearn.datasets import load_digits
 from wasi.data import digits
 from wasi.data.catalogue import NAMES, dataset_identity, load_data
 from wasi.data.fashion_mnist import DEBIAN_FOLDER
-from wasi.data.sizes import USUAL_FRACTION
 from wasi.errors import UserError
 
 
@@ -101,7 +100,7 @@ def test_every_data_set_has_its_group_with_the_same_keys(config):
         cfg = config(name)
         assert list(cfg) == keys
         assert (cfg.name, cfg.batch_size, cfg.download, cfg.root) == (name, 128, False, "data")
-        assert (cfg.val_source, cfg.val_fraction, cfg.test_size) == ("train", USUAL_FRACTION, None)
+        assert (cfg.val_source, cfg.val_fraction, cfg.test_size) == ("train", 0.1, None)
         assert cfg.hflip == (0.0 if name in ("digits", "fashion_mnist", "synthetic") else 0.5)
 
 

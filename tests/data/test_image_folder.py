@@ -322,24 +322,6 @@ def test_the_fraction_counts_for_the_fingerprint_where_it_is_read(config, image_
     assert differ(image_tree) and not differ(image_tree, val_size=2)
 
 
-@pytest.mark.parametrize("share", [0.1, 0.2])
-def test_the_sizes_that_a_fraction_gives_are_the_same_written_out(config, spec, undivided, share):
-    root = undivided(cat=20, dog=10)
-
-    def identity(**options):
-        return dataset_identity(config("image_folder", root=root, **options))
-
-    implied = identity(val_fraction=share)
-    data = load_data(config("image_folder", root=root, val_fraction=share), spec(8), 0)
-    sizes = {"test_size": len(data.test), "val_size": len(data.val)}
-    alike = [{"val_fraction": share, key: size} for key, size in sizes.items()]
-    alike += [sizes, {**sizes, "val_fraction": 0.3}]
-    alike += [{"val_fraction": share, "train_size": len(data.train)}, {"val_fraction": share + 1e-4}]
-    assert [options for options in alike if identity(**options) != implied] == []
-    unlike = [{"val_fraction": share, key: size - 1} for key, size in sizes.items()]
-    assert [options for options in unlike if identity(**options) == implied] == []
-
-
 @pytest.mark.parametrize(("name", "part"), [("Val", "val"), ("valid", "val"), ("Testing", "test")])
 def test_a_part_of_another_name_is_not_left_out_unseen(load, image_tree, name, part):
     shutil.copytree(image_tree / "val", image_tree / name)

@@ -23,7 +23,7 @@ from types import ModuleType
 from typing import Any
 
 from wasi.data import digits, fashion_mnist, image_folder, published, synthetic
-from wasi.data.sizes import USUAL_FRACTION, Available, check_sizes, held_out
+from wasi.data.sizes import Available, check_sizes
 from wasi.data.spec import Data, InputSpec
 from wasi.errors import UserError
 
@@ -134,11 +134,11 @@ def looking_once() -> Iterator[None]:
 
 
 def dataset_identity(cfg_dataset) -> dict:
-    """Return a JSON-serialisable dictionary that is equal exactly when the same images are used in the same way.
+    """Return a JSON-serialisable dictionary that is equal only where the same images are used in the same way.
 
-    It does not depend on the folder of the data. Sizes and `val_fraction` are in the form of `_sizes`, and
-    `val_fraction` is part of it only where it decides a size. "content" is "absent" where the files are not found.
-    Never raises.
+    It does not depend on the folder of the data. `val_fraction` is part of it only where it decides a size. A size that
+    is written out counts as another choice than null, even where null gives as many images. "content" is "absent" where
+    the files are not found. Never raises.
     """
     if _looked_at is None:
         return _identity(cfg_dataset)
@@ -155,40 +155,11 @@ def _identity(cfg_dataset) -> dict:
         kind = kind_of(cfg_dataset)
         cut = kind.cut_parts(cfg_dataset)
         content = kind.identity(cfg_dataset)
-        choices |= _sizes(cfg_dataset, kind, cut)
     except (UserError, OSError, EOFError, ValueError):
         pass
     if not _fraction_counts(choices, cut):
         choices.pop("val_fraction", None)
     return {**choices, "name": str(cfg_dataset["name"]), "content": content}
-
-
-def _sizes(cfg_dataset, kind: ModuleType, cut: Set[str]) -> dict[str, Any]:
-    """Return the sizes and `val_fraction` in one form for every way to ask for the same numbers of images.
-
-    A size of all images, or of as many as the fraction `USUAL_FRACTION` holds out, is None, and the fraction is that
-    one. Empty where they are in this form already, or the numbers are not known.
-    """
-    keys = [f"{part}_size" for part in ("train", "val", "test")]
-    if cfg_dataset.get("val_fraction") == USUAL_FRACTION and all(cfg_dataset.get(key) is None for key in keys):
-        return {}
-    has = kind.available(cfg_dataset)
-    if has is None:
-        return {}
-    if cfg_dataset["val_source"] == "test":
-        held, cut = 0, cut - {"val"}
-        whole = [has.train + (has.val or 0), has.test, has.test]
-    else:
-        held = held_out(cfg_dataset, has.train) if has.val is None else 0
-        whole = [has.train - held, has.val, has.test]
-    given = [cfg_dataset[key] for key in keys]
-    found = {key: None if asked == all_ else asked for key, asked, all_ in zip(keys, given, whole, strict=True)}
-    held_out_of = {"val": (held, has.train), "test": (has.test, has.train + (has.test or 0))}
-    for part in cut:
-        count, images = held_out_of[part]
-        usual = held_out({"val_size": None, "val_fraction": USUAL_FRACTION}, images)
-        found[f"{part}_size"] = None if count == usual else count
-    return {**found, "val_fraction": USUAL_FRACTION}
 
 
 def _fraction_counts(cfg_dataset: Mapping[str, Any], cut: Set[str]) -> bool:

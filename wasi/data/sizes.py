@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 from wasi.errors import UserError
 
-USUAL_FRACTION = 0.1  # `dataset.val_fraction` in the files of conf/dataset
-
 
 @dataclass(frozen=True)
 class Available:
