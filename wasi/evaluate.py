@@ -16,15 +16,15 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
-from wasi.config.files import CONF
+from wasi.config.files import CONF, select
 from wasi.config.hydra_errors import rejected
+from wasi.config.naming import show
 from wasi.config.validate import validate
 from wasi.data import image_folder
 from wasi.data.catalogue import check_dataset, dataset_identity
 from wasi.errors import UserError, one_line
 from wasi.models.header import ModelHeader
 from wasi.models.weights_file import RUN, run_header, weights_path
-from wasi.report.options import select, show
 from wasi.runs.command import run_cli
 from wasi.runs.folder import path_of
 from wasi.runs.inputs import check_counts

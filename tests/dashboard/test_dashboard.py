@@ -18,12 +18,12 @@ from wandb_workspaces.workspaces.internal import View  # noqa: E402
 
 from tests.tracking import wandb_file  # noqa: E402
 from tests.tracking.wandb_server import KEY, served  # noqa: E402
+from wasi.config.files import select  # noqa: E402
 from wasi.dashboard.panels import table_columns  # noqa: E402
 from wasi.dashboard.specification import specification, title_of  # noqa: E402
 from wasi.dashboard.upload import upload  # noqa: E402
 from wasi.errors import UserError  # noqa: E402
 from wasi.report.columns import COSTS, ENERGY, FLOPS, INFERENCE, PEAK, PROCESS, STEP  # noqa: E402
-from wasi.report.options import select  # noqa: E402
 from wasi.report.page import render  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,6 +7,7 @@ import pytest
 
 from tests.bench import jobs
 from tests.report import fakes
+from wasi.config.thresholds import threshold
 from wasi.report import options
 from wasi.report.blocks import blocks_of
 from wasi.report.columns import STEP
@@ -345,9 +346,9 @@ def test_the_experiment_names_the_page_and_the_figures(tmp_path):
 
 def test_a_share_of_parameters_is_no_threshold():
     config = fakes.config("wasi", 0.8)
-    assert (options.threshold(config), options.weight_label(config)) == (0.8, "0.8")
+    assert (threshold(config), options.weight_label(config)) == (0.8, "0.8")
     config["method"]["parameter_ratio"] = 0.5  # the method does not look at its threshold then
-    assert (options.threshold(config), options.weight_label(config)) == (None, "keep 0.5")
+    assert (threshold(config), options.weight_label(config)) == (None, "keep 0.5")
 
 
 def test_time_against_epsilon_wants_a_method_at_two_thresholds(tmp_path):

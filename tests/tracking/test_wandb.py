@@ -7,17 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 
 from tests.tracking import wandb_file
 from tests.tracking.wandb_file import items, of_type, records, run_of, steps
-from wasi.config.declared import method_names
-from wasi.config.rank_options import epsilon_read
 from wasi.errors import UserError
-from wasi.report.options import threshold
 from wasi.tracking import Tracker, open_tracker
 
 wandb = pytest.importorskip("wandb")
+from wasi.tracking.wandb_tracker import row_keys  # noqa: E402
 
 LAYERS = [{"name": "blocks.0.fc1", "type": "LowRankLinear", "in_features": 8, "out_features": 4, "copies": 1,
            "weight_rank": 3, "activation_ranks": [2, 5]}]  # fmt: skip
@@ -96,28 +93,21 @@ def test_runs_tell_their_row_and_the_thresholds_that_their_method_reads(tmp_path
     assert len({config["row"] for config in output.values()}) == 3
 
 
-@pytest.mark.parametrize("method", method_names())
 @pytest.mark.parametrize(
-    "words",
+    ("words", "thresholds"),
     [
-        ["rank.activation_epsilon=0.9"],
-        ["rank.parameter_ratio=0.5"],
-        ["rank.keep_ratio=0.5"],
-        ["rank.activation_selection=fixed", "rank.activation_ranks=[4,8,16]"],
-        ["rank.activation_selection=perplexity"],
-        ["rank.weight_epsilon=null"],
+        (["method.weight_epsilon=0.3"], {"weights": 0.3, "activations": 0.8, "epsilon": 0.3}),
+        (["method.activations.epsilon=0.3"], {"weights": 0.8, "activations": 0.3, "epsilon": 0.8}),
+        (["rank.weight_epsilon=null"], {"activations": 0.8, "epsilon": 0.8}),
+        (["rank.parameter_ratio=0.5"], {"activations": 0.8}),
+        (["method=svd_llm", "method.keep_ratio=0.5"], None),
+        (["rank.activation_selection=fixed", "rank.activation_ranks=[4,8,16]"], {"weights": 0.8, "epsilon": 0.8}),
+        (["rank.activation_selection=perplexity"], {"weights": 0.8, "epsilon": 0.8}),
+        (["method=asi", "rank.activation_selection=perplexity"], None),
     ],
 )
-def test_figures_place_a_run_where_the_report_does(compose_config, method, words):
-    cfg = compose_config(f"method={method}", *words)
-    config = OmegaConf.to_container(cfg, resolve=True)
-    assert epsilon_read(cfg) == threshold(config)
-
-
-@pytest.mark.parametrize("option", ["parameter_ratio=0.5", "weight_epsilon=0.3", "activations.epsilon=0.3"])
-def test_figures_place_a_run_so_by_the_methods_own_options(compose_config, option):
-    cfg = compose_config("method=wasi", f"method.{option}")
-    assert epsilon_read(cfg) == threshold(OmegaConf.to_container(cfg, resolve=True))
+def test_thresholds_are_those_that_decide_the_ranks(compose_config, words, thresholds):
+    assert row_keys(compose_config("method=wasi", *words)).get("thresholds") == thresholds
 
 
 def test_what_panels_need_is_there_after_a_completed_run(tmp_path, compose_config, monkeypatch):

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 from wasi.bench.jobs import Baseline, baseline_key, baselines, by_block, labels
+from wasi.config.files import select
 from wasi.report.fields import in_turns_text
 from wasi.report.load import Run, threads_of
-from wasi.report.options import select
 
 Cell = Callable[[dict, dict], str]  # (metrics, ratios) of a job -> text of a cell
 

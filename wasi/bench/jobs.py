@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wasi import file_names
+from wasi.config.files import select
+from wasi.config.naming import show
 from wasi.report.benchmarks import bench_options, measured_key
 from wasi.report.blocks import Block, block_of, row_names
 from wasi.report.groups import Group, row_order
 from wasi.report.load import Run, Unusable, read_run
-from wasi.report.options import data_root, dataset_label, model_label, result_options, select, show
+from wasi.report.options import data_root, dataset_label, model_label, result_options
 from wasi.report.series import series_of
 
 

@@ -7,10 +7,10 @@ from wasi import file_names
 from wasi.atomic import atomic_write_text
 from wasi.bench.bench_table import text
 from wasi.bench.jobs import by_block, read_jobs
+from wasi.config.files import select
 from wasi.report.csv_files import csv_text, relative
 from wasi.report.gathered import gather
 from wasi.report.load import Run
-from wasi.report.options import select
 from wasi.report.origins import experiment_of
 from wasi.report.write import file_part, write_images, write_page
 from wasi.runs.ending import printable

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 
 from wasi.bench.jobs import baselines, series_names
 from wasi.config.declared import declared_order
+from wasi.config.thresholds import threshold
 from wasi.report.figures import DPI, WIDTH_INCHES, add_legend, images
 from wasi.report.load import Run
-from wasi.report.options import threshold
 from wasi.report.style import SETTINGS, styles
 
 _PANELS = {"time/train_step_ms": "Training step", "time/inference_ms": "Inference"}

@@ -58,6 +58,20 @@ def nested(options: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def select(config: Mapping, key: str) -> Any:
+    """Return the value at a dotted `key`; None where there is none.
+
+    >>> select({"model": {"name": "vit"}}, "model.name")
+    'vit'
+    """
+    value: Any = config
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return None
+        value = value[part]
+    return value
+
+
 def of_group(group: str, folder: Path = CONF) -> list[Path]:
     """Return the YAML files among which an option group chooses, sorted by name."""
     return sorted((folder / group).glob("*.yaml"))

@@ -1,14 +1,17 @@
-"""Names of folders and rows that are derived from a configuration.
+"""Names of folders and rows that are derived from a configuration, and values as they are written.
 
 Jobs with equal configurations share one folder, and runs that differ by seed alone share one row.
 """
 
 import re
+from pathlib import PurePath
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from wasi.config.fingerprint import canonical, fingerprint
 from wasi.config.rank_options import rank_options_read
+from wasi.paths import without_absolute_paths
 
 
 def job_folder(cfg: DictConfig) -> str:
@@ -61,6 +64,24 @@ def rank_label(cfg: DictConfig) -> str:
         label = f"{label}_a{activation}" if label else f"eps_{activation}"
     tokens = rank.get("token_epsilon")
     return label if tokens in (None, activation) else f"{label}_t{tokens}"
+
+
+def show(value: Any) -> str:
+    """Return a value as it is written on the command line, except for lists of ranks and for paths.
+
+    >>> [show(v) for v in (None, True, 0.05, 1.0, [16, 10, 40], "a/b/c.safetensors")]
+    ['null', 'true', '0.05', '1', '16x10x40', 'c.safetensors']
+    """
+    value = canonical(value)
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list) and all(isinstance(item, int) for item in value):
+        return "x".join(map(str, value))
+    if isinstance(value, str) and value.endswith(".safetensors"):
+        return PurePath(value).name
+    return str(without_absolute_paths(value))
 
 
 def _names(cfg: DictConfig, *keys: str) -> list:

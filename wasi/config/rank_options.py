@@ -35,32 +35,6 @@ def rank_options_read(cfg: DictConfig) -> set[str]:
     return names - _without_effect(cfg)
 
 
-def thresholds_read(cfg: DictConfig) -> dict[str, float]:
-    """Return the thresholds that the method reads, under the keys `weights` and `activations`; empty for vanilla.
-
-    >>> from omegaconf import OmegaConf
-    >>> rank = {"weight_epsilon": 0.8, "activation_epsilon": 0.9}
-    >>> thresholds_read(OmegaConf.create({"rank": rank, "method": {"x": "${rank.activation_epsilon}"}}))
-    {'activations': 0.9}
-    """
-    options = {"weights": "weight_epsilon", "activations": "activation_epsilon"}
-    read, rank = _in_effect(cfg), _as_read(cfg)
-    return {of: rank[option] for of, option in options.items() if option in read}
-
-
-def epsilon_read(cfg: DictConfig) -> float | None:
-    """Return the threshold at which figures place a run: the weights' or, where these are dense, the activations'.
-
-    None for a method that reads no threshold, and where something else decides these ranks.
-    """
-    read, rank = _in_effect(cfg), _as_read(cfg)
-    if "weight_epsilon" in read and rank["weight_epsilon"] is not None:
-        return rank["weight_epsilon"]
-    has_share = any(rank.get(option) is not None for option in read & {"keep_ratio", "parameter_ratio"})
-    by_epsilon = "activation_epsilon" in read and rank.get("activation_selection") == "epsilon"
-    return rank["activation_epsilon"] if by_epsilon and not has_share else None
-
-
 def options_without_effect(cfg: DictConfig, given: Sequence[str]) -> list[str]:
     """Return those of the `given` options (dotted keys) without effect: of `rank`, and the method's own in their place.
 
@@ -87,11 +61,6 @@ def _idle(cfg: DictConfig) -> set[str]:
     """Return the method's own options, by dotted key, that take the value of a `rank` option of no effect."""
     paths = _paths(cfg)
     return {paths[option] for option in paths.keys() & _without_effect(cfg)}
-
-
-def _in_effect(cfg: DictConfig) -> set[str]:
-    """Return the names of the `rank` options that have an effect, or would but for a value that the method has."""
-    return rank_options_read(cfg) | (_paths(cfg).keys() - _without_effect(cfg))
 
 
 def _paths(cfg: DictConfig) -> dict[str, str]:

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from wasi.config.declared import is_reference
+from wasi.config.files import select
 from wasi.config.relevance import MEMORY_POLICY, is_of_a_step
 from wasi.report.benchmarks import step_options
 from wasi.report.columns import COSTS, PAPER, STEP, VALIDATION, Cost
 from wasi.report.groups import Group, identity, unlike
 from wasi.report.load import Run
-from wasi.report.options import result_options, select, show_option
+from wasi.report.options import result_options, show_option
 from wasi.report.origins import one_machine, was_busy
 from wasi.report.statistics import SIGNIFICANCE, Paired, welch_p
 

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wasi.config.declared import is_subject, title
+from wasi.config.files import select
 from wasi.report.blocks import Block
 from wasi.report.columns import ENERGY, FLOPS, INFERENCE, PEAK, PROCESS, STEP, VALIDATION
 from wasi.report.comparison import Comparison
 from wasi.report.fields import MOST_NAMES, listed, ratio_text, signed, significant
 from wasi.report.groups import Group
-from wasi.report.options import select, unquotable
+from wasi.report.options import unquotable
 from wasi.report.origins import are_comparable, one_machine, was_busy
 from wasi.report.page_rows import Row, rows_of
 from wasi.report.ranking import is_one_work, times_in_turns

@@ -6,13 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from wasi.config.files import select
+from wasi.config.naming import show
+from wasi.config.thresholds import activation_epsilon, weight_epsilon
 from wasi.paths import without_absolute_paths
 from wasi.report.blocks import Block
 from wasi.report.columns import COSTS
 from wasi.report.comparison import Comparison
 from wasi.report.groups import Group, identity
 from wasi.report.load import Run
-from wasi.report.options import activation_epsilon, result_options, select, show, unquotable, weight_epsilon
+from wasi.report.options import result_options, unquotable
 
 _CONFIG = {
     "model": "model.name",

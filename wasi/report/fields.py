@@ -4,12 +4,14 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from wasi.config.files import select
+from wasi.config.naming import show
 from wasi.report.blocks import Block
 from wasi.report.columns import COSTS, Cost
 from wasi.report.comparison import Comparison, has_width
 from wasi.report.groups import Group, identity, short_names, shown_option
 from wasi.report.load import Run
-from wasi.report.options import activation_label, select, show, weight_label
+from wasi.report.options import activation_label, weight_label
 from wasi.report.ranking import front_of
 from wasi.report.tuned import tuned_value
 

@@ -7,18 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from wasi.config.declared import declared_order
+from wasi.config.files import select
 from wasi.report import statistics
 from wasi.report.columns import VALIDATION, Cost
 from wasi.report.load import Run, hardware
-from wasi.report.options import (
-    activation_label,
-    epsilon_label,
-    result_options,
-    select,
-    show_option,
-    unquotable,
-    weight_label,
-)
+from wasi.report.options import activation_label, epsilon_label, result_options, show_option, unquotable, weight_label
 
 
 @dataclass(frozen=True, eq=False)

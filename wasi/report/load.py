@@ -8,10 +8,11 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from wasi import file_names
+from wasi.config.files import select
 from wasi.config.fingerprint import SCHEMA_VERSION
 from wasi.errors import UserError
 from wasi.report import kept
-from wasi.report.options import data_root, select
+from wasi.report.options import data_root
 from wasi.runs.result import provenance_of_times
 from wasi.runs.tuning_file import not_chosen
 

@@ -4,37 +4,19 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from wasi.config.declared import rank_option_paths
-from wasi.config.files import flat
+from wasi.config.files import flat, select
 from wasi.config.fingerprint import canonical
+from wasi.config.naming import show
 from wasi.config.relevance import relevant
+from wasi.config.thresholds import activation_epsilon, rank_option, rank_options, share, weight_epsilon
 from wasi.paths import without_absolute_paths
 
-# The `rank` options that labels are made of, and the option of a method that holds each unless its YAML names another.
-_RANK_OPTIONS = {
-    "weight_epsilon": "weight_epsilon",
-    "keep_ratio": "keep_ratio",
-    "activation_selection": "activations.selection",
-    "activation_epsilon": "activations.epsilon",
-    "activation_ranks": "activations.ranks",
-}
 _IDENTITY = ("model.name", "dataset.name", "method.name", "method._target_", "method.scope")
 
 
 def named(config: Mapping) -> set[str]:
     """The options that every table shows anyway, so that they need no column when they differ."""
     return {*_IDENTITY, *rank_options(config)}
-
-
-def rank_options(config: Mapping) -> set[str]:
-    """The method's options that decide ranks and that the labels of a row show."""
-    return {"method.activations._target_", *(_path(config, option) for option in _RANK_OPTIONS)}
-
-
-def _path(config: Mapping, option: str) -> str:
-    """The dotted key under which the method's YAML has an option of `rank`."""
-    paths = rank_option_paths(str(select(config, "method.name")))
-    return f"method.{paths.get(option, _RANK_OPTIONS[option])}"
 
 
 def result_options(config: Mapping) -> dict[str, Any]:
@@ -47,20 +29,6 @@ def result_options(config: Mapping) -> dict[str, Any]:
     if rank_options(config) & options.keys():
         options["rank.calibration_batches"] = select(config, "rank.calibration_batches")
     return canonical(options)
-
-
-def select(config: Mapping, key: str) -> Any:
-    """The value at a dotted `key`; None where there is none.
-
-    >>> select({"model": {"name": "vit"}}, "model.name")
-    'vit'
-    """
-    value: Any = config
-    for part in key.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            return None
-        value = value[part]
-    return value
 
 
 def model_label(config: Mapping) -> str:
@@ -102,42 +70,19 @@ def data_root(config: Mapping) -> str | None:
     return str(PurePath(root)) if isinstance(root, str) else None
 
 
-def weight_epsilon(config: Mapping) -> float | None:
-    """The threshold of the weights; None if the method has none or was given a share of parameters instead."""
-    return select(config, _path(config, "weight_epsilon")) if _share(config) is None else None
-
-
-def activation_epsilon(config: Mapping) -> float | None:
-    """The threshold of the activations; None if none is compressed or their ranks are chosen in another way."""
-    selection = select(config, _path(config, "activation_selection"))
-    return select(config, _path(config, "activation_epsilon")) if selection in (None, "epsilon") else None
-
-
-def threshold(config: Mapping) -> float | None:
-    """The threshold at which figures place a row: the weights' or, if these are dense, the activations'."""
-    found = weight_epsilon(config)
-    return activation_epsilon(config) if found is None and weight_label(config) is None else found
-
-
 def weight_label(config: Mapping) -> str | None:
     """What decides the weights' ranks: `0.8`, or `keep 0.5` for a share of the parameters; None for dense weights."""
-    share, epsilon = _share(config), weight_epsilon(config)
-    if share is not None:
-        return f"keep {show(share)}"
+    kept, epsilon = share(config), weight_epsilon(config)
+    if kept is not None:
+        return f"keep {show(kept)}"
     return None if epsilon is None else show(epsilon)
-
-
-def _share(config: Mapping) -> float | None:
-    """The share of parameters that is kept; None unless it was given in place of a threshold."""
-    given = (select(config, key) for key in (_path(config, "keep_ratio"), "method.parameter_ratio"))
-    return next((share for share in given if share is not None), None)
 
 
 def activation_label(config: Mapping) -> str | None:
     """What decides the activations' ranks: `0.8`, `16x10x40` or `perplexity`; None if they are dense."""
-    selection, epsilon = select(config, _path(config, "activation_selection")), activation_epsilon(config)
+    selection, epsilon = rank_option(config, "activation_selection"), activation_epsilon(config)
     if selection == "fixed":
-        return show(select(config, _path(config, "activation_ranks")))
+        return show(rank_option(config, "activation_ranks"))
     if selection not in (None, "epsilon"):
         return show(selection)
     return None if epsilon is None else show(epsilon)
@@ -156,24 +101,6 @@ def row_name(config: Mapping) -> str:
     memory = select(config, "train.memory")
     parts = (select(config, "method.name"), epsilon_label(config), None if memory == "plain" else memory)
     return " ".join(part for part in parts if part)
-
-
-def show(value: Any) -> str:
-    """A value as it is written on the command line, except for lists of ranks and for paths.
-
-    >>> [show(v) for v in (None, True, 0.05, 1.0, [16, 10, 40], "a/b/c.safetensors")]
-    ['null', 'true', '0.05', '1', '16x10x40', 'c.safetensors']
-    """
-    value = canonical(value)
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list) and all(isinstance(item, int) for item in value):
-        return "x".join(map(str, value))
-    if isinstance(value, str) and value.endswith(".safetensors"):
-        return PurePath(value).name
-    return str(without_absolute_paths(value))
 
 
 def show_option(key: str, value: Any) -> str:

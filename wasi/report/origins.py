@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from wasi.config.files import select
 from wasi.measure.contention import BUSY
 from wasi.report.load import Run, threads_of
-from wasi.report.options import select
 
 
 def one_machine(runs: Sequence[Run]) -> bool:

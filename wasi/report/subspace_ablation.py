@@ -1,7 +1,9 @@
 """The ablation of the subspace iteration: rows with `method.update=none` compared with those that have it."""
 
+from wasi.config.files import select
+from wasi.config.naming import show
 from wasi.report.groups import Group, identity, unlike, with_threshold
-from wasi.report.options import select, show, show_option
+from wasi.report.options import show_option
 from wasi.report.statistics import SIGNIFICANCE, Paired
 
 _UPDATE, _RATE = "method.update", "optimizer.lr"

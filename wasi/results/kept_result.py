@@ -3,13 +3,13 @@
 from pathlib import Path, PurePath
 from typing import Any
 
-from wasi.config.files import flat, nested
+from wasi.config.files import flat, nested, select
 from wasi.config.relevance import has_effect
 from wasi.errors import UserError
 from wasi.measure.timing import summary
 from wasi.report.kept import BENCH, RUN
 from wasi.report.load import Run, Unusable, read_run
-from wasi.report.options import result_options, select
+from wasi.report.options import result_options
 from wasi.runs.result import provenance_of_times
 
 SHARED = (

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from wasi.config.declared import reference
-from wasi.config.files import flat
+from wasi.config.files import flat, select
 from wasi.config.relevance import MEMORY_POLICY
 from wasi.errors import UserError
 from wasi.measure.contention import BUSY
@@ -20,7 +20,7 @@ from wasi.report.columns import PEAK, STEP, TEST, VALIDATION, Cost
 from wasi.report.groups import Group, unlike, with_equal_options
 from wasi.report.kept import BENCH, RUN
 from wasi.report.load import Run
-from wasi.report.options import result_options, row_name, select
+from wasi.report.options import result_options, row_name
 from wasi.report.origins import waited
 from wasi.report.statistics import Paired
 from wasi.results.kept_result import OF_THE_TASK, SHARED

@@ -3,10 +3,11 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from wasi.config.files import select
 from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP, Cost
 from wasi.report.fields import DASH, accuracy_column, in_turns_text
 from wasi.report.load import Run, threads_of
-from wasi.report.options import select, show_option
+from wasi.report.options import show_option
 from wasi.report.statistics import Paired
 from wasi.results.kept_result import SHARED
 from wasi.results.rows import Row, Table, baseline_name

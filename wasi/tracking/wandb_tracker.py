@@ -28,9 +28,10 @@ from omegaconf import DictConfig, OmegaConf  # noqa: E402
 
 from wasi import file_names  # noqa: E402
 from wasi.atomic import atomic_write_text  # noqa: E402
+from wasi.config.files import plain  # noqa: E402
 from wasi.config.hardware import is_raspberry_pi  # noqa: E402
 from wasi.config.naming import rank_label, row_label  # noqa: E402
-from wasi.config.rank_options import epsilon_read, thresholds_read  # noqa: E402
+from wasi.config.thresholds import activation_epsilon, threshold, weight_epsilon  # noqa: E402
 from wasi.errors import NOTHING, UserError, first_line, one_line  # noqa: E402
 from wasi.paths import shown, without_absolute_paths  # noqa: E402
 from wasi.tracking import Tracker  # noqa: E402
@@ -285,11 +286,11 @@ def tags(cfg: DictConfig) -> list[str]:
 def row_keys(cfg: DictConfig) -> dict[str, Any]:
     """Return the keys of the run's config by which dashboards group runs, and the thresholds that they plot.
 
-    Thresholds are absent if the method reads none, as W&B does not group well by null.
+    Thresholds are those of reports. They are absent if the method reads none, as W&B does not group well by null.
     """
-    thresholds = thresholds_read(cfg)
-    if (epsilon := epsilon_read(cfg)) is not None:
-        thresholds[EPSILON] = epsilon
+    config = {"method": plain(cfg.method, resolve=True)}
+    read = {"weights": weight_epsilon, "activations": activation_epsilon, EPSILON: threshold}
+    thresholds = {name: value for name, of in read.items() if (value := of(config)) is not None}
     return {ROW: row_label(cfg), **({THRESHOLDS: thresholds} if thresholds else {})}
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+from wasi.config.thresholds import threshold
 from wasi.report import titles
 from wasi.report.columns import INFERENCE, PREDICTIONS, STEP, Cost
-from wasi.report.options import threshold
 from wasi.report.page.figure import (
     LABELLED,
     Figure,
