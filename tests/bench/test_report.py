@@ -41,30 +41,30 @@ def test_the_table_says_what_was_measured(sweep):
     output = text(read_jobs(sweep))
     times, memory = row(output, "wasi 0.8")
     assert times.split()[2:] == [
-        "500",
-        "600",
+        "500.0",
+        "600.0",
         "2.00×",
         "[1.80,",
         "2.20]",
-        "200",
+        "200.0",
         "1.50×",
         "[1.35,",
         "1.65]",
-        "3",
-        "6",
+        "3.000",
+        "6.000",
     ]
     assert memory.split()[2:] == [
-        "300",
+        "300.0",
         "3.00×",
-        "90",
-        "30",
+        "90.00",
+        "30.00",
         "0",
-        "150",
-        "30",
-        "120",
-        "330",
-        "600",
-        "100",
+        "150.0",
+        "30.00",
+        "120.0",
+        "330.0",
+        "600.0",
+        "100.0",
         "10%",
         "30%",
         "5%",
@@ -192,7 +192,7 @@ def test_jobs_of_two_numbers_of_threads_have_a_baseline_row_each_and_no_common_h
     output = text(read_jobs(tmp_path))
     assert output.splitlines()[0].endswith("batch 32, Cortex-A76")
     assert row(output, "vanilla, num_threads=3 (baseline)")[0].split()[3] == "333.3"
-    assert row(output, "vanilla, num_threads=4 (baseline)")[0].split()[3] == "250"
+    assert row(output, "vanilla, num_threads=4 (baseline)")[0].split()[3] == "250.0"
     assert row(output, "wasi 0.8, num_threads=3 / vanilla, num_threads=3 (baseline)")
     assert "wasi 0.8, num_threads=4: measured with 4 threads" in output
     assert len(_series(read_jobs(tmp_path))) == 4

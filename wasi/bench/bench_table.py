@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from wasi.bench.jobs import Baseline, baseline_key, baselines, by_block, labels
 from wasi.config.files import select
-from wasi.report.fields import in_turns_text
+from wasi.report.fields import in_turns_text, significant
 from wasi.report.load import Run, threads_of
 
 Cell = Callable[[dict, dict], str]  # (metrics, ratios) of a job -> text of a cell
@@ -79,7 +79,7 @@ def _table(columns: dict[str, Cell], rows: list[tuple[str, dict, dict]]) -> list
 
 
 def _value(name: str, scale: float = 1.0) -> Cell:
-    return lambda metrics, _: "-" if name not in metrics else _digits(metrics[name] * scale)
+    return lambda metrics, _: significant(metrics[name] * scale if name in metrics else None)
 
 
 def _ratio(name: str) -> Cell:
@@ -112,17 +112,6 @@ def _share(part: str) -> Cell:
         return f"{parts[f'time/breakdown_{part}_ms'] / total:.0%}" if total else "-"
 
     return cell
-
-
-def _digits(value: float) -> str:
-    """Format with four significant digits, from 1000 up as a whole number.
-
-    >>> [_digits(v) for v in (0.0, 0.01234, 1.2345, 123.45, 12345.6)]
-    ['0', '0.01234', '1.234', '123.5', '12346']
-    """
-    if abs(value) >= 1000:
-        return f"{value:.0f}"
-    return f"{value:.4g}"
 
 
 TIMES: dict[str, Cell] = {
