@@ -10,26 +10,24 @@ ACCURACY_NAMES = {TEST: "test", VALIDATION: "validation"}
 class Cost:
     """A metric of result.json that is better when smaller.
 
-    `title` heads its column, `axis` labels figures, and its values are divided by `unit` where they are shown. A cost
-    that is `timed` depends on the machine, so it is compared only between results of one machine.
+    `title` heads its column, `name` and `unit_name` label figures. Values are divided by `unit` where they are shown;
+    `stored_unit` is the unit without that division, None if it has no name. A cost that is `timed` depends on the
+    machine, so it is compared only between results of one machine.
     """
 
     metric: str
     title: str
-    axis: str
+    name: str
+    unit_name: str
     meaning: str
     unit: float = 1.0
     timed: bool = False
+    stored_unit: str | None = None
 
     @property
-    def name(self) -> str:
-        """The axis's label without its unit: `Time of a training step`."""
-        return self.axis.partition(" (")[0]
-
-    @property
-    def unit_name(self) -> str:
-        """The unit of the values that are shown: `MiB`."""
-        return self.axis.partition(" (")[2].removesuffix(")")
+    def axis(self) -> str:
+        """The label for figures: `Time of a training step (ms)`."""
+        return f"{self.name} ({self.unit_name})"
 
     @property
     def stored_axis(self) -> str:
@@ -38,75 +36,88 @@ class Cost:
         >>> FLOPS.axis, FLOPS.stored_axis
         ('Work of a training step (GFLOP)', 'Work of a training step (FLOP)')
         """
-        return self.axis.replace("(GFLOP)", "(FLOP)").replace(" (10⁶)", "")
+        if self.unit == 1:
+            return self.axis
+        return f"{self.name} ({self.stored_unit})" if self.stored_unit else self.name
 
 
 PEAK = Cost(
     "memory/train_peak_mib",
     "train MiB",
-    "Peak memory of a training step (MiB)",
+    "Peak memory of a training step",
+    "MiB",
     "measured peak of live tensors over a whole training step: weights, gradients, optimizer state, "
     "activations and temporaries, in MiB (1024² bytes)",
 )
 STEP = Cost(
     "time/train_step_ms_p50",
     "step ms",
-    "Time of a training step (ms)",
+    "Time of a training step",
+    "ms",
     "median time of a whole training step (forward, loss, backward, subspace work, optimizer), in ms",
     timed=True,
 )
 FLOPS = Cost(
     "flops/train_step",
     "step GFLOP",
-    "Work of a training step (GFLOP)",
+    "Work of a training step",
+    "GFLOP",
     "floating-point operations of one training step (2 per multiply-accumulate, subspace work included, "
     "the optimizer's arithmetic left out), in 10⁹",
     unit=1e9,
+    stored_unit="FLOP",
 )
 INFERENCE = Cost(
     "time/inference_ms_p50",
     "infer ms",
-    "Time of inference (ms)",
+    "Time of inference",
+    "ms",
     "median time of one forward pass in evaluation over one batch, in ms",
     timed=True,
 )
 ENERGY = Cost(
     "energy/train_step_joules",
     "step J",
-    "Energy of a training step (J)",
+    "Energy of a training step",
+    "J",
     "energy of a training step in joules, where the device tells what it draws: measured power times the step's time",
     timed=True,
 )
 PARAMETERS = Cost(
     "model/parameters",
     "params M",
-    "Parameters (10⁶)",
+    "Parameters",
+    "10⁶",
     "parameters of the whole model after the method is applied, in 10⁶",
     unit=1e6,
 )
 RSS = Cost(
     "memory/train_rss_peak_mib",
     "RSS MiB",
-    "Peak resident memory of training (MiB)",
+    "Peak resident memory of training",
+    "MiB",
     "peak resident memory of the training process above its state before the model exists, in MiB",
 )
 PROCESS = Cost(
     "memory/process_rss_peak_mib",
     "proc MiB",
-    "Peak resident memory of the process (MiB)",
+    "Peak resident memory of the process",
+    "MiB",
     "peak resident memory of the whole training process since it began: imports, building, calibration and "
     "training, in MiB",
 )
 STORED = Cost(
     "memory/stored_inputs_mib",
     "inputs MiB",
-    "Inputs kept by the linear layers (MiB)",
+    "Inputs kept by the linear layers",
+    "MiB",
     "what the linear layers in scope really keep of their inputs for the backward pass, in MiB",
 )
 PAPER = Cost(
     "memory/paper_train_mib",
     "paper MiB",
-    "Training memory in the paper's accounting (MiB)",
+    "Training memory in the paper's accounting",
+    "MiB",
     "the paper's accounting, computed from shapes: linear weights in scope plus their stored inputs, in MiB",
 )
 
