@@ -8,8 +8,8 @@ from wasi.report.blocks import Block, blocks_of
 from wasi.report.csv_files import relative
 from wasi.report.fields import name_of
 from wasi.report.load import Run, read_runs
-from wasi.report.origins import experiment_of, provenance_lines
-from wasi.report.tuned import tuning_lines
+from wasi.report.origins import doubts_about, experiment_of, origin_of
+from wasi.report.tuned import edge_warnings, tuning_lines
 from wasi.runs.plan import read_planned
 
 OF_KEPT_RESULTS = Path("outputs/report")
@@ -26,7 +26,8 @@ _WITHOUT_ERROR = {
 class Report:
     """What every form of the report says.
 
-    `folder` is where it is written. `provenance`, `tuning`, `not_averaged` and `warnings` are lines of text;
+    `folder` is where it is written. `origin` is a line on code and machine, and `doubts` are lines on how the numbers
+    were made. `tuning`, `not_averaged` and `warnings` are lines, too; `on_edge` are those of `tuning` that warn.
     `not_begun` is the number of planned jobs without any result.
     """
 
@@ -34,8 +35,10 @@ class Report:
     folder: Path
     runs: list[Run]
     blocks: list[Block]
-    provenance: list[str]
+    origin: str
+    doubts: list[str]
     tuning: list[str]
+    on_edge: list[str]
     not_averaged: list[str]
     not_begun: int
     warnings: list[str]
@@ -56,13 +59,27 @@ def gather(dirs: list[Path], into: Path | None = None) -> Report:
     holds_kept = any(run.is_kept and run.path.resolve().is_relative_to(first.resolve()) for run in runs)
     folder = into or (OF_KEPT_RESULTS / first.resolve().name if holds_kept else first)
     blocks = blocks_of(runs)
-    provenance = provenance_lines([run for run in runs if run.completed] or runs)
+    counted = [run for run in runs if run.completed] or runs
+    origin, doubts = origin_of(counted), doubts_about(counted)
+    tuning = tuning_lines(dirs)
     warnings += [f"{block.title}: {_ALIKE}" for block in blocks if block.alike]
     not_averaged = [_ending(run, folder) for run in runs if not run.completed]
     if not_begun := _not_begun(dirs, runs):
         not_averaged.append(f"not begun: {not_begun} of the jobs that the sweep's last command asked for")
     title = experiment_of(runs) or " + ".join(dict.fromkeys(path.resolve().name for path in dirs))
-    return Report(title, folder, runs, blocks, provenance, tuning_lines(dirs), not_averaged, not_begun, warnings)
+    return Report(
+        title=title,
+        folder=folder,
+        runs=runs,
+        blocks=blocks,
+        origin=origin,
+        doubts=doubts,
+        tuning=tuning,
+        on_edge=edge_warnings(tuning),
+        not_averaged=not_averaged,
+        not_begun=not_begun,
+        warnings=warnings,
+    )
 
 
 def _not_begun(dirs: list[Path], runs: list[Run]) -> int:

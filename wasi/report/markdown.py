@@ -33,15 +33,14 @@ _COLUMNS = {
 
 def markdown(report: Report, figures: Sequence[list[str]]) -> str:
     """The text of report.md. `figures` has per block the file names of its figure; the first of them is shown."""
-    origin, *doubts = report.provenance
-    parts = ["# Report", "  \n".join(["Code and machine: " + escape(origin), *map(_bold, doubts)])]
-    parts += [_loud(line) for line in report.tuning if line.startswith("WARNING")]
+    parts = ["# Report", "  \n".join(["Code and machine: " + escape(report.origin), *map(_bold, report.doubts)])]
+    parts += map(_bold, report.on_edge)
     for block, files in zip(report.blocks, figures, strict=True):
         parts += _section(block, files)
     if not report.blocks:
         parts.append("**No run was completed, so there is nothing to compare yet.**")
     if report.tuning:
-        parts += ["## Tuning", _list(map(_loud, report.tuning))]
+        parts += ["## Tuning", _list(_bold(line) if line in report.on_edge else escape(line) for line in report.tuning)]
     if report.not_averaged:
         parts += ["## Not averaged", _list(map(escape, report.not_averaged))]
     if report.warnings:
@@ -111,10 +110,6 @@ def escape(text: str) -> str:
 
 def _list(lines: Iterable[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
-
-
-def _loud(line: str) -> str:
-    return _bold(line) if line.startswith("WARNING") else escape(line)
 
 
 def _bold(text: str) -> str:

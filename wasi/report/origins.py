@@ -21,16 +21,20 @@ def are_comparable(runs: Sequence[Run]) -> bool:
     return one_machine(runs) and not was_busy(runs)
 
 
-def provenance_lines(runs: Sequence[Run]) -> list[str]:
-    """A line with commit, torch, machine and threads, and then a line for each doubt about them.
+def origin_of(runs: Sequence[Run]) -> str:
+    """Commit, torch, machine and threads in a line."""
+    found = (_known(runs, read) for read in _FIELDS.values())
+    return ", ".join(" | ".join(values) for values in found if values) or "not recorded"
+
+
+def doubts_about(runs: Sequence[Run]) -> list[str]:
+    """A line for each doubt about how the numbers were made.
 
     Machines and threads may differ between runs and benchmarks, as accuracy comes from the former and times from the
     latter, but not within either.
     """
-    found = {name: _known(runs, read) for name, read in _FIELDS.items()}
-    line = ", ".join(" | ".join(values) for values in found.values() if values)
-    lines = [line or "not recorded"]
-    lines += [f"mixed {name}: {' | '.join(values)}" for name, values in found.items() if _is_mixed(runs, name)]
+    mixed = [name for name in _FIELDS if _is_mixed(runs, name)]
+    lines = [f"mixed {name}: {' | '.join(_known(runs, _FIELDS[name]))}" for name in mixed]
     if any(run.provenance.get("git_dirty") for run in runs):
         lines.append("dirty: some code differed from its commit")
     return lines + _busy(runs)

@@ -68,7 +68,7 @@ def _text(report: Report, files: list[str]) -> str:
     parts = [block_text(block) for block in report.blocks] or ["no completed run yet"]
     if report.blocks:
         comparisons = [comparison for block in report.blocks for comparison in block.comparisons]
-        parts.append("\n".join(filter(None, [legend(parts, comparisons), *report.provenance])))
+        parts.append("\n".join(filter(None, [legend(parts, comparisons), report.origin, *report.doubts])))
     if report.tuning:
         parts.append("\n".join(report.tuning))
     if report.not_averaged:

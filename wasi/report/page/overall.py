@@ -14,7 +14,7 @@ def overall(runs: Sequence[Run], doubts: Sequence[str], not_begun: int = 0) -> l
     """The statements about the whole page.
 
     Args:
-        doubts: lines on how the numbers were made, see `provenance_lines`.
+        doubts: lines on how the numbers were made, see `doubts_about`.
         not_begun: the number of the sweep's jobs without any result.
     """
     found = []

@@ -61,12 +61,11 @@ def page(report: Report) -> str:
         rows += own
         sections = [section for make in _SECTIONS if (section := make(own)) is not None]
         found.append(Part(block.title, facts_of(block), of_block(own), sections, _remarks(own)))
-    loud = [line for line in report.tuning if line.startswith("WARNING")]
-    statements = overall(report.runs, report.provenance[1:], report.not_begun)
+    statements = overall(report.runs, report.doubts, report.not_begun)
     return _environment().get_template("page.html").render(
         title=report.title,
-        provenance=report.provenance[0],
-        statements=statements + [Statement(line, "loud") for line in loud],
+        origin=report.origin,
+        statements=statements + [Statement(line, "loud") for line in report.on_edge],
         parts=found,
         rows=rows,
         columns=columns(rows),
