@@ -57,6 +57,15 @@ def test_calibration_batches_count_unless_rank_init_needs_none(init, count, own)
 
 
 @pytest.mark.parametrize(
+    ("options", "reads"),
+    [("eps: ${rank.weight_epsilon}", True), ("ranks: ['${rank.keep_ratio}']", True), ("x: 1  # ${rank.init}", False)],
+)
+def test_whether_it_reads_rank_is_told_by_its_interpolations(options, reads, own):
+    own(options)
+    assert declared.reads_rank("mine") is reads and not declared.reads_rank("of_another_config_dir")
+
+
+@pytest.mark.parametrize(
     ("source", "fault"),
     [
         ("class Mine:\n    appearance = {'mine': {'colour': '#000000', 'marker': 'o'}}", "'order'"),

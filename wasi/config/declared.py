@@ -186,9 +186,8 @@ def rank_option_paths(name: str) -> dict[str, str]:
 
 
 def reads_rank(name: str) -> bool:
-    """Return whether the method's YAML interpolates options of `rank`."""
-    path = _path(name)
-    return path is not None and "${rank." in path.read_text()
+    """Return whether the method's YAML interpolates options of `rank`, also within a list or a longer text."""
+    return "${rank." in str(options_of(name))
 
 
 def _says(name: str, mark: str) -> bool:
@@ -196,15 +195,10 @@ def _says(name: str, mark: str) -> bool:
     return found is not None and getattr(found, mark)
 
 
-def _path(name: str) -> Path | None:
-    path = _CONF / f"{name}.yaml"
-    return path if path.is_file() else None
-
-
 def options_of(name: str) -> dict[str, Any]:
     """Return the content of the method's YAML, with interpolations as text; empty without such a file."""
-    path = _path(name)
-    return {} if path is None else content(path)
+    path = _CONF / f"{name}.yaml"
+    return content(path) if path.is_file() else {}
 
 
 def _class_attribute(module: str, class_name: str, attribute: str) -> Any:
