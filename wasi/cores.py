@@ -2,6 +2,8 @@
 
 import os
 
+JOB_SLOTS = "WASI_JOB_SLOTS"  # the variable in which a sweep's process lists the slots of its jobs, by commas
+
 
 def usable_cores() -> int:
     """Return the number of cores that this process is bound to or, where systems do not tell that, of all cores."""

@@ -6,7 +6,8 @@ from wasi.bench.baseline import measured_config
 from wasi.bench.extrapolate import Track, peak_at, predict
 from wasi.bench.work import Work
 from wasi.errors import UserError
-from wasi.measure.memory import MIB, train_peak
+from wasi.measure.memory import train_peak
+from wasi.measure.rss import MIB
 
 SYNTHETIC = ("dataset=synthetic", "dataset.batch_size=32", "device=cpu", "device.num_threads=1", "method.scope=all")
 SGD = {"_target_": "torch.optim.SGD", "lr": 0.01}

@@ -13,7 +13,8 @@ from torch.utils.checkpoint import checkpoint
 
 from wasi.layers.activation import TuckerState
 from wasi.layers.factored import FactoredLinear
-from wasi.measure.memory import MIB, LiveMemory, MemoryPeak, inference_peak, train_peak
+from wasi.measure.memory import LiveMemory, MemoryPeak, inference_peak, train_peak
+from wasi.measure.rss import MIB
 from wasi.measure.storages import StorageLog
 from wasi.training.optimizer import coordinate_groups
 from wasi.training.step import TrainStep

@@ -21,7 +21,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from wasi.bench.subject import Subject
 from wasi.errors import Diverged
 from wasi.linalg.rank import explained_rank, weight_rank
-from wasi.measure.memory import MIB, LiveMemory
+from wasi.measure.memory import LiveMemory
+from wasi.measure.rss import MIB
 from wasi.measure.timing import synchronizer, time_steps
 from wasi.methods.describe import describe_layers
 from wasi.methods.scope import scope_linears

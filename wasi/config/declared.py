@@ -15,7 +15,7 @@ from wasi.errors import UserError
 
 _CONF = CONF / "method"
 _BLOCKS = "model.blocks"  # in `null_means`: the model's number of transformer blocks
-_INTERPOLATION = re.compile(r"\$\{rank\.(\w+)\}")
+RANK_OPTION = re.compile(r"\$\{rank\.(\w+)\}")  # an interpolation in a method's YAML, with the option's name
 
 
 @dataclass(frozen=True)
@@ -181,13 +181,13 @@ def rank_option_paths(name: str) -> dict[str, str]:
     >>> rank_option_paths("asi")["activation_epsilon"]
     'activations.epsilon'
     """
-    found = ((_INTERPOLATION.fullmatch(str(value)), key) for key, value in flat(options_of(name)).items())
+    found = ((RANK_OPTION.fullmatch(str(value)), key) for key, value in flat(options_of(name)).items())
     return {match[1]: key for match, key in found if match}
 
 
 def reads_rank(name: str) -> bool:
     """Return whether the method's YAML interpolates options of `rank`, also within a list or a longer text."""
-    return "${rank." in str(options_of(name))
+    return RANK_OPTION.search(str(options_of(name))) is not None
 
 
 def _says(name: str, mark: str) -> bool:

@@ -3,16 +3,13 @@
 The method's own options that take their values from them have an effect where they have, also if given directly.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from wasi.config.declared import rank_option_paths
+from wasi.config.declared import RANK_OPTION, rank_option_paths
 from wasi.config.files import plain
-
-_INTERPOLATION = re.compile(r"\$\{rank\.(\w+)\}")
 
 # The options that each value of `rank.activation_selection` uses.
 _OF_SELECTION = {
@@ -31,7 +28,7 @@ def rank_options_read(cfg: DictConfig) -> set[str]:
     >>> rank_options_read(OmegaConf.create({"rank": rank, "method": method}))
     {'activation_epsilon'}
     """
-    names = set(_INTERPOLATION.findall(str(plain(cfg.method))))
+    names = set(RANK_OPTION.findall(str(plain(cfg.method))))
     return names - _without_effect(cfg)
 
 
@@ -54,7 +51,7 @@ def method_as_read(cfg: DictConfig) -> dict[str, Any]:
     """
     raw, resolved = plain(cfg.method), plain(cfg.method, resolve=True)
     read, idle = rank_options_read(cfg), _idle(cfg)
-    return _pruned(raw, resolved, lambda key, text: key not in idle and set(_INTERPOLATION.findall(text)) <= read)
+    return _pruned(raw, resolved, lambda key, text: key not in idle and set(RANK_OPTION.findall(text)) <= read)
 
 
 def _idle(cfg: DictConfig) -> set[str]:
@@ -68,7 +65,7 @@ def _paths(cfg: DictConfig) -> dict[str, str]:
 
 
 def _without_effect(cfg: DictConfig) -> set[str]:
-    rank, names = _as_read(cfg), _paths(cfg).keys() | _INTERPOLATION.findall(str(plain(cfg.method)))
+    rank, names = _as_read(cfg), _paths(cfg).keys() | RANK_OPTION.findall(str(plain(cfg.method)))
     every: set[str] = set().union(*_OF_SELECTION.values())
     idle = every - _OF_SELECTION.get(str(rank.get("activation_selection")), every)
     if rank.get("perplexity_ceiling") is not None or rank.get("memory_budget_mib") is not None:

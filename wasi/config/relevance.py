@@ -7,13 +7,13 @@ from wasi.config.arguments import default_arguments
 from wasi.config.declared import counts_blocks, null_values
 from wasi.config.files import content, of_group
 from wasi.config.hardware import device_class
-from wasi.data import synthetic
+from wasi.data import catalogue, synthetic
 from wasi.models.input_spec import known_blocks, known_image_size
 
 # Without `rank`: the options of it that a method reads are interpolated into `method`.
 SECTIONS = ("model", "dataset", "augment", "method", "optimizer", "scheduler", "train", "device")
 _WITHOUT_EFFECT = {
-    "dataset": ("root", "download", "num_workers"),
+    "dataset": catalogue.PLACES,
     "train": ("checkpoint_every", "eval_every", "on_oom", "rerun", "save", "measure", "monitor"),
     "device": ("memory_limit_mib",),
 }

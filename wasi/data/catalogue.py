@@ -37,7 +37,7 @@ _KINDS: dict[str, ModuleType] = {
     "synthetic": synthetic,
 }
 NAMES = tuple(_KINDS)
-_PLACES = ("root", "download", "num_workers")  # options that do not change which images are used
+PLACES = ("root", "download", "num_workers")  # options that do not change which images are used
 _looked_at: dict[str, dict] | None = None  # identities by the section `dataset`, see `looking_once`
 _MOST_LISTED = 20  # classes named in one log line
 
@@ -150,7 +150,7 @@ def dataset_identity(cfg_dataset) -> dict:
 
 def _identity(cfg_dataset) -> dict:
     content, cut = "absent", {"val", "test"}
-    choices = {str(key): cfg_dataset[key] for key in cfg_dataset if key not in _PLACES}
+    choices = {str(key): cfg_dataset[key] for key in cfg_dataset if key not in PLACES}
     try:
         kind = kind_of(cfg_dataset)
         cut = kind.cut_parts(cfg_dataset)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from wasi.cores import usable_cores
+from wasi.cores import JOB_SLOTS, usable_cores
 from wasi.data.arrays import ArrayImages
 from wasi.data.augment import AugmentedImages
 from wasi.data.draws import generator, permutation
@@ -85,9 +85,9 @@ class Loader:
 def _share_of_cores() -> int:
     """Return the cores for each of the processes on this machine that `torchrun` or a sweep has started; at least 1.
 
-    A sweep has one process for each of its slots, which `wasi.runs.job_slots` lists in a variable.
+    A sweep has one process for each of its slots, which `wasi.runs.job_slots` lists in the variable `JOB_SLOTS`.
     """
-    slots = os.environ.get("WASI_JOB_SLOTS", "").split(",")
+    slots = os.environ.get(JOB_SLOTS, "").split(",")
     return max(1, usable_cores() // max(len(slots), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 

@@ -12,11 +12,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
 from wasi.measure.patches import every_saving_hook, run_first, storage_resizes
+from wasi.measure.rss import MIB
 from wasi.measure.storages import StorageLog
 from wasi.models.modes import eval_mode, without_fast_path
 from wasi.training.compile import uncompiled
-
-MIB = 1024**2
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from wasi.linalg import tucker
 from wasi.measure.accounting import paper_accounting
 from wasi.measure.breakdown import Breakdown, Target
 from wasi.measure.flops import inference_flops, step_flops
-from wasi.measure.memory import MIB, inference_peak, train_peak
+from wasi.measure.memory import inference_peak, train_peak
+from wasi.measure.rss import MIB
 from wasi.measure.stored_inputs import StoredInputs
 from wasi.measure.timing import summary, synchronizer, time_steps
 from wasi.methods.method import Method

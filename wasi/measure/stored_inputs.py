@@ -22,9 +22,8 @@ from torch.utils.hooks import RemovableHandle
 from wasi.layers.activation import TuckerState
 from wasi.layers.base import LowRankLayer
 from wasi.measure.accounting import PRODUCTS, site_weights
+from wasi.measure.rss import MIB
 from wasi.models.structure import linear_sites, site_module
-
-_MIB = 1024**2
 
 
 class StoredInputs:
@@ -61,7 +60,7 @@ class StoredInputs:
     @property
     def mib(self) -> float:
         """`highest` in MiB."""
-        return self.highest / _MIB
+        return self.highest / MIB
 
     def __enter__(self) -> "StoredInputs":
         with ExitStack() as stack:

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from wasi.cores import JOB_SLOTS
+
 log = logging.getLogger(__name__)
 
-_VARIABLE = "WASI_JOB_SLOTS"
 _SECONDS = 1.0  # between two attempts to find a free slot
 
 
@@ -26,7 +27,7 @@ def publish_job_slots(names: Sequence[str]) -> None:
     Args:
         names: GPUs as CUDA_VISIBLE_DEVICES names them, or `cpu-N`.
     """
-    os.environ[_VARIABLE] = ",".join(names)
+    os.environ[JOB_SLOTS] = ",".join(names)
 
 
 @cache
@@ -36,7 +37,7 @@ def acquire_job_slot() -> str | None:
     If it is a GPU, CUDA sees this one alone from then on, so call this before CUDA is initialised. A slot is locked
     for all sweeps of this user on this machine, not only for the one that offers it.
     """
-    names = [name for name in os.environ.get(_VARIABLE, "").split(",") if name]
+    names = [name for name in os.environ.get(JOB_SLOTS, "").split(",") if name]
     if not names:
         return None
     name = _wait_for_one(names)
