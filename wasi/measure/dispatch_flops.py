@@ -84,7 +84,6 @@ _FORMULAS = {
 _SAME_AS = {
     _aten.addmm_: _aten.addmm,
     _aten.baddbmm_: _aten.baddbmm,
-    _aten._int_mm: _aten.mm,
     _aten._scaled_dot_product_flash_attention_for_cpu: _aten._scaled_dot_product_flash_attention,
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: (
         _aten._scaled_dot_product_flash_attention_backward
