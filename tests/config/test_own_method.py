@@ -42,6 +42,10 @@ def test_it_may_use_the_name_of_another_methods_option(options, own):
     validate(own(options))
 
 
+def test_its_class_may_have_the_name_of_another_methods_class(own):
+    validate(own("type: x", _target_="mine_of_tests.Peft"))
+
+
 @pytest.mark.parametrize(
     ("options", "given"), [("lora_rank: 8", {"lora_rank": 0}), ("init: svd", {"init": "x"}), ("", {"scope": "x"})]
 )

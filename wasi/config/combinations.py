@@ -7,6 +7,7 @@ from wasi.config.declared import reference
 from wasi.config.levels import measure_level
 
 _WITHOUT_MATRICES = ("linear_probe", "bitfit")  # methods that train no matrix but the head's
+_PEFT = "wasi.methods.peft.Peft"
 _LAYERS_OF_LORA = ("lora", "rslora", "pissa", "olora", "eva", "corda")  # differ only in scaling and initialisation
 
 # Options, a predicate over their values in this order, and what is allowed for the last, which the error names.
@@ -135,7 +136,7 @@ TOGETHER: list[Rule] = [
     ),
     (
         ("method._target_", "method.type", "device.compile"),
-        lambda method, kind, compiled: not compiled or not method.endswith(".Peft") or kind in _LAYERS_OF_LORA,
+        lambda method, kind, compiled: not compiled or method != _PEFT or kind in _LAYERS_OF_LORA,
         f"false with method.type={{1}}; of peft's adapters {', '.join(_LAYERS_OF_LORA)} can be compiled",
     ),
     _excludes("train.memory_budget_mib", "device.compile", ": what a compiler takes cannot be told beforehand"),
