@@ -1,4 +1,8 @@
-"""Devices, cores and processes that a run can use, determined without importing torch."""
+"""Devices, cores and processes that a run can use, and what NVIDIA's driver tells of its GPUs.
+
+Nothing here imports torch. Where it is imported already, it is asked whether it finds a CUDA device; elsewhere the
+driver and torch's files are.
+"""
 
 import ctypes
 import importlib.util
