@@ -1,4 +1,25 @@
-"""Chooses the row that a group is compared with (a vanilla, if there is one), and compares the two."""
+"""Chooses the row that a group is compared with (a vanilla, if there is one), and compares the two.
+
+A vanilla is a row of a method that is a `reference`. Two rows are comparable if they agree in model, data and device,
+or where one was only benchmarked, in those of their options that a step depends on. The first rule that applies
+decides:
+
+1. The first comparable row of the recipe `bench.baseline_recipe`, if the group names one.
+2. For a vanilla that saves memory (`MEMORY_POLICY`): the first comparable plain vanilla on its hardware that differs
+   from it in nothing else, or itself.
+3. For a plain vanilla: of the comparable plain ones on its hardware, itself included, the best is the most accurate one
+   on validation images, those with an optimizer of torch before all others. It is compared with itself if it has the
+   best one's optimizer, and otherwise with the best one.
+4. For another method: the comparable vanilla that shares most options, called `own`. Those of the method do not count,
+   and neither does its scope. Of several the first is taken by equal scope, equal `method.train_rest`, equal hardware,
+   accuracy on validation images. Accuracy is then compared with the most accurate, on validation images, of `own` and
+   the vanillas that differ from it in optimizer and schedule alone and have a validation accuracy for each of its
+   seeds; of the same vanilla on several machines, with that on the group's. Costs are compared with the same row,
+   unless `own` alone was benchmarked in turns with the group or, where that is alike for both, timed on one machine
+   with it.
+5. Without any such vanilla: the first earlier row, of the same method, scope and rank labels, that is comparable and
+   differs in a single option; else none.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -191,12 +212,10 @@ def compare(groups: list[Group]) -> list[Comparison]:
 
 
 def _compared(group: Group, groups: list[Group]) -> Comparison:
-    """The group's comparison with its vanilla, see `_vanilla_for`.
+    """The group's comparison by the rules above.
 
-    A row of another method is compared with the best of that vanilla and those that are only optimized in another way:
-    the most accurate one on validation images, as choosing by the test images that are then quoted would favour
-    whichever was luckiest there. Its costs are compared with the same row, unless only the vanilla that shares most
-    options was measured in turns with it, or else on its machine.
+    The best vanilla is chosen on validation images, as choosing by the test images that are then quoted would favour
+    whichever was luckiest there.
     """
     own = _vanilla_for(group, groups)
     if own is None:
@@ -231,15 +250,7 @@ def _timed_like(group: Group, vanilla: Group) -> bool:
 
 
 def _vanilla_for(group: Group, groups: list[Group]) -> Group | None:
-    """The vanilla that shares most options with the group; None without one of the same model, data and device.
-
-    It is the row of the recipe `bench.baseline_recipe`, if the sweep names one and has it. Of several vanillas that
-    share as many options, it is the most accurate one on validation images.
-
-    A vanilla that saves memory (`train.memory`, checkpointing, accumulation) is compared with the one that does not and
-    is alike in all else. A plain vanilla is compared with itself, or with the best plain one (see `_preference`) if
-    that has another optimizer.
-    """
+    """The row of rules 1 to 3 or `own` of rule 4; None where rule 5 is left."""
     if named := _named_baseline(group, groups):
         return named
     candidates = [g for g in groups if is_reference(g.method) and _comparable(g, group)]
