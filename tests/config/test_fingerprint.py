@@ -289,23 +289,6 @@ def test_neither_torch_nor_timm_is_imported_for_what_null_stands_for():
     assert subprocess.check_output([sys.executable, "-c", "\n".join(lines)], text=True).strip() == "set()"
 
 
-@pytest.mark.parametrize(
-    ("model", "half"),
-    [
-        (["model=vit_micro"], 2),
-        (["model=dinov2_vits14"], 6),
-        (["model=timm", "model.name=deit_tiny_patch16_224.fb_in1k"], 6),
-        (["model=timm", "model.name=vit_tiny_patch16_384"], 6),  # of which timm tells
-        (["model=timm", "model.name=xcit_nano_12_p16_384"], 7),  # with two blocks of class attention
-        (["model=vit_b_32", "model.name=vit_l_32"], 12),
-    ],
-)
-def test_half_of_the_blocks_written_out_is_the_default(model, half, compose_config):
-    words = ["method=freeze_first", *model]
-    prints = [fingerprint(compose_config(*words, f"method.frozen_blocks={n}")) for n in ("null", half, half + 1)]
-    assert prints[0] == prints[1] != prints[2]
-
-
 def test_another_value_than_the_one_that_null_stands_for_counts(compose_config):
     asked = [["method=peft"], ["method=peft", "method.lora_rank=4"], ["method=peft", "method.lora_alpha=8"]]
     assert len({fingerprint(compose_config(*words)) for words in asked}) == 3

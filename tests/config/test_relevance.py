@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 from wasi.config.fingerprint import fingerprint
 from wasi.config.hardware import device_class
 from wasi.config.without_effect import idle_options, remarks, remarks_on_benchmark
-from wasi.models.input_spec import BLOCKS, SIZES, known_blocks, known_image_size, library_of
+from wasi.models.input_spec import SIZES, known_image_size, library_of
 from wasi.report.options import result_options
 
 
@@ -16,10 +16,6 @@ def test_sizes_are_those_of_the_published_weights(name):
     library = "wasi" if name == "vit_micro" else "timm" if "patch" in name else "torchvision"
     model = {"name": name, "library": library, "weights": "pretrained"}
     assert library_of(model).input_spec(name, None).image_size == SIZES[name] == known_image_size(model)
-
-
-def test_sizes_and_blocks_are_known_of_the_same_models():
-    assert SIZES.keys() == BLOCKS.keys()
 
 
 def test_auto_is_what_torch_finds():
@@ -56,9 +52,7 @@ def test_the_report_groups_by_what_the_fingerprint_counts(one, other, compose_co
 
 
 def test_an_unknown_timm_model_has_no_known_size():
-    model = {"name": "vit_of_nobody", "library": "timm", "weights": "pretrained"}
-    assert known_image_size(model) is None
-    assert known_blocks(model) is None
+    assert known_image_size({"name": "vit_of_nobody", "library": "timm", "weights": "pretrained"}) is None
 
 
 def test_seeds_alone_do_not_make_groups(compose_config):

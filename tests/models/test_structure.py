@@ -8,8 +8,6 @@ from torch import nn
 
 from tests import small
 from wasi.errors import UserError
-from wasi.models.input_spec import BLOCKS, known_blocks, library_of
-from wasi.models.outline import without_weights
 from wasi.models.structure import (
     find_blocks,
     first_convolution,
@@ -18,7 +16,6 @@ from wasi.models.structure import (
     site_module,
     site_parameters,
 )
-from wasi.models.torchvision_models import NAMES
 
 # name -> blocks, mlp linears, attention linears
 EXPECTED = {
@@ -63,15 +60,6 @@ def test_blocks_and_linears(name):
     for site in linear_sites(model, "all"):
         assert site.name.startswith(f"{site.block}.")
         assert not any(part in site.name for part in ("head", "patch", "pool", "cpb", "downsample.reduction"))
-
-
-@pytest.mark.parametrize("name", BLOCKS)
-def test_blocks_that_are_known_without_a_library(name):
-    model = {"library": "wasi" if name == "vit_micro" else "torchvision" if name in NAMES else "timm"}
-    library = library_of(model)
-    size = library.input_spec(name, None).image_size
-    blocks = find_blocks(without_weights(lambda: library.create(name, size, 10)))
-    assert len(blocks) == BLOCKS[name] == known_blocks(model | {"name": f"{name}.tag"})
 
 
 def test_sites_of_vit_b_32():

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from importlib.util import find_spec
-from math import ceil, floor
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from wasi.config.files import CONF, content, flat
 from wasi.errors import UserError
 
 _CONF = CONF / "method"
-_BLOCKS = "model.blocks"  # in `null_means`: the model's number of transformer blocks
 RANK_OPTION = re.compile(r"\$\{rank\.(\w+)\}")  # an interpolation in a method's YAML, with the option's name
 
 
@@ -78,45 +77,28 @@ def null_means(name: str) -> dict[str, Any]:
     """Return the method's options whose null stands for a value, as its class declares them in `null_means[NAME]`.
 
     The declaration must be a literal, as for `appearance`. A value `(factor, option)` means `factor` times another
-    option of the method, or times the number of blocks if that option is `"model.blocks"`; `null_values` evaluates it.
+    option of the method; `null_values` evaluates it.
     """
     return _declared(name, "null_means")
 
 
-def null_values(name: str, options: Mapping[str, Any], blocks: int | None = None) -> dict[str, Any]:
+def null_values(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values that null stands for beside the method's `options`, as far as they can be determined.
 
-    A multiple of another option (see `null_means`) is rounded up if its factor is above 1, and down otherwise.
+    A multiple of another option (see `null_means`) is rounded up.
 
     >>> null_values("peft", {"lora_rank": 5})["init_rank"], null_values("peft", {"lora_rank": None})["init_rank"]
     (8, 12)
-    >>> null_values("freeze_first", {}, blocks=5), null_values("freeze_first", {})
-    ({'frozen_blocks': 2}, {})
-
-    Args:
-        blocks: the model's number of transformer blocks, where that is known.
     """
     declared = null_means(name)
     values = {option: value for option, value in declared.items() if not isinstance(value, tuple)}
     given = values | {option: value for option, value in options.items() if value is not None}
-    if blocks is not None:
-        given[_BLOCKS] = blocks
     multiples = {option: value for option, value in declared.items() if isinstance(value, tuple)}
     return values | {
-        option: (ceil if factor > 1 else floor)(factor * given[of])
+        option: ceil(factor * given[of])
         for option, (factor, of) in multiples.items()
         if of in given
     }
-
-
-def counts_blocks(name: str, options: Mapping[str, Any]) -> bool:
-    """Return whether one of the method's `options` has a value, and its null stands for a share of the blocks.
-
-    >>> counts_blocks("freeze_first", {"frozen_blocks": 6}), counts_blocks("freeze_first", {"frozen_blocks": None})
-    (True, False)
-    """
-    shares = (key for key, value in null_means(name).items() if isinstance(value, tuple) and value[1] == _BLOCKS)
-    return any(options.get(key) is not None for key in shares)
 
 
 @cache

@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from wasi.config.arguments import default_arguments
-from wasi.config.declared import counts_blocks, null_values
+from wasi.config.declared import null_values
 from wasi.config.files import content, of_group
 from wasi.config.hardware import device_class
 from wasi.data import catalogue, synthetic
-from wasi.models.input_spec import known_blocks, known_image_size
+from wasi.models.input_spec import known_image_size
 
 # Without `rank`: the options of it that a method reads are interpolated into `method`.
 SECTIONS = ("model", "dataset", "augment", "method", "optimizer", "scheduler", "train", "device")
@@ -152,24 +152,21 @@ def _defaults(parts: dict[str, dict[str, Any]]) -> list[tuple[str, str, Any]]:
     """List (section, option, the value that null stands for), where that is known.
 
     No library is imported, but timm for a model of its own that is not in `wasi.models.input_spec.SIZES`, where the
-    image size or a number of blocks is written out.
+    image size is written out.
     """
     budget = parts.get("train", {}).get("memory_budget_mib")
     of_lean = lean_defaults(budget, device_class(parts.get("device", {}).get("name", "cpu")))
     # With a budget, null stands for whatever fits into it, which is not known here.
     found = [("train", key, value) for key, value in of_lean.items() if budget is None or key == "storage"]
     found += [("device", key, False) for key in ("tf32", "compile")]
-    method, model = parts.get("method", {}), parts.get("model", {})
-    name = str(method.get("name", ""))
-    blocks = known_blocks(model) if counts_blocks(name, method) else None
-    of_method = null_values(name, method, blocks)
-    found += [("method", key, value) for key, value in of_method.items()]
+    method = parts.get("method", {})
+    found += [("method", key, value) for key, value in null_values(str(method.get("name", "")), method).items()]
     if (batch := parts.get("dataset", {}).get("batch_size")) is not None:
         found.append(("train", "micro_batch_size", batch))
     if parts.get("dataset", {}).get("name") == "synthetic":
         found.append(("dataset", "test_size", synthetic.SIZES["test"]))
     if parts.get("dataset", {}).get("image_size") is not None:
-        found.append(("dataset", "image_size", known_image_size(model)))
+        found.append(("dataset", "image_size", known_image_size(parts.get("model", {}))))
     return found + [("optimizer", key, value) for key, value in _optimizer_defaults(parts.get("optimizer", {}))]
 
 

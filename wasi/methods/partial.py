@@ -53,7 +53,6 @@ class FreezeFirst(Method):
     appearance = {
         "freeze_first": {"order": 9, "colour": "#F0E442", "marker": "<", "about": "the first blocks are frozen"}
     }
-    null_means = {"freeze_first": {"frozen_blocks": (0.5, "model.blocks")}}
 
     name: str
     scope: str

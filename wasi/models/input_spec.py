@@ -1,7 +1,6 @@
 """A model's input size and normalisation, and the module that builds it. Importing this does not import torch."""
 
 import importlib
-from collections.abc import Callable
 from dataclasses import replace
 from types import ModuleType
 
@@ -25,20 +24,14 @@ PATCHES = {
     "dinov2_vits14": 14,
     "deit_tiny_patch16_224": 16,
 }
-# Sizes of the images that the published weights were made for, and numbers of transformer blocks, by the library's own
-# name of the architecture without timm's tag.
+# Sizes of the images that the published weights were made for, by the library's own name of the architecture without
+# timm's tag.
 SIZES = {
     "vit_micro": 28,
     **dict.fromkeys(("vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "swin_t", "swin_s", "swin_b"), 224),
     **dict.fromkeys(("swin_v2_t", "swin_v2_s", "swin_v2_b"), 256),
     "deit_tiny_patch16_224": 224,
     "vit_small_patch14_dinov2": 518,
-}
-BLOCKS = {
-    "vit_micro": 4,
-    **dict.fromkeys(("vit_b_16", "vit_b_32", "swin_t", "swin_v2_t"), 12),
-    **dict.fromkeys(("vit_l_16", "vit_l_32", "swin_s", "swin_b", "swin_v2_s", "swin_v2_b"), 24),
-    **dict.fromkeys(("deit_tiny_patch16_224", "vit_small_patch14_dinov2"), 12),
 }
 _LIBRARIES = {
     "wasi": "wasi.models.wasi_models",
@@ -83,15 +76,6 @@ def check_image_size(name: str, image_size: int, patch: int | None = None) -> No
         raise UserError("dataset.image_size", image_size, f"a multiple of {patch}, the patch size of {name}")
 
 
-def known_blocks(cfg_model) -> int | None:
-    """Return the model's number of transformer blocks, or None if it cannot be determined.
-
-    For a model of timm that is not in `BLOCKS`, timm is imported.
-    """
-    known = BLOCKS.get(_known_name(cfg_model))
-    return known if known is not None else _by_timm(cfg_model, lambda timm_models, name: timm_models.count_blocks(name))
-
-
 def known_image_size(cfg_model) -> int | None:
     """Return the size that `dataset.image_size=null` stands for, or None if it cannot be determined.
 
@@ -104,22 +88,13 @@ def known_image_size(cfg_model) -> int | None:
         return None
     if header is not None:
         return header.input.image_size
-    known = SIZES.get(_known_name(cfg_model))
-    return known or _by_timm(cfg_model, lambda timm_models, name: timm_models.input_spec(name, None).image_size)
-
-
-def _by_timm(cfg_model, read: Callable[[ModuleType, str], int]) -> int | None:
-    """Return `read` of `wasi.models.timm_models` and the model's name; None for other libraries' models."""
-    if cfg_model.get("library") != "timm":
-        return None
+    known = SIZES.get(_untagged(str(cfg_model.get("architecture") or cfg_model.get("name"))))
+    if known is not None or cfg_model.get("library") != "timm":
+        return known
     try:
-        return read(library_of(cfg_model), architecture_of(cfg_model))
+        return library_of(cfg_model).input_spec(architecture_of(cfg_model), None).image_size
     except UserError:  # an unknown name, which is reported where the model is built
         return None
-
-
-def _known_name(cfg_model) -> str:
-    return _untagged(str(cfg_model.get("architecture") or cfg_model.get("name")))
 
 
 def _untagged(name: str) -> str:

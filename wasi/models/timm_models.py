@@ -14,7 +14,6 @@ from wasi.errors import UserError, first_line
 from wasi.models.download import download, is_in_torchs_cache, require_reachable
 from wasi.models.input_spec import check_image_size
 from wasi.models.loading import State
-from wasi.models.structure import find_blocks
 
 timm = import_light("timm")
 
@@ -32,11 +31,6 @@ def input_spec(name: str, image_size: int | None) -> InputSpec:
     interpolation = "bilinear" if wanted["interpolation"] == "bilinear" else "bicubic"
     size = image_size or wanted["input_size"][-1]
     return InputSpec(size, tuple(wanted["mean"]), tuple(wanted["std"]), interpolation)
-
-
-def count_blocks(name: str) -> int:
-    """Return the number of transformer blocks. Raises UserError for an unknown name."""
-    return len(find_blocks(_outline(name, None)))
 
 
 def create(name: str, image_size: int, num_classes: int) -> nn.Module:
