@@ -1,12 +1,9 @@
 """Options that a library's class takes as its arguments."""
 
-import inspect
-
 import pytest
-import torch
 from omegaconf import OmegaConf
 
-from wasi.config.arguments import default_arguments, target_of
+from wasi.config.arguments import target_of
 from wasi.errors import UserError
 
 
@@ -45,21 +42,3 @@ def test_what_is_filled_in_is_no_option():
 
 def test_a_function_that_takes_any_argument_is_left_to_itself():
     assert target_of("optimizer", OmegaConf.create({"_target_": "tests.config.test_arguments._any", "lr": 0.1})) is _any
-
-
-_TORCHS = [name for name, kind in vars(torch.optim).items() if isinstance(kind, type) and name != "Optimizer"]
-
-
-@pytest.mark.parametrize("name", _TORCHS)
-def test_defaults_read_from_the_source_are_those_of_the_class(name):
-    parameters = inspect.signature(getattr(torch.optim, name)).parameters
-    defaults = {key: found.default for key, found in parameters.items() if found.default is not found.empty}
-    expected = {key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items()}
-    found = default_arguments(f"torch.optim.{name}")
-    assert found and expected | found == expected
-    assert [key for key, value in expected.items() if isinstance(value, bool) and key not in found] == []
-
-
-@pytest.mark.parametrize("path", ["SGD", "nowhere.SGD", "torch.optim.Nope", "torch.nowhere.SGD", "sys.SGD", ""])
-def test_what_is_not_found_has_no_defaults(path):
-    assert default_arguments(path) == {}

@@ -38,7 +38,6 @@ def test_auto_is_what_torch_finds():
         (["method=wasi"], ["method=wasi", "rank.token_epsilon=0.9"]),
         (["dataset=synthetic"], ["dataset=synthetic", "dataset.test_size=128"]),
         (["dataset=synthetic"], ["dataset=synthetic", "dataset.train_size=null"]),
-        (["optimizer=adamw"], ["optimizer=adamw", "+optimizer.amsgrad=false"]),
         (["optimizer=adamw"], ["optimizer=adamw", "+optimizer.amsgrad=true"]),
         ([], ["device.num_threads=1"]),
         ([], ["method.scope=all"]),

@@ -1,11 +1,7 @@
 """Checks options that are passed as arguments to a class or function, such as those of `optimizer` and `scheduler`."""
 
-import ast
 from collections.abc import Callable, Collection, Mapping
-from functools import cache
-from importlib.util import find_spec
 from inspect import Parameter, signature
-from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
@@ -43,47 +39,6 @@ def target_of(
             allowed = f"one of {names}, the arguments of {path}" if names else f"nothing here: {path} has no arguments"
             raise UserError(f"{section}.{key}", value, allowed)
     return target
-
-
-@cache
-def default_arguments(path: str) -> dict[str, Any]:
-    """Return the literal defaults of the arguments of the class at a dotted path, read from its source: no import.
-
-    The class may be in any file of the package that the path names, as those of `torch.optim` are. The result is empty
-    if it is not found. Tuples become lists, as options have no tuples.
-
-    >>> default_arguments("torch.optim.Adagrad")["initial_accumulator_value"], default_arguments("no.Such")
-    (0, {})
-    """
-    package, _, name = path.rpartition(".")
-    top, *inside = package.split(".")
-    spec = find_spec(top) if top else None
-    if spec is None or spec.origin is None:
-        return {}
-    location = Path(spec.origin).parent.joinpath(*inside)
-    for file in sorted(location.glob("*.py")) if location.is_dir() else [location.with_suffix(".py")]:
-        source = file.read_text(encoding="utf-8") if file.is_file() else ""
-        if f"class {name}(" in source:
-            made = (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == name)
-            return _defaults_of(next(made, None))
-    return {}
-
-
-def _defaults_of(node: ast.ClassDef | None) -> dict[str, Any]:
-    """Return the literal defaults of the arguments of a class's `__init__`."""
-    found: dict[str, Any] = {}
-    for method in node.body if node is not None else ():
-        if isinstance(method, ast.FunctionDef) and method.name == "__init__":
-            taken = method.args
-            plain = taken.args[len(taken.args) - len(taken.defaults) :]
-            pairs = [*zip(plain, taken.defaults, strict=True), *zip(taken.kwonlyargs, taken.kw_defaults, strict=True)]
-            for argument, default in pairs:
-                try:
-                    value = ast.literal_eval(default) if default is not None else None
-                except ValueError:
-                    continue
-                found[argument.arg] = list(value) if isinstance(value, tuple) else value
-    return found
 
 
 def _settable(cfg: Mapping[Any, Any], parameters: Any) -> set[str]:

@@ -13,9 +13,7 @@ the baseline's `rank`: it names the job's folder and tells whether it is done.
 from collections.abc import Mapping
 from typing import Any
 
-from wasi.config.arguments import default_arguments
 from wasi.config.declared import null_values
-from wasi.config.files import content, of_group
 from wasi.config.hardware import device_class
 from wasi.data import catalogue, synthetic
 from wasi.models.input_spec import known_image_size
@@ -167,17 +165,7 @@ def _defaults(parts: dict[str, dict[str, Any]]) -> list[tuple[str, str, Any]]:
         found.append(("dataset", "test_size", synthetic.SIZES["test"]))
     if parts.get("dataset", {}).get("image_size") is not None:
         found.append(("dataset", "image_size", known_image_size(parts.get("model", {}))))
-    return found + [("optimizer", key, value) for key, value in _optimizer_defaults(parts.get("optimizer", {}))]
-
-
-def _optimizer_defaults(options: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """List (argument, default) of the optimizer's class for those of `options` that no file of `conf/optimizer` sets.
-
-    What a file sets is part of every fingerprint, its class's defaults included, but for the `head_lr_ratio` of
-    galore, apollo and adamw8bit: their files had none at first, and runs from then keep their fingerprints.
-    """
-    of_baseline = str(options.get("_target_")).startswith("wasi.training.baselines.")
-    added = options.keys() - set().union(*map(content, of_group("optimizer")))
-    defaults = default_arguments(str(options.get("_target_"))) if added else {}
-    found = [(key, defaults[key]) for key in added & defaults.keys()]
-    return [*found, ("head_lr_ratio", 1.0)] if of_baseline else found
+    if str(parts.get("optimizer", {}).get("_target_")).startswith("wasi.training.baselines."):
+        # The files of galore, apollo and adamw8bit had no such option at first; runs from then keep their fingerprints.
+        found.append(("optimizer", "head_lr_ratio", 1.0))
+    return found
