@@ -13,13 +13,12 @@ from omegaconf import DictConfig, read_write
 import wasi.config.resolvers  # noqa: F401  (a launcher's child process gets it by unpickling the callback)
 from wasi import file_names
 from wasi.config.files import plain
-from wasi.config.fingerprint import fingerprint
 from wasi.config.hydra_errors import quoted
 from wasi.config.known_options import check_config, check_hydra
 from wasi.config.overrides import given_value
 from wasi.config.requirements import check_needs
 from wasi.config.sweep_options import sweep_name, swept_options
-from wasi.errors import type_and_text
+from wasi.errors import UserError, type_and_text
 from wasi.runs.command import continue_with
 from wasi.runs.ending import ending_of, print_error
 from wasi.runs.fail_fast import OPTION, check_fail_fast, enough_failures, note_results_before
@@ -37,16 +36,15 @@ from wasi.runs.tuning_file import not_chosen
 class SweepCallback(Callback):
     """Hydra's hooks around a run or a sweep (`-m`). A sweep that is refused exits with 2, one with a failed job with 1.
 
-    A subclass for another kind of job overrides `file_name` (of its results), `identity` (equal for equal jobs),
-    `default_subdir` (the names of their folders, made of it), `check` and `report`.
+    A subclass for another kind of job overrides `file_name` (of its results), `subdir` (the names of their folders, by
+    which equal jobs share one and no others do), `check` and `report`.
 
     Args:
         fail_fast: failures for the same reason after which no further job begins; None to run all jobs.
     """
 
     file_name = file_names.RESULT
-    identity = staticmethod(fingerprint)
-    default_subdir = "${job_folder:}"
+    subdir = "${job_folder:}"
 
     def __init__(self, fail_fast: int | None = None):
         self._fail_fast = fail_fast
@@ -80,7 +78,8 @@ class SweepCallback(Callback):
         sweep_name(config, swept, config.hydra.overrides.task)
         check_tuning(config.hydra)
         check_folder("hydra.sweep.dir", config.hydra.sweep.dir)
-        check_inside("hydra.sweep.subdir", plain(config.hydra.sweep)["subdir"])  # unresolved: it depends on the job
+        if (given := plain(config.hydra.sweep).get("subdir")) != self.subdir:
+            raise UserError("hydra.sweep.subdir", given, "the default: equal configurations share a folder by it")
         check_inside("hydra.output_subdir", config.hydra.output_subdir)
         check_fail_fast(self._fail_fast, in_sweep=True)
         check_processes(config, in_sweep=True)
@@ -92,7 +91,7 @@ class SweepCallback(Callback):
         folder, name = Path(config.hydra.sweep.dir), str(config.sweep)
         self._before = versions(folder, self.file_name)
         _pin_name(config, name)
-        write_plan(folder, config, self.identity, self.file_name, self.default_subdir)
+        write_plan(folder, config)
         if self._fail_fast is not None:
             note_results_before(folder)
         reset_ended_jobs()

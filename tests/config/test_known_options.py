@@ -163,7 +163,7 @@ def test_what_hydra_would_not_read_is_refused(overrides, message, config, compos
     "overrides",
     [
         [],
-        ["hydra.run.dir=a", "hydra.sweep.dir=b", "hydra.sweep.subdir=c", "hydra.output_subdir=null"],
+        ["hydra.run.dir=a", "hydra.sweep.dir=b", "hydra.output_subdir=null"],
         ["hydra.job.name=a", "hydra.mode=MULTIRUN", "hydra.searchpath=[]", "hydra.verbose=[wasi]"],
         ["hydra.job.chdir=false", "+hydra.job.env_set.A=b", "hydra.job.env_copy=[PATH]", "+hydra.env.a=1"],
         ["hydra.job.config.override_dirname.exclude_keys=[seed]", "hydra.help.app_name=a", "~hydra.callbacks.progress"],

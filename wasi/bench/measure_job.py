@@ -125,15 +125,8 @@ class Job:
         return before.get("status") == "completed" and before.get("fingerprint") != self.fingerprint
 
     def refuse_to_replace_another(self) -> None:
-        """Raise UserError if `holds_another`, unless `bench.rerun` is true.
-
-        A job of a sweep only warns: a sweep is refused as a whole, as far as its folders are known (`write_plan`).
-        """
-        if not self.holds_another() or self.result.ours.config["bench"]["rerun"]:
-            return
-        if in_sweep():
-            log.warning("%s held another configuration's measurement, which is replaced", os.path.relpath(self.folder))
-        else:
+        """Raise UserError if `holds_another`, unless `bench.rerun` is true."""
+        if self.holds_another() and not self.result.ours.config["bench"]["rerun"]:
             there = "here lies the completed measurement of another configuration, which bench.rerun=true gives up"
             raise UserError("hydra.run.dir", os.path.relpath(self.folder), f"a folder of its own; {there}")
 
@@ -150,12 +143,9 @@ class Job:
     def end(self, ending: Ending) -> None:
         """Write bench.json and log the warnings.
 
-        A job that was refused before it began does not overwrite a completed measurement: its own, of any machine, or
-        for a single job any other.
+        A job that was refused before it began does not overwrite a completed measurement.
         """
-        before = self._previous or {}
-        may_be_spared = before.get("fingerprint") == self.fingerprint or not in_sweep()
-        if self._begun or not (may_be_spared and before.get("status") == "completed"):
+        if self._begun or (self._previous or {}).get("status") != "completed":
             self._write(ending.status, ending.error)
         for line in self.result.warnings():
             log.warning("%s", line)

@@ -7,7 +7,6 @@ from omegaconf import DictConfig, read_write
 
 from wasi import file_names
 from wasi.bench.baseline import check_baseline
-from wasi.bench.job_identity import bench_fingerprint
 from wasi.config.known_options import check_needed
 from wasi.errors import UserError
 from wasi.runs.launching import launcher_name
@@ -20,8 +19,7 @@ class BenchCallback(SweepCallback):
     """`SweepCallback` for bench.json."""
 
     file_name = file_names.BENCH
-    identity = staticmethod(bench_fingerprint)
-    default_subdir = "${bench_folder:}"
+    subdir = "${bench_folder:}"
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         exit_if_refused(check_alone)

@@ -255,16 +255,16 @@ def _start_afresh_or_resume(record: Record, rerun: bool) -> None:
     """Keep the checkpoint of this very run if that is unfinished, and delete any other.
 
     Raises:
-        UserError: a run of another configuration left its checkpoint here or, for a single run, its completed result
-            (a sweep is refused for that as a whole, see `write_plan`), and `train.rerun` is not true.
+        UserError: a run of another configuration left its checkpoint or its completed result here, and `train.rerun`
+            is not true.
     """
     if record.holds_another() and not rerun:
         holds = f"a run {record.differing_option()}"
         unfinished = record.holds_anothers_checkpoint()
-        if unfinished or (record.holds_a_completed_one() and not in_sweep()):
+        if unfinished or record.holds_a_completed_one():
             what = f"checkpoint of {holds}" if unfinished else f"completed result of {holds}"
             allowed = f"a folder of its own; here lies the {what}, which train.rerun=true gives up"
-            raise UserError("hydra.sweep.subdir" if in_sweep() else "hydra.run.dir", shown(record.folder), allowed)
+            raise UserError("hydra.run.dir", shown(record.folder), allowed)
         log.warning("%s held the result of %s, which this one replaces", shown(record.folder), holds)
     if not any(file.exists() for file in _checkpoints(record.folder)):
         return

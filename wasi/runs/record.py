@@ -13,7 +13,6 @@ from wasi.config.fingerprint import SCHEMA_VERSION, fingerprint
 from wasi.config.hardware import device_class
 from wasi.config.levels import LEVELS, measure_level
 from wasi.config.relevance import relevant
-from wasi.config.sweep_options import in_sweep
 from wasi.data.catalogue import dataset_identity
 from wasi.measure.contention import clocks, contention
 from wasi.runs.out_of_memory import with_micro_batch_size
@@ -148,17 +147,15 @@ class Record:
     def end(self, status: str, error: str | None, found: dict, seconds: float, resumed_from_step: int) -> None:
         """Write how the run ended.
 
-        A run that is refused before it began writes nothing if the folder has its own completed result, or another
-        run's result and checkpoint. A single run spares another completed result as well, which may be its own: the
-        fingerprint covers the data, so it changes while the data are missing. (A sweep, whose jobs have folders by
-        fingerprint, counts failures by their results.)
+        A run that is refused before it began writes nothing if the folder has a completed result, or another run's
+        result and checkpoint. Another completed result may be its own: the fingerprint covers the data, so it changes
+        while the data are missing.
 
         Args:
             found: `metrics`, `layers`, `classes` and `history`.
             seconds: wall time of this process's part of the run.
         """
-        completed = self.completed_before() or (not in_sweep() and self.holds_a_completed_one())
-        if not self._begun and (completed or self.holds_anothers_checkpoint()):
+        if not self._begun and (self.holds_a_completed_one() or self.holds_anothers_checkpoint()):
             return
         self.content.update(status=status, error=error, **strict(found) | {"metrics": measured(found["metrics"])})
         ended = {"allocator": allocator.provenance(), "wall_seconds": seconds, **processes()}
