@@ -21,7 +21,7 @@ from wasi.report.fields import name_of, ratio_text, significant
 from wasi.report.load import Run, Unusable, read_run
 from wasi.report.origins import waited, was_busy
 from wasi.runs.ending import printable
-from wasi.runs.plan import read_plan, read_planned
+from wasi.runs.plan import read_plan
 from wasi.runs.tuning import is_tuned_sweep
 from wasi.runs.tuning_file import is_trial, not_chosen
 from wasi.status import clock, duration, jobs, not_begun, of_plan, seconds_left
@@ -69,15 +69,14 @@ def _version(folder: Path) -> tuple[str, int] | None:
 def job_position(folder: Path, sweep: Path, number: int) -> str:
     """Return the job's place in the sweep: `3 of 7`; `3` if the sweeper chooses its jobs as it goes.
 
-    Equal jobs count once: `3 of 7 different ones`. If their folders are not known, it is `3 of at most 7`.
+    Equal jobs count once. If their folders are not known, it is `3 of at most 7`.
 
     Args:
         number: the job's place in Hydra's order, from 0.
     """
-    planned, total = read_planned(sweep), read_plan(sweep)
+    total, planned = read_plan(sweep)
     if folder.name in planned:
-        different = " different ones" if len(planned) < total else ""
-        return f"{planned.index(folder.name) + 1} of {len(planned)}{different}"
+        return f"{planned.index(folder.name) + 1} of {len(planned)}"
     return f"{number + 1} of at most {total}" if total else str(number + 1)
 
 

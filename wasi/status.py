@@ -29,7 +29,7 @@ from wasi.runs.command import run_cli
 from wasi.runs.ending import printable
 from wasi.runs.folder import path_of
 from wasi.runs.lock import is_locked
-from wasi.runs.plan import read_plan, read_planned
+from wasi.runs.plan import read_plan
 from wasi.runs.result import read_result
 
 _ORDER = ("completed", "running", "interrupted", "failed", "diverged", "invalid", "died")
@@ -69,7 +69,7 @@ def jobs(sweep: Path) -> list[Job]:
         raise UserError("SWEEP", sweep, "an existing folder")
     paths = sorted(path for name in file_names.RESULTS for path in sweep.rglob(name))
     found = [_job(path) for path in paths]
-    if not any(found) and not read_plan(sweep):
+    if not any(found) and read_plan(sweep)[0] == 0:
         raise UserError("SWEEP", sweep, f"a folder with a {' or '.join(file_names.RESULTS)} somewhere below")
     return [job for job in found if job]
 
@@ -164,14 +164,13 @@ def _to_come(found: Sequence[Job], planned: int) -> int:
 
 def not_begun(sweep: Path, found: Sequence[Job]) -> int:
     """Return how many jobs of the sweep's last command have no result; an upper bound if its plan lacks their names."""
-    if planned := read_planned(sweep):
-        return len(set(planned) - {job.folder.name for job in found})
-    return max(0, read_plan(sweep) - len(found))
+    total, planned = read_plan(sweep)
+    return len(set(planned) - {job.folder.name for job in found}) if planned else max(0, total - len(found))
 
 
 def of_plan(found: Sequence[Job], sweep: Path) -> list[Job]:
     """Return the jobs that the sweep's last command asks for; all, if its plan lacks their names."""
-    planned = read_planned(sweep)
+    _, planned = read_plan(sweep)
     return [job for job in found if not planned or job.folder.name in planned]
 
 
@@ -182,7 +181,7 @@ def lines(sweep: Path) -> Iterator[str]:
     counts = Counter(job.status for job in found)
     lines = [f"{counts[status]} {status}" for status in _ORDER if counts[status]]
     if waiting:
-        lines.append(f"{waiting} not begun" if read_planned(sweep) else f"at most {waiting} not begun")
+        lines.append(f"{waiting} not begun" if read_plan(sweep)[1] else f"at most {waiting} not begun")
     asked = of_plan(found, sweep)
     left = seconds_left(asked, len(asked) + waiting)
     if left is not None:

@@ -9,7 +9,7 @@ from hydra.core.utils import setup_globals
 from omegaconf import OmegaConf, read_write
 
 from wasi.errors import UserError
-from wasi.runs.plan import read_plan, read_planned, write_plan
+from wasi.runs.plan import read_plan, write_plan
 
 
 def _config(task, params=None, sweeper="hydra._internal.BasicSweeper.BasicSweeper"):
@@ -27,12 +27,12 @@ def _config(task, params=None, sweeper="hydra._internal.BasicSweeper.BasicSweepe
 )
 def test_the_product_of_what_is_swept(tmp_path, task, params, jobs):
     write_plan(tmp_path / "sweep", _config(task, params))
-    assert read_plan(tmp_path / "sweep") == jobs
+    assert read_plan(tmp_path / "sweep") == (jobs, [])
 
 
 def test_a_sweeper_that_chooses_as_it_goes_has_no_number(tmp_path):
     write_plan(tmp_path, _config(["seed=1,2"], sweeper="hydra_plugins.tuned_sweeper.TunedSweeper"))
-    assert read_plan(tmp_path) == 0 and not list(tmp_path.iterdir())
+    assert read_plan(tmp_path) == (0, []) and not list(tmp_path.iterdir())
 
 
 @contextmanager
@@ -52,11 +52,11 @@ def composed(*words):
 def test_equal_jobs_are_named_once_in_their_order(tmp_path):
     with composed() as config:
         write_plan(tmp_path, config)
-    assert [name.rsplit("-", 1)[0] for name in read_planned(tmp_path)] == [
+    total, names = read_plan(tmp_path)
+    assert total == 6 and [name.rsplit("-", 1)[0] for name in names] == [
         *(f"vanilla-vit_micro-digits-s{seed}" for seed in (1, 2)),
         *(f"wasi-vit_micro-digits-eps_{epsilon}-s{seed}" for epsilon in (0.8, 0.9) for seed in (1, 2)),
     ]
-    assert read_plan(tmp_path) == 6
 
 
 def test_an_option_without_effect_in_every_job_is_told(tmp_path, caplog):
@@ -74,7 +74,7 @@ def test_a_job_s_folder_that_is_a_file_is_refused_before_the_first_job(tmp_path)
     with composed(f"hydra.sweep.dir={tmp_path}", "method=vanilla") as config, read_write(config.hydra.sweeper):
         config.hydra.sweeper.params = {"seed": "1,2"}
         write_plan(tmp_path, config)
-        file = tmp_path / read_planned(tmp_path)[1]
+        file = tmp_path / read_plan(tmp_path)[1][1]
         file.write_text("a file")
         (tmp_path / "sweep.json").unlink()
         with pytest.raises(UserError, match=rf"^hydra.sweep.dir={file}: allowed is a folder; .* is a file$"):
@@ -87,7 +87,7 @@ def test_a_job_s_folder_that_is_a_file_is_refused_before_the_first_job(tmp_path)
 )
 def test_a_damaged_plan_is_none(tmp_path, content):
     (tmp_path / "sweep.json").write_text(content)
-    assert read_plan(tmp_path) == 0 and read_planned(tmp_path) == []
+    assert read_plan(tmp_path) == (0, [])
 
 
 def test_a_folder_of_images_is_walked_once_for_all_jobs(tmp_path, monkeypatch):
@@ -95,4 +95,4 @@ def test_a_folder_of_images_is_walked_once_for_all_jobs(tmp_path, monkeypatch):
     monkeypatch.setattr("wasi.data.image_folder.identity", lambda cfg_dataset: walks.append(cfg_dataset) or "absent")
     with composed("dataset=image_folder", f"dataset.root={tmp_path}") as config:
         write_plan(tmp_path / "sweep", config)
-    assert len(read_planned(tmp_path / "sweep")) == 6 and len(walks) == 1
+    assert len(read_plan(tmp_path / "sweep")[1]) == 6 and len(walks) == 1

@@ -83,13 +83,12 @@ def folders_of(
     return list(dict.fromkeys(names))
 
 
-def read_plan(folder: Path) -> int:
-    """Return how many jobs the last command with this sweep's name asked for; 0 if that is not known."""
-    jobs = (read_result(folder, file_names.SWEEP) or {}).get("jobs")
-    return jobs if isinstance(jobs, int) else 0
+def read_plan(sweep: Path) -> tuple[int, list[str]]:
+    """Return how many jobs the last command with this sweep's name asked for, and the names of their folders.
 
-
-def read_planned(folder: Path) -> list[str]:
-    """Return the names of these jobs' folders; empty if they are not known."""
-    folders = (read_result(folder, file_names.SWEEP) or {}).get("folders")
-    return [str(name) for name in folders] if isinstance(folders, list) else []
+    The number is 0, and the list is empty, if that is not known.
+    """
+    plan = read_result(sweep, file_names.SWEEP) or {}
+    jobs, folders = plan.get("jobs"), plan.get("folders")
+    names = [str(name) for name in folders] if isinstance(folders, list) else []
+    return jobs if isinstance(jobs, int) else 0, names
