@@ -21,10 +21,10 @@ from wasi.report.fields import name_of, ratio_text, significant
 from wasi.report.load import Run, Unusable, read_run
 from wasi.report.origins import waited, was_busy
 from wasi.runs.ending import printable
-from wasi.runs.plan import read_plan
+from wasi.runs.plan import not_begun, read_plan
 from wasi.runs.tuning import is_tuned_sweep
 from wasi.runs.tuning_file import is_trial, not_chosen
-from wasi.status import clock, duration, jobs, not_begun, of_plan, seconds_left
+from wasi.status import clock, duration, jobs, of_plan, seconds_left
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,8 @@ def sweep_state(sweep: Path) -> str:
     lines = []
     if failed := sum(job.status in ("failed", "diverged", "invalid") for job in found):
         lines.append(f"{failed} failed")
-    left = seconds_left(found, len(found) + not_begun(sweep, found), free=1)
+    waiting, _ = not_begun(sweep, [job.folder.name for job in found])
+    left = seconds_left(found, len(found) + waiting, free=1)
     if left:
         lines.append(f"about {duration(left)} left ({clock(left)})")
     return ", ".join(lines)

@@ -29,7 +29,7 @@ from wasi.runs.command import run_cli
 from wasi.runs.ending import printable
 from wasi.runs.folder import path_of
 from wasi.runs.lock import is_locked
-from wasi.runs.plan import read_plan
+from wasi.runs.plan import not_begun, read_plan
 from wasi.runs.result import read_result
 
 _ORDER = ("completed", "running", "interrupted", "failed", "diverged", "invalid", "died")
@@ -162,12 +162,6 @@ def _to_come(found: Sequence[Job], planned: int) -> int:
     return max(0, planned - len(found)) + sum(job.status in ("interrupted", "died") for job in found)
 
 
-def not_begun(sweep: Path, found: Sequence[Job]) -> int:
-    """Return how many jobs of the sweep's last command have no result; an upper bound if its plan lacks their names."""
-    total, planned = read_plan(sweep)
-    return len(set(planned) - {job.folder.name for job in found}) if planned else max(0, total - len(found))
-
-
 def of_plan(found: Sequence[Job], sweep: Path) -> list[Job]:
     """Return the jobs that the sweep's last command asks for; all, if its plan lacks their names."""
     _, planned = read_plan(sweep)
@@ -177,11 +171,11 @@ def of_plan(found: Sequence[Job], sweep: Path) -> list[Job]:
 def lines(sweep: Path) -> Iterator[str]:
     """Yield the lines that the terminal shows about a sweep."""
     found = jobs(sweep)
-    waiting = not_begun(sweep, found)
+    waiting, is_exact = not_begun(sweep, [job.folder.name for job in found])
     counts = Counter(job.status for job in found)
     lines = [f"{counts[status]} {status}" for status in _ORDER if counts[status]]
     if waiting:
-        lines.append(f"{waiting} not begun" if read_plan(sweep)[1] else f"at most {waiting} not begun")
+        lines.append(f"{waiting} not begun" if is_exact else f"at most {waiting} not begun")
     asked = of_plan(found, sweep)
     left = seconds_left(asked, len(asked) + waiting)
     if left is not None:

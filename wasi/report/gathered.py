@@ -10,7 +10,7 @@ from wasi.report.fields import name_of
 from wasi.report.load import Run, read_runs
 from wasi.report.origins import doubts_about, experiment_of, origin_of
 from wasi.report.tuned import edge_warnings, tuning_lines
-from wasi.runs.plan import read_plan
+from wasi.runs import plan
 
 OF_KEPT_RESULTS = Path("outputs/report")
 """The folder for reports of kept results, as the folders of these hold nothing else."""
@@ -86,7 +86,8 @@ def _not_begun(dirs: list[Path], runs: list[Run]) -> int:
     """The number of jobs in the sweeps' plans that have not even written that they have begun."""
     begun = {run.path.parent.resolve() for run in runs}
     sweeps = {folder.resolve() for folder in dirs} | {folder.parent for folder in begun}
-    return sum(sweep / name not in begun for sweep in sweeps for name in read_plan(sweep)[1])
+    counts = (plan.not_begun(sweep, [job.name for job in begun if job.parent == sweep]) for sweep in sweeps)
+    return sum(count for count, is_exact in counts if is_exact)
 
 
 def _ending(run: Run, folder: Path) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -92,3 +92,12 @@ def read_plan(sweep: Path) -> tuple[int, list[str]]:
     jobs, folders = plan.get("jobs"), plan.get("folders")
     names = [str(name) for name in folders] if isinstance(folders, list) else []
     return jobs if isinstance(jobs, int) else 0, names
+
+
+def not_begun(sweep: Path, begun: Collection[str]) -> tuple[int, bool]:
+    """Return how many jobs of the sweep's last command have no folder among `begun`, and whether the plan names them.
+
+    Without their names the number is an upper bound.
+    """
+    total, planned = read_plan(sweep)
+    return (len({*planned}.difference(begun)), True) if planned else (max(0, total - len(begun)), False)
