@@ -5,13 +5,16 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig
 
 from wasi.config.files import plain
 from wasi.errors import UserError
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial, Trial
 
 _LR = "optimizer.lr"
 _NEAR = 0.05  # share of a range, on its own scale, that counts as its edge at each end
@@ -21,23 +24,6 @@ Point = dict[str, Any]  # option -> value
 # As text, because the sweepers in hydra_plugins import it: Hydra asks of each class in a plugin's module whether it is
 # a plugin, and in Python 3.10 an alias `Mapping[...]` passes for a class.
 Axes: TypeAlias = "Mapping[str, Range | list[Any]]"
-
-
-class Asked(Protocol):
-    """The part of Optuna's `FrozenTrial` that is used here."""
-
-    params: dict[str, Any]
-    distributions: dict[str, Any]
-
-
-class Trial(Protocol):
-    """The part of Optuna's `Trial` that is used here."""
-
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float: ...
-
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int: ...
-
-    def suggest_categorical(self, name: str, choices: list) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -64,7 +50,7 @@ class Range:
         """Scale and step; None for real numbers on a logarithmic scale, so that existing studies keep their hash."""
         return None if self.log and self.step is None else (self.log, self.step)
 
-    def suggest(self, name: str, trial: Trial) -> float:
+    def suggest(self, name: str, trial: "Trial") -> float:
         """Draw a number from `trial`; a real one is `shortened`."""
         if self.step:
             return trial.suggest_int(name, int(self.low), int(self.high), step=self.step, log=self.log)
@@ -107,7 +93,7 @@ class Space:
         rate = self.rates.get(str(point.get("optimizer")))
         return point if rate is None else {**point, _LR: rate.low}
 
-    def suggest(self, trial: Trial) -> Point:
+    def suggest(self, trial: "Trial") -> Point:
         """Draw a point from `trial`.
 
         If each optimizer has a range of learning rates of its own, Optuna's parameter for it is `optimizer.lr@NAME`.
@@ -121,7 +107,7 @@ class Space:
             point[_LR] = self.rates[optimizer].suggest(f"{_LR}@{optimizer}", trial)
         return point
 
-    def is_drawn(self, trial: Asked) -> bool:
+    def is_drawn(self, trial: "FrozenTrial") -> bool:
         """Return whether a stored trial has a value of every option.
 
         Some are missing where its process ended between Optuna's `ask` and the last `suggest`.
@@ -145,7 +131,7 @@ class Space:
         return hashlib.sha256(json.dumps(text, sort_keys=True, default=str).encode()).hexdigest()[:6]
 
 
-def point_of(trial: Asked) -> Point:
+def point_of(trial: "FrozenTrial") -> Point:
     """Return the point that `Space.suggest` drew from a trial that Optuna has stored."""
     return {key.partition("@")[0]: _drawn(value, trial.distributions[key]) for key, value in trial.params.items()}
 
