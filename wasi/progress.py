@@ -22,6 +22,7 @@ from wasi.report.load import Run, Unusable, read_run
 from wasi.report.origins import waited, was_busy
 from wasi.runs.ending import printable
 from wasi.runs.plan import not_begun, read_plan
+from wasi.runs.result import version
 from wasi.runs.tuning import is_tuned_sweep
 from wasi.runs.tuning_file import is_trial, not_chosen
 from wasi.status import clock, duration, jobs, of_plan, seconds_left
@@ -39,7 +40,7 @@ class ProgressCallback(Callback):
 
     def on_job_start(self, config: DictConfig, *, task_function: TaskFunction, **kwargs: Any) -> None:
         folder, sweep = _folders(config)
-        self._before = _version(folder)
+        self._before = _versions(folder)
         if sweep is not None and folder not in self._begun:  # a sweep may have the same job twice
             position = job_position(folder, sweep, config.hydra.job.num)
             log.info("%s: %s", ", ".join(filter(None, [f"job {position}", sweep_state(sweep)])), folder.name)
@@ -47,7 +48,7 @@ class ProgressCallback(Callback):
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         folder, sweep = _folders(config)
-        if sweep is None or _version(folder) in (None, self._before):  # skipped: no new result
+        if sweep is None or _versions(folder) == self._before:  # skipped: no new result
             return
         choosing = is_tuned_sweep(config.hydra) and is_trial(sweep, folder.name, config.seed)
         if text := numbers(folder, sweep, choosing):
@@ -60,10 +61,8 @@ def _folders(config: DictConfig) -> tuple[Path, Path | None]:
     return folder, Path(config.hydra.sweep.dir) if str(config.hydra.mode).endswith("MULTIRUN") else None
 
 
-def _version(folder: Path) -> tuple[str, int] | None:
-    """Return what changes when the job's result is written again; None if there is no result."""
-    written = [path for name in file_names.RESULTS if (path := folder / name).exists()]
-    return (written[0].name, written[0].stat().st_mtime_ns) if written else None
+def _versions(folder: Path) -> list[str | None]:
+    return [version(folder / name) for name in file_names.RESULTS]
 
 
 def job_position(folder: Path, sweep: Path, number: int) -> str:

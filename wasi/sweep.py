@@ -28,7 +28,7 @@ from wasi.runs.launching import launched_jobs, prepare_launcher, record_launched
 from wasi.runs.lock import can_be_locked, is_locked
 from wasi.runs.plan import write_plan
 from wasi.runs.processes import check_processes
-from wasi.runs.result import outcome_line, read_result
+from wasi.runs.result import outcome_line, read_result, version, versions
 from wasi.runs.tuning import check_tuning
 from wasi.runs.tuning_file import not_chosen
 
@@ -89,7 +89,7 @@ class SweepCallback(Callback):
 
     def _begin(self, config: DictConfig) -> None:
         folder, name = Path(config.hydra.sweep.dir), str(config.sweep)
-        self._before = versions(folder, self.file_name)
+        self._before = versions(folder)
         _pin_name(config, name)
         write_plan(folder, config)
         if self._fail_fast is not None:
@@ -152,32 +152,19 @@ def _print(text: str) -> None:
         print(text, flush=True)
 
 
-def versions(sweep: Path, file_name: str = file_names.RESULT) -> dict[Path, tuple[int, int]]:
-    """Return every result under `sweep` with its version; another version means that it has been written since.
-
-    Times are not compared with the sweep's start, because the machine's clock may be set back meanwhile.
-    """
-    return {path: _version(path) for path in sweep.rglob(file_name)}
-
-
-def _version(path: Path) -> tuple[int, int]:
-    """Return inode and modification time, of which one changes: a result is always written as a new file."""
-    status = path.stat()
-    return status.st_ino, status.st_mtime_ns
-
-
 def failed_jobs(
-    sweep: Path, before: Mapping[Path, tuple[int, int]], file_name: str = file_names.RESULT
+    sweep: Path, before: Mapping[str, str | None], file_name: str = file_names.RESULT
 ) -> dict[Path, dict]:
-    """Return the results under `sweep` that are not completed and have changed since `before`, by job folder.
+    """Return the results of a sweep's jobs that are not completed and differ from those `before`, by job folder.
 
     A result that still says `running` counts if no process is at work there any more. A diverged job of tuning whose
     point was not chosen is no failure.
     """
     failures, tried = {}, not_chosen(sweep)
-    for path in sorted(sweep.rglob(file_name)):
+    for path in sorted(sweep.glob(f"*/{file_name}")):
         result = read_result(path.parent, file_name)
-        if result is None or result.get("status") == "completed" or before.get(path) == _version(path):
+        known = before.get(str(path.relative_to(sweep)))
+        if result is None or result.get("status") == "completed" or known == version(path):
             continue
         if result["status"] == "diverged" and path.parent.name in tried:
             continue

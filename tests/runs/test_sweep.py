@@ -8,8 +8,8 @@ from omegaconf import OmegaConf, read_write
 from tests.runs.test_plan import composed
 from wasi import sweep as sweep_module
 from wasi.runs.lock import folder_lock
-from wasi.runs.result import write_json
-from wasi.sweep import SweepCallback, failed_jobs, lost_jobs, versions
+from wasi.runs.result import versions, write_json
+from wasi.sweep import SweepCallback, failed_jobs, lost_jobs
 
 
 def _job(sweep, name, status, error=None):
@@ -26,7 +26,8 @@ def test_this_invocation_s_failures(tmp_path):
     _job(tmp_path, "fine", "completed")
     failed = _job(tmp_path, "failed", "failed", "train.epochs=0")
     diverged = _job(tmp_path, "diverged", "diverged", "loss")
-    write_json(again / "result.json", {"status": "failed", "error": "as before"})
+    as_before = {"status": "failed", "error": "as before", "provenance": {"wall_seconds": 1.5}}
+    write_json(again / "result.json", as_before)
     for folder in (again, failed, diverged):
         os.utime(folder / "result.json", (0, 0))  # the machine's clock was set back
     (tmp_path / "no_result").mkdir()

@@ -1,21 +1,17 @@
 """`sweep.fail_fast=N`: a sweep stops once N of its jobs have failed for the same reason."""
 
-import hashlib
-import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from hydra.conf import HydraConf
 from omegaconf import DictConfig
 
 from wasi import file_names
-from wasi.atomic import atomic_write_text
 from wasi.config.validate import integer_from
 from wasi.errors import UserError
-from wasi.runs.result import read_result
+from wasi.runs.result import read_result, versions, write_json
 from wasi.runs.tuning import is_tuned_sweep
 
 OPTION = "sweep.fail_fast"
@@ -59,11 +55,9 @@ def reason_of(result: dict) -> str:
 def note_results_before(folder: Path) -> None:
     """Record which results the sweep's folder has as a command begins; failures among them are not counted as its own.
 
-    Results are compared by content, as neither clocks nor inode numbers can be compared between machines. The result of
-    a job that fails again differs at least in its wall time.
+    Jobs on other machines read the file, too.
     """
-    content = {name: _digest(result) for name, result in _results(folder)}
-    atomic_write_text(folder / file_names.FAIL_FAST, json.dumps(content) + "\n")
+    write_json(folder / file_names.FAIL_FAST, versions(folder))
 
 
 def enough_failures(hydra_cfg: HydraConf | DictConfig) -> tuple[int, str] | None:
@@ -78,18 +72,8 @@ def enough_failures(hydra_cfg: HydraConf | DictConfig) -> tuple[int, str] | None
     folder = Path(hydra_cfg.sweep.dir)
     before = read_result(folder, file_names.FAIL_FAST) or {}
     counted = ("failed", "invalid") if is_tuned_sweep(hydra_cfg) else ("failed", "invalid", "diverged")
-    failed = [(name, result) for name, result in _results(folder) if result.get("status") in counted]
-    reasons = Counter(reason_of(result) for name, result in failed if before.get(name) != _digest(result))
+    now = {name: version for name, version in versions(folder).items() if before.get(name) != version}
+    results = (read_result((folder / name).parent, Path(name).name) or {} for name in now)
+    reasons = Counter(reason_of(result) for result in results if result.get("status") in counted)
     ((reason, count),) = reasons.most_common(1) or [("", 0)]
     return (count, reason) if count >= limit else None
-
-
-def _results(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the results of the sweep's jobs, each with its file's path relative to the sweep's folder."""
-    for path in sorted(path for name in file_names.RESULTS for path in folder.glob(f"*/{name}")):
-        if (result := read_result(path.parent, path.name)) is not None:
-            yield str(path.relative_to(folder)), result
-
-
-def _digest(result: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()

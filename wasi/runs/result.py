@@ -1,5 +1,6 @@
 """`result.json` of a run and `bench.json` of a benchmark: strict JSON, always replaced as a whole."""
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -38,6 +39,24 @@ def read_result(folder: Path, file_name: str = file_names.RESULT) -> dict[str, A
     except (OSError, ValueError, RecursionError):
         return None
     return result if isinstance(result, dict) else None
+
+
+def version(path: Path) -> str | None:
+    """Return a digest of the file's content, which differs once a job has written its result again; None without one.
+
+    Neither times nor inode numbers can be compared: clocks are set back, and differ between machines. The result of a
+    job that ends again as before differs at least in its wall time.
+    """
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+def versions(sweep: Path) -> dict[str, str | None]:
+    """Return the version of each result and benchmark in the folders of a sweep's jobs, by path relative to `sweep`."""
+    found = sorted(path for name in file_names.RESULTS for path in sweep.glob(f"*/{name}"))
+    return {str(path.relative_to(sweep)): version(path) for path in found}
 
 
 def measured(metrics: dict[str, Any]) -> dict[str, float | int]:
