@@ -30,7 +30,7 @@ from wasi.runs.ending import printable
 from wasi.runs.folder import path_of
 from wasi.runs.lock import is_locked
 from wasi.runs.plan import not_begun, read_plan
-from wasi.runs.result import read_result
+from wasi.runs.result import read_json
 
 _ORDER = ("completed", "running", "interrupted", "failed", "diverged", "invalid", "died")
 _EPOCH = re.compile(r"(epoch|round) (\d+)/(\d+):")
@@ -76,7 +76,7 @@ def jobs(sweep: Path) -> list[Job]:
 
 def _job(path: Path) -> Job | None:
     folder = path.parent
-    result = read_result(folder, path.name)
+    result = read_json(path)
     if result is None or not _is_ours(result):
         return None
     status, provenance = result.get("status", "running"), result.get("provenance") or {}

@@ -28,7 +28,7 @@ from wasi.runs.launching import launched_jobs, prepare_launcher, record_launched
 from wasi.runs.lock import can_be_locked, is_locked
 from wasi.runs.plan import write_plan
 from wasi.runs.processes import check_processes
-from wasi.runs.result import outcome_line, read_result, version, versions
+from wasi.runs.result import outcome_line, read_json, version, versions
 from wasi.runs.tuning import check_tuning
 from wasi.runs.tuning_file import not_chosen
 
@@ -162,7 +162,7 @@ def failed_jobs(
     """
     failures, tried = {}, not_chosen(sweep)
     for path in sorted(sweep.glob(f"*/{file_name}")):
-        result = read_result(path.parent, file_name)
+        result = read_json(path)
         known = before.get(str(path.relative_to(sweep)))
         if result is None or result.get("status") == "completed" or known == version(path):
             continue

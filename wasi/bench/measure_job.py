@@ -24,7 +24,7 @@ from wasi.runs.ending import Ending, end_job, printable
 from wasi.runs.inputs import check_inputs
 from wasi.runs.job import warn_of_other_code
 from wasi.runs.provenance import machine, provenance
-from wasi.runs.result import read_result, write_json
+from wasi.runs.result import read_json, write_json
 from wasi.tracking import open_tracker
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def perform(cfg: DictConfig, folder: Path, body: Callable[[DictConfig, "Job"], N
             log.info(
                 "already completed here, skipped (bench.rerun=true measures again): %s", os.path.relpath(folder)
             )
-            warn_of_other_code(job.own_before, "the completed measurement")
+            warn_of_other_code(job.provenance_before, "the completed measurement")
             return Ending("completed")
         check_inputs(cfg)
         job.refuse_to_replace_another()
@@ -85,13 +85,13 @@ class Job:
         self.fingerprint = bench_fingerprint(cfg)
         self._threads = OmegaConf.select(cfg, "device.num_threads")
         self.result = Measurement(Side(measured_config(cfg), rounds_per_run=cfg.bench.rounds), None)
-        self._previous = read_result(folder, file_names.BENCH)
+        self._previous = read_json(folder / file_names.BENCH)
         self.content: dict = {}  # of bench.json, as far as it was to be written
         self._begun = False
         self._provenance = provenance()
 
     @property
-    def own_before(self) -> dict:
+    def provenance_before(self) -> dict:
         """The `provenance` of the folder's earlier bench.json, or empty.
 
         Empty unless that is a completed measurement with this fingerprint on this machine.
@@ -103,7 +103,7 @@ class Job:
 
     def completed_before(self) -> bool:
         """Return whether the folder holds this measurement, completed on this machine with as many threads."""
-        return bool(self.own_before) and self.other_threads() is None
+        return bool(self.provenance_before) and self.other_threads() is None
 
     def other_threads(self) -> str | None:
         """Return a sentence on the earlier measurement's number of threads if it may differ now, else None.
@@ -111,9 +111,9 @@ class Job:
         `device.num_threads` is part of the fingerprint, so only its absence matters here. torch then takes the number
         from OMP_NUM_THREADS or else from the machine; the latter may be the same, but cannot be known without torch.
         """
-        if not self.own_before or self._threads is not None:
+        if not self.provenance_before or self._threads is not None:
             return None
-        before, asked = self.own_before.get("threads", {}), os.environ.get("OMP_NUM_THREADS")
+        before, asked = self.provenance_before.get("threads", {}), os.environ.get("OMP_NUM_THREADS")
         if asked in (before.get("OMP_NUM_THREADS"), str(before.get("torch"))):
             return None
         now = "is not set" if asked is None else f"is {asked}"

@@ -11,7 +11,7 @@ from wasi.errors import UserError
 from wasi.report.kept import is_kept
 from wasi.report.load import Unusable, read_run, was_tried_only
 from wasi.results.kept_result import kept_of
-from wasi.runs.result import read_result
+from wasi.runs.result import read_json
 
 _ROW = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")  # tables are asked for "of ROW, ROW", without quotes
 
@@ -35,7 +35,7 @@ def collect(sweeps: list[Path], into: Path, row: str | None = None) -> list[str]
     folders: dict[str, Path] = {}  # the job's folder, by the name of the kept file
     lines = []
     for path in _paths(sweeps):
-        job, content = path.parent, read_result(path.parent, path.name)
+        job, content = path.parent, read_json(path)
         if content is None or content.get("status") != "completed":
             status = "cannot be read" if content is None else content.get("status", "no result of this program")
             lines.append(f"left out {job}: {status}")
@@ -66,7 +66,7 @@ def collect(sweeps: list[Path], into: Path, row: str | None = None) -> list[str]
     for name, found in kept.items():
         atomic_write_text(into / name, json.dumps(found, indent=1, sort_keys=True, allow_nan=False) + "\n")
     for path in into.glob("*.json"):  # only what an earlier `collect` wrote is removed
-        if row is None and path.name not in kept and is_kept(read_result(into, path.name)):
+        if row is None and path.name not in kept and is_kept(read_json(path)):
             path.unlink()
             lines.append(f"removed {path}: not among these jobs")
     return lines

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from wasi import file_names
 from wasi.config.validate import integer_from
 from wasi.errors import UserError
-from wasi.runs.result import read_result, versions, write_json
+from wasi.runs.result import read_json, versions, write_json
 from wasi.runs.tuning import is_tuned_sweep
 
 OPTION = "sweep.fail_fast"
@@ -70,10 +70,10 @@ def enough_failures(hydra_cfg: HydraConf | DictConfig) -> tuple[int, str] | None
     if limit is None:
         return None
     folder = Path(hydra_cfg.sweep.dir)
-    before = read_result(folder, file_names.FAIL_FAST) or {}
+    before = read_json(folder / file_names.FAIL_FAST) or {}
     counted = ("failed", "invalid") if is_tuned_sweep(hydra_cfg) else ("failed", "invalid", "diverged")
     now = {name: version for name, version in versions(folder).items() if before.get(name) != version}
-    results = (read_result((folder / name).parent, Path(name).name) or {} for name in now)
+    results = (read_json(folder / name) or {} for name in now)
     reasons = Counter(reason_of(result) for result in results if result.get("status") in counted)
     ((reason, count),) = reasons.most_common(1) or [("", 0)]
     return (count, reason) if count >= limit else None

@@ -15,7 +15,7 @@ from wasi.atomic import atomic_write_text
 from wasi.config.without_effect import idle_options, remarks
 from wasi.data.catalogue import looking_once
 from wasi.runs.folder import check_folder
-from wasi.runs.result import read_result
+from wasi.runs.result import read_json
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def read_plan(sweep: Path) -> tuple[int, list[str]]:
 
     The number is 0, and the list is empty, if that is not known.
     """
-    plan = read_result(sweep, file_names.SWEEP) or {}
+    plan = read_json(sweep / file_names.SWEEP) or {}
     jobs, folders = plan.get("jobs"), plan.get("folders")
     names = [str(name) for name in folders] if isinstance(folders, list) else []
     return jobs if isinstance(jobs, int) else 0, names

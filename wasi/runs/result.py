@@ -32,13 +32,18 @@ def outcome_line(status: str, error: str | None) -> str:
     return error if error.startswith(f"{status}: ") else f"{status}: {error}"
 
 
-def read_result(folder: Path, file_name: str = file_names.RESULT) -> dict[str, Any] | None:
-    """Return the folder's result; None if there is none that can be read."""
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return the content of a file that `write_json` has written; None if there is none that can be read."""
     try:
-        result = json.loads((folder / file_name).read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    return result if isinstance(result, dict) else None
+    return content if isinstance(content, dict) else None
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """Return the content of the folder's result.json; None if there is none that can be read."""
+    return read_json(folder / file_names.RESULT)
 
 
 def version(path: Path) -> str | None:

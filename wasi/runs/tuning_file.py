@@ -7,7 +7,7 @@ from typing import Any
 
 from wasi import file_names
 from wasi.config.relevance import has_effect
-from wasi.runs.result import read_result, write_json
+from wasi.runs.result import read_json, write_json
 from wasi.runs.search import Point
 from wasi.runs.tuned_row import TunedRow
 from wasi.runs.tuning import Overrides
@@ -86,7 +86,7 @@ def _identity(overrides: Overrides) -> Overrides:
 
 def read_tuning(folder: Path) -> dict[str, Any] | None:
     """Return the content of the sweep's tuning.json; None if there is none that `write_tuning` has written."""
-    found = read_result(folder, file_names.TUNING) or {}
+    found = read_json(folder / file_names.TUNING) or {}
     is_whole = "seed" in found and all(isinstance(found.get(key), list) for key in ("rows", "left_out"))
     return found if is_whole and all(isinstance(r, dict) and r.keys() >= _OF_A_ROW for r in found["rows"]) else None
 
