@@ -15,6 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from hydra_plugins.tuned_sweeper import TunedSweeper
+from wasi import file_names
 from wasi.config.arguments import target_of
 from wasi.config.objectives import direction
 from wasi.config.validate import integer_from, is_integer
@@ -24,8 +25,6 @@ from wasi.runs.result import read_result
 from wasi.runs.search import Axes, Space, is_searched, point_of, searched_options, space_of
 from wasi.runs.tuned_row import TunedRow, folder_of, found_values, tuned_row
 from wasi.runs.tuning import Plan, Row
-
-STORAGE = "optuna.journal"
 
 
 class OptunaSweeper(TunedSweeper):
@@ -77,7 +76,7 @@ class OptunaSweeper(TunedSweeper):
 
     def _first_stage(self, plan: Plan, folder: Path) -> list[TunedRow]:
         self._optuna.logging.set_verbosity(self._optuna.logging.WARNING)
-        storages, path = self._optuna.storages, folder / STORAGE
+        storages, path = self._optuna.storages, folder / file_names.JOURNAL
         lock = storages.journal.JournalFileSymlinkLock(str(path))
         lock.acquire()  # another launcher of this sweep may be writing a line
         try:

@@ -16,6 +16,7 @@ from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn
 from omegaconf import DictConfig, OmegaConf
 
+from wasi import file_names
 from wasi.config.declared import worth_tuning
 from wasi.config.files import plain
 from wasi.config.validate import validate
@@ -48,7 +49,7 @@ class TunedSweeper(BasicSweeper):
             sys.exit(2)
 
     def _sweep(self, arguments: list[str], folder: Path) -> list[Sequence[JobReturn]]:
-        OmegaConf.save(self.config, folder / "multirun.yaml")
+        OmegaConf.save(self.config, folder / file_names.MULTIRUN)
         self._launched = 0
         plan = self._plan(arguments)
         rows = self._first_stage(plan, folder)

@@ -12,7 +12,7 @@ from wasi.runs.command import run_cli
 
 OF_A_RUN = ["model.safetensors", "train.log", ".lock", ".hydra/config.yaml", file_names.PERPLEXITY]
 OF_A_RUN += [file_names.CHECKPOINT, file_names.CHECKPOINT_BEFORE, file_names.BEST, file_names.MONITOR]
-OF_A_SWEEP = [file_names.SWEEP, file_names.TUNING, file_names.FAIL_FAST]
+OF_A_SWEEP = [file_names.SWEEP, file_names.TUNING, file_names.FAIL_FAST, file_names.MULTIRUN, file_names.JOURNAL]
 OF_A_SWEEP += [file_names.BENCH_TABLE, file_names.PAGE, file_names.REPORT_RUNS]
 
 
@@ -22,6 +22,7 @@ OF_A_SWEEP += [file_names.BENCH_TABLE, file_names.PAGE, file_names.REPORT_RUNS]
         *[("result.json", name) for name in OF_A_RUN],
         *[("sweep.json", name) for name in OF_A_SWEEP],
         ("bench.json", "bench.log"),
+        (file_names.MULTIRUN, file_names.JOURNAL),  # a search writes no sweep.json
     ],
 )
 def test_what_a_run_or_a_sweep_has_written_is_not_replaced(record, name, tmp_path):

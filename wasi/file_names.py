@@ -13,12 +13,13 @@ FIT, FIT_TABLE = "fit.json", "fit.csv"  # experiment=fit
 LOCK = ".lock"
 
 SWEEP, TUNING, FAIL_FAST = "sweep.json", "tuning.json", "fail_fast.json"
+MULTIRUN, JOURNAL = "multirun.yaml", "optuna.journal"  # of every sweep, by Hydra; of a search
 BENCH_TABLE = "bench.csv"
 PAGE, REPORT, REPORT_RUNS, REPORT_GROUPS = "report.html", "report.md", "report.csv", "report_groups.csv"
 
 _NAMES = {
     *(RESULT, BENCH, MODEL, CHECKPOINT, CHECKPOINT_BEFORE, BEST, MONITOR, PERPLEXITY, FIT, FIT_TABLE, LOCK),
-    *(SWEEP, TUNING, FAIL_FAST, BENCH_TABLE, PAGE, REPORT, REPORT_RUNS, REPORT_GROUPS),
+    *(SWEEP, TUNING, FAIL_FAST, MULTIRUN, JOURNAL, BENCH_TABLE, PAGE, REPORT, REPORT_RUNS, REPORT_GROUPS),
 }
 _LOG_OR_FIGURE = re.compile(r".*\.(log|png|svg)")
 

@@ -6,7 +6,7 @@ from wasi import file_names
 from wasi.atomic import check_replacing
 from wasi.errors import UserError
 
-_RECORDS = (*file_names.RESULTS, file_names.SWEEP)  # one of them is in every folder of a run or a sweep
+_RECORDS = (*file_names.RESULTS, file_names.SWEEP, file_names.MULTIRUN)  # one is in every folder of a run or a sweep
 
 
 def check_output_file(option: str, path: Path) -> None:
