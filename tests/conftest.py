@@ -6,10 +6,12 @@ import signal
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra._internal.config_repository import ConfigRepository
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import setup_globals
 from omegaconf import DictConfig
 
@@ -31,6 +33,16 @@ def signals_as_at_a_terminal():
     yield
     signal.signal(signal.SIGHUP, hang_up)
     signal.signal(signal.SIGINT, interrupt)
+
+
+@pytest.fixture
+def words_of_the_command():
+    """The options of the command line that Hydra tells a job of; a test may add some."""
+    words: list[str] = []
+    told = SimpleNamespace(overrides=SimpleNamespace(task=words))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HydraConfig, "get", lambda: told)
+        yield words
 
 
 @pytest.fixture

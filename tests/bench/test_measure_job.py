@@ -4,7 +4,6 @@ import json
 import logging
 import signal
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -21,6 +20,8 @@ from wasi.tracking.categories import MEMORY, memory_metric
 
 HEAD = ["schema_version", "status", "error", "fingerprint", "config", "provenance"]
 KEYS = [*HEAD, "metrics", "baseline", "ratio", "samples", "layers", "environment"]
+
+pytestmark = pytest.mark.usefixtures("words_of_the_command")
 
 
 @pytest.fixture
@@ -280,9 +281,7 @@ def test_wandb_gets_the_file_the_layers_and_the_figures_of_a_completed_job(compo
     assert not wandb_file.of_type(found, "artifact") and wandb_file.of_type(found, "exit")[0].exit_code == 1
 
 
-def test_options_of_a_whole_training_are_told(cfg, tmp_path, monkeypatch, caplog):
-    words = SimpleNamespace(overrides=SimpleNamespace(task=["train.monitor=true", "train.memory=plain"]))
-    hydra_config = SimpleNamespace(initialized=lambda: True, get=lambda: words)
-    monkeypatch.setattr("wasi.bench.measure_job.HydraConfig", hydra_config)
+def test_options_of_a_whole_training_are_told(cfg, tmp_path, words_of_the_command, caplog):
+    words_of_the_command += ["train.monitor=true", "train.memory=plain"]
     perform(cfg, tmp_path, lambda cfg, job: None)
     assert caplog.messages == ["train.monitor changes nothing that a benchmark measures"]

@@ -23,6 +23,8 @@ from wasi.runs.result import read_result
 from wasi.signals import interruptible
 from wasi.tracking import Tracker
 
+pytestmark = pytest.mark.usefixtures("words_of_the_command")
+
 
 @pytest.fixture
 def cfg(compose_config):
@@ -454,7 +456,8 @@ def test_a_refused_run_leaves_the_checkpoint_of_another_in_its_folder_usable(tmp
 def in_a_sweep(tmp_path, monkeypatch):
     """`run_job` takes `tmp_path` for the folder of a sweep's job."""
     runtime, callbacks = SimpleNamespace(output_dir=str(tmp_path)), {"sweep": {"fail_fast": None}}
-    hydra_cfg = SimpleNamespace(runtime=runtime, mode=RunMode.MULTIRUN, callbacks=callbacks)
+    overrides = SimpleNamespace(task=[])
+    hydra_cfg = SimpleNamespace(runtime=runtime, mode=RunMode.MULTIRUN, callbacks=callbacks, overrides=overrides)
     monkeypatch.setattr(module.HydraConfig, "get", lambda: hydra_cfg)
     for asking in (lock, log_file):
         monkeypatch.setattr(asking, "in_sweep", lambda: True)

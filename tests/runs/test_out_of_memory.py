@@ -13,6 +13,8 @@ from wasi.runs.job import perform
 from wasi.runs.out_of_memory import halved, is_out_of_memory
 from wasi.runs.result import read_result
 
+pytestmark = pytest.mark.usefixtures("words_of_the_command")
+
 
 def raised(function) -> Exception:
     with pytest.raises(Exception) as caught:

@@ -42,7 +42,7 @@ def perform(cfg: DictConfig, folder: Path, body: Callable[[DictConfig, "Job"], N
     try:
         check_config(cfg)
         sweep_name(cfg)
-        if HydraConfig.initialized() and not in_sweep():
+        if not in_sweep():
             words = HydraConfig.get().overrides.task
             for remark in [*remarks_on_benchmark(words), *remarks([idle_options(cfg, words)])]:
                 log.warning("%s", remark)
@@ -181,8 +181,7 @@ def _show(job: Job) -> None:
     from wasi.bench.bench_table import text
     from wasi.bench.jobs import read_jobs
 
-    alone = HydraConfig.initialized() and not in_sweep()
-    if alone and job.result.ours.metrics():
+    if not in_sweep() and job.result.ours.metrics():
         print(printable(text(read_jobs(job.folder))), flush=True)
 
 

@@ -156,7 +156,7 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
         check_config(cfg)
         check_processes(cfg, in_sweep())
         sweep_name(cfg)
-        if HydraConfig.initialized() and not in_sweep():  # in a sweep the option may be meant for another job
+        if not in_sweep():  # in a sweep the option may be meant for another job
             for remark in remarks([idle_options(cfg, HydraConfig.get().overrides.task)]):
                 log.warning("%s", remark)
         if record.completed_before() and not cfg.train.rerun:
