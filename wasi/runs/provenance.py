@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import datetime, timezone
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -11,20 +12,12 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 
+import wasi
 from wasi import allocator
 from wasi.config.hardware import gpu_driver, launched
 from wasi.cores import usable_cores
 
-_PACKAGES = {
-    "torch": "torch",
-    "torchvision": "torchvision",
-    "timm": "timm",
-    "hydra": "hydra-core",
-    "omegaconf": "omegaconf",
-    "wandb": "wandb",
-    "fvcore": "fvcore",
-    "numpy": "numpy",
-}
+_PACKAGES = ("torch", "torchvision", "timm", "hydra-core", "omegaconf", "wandb", "fvcore", "numpy")
 
 
 def provenance() -> dict:
@@ -62,12 +55,10 @@ def code_version() -> dict:
 @cache
 def versions() -> dict[str, str]:
     """Return the versions of Python, of this project, and of those `_PACKAGES` that are installed."""
-    found = {"python": platform.python_version(), "wasi": _wasi_version()}
-    for name, package in _PACKAGES.items():
-        try:
-            found[name] = version(package)
-        except PackageNotFoundError:
-            continue
+    found = {"python": platform.python_version(), "wasi": wasi.__version__}
+    for package in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package.removesuffix("-core")] = version(package)
     return found
 
 
@@ -125,14 +116,6 @@ def _processor() -> str:
         return platform.processor()
     named = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in info.splitlines())}
     return named.get("model name") or named.get("Model") or platform.processor() or platform.machine()
-
-
-def _wasi_version() -> str:
-    """Read the version from pyproject.toml, as the project runs from its checkout and need not be installed."""
-    for line in (_root() / "pyproject.toml").read_text().splitlines():
-        if line.startswith("version"):
-            return line.split('"')[1]
-    return "unknown"
 
 
 def _root() -> Path:
