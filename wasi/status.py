@@ -27,7 +27,7 @@ from wasi import file_names
 from wasi.errors import UserError, one_line
 from wasi.runs.command import run_cli
 from wasi.runs.ending import printable
-from wasi.runs.folder import path_of
+from wasi.runs.folder import sweep_of
 from wasi.runs.lock import is_locked
 from wasi.runs.plan import not_begun, read_plan
 from wasi.runs.result import read_json
@@ -228,8 +228,8 @@ def _seconds(text: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m wasi.status", description=__doc__.partition(":")[2].strip())
-    a_sweep = "a sweep's folder, multirun/NAME"
-    parser.add_argument("sweeps", metavar="SWEEP", nargs="+", type=path_of("SWEEP"), help=a_sweep)
+    a_sweep = "a sweep's folder, or its name below multirun/"
+    parser.add_argument("sweeps", metavar="SWEEP", nargs="+", type=sweep_of("SWEEP"), help=a_sweep)
     parser.add_argument(
         "--watch", metavar="SECONDS", nargs="?", type=_seconds, const=10.0, help="tell again every so often (10)"
     )

@@ -1,11 +1,13 @@
 """The folder that a run writes into."""
 
+from pathlib import Path
+
 import pytest
 
 import wasi
 from wasi.errors import UserError
 from wasi.runs import folder
-from wasi.runs.folder import check_folder, check_inside, make_folder
+from wasi.runs.folder import check_folder, check_inside, make_folder, sweep_of
 
 PACKAGE = wasi.__path__[0]
 
@@ -70,3 +72,14 @@ def test_a_folder_inside_another_has_no_name_of_a_file_there(given):
 def test_allowed(tmp_path, monkeypatch, given):
     monkeypatch.chdir(tmp_path)
     check_folder("hydra.run.dir", str(tmp_path / "there") if given == "." else given)
+
+
+def test_a_sweep_may_be_told_by_its_name_below_multirun(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("multirun/mine").mkdir(parents=True)
+    assert sweep_of("SWEEP")("mine") == Path("multirun/mine")
+    assert sweep_of("SWEEP")("other") == Path("other")
+    Path("mine").mkdir()
+    assert sweep_of("SWEEP")("mine") == Path("mine")
+    with pytest.raises(UserError, match="SWEEP"):
+        sweep_of("SWEEP")(" ")

@@ -462,7 +462,17 @@ def in_a_sweep(tmp_path, monkeypatch):
     for asking in (lock, log_file):
         monkeypatch.setattr(asking, "in_sweep", lambda: True)
     monkeypatch.setattr(module, "enough_failures", lambda _: None)
-    monkeypatch.setattr(module, "_ended_folders", set())
+    monkeypatch.setattr(module, "_ended", set())
+
+
+def test_a_job_that_failed_by_its_memory_limit_is_tried_with_another_one(tmp_path, compose_config, in_a_sweep):
+    limits = (100, 4000)
+    small, large = (compose_config("train.epochs=1", f"device.memory_limit_mib={mib}") for mib in limits)
+    run_job(small, raising(UserError("device.memory_limit_mib", 100, "more")))
+    run_job(small, never)
+    assert read_result(tmp_path)["status"] == "failed"
+    run_job(large, trains)
+    assert read_result(tmp_path)["status"] == "completed"
 
 
 def test_a_lock_that_cannot_be_opened_fails_its_job_alone(tmp_path, cfg, in_a_sweep, capsys):

@@ -9,6 +9,7 @@ from hydra.core.utils import setup_globals
 from omegaconf import OmegaConf, read_write
 
 from wasi.errors import UserError
+from wasi.runs import plan
 from wasi.runs.plan import read_plan, write_plan
 
 
@@ -25,7 +26,8 @@ def _config(task, params=None, sweeper="hydra._internal.BasicSweeper.BasicSweepe
         (["model=vit_micro"], None, 1),
     ],
 )
-def test_the_product_of_what_is_swept(tmp_path, task, params, jobs):
+def test_of_thousands_of_jobs_the_number_alone_is_written(tmp_path, task, params, jobs, monkeypatch):
+    monkeypatch.setattr(plan, "_MOST", 0)
     write_plan(tmp_path / "sweep", _config(task, params))
     assert read_plan(tmp_path / "sweep") == (jobs, [])
 
@@ -80,6 +82,16 @@ def test_a_job_s_folder_that_is_a_file_is_refused_before_the_first_job(tmp_path)
         with pytest.raises(UserError, match=rf"^hydra.sweep.dir={file}: allowed is a folder; .* is a file$"):
             write_plan(tmp_path, config)
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_command_that_hydra_refuses_leaves_the_plan_of_the_one_before(tmp_path):
+    with composed() as config:
+        write_plan(tmp_path, config)
+        before = read_plan(tmp_path)
+        with read_write(config.hydra.sweeper):
+            config.hydra.sweeper.params = {"method": "vanilla,lorra"}
+        write_plan(tmp_path, config)
+    assert read_plan(tmp_path) == before and len(before[1]) == 6
 
 
 @pytest.mark.parametrize(

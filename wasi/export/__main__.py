@@ -77,8 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--format",
         choices=tuple(_NAMES),
-        required=True,
-        help="torch: a torch.export program; onnx: with any batch size; dense: weights for timm or torchvision",
+        default="torch",
+        help="torch (the default): a torch.export program; onnx: with any batch size; dense: for timm or torchvision",
     )
     names = ", ".join(_NAMES.values())
     default = f"by default in the run's folder: {names}"

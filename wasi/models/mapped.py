@@ -35,7 +35,7 @@ def replacing_registered(made_of: Callable[[nn.Parameter], nn.Parameter]) -> Ite
     try:
         yield
     finally:
-        nn.Module.register_parameter = register  # type: ignore[method-assign]
+        nn.Module.register_parameter = register  # type: ignore[method-assign]  # as above
 
 
 @contextmanager

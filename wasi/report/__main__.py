@@ -9,7 +9,7 @@ import argparse
 
 from wasi.report.write import write_report
 from wasi.runs.command import run_cli
-from wasi.runs.folder import path_of
+from wasi.runs.folder import path_of, sweep_of
 
 
 def main() -> None:
@@ -20,7 +20,8 @@ def main() -> None:
         "and, as PNG and SVG, accuracy_vs_cost_* (behind the experiment's name, where there is one).",
     )
     a_dir = "a folder of runs or of benchmarks, of one or many, or of files kept by wasi.results; or one such file"
-    parser.add_argument("dirs", metavar="DIR", nargs="+", type=path_of("DIR"), help=a_dir)
+    a_dir += "; or a sweep's name below multirun/"
+    parser.add_argument("dirs", metavar="DIR", nargs="+", type=sweep_of("DIR"), help=a_dir)
     into = "the folder to write into (default: the first DIR; outputs/report/NAME where that holds kept files)"
     parser.add_argument("--into", metavar="DIR", type=path_of("--into"), help=into)
     given = parser.parse_args()

@@ -48,6 +48,16 @@ def make_folder(option: str, given: str) -> None:
         raise _unmade(option, given, error) from None
 
 
+def sweep_of(option: str) -> Callable[[str], Path]:
+    """As `path_of`, for a folder of results: a name that no folder here has is that of a sweep below multirun/."""
+
+    def path(given: str) -> Path:
+        found, in_multirun = path_of(option)(given), Path("multirun", given)
+        return in_multirun if not found.exists() and in_multirun.is_dir() else found
+
+    return path
+
+
 def path_of(option: str) -> Callable[[str], Path]:
     """Return what makes a command's word a path; it raises `UserError` for an empty word.
 

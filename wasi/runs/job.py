@@ -45,7 +45,9 @@ from wasi.tracking import Tracker, open_tracker
 
 log = logging.getLogger(__name__)
 
-_ended_folders: set[Path] = set()  # folders of the current sweep whose jobs this process has performed
+# Folders of the current sweep whose jobs this process has performed, with the memory limits that these had: a job that
+# failed by its limit may succeed with another, which changes no result and so has the same folder.
+_ended: set[tuple[Path, float | None]] = set()
 _stopped: list[int] = []  # the signal that stopped a job here; a launcher's worker must not begin another
 
 
@@ -91,7 +93,7 @@ def run_job(cfg: DictConfig, body: AnyBody, performer: Perform | None = None) ->
         print_error(str(UserError("hydra.callbacks.sweep", "null", "the shipped one, which checks every command")))
         sys.exit(2)
     folder, is_swept = Path(hydra_cfg.runtime.output_dir), hydra_cfg.mode == RunMode.MULTIRUN
-    if is_swept and folder in _ended_folders:
+    if is_swept and (folder, cfg.device.memory_limit_mib) in _ended:
         log.info("already dealt with in this sweep, skipped: %s", shown(folder))
         return _objective(cfg, folder)
     if not is_swept:
@@ -117,7 +119,7 @@ def run_job(cfg: DictConfig, body: AnyBody, performer: Perform | None = None) ->
         _stopped.append(stop.signum)
         raise
     if alone:  # else the sweep tries it again if it has this job twice
-        _ended_folders.add(folder)
+        _ended.add((folder, cfg.device.memory_limit_mib))
     if ending.exit_code and not is_swept:
         sys.exit(ending.exit_code)
     return _objective(cfg, folder)
@@ -139,7 +141,7 @@ def _keep_sweep_name(cfg: DictConfig, before: dict | None, given: Sequence[str])
 
 def reset_ended_jobs() -> None:
     """Forget which jobs were performed, as a new sweep begins."""
-    _ended_folders.clear()
+    _ended.clear()
 
 
 def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
@@ -151,7 +153,7 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
     if launched().rank:
         return _perform_other_rank(cfg, body)
     start, record, others = time.monotonic(), Record(cfg, folder), Others()
-    run = Run(folder, first_here=not _ended_folders)
+    run = Run(folder, first_here=not _ended)
     try:
         check_config(cfg)
         check_processes(cfg, in_sweep())

@@ -27,9 +27,9 @@ def write_plan(folder: Path, config: DictConfig) -> None:
 
     An option of the command line that has no effect in any of the jobs is logged as a warning.
 
-    If the folders are not known (a combination cannot be composed, or there are thousands of jobs), only the number of
-    combinations is written, an upper bound. A sweeper that chooses its jobs as it goes (`tuned`, `optuna`) has no such
-    number, and no file is written.
+    For thousands of jobs only the number of combinations is written, an upper bound. Nothing is written for a command
+    that Hydra is about to refuse, as a combination cannot be composed, nor for a sweeper that chooses its jobs as it
+    goes (`tuned`, `optuna`).
 
     Raises:
         UserError: a job's folder is a file, or cannot be written into. This is found for up to `_MOST` jobs.
@@ -47,8 +47,10 @@ def write_plan(folder: Path, config: DictConfig) -> None:
     if len(jobs) <= _MOST:
         with looking_once():
             folders = folders_of(config, jobs, look)
-    for remark in remarks(idle) if folders else ():
-        log.warning("%s", remark)
+        if not folders:
+            return
+        for remark in remarks(idle):
+            log.warning("%s", remark)
     folder.mkdir(parents=True, exist_ok=True)
     content = {"jobs": len(folders) or len(jobs), "folders": folders}
     atomic_write_text(folder / file_names.SWEEP, json.dumps(content) + "\n")
