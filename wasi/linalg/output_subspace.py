@@ -1,117 +1,63 @@
 """Factors of a weight that are best for its outputs, or for the model's features (`method.init=output`, `features`).
 
-For inputs `x` of covariance `Cov` (`I x I`), the output error `E ||(Id - L L^T) W (x - mean)||^2` of an orthonormal `L`
-(`O x K`) is least for the leading eigenvectors of `W Cov W^T`; it then is the sum of the other eigenvalues. This is
-SVD-LLM's whitening with an orthonormal left factor (`basis_from_*`). `project_*` also weigh the outputs, by a
-sensitivity `H` (`O x O`). Functions `*_inputs` need eigenvectors of `I x I` matrices and are meant for `I <= O`,
-functions `*_outputs` those of `O x O` matrices. All tensors are meant to be float64.
+For inputs `x` of covariance `Cov` (`I x I`), and outputs that are weighed by `H` (`O x O`), the error of a weight `W'`
+is `E |(W' - W)(x - mean)|_H^2 = tr H (W' - W) Cov (W' - W)^T`. With `H = Id`, the best one of rank `K` is `L L^T W` for
+the leading eigenvectors `L` (`O x K`) of `W Cov W^T`: SVD-LLM's whitening with an orthonormal left factor.
+
+Functions take `Cov` and `W^T H W`, both `I x I`, or, with `of_outputs`, `W Cov W^T` and `H`, both `O x O`. They need
+eigenvectors of matrices of that size, so `of_outputs` is meant for `O <= I`. All tensors are meant to be float64.
 """
 
 import torch
 from torch import Tensor
 
-from wasi.linalg.rank import gram_energies, truncate
+from wasi.linalg.rank import gram_energies
 
 # Added to the diagonal of `Cov`, relative to the inputs' mean square: directions in which the data have no variance are
 # then ordered by the weight's own energy, far below directions in which they have, and far above rounding.
 RIDGE = 1e-9
 
 
-def basis_from_inputs(weight: Tensor, covariance: Tensor, ridge: float | Tensor, rank: int) -> Tensor:
-    """Return the leading `rank` eigenvectors (`O x K`, orthonormal) of `W (Cov + ridge Id) W^T`; cheap for `I <= O`.
+def project(
+    weight: Tensor, moment: Tensor, sensitivity: Tensor, ridge: Tensor, damping: Tensor, of_outputs: bool, rank: int
+) -> tuple[Tensor, Tensor]:
+    """Return `L` (`O x K`, orthonormal) and `R` (`K x I`) whose product `W'` has the least error.
 
-    They are the left singular vectors of `W s`, with the Cholesky factor `s` of `Cov + ridge Id = s s^T`.
+    With `Cov = s s^T` and `V` (`I x K`) the leading eigenvectors of `s^T (W^T H W) s`, it is `W' = W s V V^T s^-1`.
+    With `H = t t^T` and `U` (`O x K`) the leading eigenvectors of `t^T (W Cov W^T) t`, it is `W' = t^-T U U^T t^T W`.
 
     Args:
-        weight: `W`, `O x I`; covariance: `Cov`, `I x I`; ridge: above 0, in the units of `Cov`; rank: `K`, at most `I`.
+        weight: `W`, `O x I`; moment: `Cov`, or `W Cov W^T`; sensitivity: `W^T H W`, or `H`, or a scalar 0.
+        ridge: a scalar above 0, added to the diagonal of `Cov`; damping: a scalar, added to the diagonal of `H`.
+        of_outputs: whether moment and sensitivity are `O x O`; rank: `K`, at most the size of these.
     """
-    s = torch.linalg.cholesky(_plus_diagonal(covariance, ridge))
-    return truncate(weight @ s, 1.0, rank)[0]
+    factor, gram = _whitened_gram(weight, moment, sensitivity, ridge, damping, of_outputs)
+    vectors = torch.linalg.eigh(gram)[1][:, -rank:].flip(-1)
+    if of_outputs:
+        left, u = torch.linalg.qr(torch.linalg.solve_triangular(factor.mT, vectors, upper=True))
+        return left, u @ (factor @ vectors).mT @ weight
+    left, u = torch.linalg.qr(weight @ (factor @ vectors))
+    return left, u @ torch.linalg.solve_triangular(factor, vectors.mT, upper=False, left=False)
 
 
-def basis_from_outputs(weight: Tensor, covariance: Tensor, ridge: float | Tensor, rank: int) -> Tensor:
-    """Return the eigenvectors of `basis_from_inputs` from the covariance of the outputs; cheap for `O <= I`.
+def direction_losses(
+    weight: Tensor, moment: Tensor, sensitivity: Tensor, ridge: Tensor, damping: Tensor, of_outputs: bool
+) -> Tensor:
+    """Return the errors (`[I]`, or `[O]`, non-increasing) that dropping each direction adds in `project`.
 
-    Args:
-        weight: `W`, `O x I`; covariance: `W Cov W^T`, `O x O`; ridge: above 0, in the units of `Cov`.
-        rank: `K`, at most `O`.
+    The least error at rank `K` is the sum of all but the first `K`. Arguments are those of `project`.
     """
-    return _leading(covariance + ridge * (weight @ weight.mT), rank)
+    _, gram = _whitened_gram(weight, moment, sensitivity, ridge, damping, of_outputs)
+    return gram_energies(torch.linalg.eigvalsh(gram))
 
 
-def project_inputs(
-    weight: Tensor, moment: Tensor, sensitivity: Tensor, ridge: Tensor, damping: Tensor, rank: int
+def _whitened_gram(
+    weight: Tensor, moment: Tensor, sensitivity: Tensor, ridge: Tensor, damping: Tensor, of_outputs: bool
 ) -> tuple[Tensor, Tensor]:
-    """Return `L` (`O x K`, orthonormal) and `R` (`K x I`) whose product `W'` minimises `tr H (W' - W) Cov (W' - W)^T`.
-
-    With `Cov = s s^T` and `V` (`I x K`) the leading eigenvectors of `s^T (W^T H W) s`, the minimiser of rank `K` is
-    `W' = W s V V^T s^-1`. It is cheap for `I <= O`, and needs no `H` (`O x O`) beside `W^T H W`.
-
-    Args:
-        weight: `W`, `O x I`; moment: `Cov`, `I x I`; sensitivity: `W^T H W`, `I x I`.
-        ridge: above 0, added to the diagonal of `Cov`; damping: added to the diagonal of `H`, by `damping W^T W`.
-        rank: `K`, at most `I`.
-    """
-    s, matrix = _whitened_input_gram(weight, moment, sensitivity, ridge, damping)
-    vectors = _leading(matrix, rank)
-    left, t = torch.linalg.qr(weight @ (s @ vectors))
-    return left, t @ torch.linalg.solve_triangular(s, vectors.mT, upper=False, left=False)
-
-
-def project_outputs(
-    weight: Tensor, moment: Tensor, sensitivity: Tensor, ridge: Tensor, damping: Tensor, rank: int
-) -> tuple[Tensor, Tensor]:
-    """Return the factors of `project_inputs` from the moment of the outputs; cheap for `O <= I`.
-
-    With `H = t t^T` and `U` (`O x K`) the leading eigenvectors of `t^T (W Cov W^T) t`, `W' = t^-T U U^T t^T W`.
-
-    Args:
-        moment: `W Cov W^T`, `O x O`; sensitivity: `H`, `O x O`; rank: `K`, at most `O`; others as for `project_inputs`.
-    """
-    t, matrix = _whitened_output_gram(weight, moment, sensitivity, ridge, damping)
-    vectors = _leading(matrix, rank)
-    left, u = torch.linalg.qr(torch.linalg.solve_triangular(t.mT, vectors, upper=True))
-    return left, u @ (t @ vectors).mT @ weight
-
-
-def losses_from_inputs(weight: Tensor, moment: Tensor, sensitivity: Tensor, ridge: Tensor, damping: Tensor) -> Tensor:
-    """Return the errors (`[I]`, non-increasing) that dropping each direction adds in `project_inputs`.
-
-    The minimum of `project_inputs` at rank `K` is the sum of all but the first `K`. Arguments as there.
-    """
-    return _eigenvalues(_whitened_input_gram(weight, moment, sensitivity, ridge, damping)[1])
-
-
-def losses_from_outputs(weight: Tensor, moment: Tensor, sensitivity: Tensor, ridge: Tensor, damping: Tensor) -> Tensor:
-    """Return the errors (`[O]`, non-increasing) that dropping each direction adds in `project_outputs`."""
-    return _eigenvalues(_whitened_output_gram(weight, moment, sensitivity, ridge, damping)[1])
-
-
-def _whitened_input_gram(
-    weight: Tensor, moment: Tensor, sensitivity: Tensor, ridge: Tensor, damping: Tensor
-) -> tuple[Tensor, Tensor]:
-    """`s` (lower triangular) of `Cov = s s^T`, and `s^T (W^T H W) s`, both `I x I`, with ridge and damping."""
-    s = torch.linalg.cholesky(_plus_diagonal(moment, ridge))
-    return s, s.mT @ (sensitivity + damping * (weight.mT @ weight)) @ s
-
-
-def _whitened_output_gram(
-    weight: Tensor, moment: Tensor, sensitivity: Tensor, ridge: Tensor, damping: Tensor
-) -> tuple[Tensor, Tensor]:
-    """`t` (lower triangular) of `H = t t^T`, and `t^T (W Cov W^T) t`, both `O x O`, with ridge and damping."""
-    t = torch.linalg.cholesky(_plus_diagonal(sensitivity, damping))
-    return t, t.mT @ (moment + ridge * (weight @ weight.mT)) @ t
-
-
-def _eigenvalues(matrix: Tensor) -> Tensor:
-    """Eigenvalues of a positive semi-definite matrix, non-increasing; negative ones, due to rounding, become 0."""
-    return gram_energies(torch.linalg.eigvalsh(matrix))
-
-
-def _leading(matrix: Tensor, rank: int) -> Tensor:
-    """Leading `rank` eigenvectors of a symmetric matrix, as columns by decreasing eigenvalue."""
-    return torch.linalg.eigh(matrix)[1][:, -rank:].flip(-1)
-
-
-def _plus_diagonal(matrix: Tensor, value: float | Tensor) -> Tensor:
-    return matrix + value * torch.eye(matrix.shape[0], dtype=matrix.dtype, device=matrix.device)
+    """`s` and `s^T (W^T H W) s`, or `t` and `t^T (W Cov W^T) t`, with ridge and damping; see `project`."""
+    eye = torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
+    if of_outputs:
+        factor, other = torch.linalg.cholesky(sensitivity + damping * eye), moment + ridge * (weight @ weight.mT)
+    else:
+        factor, other = torch.linalg.cholesky(moment + ridge * eye), sensitivity + damping * (weight.mT @ weight)
+    return factor, factor.mT @ other @ factor

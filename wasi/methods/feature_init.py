@@ -19,12 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from wasi.errors import UserError
-from wasi.linalg.output_subspace import (
-    losses_from_inputs,
-    losses_from_outputs,
-    project_inputs,
-    project_outputs,
-)
+from wasi.linalg.output_subspace import direction_losses, project
 from wasi.methods.calibration import in_chunks, refusing_undecomposable
 from wasi.methods.input_gradients import for_input_gradients
 from wasi.methods.moments import added
@@ -77,17 +72,16 @@ class FeatureMoments(OutputMoments):
         Raises:
             ValueError: the inputs are zero or not finite.
         """
-        estimate = losses_from_outputs if self.of_outputs else losses_from_inputs
         moment, ridge = self._pooled()
-        found = estimate(self.weight.double(), moment, self._sensitivity, ridge, self._damping())
+        weight, damping = self.weight.double(), self._damping()
+        found = direction_losses(weight, moment, self._sensitivity, ridge, damping, self.of_outputs)
         release_pages([self._sensitivity])
         return found
 
     def _truncate(self, weight: Tensor, moment: Tensor, ridge: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-        project = project_outputs if self.of_outputs else project_inputs
-        left, right = project(weight, moment, self._sensitivity, ridge, self._damping(), rank)
+        found = project(weight, moment, self._sensitivity, ridge, self._damping(), self.of_outputs, rank)
         self._sensitivity = torch.zeros(())
-        return left, right
+        return found
 
     def _ridge(self) -> Tensor:
         """Return `1 / n` for `n` effective tokens: a prior as if one more token had no preferred direction.

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from wasi.linalg.output_subspace import RIDGE, basis_from_inputs, basis_from_outputs
+from wasi.linalg.output_subspace import RIDGE, project
 from wasi.methods.calibration import in_chunks, observe_inputs
 from wasi.methods.moments import Moments
 
@@ -70,9 +70,8 @@ class OutputMoments:
 
     def _truncate(self, weight: Tensor, moment: Tensor, ridge: Tensor, rank: int) -> tuple[Tensor, Tensor]:
         """Return `L` and `R` (float64) from the pooled moment of the inputs or outputs, see `_pooled`."""
-        basis = basis_from_outputs if self.of_outputs else basis_from_inputs
-        left = basis(weight, moment, ridge, rank)
-        return left, left.mT @ weight
+        left, _ = project(weight, moment, torch.zeros(()), ridge, torch.ones(()), self.of_outputs, rank)  # H = Id
+        return left, left.mT @ weight  # equals the `R` of `project`, without its rounding where `Cov` is near-singular
 
     def _pooled(self) -> tuple[Tensor, Tensor]:
         """Return the moment over all tokens, and the ridge (a scalar) to add to the diagonal of the inputs' moment."""
