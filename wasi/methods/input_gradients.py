@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils._pytree import tree_leaves
 
 from wasi.models.mapped import release_pages
@@ -64,6 +65,7 @@ class _Recompute(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable  # the graph of the recomputation ends here
     def backward(ctx, grad: Tensor):
         x = ctx.saved_tensors[0].detach().requires_grad_()
         with torch.enable_grad():
