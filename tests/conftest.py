@@ -42,6 +42,7 @@ def words_of_the_command():
     told = SimpleNamespace(overrides=SimpleNamespace(task=words))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(HydraConfig, "get", lambda: told)
+        patch.setattr(HydraConfig, "initialized", lambda: False)  # an earlier test may have left a configuration
         yield words
 
 

@@ -149,7 +149,7 @@ def test_what_only_hydra_has_words_for_is_one_line_too(tmp_path):
     [
         (["hydra.run.dir=/proc/x"], "hydra.run.dir=/proc/x: allowed is a folder that can be "),
         (["hydra.sweep.dir=/proc/x", "-m"], "hydra.sweep.dir=/proc/x: allowed is a folder that can be "),
-        (["hydra.sweep.subdir=/proc/x", "-m"], "hydra.sweep.subdir=/proc/x: allowed is the default: "),
+        (["hydra.sweep.subdir=/proc/x", "-m"], "hydra.sweep.subdir=/proc/x: allowed is ${job_folder:}, the default"),
         (["hydra.output_subdir=/proc/x"], "hydra.output_subdir=/proc/x: allowed is a name inside "),
         (["hydra.output_subdir=/proc/x", "-m"], "hydra.output_subdir=/proc/x: allowed is a name inside "),
     ],

@@ -79,7 +79,8 @@ class SweepCallback(Callback):
         check_tuning(config.hydra)
         check_folder("hydra.sweep.dir", config.hydra.sweep.dir)
         if (given := plain(config.hydra.sweep).get("subdir")) != self.subdir:
-            raise UserError("hydra.sweep.subdir", given, "the default: equal configurations share a folder by it")
+            allowed = f"{self.subdir}, the default, by which equal configurations alone share a folder"
+            raise UserError("hydra.sweep.subdir", "null" if given is None else given, allowed)
         check_inside("hydra.output_subdir", config.hydra.output_subdir)
         check_fail_fast(self._fail_fast, in_sweep=True)
         check_processes(config, in_sweep=True)

@@ -72,7 +72,7 @@ def test_help_imports_nothing_heavy():
         (["-m", "+hydra.foo=1"], "hydra.foo=1: allowed is one of hydra.callbacks, "),
         (["-m", "bench.baseline=nothing", "seed=1,2"], "bench.baseline=nothing: allowed is"),
         (["-m", "bench.rounds=0", "seed=1,2"], "bench.rounds=0: allowed is"),
-        (["-m", "hydra.sweep.subdir=${seed}", "seed=1,2"], "hydra.sweep.subdir=${seed}: allowed is the default: "),
+        (["-m", "hydra.sweep.subdir=${seed}", "seed=1,2"], "hydra.sweep.subdir=${seed}: allowed is ${bench_folder:}"),
     ],
 )
 def test_a_wrong_option_is_told_before_anything_heavy_is_imported(tmp_path, overrides, message):

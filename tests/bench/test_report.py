@@ -6,7 +6,7 @@ import io
 import pytest
 
 from wasi.bench.bench_table import text
-from wasi.bench.jobs import labels, read_jobs
+from wasi.bench.jobs import baselines, labels, read_jobs
 from wasi.bench.report import bench_csv, write_report
 from wasi.bench.time_figure import _series, _ticks, draw
 
@@ -89,6 +89,23 @@ def test_a_baseline_of_a_job_s_method_but_other_options_has_a_row(tmp_path):
     jobs = read_jobs(tmp_path)
     assert row(text(jobs), "vanilla (baseline)")[0].split()[2] == "1000"
     assert set(_series(jobs)) == {"vanilla, memory=lean", "vanilla", "wasi, memory=plain"}
+
+
+def test_baselines_on_other_data_are_baselines_of_their_own(tmp_path):
+    contents = []
+    for size, slower in ((100, 1), (1000, 2)):
+        data = {"dataset": {"name": "synthetic", "batch_size": 32, "train_size": size}}
+        base = metrics(1000 * slower, 300, 900)
+        for cfg, measured in ((config("vanilla"), base), (config("wasi", 0.8), metrics(500, 200, 300))):
+            one = content(cfg | data, measured, base)
+            one["baseline"]["config"] |= data
+            contents.append(one)
+    write_sweep(tmp_path, contents)
+    jobs = read_jobs(tmp_path)
+    found = baselines(jobs)
+    times = [base.run.metrics["time/train_step_ms_p50"] for base in found.values()]
+    assert sorted(times) == [1000, 2000] and all(base.is_job for base in found.values())
+    assert len({base.name for base in found.values()}) == 2
 
 
 def test_a_baseline_is_recognised_as_a_job_on_a_machine_without_their_gpu(tmp_path):

@@ -113,6 +113,12 @@ def test_dense_weights_are_torchvisions(tmp_path, monkeypatch):
     torch.testing.assert_close(logits(plain, images), logits(trained, images), rtol=1e-4, atol=1e-5)
 
 
+def test_a_program_of_torchs_is_the_default():
+    from wasi.export.__main__ import _parser
+
+    assert _parser().parse_args(["RUN"]).format == "torch"
+
+
 @pytest.mark.skipif(importlib.util.find_spec("onnxscript") is not None, reason="onnxscript is installed here")
 def test_onnx_without_its_packages_is_refused():
     from wasi.errors import UserError

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from tests.small import CLASSES, applied, batch, build
+from tests.small import CLASSES, START_KINDS, applied, batch, build
 from tests.small import method as make
 from wasi.training.chunked_checkpoint import ChunkedCheckpoint, Repeated
 from wasi.training.optimizer import optimizer_for
@@ -46,26 +46,27 @@ def step(model, optimizer, subspace):
     optimizer.zero_grad()
 
 
+@pytest.mark.parametrize("options", [{}, {"step_in_backward": True}, {"micro_batch_size": 4}])
 @pytest.mark.parametrize("method", ["wasi", "wsi"])
-def test_swan_with_momentum_steps_on_no_matrix_that_is_frozen_or_unused(method):
+def test_swan_with_momentum_steps_on_no_matrix_that_is_frozen_or_unused(method, options):
     model = applied("timm_vit", method)
-    optimizer = optimizer_for(model, Swan, lr=1e-3, momentum=0.9)
-    subspace = SubspaceIteration(model, optimizer)
-    step(model, optimizer, subspace)
+    step = TrainStep(model, optimizer_for(model, Swan, lr=1e-3, momentum=0.9), lambda images: images, **options)
+    step(*batch())
     model.blocks[1].requires_grad_(False)
     layers = {f"{n}.{name}": getattr(model.blocks[n].mlp, name) for n in (0, 1) for name in ("fc1", "fc2")}
     before = {name: (layer.L @ layer.R).detach() for name, layer in layers.items()}
-    step(model, optimizer, subspace)
+    step(*batch())
+    step(*batch())
     changes = {name: (layer.L @ layer.R - before[name]).abs().max() for name, layer in layers.items()}
     assert changes["0.fc1"] > 1e-4 and changes["0.fc2"] > 1e-4
     assert changes["1.fc1"] < 1e-6 and changes["1.fc2"] < 1e-6  # rounding of `retract`
 
 
-@pytest.mark.parametrize("method", ["wasi", "wsi", "asi"])
-def test_frozen_weights_stay_frozen_and_layers_stay_in_their_mode(method):
+@pytest.mark.parametrize(("method", "update"), [*START_KINDS, ("asi", None)])
+def test_frozen_weights_stay_frozen_and_layers_stay_in_their_mode(method, update):
     model = build("timm_vit").eval()
     model.blocks[0].requires_grad_(False)
-    model = make(method).apply(model, [batch()])
+    model = make(method, update=update).apply(model, [batch()])
     assert not any(p.requires_grad for p in model.blocks[0].parameters())
     assert all(p.requires_grad for p in model.blocks[1].parameters())
     assert not any(module.training for module in model.modules())
@@ -94,12 +95,14 @@ def test_a_layer_with_one_frozen_factor_trains_the_other(kind):
     assert not torch.equal(layer.L, left) and torch.equal(layer.R, right)
 
 
-@pytest.mark.parametrize("method", ["wasi", "wsi", "asi"])
-def test_factors_and_bases_narrower_than_float32_are_refused(method):
-    model = applied("timm_vit", method).bfloat16()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+@pytest.mark.parametrize(("method", "update"), [*START_KINDS, ("asi", None)])
+def test_what_is_decomposed_after_a_step_is_refused_in_bfloat16(method, update):
+    model = applied("timm_vit", method, update=update).bfloat16()
     with pytest.raises(ValueError, match="torch.bfloat16: they must be float32 or float64"):
-        SubspaceIteration(model, optimizer)
+        SubspaceIteration(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    if method == "wsi" and update == "subspace":  # AdamW's steps on factors need no decomposition
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+        step(model, optimizer, SubspaceIteration(model, optimizer))
 
 
 @pytest.mark.parametrize("method", ["wasi", "asi", "svd_llm", "lora"])

@@ -141,6 +141,15 @@ def test_neither_bound_given_does_no_worse_than_the_uniform_threshold(objective,
     assert stored == result["memory_mib"] * 2**18
 
 
+def test_a_method_hands_the_search_on_as_its_artifacts():
+    found = search()
+    activations = ActivationRanks("perplexity", 0.7, perplexity=found)
+    method = make("wasi", "all", activations=activations)
+    assert not method.artifacts
+    method.apply(build("timm_vit"), [batch()])
+    assert list(method.artifacts) == ["perplexity.json"] and method.artifacts == found.artifacts
+
+
 def test_given_bounds_hold_and_count_down_to_the_least_possible():
     free = search()
     apply_search(free)

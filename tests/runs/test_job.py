@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from hydra.types import RunMode
+from omegaconf import open_dict
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -473,6 +474,13 @@ def test_a_job_that_failed_by_its_memory_limit_is_tried_with_another_one(tmp_pat
     assert read_result(tmp_path)["status"] == "failed"
     run_job(large, trains)
     assert read_result(tmp_path)["status"] == "completed"
+
+
+def test_a_job_without_an_option_of_the_device_is_refused_in_one_line(tmp_path, cfg, in_a_sweep, capsys):
+    with open_dict(cfg):
+        del cfg.device.memory_limit_mib
+    run_job(cfg, never)
+    assert read_result(tmp_path)["status"] == "failed" and capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_lock_that_cannot_be_opened_fails_its_job_alone(tmp_path, cfg, in_a_sweep, capsys):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wasi import file_names
+from wasi.bench.baseline import identity
 from wasi.config.files import select
 from wasi.config.naming import show
 from wasi.report.benchmarks import bench_options, measured_key
@@ -58,8 +59,8 @@ def baselines(jobs: list[Run]) -> dict[str, Baseline]:
     found: dict[str, Run] = {}
     for job in sorted(jobs, key=lambda job: not job.completed):
         if job.baseline is not None:
-            found.setdefault(measured_key(job.baseline), job.baseline)
-    own = {measured_key(job): label for label, job in zip(labels(jobs), jobs, strict=True)}
+            found.setdefault(_key(job.baseline), job.baseline)
+    own = {_key(job): label for label, job in zip(labels(jobs), jobs, strict=True)}
     apart = _block([_with_all_options(run) for key, run in found.items() if key not in own])
     names = {group.runs[0].path: name for group, name in zip(apart.groups, row_names(apart), strict=True)}
     return {
@@ -70,7 +71,12 @@ def baselines(jobs: list[Run]) -> dict[str, Baseline]:
 
 def baseline_key(job: Run) -> str | None:
     """Return a text that is equal for two jobs with the same baseline on the same hardware; None without one."""
-    return None if job.baseline is None else measured_key(job.baseline)
+    return None if job.baseline is None else _key(job.baseline)
+
+
+def _key(run: Run) -> str:
+    """Equal for two measurements that would be the same, of memory too, which depends on data and seed."""
+    return f"{measured_key(run)} {identity(run.config)}"
 
 
 def labels(jobs: list[Run]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The command `python -m wasi.export RUN --format torch|onnx|dense [--output FILE]`."""
+"""The command `python -m wasi.export RUN [--format torch|onnx|dense] [--output FILE]`."""
 
 if __name__ == "__main__":  # before all other imports, which take a while
     from wasi.process_exit import quiet_while_importing

@@ -93,7 +93,8 @@ def run_job(cfg: DictConfig, body: AnyBody, performer: Perform | None = None) ->
         print_error(str(UserError("hydra.callbacks.sweep", "null", "the shipped one, which checks every command")))
         sys.exit(2)
     folder, is_swept = Path(hydra_cfg.runtime.output_dir), hydra_cfg.mode == RunMode.MULTIRUN
-    if is_swept and (folder, cfg.device.memory_limit_mib) in _ended:
+    this_job = folder, OmegaConf.select(cfg, "device.memory_limit_mib")
+    if is_swept and this_job in _ended:
         log.info("already dealt with in this sweep, skipped: %s", shown(folder))
         return _objective(cfg, folder)
     if not is_swept:
@@ -119,7 +120,7 @@ def run_job(cfg: DictConfig, body: AnyBody, performer: Perform | None = None) ->
         _stopped.append(stop.signum)
         raise
     if alone:  # else the sweep tries it again if it has this job twice
-        _ended.add((folder, cfg.device.memory_limit_mib))
+        _ended.add(this_job)
     if ending.exit_code and not is_swept:
         sys.exit(ending.exit_code)
     return _objective(cfg, folder)

@@ -101,26 +101,38 @@ def largest(count: int) -> int:
     return int(most)
 
 
-def zero_gradients_except_first(parameters: Iterable[Tensor]) -> None:
+def zero_gradients_except_first(parameters: Iterable[Tensor]) -> list[int | None]:
     """Zero existing gradients in all processes but the first, before a backward pass.
 
     A gradient may hold a momentum to which the new gradient is added; so `sum_gradients` counts it only once.
+
+    Returns:
+        The version of each gradient, which autograd raises when it adds to it; None where there is none yet.
     """
     if rank():
         for parameter in parameters:
             if parameter.grad is not None:
                 parameter.grad.zero_()
+    return [_version(parameter.grad) for parameter in parameters]
 
 
-def sum_gradients(parameters: Sequence[Tensor]) -> None:
+def sum_gradients(parameters: Sequence[Tensor], versions: Sequence[int | None]) -> list[Tensor]:
     """Replace every gradient by its sum over the processes; a gradient that no process has remains None.
 
     All gradients of one type are sent in one message, which is faster than many small ones.
+
+    Args:
+        versions: of the gradients before the backward passes, from `zero_gradients_except_first`.
+
+    Returns:
+        The parameters with a gradient to which no process has added anything.
     """
     if not parameters:
-        return
-    has = all_reduce_sum(torch.tensor([p.grad is not None for p in parameters], dtype=torch.int64))
-    chosen = [p for p, processes in zip(parameters, has.tolist(), strict=True) if processes]
+        return []
+    has = [p.grad is not None for p in parameters]
+    has_new = [_version(p.grad) != before for p, before in zip(parameters, versions, strict=True)]
+    counts = all_reduce_sum(torch.tensor([has, has_new], dtype=torch.int64)).tolist()
+    chosen = [p for p, processes in zip(parameters, counts[0], strict=True) if processes]
     for parameter in chosen:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
@@ -129,6 +141,11 @@ def sum_gradients(parameters: Sequence[Tensor]) -> None:
         together = all_reduce_sum(torch.cat([g.flatten() for g in gradients]))
         parts = together.split([g.numel() for g in gradients])
         torch._foreach_copy_(gradients, [part.view_as(g) for part, g in zip(parts, gradients, strict=True)])
+    return [p for p, some, some_new in zip(parameters, *counts, strict=True) if some and not some_new]
+
+
+def _version(gradient: Tensor | None) -> int | None:
+    return None if gradient is None else gradient._version
 
 
 def share_pending_signal() -> None:

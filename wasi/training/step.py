@@ -139,7 +139,7 @@ class TrainStep:
         size, count = self.micro_batch_size or len(labels), parallel.total(len(labels))
         found = torch.zeros(2, dtype=torch.float64, device=self.device)
         summed = self.subspace.summed() if parallel.is_parallel() else []
-        parallel.zero_gradients_except_first(summed)
+        versions = parallel.zero_gradients_except_first(summed)
         parts = zip(images.split(size), labels.split(size), strict=True) if len(labels) else ()
         for x, y in parts:
             logits = self.model(x)
@@ -150,7 +150,9 @@ class TrainStep:
             found[0] += part.detach()
             named = y if y.dim() == 1 else y.argmax(1)  # for mixed images, the class with the largest share
             found[1] += (logits.detach().argmax(1) == named).sum()
-        parallel.sum_gradients(summed)
+        unchanged = parallel.sum_gradients(summed, versions)
+        if isinstance(self.optimizer, Swan):
+            self.optimizer.mark_as_momentum(unchanged)
         for penalty in self.penalties:
             penalty().backward()
         return parallel.all_reduce_sum(found), count

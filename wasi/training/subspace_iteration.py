@@ -3,8 +3,6 @@
 See `docs/method.md` for the equations.
 """
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor, nn
 
@@ -33,14 +31,13 @@ class SubspaceIteration:
         truncating: the `SvdLinear` layers, whose weights are truncated to rank `K` after every step.
 
     Raises:
-        ValueError: factors or bases are of a type that decompositions do not support, such as bfloat16.
+        ValueError: what would be decomposed after a step is of a type that decompositions lack, such as bfloat16.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer):
         self.optimizer = optimizer
         self.layers = [m for m in model.modules() if isinstance(m, LowRankLayer)]
         factored = trainable_factors(model)
-        _refuse_narrow_types(factored, self.layers)
         self._group_of = {id(p): number for number, group in enumerate(optimizer.param_groups) for p in group["params"]}
         for layer in factored:
             if id(layer.C) not in self._group_of:
@@ -50,11 +47,23 @@ class SubspaceIteration:
         self.tangent = [layer for layer in factored if linear and layer.C is None]
         truncated = [m for m in self.layers if isinstance(m, SvdLinear) and m.weight.requires_grad]
         self.truncating = list({id(m.weight): m for m in truncated}.values())
+        self._refuse_narrow_types()
         self._whitened = [p for p, _ in optimizer.whitened_parameters()] if isinstance(optimizer, Swan) else []
         whitened = {id(p) for p in self._whitened}
         coordinates = [layer.C for layer in self.coordinate_layers if layer.C is not None]
         self._stepped: list[Tensor] = [*(p for p in model.parameters() if p.requires_grad), *coordinates]
         self._clipped = [p for p in self._stepped if id(p) not in whitened]
+
+    def _refuse_narrow_types(self) -> None:
+        factors = [factor for layer in [*self.coordinate_layers, *self.tangent] for factor in (layer.L, layer.R)]
+        found = [*factors, *(layer.weight for layer in self.truncating), *self._bases()]
+        types = {tensor.dtype for tensor in found if tensor is not None}
+        narrow = next(iter(types - {torch.float32, torch.float64}), None)
+        if narrow is not None:
+            raise ValueError(f"weights and bases of {narrow}: they must be float32 or float64, also under autocast")
+
+    def _bases(self) -> list[Tensor | None]:
+        return [basis for layer in self.layers if layer.state is not None for basis in layer.state.bases]
 
     @property
     def cycle(self) -> int:
@@ -63,8 +72,7 @@ class SubspaceIteration:
 
     def summed(self) -> list[Tensor]:
         """Return the tensors whose gradients are sums over images: parameters, coordinates, bases due for an update."""
-        bases = [basis for layer in self.layers if layer.state is not None for basis in layer.state.bases]
-        return [*self._stepped, *(basis for basis in bases if basis is not None and basis.requires_grad)]
+        return [*self._stepped, *(basis for basis in self._bases() if basis is not None and basis.requires_grad)]
 
     @torch.no_grad()
     def prepare(self, max_norm: float | None) -> Tensor:
@@ -136,15 +144,6 @@ class SubspaceIteration:
         """Return the factor `1 - lr * weight_decay` of the product of a layer with coordinates."""
         group = self.optimizer.param_groups[self._group_of[id(layer.C)]]  # looked up: loading a state replaces groups
         return 1 - group["lr"] * group["weight_decay"]
-
-
-def _refuse_narrow_types(factored: Iterable[FactoredLinear], layers: Iterable[LowRankLayer]) -> None:
-    """Raise ValueError if a trained factor or a basis is narrower than float32."""
-    factors = [factor for layer in factored for factor in (layer.L, layer.R)]
-    bases = [basis for layer in layers if layer.state is not None for basis in layer.state.bases if basis is not None]
-    narrow = next((t.dtype for t in [*factors, *bases] if t.dtype not in (torch.float32, torch.float64)), None)
-    if narrow is not None:
-        raise ValueError(f"factors and bases of {narrow}: they must be float32 or float64, also under torch.autocast")
 
 
 def _feature_basis(layer: FactoredLinear) -> Tensor:

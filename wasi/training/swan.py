@@ -45,7 +45,7 @@ class Swan(_AdamW):  # type: ignore[misc, valid-type]  # mypy cannot infer a cla
     def __init__(self, params, lr: float, momentum: float = 0.0, **options):
         super().__init__(params, lr=lr, **options)
         self.momentum = momentum
-        self._version_at_zero_grad: dict[Tensor, int] = {}  # of each momentum that became a gradient
+        self._momentum_version: dict[Tensor, int] = {}  # of each momentum that is a gradient, without a new one
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -81,8 +81,10 @@ class Swan(_AdamW):  # type: ignore[misc, valid-type]  # mypy cannot infer a cla
             change_of_basis: `U^T U'` (`r x r`) for the old basis `U` and the new one `U'`.
         """
         if "momentum_buffer" in self.state.get(parameter, {}):
-            momentum = self.state[parameter]["momentum_buffer"]
+            momentum, is_new = self.state[parameter]["momentum_buffer"], self._has_new_gradient(parameter)
             momentum.copy_(momentum @ change_of_basis)
+            if not is_new:
+                self.mark_as_momentum([parameter])
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear all gradients; those of matrices with momentum become that momentum, whatever `set_to_none` is."""
@@ -92,7 +94,11 @@ class Swan(_AdamW):  # type: ignore[misc, valid-type]  # mypy cannot infer a cla
         for parameter, _ in self.whitened_parameters():
             if "momentum_buffer" in self.state.get(parameter, {}):
                 parameter.grad = self.state[parameter]["momentum_buffer"]
-                self._version_at_zero_grad[parameter] = parameter.grad._version
+                self.mark_as_momentum([parameter])
+
+    def mark_as_momentum(self, parameters: Iterable[Tensor]) -> None:
+        """Take the gradients of `parameters` for their momentum alone, to which no gradient has been added yet."""
+        self._momentum_version |= {p: p.grad._version for p in parameters if p.grad is not None}
 
     def load_state_dict(self, state_dict) -> None:
         # AdamW expects a step number in every state that it loads; those of whitened matrices have none.
@@ -112,7 +118,7 @@ class Swan(_AdamW):  # type: ignore[misc, valid-type]  # mypy cannot infer a cla
         if parameter.grad is None:
             return False
         is_momentum = parameter.grad is self.state.get(parameter, {}).get("momentum_buffer")
-        return not is_momentum or parameter.grad._version != self._version_at_zero_grad.get(parameter)
+        return not is_momentum or parameter.grad._version != self._momentum_version.get(parameter)
 
     def _whitened_step(self, chosen: Sequence[tuple[Tensor, dict]]) -> None:
         """Step on parameters, each given with its group, and drop their gradients, so that AdamW skips them.
