@@ -108,6 +108,14 @@ def test_baselines_on_other_data_are_baselines_of_their_own(tmp_path):
     assert len({base.name for base in found.values()}) == 2
 
 
+def test_baselines_on_other_machines_are_baselines_of_their_own(tmp_path):
+    contents = [content(config("wasi", 0.8), metrics(500, 200, 300), metrics(ms, 300, 900)) for ms in (1000, 2000)]
+    contents[1]["provenance"]["machine"] = {"processor": "Cortex-A72"}
+    write_sweep(tmp_path, contents)
+    found = baselines(read_jobs(tmp_path))
+    assert sorted(base.run.metrics["time/train_step_ms_p50"] for base in found.values()) == [1000, 2000]
+
+
 def test_a_baseline_is_recognised_as_a_job_on_a_machine_without_their_gpu(tmp_path):
     vanilla = content(config("vanilla") | {"device": {"name": "auto"}}, VANILLA, VANILLA)
     vanilla["baseline"]["config"] |= {"device": {"name": "auto"}}

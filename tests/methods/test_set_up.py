@@ -173,3 +173,12 @@ def test_a_block_that_a_repetition_would_cut_off_from_the_images_is_not_repeated
     expected = gradient()
     with input_gradients.for_input_gradients(block):
         assert torch.equal(gradient(), expected)
+
+
+def test_second_derivatives_through_a_block_that_is_repeated_are_refused():
+    model, (images, _) = build("timm_vit"), batch()
+    with input_gradients.for_input_gradients(model):
+        x = images.clone().requires_grad_()
+        (found,) = torch.autograd.grad(model(x).square().sum(), x, create_graph=True)
+        with pytest.raises(RuntimeError, match="once_differentiable"):
+            found.square().sum().backward()

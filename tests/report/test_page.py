@@ -7,7 +7,7 @@ import pytest
 
 from tests.bench import jobs
 from tests.report import fakes
-from wasi.config.thresholds import threshold
+from wasi.config.rank_thresholds import threshold
 from wasi.report import options
 from wasi.report.blocks import blocks_of
 from wasi.report.columns import STEP

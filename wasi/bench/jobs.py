@@ -9,10 +9,10 @@ from wasi import file_names
 from wasi.bench.baseline import identity
 from wasi.config.files import select
 from wasi.config.naming import show
-from wasi.report.benchmarks import bench_options, measured_key
+from wasi.report.benchmarks import bench_options
 from wasi.report.blocks import Block, block_of, row_names
 from wasi.report.groups import Group, row_order
-from wasi.report.load import Run, Unusable, read_run
+from wasi.report.load import Run, Unusable, machine_of, read_run
 from wasi.report.options import data_root, dataset_label, model_label, result_options
 from wasi.report.series import series_of
 
@@ -76,7 +76,7 @@ def baseline_key(job: Run) -> str | None:
 
 def _key(run: Run) -> str:
     """Equal for two measurements that would be the same, of memory too, which depends on data and seed."""
-    return f"{measured_key(run)} {identity(run.config)}"
+    return f"{identity(run.config)} {machine_of(run)}"
 
 
 def labels(jobs: list[Run]) -> list[str]:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from wasi.bench.jobs import baselines, series_names
 from wasi.config.declared import declared_order
-from wasi.config.thresholds import threshold
+from wasi.config.rank_thresholds import threshold
 from wasi.report.figures import DPI, WIDTH_INCHES, add_legend, images
 from wasi.report.load import Run
 from wasi.report.style import SETTINGS, styles

@@ -38,7 +38,7 @@ def as_autocast(x: Tensor, *tensors: Tensor | None) -> tuple[Any, ...]:
     if not is_autocast_on(x):
         return x, *tensors
     dtype = autocast_dtype(x)
-    return tuple(t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in (x, *tensors))
+    return tuple(None if t is None else t.to(dtype) for t in (x, *tensors))
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype:

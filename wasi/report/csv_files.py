@@ -8,7 +8,7 @@ from typing import Any
 
 from wasi.config.files import select
 from wasi.config.naming import show
-from wasi.config.thresholds import activation_epsilon, weight_epsilon
+from wasi.config.rank_thresholds import activation_epsilon, weight_epsilon
 from wasi.paths import without_absolute_paths
 from wasi.report.blocks import Block
 from wasi.report.columns import COSTS

@@ -27,8 +27,8 @@ class Report:
     """What every form of the report says.
 
     `folder` is where it is written. `origin` is a line on code and machine, and `doubts` are lines on how the numbers
-    were made. `tuning`, `not_averaged` and `warnings` are lines, too; `on_edge` are those of `tuning` that warn.
-    `not_begun` is the number of planned jobs without any result.
+    were made. `tuning`, `not_averaged` and `warnings` are lines, too. `not_begun` is the number of planned jobs without
+    any result.
     """
 
     title: str
@@ -38,10 +38,14 @@ class Report:
     origin: str
     doubts: list[str]
     tuning: list[str]
-    on_edge: list[str]
     not_averaged: list[str]
     not_begun: int
     warnings: list[str]
+
+    @property
+    def on_edge(self) -> list[str]:
+        """The lines of `tuning` that warn of a choice at an end of its grid."""
+        return edge_warnings(self.tuning)
 
 
 def gather(dirs: list[Path], into: Path | None = None) -> Report:
@@ -61,7 +65,6 @@ def gather(dirs: list[Path], into: Path | None = None) -> Report:
     blocks = blocks_of(runs)
     counted = [run for run in runs if run.completed] or runs
     origin, doubts = origin_of(counted), doubts_about(counted)
-    tuning = tuning_lines(dirs)
     warnings += [f"{block.title}: {_ALIKE}" for block in blocks if block.alike]
     not_averaged = [_ending(run, folder) for run in runs if not run.completed]
     if not_begun := _not_begun(dirs, runs):
@@ -74,8 +77,7 @@ def gather(dirs: list[Path], into: Path | None = None) -> Report:
         blocks=blocks,
         origin=origin,
         doubts=doubts,
-        tuning=tuning,
-        on_edge=edge_warnings(tuning),
+        tuning=tuning_lines(dirs),
         not_averaged=not_averaged,
         not_begun=not_begun,
         warnings=warnings,

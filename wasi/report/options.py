@@ -7,8 +7,8 @@ from typing import Any
 from wasi.config.files import flat, select
 from wasi.config.fingerprint import canonical
 from wasi.config.naming import show
+from wasi.config.rank_thresholds import activation_epsilon, rank_option, rank_options, share, weight_epsilon
 from wasi.config.relevance import relevant
-from wasi.config.thresholds import activation_epsilon, rank_option, rank_options, share, weight_epsilon
 from wasi.paths import without_absolute_paths
 
 _IDENTITY = ("model.name", "dataset.name", "method.name", "method._target_", "method.scope")

@@ -31,7 +31,7 @@ from wasi.atomic import atomic_write_text  # noqa: E402
 from wasi.config.files import plain  # noqa: E402
 from wasi.config.hardware import is_raspberry_pi  # noqa: E402
 from wasi.config.naming import rank_label, row_label  # noqa: E402
-from wasi.config.thresholds import activation_epsilon, threshold, weight_epsilon  # noqa: E402
+from wasi.config.rank_thresholds import activation_epsilon, threshold, weight_epsilon  # noqa: E402
 from wasi.errors import NOTHING, UserError, first_line, one_line  # noqa: E402
 from wasi.paths import shown, without_absolute_paths  # noqa: E402
 from wasi.tracking import Tracker  # noqa: E402

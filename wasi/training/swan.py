@@ -62,14 +62,15 @@ class Swan(_AdamW):  # type: ignore[misc, valid-type]  # mypy cannot infer a cla
     @full_float32()
     def step_matrices(self, only: Iterable[Tensor] | None = None) -> None:
         """Step on the whitened parameters that have a new gradient, of `only` if given, and drop their gradients."""
-        chosen = self.whitened_parameters()
-        if only is not None:
-            wanted = {id(p) for p in only}
-            chosen = [(p, group) for p, group in chosen if id(p) in wanted]
-        for parameter, _ in chosen:
-            if not self._has_new_gradient(parameter):
+        wanted = None if only is None else {id(p) for p in only}
+        chosen = []
+        for parameter, group in self.whitened_parameters():
+            if wanted is not None and id(parameter) not in wanted:
+                continue
+            if self._has_new_gradient(parameter):
+                chosen.append((parameter, group))
+            else:
                 parameter.grad = None
-        chosen = [(p, group) for p, group in chosen if p.grad is not None]
         for some in _whitened_together(chosen):
             self._whitened_step(some)
 
@@ -81,10 +82,8 @@ class Swan(_AdamW):  # type: ignore[misc, valid-type]  # mypy cannot infer a cla
             change_of_basis: `U^T U'` (`r x r`) for the old basis `U` and the new one `U'`.
         """
         if "momentum_buffer" in self.state.get(parameter, {}):
-            momentum, is_new = self.state[parameter]["momentum_buffer"], self._has_new_gradient(parameter)
+            momentum = self.state[parameter]["momentum_buffer"]
             momentum.copy_(momentum @ change_of_basis)
-            if not is_new:
-                self.mark_as_momentum([parameter])
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear all gradients; those of matrices with momentum become that momentum, whatever `set_to_none` is."""

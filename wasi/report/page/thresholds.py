@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from wasi.config.thresholds import threshold
+from wasi.config.rank_thresholds import threshold
 from wasi.report import titles
 from wasi.report.columns import INFERENCE, PREDICTIONS, STEP, Cost
 from wasi.report.page.figure import (
