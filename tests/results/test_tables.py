@@ -402,6 +402,9 @@ def test_a_document_can_have_some_of_the_rows(tmp_path, kept):
     text = document.read_text()
     assert "| vanilla |" in text.replace("**", "") and "| wasi_0.8 |" in text.replace("**", "")
     assert "| lora_r8 |" not in text.replace("**", "") and "lean LoRA" in text  # sentences are of all rows
+    _change(kept / "job5.json", machine={"processor": "of lora_r8"})
+    update(tmp_path)
+    assert "of lora_r8" not in document.read_text()  # the machines are those of the rows shown
     document.write_text(text.replace("of vanilla, wasi_0.8", "of vanilla, other"))
     with pytest.raises(UserError, match="table=t of vanilla, other: .*lora_r8"):
         update(tmp_path)

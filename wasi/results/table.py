@@ -7,7 +7,7 @@ from wasi.config.files import select
 from wasi.report.columns import FLOPS, INFERENCE, PEAK, PROCESS, STEP, Cost
 from wasi.report.fields import DASH, accuracy_column, in_turns_text
 from wasi.report.load import Run, threads_of
-from wasi.report.options import show_option
+from wasi.report.options import row_name, show_option
 from wasi.report.statistics import Paired
 from wasi.results.kept_result import SHARED
 from wasi.results.rows import Row, Table, baseline_name
@@ -63,7 +63,7 @@ def markdown(
     text = "\n".join(f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in lines)
     verdict = "" if is_brief else "\n".join(f"- {sentence}" for sentence in sentences(table))
     meanings = [] if is_brief else [one for one in legend(table, only) if one not in explained]
-    parts = [verdict, text, " ".join(meanings), source(table.runs)]
+    parts = [verdict, text, " ".join(meanings), source(_behind(table, shown))]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -84,6 +84,12 @@ def legend(table: Table, only: Collection[str] | None = None) -> list[str]:
 
 def _shown(table: Table, only: Collection[str] | None) -> list[Row]:
     return [row for row in table.rows if only is None or row.name in only]
+
+
+def _behind(table: Table, shown: list[Row]) -> list[Run]:
+    """The results of the rows that are shown, and of the baseline that they are compared with."""
+    names = {row.name for row in shown} | {_baseline(table)}
+    return [run for run in table.runs if row_name(run.config) in names]
 
 
 def _baseline(table: Table) -> str:
