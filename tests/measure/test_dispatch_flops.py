@@ -40,3 +40,16 @@ def test_attention_forward_and_backward():
 )
 def test_decompositions(run, flops):
     assert total(lambda: run(torch.randn(40, 10), torch.eye(10))) == flops
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_gradients_of_a_convolution_take_what_it_takes_itself_each(groups, transposed):
+    kind = torch.nn.ConvTranspose2d if transposed else torch.nn.Conv2d
+    layer, x = kind(6, 12, 3, stride=2, padding=1, groups=groups), torch.randn(2, 6, 9, 9)
+    sites, kernel = 2 * (81 if transposed else 25), 9 * 6 * 12 // groups
+    assert total(lambda: layer(x)) == 2 * sites * kernel
+    out = layer(x)
+    assert total(lambda: out.sum().backward()) == 2 * sites * kernel  # of the weight alone
+    out = layer(x.requires_grad_())
+    assert total(lambda: out.sum().backward()) == 2 * 2 * sites * kernel

@@ -23,9 +23,10 @@ _aten = torch.ops.aten
 
 def flop_counter() -> FlopCounterMode:
     """Return a context that counts the FLOPs of what runs inside, backward passes included, 2 per multiply-add."""
-    counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
+    counter = FlopCounterMode(display=False, custom_mapping={**_FORMULAS, **_CORRECTED})
     same = {lacking: flop_registry[known] for lacking, known in _SAME_AS.items()}
-    counter.flop_registry.update({**same, **flop_registry})  # torch's own formulas take precedence
+    corrected = {operator: counter.flop_registry[operator] for operator in _CORRECTED}
+    counter.flop_registry.update({**same, **flop_registry, **corrected})  # else torch's own formulas take precedence
     counter.mod_tracker = _NoModules()  # type: ignore[assignment]  # implements what the counter uses of it
     return counter
 
@@ -68,6 +69,17 @@ def _batched(formula):
     return count
 
 
+def _convolution_backward(
+    grad: tuple[int, ...], x: tuple[int, ...], weight: tuple[int, ...], *options, **_
+) -> int:
+    """Return the FLOPs of the gradients of a convolution's input and weight; each takes as many as the convolution.
+
+    torch counts the gradient of the weight as without groups, for a depthwise convolution once per channel too often.
+    """
+    transposed, mask = options[4], options[7]
+    return 2 * prod(x if transposed else grad) * prod(weight[1:]) * sum(mask[:2])
+
+
 _FORMULAS = {
     _aten.mv: lambda a, *_, **__: 2 * prod(a),
     _aten.addmv: lambda _, a, *__, **___: 2 * prod(a),
@@ -81,6 +93,7 @@ _FORMULAS = {
     _aten._linalg_solve_ex: _batched(lambda a, b, *_: 2 * a[-1] ** 3 // 3 + 2 * prod(b) * a[-1] // prod(a[:-2])),
     _aten.linalg_inv_ex: _batched(lambda a, *_: 2 * a[-1] ** 3),
 }
+_CORRECTED = {_aten.convolution_backward: _convolution_backward}  # used in place of torch's own
 _SAME_AS = {
     _aten.addmm_: _aten.addmm,
     _aten.baddbmm_: _aten.baddbmm,
