@@ -17,6 +17,7 @@ from wasi.methods.selection import ActivationRanks
 from wasi.models.structure import head_module, linear_sites
 from wasi.tracking import Tracker
 from wasi.training.gradient_checkpointing import checkpoint_blocks
+from wasi.training.lean import LeanStep
 from wasi.training.monitor import Monitor
 from wasi.training.step import TrainStep
 
@@ -199,6 +200,45 @@ def test_checkpointing_changes_nothing(family, method):
         for seed in range(2):
             step(*images_for(family, DOUBLE, seed))
     assert torch.allclose(model.eval()(images), other.eval()(images), atol=1e-9)
+
+
+def shared_bias():
+    """A position bias that is computed once, for all blocks."""
+    from timm.models.beit import Beit
+
+    return Beit(**VIT, init_values=0.1, use_shared_rel_pos_bias=True)
+
+
+REFUSED = {
+    **dict.fromkeys(("cait", "mvitv2", "shared_bias"), "blocks take or return more than one activation"),
+    **dict.fromkeys(("levit", "xcit"), "blocks have batch norms"),
+    "crossvit": "several patch embeddings",
+}
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "shared_bias"])
+def test_lean_changes_nothing_or_is_refused(family, monkeypatch):
+    monkeypatch.setitem(FAMILIES, "shared_bias", shared_bias)
+    images, labels = images_for(family, DOUBLE)
+    images = (64 * images + 128).clamp(0, 255).byte()
+    model = make("wasi", "all").apply(made(family, DOUBLE), [(normalize(images), labels)])
+    other = copy.deepcopy(model)
+    plain = TrainStep(model, sgd(model), normalize, clip_norm=2.0)
+    options = {"chunk_size": 4, "segment_size": 2, "storage": DOUBLE, "clip_norm": 2.0}
+    if family in REFUSED:
+        with pytest.raises(UserError, match=f"train.memory=lean: allowed is plain for .*{REFUSED[family]}"):
+            LeanStep(other, sgd(other), normalize, **options)(images, labels)
+        return
+    thin = LeanStep(other, sgd(other), normalize, **options)
+    for _ in range(2):
+        for step in (plain, thin):
+            torch.manual_seed(0)
+            step(*step.prepare(images, labels))
+    assert torch.allclose(model.eval()(normalize(images)), other.eval()(normalize(images)), atol=1e-9)
+
+
+def normalize(images):
+    return images.to(DOUBLE) / 127.5 - 1
 
 
 @pytest.mark.parametrize("init", ["svd", "output", "features"])

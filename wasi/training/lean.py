@@ -21,6 +21,7 @@ from functools import partial, wraps
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from wasi.allocator import HeapTrimmer, return_large_blocks
 from wasi.data.transfer import to_device
@@ -35,6 +36,7 @@ from wasi.training.step import TrainStep
 
 log = logging.getLogger(__name__)
 
+_ONE_ACTIVATION = "plain for a model whose blocks take or return more than one activation"
 _TRIM_AFTER = 64 * 2**20  # bytes: a step of ViT-B/32 grows by more; models with steps of a second do not reach it
 
 
@@ -53,8 +55,9 @@ class LeanStep(TrainStep):
             images per chunk if layers are wide or tokens many; None sets no limit.
 
     Raises:
-        UserError: the model has no patch embedding by a convolution, or batch norms in its blocks; or, with
-            `step_in_backward`, two segments share parameters.
+        UserError: the model has not exactly one patch embedding by a convolution, or has batch norms in its blocks; or,
+            with `step_in_backward`, two segments share parameters. In the first step: blocks take or return more than
+            one activation.
     """
 
     chunk_size: int
@@ -173,6 +176,7 @@ class LeanStep(TrainStep):
         def chunked(x: Tensor, *args, **kwargs) -> Tensor:
             if not _trains(modules, x):
                 return (otherwise or run)(x, *args, **kwargs)
+            _refuse_other_activations(x, tree_leaves((args, kwargs)))
             numbers = max(x[0].numel(), x[0].numel() // x.shape[-1] * width)
             written = self._dtype.itemsize * numbers  # bytes per image
             size = self._images_at_once(written)
@@ -183,7 +187,10 @@ class LeanStep(TrainStep):
                     log.info("%d images at a time: train.chunk_mib allows no more", size)
 
             def run_chunk(chunk: Tensor) -> Tensor:
-                return run(chunk, *args, **kwargs)
+                y = run(chunk, *args, **kwargs)
+                if not isinstance(y, Tensor):
+                    raise UserError("train.memory", "lean", _ONE_ACTIVATION)
+                return y
 
             part = Repeated(
                 run=run_chunk,
@@ -229,11 +236,14 @@ def _patch_embedding(model: nn.Module) -> tuple[str, nn.Conv2d]:
     """Return name and module of the patch embedding's convolution, which takes the uint8 images.
 
     Raises:
-        UserError: the model has none.
+        UserError: the model has none, or another convolution of images beside it, which would get them as uint8.
     """
     found = first_convolution(model)
     if found is None:
         raise UserError("train.memory", "lean", "plain for a model without a patch embedding's convolution")
+    channels = found[1].in_channels
+    if sum(isinstance(m, nn.Conv2d) and m.in_channels == channels for m in model.modules()) > 1:
+        raise UserError("train.memory", "lean", "plain for a model with several patch embeddings")
     return found
 
 
@@ -249,6 +259,19 @@ def _refuse_shared_parameters(segments: Iterable[Sequence[nn.Module]]) -> None:
     if len(set(held)) < len(held):
         allowed = "false with train.memory=lean, for a model whose blocks share weights"
         raise UserError("train.step_in_backward", "true", allowed)
+
+
+def _refuse_other_activations(x: Tensor, arguments: Iterable[object]) -> None:
+    """Refuse a block that gets other tensors of activations beside its input `x`, `[B, ...]`.
+
+    They would not be cut into chunks, and the graph behind them would be gone after the first chunk.
+
+    Raises:
+        UserError: one of `arguments` requires a gradient, or has at least three dimensions, the first of size `B`.
+    """
+    tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
+    if any(t.requires_grad or (t.dim() > 2 and len(t) == len(x)) for t in tensors):
+        raise UserError("train.memory", "lean", _ONE_ACTIVATION)
 
 
 def _refuse_what_chunks_would_change(model: nn.Module) -> None:
