@@ -223,6 +223,17 @@ def test_a_model_without_a_patch_embedding_is_refused():
         _patch_embedding(torch.nn.Sequential(torch.nn.Linear(2, 2)))
 
 
+def test_a_model_that_changes_images_before_it_embeds_them_is_refused():
+    """They are not normalised yet: what is padded would be black, and what is transformed never be normalised."""
+    padding = VisionTransformer(14, 4, dynamic_img_pad=True, embed_dim=32, depth=2, num_heads=2, num_classes=5).double()
+    transforming = applied("timm_vit", "vanilla", DOUBLE)
+    transforming.register_forward_pre_hook(lambda _, args: args[0].double() / 255)
+    images, labels = as_bytes()
+    for model, given in ((padding, images[..., :14, :14]), (transforming, images)):
+        with pytest.raises(UserError, match="train.memory=lean: .* changes images before its first convolution"):
+            lean(model, sgd(model))(given, labels)
+
+
 @pytest.mark.parametrize("segment_size", [1, 3, 8])
 def test_any_length_of_segments_gives_the_same_step(segment_size):
     torch.manual_seed(0)

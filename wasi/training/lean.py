@@ -57,7 +57,7 @@ class LeanStep(TrainStep):
     Raises:
         UserError: the model has not exactly one patch embedding by a convolution, or has batch norms in its blocks; or,
             with `step_in_backward`, two segments share parameters. In the first step: blocks take or return more than
-            one activation.
+            one activation, or the model changes images before it embeds them.
     """
 
     chunk_size: int
@@ -87,12 +87,14 @@ class LeanStep(TrainStep):
         self._whole = {module: module.forward for module in (embedding, *blocks.values())}  # the original functions
         self._pieces: dict[nn.Module, Callable[..., Tensor]] = {}  # their replacements
         graph = convolution_graph(embedding)
-        self._pieces[embedding] = self._chunked(
+        embed = self._chunked(
             [embedding],
             self._normalizing(embedding.forward),
             self._dtype,
             rerun=None if graph is None else self._normalizing(graph),
         )
+        self._images: tuple[torch.dtype, torch.Size] | None = None  # type and `[3, S, S]` of the images of a step
+        self._pieces[embedding] = self._of_images(embed)
         repeated_together: list[Sequence[nn.Module]] = [[embedding]]
         for segment, followed in segments(self.model, blocks.values(), segment_size):
             self._pieces |= self._segment_forwards(segment, followed)
@@ -108,6 +110,13 @@ class LeanStep(TrainStep):
         """Move a loader's batch to the device; images stay uint8."""
         return to_device(images, self.device), to_device(labels, self.device)
 
+    def _accumulate(self, images: Tensor, labels: Tensor) -> tuple[Tensor, int]:
+        self._images = images.dtype, images.shape[1:]
+        try:
+            return super()._accumulate(images, labels)
+        finally:
+            self._images = None
+
     def _complete_inside(self, modules: Sequence[nn.Module]) -> None:
         """End the backward pass of `modules`: step on their matrices (`step_in_backward`), return free memory."""
         if self.in_backward:
@@ -118,6 +127,22 @@ class LeanStep(TrainStep):
     def _normalizing(self, forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         def run(x: Tensor) -> Tensor:
             return forward(x if x.is_floating_point() else self.normalize(x))
+
+        return run
+
+    def _of_images(self, embed: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """Return `embed`, which in a step refuses anything but the images, as they would be changed before normalised.
+
+        Raises:
+            UserError: in a step, if the input is of another type or size than the step's images.
+        """
+
+        @wraps(embed)
+        def run(x: Tensor) -> Tensor:
+            if self._images is not None and self._images != (x.dtype, x.shape[1:]):
+                allowed = "plain for a model that changes images before its first convolution"
+                raise UserError("train.memory", "lean", allowed)
+            return embed(x)
 
         return run
 
