@@ -67,6 +67,23 @@ def test_files_of_torchvisions_swin_v2_have_the_librarys_keys(method, scope, tmp
         torch.testing.assert_close(logits(other, IMAGES), logits(model, IMAGES), rtol=1e-4, atol=1e-5)
 
 
+def convit():
+    """Its positions are computed on the device of its weights, and it has one block with them, one without."""
+    from timm.models.convit import ConVit
+
+    return ConVit(16, 4, embed_dim=32, depth=2, num_heads=4, num_classes=5, local_up_to_layer=1)
+
+
+def test_an_opened_convit_has_its_positions(tmp_path, monkeypatch):
+    monkeypatch.setitem(MODELS, "convit", convit)
+    monkeypatch.setitem(LIBRARIES, "convit", LIBRARIES["timm_vit"])
+    serve(monkeypatch, "convit")
+    model, _ = saved(tmp_path, "convit", "wasi")
+    opened, _ = open_model(tmp_path)
+    assert torch.equal(opened.blocks[0].attn.rel_indices, model.blocks[0].attn.rel_indices)
+    torch.testing.assert_close(logits(opened, IMAGES), logits(model, IMAGES), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_file_holds_two_factors_per_layer_and_nothing_of_training(kind, tmp_path, monkeypatch):
     serve(monkeypatch, kind)

@@ -6,6 +6,7 @@ also faster at inference than torchvision's, so every method gets them (`replace
 """
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -51,7 +52,10 @@ def _parts_of_blocks(model: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]
 def _prepare(module: Any, model: Any) -> None:
     """Set up an attention module of timm's so that its linear layers can be replaced by other layers."""
     if hasattr(module, "get_rel_indices"):  # ConViT would read `qk.weight.device` later
-        module.rel_indices = module.get_rel_indices(model.patch_embed.num_patches)
+        weight = module.qk.weight
+        like = module.rel_indices if weight.is_meta else weight  # buffers have values where parameters have none
+        stand_in = SimpleNamespace(qk=SimpleNamespace(weight=like))
+        module.rel_indices = type(module).get_rel_indices(stand_in, model.patch_embed.num_patches)
     if hasattr(module, "qkv_bias_separate"):  # BEiT, EVA, Swin v2: call `qkv`, then add the bias
         module.qkv_bias_separate = True
 
