@@ -266,8 +266,7 @@ def _patch_embedding(model: nn.Module) -> tuple[str, nn.Conv2d]:
     found = first_convolution(model)
     if found is None:
         raise UserError("train.memory", "lean", "plain for a model without a patch embedding's convolution")
-    channels = found[1].in_channels
-    if sum(isinstance(m, nn.Conv2d) and m.in_channels == channels for m in model.modules()) > 1:
+    if sum(isinstance(m, nn.Conv2d) and m.in_channels == 3 for m in model.modules()) > 1:
         raise UserError("train.memory", "lean", "plain for a model with several patch embeddings")
     return found
 
