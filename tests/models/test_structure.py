@@ -1,3 +1,4 @@
+import re
 from collections import Counter
 
 import pytest
@@ -86,6 +87,19 @@ def test_scopes_partition_all_in_order():
     assert sorted(s.name for scope in ("mlp", "attention") for s in linear_sites(model, scope)) == sorted(names)
     assert names == [name for name, m in model.named_modules() if name in set(names)]
     assert {s.copies for s in linear_sites(model, "attention")} == {1, 3}
+
+
+@pytest.mark.parametrize(
+    ("name", "copies"),
+    [
+        ("convit_tiny", {"qk": 2, "v": 1, "qkv": 3, "proj": 1}),
+        ("pvt_v2_b0", {"q": 1, "kv": 2, "proj": 1}),
+        ("levit_128s", {"qkv": 3, "kv": 2, "q": 1, "proj": 1}),
+    ],
+)
+def test_packed_projections_count_once_each(name, copies):
+    sites = linear_sites(outline(f"timm {name}"), "attention")
+    assert {re.search(r"attn\w*\.(\w+)", site.name)[1]: site.copies for site in sites} == copies
 
 
 def test_unknown_scope():

@@ -25,7 +25,7 @@ _POSITION_NETWORK = re.compile(r"(^|\.)(cpb|rel_pos|pos|meta)_?\w*\.")
 
 @dataclass(frozen=True)
 class LinearSite:
-    """One linear layer of a block; `copies` is 3 if it packs query, key and value, 2 for key and value, else 1."""
+    """One linear layer of a block; `copies` is how many of query, key and value it packs, and 1 for any other."""
 
     name: str
     block: str
@@ -147,7 +147,7 @@ def _block_sites(block_name: str, block: nn.Module) -> list[LinearSite]:
 
 def _packed(name: str) -> int:
     """Return how many projections a linear layer of this name packs."""
-    return 3 if "qkv" in name else 2 if "kv" in name else 1
+    return 3 if "qkv" in name else 2 if "kv" in name or "qk" in name else 1
 
 
 def _what_is_there(model: nn.Module, sites: list[LinearSite]) -> str:
