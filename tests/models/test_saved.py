@@ -2,6 +2,7 @@
 
 import json
 import struct
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -271,6 +272,23 @@ def test_a_model_that_cannot_be_opened_is_told_in_one_line(damage, tmp_path, mon
     with pytest.raises(UserError, match="RUN=") as error:
         open_model(tmp_path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("library", "name", "reason"),
+    [
+        ("timm", "hf_hub:someone/model", "model.name=hf_hub:someone/model: allowed is a name of timm.list_models"),
+        ("timm", "local-dir:/tmp", "model.name=local-dir:/tmp: allowed is a name of timm.list_models"),
+        ("torchvision", "vit_b_32", "Input shape indivisible by patch size"),
+        ("another", "vit_b_32", "model.library=another: allowed is "),
+    ],
+)
+def test_a_header_whose_model_cannot_be_built_is_told_in_one_line(library, name, reason, tmp_path):
+    header = ModelHeader(library, name, "vanilla", "mlp", ("a", "b"), replace(SPEC, image_size=28), ())
+    save_file({"a": torch.zeros(2, 2)}, tmp_path / "model.safetensors", {METADATA_KEY: header.to_json()})
+    with pytest.raises(UserError, match=f"that this {library} builds as {name}; {reason}") as error:
+        open_model(tmp_path)
+    assert str(error.value).startswith(f"RUN={tmp_path}") and "\n" not in str(error.value)
 
 
 def test_a_real_timm_name(tmp_path):

@@ -34,7 +34,12 @@ def input_spec(name: str, image_size: int | None) -> InputSpec:
 
 
 def create(name: str, image_size: int, num_classes: int) -> nn.Module:
-    """Return the model with random weights."""
+    """Return the model with random weights.
+
+    Raises:
+        UserError: timm has no such architecture. Its names of models on a server or in a folder are none.
+    """
+    _check_architecture(name)
     return _create(name, image_size, num_classes=num_classes)
 
 
@@ -107,10 +112,14 @@ def _create(name: str, image_size: int | None, **options) -> nn.Module:
 def _check_name(name: str) -> None:
     """Raise UserError for an architecture or a tag that timm does not have."""
     architecture, _, tag = name.partition(".")
-    if not timm.is_model(architecture):
-        _refuse(name, timm.list_models())
+    _check_architecture(name)
     if tag and name not in (known := timm.list_models(pretrained=True)):
         _refuse(name, [other for other in known if other.startswith(f"{architecture}.")])
+
+
+def _check_architecture(name: str) -> None:
+    if not timm.is_model(name):  # does not look at the tag
+        _refuse(name, timm.list_models())
 
 
 def _refuse(name: str, known: list[str]) -> None:
