@@ -131,6 +131,23 @@ def test_a_start_that_is_no_time_is_not_told(tmp_path):
     assert job.seconds is None and list(lines(tmp_path))[1].startswith("  running      a: on another")
 
 
+@pytest.mark.parametrize("wall", ["long", [1], -5.0, float("nan"), float("inf"), 1e308])
+def test_a_time_that_no_job_took_foretells_nothing(wall, tmp_path):
+    folder = _job(tmp_path, "a", "completed", wall=1.0)
+    _job(tmp_path, "b", "running", machine="another")
+    result = json.loads((folder / "result.json").read_text())
+    result["provenance"]["wall_seconds"] = wall
+    (folder / "result.json").write_text(json.dumps(result))
+    assert next(lines(tmp_path)) == f"{tmp_path}: 1 completed, 1 running"
+
+
+def test_an_end_beyond_a_century_is_not_told(tmp_path):
+    _job(tmp_path, "a", "completed", wall=600.0)
+    _job(tmp_path, "b", "running", machine="another")
+    write_json(tmp_path / "sweep.json", {"jobs": 10**22, "folders": []})
+    assert re.fullmatch(r".*: 1 completed, 1 running, at most \d{22} not begun", next(lines(tmp_path)))
+
+
 @pytest.mark.parametrize("name", ["nowhere", "empty", "of_another_program"])
 def test_a_folder_without_jobs_is_refused(tmp_path, name):
     (tmp_path / "empty").mkdir()

@@ -36,6 +36,7 @@ _ORDER = ("completed", "running", "interrupted", "failed", "diverged", "invalid"
 _EPOCH = re.compile(r"(epoch|round) (\d+)/(\d+):")
 _SILENT = 600.0  # seconds without a written line after which this is shown
 _LONGEST_WATCH = 86_400.0  # seconds between two looks; `time.sleep` fails for those of many years
+_CENTURY = 36_525 * 86_400.0  # seconds from which on a time is damage, and has no date that Python can tell
 _TAIL = 4096  # bytes at the end of a log, in which the last epoch is looked for
 
 
@@ -81,6 +82,8 @@ def _job(path: Path) -> Job | None:
         return None
     status, provenance = result.get("status", "running"), result.get("provenance") or {}
     seconds, error = provenance.get("wall_seconds"), result.get("error")
+    if not isinstance(seconds, (int, float)) or not 0 <= seconds < _CENTURY:
+        seconds = None
     if status == "completed":
         return Job(folder, status, error, seconds, None)
     if status != "running":
@@ -140,7 +143,8 @@ def _tail(log: Path) -> str:
 
 
 def seconds_left(found: Sequence[Job], planned: int, free: int = 0) -> float | None:
-    """Estimate the seconds until the last job ends; None if no job is completed, or none runs.
+    """Estimate the seconds until the last job ends; None if no job is completed, none runs, or it is over a
+    century.
 
     It assumes that jobs to come take the median time of those completed, and that as many run at a time as now.
 
@@ -154,7 +158,8 @@ def seconds_left(found: Sequence[Job], planned: int, free: int = 0) -> float | N
         return None
     each = median(took)
     rest = sum(max(0.0, each - (job.seconds or 0.0)) for job in running)
-    return (rest + each * _to_come(found, planned)) / at_once
+    left = (rest + each * _to_come(found, planned)) / at_once
+    return left if left < _CENTURY else None
 
 
 def _to_come(found: Sequence[Job], planned: int) -> int:
