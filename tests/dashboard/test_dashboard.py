@@ -248,6 +248,19 @@ def test_a_server_out_of_reach_is_one_line(without_login, monkeypatch):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("WANDB_API_KEY", "short", "--project=wasi: allowed is .*: WANDB_API_KEY invalid: "),
+        ("WANDB_BASE_URL", "garbage", "WANDB_BASE_URL=garbage: allowed is what W&B accepts there"),
+    ],
+)
+def test_a_variable_of_wandb_that_cannot_be_is_one_line(variable, value, message, without_login, monkeypatch):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UserError, match=f"^{message}"):
+        upload(None, "wasi", None)
+
+
 def test_the_sweeps_own_report_stands_first_in_the_report(tmp_path):
     own = "# Report\n\n## vit on digits\n\n| Δ vanilla |\n| ---: |\n| +0.1 |\n\n![Figure](a.png)\n\nin /home/a/s\n"
     (tmp_path / "report.md").write_text(own, encoding="utf-8")

@@ -41,6 +41,21 @@ def test_a_variable_that_wandb_refuses_is_named(tmp_path, offline, monkeypatch):
         open_tracker(offline, tmp_path, "abc")
 
 
+def test_a_variable_that_wandb_refuses_in_its_own_words_is_a_users_mistake(tmp_path, offline, monkeypatch):
+    wandb.teardown()
+    monkeypatch.setenv("WANDB_PROJECT", "a/b")
+    with pytest.raises(UserError, match="^WANDB_…: allowed is what W&B accepts there .Invalid project name 'a/b'"):
+        open_tracker(offline, tmp_path, "abc")
+
+
+def test_a_disabled_run_asks_no_server_and_leaves_no_file(tmp_path, compose_config, monkeypatch):
+    monkeypatch.setattr("wasi.tracking.wandb_tracker.reach", lambda address: pytest.fail(address))
+    tracker = open_tracker(compose_config("logger=wandb", "logger.mode=disabled"), tmp_path, "abc")
+    logged(tracker, 1, 2)
+    tracker.finish(0, RESULT)
+    assert not [*tmp_path.iterdir()]
+
+
 def test_an_offline_run_reads_back(tmp_path, offline):
     tracker = open_tracker(offline, tmp_path, "abc")
     tracker.log(0, {"rank/fc1/weight": 3})

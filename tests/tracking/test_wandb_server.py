@@ -115,14 +115,16 @@ def test_nothing_that_is_sent_tells_where_files_lie(server, folder, online):
     assert server.bodies and not any(str(folder.parent.parent) in body for body in server.bodies)
 
 
-@pytest.mark.parametrize("how", ["refuses", "hangs", "no key"])
+@pytest.mark.parametrize("how", ["refuses", "hangs", "no key", "a key that is none"])
 def test_a_server_out_of_reach_costs_one_warning_and_no_training(server, folder, online, monkeypatch, caplog, how):
     if how == "refuses":
         monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     elif how == "hangs":
         server.hangs.set()
-    else:
+    elif how == "no key":
         monkeypatch.delenv("WANDB_API_KEY")
+    else:
+        monkeypatch.setenv("WANDB_API_KEY", "short")
     tracker = open_tracker(online, folder, "abc")
     tracker.resume(0)
     logged(tracker, 1, 5)

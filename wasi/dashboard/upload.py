@@ -8,7 +8,7 @@ import wandb_workspaces.workspaces as ws
 
 from wasi.dashboard.specification import report_of, title_of, workspace_of
 from wasi.errors import UserError, first_line
-from wasi.tracking.wandb_tracker import reach
+from wasi.tracking.wandb_tracker import check_environment, reach
 
 _NO_LOGIN = "not logged in to W&B: run `wandb login`, or see what would be sent with --dry-run"
 
@@ -22,11 +22,12 @@ def upload(entity: str | None, project: str, group: str | None, own: str | None 
         own: the text of the sweep's report.md.
 
     Raises:
-        UserError: there is no login, no connection to the server or no such project.
+        UserError: there is no login, no connection to the server or no such project, or W&B refuses a variable WANDB_…
     """
-    if not wandb.login(prompt=False, verify=False):
-        raise UserError("--project", project, "a project of a user who is logged in", _NO_LOGIN)
+    check_environment()
     try:
+        if not wandb.login(prompt=False, verify=False):  # raises for a text that cannot be a key
+            raise UserError("--project", project, "a project of a user who is logged in", _NO_LOGIN)
         reach(wandb.setup().settings.base_url)
         api = wandb.Api(timeout=15)
         entity = str(entity or api.default_entity)

@@ -36,7 +36,7 @@ def open_tracker(cfg: DictConfig, folder: Path, fingerprint: str, attempt: int =
     Args:
         attempt: 1, and one more each time that a completed run is trained again (`train.rerun`).
     """
-    if cfg.logger.name == "none":
+    if cfg.logger.name == "none" or cfg.logger.mode == "disabled":
         return Tracker()
     from wasi.tracking.wandb_tracker import WandbTracker
 

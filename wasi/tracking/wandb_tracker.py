@@ -40,7 +40,7 @@ from wasi.tracking.names import EPSILON, LAYER_TABLE, ROW, THRESHOLDS, TRAIN_STE
 
 log = logging.getLogger(__name__)
 
-Mode = Literal["online", "offline", "disabled"]
+Mode = Literal["online", "offline"]
 
 _RETRY_AFTER = 600.0  # seconds in which later jobs of this process do not try a server again that did not answer
 _unreachable_since: tuple[float, str] | None = None
@@ -50,9 +50,9 @@ def check_environment() -> None:
     """Raise `UserError` for a variable WANDB_… that W&B refuses, or a value in a settings file of W&B's."""
     try:
         wandb.setup()
-    except ValueError as error:  # of pydantic, with the list `errors()`
+    except (ValueError, wandb.Error) as error:  # of pydantic, with the list `errors()`; W&B's own names no variable
         found = error.errors()[0] if hasattr(error, "errors") else {}
-        name = "_".join(str(part) for part in found.get("loc", ())).upper()
+        name = "_".join(str(part) for part in found.get("loc", ())).upper() or "…"
         allowed = f"what W&B accepts there ({found.get('msg', one_line(error))})"
         raise UserError(f"WANDB_{name}", found.get("input", NOTHING), allowed) from None
 
@@ -160,16 +160,16 @@ class WandbTracker(Tracker):
                 self._run = wandb.init(mode="disabled", reinit="create_new")
 
     def _open(self):
-        """Return W&B's run, online if that is asked for and possible, else offline or disabled."""
+        """Return W&B's run, online if that is asked for and possible, else offline."""
         if self._cfg.logger.mode != "online":
-            return self._init_offline(self._cfg.logger.mode)
+            return self._init_offline()
         reason = _recently_unreachable()
-        if reason is None and not wandb.login(prompt=False, verify=False):
-            reason = "no key (`wandb login` stores one)"
         if reason is None:
             try:
-                reach(wandb.setup().settings.base_url)
-                return self._init("online")
+                if wandb.login(prompt=False, verify=False):  # raises for a text that cannot be a key
+                    reach(wandb.setup().settings.base_url)
+                    return self._init("online")
+                reason = "no key (`wandb login` stores one)"
             except Exception as error:
                 reason = _reason(error)
                 _remember(reason)
@@ -177,13 +177,13 @@ class WandbTracker(Tracker):
         self._warn(run, reason)
         return run
 
-    def _init_offline(self, mode: Mode = "offline"):
+    def _init_offline(self):
         try:
-            return self._init(mode)
+            return self._init("offline")
         except Exception:  # W&B's local service may still hold the id of a run that failed to start or just ended
             with suppress(Exception):
                 wandb.teardown()
-            return self._init(mode)
+            return self._init("offline")
 
     def _init(self, mode: Mode):
         logger = self._cfg.logger
