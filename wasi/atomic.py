@@ -12,8 +12,11 @@ from pathlib import Path
 
 
 def atomic_write_text(path: Path, text: str) -> None:
-    """Replace `path` atomically by a file with `text` (UTF-8, line ends as they are)."""
-    atomic_write_bytes(path, text.encode("utf-8"))
+    r"""Replace `path` atomically by a file with `text` (UTF-8, line ends as they are).
+
+    A byte of a file's name that is not UTF-8, for which Python has a surrogate, is written as `\udcff`.
+    """
+    atomic_write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def atomic_write_bytes(path: Path, content: bytes) -> None:

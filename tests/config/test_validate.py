@@ -1,5 +1,7 @@
 """Every rule refuses what it should, names the option, and lets the rest through."""
 
+import os
+
 import pytest
 from hydra.utils import get_class
 from omegaconf import OmegaConf
@@ -198,6 +200,14 @@ def test_the_bound_is_told_of_a_value_that_exceeds_nothing_else(option, given, a
 def test_methods_without_matrices_to_whiten_are_those_whose_class_says_so():
     found = [name for name in method_names() if not get_class(options_of(name)["_target_"]).trains_matrices]
     assert sorted(found) == sorted(combinations._WITHOUT_MATRICES)
+
+
+@pytest.mark.parametrize("option", ["dataset.root", "model.weights", "sweep"])
+def test_a_folder_whose_name_is_not_utf_8_is_refused(option, compose_config):
+    cfg = compose_config()
+    OmegaConf.update(cfg, option, os.fsdecode(b"photos\xff"))
+    with pytest.raises(UserError, match=rf"^{option}=photos\\udcff: allowed is text in UTF-8"):
+        validate(cfg)
 
 
 def test_what_is_swept_over_is_left_to_the_jobs(compose_config):

@@ -1,6 +1,7 @@
 import copy
 import csv
 import io
+import os
 import re
 import sys
 
@@ -199,3 +200,10 @@ def test_an_experiment_in_a_folder_is_a_part_of_a_files_name(tmp_path):
     write_report([tmp_path])
     (figure,) = tmp_path.glob("*accuracy_vs_cost*.png")
     assert figure.name == "mine_try1_accuracy_vs_cost_vit_micro_digits.png"
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_reported_on(tmp_path):
+    folder = tmp_path / os.fsdecode(b"photos\xff")
+    fakes.write(folder, {"val/acc": 0.5, "memory/train_peak_mib": 5.0}, fakes.config())
+    write_report([tmp_path])
+    assert r"photos\udcff" in (tmp_path / "report.csv").read_text(encoding="utf-8")

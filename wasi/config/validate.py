@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from wasi.config import objectives
 from wasi.config.combinations import TOGETHER
 from wasi.config.declared import options_of
+from wasi.config.files import flat, plain
 from wasi.config.levels import LEVELS
 from wasi.config.relevance import has_effect
 from wasi.errors import UserError, first_line
@@ -282,6 +283,11 @@ def validate(cfg: DictConfig, swept: Collection[str] = ()) -> None:
     Raises:
         UserError: names the option, what was given and what is allowed.
     """
+    for option, value in flat(plain(cfg)).items():
+        if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+            # W&B and figures fail at a byte that is not UTF-8, for which Python has a lone surrogate.
+            given = value.encode(errors="backslashreplace").decode()
+            raise UserError(option, given, "text in UTF-8; rename a folder of another encoding")
     alone = [((option,), test, allowed) for option, (test, allowed) in OPTIONS.items()]
     of_others = _with_another_meaning(str(_value(cfg, "method.name")))
     for options, test, allowed in alone + TOGETHER:
