@@ -39,3 +39,7 @@ def test_an_unknown_command_is_told_in_one_line():
     done = wasi("statsu", "multirun/a")
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == f"error: COMMAND=statsu: allowed is one of {', '.join(_COMMANDS)}\n"
+
+
+def test_a_command_with_a_line_break_is_told_in_one_line():
+    assert wasi("a\nb").stderr.startswith("error: COMMAND=a b: allowed is one of ")

@@ -8,7 +8,7 @@ if __name__ == "__main__":  # before all other imports, which take a while
 import runpy
 import sys
 
-from wasi.errors import UserError
+from wasi.errors import UserError, one_line
 from wasi.runs.ending import print_error
 
 _COMMANDS = {
@@ -29,7 +29,7 @@ def main() -> None:
         print(_usage())
         sys.exit(0 if name else 2)
     if name not in _COMMANDS:
-        print_error(str(UserError("COMMAND", name, f"one of {', '.join(_COMMANDS)}")))
+        print_error(one_line(UserError("COMMAND", name, f"one of {', '.join(_COMMANDS)}")))
         sys.exit(2)
     sys.argv[1:] = rest
     runpy.run_module(f"wasi.{name}", run_name="__main__", alter_sys=True)

@@ -12,6 +12,7 @@ from scipy.stats import t, ttest_ind, ttest_rel
 from tests.report import fakes
 from wasi.errors import UserError
 from wasi.report.options import row_name
+from wasi.results.__main__ import main
 from wasi.results.collect import collect
 from wasi.results.documents import stale_documents, update
 from wasi.results.kept_result import read_kept
@@ -327,6 +328,15 @@ def test_a_damaged_result_is_left_out(tmp_path):
     assert output.startswith(f"left out {tmp_path}/sweep/job1: damaged (KeyError: ")
 
 
+def test_a_result_with_a_number_that_json_lacks_is_left_out_before_anything_is_written(tmp_path):
+    fakes.write(tmp_path / "sweep", {"val/acc": 0.5}, fakes.config())
+    path = fakes.write(tmp_path / "sweep", {"val/acc": 0.5}, fakes.config(seed=1))
+    path.write_text(path.read_text().replace("0.5", "NaN"))
+    (output,) = collect([tmp_path / "sweep"], tmp_path / "kept")
+    assert output.startswith(f"left out {path.parent}: damaged (ValueError: ")
+    assert [kept.name for kept in (tmp_path / "kept").iterdir()] == ["job0.json"]
+
+
 def test_what_cannot_be_collected_is_refused(tmp_path, kept):
     file, other = tmp_path / "file", tmp_path / "other"
     file.write_text("")
@@ -438,3 +448,10 @@ def test_the_command_checks_and_refuses_in_one_line(tmp_path, kept):
 
 def test_the_documents_here_are_up_to_date():
     assert stale_documents(ROOT) == {}
+
+
+def test_a_sweep_may_be_named_without_multirun(tmp_path, monkeypatch):
+    fakes.write(tmp_path / "multirun" / "sweep", {"val/acc": 0.5}, fakes.config())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["results", "collect", "sweep", "--into", "kept"])
+    assert main() == 0 and (tmp_path / "kept" / "job0.json").is_file()

@@ -1,7 +1,7 @@
 """Reads every `result.json`, `bench.json` and kept result below some folders, in one form and each once."""
 
 import json
-import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
@@ -212,7 +212,7 @@ def _numbers(metrics: Any) -> dict[str, float]:
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _records(found: Any) -> list[dict]:

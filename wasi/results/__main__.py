@@ -18,7 +18,7 @@ from wasi.results.collect import collect
 from wasi.results.documents import stale_documents, update
 from wasi.runs.command import run_cli
 from wasi.runs.ending import print_error
-from wasi.runs.folder import path_of
+from wasi.runs.folder import path_of, sweep_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -54,7 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m wasi.results", description=about)
     commands = parser.add_subparsers(required=True, metavar="collect | tables")
     gather = commands.add_parser("collect", help="keep the completed jobs of finished sweeps as small JSON files")
-    gather.add_argument("sweeps", metavar="SWEEP", nargs="+", type=path_of("SWEEP"), help="a sweep's folder")
+    a_sweep = "a sweep's folder, or its name below multirun/"
+    gather.add_argument("sweeps", metavar="SWEEP", nargs="+", type=sweep_of("SWEEP"), help=a_sweep)
     into = "its files are replaced"
     gather.add_argument("--into", metavar="FOLDER", required=True, type=path_of("--into"), help=into)
     add = "the row's name for all of these jobs, which are added to the folder (default: the recipe's name)"

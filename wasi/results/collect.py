@@ -3,7 +3,6 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 from wasi import file_names
 from wasi.atomic import atomic_write_text
@@ -31,7 +30,7 @@ def collect(sweeps: list[Path], into: Path, row: str | None = None) -> list[str]
     """
     if row is not None and not _ROW.fullmatch(row):
         raise UserError("--row", row, "a name of letters, digits and _ . + -, not starting with a dot")
-    kept: dict[str, dict[str, Any]] = {}
+    kept: dict[str, str] = {}
     folders: dict[str, Path] = {}  # the job's folder, by the name of the kept file
     lines = []
     for path in _paths(sweeps):
@@ -43,18 +42,19 @@ def collect(sweeps: list[Path], into: Path, row: str | None = None) -> list[str]
         try:
             found = kept_of(content)
             read_run(path)
+            if row is not None:
+                found["config"]["recipe"] = row
+            text = json.dumps(found, indent=1, sort_keys=True, allow_nan=False) + "\n"
         except Unusable as reason:
             lines.append(f"left out {job}: {reason}")
             continue
-        except (KeyError, TypeError, AttributeError, UserError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
             lines.append(f"left out {job}: damaged ({type(error).__name__}: {error})")
             continue
         file_name = f"{job.name}.json"
         if folders.get(file_name, job) != job:
             lines.append(f"left out {folders[file_name]}: {job} is the same job")
-        if row is not None:
-            found["config"]["recipe"] = row
-        kept[file_name] = found
+        kept[file_name] = text
         folders[file_name] = job
     if not kept:
         left_out = f"; {', '.join(lines)}" if lines else ""
@@ -63,8 +63,8 @@ def collect(sweeps: list[Path], into: Path, row: str | None = None) -> list[str]
         into.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError("--into", into, f"a folder, or a name for a new one ({error.strerror})") from error
-    for name, found in kept.items():
-        atomic_write_text(into / name, json.dumps(found, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    for name, text in kept.items():
+        atomic_write_text(into / name, text)
     for path in into.glob("*.json"):  # only what an earlier `collect` wrote is removed
         if row is None and path.name not in kept and is_kept(read_json(path)):
             path.unlink()
