@@ -28,7 +28,7 @@ from wasi.runs.launching import launched_jobs, prepare_launcher, record_launched
 from wasi.runs.lock import can_be_locked, is_locked
 from wasi.runs.plan import write_plan
 from wasi.runs.processes import check_processes
-from wasi.runs.result import outcome_line, read_json, version, versions
+from wasi.runs.result import outcome_line, read_json, read_result, version, versions
 from wasi.runs.tuning import check_tuning
 from wasi.runs.tuning_file import not_chosen
 
@@ -180,12 +180,20 @@ def failed_jobs(
 def lost_jobs(jobs: Iterable[Path], file_name: str = file_names.RESULT) -> dict[Path, dict]:
     """Return those of `jobs` (folders) without a result, which a process leaves that dies before it begins to train.
 
-    A job on which another process is at work is not lost. One whose folder cannot be locked is, as it did not begin.
+    A job on which another process is at work is not lost. One whose folder cannot be locked is, as it did not begin,
+    and so is a run whose folder has the completed result of another configuration, which somebody has put there.
     """
     jobs = list(jobs)
     lost = {job: f"it left no {file_name}" for job in jobs if not (job / file_name).is_file() and not is_locked(job)}
     lost |= {job: "its folder's .lock cannot be opened" for job in jobs if not can_be_locked(job)}
+    lost |= {job: "its folder has the result of another configuration" for job in jobs if _has_anothers_result(job)}
     return {job: {"status": "failed", "error": error} for job, error in lost.items()}
+
+
+def _has_anothers_result(job: Path) -> bool:
+    """Return whether a run's folder, whose name ends in its fingerprint's first digits, has a result with another."""
+    found = read_result(job) or {}
+    return found.get("status") == "completed" and not job.name.endswith(str(found.get("fingerprint", ""))[:10])
 
 
 def _pin_name(config: DictConfig, name: str) -> None:

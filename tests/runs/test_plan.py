@@ -72,16 +72,19 @@ def test_an_option_without_effect_in_every_job_is_told(tmp_path, caplog):
     assert caplog.messages == [f"{option} has no effect with method=vanilla or method=lora" for option in idle]
 
 
-def test_a_job_s_folder_that_is_a_file_is_refused_before_the_first_job(tmp_path):
+@pytest.mark.parametrize("inside", [".", ".hydra"])
+def test_a_job_s_folder_that_is_a_file_is_refused_before_the_first_job(inside, tmp_path):
     with composed(f"hydra.sweep.dir={tmp_path}", "method=vanilla") as config, read_write(config.hydra.sweeper):
         config.hydra.sweeper.params = {"seed": "1,2"}
         write_plan(tmp_path, config)
-        file = tmp_path / read_plan(tmp_path)[1][1]
+        job = tmp_path / read_plan(tmp_path)[1][1]
+        file = job / inside
+        file.parent.mkdir(exist_ok=True)
         file.write_text("a file")
         (tmp_path / "sweep.json").unlink()
-        with pytest.raises(UserError, match=rf"^hydra.sweep.dir={file}: allowed is a folder; .* is a file$"):
+        with pytest.raises(UserError, match=rf"^hydra.sweep.dir={job}/.hydra: allowed is a folder; {file} is a file$"):
             write_plan(tmp_path, config)
-    assert list(tmp_path.iterdir()) == [file]
+    assert list(tmp_path.iterdir()) == [job]
 
 
 def test_a_command_that_hydra_refuses_leaves_the_plan_of_the_one_before(tmp_path):

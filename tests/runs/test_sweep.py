@@ -50,6 +50,14 @@ def test_a_job_without_any_result_is_lost_unless_somebody_is_at_it(tmp_path):
     assert lost_jobs([fine, begun])[begun]["error"] == "it left no result.json"
 
 
+def test_a_job_whose_folder_has_the_completed_result_of_another_is_lost(tmp_path):
+    jobs = [_job(tmp_path, f"wasi-s0-0123456789{name}", "completed") for name in ("", "x")]
+    for job in jobs:
+        write_json(job / "result.json", {"status": "completed", "fingerprint": "0123456789abcdef"})
+    ((job, result),) = lost_jobs(jobs).items()
+    assert job == jobs[1] and result["error"] == "its folder has the result of another configuration"
+
+
 def test_a_job_whose_folder_is_damaged_is_lost(tmp_path):
     fine, without_lock = _job(tmp_path, "fine", "completed"), _job(tmp_path, "without_lock", "running")
     (without_lock / ".lock").mkdir()

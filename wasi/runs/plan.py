@@ -41,7 +41,8 @@ def write_plan(folder: Path, config: DictConfig) -> None:
     idle: list[dict[str, str]] = []  # of each job
 
     def look(job: DictConfig) -> None:
-        check_folder("hydra.sweep.dir", str(Path(job.hydra.sweep.dir) / job.hydra.sweep.subdir))
+        own = Path(job.hydra.sweep.dir) / job.hydra.sweep.subdir
+        check_folder("hydra.sweep.dir", str(own / (job.hydra.output_subdir or "")))
         idle.append(idle_options(job, config.hydra.overrides.task))
 
     if len(jobs) <= _MOST:
