@@ -1,5 +1,6 @@
 """Files that are either old or new."""
 
+import errno
 import os
 import platform
 import signal
@@ -19,6 +20,12 @@ def test_a_failure_leaves_the_old_file_and_no_other(tmp_path):
         temporary.write_text("ne")
         raise RuntimeError
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    with pytest.raises(OSError) as error, replacing(tmp_path / "file"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert error.value.filename == str(tmp_path / "file") and not list(tmp_path.iterdir())
 
 
 def test_a_kill_while_writing_leaves_the_old_file(tmp_path):

@@ -70,7 +70,11 @@ def _host() -> str:
 def _put_in_place(temporary: Path, path: Path) -> Iterator[None]:
     temporary.touch()
     mode = temporary.stat().st_mode
-    yield
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk names no file
+        raise
     os.chmod(temporary, mode)
     with open(temporary, "rb+") as file:
         os.fsync(file.fileno())

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import resource
 
 import pytest
 import torch
@@ -53,6 +54,20 @@ def test_an_exported_file_is_the_trained_model(kind, method, form, tmp_path, mon
     found = compare(file, form, trained, header)  # in batches of one and of three
     assert found.difference < 1e-5 < found.largest
     assert found.exported_ms > 0
+
+
+@pytest.mark.parametrize("form", ["dense", "torch"])
+def test_a_full_disk_is_an_error_of_the_system(form, tmp_path, monkeypatch):
+    serve(monkeypatch, "torchvision_vit")
+    saved(tmp_path, "torchvision_vit", "wasi")
+    model, header = open_model(tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))  # writing beyond fails as on a full disk
+    try:
+        with pytest.raises(OSError):
+            formats.write(tmp_path / "exported", form, tmp_path, model, header)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("form", ["dense", "onnx"])

@@ -10,6 +10,7 @@ from wasi.errors import UserError
 from wasi.report.gathered import gather
 from wasi.report.load import read_run, read_runs
 from wasi.results.collect import collect
+from wasi.runs.result import read_json
 from wasi.status import jobs as jobs_begun
 
 
@@ -60,6 +61,14 @@ def test_an_unusable_file_is_named_and_left_out(tmp_path, content, reason):
 
     assert len(runs) == 1
     assert str(tmp_path / "bad" / "result.json") in warning and reason in warning
+
+
+def test_a_pipe_with_a_results_name_is_left_out(tmp_path):
+    os.mkfifo(tmp_path / "result.json")
+    os.mkfifo(tmp_path / "other.json")
+    with pytest.raises(UserError, match="result.json: cannot be read .OSError: no file."):
+        read_runs([tmp_path])
+    assert read_json(tmp_path / "result.json") is None
 
 
 LAYER = {"name": "fc1", "in_features": 8, "out_features": 8, "weight_rank": 2, "activation_ranks": [4, 2]}

@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 
 from wasi.errors import Interrupted
-from wasi.runs.command import command, continue_with
+from wasi.runs.command import command, continue_with, run_cli
 
 
 @pytest.mark.parametrize(
@@ -217,3 +217,12 @@ def test_handlers_come_back():
 
 def _stopped():
     raise Interrupted(signal.SIGTERM)
+
+
+def test_a_command_in_a_deleted_working_folder_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    with pytest.raises(SystemExit) as end:
+        run_cli(os.getcwd)
+    assert end.value.code == 1
+    assert capsys.readouterr().err.startswith("error: FileNotFoundError: [Errno 2] No such file or directory (the ")

@@ -3,10 +3,11 @@
 All of them carry the model's header.
 """
 
+import io
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from wasi.errors import UserError, one_line
@@ -54,8 +55,9 @@ def exported_program(model: nn.Module, image_size: int) -> torch.export.Exported
 
 
 def _write_torch(file: Path, program: torch.export.ExportedProgram, header: ModelHeader) -> str:
-    with file.open("wb") as stream:
-        torch.export.save(program, stream, extra_files={f"{METADATA_KEY}.json": header.to_json()})
+    content = io.BytesIO()  # on a full disk, torch would abort the process
+    torch.export.save(program, content, extra_files={f"{METADATA_KEY}.json": header.to_json()})
+    file.write_bytes(content.getbuffer())
     return f"torch.export of torch {torch.__version__}"
 
 
@@ -81,5 +83,5 @@ def _write_dense(file: Path, run: Path, header: ModelHeader) -> str:
     Their header has another key than in a run's model, because `layers` describes the factors that this file lacks.
     """
     state = separate(dense_state(header, read_state(run, RUN)))
-    save_file(state, file, {"format": "pt", "header": header.to_json()})
+    file.write_bytes(save(state, {"format": "pt", "header": header.to_json()}))
     return f"state dict of {header.library}'s {header.architecture}, {header.num_classes} classes"

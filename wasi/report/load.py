@@ -93,6 +93,8 @@ def read_run(path: Path) -> Run:
         Unusable: the file is damaged, has another schema, or is not the result of a run or a benchmark.
     """
     try:
+        if not path.is_file():  # reading a pipe would wait
+            raise OSError("no file")
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda name: None)  # NaN, Infinity
     except (OSError, ValueError, RecursionError) as error:
         raise Unusable(f"cannot be read ({type(error).__name__}: {error})") from error

@@ -19,7 +19,7 @@ from hydra.errors import HydraException
 
 from wasi.config.hardware import launched
 from wasi.config.hydra_errors import quoted, rejected
-from wasi.errors import Interrupted, UserError, one_line
+from wasi.errors import Interrupted, UserError, one_line, type_and_text
 from wasi.runs.ending import print_error
 from wasi.runs.fail_fast import spelled_out
 from wasi.runs.processes import without_a_folder
@@ -86,10 +86,11 @@ def run_cli(main: Callable[[], int | None]) -> None:
         except UserError as error:
             print_error(one_line(error))
             sys.exit(2)
-        except OSError as error:
-            if error.filename is None:
-                raise
-            print_error(one_line(f"{error.filename}: {error.strerror}"))
+        except BrokenPipeError:
+            raise
+        except OSError as error:  # a full disk and a deleted working folder name no file
+            text = f"{error.filename}: {error.strerror}" if error.filename else type_and_text(error)
+            print_error(one_line(f"{text}{_without_a_working_folder()}"))
             sys.exit(1)
 
     command(with_status)

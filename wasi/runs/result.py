@@ -35,7 +35,7 @@ def outcome_line(status: str, error: str | None) -> str:
 def read_json(path: Path) -> dict[str, Any] | None:
     """Return the content of a file that `write_json` has written; None if there is none that can be read."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None  # reading a pipe would wait
     except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
