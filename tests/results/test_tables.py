@@ -345,6 +345,8 @@ def test_what_cannot_be_collected_is_refused(tmp_path, kept):
     fakes.write(tmp_path / "fresh", {"val/acc": 0.5}, fakes.config())
     with pytest.raises(UserError, match=f"--into={file}: allowed is a folder"):
         collect([tmp_path / "fresh"], file)
+    with pytest.raises(UserError, match="--into=.*fresh: allowed is another folder than the sweep's own"):
+        collect([tmp_path / "fresh"], tmp_path / "other" / ".." / "fresh")
     with pytest.raises(UserError, match="a completed job below it; left out .*other: no result of this program$"):
         collect([other], kept)
     for row in ("", " ", "a/b", "a, b", ".a"):

@@ -26,10 +26,13 @@ def collect(sweeps: list[Path], into: Path, row: str | None = None) -> list[str]
         One line for each job that was left out and each file that was removed.
 
     Raises:
-        UserError: a folder is missing, no job below them is completed, `into` is a file, or `row` is no name.
+        UserError: a folder is missing, no job below them is completed, `into` is a file or one of `sweeps`, or `row` is
+            no name.
     """
     if row is not None and not _ROW.fullmatch(row):
         raise UserError("--row", row, "a name of letters, digits and _ . + -, not starting with a dot")
+    if into.resolve() in (sweep.resolve() for sweep in sweeps):
+        raise UserError("--into", into, "another folder than the sweep's own, which holds its jobs")
     kept: dict[str, str] = {}
     folders: dict[str, Path] = {}  # the job's folder, by the name of the kept file
     lines = []
