@@ -3,11 +3,13 @@
 All of them carry the model's header.
 """
 
+import errno
 import io
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import nn
 
 from wasi.errors import UserError, one_line
@@ -31,6 +33,7 @@ def write(file: Path, form: str, run: Path, model: nn.Module, header: ModelHeade
 
     Raises:
         UserError: torch.export cannot trace the model.
+        OSError: the file cannot be written.
     """
     if form == "dense":
         return _write_dense(file, run, header)
@@ -83,5 +86,8 @@ def _write_dense(file: Path, run: Path, header: ModelHeader) -> str:
     Their header has another key than in a run's model, because `layers` describes the factors that this file lacks.
     """
     state = separate(dense_state(header, read_state(run, RUN)))
-    file.write_bytes(save(state, {"format": "pt", "header": header.to_json()}))
+    try:
+        save_file(state, file, {"format": "pt", "header": header.to_json()})
+    except SafetensorError as error:  # a full disk, say
+        raise OSError(errno.EIO, one_line(error), str(file)) from error
     return f"state dict of {header.library}'s {header.architecture}, {header.num_classes} classes"
