@@ -27,7 +27,7 @@ from wasi import file_names
 from wasi.errors import UserError, one_line
 from wasi.runs.command import run_cli
 from wasi.runs.ending import printable
-from wasi.runs.folder import sweep_of
+from wasi.runs.folder import files_below, sweep_of
 from wasi.runs.lock import is_locked
 from wasi.runs.plan import not_begun, read_plan
 from wasi.runs.result import read_json
@@ -65,10 +65,11 @@ def jobs(sweep: Path) -> list[Job]:
 
     Raises:
         UserError: the folder does not exist, or neither has a job below it nor a plan of jobs to come.
+        OSError: a folder below it cannot be listed.
     """
     if not sweep.is_dir():
         raise UserError("SWEEP", sweep, "an existing folder")
-    paths = sorted(path for name in file_names.RESULTS for path in sweep.rglob(name))
+    paths = sorted(path for name in file_names.RESULTS for path in files_below(sweep, name))
     found = [_job(path) for path in paths]
     if not any(found) and read_plan(sweep)[0] == 0:
         raise UserError("SWEEP", sweep, f"a folder with a {' or '.join(file_names.RESULTS)} somewhere below")

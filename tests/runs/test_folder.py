@@ -1,5 +1,6 @@
 """The folder that a run writes into."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 import wasi
 from wasi.errors import UserError
 from wasi.runs import folder
-from wasi.runs.folder import check_folder, check_inside, make_folder, sweep_of
+from wasi.runs.folder import check_folder, check_inside, files_below, make_folder, sweep_of
 
 PACKAGE = wasi.__path__[0]
 
@@ -83,3 +84,21 @@ def test_a_sweep_may_be_told_by_its_name_below_multirun(tmp_path, monkeypatch):
     assert sweep_of("SWEEP")("mine") == Path("mine")
     with pytest.raises(UserError, match="SWEEP"):
         sweep_of("SWEEP")(" ")
+
+
+def test_a_folder_that_cannot_be_listed_is_not_passed_over(tmp_path, monkeypatch):
+    for name in ("b/result.json", "a/x/result.json", "a/bench.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert files_below(tmp_path, "result.json") == [tmp_path / "a/x/result.json", tmp_path / "b/result.json"]
+    assert files_below(tmp_path / "b/result.json", "*.json") == files_below(tmp_path / "none", "*.json") == []
+    scandir = os.scandir
+
+    def refusing(path):
+        if Path(path) == tmp_path / "a/x":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)  # root may list every folder
+    with pytest.raises(PermissionError):
+        files_below(tmp_path, "result.json")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from wasi.runs.folder import files_below
 from wasi.runs.result import read_json
 
 RUN, BENCH = "run", "bench"
@@ -27,6 +28,6 @@ def is_whole(kept: dict[str, Any]) -> bool:
 
 def kept_files(folder: Path) -> Iterator[Path]:
     """Yield the kept results at any depth below `folder`, except in W&B's own folders."""
-    for path in folder.rglob("*.json"):
+    for path in files_below(folder, "*.json"):
         if "wandb" not in path.relative_to(folder).parts and is_kept(read_json(path)):
             yield path

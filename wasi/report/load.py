@@ -13,6 +13,7 @@ from wasi.config.fingerprint import SCHEMA_VERSION
 from wasi.errors import UserError
 from wasi.report import kept
 from wasi.report.options import data_root
+from wasi.runs.folder import files_below
 from wasi.runs.result import provenance_of_times
 from wasi.runs.tuning_file import not_chosen
 
@@ -234,7 +235,7 @@ def _result_files(dirs: list[Path]) -> list[Path]:
 
 def _below(folder: Path) -> Iterator[Path]:
     for name in file_names.RESULTS:
-        yield from folder.rglob(name)
+        yield from files_below(folder, name)
     yield from kept.kept_files(folder)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from wasi import file_names
+from wasi.runs.folder import files_below
 from wasi.runs.tuning_file import read_tuning
 
 EDGE = "(on the edge)"
@@ -31,7 +32,7 @@ def _value(key: str, value: object, on_edge: bool) -> str:
 def tuning_lines(dirs: list[Path]) -> list[str]:
     """For each row lines with what was chosen, a warning if that is at an end of its grid, and what each point gave."""
     lines = []
-    for path in sorted({path for folder in dirs for path in folder.rglob(file_names.TUNING)}):
+    for path in sorted({path for folder in dirs for path in files_below(folder, file_names.TUNING)}):
         for row in (read_tuning(path.parent) or {}).get("rows", ()):
             objectives = row["objectives"]
             lines += [

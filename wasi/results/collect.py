@@ -10,6 +10,7 @@ from wasi.errors import UserError
 from wasi.report.kept import is_kept
 from wasi.report.load import Unusable, read_run, was_tried_only
 from wasi.results.kept_result import kept_of
+from wasi.runs.folder import files_below
 from wasi.runs.result import read_json
 
 _ROW = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")  # tables are asked for "of ROW, ROW", without quotes
@@ -28,6 +29,7 @@ def collect(sweeps: list[Path], into: Path, row: str | None = None) -> list[str]
     Raises:
         UserError: a folder is missing, no job below them is completed, `into` is a file or one of `sweeps`, or `row` is
             no name.
+        OSError: a folder below `sweeps` cannot be listed.
     """
     if row is not None and not _ROW.fullmatch(row):
         raise UserError("--row", row, "a name of letters, digits and _ . + -, not starting with a dot")
@@ -79,5 +81,5 @@ def _paths(sweeps: list[Path]) -> list[Path]:
     """The result.json and then the bench.json of every job, without those of jobs that tuning only tried."""
     if missing := next((sweep for sweep in sweeps if not sweep.is_dir()), None):
         raise UserError("SWEEP", missing, "an existing folder")
-    paths = (path for sweep in sweeps for name in file_names.RESULTS for path in sorted(sweep.rglob(name)))
+    paths = (path for sweep in sweeps for name in file_names.RESULTS for path in files_below(sweep, name))
     return [path for path in paths if not was_tried_only(path.parent)]

@@ -1,5 +1,6 @@
 """Checks of paths: of the folder that a run or a sweep writes into, before Hydra creates it, and of commands' words."""
 
+import fnmatch
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -70,6 +71,21 @@ def path_of(option: str) -> Callable[[str], Path]:
         return Path(given)
 
     return path
+
+
+def files_below(folder: Path, pattern: str) -> list[Path]:
+    """Return the files at any depth below `folder` whose names match, sorted; links to folders are not followed.
+
+    Raises:
+        OSError: a folder cannot be listed. `Path.rglob` would pass over it without a word, and what it holds with it.
+    """
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, (FileNotFoundError, NotADirectoryError)):  # removed meanwhile; `folder` is a file
+            raise error
+
+    walked = os.walk(folder, onerror=refuse)
+    return sorted(Path(where, name) for where, _, names in walked for name in fnmatch.filter(names, pattern))
 
 
 def check_inside(option: str, given: str | None) -> None:
