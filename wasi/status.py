@@ -144,10 +144,10 @@ def _tail(log: Path) -> str:
 
 
 def seconds_left(found: Sequence[Job], planned: int, free: int = 0) -> float | None:
-    """Estimate the seconds until the last job ends; None if no job is completed, none runs, or it is over a
-    century.
+    """Estimate the seconds until the last job ends; None if no job is completed, or none runs.
 
-    It assumes that jobs to come take the median time of those completed, and that as many run at a time as now.
+    It assumes that jobs to come take the median time of those completed, and that as many run at a time as now. More
+    than a century is None, too.
 
     Args:
         free: jobs that can begin beside those that run.
