@@ -64,6 +64,10 @@ class OptunaSweeper(TunedSweeper):
             raise UserError("hydra.sweeper.sampler.seed", given, "a whole number from 0 up, below 2^31")
         return super()._plan(arguments)
 
+    @property
+    def _trials(self) -> int:
+        return self.n_trials
+
     def _planned(self, overrides: list[Override]) -> Plan:
         searched = searched_options(overrides)
         (jobs,) = self.split_arguments([override for override in overrides if not is_searched(override)], None)

@@ -23,7 +23,7 @@ from wasi.config.validate import validate
 from wasi.errors import UserError
 from wasi.runs.ending import print_error
 from wasi.runs.lock import folder_lock
-from wasi.runs.plan import folders_of
+from wasi.runs.plan import folders_of, write_jobs
 from wasi.runs.search import Axes
 from wasi.runs.tuned_row import TunedRow, Undecided, tuned
 from wasi.runs.tuning import Plan, Row, grid_of, rates_asked
@@ -52,20 +52,29 @@ class TunedSweeper(BasicSweeper):
         OmegaConf.save(self.config, folder / file_names.MULTIRUN)
         self._launched = 0
         plan = self._plan(arguments)
+        write_jobs(folder, plan.most_jobs(self._trials, len(self._objectives)))
         rows = self._first_stage(plan, folder)
-        self._keep(plan, rows, folder)
+        choices = self._keep(plan, rows, folder)
+        names = dict.fromkeys(job for stage in (*rows, *choices) for job in stage.jobs)
+        write_jobs(folder, len(names), list(names))
         for row in rows:
             print(*row.lines(), sep="\n", flush=True)
         return [self._launch(plan.second_stage({row.row.name: row.choices for row in rows}))]
 
-    def _keep(self, plan: Plan, rows: Sequence[TunedRow], folder: Path) -> None:
-        """Write down what was chosen for `rows`, and all jobs that are to be run at it, before they are."""
+    def _keep(self, plan: Plan, rows: Sequence[TunedRow], folder: Path) -> list[Choice]:
+        """Write down what was chosen for `rows`, and all jobs that are to be run at it, before they are; return it."""
         points = plan.points({row.row.name: row.choices for row in rows})
         choices = [
             Choice(row.overrides, point, folders_of(self.config, [row.words(point, seed) for seed in plan.seeds]))
             for row, point in points
         ]
         write_tuning(folder, plan.seeds[0], rows, self._objectives, choices)
+        return choices
+
+    @property
+    def _trials(self) -> int:
+        """How many points are tried for a row that is not tuned by its grid."""
+        return 0
 
     @property
     def _objectives(self) -> list[str]:

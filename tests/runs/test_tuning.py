@@ -17,6 +17,8 @@ from wasi.errors import UserError
 from wasi.report.tuned import tuning_lines
 from wasi.results.collect import collect
 from wasi.runs.lock import folder_lock
+from wasi.runs.plan import read_plan
+from wasi.runs.search import Range, Space
 from wasi.runs.tuned_row import TunedRow
 from wasi.runs.tuning import Plan, Row, grid_of, rates_asked
 from wasi.runs.tuning_file import not_chosen
@@ -102,6 +104,10 @@ def test_the_jobs_of_both_stages():
     chosen = (["method=a", "lr=2"], ["method=b"])
     both = [[*words, f"seed={seed}"] for words in chosen for seed in (1, 2)]
     assert plan.second_stage({row.row.name: row.choices}) == both
+    assert plan.most_jobs(trials=0, objectives=1) == len({*map(tuple, [*first, *both])}) == 5
+    assert plan.most_jobs(trials=0, objectives=2) == 6  # if both points are on the Pareto front
+    searched = replace(plan, rows=[replace(plan.rows[0], grid=[], space=Space({"optimizer.lr": Range(0.1, 1.0)}))])
+    assert searched.most_jobs(trials=7, objectives=1) == 8
     failed = TunedRow(plan.rows[0], ["x", "y"], [None, None], ["diverged"] * 2)
     assert plan.second_stage({failed.row.name: failed.choices}) == [["method=b", "seed=1"], ["method=b", "seed=2"]]
 
@@ -177,8 +183,8 @@ def test_killed_between_its_stages_a_tuned_sweep_goes_on_and_trains_nothing_twic
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=120)
-    assert process.returncode == 143
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 143 and "job 1 of at most 4: " in out and "job 2 of at most 4, about " in out
     tried = {path: path.read_text() for path in sweep.glob("*-s1-*/result.json")}
     assert [json.loads(text)["status"] for text in tried.values()] == ["completed"] * 2
 
@@ -197,6 +203,9 @@ def test_killed_between_its_stages_a_tuned_sweep_goes_on_and_trains_nothing_twic
     assert rates == {(1, 0.01), (1, 0.05), (2, chosen), (3, chosen)} and len(results) == 4
 
     (stage,) = tuning["second_stage"]
+    number, planned = read_plan(sweep)
+    assert number == 4 and {*planned} == {path.parent.name for path in sweep.glob("*/result.json")}
+    assert "job 4 of 4" in out
     assert {*stage["jobs"], left_out} == {path.parent.name for path in sweep.glob("*/result.json")}
     assert not_chosen(sweep) == {left_out} and len(tuning_lines([sweep])) == 3
     assert collect([sweep], tmp_path / "kept") == [] and len(list((tmp_path / "kept").iterdir())) == 3

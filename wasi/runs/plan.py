@@ -29,7 +29,7 @@ def write_plan(folder: Path, config: DictConfig) -> None:
 
     For thousands of jobs only the number of combinations is written, an upper bound. Nothing is written for a command
     that Hydra is about to refuse, as a combination cannot be composed, nor for a sweeper that chooses its jobs as it
-    goes (`tuned`, `optuna`).
+    goes (`tuned`, `optuna`), which calls `write_jobs` itself.
 
     Raises:
         UserError: a job's folder is a file, or cannot be written into. This is found for up to `_MOST` jobs.
@@ -53,8 +53,12 @@ def write_plan(folder: Path, config: DictConfig) -> None:
         for remark in remarks(idle):
             log.warning("%s", remark)
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"jobs": len(folders) or len(jobs), "folders": folders}
-    atomic_write_text(folder / file_names.SWEEP, json.dumps(content) + "\n")
+    write_jobs(folder, len(folders) or len(jobs), folders)
+
+
+def write_jobs(sweep: Path, number: int, folders: Sequence[str] = ()) -> None:
+    """Write how many jobs the sweep has, at most, and the names of all their folders if they are known."""
+    atomic_write_text(sweep / file_names.SWEEP, json.dumps({"jobs": number, "folders": list(folders)}) + "\n")
 
 
 def _jobs(hydra_cfg: DictConfig) -> list[list[str]]:

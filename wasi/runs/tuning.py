@@ -75,6 +75,19 @@ class Plan:
         """Return the jobs' overrides for every point of every tuned row, with the first seed."""
         return [row.words(point, self.seeds[0]) for row in self.rows if row.is_tuned for point in row.grid]
 
+    def most_jobs(self, trials: int, objectives: int) -> int:
+        """Return a bound for the number of jobs of both stages: with several objectives, any point may be chosen.
+
+        Args:
+            trials: points that a search tries for a row.
+            objectives: their number.
+        """
+        most = 0
+        for row in self.rows:
+            tried = 1 if not row.is_tuned else len(row.grid) if row.space is None else trials
+            most += tried + (tried if objectives > 1 else 1) * (len(self.seeds) - 1)
+        return most
+
     def points(self, chosen: Mapping[str, Grid]) -> list[tuple[Row, Point]]:
         """Return the rows with the points at which all seeds are run: those chosen, by row name, or the row's only one.
 
