@@ -205,7 +205,7 @@ def test_killed_between_its_stages_a_tuned_sweep_goes_on_and_trains_nothing_twic
     (stage,) = tuning["second_stage"]
     number, planned = read_plan(sweep)
     assert number == 4 and {*planned} == {path.parent.name for path in sweep.glob("*/result.json")}
-    assert "job 4 of 4" in out
+    assert "job 4 of 4" in out and "not begun" not in out
     assert {*stage["jobs"], left_out} == {path.parent.name for path in sweep.glob("*/result.json")}
     assert not_chosen(sweep) == {left_out} and len(tuning_lines([sweep])) == 3
     assert collect([sweep], tmp_path / "kept") == [] and len(list((tmp_path / "kept").iterdir())) == 3

@@ -11,6 +11,7 @@ from wasi.report.load import Run, read_runs
 from wasi.report.origins import doubts_about, experiment_of, origin_of
 from wasi.report.tuned import edge_warnings, tuning_lines
 from wasi.runs import plan
+from wasi.runs.tuning_file import not_chosen
 
 OF_KEPT_RESULTS = Path("outputs/report")
 """The folder for reports of kept results, as the folders of these hold nothing else."""
@@ -85,10 +86,14 @@ def gather(dirs: list[Path], into: Path | None = None) -> Report:
 
 
 def _not_begun(dirs: list[Path], runs: list[Run]) -> int:
-    """The number of jobs in the sweeps' plans that have not even written that they have begun."""
+    """The number of jobs in the sweeps' plans that have not even written that they have begun.
+
+    `runs` lacks those that tuning has rejected.
+    """
     begun = {run.path.parent.resolve() for run in runs}
     sweeps = {folder.resolve() for folder in dirs} | {folder.parent for folder in begun}
-    counts = (plan.not_begun(sweep, [job.name for job in begun if job.parent == sweep]) for sweep in sweeps)
+    names = {sweep: not_chosen(sweep).union(job.name for job in begun if job.parent == sweep) for sweep in sweeps}
+    counts = (plan.not_begun(sweep, jobs) for sweep, jobs in names.items())
     return sum(count for count, is_exact in counts if is_exact)
 
 
