@@ -23,7 +23,7 @@ from wasi.runs.command import continue_with
 from wasi.runs.ending import ending_of, print_error
 from wasi.runs.fail_fast import OPTION, check_fail_fast, enough_failures, note_results_before
 from wasi.runs.folder import check_folder, check_inside, make_folder
-from wasi.runs.job import reset_ended_jobs
+from wasi.runs.job import failed_here, reset_ended_jobs
 from wasi.runs.launching import launched_jobs, prepare_launcher, record_launched_job, reset_launched_jobs
 from wasi.runs.lock import can_be_locked, is_locked
 from wasi.runs.plan import write_plan
@@ -114,6 +114,8 @@ class SweepCallback(Callback):
         stopped = enough_failures(config.hydra)
         if not stopped:
             failures |= lost_jobs([folder / os.path.relpath(job, folder) for job in launched_jobs()], self.file_name)
+        failed = {folder / os.path.relpath(job, folder): error for job, error in failed_here().items()}
+        failures |= refused_jobs(failed, self.file_name)
         for job, result in failures.items():
             print_error(f"{job}: {outcome_line(result['status'], result['error'])}")
         if stopped:
@@ -188,6 +190,19 @@ def lost_jobs(jobs: Iterable[Path], file_name: str = file_names.RESULT) -> dict[
     lost |= {job: "its folder's .lock cannot be opened" for job in jobs if not can_be_locked(job)}
     lost |= {job: "its folder has the result of another configuration" for job in jobs if _has_anothers_result(job)}
     return {job: {"status": "failed", "error": error} for job, error in lost.items()}
+
+
+def refused_jobs(failed: Mapping[Path, str], file_name: str = file_names.RESULT) -> dict[Path, dict]:
+    """Return those of the `failed` jobs (folder -> error) that left a completed result as it was in their folder.
+
+    They were refused before they began: the result is another configuration's, or the job was to be run again.
+    """
+    results = {job: read_json(job / file_name) or {} for job in failed}
+    return {
+        job: {"status": "failed", "error": error}
+        for job, error in failed.items()
+        if results[job].get("status") == "completed"
+    }
 
 
 def _has_anothers_result(job: Path) -> bool:

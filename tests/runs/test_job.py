@@ -463,7 +463,7 @@ def in_a_sweep(tmp_path, monkeypatch):
     for asking in (lock, log_file):
         monkeypatch.setattr(asking, "in_sweep", lambda: True)
     monkeypatch.setattr(module, "enough_failures", lambda _: None)
-    monkeypatch.setattr(module, "_ended", set())
+    monkeypatch.setattr(module, "_ended", {})
 
 
 def test_a_job_that_failed_by_its_memory_limit_is_tried_with_another_one(tmp_path, compose_config, in_a_sweep):
@@ -471,9 +471,9 @@ def test_a_job_that_failed_by_its_memory_limit_is_tried_with_another_one(tmp_pat
     small, large = (compose_config("train.epochs=1", f"device.memory_limit_mib={mib}") for mib in limits)
     run_job(small, raising(UserError("device.memory_limit_mib", 100, "more")))
     run_job(small, never)
-    assert read_result(tmp_path)["status"] == "failed"
+    assert read_result(tmp_path)["status"] == "failed" and list(module.failed_here()) == [tmp_path]
     run_job(large, trains)
-    assert read_result(tmp_path)["status"] == "completed"
+    assert read_result(tmp_path)["status"] == "completed" and module.failed_here() == {}
 
 
 def test_a_job_without_an_option_of_the_device_is_refused_in_one_line(tmp_path, cfg, in_a_sweep, capsys):

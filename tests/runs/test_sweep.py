@@ -7,6 +7,9 @@ from omegaconf import OmegaConf, read_write
 
 from tests.runs.test_plan import composed
 from wasi import sweep as sweep_module
+from wasi.bench.sweep_callback import BenchCallback
+from wasi.runs import job as job_module
+from wasi.runs.ending import Ending
 from wasi.runs.lock import folder_lock
 from wasi.runs.result import versions, write_json
 from wasi.sweep import SweepCallback, failed_jobs, lost_jobs
@@ -67,6 +70,25 @@ def test_a_job_whose_folder_is_damaged_is_lost(tmp_path):
     assert [(job.name, result["error"]) for job, result in lost.items()] == [
         ("without_result", "it left no result.json"), ("without_lock", "its folder's .lock cannot be opened")
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [SweepCallback, BenchCallback])
+def test_a_job_that_was_refused_beside_a_completed_result_fails_the_sweep(kind, tmp_path, monkeypatch, capsys):
+    """That result is another configuration's, or its own that was to be made again; it is left as it was."""
+    callback = kind()
+    for name in ("refused", "fine"):
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / callback.file_name, {"status": "completed"})
+    callback._before = versions(tmp_path)
+    endings = {"refused": Ending("failed", "a folder of its own", exit_code=2), "fine": Ending("completed")}
+    ended = {(tmp_path / name, None): ending for name, ending in endings.items()}
+    monkeypatch.setattr(job_module, "_ended", ended)
+    monkeypatch.setattr(kind, "report", lambda self, folder: "a table")
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}, "callbacks": {"sweep": {"fail_fast": None}}}})
+    with pytest.raises(SystemExit) as end:
+        callback.on_multirun_end(config)
+    assert end.value.code == 1
+    assert capsys.readouterr().err == f"error: {tmp_path}/refused: failed: a folder of its own\n"
 
 
 @pytest.mark.parametrize(("words", "named"), [([], False), (["hydra.sweep.dir={folder}/${{now:%Y}}x"], True)])

@@ -45,9 +45,9 @@ from wasi.tracking import Tracker, open_tracker
 
 log = logging.getLogger(__name__)
 
-# Folders of the current sweep whose jobs this process has performed, with the memory limits that these had: a job that
+# How the current sweep's jobs ended in this process, by their folders and the memory limits that they had: a job that
 # failed by its limit may succeed with another, which changes no result and so has the same folder.
-_ended: set[tuple[Path, float | None]] = set()
+_ended: dict[tuple[Path, float | None], Ending] = {}
 _stopped: list[int] = []  # the signal that stopped a job here; a launcher's worker must not begin another
 
 
@@ -120,7 +120,7 @@ def run_job(cfg: DictConfig, body: AnyBody, performer: Perform | None = None) ->
         _stopped.append(stop.signum)
         raise
     if alone:  # else the sweep tries it again if it has this job twice
-        _ended.add(this_job)
+        _ended[this_job] = ending
     if ending.exit_code and not is_swept:
         sys.exit(ending.exit_code)
     return _objective(cfg, folder)
@@ -143,6 +143,12 @@ def _keep_sweep_name(cfg: DictConfig, before: dict | None, given: Sequence[str])
 def reset_ended_jobs() -> None:
     """Forget which jobs were performed, as a new sweep begins."""
     _ended.clear()
+
+
+def failed_here() -> dict[Path, str]:
+    """Return the jobs of the current sweep that failed in this process, by folder, with their errors."""
+    last = {folder: ending for (folder, _), ending in _ended.items()}
+    return {folder: str(ending.error) for folder, ending in last.items() if ending.exit_code}
 
 
 def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
