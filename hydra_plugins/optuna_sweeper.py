@@ -21,7 +21,7 @@ from wasi.config.objectives import direction
 from wasi.config.validate import integer_from, is_integer
 from wasi.errors import UserError
 from wasi.optional import optional
-from wasi.runs.result import read_result
+from wasi.runs.result import own_result
 from wasi.runs.search import Axes, Space, is_searched, point_of, searched_options, space_of
 from wasi.runs.tuned_row import TunedRow, folder_of, found_values, tuned_row
 from wasi.runs.tuning import Plan, Row
@@ -133,7 +133,7 @@ class OptunaSweeper(TunedSweeper):
 
     def _tell(self, study: Any, number: int, job: Any) -> None:
         """The objectives' values, or that the trial failed; one that may do better another time is left open."""
-        result = read_result(folder_of(job)) or {}
+        result = own_result(folder_of(job)) or {}
         if (values := found_values(result, self._objectives)) is not None:
             study.tell(number, values, skip_if_finished=True)
         elif result.get("status") in ("completed", "diverged"):

@@ -28,7 +28,7 @@ from wasi.runs.launching import launched_jobs, prepare_launcher, record_launched
 from wasi.runs.lock import can_be_locked, is_locked
 from wasi.runs.plan import write_plan
 from wasi.runs.processes import check_processes
-from wasi.runs.result import outcome_line, read_json, read_result, version, versions
+from wasi.runs.result import outcome_line, own_result, read_json, read_result, version, versions
 from wasi.runs.tuning import check_tuning
 from wasi.runs.tuning_file import not_chosen
 
@@ -114,8 +114,7 @@ class SweepCallback(Callback):
         stopped = enough_failures(config.hydra)
         if not stopped:
             failures |= lost_jobs([folder / os.path.relpath(job, folder) for job in launched_jobs()], self.file_name)
-        failed = {folder / os.path.relpath(job, folder): error for job, error in failed_here().items()}
-        failures |= refused_jobs(failed, self.file_name)
+        failures |= refused_jobs(folder, self._before, failed_here(), self.file_name)
         for job, result in failures.items():
             print_error(f"{job}: {outcome_line(result['status'], result['error'])}")
         if stopped:
@@ -192,23 +191,27 @@ def lost_jobs(jobs: Iterable[Path], file_name: str = file_names.RESULT) -> dict[
     return {job: {"status": "failed", "error": error} for job, error in lost.items()}
 
 
-def refused_jobs(failed: Mapping[Path, str], file_name: str = file_names.RESULT) -> dict[Path, dict]:
-    """Return those of the `failed` jobs (folder -> error) that left a completed result as it was in their folder.
+def refused_jobs(
+    sweep: Path,
+    before: Mapping[str, str | None],
+    failed: Mapping[Path, str],
+    file_name: str = file_names.RESULT,
+) -> dict[Path, dict]:
+    """Return those of the `failed` jobs (folder -> error) that left the result in their folder as it was `before`.
 
     They were refused before they began: the result is another configuration's, or the job was to be run again.
     """
-    results = {job: read_json(job / file_name) or {} for job in failed}
-    return {
-        job: {"status": "failed", "error": error}
-        for job, error in failed.items()
-        if results[job].get("status") == "completed"
-    }
+    found = {}
+    for job, error in failed.items():
+        name = os.path.relpath(job, sweep)
+        if before.get(f"{name}/{file_name}") == version(job / file_name):
+            found[sweep / name] = {"status": "failed", "error": error}
+    return found
 
 
 def _has_anothers_result(job: Path) -> bool:
-    """Return whether a run's folder, whose name ends in its fingerprint's first digits, has a result with another."""
-    found = read_result(job) or {}
-    return found.get("status") == "completed" and not job.name.endswith(str(found.get("fingerprint", ""))[:10])
+    """Return whether a run's folder has the completed result of another configuration."""
+    return (read_result(job) or {}).get("status") == "completed" and own_result(job) is None
 
 
 def _pin_name(config: DictConfig, name: str) -> None:

@@ -476,6 +476,14 @@ def test_a_job_that_failed_by_its_memory_limit_is_tried_with_another_one(tmp_pat
     assert read_result(tmp_path)["status"] == "completed" and module.failed_here() == {}
 
 
+def test_a_job_refused_beside_another_s_result_returns_none_of_it(tmp_path, cfg, compose_config, in_a_sweep):
+    other = compose_config("train.epochs=2", "sweep=here")
+    perform(other, tmp_path, trains)
+    assert [run_job(cfg, never) for _ in range(2)] == [None, None]
+    module.reset_ended_jobs()
+    assert run_job(other, never) == 0.25
+
+
 def test_a_job_without_an_option_of_the_device_is_refused_in_one_line(tmp_path, cfg, in_a_sweep, capsys):
     with open_dict(cfg):
         del cfg.device.memory_limit_mib

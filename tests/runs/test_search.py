@@ -10,7 +10,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from tests.runs.test_tuning import train, tune
+from tests.runs.test_tuning import job_return, train, tune
 from wasi.config.objectives import non_dominated
 from wasi.errors import UserError
 from wasi.runs.search import Range, Space, is_searched, point_of, searched_options, space_of
@@ -138,6 +138,17 @@ def test_a_trial_whose_process_ended_before_it_was_drawn_fails_and_is_not_counte
     assert [list(trials) for trials in drawn] == [[2], [3], []]
     assert all(point.keys() == {"x", "optimizer", "optimizer.lr"} for trials in drawn for point in trials.values())
     assert sweeper._next_trials(study, space, 0) == drawn[0]
+
+
+def test_the_result_of_another_configuration_is_no_trial_s(tmp_path):
+    optuna = pytest.importorskip("optuna")
+    from hydra_plugins.optuna_sweeper import OptunaSweeper
+
+    study, sweeper = optuna.create_study(), SimpleNamespace(_objectives=["val/acc"])
+    for number, name in enumerate(("a-0123456789", "b-f123456789")):
+        study.ask()
+        OptunaSweeper._tell(sweeper, study, number, job_return(tmp_path / name, 0.5))
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "RUNNING"]
 
 
 @pytest.mark.parametrize(("rate", "edge"), [(1.1e-4, True), (9e-3, True), (1e-3, False), (2e-4, False)])

@@ -72,13 +72,14 @@ def test_a_job_whose_folder_is_damaged_is_lost(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("status", ["completed", "interrupted"])
 @pytest.mark.parametrize("kind", [SweepCallback, BenchCallback])
-def test_a_job_that_was_refused_beside_a_completed_result_fails_the_sweep(kind, tmp_path, monkeypatch, capsys):
+def test_a_job_that_was_refused_beside_an_earlier_result_fails_the_sweep(kind, status, tmp_path, monkeypatch, capsys):
     """That result is another configuration's, or its own that was to be made again; it is left as it was."""
     callback = kind()
     for name in ("refused", "fine"):
         (tmp_path / name).mkdir()
-        write_json(tmp_path / name / callback.file_name, {"status": "completed"})
+        write_json(tmp_path / name / callback.file_name, {"status": status})
     callback._before = versions(tmp_path)
     endings = {"refused": Ending("failed", "a folder of its own", exit_code=2), "fine": Ending("completed")}
     ended = {(tmp_path / name, None): ending for name, ending in endings.items()}

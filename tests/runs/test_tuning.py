@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
@@ -18,8 +19,9 @@ from wasi.report.tuned import tuning_lines
 from wasi.results.collect import collect
 from wasi.runs.lock import folder_lock
 from wasi.runs.plan import read_plan
+from wasi.runs.result import write_json
 from wasi.runs.search import Range, Space
-from wasi.runs.tuned_row import TunedRow
+from wasi.runs.tuned_row import TunedRow, tuned_row
 from wasi.runs.tuning import Plan, Row, grid_of, rates_asked
 from wasi.runs.tuning_file import not_chosen
 
@@ -149,6 +151,21 @@ def test_only_numbers_have_an_edge(values, has_edge):
     accuracies = [(place / 10,) for place in range(len(values))]
     found = TunedRow(row, list("xyz")[: len(values)], accuracies, ["completed"] * len(values))
     assert found.choices == [{"option": values[-1]}] and found.edges == [["option"] if has_edge else []]
+
+
+def job_return(folder, accuracy, fingerprint="0123456789abcdef"):
+    """What Hydra returns of a job that is completed in `folder`."""
+    folder.mkdir()
+    content = {"status": "completed", "fingerprint": fingerprint, "metrics": {"val/acc": accuracy}}
+    write_json(folder / "result.json", content)
+    runtime = SimpleNamespace(output_dir=str(folder))
+    return SimpleNamespace(hydra_cfg=SimpleNamespace(hydra=SimpleNamespace(runtime=runtime)))
+
+
+def test_the_result_of_another_configuration_in_a_point_s_folder_is_not_chosen(tmp_path):
+    jobs = [job_return(tmp_path / name, accuracy) for name, accuracy in (("a-0123456789", 0.2), ("b-f123456789", 0.9))]
+    found = tuned_row(Row("wasi", {}, [{"lr": 1}, {"lr": 2}]), jobs, ["val/acc"])
+    assert found.values == [(0.2,), None] and found.choices == [{"lr": 1}]
 
 
 def train(*words, cwd):

@@ -86,7 +86,7 @@ def run_job(cfg: DictConfig, body: AnyBody, performer: Perform | None = None) ->
 
     Returns:
         The metrics that `tune.objectives` names, by default `val/acc`, for sweepers that optimise: a number, or a tuple
-        if there are several; None if one is absent or would be of test images.
+        if there are several; None if the job failed, or one is absent or would be of test images.
     """
     hydra_cfg = HydraConfig.get()
     if hydra_cfg.callbacks.get("sweep") is None:  # it checks commands, so that its removal is seen in a job only
@@ -96,7 +96,7 @@ def run_job(cfg: DictConfig, body: AnyBody, performer: Perform | None = None) ->
     this_job = folder, OmegaConf.select(cfg, "device.memory_limit_mib")
     if is_swept and this_job in _ended:
         log.info("already dealt with in this sweep, skipped: %s", shown(folder))
-        return _objective(cfg, folder)
+        return _objective(cfg, folder, _ended[this_job])
     if not is_swept:
         continue_with({"hydra.run.dir": folder})
         _keep_sweep_name(cfg, read_result(folder), HydraConfig.get().overrides.task)
@@ -123,10 +123,12 @@ def run_job(cfg: DictConfig, body: AnyBody, performer: Perform | None = None) ->
         _ended[this_job] = ending
     if ending.exit_code and not is_swept:
         sys.exit(ending.exit_code)
-    return _objective(cfg, folder)
+    return _objective(cfg, folder, ending)
 
 
-def _objective(cfg: DictConfig, folder: Path) -> float | Values | None:
+def _objective(cfg: DictConfig, folder: Path, ending: Ending) -> float | Values | None:
+    if ending.exit_code:  # the result there may be another configuration's, beside which this job was refused
+        return None
     objectives = OmegaConf.select(cfg, "tune.objectives") or [DEFAULT]
     found = values_of(read_result(folder) or {}, objectives)
     return found[0] if found and len(found) == 1 else found

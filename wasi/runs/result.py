@@ -46,6 +46,15 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     return read_json(folder / file_names.RESULT)
 
 
+def own_result(folder: Path) -> dict[str, Any] | None:
+    """Return the result in the folder of a sweep's job; None also for that of another configuration.
+
+    The folder's name ends in the first digits of its job's fingerprint.
+    """
+    found = read_result(folder)
+    return found if found and folder.name.endswith(str(found.get("fingerprint", ""))[:10]) else None
+
+
 def version(path: Path) -> str | None:
     """Return a digest of the file's content, which differs once a job has written its result again; None without one.
 

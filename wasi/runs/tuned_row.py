@@ -8,7 +8,7 @@ from typing import Any
 
 from wasi.config.objectives import DEFAULT, Values, non_dominated, values_of
 from wasi.runs.lock import is_locked
-from wasi.runs.result import read_result
+from wasi.runs.result import own_result
 from wasi.runs.search import Point, Range
 from wasi.runs.tuning import Grid, Plan, Row, shown, word
 
@@ -125,7 +125,7 @@ def tuned_row(row: Row, returns: Sequence[Any], objectives: Sequence[str]) -> Tu
     folders = [folder_of(job) for job in returns]
     if taken := next(filter(is_locked, folders), None):  # before reading, in case one ends meanwhile
         raise Undecided(f"tuning {row.name}: another process is at work in {taken}; run this again when it has ended")
-    results = [read_result(folder) or {} for folder in folders]
+    results = [own_result(folder) or {} for folder in folders]
     values = [found_values(result, objectives) for result in results]
     statuses = [str(result.get("status", "no result")) for result in results]
     return TunedRow(row, [folder.name for folder in folders], values, statuses, objectives)
