@@ -190,6 +190,7 @@ def test_evaluation_on_other_data(finished, tmp_path, wasi):
     [
         (["dataset=synthetic"], "dataset=synthetic: allowed is a data set of the model's classes"),
         (["dataset=nothing"], "dataset=nothing"),
+        (["dataset=a,b"], "dataset=a,b: allowed is one value, or a value with such characters in quotes"),
         (["dataset=0.5"], "dataset=0.5: allowed is cifar10, "),
         (["dataset.nothing=1"], "dataset.nothing=1"),
         (["+dataset.nothing=1"], "OVERRIDE=+dataset.nothing=1: allowed is dataset=NAME, "),
@@ -205,6 +206,15 @@ def test_evaluation_on_other_data(finished, tmp_path, wasi):
 def test_what_evaluate_refuses(words, named, finished, wasi):
     done = wasi("evaluate", finished, *words)
     assert done.returncode == 2 and named in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_evaluate_blames_no_option_for_a_deleted_working_folder(finished, tmp_path, wasi, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    done = wasi("evaluate", finished)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("error: FileNotFoundError: ")
+    assert done.stderr.endswith("(the working folder has been deleted)\n")
 
 
 def test_a_model_alone_is_evaluated_on_data_that_are_named(finished, tmp_path, wasi):

@@ -192,10 +192,13 @@ def _composed(overrides: Sequence[str]) -> DictConfig:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose("config", [*overrides, "logger=none"])
     except ConfigCompositionException as error:
-        raise rejected(error, overrides) or UserError("OVERRIDE", " ".join(overrides), one_line(error)) from None
+        text = one_line(error)
+        raise rejected(error, overrides, sweeps=False) or UserError("OVERRIDE", " ".join(overrides), text) from None
+    except OSError:  # such as that of a deleted working folder, which `run_cli` tells
+        raise
     except Exception as error:  # such as those of Hydra's parser and OmegaConf
         text = f"KEY=VALUE of Hydra; {one_line(error)}"
-        raise rejected(error, overrides) or UserError("OVERRIDE", " ".join(overrides), text) from None
+        raise rejected(error, overrides, sweeps=False) or UserError("OVERRIDE", " ".join(overrides), text) from None
     return OmegaConf.masked_copy(cfg, list(sections))
 
 

@@ -32,17 +32,19 @@ _DELETED = re.compile(  # Hydra's messages about `~OPTION`: the option, and the 
 )
 
 
-def rejected(error: Exception, words: Sequence[str] = ()) -> UserError | None:
+def rejected(error: Exception, words: Sequence[str] = (), sweeps: bool = True) -> UserError | None:
     """Return the user's mistake behind `error`, such as an option that does not exist; None if not recognised.
 
     Args:
         words: the arguments of the command line.
+        sweeps: whether the command has sweeps (`-m`).
     """
     if isinstance(error, OverrideParseException):
         return _unparsed(error, words)
     if str(error).startswith("Ambiguous value"):
         option, _, value = str(error).partition("'")[2].partition("'\n")[0].partition("=")
-        return UserError(option, value, f"one value, or with -m several for a sweep, or {_in_quotes(option, value)}")
+        one = "one value, or with -m several for a sweep" if sweeps else "one value"
+        return UserError(option, value, f"{one}, or {_in_quotes(option, value)}")
     if deleted := _DELETED.match(str(error)):
         return _not_deletable(deleted[1], deleted[2], words)
     if str(error).startswith("Unable to configure "):
