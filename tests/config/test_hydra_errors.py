@@ -164,6 +164,13 @@ def test_a_callback_that_cannot_be_made_is_one_line(word, message, compose_confi
     assert found.startswith(f"{word[1:]}: allowed is {message}") and "\n" not in found
 
 
+def test_the_options_of_a_fit_belong_to_its_experiment(compose_config):
+    word = "bench.fit.methods=[x]"
+    with pytest.raises(ConfigCompositionException) as error:
+        compose_config(word, config="bench")
+    assert str(rejected(error.value, [word])) == f"{word}: allowed is for experiment=fit only"
+
+
 @pytest.mark.parametrize("value", ["5", "[wasi,1]", "null", "{a: 1}", "1.5"])
 def test_a_verbosity_that_hydra_takes_unlooked_at(value):
     assert str(rejected(AssertionError(), ["seed=1", f"hydra.verbose={value}"])).startswith(f"hydra.verbose={value}: ")

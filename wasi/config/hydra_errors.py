@@ -227,6 +227,8 @@ def _allowed(option: str, node: DictConfig) -> str:
     section, *rest = option.split(".")
     has = [str(key) for key in node if not str(key).startswith("_")]
     inside = option.rpartition(".")[0]
+    if inside == "bench.fit":  # null elsewhere
+        return "for experiment=fit only"
     if not has:
         return f"{inside}=VALUE, as {inside} has no options inside"
     listed = f"one of {', '.join(sorted(f'{inside}.{key}' if inside else key for key in has))}"
