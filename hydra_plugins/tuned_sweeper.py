@@ -20,8 +20,10 @@ from wasi import file_names
 from wasi.config.declared import worth_tuning
 from wasi.config.files import plain
 from wasi.config.validate import validate
+from wasi.data.catalogue import looking_once
 from wasi.errors import UserError
 from wasi.runs.ending import print_error
+from wasi.runs.inputs import check_files
 from wasi.runs.lock import folder_lock
 from wasi.runs.plan import folders_of, write_jobs
 from wasi.runs.search import Axes
@@ -51,7 +53,8 @@ class TunedSweeper(BasicSweeper):
     def _sweep(self, arguments: list[str], folder: Path) -> list[Sequence[JobReturn]]:
         OmegaConf.save(self.config, folder / file_names.MULTIRUN)
         self._launched = 0
-        plan = self._plan(arguments)
+        with looking_once():
+            plan = self._plan(arguments)
         write_jobs(folder, plan.most_jobs(self._trials, len(self._objectives)))
         rows = self._first_stage(plan, folder)
         choices = self._keep(plan, rows, folder)
@@ -104,10 +107,12 @@ class TunedSweeper(BasicSweeper):
             searched: options that the command line gives a search to decide.
 
         Raises:
-            UserError: `tune` is no grid of allowed values, or would be decided on test images.
+            UserError: `tune` is no grid of allowed values, or would be decided on test images, or the row's weights or
+                images are not there.
         """
         loader = self.hydra_context.config_loader
         config = loader.load_sweep_config(self.config, row.words())
+        check_files(config)
         validate(OmegaConf.create({"tune": config.tune, "train": {"measure": config.train.measure}}))
         tune = plain(config.tune, resolve=True)
         tried = {**(tune["options"] or {}), **searched}.get("dataset.val_source")

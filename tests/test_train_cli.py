@@ -112,6 +112,15 @@ def test_what_cannot_be_composed_is_one_line_and_leaves_no_run(words, message, t
     assert results(tmp_path) == {}
 
 
+@pytest.mark.parametrize("how", [["seed=1,2"], ["hydra/sweeper=tuned", "tune.lr=[0.1,0.2]"]])
+@pytest.mark.parametrize("words", [["model.weights=nowhere"], ["dataset=image_folder", "dataset.root=nowhere"]])
+def test_a_sweep_whose_weights_or_images_are_not_there_begins_no_job(words, how, tmp_path, light):
+    done = light(*TINY, "method=vanilla", *words, *how, "-m", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {words[-1]}: allowed is ") and done.stderr.count("\n") == 1
+    assert results(tmp_path) == {}
+
+
 @pytest.mark.parametrize("words", [["hydra.callbacks.sweep=null"], ["~hydra.callbacks.sweep", "-m"]])
 def test_the_callback_that_checks_commands_cannot_be_taken_away(words, tmp_path, light):
     done = light(*TINY, *words, cwd=tmp_path)

@@ -87,6 +87,31 @@ def test_a_job_s_folder_that_is_a_file_is_refused_before_the_first_job(inside, t
     assert list(tmp_path.iterdir()) == [job]
 
 
+@pytest.mark.parametrize(
+    ("words", "refused"),
+    [
+        (["model.weights=nowhere"], "model.weights=nowhere"),
+        (["dataset=fashion_mnist", "dataset.root=nowhere"], "dataset.root=nowhere"),
+        (["dataset=fashion_mnist", "dataset.root=nowhere", "dataset.download=true"], None),
+        (["dataset=cifar10", "dataset.root=nowhere"], None),  # of which a completed job needs no images
+        (["model.weights=surrogate", "dataset=synthetic", "dataset.root=nowhere"], None),
+    ],
+)
+@pytest.mark.parametrize("launcher", ["BasicLauncher", "Joblib", "SubmititSlurm"])
+def test_missing_files_are_refused_before_the_first_job_if_all_jobs_run_here(words, refused, launcher, tmp_path):
+    with composed(f"hydra.sweep.dir={tmp_path}", f"hydra.launcher._target_=x.{launcher}", *words) as config:
+        config.hydra.overrides.hydra.append(f"hydra.launcher._target_=x.{launcher}")
+        with read_write(config.hydra.sweeper):  # a recipe may set any option, so that the jobs alone are certain
+            config.hydra.sweeper.params = {"recipe": "vanilla,linear_probe"}
+        config.hydra.overrides.task = words
+        if refused is None or launcher == "SubmititSlurm":
+            write_plan(tmp_path, config)
+            assert read_plan(tmp_path)[0] == 2
+        else:
+            with pytest.raises(UserError, match=f"^{refused}: allowed is "):
+                write_plan(tmp_path, config)
+
+
 def test_a_command_that_hydra_refuses_leaves_the_plan_of_the_one_before(tmp_path):
     with composed() as config:
         write_plan(tmp_path, config)
@@ -107,7 +132,7 @@ def test_a_damaged_plan_is_none(tmp_path, content):
 
 def test_a_folder_of_images_is_walked_once_for_all_jobs(tmp_path, monkeypatch):
     walks = []
-    monkeypatch.setattr("wasi.data.image_folder.identity", lambda cfg_dataset: walks.append(cfg_dataset) or "absent")
+    monkeypatch.setattr("wasi.data.image_folder.identity", lambda cfg_dataset: walks.append(cfg_dataset) or "present")
     with composed("dataset=image_folder", f"dataset.root={tmp_path}") as config:
         write_plan(tmp_path / "sweep", config)
     assert len(read_plan(tmp_path / "sweep")[1]) == 6 and len(walks) == 1

@@ -9,11 +9,12 @@ from omegaconf import DictConfig
 
 from wasi.config.hardware import worker_limit
 from wasi.config.requirements import check_needs
-from wasi.data.catalogue import check_dataset
+from wasi.data.catalogue import check_dataset, dataset_identity, kind_of
 from wasi.errors import UserError
 from wasi.methods.perplexity_table import read_tables
 from wasi.models.input_spec import check_architecture, check_image_size
 from wasi.models.weights_file import KEYWORDS, saved_header, tensor_shapes
+from wasi.runs.launching import runs_on_this_machine
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,23 @@ def check_inputs(cfg: DictConfig) -> None:
     if cfg.rank.perplexity_table is not None:
         read_tables(cfg.rank.perplexity_table)
     check_dataset(cfg.dataset)
+
+
+def check_files(job: DictConfig) -> None:
+    """Raise `UserError` for weights or images that are not there, as the job would if it ran; of a sweep, before any.
+
+    Jobs on other machines may see other files. Data sets that are known by name, as they are published as one archive,
+    are left to the jobs: a completed one needs no images.
+
+    Args:
+        job: its configuration, with the section `hydra`.
+    """
+    if not runs_on_this_machine(job.hydra):
+        return
+    if isinstance(job.model.weights, str) and job.model.weights not in KEYWORDS:
+        tensor_shapes(job.model.weights)
+    if dataset_identity(job.dataset)["content"] == "absent":
+        kind_of(job.dataset).available(job.dataset)
 
 
 def check_counts(cfg: DictConfig) -> None:

@@ -64,6 +64,11 @@ def launcher_name(hydra_cfg: DictConfig) -> str:
     return str(hydra_cfg.launcher["_target_"]).rpartition(".")[2]
 
 
+def runs_on_this_machine(hydra_cfg: DictConfig) -> bool:
+    """Return whether the launcher runs jobs on this machine only."""
+    return launcher_name(hydra_cfg) in ("BasicLauncher", *_ON_THIS_MACHINE)
+
+
 def reset_launched_jobs() -> None:
     """Forget the noted folders, as a new sweep begins."""
     _launched.clear()

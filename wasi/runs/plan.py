@@ -15,6 +15,7 @@ from wasi.atomic import atomic_write_text
 from wasi.config.without_effect import idle_options, remarks
 from wasi.data.catalogue import looking_once
 from wasi.runs.folder import check_folder
+from wasi.runs.inputs import check_files
 from wasi.runs.result import read_json
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,8 @@ def write_plan(folder: Path, config: DictConfig) -> None:
     goes (`tuned`, `optuna`), which calls `write_jobs` itself.
 
     Raises:
-        UserError: a job's folder is a file, or cannot be written into. This is found for up to `_MOST` jobs.
+        UserError: a job's folder is a file, or cannot be written into, or a job's weights or images are not there. This
+            is found for up to `_MOST` jobs.
     """
     if not config.hydra.sweeper["_target_"].endswith(".BasicSweeper"):
         return
@@ -43,6 +45,7 @@ def write_plan(folder: Path, config: DictConfig) -> None:
     def look(job: DictConfig) -> None:
         own = Path(job.hydra.sweep.dir) / job.hydra.sweep.subdir
         check_folder("hydra.sweep.dir", str(own / (job.hydra.output_subdir or "")))
+        check_files(job)
         idle.append(idle_options(job, config.hydra.overrides.task))
 
     if len(jobs) <= _MOST:
