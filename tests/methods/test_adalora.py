@@ -11,6 +11,7 @@ from tests.small import batch, build
 from wasi.errors import UserError
 from wasi.methods.adalora import distance_from_orthogonal, phases
 from wasi.models.modes import eval_mode
+from wasi.training.optimizer import optimizer_for
 from wasi.training.step import TrainStep
 from wasi.training.swan import Swan
 
@@ -148,6 +149,6 @@ def test_the_penalty_counts_once_whatever_the_micro_batches():
 def test_an_optimizer_that_lets_go_of_gradients_is_refused():
     method = adalora()
     model = method.apply(build("timm_vit"), [])
-    optimizer = Swan([{"params": [p for p in model.parameters() if p.requires_grad]}], lr=0.01)
+    optimizer = optimizer_for(model, Swan, lr=0.01)
     with pytest.raises(UserError, match="optimizer=swan"):
         method.wrap_step(TrainStep(model, optimizer, None))

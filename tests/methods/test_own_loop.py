@@ -148,3 +148,71 @@ def test_second_derivatives_through_a_repeated_part_are_refused():
     (gradient,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
+
+
+_PREPARED, _FINISHED = r"call SubspaceIteration.prepare\(\)", r"call SubspaceIteration.finish\(\)"
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW, Swan])
+@pytest.mark.parametrize("method", ["wasi", "wsi"])
+@pytest.mark.parametrize("order", ["sf", "ps", "pfs"])
+def test_calls_in_an_order_in_which_steps_are_lost_are_refused(order, method, kind):
+    model = applied("timm_vit", method)
+    optimizer = optimizer_for(model, kind, lr=1e-3)
+    subspace = SubspaceIteration(model, optimizer)
+    calls = {"p": lambda: subspace.prepare(max_norm=None), "s": optimizer.step, "f": subspace.finish}
+
+    def steps(order):
+        cross_entropy(model(batch()[0]), batch()[1]).backward()
+        for call in order:
+            calls[call]()
+
+    if order == "sf" and kind is not torch.optim.SGD:  # `prepare` would only clip
+        return steps(2 * order)
+    with pytest.raises(RuntimeError, match=_PREPARED if order == "sf" else _FINISHED):
+        steps(order), steps(order)
+
+
+def test_a_step_may_be_skipped_and_what_comes_before_and_after_it_not():
+    model = applied("timm_vit", "wasi")
+    optimizer = optimizer_for(model, torch.optim.SGD, lr=1e-3)
+    subspace = SubspaceIteration(model, optimizer)
+    subspace.prepare(max_norm=None)
+    subspace.finish()
+    subspace.prepare(max_norm=None)
+    step(model, optimizer, SubspaceIteration(model, optimizer))
+    step(model, optimizer, subspace)
+
+
+def test_swan_without_what_completes_its_steps_is_refused():
+    model = applied("timm_vit", "wasi")
+    swan = optimizer_for(model, Swan, lr=1e-3)
+    with pytest.raises(RuntimeError, match=_FINISHED):
+        for _ in range(2):
+            cross_entropy(model(batch()[0]), batch()[1]).backward()
+            swan.step()
+
+
+@pytest.mark.parametrize("name", ["wasi", "wsi", "svd_llm", "lora"])
+def test_an_optimizer_made_before_the_layers_were_replaced_is_refused(name):
+    model = build("timm_vit")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    model = make(name).apply(model, [batch()])
+    with pytest.raises(ValueError, match="the optimizer holds no weight of the low-rank layers"):
+        SubspaceIteration(model, optimizer)
+
+
+def test_an_optimizer_of_some_of_the_layers_is_not_refused():
+    model = applied("timm_vit", "wasi")
+    SubspaceIteration(model, torch.optim.AdamW(model.blocks[0].parameters(), lr=1e-3))
+    model.blocks.requires_grad_(False)
+    SubspaceIteration(model, torch.optim.AdamW(model.head.parameters(), lr=1e-3))
+
+
+def test_swan_is_told_which_parameters_are_matrices():
+    with pytest.raises(ValueError, match="optimizer_for"):
+        Swan(applied("timm_vit", "wasi").parameters(), lr=1e-3)
+    with pytest.raises(ValueError, match=r"momentum=1.0: it must be in \[0, 1\)"):
+        optimizer_for(applied("timm_vit", "wasi"), Swan, lr=1e-3, momentum=1.0)
+    with pytest.raises(TypeError, match="head_lr_ratio=2.0 multiplies lr"):
+        optimizer_for(applied("timm_vit", "wasi"), torch.optim.AdamW, head_lr_ratio=2.0)

@@ -363,7 +363,7 @@ def test_momentum_goes_with_a_basis_that_moves(monkeypatch):
 
 def test_hooks_of_an_optimizer_are_called_once_a_step_whatever_else_there_was():
     eager(torch.optim.AdamW)([torch.nn.Parameter(torch.zeros(2, 2))], lr=0.1)  # wraps the method that Swan is made of
-    swan, calls = Swan([{"params": [torch.nn.Parameter(torch.zeros(3, 2))]}], lr=0.1), []
+    swan, calls = Swan([{"params": [torch.nn.Parameter(torch.zeros(3, 2))], "whiten": True}], lr=0.1), []
     swan.register_step_pre_hook(lambda *_: calls.append("before"))
     swan.register_step_post_hook(lambda *_: calls.append("after"))
     swan.step()

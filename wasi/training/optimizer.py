@@ -41,8 +41,13 @@ def optimizer_for(
     Args:
         kind: the optimizer's class, or a function that returns one.
         head_lr_ratio: the learning rate of the classifier, whose weights start at random, over that of the rest.
-        arguments: of `kind`.
+        arguments: of `kind`, with `lr` where `head_lr_ratio` is not 1.
+
+    Raises:
+        TypeError: `head_lr_ratio` is given without `lr`.
     """
+    if head_lr_ratio != 1.0 and "lr" not in arguments:
+        raise TypeError(f"head_lr_ratio={head_lr_ratio} multiplies lr, which is not given")
     factored = trainable_factors(model)
     for layer in factored:
         layer.C = None  # coordinates of an earlier optimizer

@@ -3,6 +3,8 @@
 See `docs/method.md` for the equations.
 """
 
+from weakref import WeakKeyDictionary
+
 import torch
 from torch import Tensor, nn
 
@@ -30,8 +32,11 @@ class SubspaceIteration:
             hold, which an earlier one has left, are removed from their layers.
         truncating: the `SvdLinear` layers, whose weights are truncated to rank `K` after every step.
 
+    Another order of calls, in which steps would be lost, is refused by the next step.
+
     Raises:
-        ValueError: what would be decomposed after a step is of a type that decompositions lack, such as bfloat16.
+        ValueError: what would be decomposed after a step is of a type that decompositions lack, such as bfloat16; or
+            `optimizer` holds nothing of the low-rank layers that train.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer):
@@ -48,11 +53,14 @@ class SubspaceIteration:
         truncated = [m for m in self.layers if isinstance(m, SvdLinear) and m.weight.requires_grad]
         self.truncating = list({id(m.weight): m for m in truncated}.values())
         self._refuse_narrow_types()
+        self._refuse_foreign_optimizer()
         self._whitened = [p for p, _ in optimizer.whitened_parameters()] if isinstance(optimizer, Swan) else []
         whitened = {id(p) for p in self._whitened}
         coordinates = [layer.C for layer in self.coordinate_layers if layer.C is not None]
         self._stepped: list[Tensor] = [*(p for p in model.parameters() if p.requires_grad), *coordinates]
         self._clipped = [p for p in self._stepped if id(p) not in whitened]
+        self._order = _call_order(optimizer)
+        self._order.begin(needs_prepare=bool(self.tangent or coordinates) and not isinstance(optimizer, Swan))
 
     def _refuse_narrow_types(self) -> None:
         factors = [factor for layer in [*self.coordinate_layers, *self.tangent] for factor in (layer.L, layer.R)]
@@ -61,6 +69,14 @@ class SubspaceIteration:
         narrow = next(iter(types - {torch.float32, torch.float64}), None)
         if narrow is not None:
             raise ValueError(f"weights and bases of {narrow}: they must be float32 or float64, also under autocast")
+
+    def _refuse_foreign_optimizer(self) -> None:
+        """Refuse an optimizer made before the layers were replaced, whose steps would change the replaced weights."""
+        layers = [(name, p) for layer in self.layers for name, p in layer.named_parameters() if p.requires_grad]
+        trained = {id(p) for name, p in layers if name != "bias"}  # biases may be those of the replaced layers
+        trained |= {id(layer.C) for layer in self.coordinate_layers}
+        if trained and trained.isdisjoint(self._group_of):
+            raise ValueError("the optimizer holds no weight of the low-rank layers: make it after `method.apply`")
 
     def _bases(self) -> list[Tensor | None]:
         return [basis for layer in self.layers if layer.state is not None for basis in layer.state.bases]
@@ -87,7 +103,11 @@ class SubspaceIteration:
 
         Returns:
             The norm before clipping, a scalar; NaN if a whitened gradient is not finite.
+
+        Raises:
+            RuntimeError: `finish` was not called after the last step.
         """
+        self._order.prepare()
         squares = self.tangents()
         in_tangent = {id(p) for layer in self.tangent for p in (layer.L, layer.R)}
         clipped = [p for p in self._clipped if p.grad is not None]
@@ -112,6 +132,7 @@ class SubspaceIteration:
     @full_float32()
     def finish(self) -> None:
         """Complete a step after `optimizer.step()`: fold coordinates, retract or truncate weights, update bases."""
+        self._order.finish()
         self.fold()
         retract_layers_(self.tangent)
         for dense in self.truncating:
@@ -150,3 +171,51 @@ def _feature_basis(layer: FactoredLinear) -> Tensor:
     """Return `U` (`I x r`) of a layer with coordinates, which always has one."""
     assert layer.state is not None and layer.state.feature_basis is not None
     return layer.state.feature_basis
+
+
+class _CallOrder:
+    """Refuses `prepare` and `optimizer.step` before `finish` of the last step, and a step that lacks its `prepare`."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer):
+        optimizer.register_step_pre_hook(lambda *_: self._before_step())
+        optimizer.register_step_post_hook(lambda *_: self._after_step())
+        self.begin(needs_prepare=False)
+
+    def begin(self, needs_prepare: bool) -> None:
+        """Begin anew; `needs_prepare` says whether `prepare` does more than clip."""
+        self._needs_prepare, self._is_prepared, self._is_finished = needs_prepare, False, True
+
+    def prepare(self) -> None:
+        """Note that `prepare` is called.
+
+        Raises:
+            RuntimeError: the last step has not been finished.
+        """
+        self._refuse_unfinished()
+        self._is_prepared = True
+
+    def finish(self) -> None:
+        """Note that `finish` is called."""
+        self._is_finished = True
+
+    def _before_step(self) -> None:
+        self._refuse_unfinished()
+        if self._needs_prepare and not self._is_prepared:
+            raise RuntimeError("call SubspaceIteration.prepare() after the backward pass, before optimizer.step()")
+
+    def _after_step(self) -> None:
+        self._is_prepared, self._is_finished = False, False
+
+    def _refuse_unfinished(self) -> None:
+        if not self._is_finished:
+            raise RuntimeError("call SubspaceIteration.finish() after optimizer.step(): the last step is not complete")
+
+
+_orders: WeakKeyDictionary[torch.optim.Optimizer, _CallOrder] = WeakKeyDictionary()
+
+
+def _call_order(optimizer: torch.optim.Optimizer) -> _CallOrder:
+    """Return the one object that watches the calls around this optimizer's steps, by whichever `SubspaceIteration`."""
+    if optimizer not in _orders:
+        _orders[optimizer] = _CallOrder(optimizer)
+    return _orders[optimizer]

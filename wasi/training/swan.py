@@ -38,12 +38,19 @@ class Swan(_AdamW):  # type: ignore[misc, valid-type]  # mypy cannot infer a cla
             autograd adds the next gradient, so no other gradient is held. So what scales or clips `.grad` of a whitened
             parameter changes its momentum; a parameter to which no gradient was added since `zero_grad` is not stepped
             on.
+
+    Raises:
+        ValueError: no group says by `whiten` whether it is of matrices, or `momentum` is not in [0, 1).
     """
 
     subspace_work = ((sys.modules[__name__], "whitened"),)  # callables whose work is measured as subspace work
 
     def __init__(self, params, lr: float, momentum: float = 0.0, **options):
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum={momentum}: it must be in [0, 1)")
         super().__init__(params, lr=lr, **options)
+        if not any("whiten" in group for group in self.param_groups):
+            raise ValueError("Swan takes parameter groups with `whiten`, see `wasi.training.optimizer.optimizer_for`")
         self.momentum = momentum
         self._momentum_version: dict[Tensor, int] = {}  # of each momentum that is a gradient, without a new one
 
@@ -134,6 +141,8 @@ class Swan(_AdamW):  # type: ignore[misc, valid-type]  # mypy cannot infer a cla
             parameter.grad = None
             if parameter.stride() == (0, 0):
                 parameter.data = step
+            elif "in_features" in group:
+                raise RuntimeError("call SubspaceIteration.finish() after step(): the last step is not in the weights")
             else:
                 parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(step)
 
