@@ -9,6 +9,9 @@ from torch.nn.functional import cross_entropy
 
 from tests.small import CLASSES, START_KINDS, applied, batch, build
 from tests.small import method as make
+from wasi.errors import UserError
+from wasi.methods.selection import ActivationRanks
+from wasi.methods.wasi import SubspaceMethod
 from wasi.training.chunked_checkpoint import ChunkedCheckpoint, Repeated
 from wasi.training.optimizer import optimizer_for
 from wasi.training.step import TrainStep
@@ -216,3 +219,58 @@ def test_swan_is_told_which_parameters_are_matrices():
         optimizer_for(applied("timm_vit", "wasi"), Swan, lr=1e-3, momentum=1.0)
     with pytest.raises(TypeError, match="head_lr_ratio=2.0 multiplies lr"):
         optimizer_for(applied("timm_vit", "wasi"), torch.optim.AdamW, head_lr_ratio=2.0)
+
+
+@pytest.mark.parametrize("second", ["wasi", "svd_llm", "lora"])
+def test_a_method_after_another_on_the_same_layers_is_refused(second):
+    model = applied("timm_vit", "wasi", scope="mlp")
+    make("lora", scope="attention").apply(model, [batch()])
+    with pytest.raises(UserError, match=r"blocks\.0\.attn\.qkv is already replaced by AdapterLinear"):
+        make(second).apply(model, [batch()])
+
+
+@pytest.mark.parametrize("name", ["wasi", "svd_llm"])
+@pytest.mark.parametrize(
+    ("calibration", "error", "text"),
+    [
+        (lambda: iter([batch()]), TypeError, "cannot be an iterator: give a list"),
+        (lambda: (batch() for _ in range(2)), TypeError, "cannot be an iterator: give a list"),
+        (lambda: [], ValueError, "there is no calibration batch"),
+        (lambda: batch(), TypeError, "a pair of images and labels, not a Tensor"),
+        (lambda: [{"image": batch()[0]}], TypeError, "a pair of images and labels, not a dict"),
+    ],
+)
+def test_calibration_data_that_are_no_list_of_batches_are_refused(calibration, error, text, name):
+    with pytest.raises(error, match=text):
+        make(name).apply(build("timm_vit"), calibration())
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"epsilon": 90}, "rank.activation_epsilon=90: "),
+        ({"token_epsilon": 0.0}, "rank.token_epsilon=0.0: "),
+        ({"update_gap": 0}, "rank.basis_update_gap=0: "),
+        ({"batch_mode": "all"}, "rank.batch_mode=all: "),
+    ],
+)
+def test_ranks_of_activations_out_of_their_range_are_refused(options, text):
+    with pytest.raises(UserError, match=f"^{text}"):
+        ActivationRanks("epsilon", **{"epsilon": 0.9, **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"weight_epsilon": 80.0}, "rank.weight_epsilon=80.0: "),
+        ({"weight_epsilon": 0.8, "calibration_batches": 0}, "rank.calibration_batches=0: "),
+        (
+            {"weight_epsilon": 0.8, "init": "features", "weight_allocation": "sensitivity", "parameter_ratio": 5.0},
+            "rank.parameter_ratio=5.0: ",
+        ),
+        ({"init": "features"}, "method.init=features: allowed is svd where weights stay dense"),
+    ],
+)
+def test_ranks_of_weights_out_of_their_range_are_refused(options, text):
+    with pytest.raises(UserError, match=f"^{text}"):
+        SubspaceMethod("wasi", "all", False, **options)

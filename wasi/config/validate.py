@@ -299,6 +299,13 @@ def validate(cfg: DictConfig, swept: Collection[str] = ()) -> None:
             raise UserError(options[-1], _show(value), allowed)
 
 
+def check_option(option: str, value: Any) -> None:
+    """Raise `UserError` if a single option, given to a class that is used without a configuration, is not allowed."""
+    test, allowed = OPTIONS[option]
+    if not test(value):
+        raise UserError(option, _show(value), allowed)
+
+
 def bound(value: Any, test: Predicate) -> str:
     """Return what to add to the allowed values of `test`, which refuses `value`, if that is too large for torch."""
     if isinstance(value, float) and _LARGEST < abs(value) < math.inf:

@@ -48,9 +48,36 @@ def calibration_of(cfg, dataset, normalize: Callable[[Tensor], Tensor]) -> Calib
     return Calibration(dataset, normalize, cfg.dataset.batch_size, count, cfg.seed)
 
 
+def refuse_iterator(batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Refuse batches that can be read only once, for methods that read them several times.
+
+    Raises:
+        TypeError: `batches` is an iterator, such as a generator.
+    """
+    if isinstance(batches, Iterator):
+        raise TypeError("the calibration batches are read several times, so they cannot be an iterator: give a list")
+
+
+def checked(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the calibration batches.
+
+    Raises:
+        TypeError: one of them is no pair.
+        ValueError: there is none.
+    """
+    empty = True
+    for batch in batches:
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            raise TypeError(f"a calibration batch is a pair of images and labels, not a {type(batch).__name__}")
+        empty = False
+        yield batch[0], batch[1]
+    if empty:
+        raise ValueError("there is no calibration batch")
+
+
 def in_chunks(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
     """Split `batches` into pieces of at most `CHUNK` images, for quantities that are sums over images."""
-    for images, labels in batches:
+    for images, labels in checked(batches):
         yield from zip(images.split(CHUNK), labels.split(CHUNK), strict=True)
 
 

@@ -19,9 +19,16 @@ def scope_linears(model: nn.Module, scope: str) -> dict[str, nn.Linear]:
 
     If attention is in scope, modules that hold packed projection weights are first replaced, in place, by ones that
     call linear layers (`unpack_attention`).
+
+    Raises:
+        UserError: the scope is unknown, no layer is in it, or a method has already replaced one of them.
     """
     if scope != "mlp":
         unpack_attention(model)
+    for site in linear_sites(model, scope):
+        if isinstance(layer := model.get_submodule(site.name), LowRankLayer):
+            fault = f"{site.name} is already replaced by {type(layer).__name__}"
+            raise UserError("method.scope", scope, "a scope in which no method has replaced layers", fault)
     return {site.name: cast(nn.Linear, model.get_submodule(site.name)) for site in linear_sites(model, scope)}
 
 

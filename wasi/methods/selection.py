@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wasi.config.validate import check_option
 from wasi.errors import UserError
 from wasi.layers.activation import TuckerState, epsilon_ranks
-from wasi.methods.calibration import observe_inputs, refusing_undecomposable
+from wasi.methods.calibration import checked, observe_inputs, refusing_undecomposable
 from wasi.methods.perplexity_search import PerplexitySearch
 from wasi.methods.perplexity_table import OPTION as TABLE
 
@@ -36,7 +37,7 @@ class ActivationRanks:
         token_epsilon: with `epsilon`, the threshold of the token modes; None means `epsilon`.
 
     Raises:
-        UserError: an unknown `selection`, or one without its option.
+        UserError: an unknown `selection`, one without its option, or an option outside its range.
     """
 
     selection: str
@@ -52,6 +53,10 @@ class ActivationRanks:
         if needs.get(self.selection) is None:
             allowed = "epsilon, fixed or perplexity, with its options"
             raise UserError("rank.activation_selection", self.selection, allowed)
+        check_option("rank.activation_epsilon", self.epsilon)
+        check_option("rank.token_epsilon", self.token_epsilon)
+        check_option("rank.basis_update_gap", self.update_gap)
+        check_option("rank.batch_mode", self.batch_mode)
         if self.perplexity is not None:
             self.perplexity.uniform_epsilon = self.epsilon
             self.perplexity.batch_mode = self.batch_mode
@@ -73,7 +78,7 @@ class ActivationRanks:
         """
         states: dict[str, TuckerState] = {}
         shapes: list[torch.Size] = []
-        batch = next(iter(batches))
+        batch = next(checked(batches))
 
         def observe(name: str, x: Tensor) -> None:
             if name not in states:

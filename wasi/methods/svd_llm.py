@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from wasi.errors import UserError
 from wasi.layers.adapter import Adapter, FactoredAdapterLinear
 from wasi.linalg.rank import truncate, weight_rank
-from wasi.methods.calibration import refusing_undecomposable
+from wasi.methods.calibration import refuse_iterator, refusing_undecomposable
 from wasi.methods.feature_init import feature_moments
 from wasi.methods.method import Method
 from wasi.methods.moments import second_moments
@@ -111,6 +111,7 @@ class SVDLLM(Method):
             raise UserError(OPTION, self.weight_allocation, f"epsilon with rank.keep_ratio={self.keep_ratio}")
 
     def apply(self, model: nn.Module, calibration) -> nn.Module:
+        refuse_iterator(calibration)
         linears = scope_linears(model, self.scope)
         check_weights(linears)
         check_adapter_rank(self.lora_rank, linears)

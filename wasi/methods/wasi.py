@@ -8,6 +8,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
+from wasi.config.validate import check_option
 from wasi.errors import UserError
 from wasi.layers.activation import TuckerState
 from wasi.layers.base import LowRankLayer
@@ -15,7 +16,7 @@ from wasi.layers.factored import FactoredLinear
 from wasi.layers.svd_linear import SvdLinear
 from wasi.layers.tucker_linear import TuckerLinear
 from wasi.linalg.rank import truncate, weight_rank
-from wasi.methods.calibration import refusing_undecomposable
+from wasi.methods.calibration import refuse_iterator, refusing_undecomposable
 from wasi.methods.feature_init import FeatureMoments, feature_moments
 from wasi.methods.method import Method
 from wasi.methods.output_init import OutputMoments, output_moments
@@ -96,7 +97,10 @@ class SubspaceMethod(Method):
         if self.init not in _MOMENTS:
             raise UserError("method.init", self.init, "svd, output, features or random")
         if self.init != "svd" and self.weight_epsilon is None:
-            raise UserError("method.init", self.init, f"for method=wasi or wsi, not for {self.name}")
+            raise UserError("method.init", self.init, "svd where weights stay dense, as with method=asi")
+        if self.weight_epsilon is not None:
+            check_option("rank.weight_epsilon", self.weight_epsilon)
+        check_option("rank.calibration_batches", self.calibration_batches)
         check_allocation(self.weight_allocation, self.parameter_ratio)
         if self.weight_allocation == "sensitivity" and self.init != "features":
             raise UserError(OPTION, self.weight_allocation, f"epsilon with method.init={self.init}")
@@ -108,6 +112,7 @@ class SubspaceMethod(Method):
             raise UserError("method.update", self.update, f"for method=wsi only, not for {self.name}")
 
     def apply(self, model: nn.Module, calibration) -> nn.Module:
+        refuse_iterator(calibration)
         linears = scope_linears(model, self.scope)
         if self.weight_epsilon is not None:
             check_weights(linears)

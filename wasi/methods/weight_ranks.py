@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
+from wasi.config.validate import check_option
 from wasi.errors import UserError
 from wasi.linalg.allocation import allocate, largest_rank, rank_step
 from wasi.linalg.rank import weight_rank
@@ -18,11 +19,12 @@ OPTION = "rank.weight_allocation"
 
 
 def check_allocation(allocation: str, parameter_ratio: float | None) -> None:
-    """Raise UserError for an unknown allocation, and for a `parameter_ratio` without `sensitivity`."""
+    """Raise UserError for an unknown allocation and a `parameter_ratio` without `sensitivity` or outside (0, 1]."""
     if allocation not in ("epsilon", "sensitivity"):
         raise UserError(OPTION, allocation, "epsilon or sensitivity")
     if allocation == "epsilon" and parameter_ratio is not None:
         raise UserError("rank.parameter_ratio", parameter_ratio, f"null with {OPTION}=epsilon")
+    check_option("rank.parameter_ratio", parameter_ratio)
 
 
 def sensitivity_ranks(
