@@ -22,7 +22,7 @@ DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "own_loop.md"
 
 
 def test_the_loop_of_the_document_makes_the_steps_of_train_step(monkeypatch):
-    (code,) = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.S)
+    code, to_dense = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.S)
     before_the_loop, loop = code.split("for images, labels in batches:")
     monkeypatch.setattr("timm.create_model", lambda *_, **__: build("timm_vit"))
 
@@ -37,7 +37,10 @@ def test_the_loop_of_the_document_makes_the_steps_of_train_step(monkeypatch):
     assert len(ours["subspace"].coordinate_layers) > 0 and ours["losses"][-1] < ours["losses"][0]
     expected = ours["model"].state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in theirs["model"].state_dict().items())
-    assert theirs["model"](batch()[0]).shape[1] == CLASSES
+    logits = theirs["model"].eval()(batch()[0])
+    assert logits.shape[1] == CLASSES
+    exec(to_dense, theirs)
+    assert torch.allclose(theirs["dense"].eval()(batch()[0]), logits, atol=1e-5)
 
 
 def step(model, optimizer, subspace):
