@@ -134,6 +134,8 @@ def test_a_sweep_over_methods_is_told_how_to_give_their_option(compose_config):
     found = line(compose_config, "method.lora_rank=4", words=words)
     assert found.endswith("; in a sweep over method write 'method.lora_rank=choice(4)'")
     assert "choice" not in line(compose_config, "method.lora_rank=4", words=["method=wasi", "method.lora_rank=4"])
+    found = line(compose_config, "method.lora_rank=4", words=["-m", "method=vanilla,lora", "method.lora_rank=4,8"])
+    assert found.endswith("; sweep over method=lora by itself: another command with the same sweep=NAME adds to it")
 
 
 @pytest.mark.parametrize(

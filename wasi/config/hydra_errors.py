@@ -64,12 +64,10 @@ def rejected(error: Exception, words: Sequence[str] = (), sweeps: bool = True) -
     if not str(error).startswith("Could not override") or given is None or not isinstance(node, DictConfig):
         return None
     option, value = given.groups()
-    allowed, section = _allowed(_first_unknown(option, node), node), option.partition(".")[0]
+    allowed = _allowed(_first_unknown(option, node), node)
     if allowed.startswith("one of"):
         allowed += _meant(option, node)
-    if any(word.startswith(f"{section}=") and "," in word for word in words):  # Hydra composes the default first, too
-        allowed += f"; in a sweep over {section} write '{option}=choice({value})'"
-    return UserError(option, value, allowed)
+    return UserError(option, value, allowed + _in_sweep(option, value, words))
 
 
 def _unparsed(error: OverrideParseException, words: Sequence[str]) -> UserError:
@@ -237,6 +235,18 @@ def _allowed(option: str, node: DictConfig) -> str:
         return listed
     here = f", not with {section}={node.get('name')}" if node.get("name") else ""
     return f"for {section}={' or '.join(owners)} only{here}"
+
+
+def _in_sweep(option: str, value: str, words: Sequence[str]) -> str:
+    """Return what to add on an option that does not exist, in a sweep over files of its group of which some have it."""
+    section, *rest = option.split(".")
+    names = next((word.split("=")[1].split(",") for word in words if re.match(rf"{section}=.*,", word)), [])
+    having = [name for name in names if any(_has(file, rest) for file in of_group(section) if file.stem == name)]
+    if not having:
+        return ""
+    if having == names:  # Hydra composes the default of the group first, with options of one value
+        return f"; in a sweep over {section} write '{option}=choice({value})'"
+    return f"; sweep over {section}={','.join(having)} by itself: another command with the same sweep=NAME adds to it"
 
 
 def _first_unknown(option: str, node: DictConfig) -> str:
