@@ -1,14 +1,16 @@
 """A method of a user's own, of which the project knows its YAML file and its class alone."""
 
+import sys
 import textwrap
 
 import pytest
 from omegaconf import OmegaConf
 
-from wasi.config import declared
+from wasi.config import declared, known_options
 from wasi.config.rank_options import rank_options_read
 from wasi.config.validate import validate
 from wasi.errors import UserError
+from wasi.methods.apply import apply_method
 
 CLASS = "class Mine:\n    appearance = {}\n"
 
@@ -83,3 +85,30 @@ def test_a_declaration_that_cannot_be_read_names_its_file(source, fault, own):
     with pytest.raises(UserError, match=r"^conf/method/mine.yaml: ") as error:
         declared.method_names()
     assert fault in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("line", "given"), [("name: other", "other"), ("", "null")])
+def test_another_name_in_its_file_than_the_files_is_refused(line, given, tmp_path, monkeypatch, compose_config):
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "mine.yaml").write_text(f"_target_: mine_of_tests.Mine\n{line}\n")
+    monkeypatch.setattr(known_options, "_folders", lambda cfg: [known_options.CONF, tmp_path])
+    cfg = compose_config()
+    cfg.method = OmegaConf.load(tmp_path / "method" / "mine.yaml")
+    with pytest.raises(UserError, match=rf"^method.name={given}: allowed is mine, the name of its file"):
+        known_options.check_method(cfg)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ("lr: 3\nrank: 3", "method.lr=3: allowed is one of method.name, method.rank, method.scope, the arg"),
+        ("", "method._target_=mine_of_tests.Mine: allowed is a class .* method=mine, which has no rank"),
+    ],
+)
+def test_options_that_its_class_does_not_take_are_refused(options, text, own, monkeypatch):
+    monkeypatch.setattr("wasi.methods.apply.calibration_of", lambda *_: [])
+    monkeypatch.delitem(sys.modules, "mine_of_tests", raising=False)
+    source = "class Mine:\n    def __init__(self, name, scope, rank): pass\n    def apply(self, model, _): return model"
+    with pytest.raises(UserError, match=f"^{text}"):
+        apply_method(own(options, source), None, None, None)
+    assert apply_method(own("rank: 3", source), "model", None, None)[0] == "model"

@@ -156,13 +156,13 @@ def check_method(cfg: DictConfig) -> None:
     method, name = cfg.method, cfg.method.get("name")
     if name not in files:
         raise UserError("method.name", name, f"{', '.join(sorted(filter(None, files)))}, by method=NAME")
+    called = [file.stem for folder in _folders(cfg) for file in of_group("method", folder) if _named(file) == name]
+    if name not in called:
+        given = "null" if name is None else name
+        raise UserError("method.name", given, f"{called[0]}, the name of its file conf/method/{called[0]}.yaml")
     # A shipped class fits its own file's options; to import it would take seconds.
     if method._target_ != options_of(name).get("_target_") or not set(method) <= set(files[name]):
-        parameters = signature(target_of("method", method)).parameters.items()
-        needed = [key for key, found in parameters if found.default is Parameter.empty and key not in method]
-        if needed:
-            allowed = f"a class whose arguments are options of method={name}, which has no {', '.join(needed)}"
-            raise UserError("method._target_", method._target_, allowed)
+        check_class(method)
     given_values = flat(plain(method))
     for path, reference in _references(files[name]):
         for section in _sections(path):
@@ -173,6 +173,23 @@ def check_method(cfg: DictConfig) -> None:
         test, allowed = OPTIONS.get(reference, (None, ""))
         if test is not None and not test(value):
             raise UserError(f"method.{path}", value, allowed + bound(value, test))
+
+
+def check_class(method: DictConfig) -> None:
+    """Import the method's class, and check that it can be made of the method's options.
+
+    Raises:
+        UserError: there is no such class, or it has not these arguments.
+    """
+    parameters = signature(target_of("method", method)).parameters.items()
+    needed = [key for key, found in parameters if found.default is Parameter.empty and key not in method]
+    if needed:
+        allowed = f"a class whose arguments are options of method={method.name}, which has no {', '.join(needed)}"
+        raise UserError("method._target_", method._target_, allowed)
+
+
+def _named(file: Path) -> Any:
+    return content(file).get("name")
 
 
 def _sections(path: str) -> list[str]:

@@ -6,6 +6,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from wasi.config.known_options import check_class
 from wasi.data.spec import Images
 from wasi.methods.calibration import Calibration, calibration_of
 from wasi.methods.method import Method
@@ -22,7 +23,11 @@ def apply_method(
 
     Returns:
         The model, the method, and the calibration batches that the method has used.
+
+    Raises:
+        UserError: the method cannot be made of its options, or not be applied to the model.
     """
     calibration = calibration_of(cfg, images, normalize)
+    check_class(cfg.method)
     method = instantiate(cfg.method)
     return method.apply(model, calibration), method, calibration
