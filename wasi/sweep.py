@@ -92,14 +92,14 @@ class SweepCallback(Callback):
         folder, name = Path(config.hydra.sweep.dir), str(config.sweep)
         self._before = versions(folder)
         _pin_name(config, name)
+        own_folder = any(word.startswith("hydra.sweep.dir=") for word in config.hydra.overrides.hydra)
+        where = {"hydra.sweep.dir": config.hydra.sweep.dir} if own_folder else {}  # it may contain the time of day
+        _print(continue_with({**where, "sweep": name}))
         write_plan(folder, config)
         if self._fail_fast is not None:
             note_results_before(folder)
         reset_ended_jobs()
         reset_launched_jobs()
-        own_folder = any(word.startswith("hydra.sweep.dir=") for word in config.hydra.overrides.hydra)
-        where = {"hydra.sweep.dir": config.hydra.sweep.dir} if own_folder else {}  # it may contain the time of day
-        _print(continue_with({**where, "sweep": name}))
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         record_launched_job(Path(config.hydra.runtime.output_dir))
