@@ -6,6 +6,7 @@ from torch import nn
 
 from tests import small
 from wasi.layers.activation import TuckerState, advance
+from wasi.linalg import batched
 from wasi.measure.accounting import paper_accounting
 from wasi.measure.stored_inputs import StoredInputs
 from wasi.methods.selection import ActivationRanks
@@ -116,6 +117,14 @@ def test_accumulation_keeps_one_micro_batch():
     assert stored(net, "all", micro_batch_size=2) == whole / 4
     checkpoint_blocks(net)
     assert stored(net, "all", micro_batch_size=2) == 0  # repetitions end inside a layer, by an exception
+
+
+@pytest.mark.parametrize("name", ["wsi", "wasi"])
+def test_as_much_is_kept_where_small_matrices_are_computed_in_batches(name, monkeypatch):
+    """As on an accelerator, by `torch.vmap`, in which an operator converts numbers that are no tensors, too."""
+    expected = stored(small.applied("timm_vit", name))
+    monkeypatch.setattr(batched, "is_on_cpu", lambda a: False)
+    assert stored(small.applied("timm_vit", name)) == expected
 
 
 def test_nothing_is_left_hooked():
