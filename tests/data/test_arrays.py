@@ -17,6 +17,15 @@ def test_native_size_is_untouched_and_grey_becomes_three_equal_channels(spec):
         assert np.array_equal(channel.numpy(), pixels[3])
 
 
+@pytest.mark.parametrize(
+    ("shape", "kind", "labels"),
+    [((5, 8, 8), "float32", 5), ((5, 3, 8, 8), "uint8", 5), ((5, 64), "uint8", 5), ((5, 8, 8), "uint8", 4)],
+)
+def test_other_arrays_than_images_as_bytes_with_a_label_each_are_refused(spec, shape, kind, labels):
+    with pytest.raises(ValueError, match=f"^images are {kind} .*, with {labels} labels; they must be uint8"):
+        from_numpy(np.zeros(shape, kind), np.arange(labels), spec(8))
+
+
 @pytest.mark.parametrize("size", [5, 13, 32])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_resizing_agrees_with_pillow(spec, size, interpolation):

@@ -70,7 +70,15 @@ class ArrayImages(Dataset):
 
 
 def from_numpy(images, labels, spec: InputSpec) -> ArrayImages:
-    """Make a data set of NumPy images, uint8 `[n, H, W]` or `[n, H, W, 3]`, and integer labels `[n]`."""
+    """Make a data set of NumPy images, uint8 `[n, H, W]` or `[n, H, W, 3]`, and integer labels `[n]`.
+
+    Raises:
+        ValueError: the images are of another type or shape, or there is not one label for each.
+    """
+    shaped = images.ndim > 2 and images.shape[3:] in ((), (3,))
+    if images.dtype != "uint8" or not shaped or len(images) != len(labels):
+        raise ValueError(f"images are {images.dtype} {[*images.shape]}, with {len(labels)} labels; they must be uint8, "
+                         "[n, H, W] or [n, H, W, 3], with n labels")  # fmt: skip
     pixels = torch.from_numpy(images)
     pixels = pixels[:, None] if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)
     return ArrayImages(pixels, torch.as_tensor(labels, dtype=torch.int64), spec)

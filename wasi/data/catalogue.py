@@ -7,9 +7,11 @@ Each kind of data set is a module beside this one with four functions of the sec
 - `identity(cfg_dataset)` returns a JSON-serialisable description of the files' content;
 - `cut_parts(cfg_dataset)` returns which of "val" and "test" have no published split, so that their images are held out
   of the training images;
-- `load(cfg_dataset, spec)` returns the published splits.
+- `load(cfg_dataset, spec)` returns the published splits (`wasi.data.spec.Splits`), images as bytes, labels from 0 up;
+  `wasi.data.arrays.from_numpy` makes a split of arrays.
 
-The first three import no torch and decode no image.
+The first three import no torch and decode no image. For `train.memory_budget_mib`, the size of a data set that is held
+in memory is in `_ARRAYS_MIB` of `wasi/training/budget.py`.
 """
 
 from __future__ import annotations
