@@ -109,7 +109,7 @@ class StoredInputs:
 
     def _ran(self, func, args: tuple, result: object) -> None:
         """After an operator: note copies of weights made by autocast, and hold them, so that keys are not reused."""
-        if func is torch.ops.aten._to_copy.default and isinstance(args[0], Tensor):
+        if func is torch.ops.aten._to_copy.default and isinstance(args[0], Tensor) and isinstance(result, Tensor):
             key = args[0].untyped_storage()._cdata
             if key in self._weights:
                 self._casts[result.untyped_storage()._cdata] = (result, key)
