@@ -232,6 +232,9 @@ def test_export_prints_what_it_made(finished, tmp_path, wasi):
     assert [path.name for path in tmp_path.iterdir()] == ["dense.safetensors"]
     again = wasi("export", finished, "--format", "dense", "--output", finished / "model.safetensors")
     assert again.returncode == 2 and "--output=" in again.stderr
+    for words in (("--output", tmp_path / "m.onnx"), ("--format", "dense", "--output", tmp_path / "m.pt2")):
+        refused = wasi("export", finished, *words)
+        assert refused.returncode == 2 and "--output=" in refused.stderr and not words[-1].exists()
 
 
 def test_training_goes_on_from_a_run(finished, tmp_path):

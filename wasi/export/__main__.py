@@ -30,7 +30,7 @@ def main() -> int:
     folder = weights_path(run).parent
     output = options.output or folder / _NAMES[form]
     _check_packages(form)
-    _check_output(output, run)
+    _check_output(output, run, form)
     for path in {output, *(folder / name for name in _NAMES.values())}:
         remove_leftovers(path)
     from wasi.export.check import Deviates, compare
@@ -59,8 +59,11 @@ def _check_packages(form: str) -> None:
         raise UserError("--format", form, allowed)
 
 
-def _check_output(output: Path, run: Path) -> None:
+def _check_output(output: Path, run: Path, form: str) -> None:
     check_output_file("--output", output)
+    meant = {Path(name).suffix: other for other, name in _NAMES.items()}.get(output.suffix.lower(), form)
+    if meant != form:
+        raise UserError("--output", output, f"a name without {output.suffix} for --format {form}, or --format {meant}")
     if output.resolve() == weights_path(run).resolve():
         raise UserError("--output", output, "another file than the run's model itself")
 
