@@ -8,7 +8,6 @@ from pathlib import Path
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig
 
 from wasi import file_names
@@ -28,8 +27,7 @@ _MANY = 20  # jobs above which it is said that they are being composed
 def write_plan(folder: Path, config: DictConfig) -> None:
     """Write the names of the jobs' folders, in order and without repetition, and their number.
 
-    An option of the command line that has no effect in any of the jobs is logged as a warning. Jobs that were composed
-    here are not composed once more by Hydra's sweeper before the first begins.
+    An option of the command line that has no effect in any of the jobs is logged as a warning.
 
     For thousands of jobs only the number of combinations is written, an upper bound. Nothing is written for a command
     that Hydra is about to refuse, as a combination cannot be composed, nor for a sweeper that chooses its jobs as it
@@ -58,7 +56,6 @@ def write_plan(folder: Path, config: DictConfig) -> None:
             folders = folders_of(config, jobs, look)
         if not folders:
             return
-        Sweeper.validate_batch_is_legal = _composed_already  # type: ignore[method-assign]  # there is no option for it
         for remark in remarks(idle):
             log.warning("%s", remark)
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,10 +65,6 @@ def write_plan(folder: Path, config: DictConfig) -> None:
 def write_jobs(sweep: Path, number: int, folders: Sequence[str] = ()) -> None:
     """Write how many jobs the sweep has, at most, and the names of all their folders if they are known."""
     atomic_write_text(sweep / file_names.SWEEP, json.dumps({"jobs": number, "folders": list(folders)}) + "\n")
-
-
-def _composed_already(self: Sweeper, batch: Sequence[Sequence[str]]) -> None:
-    """Stand in for Hydra's own check, which composes all jobs and takes as long as `write_plan` has taken."""
 
 
 def _jobs(hydra_cfg: DictConfig) -> list[list[str]]:
