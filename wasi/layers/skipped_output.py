@@ -161,7 +161,7 @@ class GraphOnlyRepetition:
 
 
 def _can_skip_output(layer: nn.Module) -> bool:
-    """Whether `layer` can skip its output: it is an `nn.Linear` itself, or its `forward` supports `output_needed`.
+    """Return whether `layer` can skip its output: it is an `nn.Linear` itself, or its `forward` has `output_needed`.
 
     A `forward` that is replaced on the instance, or overridden in a class that does not define `output_needed`, does
     not.

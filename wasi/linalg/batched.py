@@ -12,7 +12,10 @@ _AT_ONCE = 2**21  # the most entries of a padded batch, 16 MiB in float64: some 
 
 
 def is_on_cpu(a: Tensor) -> bool:
-    """Whether `a` is on the CPU: elsewhere, control flow that depends on its values would need a synchronisation."""
+    """Return whether `a` is on the CPU.
+
+    Elsewhere, control flow that depends on its values would need a synchronisation.
+    """
     return a.device.type == "cpu"
 
 

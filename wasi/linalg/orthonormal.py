@@ -36,7 +36,7 @@ def qr_near_orthonormal(a: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _cholesky_qr(a: Tensor, lower: Tensor) -> tuple[Tensor, Tensor]:
-    """`qr_near_orthonormal` on a CPU, given the Cholesky factor `lower` of `A^T A`."""
+    """Return `qr_near_orthonormal` on a CPU, given the Cholesky factor `lower` of `A^T A`."""
     smallest = lower.diagonal().min().item()
     if smallest < _CONDITIONED:
         return qr_positive(a)
@@ -48,7 +48,10 @@ def _cholesky_qr(a: Tensor, lower: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _shifted_cholesky_qr(a: Tensor) -> tuple[Tensor, Tensor]:
-    """Three Cholesky passes, the first shifted by `11 (m n + n (n + 1)) (eps / 2) ||A||_F^2` against failure."""
+    """Return `Q` and `T` by three Cholesky passes.
+
+    The first is shifted by `11 (m n + n (n + 1)) (eps / 2) ||A||_F^2`, so that it does not fail.
+    """
     m, n = a.shape
     shift = 11 * (m * n + n * (n + 1)) * torch.finfo(a.dtype).eps / 2 * torch.linalg.vector_norm(a).square()
     q, uppers = a, []

@@ -54,7 +54,7 @@ def direction_losses(
 def _whitened_gram(
     weight: Tensor, moment: Tensor, sensitivity: Tensor, ridge: Tensor, damping: Tensor, of_outputs: bool
 ) -> tuple[Tensor, Tensor]:
-    """`s` and `s^T (W^T H W) s`, or `t` and `t^T (W Cov W^T) t`, with ridge and damping; see `project`."""
+    """Return `s` and `s^T (W^T H W) s`, or `t` and `t^T (W Cov W^T) t`, with ridge and damping; see `project`."""
     eye = torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
     if of_outputs:
         factor, other = torch.linalg.cholesky(sensitivity + damping * eye), moment + ridge * (weight @ weight.mT)

@@ -62,7 +62,7 @@ def halley_inverse_root(gram: Tensor) -> Tensor:
 
 
 def _halley_factor(s: Tensor, identity: Tensor, a: float, b: float, c: float) -> Tensor:
-    """`F = (b / c) I + (a - b / c) (I + c S)^-1` of `halley_inverse_root`."""
+    """Return `F = (b / c) I + (a - b / c) (I + c S)^-1` of `halley_inverse_root`."""
     return b / c * identity + (a - b / c) * cholesky_solve(identity, cholesky(identity + c * s))
 
 

@@ -82,7 +82,7 @@ def truncate(weight: Tensor, epsilon: float, rank: int | None = None) -> tuple[T
 
 
 def _gram(wide: Tensor) -> Tensor:
-    """`W W^T` or `W^T W`, whichever is smaller."""
+    """Return `W W^T` or `W^T W`, whichever is smaller."""
     return wide @ wide.mT if len(wide) <= wide.shape[1] else wide.mT @ wide
 
 

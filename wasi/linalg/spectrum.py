@@ -70,12 +70,12 @@ def mode_rank(x: Tensor, mode: int, epsilon: float) -> int:
 
 
 def _unfold(x: Tensor, mode: int) -> Tensor:
-    """Mode-`m` unfolding with the mode last: `[prod(other modes), d_m]`."""
+    """Return the mode-`m` unfolding with the mode last: `[prod(other modes), d_m]`."""
     return x.movedim(mode, -1).reshape(-1, x.shape[mode])
 
 
 def _has_small_gram(x: Tensor, mode: int) -> bool:
-    """Whether `A_m^T A_m` is at most `EXACT_SIDE` wide, and `A_m` has at least as many rows as columns."""
+    """Return whether `A_m^T A_m` is at most `EXACT_SIDE` wide, and `A_m` has at least as many rows as columns."""
     return x.shape[mode] ** 2 <= x.numel() and x.shape[mode] <= EXACT_SIDE
 
 
@@ -98,7 +98,7 @@ def mode_spectrum(x: Tensor, mode: int, epsilon: float) -> tuple[Tensor, Tensor]
 
 
 def _mode_gram(x: Tensor, mode: int) -> Tensor:
-    """`A_m^T A_m` (`d_m x d_m`, float64), summed over pieces of `x` to save memory."""
+    """Return `A_m^T A_m` (`d_m x d_m`, float64), summed over pieces of `x` to save memory."""
     d = x.shape[mode]
     view = x.reshape(prod(x.shape[:mode]), d, -1)
     along = 2 if view.shape[0] == 1 else 0

@@ -88,7 +88,7 @@ def fold_all_(
 def _fold_batch_(
     weights: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]], decays: Sequence[float], ps: Sequence[Tensor | None]
 ) -> list[Tensor]:
-    """`fold_all_` of weights whose matrices are of similar sizes, as one batch."""
+    """Call `fold_` for weights whose matrices are of similar sizes, as one batch, and return the `P` of each."""
     found = dict(enumerate(ps))
     missing = [number for number, p in found.items() if p is None]
     if missing:
@@ -108,7 +108,11 @@ def _fold_batch_(
 
 
 def _corrected(a: Tensor, square: Tensor, p: Tensor) -> Tensor:
-    """`A + P Z^T Z / 2` (`K x r`) of `fold_` if the stretch is small, else `A`; from `A = L^T C`, `C^T C` and `P`."""
+    """Return `A + P Z^T Z / 2` (`K x r`) of `fold_` if the stretch is small, else `A`.
+
+    Args:
+        a: `A = L^T C`, `K x r`; square: `C^T C`, `r x r`; p: `P`, `K x r`.
+    """
     normal = square - a.mT @ a  #     Z^T Z = C^T C - A^T A, as L is orthonormal
     stretch = normal @ (p.mT @ p)
     is_small = (stretch * stretch.mT).sum() <= _SMALL_STRETCH**2  # ||E||_F^2 = tr (Z^T Z P^T P)^2

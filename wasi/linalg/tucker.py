@@ -77,7 +77,7 @@ def compress(
 
 
 def _cheaper_order(shape: Sequence[int], bases: Factors) -> tuple[int, ...]:
-    """Indices of `bases` in the order of projection: features first, or last if that takes fewer operations."""
+    """Return the indices of `bases` in the order of projection: features first, or last if that is cheaper."""
     if not bases:  # a single sample, `[I]`, whose only mode counts as the batch's
         return ()
     last = len(bases) - 1
@@ -177,7 +177,7 @@ def weight_gradient(grad: Tensor, core: Tensor, factors: Factors) -> Tensor:
 
 
 def _projection_cost(sizes: Sequence[int], ranks: Sequence[int], order: Sequence[int]) -> int:
-    """Multiply-adds of projecting a tensor from `sizes` to `ranks`, mode by mode in `order`, or of the reverse."""
+    """Return the multiply-adds of projecting a tensor from `sizes` to `ranks`, mode by mode in `order`, or back."""
     cost, current = 0, list(sizes)
     for mode in order:
         if ranks[mode] != sizes[mode]:
