@@ -255,6 +255,7 @@ def test_calibration_data_that_are_no_list_of_batches_are_refused(calibration, e
         ({"token_epsilon": 0.0}, "rank.token_epsilon=0.0: "),
         ({"update_gap": 0}, "rank.basis_update_gap=0: "),
         ({"batch_mode": "all"}, "rank.batch_mode=all: "),
+        ({"ranks": [8, 17, 0]}, r"rank.activation_ranks=\[8, 17, 0\]: "),
     ],
 )
 def test_ranks_of_activations_out_of_their_range_are_refused(options, text):

@@ -55,6 +55,7 @@ class ActivationRanks:
             raise UserError("rank.activation_selection", self.selection, allowed)
         check_option("rank.activation_epsilon", self.epsilon)
         check_option("rank.token_epsilon", self.token_epsilon)
+        check_option("rank.activation_ranks", self.ranks and list(self.ranks))
         check_option("rank.basis_update_gap", self.update_gap)
         check_option("rank.batch_mode", self.batch_mode)
         if self.perplexity is not None:
