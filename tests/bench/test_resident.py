@@ -1,5 +1,8 @@
 """The memory of a whole run, measured in a process of its own."""
 
+import torch
+
+from wasi.bench import resident
 from wasi.bench.resident import resident_memory_of
 
 
@@ -8,3 +11,31 @@ def test_a_run_of_fewer_images_than_a_batch_is_measured_as_it_trains(compose_con
     cfg = compose_config(*small, "model=vit_micro", "method=vanilla", "dataset.batch_size=32")
     found = resident_memory_of(cfg, 1, tmp_path / "log")
     assert 0 < found["memory/train_rss_peak_mib"] < found["memory/process_rss_peak_mib"]
+
+
+class Measuring:
+    """Stands in for the measuring process, and notes what it is asked."""
+
+    def __init__(self, asked):
+        self.asked = asked
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        pass
+
+    def ask(self, do, **arguments):
+        self.asked.append(do)
+        return {"baseline": 1.0, "peak": 2.0, "total": 3.0}
+
+
+def test_a_gpus_memory_that_a_run_keeps_is_given_back_before_another_process_measures(
+    compose_config, tmp_path, monkeypatch
+):
+    done = []
+    monkeypatch.setattr(resident, "Child", lambda *_: Measuring(done))
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: done.append("given back"))
+    resident_memory_of(compose_config("method=vanilla"), 1, tmp_path / "log")
+    assert done == ["given back", "load", "rss_peak"]

@@ -9,6 +9,7 @@ from wasi.bench.baseline import measured_config
 from wasi.bench.children import Child
 from wasi.errors import UserError
 from wasi.measure import rss
+from wasi.runs.out_of_memory import collect_garbage
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ def resident_memory_of(cfg: DictConfig, num_threads: int, log: Path) -> dict[str
         UserError: its peak is above `device.memory_limit_mib`.
     """
     logger.info("measuring the memory of a whole run, in a process of its own")
+    collect_garbage()  # of a GPU's memory, that process could not use what this one keeps beyond its model
     with Child("memory", log, rss.child_environment(num_threads)) as child:
         child.ask("load", config=measured_config(cfg), smaller=True)  # as training does
         found = resident_memory(child)
