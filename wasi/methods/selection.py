@@ -53,7 +53,8 @@ class ActivationRanks:
         if needs.get(self.selection) is None:
             allowed = "epsilon, fixed or perplexity, with its options"
             raise UserError("rank.activation_selection", self.selection, allowed)
-        check_option("rank.activation_epsilon", self.epsilon)
+        if self.epsilon is not None:
+            check_option("rank.activation_epsilon", self.epsilon)
         check_option("rank.token_epsilon", self.token_epsilon)
         check_option("rank.activation_ranks", self.ranks and list(self.ranks))
         check_option("rank.basis_update_gap", self.update_gap)
