@@ -19,7 +19,7 @@ timm_models.create("vit_tiny_patch16_224", 32, 2)
 model = torchvision_models.create("vit_b_32", 32, 2)
 head = list(model.heads.parameters())
 for kind, options in ((eager(torch.optim.SGD), {}), (eager(torch.optim.AdamW), {}), (Swan, {})):
-    optimizer = kind([{"params": head}], lr=0.1, **options)
+    optimizer = kind([{"params": head, "whiten": False}], lr=0.1, **options)
     model.heads(torch.ones(1, 768)).sum().backward()
     optimizer.step()
     optimizer.zero_grad()

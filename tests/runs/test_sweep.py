@@ -10,6 +10,7 @@ from wasi import sweep as sweep_module
 from wasi.bench.sweep_callback import BenchCallback
 from wasi.runs import job as job_module
 from wasi.runs.ending import Ending
+from wasi.runs.launching import reset_launched_jobs
 from wasi.runs.lock import folder_lock
 from wasi.runs.result import versions, write_json
 from wasi.sweep import SweepCallback, failed_jobs, lost_jobs
@@ -76,6 +77,7 @@ def test_a_job_whose_folder_is_damaged_is_lost(tmp_path):
 @pytest.mark.parametrize("kind", [SweepCallback, BenchCallback])
 def test_a_job_that_was_refused_beside_an_earlier_result_fails_the_sweep(kind, status, tmp_path, monkeypatch, capsys):
     """That result is another configuration's, or its own that was to be made again; it is left as it was."""
+    reset_launched_jobs()
     callback = kind()
     for name in ("refused", "fine"):
         (tmp_path / name).mkdir()
