@@ -12,7 +12,7 @@ SHORTENED := $(if $(wildcard $(BIN)/python),| sed -u '/^Requirement already sati
 
 help:
 	@echo "make quickstart   install into $(VENV), train by three methods, measure a ViT-B/32, print what came out"
-	@echo "make test         install into $(VENV), run the tests"
+	@echo "make test         install into $(VENV), run the tests, on the CPU also where there is a GPU"
 	@echo "make test-gpu     the tests that want a CUDA device"
 	@echo "make test-faults  kill, fill and corrupt real sweeps, and run them under each launcher: 16 to 35 minutes"
 	@echo "make lint         install into $(VENV), run the linter, check types and that imports go one way"
@@ -37,7 +37,7 @@ quickstart: $(STAMP)
 	$(BIN)/python -m wasi.report multirun/$(SWEEP) multirun/$(SWEEP)_bench
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -v tests/gpu

@@ -8,6 +8,7 @@ import torch
 
 from tests.small import applied
 from tests.small import method as make
+from wasi.linalg import batched
 from wasi.measure.run import count_parameters, measure_run
 from wasi.training.build_step import build_step
 
@@ -29,8 +30,10 @@ def test_a_quantised_base_has_as_many_parameters_as_the_weights_that_it_stands_f
     assert quantised == dense
 
 
-@pytest.mark.parametrize("memory", ["plain", "lean"])
-def test_every_metric_is_explained(memory, compose_config):
+@pytest.mark.parametrize(("memory", "on_cpu"), [("plain", True), ("plain", False), ("lean", True)])
+def test_every_metric_is_explained(memory, on_cpu, compose_config, monkeypatch):
+    """And is measured with the operations that an accelerator gets, too."""
+    monkeypatch.setattr(batched, "is_on_cpu", lambda a: on_cpu)
     cfg = compose_config("method=wasi", f"train.memory={memory}")
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (8, 3, 16, 16), dtype=torch.uint8, generator=generator)
