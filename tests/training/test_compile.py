@@ -1,6 +1,7 @@
 """`device.compile=true`: compiled blocks compute what eager ones do, in a bounded number of graphs."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -85,6 +86,16 @@ def test_an_epochs_last_batch_makes_one_more_graph(traced):
     for size in (3, 8, 3):
         step(*batch(size, dtype=DOUBLE))
     assert graph_count() - before == 1
+
+
+def test_a_thread_of_autograds_own_compiles_as_many_graphs(traced):
+    """In which blocks are recomputed on a GPU. torch's limit is 8, and from torch 2.12 on each thread's own."""
+    model, before = applied("vanilla").eval().requires_grad_(False), graph_count()
+    compile_blocks(model)
+    with ThreadPoolExecutor(1) as other:
+        for size in range(1, 11):
+            other.submit(model, batch(size, dtype=DOUBLE)[0]).result()
+    assert graph_count() - before == 10
 
 
 def test_equal_blocks_share_their_graphs(traced):

@@ -56,9 +56,17 @@ def compile_blocks(model: nn.Module) -> None:
         if kind not in compiled:
             compiled[kind] = _compiled(type(block).forward)
         block.forward = MethodType(compiled[kind], block)
+
+
+def _allow_graphs() -> None:
+    """Let the current thread compile up to `_GRAPHS` graphs per kind of block.
+
+    From torch 2.12 on each thread has a limit of its own, also the one in which autograd recomputes blocks on a GPU.
+    """
     config = torch._dynamo.config
     limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # its name in torch 2.6
-    setattr(config, limit, max(getattr(config, limit), _GRAPHS))
+    if getattr(config, limit) < _GRAPHS:
+        setattr(config, limit, _GRAPHS)
 
 
 def _compiled(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -74,7 +82,10 @@ def _compiled(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @wraps(forward)
     def run(block: nn.Module, *args, **kwargs) -> Tensor:
-        return (forward if _now.eager else fast)(block, *args, **kwargs)
+        if _now.eager:
+            return forward(block, *args, **kwargs)
+        _allow_graphs()
+        return fast(block, *args, **kwargs)
 
     run.compiled = True  # type: ignore[attr-defined]  # a mark, which `is_compiled` reads
     return run
