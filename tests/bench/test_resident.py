@@ -2,8 +2,11 @@
 
 import torch
 
-from wasi.bench import resident
+from wasi.bench import resident, work
+from wasi.bench.baseline import measured_config
 from wasi.bench.resident import resident_memory_of
+from wasi.bench.work import Work
+from wasi.measure.timing import time_steps
 
 
 def test_a_run_of_fewer_images_than_a_batch_is_measured_as_it_trains(compose_config, tmp_path):
@@ -11,6 +14,20 @@ def test_a_run_of_fewer_images_than_a_batch_is_measured_as_it_trains(compose_con
     cfg = compose_config(*small, "model=vit_micro", "method=vanilla", "dataset.batch_size=32")
     found = resident_memory_of(cfg, 1, tmp_path / "log")
     assert 0 < found["memory/train_rss_peak_mib"] < found["memory/process_rss_peak_mib"]
+
+
+def test_the_data_stay_until_the_steps_are_done_as_in_training(compose_config, monkeypatch):
+    cfg = compose_config("model=vit_micro", "method=vanilla", "dataset=digits", "dataset.batch_size=8")
+    measuring, held = Work(), []
+    measuring.load(measured_config(cfg))
+
+    def timed(*arguments):
+        held.append(hasattr(measuring.subject, "data"))
+        return time_steps(*arguments)
+
+    monkeypatch.setattr(work, "time_steps", timed)
+    measuring.rss_peak(steps=1)
+    assert held == [True] and not hasattr(measuring.subject, "data")
 
 
 class Measuring:

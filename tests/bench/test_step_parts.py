@@ -164,9 +164,11 @@ def test_steps_that_showed_the_memory_are_warm_up_enough_where_they_are_long(mil
         return [milliseconds]
 
     monkeypatch.setattr("wasi.bench.work.time_steps", times)
-    monkeypatch.setattr(Work, "build", lambda work: None)
+    monkeypatch.setattr(Work, "_build", lambda work: None)
     work = Work()
-    work.subject = SimpleNamespace(step=lambda *_: None, batch=(), device=torch.device("cpu"))
+    work.subject = SimpleNamespace(
+        step=lambda *_: None, batch=(), device=torch.device("cpu"), free_data=lambda: None
+    )
     work.rss_peak(steps=2)
     for asked in (0, 2):
         work.time_train(warmup=asked, min_count=1, min_seconds=0.0)

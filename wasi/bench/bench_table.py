@@ -13,8 +13,8 @@ LEGEND = (
     "×: baseline / this, above 1 is better, with a 95 % interval over paired rounds (from four of them on; from four",
     "runs, bench.runs, on over those); spread: standard deviation of steps within rounds | of rounds | of runs, each",
     "started anew, in % of the median; GFLOP: 2 per multiply-add; W, J: of a step, where the machine tells",
-    "peak: live tensors of a whole step, in parts at that moment; RSS: the process's resident peak over its",
-    "baseline after imports, in the process that is timed; it adds what the allocator keeps, workspaces and code",
+    "peak: live tensors of a whole step, in parts at that moment; RSS: the process's resident peak over its baseline",
+    "with libraries and data, in the process that is timed; it adds what the allocator keeps, workspaces and code",
     "process: the resident peak since the process began; inputs: what linears in scope keep for the backward pass",
     "share of a step: decompositions, products with factors, attention, optimizer with clipping, the rest",
 )

@@ -23,8 +23,8 @@ def resident_memory(child: Child) -> dict[str, float]:
         child: a new process with its configuration loaded but no model built.
 
     Returns:
-        `memory/train_rss_peak_mib`: peak of the steps above the process's size before the model was built;
-        `memory/process_rss_peak_mib`: peak of the whole process since its start, imports included.
+        `memory/train_rss_peak_mib`: peak of the steps above the process's size with libraries and data, before the
+        model was built; `memory/process_rss_peak_mib`: peak of the whole process since its start.
     """
     peaks = child.ask("rss_peak", steps=_STEPS)
     return {

@@ -22,7 +22,7 @@ _LIBRARIES = {"torchvision": "torchvision.models", "timm": "timm", "wasi": "timm
 
 
 class Subject:
-    """The model, step and batch of a configuration. The constructor loads the data; `build` builds the model.
+    """The model, step and batch of a configuration. The constructor loads the data, which stay until `free_data`.
 
     After `build`: `method` is the one applied, `step` makes one whole optimizer step, `batch` holds its two arguments.
 
@@ -51,10 +51,13 @@ class Subject:
         hydra.utils.get_class(cfg.method._target_)
 
     def build(self) -> None:
-        """Build the model, the step and the batch; then free the data set."""
+        """Build the model, the step and the batch."""
         model = self.model()
         self.step = build_step(model, self.normalize, self.cfg, self.method)
         self.batch = self.step.prepare(*self._batch)
+
+    def free_data(self) -> None:
+        """Free the data set, which a step on `batch` does not need."""
         del self.data, self._batch
 
     def model(self, prepare: Callable[[nn.Module], object] = lambda model: None) -> nn.Module:
@@ -65,7 +68,7 @@ class Subject:
         return model
 
     def first(self, size: int) -> tuple[Tensor, Tensor]:
-        """Return the first `size` images and labels of the batch, repeated where it has fewer; only before `build`."""
+        """Return the first `size` images and labels of the batch, repeated where it has fewer."""
         images, labels = self._batch
         indices = torch.arange(size) % len(images)
         return images[indices], labels[indices]

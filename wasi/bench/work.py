@@ -45,6 +45,12 @@ class Work:
         }
 
     def build(self) -> None:
+        """Build the model and the step, and free the data set."""
+        self._build()
+        self.subject.free_data()
+        self.release()
+
+    def _build(self) -> None:
         """Build the model and the step; with `device.compile`, run steps until nothing more is compiled."""
         self.subject.build()
         if self._cfg.device.compile:
@@ -128,17 +134,19 @@ class Work:
         """Build the model, run `steps` steps and return resident memory in MiB; for a new process, after `load`.
 
         `baseline`: with data and libraries, before the model is built; `peak`: the highest during the steps; `total`:
-        the highest since the process started. The allocator's settings are those of the timed steps.
+        the highest since the process started. The data set stays until the steps are done, as in training. The
+        allocator's settings are those of the timed steps.
         """
         _model_free_warmup(self.subject.device)
         so_far = rss.process_peak_mib()  # before `peak_rss_mib` resets the high-water mark
         release_memory()
         baseline = rss.current_rss_mib()
-        while_building = rss.peak_rss_mib(self.build)
+        while_building = rss.peak_rss_mib(self._build)
         step, batch = self.subject.step, self.subject.batch
         samples: list[float] = []
         peak = rss.peak_rss_mib(lambda: samples.extend(time_steps(lambda: step(*batch), 0, steps, 0.0)))
         self._last_ms["train"] = samples[-1]
+        self.subject.free_data()
         return {"baseline": baseline, "peak": peak, "total": max(so_far, while_building, peak)}
 
     def live_peaks(self) -> dict[str, float]:
