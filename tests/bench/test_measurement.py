@@ -37,6 +37,16 @@ def test_metrics_are_quantiles_of_all_samples():
     assert made.samples() == {TRAIN: [[1.0, 2.0], [3.0, 4.0, 5.0]]}
 
 
+def test_joules_are_of_the_time_beside_them():
+    made = Side({})
+    made.counted = {"power/train_watts": 5.0, "power/inference_watts": 4.0}
+    for kind in (TRAIN, INFERENCE):
+        made.rounds[kind] = [[2.0]]
+    assert made.metrics()["energy/train_step_joules"] == 0.01 and made.metrics()["energy/inference_joules"] == 0.008
+    made.rounds[TRAIN] += [[4.0], [4.0]]  # of further starts, after the power was measured
+    assert made.metrics()["energy/train_step_joules"] == 0.02
+
+
 def test_nothing_measured_is_nothing_told():
     assert Side({}).metrics() == {} and Side({}).samples() == {}
     assert ratios(Side({}), side(1, 0)) == {}

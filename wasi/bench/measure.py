@@ -195,19 +195,18 @@ class Bench:
             ours.counted |= child.ask("loading", config=ours.config, **turn)
 
     def _power(self, kind: str, pairs: list[Timed]) -> None:
-        """Measure watts and joules of a training step or of an inference pass, where there is a power meter."""
+        """Measure the watts of training steps or of inference passes, where there is a power meter."""
         meter = power_meter(self.result.process["device"])
         if meter is None:
             return
         self.result.process["power"] = meter.source
-        name, unit = ("train", "train_step") if kind == TRAIN else ("inference", "inference")
+        name = "train" if kind == TRAIN else "inference"
         for _, side, child in pairs:
             with meter.running() as used:
                 child.ask(_REQUESTS[kind], warmup=0, min_count=2, min_seconds=_POWER_SECONDS)
             self._end_turn(child)
             if used.watts is not None:
                 side.counted[f"power/{name}_watts"] = used.watts
-                side.counted[f"energy/{unit}_joules"] = used.watts * side.metrics()[f"{kind}_p50"] / 1000
 
     @contextmanager
     def _child(self, who: str):

@@ -16,6 +16,10 @@ _ACHIEVED = (  # work per time, and the metrics that it is made of
     ("flops/train_achieved_gflops", "flops/train_step", "time/train_step_ms_p50"),
     ("flops/inference_achieved_gflops", "flops/inference", "time/inference_ms_p50"),
 )
+_ENERGY = (  # power times time, likewise
+    ("energy/train_step_joules", "power/train_watts", "time/train_step_ms_p50"),
+    ("energy/inference_joules", "power/inference_watts", "time/inference_ms_p50"),
+)
 _MEASURED_ONCE = re.compile(r"memory/.*_rss_peak_mib|power/|energy/|time/|.*_achieved_gflops")
 
 
@@ -68,6 +72,9 @@ class Side:
         for name, flops, time in _ACHIEVED:
             if flops in found and time in found:
                 found[name] = found[flops] / found[time] / 1e6
+        for name, watts, time in _ENERGY:
+            if watts in found and time in found:
+                found[name] = found[watts] * found[time] / 1e3
         return measured(found)
 
     def warnings(self, who: str) -> list[str]:
