@@ -227,6 +227,14 @@ def test_refused(job_config, option, given):
         check_fit(job_config(f"bench.fit.{option}={given}").bench.fit)
 
 
+def test_a_configuration_without_its_device_is_refused_in_one_line(job_config, processes, tmp_path, capsys):
+    cfg = job_config()
+    with open_dict(cfg):
+        del cfg["device"]
+    assert perform(cfg, tmp_path, plan).exit_code == 2
+    assert "device" in (output := capsys.readouterr().err) and output.count("\n") == 1
+
+
 def test_unknown_options_are_refused(job_config):
     with pytest.raises(UserError, match=r"bench\.fit\.threshold=1: allowed is one of methods"):
         check_fit(job_config("+bench.fit.threshold=1").bench.fit)

@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from omegaconf import open_dict
 
 from tests.tracking import wandb_file
 from wasi.bench import measure_job as job_module
@@ -68,6 +69,15 @@ def test_a_completed_job(cfg, tmp_path):
         environment["threads"] == {"torch": 2, "OMP_NUM_THREADS": "2"} and environment["denormals_flushed"] is True
     )
     assert {"machine", "versions", "start", "telemetry", "warnings"} <= environment.keys()
+
+
+@pytest.mark.parametrize("missing", ["logger", "logger.name"])
+def test_a_configuration_without_a_section_is_refused_in_one_line(cfg, tmp_path, missing, capsys):
+    section, _, key = missing.partition(".")
+    with open_dict(cfg):
+        del (cfg[section] if key else cfg)[key or section]
+    assert perform(cfg, tmp_path, never).exit_code == 2
+    assert missing in (output := capsys.readouterr().err) and output.count("\n") == 1
 
 
 def test_it_has_the_keys_of_result_json_and_those_two_in_environment_too(cfg, tmp_path):

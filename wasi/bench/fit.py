@@ -104,7 +104,8 @@ class Plan:
     def __init__(self, cfg: DictConfig, folder: Path):
         self.cfg, self.folder = cfg, folder
         self.rows: list[dict[str, Any]] = []
-        self.limit = cfg.device.memory_limit_mib or psutil.virtual_memory().total / rss.MIB
+        limit = OmegaConf.select(cfg, "device.memory_limit_mib")  # what is checked after this may lack the section
+        self.limit = limit or psutil.virtual_memory().total / rss.MIB
         self.log_file = folder / "processes.log"
         self.excess = 0.0  # MiB: the largest difference of measured and predicted memory so far
 

@@ -187,7 +187,7 @@ def _show(job: Job) -> None:
 
 def _track(cfg: DictConfig, job: Job, ending: Ending) -> None:
     """Send the result to W&B, after all measurements, as the tracker starts threads and processes."""
-    if cfg.logger.name == "none" or not job.result.ours.metrics():
+    if not job.result.ours.metrics() or cfg.logger.name == "none":  # a refused job may lack the section `logger`
         return
     try:
         tracker = open_tracker(cfg, job.folder, job.fingerprint)
