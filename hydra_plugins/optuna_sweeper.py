@@ -97,7 +97,7 @@ class OptunaSweeper(TunedSweeper):
 
     def _search(self, row: Row, space: Space, seed: str | None, storage: Any) -> TunedRow:
         study = self._optuna.create_study(
-            study_name=f"{row.name} {space.digest()}: {', '.join(self._objectives)}",
+            study_name=f"{row.name} {row.digest(seed)}: {', '.join(self._objectives)}",
             directions=[direction(objective) for objective in self._objectives],
             storage=storage,
             load_if_exists=True,

@@ -111,6 +111,22 @@ def test_a_range_without_width_is_refused(word):
         searched_options(parsed(word))
 
 
+def test_a_range_without_a_number_is_refused():
+    assert searched_options(parsed("a=range(0.5,1.1,0.5)")) == {"a": [0.5, 1.0]}
+    with pytest.raises(UserError, match=r"^a=range\(0.5,0.1,0.1\): allowed is range\(FROM, TO, STEP\) with at least"):
+        searched_options(parsed("a=range(0.5,0.1,0.1)"))
+
+
+def test_a_study_is_of_one_row_and_one_seed_whatever_else_the_command_has():
+    space = Space({"optimizer.lr": Range(1, 2)})
+    words = {"dataset": "digits", "method": "wasi"}
+    digest = Row("wasi", words, space=space).digest("1")
+    assert digest == Row("wasi digits", {"logger": "none", **dict(reversed(words.items()))}, space=space).digest("1")
+    others = [Row("wasi", words, space=space).digest("2"), Row("wasi", words, space=Space({"x": [1, 2]})).digest("1")]
+    others.append(Row("wasi", {**words, "dataset": "synthetic"}, space=space).digest("1"))
+    assert len({digest, *others}) == 4
+
+
 def test_ranges_may_be_widened_and_choices_may_not():
     narrow, wide = (Space({"lr": Range(1, high)}).digest() for high in (2, 3))
     assert narrow == wide != Space({"lr": Range(1, 2), "x": [1, 2]}).digest()

@@ -201,7 +201,10 @@ def _axis(override: Override) -> Range | list[Any]:
         steps = range(value.start, value.stop, value.step)  # the end is excluded, as in Hydra
         found = Range(min(steps, default=0), max(steps, default=0), step=abs(value.step))
     else:
-        return list(value.range())
+        if values := list(value.range()):
+            return values
+        allowed = "range(FROM, TO, STEP) with at least one value"
+        raise UserError(override.get_key_element(), str(override.input_line).partition("=")[2], allowed)
     if not found.low < found.high or (log and found.low <= 0):
         allowed = "interval(LOW, HIGH) with LOW below HIGH, and LOW above 0 under tag(log, …)"
         raise UserError(override.get_key_element(), str(override.input_line).partition("=")[2], allowed)

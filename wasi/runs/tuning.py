@@ -1,5 +1,6 @@
 """Tuning in two stages: the rows of a tuned sweep, the points tried for each, and the jobs of both stages."""
 
+import hashlib
 import itertools
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -12,6 +13,7 @@ from omegaconf import DictConfig
 
 from wasi.config.files import plain
 from wasi.config.overrides import option_and_value
+from wasi.config.relevance import has_effect
 from wasi.config.sweep_options import sweep_overrides
 from wasi.errors import UserError
 from wasi.runs.search import Axes, Point, Space
@@ -43,6 +45,15 @@ class Row:
         chosen = {key: word(value) for key, value in (point or {}).items()}
         seeds = {} if seed is None else {"seed": seed}
         return [f"{key}={value}" for key, value in {**self.overrides, **chosen, **seeds}.items()]
+
+    def digest(self, seed: str | None) -> str:
+        """Return a hash that is equal for what one Optuna study can search: this row, tried with one seed.
+
+        The name does not tell that, as it depends on the other rows of a command.
+        """
+        searched = "" if self.space is None else self.space.digest()
+        text = json.dumps([identity(self.overrides), seed, searched], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:6]
 
     @property
     def is_tuned(self) -> bool:
@@ -150,6 +161,11 @@ def grid_of(tune: DictConfig, overrides: Overrides) -> Grid:
         axes = {key: values for key, values in axes.items() if values}
         points += [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     return points
+
+
+def identity(overrides: Overrides) -> Overrides:
+    """Return the overrides by which a row is recognised: those that can change a result."""
+    return {option.lstrip("+"): value for option, value in overrides.items() if has_effect(option)}
 
 
 def check_tuning(hydra_cfg: DictConfig) -> None:

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from wasi import file_names
-from wasi.config.relevance import has_effect
 from wasi.runs.result import read_json, write_json
 from wasi.runs.search import Point
 from wasi.runs.tuned_row import TunedRow
-from wasi.runs.tuning import Overrides
+from wasi.runs.tuning import Overrides, identity
 
 _OF_A_ROW = {"row", "objectives", "points", "choices", "edges", "told"}  # keys that readers need
 
@@ -43,8 +42,8 @@ def write_tuning(
     """
     before = read_tuning(folder) or {}
     asked = [*(row.row.overrides for row in rows), *(choice.overrides for choice in choices)]
-    earlier, now = before.get("rows", []), [_identity(overrides) for overrides in asked]
-    kept = [row for row in earlier if _identity(row["overrides"]) not in now]
+    earlier, now = before.get("rows", []), [identity(overrides) for overrides in asked]
+    kept = [row for row in earlier if identity(row["overrides"]) not in now]
     found = [*kept, *(row.content() for row in rows)]
     second_stage = _second_stage(before.get("second_stage", []), now, choices)
     tried = [*before.get("left_out", ()), *(point["job"] for row in [*earlier, *found] for point in row["points"])]
@@ -69,19 +68,14 @@ def _second_stage(
 
     A choice that is made again keeps its earlier jobs: they are other seeds of the same row.
     """
-    found = [{**old, "is_chosen": old["is_chosen"] and _identity(old["overrides"]) not in now} for old in earlier]
+    found = [{**old, "is_chosen": old["is_chosen"] and identity(old["overrides"]) not in now} for old in earlier]
     for choice in choices:
-        same = (_identity(choice.overrides), choice.point)
-        known = next((old for old in found if (_identity(old["overrides"]), old["values"]) == same), None)
+        same = (identity(choice.overrides), choice.point)
+        known = next((old for old in found if (identity(old["overrides"]), old["values"]) == same), None)
         if known is None:
             found.append(known := {"overrides": choice.overrides, "values": choice.point, "jobs": []})
         known |= {"jobs": list(dict.fromkeys([*known["jobs"], *choice.jobs])), "is_chosen": True}
     return found
-
-
-def _identity(overrides: Overrides) -> Overrides:
-    """Return the overrides by which a row is recognised: those that can change a result."""
-    return {option.lstrip("+"): value for option, value in overrides.items() if has_effect(option)}
 
 
 def read_tuning(folder: Path) -> dict[str, Any] | None:
