@@ -262,6 +262,15 @@ def test_a_completed_result_of_another_configuration_is_not_replaced_unasked(
     assert read_result(tmp_path)["fingerprint"] == fingerprint(cfg)
 
 
+@pytest.mark.parametrize("words", [(), ("augment.mixup_alpha=0.2",)])
+def test_augmentation_that_only_one_of_two_runs_has_is_named(words, tmp_path, compose_config, capsys):
+    other = ("augment.mixup_alpha=0.2",) if not words else ()
+    perform(compose_config(*words), tmp_path, trains)
+    assert perform(compose_config(*other), tmp_path, never).exit_code == 2
+    which = "with augment.mixup_alpha=0.2" if words else "without augment.mixup_alpha"
+    assert f"here lies the completed result of a run {which}, which" in capsys.readouterr().err
+
+
 def test_a_failed_result_of_another_configuration_is_replaced_and_that_is_told(tmp_path, cfg, compose_config, caplog):
     perform(compose_config("train.epochs=2"), tmp_path, raising(RuntimeError("x")))
     assert perform(cfg, tmp_path, trains).exit_code == 0

@@ -12,6 +12,7 @@ from wasi.config.files import flat, plain
 from wasi.config.fingerprint import SCHEMA_VERSION, fingerprint
 from wasi.config.hardware import device_class
 from wasi.config.levels import LEVELS, measure_level
+from wasi.config.naming import show
 from wasi.config.relevance import relevant
 from wasi.data.catalogue import dataset_identity
 from wasi.measure.contention import clocks, contention
@@ -90,8 +91,13 @@ class Record:
         """Describe how the run whose result is in the folder differs from this one: `with train.epochs=1`."""
         configs = (self.previous or {}).get("config", {}), self.content["config"]
         before, now = ({"seed": config.get("seed"), **flat(relevant(config))} for config in configs)
-        other = next((key for key in before if before[key] != now.get(key, before[key])), None)
-        return "of other data or an earlier version" if other is None else f"with {other}={before[other]}"
+        # An option that one side lacks is of another version, unless it is of `augment`: `relevant` has what is on.
+        either = {**before, **now}
+        known = (key for key in either if key.startswith("augment.") or (key in before and key in now))
+        other = next((key for key in known if before.get(key) != now.get(key)), None)
+        if other is None:
+            return "of other data or an earlier version"
+        return f"with {other}={show(before[other])}" if other in before else f"without {other}"
 
     def lacks_measurement(self, asked: str) -> bool:
         """Return whether the completed result was measured at a level below `asked` and lacks the metrics of that."""
