@@ -12,11 +12,15 @@ def full_float32() -> Iterator[None]:
 
     With TF32, bases would not be orthonormal, and polar factors wrong where a gradient is badly conditioned.
     """
-    tf32 = torch.backends.cuda.matmul.allow_tf32
-    if tf32:
-        torch.backends.cuda.matmul.allow_tf32 = False
+    matmul = torch.backends.cuda.matmul
+    # torch 2.9 has replaced `allow_tf32`, which raises once `fp32_precision` was used.
+    name, full = ("fp32_precision", "ieee") if hasattr(matmul, "fp32_precision") else ("allow_tf32", False)
+    before = getattr(matmul, name)
+    if before == full:
+        yield
+        return
+    setattr(matmul, name, full)
     try:
         yield
     finally:
-        if tf32:
-            torch.backends.cuda.matmul.allow_tf32 = True
+        setattr(matmul, name, before)
