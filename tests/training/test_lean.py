@@ -53,6 +53,23 @@ def test_lean_equals_plain(name, method):
     assert torch.allclose(outputs(model), outputs(other), atol=1e-9)
 
 
+@pytest.mark.parametrize(("method", "name"), [
+    ("freeze_first", "timm_vit"), ("linear_probe", "timm_vit"), ("linear_probe", "swin"), ("lora", "torchvision_vit"),
+])  # fmt: skip
+def test_what_is_frozen_runs_in_chunks_too(method, name):
+    model, embedded, seen = applied(name, method, DOUBLE), set(), set()
+    step = lean(model, sgd(model))
+    step.normalize = lambda images: embedded.add(len(images)) or normalize(images)
+    for place, module in model.named_modules():
+        if ".mlp" in place and isinstance(module, torch.nn.Linear):
+            module.register_forward_pre_hook(lambda _, inputs: seen.add(len(inputs[0])))
+    images, labels = as_bytes()
+    result = step(*step.prepare(images, labels))
+    assert embedded == {3, 2} and seen <= {3, 2}
+    other = applied(name, method, DOUBLE)
+    assert result.loss == pytest.approx(TrainStep(other, sgd(other), None)(normalize(images), labels).loss, rel=1e-9)
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [(DOUBLE, 1e-12), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_step_of_sgd_in_parts_differs_by_rounding_alone(method, dtype, tolerance):

@@ -170,11 +170,26 @@ class LeanStep(TrainStep):
     def _identity_in_training(
         self, segment: Sequence[nn.Module], forward: Callable[..., Tensor]
     ) -> Callable[..., Tensor]:
+        width = max(self._widths.get(module, 0) for module in segment)
+
         @wraps(forward)
         def run(x: Tensor) -> Tensor:
-            return x if _trains(segment, x) else forward(x)
+            return x if _trains(segment, x) else self._without_gradients(forward, x, width)
 
         return run
+
+    def _without_gradients(self, forward: Callable[..., Tensor], x: Tensor, width: int, *args, **kwargs) -> Tensor:
+        """Call `forward` of what does not train, in a step chunk by chunk; evaluation has batches of that size."""
+        if self._images is None:
+            return forward(x, *args, **kwargs)
+        _refuse_other_activations(x, tree_leaves((args, kwargs)))
+        size = self._images_at_once(self._written(x, width))
+        y = _one_activation(forward(x[:size], *args, **kwargs))
+        result = y.new_empty((len(x), *y.shape[1:]))
+        result[:size] = y
+        for start in range(size, len(x), size):
+            result[start : start + size] = _one_activation(forward(x[start : start + size], *args, **kwargs))
+        return result
 
     def _chunked(
         self,
@@ -200,10 +215,9 @@ class LeanStep(TrainStep):
         @wraps(run)
         def chunked(x: Tensor, *args, **kwargs) -> Tensor:
             if not _trains(modules, x):
-                return (otherwise or run)(x, *args, **kwargs)
+                return self._without_gradients(otherwise or run, x, width, *args, **kwargs)
             _refuse_other_activations(x, tree_leaves((args, kwargs)))
-            numbers = max(x[0].numel(), x[0].numel() // x.shape[-1] * width)
-            written = self._dtype.itemsize * numbers  # bytes per image
+            written = self._written(x, width)
             size = self._images_at_once(written)
             if width and not self._allocator_is_set:
                 self._allocator_is_set = True
@@ -212,10 +226,7 @@ class LeanStep(TrainStep):
                     log.info("%d images at a time: train.chunk_mib allows no more", size)
 
             def run_chunk(chunk: Tensor) -> Tensor:
-                y = run(chunk, *args, **kwargs)
-                if not isinstance(y, Tensor):
-                    raise UserError("train.memory", "lean", _ONE_ACTIVATION)
-                return y
+                return _one_activation(run(chunk, *args, **kwargs))
 
             part = Repeated(
                 run=run_chunk,
@@ -232,6 +243,10 @@ class LeanStep(TrainStep):
 
         return chunked
 
+    def _written(self, x: Tensor, width: int) -> int:
+        """Return the bytes per image of the largest tensor of a module with input `x` and linear layers to `width`."""
+        return self._dtype.itemsize * max(x[0].numel(), x[0].numel() // x.shape[-1] * width)
+
     def _images_at_once(self, written: int) -> int:
         """Return the images per chunk if the largest tensor takes `written` bytes per image."""
         if self._chunk_bytes is None:
@@ -244,6 +259,12 @@ def _stepped_on(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
     for module in modules:
         yield from module.parameters()
         yield from (m.C for m in module.modules() if isinstance(m, FactoredLinear) and m.C is not None)
+
+
+def _one_activation(y: object) -> Tensor:
+    if not isinstance(y, Tensor):
+        raise UserError("train.memory", "lean", _ONE_ACTIVATION)
+    return y
 
 
 def _trains(modules: Sequence[nn.Module], x: Tensor) -> bool:
