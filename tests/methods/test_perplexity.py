@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
+from torch import nn
 
 from tests.small import MODELS, batch, build
 from tests.small import method as make
@@ -71,6 +72,17 @@ def test_perplexity_is_the_error_of_the_weight_gradient(name):
             error = (exact - weight_gradient(grad, expand(*state.compress(x)))).norm().item()
             assert candidate.perplexity == pytest.approx(error, rel=1e-6, abs=1e-12)
         assert table.candidates[0].perplexity > 100 * table.candidates[-1].perplexity
+
+
+def test_an_activation_in_place_changes_nothing():
+    def tables(inplace):
+        model = build("timm_vit", dtype=DOUBLE)
+        for block in model.blocks:
+            block.mlp.act = nn.ReLU(inplace)
+        return measure_perplexities(model, scope_linears(model, "all"), batch(dtype=DOUBLE), [0.5, 0.9], "whole")
+
+    (first, second) = tables(True), tables(False)
+    assert first == second and all(c.perplexity > 0 for table in first for c in table.candidates)
 
 
 def shared_layer_model():

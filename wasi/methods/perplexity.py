@@ -62,13 +62,18 @@ class _Probe:
         self._errors: list[Tensor] | None = None  # per epsilon, O x I, while calls are being summed
         self._norms = [0.0] * len(epsilons)
 
-    def see(self, layer: nn.Module, args: tuple, output: Tensor) -> None:
-        """Forward hook: hold the input until the hook on `output` gets its gradient."""
+    def see(self, layer: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        """Forward hook: hold the input until the hook on the output gets its gradient.
+
+        The output is a copy, because a change in place, as by `ReLU(inplace=True)`, would drop the hook.
+        """
         call, x = len(self.shapes), args[0].detach()
         self.shapes.append(tuple(x.shape))
         self.ranks.append([])
         self._inputs[call] = x
+        output = output.clone()
         output.register_hook(lambda grad: self._measure(call, grad))
+        return output
 
     def _measure(self, call: int, grad: Tensor) -> None:
         x = self._inputs.pop(call)
