@@ -12,6 +12,7 @@ from tests.small import method as make
 from wasi.errors import UserError
 from wasi.methods.selection import ActivationRanks
 from wasi.methods.wasi import SubspaceMethod
+from wasi.training import subspace_iteration
 from wasi.training.chunked_checkpoint import ChunkedCheckpoint, Repeated
 from wasi.training.optimizer import optimizer_for
 from wasi.training.step import TrainStep
@@ -213,6 +214,59 @@ def test_an_optimizer_of_some_of_the_layers_is_not_refused():
     SubspaceIteration(model, torch.optim.AdamW(model.blocks[0].parameters(), lr=1e-3))
     model.blocks.requires_grad_(False)
     SubspaceIteration(model, torch.optim.AdamW(model.head.parameters(), lr=1e-3))
+
+
+@pytest.mark.parametrize(("name", "kind", "is_refused"), [
+    ("wasi", Swan, True), ("wasi", torch.optim.AdamW, True), ("asi", torch.optim.AdamW, True),
+    ("wsi", torch.optim.AdamW, False), ("lora", torch.optim.AdamW, False),
+])  # fmt: skip
+def test_processes_whose_sums_nobody_takes_are_refused(name, kind, is_refused, monkeypatch):
+    monkeypatch.setattr(subspace_iteration, "world_size", lambda: 2)
+    model = applied("timm_vit", name)
+    optimizer = optimizer_for(model, kind, lr=1e-3)
+    SubspaceIteration(model, optimizer, summed_over_processes=True)
+    if not is_refused:
+        SubspaceIteration(model, optimizer)
+        return
+    with pytest.raises(ValueError, match="^DistributedDataParallel does not sum the gradients of coordinates"):
+        SubspaceIteration(model, optimizer)
+
+
+@pytest.mark.parametrize("kind", [Swan, torch.optim.AdamW])
+def test_a_batch_that_is_discarded_leaves_no_trace(kind):
+    states = []
+    for discarded in (False, True):
+        model = applied("timm_vit", "wasi")
+        optimizer = optimizer_for(model, kind, lr=1e-3)
+        subspace = SubspaceIteration(model, optimizer)
+        step(model, optimizer, subspace)
+        if discarded:
+            cross_entropy(model(float("nan") * batch()[0]), batch()[1]).backward()
+            subspace.discard()
+        step(model, optimizer, subspace)
+        states.append(model.state_dict())
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+
+
+@pytest.mark.parametrize("name", ["wasi", "asi", "wsi"])
+def test_a_model_may_change_what_a_layer_returns_in_place(name):
+    found = []
+    for inplace in (False, True):
+        model = applied("timm_vit", name)
+        for block in model.blocks:
+            block.mlp.act = torch.nn.ReLU(inplace)
+        cross_entropy(model(batch()[0]), batch()[1]).backward()
+        found.append([p.grad for p in model.parameters() if p.grad is not None])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("name", ["wasi", "asi"])
+def test_bases_are_refused_in_float16_and_not_in_bfloat16(name):
+    model = applied("timm_vit", name)
+    with torch.autocast("cpu", torch.bfloat16):
+        cross_entropy(model(batch()[0]), batch()[1]).backward()
+    with torch.autocast("cpu", torch.float16), pytest.raises(ValueError, match="^torch.autocast to float16: "):
+        model(batch()[0])
 
 
 def test_swan_is_told_which_parameters_are_matrices():

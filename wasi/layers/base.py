@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from math import prod
 
+import torch
 from torch import Tensor, nn
 
 from wasi.layers.activation import TuckerState
@@ -58,10 +59,15 @@ class LowRankLayer(nn.Module):
 
         A token mode whose size does not match its basis, as with another image size, is kept whole. The call also sets
         `TuckerState.iterate_dtype`, the type in which this forward pass computes, for the next update of the bases.
+
+        Raises:
+            ValueError: under autocast to float16, whose range the products that update the bases exceed.
         """
         if self.state is None:
             return None, [None] * (x.dim() - 1)
         self.state.iterate_dtype = autocast_dtype(x)
+        if self.state.iterate_dtype == torch.float16:
+            raise ValueError("torch.autocast to float16: a layer with a low-rank saved input needs bfloat16")
         bases = self.state.bases
         if x.dim() != 1 + len(bases):
             raise ValueError(f"an input of {x.dim()} dimensions to a layer with bases for {1 + len(bases)}")

@@ -10,6 +10,7 @@ from wasi.layers.autocast import as_autocast, without_autocast
 from wasi.layers.base import LowRankLayer
 from wasi.layers.skipped_output import placeholder_output
 from wasi.linalg import tucker
+from wasi.linalg.thin import no_view
 
 
 class TuckerProduct(torch.autograd.Function):
@@ -24,7 +25,10 @@ class TuckerProduct(torch.autograd.Function):
     def forward(ctx, x, weight, bias, output_needed, batch_rank, *bases):
         core, factors, products = tucker.compress(x, bases, batch_rank, ctx.needs_input_grad[5:])
         ctx.save_for_backward(weight, core, *factors, *products)
-        return F.linear(x, weight, bias) if output_needed else placeholder_output(x, weight)
+        if not output_needed:
+            return placeholder_output(x, weight)
+        y = F.linear(x, weight, bias)
+        return no_view(y, y.shape)
 
     @staticmethod
     @once_differentiable  # autograd does not see that `core` depends on `x`, so second derivatives would be wrong

@@ -1,5 +1,7 @@
 """Products with a thin matrix, in the memory layout for which BLAS is fastest."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,7 +21,12 @@ def thin_matmul(x: Tensor, thin: Tensor) -> Tensor:
 
 def low_rank_linear(x: Tensor, right: Tensor, left: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return `Y = (X R^T) L^T + b` (`[..., O]`) for `x` (`[..., I]`), `R` (`K x I`), `L` (`O x K`) and `b` (`[O]`)."""
-    wide = F.linear(thin_matmul(x, right), left, bias)
-    # Not a view: models may change the result in place (timm's BEiT does), which autograd refuses for a view that an
-    # autograd Function returns. torch.matmul shapes its result in the same way.
-    return torch.ops.aten._unsafe_view(wide, (*x.shape[:-1], left.shape[0]))
+    return no_view(F.linear(thin_matmul(x, right), left, bias), (*x.shape[:-1], left.shape[0]))
+
+
+def no_view(result: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return the result of an autograd Function in `shape`, so that models may change it in place (timm's BEiT does).
+
+    Autograd refuses that for a view. torch.matmul shapes its result in the same way.
+    """
+    return torch.ops.aten._unsafe_view(result, shape)

@@ -52,8 +52,8 @@ class SubspaceMethod(Method):
             when the feature `basis` is updated (see docs/method.md).
         init: how factors are initialised, at the same rank. `svd`, as in the paper: the truncated SVD of the weight.
             `output` and `features`: the subspace that matters most, on calibration data, for the layer's outputs or
-            for the model's final features; the bias absorbs the mean output error. `random`, a control: random
-            factors with the weight's Frobenius norm.
+            for the model's final features; the bias absorbs the mean output error (with `features`, tokens count by
+            their effect on the features). `random`, a control: random factors with the weight's Frobenius norm.
         calibration_batches: number of training batches used by `init=output` and `features`.
         seed: of `init=random`.
         weight_allocation: `epsilon`: each weight's rank follows from `weight_epsilon`. `sensitivity` (with

@@ -67,7 +67,7 @@ class TrainStep:
         self.clip_norm, self.micro_batch_size = clip_norm, micro_batch_size
         self.label_smoothing = label_smoothing
         self.penalties: list[Callable[[], Tensor]] = []  # scalar terms that a method adds to the loss
-        self.subspace = SubspaceIteration(model, optimizer)
+        self.subspace = SubspaceIteration(model, optimizer, summed_over_processes=True)
         self.device = next(model.parameters()).device
         self.in_backward: dict[Tensor, RemovableHandle] = {}  # parameter -> the hook that steps on it
         self._completed: list[Tensor] = []  # norms of the gradients of steps that were taken in the backward pass

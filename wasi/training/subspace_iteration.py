@@ -13,6 +13,7 @@ from wasi.layers.base import LowRankLayer
 from wasi.layers.factored import FactoredLinear, fold_layers_, project_gradients_, retract_layers_, trainable_factors
 from wasi.layers.svd_linear import SvdLinear
 from wasi.linalg.precision import full_float32
+from wasi.training.parallel import world_size
 from wasi.training.swan import Swan
 
 
@@ -34,12 +35,17 @@ class SubspaceIteration:
 
     Another order of calls, in which steps would be lost, is refused by the next step.
 
+    Args:
+        summed_over_processes: whether the caller sums the gradients of all that `summed` returns over the processes of
+            data-parallel training. `DistributedDataParallel` leaves out coordinates and bases.
+
     Raises:
-        ValueError: what would be decomposed after a step is of a type that decompositions lack, such as bfloat16; or
-            `optimizer` holds nothing of the low-rank layers that train.
+        ValueError: what would be decomposed after a step is of a type that decompositions lack, such as bfloat16;
+            `optimizer` holds nothing of the low-rank layers that train; or in one of several processes, which would
+            train different weights, unless `summed_over_processes`.
     """
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer):
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, summed_over_processes: bool = False):
         self.optimizer = optimizer
         self.layers = [m for m in model.modules() if isinstance(m, LowRankLayer)]
         factored = trainable_factors(model)
@@ -54,6 +60,8 @@ class SubspaceIteration:
         self.truncating = list({id(m.weight): m for m in truncated}.values())
         self._refuse_narrow_types()
         self._refuse_foreign_optimizer()
+        if world_size() > 1 and not summed_over_processes:
+            self._refuse_unsummed()
         self._whitened = [p for p, _ in optimizer.whitened_parameters()] if isinstance(optimizer, Swan) else []
         whitened = {id(p) for p in self._whitened}
         coordinates = [layer.C for layer in self.coordinate_layers if layer.C is not None]
@@ -78,8 +86,20 @@ class SubspaceIteration:
         if trained and trained.isdisjoint(self._group_of):
             raise ValueError("the optimizer holds no weight of the low-rank layers: make it after `method.apply`")
 
+    def _refuse_unsummed(self) -> None:
+        if self.coordinate_layers or any(basis is not None for basis in self._bases()):
+            raise ValueError("DistributedDataParallel does not sum the gradients of coordinates and bases over the "
+                             "processes: train with train.py, by torchrun")  # fmt: skip
+
     def _bases(self) -> list[Tensor | None]:
         return [basis for layer in self.layers if layer.state is not None for basis in layer.state.bases]
+
+    def discard(self) -> None:
+        """Forget the backward passes since the last step: gradients, and what they have added for the next bases."""
+        self.optimizer.zero_grad()
+        for basis in self._bases():
+            if basis is not None:
+                basis.grad = None
 
     @property
     def cycle(self) -> int:
