@@ -1,6 +1,5 @@
 """A block as columns of text, from which the tables of the terminal and of report.md are made."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -102,12 +101,15 @@ def significant(value: float | None, digits: int = 4) -> str:
 
     >>> [significant(v) for v in (None, 0.0, 0.45678, 12.3456, 4041.28, 123456.7)]
     ['-', '0', '0.4568', '12.35', '4041', '123457']
+    >>> significant(9.99996), significant(0.9996, 3)
+    ('10.00', '1.00')
     """
     if value is None:
         return DASH
     if value == 0:
         return "0"
-    decimals = digits - 1 - math.floor(math.log10(abs(value)))
+    exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])  # of the rounded value: 9.99996 becomes 10.00
+    decimals = digits - 1 - exponent
     return f"{value:.{min(max(decimals, 0), 12)}f}"
 
 
