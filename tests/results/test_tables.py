@@ -44,7 +44,6 @@ def _row(folder, recipe, name, below, step, inference, peak, epsilon=None, commi
         "config": _config(recipe, name, 0, memory, epsilon),
         "metrics": {"memory/train_peak_mib": peak, "memory/process_rss_peak_mib": peak + 500},
         "baseline": {"config": _config("vanilla", "vanilla", 0, "plain"), "metrics": {"memory/train_peak_mib": 900}},
-        "samples": {"ours": {"time/train_step_ms": [[1.0, 3.0], [2.0]]}, "baseline": {}},
         "fingerprint": recipe, "provenance": code,
     }  # fmt: skip
     job = folder / f"bench_{recipe}"

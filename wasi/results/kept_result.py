@@ -6,7 +6,6 @@ from typing import Any
 from wasi.config.files import flat, nested, select
 from wasi.config.relevance import has_effect
 from wasi.errors import UserError
-from wasi.measure.timing import summary
 from wasi.report.kept import BENCH, RUN
 from wasi.report.load import Run, Unusable, read_run
 from wasi.report.options import result_options
@@ -29,14 +28,12 @@ def kept_of(content: dict) -> dict[str, Any]:
 
     config: the options that can change a result, those of model and data also where they are null, and seed, recipe and
         `bench.baseline_recipe`. The number of threads is in the provenance.
-    samples: for a benchmark, a summary of either side's times.
     """
     kept = {key: content[key] for key in ("schema_version", "status", "fingerprint", "metrics")}
     kept |= {"config": _config(content["config"]), "provenance": _provenance(content["provenance"])}
     if "ratio" not in content:
         return kept | {"kind": RUN}
     kept |= {"kind": BENCH, "ratio": content["ratio"]}
-    kept |= {"samples": {who: _summaries(kinds) for who, kinds in content["samples"].items()}}
     if base := content["baseline"]:
         kept["baseline"] = {"config": _config(base["config"]), "metrics": base["metrics"]}
     return kept
@@ -76,18 +73,6 @@ def read_kept(folder: Path) -> list[Run]:
         found.append(run)
     if not found:
         raise UserError("table", folder.name, f"a name with files in {folder}")
-    return found
-
-
-def _summaries(kinds: dict) -> dict[str, dict[str, float]]:
-    """Return per kind of time, in ms: p50, p90, iqr and n over all rounds, and the number of rounds.
-
-    Kinds without rounds, which are the parts of a step, are left out: the metrics have them.
-    """
-    found = {}
-    for kind, rounds in kinds.items():
-        if rounds and isinstance(rounds[0], list):
-            found[kind] = {**summary([ms for samples in rounds for ms in samples]), "rounds": len(rounds)}
     return found
 
 
