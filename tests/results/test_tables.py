@@ -83,6 +83,20 @@ def test_differences_are_paired_over_seeds(kept):
     assert high - low < 0.9 * (unpaired.high - unpaired.low)
 
 
+@pytest.mark.parametrize(("option", "value"), [("model.weights", "surrogate"), ("dataset.name", "synthetic")])
+def test_accuracy_that_means_nothing_is_in_no_table_either(kept, option, value):
+    section, name = option.split(".")
+    for path in kept.glob("*.json"):
+        content = json.loads(path.read_text())
+        content["config"][section][name] = value
+        path.write_text(json.dumps(content))
+    found = table_of("t", read_kept(kept))
+    assert found.front == set() and {found.difference(row) for row in found.rows} == {None}
+    text = markdown(found)
+    assert "val acc" not in text and "Δ" not in text and "(n=5)" not in text
+    assert "| wasi_0.8 | SGD, 0.05 | 1.40× [1.30, 1.50] | 1.60× | 500 | 1000 |" in text
+
+
 def test_the_front_is_of_accuracy_time_and_memory(kept):
     found = table_of("t", read_kept(kept))
     assert found.front == {"vanilla", "lora_r8", "lora_r8_lean", "wasi_0.8", "wasi_0.8_lean"}

@@ -47,12 +47,13 @@ class Row:
 
     @property
     def accuracies(self) -> list[float]:
-        """The accuracy of each seed as a fraction; empty for a row that was not trained."""
-        return self.group.values(self.group.accuracy)
+        """The accuracy of each seed as a fraction; empty for a row that was not trained or must not be quoted."""
+        return self.group.values(self.group.accuracy) if self.group.is_quotable else []
 
     @property
     def mean(self) -> float | None:
-        return self.group.mean(self.group.accuracy)
+        """The mean accuracy over seeds; None if there is none or it must not be quoted."""
+        return self.group.quoted
 
     def ratio(self, cost: Cost) -> float | None:
         """The baseline's cost divided by this row's, measured in turns. The baseline itself has one, near 1."""
@@ -86,8 +87,13 @@ class Table:
     runs: list[Run]
 
     def difference(self, row: Row) -> Paired | None:
-        """The row's accuracy minus the baseline's over the seeds that both have; None for the baseline itself."""
-        return None if self.baseline is None or row is self.baseline else row.group.minus(self.baseline.group)
+        """The row's accuracy minus the baseline's over the seeds that both have.
+
+        None for the baseline itself, and for accuracies that must not be quoted.
+        """
+        if self.baseline is None or row is self.baseline or not row.group.is_quotable:
+            return None
+        return row.group.minus(self.baseline.group)
 
     @cached_property
     def front(self) -> set[str]:
