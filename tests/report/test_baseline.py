@@ -6,7 +6,7 @@ from tests.bench import jobs as benchmarks
 from tests.report import fakes
 from wasi.bench.jobs import baselines, read_jobs
 from wasi.report.blocks import blocks_of
-from wasi.report.columns import COSTS, ENERGY, PAPER, PEAK, STEP
+from wasi.report.columns import COSTS, ENERGY, FLOPS, PAPER, PEAK, STEP
 from wasi.report.load import read_runs
 from wasi.report.write import write_report
 
@@ -193,6 +193,18 @@ def test_a_cost_within_noise(tmp_path):
     add(single, 0.8, 1.0, "vanilla")
     add(single, 0.8, 1.1, "wasi", 0.8)
     assert not compared(single)["wasi", 0.05].within_noise(STEP)
+
+
+def test_costs_that_are_equal_for_all_seeds_are_the_same_and_not_within_noise(tmp_path):
+    for seed, noise in enumerate((0.01, -0.01)):
+        add(tmp_path, 0.9, 1.0, "vanilla", None, seed)
+        add(tmp_path, 0.9 + noise, 1.0, "wasi", 0.8, seed, **{STEP.metric: 100 + 100 * noise})
+    found = compared(tmp_path)["wasi", 0.05]
+    assert found.ratio(FLOPS) == found.ratio(PEAK) == 1
+    assert not found.within_noise(FLOPS) and not found.within_noise(PEAK) and found.within_noise(STEP)
+    text = " ".join(write_report([tmp_path]).split())
+    assert "(time of a training step: within noise; peak memory of a training step" in text
+    assert "work of a training step: the same)" in text
 
 
 def test_test_accuracy_is_compared_where_every_run_has_it(tmp_path):

@@ -34,7 +34,7 @@ from wasi.report.groups import Group, identity, unlike
 from wasi.report.load import Run
 from wasi.report.options import result_options, show_option
 from wasi.report.origins import one_machine, was_busy
-from wasi.report.statistics import SIGNIFICANCE, Paired, welch_p
+from wasi.report.statistics import SIGNIFICANCE, Paired, has_scatter, welch_p
 
 _NO_VANILLA = "no completed vanilla run with the same model, data and device"
 _UNPAIRED = "other seeds than those of the row that it is compared with: tested unpaired (Welch's t-test), no interval"
@@ -86,7 +86,9 @@ class Comparison:
         """The p-value of equal accuracies: paired by seed if there is a `pairing`, else by Welch's t-test."""
         if self.pairing is not None:
             return self.pairing.p
-        return None if self._accuracies is None else self._welch_p(self.baseline, self.group.accuracy)
+        if self.baseline is None or self._accuracies is None:
+            return None
+        return welch_p(self.group.values(self.group.accuracy), self.baseline.values(self.group.accuracy))
 
     @cached_property
     def pairing(self) -> Paired | None:
@@ -135,11 +137,17 @@ class Comparison:
         return self.group.in_turns(cost) if _benchmarked_with(self.group, self.costs_beside) else None
 
     def within_noise(self, cost: Cost) -> bool:
-        """Whether a ratio of 1 lies in the benchmark's interval or, without one, is compatible with the spreads."""
+        """Whether a ratio of 1 lies in the benchmark's interval or, without one, is compatible with the spreads.
+
+        Costs that are all equal, as counted ones often are, have no noise: they are the same.
+        """
         if (measured := self.in_turns(cost)) is not None:
             return has_width(measured) and measured["low"] <= 1 <= measured["high"]
-        p = None if self.ratio(cost) is None else self._welch_p(self.costs_beside, cost.metric)
-        return p is not None and p >= SIGNIFICANCE
+        if self.costs_beside is None or self.ratio(cost) is None:
+            return False
+        ours, theirs = self.group.values(cost.metric), self.costs_beside.values(cost.metric)
+        p = welch_p(ours, theirs)
+        return p is not None and p >= SIGNIFICANCE and has_scatter([*ours, *theirs])
 
     def is_spoilt(self, cost: Cost) -> bool:
         """Whether the cost is a time, and the machine was busy when the group or the other row was timed."""
@@ -154,9 +162,6 @@ class Comparison:
         """The runs and benchmarks that the cost of the group and of the other row is from."""
         sides = (self.group, self.costs_beside)
         return [run for side in sides if side is not None for run in side.sources(cost.metric)]
-
-    def _welch_p(self, other: Group | None, metric: str) -> float | None:
-        return None if other is None else welch_p(self.group.values(metric), other.values(metric))
 
     def _means(self, other: Group | None, metric: str) -> tuple[float, float] | None:
         if other is None or self.is_own_baseline:

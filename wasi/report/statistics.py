@@ -65,7 +65,7 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
     if len(values) < 2:
         return None
     centre = fmean(values)
-    if _without_scatter(values):
+    if not has_scatter(values):
         return centre, centre
 
     from scipy.stats import t
@@ -88,7 +88,7 @@ def paired(a: Mapping[Key, float], b: Mapping[Key, float]) -> Paired | None:
     if len(shared) == 1:
         return Paired(1, centre)
     largest = max(abs(side[key]) for side in (a, b) for key in shared)  # whose rounding the differences have
-    if _without_scatter(differences, largest):
+    if not has_scatter(differences, largest):
         return Paired(len(shared), centre, p=None if abs(centre) > _ROUNDING * largest else 1.0)
 
     from scipy.stats import ttest_rel
@@ -106,8 +106,8 @@ def welch_p(a: Sequence[float], b: Sequence[float]) -> float | None:
     """
     if len(a) < 2 or len(b) < 2:
         return None
-    if _without_scatter(a) and _without_scatter(b):
-        return 1.0 if _without_scatter([*a, *b]) else None
+    if not has_scatter(a) and not has_scatter(b):
+        return None if has_scatter([*a, *b]) else 1.0
 
     from scipy.stats import ttest_ind
 
@@ -123,10 +123,10 @@ def _without_remarks() -> Iterator[None]:
         yield
 
 
-def _without_scatter(values: Sequence[float], scale: float | None = None) -> bool:
-    """Whether the values are equal up to rounding.
+def has_scatter(values: Sequence[float], scale: float | None = None) -> bool:
+    """Whether the values, at least two, differ by more than rounding.
 
     Args:
         scale: the size of the numbers that were rounded. None is the largest value's.
     """
-    return _spread(values) <= _ROUNDING * (max(map(abs, values)) if scale is None else scale)
+    return _spread(values) > _ROUNDING * (max(map(abs, values)) if scale is None else scale)
