@@ -100,6 +100,11 @@ class Comparison:
         return self.group.minus(self.baseline) if nested else None
 
     @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of `accuracy_difference`; None without a `pairing`, or if that has none."""
+        return None if self.pairing is None else self.pairing.interval
+
+    @property
     def is_unpaired(self) -> bool:
         """Whether accuracies are tested without being paired by seed."""
         return self.p is not None and self.pairing is None

@@ -15,7 +15,6 @@ from wasi.report.options import unquotable
 from wasi.report.origins import are_comparable, one_machine, was_busy
 from wasi.report.page_rows import Row, rows_of
 from wasi.report.ranking import is_one_work, times_in_turns
-from wasi.report.statistics import Paired
 from wasi.report.subspace_ablation import ablation_sentences
 
 _EQUAL_WITHIN = 0.02  # accuracies pass for equal if the whole interval is no further from zero (two t-tests)
@@ -101,7 +100,7 @@ def _savings(rows: Sequence[Row]) -> Statement | None:
         return Statement(f"Compared with {_name(best.comparison.baseline, rows)}, {name} {costs}.", "main")
     equal = [one for one in known if one.comparison.verdict == "within noise" or _is_above(one)]
     spread = [one for one in known if one.comparison.p is not None]
-    sure = [one for one in equal if _is_above(one) or not _doubt(one.comparison.pairing)]
+    sure = [one for one in equal if _is_above(one) or not _doubt(one.comparison)]
     # With doubt about all, the row that saves most may well lie far below vanilla.
     best = max(sure, key=_saving) if sure else max(equal or spread or known, key=_nearness)
     name, vanilla, costs = best.quoted_name, _name(best.comparison.baseline, rows), _costs(best, rows)
@@ -109,7 +108,7 @@ def _savings(rows: Sequence[Row]) -> Statement | None:
         words = "lies above that of" if _is_above(best) else "cannot be told apart from that of"
         text = f"The accuracy of {name} {words} {vanilla} ({_difference_text(best)}), and it {costs}."
         if not _is_above(best):
-            text += _doubt(best.comparison.pairing)
+            text += _doubt(best.comparison)
     elif spread:
         unjudged = [_with_points(one) for one in known if one.comparison.p is None]
         which = f"{subject} configuration that its seeds can judge" if unjudged else f"{subject} configuration"
@@ -133,7 +132,7 @@ def _as_near(nearest: Row, others: Sequence[Row]) -> Row:
 
     def is_as_near(one: Row) -> bool:
         between = Comparison(one.group, nearest.group)
-        return between.verdict == "within noise" and not _doubt(between.pairing)
+        return between.verdict == "within noise" and not _doubt(between)
 
     return max([nearest, *filter(is_as_near, others)], key=_saving)
 
@@ -174,18 +173,19 @@ def _difference_text(one: Row) -> str:
     text = f"{_points(one)} points"
     pairing = one.comparison.pairing
     seeds = len(one.group.trained) if pairing is None else pairing.n
-    if pairing is not None and pairing.interval is not None:
-        text += ", 95 % interval {} to {}".format(*(signed(100 * bound) for bound in pairing.interval))
+    if bounds := one.comparison.interval:
+        text += ", 95 % interval {} to {}".format(*(signed(100 * bound) for bound in bounds))
     return text + (f", {seeds} seeds" if seeds > 1 else "")
 
 
-def _doubt(pairing: Paired | None) -> str:
+def _doubt(comparison: Comparison) -> str:
     """A sentence on why accuracies within noise may still differ; "" if their interval leaves no doubt."""
+    pairing = comparison.pairing
     if pairing is not None and pairing.without_scatter:  # within noise, so all differences are zero
         return " All seeds agree exactly, as happens with few seeds or test images."
-    if pairing is None or pairing.interval is None:
+    if comparison.interval is None:
         return " Without equal seeds there is no interval, so the two must not be called equal."
-    low, high = pairing.interval
+    low, high = comparison.interval
     if max(-low, high) > _EQUAL_WITHIN:
         return " So wide an interval shows little: more seeds are needed before the two are called equal."
     return ""
@@ -324,17 +324,13 @@ def _on_side(side: str, ones: Sequence[Row], compared: int) -> str:
 
 def _with_points(one: Row) -> str:
     """The row's name and difference in accuracy as `wasi 0.8 (−0.31 points [−1.10, +0.48])`."""
-    bounds = ", ".join(signed(100 * bound) for bound in _interval(one) or ())
+    bounds = ", ".join(signed(100 * bound) for bound in one.comparison.interval or ())
     return f"{one.quoted_name} ({_points(one)} points{f' [{bounds}]' if bounds else ''})"
 
 
 def _brackets(ones: Sequence[Row]) -> str:
     """What the brackets of `_with_points` mean; "" if none of the rows has any."""
-    return " [95 % interval]" if any(_interval(one) for one in ones) else ""
-
-
-def _interval(one: Row) -> tuple[float, float] | None:
-    return None if one.comparison.pairing is None else one.comparison.pairing.interval
+    return " [95 % interval]" if any(one.comparison.interval for one in ones) else ""
 
 
 def _not_held_out(groups: Sequence[Group]) -> list[str]:

@@ -85,10 +85,10 @@ def _group_row(block: Block, comparison: Comparison) -> dict[str, Any]:
     row |= {"n": len(group.runs), "seeds": " ".join(map(str, group.seeds))}
     if reasons := unquotable(group.config):
         row["accuracy not to be quoted"] = " and ".join(reasons)
-    accuracy, pairing = group.accuracy, comparison.pairing
+    accuracy = group.accuracy
     row |= {f"{accuracy} mean": group.mean(accuracy), f"{accuracy} std": group.std(accuracy)}
     row |= {f"{accuracy} minus baseline": comparison.accuracy_difference}
-    low, high = (pairing and pairing.interval) or (None, None)
+    low, high = comparison.interval or (None, None)
     row |= {"paired low": low, "paired high": high}
     row |= {"p": comparison.p, "test": _test(comparison), "verdict": comparison.verdict}
     for cost in COSTS:

@@ -240,7 +240,7 @@ def _difference(comparison: Comparison) -> str:
 
 
 def _interval(comparison: Comparison) -> str:
-    bounds = comparison.pairing and comparison.pairing.interval
+    bounds = comparison.interval
     return f" [{bounds[0]:+.4f}, {bounds[1]:+.4f}]" if bounds else ""
 
 

@@ -140,9 +140,8 @@ def _difference(row: Row) -> Cell:
     comparison = row.comparison
     if comparison.accuracy_difference is None:
         return Cell(DASH)
-    difference, pairing = 100 * comparison.accuracy_difference, comparison.pairing
+    difference, bounds = 100 * comparison.accuracy_difference, comparison.interval
     mark = f" {WITHIN_NOISE}" if comparison.verdict == "within noise" else ""
-    bounds = pairing and pairing.interval
     interval = f"[{signed(100 * bounds[0])}, {signed(100 * bounds[1])}]" if bounds else ""
     return Cell(signed(difference) + mark, interval or _without_interval(comparison), difference)
 
