@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import TypeVar
 
 SIGNIFICANCE = 0.05
@@ -47,12 +47,7 @@ def std(values: Sequence[float]) -> float | None:
     >>> std([1.0, 2.0, 3.0])
     1.0
     """
-    return None if len(values) < 2 else _spread(values)
-
-
-def _spread(values: Sequence[float]) -> float:
-    centre = fmean(values)
-    return math.sqrt(math.fsum((v - centre) ** 2 for v in values) / (len(values) - 1))
+    return None if len(values) < 2 else stdev(values)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
@@ -70,7 +65,7 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
 
     from scipy.stats import t
 
-    low, high = t.interval(0.95, len(values) - 1, loc=centre, scale=_spread(values) / math.sqrt(len(values)))
+    low, high = t.interval(0.95, len(values) - 1, loc=centre, scale=stdev(values) / math.sqrt(len(values)))
     return float(low), float(high)
 
 
@@ -129,4 +124,4 @@ def has_scatter(values: Sequence[float], scale: float | None = None) -> bool:
     Args:
         scale: the size of the numbers that were rounded. None is the largest value's.
     """
-    return _spread(values) > _ROUNDING * (max(map(abs, values)) if scale is None else scale)
+    return stdev(values) > _ROUNDING * (max(map(abs, values)) if scale is None else scale)
