@@ -45,7 +45,8 @@ class Statement:
 
 def of_block(rows: Sequence[Row]) -> list[Statement]:
     """The statements about one model on one data set."""
-    statements = [_main(rows), _front(rows), *_cheapest(rows), _within_noise(rows), _differing(rows)]
+    main = _savings(rows) or _measured(rows)
+    statements = [main, _front(rows), *_cheapest(rows), _within_noise(rows), _differing(rows)]
     groups = [row.group for row in rows]
     loud = [Statement(sentence, "loud") for sentence in [*_not_to_be_quoted(groups), *_not_held_out(groups)]]
     needed = [Statement(sentence) for sentence in ablation_sentences(groups)]
@@ -55,10 +56,6 @@ def of_block(rows: Sequence[Row]) -> list[Statement]:
 def statements(block: Block) -> list[Statement]:
     """The statements about a block, for a text outside of the page."""
     return of_block(rows_of(block, first=0))
-
-
-def _main(rows: Sequence[Row]) -> Statement | None:
-    return _savings(rows) or _measured(rows)
 
 
 def _is_above(row: Row) -> bool:

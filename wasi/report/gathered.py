@@ -9,7 +9,7 @@ from wasi.report.csv_files import relative
 from wasi.report.fields import name_of
 from wasi.report.load import Run, read_runs
 from wasi.report.origins import doubts_about, experiment_of, origin_of
-from wasi.report.tuned import edge_warnings, tuning_lines
+from wasi.report.tuned import tuning_lines
 from wasi.runs import plan
 from wasi.runs.tuning_file import not_chosen
 
@@ -46,7 +46,7 @@ class Report:
     @property
     def on_edge(self) -> list[str]:
         """The lines of `tuning` that warn of a choice at an end of its grid."""
-        return edge_warnings(self.tuning)
+        return [line for line in self.tuning if line.startswith("WARNING")]
 
 
 def gather(dirs: list[Path], into: Path | None = None) -> Report:

@@ -103,9 +103,8 @@ def _tuned_notes(block: Block) -> list[str]:
 
 def _lines(fields: list[Field], gap: str = "  ") -> list[str]:
     columns = [_column(field) for field in fields]
-    lines = ["  " + gap.join(cells) for cells in zip(*columns, strict=True)]
-    rule = "-" * len(lines[0])
-    return [f"  {rule[2:]}" if index == 1 else line for index, line in enumerate([lines[0], "", *lines[1:]])]
+    titles, *rows = ("  " + gap.join(cells) for cells in zip(*columns, strict=True))
+    return [titles, "  " + "-" * (len(titles) - 2), *rows]
 
 
 def _column(field: Field) -> list[str]:

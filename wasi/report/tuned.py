@@ -1,6 +1,5 @@
 """What tuned sweeps tried and chose, for the report."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from wasi import file_names
@@ -40,11 +39,6 @@ def tuning_lines(dirs: list[Path]) -> list[str]:
                 f"tried ({', '.join(objectives)}): {'; '.join(_point(point, objectives) for point in row['points'])}",
             ]
     return lines
-
-
-def edge_warnings(lines: Iterable[str]) -> list[str]:
-    """Those of `tuning_lines` that warn of a choice at an end of its grid."""
-    return [line for line in lines if line.startswith("WARNING")]
 
 
 def _point(point: dict, objectives: list[str]) -> str:
