@@ -157,6 +157,23 @@ def test_times_of_several_machines_make_no_front(tmp_path):
 BUSY = fakes.PROVENANCE | {"cpu_wait_share": 0.6}
 
 
+@pytest.mark.parametrize("provenance", [BUSY, fakes.PROVENANCE | {"machine": {"processor": "EPYC"}}])
+@pytest.mark.parametrize(("lacking", "told"), [("val/acc", " Not compared there, for want of an accuracy: lora."),
+                                               ("memory/train_peak_mib", "")])  # fmt: skip
+def test_a_row_that_cannot_be_on_the_front_does_not_take_it_from_the_others(tmp_path, provenance, lacking, told):
+    rich(tmp_path, 0.9, "vanilla", None)
+    rich(tmp_path, 0.8)
+    fakes.write(tmp_path, fakes.metrics(0.7, **{lacking: None}), fakes.config("lora"), provenance=provenance)
+    found = f"Pareto-optimal in accuracy, step time and peak memory together: vanilla and wasi 0.8.{told}"
+    assert found in output(tmp_path) and "No Pareto" not in output(tmp_path)
+
+
+def test_a_single_row_that_could_be_on_the_front_makes_none(tmp_path):
+    rich(tmp_path, 0.9, "vanilla", None)
+    fakes.write(tmp_path, fakes.metrics(0.7, **{"val/acc": None}), fakes.config("lora"))
+    assert "Pareto" not in output(tmp_path) and not any(row.on_front for row in rows(tmp_path))
+
+
 def test_times_of_a_busy_machine_are_no_part_of_what_is_told(tmp_path):
     for name, ratio, epsilon in (("vanilla", 1.0, None), ("wasi", 0.5, 0.8), ("wsi", 0.7, 0.8)):
         fakes.write(tmp_path, fakes.metrics(0.8, ratio), fakes.config(name, epsilon), provenance=BUSY)

@@ -12,9 +12,9 @@ from wasi.report.comparison import Comparison
 from wasi.report.fields import MOST_NAMES, listed, ratio_text, signed, significant
 from wasi.report.groups import Group
 from wasi.report.options import unquotable
-from wasi.report.origins import are_comparable, one_machine, was_busy
+from wasi.report.origins import are_comparable
 from wasi.report.page_rows import Row, rows_of
-from wasi.report.ranking import is_one_work, times_in_turns
+from wasi.report.ranking import NoFront, is_one_work, ranked, times_in_turns, why_no_front
 from wasi.report.subspace_ablation import ablation_sentences
 
 _EQUAL_WITHIN = 0.02  # accuracies pass for equal if the whole interval is no further from zero (two t-tests)
@@ -241,19 +241,24 @@ def _front(rows: Sequence[Row]) -> Statement | None:
     groups = [row.group for row in rows]
     marked = [row.quoted_name + _one_seed_among(row.group, groups) for row in rows if row.on_front]
     if not marked:
-        timed = [row for row in rows if None not in (row.accuracy, row.cost(STEP))]
-        sources = [run for row in timed for run in row.group.sources(STEP.metric)]
-        if len(timed) > 1 and was_busy(sources):
-            return Statement("No Pareto front: step times of a busy machine are not to be trusted.")
-        if not is_one_work([row.group for row in rows]):
-            return Statement(f"No Pareto front of the {len(rows)} rows. {_NOT_ONE_WORK}.")
-        if one_machine(sources):
-            return None
-        return Statement("No Pareto front: step times are of several machines, devices or numbers of threads.")
+        return _no_front([row.comparison for row in rows])
     text = f"Pareto-optimal in accuracy, step time and peak memory together: {listed(marked)}"
     without = [row.quoted_name for row in rows if row.accuracy is None]
     left_out = f" Not compared there, for want of an accuracy: {listed(without)}." if without else ""
     return Statement(f"{text}.{left_out}")
+
+
+def _no_front(comparisons: Sequence[Comparison]) -> Statement | None:
+    """Why no row is on the front; None if fewer than two could be."""
+    judged = ranked(comparisons)
+    which = f"the {len(judged)} rows{' that could be on it' if len(judged) < len(comparisons) else ''}"
+    sentences = {
+        NoFront.BUSY: "No Pareto front: step times of a busy machine are not to be trusted.",
+        NoFront.NOT_ONE_WORK: f"No Pareto front of {which}. {_NOT_ONE_WORK}.",
+        NoFront.SEVERAL_MACHINES: "No Pareto front: step times are of several machines, devices or numbers of threads.",
+    }
+    reason = why_no_front(comparisons)
+    return Statement(sentences[reason]) if reason in sentences else None
 
 
 def _cheapest(rows: Sequence[Row]) -> list[Statement]:

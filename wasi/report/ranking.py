@@ -2,26 +2,54 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from wasi.pareto import on_front
 from wasi.report.columns import PEAK, STEP, Cost
 from wasi.report.comparison import Comparison
 from wasi.report.groups import Group
-from wasi.report.origins import are_comparable
+from wasi.report.origins import one_machine, was_busy
+
+
+class NoFront(Enum):
+    """Why no row of a block is on the Pareto front."""
+
+    SINGLE = auto()  # fewer than two rows could be on it
+    BUSY = auto()  # other processes have spoilt step times
+    NOT_ONE_WORK = auto()  # `is_one_work` does not hold
+    SEVERAL_MACHINES = auto()  # step times are of several machines, devices or numbers of threads
 
 
 def front_of(comparisons: Sequence[Comparison]) -> list[bool]:
     """For each row, whether it is on the Pareto front of accuracy, step time and peak memory.
 
-    If all steps were measured in turns with one baseline, their times count relative to the baseline's, as single times
-    drift with the machine. No row is on the front if there is only one, if `is_one_work` does not hold, or if times
-    come from several machines or a busy one.
+    If all steps of `ranked` rows were measured in turns with one baseline, their times count relative to the
+    baseline's, as single times drift with the machine.
     """
-    timed = [run for comparison in comparisons for run in comparison.group.sources(STEP.metric)]
-    if len(comparisons) < 2 or not are_comparable(timed) or not is_one_work([c.group for c in comparisons]):
+    if why_no_front(comparisons) is not None:
         return [False] * len(comparisons)
-    times = times_in_turns(comparisons) or [comparison.group.mean(STEP.metric) for comparison in comparisons]
-    return on_front([_point(one.group, time) for one, time in zip(comparisons, times, strict=True)])
+    judged = ranked(comparisons)
+    times = times_in_turns(judged) or [comparison.group.mean(STEP.metric) for comparison in judged]
+    points = {one.group: _point(one.group, time) for one, time in zip(judged, times, strict=True)}
+    return on_front([points.get(comparison.group) for comparison in comparisons])
+
+
+def why_no_front(comparisons: Sequence[Comparison]) -> NoFront | None:
+    """Why no row is on the front; None if there is a front. It is a matter of the `ranked` rows alone."""
+    groups = [comparison.group for comparison in ranked(comparisons)]
+    timed = [run for group in groups for run in group.sources(STEP.metric)]
+    reasons = {
+        NoFront.SINGLE: len(groups) < 2,
+        NoFront.BUSY: was_busy(timed),
+        NoFront.NOT_ONE_WORK: not is_one_work(groups),
+        NoFront.SEVERAL_MACHINES: not one_machine(timed),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def ranked(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The rows that can be on the front: with a step time, a peak, and an accuracy that may be quoted."""
+    return [one for one in comparisons if None not in (one.group.quoted, one.group.cost(STEP), one.group.cost(PEAK))]
 
 
 def is_one_work(groups: Sequence[Group]) -> bool:
