@@ -303,3 +303,17 @@ def test_a_sweep_of_recipes_is_compared_with_the_recipe_that_it_names(tmp_path):
     found = {comparison.group.recipe: comparison for comparison in block.comparisons}
     assert found["wasi"].accuracy_difference == pytest.approx(-0.2) and found["wasi"].remarks == []
     assert found["vanilla"].accuracy_difference == pytest.approx(-0.1) and found["tuned_vanilla"].is_own_baseline
+
+
+def test_a_benchmark_beside_a_recipe_that_is_no_vanilla_has_its_ratios_in_turns(tmp_path):
+    named = {"bench": {"baseline_recipe": "lora_r8"}}
+    wasi, lora = fakes.config("wasi", 0.8) | {"recipe": "wasi_0.8"}, fakes.config("lora") | {"recipe": "lora_r8"}
+    bench = benchmarks.content(wasi | named, benchmarks.metrics(50, 5, 100), benchmarks.metrics(80, 10, 150))
+    bench["baseline"]["config"] = lora | named
+    measured = bench["ratio"][STEP.metric] = {"p50": 1.7, "low": 1.65, "high": 1.75}  # and not 80 / 50
+    benchmarks.write_sweep(tmp_path, [bench])
+    found = compared(tmp_path)["wasi", 0.05]
+    assert found.baseline.recipe == "lora_r8" and found.in_turns(STEP) == measured and found.ratio(STEP) == 1.7
+    text = " ".join(write_report([tmp_path]).split())
+    without = "No saving is stated, as rows are compared with lora_r8 (bench.baseline_recipe), not with vanilla."
+    assert without in text and "for want of" not in text

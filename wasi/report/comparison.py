@@ -48,8 +48,9 @@ _MUST_AGREE = ("model.", "dataset.", "device.")
 class Comparison:
     """A group beside its baseline. Ratios above 1 mean that the group is better.
 
-    `baseline` is the matching vanilla. Without one it is the first row that differs in a single option, or None.
-    `nearest` is another vanilla, whose costs were measured under the group's conditions where the baseline's were not.
+    `baseline` is the row that the rules above choose: of the recipe that is named, else a vanilla, else the first row
+    that differs in a single option, else None. `nearest` is another vanilla, whose costs were measured under the
+    group's conditions where the baseline's were not.
     """
 
     group: Group
@@ -63,8 +64,14 @@ class Comparison:
 
     @property
     def is_own_baseline(self) -> bool:
-        """Whether the group is a vanilla that is compared with no other row."""
+        """Whether the group is the baseline itself, and so compared with no other row."""
         return self.baseline is self.group
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the baseline is of the recipe `bench.baseline_recipe`."""
+        named = select(self.group.config, "bench.baseline_recipe")
+        return bool(named) and self.baseline is not None and self.baseline.recipe == named
 
     @property
     def of_vanilla(self) -> bool:
@@ -133,11 +140,11 @@ class Comparison:
         return pair[1] / pair[0]
 
     def in_turns(self, cost: Cost) -> dict[str, float] | None:
-        """The ratio of a benchmark that has measured the group in turns with its vanilla, as in `Group.in_turns`.
+        """The ratio of a benchmark that has measured the group in turns with its baseline, as in `Group.in_turns`.
 
-        None if there is no such benchmark, or if its vanilla was another one than `costs_beside`.
+        None if there is no such benchmark, or if its baseline was another row than `costs_beside`, whatever its method.
         """
-        if self.costs_beside is None or not self.of_vanilla or self.is_own_baseline:
+        if self.costs_beside is None or self.is_own_baseline:
             return None
         return self.group.in_turns(cost) if _benchmarked_with(self.group, self.costs_beside) else None
 
@@ -193,8 +200,7 @@ class Comparison:
     def _about_baseline(self) -> list[str]:
         if self.baseline is None:
             return [_NO_VANILLA]
-        named = select(self.group.config, "bench.baseline_recipe")
-        if self.is_own_baseline or (named and self.baseline.recipe == named):
+        if self.is_own_baseline or self.is_named:
             return []
         if not self.of_vanilla:
             (key,) = unlike(self.group, self.baseline)
@@ -247,10 +253,10 @@ def _is_optimized_otherwise(a: Group, b: Group) -> bool:
     return bool(different) and all(key.startswith(_OPTIMIZATION) for key in different)
 
 
-def _benchmarked_with(group: Group, vanilla: Group) -> bool:
+def _benchmarked_with(group: Group, other: Group) -> bool:
     """Whether a benchmark has measured a training step of the two in turns."""
     baseline = None if group.bench is None else group.bench.baseline
-    return baseline is not None and step_options(result_options(baseline.config)) == step_options(vanilla.options)
+    return baseline is not None and step_options(result_options(baseline.config)) == step_options(other.options)
 
 
 def _timed_like(group: Group, vanilla: Group) -> bool:

@@ -152,17 +152,26 @@ def _measured(rows: Sequence[Row]) -> Statement | None:
         lines.insert(0, f"{best.block.accuracy_title.lower()} {best.accuracy_text()}")
     if not lines:
         return None
-    others = [row.comparison for row in rows if not row.is_reference]
-    alone = bool(others) and not any(comparison.of_vanilla for comparison in others)
-    without = " No saving is stated, for want of a vanilla run of the same model, data and device." if alone else ""
     first = "Leanest is " if by is PEAK else "Fastest is "
     chosen = "" if len(rows) == 1 else "Most accurate is " if best.accuracy is not None else first
-    return Statement(f"{chosen}{best.quoted_name}: {'; '.join(lines)}.{without}", "main")
+    return Statement(f"{chosen}{best.quoted_name}: {'; '.join(lines)}.{_without_saving(rows)}", "main")
 
 
-def _name(vanilla: Group | None, rows: Sequence[Row]) -> str:
-    """The name of the row that a vanilla has."""
-    return next((row.quoted_name for row in rows if row.group is vanilla), "vanilla")
+def _without_saving(rows: Sequence[Row]) -> str:
+    """A sentence on why no saving is stated of rows that are compared with no vanilla; "" if there are none."""
+    others = [row.comparison for row in rows if not row.is_reference]
+    if not others or any(comparison.of_vanilla for comparison in others):
+        return ""
+    named = next((comparison.baseline for comparison in others if comparison.is_named), None)
+    if named is not None:
+        which = f"{_name(named, rows)} (bench.baseline_recipe)"
+        return f" No saving is stated, as rows are compared with {which}, not with vanilla."
+    return " No saving is stated, for want of a vanilla run of the same model, data and device."
+
+
+def _name(baseline: Group | None, rows: Sequence[Row]) -> str:
+    """The name of the row that a baseline has."""
+    return next((row.quoted_name for row in rows if row.group is baseline), "vanilla")
 
 
 def _difference_text(one: Row) -> str:
