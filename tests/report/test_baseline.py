@@ -1,4 +1,5 @@
 import copy
+import re
 
 import pytest
 
@@ -317,3 +318,23 @@ def test_a_benchmark_beside_a_recipe_that_is_no_vanilla_has_its_ratios_in_turns(
     text = " ".join(write_report([tmp_path]).split())
     without = "No saving is stated, as rows are compared with lora_r8 (bench.baseline_recipe), not with vanilla."
     assert without in text and "for want of" not in text
+
+
+@pytest.mark.parametrize("apart", [(0.002, -0.004, 0.003), (-0.1, -0.102, -0.099)])
+def test_where_rows_are_compared_with_a_twin_no_sentence_or_heading_says_otherwise(tmp_path, apart):
+    pytest.importorskip("vl_convert")
+    for seed, acc in enumerate((0.80, 0.81, 0.82)):
+        add(tmp_path, acc, 1.0, "wsi", 0.8, seed, options={"method.update": "subspace"})
+        add(tmp_path, acc + apart[seed], 2.0, "wsi", 0.8, seed, options={"method.update": "svd"})
+    printed = " ".join(write_report([tmp_path]).split())
+    page = (tmp_path / "report.html").read_text(encoding="utf-8").partition("<script")[0]
+    outputs = {
+        printed: "×: the baseline's cost / this",
+        (tmp_path / "report.md").read_text(encoding="utf-8"): "A number with × is the baseline's cost divided",
+        page: "Below a cost: the baseline's / this",
+    }
+    true = ("for want of a vanilla run", "no vanilla to compare with", "no completed vanilla run", "Δ vanilla, Δ b",
+            "that of vanilla or of the row that")  # fmt: skip
+    for text, words in outputs.items():
+        assert words in text and "Δ baseline" in text
+        assert re.findall("vanilla.{40}", re.sub("|".join(true), "", text)) == []

@@ -300,23 +300,28 @@ def _cheapest(rows: Sequence[Row]) -> list[Statement]:
 
 def _within_noise(rows: Sequence[Row]) -> Statement | None:
     """Names the rows within noise of vanilla's accuracy, which does not mean that they are equal."""
-    ones = [one for one in rows if one.comparison.verdict == "within noise"]
+    judged = _beside_vanilla(rows)
+    ones = [one for one in judged if one.comparison.verdict == "within noise"]
     if not ones:
         return None
     words = "is" if len(ones) == 1 else "are"
     text = f"Within noise of vanilla's accuracy{_brackets(ones)} {words} {listed([_with_points(one) for one in ones])}"
     if len(ones) > MOST_NAMES:  # the table marks them
-        compared = sum(one.comparison.verdict is not None for one in rows)
-        text = f"{len(ones)} of {compared} rows are within noise of vanilla's accuracy (≈ in the table)"
+        text = f"{len(ones)} of {len(judged)} rows are within noise of vanilla's accuracy (≈ in the table)"
     return Statement(f"{text}: no difference shown, nor ruled out.")
 
 
 def _differing(rows: Sequence[Row]) -> Statement | None:
-    differing = [one for one in rows if one.comparison.verdict == "differs"]
+    judged = _beside_vanilla(rows)
+    differing = [one for one in judged if one.comparison.verdict == "differs"]
     sides = {"above": [one for one in differing if _is_above(one)], "below": [o for o in differing if not _is_above(o)]}
-    compared = sum(one.comparison.verdict is not None for one in rows)
-    lines = [_on_side(side, ones, compared) for side, ones in sides.items() if ones]
+    lines = [_on_side(side, ones, len(judged)) for side, ones in sides.items() if ones]
     return Statement(" ".join(lines)) if lines else None
+
+
+def _beside_vanilla(rows: Sequence[Row]) -> list[Row]:
+    """The rows whose accuracy was compared with a vanilla's, and not with that of another baseline."""
+    return [one for one in rows if one.comparison.of_vanilla and one.comparison.verdict is not None]
 
 
 def _on_side(side: str, ones: Sequence[Row], compared: int) -> str:

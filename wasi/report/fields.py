@@ -193,10 +193,20 @@ def tuned_of(group: Group) -> str:
 def _accuracy(comparisons: list[Comparison]) -> list[Field]:
     values = [_mean_and_std(comparison.group) for comparison in comparisons]
     differences = [_difference(comparison) for comparison in comparisons]
-    twins = any(c.accuracy_difference is not None and not c.of_vanilla for c in comparisons)
     intervals = [_interval(comparison) for comparison in comparisons]
-    difference = Field("Δ baseline" if twins else "Δ vanilla", differences, spreads=intervals)
+    difference = Field(difference_column(comparisons), differences, spreads=intervals)
     return [Field(accuracy_column(comparisons[0].group), values), *_balanced(comparisons), difference]
+
+
+def baseline_in_words(comparisons: Iterable[Comparison]) -> str:
+    """What rows are compared with: `vanilla`, or `the baseline` if that of some row is none."""
+    others = any(one.baseline is not None and not one.of_vanilla for one in comparisons)
+    return "the baseline" if others else "vanilla"
+
+
+def difference_column(comparisons: Iterable[Comparison]) -> str:
+    """The title of the column of differences in accuracy: `Δ vanilla` or `Δ baseline`."""
+    return f"Δ {baseline_in_words(comparisons).removeprefix('the ')}"
 
 
 def accuracy_column(group: Group) -> str:

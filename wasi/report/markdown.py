@@ -7,12 +7,12 @@ from wasi.report.blocks import Block
 from wasi.report.columns import COSTS
 from wasi.report.comparison import Comparison
 from wasi.report.conclusion import statements
-from wasi.report.fields import Field, facts_of, fields_of, have_ratios
+from wasi.report.fields import Field, baseline_in_words, facts_of, fields_of, have_ratios
 from wasi.report.gathered import Report
 from wasi.report.meanings import RANKS_BY_HAND, meanings_of
 
 _COLUMNS = {
-    "method": "how the model is trained, each is explained below; every other row is compared with `vanilla`",
+    "method": "how the model is trained, each is explained below; every other row is compared with {baseline}",
     "eps W, eps A": "share of the squared singular values that a weight keeps (W), and a saved activation in each "
     f"of its modes (A); only where the method reads it; {RANKS_BY_HAND}",
     "tuned": "what tuning chose on validation images with one seed, and whether that lies on the edge of its grid; "
@@ -22,10 +22,10 @@ _COLUMNS = {
     "test acc, val acc": "accuracy on the test images, or where a run of the table has none, on those of "
     "validation, by which choices are made; a fraction: mean ± sample standard deviation over the n runs",
     "balanced": "balanced accuracy on the same images: the mean recall of the classes, of whatever size",
-    "Δ vanilla": "accuracy minus vanilla's (Δ baseline: minus that of the row which a remark names). ≈: within "
-    "noise, two-sided t-test with p ≥ 0.05, not corrected for the number of rows: paired over equal seeds, where one "
-    "row has all of the other's (in brackets the 95 % interval of the mean difference), else Welch's; (n=1), "
-    "(no spread): one seed, or differences that are the same for every seed, so neither interval nor verdict",
+    "Δ vanilla, Δ baseline": "accuracy minus that of vanilla or of the row that a remark or `bench.baseline_recipe` "
+    "names. ≈: within noise, two-sided t-test with p ≥ 0.05, not corrected for the number of rows: paired over equal "
+    "seeds, where one row has all of the other's (in brackets the 95 % interval of the mean difference), else Welch's; "
+    "(n=1), (no spread): one seed, or differences that are the same for every seed, so neither interval nor verdict",
     "Pareto": "● where no other row is at least as good in accuracy, step time and peak memory and better in one",
     **{cost.title: cost.meaning for cost in COSTS},
 }
@@ -65,15 +65,17 @@ def _section(block: Block, figures: list[str]) -> list[str]:
 def _explained(blocks: list[Block]) -> list[str]:
     """The meaning of the columns that the tables have, and what the methods do."""
     titles = {field.title for block in blocks for field in fields_of(block)}
+    comparisons = [comparison for block in blocks for comparison in block.comparisons]
+    baseline = baseline_in_words(comparisons)
     columns = [
-        f"**{names}**: {meaning}."
+        f"**{names}**: {meaning.format(baseline=baseline)}."
         for names, meaning in _COLUMNS.items()
-        if titles & {*names.split(", "), names.replace("Δ vanilla", "Δ baseline")}
+        if titles & set(names.split(", "))
     ]
     methods = meanings_of(group.method for block in blocks for group in block.groups)
     lines = [f"**{escape(name)}**: {meaning}." for name, meaning in methods.items()]
     parts = ["## What the columns mean", _list(columns)]
-    parts.append(_signs([comparison for block in blocks for comparison in block.comparisons]))
+    parts.append(_signs(comparisons))
     return [*parts, "## What the methods do", _list(lines)] if lines else parts
 
 
@@ -85,7 +87,8 @@ def _signs(comparisons: list[Comparison]) -> str:
         "rounds; ≈ behind it: 1 lies in its 95 % interval": True,
     }
     found = [words for words, in_turns in kinds.items() if have_ratios(comparisons, in_turns)]
-    ratio = f"A number with × is vanilla's cost divided by this one, so above 1 is better. {'. '.join(found)}. "
+    whose = f"{baseline_in_words(comparisons)}'s"
+    ratio = f"A number with × is {whose} cost divided by this one, so above 1 is better. {'. '.join(found)}. "
     spread = "± is the sample standard deviation over the seeds, of costs too."
     return (ratio if found else "") + f"{spread} - is what was not measured or does not apply."
 

@@ -7,16 +7,28 @@ from wasi.report.blocks import Block, row_names
 from wasi.report.columns import DROPPED_FIRST
 from wasi.report.comparison import Comparison
 from wasi.report.conclusion import statements
-from wasi.report.fields import DASH, TUNED, WITHIN_NOISE, Field, facts_of, fields_of, have_ratios, tuned_of
+from wasi.report.fields import (
+    DASH,
+    TUNED,
+    WITHIN_NOISE,
+    Field,
+    baseline_in_words,
+    facts_of,
+    fields_of,
+    have_ratios,
+    tuned_of,
+)
 
 WIDTH = 120
 
 _MEANINGS = {
-    "×": "×: vanilla's cost / this, above 1 is better",
+    "×": "×: {baseline}'s cost / this, above 1 is better",
     "±": "±: sample standard deviation over the n seeds",
     "eps W": "eps W: threshold for the weights",
     "eps A": "eps A: threshold for the activations",
-    "Δ": "Δ vanilla: accuracy minus vanilla's; (…): no test",
+    "Δ vanilla": "Δ vanilla: accuracy minus vanilla's; (…): no test",
+    "Δ baseline": "Δ baseline: accuracy minus that of vanilla or of the row that a remark or bench.baseline_recipe "
+    "names; (…): no test",
     "≈": "≈: within noise",
     "●": "●: on the Pareto front, no other row is as good in accuracy, step time and train MiB and better in one",
 }
@@ -26,10 +38,10 @@ def legend(blocks: Iterable[str], comparisons: Sequence[Comparison] = ()) -> str
     """The lines that explain the signs in the blocks' texts; "" if there are none.
 
     Args:
-        comparisons: those of the blocks, which decide what within noise means.
+        comparisons: those of the blocks, which decide what within noise means and what a baseline is called.
     """
-    shown = "\n".join(blocks)
-    found = {sign: meaning for sign, meaning in _MEANINGS.items() if sign in shown}
+    shown, baseline = "\n".join(blocks), baseline_in_words(comparisons)
+    found = {sign: meaning.format(baseline=baseline) for sign, meaning in _MEANINGS.items() if sign in shown}
     if "×" in found and have_ratios(comparisons, in_turns=True):
         found["×"] += "; in benchmarks of times in turns (ms of two rows are of different moments)"
     if WITHIN_NOISE in found:

@@ -1,7 +1,7 @@
 """The page's table: what each cell shows, and by which value its column is sorted."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wasi.report.columns import ENERGY, FLOPS, INFERENCE, PEAK, PROCESS, STEP, Cost
 from wasi.report.comparison import Comparison
@@ -10,6 +10,8 @@ from wasi.report.fields import (
     NOT_QUOTABLE,
     WITHIN_NOISE,
     balanced_accuracy,
+    baseline_in_words,
+    difference_column,
     interval_text,
     is_imbalanced,
     ratio_text,
@@ -28,22 +30,25 @@ TITLES = {
     FLOPS: ("Step FLOPs", "10⁹"),
     ENERGY: ("Step energy", "J"),
 }
-_RATIO = "vanilla's / this, above 1 is better, with ≈ where that is within noise"
-
-
+_RATIO = "{baseline}'s / this, above 1 is better, with ≈ where that is within noise"
+_DIFFERENCE = (
+    "in percentage points; below it the 95 % t-interval of the mean difference over equal seeds. ≈: within noise, that "
+    "is, a t-test finds no difference at the 5 % level"
+)
 MEANINGS = {
-    "Method": "how the model is trained, each is explained below; the others are compared with vanilla",
+    "Method": "how the model is trained, each is explained below; the others are compared with {baseline}",
     "Threshold": "share of the squared singular values that a compressed weight keeps, and a saved activation in "
     f"each of its modes; one number where both are equal, else weights/activations; {RANKS_BY_HAND}",
     "Seeds": "runs that differ only by their random seed, over which numbers are means; “benchmark”: times and "
-    "memory are those of bench_device.py, which measures a configuration and vanilla in turns",
+    "memory are those of bench_device.py, which measures a configuration and {baseline} in turns",
     "Accuracy": "mean over the seeds of the share of images that are classified correctly, of the test split, or "
     "where a run lacks that, of the validation split; below it the 95 % t-interval of the mean",
     "Balanced": "balanced accuracy on the same images: the mean recall of the classes, of whatever size",
     "Tuned": "what tuning chose on validation images with one seed, and whether that lies on the edge of its grid; all "
     "that was tried is at the end of the page",
-    "Δ vanilla": "accuracy minus vanilla's, in percentage points; below it the 95 % t-interval of the mean "
-    "difference over equal seeds. ≈: within noise, that is, a t-test finds no difference at the 5 % level",
+    "Δ vanilla": f"accuracy minus vanilla's, {_DIFFERENCE}",
+    "Δ baseline": "accuracy minus that of vanilla or of the row that a remark or bench.baseline_recipe names, "
+    f"{_DIFFERENCE}",
     "Pareto": "● where no other row is at least as good in accuracy, step time and step peak and better in one",
     **{TITLES[cost][0]: f"{cost.meaning}; below it {_RATIO}" for cost in TITLES},
 }
@@ -64,22 +69,22 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table. `is_more_better` says whether a reader first wants the largest values."""
+    """A column of the table. `is_more_better` says whether a reader first wants the largest values.
+
+    `meaning` is its explanation; "" if it needs none.
+    """
 
     title: str
     unit: str
     cells: list[Cell]
     is_text: bool = False
     is_more_better: bool = False
-
-    @property
-    def meaning(self) -> str | None:
-        """The explanation of the column; None if it needs none."""
-        return MEANINGS.get(self.title)
+    meaning: str = ""
 
 
 def columns(rows: Sequence[Row]) -> list[Column]:
     """The columns after the row's name in which some row has a value."""
+    comparisons = [row.comparison for row in rows]
     blocks = Column("Model and data", "", [_text(row.block.title) for row in rows], True)
     balanced = Column("Balanced", "", [_balanced(row) for row in rows], is_more_better=True)
     found = [
@@ -90,11 +95,15 @@ def columns(rows: Sequence[Row]) -> list[Column]:
         Column("Seeds", "", [_seeds(row) for row in rows]),
         Column("Accuracy", "95 % interval", [_accuracy(row) for row in rows], is_more_better=True),
         *([balanced] if any(is_imbalanced(row.group) for row in rows) else []),
-        Column("Δ vanilla", "points", [_difference(row) for row in rows], is_more_better=True),
+        Column(difference_column(comparisons), "points", [_difference(row) for row in rows], is_more_better=True),
         *(Column(*heading, [_cost(row, cost) for row in rows]) for cost, heading in TITLES.items()),
         Column("Pareto", "", [_front(row) for row in rows]),
     ]
-    return [column for column in found if not all(cell.is_empty for cell in column.cells)]
+    baseline = baseline_in_words(comparisons)
+    return [
+        replace(column, meaning=MEANINGS.get(column.title, "").format(baseline=baseline))
+        for column in found if not all(cell.is_empty for cell in column.cells)
+    ]  # fmt: skip
 
 
 def _text(text: str) -> Cell:

@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 from wasi.paths import text_without_absolute_paths, without_absolute_paths
 from wasi.report.conclusion import Statement, of_block
 from wasi.report.csv_files import relative
-from wasi.report.fields import facts_of
+from wasi.report.fields import baseline_in_words, facts_of
 from wasi.report.gathered import Report
 from wasi.report.meanings import meanings_of
 from wasi.report.page import accuracy, epochs, parts, ranks, thresholds
@@ -69,6 +69,7 @@ def page(report: Report) -> str:
         parts=found,
         rows=rows,
         columns=columns(rows),
+        baseline=baseline_in_words(row.comparison for row in rows),
         methods=meanings_of(row.group.method for row in rows),
         tuning=report.tuning,
         not_averaged=list(map(text_without_absolute_paths, report.not_averaged)),
