@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from tests.bench import jobs as benchmarks
 from tests.report import fakes
 from wasi.errors import UserError
 from wasi.report.markdown import escape
@@ -41,6 +42,24 @@ def test_numbers_in_the_csv_are_those_of_the_file(tmp_path):
     assert float(row["val/acc"]) == acc and float(row["memory/train_peak_mib"]) == peak
     assert float(row["new/metric"]) == 0.0
     assert row.get("time/train_step_ms_p50", "") == ""
+
+
+def test_lines_of_the_csv_files_are_told_apart_by_recipe_and_by_every_option(tmp_path):
+    for recipe, schedule in (("steady", "constant"), ("falling", "cosine")):
+        options = {"scheduler": {"_target_": f"wasi.training.schedule.{schedule}", "warmup_epochs": 0}}
+        fakes.write(tmp_path, fakes.metrics(0.8), fakes.config("wasi", 0.8, 0, options) | {"recipe": recipe})
+    write_report([tmp_path])
+    for name in ("report.csv", "report_groups.csv"):
+        found = {row["recipe"]: row["scheduler._target_"].rpartition(".")[2] for row in rows(tmp_path / name)}
+        assert found == {"steady": "constant", "falling": "cosine"}
+    assert "method._target_" not in rows(tmp_path / "report.csv")[0]  # the method's name has a column
+
+
+def test_a_benchmark_that_was_never_trained_has_no_number_of_runs(tmp_path):
+    sides = benchmarks.metrics(50, 5, 100), benchmarks.metrics(100, 10, 400)
+    benchmarks.write_sweep(tmp_path, [benchmarks.content(benchmarks.config("wasi", 0.8), *sides)])
+    write_report([tmp_path])
+    assert {row["n"] for row in rows(tmp_path / "report_groups.csv")} == {""}
 
 
 def test_runs_without_an_ending_worth_averaging_are_listed(tmp_path):

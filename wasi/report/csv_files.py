@@ -23,13 +23,19 @@ _CONFIG = {
     "dataset": "dataset.name",
     "batch_size": "dataset.batch_size",
     "method": "method.name",
+    "recipe": "recipe",
     "scope": "method.scope",
     "seed": "seed",
     "epochs": "train.epochs",
     "optimizer": "optimizer._target_",
     "lr": "optimizer.lr",
 }
-_COLUMN_OF_ITS_OWN = (*_CONFIG.values(), "method.weight_epsilon", "method.activations.epsilon")
+_COLUMN_OF_ITS_OWN = (
+    *_CONFIG.values(),
+    "method._target_",  # which the method's name tells
+    "method.weight_epsilon",
+    "method.activations.epsilon",
+)
 _METRICS = ("test/acc", "test/loss", "val/acc", "val/loss", "train/loss", *(cost.metric for cost in COSTS))
 _CODE = ("git_commit", "git_dirty", "versions.torch")
 _MACHINE = ("machine.processor", "machine.hostname", "threads.torch")
@@ -72,17 +78,18 @@ def _differing(runs: list[Run]) -> list[str]:
     """The options that can change a result, differ between the runs and have no column yet, as dotted keys."""
     configs = [result_options(run.config) for run in runs]
     keys = dict.fromkeys(key for config in configs for key in config)
-    others = [key for key in keys if key not in _COLUMN_OF_ITS_OWN and not key.endswith("._target_")]
+    others = [key for key in keys if key not in _COLUMN_OF_ITS_OWN]
     return [key for key in others if len({repr(config.get(key)) for config in configs}) > 1]
 
 
 def _group_row(block: Block, comparison: Comparison) -> dict[str, Any]:
     group = comparison.group
     method, scope, weight, activation = identity(group)
-    row: dict[str, Any] = {"model": block.model, "dataset": block.dataset, "method": method, "scope": scope}
+    row: dict[str, Any] = {"model": block.model, "dataset": block.dataset, "method": method}
+    row |= {"recipe": group.recipe, "scope": scope}
     row |= {"weight_epsilon": weight, "activation_epsilon": activation}
     row |= {key: group.options.get(key) for key in block.differing}
-    row |= {"n": len(group.runs), "seeds": " ".join(map(str, group.seeds))}
+    row |= {"n": len(group.trained) or None, "seeds": " ".join(map(str, group.seeds))}
     if reasons := unquotable(group.config):
         row["accuracy not to be quoted"] = " and ".join(reasons)
     accuracy = group.accuracy
