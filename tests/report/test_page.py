@@ -439,9 +439,18 @@ def test_page_and_static_figures_have_logarithmic_axes_from_the_same_range_on(tm
     for epsilon, saving in ((0.4, most), (0.8, 1.0)):
         fakes.write(tmp_path, fakes.metrics(0.8, 1 / saving), fakes.config("wasi", epsilon))
     assert thresholds.savings(rows(tmp_path)).is_log is is_log
+    assert accuracy.section(rows(tmp_path)).is_log is is_log
     (block,) = blocks_of(read_runs([tmp_path])[0])
     drawn = figure_of(block)
     assert {ax.get_xscale() for ax in drawn.axes} == {"log" if is_log else "linear"}
+
+
+@pytest.mark.parametrize(("peak", "is_log"), [(10.0, True), (0.0, False)])
+def test_panels_that_share_their_axes_are_logarithmic_if_one_is_and_all_can_be(tmp_path, peak, is_log):
+    fakes.write(tmp_path, fakes.metrics(0.9), fakes.config())
+    numbers = fakes.metrics(0.8, 0.1 if not peak else 0.9, **{"memory/train_peak_mib": peak})
+    fakes.write(tmp_path, numbers, fakes.config("wasi", 0.8))
+    assert accuracy.section(rows(tmp_path)).is_log is is_log
 
 
 def test_a_lines_shade_and_label_are_its_rows_threshold(tmp_path):

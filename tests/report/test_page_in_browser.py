@@ -189,7 +189,7 @@ def test_sort_filter_hover_and_click(browser, address):
 
     places = "[...document.querySelectorAll('.figure')[0].querySelectorAll('path')].map((m) => m.outerHTML).join()"
     before = page.evaluate(places)
-    page.locator("button[data-scale=log]").first.click()
+    page.locator("button[data-scale][aria-pressed=false]").first.click()
     page.wait_for_function(f"(before) => {places} !== before", arg=before)
     assert page.errors == [] and page.requests == [address]
 

@@ -22,6 +22,7 @@ from wasi.report.page.figure import (
 from wasi.report.page_rows import Row
 from wasi.report.ranking import CostAxis, cost_axis, is_one_work
 from wasi.report.series import references
+from wasi.report.style import is_logarithmic
 
 
 def section(rows: Sequence[Row]) -> Section | None:
@@ -32,12 +33,20 @@ def section(rows: Sequence[Row]) -> Section | None:
     panels = {cost: [row for row in rows if None not in (row.accuracy, row.cost(cost))] for cost in INTERACTIVE_PANELS}
     most = max(map(len, panels.values()))
     panels = {cost: shown for cost, shown in panels.items() if len(shown) > 1 or len(shown) == most == 1}
-    figures = []
+    figures, across = [], []
     for cost, shown in panels.items():
         axis = cost_axis(cost, [row.comparison for row in rows])
         figures.append(Figure(axis.title, _panel(axis, shown), "x"))
+        across.append([x for row in shown if (x := axis.value(row.comparison)) is not None])
+    if not figures:
+        return None
     shown = [row for row in rows if any(row in panel for panel in panels.values())]
-    return Section(titles.ACCURACY, _text(shown), figures, series_legend(shown)) if figures else None
+    return Section(titles.ACCURACY, _text(shown), figures, series_legend(shown), is_log=_is_log(across))
+
+
+def _is_log(panels: Sequence[Sequence[float]]) -> bool:
+    """Whether the panels, which share their buttons, are logarithmic at first: if one alone would be, and all can."""
+    return all(min(values, default=1.0) > 0 for values in panels) and any(map(is_logarithmic, panels))
 
 
 def _text(rows: list[Row]) -> str:
