@@ -13,9 +13,12 @@ def full_float32() -> Iterator[None]:
     With TF32, bases would not be orthonormal, and polar factors wrong where a gradient is badly conditioned.
     """
     matmul = torch.backends.cuda.matmul
-    # torch 2.9 has replaced `allow_tf32`, which raises once `fp32_precision` was used.
-    name, full = ("fp32_precision", "ieee") if hasattr(matmul, "fp32_precision") else ("allow_tf32", False)
-    before = getattr(matmul, name)
+    name: str
+    full: bool | str
+    try:
+        before, name, full = matmul.allow_tf32, "allow_tf32", False
+    except RuntimeError:  # from torch 2.9 on, once `fp32_precision` was used: torch refuses a mixture of the two
+        before, name, full = matmul.fp32_precision, "fp32_precision", "ieee"
     if before == full:
         yield
         return
