@@ -51,6 +51,21 @@ def test_whether_the_subspace_iteration_is_needed_is_answered_whatever_the_answe
     assert sentence in printed and "needed at all" in (tmp_path / "report.md").read_text()
 
 
+@pytest.mark.parametrize(("name", "options", "is_judged"), [
+    ("wasi", {"optimizer._target_": "torch.optim.AdamW"}, False),
+    ("wasi", {"optimizer.momentum": 0.9}, False),
+    ("wasi", {"optimizer._target_": "wasi.training.swan.Swan"}, True),
+    ("wsi", {"optimizer._target_": "wasi.training.swan.Swan"}, False),
+])  # fmt: skip
+def test_nothing_is_said_of_a_subspace_iteration_that_the_optimizer_does_not_make(name, options, is_judged, tmp_path):
+    inputs = {"method.activations.epsilon": 0.9} if name == "wasi" else {}
+    for seed, noise in enumerate((0.001, -0.001, 0.002)):
+        for update in ("subspace", "none"):
+            add(tmp_path, name, 0.8, seed, 0.9 + noise, {"method.update": update, **inputs, **options})
+    (block,) = blocks_of(read_runs([tmp_path])[0])
+    assert bool(ablation_sentences(block.groups)) == is_judged
+
+
 def test_answers_about_rows_of_one_name_tell_them_apart(tmp_path):
     for init, without in (("svd", 0.8), ("random", 0.7)):
         for update, accuracy in (("subspace", 0.9), ("none", without)):
