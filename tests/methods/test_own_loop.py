@@ -248,6 +248,22 @@ def test_a_batch_that_is_discarded_leaves_no_trace(kind):
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
 
 
+def test_a_batch_that_is_in_the_momentum_cannot_be_discarded():
+    model = applied("timm_vit", "wasi")
+    optimizer = optimizer_for(model, Swan, lr=1e-3, momentum=0.9)
+    subspace = SubspaceIteration(model, optimizer)
+    for first in (True, False):
+        cross_entropy(model(batch()[0]), batch()[1]).backward()
+        if first:  # there is no momentum yet
+            subspace.discard()
+        else:
+            with pytest.raises(RuntimeError, match="^a gradient is in Swan's momentum"):
+                subspace.discard()
+            optimizer.zero_grad()
+        subspace.discard()
+        step(model, optimizer, subspace)
+
+
 @pytest.mark.parametrize("name", ["wasi", "asi", "wsi"])
 def test_a_model_may_change_what_a_layer_returns_in_place(name):
     found = []

@@ -179,16 +179,21 @@ class LeanStep(TrainStep):
         return run
 
     def _without_gradients(self, forward: Callable[..., Tensor], x: Tensor, width: int, *args, **kwargs) -> Tensor:
-        """Call `forward` of what does not train, in a step chunk by chunk; evaluation has batches of that size."""
-        if self._images is None:
+        """Call `forward`, of a part of the model that does not train, in a step chunk by chunk.
+
+        Outside of a step (`_images` is None) it is called once, as evaluation takes at most `chunk_size` images. So is
+        one that takes or returns more than one activation.
+        """
+        if self._images is None or _other_activations(x, tree_leaves((args, kwargs))):
             return forward(x, *args, **kwargs)
-        _refuse_other_activations(x, tree_leaves((args, kwargs)))
-        size = self._images_at_once(self._written(x, width))
-        y = _one_activation(forward(x[:size], *args, **kwargs))
+        size = self._chunk_of(x, width)
+        y = forward(x[:size], *args, **kwargs)
+        if not isinstance(y, Tensor):
+            return forward(x, *args, **kwargs)
         result = y.new_empty((len(x), *y.shape[1:]))
         result[:size] = y
         for start in range(size, len(x), size):
-            result[start : start + size] = _one_activation(forward(x[start : start + size], *args, **kwargs))
+            result[start : start + size] = forward(x[start : start + size], *args, **kwargs)
         return result
 
     def _chunked(
@@ -216,17 +221,15 @@ class LeanStep(TrainStep):
         def chunked(x: Tensor, *args, **kwargs) -> Tensor:
             if not _trains(modules, x):
                 return self._without_gradients(otherwise or run, x, width, *args, **kwargs)
-            _refuse_other_activations(x, tree_leaves((args, kwargs)))
-            written = self._written(x, width)
-            size = self._images_at_once(written)
-            if width and not self._allocator_is_set:
-                self._allocator_is_set = True
-                return_large_blocks(size * written + 4096)
-                if size < min(self.chunk_size, len(x)):
-                    log.info("%d images at a time: train.chunk_mib allows no more", size)
+            if _other_activations(x, tree_leaves((args, kwargs))):
+                raise UserError("train.memory", "lean", _ONE_ACTIVATION)
+            size = self._chunk_of(x, width)
 
             def run_chunk(chunk: Tensor) -> Tensor:
-                return _one_activation(run(chunk, *args, **kwargs))
+                y = run(chunk, *args, **kwargs)
+                if not isinstance(y, Tensor):
+                    raise UserError("train.memory", "lean", _ONE_ACTIVATION)
+                return y
 
             part = Repeated(
                 run=run_chunk,
@@ -243,9 +246,20 @@ class LeanStep(TrainStep):
 
         return chunked
 
-    def _written(self, x: Tensor, width: int) -> int:
-        """Return the bytes per image of the largest tensor of a module with input `x` and linear layers to `width`."""
-        return self._dtype.itemsize * max(x[0].numel(), x[0].numel() // x.shape[-1] * width)
+    def _chunk_of(self, x: Tensor, width: int) -> int:
+        """Return the images per chunk for a part of the model with input `x` and linear layers up to `width` wide.
+
+        The first call with a width sets up the allocator for the largest tensor of such a chunk.
+        """
+        numbers = max(x[0].numel(), x[0].numel() // x.shape[-1] * width)
+        written = self._dtype.itemsize * numbers  # bytes per image
+        size = self._images_at_once(written)
+        if width and not self._allocator_is_set:
+            self._allocator_is_set = True
+            return_large_blocks(size * written + 4096)
+            if size < min(self.chunk_size, len(x)):
+                log.info("%d images at a time: train.chunk_mib allows no more", size)
+        return size
 
     def _images_at_once(self, written: int) -> int:
         """Return the images per chunk if the largest tensor takes `written` bytes per image."""
@@ -259,12 +273,6 @@ def _stepped_on(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
     for module in modules:
         yield from module.parameters()
         yield from (m.C for m in module.modules() if isinstance(m, FactoredLinear) and m.C is not None)
-
-
-def _one_activation(y: object) -> Tensor:
-    if not isinstance(y, Tensor):
-        raise UserError("train.memory", "lean", _ONE_ACTIVATION)
-    return y
 
 
 def _trains(modules: Sequence[nn.Module], x: Tensor) -> bool:
@@ -306,17 +314,14 @@ def _refuse_shared_parameters(segments: Iterable[Sequence[nn.Module]]) -> None:
         raise UserError("train.step_in_backward", "true", allowed)
 
 
-def _refuse_other_activations(x: Tensor, arguments: Iterable[object]) -> None:
-    """Refuse a block that gets other tensors of activations beside its input `x`, `[B, ...]`.
+def _other_activations(x: Tensor, arguments: Iterable[object]) -> bool:
+    """Return whether a block gets other tensors of activations beside its input `x`, `[B, ...]`.
 
-    They would not be cut into chunks, and the graph behind them would be gone after the first chunk.
-
-    Raises:
-        UserError: one of `arguments` requires a gradient, or has at least three dimensions, the first of size `B`.
+    They would not be cut into chunks, and the graph behind them would be gone after the first chunk. They are those
+    that require a gradient, or have at least three dimensions, the first of size `B`.
     """
     tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
-    if any(t.requires_grad or (t.dim() > 2 and len(t) == len(x)) for t in tensors):
-        raise UserError("train.memory", "lean", _ONE_ACTIVATION)
+    return any(t.requires_grad or (t.dim() > 2 and len(t) == len(x)) for t in tensors)
 
 
 def _refuse_what_chunks_would_change(model: nn.Module) -> None:

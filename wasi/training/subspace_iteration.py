@@ -41,8 +41,8 @@ class SubspaceIteration:
 
     Raises:
         ValueError: what would be decomposed after a step is of a type that decompositions lack, such as bfloat16;
-            `optimizer` holds nothing of the low-rank layers that train; or in one of several processes, which would
-            train different weights, unless `summed_over_processes`.
+            `optimizer` holds nothing of the low-rank layers that train; or, unless `summed_over_processes`, it is made
+            in one of several processes for layers with coordinates or bases, which would train different weights.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, summed_over_processes: bool = False):
@@ -95,7 +95,13 @@ class SubspaceIteration:
         return [basis for layer in self.layers if layer.state is not None for basis in layer.state.bases]
 
     def discard(self) -> None:
-        """Forget the backward passes since the last step: gradients, and what they have added for the next bases."""
+        """Forget the backward passes since the last step: gradients, and what they have added for the next bases.
+
+        Raises:
+            RuntimeError: `Swan` with momentum has added the gradients to its running sums.
+        """
+        if isinstance(self.optimizer, Swan) and self.optimizer.has_changed_momentum():
+            raise RuntimeError("a gradient is in Swan's momentum and cannot be discarded: go back to a checkpoint")
         self.optimizer.zero_grad()
         for basis in self._bases():
             if basis is not None:

@@ -106,6 +106,11 @@ class Swan(_AdamW):  # type: ignore[misc, valid-type]  # mypy cannot infer a cla
         """Take the gradients of `parameters` for their momentum alone, to which no gradient has been added yet."""
         self._momentum_version |= {p: p.grad._version for p in parameters if p.grad is not None}
 
+    def has_changed_momentum(self) -> bool:
+        """Return whether a gradient was added to a momentum since `zero_grad`; its earlier value is not kept."""
+        with_momentum = (p for p, _ in self.whitened_parameters() if "momentum_buffer" in self.state.get(p, {}))
+        return any(map(self._has_new_gradient, with_momentum))
+
     def load_state_dict(self, state_dict) -> None:
         # AdamW expects a step number in every state that it loads; those of whitened matrices have none.
         state = {key: {"step": torch.zeros(()), **found} for key, found in state_dict["state"].items()}
