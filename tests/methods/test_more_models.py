@@ -237,6 +237,21 @@ def test_lean_changes_nothing_or_is_refused(family, monkeypatch):
     assert torch.allclose(model.eval()(normalize(images)), other.eval()(normalize(images)), atol=1e-9)
 
 
+@pytest.mark.parametrize("family", ["cait", "mvitv2", "shared_bias"])
+def test_lean_takes_frozen_blocks_of_several_activations(family, monkeypatch):
+    monkeypatch.setitem(FAMILIES, "shared_bias", shared_bias)
+    images, labels = images_for(family, DOUBLE)
+    images = (64 * images + 128).clamp(0, 255).byte()
+    losses = []
+    for kind in (TrainStep, LeanStep):
+        model = make("linear_probe", "all").apply(made(family, DOUBLE), [(normalize(images), labels)])
+        options = {"chunk_size": 4, "segment_size": 2, "storage": DOUBLE} if kind is LeanStep else {}
+        step = kind(model, sgd(model), normalize, **options)
+        torch.manual_seed(0)
+        losses.append(step(*step.prepare(images, labels)).loss)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+
+
 def normalize(images):
     return images.to(DOUBLE) / 127.5 - 1
 
