@@ -6,7 +6,7 @@ import pytest
 from tests.bench import jobs as benchmarks
 from tests.report import fakes
 from wasi.bench.jobs import baselines, read_jobs
-from wasi.report.blocks import blocks_of
+from wasi.report.blocks import blocks_of, row_names
 from wasi.report.columns import COSTS, ENERGY, FLOPS, PAPER, PEAK, STEP
 from wasi.report.load import read_runs
 from wasi.report.write import write_report
@@ -261,26 +261,69 @@ def test_every_output_compares_with_the_most_accurate_vanilla_of_another_optimiz
     assert "“wasi 0.8, mlp” (−4.90 points" in text
 
 
+def bench_beside(folder, configuration, baseline):
+    """A benchmark of one configuration in turns with another: a step 1.6 times as fast, with 1.5 times less memory."""
+    bench = benchmarks.content(configuration, benchmarks.metrics(50, 5, 100), benchmarks.metrics(80, 10, 150))
+    bench["baseline"]["config"] = baseline
+    (folder / "bench").mkdir()
+    benchmarks.write_sweep(folder / "bench", [bench])
+
+
 def test_costs_measured_in_turns_stay_beside_a_more_accurate_vanilla(tmp_path):
-    """The one with the other learning rate was trained only, on another machine."""
+    """The one with momentum was trained only, on another machine."""
     pc = copy.deepcopy(fakes.PROVENANCE) | {"machine": {"processor": "EPYC"}}
+    momentum = {"optimizer.momentum": 0.9}
     for seed in range(3):
         add(tmp_path, 0.80 + 0.001 * seed, 1.0, "vanilla", None, seed, provenance=pc)
-        add(tmp_path, 0.90 + 0.001 * seed, 3.0, "vanilla", None, seed, options={"optimizer.lr": 0.01}, provenance=pc)
+        add(tmp_path, 0.90 + 0.001 * seed, 3.0, "vanilla", None, seed, options=momentum, provenance=pc)
         add(tmp_path, 0.85 + 0.002 * seed, 0.5, "wasi", 0.8, seed, provenance=pc)
-    configuration = fakes.config("wasi", 0.8)
-    bench = benchmarks.content(configuration, benchmarks.metrics(50, 5, 100), benchmarks.metrics(80, 10, 150))
-    bench["baseline"]["config"] = fakes.config()
-    (tmp_path / "bench").mkdir()
-    benchmarks.write_sweep(tmp_path / "bench", [bench])
+    bench_beside(tmp_path, fakes.config("wasi", 0.8), fakes.config())
     found = compared(tmp_path)["wasi", 0.05]
-    assert found.accuracy_difference == pytest.approx(-0.049) and found.baseline.options["optimizer.lr"] == 0.01
+    assert found.accuracy_difference == pytest.approx(-0.049) and found.baseline.options["optimizer.momentum"] == 0.9
     assert found.ratio(STEP) == pytest.approx(1.6) and found.ratio(PEAK) == pytest.approx(1.5)
     assert found.remarks == [
-        "compared with a vanilla of another optimizer.lr (0.01)",
-        "costs compared with a vanilla of another optimizer.lr (0.05), measured under the same conditions",
+        "compared with a vanilla of another optimizer.momentum (0.9)",
+        "costs compared with a vanilla of another optimizer.momentum (0), measured under the same conditions",
     ]
-    assert "beside “vanilla, lr=0.05” (" in " ".join(write_report([tmp_path]).split())
+    assert "beside “vanilla, momentum=0” (" in " ".join(write_report([tmp_path]).split())
+
+
+def recipe_config(recipe, name, seed=0, **options):
+    """A configuration of a recipe beside `tuned_vanilla`; options by their names in `optimizer`."""
+    changed = {f"optimizer.{key}": value for key, value in options.items()}
+    named = {"recipe": recipe, "bench": {"baseline_recipe": "tuned_vanilla"}}
+    return fakes.config(name, 0.8, seed, changed) | named
+
+
+def without_times(acc):
+    return {name: value for name, value in fakes.metrics(acc).items() if not name.startswith(("time/", "memory/"))}
+
+
+def test_tuned_runs_have_the_costs_of_a_benchmark_at_the_recipes_own_rates(tmp_path):
+    for seed, noise in enumerate((0, 0.001, 0.002)):
+        fakes.write(tmp_path, without_times(0.8 + noise), recipe_config("tuned_vanilla", "vanilla", seed, lr=0.1))
+        fakes.write(tmp_path, without_times(0.7 + 2 * noise), recipe_config("wasi", "wasi", seed, lr=0.2))
+    bench_beside(tmp_path, recipe_config("wasi", "wasi", lr=0.05), recipe_config("tuned_vanilla", "vanilla", lr=0.01))
+    (block,) = blocks_of(read_runs([tmp_path])[0])
+    vanilla, wasi = block.comparisons
+    assert [row_names(block), vanilla.is_own_baseline] == [["tuned_vanilla", "wasi"], True]
+    assert wasi.accuracy_difference == pytest.approx(-0.099) and wasi.remarks == []
+    assert wasi.in_turns(STEP)["p50"] == 1.6 and wasi.ratio(PEAK) == 1.5
+    assert vanilla.group.mean(STEP.metric) == 80 and wasi.group.mean(STEP.metric) == 50
+
+
+def test_the_named_baseline_is_a_row_that_was_trained_and_costs_stay_beside_the_one_in_turns(tmp_path):
+    """The recipe's file had another momentum when it was benchmarked."""
+    fakes.write(tmp_path, without_times(0.8), recipe_config("tuned_vanilla", "vanilla", lr=0.1))
+    fakes.write(tmp_path, without_times(0.7), recipe_config("wasi", "wasi", lr=0.2))
+    before = recipe_config("tuned_vanilla", "vanilla", lr=0.1, momentum=-0.5)  # sorted before the trained row
+    bench_beside(tmp_path, recipe_config("wasi", "wasi", lr=0.2), before)
+    (block,) = blocks_of(read_runs([tmp_path])[0])
+    wasi = block.comparisons[-1]
+    assert [len(group.trained) for group in block.groups] == [0, 1, 1]
+    assert wasi.accuracy_difference == pytest.approx(-0.1) and wasi.in_turns(STEP)["p50"] == 1.6
+    words = "costs compared with tuned_vanilla of another optimizer.momentum (-0.5), measured under the same conditions"
+    assert wasi.remarks == [words]
 
 
 @pytest.mark.parametrize(("seeds", "words"), [((0,), "the 1 seed that"), ((0, 1), "the 2 seeds that")])

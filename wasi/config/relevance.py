@@ -4,10 +4,11 @@ What counts as the same configuration depends on who asks. For a run it is `wasi
 the seed, and with weights and data by content: it names folders, lets completed runs be skipped and reports count a run
 once. For a row of a table it is `wasi.report.options.result_options`, read from results: all that can change one except
 the seed. For benchmarks in reports it is `wasi.report.benchmarks.bench_options`, those of them that a step and its
-device depend on, and for a baseline that several were measured beside also the kind of machine (`measured_key`). For
-memory and work, which a sweep of benchmarks measures once, it is `wasi.bench.baseline.identity`: step, device, data and
-seed. For a benchmark's job it is the fingerprint with `_how` of `wasi.bench.job_identity`, the options of `bench` and
-the baseline's `rank`: it names the job's folder and tells whether it is done.
+device depend on, or `step_options`, those that a step's costs do; for a baseline that several were measured beside, it
+is `measured_key`, with the kind of machine. For memory and work, which a sweep of benchmarks measures once, it is
+`wasi.bench.baseline.identity`: step, device, data and seed. For a benchmark's job it is the fingerprint with `_how` of
+`wasi.bench.job_identity`, the options of `bench` and the baseline's `rank`: it names the job's folder and tells whether
+it is done.
 """
 
 from collections.abc import Mapping

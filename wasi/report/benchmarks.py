@@ -10,12 +10,23 @@ from wasi.report.groups import Group
 from wasi.report.load import Run, machine_of
 from wasi.report.options import result_options
 
-_SCHEDULE = "scheduler."
+_LEARNING_RATE = "optimizer.lr"
+
+
+def decides_costs(key: str) -> bool:
+    """Whether time, memory or FLOPs of a training step depend on an option, given by dotted key.
+
+    A learning rate changes a step's result and none of these.
+
+    >>> [decides_costs(key) for key in ("optimizer.momentum", "optimizer.lr", "scheduler.warmup_epochs")]
+    [True, False, False]
+    """
+    return is_of_a_step(key) and key != _LEARNING_RATE
 
 
 def step_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of `result_options` for which `is_of_a_step` holds."""
-    return {key: value for key, value in options.items() if is_of_a_step(key)}
+    """Those of `result_options` for which `decides_costs` holds."""
+    return {key: value for key, value in options.items() if decides_costs(key)}
 
 
 def bench_options(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,13 +48,13 @@ def with_baselines(benchmarks: Iterable[Run]) -> list[Run]:
 def joined(trained: list[Group], benchmarked: list[Group]) -> list[Group]:
     """The trained groups, each with the benchmark of its training step, and then the benchmarks without such a group.
 
-    A step is the same under any schedule, so without a benchmark under the group's own schedule, one under another
-    counts too. If several fit (on two devices, say), the group gets none, and they stand alone.
+    A step costs the same under any schedule and at any learning rate, so without a benchmark under the group's own, one
+    under others counts too. If several fit (on two devices, say), the group gets none, and they stand alone.
     """
     groups, taken = [], set()
     for group in trained:
         alike = [other for other in benchmarked if step_options(other.options) == step_options(group.options)]
-        fitting = [other for other in alike if _schedule(other) == _schedule(group)] or alike
+        fitting = [other for other in alike if _rates(other) == _rates(group)] or alike
         if len(fitting) == 1 and len(fitting[0].runs) == 1:
             taken.add(fitting[0])
             group = replace(group, bench=fitting[0].runs[0])
@@ -52,10 +63,12 @@ def joined(trained: list[Group], benchmarked: list[Group]) -> list[Group]:
     return groups + [replace(group, bench=group.runs[0] if len(group.runs) == 1 else None) for group in alone]
 
 
-def _schedule(group: Group) -> dict[str, Any]:
-    return {key: value for key, value in group.options.items() if key.startswith(_SCHEDULE)}
+def _rates(group: Group) -> dict[str, Any]:
+    """The group's learning rate and its schedule."""
+    return {key: value for key, value in group.options.items() if key.startswith((_LEARNING_RATE, "scheduler."))}
 
 
 def measured_key(run: Run) -> str:
-    """A text that is equal for two benchmarks of the same step on machines of the same kind."""
-    return json.dumps([bench_options(result_options(run.config)), machine_of(run)], sort_keys=True)
+    """A text that is equal for two benchmarks of steps that cost the same, on machines of the same kind."""
+    options = {key: value for key, value in bench_options(result_options(run.config)).items() if key != _LEARNING_RATE}
+    return json.dumps([options, machine_of(run)], sort_keys=True)

@@ -4,7 +4,8 @@ A vanilla is a row of a method that is a `reference`. Two rows are comparable if
 or where one was only benchmarked, in those of their options that a step depends on. The first rule that applies
 decides:
 
-1. The first comparable row of the recipe `bench.baseline_recipe`, if the group names one.
+1. A comparable row of the recipe `bench.baseline_recipe`, if the group names one: the first that was trained, or else
+   the first. Costs are compared with that of these rows that was benchmarked in turns with the group.
 2. For a vanilla that saves memory (`MEMORY_POLICY`): the first comparable plain vanilla on its hardware that differs
    from it in nothing else, or itself.
 3. For a plain vanilla: of the comparable plain ones on its hardware, itself included, the best is the most accurate one
@@ -27,8 +28,8 @@ from functools import cached_property
 
 from wasi.config.declared import is_reference
 from wasi.config.files import select
-from wasi.config.relevance import MEMORY_POLICY, is_of_a_step
-from wasi.report.benchmarks import step_options
+from wasi.config.relevance import MEMORY_POLICY
+from wasi.report.benchmarks import decides_costs, step_options
 from wasi.report.columns import COSTS, PAPER, STEP, VALIDATION, Cost
 from wasi.report.groups import Group, identity, unlike
 from wasi.report.load import Run
@@ -200,21 +201,27 @@ class Comparison:
     def _about_baseline(self) -> list[str]:
         if self.baseline is None:
             return [_NO_VANILLA]
-        if self.is_own_baseline or self.is_named:
+        if self.is_own_baseline:
             return []
+        if self.is_named:
+            return self._about_costs()
         if not self.of_vanilla:
             (key,) = unlike(self.group, self.baseline)
             row = f"{self.group.method} of {_assignment(key, self.baseline)}, alike in all else"
             return [f"no vanilla to compare with; compared with {row}"]
         others = _others(self.baseline, _differences(self.group, self.baseline))
         lines = [f"compared with a vanilla of another {others}"] if others else []
-        if self.nearest is not None:
-            others = _others(self.nearest, unlike(self.nearest, self.baseline))
-            lines.append(f"costs compared with a vanilla of another {others}, measured under the same conditions")
+        lines += self._about_costs()
         timed = [cost for cost in COSTS if cost.timed and self._means(self.costs_beside, cost.metric)]
         if any(self.in_turns(cost) is None and not one_machine(self._sources(cost)) for cost in timed):
             lines.append("measured on another machine or device or with other threads than vanilla: no ratio of times")
         return lines
+
+    def _about_costs(self) -> list[str]:
+        if self.baseline is None or self.nearest is None:
+            return []
+        row, others = self.nearest.recipe or "a vanilla", _others(self.nearest, unlike(self.nearest, self.baseline))
+        return [f"costs compared with {row} of another {others}, measured under the same conditions"]
 
 
 def has_width(ratio: Mapping[str, float]) -> bool:
@@ -233,10 +240,12 @@ def _compared(group: Group, groups: list[Group]) -> Comparison:
     The best vanilla is chosen on validation images, as choosing by the test images that are then quoted would favour
     whichever was luckiest there.
     """
+    if named := _of_named_recipe(group, groups):
+        return _with_costs_beside(group, named[0], named)
     own = _vanilla_for(group, groups)
     if own is None:
         return Comparison(group, _twin_of(group, groups))
-    if is_reference(group.method) or own is _named_baseline(group, groups):
+    if is_reference(group.method):
         return Comparison(group, own)
     alike = [g for g in groups if is_reference(g.method) and _is_optimized_otherwise(g, own)]
     seeds = set(own.by_seed(VALIDATION))
@@ -244,8 +253,13 @@ def _compared(group: Group, groups: list[Group]) -> Comparison:
     best = max([own, *alike], key=lambda vanilla: vanilla.validated)
     twins = [best, *(g for g in alike if not unlike(g, best))]  # the same, measured on another machine
     best = next((g for g in twins if g.hardware == group.hardware), best)
-    beside = max((best, own), key=lambda vanilla: (_benchmarked_with(group, vanilla), _timed_like(group, vanilla)))
-    return Comparison(group, best, None if beside is best else beside)
+    return _with_costs_beside(group, best, [best, own])
+
+
+def _with_costs_beside(group: Group, baseline: Group, rows: list[Group]) -> Comparison:
+    """The comparison with a baseline, its costs with that of the rows that was measured most like the group."""
+    beside = max(rows, key=lambda row: (_benchmarked_with(group, row), _timed_like(group, row)))
+    return Comparison(group, baseline, None if beside is baseline else beside)
 
 
 def _is_optimized_otherwise(a: Group, b: Group) -> bool:
@@ -259,16 +273,14 @@ def _benchmarked_with(group: Group, other: Group) -> bool:
     return baseline is not None and step_options(result_options(baseline.config)) == step_options(other.options)
 
 
-def _timed_like(group: Group, vanilla: Group) -> bool:
+def _timed_like(group: Group, other: Group) -> bool:
     """Whether steps of both were timed, on one machine."""
-    ours, theirs = group.sources(STEP.metric), vanilla.sources(STEP.metric)
+    ours, theirs = group.sources(STEP.metric), other.sources(STEP.metric)
     return bool(ours and theirs) and one_machine([*ours, *theirs])
 
 
 def _vanilla_for(group: Group, groups: list[Group]) -> Group | None:
-    """The row of rules 1 to 3 or `own` of rule 4; None where rule 5 is left."""
-    if named := _named_baseline(group, groups):
-        return named
+    """The row of rules 2 and 3 or `own` of rule 4; None where rule 5 is left."""
     candidates = [g for g in groups if is_reference(g.method) and _comparable(g, group)]
     if is_reference(group.method):
         here = (g for g in candidates if g.hardware == group.hardware)
@@ -291,10 +303,11 @@ def _preference(vanilla: Group) -> tuple[bool, float]:
     return _optimizer(vanilla).startswith("torch.optim."), vanilla.validated
 
 
-def _named_baseline(group: Group, groups: list[Group]) -> Group | None:
+def _of_named_recipe(group: Group, groups: list[Group]) -> list[Group]:
+    """The rows of rule 1, trained ones first."""
     recipe = select(group.config, "bench.baseline_recipe")
-    alike = (g for g in groups if recipe and g.recipe == recipe and _comparable(g, group))
-    return next(alike, None)
+    found = [g for g in groups if recipe and g.recipe == recipe and _comparable(g, group)]
+    return sorted(found, key=lambda g: not g.trained)
 
 
 def _twin_of(group: Group, groups: list[Group]) -> Group | None:
@@ -330,7 +343,7 @@ def _comparable(a: Group, b: Group) -> bool:
 def _unlike_options(a: Group, b: Group) -> set[str]:
     """The options in which two groups differ and that can change what was measured of both."""
     only_steps = not (a.trained and b.trained)
-    return {key for key in unlike(a, b) if is_of_a_step(key) or not only_steps}
+    return {key for key in unlike(a, b) if decides_costs(key) or not only_steps}
 
 
 def _is_plain(group: Group) -> bool:

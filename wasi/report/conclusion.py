@@ -252,9 +252,13 @@ def _front(rows: Sequence[Row]) -> Statement | None:
     if not marked:
         return _no_front([row.comparison for row in rows])
     text = f"Pareto-optimal in accuracy, step time and peak memory together: {listed(marked)}"
-    without = [row.quoted_name for row in rows if row.accuracy is None]
-    left_out = f" Not compared there, for want of an accuracy: {listed(without)}." if without else ""
-    return Statement(f"{text}.{left_out}")
+    judged = ranked([row.comparison for row in rows])
+    without: dict[str, list[str]] = {"an accuracy": [], "a step time or peak memory": []}
+    for row in rows:
+        if row.comparison not in judged:
+            without["an accuracy" if row.accuracy is None else "a step time or peak memory"].append(row.quoted_name)
+    left_out = "; ".join(f"for want of {what}: {listed(names)}" for what, names in without.items() if names)
+    return Statement(f"{text}." + (f" Not compared there, {left_out}." if left_out else ""))
 
 
 def _no_front(comparisons: Sequence[Comparison]) -> Statement | None:
