@@ -7,7 +7,7 @@ from tests.bench import jobs as benchmarks
 from tests.report import fakes
 from wasi.bench.jobs import baselines, read_jobs
 from wasi.report.blocks import blocks_of, row_names
-from wasi.report.columns import COSTS, ENERGY, FLOPS, PAPER, PEAK, STEP
+from wasi.report.columns import COSTS, ENERGY, FLOPS, PAPER, PEAK, PROCESS, STEP
 from wasi.report.load import read_runs
 from wasi.report.write import write_report
 
@@ -310,6 +310,17 @@ def test_tuned_runs_have_the_costs_of_a_benchmark_at_the_recipes_own_rates(tmp_p
     assert wasi.accuracy_difference == pytest.approx(-0.099) and wasi.remarks == []
     assert wasi.in_turns(STEP)["p50"] == 1.6 and wasi.ratio(PEAK) == 1.5
     assert vanilla.group.mean(STEP.metric) == 80 and wasi.group.mean(STEP.metric) == 50
+
+
+def test_a_trainings_process_is_not_compared_with_a_benchmarks(tmp_path):
+    """Which does not evaluate; live tensors of a step are the same in both."""
+    add(tmp_path, 0.8, 1.0, "vanilla")
+    add(tmp_path, 0.8, 0.5, "lora")
+    assert compared(tmp_path)["lora", 0.05].ratio(PROCESS) == 2
+    bench_beside(tmp_path, fakes.config("wasi", 0.8), fakes.config())
+    found = compared(tmp_path)
+    assert found["lora", 0.05].ratio(PROCESS) is None and found["lora", 0.05].ratio(PEAK) == 0.75
+    assert found["wasi", 0.05].ratio(PROCESS) == 1.5
 
 
 def test_the_named_baseline_is_a_row_that_was_trained_and_costs_stay_beside_the_one_in_turns(tmp_path):

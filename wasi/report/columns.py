@@ -12,7 +12,8 @@ class Cost:
 
     `title` heads its column, `name` and `unit_name` label figures. Values are divided by `unit` where they are shown;
     `stored_unit` is the unit without that division, None if it has no name. A cost that is `timed` depends on the
-    machine, so it is compared only between results of one machine.
+    machine, so it is compared only between results of one machine. One that is `of_process` has in it whatever else
+    the process does, as evaluating, so it is compared only between two benchmarks or two trainings.
     """
 
     metric: str
@@ -22,6 +23,7 @@ class Cost:
     meaning: str
     unit: float = 1.0
     timed: bool = False
+    of_process: bool = False
     stored_unit: str | None = None
 
     @property
@@ -97,6 +99,7 @@ RSS = Cost(
     "Peak resident memory of training",
     "MiB",
     "peak resident memory of the training process above its state before the model exists, in MiB",
+    of_process=True,
 )
 PROCESS = Cost(
     "memory/process_rss_peak_mib",
@@ -105,6 +108,7 @@ PROCESS = Cost(
     "MiB",
     "peak resident memory of the whole training process since it began: imports, building, calibration and "
     "training, in MiB",
+    of_process=True,
 )
 STORED = Cost(
     "memory/stored_inputs_mib",

@@ -136,6 +136,8 @@ class Comparison:
             return None
         if cost.timed and not one_machine(self._sources(cost)):
             return None
+        if cost.of_process and len({run.is_bench for run in self._sources(cost)}) > 1:
+            return None
         if cost is PAPER and self.group.scope != other.scope:
             return None
         return pair[1] / pair[0]
