@@ -143,9 +143,14 @@ def _with_baseline(run: Run, content: dict) -> Run:
     if (damage := _damage(base["config"], None)) is not None:
         raise Unusable(f"damaged: of the baseline, {damage}")
     _tell_device(base["config"], run.provenance)
-    metrics = _numbers(base.get("metrics"))
-    other = replace(run, fingerprint=f"{run.fingerprint}/baseline", config=base["config"], metrics=metrics)
-    return replace(run, ratio=ratio, baseline=other if metrics else None)
+    other = replace(
+        run,
+        fingerprint=f"{run.fingerprint}/baseline",
+        config=base["config"],
+        metrics=_numbers(base.get("metrics")),
+        provenance={key: value for key, value in run.provenance.items() if key != "warnings"},  # the run tells them all
+    )
+    return replace(run, ratio=ratio, baseline=other if other.metrics else None)
 
 
 def _tell_device(config: dict, provenance: dict) -> None:
