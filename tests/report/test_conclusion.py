@@ -383,6 +383,14 @@ def test_jobs_that_never_began_are_counted(tmp_path):
     assert report.not_begun == 2 and any("not begun: 2" in line for line in report.not_averaged)
 
 
+def test_a_job_that_another_sweep_has_too_has_begun_in_both(tmp_path):
+    for sweep in ("one", "two"):
+        rich(tmp_path / sweep, 0.9, "vanilla", None)
+        (tmp_path / sweep / "sweep.json").write_text(json.dumps({"jobs": 1, "folders": ["job0"]}))
+    report = gather([tmp_path / "one", tmp_path / "two"])
+    assert (len(report.runs), report.not_begun) == (1, 0)
+
+
 def test_of_many_vanillas_those_that_others_are_compared_with_have_a_line(tmp_path):
     for rate in (0.1, 0.05, 0.02):
         rich(tmp_path, 0.9, "vanilla", None, **{"optimizer.lr": rate})

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from wasi import file_names
 from wasi.errors import one_line
 from wasi.report.blocks import Block, blocks_of
 from wasi.report.csv_files import relative
@@ -88,13 +89,15 @@ def gather(dirs: list[Path], into: Path | None = None) -> Report:
 def _not_begun(dirs: list[Path], runs: list[Run]) -> int:
     """The number of jobs in the sweeps' plans that have not even written that they have begun.
 
-    `runs` lacks those that tuning has rejected.
+    Their files tell, as `runs` lacks those that tuning has rejected and, of a run that two sweeps have, the older.
     """
-    begun = {run.path.parent.resolve() for run in runs}
-    sweeps = {folder.resolve() for folder in dirs} | {folder.parent for folder in begun}
-    names = {sweep: not_chosen(sweep).union(job.name for job in begun if job.parent == sweep) for sweep in sweeps}
-    counts = (plan.not_begun(sweep, jobs) for sweep, jobs in names.items())
+    sweeps = {folder.resolve() for folder in dirs} | {run.path.resolve().parent.parent for run in runs}
+    counts = (plan.not_begun(sweep, not_chosen(sweep) | _begun(sweep)) for sweep in sweeps)
     return sum(count for count, is_exact in counts if is_exact)
+
+
+def _begun(sweep: Path) -> set[str]:
+    return {path.parent.name for name in file_names.RESULTS for path in sweep.glob(f"*/{name}")}
 
 
 def _ending(run: Run, folder: Path) -> str:
