@@ -241,3 +241,11 @@ def test_the_caption_counts_the_seeds_of_rows_that_are_drawn(tmp_path):
     fakes.write(tmp_path, fakes.metrics(0.8, **{"val/acc": None}), fakes.config("wasi", 0.4))
     (block,) = blocks_of(read_runs([tmp_path])[0])
     assert _caption(block).endswith("over 2 seeds; dashed: vanilla")
+
+
+def test_the_caption_has_no_line_that_is_not_drawn(tmp_path):
+    """A vanilla that was only benchmarked has no accuracy."""
+    fakes.write(tmp_path, fakes.metrics(0.8, **{"val/acc": None}), fakes.config())
+    fakes.write(tmp_path, fakes.metrics(0.8), fakes.config("wasi", 0.8))
+    (block,) = blocks_of(read_runs([tmp_path])[0])
+    assert _caption(block) == "points are labelled with epsilon"

@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from wasi.config.declared import is_reference
 from wasi.report.blocks import Block
 from wasi.report.columns import PANELS, Cost
 from wasi.report.comparison import Comparison
@@ -154,7 +153,7 @@ def _caption(block: Block) -> str:
     if max(counts) > 1:
         counts_text = "–".join(map(str, sorted({min(counts), max(counts)})))
         parts.append(f"mean ± standard deviation over {counts_text} seeds")
-    if any(is_reference(group.method) for group in block.groups):
+    if any(vanilla.quoted is not None for vanilla in references(block.comparisons)):
         parts.append("dashed: vanilla")
     return "; ".join(parts)
 
