@@ -326,6 +326,15 @@ def test_methods_are_explained_and_a_remark_names_the_rows_that_it_is_about(tmp_
     assert remark.partition(": ")[2] in rows(tmp_path)[2].comparison.remarks
 
 
+def test_of_several_vanillas_the_page_tells_whose_costs_are_compared(tmp_path):
+    for lr, acc in ((0.05, 0.8), (0.02, 0.9)):
+        fakes.write(tmp_path, fakes.metrics(acc), fakes.config(options={"optimizer.lr": lr}))
+    fakes.write(tmp_path, fakes.metrics(0.7), fakes.config("wasi", 0.8))
+    *_, row = rows(tmp_path)
+    assert row.comparison.costs_beside.options["optimizer.lr"] == 0.02  # not the one with the row's own
+    assert "vanilla's (of several, the most accurate on validation images, unless a remark" in page(tmp_path)
+
+
 def test_another_package_that_is_missing_is_not_taken_for_the_library(tmp_path, monkeypatch):
     pytest.importorskip("vl_convert")
     monkeypatch.setitem(sys.modules, "jinja2", None)
