@@ -302,6 +302,19 @@ def test_of_a_folder_of_images_the_name_is_kept_and_others_are_refused(tmp_path)
         table_of("t", read_kept(tmp_path / "t"))
 
 
+@pytest.mark.parametrize("is_table", [False, True])
+def test_of_a_runs_folder_or_a_table_of_ranks_the_name_is_kept(tmp_path, is_table):
+    config = _config("wasi", "wasi", 0, "plain", 0.8)
+    if is_table:
+        config["method"]["activations"]["perplexity"] = {"table": "/home/me/a_run/perplexity.json"}
+    else:
+        config["model"]["weights"] = "/home/me/a_run"
+    fakes.write(tmp_path / "sweep", {"val/acc": 0.9}, config, provenance=fakes.PROVENANCE)
+    collect([tmp_path / "sweep"], tmp_path / "t")
+    (path,) = (tmp_path / "t").iterdir()
+    assert ('"perplexity.json"' if is_table else '"a_run"') in path.read_text() and "/home" not in path.read_text()
+
+
 def test_runs_of_one_row_may_have_their_threads_by_an_option_or_by_the_environment(tmp_path):
     _sweep(tmp_path / "sweep")
     for path in (tmp_path / "sweep").rglob("result.json"):

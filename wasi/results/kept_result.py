@@ -16,6 +16,7 @@ SHARED = (
     *("dataset.batch_size", "train.epochs"),
 )
 OF_THE_TASK = ("model.", "dataset.")  # sections whose other options all rows must have in common, too
+_PATHS = ("dataset.root", "model.weights", "method.activations.perplexity.table")
 _OF_THE_JOB = ("seed", "recipe", "bench.baseline_recipe")
 _PROVENANCE = (
     *("git_commit", "git_dirty", "versions", "start", "experiment", "cuda", "cpu_wait_share", "warnings"),
@@ -77,6 +78,5 @@ def read_kept(folder: Path) -> list[Run]:
 
 
 def _plain(key: str, value: Any) -> Any:
-    """Return the value, of a path to weights or images its last part: a kept file names no folder of a machine."""
-    is_path = key == "dataset.root" or (isinstance(value, str) and value.endswith(".safetensors"))
-    return PurePath(value).name if is_path else value
+    """Return the value, of a path its last part: a kept file names no folder of a machine."""
+    return PurePath(value).name if key in _PATHS and value else value
