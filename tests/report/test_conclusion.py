@@ -192,6 +192,17 @@ def test_without_vanilla_a_busy_machines_times_are_not_told_either(tmp_path):
     assert "peak memory of a training step 200 MiB" in text and "time of" not in text
 
 
+@pytest.mark.parametrize("is_timed", [True, False])
+def test_the_fastest_of_several_machines_is_not_named(tmp_path, is_timed):
+    for threads, mib in ((2, 100), (4, 200)):
+        numbers = fakes.metrics(0.9, 1 / threads, **{"memory/train_peak_mib": mib})
+        numbers = {name: number for name, number in numbers.items() if is_timed or not name.startswith("time/")}
+        config = fakes.config("wasi", threads / 10, options={"model.weights": "surrogate"})
+        provenance = copy.deepcopy(fakes.PROVENANCE) | {"threads": {"torch": threads if is_timed else 1}}
+        fakes.write(tmp_path, numbers, config, provenance=provenance)
+    assert "Leanest is wasi 0.2: peak memory of a training step 100 MiB" in output(tmp_path)
+
+
 def test_one_busy_side_spoils_a_ratio_of_times(tmp_path):
     fakes.write(tmp_path, fakes.metrics(0.8), fakes.config(), provenance=BUSY)
     fakes.write(tmp_path, fakes.metrics(0.8, 0.5), fakes.config("wasi", 0.8))

@@ -136,12 +136,13 @@ def _as_near(nearest: Row, others: Sequence[Row]) -> Row:
 
 def _measured(rows: Sequence[Row]) -> Statement | None:
     """The numbers of the most accurate row. Without accuracies that may be quoted it is the fastest row, or the leanest
-    if a busy machine has spoilt the times."""
+    if step times do not compare."""
     if not rows:
         return None
     if not is_one_work([row.group for row in rows]) and all(row.accuracy is None for row in rows):
         return Statement(f"{len(rows)} rows. {_NOT_ONE_WORK}, and no row stands for the others.", "main")
-    by = PEAK if any(row.comparison.is_spoilt(STEP) for row in rows) else STEP
+    timed = [run for row in rows for run in row.group.sources(STEP.metric)]
+    by = STEP if timed and are_comparable(timed) else PEAK
     best = max(rows, key=lambda row: (row.accuracy or 0.0, -(row.cost(by) or math.inf), -row.key))
     lines = [
         f"{cost.name.lower()} {significant(value, 3)} {cost.unit_name}"
