@@ -2,15 +2,13 @@
 
 import math
 import warnings
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import TypeVar
 
 SIGNIFICANCE = 0.05
 _ROUNDING = 1e-12  # differences of so much relative to the numbers are those of rounding
-Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -69,8 +67,8 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
-def paired(a: Mapping[Key, float], b: Mapping[Key, float]) -> Paired | None:
-    """The paired difference `a` minus `b` over the keys (seeds) that both have; None if they share none.
+def paired(a: Mapping[str, float], b: Mapping[str, float]) -> Paired | None:
+    """The paired difference `a` minus `b` over the seeds (keys) that both have; None if they share none.
 
     Differences that are all equal are not tested: a t-test would give p = 0, although with few images two or three
     seeds are often equal by chance.
