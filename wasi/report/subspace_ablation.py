@@ -39,23 +39,18 @@ def _twin(group: Group, groups: list[Group]) -> Group | None:
 
     Of several it is the one that is most accurate on validation images; None without one.
     """
-    steps = [other for other in groups if _has_subspace_steps(other)]
-    alike = [
-        other for other in steps
-        if identity(other) == identity(group) and unlike(other, group) <= {_UPDATE, _RATE}
-    ]  # fmt: skip
-    same_rate = [other for other in alike if other.options.get(_RATE) == group.options.get(_RATE)]
-    return max(alike, key=lambda other: (other.validated, other in same_rate), default=None)
+    same = (other for other in groups if identity(other) == identity(group) and _has_subspace_steps(other))
+    alike = [other for other in same if unlike(other, group) <= {_UPDATE, _RATE}]
+    return max(alike, key=lambda other: (other.validated, _RATE not in unlike(other, group)), default=None)
 
 
 def _has_subspace_steps(group: Group) -> bool:
     """Whether the weights take subspace steps, which they do under two optimizers only (docs/method.md)."""
     if select(group.config, _UPDATE) != "subspace":
         return False
-    optimizer = str(group.options.get("optimizer._target_")).rpartition(".")[2]
     compresses_inputs = any(key.startswith("method.activations.") for key in group.options)
-    is_plain_sgd = optimizer == "SGD" and not group.options.get("optimizer.momentum")
-    return is_plain_sgd or (optimizer == "Swan" and compresses_inputs)
+    is_plain_sgd = _optimizer(group) == "SGD" and not group.options.get("optimizer.momentum")
+    return is_plain_sgd or (_optimizer(group) == "Swan" and compresses_inputs)
 
 
 def _sentence(without: Group, twin: Group, name: str) -> str | None:

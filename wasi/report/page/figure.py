@@ -152,10 +152,10 @@ def series_legend(rows: Sequence[Row]) -> list[Key]:
     members: dict[str, list[Row]] = {}
     for row in rows:
         members.setdefault(row.series, []).append(row)
-    looks = {name: found[0].style for name, found in members.items()}
     return [
-        Key(name, look.colour, SHAPES[look.marker], look.fill, tuple(row.key for row in members[name]))
-        for name, look in looks.items()
+        Key(name, look.colour, SHAPES[look.marker], look.fill, tuple(row.key for row in found))
+        for name, found in members.items()
+        for look in [found[0].style]
     ]
 
 
