@@ -18,6 +18,7 @@ from wasi.report.page import accuracy, epochs, parts, ranks, render, thresholds
 from wasi.report.page.cells import columns
 from wasi.report.page_rows import rows_of
 from wasi.report.write import write_page, write_report
+from wasi.results.collect import collect
 
 LAYERS = [
     {"name": f"blocks.{block}.mlp.fc{place}", "in_features": 96, "out_features": 384, "weight_rank": 24 + block,
@@ -426,6 +427,18 @@ def test_a_step_without_subspaces_stands_beside_those_with(tmp_path):
         ("wasi", "rest"),
         ("wasi", "updating the subspaces"),
     }
+
+
+def test_a_compiled_step_is_not_divided_in_kept_results_either(tmp_path):
+    """They leave out that part of the provenance."""
+    for compiled, epsilon in ((True, 0.4), (False, 0.8)):
+        numbers = fakes.metrics(0.9, **{"time/subspace_ms_p50": 20.0})
+        config = fakes.config("wasi", epsilon, options={"device.compile": compiled})
+        fakes.write(tmp_path / "sweep", numbers, config, provenance=fakes.PROVENANCE | {"compiled": compiled})
+    collect([tmp_path / "sweep"], tmp_path / "kept")
+    for folder in ("sweep", "kept"):
+        section = parts.time(rows(tmp_path / folder))
+        assert section.text.endswith("Not drawn, as their steps were not divided into parts: “wasi 0.4, compile=true”.")
 
 
 def test_where_a_row_was_profiled_the_others_are_named_and_not_drawn(tmp_path):

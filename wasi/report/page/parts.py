@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from wasi.config.files import select
 from wasi.report import titles
 from wasi.report.columns import PAPER, STEP
 from wasi.report.fields import listed_some, significant
@@ -79,8 +80,7 @@ def _time_of(row: Row, profiled: bool) -> list[dict[str, Any]]:
     if profiled:
         parts = categories.profiled_parts(row.group.mean)
     else:
-        is_compiled = any(run.provenance.get("compiled") for run in row.group.runs)
-        parts = {} if is_compiled else categories.halves(row.group.mean)
+        parts = {} if select(row.group.config, "device.compile") else categories.halves(row.group.mean)
     return [_part(row, "measured", _TIME[part], ms, "ms") for part, ms in parts.items()]
 
 
