@@ -122,7 +122,7 @@ def _measured_badly(rows: list[Row]) -> list[str]:
     """The warnings of benchmarks about their own measurements, each after the names of its rows."""
     benches = [(row, row.group.bench) for row in rows if row.group.bench is not None]
     found = _with_names(
-        (row.name, line.removeprefix("ours "))  # as opposed to its baseline's; here a name stands before it
+        (row.quoted_name, line.removeprefix("ours "))  # as opposed to its baseline's; here a name stands before it
         for row, bench in benches for line in bench.provenance.get("warnings") or []
     )  # fmt: skip
     return [f"{', '.join(names)}: {line}" for line, names in found.items()]
