@@ -515,6 +515,15 @@ def test_numbers_that_are_none_and_epochs_without_a_number_are_skipped(tmp_path)
         assert [(one["epoch"], one["y"]) for one in figure.spec["data"]["values"]] == expected
 
 
+@pytest.mark.parametrize("damage", [b"\xff", b"\x00\x00"])
+def test_what_is_damaged_of_a_runs_course_costs_no_report(tmp_path, damage):
+    rich(tmp_path)
+    (path,) = tmp_path.rglob("monitor.csv")
+    path.write_bytes(path.read_bytes() + damage)
+    assert epochs.curves(rows(tmp_path)) is not None
+    epochs.stability(rows(tmp_path))
+
+
 def test_ranks_of_one_seed_are_not_shown_beside_a_mean_of_others(tmp_path):
     for seed, kept in enumerate(([8, 9, 12], [8, 9, 14])):
         layer = {"name": "fc", "in_features": 64, "out_features": 64, "activation_ranks": kept}
