@@ -209,8 +209,8 @@ class Comparison:
             return self._about_costs()
         if not self.of_vanilla:
             (key,) = unlike(self.group, self.baseline)
-            row = f"{self.group.method} of {_assignment(key, self.baseline)}, alike in all else"
-            return [f"no vanilla to compare with; compared with {row}"]
+            other = f"{_as_given(key)}={show_option(key, self.baseline.options.get(key))}"
+            return [f"no vanilla to compare with; compared with {self.group.method} of {other}, alike in all else"]
         others = _others(self.baseline, _differences(self.group, self.baseline))
         lines = [f"compared with a vanilla of another {others}"] if others else []
         lines += self._about_costs()
@@ -325,11 +325,6 @@ def _others(vanilla: Group, keys: set[str]) -> str:
     The row's own values are in its name, columns or details. Without them, rows share the remark.
     """
     return ", ".join(f"{_as_given(key)} ({show_option(key, vanilla.options.get(key))})" for key in sorted(keys))
-
-
-def _assignment(key: str, group: Group) -> str:
-    """The group's option as text: `optimizer.lr=0.05`, and for a class its name as in `optimizer=SGD`."""
-    return f"{_as_given(key)}={show_option(key, group.options.get(key))}"
 
 
 def _as_given(key: str) -> str:

@@ -61,7 +61,8 @@ def _sentence(without: Group, twin: Group, name: str) -> str | None:
     rate = f"lr {rates[0]}" if rates[0] == rates[1] else f"lr {rates[0]}, without it {rates[1]}"
     return (
         f"Is the subspace iteration needed at all? {name} ({rate}): {_answer(found)}; "
-        f"without it (method.update=none) accuracy changes by {_points(found)}."
+        f"without it (method.update=none) accuracy changes by {100 * found.difference:+.2f} points"
+        f"{found.interval_in_points} (n={found.n})."
     )
 
 
@@ -71,8 +72,3 @@ def _answer(found: Paired) -> str:
     if found.p >= SIGNIFICANCE:
         return "these seeds show no need of it"
     return "yes, it is better with it" if found.difference < 0 else "no, it is better without it"
-
-
-def _points(found: Paired) -> str:
-    """The mean difference over seeds in percentage points, with its 95 % interval."""
-    return f"{100 * found.difference:+.2f} points{found.interval_in_points} (n={found.n})"
