@@ -240,6 +240,13 @@ def test_without_a_login_one_line(without_login):
         upload(None, "wasi", None)
 
 
+def test_a_login_without_a_default_entity_needs_one(server, monkeypatch):
+    monkeypatch.setattr(wandb.Api, "default_entity", None)
+    with pytest.raises(UserError, match="^--entity=(null|None): allowed is a user or team"):
+        upload(None, "wasi", None)
+    assert upload("someone", "wasi", None) and server.views
+
+
 def test_a_server_out_of_reach_is_one_line(without_login, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")

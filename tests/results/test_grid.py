@@ -78,5 +78,15 @@ def test_what_was_not_validated_is_no_part_of_it(sweep, kept):
 def test_rates_of_two_commits_are_refused(sweep, kept):
     config = fakes.config("lora", None, 233, {"optimizer.lr": 8e-3}) | {"recipe": "lora_r8"}
     fakes.write(sweep, {"val/acc": 0.1}, config, provenance=fakes.PROVENANCE | {"git_commit": "d" * 40})
-    with pytest.raises(UserError, match="results of one commit"):
+    with pytest.raises(UserError, match="grid=g: allowed is results of one commit"):
         grid("g", kept())
+
+
+def test_accuracies_that_mean_nothing_are_refused(sweep, kept):
+    for rate in (1e-3, 2e-3):
+        _run(sweep.parent / "sweep", "vanilla", rate, 0.1, **{"model.weights": "surrogate"})
+    with pytest.raises(UserError, match="grid=g: allowed is results of one model.weights"):
+        grid("g", kept())
+    alone = [run for run in kept() if run.config["recipe"] == "vanilla"]
+    with pytest.raises(UserError, match="accuracies that mean something, not those of surrogate weights"):
+        grid("g", alone)

@@ -30,7 +30,9 @@ def upload(entity: str | None, project: str, group: str | None, own: str | None 
             raise UserError("--project", project, "a project of a user who is logged in", _NO_LOGIN)
         reach(wandb.setup().settings.base_url)
         api = wandb.Api(timeout=15)
-        entity = str(entity or api.default_entity)
+        entity = entity or api.default_entity
+        if entity is None:
+            raise UserError("--entity", None, "a user or team, as this login has no default one")
         return [_workspace(entity, project, group), _report(api, entity, project, group, own)]
     except (wandb.Error, ValueError, OSError) as error:
         given = f"{entity}/{project}" if entity else project

@@ -4,7 +4,7 @@ from wasi.errors import UserError
 from wasi.report.columns import VALIDATION
 from wasi.report.groups import Group, unlike
 from wasi.report.load import Run
-from wasi.report.options import row_name
+from wasi.report.options import row_name, unquotable
 from wasi.report.tuned import EDGE
 from wasi.results.rows import by_row, refuse_mixtures
 from wasi.results.table import optimizer_name, source
@@ -23,9 +23,12 @@ def grid(name: str, runs: list[Run]) -> str:
 
     Raises:
         UserError: the results are not of one clean commit, one device and one task; one of them has no validation
-            accuracy; or the runs of a row differ in more than learning rate and seed, or lack a seed at some rate.
+            accuracy, or one that must not be quoted; or the runs of a row differ in more than learning rate and seed,
+            or lack a seed at some rate.
     """
-    refuse_mixtures(name, runs)
+    refuse_mixtures("grid", name, runs)
+    if reasons := [reason for run in runs for reason in unquotable(run.config)]:
+        raise UserError("grid", name, f"accuracies that mean something, not those of {reasons[0]}")
     if without := next((run for run in runs if VALIDATION not in run.metrics), None):
         kind = "bench" if without.is_bench else "run"
         which = f"{row_name(without.config)}, seed {without.config['seed']}, a {kind}"

@@ -112,7 +112,7 @@ def table_of(name: str, runs: list[Run]) -> Table:
         UserError: the results are not of one clean commit, one kind of device and one task; the benchmarks are not of
             one machine that had nothing else to do; or the results of a row are not of one configuration.
     """
-    refuse_mixtures(name, runs)
+    refuse_mixtures("table", name, runs)
     trained = [run for run in runs if not run.is_bench]
     accuracy = TEST if trained and all(TEST in run.metrics for run in trained) else VALIDATION
     rows = [_row(name, row, groups, accuracy) for row, groups in by_row(runs).items()]
@@ -162,8 +162,8 @@ def _pointing_to_runs(row: Row, rows: list[Row]) -> Row:
     return replace(row, trained_as=twins[0].name)
 
 
-def refuse_mixtures(table: str, runs: list[Run]) -> None:
-    """Raise UserError for results that cannot stand in one table.
+def refuse_mixtures(kind: str, name: str, runs: list[Run]) -> None:
+    """Raise UserError, of the table or grid (`kind`) of this name, for results that cannot stand together.
 
     All must be of one clean commit and one task: the options of model and data that are kept, and `SHARED`. All runs
     must be of one kind of device (cpu, cuda) and one torch version, and so must all benchmarks. Benchmarks must also be
@@ -175,23 +175,23 @@ def refuse_mixtures(table: str, runs: list[Run]) -> None:
     def several(values: list, what: str) -> None:
         different = list(dict.fromkeys(map(str, values)))
         if len(different) > 1:
-            raise UserError("table", table, f"results of one {what}, not {' and '.join(different)}")
+            raise UserError(kind, name, f"results of one {what}, not {' and '.join(different)}")
 
     several([(run.provenance.get("git_commit") or "none")[:10] for run in runs], "commit")
     dirty = next((run for run in runs if run.provenance.get("git_dirty", True)), None)
     if dirty is not None:
         which = f"{row_name(dirty.config)}, seed {dirty.config['seed']}"
-        raise UserError("table", table, f"results of committed code; {which} is of a dirty tree")
+        raise UserError(kind, name, f"results of committed code; {which} is of a dirty tree")
     benches = [run for run in runs if run.is_bench]
-    for kind, found in ((RUN, [run for run in runs if not run.is_bench]), (BENCH, benches)):
-        several([run.provenance.get("device", "cpu") for run in found], f"device ({kind})")
-        several([select(run.provenance, "versions.torch") for run in found], f"torch version ({kind})")
+    for what, found in ((RUN, [run for run in runs if not run.is_bench]), (BENCH, benches)):
+        several([run.provenance.get("device", "cpu") for run in found], f"device ({what})")
+        several([select(run.provenance, "versions.torch") for run in found], f"torch version ({what})")
     for key, what in (("machine.processor", "processor"), ("cuda", "GPU"), ("threads.torch", "number of threads")):
         several([select(run.provenance, key) for run in benches], f"{what} ({BENCH})")
     for run in benches:
         if waited(run) >= BUSY:
             text = f"threads of {row_name(run.config)} waited {waited(run):.0%} of their time for a processor"
-            raise UserError("table", table, f"benchmarks of a machine that has nothing else to do; {text}")
+            raise UserError(kind, name, f"benchmarks of a machine that has nothing else to do; {text}")
     options = [flat(run.config) for run in runs]
     of_the_task = dict.fromkeys(key for known in options for key in known if key.startswith(OF_THE_TASK))
     for key in dict.fromkeys([*SHARED, *of_the_task]):

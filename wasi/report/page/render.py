@@ -105,7 +105,7 @@ def _details(row: Row, folder: Path) -> dict[str, Any]:
     config = {key: value for key, value in row.group.config.items() if key not in ("hydra", "sweep")}
     return {
         "name": row.name,
-        "about": f"{row.block.title}; seeds {', '.join(map(str, row.group.seeds))}",
+        "about": f"{row.block.title}; seed{'s' * (len(row.group.seeds) > 1)} {', '.join(map(str, row.group.seeds))}",
         "remarks": row.comparison.remarks,
         "folders": folders,
         "config": yaml.safe_dump(without_absolute_paths(config), sort_keys=False, allow_unicode=True),
