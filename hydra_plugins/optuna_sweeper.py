@@ -56,12 +56,11 @@ class OptunaSweeper(TunedSweeper):
             if not integer_from(1)(value):
                 raise UserError(f"hydra.sweeper.{option}", value, "a whole number from 1 up")
         if not isinstance(self.sampler, DictConfig) or "_target_" not in self.sampler:
-            given = "null" if self.sampler is None else self.sampler
-            raise UserError("hydra.sweeper.sampler", given, "a class and its arguments, as _target_ and beside it")
+            allowed = "a class and its arguments, as _target_ and beside it"
+            raise UserError("hydra.sweeper.sampler", self.sampler, allowed)
         target_of("hydra.sweeper.sampler", self.sampler)
         if not (is_integer(seed := self.sampler.get("seed")) and 0 <= seed < 2**31):
-            given = "null" if seed is None else seed
-            raise UserError("hydra.sweeper.sampler.seed", given, "a whole number from 0 up, below 2^31")
+            raise UserError("hydra.sweeper.sampler.seed", seed, "a whole number from 0 up, below 2^31")
         return super()._plan(arguments)
 
     @property

@@ -15,6 +15,8 @@ class UserError(Exception):
     'rank.weight_epsilon=1.5: allowed is a number in (0, 1]'
     >>> str(UserError("dataset.root", "photos", "a folder of images", "photos/cat/1.jpg is cut short"))
     'photos/cat/1.jpg is cut short (dataset.root=photos: allowed is a folder of images)'
+    >>> str(UserError("train.epochs", None, "a whole number from 1 up"))
+    'train.epochs=null: allowed is a whole number from 1 up'
     >>> str(UserError("~seed", NOTHING, "only what a run does without"))
     '~seed: allowed is only what a run does without'
     """
@@ -24,9 +26,16 @@ class UserError(Exception):
         super().__init__(option, given, allowed, fault)
 
     def __str__(self) -> str:
-        asked = self.option if self.given is NOTHING else f"{self.option}={self.given}"
+        asked = self.option if self.given is NOTHING else f"{self.option}={as_written(self.given)}"
         text = f"{asked}: allowed is {self.allowed}"
         return text if self.fault is None else f"{self.fault} ({text})"
+
+
+def as_written(value: object) -> str:
+    """Return a value as on the command line: `null`, `true` and `false` for None, True and False."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 class Diverged(Exception):

@@ -80,7 +80,7 @@ class SweepCallback(Callback):
         check_folder("hydra.sweep.dir", config.hydra.sweep.dir)
         if (given := plain(config.hydra.sweep).get("subdir")) != self.subdir:
             allowed = f"{self.subdir}, the default, by which equal configurations alone share a folder"
-            raise UserError("hydra.sweep.subdir", "null" if given is None else given, allowed)
+            raise UserError("hydra.sweep.subdir", given, allowed)
         check_inside("hydra.output_subdir", config.hydra.output_subdir)
         check_fail_fast(self._fail_fast, in_sweep=True)
         check_processes(config, in_sweep=True)

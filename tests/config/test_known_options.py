@@ -136,7 +136,7 @@ def test_the_benchmarks_options_are_none_of_a_run(compose_config, monkeypatch):
         (["++hydra.foo.bar=1"], "hydra.foo={'bar': 1}: allowed is one of hydra.callbacks, "),
         (["+hydra.run.foo=1"], "hydra.run.foo=1: allowed is one of hydra.run.dir"),
         (["+hydra.sweep.foo=1"], "hydra.sweep.foo=1: allowed is one of hydra.sweep.dir, hydra.sweep.subdir"),
-        (["hydra.job.chdir=true"], "hydra.job.chdir=True: allowed is false or null, as relative paths"),
+        (["hydra.job.chdir=true"], "hydra.job.chdir=true: allowed is false or null, as relative paths"),
         (["+hydra.job.foo=1"], "hydra.job.foo=1: allowed is one of hydra.job.chdir, "),
         (["+hydra.job.config.override_dirname.foo=1"], "hydra.job.config.override_dirname.foo=1: allowed is one of "),
         (["+hydra.job_logging.foo=1"], "hydra.job_logging.foo=1: allowed is one of hydra.job_logging.disable_existing"),

@@ -105,8 +105,7 @@ def check_hydra(hydra_cfg: DictConfig) -> None:
     callbacks = {f"callbacks.{name}": node for name, node in hydra_cfg.callbacks.items()}
     for section, node in {**{name: hydra_cfg[name] for name in _PLUGINS}, **callbacks}.items():
         if not isinstance(node, DictConfig) or "_target_" not in node:
-            given = "null" if node is None else node
-            raise UserError(f"hydra.{section}", given, "a class and its arguments, as _target_ and beside it")
+            raise UserError(f"hydra.{section}", node, "a class and its arguments, as _target_ and beside it")
     for section in _PLUGINS:
         target_of(f"hydra.{section}", hydra_cfg[section])
     size, params = hydra_cfg.sweeper.get("max_batch_size"), hydra_cfg.sweeper.get("params")
@@ -158,8 +157,7 @@ def check_method(cfg: DictConfig) -> None:
         raise UserError("method.name", name, f"{', '.join(sorted(filter(None, files)))}, by method=NAME")
     called = [file.stem for folder in _folders(cfg) for file in of_group("method", folder) if _named(file) == name]
     if name not in called:
-        given = "null" if name is None else name
-        raise UserError("method.name", given, f"{called[0]}, the name of its file conf/method/{called[0]}.yaml")
+        raise UserError("method.name", name, f"{called[0]}, the name of its file conf/method/{called[0]}.yaml")
     # A shipped class fits its own file's options; to import it would take seconds.
     if method._target_ != options_of(name).get("_target_") or not set(method) <= set(files[name]):
         check_class(method)
@@ -168,7 +166,7 @@ def check_method(cfg: DictConfig) -> None:
         for section in _sections(path):
             if section in given_values:  # a value in place of a section
                 given, needs = OmegaConf.select(method, section), f"method={name} reads method.{path}"
-                raise UserError(f"method.{section}", "null" if given is None else given, f"options here, as {needs}")
+                raise UserError(f"method.{section}", given, f"options here, as {needs}")
         value = OmegaConf.select(method, path)
         test, allowed = OPTIONS.get(reference, (None, ""))
         if test is not None and not test(value):

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from wasi.config.fingerprint import canonical, fingerprint
 from wasi.config.rank_options import rank_options_read
+from wasi.errors import as_written
 from wasi.paths import without_absolute_paths
 
 
@@ -73,15 +74,11 @@ def show(value: Any) -> str:
     ['null', 'true', '0.05', '1', '16x10x40', 'c.safetensors']
     """
     value = canonical(value)
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
     if isinstance(value, list) and all(isinstance(item, int) for item in value):
         return "x".join(map(str, value))
     if isinstance(value, str) and value.endswith(".safetensors"):
         return PurePath(value).name
-    return str(without_absolute_paths(value))
+    return as_written(without_absolute_paths(value))
 
 
 def _names(cfg: DictConfig, *keys: str) -> list:

@@ -49,7 +49,7 @@ def sweep_name(cfg: DictConfig, swept: Set[str] = frozenset(), words: Sequence[s
         raise UserError("sweep", "several values", allowed)
     name = cfg.get("sweep")  # absent after the override `~sweep`
     if isinstance(name, bool) or not isinstance(name, (str, int, float)) or not _NAME.fullmatch(str(name)):
-        raise UserError("sweep", "null" if name is None else name, allowed)
+        raise UserError("sweep", name, allowed)
     given = given_value("sweep", words)
     if not isinstance(name, str) and given not in (None, str(name)):
         raise UserError("sweep", given, f"a number as {name} (which this is), or a name: 'sweep=\"{given}\"'")

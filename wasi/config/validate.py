@@ -19,7 +19,7 @@ from wasi.config.declared import options_of
 from wasi.config.files import flat, plain
 from wasi.config.levels import LEVELS
 from wasi.config.relevance import has_effect
-from wasi.errors import UserError, first_line
+from wasi.errors import UserError, as_written, first_line
 
 Predicate = Callable[[Any], bool]
 _ABSENT = object()
@@ -295,15 +295,15 @@ def validate(cfg: DictConfig, swept: Collection[str] = ()) -> None:
             continue
         *others, value = values = [_value(cfg, option) for option in options]
         if _ABSENT not in values and not test(*values):
-            allowed = allowed.format(*map(_show, others)) + bound(value, partial(test, *others))
-            raise UserError(options[-1], _show(value), allowed)
+            allowed = allowed.format(*map(as_written, others)) + bound(value, partial(test, *others))
+            raise UserError(options[-1], value, allowed)
 
 
 def check_option(option: str, value: Any) -> None:
     """Raise `UserError` if a single option, given to a class that is used without a configuration, is not allowed."""
     test, allowed = OPTIONS[option]
     if not test(value):
-        raise UserError(option, _show(value), allowed)
+        raise UserError(option, value, allowed)
 
 
 def bound(value: Any, test: Predicate) -> str:
@@ -345,10 +345,3 @@ def is_swept(option: str, swept: Collection[str]) -> bool:
     if "experiment" in swept or "recipe" in swept:
         return True
     return any(option == key or option.startswith(f"{key}.") for key in swept)
-
-
-def _show(value: Any) -> str:
-    """Format a value as on the command line."""
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
