@@ -62,7 +62,7 @@ def check_config(cfg: DictConfig, swept: Collection[str] = ()) -> None:
 
 def _with_quotes(error: UserError, cfg: DictConfig) -> UserError:
     """Return the error, for a name that Hydra has read as a number with how to write it on the command line."""
-    hydra_cfg = cfg.get("hydra") or (HydraConfig.get() if HydraConfig.initialized() else None)
+    hydra_cfg = _hydra_of(cfg)
     words = hydra_cfg.overrides.task if hydra_cfg else []
     given = given_value(error.option, words) or ""
     is_name = isinstance(OmegaConf.select(cfg, error.option), str)
@@ -151,11 +151,12 @@ def check_method(cfg: DictConfig) -> None:
     Raises:
         UserError: there is no such method, its class cannot be made of the options, or a value is not allowed.
     """
-    files = {file.get("name"): file for file in _files("method", _folders(cfg))}
+    files = _method_files(cfg)
     method, name = cfg.method, cfg.method.get("name")
     if name not in files:
         raise UserError("method.name", name, f"{', '.join(sorted(filter(None, files)))}, by method=NAME")
-    called = [file.stem for folder in _folders(cfg) for file in of_group("method", folder) if _named(file) == name]
+    paths = [file for folder in _folders(cfg) for file in of_group("method", folder)]
+    called = [file.stem for file in paths if content(file).get("name") == name]
     if name not in called:
         raise UserError("method.name", name, f"{called[0]}, the name of its file conf/method/{called[0]}.yaml")
     # A shipped class fits its own file's options; to import it would take seconds.
@@ -186,10 +187,6 @@ def check_class(method: DictConfig) -> None:
         raise UserError("method._target_", method._target_, allowed)
 
 
-def _named(file: Path) -> Any:
-    return content(file).get("name")
-
-
 def _sections(path: str) -> list[str]:
     """Return the sections that an option is in.
 
@@ -206,9 +203,8 @@ def _with_rank_as_read(cfg: DictConfig) -> DictConfig | None:
     `validate` of the result applies the rules about combinations of options to `method.activations.token_epsilon` as
     well.
     """
-    files = {file.get("name"): file for file in _files("method", _folders(cfg))}
     changed = {}
-    for path, reference in _references(files[cfg.method.name]):
+    for path, reference in _references(_method_files(cfg)[cfg.method.name]):
         value = OmegaConf.select(cfg.method, path)
         if reference.startswith("rank.") and value != OmegaConf.select(cfg, reference):
             changed[reference] = value
@@ -272,12 +268,19 @@ def _files(section: str, folders: list[Path]) -> list[dict[str, Any]]:
     return [content(file) for folder in folders for file in of_group(section, folder)]
 
 
-def _folders(cfg: DictConfig) -> list[Path]:
-    """Return the project's configuration folder, followed by those of `--config-dir`.
+def _method_files(cfg: DictConfig) -> dict[Any, dict[str, Any]]:
+    """Return the content of each method's file, by the name in it."""
+    return {file.get("name"): file for file in _files("method", _folders(cfg))}
 
-    Before a sweep's first job, the section `hydra` of `cfg` names them; a job's `cfg` has none, but then Hydra has.
-    """
-    hydra_cfg = cfg.get("hydra") or (HydraConfig.get() if HydraConfig.initialized() else None)
+
+def _folders(cfg: DictConfig) -> list[Path]:
+    """Return the project's configuration folder, followed by those of `--config-dir`."""
+    hydra_cfg = _hydra_of(cfg)
     given = hydra_cfg.runtime.config_sources if hydra_cfg else []
     others = [Path(source.path) for source in given if source.schema == "file"]
     return list(dict.fromkeys([CONF, *(path for path in others if path.is_dir())]))
+
+
+def _hydra_of(cfg: DictConfig) -> Any:
+    """Return Hydra's section, which `cfg` has before a sweep's first job, and Hydra during a job; else None."""
+    return cfg.get("hydra") or (HydraConfig.get() if HydraConfig.initialized() else None)
