@@ -43,8 +43,8 @@ def prepare_launcher(config: DictConfig) -> None:
     name = launcher_name(config.hydra)
     if name not in _PLUGINS:
         return
-    for package in ("submitit",) if name.startswith("Submitit") else ():
-        optional(package, "hydra/launcher", _choice(config.hydra), "requirements-launchers.txt")
+    if name.startswith("Submitit"):
+        optional("submitit", "hydra/launcher", _choice(config.hydra), "requirements-launchers.txt")
     package, module = _PLUGINS[name]
     optional(module, "hydra/launcher", _choice(config.hydra), "requirements-launchers.txt", package)
     if name == "SubmititSlurm" and shutil.which("srun") is None:
