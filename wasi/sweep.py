@@ -28,7 +28,7 @@ from wasi.runs.launching import launched_jobs, prepare_launcher, record_launched
 from wasi.runs.lock import can_be_locked, is_locked
 from wasi.runs.plan import write_plan
 from wasi.runs.processes import check_processes
-from wasi.runs.result import outcome_line, own_result, read_json, read_result, version, versions
+from wasi.runs.result import is_of_job, outcome_line, read_json, read_result, version, versions
 from wasi.runs.tuning import check_tuning
 from wasi.runs.tuning_file import not_chosen
 
@@ -211,7 +211,8 @@ def refused_jobs(
 
 def _has_anothers_result(job: Path) -> bool:
     """Return whether a run's folder has the completed result of another configuration."""
-    return (read_result(job) or {}).get("status") == "completed" and own_result(job) is None
+    found = read_result(job) or {}
+    return found.get("status") == "completed" and not is_of_job(found, job)
 
 
 def _pin_name(config: DictConfig, name: str) -> None:

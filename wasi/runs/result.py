@@ -47,12 +47,14 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 
 
 def own_result(folder: Path) -> dict[str, Any] | None:
-    """Return the result in the folder of a sweep's job; None also for that of another configuration.
-
-    The folder's name ends in the first digits of its job's fingerprint.
-    """
+    """Return the result in the folder of a sweep's job; None also for that of another configuration."""
     found = read_result(folder)
-    return found if found and folder.name.endswith(str(found.get("fingerprint", ""))[:10]) else None
+    return found if found and is_of_job(found, folder) else None
+
+
+def is_of_job(result: dict[str, Any], folder: Path) -> bool:
+    """Return whether the folder's name ends in the first digits of the result's fingerprint, as its job's does."""
+    return folder.name.endswith(str(result.get("fingerprint", ""))[:10])
 
 
 def version(path: Path) -> str | None:
