@@ -86,7 +86,6 @@ class SweepCallback(Callback):
         check_processes(config, in_sweep=True)
         self.check(config, swept)
         prepare_launcher(config)
-        make_folder("hydra.sweep.dir", config.hydra.sweep.dir)
 
     def _begin(self, config: DictConfig) -> None:
         folder, name = Path(config.hydra.sweep.dir), str(config.sweep)

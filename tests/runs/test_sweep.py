@@ -110,6 +110,14 @@ def test_the_command_to_continue_names_the_folder_that_the_time_gave(words, name
     assert command.endswith(f"hydra.sweep.dir={folder} sweep=here" if named else "train.py -m sweep=here")
 
 
+def test_a_sweep_that_is_refused_makes_no_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with composed("method=vanilla", "model.weights=nowhere") as config, pytest.raises(SystemExit) as end:
+        SweepCallback().on_multirun_start(config)
+    assert end.value.code == 2 and capsys.readouterr().err.startswith("error: model.weights=nowhere: allowed is ")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_sweep_begins_and_ends_without_an_output_that_can_be_written_to(tmp_path, monkeypatch, capsys):
     def full(*words, **options):
         raise OSError(28, "No space left on device")

@@ -14,7 +14,7 @@ from wasi import file_names
 from wasi.atomic import atomic_write_text
 from wasi.config.without_effect import idle_options, remarks
 from wasi.data.catalogue import looking_once
-from wasi.runs.folder import check_folder
+from wasi.runs.folder import check_folder, make_folder
 from wasi.runs.inputs import check_files
 from wasi.runs.result import read_json
 
@@ -25,7 +25,7 @@ _MANY = 20  # jobs above which it is said that they are being composed
 
 
 def write_plan(folder: Path, config: DictConfig) -> None:
-    """Write the names of the jobs' folders, in order and without repetition, and their number.
+    """Check the jobs, make the sweep's folder, and write their number and their folders' names, each once, in order.
 
     An option of the command line that has no effect in any of the jobs is logged as a warning.
 
@@ -37,8 +37,14 @@ def write_plan(folder: Path, config: DictConfig) -> None:
         UserError: a job's folder is a file, or cannot be written into, or a job's weights or images are not there. This
             is found for up to `_MOST` jobs.
     """
-    if not config.hydra.sweeper["_target_"].endswith(".BasicSweeper"):
-        return
+    planned = _planned(config) if config.hydra.sweeper["_target_"].endswith(".BasicSweeper") else None
+    make_folder("hydra.sweep.dir", str(folder))  # not before: a sweep that is refused leaves nothing behind
+    if planned is not None:
+        write_jobs(folder, *planned)
+
+
+def _planned(config: DictConfig) -> tuple[int, list[str]] | None:
+    """Check the jobs, and return their number and the names of their folders, as `write_plan` writes them."""
     jobs = _jobs(config.hydra)
     folders: list[str] = []
     idle: list[dict[str, str]] = []  # of each job
@@ -55,11 +61,10 @@ def write_plan(folder: Path, config: DictConfig) -> None:
         with looking_once():
             folders = folders_of(config, jobs, look)
         if not folders:
-            return
+            return None
         for remark in remarks(idle):
             log.warning("%s", remark)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_jobs(folder, len(folders) or len(jobs), folders)
+    return len(folders) or len(jobs), folders
 
 
 def write_jobs(sweep: Path, number: int, folders: Sequence[str] = ()) -> None:
