@@ -208,10 +208,11 @@ def test_what_evaluate_refuses(words, named, finished, wasi):
     assert done.returncode == 2 and named in done.stderr and len(done.stderr.splitlines()) == 1
 
 
-def test_evaluate_blames_no_option_for_a_deleted_working_folder(finished, tmp_path, wasi, monkeypatch):
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_deleted_working_folder_is_told_and_no_option_blamed(command, finished, tmp_path, wasi, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tmp_path.rmdir()
-    done = wasi("evaluate", finished)
+    done = wasi(command, finished, *(["x.png"] if command == "predict" else []))
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("error: FileNotFoundError: ")
     assert done.stderr.endswith("(the working folder has been deleted)\n")

@@ -34,6 +34,7 @@ Ranking = list[tuple[str, float]]  # class and probability, the likeliest first
 
 def main() -> int:
     options = _parser().parse_args()
+    os.getcwd()  # refuses a deleted working folder, in which torch's MKL ends the process
     header = run_header(options.run)  # refuses a wrong folder before torch is imported
     if options.csv is not None:
         check_output_file("--csv", options.csv)

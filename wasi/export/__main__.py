@@ -7,6 +7,7 @@ if __name__ == "__main__":  # before all other imports, which take a while
 
 import argparse
 import logging
+import os
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +26,7 @@ _NEEDS = {"onnx": ("onnx", "onnxruntime", "onnxscript")}
 
 def main() -> int:
     options = _parser().parse_args()
+    os.getcwd()  # refuses a deleted working folder, in which torch's MKL ends the process
     run, form = options.run, options.format
     run_header(run)  # refuses a wrong RUN before the slow import of torch
     folder = weights_path(run).parent
