@@ -98,7 +98,7 @@ _mixing = number(lambda x: x == 0 or x >= 0.01), "0, or a number from 0.01 up"
 _not_negative = number(lambda x: x >= 0), "a number from 0 up"
 _below_one = number(lambda x: 0 <= x < 1), "a number in [0, 1)"
 _count = integer_from(1), "a whole number from 1 up"
-_count_or_null = or_null(integer_from(1)), "a whole number from 1 up, or null"
+_from_zero = integer_from(0), "a whole number from 0 up"
 _yes_no = is_bool, "true or false"
 _text = is_text, "a name"
 
@@ -122,27 +122,32 @@ def _is_tunable(option: Any) -> bool:
     return option != "seed" and option.partition(".")[0] != "hydra" and has_effect(option)
 
 
+def _nullable(rule: tuple[Predicate, str]) -> tuple[Predicate, str]:
+    test, allowed = rule
+    return or_null(test), f"{allowed}, or null"
+
+
 def _names(*names: str) -> tuple[Predicate, str]:
     return one_of(*names), ", ".join(names[:-1]) + f" or {names[-1]}"
 
 
 OPTIONS: dict[str, tuple[Predicate, str]] = {
-    "seed": (integer_from(0), "a whole number from 0 up"),
-    "recipe": (or_null(is_text), "a name, or null"),  # as the recipe's file sets it
+    "seed": _from_zero,
+    "recipe": _nullable(_text),  # as the recipe's file sets it
     "model.name": (is_text, "a model's name, for example vit_small_patch16_224"),
     "model.weights": (is_text, "pretrained, random, surrogate, a .safetensors file or a run's folder"),
     "dataset.name": _text,
     "dataset.root": (or_null(is_text), "a folder"),
     "dataset.download": _yes_no,
-    "dataset.train_size": _count_or_null,
-    "dataset.val_size": _count_or_null,
-    "dataset.test_size": _count_or_null,
+    "dataset.train_size": _nullable(_count),
+    "dataset.val_size": _nullable(_count),
+    "dataset.test_size": _nullable(_count),
     "dataset.val_source": _names("train", "test"),
     "dataset.val_fraction": (number(lambda x: 0 < x < 1), "a number above 0 and below 1"),
-    "dataset.image_size": _count_or_null,
+    "dataset.image_size": _nullable(_count),
     "dataset.batch_size": _count,
     "dataset.hflip": (_share, "a probability in [0, 1]"),
-    "dataset.num_workers": (or_null(integer_from(0)), "a whole number from 0 up, or null"),
+    "dataset.num_workers": _nullable(_from_zero),
     "augment.auto_augment": (
         or_null(_is_policy),
         "a policy in timm's words, for example rand-m9-mstd0.5-inc1 or augmix-m3-w3, or null; "
@@ -156,18 +161,18 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "rank.weight_epsilon": _epsilon,
     "rank.weight_allocation": _names("epsilon", "sensitivity"),
     "rank.init": _names("svd", "output", "features", "random"),
-    "rank.parameter_ratio": (or_null(_epsilon[0]), "a number in (0, 1], or null"),
+    "rank.parameter_ratio": _nullable(_epsilon),
     "rank.activation_epsilon": _epsilon,
-    "rank.token_epsilon": (or_null(_epsilon[0]), "a number in (0, 1], or null"),
+    "rank.token_epsilon": _nullable(_epsilon),
     "rank.activation_selection": _names("epsilon", "fixed", "perplexity"),
     "rank.activation_ranks": _ranks_or_null,
     "rank.basis_update_gap": _count,
     "rank.preconditioner": _names("step", "basis"),
     "rank.batch_mode": _names("whole", "cut"),
-    "rank.perplexity_ceiling": (or_null(_not_negative[0]), "a number from 0 up, or null"),
-    "rank.memory_budget_mib": (or_null(_positive[0]), "a number above 0, or null"),
+    "rank.perplexity_ceiling": _nullable(_not_negative),
+    "rank.memory_budget_mib": _nullable(_positive),
     "rank.perplexity_table": (or_null(is_text), "the path of an earlier run's perplexity.json, or null"),
-    "rank.keep_ratio": (or_null(_epsilon[0]), "a number in (0, 1], or null"),
+    "rank.keep_ratio": _nullable(_epsilon),
     "rank.calibration_batches": _count,
     "method.name": _text,
     "method._target_": _text,
@@ -175,15 +180,15 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "method.train_rest": _yes_no,
     "method.weight_epsilon": _epsilon,
     "method.merge": _yes_no,
-    "method.frozen_blocks": (or_null(integer_from(0)), "a whole number from 0 up, or null"),
+    "method.frozen_blocks": _nullable(_from_zero),
     "method.base": (or_null(one_of("int8", "nf4")), "int8, nf4 or null"),
-    "method.lora_rank": _count_or_null,
-    "method.lora_alpha": (or_null(_positive[0]), "a number above 0, or null"),
-    "method.block_size": _count_or_null,
-    "method.init_rank": _count_or_null,
-    "method.tinit": (or_null(integer_from(0)), "a whole number from 0 up, or null"),
-    "method.tfinal": (or_null(integer_from(0)), "a whole number from 0 up, or null"),
-    "method.orth_reg_weight": (or_null(_not_negative[0]), "a number from 0 up, or null"),
+    "method.lora_rank": _nullable(_count),
+    "method.lora_alpha": _nullable(_positive),
+    "method.block_size": _nullable(_count),
+    "method.init_rank": _nullable(_count),
+    "method.tinit": _nullable(_from_zero),
+    "method.tfinal": _nullable(_from_zero),
+    "method.orth_reg_weight": _nullable(_not_negative),
     "method.type": _text,
     "method.activations": (or_null(lambda value: isinstance(value, DictConfig)), "options of a class, or null"),
     "method.preconditioner": _names("step", "basis"),
@@ -191,11 +196,11 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     "method.update": _names("subspace", "svd", "none"),
     "method.init": _names("svd", "output", "features", "random"),
     "device.name": (_is_device, "auto, cpu, cuda, cuda:N, pi5 or pi4"),
-    "device.num_threads": _count_or_null,
+    "device.num_threads": _nullable(_count),
     "device.dtype": _names("float32", "bfloat16"),
     "device.tf32": _yes_no,
     "device.compile": _yes_no,
-    "device.memory_limit_mib": (or_null(_positive[0]), "a number above 0, or null"),
+    "device.memory_limit_mib": _nullable(_positive),
     "device.flush_denormals": _yes_no,
     "optimizer.lr": _positive,
     "optimizer.momentum": _below_one,
@@ -222,26 +227,26 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
         lambda value: isinstance(value, str) and _WANDB_PROJECT.fullmatch(value) is not None,
         "a name of at most 128 characters without / \\ # ? % :",
     ),
-    "logger.entity": (or_null(is_text), "a name, or null"),
+    "logger.entity": _nullable(_text),
     "logger.group": (lambda v: is_text(v) or is_number(v), "a name"),
     "logger.init_timeout": _positive,
     "logger.finish_timeout": _positive,
     "logger.log_model": _yes_no,
     "logger.system_metrics": (or_null(is_bool), "true, false or null"),
     "train.epochs": _count,
-    "train.micro_batch_size": _count_or_null,
+    "train.micro_batch_size": _nullable(_count),
     "train.gradient_checkpointing": _yes_no,
     "train.step_in_backward": _yes_no,
     "train.memory": _names("plain", "lean"),
-    "train.chunk_size": _count_or_null,
+    "train.chunk_size": _nullable(_count),
     "train.chunk_mib": (or_null(_positive[0]), "a number above 0 (MiB), or null"),
-    "train.segment_size": _count_or_null,
+    "train.segment_size": _nullable(_count),
     "train.memory_budget_mib": (or_null(_positive[0]), "a number above 0 (MiB), or null"),
     "train.storage": (or_null(one_of("float32", "bfloat16")), "float32, bfloat16 or null"),
     "train.eval_every": _count,
     "train.select": _names("last", "best"),
-    "train.clip_norm": (or_null(_positive[0]), "a number above 0, or null"),
-    "train.checkpoint_every": _count_or_null,
+    "train.clip_norm": _nullable(_positive),
+    "train.checkpoint_every": _nullable(_count),
     "train.on_oom": _names("fail", "halve"),
     "train.rerun": _yes_no,
     "train.save": _names("model", "none"),
@@ -263,7 +268,7 @@ OPTIONS: dict[str, tuple[Predicate, str]] = {
     ),
     "bench.baseline": (or_null(is_text), "a method's name, or null"),
     "bench.baseline_recipe": (or_null(is_text), "a recipe's name, or null"),
-    "bench.warmup": (integer_from(0), "a whole number from 0 up"),
+    "bench.warmup": _from_zero,
     "bench.min_count": _count,
     "bench.min_seconds": _not_negative,
     "bench.rounds": _count,
