@@ -6,6 +6,7 @@ RESULT, BENCH = "result.json", "bench.json"  # of a run, of a benchmark
 RESULTS = (RESULT, BENCH)
 MODEL = "model.safetensors"
 CHECKPOINT, CHECKPOINT_BEFORE = "checkpoint.pt", "checkpoint_before.pt"  # the second is used if the first is damaged
+CHECKPOINTS = (CHECKPOINT, CHECKPOINT_BEFORE)
 BEST = "best.pt"  # weights of the best epoch so far (train.select=best)
 MONITOR = "monitor.csv"  # train.monitor=true
 PERPLEXITY = "perplexity.json"  # rank.activation_selection=perplexity
@@ -18,7 +19,7 @@ BENCH_TABLE = "bench.csv"
 PAGE, REPORT, REPORT_RUNS, REPORT_GROUPS = "report.html", "report.md", "report.csv", "report_groups.csv"
 
 _NAMES = {
-    *(RESULT, BENCH, MODEL, CHECKPOINT, CHECKPOINT_BEFORE, BEST, MONITOR, PERPLEXITY, FIT, FIT_TABLE, LOCK),
+    *(RESULT, BENCH, MODEL, *CHECKPOINTS, BEST, MONITOR, PERPLEXITY, FIT, FIT_TABLE, LOCK),
     *(SWEEP, TUNING, FAIL_FAST, MULTIRUN, JOURNAL, BENCH_TABLE, PAGE, REPORT, REPORT_RUNS, REPORT_GROUPS),
 }
 _LOG_OR_FIGURE = re.compile(r".*\.(log|png|svg)")

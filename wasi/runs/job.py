@@ -277,7 +277,7 @@ def _start_afresh_or_resume(record: Record, rerun: bool) -> None:
             allowed = f"a folder of its own; here lies the {what}, which train.rerun=true gives up"
             raise UserError("hydra.run.dir", shown(record.folder), allowed)
         log.warning("%s held the result of %s, which this one replaces", shown(record.folder), holds)
-    if not any(file.exists() for file in _checkpoints(record.folder)):
+    if not record.has_checkpoint():
         return
     if record.is_same_run() and not record.completed_before():
         warn_of_other_code(record.own_before["provenance"], "the checkpoint")
@@ -285,14 +285,10 @@ def _start_afresh_or_resume(record: Record, rerun: bool) -> None:
         _remove_checkpoint(record.folder)
 
 
-def _checkpoints(folder: Path) -> tuple[Path, Path]:
-    """Return the paths of the last checkpoint and of the one before, which is used if the last cannot be read."""
-    return folder / file_names.CHECKPOINT, folder / file_names.CHECKPOINT_BEFORE
-
-
 def _remove_checkpoint(folder: Path) -> None:
     """Delete the checkpoints, the weights of the best epoch, and temporary files that a killed process left."""
-    for path in (*_checkpoints(folder), folder / file_names.BEST, *folder.glob("*.tmp")):
+    written = (folder / name for name in (*file_names.CHECKPOINTS, file_names.BEST))
+    for path in (*written, *folder.glob("*.tmp")):
         remove(path)
 
 
@@ -316,7 +312,7 @@ def _finish_closing(cfg: DictConfig, record: Record) -> None:
 
     The checkpoints are removed last, so one that is still there shows that the process died.
     """
-    if any(file.exists() for file in _checkpoints(record.folder)):
+    if record.has_checkpoint():
         tracker = open_tracker(cfg, record.folder, record.fingerprint, record.attempt)
         _close(tracker, record.own_before, Ending("completed"))
         _remove_checkpoint(record.folder)

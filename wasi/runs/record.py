@@ -85,7 +85,11 @@ class Record:
 
     def holds_anothers_checkpoint(self) -> bool:
         """Return whether the folder has a result of another configuration and a checkpoint to continue it."""
-        return self.holds_another() and any(self.folder.glob("checkpoint*.pt"))
+        return self.holds_another() and self.has_checkpoint()
+
+    def has_checkpoint(self) -> bool:
+        """Return whether the folder has a checkpoint, of whichever configuration."""
+        return any((self.folder / name).exists() for name in file_names.CHECKPOINTS)
 
     def differing_option(self) -> str:
         """Describe how the run whose result is in the folder differs from this one: `with train.epochs=1`."""

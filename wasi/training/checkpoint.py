@@ -87,7 +87,7 @@ def load_checkpoint(folder: Path, step: TrainStep, scheduler, with_best: bool = 
 
 def _newest(folder: Path) -> dict | None:
     """Load the newest undamaged checkpoint, or return None; a warning is logged for each damaged one."""
-    for path in (folder / file_names.CHECKPOINT, folder / file_names.CHECKPOINT_BEFORE):
+    for path in (folder / name for name in file_names.CHECKPOINTS):
         with suppress(RuntimeError):  # of torch's reader, where the archive's directory is damaged
             if _is_whole(path):
                 return torch.load(path, map_location="cpu", weights_only=True)
