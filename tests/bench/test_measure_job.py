@@ -160,7 +160,9 @@ def test_another_configuration_s_measurement_is_not_replaced_unasked(cfg, compos
     before = (tmp_path / "bench.json").read_bytes()
     other = ("seed=1", "bench.rounds=3")
     assert perform(compose_config(*other, config="bench"), tmp_path, never).exit_code == 2
-    assert "here lies the completed measurement of another configuration, which bench.rerun" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: hydra.run.dir={tmp_path}: allowed is a folder of its own; here lies the completed ")
+    assert "measurement of another configuration, which bench.rerun" in told
     assert (tmp_path / "bench.json").read_bytes() == before
     assert perform(compose_config(*other, "bench.rerun=true", config="bench"), tmp_path, measures).exit_code == 0
     assert read(tmp_path)["config"]["bench"]["rounds"] == 3

@@ -20,6 +20,7 @@ from wasi.config.known_options import check_config
 from wasi.config.sweep_options import in_sweep, sweep_name
 from wasi.config.without_effect import idle_options, remarks, remarks_on_benchmark
 from wasi.errors import UserError
+from wasi.paths import shown
 from wasi.runs.ending import Ending, end_job, printable
 from wasi.runs.inputs import check_inputs
 from wasi.runs.job import warn_of_other_code
@@ -47,15 +48,13 @@ def perform(cfg: DictConfig, folder: Path, body: Callable[[DictConfig, "Job"], N
             for remark in [*remarks_on_benchmark(words), *remarks([idle_options(cfg, words)])]:
                 log.warning("%s", remark)
         if job.completed_before() and not cfg.bench.rerun:
-            log.info(
-                "already completed here, skipped (bench.rerun=true measures again): %s", os.path.relpath(folder)
-            )
+            log.info("already completed here, skipped (bench.rerun=true measures again): %s", shown(folder))
             warn_of_other_code(job.provenance_before, "the completed measurement")
             return Ending("completed")
         check_inputs(cfg)
         job.refuse_to_replace_another()
         if (others := job.other_threads()) and not cfg.bench.rerun:
-            log.warning("%s, and measured anew: %s", others, os.path.relpath(folder))
+            log.warning("%s, and measured anew: %s", others, shown(folder))
         job.begin()
         body(cfg, job)
         ending = job.measured()
@@ -128,7 +127,7 @@ class Job:
         """Raise UserError if `holds_another`, unless `bench.rerun` is true."""
         if self.holds_another() and not self.result.ours.config["bench"]["rerun"]:
             there = "here lies the completed measurement of another configuration, which bench.rerun=true gives up"
-            raise UserError("hydra.run.dir", os.path.relpath(self.folder), f"a folder of its own; {there}")
+            raise UserError("hydra.run.dir", shown(self.folder), f"a folder of its own; {there}")
 
     def begin(self) -> None:
         """Write bench.json with status `running`."""
