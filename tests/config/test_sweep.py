@@ -1,5 +1,7 @@
 """What a sweep's name may be, and what counts as swept over."""
 
+import re
+
 import pytest
 from omegaconf import OmegaConf
 
@@ -31,3 +33,10 @@ def test_swept_options():
         }
     )
     assert swept_options(hydra_cfg) == {"method", "optimizer.lr", "seed"}
+
+
+@pytest.mark.parametrize("given", ["range(1,2,0)", "range(0.1,0.2,0)"])
+def test_a_range_without_a_step_is_refused(given):
+    hydra_cfg = OmegaConf.create({"sweeper": {}, "overrides": {"task": [f"train.epochs={given}"]}})
+    with pytest.raises(UserError, match=rf"^train.epochs={re.escape(given)}: allowed is range\(FROM, TO, STEP\) with"):
+        swept_options(hydra_cfg)

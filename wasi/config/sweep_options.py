@@ -5,7 +5,7 @@ from collections.abc import Sequence, Set
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, RangeSweep
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
@@ -26,12 +26,22 @@ def swept_options(hydra_cfg: DictConfig) -> set[str]:
 
 
 def sweep_overrides(hydra_cfg: DictConfig) -> list[Override]:
-    """Return the overrides with several values; the command line takes precedence over the sweeper's `params`."""
+    """Return the overrides with several values; the command line takes precedence over the sweeper's `params`.
+
+    Raises:
+        UserError: the step of a range is 0, for which Hydra has a traceback.
+    """
     params = hydra_cfg.sweeper.get("params") or {}
     given = OverridesParser.create().parse_overrides(list(hydra_cfg.overrides.task))
     by_default = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
     last = {override.get_key_element(): override for override in [*by_default, *given]}
-    return [override for override in last.values() if override.is_sweep_override()]
+    swept = [override for override in last.values() if override.is_sweep_override()]
+    for override in swept:
+        value = override.value()
+        if isinstance(value, RangeSweep) and value.step == 0:
+            text = str(override.input_line).partition("=")[2]
+            raise UserError(override.get_key_element(), text, "range(FROM, TO, STEP) with another STEP than 0")
+    return swept
 
 
 def sweep_name(cfg: DictConfig, swept: Set[str] = frozenset(), words: Sequence[str] = ()) -> str:
