@@ -49,7 +49,7 @@ def rejected(error: Exception, words: Sequence[str] = (), sweeps: bool = True) -
         return _not_deletable(deleted[1], deleted[2], words)
     if str(error).startswith("Unable to configure "):
         return _not_loggable(error, words)
-    if isinstance(error, (AssertionError, LookupError, TypeError)):
+    if isinstance(error, (AssertionError, LookupError, TypeError, AttributeError)):
         return _unchecked(error, words)
     if not isinstance(error, ConfigCompositionException):
         return _not_hydras(str(error), words)
@@ -133,7 +133,7 @@ def _not_loggable(error: Exception, words: Sequence[str]) -> UserError:
 
 
 def _unchecked(error: Exception, words: Sequence[str]) -> UserError | None:
-    """Explain values of Hydra's own options that Hydra does not check, and `SECTION.OPTION` where SECTION is null."""
+    """Explain values of Hydra's own options that Hydra does not check, and `hydra.sweeper.params` where it is null."""
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
     updated = [frame.f_locals.get("key") for frame in frames if frame.f_code is OmegaConf.update.__code__]
     for option, value in map(option_and_value, words):
@@ -141,9 +141,9 @@ def _unchecked(error: Exception, words: Sequence[str]) -> UserError | None:
             return UserError(option, value, "true, false, a logger's name or a list of such names")
         if option == "hydra.job.env_copy" and (names := _parsed(value)) and str(error).strip("'") in names:
             return UserError(option, value, f"a list of variables that the environment has; {error} is none")
-        if str(error).startswith("Unexpected type for root") and option in updated:
-            section = option.rpartition(".")[0]
-            return UserError(option, value, f"{section}={{…}}, as {section} is null, and nothing can be put into that")
+        if option in updated and f"{option}.".startswith("hydra.sweeper.params."):
+            reason = "hydra.sweeper.params is null, and OmegaConf puts nothing into that"
+            return UserError(option, value, f"OPTION=VALUE,VALUE with -m in its place, as {reason}")
     return None
 
 

@@ -201,7 +201,7 @@ def _is_pickled(file: Path) -> bool:
 def _tell_rejected(function: Callable[[], Any]) -> Any:
     try:
         return function()
-    except (HydraException, ValueError, AssertionError, LookupError, TypeError) as error:
+    except (HydraException, ValueError, AssertionError, LookupError, TypeError, AttributeError) as error:
         mistake = rejected(error, sys.argv[1:])
         if os.environ.get("HYDRA_FULL_ERROR") == "1" or (mistake is None and not isinstance(error, HydraException)):
             raise
