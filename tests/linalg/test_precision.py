@@ -16,7 +16,7 @@ def allowed():
 before = allowed()
 with full_float32(), full_float32():
     inside = allowed()
-assert inside in ("ieee", "False") and allowed() == before == "{expected}", (before, inside, allowed())
+assert inside in ("ieee", "False", "highest") and allowed() == before == "{expected}", (before, inside, allowed())
 """
 
 
@@ -26,6 +26,7 @@ assert inside in ("ieee", "False") and allowed() == before == "{expected}", (bef
         ("", "matmul.allow_tf32", "False"),
         ("matmul.allow_tf32 = True", "matmul.allow_tf32", "True"),
         ("torch.set_float32_matmul_precision('high')", "matmul.allow_tf32", "True"),
+        ("torch.set_float32_matmul_precision('medium')", "torch.get_float32_matmul_precision()", "medium"),
         ("matmul.fp32_precision = 'tf32'", "matmul.fp32_precision", "tf32"),
         ("torch.backends.fp32_precision = 'tf32'", "matmul.fp32_precision", "tf32"),
     ],

@@ -1,7 +1,9 @@
 """Precision of matrix products."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 
@@ -12,18 +14,23 @@ def full_float32() -> Iterator[None]:
 
     With TF32, bases would not be orthonormal, and polar factors wrong where a gradient is badly conditioned.
     """
-    matmul = torch.backends.cuda.matmul
-    name: str
-    full: bool | str
-    try:
-        before, name, full = matmul.allow_tf32, "allow_tf32", False
-    except RuntimeError:  # from torch 2.9 on, once `fp32_precision` was used: torch refuses a mixture of the two
-        before, name, full = matmul.fp32_precision, "fp32_precision", "ieee"
+    before, full, set_to = _interface()
     if before == full:
         yield
         return
-    setattr(matmul, name, full)
+    set_to(full)
     try:
         yield
     finally:
-        setattr(matmul, name, before)
+        set_to(before)
+
+
+def _interface() -> tuple[Any, Any, Callable[[Any], object]]:
+    """Return the current precision, full precision, and the function that sets it, of the interface that is in use."""
+    matmul = torch.backends.cuda.matmul
+    try:
+        if matmul.allow_tf32 and (now := torch.get_float32_matmul_precision()) == "medium":
+            return now, "highest", torch.set_float32_matmul_precision  # `allow_tf32` would set it to "high" again
+        return matmul.allow_tf32, False, partial(setattr, matmul, "allow_tf32")
+    except RuntimeError:  # from torch 2.9 on, once `fp32_precision` was used: torch refuses a mixture of the two
+        return matmul.fp32_precision, "ieee", partial(setattr, matmul, "fp32_precision")
