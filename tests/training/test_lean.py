@@ -70,6 +70,18 @@ def test_what_is_frozen_runs_in_chunks_too(method, name):
     assert result.loss == pytest.approx(TrainStep(other, sgd(other), None)(normalize(images), labels).loss, rel=1e-9)
 
 
+def test_a_frozen_block_that_returns_several_activations_runs_once_after_the_first_step():
+    model, seen = applied("timm_vit", "linear_probe", DOUBLE), []
+    first, second = model.blocks
+    first.forward = lambda x, of_one=first.forward: seen.append(len(x)) or (of_one(x), x)
+    model.blocks.forward = lambda x: second(first(x)[0])
+    step = lean(model, sgd(model))
+    for ran in ([3, 8], [8], [8]):
+        seen.clear()
+        step(*step.prepare(*as_bytes()))
+        assert seen == ran
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [(DOUBLE, 1e-12), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_step_of_sgd_in_parts_differs_by_rounding_alone(method, dtype, tolerance):

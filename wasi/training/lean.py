@@ -79,6 +79,7 @@ class LeanStep(TrainStep):
         self._trimmer = HeapTrimmer(_TRIM_AFTER) if self.device.type == "cpu" else None
         self._allocator_is_set = False  # to the size of a chunk's largest tensor, known at the first batch
         self._anchor = torch.empty(0, device=self.device, requires_grad=True)
+        self._whole_only: set[Callable] = set()  # parts that do not train and return more than one activation
         blocks, (_, embedding) = find_blocks(self.model), _patch_embedding(self.model)
         self._widths = dict.fromkeys(blocks.values(), 0)  # the largest in_features or out_features in each block
         for site in linear_sites(self.model, "all"):
@@ -182,13 +183,15 @@ class LeanStep(TrainStep):
         """Call `forward`, of a part of the model that does not train, in a step chunk by chunk.
 
         Outside of a step (`_images` is None) it is called once, as evaluation takes at most `chunk_size` images. So is
-        one that takes or returns more than one activation.
+        one that takes more than one activation, or has returned more than one for the first chunk of an earlier step.
         """
-        if self._images is None or _other_activations(x, tree_leaves((args, kwargs))):
+        is_whole = self._images is None or forward in self._whole_only
+        if is_whole or _other_activations(x, tree_leaves((args, kwargs))):
             return forward(x, *args, **kwargs)
         size = self._chunk_of(x, width)
         y = forward(x[:size], *args, **kwargs)
         if not isinstance(y, Tensor):
+            self._whole_only.add(forward)
             return forward(x, *args, **kwargs)
         result = y.new_empty((len(x), *y.shape[1:]))
         result[:size] = y
