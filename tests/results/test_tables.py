@@ -11,6 +11,7 @@ from scipy.stats import t, ttest_ind, ttest_rel
 
 from tests.report import fakes
 from wasi.errors import UserError
+from wasi.report.columns import PEAK
 from wasi.report.options import row_name
 from wasi.results.__main__ import main
 from wasi.results.collect import collect
@@ -260,6 +261,30 @@ def test_one_row_of_two_configurations_is_refused(kept):
     content["config"]["optimizer"]["lr"] = 7
     (kept / "job0.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="one configuration in row vanilla"):
+        table_of("t", read_kept(kept))
+
+
+def test_a_row_may_be_benchmarked_at_another_learning_rate_but_with_no_other_optimizer(kept):
+    path = kept / "bench_wasi_0.8.json"
+    content = json.loads(path.read_text())
+    content["config"]["optimizer"]["lr"] = 7
+    path.write_text(json.dumps(content))
+    (row,) = (row for row in table_of("t", read_kept(kept)).rows if row.name == "wasi_0.8")
+    assert len(row.accuracies) == 5 and row.measured(PEAK) == 500 and row.group.options["optimizer.lr"] == 0.05
+    content["config"]["optimizer"]["momentum"] = 0.5
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="one configuration in row wasi_0.8"):
+        table_of("t", read_kept(kept))
+
+
+def test_two_benchmarks_of_a_row_that_was_not_trained_are_refused(kept):
+    for path in kept.glob("*.json"):
+        if row_name(json.loads(path.read_text())["config"]) == "lora_r8" and not path.name.startswith("bench"):
+            path.unlink()
+    assert any(row.name == "lora_r8" and not row.accuracies for row in table_of("t", read_kept(kept)).rows)
+    content = json.loads((kept / "bench_lora_r8.json").read_text())
+    (kept / "bench_again.json").write_text(json.dumps(content | {"fingerprint": "again"}))
+    with pytest.raises(UserError, match="one configuration in row lora_r8, with each seed and one benchmark once"):
         table_of("t", read_kept(kept))
 
 

@@ -1,8 +1,8 @@
 """Kept results as the rows of a document's table.
 
-Runs are grouped and compared as in reports (`wasi.report.groups`), with three differences. A row is what was kept under
-one name. Results of several commits, tasks or machines are refused, where a report shows them with a remark. Times and
-memory are those of benchmarks alone.
+Runs are grouped, compared and joined with benchmarks as in reports (`wasi.report.groups`, `wasi.report.benchmarks`),
+with three differences. A row is what was kept under one name. Results of several commits, tasks or machines are
+refused, where a report shows them with a remark. Times and memory are those of benchmarks alone.
 """
 
 from collections import defaultdict
@@ -16,6 +16,7 @@ from wasi.config.relevance import MEMORY_POLICY
 from wasi.errors import UserError
 from wasi.measure.contention import BUSY
 from wasi.pareto import on_front
+from wasi.report.benchmarks import joined
 from wasi.report.columns import PEAK, STEP, TEST, VALIDATION, Cost
 from wasi.report.groups import Group, unlike, with_equal_options
 from wasi.report.kept import BENCH, RUN
@@ -145,13 +146,13 @@ def baseline_name(bench: Run) -> str | None:
 
 
 def _row(table: str, name: str, groups: list[Group], accuracy: str) -> Row:
-    group = groups[0]
-    benches = [run for run in group.runs if run.is_bench]
+    trained = [replace(group, runs=group.trained) for group in groups if group.trained]
+    measured = [(group, tuple(run for run in group.runs if run.is_bench)) for group in groups]
+    group, *others = joined(trained, [replace(group, runs=benches) for group, benches in measured if benches])
     seeds = [run.config["seed"] for run in group.trained]
-    if len(groups) > 1 or len(set(seeds)) < len(seeds) or len(benches) > 1:
+    if others or len(set(seeds)) < len(seeds) or not (seeds or group.bench):
         raise UserError("table", table, f"one configuration in row {name}, with each seed and one benchmark once")
-    bench = benches[0] if benches else None
-    return Row(name, replace(group, runs=group.trained or group.runs, accuracy=accuracy, bench=bench))
+    return Row(name, replace(group, accuracy=accuracy))
 
 
 def _pointing_to_runs(row: Row, rows: list[Row]) -> Row:
