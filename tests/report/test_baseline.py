@@ -312,6 +312,51 @@ def test_tuned_runs_have_the_costs_of_a_benchmark_at_the_recipes_own_rates(tmp_p
     assert vanilla.group.mean(STEP.metric) == 80 and wasi.group.mean(STEP.metric) == 50
 
 
+def test_of_a_grid_and_the_row_that_was_chosen_from_it_the_latter_is_the_baseline_and_has_the_costs(tmp_path):
+    """A single run at another rate is more accurate, on validation images too, and may be so by luck."""
+    for lr, accuracies in {0.1: (0.9,), 0.2: (0.8, 0.81, 0.82), 0.4: (0.7,)}.items():
+        for seed, acc in enumerate(accuracies):
+            fakes.write(tmp_path, without_times(acc), recipe_config("tuned_vanilla", "vanilla", seed, lr=lr))
+            fakes.write(tmp_path, without_times(acc - 0.1), recipe_config("wasi", "wasi", seed, lr=lr))
+    bench_beside(tmp_path, recipe_config("wasi", "wasi", lr=0.05), recipe_config("tuned_vanilla", "vanilla", lr=0.01))
+    (block,) = blocks_of(read_runs([tmp_path])[0])
+    assert {one.baseline.options["optimizer.lr"] for one in block.comparisons} == {0.2}
+    with_costs = [one.group for one in block.comparisons if one.group.cost(STEP) is not None]
+    assert [(group.method, group.options["optimizer.lr"]) for group in with_costs] == [("vanilla", 0.2), ("wasi", 0.2)]
+    text = " ".join(write_report([tmp_path]).split())
+    assert "in accuracy, step time and peak memory together: “vanilla, lr=0.2” and “wasi 0.8, lr=0.2”. Not" in text
+
+
+def test_several_benchmarks_of_one_machine_that_differ_by_learning_rate_are_as_good_as_one(tmp_path):
+    fakes.write(tmp_path, without_times(0.8), recipe_config("tuned_vanilla", "vanilla", lr=0.7))
+    for lr in (0.05, 0.1):
+        rate = recipe_config("tuned_vanilla", "vanilla", lr=lr)
+        (tmp_path / f"at_{lr}").mkdir()
+        bench_beside(tmp_path / f"at_{lr}", rate, rate)
+    (block,) = blocks_of(read_runs([tmp_path])[0])
+    trained = [one for one in block.comparisons if one.group.trained]
+    assert len(trained) == 1 and trained[0].group.cost(STEP) == 50 and trained[0].is_own_baseline
+    assert all(one.baseline is trained[0].group and one.remarks == [] for one in block.comparisons)
+
+
+def test_a_baseline_of_another_machine_is_told_by_its_machine(tmp_path):
+    pc = copy.deepcopy(fakes.PROVENANCE) | {"machine": {"processor": "EPYC"}}
+    vanilla, wasi = recipe_config("tuned_vanilla", "vanilla", lr=0.1), recipe_config("wasi", "wasi", lr=0.2)
+    fakes.write(tmp_path, without_times(0.8), vanilla)
+    fakes.write(tmp_path, without_times(0.7), wasi)
+    for provenance in (pc, fakes.PROVENANCE):
+        bench = benchmarks.content(wasi, benchmarks.metrics(50, 5, 100), benchmarks.metrics(80, 10, 150))
+        bench["baseline"]["config"], bench["provenance"] = vanilla, provenance
+        folder = tmp_path / provenance["machine"]["processor"]
+        folder.mkdir()
+        benchmarks.write_sweep(folder, [bench])
+    (block,) = blocks_of(read_runs([tmp_path])[0])
+    remarks = {remark for one in block.comparisons for remark in one.remarks}
+    words = "costs compared with tuned_vanilla on {}, 4 threads, measured under the same conditions"
+    assert remarks == {words.format("EPYC"), words.format("Cortex-A76")}
+    assert not any(name.endswith(", ") for name in row_names(block))
+
+
 def test_a_trainings_process_is_not_compared_with_a_benchmarks(tmp_path):
     """Which does not evaluate; live tensors of a step are the same in both."""
     add(tmp_path, 0.8, 1.0, "vanilla")

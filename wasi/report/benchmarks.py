@@ -49,13 +49,19 @@ def joined(trained: list[Group], benchmarked: list[Group]) -> list[Group]:
     """The trained groups, each with the benchmark of its training step, and then the benchmarks without such a group.
 
     A step costs the same under any schedule and at any learning rate, so without a benchmark under the group's own, one
-    under others counts too. If several fit (on two devices, say), the group gets none, and they stand alone.
+    under others counts too; but where several learning rates were tried, only for the groups with most seeds, as a
+    single run of a grid may be the best by luck. If benchmarks of several devices or machines fit, the group gets none,
+    and they stand alone.
     """
     groups, taken = [], set()
-    for group in trained:
-        alike = [other for other in benchmarked if step_options(other.options) == step_options(group.options)]
-        fitting = [other for other in alike if _rates(other) == _rates(group)] or alike
-        if len(fitting) == 1 and len(fitting[0].runs) == 1:
+    steps = [step_options(group.options) for group in trained]
+    for group, step in zip(trained, steps, strict=True):
+        alike = [other for other in benchmarked if step_options(other.options) == step and len(other.runs) == 1]
+        fitting = [other for other in alike if _rates(other) == _rates(group)]
+        most = max(len(other.runs) for other, its in zip(trained, steps, strict=True) if its == step)
+        if not fitting and len(group.runs) == most:
+            fitting = alike
+        if len({measured_key(other.runs[0]) for other in fitting}) == 1:
             taken.add(fitting[0])
             group = replace(group, bench=fitting[0].runs[0])
         groups.append(group)

@@ -150,4 +150,5 @@ def _machine(block: Block, group: Group) -> list[str]:
     if _are_distinguished(block.groups, block.differing, by_hardware=False):
         return []
     parts = [other.hardware.split(", ") for other in block.groups if other.hardware]
-    return [part for part in (group.hardware or "").split(", ") if not all(part in others for others in parts)]
+    own = group.hardware.split(", ") if group.hardware else []
+    return [part for part in own if not all(part in others for others in parts)]

@@ -4,8 +4,9 @@ A vanilla is a row of a method that is a `reference`. Two rows are comparable if
 or where one was only benchmarked, in those of their options that a step depends on. The first rule that applies
 decides:
 
-1. A comparable row of the recipe `bench.baseline_recipe`, if the group names one: the first that was trained, or else
-   the first. Costs are compared with that of these rows that was benchmarked in turns with the group.
+1. A comparable row of the recipe `bench.baseline_recipe`, if the group names one: of several the one with most seeds,
+   of these the most accurate on validation images. Costs are compared with that of these rows that was benchmarked in
+   turns with the group.
 2. For a vanilla that saves memory (`MEMORY_POLICY`): the first comparable plain vanilla on its hardware that differs
    from it in nothing else, or itself.
 3. For a plain vanilla: of the comparable plain ones on its hardware, itself included, the best is the most accurate one
@@ -223,7 +224,8 @@ class Comparison:
         if self.baseline is None or self.nearest is None:
             return []
         row, others = self.nearest.recipe or "a vanilla", _others(self.nearest, unlike(self.nearest, self.baseline))
-        return [f"costs compared with {row} of another {others}, measured under the same conditions"]
+        which = f"of another {others}" if others else f"on {self.nearest.hardware}"
+        return [f"costs compared with {row} {which}, measured under the same conditions"]
 
 
 def has_width(ratio: Mapping[str, float]) -> bool:
@@ -260,7 +262,8 @@ def _compared(group: Group, groups: list[Group]) -> Comparison:
 
 def _with_costs_beside(group: Group, baseline: Group, rows: list[Group]) -> Comparison:
     """The comparison with a baseline, its costs with that of the rows that was measured most like the group."""
-    beside = max(rows, key=lambda row: (_benchmarked_with(group, row), _timed_like(group, row)))
+    others = [row for row in rows if row is baseline or row is not group]
+    beside = max(others, key=lambda row: (_benchmarked_with(group, row), _timed_like(group, row)))
     return Comparison(group, baseline, None if beside is baseline else beside)
 
 
@@ -306,10 +309,10 @@ def _preference(vanilla: Group) -> tuple[bool, float]:
 
 
 def _of_named_recipe(group: Group, groups: list[Group]) -> list[Group]:
-    """The rows of rule 1, trained ones first."""
+    """The rows of rule 1, the baseline first."""
     recipe = select(group.config, "bench.baseline_recipe")
     found = [g for g in groups if recipe and g.recipe == recipe and _comparable(g, group)]
-    return sorted(found, key=lambda g: not g.trained)
+    return sorted(found, key=lambda g: (-len(g.trained), -g.validated))
 
 
 def _twin_of(group: Group, groups: list[Group]) -> Group | None:

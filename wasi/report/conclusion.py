@@ -9,7 +9,7 @@ from wasi.config.files import select
 from wasi.report.blocks import Block
 from wasi.report.columns import ENERGY, FLOPS, INFERENCE, PEAK, PROCESS, STEP, VALIDATION
 from wasi.report.comparison import Comparison
-from wasi.report.fields import MOST_NAMES, listed, ratio_text, signed, significant
+from wasi.report.fields import MOST_NAMES, listed, listed_some, ratio_text, signed, significant
 from wasi.report.groups import Group
 from wasi.report.options import unquotable
 from wasi.report.origins import are_comparable
@@ -258,7 +258,7 @@ def _front(rows: Sequence[Row]) -> Statement | None:
     for row in rows:
         if row.comparison not in judged:
             without["an accuracy" if row.accuracy is None else "a step time or peak memory"].append(row.quoted_name)
-    left_out = "; ".join(f"for want of {what}: {listed(names)}" for what, names in without.items() if names)
+    left_out = "; ".join(f"for want of {what}: {listed_some(names)}" for what, names in without.items() if names)
     return Statement(f"{text}." + (f" Not compared there, {left_out}." if left_out else ""))
 
 
