@@ -91,7 +91,7 @@ def test_a_mistake_is_one_line_and_status_2(words, named, tmp_path, light):
         (["+hydra.foo=1", "-m"], "hydra.foo=1: allowed is one of hydra.callbacks, "),
         (["hydra.verbose=5"], "hydra.verbose=5: allowed is true, false, a logger's name or a list"),
         (["hydra.job.env_copy=[NOPE]"], "hydra.job.env_copy=[NOPE]: allowed is a list of variables that the"),
-        (["+hydra.sweeper.params.seed=1", "-m"], "hydra.sweeper.params.seed=1: allowed is hydra.sweeper.params={"),
+        (["+hydra.sweeper.params.seed=1", "-m"], "hydra.sweeper.params.seed=1: allowed is OPTION=VALUE,VALUE with -m"),
         (["hydra.job.name=a/b"], "hydra.job.name=a/b: allowed is what Python's logging can set up (Unable to "),
         (["hydra.run.dir=."], "hydra.run.dir=.: allowed is a folder of its own"),
         (["method=vanilla,nope", "-m"], "method=nope: allowed is asi, "),
