@@ -262,7 +262,9 @@ def _compared(group: Group, groups: list[Group]) -> Comparison:
 
 def _with_costs_beside(group: Group, baseline: Group, rows: list[Group]) -> Comparison:
     """The comparison with a baseline, its costs with that of the rows that was measured most like the group."""
-    others = [row for row in rows if row is baseline or row is not group]
+    if baseline is group:
+        return Comparison(group, group)
+    others = (row for row in rows if row is not group)
     beside = max(others, key=lambda row: (_benchmarked_with(group, row), _timed_like(group, row)))
     return Comparison(group, baseline, None if beside is baseline else beside)
 
