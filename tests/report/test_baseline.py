@@ -339,6 +339,16 @@ def test_several_benchmarks_of_one_machine_that_differ_by_learning_rate_are_as_g
     assert all(one.baseline is trained[0].group and one.remarks == [] for one in block.comparisons)
 
 
+def test_a_row_that_is_its_own_baseline_is_compared_with_no_other_rows_costs(tmp_path):
+    """It was benchmarked beside the recipe as it was before, with another momentum."""
+    vanilla = recipe_config("tuned_vanilla", "vanilla", lr=0.1)
+    fakes.write(tmp_path, without_times(0.8), vanilla)
+    bench_beside(tmp_path, vanilla, recipe_config("tuned_vanilla", "vanilla", lr=0.1, momentum=-0.5))
+    (block,) = blocks_of(read_runs([tmp_path])[0])
+    (own,) = (one for one in block.comparisons if one.group.trained)
+    assert own.is_own_baseline and own.nearest is None and own.costs_beside is own.group
+
+
 def test_a_baseline_of_another_machine_is_told_by_its_machine(tmp_path):
     pc = copy.deepcopy(fakes.PROVENANCE) | {"machine": {"processor": "EPYC"}}
     vanilla, wasi = recipe_config("tuned_vanilla", "vanilla", lr=0.1), recipe_config("wasi", "wasi", lr=0.2)
