@@ -130,6 +130,7 @@ def test_activation_ranks_are_positive_whole_numbers(ranks, composed):
         (["rank.preconditioner=basis", "optimizer.momentum=0.9"], "method.preconditioner=basis"),
         (["rank.preconditioner=basis", "method.update=none"], "method.preconditioner=basis"),
         (["scheduler.warmup_epochs=51"], "scheduler.warmup_epochs=51"),
+        (["optimizer=apollo", "optimizer.proj_type=left"], "optimizer.proj_type=left"),
         (["optimizer.nesterov=true"], "optimizer.nesterov=true"),
         (["optimizer.dampening=0.5"], "optimizer.dampening=0.5"),
         (

@@ -141,6 +141,12 @@ TOGETHER: list[Rule] = [
     ),
     _excludes("train.memory_budget_mib", "device.compile", ": what a compiler takes cannot be told beforehand"),
     (
+        ("optimizer.scale_type", "optimizer.proj_type"),
+        lambda scaling, projected: scaling == "tensor" or projected == "std",
+        "std with optimizer.scale_type={}, as apollo-torch has a gradient's channels along its longer side; others go "
+        "with tensor",
+    ),
+    (
         ("bench.baseline", "bench.baseline_recipe"),
         lambda baseline, recipe: recipe is None or baseline == reference(),
         "null with bench.baseline={}: one of them says what to compare with",
