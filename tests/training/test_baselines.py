@@ -15,6 +15,9 @@ from wasi.training.build_step import build_step
 PACKAGES = {"galore": "galore_torch", "apollo": "apollo_torch", "adamw8bit": "bitsandbytes"}
 
 
+PROJECTIONS = ["std", "reverse_std", "left", "right"]
+
+
 def stepper(compose_config, name, model, *options):
     cfg = compose_config(f"optimizer={name}", "method=vanilla", "method.scope=all", *options)
     validate(cfg)
@@ -28,8 +31,19 @@ def name(request):
 
 
 def test_a_resumed_run_is_the_same_bit_for_bit(name, compose_config):
-    """Saved after two steps, when the projection (renewed every third) is in use, and loaded as a run loads it."""
     options = ["optimizer.rank=4", "optimizer.update_proj_gap=3"] if name != "adamw8bit" else []
+    check_resuming(compose_config, name, options)
+
+
+@pytest.mark.parametrize("proj_type", PROJECTIONS)
+def test_apollo_with_a_projection_by_svd_is_resumed_bit_for_bit(proj_type, compose_config):
+    pytest.importorskip("apollo_torch")
+    options = ["proj=svd", f"proj_type={proj_type}", "scale_type=tensor", "rank=4", "update_proj_gap=3"]
+    check_resuming(compose_config, "apollo", [f"optimizer.{option}" for option in options])
+
+
+def check_resuming(compose_config, name, options):
+    """Saved after two steps, when the projection (renewed every third) is in use, and loaded as a run loads it."""
     one, two = (stepper(compose_config, name, applied("timm_vit", "vanilla"), *options) for _ in range(2))
     for seed in range(2):
         one(*batch(seed=seed))
@@ -78,6 +92,20 @@ def test_a_galore_step_is_adam_in_the_gradients_leading_subspace(compose_config)
     low = u.mT @ gradient
     expected = before - 2e-3 * 0.25 * u @ (low / (low.abs() + 1e-8 / 0.001**0.5))
     assert torch.allclose(weight, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("proj_type", PROJECTIONS)
+@pytest.mark.parametrize("name", ["galore", "apollo"])
+def test_every_projection_that_is_not_refused_can_be_stepped_with_at_any_rank(name, proj_type, compose_config):
+    pytest.importorskip(PACKAGES[name])
+    options = [f"optimizer.proj_type={proj_type}", *(["optimizer.scale_type=tensor"] if name == "apollo" else [])]
+    for rank in (1, 31, 32, 200):  # weights are 32 x 32, 96 x 32, 128 x 32 and 32 x 128
+        words = [*options, f"optimizer.rank={rank}"]
+        if (name, proj_type) == ("galore", "reverse_std") and rank >= 32:
+            with pytest.raises(UserError, match=f"optimizer.rank={rank}: allowed is below 32 with"):
+                stepper(compose_config, name, applied("timm_vit", "vanilla"), *words)
+        else:
+            stepper(compose_config, name, applied("timm_vit", "vanilla"), *words)(*batch())
 
 
 @pytest.mark.parametrize("projected", ["galore", "apollo"])

@@ -42,11 +42,17 @@ def galore(groups: list[Group], *, rank, update_proj_gap, scale, proj_type, **op
             AdamW.
 
     Raises:
-        UserError: the package is not installed, or no weight in `groups` is marked.
+        UserError: the package is not installed, no weight in `groups` is marked, or, with `proj_type=reverse_std`, the
+            rank is not below the number of rows of a marked weight that has more columns.
     """
     package = optional("galore_torch", "optimizer", "galore")
     projection = {"rank": rank, "update_proj_gap": update_proj_gap, "scale": scale, "proj_type": proj_type}
     groups = _with_projection(groups, projection, "galore")
+    if proj_type == "reverse_std":  # galore-torch takes a projection that is not thin for one from the other side
+        wide = (p.shape[0] for group in groups if "rank" in group for p in group["params"] if p.shape[0] < p.shape[1])
+        if rank >= (rows := min(wide, default=rank + 1)):
+            allowed = f"below {rows} with optimizer.proj_type=reverse_std: a weight has {rows} rows and more columns"
+            raise UserError("optimizer.rank", rank, allowed)
     optimizer = package.GaLoreAdamW(groups, no_deprecation_warning=True, **options)
     projector = optional("galore_torch.galore_projector", "optimizer", "galore").GaLoreProjector
     optimizer.subspace_work = [(projector, "project"), (projector, "project_back")]
@@ -79,7 +85,8 @@ def apollo(
     def restored(state: dict[str, Any], group: Group) -> object:
         return optimizer._initialize_projector(group, state)
 
-    return _plain_state(optimizer, ("ortho_matrix", "seed", "svd_count"), restored)
+    kept = ("ortho_matrix", "svd_count", *(["seed"] if proj == "random" else []))  # an SVD draws nothing
+    return _plain_state(optimizer, kept, restored)
 
 
 def adamw8bit(groups: list[Group], **options) -> Optimizer:
