@@ -72,6 +72,16 @@ def test_seeds_alone_do_not_make_groups(compose_config):
         ),
         (["dataset=image_folder", "dataset.val_fraction=0.2", "dataset.val_size=9"], []),
         (
+            ["dataset.val_fraction=0.2", "dataset.val_source=test"],
+            ["dataset.val_fraction has no effect with dataset.val_source=test"],
+        ),
+        (["dataset=image_folder", "dataset.val_fraction=0.2", "dataset.val_source=test"], []),
+        (
+            ["method=peft", "method.type=vera", "rank.calibration_batches=4"],
+            ["rank.calibration_batches has no effect with method.type=vera"],
+        ),
+        (["method=peft", "method.type=eva", "method.calibration_batches=4"], []),
+        (
             ["method=svd_llm", "rank.init=svd", "method.keep_ratio=0.5", "method.weight_epsilon=0.5"],
             ["rank.init has no effect with method=svd_llm", "method.weight_epsilon has no effect with method=svd_llm"],
         ),

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from tests.small import CLASSES, MODELS, batch, build
 from tests.small import method as make
+from wasi.config.fingerprint import fingerprint
 from wasi.errors import UserError
 from wasi.measure.accounting import paper_accounting
 from wasi.measure.flops import inference_flops
@@ -18,7 +19,7 @@ from wasi.training.step import TrainStep
 pytest.importorskip("peft")
 
 from wasi.layers.peft_linear import PeftLinear  # noqa: E402
-from wasi.methods.peft import _TYPES, Peft  # noqa: E402
+from wasi.methods.peft import _STARTS, _TYPES, Peft  # noqa: E402
 
 
 def peft(kind="lora", scope="all", **options):
@@ -169,3 +170,10 @@ def test_a_rank_that_null_stands_for_is_checked_as_one_that_is_given(kind, optio
         block.mlp.fc1, block.mlp.fc2 = torch.nn.Linear(32, 4), torch.nn.Linear(4, 32)
     with pytest.raises(UserError, match=rf"^method\.{message}"):
         peft(kind, "mlp", **options).apply(model, [batch()])
+
+
+@pytest.mark.parametrize("kind", _TYPES)
+def test_the_number_of_calibration_batches_counts_for_the_types_that_use_them(kind, compose_config):
+    words = ["method=peft", f"method.type={kind}"]
+    one, four = (fingerprint(compose_config(*words, *more)) for more in ([], ["rank.calibration_batches=4"]))
+    assert (one != four) == (kind in _STARTS)

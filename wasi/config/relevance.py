@@ -38,6 +38,7 @@ _NOT_OF_A_STEP = (
     "dataset.test_size",
 )
 _NO_AUGMENTATION = (None, 0)
+_CALIBRATED = ("eva", "corda")  # values of `method.type`, of peft, that start from calibration data
 _CHUNK_MIB = 5  # the widest output of a layer of ViT-B/32 for 8 images: 8 x 50 x 3072 float32
 
 
@@ -97,19 +98,29 @@ def in_one_form(method: dict[str, Any]) -> dict[str, Any]:
     """Return a method's options with those of no effect beside the others at their defaults.
 
     `token_epsilon` is null if it equals `epsilon`, which is what null stands for. `merge` is true beside a quantized
-    `base`, whose adapters are merged with neither value.
+    `base`, whose adapters are merged with neither value. `calibration_batches` is 1 with a type of peft's adapters that
+    uses none.
 
     >>> in_one_form({"activations": {"epsilon": 0.8, "token_epsilon": 0.8}})
     {'activations': {'epsilon': 0.8, 'token_epsilon': None}}
     >>> in_one_form({"base": "nf4", "merge": False})
     {'base': 'nf4', 'merge': True}
+    >>> in_one_form({"name": "peft", "type": "dora", "calibration_batches": 4})["calibration_batches"]
+    1
     """
     if method.get("base") is not None and "merge" in method:
         method = {**method, "merge": True}
+    if not starts_from_data(method) and "calibration_batches" in method:
+        method = {**method, "calibration_batches": 1}
     found = method.get("activations")
     if not isinstance(found, Mapping) or found.get("token_epsilon") != found.get("epsilon"):
         return method
     return {**method, "activations": {**found, "token_epsilon": None}}
+
+
+def starts_from_data(method: Mapping[str, Any]) -> bool:
+    """Return whether a method may use calibration data: any but one of peft's adapters that start without them."""
+    return method.get("name") != "peft" or method.get("type") in _CALIBRATED
 
 
 def _augmentation(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from wasi.config.overrides import option_and_value
 from wasi.config.rank_options import options_without_effect
-from wasi.config.relevance import has_effect, is_of_a_step
+from wasi.config.relevance import has_effect, is_of_a_step, starts_from_data
 
 
 def idle_options(cfg: DictConfig, words: Sequence[str]) -> dict[str, str]:
@@ -17,11 +17,16 @@ def idle_options(cfg: DictConfig, words: Sequence[str]) -> dict[str, str]:
     """
     given = _given(words)
     idle = dict.fromkeys(options_without_effect(cfg, given), f"method={cfg.method.name}")
+    if not starts_from_data(cfg.method):
+        calibrating = (option for option in given if option.endswith(".calibration_batches"))
+        idle |= dict.fromkeys(calibrating, f"method.type={cfg.method.type}")
     if "augment.ratio" in given and cfg.augment.scale is None:
         idle["augment.ratio"] = "augment.scale=null"
     # A folder of images that lacks two parts takes the size of one of them from the share even so.
     if "dataset.val_fraction" in given and cfg.dataset.val_size is not None and cfg.dataset.name != "image_folder":
         idle["dataset.val_fraction"] = f"dataset.val_size={cfg.dataset.val_size}"
+    elif "dataset.val_fraction" in given and cfg.dataset.val_source == "test" and cfg.dataset.name != "image_folder":
+        idle["dataset.val_fraction"] = "dataset.val_source=test"
     return idle
 
 
