@@ -11,7 +11,7 @@ from tests.small import CLASSES, applied
 from wasi.data.arrays import ArrayImages
 from wasi.data.augment import augmented, batch_mix
 from wasi.data.spec import InputSpec
-from wasi.errors import Interrupted
+from wasi.errors import Interrupted, UserError
 from wasi.signals import _handle
 from wasi.training import loop
 from wasi.training.loop import Fit
@@ -105,6 +105,21 @@ def test_evaluation_when_due_and_at_the_end_changes_no_result(tmp_path):
     last = [{name: value for name, value in result.items() if "best" not in name} for result in results]
     assert last[0] == last[1]
     assert [step for step, values in seldom.tracker.history if "val/acc" in values] == [6, 9]
+
+
+@pytest.mark.parametrize(
+    ("micro", "refused"),
+    [(None, "dataset.batch_size=8: allowed is a size at which 9 training images make no batch of one"),
+     (1, "train.micro_batch_size=1: allowed is a size at which 9 ")],
+)  # fmt: skip
+def test_a_batch_of_one_image_is_refused_where_a_batch_norm_needs_more(micro, refused, tmp_path):
+    run = fit(tmp_path, method="vanilla", train=images(9, 0))
+    run.step.model.fc_norm, run.step.micro_batch_size = torch.nn.BatchNorm1d(32), micro
+    with pytest.raises(UserError, match=refused):
+        run.run()
+    even = fit(tmp_path / "even", method="vanilla", train=images(10, 0))
+    even.step.model.fc_norm = torch.nn.BatchNorm1d(32)
+    even.run()
 
 
 def test_evaluation_takes_no_more_images_at_a_time_than_a_step(tmp_path):

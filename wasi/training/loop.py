@@ -14,7 +14,7 @@ from tqdm import tqdm
 from wasi.data.draws import generator
 from wasi.data.loader import Batch, Loader, eval_batches, num_batches, train_batches
 from wasi.data.spec import Images
-from wasi.errors import Diverged, Interrupted
+from wasi.errors import Diverged, Interrupted, UserError
 from wasi.signals import uninterrupted
 from wasi.training import parallel
 from wasi.training.checkpoint import Progress, load_best, load_checkpoint, save_best, save_checkpoint
@@ -144,7 +144,8 @@ class Fit:
         progress, rate = self.progress, self.scheduler.get_last_lr()[0]
         batch = self.step.prepare(images, labels)
         compiled, stop = graph_count(), self._durations.start()
-        result = self.step(*batch)
+        with self._refusing_single_images():
+            result = self.step(*batch)
         whole = result.count == self.cfg.dataset.batch_size  # not the smaller last batch of an epoch
         if whole and graph_count() == compiled:
             stop()
@@ -166,6 +167,25 @@ class Fit:
         if every and progress.step % every == 0:
             self._save()
         return result
+
+    @contextmanager
+    def _refusing_single_images(self) -> Iterator[None]:
+        """Turn what a batch norm raises that sees one number per channel into a UserError.
+
+        Whether it does is known in a step alone: most batch norms also see many positions of an image.
+
+        Raises:
+            UserError: of the option that makes a batch of a single image.
+        """
+        try:
+            yield
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            batch, micro, count = self.cfg.dataset.batch_size, self.step.micro_batch_size, len(self.train)
+            option, given = ("train.micro_batch_size", 1) if micro == 1 else ("dataset.batch_size", batch)
+            allowed = f"a size at which {count} training images make no batch of one, as this model has batch norms"
+            raise UserError(option, given, allowed) from error
 
     def _results(self, epoch: int) -> dict[str, float]:
         """Return `train/loss` of the epoch and, if it is to be validated, `val/*`; raises `Diverged` if not finite."""
