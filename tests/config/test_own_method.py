@@ -76,6 +76,9 @@ def test_whether_it_reads_rank_is_told_by_its_interpolations(options, reads, own
     [
         ("class Mine:\n    appearance = {'mine': {'colour': '#000000', 'marker': 'o'}}", "'order'"),
         ("class Mine:\n    appearance = {'mine': {'order': 1, 'color': '#000000', 'marker': 'o'}}", "'color'"),
+        ("class Mine:\n    appearance = {'mine': {'order': 'x', 'colour': '#000000', 'marker': 'o'}}", "order=x: al"),
+        ("class Mine:\n    appearance = {'mine': {'order': 1, 'colour': 'red', 'marker': 'o'}}", "is #RRGGBB"),
+        ("class Mine:\n    appearance = {'mine': {'order': 1, 'colour': '#000000', 'marker': '+'}}", "one of o s D"),
         ("class Mine:\n    appearance = {'mine': {'order': 5 + 5 * 2}}", "malformed node"),
         ("class Mine:\n    appearance = {'mine': ", "was never closed"),
     ],

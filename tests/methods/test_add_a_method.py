@@ -16,6 +16,7 @@ from wasi.measure.run import counts
 from wasi.methods.describe import describe_layers
 from wasi.models.modes import eval_mode
 from wasi.models.structure import linear_sites
+from wasi.report.page.figure import SHAPES
 from wasi.training.build_step import build_step
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "add_a_method.md"
@@ -71,6 +72,10 @@ def test_it_trains_two_steps_evaluates_and_is_deployed(name, dora, compose_confi
 def test_reports_know_it(dora):
     assert declared.method_names() == ["dora"] and not declared.reads_rank("dora")
     assert declared.appearance("dora") == declared.Appearance(10, "#332288", ">")
+
+
+def test_the_page_draws_every_marker_that_a_class_may_declare():
+    assert set(SHAPES) == set(declared.MARKERS)
 
 
 def test_its_update_is_pefts(dora):

@@ -14,6 +14,8 @@ from wasi.config.files import CONF, content, flat
 from wasi.errors import UserError
 
 _CONF = CONF / "method"
+MARKERS = ("o", "s", "D", "d", "^", "v", "<", ">", "P", "X", "h", "8", "p", "*")  # of matplotlib's, those with an area
+_COLOUR = re.compile(r"#[0-9A-Fa-f]{6}")
 RANK_OPTION = re.compile(r"\$\{rank\.(\w+)\}")  # an interpolation in a method's YAML, with the option's name
 
 
@@ -24,7 +26,7 @@ class Appearance:
     Args:
         order: its position among the methods in tables and legends, ascending.
         colour: `#RRGGBB`.
-        marker: a marker of matplotlib's.
+        marker: one of `MARKERS`.
         reference: whether it is the baseline that the others are compared with, drawn as a dashed line.
         subject: whether reports judge the claims that are made for this method.
         rival: whether a subject's claims are judged against this method too, as the established alternative.
@@ -60,16 +62,20 @@ def appearance(name: str) -> Appearance | None:
     The dictionary is read from the class's source, so it must be a literal.
 
     Raises:
-        UserError: the class is missing, or its declaration is no literal or has other keys than `Appearance`.
+        UserError: the class is missing, or its declaration is no literal, has other keys than `Appearance`, or values
+            that reports cannot draw.
     """
     declared = _declared(name, "appearance")
     try:
-        return Appearance(**declared) if declared else None
+        found = Appearance(**declared) if declared else None
     except TypeError as error:
         needed = [field.name for field in fields(Appearance) if field.default is MISSING]
         others = [field.name for field in fields(Appearance) if field.name not in needed]
         allowed = f"a dictionary with {', '.join(needed)}, and where wanted {', '.join(others)}"
         raise UserError("appearance", declared, allowed, _of_file(name, error)) from error
+    if found is not None:
+        _check_drawable(name, found)
+    return found
 
 
 @cache
@@ -108,6 +114,18 @@ def worth_tuning(name: str) -> dict[str, list[Any]]:
     They are what its class declares in `worth_tuning[NAME]`, a literal as for `appearance`.
     """
     return _declared(name, "worth_tuning")
+
+
+def _check_drawable(name: str, look: Appearance) -> None:
+    rules = (
+        ("order", isinstance(look.order, int | float), "a number"),
+        ("colour", _COLOUR.fullmatch(str(look.colour)), "#RRGGBB, in hexadecimal digits"),
+        ("marker", look.marker in MARKERS, f"one of {' '.join(MARKERS)}"),
+    )
+    for key, is_met, allowed in rules:
+        if not is_met:
+            fault = f"conf/method/{name}.yaml: reports cannot draw what its class declares"
+            raise UserError(f"appearance.{key}", getattr(look, key), allowed, fault)
 
 
 def _declared(name: str, attribute: str) -> dict[str, Any]:
