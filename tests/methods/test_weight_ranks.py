@@ -120,6 +120,18 @@ def test_weights_that_do_not_reach_the_features_keep_the_common_share():
     assert other.weight_rank >= 1
 
 
+def test_where_no_weight_reaches_the_features_all_keep_the_common_share():
+    """Random weights of timm's Swin V2 CR are such: the norm at each block's end starts as zeros."""
+    model = build("torchvision_vit", dtype=DOUBLE)
+    for layer in model.encoder.layers:
+        layer.mlp.forward = lambda x: x
+    start = make("wsi", "mlp", parameter_ratio=0.5, **SENSITIVITY).apply(model, [batch(dtype=DOUBLE)])
+    idle = [layer.mlp[0] for layer in start.encoder.layers]
+    assert [linear.weight_rank for linear in idle] == [
+        int(0.5 * largest_rank(linear.out_features, linear.in_features)) for linear in idle
+    ]
+
+
 def test_a_ratio_below_rank_one_is_refused():
     with pytest.raises(UserError, match=r"^rank\.parameter_ratio=0\.01: .*at least 0\.\d+, which") as error:
         make("wsi", "mlp", parameter_ratio=0.01, **SENSITIVITY).apply(build("timm_vit"), [batch()])

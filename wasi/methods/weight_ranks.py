@@ -59,6 +59,8 @@ def sensitivity_ranks(
     }
     budget -= sum(rank * sum(weights[key][1].shape) for key, rank in ranks.items())
     seen = [key for key in weights if key in moments]
+    if not seen:
+        return ranks
     costs = [sum(weights[key][1].shape) for key in seen]
     errors = [_direction_losses(*weights[key], moments[key]) for key in seen]
     steps = [rank_step(len(error)) for error in errors]
