@@ -373,6 +373,17 @@ def test_images_that_trained_are_never_evaluated_on(of_photos, tmp_path, wasi):
     assert evaluated[0].startswith(tested) and set(evaluated) == {evaluated[0]}
 
 
+def test_its_own_folder_is_refused_once_it_has_other_images(of_photos, wasi):
+    added = of_photos.parent / "photos" / "red" / "added.png"
+    shutil.copy(added.with_name("3.png"), added)
+    try:
+        done = wasi("evaluate", of_photos)
+    finally:
+        added.unlink()
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert "allowed is this folder only with the 40 images of the run, now there are 41" in done.stderr
+
+
 @pytest.mark.parametrize("option", ["dataset.test_size=16", "dataset.val_fraction=0.5"])
 def test_its_own_folder_is_not_divided_anew(option, of_photos, wasi):
     done = wasi("evaluate", of_photos, option)
@@ -400,7 +411,7 @@ def test_only_options_that_move_images_between_training_and_evaluation_are_refus
         cfg = OmegaConf.create(before)
         OmegaConf.update(cfg, option, 0.5 if option.endswith("fraction") else 7)
         with pytest.raises(UserError) if option in refused else nullcontext():
-            _refuse_another_division(cfg, before, {option})
+            _refuse_another_division(cfg, before, {option}, None)
 
 
 def test_another_seed_gives_the_same_test_images(of_photos, wasi):

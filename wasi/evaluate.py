@@ -70,7 +70,7 @@ def configuration(run: Path, header: ModelHeader, overrides: Sequence[str]) -> D
         _fill(cfg.dataset, before["dataset"], given, "dataset.")
     _fill(cfg, {key: before[key] for key in ("seed",) if key in before}, given)
     if _trained_on(run, cfg.dataset):
-        _refuse_another_division(cfg, before, given)
+        _refuse_another_division(cfg, before, given, _data_of(run))
     validate(cfg)
     check_counts(cfg)
     size = cfg.dataset.image_size
@@ -79,8 +79,11 @@ def configuration(run: Path, header: ModelHeader, overrides: Sequence[str]) -> D
     return cfg
 
 
-def _refuse_another_division(cfg: DictConfig, before: dict[str, Any], given: set[str]) -> None:
-    """Raise `UserError` for a given option that divides the run's own folder in another way than the run did.
+def _refuse_another_division(cfg: DictConfig, before: dict[str, Any], given: set[str], then: Any) -> None:
+    """Raise `UserError` if the run's own folder would be divided in another way than by the run.
+
+    It would be by a given option, or if its images are no longer those that `then` identifies, as the part of each
+    depends on all of them.
 
     Images that the run was trained on would be among those that are held out. The test part of an undivided folder is
     the same for every seed; a folder with parts of its own for validation or test is not divided for them.
@@ -92,6 +95,11 @@ def _refuse_another_division(cfg: DictConfig, before: dict[str, Any], given: set
         dividing = {"dataset.val_size", "dataset.val_fraction", "seed"}
     else:
         return
+    now = dataset_identity(cfg.dataset)["content"]
+    if isinstance(then, dict) and isinstance(now, dict) and then != now:
+        allowed = f"this folder only with the {then['images']} images of the run, now there are {now['images']}"
+        fault = "images have changed since the run, so that those it was trained on cannot be told apart"
+        raise UserError("dataset.root", cfg.dataset.root, allowed, fault)
     for option in given & dividing:
         value, own = select(cfg, option), select(before, option)
         if value != own:
@@ -118,8 +126,13 @@ def _trained_on(run: Path, cfg_dataset: DictConfig) -> bool:
     before, now = (Path(str(root)).expanduser().resolve() for root in (data.get("root"), cfg_dataset.root))
     if before == now:
         return True
-    known = (read_result(weights_path(run).parent) or {}).get("provenance", {}).get("data")
+    known = _data_of(run)
     return known not in (None, "absent") and dataset_identity(cfg_dataset)["content"] == known
+
+
+def _data_of(run: Path) -> Any:
+    """Return what identifies the images that the run had; None for a model without a result beside it."""
+    return (read_result(weights_path(run).parent) or {}).get("provenance", {}).get("data")
 
 
 def _config_of(run: Path) -> dict[str, Any]:
