@@ -38,3 +38,22 @@ def test_tf32_is_off_inside_and_as_it_was_outside(allow, allowed, expected):
     if "fp32_precision" in allow and not hasattr(torch.backends.cuda.matmul, "fp32_precision"):
         pytest.skip("this torch has one interface only")
     subprocess.run([sys.executable, "-c", CODE.format(allow=allow, allowed=allowed, expected=expected)], check=True)
+
+
+def test_a_global_setting_is_still_the_one_that_counts_afterwards():
+    import torch
+
+    if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+        pytest.skip("this torch has one interface only")
+    code = """
+import torch
+from wasi.linalg.precision import full_float32
+
+torch.backends.fp32_precision = "tf32"
+with full_float32(), full_float32():
+    assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+torch.backends.fp32_precision = "ieee"
+assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -33,4 +33,7 @@ def _interface() -> tuple[Any, Any, Callable[[Any], object]]:
             return now, "highest", torch.set_float32_matmul_precision  # `allow_tf32` would set it to "high" again
         return matmul.allow_tf32, False, partial(setattr, matmul, "allow_tf32")
     except RuntimeError:  # from torch 2.9 on, once `fp32_precision` was used: torch refuses a mixture of the two
-        return matmul.fp32_precision, "ieee", partial(setattr, matmul, "fp32_precision")
+        now = matmul.fp32_precision
+        # A setting of its own, once put back, would hide later changes of the global one; with "none" it follows that.
+        before = "none" if now == torch.backends.fp32_precision != "ieee" else now
+        return before, "ieee", partial(setattr, matmul, "fp32_precision")
