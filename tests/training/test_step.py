@@ -395,3 +395,10 @@ def test_clearing_gradients_in_place_leaves_the_momentum():
         swan.zero_grad(set_to_none=set_to_none)
     after = [state["momentum_buffer"] for state in swan.state.values() if "momentum_buffer" in state]
     assert before and all(a.abs().sum() > 0 and torch.equal(a, b) for a, b in zip(after, before, strict=True))
+
+
+def test_swan_adds_its_step_to_a_matrix_of_one_entry_whose_stride_is_that_of_coordinates():
+    weight = torch.nn.Parameter(torch.tensor(5.0).expand(1, 1))
+    weight.grad = torch.ones(1, 1)
+    Swan([{"params": [weight], "whiten": True}], lr=1.0, weight_decay=0.0).step()
+    assert weight.item() == pytest.approx(5.0 - 0.2)

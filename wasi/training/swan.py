@@ -134,8 +134,9 @@ class Swan(_AdamW):  # type: ignore[misc, valid-type]  # mypy cannot infer a cla
     def _whitened_step(self, chosen: Sequence[tuple[Tensor, dict]]) -> None:
         """Step on parameters, each given with its group, and drop their gradients, so that AdamW skips them.
 
-        Coordinates `C` are zeros that share one element of memory (stride 0); they are replaced by the step itself, and
-        `wasi.layers.factored.fold_layers_` applies their weight decay.
+        Coordinates `C`, whose group has `in_features`, are zeros that share one element of memory (stride 0) unless an
+        earlier step is still in them; they are replaced by the step itself, and `wasi.layers.factored.fold_layers_`
+        applies their weight decay.
         """
         widths = [group.get("in_features", parameter.shape[1]) for parameter, group in chosen]
         steps = whitened([self._with_momentum(parameter) for parameter, _ in chosen], widths)
@@ -144,12 +145,12 @@ class Swan(_AdamW):  # type: ignore[misc, valid-type]  # mypy cannot infer a cla
             if self.momentum and parameter.grad is not None:
                 parameter.grad *= self.momentum  # decays the sum for the next step
             parameter.grad = None
-            if parameter.stride() == (0, 0):
-                parameter.data = step
-            elif "in_features" in group:
-                raise RuntimeError("call SubspaceIteration.finish() after step(): the last step is not in the weights")
-            else:
+            if "in_features" not in group:
                 parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(step)
+            elif parameter.stride() == (0, 0):
+                parameter.data = step
+            else:
+                raise RuntimeError("call SubspaceIteration.finish() after step(): the last step is not in the weights")
 
     def _with_momentum(self, parameter: Tensor) -> Tensor:
         """Return the gradient, or, with momentum, the running sum, which then is both state and the gradient."""
