@@ -22,7 +22,7 @@ from wasi.models.weights_file import RUN, run_header
 from wasi.output_file import check_output_file
 from wasi.runs.command import run_cli
 from wasi.runs.ending import print_error
-from wasi.runs.folder import path_of
+from wasi.runs.folder import check_working_folder, path_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +34,7 @@ Ranking = list[tuple[str, float]]  # class and probability, the likeliest first
 
 def main() -> int:
     options = _parser().parse_args()
-    os.getcwd()  # refuses a deleted working folder, in which torch's MKL ends the process
+    check_working_folder()
     header = run_header(options.run)  # refuses a wrong folder before torch is imported
     if options.csv is not None:
         check_output_file("--csv", options.csv)

@@ -8,7 +8,7 @@ import pytest
 import wasi
 from wasi.errors import UserError
 from wasi.runs import folder
-from wasi.runs.folder import check_folder, check_inside, files_below, make_folder, sweep_of
+from wasi.runs.folder import check_folder, check_inside, check_working_folder, files_below, make_folder, sweep_of
 
 PACKAGE = wasi.__path__[0]
 
@@ -102,3 +102,11 @@ def test_a_folder_that_cannot_be_listed_is_not_passed_over(tmp_path, monkeypatch
     monkeypatch.setattr(os, "scandir", refusing)  # root may list every folder
     with pytest.raises(PermissionError):
         files_below(tmp_path, "result.json")
+
+
+def test_a_deleted_working_folder_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    check_working_folder()
+    tmp_path.rmdir()
+    with pytest.raises(FileNotFoundError):
+        check_working_folder()

@@ -7,7 +7,6 @@ if __name__ == "__main__":  # before all other imports, which take a while
 
 import argparse
 import logging
-import os
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +17,7 @@ from wasi.models.weights_file import RUN, run_header, weights_path
 from wasi.output_file import check_output_file
 from wasi.runs.command import run_cli
 from wasi.runs.ending import print_error
-from wasi.runs.folder import path_of
+from wasi.runs.folder import check_working_folder, path_of
 
 _NAMES = {"torch": "model.pt2", "onnx": "model.onnx", "dense": "dense.safetensors"}
 _NEEDS = {"onnx": ("onnx", "onnxruntime", "onnxscript")}
@@ -26,7 +25,7 @@ _NEEDS = {"onnx": ("onnx", "onnxruntime", "onnxscript")}
 
 def main() -> int:
     options = _parser().parse_args()
-    os.getcwd()  # refuses a deleted working folder, in which torch's MKL ends the process
+    check_working_folder()
     run, form = options.run, options.format
     run_header(run)  # refuses a wrong RUN before the slow import of torch
     folder = weights_path(run).parent

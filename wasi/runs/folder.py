@@ -49,6 +49,15 @@ def make_folder(option: str, given: str) -> None:
         raise _unmade(option, given, error) from None
 
 
+def check_working_folder() -> None:
+    """Refuse a deleted working folder, in which torch's MKL would end the process without a word.
+
+    Raises:
+        FileNotFoundError: it is deleted.
+    """
+    os.getcwd()
+
+
 def sweep_of(option: str) -> Callable[[str], Path]:
     """As `path_of`, for a folder of results: a name that no folder here has is that of a sweep below multirun/."""
 
