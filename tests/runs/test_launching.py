@@ -173,3 +173,15 @@ def test_a_job_that_left_nothing_fails_its_sweep_wherever_it_ran(tmp_path, capsy
     launching.reset_launched_jobs()
     _Answers(config, loader, answers[:1]).launch(jobs[:1], 0)
     callback.on_multirun_end(config)
+
+
+@pytest.mark.parametrize("given", ["file", "absent"])
+def test_where_slots_cannot_be_locked_is_told_in_one_line(given, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TMPDIR", str(tmp_path / given))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / given))
+    monkeypatch.setenv("WASI_JOB_SLOTS", "cpu-0")
+    job_slots.acquire_job_slot.cache_clear()
+    with pytest.raises(UserError, match=f"^TMPDIR={tmp_path / given}: allowed is a folder in which .*wasi-job-slots"):
+        job_slots.acquire_job_slot()
+    job_slots.acquire_job_slot.cache_clear()

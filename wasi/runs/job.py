@@ -113,7 +113,7 @@ def run_job(cfg: DictConfig, body: AnyBody, performer: Perform | None = None) ->
             acquire_job_slot()
             with folder_lock(folder) as alone:
                 ending = (performer or perform)(cfg, folder, body) if alone else _taken(folder)
-    except UserError as error:  # the lock cannot be opened, so that nothing may be written here
+    except UserError as error:  # a lock cannot be opened, so that nothing may be written here
         ending = ending_of(error)
         tell(ending)
     except Interrupted as stop:

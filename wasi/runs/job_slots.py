@@ -15,6 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from wasi.cores import JOB_SLOTS
+from wasi.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -36,11 +37,19 @@ def acquire_job_slot() -> str | None:
 
     If it is a GPU, CUDA sees this one alone from then on, so call this before CUDA is initialised. A slot is locked
     for all sweeps of this user on this machine, not only for the one that offers it.
+
+    Raises:
+        UserError: the locks cannot be made or opened in the folder for temporary files.
     """
     names = [name for name in os.environ.get(JOB_SLOTS, "").split(",") if name]
     if not names:
         return None
-    name = _wait_for_one(names)
+    try:
+        name = _wait_for_one(names)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        allowed = f"a folder in which the locks of the jobs' slots can be made and opened ({where}{error.strerror})"
+        raise UserError("TMPDIR", os.environ.get("TMPDIR"), allowed) from None
     if not name.startswith("cpu"):
         os.environ["CUDA_VISIBLE_DEVICES"] = name
     return name
