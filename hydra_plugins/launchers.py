@@ -55,7 +55,7 @@ class _Launcher(Launcher):
         for words, job in zip(job_overrides, returns, strict=True):
             if job.hydra_cfg is None:
                 job.hydra_cfg = OmegaConf.create({"hydra": {"runtime": {"output_dir": self._folder_here(words)}}})
-            record_launched_job(folder_of(job))
+            record_launched_job(folder_of(job), getattr(job, "error", None))
         return returns
 
     def _folder_here(self, words: Sequence[str]) -> str:

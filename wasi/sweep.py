@@ -24,7 +24,13 @@ from wasi.runs.ending import ending_of, print_error
 from wasi.runs.fail_fast import OPTION, check_fail_fast, enough_failures, note_results_before
 from wasi.runs.folder import check_folder, check_inside, make_folder
 from wasi.runs.job import failed_here, reset_ended_jobs
-from wasi.runs.launching import launched_jobs, prepare_launcher, record_launched_job, reset_launched_jobs
+from wasi.runs.launching import (
+    failed_elsewhere,
+    launched_jobs,
+    prepare_launcher,
+    record_launched_job,
+    reset_launched_jobs,
+)
 from wasi.runs.lock import can_be_locked, is_locked
 from wasi.runs.plan import write_plan
 from wasi.runs.processes import check_processes
@@ -103,6 +109,10 @@ class SweepCallback(Callback):
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         record_launched_job(Path(config.hydra.runtime.output_dir))
 
+    def on_job_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
+        """Tell the sweep's process, in what a launcher sends back to it, with which error the job failed, if any."""
+        job_return.error = failed_here().get(Path(config.hydra.runtime.output_dir))
+
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         exit_if_refused(lambda: self._end(config))
 
@@ -113,7 +123,7 @@ class SweepCallback(Callback):
         stopped = enough_failures(config.hydra)
         if not stopped:
             failures |= lost_jobs([folder / os.path.relpath(job, folder) for job in launched_jobs()], self.file_name)
-        failures |= refused_jobs(folder, self._before, failed_here(), self.file_name)
+        failures |= refused_jobs(folder, self._before, failed_elsewhere() | failed_here(), self.file_name)
         for job, result in failures.items():
             print_error(f"{job}: {outcome_line(result['status'], result['error'])}")
         if stopped:

@@ -15,7 +15,7 @@ from wasi.config import hardware
 from wasi.errors import UserError
 from wasi.runs import job_slots, launching
 from wasi.runs.launching import prepare_launcher
-from wasi.runs.result import write_json
+from wasi.runs.result import versions, write_json
 from wasi.runs.tuned_row import folder_of
 from wasi.sweep import SweepCallback
 
@@ -185,3 +185,23 @@ def test_where_slots_cannot_be_locked_is_told_in_one_line(given, tmp_path, monke
     with pytest.raises(UserError, match=f"^TMPDIR={tmp_path / given}: allowed is a folder in which .*wasi-job-slots"):
         job_slots.acquire_job_slot()
     job_slots.acquire_job_slot.cache_clear()
+
+
+def test_a_job_that_was_refused_in_another_process_over_its_own_result_fails_the_sweep(tmp_path, monkeypatch, capsys):
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}, "callbacks": {}}})
+    done, own = tmp_path / "done", OmegaConf.create({"hydra": {"runtime": {"output_dir": str(tmp_path / "done")}}})
+    done.mkdir()
+    write_json(done / "result.json", {"status": "completed", "error": None})
+    callback = _Quiet()
+    callback._before = versions(tmp_path)
+    launching.reset_launched_jobs()
+    job = _returned(done)
+    monkeypatch.setattr("wasi.sweep.failed_here", lambda: {done: "dataset.root=x: allowed is a folder"})
+    callback.on_job_end(own, job_return=job)  # in the job's process
+    monkeypatch.setattr("wasi.sweep.failed_here", dict)
+    _Answers(config, None, [job]).launch([["seed=1"]], 0)
+    with pytest.raises(SystemExit) as stop:
+        callback.on_multirun_end(config)
+    assert stop.value.code == 1
+    assert capsys.readouterr().err == f"error: {done}: failed: dataset.root=x: allowed is a folder\n"
+    launching.reset_launched_jobs()

@@ -31,6 +31,7 @@ _OF_JOBLIB = {
 _ON_THIS_MACHINE = ("Joblib", "SubmititLocal")
 
 _launched: list[Path] = []  # folders of the current sweep's jobs, also of those whose process has died
+_failed: dict[Path, str] = {}  # those that failed in a process of their own, with their errors
 
 
 def prepare_launcher(config: DictConfig) -> None:
@@ -72,20 +73,31 @@ def runs_on_this_machine(hydra_cfg: DictConfig) -> bool:
 def reset_launched_jobs() -> None:
     """Forget the noted folders, as a new sweep begins."""
     _launched.clear()
+    _failed.clear()
 
 
-def record_launched_job(job: Path) -> None:
+def record_launched_job(job: Path, error: str | None = None) -> None:
     """Note a job's folder, so that the end of the sweep can check that it has a result.
+
+    Args:
+        error: with which it failed in a process of its own, as far as that has told; None of a job in this process.
 
     Called in the sweep's process: when a job begins there, or when a launcher returns what the job's process reported.
     Only that process knows the folder for certain, as its name depends on which device `device.name=auto` is there.
     """
     _launched.append(job)
+    if error is not None:
+        _failed[job] = error
 
 
 def launched_jobs() -> list[Path]:
     """Return the noted folders, each once."""
     return list(dict.fromkeys(_launched))
+
+
+def failed_elsewhere() -> dict[Path, str]:
+    """Return the noted jobs that failed in processes of their own, by folder, with their errors."""
+    return dict(_failed)
 
 
 def _choice(hydra_cfg: DictConfig) -> str:
