@@ -86,6 +86,9 @@ def test_a_reader_who_has_had_enough_is_no_error():
         (["-sc"], "--shell_completion seed=1: allowed is one of install, uninstall and query, as install=bash"),
         (["--cfg", "jobs"], "argument --cfg/-c: invalid choice: 'jobs'"),
         (["--config-dir"], "argument --config-dir/-cd: expected one argument"),
+        (["-m", "hydra.callbacks=null"], "hydra.callbacks=null: allowed is the shipped hydra.callbacks.sweep, which"),
+        (["-m", "hydra.callbacks.sweep=null"], "hydra.callbacks.sweep=null: allowed is the shipped hydra.callbacks"),
+        (["-m", "~hydra.callbacks"], "~hydra.callbacks: allowed is the shipped hydra.callbacks.sweep, which checks"),
     ],
 )
 def test_words_that_hydras_parser_does_not_take_are_told_in_one_line(words, message, monkeypatch, capsys):

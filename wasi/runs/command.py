@@ -27,6 +27,7 @@ from wasi.signals import arrived, interruptible
 
 _UNQUOTED = re.compile(r"[\w./:+@%-]+", re.ASCII)  # values that Hydra takes without quotes
 _COMPLETION = re.compile(r"(install|uninstall|query)=(bash|fish|zsh)")
+_REMOVED_CHECKS = re.compile(r"~hydra\.callbacks(\.sweep)?(=.*)?|\+{0,2}hydra\.callbacks(\.sweep)?=null")
 _PROGRAMS = {"config": "train.py", "bench": "bench_device.py"}  # by the name of their main configuration
 _continuing: list[str] = []  # commands; the last is printed when a signal ends this process
 
@@ -183,6 +184,8 @@ def _mistake(words: argparse.Namespace) -> str | None:
     rerun = words.experimental_rerun
     if rerun is not None and not _is_pickled(Path(rerun)):
         return f"--experimental-rerun={rerun}: allowed is the file config.pickle of an earlier run"
+    if removed := next(filter(_REMOVED_CHECKS.fullmatch, words.overrides), None):  # before a sweep begins
+        return f"{removed}: allowed is the shipped hydra.callbacks.sweep, which checks every command"
     owner, running = _PROGRAMS.get((words.config_name or "").removesuffix(".yaml")), Path(sys.argv[0]).name
     if owner not in (None, running) and running in _PROGRAMS.values():
         return f"--config-name={words.config_name}: allowed is that configuration with {owner} only"

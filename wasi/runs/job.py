@@ -89,7 +89,7 @@ def run_job(cfg: DictConfig, body: AnyBody, performer: Perform | None = None) ->
         if there are several; None if the job failed, or one is absent or would be of test images.
     """
     hydra_cfg = HydraConfig.get()
-    if hydra_cfg.callbacks.get("sweep") is None:  # it checks commands, so that its removal is seen in a job only
+    if hydra_cfg.callbacks.get("sweep") is None:  # by a file; it checks commands, so that only a job sees this
         print_error(str(UserError("hydra.callbacks.sweep", "null", "the shipped one, which checks every command")))
         sys.exit(2)
     folder, is_swept = Path(hydra_cfg.runtime.output_dir), hydra_cfg.mode == RunMode.MULTIRUN
