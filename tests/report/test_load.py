@@ -10,6 +10,7 @@ from wasi.errors import UserError
 from wasi.report.gathered import gather
 from wasi.report.load import read_run, read_runs
 from wasi.results.collect import collect
+from wasi.results.kept_result import read_kept
 from wasi.runs.result import read_json
 from wasi.status import jobs as jobs_begun
 
@@ -94,6 +95,10 @@ LAYER = {"name": "fc1", "in_features": 8, "out_features": 8, "weight_rank": 2, "
         ({"optimizer._target_": ["a"]}, "config.optimizer._target_ is ['a']"),
         ({"dataset.batch_size": []}, "config.dataset.batch_size is []"),
         ({"method.weight_epsilon": {}}, "config.method.weight_epsilon is {}"),
+        ({"method.weight_epsilon": "much"}, "config.method.weight_epsilon is 'much'"),
+        ({"optimizer.lr": "0.1"}, "config.optimizer.lr is '0.1'"),
+        ({"optimizer": "sgd"}, "config.optimizer is 'sgd'"),
+        ({"train.memory": ["lean"]}, "config.train.memory is ['lean']"),
     ],
 )
 def test_a_result_with_a_wrong_type_is_named_and_left_out(fields, reason, tmp_path):
@@ -107,6 +112,26 @@ def test_a_result_with_a_wrong_type_is_named_and_left_out(fields, reason, tmp_pa
     assert len(runs) == 1 and warning.startswith(f"left out {bad}: damaged: {reason}")
     (line,) = collect([tmp_path], tmp_path / "kept")
     assert line.startswith(f"left out {bad.parent}: damaged: {reason}")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("git_commit", 7), ("experiment", ["a"]), ("cuda", {"a": 1}), ("device", 0), ("cpu_wait_share", "much")),
+        *(("machine", {"processor": ["a"]}), ("versions", {"torch": 2}), ("threads", {"torch": "4"}), ("warnings", 5)),
+    ],
+)
+def test_a_provenance_with_a_wrong_type_is_named_by_reports_and_tables(key, value, tmp_path):
+    fakes.write(tmp_path / "sweep", fakes.metrics(0.8), fakes.config("wasi", 0.8))
+    collect([tmp_path / "sweep"], tmp_path / "kept")
+    (path,) = (tmp_path / "kept").glob("*.json")
+    content = json.loads(path.read_text())
+    content["provenance"][key] = value
+    (tmp_path / "kept" / "bad.json").write_text(json.dumps(content | {"fingerprint": "bad"}))
+    runs, (warning,) = read_runs([tmp_path / "kept"])
+    assert len(runs) == 1 and warning.startswith(f"left out {tmp_path}/kept/bad.json: damaged: provenance.{key}")
+    with pytest.raises(UserError, match=rf"bad\.json: allowed is .* \(damaged: provenance\.{key}"):
+        read_kept(tmp_path / "kept")
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,16 @@ from wasi.runs.result import provenance_of_times
 from wasi.runs.tuning_file import not_chosen
 
 STATUSES = ("completed", "running", "interrupted", "failed", "diverged", "invalid")
-# Options by which reports group runs: those that are text, and those that may be text or a number.
-_TEXTS = ("device.name", "dataset.root", "optimizer._target_", "scheduler._target_")
-_SINGLE = ("seed", "dataset.image_size", "dataset.batch_size", "method.weight_epsilon")
+# Options by which reports group runs: those that are text, those that are numbers, and those that may be either.
+_TEXTS = ("device.name", "dataset.root", "train.memory", "optimizer._target_", "scheduler._target_")
+_NUMBERS = ("optimizer.lr", "method.weight_epsilon")
+_SINGLE = ("seed", "dataset.image_size", "dataset.batch_size")
+# Parts of the provenance that reports show or compare: those that are text, and those that are numbers.
+_PROVENANCE_TEXTS = (
+    *("git_commit", "experiment", "device", "cuda", "versions.torch"),
+    *("machine.processor", "machine.architecture", "machine.hostname"),
+)
+_PROVENANCE_NUMBERS = ("cpu_wait_share", "threads.torch")
 
 
 @dataclass(frozen=True)
@@ -115,6 +122,8 @@ def read_run(path: Path) -> Run:
         raise Unusable(f"damaged: {damage}")
     found = content.get("provenance")
     provenance = provenance_of_times(found) if isinstance(found, dict) else {}
+    if status == "completed" and (damage := _damage_of_provenance(provenance)) is not None:
+        raise Unusable(f"damaged: {damage}")
     _tell_device(config, provenance)
     is_bench = path.name == file_names.BENCH or "ratio" in content
     run = Run(
@@ -136,7 +145,7 @@ def read_run(path: Path) -> Run:
 def _with_baseline(run: Run, content: dict) -> Run:
     """The benchmark with its ratios and, if it has a baseline, with that as a run of its own."""
     ratios = content["ratio"] if isinstance(content.get("ratio"), dict) else {}
-    ratio = {name: found for name, bounds in ratios.items() if "p50" in (found := _numbers(bounds))}
+    ratio = {name: _ratio(found) for name, bounds in ratios.items() if "p50" in (found := _numbers(bounds))}
     base = content.get("baseline")
     if not isinstance(base, dict) or not isinstance(base.get("config"), dict) or not _is_complete(base["config"]):
         return replace(run, ratio=ratio)
@@ -151,6 +160,11 @@ def _with_baseline(run: Run, content: dict) -> Run:
         provenance={key: value for key, value in run.provenance.items() if key != "warnings"},  # the run tells them all
     )
     return replace(run, ratio=ratio, baseline=other if other.metrics else None)
+
+
+def _ratio(found: dict[str, float]) -> dict[str, float]:
+    """A ratio without its interval if that lacks an end."""
+    return found if {"low", "high"} <= found.keys() else {"p50": found["p50"]}
 
 
 def _tell_device(config: dict, provenance: dict) -> None:
@@ -194,12 +208,30 @@ def _damage(config: dict, layers: Any) -> str | None:
     for key in _TEXTS:
         if not isinstance(select(config, key), (str, type(None))):
             return f"config.{key} is {select(config, key)!r}"
+    for key in _NUMBERS:
+        if (value := select(config, key)) is not None and not _is_finite(value):
+            return f"config.{key} is {value!r}"
     for key in _SINGLE:
         if isinstance(select(config, key), (list, dict)):
             return f"config.{key} is {select(config, key)!r}"
+    if not isinstance(config.get("optimizer", {}), dict):
+        return f"config.optimizer is {config['optimizer']!r}"
     if not isinstance(layers, (list, type(None))):
         return f"layers is {layers!r}"
     return next((f"layers has {layer!r}" for layer in layers or () if not _is_layer(layer)), None)
+
+
+def _damage_of_provenance(provenance: dict) -> str | None:
+    """What in a provenance has another type than a run writes, in a few words; None if reports can rely on it."""
+    for key in _PROVENANCE_TEXTS:
+        if not isinstance(value := select(provenance, key), (str, type(None))):
+            return f"provenance.{key} is {value!r}"
+    for key in _PROVENANCE_NUMBERS:
+        if (value := select(provenance, key)) is not None and not _is_finite(value):
+            return f"provenance.{key} is {value!r}"
+    if not isinstance(lines := provenance.get("warnings"), (list, type(None))):
+        return f"provenance.warnings is {lines!r}"
+    return None
 
 
 def _is_layer(found: Any) -> bool:
