@@ -23,6 +23,8 @@ from wasi.config.validate import validate
 from wasi.data.catalogue import looking_once
 from wasi.errors import UserError
 from wasi.runs.ending import print_error
+from wasi.runs.fail_fast import note_results_before
+from wasi.runs.folder import make_folder
 from wasi.runs.inputs import check_files
 from wasi.runs.lock import folder_lock
 from wasi.runs.plan import folders_of, write_jobs
@@ -40,21 +42,22 @@ class TunedSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         folder = Path(self.config.hydra.sweep.dir)
-        folder.mkdir(parents=True, exist_ok=True)
         try:
+            with looking_once():
+                plan = self._plan(arguments)
+            make_folder("hydra.sweep.dir", str(folder))  # not before: a sweep that is refused leaves nothing behind
             with folder_lock(folder) as alone:
                 if not alone:
                     raise Undecided(f"another process is at work in {folder}, and tuning is one process's at a time")
-                return self._sweep(arguments, folder)
+                return self._sweep(plan, folder)
         except (UserError, Undecided) as error:
             print_error(str(error))
             sys.exit(2)
 
-    def _sweep(self, arguments: list[str], folder: Path) -> list[Sequence[JobReturn]]:
+    def _sweep(self, plan: Plan, folder: Path) -> list[Sequence[JobReturn]]:
         OmegaConf.save(self.config, folder / file_names.MULTIRUN)
+        note_results_before(self.config.hydra)
         self._launched = 0
-        with looking_once():
-            plan = self._plan(arguments)
         write_jobs(folder, plan.most_jobs(self._trials, len(self._objectives)))
         rows = self._first_stage(plan, folder)
         choices = self._keep(plan, rows, folder)

@@ -35,7 +35,7 @@ from wasi.runs.lock import can_be_locked, is_locked
 from wasi.runs.plan import write_plan
 from wasi.runs.processes import check_processes
 from wasi.runs.result import is_of_job, outcome_line, read_json, read_result, version, versions
-from wasi.runs.tuning import check_tuning
+from wasi.runs.tuning import check_tuning, is_tuned_sweep
 from wasi.runs.tuning_file import not_chosen
 
 
@@ -101,8 +101,8 @@ class SweepCallback(Callback):
         where = {"hydra.sweep.dir": config.hydra.sweep.dir} if own_folder else {}  # it may contain the time of day
         _print(continue_with({**where, "sweep": name}))
         write_plan(folder, config)
-        if self._fail_fast is not None:
-            note_results_before(folder)
+        if not is_tuned_sweep(config.hydra):  # which does so when its own checks have passed
+            note_results_before(config.hydra)
         reset_ended_jobs()
         reset_launched_jobs()
 

@@ -54,7 +54,7 @@ def test_failures_of_this_command_are_counted_by_reason(clock, tmp_path):
 
     for name in ("before", "again"):
         job(name, "failed", "ValueError: 2")
-    note_results_before(tmp_path)
+    note_results_before(hydra_config(tmp_path, 2))
     job("again", "failed", "ValueError: 2", seconds=1.6)
     job("b", "failed", "KeyError: 1")
     job("c", "completed", None)

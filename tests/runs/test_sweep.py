@@ -129,6 +129,8 @@ def test_a_sweep_begins_and_ends_without_an_output_that_can_be_written_to(tmp_pa
     monkeypatch.setattr(SweepCallback, "report", lambda self, folder: "a table")
     callback = SweepCallback(fail_fast=2)
     with composed() as config:
+        with read_write(config.hydra.callbacks):
+            config.hydra.callbacks.sweep.fail_fast = 2
         callback.on_multirun_start(config)
         assert forgotten and (tmp_path / config.hydra.sweep.dir / "fail_fast.json").exists()
         callback.on_multirun_end(config)

@@ -52,12 +52,14 @@ def reason_of(result: dict) -> str:
     return "diverged" if result.get("status") == "diverged" else _NUMBER.sub("#", error)
 
 
-def note_results_before(folder: Path) -> None:
+def note_results_before(hydra_cfg: HydraConf | DictConfig) -> None:
     """Record which results the sweep's folder has as a command begins; failures among them are not counted as its own.
 
-    Jobs on other machines read the file, too.
+    Jobs on other machines read the file, too. Nothing is written without a limit of failures.
     """
-    write_json(folder / file_names.FAIL_FAST, versions(folder))
+    folder = Path(hydra_cfg.sweep.dir)
+    if _limit(hydra_cfg) is not None:
+        write_json(folder / file_names.FAIL_FAST, versions(folder))
 
 
 def enough_failures(hydra_cfg: HydraConf | DictConfig) -> tuple[int, str] | None:
@@ -66,7 +68,7 @@ def enough_failures(hydra_cfg: HydraConf | DictConfig) -> tuple[int, str] | None
     Failures are counted in the sweep's folder, so those in other processes and on other machines are included. A job
     that diverges in a tuned sweep is no failure.
     """
-    limit = (hydra_cfg.callbacks.get("sweep") or {}).get("fail_fast")
+    limit = _limit(hydra_cfg)
     if limit is None:
         return None
     folder = Path(hydra_cfg.sweep.dir)
@@ -77,3 +79,7 @@ def enough_failures(hydra_cfg: HydraConf | DictConfig) -> tuple[int, str] | None
     reasons = Counter(reason_of(result) for result in results if result.get("status") in counted)
     ((reason, count),) = reasons.most_common(1) or [("", 0)]
     return (count, reason) if count >= limit else None
+
+
+def _limit(hydra_cfg: HydraConf | DictConfig) -> int | None:
+    return (hydra_cfg.callbacks.get("sweep") or {}).get("fail_fast")
