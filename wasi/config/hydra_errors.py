@@ -257,11 +257,12 @@ def _first_unknown(option: str, node: DictConfig) -> str:
 
 
 def _meant(option: str, node: DictConfig) -> str:
-    """Suggest options with the same name in another section, else the option whose name is most similar."""
+    """Suggest options with the same name in another section, else the option or group whose name is most similar."""
     known = [name for name in flat(plain(node._get_root())) if not name.startswith(("hydra.", "tune.options."))]
     key = option.rpartition(".")[2]
     same = [name for name in known if name.rpartition(".")[2] == key]
-    found = sorted(same) or get_close_matches(option, known, 1)
+    sections = {name.partition(".")[0] for name in known}
+    found = sorted(same) or get_close_matches(option, [*known, *sorted(sections)], 1)
     return f"; did you mean {' or '.join(found[:3])}?" if found else ""
 
 

@@ -35,6 +35,6 @@ def _interface() -> tuple[Any, Any, Callable[[Any], object]]:
     except RuntimeError:  # from torch 2.9 on, once `fp32_precision` was used: torch refuses a mixture of the two
         now = matmul.fp32_precision
         # A setting of its own, once put back, would hide later changes of the global one; with "none" it follows that.
-        of_all: str = torch.backends.fp32_precision  # type: ignore[attr-defined]  # given by __getattr__
+        of_all: str = torch.backends.fp32_precision  # type: ignore[attr-defined]  # the module gets it at import
         before = "none" if now == of_all != "ieee" else now
         return before, "ieee", partial(setattr, matmul, "fp32_precision")
