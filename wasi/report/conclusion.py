@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from wasi.config.declared import is_subject, title
 from wasi.config.files import select
 from wasi.report.blocks import Block
-from wasi.report.columns import ENERGY, FLOPS, INFERENCE, PEAK, PROCESS, STEP, VALIDATION
+from wasi.report.columns import ENERGY, FLOPS, INFERENCE, PEAK, PROCESS, STEP, VALIDATION, Cost
 from wasi.report.comparison import Comparison
 from wasi.report.fields import MOST_NAMES, listed, listed_some, ratio_text, signed, significant
 from wasi.report.groups import Group
@@ -45,12 +45,19 @@ class Statement:
 
 def of_block(rows: Sequence[Row]) -> list[Statement]:
     """The statements about one model on one data set."""
-    main = _savings(rows) or _measured(rows)
-    statements = [main, _front(rows), *_cheapest(rows), _within_noise(rows), _differing(rows)]
     groups = [row.group for row in rows]
-    loud = [Statement(sentence, "loud") for sentence in [*_not_to_be_quoted(groups), *_not_held_out(groups)]]
-    needed = [Statement(sentence) for sentence in ablation_sentences(groups)]
-    return [*loud, *(statement for statement in statements if statement is not None), *needed]
+    found: list[Statement | None] = [
+        _not_to_be_quoted(groups),
+        _not_held_out(groups),
+        _savings(rows) or _measured(rows),
+        _front(rows),
+        _cheapest(rows, PEAK, "Least peak memory in a training step"),
+        _cheapest(rows, STEP, "Shortest training step"),
+        _within_noise(rows),
+        _differing(rows),
+        *map(Statement, ablation_sentences(groups)),
+    ]
+    return [statement for statement in found if statement is not None]
 
 
 def statements(block: Block) -> list[Statement]:
@@ -137,8 +144,6 @@ def _as_near(nearest: Row, others: Sequence[Row]) -> Row:
 def _measured(rows: Sequence[Row]) -> Statement | None:
     """The numbers of the most accurate row. Without accuracies that may be quoted it is the fastest row, or the leanest
     if step times do not compare."""
-    if not rows:
-        return None
     if not is_one_work([row.group for row in rows]) and all(row.accuracy is None for row in rows):
         return Statement(f"{len(rows)} rows. {_NOT_ONE_WORK}, and no row stands for the others.", "main")
     timed = [run for row in rows for run in row.group.sources(STEP.metric)]
@@ -242,14 +247,13 @@ def _costs(row: Row, rows: Sequence[Row]) -> str:
     return words + (f" ({rest})" if rest else "")
 
 
-def _one_seed_among(group: Group, groups: Sequence[Group]) -> str:
-    """` (one seed)` for a row of one seed beside rows of several, as its accuracy may be luck; else ""."""
-    return " (one seed)" if len(group.trained) == 1 and any(len(other.trained) > 1 for other in groups) else ""
-
-
 def _front(rows: Sequence[Row]) -> Statement | None:
-    groups = [row.group for row in rows]
-    marked = [row.quoted_name + _one_seed_among(row.group, groups) for row in rows if row.on_front]
+    """Names the rows on the Pareto front; of one seed beside rows of several, which may be there by luck, that too."""
+    several = any(len(row.group.trained) > 1 for row in rows)
+    marked = [
+        row.quoted_name + (" (one seed)" if several and len(row.group.trained) == 1 else "")
+        for row in rows if row.on_front
+    ]  # fmt: skip
     if not marked:
         return _no_front([row.comparison for row in rows])
     text = f"Pareto-optimal in accuracy, step time and peak memory together: {listed(marked)}"
@@ -275,32 +279,32 @@ def _no_front(comparisons: Sequence[Comparison]) -> Statement | None:
     return Statement(sentences[reason]) if reason in sentences else None
 
 
-def _cheapest(rows: Sequence[Row]) -> list[Statement]:
-    """Statements that name the rows of any method with the least memory and with the shortest step."""
-    if not is_one_work([row.group for row in rows]):
-        return []
-    found = []
-    for cost, words in ((PEAK, "Least peak memory in a training step"), (STEP, "Shortest training step")):
-        relative = times_in_turns([row.comparison for row in rows]) if cost is STEP else None
-        known = sorted(
-            (value, row.key, row.quoted_name)
-            for row, value in zip(rows, relative or [row.cost(cost) for row in rows], strict=True)
-            if value is not None
-        )
-        sources = [run for row in rows for run in row.group.sources(cost.metric)]
-        if len(known) > 2 and (not cost.timed or are_comparable(sources)):
-            if relative is None:
-                shown = [f"{significant(value, 3)} {cost.unit_name}" for value, _, _ in known]
-            else:
-                words += f", measured in turns with {_name(rows[0].comparison.costs_beside, rows)}'s"
-                shown = [ratio_text(1 / value) for value, _, _ in known]
-            if shown[0] == shown[-1]:  # all rows cost the same
-                continue
-            amounts = [f"{name} ({amount})" for (_, _, name), amount in zip(known, shown, strict=True)][:_CHEAPEST]
-            as_cheap = shown[_CHEAPEST:].count(shown[_CHEAPEST - 1])
-            others = f", with {as_cheap} more row{'s' * (as_cheap > 1)} at {shown[_CHEAPEST - 1]}" if as_cheap else ""
-            found.append(Statement(f"{words}: {listed(amounts)}{others}."))
-    return found
+def _cheapest(rows: Sequence[Row], cost: Cost, words: str) -> Statement | None:
+    """Names the rows of any method with the least memory or the shortest step, of at least three that compare.
+
+    Args:
+        words: what the cost of these rows is, as the sentence begins.
+    """
+    sources = [run for row in rows for run in row.group.sources(cost.metric)]
+    if not is_one_work([row.group for row in rows]) or (cost.timed and not are_comparable(sources)):
+        return None
+    relative = times_in_turns([row.comparison for row in rows]) if cost is STEP else None
+    known = sorted(
+        (value, row.key, row.quoted_name)
+        for row, value in zip(rows, relative or [row.cost(cost) for row in rows], strict=True)
+        if value is not None
+    )
+    if relative is None:
+        shown = [f"{significant(value, 3)} {cost.unit_name}" for value, _, _ in known]
+    else:
+        words += f", measured in turns with {_name(rows[0].comparison.costs_beside, rows)}'s"
+        shown = [ratio_text(1 / value) for value, _, _ in known]
+    if len(known) < 3 or shown[0] == shown[-1]:  # the latter: all rows cost the same
+        return None
+    amounts = [f"{name} ({amount})" for (_, _, name), amount in zip(known, shown, strict=True)][:_CHEAPEST]
+    as_cheap = shown[_CHEAPEST:].count(shown[_CHEAPEST - 1])
+    others = f", with {as_cheap} more row{'s' * (as_cheap > 1)} at {shown[_CHEAPEST - 1]}" if as_cheap else ""
+    return Statement(f"{words}: {listed(amounts)}{others}.")
 
 
 def _within_noise(rows: Sequence[Row]) -> Statement | None:
@@ -309,18 +313,19 @@ def _within_noise(rows: Sequence[Row]) -> Statement | None:
     ones = [one for one in judged if one.comparison.verdict == "within noise"]
     if not ones:
         return None
-    words = "is" if len(ones) == 1 else "are"
-    text = f"Within noise of vanilla's accuracy{_brackets(ones)} {words} {listed([_with_points(one) for one in ones])}"
     if len(ones) > MOST_NAMES:  # the table marks them
         text = f"{len(ones)} of {len(judged)} rows are within noise of vanilla's accuracy (≈ in the table)"
+    else:
+        named = f"{'is' if len(ones) == 1 else 'are'} {listed([_with_points(one) for one in ones])}"
+        text = f"Within noise of vanilla's accuracy{_brackets(ones)} {named}"
     return Statement(f"{text}: no difference shown, nor ruled out.")
 
 
 def _differing(rows: Sequence[Row]) -> Statement | None:
     judged = _beside_vanilla(rows)
-    differing = [one for one in judged if one.comparison.verdict == "differs"]
-    sides = {"above": [one for one in differing if _is_above(one)], "below": [o for o in differing if not _is_above(o)]}
-    lines = [_on_side(side, ones, len(judged)) for side, ones in sides.items() if ones]
+    above = [one for one in judged if _is_above(one)]
+    below = [one for one in judged if one.comparison.verdict == "differs" and one not in above]
+    lines = [_on_side(side, ones, len(judged)) for side, ones in (("above", above), ("below", below)) if ones]
     return Statement(" ".join(lines)) if lines else None
 
 
@@ -354,19 +359,22 @@ def _brackets(ones: Sequence[Row]) -> str:
     return " [95 % interval]" if any(one.comparison.interval for one in ones) else ""
 
 
-def _not_held_out(groups: Sequence[Group]) -> list[str]:
-    """A sentence if the validation images are the test images; else none."""
+def _not_held_out(groups: Sequence[Group]) -> Statement | None:
+    """A warning if the validation images are the test images."""
     if not any(select(group.config, "dataset.val_source") == "test" and group.is_quotable for group in groups):
-        return []
-    return [
+        return None
+    text = (
         "Nothing is held out (dataset.val_source=test): learning rates or epochs that were chosen by validation "
         "accuracy were chosen on the very images that test accuracy is quoted of."
-    ]
+    )
+    return Statement(text, "loud")
 
 
-def _not_to_be_quoted(groups: Sequence[Group]) -> list[str]:
-    """A sentence if accuracies are left out as they mean nothing; else none."""
+def _not_to_be_quoted(groups: Sequence[Group]) -> Statement | None:
+    """A warning if accuracies are left out as they mean nothing."""
     reasons = dict.fromkeys(reason for group in groups for reason in unquotable(group.config))
+    if not reasons:
+        return None
     meant = " and ".join(f"{reason} ({_MEANT[reason]})" for reason in reasons)
     text = "time, memory and FLOPs are as with real ones, accuracy says nothing"
-    return [f"{meant[0].upper()}{meant[1:]}: {text}. None is shown, and none may be quoted."] if reasons else []
+    return Statement(f"{meant[0].upper()}{meant[1:]}: {text}. None is shown, and none may be quoted.", "loud")
