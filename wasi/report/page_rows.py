@@ -61,8 +61,7 @@ class Row:
         return self.group.cost(cost)
 
     def accuracy_text(self) -> str:
-        if self.accuracy is None:
-            return "-" if self.group.is_quotable else "not to be quoted"
+        """The accuracy, of a row that has one, as `0.9876 [0.9812, 0.9940]` or `0.9876 (one seed)`."""
         bounds = self.accuracy_interval
         return f"{self.accuracy:.4f}" + (f" [{bounds[0]:.4f}, {bounds[1]:.4f}]" if bounds else " (one seed)")
 

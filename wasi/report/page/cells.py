@@ -85,13 +85,13 @@ class Column:
 def columns(rows: Sequence[Row]) -> list[Column]:
     """The columns after the row's name in which some row has a value."""
     comparisons = [row.comparison for row in rows]
-    blocks = Column("Model and data", "", [_text(row.block.title) for row in rows], True)
+    blocks = Column("Model and data", "", [_text(row.block.title) for row in rows], is_text=True)
     balanced = Column("Balanced", "", [_balanced(row) for row in rows], is_more_better=True)
     found = [
         *([blocks] if len({row.block.title for row in rows}) > 1 else []),
-        Column("Method", "", [_text(row.group.method) for row in rows], True),
+        Column("Method", "", [_text(row.group.method) for row in rows], is_text=True),
         Column("Threshold", "ε", [_threshold(row) for row in rows]),
-        Column("Tuned", "", [_text(tuned_of(row.group)) for row in rows], True),
+        Column("Tuned", "", [_text(tuned_of(row.group)) for row in rows], is_text=True),
         Column("Seeds", "", [_seeds(row) for row in rows]),
         Column("Accuracy", "95 % interval", [_accuracy(row) for row in rows], is_more_better=True),
         *([balanced] if any(is_imbalanced(row.group) for row in rows) else []),

@@ -150,13 +150,11 @@ def labels(rows: Sequence[Row], x: dict[str, Any], y: dict[str, Any], *, of_line
 
 
 def series_legend(rows: Sequence[Row]) -> list[Key]:
-    members: dict[str, list[Row]] = {}
-    for row in rows:
-        members.setdefault(row.series, []).append(row)
+    """A key for each series, with its marker."""
+    looks = {row.series: row.style for row in rows}
     return [
-        Key(name, look.colour, SHAPES[look.marker], look.fill, tuple(row.key for row in found))
-        for name, found in members.items()
-        for look in [found[0].style]
+        Key(name, look.colour, SHAPES[look.marker], look.fill, tuple(row.key for row in rows if row.series == name))
+        for name, look in looks.items()
     ]
 
 

@@ -10,10 +10,7 @@ from wasi.report.fields import listed_some, significant
 from wasi.report.page.figure import Figure, Key, Section, axis_name, drawn, line_step, row_axis, spec, tooltip
 from wasi.report.page_rows import Row
 from wasi.tracking import categories
-
-_MEMORY = {part: Key(of.label, of.colour) for part, of in categories.MEMORY.items()}
-_ACCOUNTING = Key(categories.ACCOUNTING.label, categories.ACCOUNTING.colour)
-_TIME = {part: Key(of.label, of.colour) for part, of in categories.TIME.items()}
+from wasi.tracking.categories import ACCOUNTING, MEMORY, TIME, Category
 
 _PARTS_OF_TIME = {
     "decomposition": "Decompositions: of saved inputs, bases and factors, and of the gradients that swan whitens.",
@@ -34,7 +31,7 @@ def memory(rows: Sequence[Row]) -> Section | None:
             f"Upper bar: {text[0].lower()}{text[1:]} Lower bar: the paper's accounting, computed from shapes: "
             "weights of the linear layers that the method may compress (method.scope), and the inputs that they store."
         )
-    shown, legend = drawn(rows, values), _legend([*_MEMORY.values(), _ACCOUNTING], values)
+    shown, legend = drawn(rows, values), _legend([*MEMORY.values(), ACCOUNTING], values)
     bars = _bars(shown, values, "MiB", legend)
     bars["encoding"]["yOffset"] = {"field": "kind", "sort": ["measured", "paper"], "scale": {"paddingOuter": 0.25}}
     height = {"step": line_step(shown, 40), "for": "position"}
@@ -44,8 +41,8 @@ def memory(rows: Sequence[Row]) -> Section | None:
 
 def _memory_of(row: Row) -> list[dict[str, Any]]:
     found = categories.memory_parts(row.group.mean)
-    values = [_part(row, "measured", _MEMORY[part], mib, "MiB") for part, mib in found.items()]
-    return values + ([_part(row, "paper", _ACCOUNTING, paper, "MiB")] if (paper := row.cost(PAPER)) else [])
+    values = [_part(row, "measured", MEMORY[part], mib, "MiB") for part, mib in found.items()]
+    return values + ([_part(row, "paper", ACCOUNTING, paper, "MiB")] if (paper := row.cost(PAPER)) else [])
 
 
 def time(rows: Sequence[Row]) -> Section | None:
@@ -56,16 +53,17 @@ def time(rows: Sequence[Row]) -> Section | None:
     """
     profiled = any(categories.profiled_parts(row.group.mean) for row in rows)
     values = [value for row in rows for value in _time_of(row, profiled)]
-    if all(value["part"] == _TIME["rest"].label for value in values):  # bars of a single part show nothing
+    if all(value["part"] == TIME["rest"].label for value in values):  # bars of a single part show nothing
         return None
-    shares = " ".join(text for part, text in _PARTS_OF_TIME.items() if _TIME[part] in _legend(_TIME.values(), values))
+    shown, legend = drawn(rows, values), _legend(TIME.values(), values)
+    labels = {key.label for key in legend}
+    shares = " ".join(text for part, text in _PARTS_OF_TIME.items() if TIME[part].label in labels)
     text = (
         "Milliseconds of one training step: means of a separate pass under a profiler, so that the sum of the "
         f"parts may differ from the median step in the table. {shares}"
         if profiled
         else "Milliseconds of one training step: updating the subspaces, and the rest of the median step."
     )
-    shown, legend = drawn(rows, values), _legend(_TIME.values(), values)
     text += _not_divided([row for row in rows if row not in shown and row.cost(STEP) is not None])
     bars = _bars(shown, values, "ms", legend)
     figure = Figure(titles.TIME_OF_A_STEP, spec(bars, values=values, height={"step": line_step(shown, 26)}))
@@ -81,7 +79,7 @@ def _time_of(row: Row, profiled: bool) -> list[dict[str, Any]]:
         parts = categories.profiled_parts(row.group.mean)
     else:
         parts = {} if select(row.group.config, "device.compile") else categories.halves(row.group.mean)
-    return [_part(row, "measured", _TIME[part], ms, "ms") for part, ms in parts.items()]
+    return [_part(row, "measured", TIME[part], ms, "ms") for part, ms in parts.items()]
 
 
 def _not_divided(rows: Sequence[Row]) -> str:
@@ -92,14 +90,15 @@ def _not_divided(rows: Sequence[Row]) -> str:
     return f" Not drawn, as their steps were not divided into parts: {names}."
 
 
-def _part(row: Row, kind: str, part: Key, value: float, unit: str) -> dict[str, Any]:
+def _part(row: Row, kind: str, part: Category, value: float, unit: str) -> dict[str, Any]:
     text = f"{significant(value)} {unit}"
     return row.datum(line=axis_name(row), kind=kind, part=part.label, x=value, amount=text)
 
 
-def _legend(parts: Iterable[Key], values: list[dict]) -> list[Key]:
-    """Those of the parts that some record has."""
-    return [part for part in parts if any(value["part"] == part.label for value in values)]
+def _legend(parts: Iterable[Category], values: list[dict]) -> list[Key]:
+    """A key for each of the parts that some record has."""
+    labels = {value["part"] for value in values}
+    return [Key(part.label, part.colour) for part in parts if part.label in labels]
 
 
 def _bars(rows: list[Row], values: list[dict], unit: str, parts: list[Key]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from wasi.config.rank_thresholds import threshold
 from wasi.report import titles
-from wasi.report.columns import INFERENCE, PREDICTIONS, STEP, Cost
+from wasi.report.columns import INFERENCE, PREDICTIONS, STEP, Prediction
 from wasi.report.page.figure import (
     LABELLED,
     Figure,
@@ -77,29 +77,29 @@ def savings(rows: Sequence[Row]) -> Section | None:
     shown: list[Row] = []
     ratios: list[float] = []
     for one in PREDICTIONS:
-        both = [(row, *found) for row in rows if (found := _ratios(row, one.predicted, one.measured))]
+        both = [(row, *found) for row in rows if (found := _ratios(row, one))]
         if both:
             shown += [row for row, *_ in both]
-            figures.append(Figure(f"{one.of}: vanilla / this", _against_prediction(both, one.by, one.what), "xy"))
+            figures.append(Figure(f"{one.of}: vanilla / this", _against_prediction(both, one), "xy"))
             ratios += [ratio for _, *found in both for ratio in found]
+    if not figures:
+        return None
     text = (
         "On the dashed line a saving is as large as predicted, below it smaller. The paper's accounting counts "
         "the compressed kind of linear layers alone, and FLOPs take no account of how well a machine computes them."
     )
-    if not figures:
-        return None
     text += f" {LABELLED}" if any(row.label() for row in shown) else ""
     legend = series_legend([row for row in rows if row in shown])
     return Section(titles.SAVINGS, text, figures, legend, is_log=is_logarithmic(ratios))
 
 
-def _ratios(row: Row, predicted: Cost, measured: Cost) -> tuple[float, float] | None:
+def _ratios(row: Row, one: Prediction) -> tuple[float, float] | None:
     """Vanilla's costs divided by the row's, predicted and measured; None if one of the two is not known."""
-    x, y = row.comparison.ratio(predicted), row.comparison.ratio(measured)
+    x, y = row.comparison.ratio(one.predicted), row.comparison.ratio(one.measured)
     return None if x is None or y is None or not row.comparison.of_vanilla else (x, y)
 
 
-def _against_prediction(rows: list[tuple[Row, float, float]], x_title: str, y_title: str) -> dict[str, Any]:
+def _against_prediction(rows: list[tuple[Row, float, float]], one: Prediction) -> dict[str, Any]:
     """The figure of measured against predicted ratios, with the diagonal on which they agree.
 
     Args:
@@ -108,13 +108,14 @@ def _against_prediction(rows: list[tuple[Row, float, float]], x_title: str, y_ti
     values = [row.datum(x=x, y=y, predicted=f"{x:.2f}×", measured=f"{y:.2f}×", **row.label()) for row, x, y in rows]
     ends = [1.0, *(bound for value in values for bound in (value["x"], value["y"]))]
     diagonal = [{"x": bound, "y": bound} for bound in (min(ends), max(ends))]
-    axes = {"x": quantity("x", f"predicted {x_title} (×)", ends), "y": quantity("y", f"{y_title} (×)", ends)}
+    axes = {"x": quantity("x", f"predicted {one.by} (×)", ends), "y": quantity("y", f"{one.what} (×)", ends)}
     line = {
         "data": {"values": diagonal},
         "mark": {"type": "line", "strokeDash": [4, 3], "color": "#808080"},
         "encoding": axes,
     }
-    hover = tooltip(predicted=f"predicted {x_title}", measured=y_title)
-    point = points([row for row, *_ in rows])
+    hover = tooltip(predicted=f"predicted {one.by}", measured=one.what)
+    compared = [row for row, *_ in rows]
+    point = points(compared)
     point["encoding"] |= {**axes, "tooltip": hover}
-    return spec(line, point, labels([row for row, *_ in rows], axes["x"], axes["y"]), values=values)
+    return spec(line, point, labels(compared, axes["x"], axes["y"]), values=values)
