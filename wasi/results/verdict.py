@@ -42,11 +42,10 @@ def _targets_sentence(table: Table) -> str | None:
     rivals = [row for row in table.rows if is_rival(row.group.method)]
     if table.baseline is None or not candidates or not rivals or not any(row.group.bench for row in table.rows):
         return None
-    judged = {row.name: _judged(row, table) for row in candidates}
+    judged = {row.name: _judged(row, rivals, table, table.baseline) for row in candidates}
     meeting = [name for name, targets in judged.items() if all(target.met for target in targets)]
     if meeting:
-        lines = [f"{name} meets the four targets at once: {_values(judged[name])}." for name in meeting]
-        return " ".join(lines)
+        return " ".join(f"{name} meets the four targets at once: {_values(judged[name])}." for name in meeting)
     unknown = sorted({target.name for targets in judged.values() for target in targets if target.met is None})
     if unknown:
         return f"The four targets cannot be judged: not measured for every row: {', '.join(unknown)}."
@@ -60,20 +59,19 @@ def _values(targets: list[Judged]) -> str:
     return ", ".join(f"{target.name} {target.finding}" for target in targets)
 
 
-def _judged(row: Row, table: Table) -> list[Judged]:
-    rivals = [other for other in table.rows if is_rival(other.group.method)]
+def _judged(row: Row, rivals: list[Row], table: Table, baseline: Row) -> list[Judged]:
+    """How the row does on each of the four targets."""
     twin = next((other for other in table.rows if other.is_lean and other.differs_by_memory_only(row)), None)
     peak = None if twin is None else twin.measured(PEAK)
     unquantized = [rival for rival in rivals if rival.group.options.get("method.base") is None]
     least = _extreme(min, [rival.measured(PEAK) for rival in unquantized if rival.is_lean])
     fastest = _extreme(max, [rival.ratio(INFERENCE) for rival in rivals if not rival.is_lean])
-    baseline, rival = table.baseline.name if table.baseline else "", title(is_rival)
     share, inference = _quotient(peak, least), _quotient(row.ratio(INFERENCE), fastest)
     return [
-        _accuracy(table.difference(row), baseline),
-        _speed_target("step", row.ratio(STEP), STEP_SPEED, f"{baseline}'s"),
-        _memory(share, rival),
-        _speed_target("inference", inference, INFERENCE_SPEED, f"plain {rival}'s"),
+        _accuracy(table.difference(row), baseline.name),
+        _speed_target("step", row.ratio(STEP), STEP_SPEED, f"{baseline.name}'s"),
+        _memory(share),
+        _speed_target("inference", inference, INFERENCE_SPEED, f"plain {title(is_rival)}'s"),
     ]
 
 
@@ -94,10 +92,10 @@ def _speed_target(name: str, ratio: float | None, bound: float, whose: str) -> J
     return Judged(name, f"{ratio:.2f}× as fast as {whose} (at least {bound}×)", ratio >= bound)
 
 
-def _memory(share: float | None, rival: str) -> Judged:
+def _memory(share: float | None) -> Judged:
     if share is None:
         return Judged("lean peak")
-    text = f"{share:.2f} of lean {rival}'s with unquantized weights (at most {SHARE_OF_LORA})"
+    text = f"{share:.2f} of lean {title(is_rival)}'s with unquantized weights (at most {SHARE_OF_LORA})"
     return Judged("lean peak", text, share <= SHARE_OF_LORA)
 
 
@@ -116,10 +114,10 @@ def _rivals_sentence(table: Table) -> str | None:
     if rivals:
         return f"{listed(rivals)} {'is' if len(rivals) == 1 else 'are'} better than {what}."
     front = [_with_seeds(row) for row in ours if row.name in table.front]
-    without = f"; yet no {title(is_subject)} row is on the Pareto front"
-    are = "is" if len(front) == 1 else "are"
-    tail = f"; of the {title(is_subject)} rows, {listed(front)} {are} on the Pareto front" if front else without
-    return f"No other row is better than {what}{tail}."
+    if not front:
+        return f"No other row is better than {what}; yet no {title(is_subject)} row is on the Pareto front."
+    on_it = f"{listed(front)} {'is' if len(front) == 1 else 'are'} on the Pareto front"
+    return f"No other row is better than {what}; of the {title(is_subject)} rows, {on_it}."
 
 
 def _with_seeds(row: Row) -> str:
