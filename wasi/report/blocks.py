@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from wasi.config.declared import is_reference
@@ -28,8 +28,8 @@ class Block:
     model: str
     dataset: str
     groups: list[Group]
-    differing: list[str] = field(default_factory=list)
-    alike: bool = False
+    differing: list[str]
+    alike: bool
 
     @cached_property
     def comparisons(self) -> list[Comparison]:

@@ -132,8 +132,9 @@ class Comparison:
         """The other row's cost divided by the group's; None if the two were not measured under equal conditions."""
         if (measured := self.in_turns(cost)) is not None:
             return measured["p50"]
-        pair, other = self._means(self.costs_beside, cost.metric), self.costs_beside
-        if pair is None or not pair[0] or other is None:
+        other = self.costs_beside
+        pair = self._means(other, cost.metric)
+        if other is None or pair is None or not pair[0]:
             return None
         if cost.timed and not one_machine(self._sources(cost)):
             return None
@@ -354,8 +355,8 @@ def _is_plain(group: Group) -> bool:
 
 def _differences(group: Group, vanilla: Group) -> set[str]:
     """The options in which the two differ, those of the method left out except for its scope."""
-    unlike = _unlike_options(group, vanilla)
-    return {key for key in unlike if key == "method.scope" or not key.startswith(("method.", "rank."))}
+    keys = _unlike_options(group, vanilla)
+    return {key for key in keys if key == "method.scope" or not key.startswith(("method.", "rank."))}
 
 
 def _distance(group: Group, vanilla: Group) -> tuple:

@@ -18,8 +18,6 @@ MOST_NAMES = 6  # so many rows are named in a sentence
 DASH = "-"
 TUNED = "tuned"
 WITHIN_NOISE = "≈"
-ONE_SEED = "(n=1)"
-NO_SPREAD = "(no spread)"
 NOT_QUOTABLE = "none"
 _BALANCE = 0.02  # balanced accuracy is shown if it differs from accuracy by more
 
@@ -245,7 +243,7 @@ def _difference(comparison: Comparison) -> str:
     difference, verdict = comparison.accuracy_difference, comparison.verdict
     if difference is None or verdict is None:
         return DASH
-    mark = {"differs": "", "within noise": WITHIN_NOISE, "n=1, no spread": ONE_SEED, "no spread": NO_SPREAD}
+    mark = {"differs": "", "within noise": WITHIN_NOISE, "n=1, no spread": "(n=1)", "no spread": "(no spread)"}
     return f"{difference:+.4f} {mark[verdict]}".rstrip()
 
 

@@ -66,19 +66,17 @@ def gather(dirs: list[Path], into: Path | None = None) -> Report:
     folder = into or (OF_KEPT_RESULTS / first.resolve().name if holds_kept else first)
     blocks = blocks_of(runs)
     counted = [run for run in runs if run.completed] or runs
-    origin, doubts = origin_of(counted), doubts_about(counted)
     warnings += [f"{block.title}: {_ALIKE}" for block in blocks if block.alike]
     not_averaged = [_ending(run, folder) for run in runs if not run.completed]
     if not_begun := _not_begun(dirs, runs):
         not_averaged.append(f"not begun: {not_begun} of the jobs that the sweep's last command asked for")
-    title = experiment_of(runs) or " + ".join(dict.fromkeys(path.resolve().name for path in dirs))
     return Report(
-        title=title,
+        title=experiment_of(runs) or " + ".join(dict.fromkeys(path.resolve().name for path in dirs)),
         folder=folder,
         runs=runs,
         blocks=blocks,
-        origin=origin,
-        doubts=doubts,
+        origin=origin_of(counted),
+        doubts=doubts_about(counted),
         tuning=tuning_lines(dirs),
         not_averaged=not_averaged,
         not_begun=not_begun,

@@ -66,16 +66,14 @@ def _explained(blocks: list[Block]) -> list[str]:
     """The meaning of the columns that the tables have, and what the methods do."""
     titles = {field.title for block in blocks for field in fields_of(block)}
     comparisons = [comparison for block in blocks for comparison in block.comparisons]
-    baseline = baseline_in_words(comparisons)
     columns = [
-        f"**{names}**: {meaning.format(baseline=baseline)}."
+        f"**{names}**: {meaning.format(baseline=baseline_in_words(comparisons))}."
         for names, meaning in _COLUMNS.items()
         if titles & set(names.split(", "))
     ]
     methods = meanings_of(group.method for block in blocks for group in block.groups)
     lines = [f"**{escape(name)}**: {meaning}." for name, meaning in methods.items()]
-    parts = ["## What the columns mean", _list(columns)]
-    parts.append(_signs(comparisons))
+    parts = ["## What the columns mean", _list(columns), _signs(comparisons)]
     return [*parts, "## What the methods do", _list(lines)] if lines else parts
 
 

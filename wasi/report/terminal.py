@@ -52,8 +52,10 @@ def legend(blocks: Iterable[str], comparisons: Sequence[Comparison] = ()) -> str
 def _tests(comparisons: Sequence[Comparison]) -> list[str]:
     """How differences and ratios of these rows are judged."""
     over_seeds = have_ratios(comparisons, in_turns=False) or any(one.p is not None for one in comparisons)
-    tests = {"t-test over seeds, p >= 0.05": over_seeds}
-    tests["costs measured in turns: their 95 % interval has 1 in it"] = have_ratios(comparisons, in_turns=True)
+    tests = {
+        "t-test over seeds, p >= 0.05": over_seeds,
+        "costs measured in turns: their 95 % interval has 1 in it": have_ratios(comparisons, in_turns=True),
+    }
     return [words for words, applies in tests.items() if applies]
 
 
