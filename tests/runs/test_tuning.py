@@ -231,6 +231,8 @@ def test_killed_between_its_stages_a_tuned_sweep_goes_on_and_trains_nothing_twic
 
 @pytest.mark.parametrize("sweeper", ["tuned", "optuna"])
 def test_a_second_command_of_one_tuned_sweep_is_one_line_and_changes_nothing(sweeper, tmp_path):
+    if sweeper == "optuna":
+        pytest.importorskip("optuna")
     sweep = tmp_path / "multirun" / "t"
     sweep.mkdir(parents=True)
     with folder_lock(sweep):

@@ -55,8 +55,9 @@ def test_images_and_page_have_the_same_colours():
     assert colours_of(pictures._memory(METRICS)) == {"whole step": memory, ACCOUNTING.label: [ACCOUNTING.colour]}
     time = [of.colour for part, of in TIME.items() if part != "subspace"]
     assert colours_of(pictures._time(PROFILED, False)) == {"step": time}
-    assert [key.colour for key in parts._MEMORY.values()] == memory
-    assert {key.label: key.colour for key in parts._TIME.values()} == {of.label: of.colour for of in TIME.values()}
+    for palette in (MEMORY.values(), TIME.values()):
+        legend = parts._legend(palette, [{"part": of.label} for of in palette])
+        assert [(key.label, key.colour) for key in legend] == [(of.label, of.colour) for of in palette]
 
 
 @pytest.mark.parametrize(
