@@ -132,7 +132,7 @@ def _trained_on(run: Path, cfg_dataset: DictConfig) -> bool:
 
 def _data_of(run: Path) -> Any:
     """Return what identifies the images that the run had; None for a model without a result beside it."""
-    return (read_result(weights_path(run).parent) or {}).get("provenance", {}).get("data")
+    return select(read_result(weights_path(run).parent) or {}, "provenance.data")
 
 
 def _config_of(run: Path) -> dict[str, Any]:

@@ -100,8 +100,8 @@ class SweepCallback(Callback):
         own_folder = any(word.startswith("hydra.sweep.dir=") for word in config.hydra.overrides.hydra)
         where = {"hydra.sweep.dir": config.hydra.sweep.dir} if own_folder else {}  # it may contain the time of day
         _print(continue_with({**where, "sweep": name}))
-        write_plan(folder, config)
-        if not is_tuned_sweep(config.hydra):  # which does so when its own checks have passed
+        if not is_tuned_sweep(config.hydra):  # its sweeper writes both, when its own checks have passed
+            write_plan(folder, config)
             note_results_before(config.hydra)
         reset_ended_jobs()
         reset_launched_jobs()

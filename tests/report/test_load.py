@@ -196,6 +196,16 @@ def test_a_benchmark_on_a_folder_of_images_is_of_the_runs_data_and_so_is_its_bas
     assert "damaged: of the baseline, config.optimizer._target_ is ['a']" in read_runs([tmp_path])[1][0]
 
 
+def test_a_ratio_whose_interval_lacks_an_end_has_none(tmp_path):
+    content = jobs.content(fakes.config("wasi", 0.8), jobs.metrics(60, 5, 60), jobs.metrics(100, 10, 400))
+    step, inference = "time/train_step_ms_p50", "time/inference_ms_p50"
+    whole = dict(content["ratio"][inference])
+    content["ratio"][step]["high"] = "wide"
+    jobs.write_sweep(tmp_path, [content])
+    ratio = read_run(tmp_path / "job0" / "bench.json").ratio
+    assert ratio[step] == {"p50": 100 / 60} and ratio[inference] == whole
+
+
 def test_a_benchmark_is_read_by_the_keys_of_a_run(tmp_path):
     """`environment`, which has fingerprint and provenance again, is not needed."""
     content = jobs.content(fakes.config("wasi", 0.8), jobs.metrics(60, 5, 60), jobs.metrics(100, 10, 400))

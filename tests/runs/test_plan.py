@@ -15,7 +15,7 @@ from wasi.runs.plan import read_plan, write_plan
 
 
 def _config(task, params=None, sweeper="hydra._internal.BasicSweeper.BasicSweeper"):
-    hydra = {"sweeper": {"_target_": sweeper, "params": params}, "overrides": {"task": task}, "mode": "MULTIRUN"}
+    hydra = {"sweeper": {"_target_": sweeper, "params": params}, "overrides": {"task": task}}
     return OmegaConf.create({"hydra": hydra})
 
 

@@ -2,8 +2,12 @@
 
 import pytest
 
+from tests.report import fakes
 from wasi.config.declared import appearance, method_names
+from wasi.report.blocks import blocks_of
+from wasi.report.load import read_runs
 from wasi.report.page import parts
+from wasi.report.page_rows import rows_of
 from wasi.report.style import _OTHERS
 from wasi.tracking import categories, pictures
 from wasi.tracking.categories import ACCOUNTING, MEMORY, TIME, memory_metric, time_metric, time_parts
@@ -50,14 +54,16 @@ def colours_of(figure) -> dict[str, list[str]]:
     return found
 
 
-def test_images_and_page_have_the_same_colours():
+def test_images_and_page_have_the_same_colours(tmp_path):
     memory = [of.colour for of in MEMORY.values()]
     assert colours_of(pictures._memory(METRICS)) == {"whole step": memory, ACCOUNTING.label: [ACCOUNTING.colour]}
     time = [of.colour for part, of in TIME.items() if part != "subspace"]
     assert colours_of(pictures._time(PROFILED, False)) == {"step": time}
-    for palette in (MEMORY.values(), TIME.values()):
-        legend = parts._legend(palette, [{"part": of.label} for of in palette])
-        assert [(key.label, key.colour) for key in legend] == [(of.label, of.colour) for of in palette]
+    fakes.write(tmp_path, {"test/acc": 0.9, **METRICS, **PROFILED}, fakes.config("wasi", 0.8))
+    (block,) = blocks_of(read_runs([tmp_path])[0])
+    drawn = parts.memory(rows_of(block, 0)), parts.time(rows_of(block, 0))
+    for section, colours in zip(drawn, ([*memory, ACCOUNTING.colour], time), strict=True):
+        assert [key.colour for key in section.legend] == colours
 
 
 @pytest.mark.parametrize(

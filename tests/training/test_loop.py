@@ -109,8 +109,9 @@ def test_evaluation_when_due_and_at_the_end_changes_no_result(tmp_path):
 
 @pytest.mark.parametrize(
     ("micro", "refused"),
-    [(None, "dataset.batch_size=8: allowed is a size at which 9 training images make no batch of one"),
-     (1, "train.micro_batch_size=1: allowed is a size at which 9 ")],
+    [(None, "dataset.batch_size=8: allowed is a size that divides 9 images without leaving a single one"),
+     (1, "train.micro_batch_size=1: allowed is a size that divides 8 images without "),
+     (7, "train.micro_batch_size=7: allowed is a size that divides 8 images without ")],
 )  # fmt: skip
 def test_a_batch_of_one_image_is_refused_where_a_batch_norm_needs_more(micro, refused, tmp_path):
     run = fit(tmp_path, method="vanilla", train=images(9, 0))

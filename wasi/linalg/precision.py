@@ -34,7 +34,8 @@ def _interface() -> tuple[Any, Any, Callable[[Any], object]]:
         return matmul.allow_tf32, False, partial(setattr, matmul, "allow_tf32")
     except RuntimeError:  # from torch 2.9 on, once `fp32_precision` was used: torch refuses a mixture of the two
         now = matmul.fp32_precision
+        everywhere: str = torch.backends.fp32_precision  # type: ignore[attr-defined]  # the module gets it at import
         # A setting of its own, once put back, would hide later changes of the global one; with "none" it follows that.
-        of_all: str = torch.backends.fp32_precision  # type: ignore[attr-defined]  # the module gets it at import
-        before = "none" if now == of_all != "ieee" else now
-        return before, "ieee", partial(setattr, matmul, "fp32_precision")
+        # Where both are "ieee", nothing is to be set nor put back.
+        follows = now == everywhere and now != "ieee"
+        return "none" if follows else now, "ieee", partial(setattr, matmul, "fp32_precision")

@@ -66,8 +66,9 @@ def _explained(blocks: list[Block]) -> list[str]:
     """The meaning of the columns that the tables have, and what the methods do."""
     titles = {field.title for block in blocks for field in fields_of(block)}
     comparisons = [comparison for block in blocks for comparison in block.comparisons]
+    baseline = baseline_in_words(comparisons)
     columns = [
-        f"**{names}**: {meaning.format(baseline=baseline_in_words(comparisons))}."
+        f"**{names}**: {meaning.format(baseline=baseline)}."
         for names, meaning in _COLUMNS.items()
         if titles & set(names.split(", "))
     ]

@@ -17,7 +17,6 @@ from wasi.data.catalogue import looking_once
 from wasi.runs.folder import check_folder, make_folder
 from wasi.runs.inputs import check_files
 from wasi.runs.result import read_json
-from wasi.runs.tuning import is_tuned_sweep
 
 log = logging.getLogger(__name__)
 
@@ -31,15 +30,13 @@ def write_plan(folder: Path, config: DictConfig) -> None:
     An option of the command line that has no effect in any of the jobs is logged as a warning.
 
     For thousands of jobs only the number of combinations is written, an upper bound. Nothing is written for a command
-    that Hydra is about to refuse, as a combination cannot be composed. A sweeper that chooses its jobs as it goes
-    (`tuned`, `optuna`) makes the folder and calls `write_jobs` itself, when its own checks have passed.
+    that Hydra is about to refuse, as a combination cannot be composed, nor for a sweeper of another kind. One that
+    chooses its jobs as it goes (`tuned`, `optuna`) calls `write_jobs` itself.
 
     Raises:
         UserError: a job's folder is a file, or cannot be written into, or a job's weights or images are not there. This
             is found for up to `_MOST` jobs.
     """
-    if is_tuned_sweep(config.hydra):
-        return
     planned = _planned(config) if config.hydra.sweeper["_target_"].endswith(".BasicSweeper") else None
     make_folder("hydra.sweep.dir", str(folder))  # not before: a sweep that is refused leaves nothing behind
     if planned is not None:

@@ -144,7 +144,7 @@ class Fit:
         progress, rate = self.progress, self.scheduler.get_last_lr()[0]
         batch = self.step.prepare(images, labels)
         compiled, stop = graph_count(), self._durations.start()
-        with self._refusing_single_images():
+        with self._refusing_single_images(len(labels)):
             result = self.step(*batch)
         whole = result.count == self.cfg.dataset.batch_size  # not the smaller last batch of an epoch
         if whole and graph_count() == compiled:
@@ -169,10 +169,13 @@ class Fit:
         return result
 
     @contextmanager
-    def _refusing_single_images(self) -> Iterator[None]:
+    def _refusing_single_images(self, count: int) -> Iterator[None]:
         """Turn what a batch norm raises that sees one number per channel into a UserError.
 
         Whether it does is known in a step alone: most batch norms also see many positions of an image.
+
+        Args:
+            count: images of the step's batch; several are divided into micro-batches.
 
         Raises:
             UserError: of the option that makes a batch of a single image.
@@ -182,10 +185,11 @@ class Fit:
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
-            batch, micro, count = self.cfg.dataset.batch_size, self.step.micro_batch_size, len(self.train)
-            option, given = ("train.micro_batch_size", 1) if micro == 1 else ("dataset.batch_size", batch)
-            allowed = f"a size at which {count} training images make no batch of one, as this model has batch norms"
-            raise UserError(option, given, allowed) from error
+            option, size, whole = "dataset.batch_size", self.cfg.dataset.batch_size, len(self.train)
+            if count > 1:
+                option, size, whole = "train.micro_batch_size", self.step.micro_batch_size, count
+            allowed = f"a size that divides {whole} images without leaving a single one, as this model has batch norms"
+            raise UserError(option, size, allowed) from error
 
     def _results(self, epoch: int) -> dict[str, float]:
         """Return `train/loss` of the epoch and, if it is to be validated, `val/*`; raises `Diverged` if not finite."""
