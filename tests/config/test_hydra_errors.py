@@ -52,6 +52,7 @@ def test_option_given_allowed(overrides, message, compose_config):
         ("method.weight_epsilonn=1", "method.weight_epsilon"),
         ("epochs=1", "train.epochs"),
         ("modell=vit_micro", "model"),
+        ("experimnt=fit", "experiment"),
     ],
 )
 def test_what_may_have_been_meant_is_told(override, meant, compose_config):

@@ -18,15 +18,18 @@ CLASS = "class Mine:\n    appearance = {}\n"
 @pytest.fixture
 def own(tmp_path, monkeypatch, compose_config):
     """A function that adds `conf/method/mine.yaml` and its class, and returns a configuration with the method."""
-    monkeypatch.setattr(declared, "_CONF", tmp_path)
+    file = tmp_path / "method" / "mine.yaml"
+    file.parent.mkdir()
+    monkeypatch.setattr(declared, "_CONF", file.parent)
+    monkeypatch.setattr(known_options, "_folders", lambda cfg: [known_options.CONF, tmp_path])
     monkeypatch.syspath_prepend(tmp_path)
     caches = (declared.appearance, declared.null_means, declared.worth_tuning, declared.rank_option_paths)
 
     def added(options: str, source: str = CLASS, **given):
         (tmp_path / "mine_of_tests.py").write_text(textwrap.dedent(source))
-        (tmp_path / "mine.yaml").write_text(f"_target_: mine_of_tests.Mine\nname: mine\nscope: all\n{options}\n")
+        file.write_text(f"_target_: mine_of_tests.Mine\nname: mine\nscope: all\n{options}\n")
         cfg = compose_config("device.compile=true", "rank.calibration_batches=4")
-        cfg.method = OmegaConf.load(tmp_path / "mine.yaml")
+        cfg.method = OmegaConf.load(file)
         cfg.method.update(given)
         return cfg
 
@@ -83,11 +86,12 @@ def test_whether_it_reads_rank_is_told_by_its_interpolations(options, reads, own
         ("class Mine:\n    appearance = {'mine': ", "was never closed"),
     ],
 )
-def test_a_declaration_that_cannot_be_read_names_its_file(source, fault, own):
-    own("", source)
-    with pytest.raises(UserError, match=r"^conf/method/mine.yaml: ") as error:
-        declared.method_names()
-    assert fault in str(error.value) and "\n" not in str(error.value)
+def test_a_declaration_that_cannot_be_read_is_refused_by_runs_and_reports(source, fault, own):
+    cfg = own("", source)
+    for read in (lambda: known_options.check_method(cfg), declared.method_names):
+        with pytest.raises(UserError, match=r"^conf/method/mine.yaml: ") as error:
+            read()
+        assert fault in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(("line", "given"), [("name: other", "other"), ("", "null")])

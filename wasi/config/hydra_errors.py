@@ -18,6 +18,7 @@ from wasi.config.overrides import option_and_value
 from wasi.errors import NOTHING, UserError, first_line, one_line
 
 _SPECIAL = {*" ,=(){}[]#;&|!<>?'\"~^`"}  # characters that an unquoted value of Hydra's grammar may not have as such
+_WITHOUT_SECTION = "experiment"  # a group at the top whose files set other sections
 _GIVEN = re.compile(r"use \+([^\s=]+)=(.*)")  # the override, as Hydra repeats it
 _NO_INDEX = re.compile(r"invalid literal for int\(\) with base 10: '(.*)'")
 _MERGED = re.compile(r"Error merging override ([^\s=]+)=(.*)")
@@ -225,6 +226,8 @@ def _allowed(option: str, node: DictConfig) -> str:
     section, *rest = option.split(".")
     has = [str(key) for key in node if not str(key).startswith("_")]
     inside = option.rpartition(".")[0]
+    if not inside:
+        has.append(_WITHOUT_SECTION)
     if inside == "bench.fit":  # null elsewhere
         return "for experiment=fit only"
     if not has:
@@ -261,7 +264,7 @@ def _meant(option: str, node: DictConfig) -> str:
     known = [name for name in flat(plain(node._get_root())) if not name.startswith(("hydra.", "tune.options."))]
     key = option.rpartition(".")[2]
     same = [name for name in known if name.rpartition(".")[2] == key]
-    sections = {name.partition(".")[0] for name in known}
+    sections = {_WITHOUT_SECTION, *(name.partition(".")[0] for name in known)}
     found = sorted(same) or get_close_matches(option, [*known, *sorted(sections)], 1)
     return f"; did you mean {' or '.join(found[:3])}?" if found else ""
 

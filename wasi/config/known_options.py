@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from wasi.config.arguments import target_of
-from wasi.config.declared import options_of
+from wasi.config.declared import appearance, options_of
 from wasi.config.files import CONF, content, flat, of_group, plain
 from wasi.config.hydra_errors import quoted
 from wasi.config.overrides import given_value, option_and_value
@@ -149,7 +149,8 @@ def check_method(cfg: DictConfig) -> None:
     Each of the latter must satisfy the rule of the option that the method's YAML file interpolates.
 
     Raises:
-        UserError: there is no such method, its class cannot be made of the options, or a value is not allowed.
+        UserError: there is no such method, its class cannot be made of the options or declares what reports cannot
+            draw, or a value is not allowed.
     """
     files = _method_files(cfg)
     method, name = cfg.method, cfg.method.get("name")
@@ -159,6 +160,7 @@ def check_method(cfg: DictConfig) -> None:
     called = [file.stem for file in paths if content(file).get("name") == name]
     if name not in called:
         raise UserError("method.name", name, f"{called[0]}, the name of its file conf/method/{called[0]}.yaml")
+    appearance(name)  # refuses what no report could draw, before anything trains
     # A shipped class fits its own file's options; to import it would take seconds.
     if method._target_ != options_of(name).get("_target_") or not set(method) <= set(files[name]):
         check_class(method)
