@@ -9,24 +9,23 @@ from wasi.report.comparison import Comparison
 from wasi.report.conclusion import statements
 from wasi.report.fields import Field, baseline_in_words, facts_of, fields_of, have_ratios
 from wasi.report.gathered import Report
-from wasi.report.meanings import RANKS_BY_HAND, meanings_of
+from wasi.report.meanings import BALANCED, METHOD, PARETO, RANKS_BY_HAND, TUNED, meanings_of
 
 _COLUMNS = {
-    "method": "how the model is trained, each is explained below; every other row is compared with {baseline}",
+    "method": METHOD,
     "eps W, eps A": "share of the squared singular values that a weight keeps (W), and a saved activation in each "
     f"of its modes (A); only where the method reads it; {RANKS_BY_HAND}",
-    "tuned": "what tuning chose on validation images with one seed, and whether that lies on the edge of its grid; "
-    "all that was tried is below, under Tuning",
+    "tuned": TUNED,
     "machine": "what the times are of, where they are of several",
     "n": "completed runs that differ only by seed",
     "test acc, val acc": "accuracy on the test images, or where a run of the table has none, on those of "
     "validation, by which choices are made; a fraction: mean ± sample standard deviation over the n runs",
-    "balanced": "balanced accuracy on the same images: the mean recall of the classes, of whatever size",
+    "balanced": BALANCED,
     "Δ vanilla, Δ baseline": "accuracy minus that of vanilla or of the row that a remark or `bench.baseline_recipe` "
     "names. ≈: within noise, two-sided t-test with p ≥ 0.05, not corrected for the number of rows: paired over equal "
     "seeds, where one row has all of the other's (in brackets the 95 % interval of the mean difference), else Welch's; "
     "(n=1), (no spread): one seed, or differences that are the same for every seed, so neither interval nor verdict",
-    "Pareto": "● where no other row is at least as good in accuracy, step time and peak memory and better in one",
+    "Pareto": PARETO,
     **{cost.title: cost.meaning for cost in COSTS},
 }
 

@@ -19,7 +19,7 @@ from wasi.report.fields import (
     significant,
     tuned_of,
 )
-from wasi.report.meanings import RANKS_BY_HAND
+from wasi.report.meanings import BALANCED, METHOD, PARETO, RANKS_BY_HAND, TUNED
 from wasi.report.page_rows import Row
 
 TITLES = {
@@ -36,20 +36,19 @@ _DIFFERENCE = (
     "is, a t-test finds no difference at the 5 % level"
 )
 MEANINGS = {
-    "Method": "how the model is trained, each is explained below; the others are compared with {baseline}",
+    "Method": METHOD,
     "Threshold": "share of the squared singular values that a compressed weight keeps, and a saved activation in "
     f"each of its modes; one number where both are equal, else weights/activations; {RANKS_BY_HAND}",
     "Seeds": "runs that differ only by their random seed, over which numbers are means; “benchmark”: times and "
     "memory are those of bench_device.py, which measures a configuration and {baseline} in turns",
     "Accuracy": "mean over the seeds of the share of images that are classified correctly, of the test split, or "
     "where a run lacks that, of the validation split; below it the 95 % t-interval of the mean",
-    "Balanced": "balanced accuracy on the same images: the mean recall of the classes, of whatever size",
-    "Tuned": "what tuning chose on validation images with one seed, and whether that lies on the edge of its grid; all "
-    "that was tried is at the end of the page",
+    "Balanced": BALANCED,
+    "Tuned": TUNED,
     "Δ vanilla": f"accuracy minus vanilla's, {_DIFFERENCE}",
     "Δ baseline": "accuracy minus that of vanilla or of the row that a remark or bench.baseline_recipe names, "
     f"{_DIFFERENCE}",
-    "Pareto": "● where no other row is at least as good in accuracy, step time and step peak and better in one",
+    "Pareto": PARETO,
     **{TITLES[cost][0]: f"{cost.meaning}; below it {_RATIO}" for cost in TITLES},
 }
 
