@@ -6,6 +6,7 @@ from tests.bench import jobs
 from tests.report import fakes
 from wasi.config import declared
 from wasi.report.blocks import blocks_of, row_names
+from wasi.report.columns import PROCESS
 from wasi.report.fields import fields_of
 from wasi.report.groups import identity, short_names, shown_option
 from wasi.report.load import read_runs
@@ -133,6 +134,15 @@ def test_only_completed_runs_are_averaged(tmp_path):
     (block,) = blocks(tmp_path)
     (group,) = block.groups
     assert group.mean("val/acc") == 0.9 and group.std("val/acc") is None
+
+
+@pytest.mark.parametrize(("second", "shown"), [(None, None), (700.0, 600.0)])
+def test_the_memory_of_a_process_is_shown_if_every_run_has_it(tmp_path, second, shown):
+    for seed, mib in enumerate((500.0, second)):
+        metrics = fakes.metrics(0.9, **{"memory/process_rss_peak_mib": mib})
+        fakes.write(tmp_path, metrics, fakes.config("wasi", 0.8, seed))
+    ((group,),) = (block.groups for block in blocks(tmp_path))
+    assert group.cost(PROCESS) == shown
 
 
 def benchmarked(folder, recipe, lr, warmup, **bench):

@@ -8,6 +8,7 @@ from typing import Any
 
 from wasi.config.declared import declared_order
 from wasi.config.files import select
+from wasi.config.objectives import OF_A_PROCESS
 from wasi.report import statistics
 from wasi.report.columns import VALIDATION, Cost
 from wasi.report.load import Run, hardware
@@ -65,10 +66,14 @@ class Group:
         return [run.config["seed"] for run in self.runs]
 
     def sources(self, metric: str) -> tuple[Run, ...]:
-        """The benchmark if it has measured the metric, else the runs that have."""
+        """The benchmark if it has measured the metric, else the runs that have.
+
+        None if only some have the memory of a process: that is of a sweep's first run, and no mean over the seeds.
+        """
         if self.bench is not None and metric in self.bench.metrics:
             return (self.bench,)
-        return tuple(run for run in self.runs if metric in run.metrics)
+        found = tuple(run for run in self.runs if metric in run.metrics)
+        return () if metric in OF_A_PROCESS and len(found) < len(self.runs) else found
 
     def by_seed(self, metric: str) -> dict[str, float]:
         return {str(run.config["seed"]): run.metrics[metric] for run in self.sources(metric)}
