@@ -129,6 +129,18 @@ def test_the_callback_that_checks_commands_cannot_be_taken_away(words, tmp_path,
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("how", [[], ["seed=1,2", "-m"]])
+def test_nor_can_a_file_take_it_away(how, tmp_path, light):
+    file = tmp_path / "conf" / "experiment" / "mine.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("# @package _global_\nhydra:\n  callbacks:\n    sweep: null\n")
+    done = light(f"--config-dir={tmp_path / 'conf'}", "experiment=mine", *TINY, *how, cwd=tmp_path)
+    assert done.returncode == 2 and results(tmp_path) == {}
+    assert done.stderr.endswith(  # after Hydra's warnings that it cannot call null
+        "\nerror: hydra.callbacks.sweep=null: allowed is the shipped one, which checks every command\n"
+    )
+
+
 @pytest.mark.parametrize("name", ["2024", "1e3", "5.50", "1_0", "true"])
 def test_a_name_that_looks_like_a_number_is_told_to_be_quoted_and_then_works(name, tmp_path, light):
     done = light(*TINY, f"dataset.root={name}", "train.epochs=0", cwd=tmp_path)
