@@ -23,10 +23,11 @@ _WARMUP, _FINAL = 0.1, 0.5  # shares of all steps, about those of the paper's ex
 
 
 class RankBudget:
-    """Lets peft's tuner reallocate the ranks after every step of `step.optimizer`, by optimizer hooks.
+    """Lets peft's tuner reallocate the ranks after every step of `step.optimizer`, by an optimizer hook.
 
-    Importance scores, rank masks and the step count are mirrored in the optimizer's state, so that checkpoints save
-    them and their memory counts as optimizer state. Loading that state restores the tuner.
+    Importance scores, rank masks and the step count are kept in the optimizer's state, so that checkpoints save them
+    and their memory counts as optimizer state. The tuner is set up from that state in every step, not by a hook on
+    loading it: bitsandbytes' optimizers call none.
 
     Args:
         tuner: peft's `AdaLoraModel`.
@@ -38,50 +39,49 @@ class RankBudget:
 
     def __init__(self, tuner: Any, step: Any, tinit: int | None, tfinal: int | None):
         self._tuner, self._step, self._given = tuner, step, (tinit, tfinal)
-        self._config, self._count = tuner.peft_config[_ADAPTER], 0
+        self._config = tuner.peft_config[_ADAPTER]
         step.optimizer.register_step_post_hook(lambda *_: self.allocate())
-        step.optimizer.register_load_state_dict_post_hook(lambda *_: self._restore())
 
     def allocate(self) -> None:
-        """Have the tuner update importance scores and ranks after an optimizer step, and mirror its state."""
-        self._count += 1
+        """Have the tuner update importance scores and ranks after an optimizer step, and keep its state."""
+        count = self._restored() + 1
         total = self._step.total_steps
-        if total is None or self._count > total:
+        if total is None or count > total:
             self._config.total_step, self._config.tinit, self._config.tfinal = _ENDLESS, 0, 0
         else:
             self._config.total_step = total
             self._config.tinit, self._config.tfinal = phases(total, *self._given)
-        self._tuner.update_and_allocate(self._count)
-        if self._count == self._config.total_step - self._config.tfinal:
+        self._tuner.update_and_allocate(count)
+        if count == self._config.total_step - self._config.tfinal:
             kept = [sum(kept) for kept in self._config.rank_pattern.values()]
             log.info("AdaLoRA: ranks from %d to %d, %d in all, stay from step %d on",
-                     min(kept), max(kept), sum(kept), self._count)  # fmt: skip
-        self._expose()
+                     min(kept), max(kept), sum(kept), count)  # fmt: skip
+        self._expose(count)
 
-    def _expose(self) -> None:
+    def _expose(self, count: int) -> None:
         """Copy the tuner's scores and rank masks, and the step count, into the optimizer's state."""
         allocator, pattern = self._tuner.rankallocator, self._config.rank_pattern or {}
         for name, parameter in self._parameters():
             found = {kind: getattr(allocator, kind).get(name) for kind in _KINDS}
-            found |= {"allocations": self._count, "kept": pattern.get(name)}
+            found |= {"allocations": count, "kept": pattern.get(name)}
             state = self._step.optimizer.state[parameter]
             for key, value in found.items():
                 state.pop(key, None)
                 state |= {key: value} if value is not None else {}
 
-    def _restore(self) -> None:
-        """Set up the tuner from the optimizer's state: the inverse of `_expose`."""
-        allocator, pattern = self._tuner.rankallocator, {}
+    def _restored(self) -> int:
+        """Set up the tuner from the optimizer's state, the inverse of `_expose`, and return the step count."""
+        allocator, pattern, count = self._tuner.rankallocator, {}, 0
         allocator.reset_ipt()
-        self._count = 0
         for name, parameter in self._parameters():
             state = self._step.optimizer.state.get(parameter, {})
-            self._count = state.get("allocations", 0)
+            count = state.get("allocations", 0)
             for kind in set(_KINDS) & state.keys():
                 getattr(allocator, kind)[name] = state[kind]
             if "kept" in state:
                 pattern[name] = state["kept"]
         self._config.rank_pattern = pattern or None
+        return count
 
     def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield names, as peft's allocator uses them, and parameters of all adapters."""
