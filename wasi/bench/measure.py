@@ -1,7 +1,7 @@
 """The order of a benchmark's measurements, and the subprocess of each. Imports no torch."""
 
 import logging
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -75,7 +75,7 @@ class Bench:
         A baseline that exceeds `device.memory_limit_mib` is left out.
         """
         ours, base = self.result.ours, self.result.baseline
-        child = stack.enter_context(self._child("ours"))
+        child = stack.enter_context(self._child())
         self._record_process(child.ask("load", config=ours.config))
         other = None
         if base is not None and self._fits(base):
@@ -191,7 +191,7 @@ class Bench:
         """Measure the throughput of data loading in a process that does nothing else."""
         bench, ours = self._cfg.bench, self.result.ours
         turn = {"warmup": bench.warmup, "min_count": bench.min_count, "min_seconds": bench.min_seconds}
-        with self._child("ours") as child:
+        with self._child() as child:
             ours.counted |= child.ask("loading", config=ours.config, **turn)
 
     def _power(self, kind: str, pairs: list[Timed]) -> None:
@@ -208,12 +208,9 @@ class Bench:
             if used.watts is not None:
                 side.counted[f"power/{name}_watts"] = used.watts
 
-    @contextmanager
-    def _child(self, who: str):
-        """Start a measuring process for "ours" or "baseline"; errors of the baseline are prefixed with its name."""
-        environment = rss.child_environment(self._threads)
-        with self._start("baseline" if who == "baseline" else "", environment=environment) as child:
-            yield child
+    def _child(self, role: str = "") -> Child:
+        """Start a measuring process, whose errors begin with `role` if that is not empty."""
+        return self._start(role, environment=rss.child_environment(self._threads))
 
     def _record_process(self, description: dict) -> None:
         """Record the description that `Work.load` returned; all later processes get the same number of threads."""

@@ -84,10 +84,14 @@ class Job:
         self.fingerprint = bench_fingerprint(cfg)
         self._threads = OmegaConf.select(cfg, "device.num_threads")
         self.result = Measurement(Side(measured_config(cfg), rounds_per_run=cfg.bench.rounds), None)
-        self._previous = read_json(folder / file_names.BENCH)
+        self._previous = read_json(folder / file_names.BENCH) or {}
         self.content: dict = {}  # of bench.json, as far as it was to be written
         self._begun = False
         self._provenance = provenance()
+
+    @property
+    def _was_completed(self) -> bool:
+        return self._previous.get("status") == "completed"
 
     @property
     def provenance_before(self) -> dict:
@@ -95,10 +99,9 @@ class Job:
 
         Empty unless that is a completed measurement with this fingerprint on this machine.
         """
-        before = self._previous or {}
-        provenance = before.get("provenance", {})
-        same = before.get("fingerprint") == self.fingerprint and provenance.get("machine") == machine()
-        return provenance if same and before.get("status") == "completed" else {}
+        provenance = self._previous.get("provenance", {})
+        same = self._previous.get("fingerprint") == self.fingerprint and provenance.get("machine") == machine()
+        return provenance if same and self._was_completed else {}
 
     def completed_before(self) -> bool:
         """Return whether the folder holds this measurement, completed on this machine with as many threads."""
@@ -118,14 +121,10 @@ class Job:
         now = "is not set" if asked is None else f"is {asked}"
         return f"completed here with {before.get('torch')} threads, but OMP_NUM_THREADS {now} now"
 
-    def holds_another(self) -> bool:
-        """Return whether the folder has a completed measurement of another configuration."""
-        before = self._previous or {}
-        return before.get("status") == "completed" and before.get("fingerprint") != self.fingerprint
-
     def refuse_to_replace_another(self) -> None:
-        """Raise UserError if `holds_another`, unless `bench.rerun` is true."""
-        if self.holds_another() and not self.result.ours.config["bench"]["rerun"]:
+        """Raise UserError if the folder has another configuration's completed measurement, unless `bench.rerun`."""
+        is_another = self._was_completed and self._previous.get("fingerprint") != self.fingerprint
+        if is_another and not self.result.ours.config["bench"]["rerun"]:
             there = "here lies the completed measurement of another configuration, which bench.rerun=true gives up"
             raise UserError("hydra.run.dir", shown(self.folder), f"a folder of its own; {there}")
 
@@ -144,7 +143,7 @@ class Job:
 
         A job that was refused before it began does not overwrite a completed measurement.
         """
-        if self._begun or (self._previous or {}).get("status") != "completed":
+        if self._begun or not self._was_completed:
             self._write(ending.status, ending.error)
         for line in self.result.warnings():
             log.warning("%s", line)

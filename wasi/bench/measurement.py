@@ -48,10 +48,6 @@ class Side:
         """Return part -> milliseconds in each step of the breakdown; needs at least one."""
         return {part: [step[part] for step in self.breakdown] for part in self.breakdown[0]}
 
-    def flat(self, kind: str) -> list[float]:
-        """Return the samples of all rounds in one list."""
-        return [ms for samples in self.rounds[kind] for ms in samples]
-
     def metrics(self) -> dict[str, float]:
         """Return all metrics under the names of docs/measurement.md.
 
@@ -59,7 +55,7 @@ class Side:
         """
         found = dict(self.counted)
         for kind in (TRAIN, INFERENCE):
-            if samples := self.flat(kind):
+            if samples := [ms for one_round in self.rounds[kind] for ms in one_round]:
                 s = summary(samples)
                 found |= {f"{kind}_{name}": s[name] for name in ("p50", "p90", "iqr")}
                 shares = spreads(self.rounds[kind], self.rounds_per_run)

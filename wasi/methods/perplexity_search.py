@@ -82,8 +82,7 @@ class PerplexitySearch:
         tables, batch_mode = read_tables(self.table)
         if batch_mode != self.batch_mode:
             raise UserError(OPTION, self.table, f"a table measured with rank.batch_mode={self.batch_mode}")
-        unknown = [name for name in (t.name for t in tables) if name not in layers]
-        if unknown or not tables:
+        if not tables or any(table.name not in layers for table in tables):
             there = ", ".join(layers)
             raise UserError(OPTION, self.table, f"a table of this model and scope; its layers are {there}")
         return tables
