@@ -402,3 +402,21 @@ def test_swan_adds_its_step_to_a_matrix_of_one_entry_whose_stride_is_that_of_coo
     weight.grad = torch.ones(1, 1)
     Swan([{"params": [weight], "whiten": True}], lr=1.0, weight_decay=0.0).step()
     assert weight.item() == pytest.approx(5.0 - 0.2)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_swan_that_maximizes_steps_on_matrices_as_one_that_minimizes_the_negative_does(momentum):
+    found = []
+    for sign in (1.0, -1.0):
+        model = applied("timm_vit", "wasi")
+        swan = optimizer(model, "wasi.training.swan.Swan", lr=1e-3, momentum=momentum, maximize=sign > 0)
+        subspace = subspace_iteration.SubspaceIteration(model, swan)
+        assert subspace.coordinate_layers
+        for _ in range(2):
+            (sign * torch.nn.functional.cross_entropy(model(batch()[0]), batch()[1])).backward()
+            subspace.prepare(max_norm=None)
+            swan.step()
+            subspace.finish()
+            swan.zero_grad()
+        found.append(model.state_dict())
+    assert all(torch.allclose(tensor, found[1][name], atol=1e-5) for name, tensor in found[0].items())

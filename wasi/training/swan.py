@@ -140,7 +140,7 @@ class Swan(_AdamW):  # type: ignore[misc, valid-type]  # mypy cannot infer a cla
         """
         widths = [group.get("in_features", parameter.shape[1]) for parameter, group in chosen]
         steps = whitened([self._with_momentum(parameter) for parameter, _ in chosen], widths)
-        torch._foreach_mul_(steps, [-0.2 * group["lr"] for _, group in chosen])
+        torch._foreach_mul_(steps, [(0.2 if group["maximize"] else -0.2) * group["lr"] for _, group in chosen])
         for (parameter, group), step in zip(chosen, steps, strict=True):
             if self.momentum and parameter.grad is not None:
                 parameter.grad *= self.momentum  # decays the sum for the next step
