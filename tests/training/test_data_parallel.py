@@ -14,6 +14,7 @@ from tests.small import METHODS, applied, batch
 from tests.training.test_step import DOUBLE, outputs, sgd
 from train import train
 from wasi.errors import Interrupted
+from wasi.layers.autocast import autocast_forward
 from wasi.runs.job import Run
 from wasi.signals import interruptible
 from wasi.tracking import Tracker
@@ -48,6 +49,16 @@ def trained(method, optimizer, policy="plain"):
     return outputs(model), losses
 
 
+def on_single_images():
+    """The state after six steps in bfloat16 on one image each, of which the second process gets none."""
+    model = applied("timm_vit", "wasi")
+    autocast_forward(model, torch.bfloat16)
+    step = TrainStep(model, sgd(model), lambda images: images)
+    for seed in range(6):
+        step(*(parallel.shard(t) for t in batch(1, seed=seed)))
+    return model.state_dict()
+
+
 CASES = [
     *((name, sgd, "plain") for name in METHODS if name != "asi"),  # which is wasi with a dense weight
     ("asi", swan, "plain"),
@@ -63,14 +74,15 @@ def worker(rank, folder):
     COMPILE_OPTIONS.update({"backend": "aot_eager", "options": None})  # graphs are traced, and run as they are
     dist.init_process_group("gloo", store=dist.FileStore(str(folder / "store"), 2), rank=rank, world_size=2)
     try:
-        torch.save([trained(*case) for case in CASES], folder / f"{rank}.pt")
+        found = {"cases": [trained(*case) for case in CASES], "single images": on_single_images()}
+        torch.save(found, folder / f"{rank}.pt")
     finally:
         dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def in_two(tmp_path_factory):
-    """What each of two processes ended with, by case; one pair of processes for all of them."""
+    """What each of two processes ended with; one pair of processes for all cases."""
     folder = tmp_path_factory.mktemp("parallel")
     mp.spawn(worker, (folder,), nprocs=2)
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
@@ -78,13 +90,23 @@ def in_two(tmp_path_factory):
 
 @pytest.mark.parametrize("case", range(len(CASES)))
 def test_two_processes_follow_one(case, in_two):
-    (first, losses), (second, other_losses) = in_two[0][case], in_two[1][case]
+    (first, losses), (second, other_losses) = (found["cases"][case] for found in in_two)
     alone, expected = trained(*CASES[case])
     assert torch.equal(first, second) and losses == other_losses
     # whitening raises directions in which a gradient is nearly nothing, and with them its rounding
     close = 1e-6 if CASES[case][1] is swan else 1e-9
     assert torch.allclose(first, alone, rtol=close, atol=close)
     assert losses == pytest.approx(expected, rel=close)
+
+
+def equal(first, second):
+    return first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_a_process_that_never_has_an_image_updates_the_same_bases(in_two):
+    """Which are updated depends on the type in which the others have computed."""
+    first, second = (found["single images"] for found in in_two)
+    assert equal(first, second)
 
 
 def test_a_model_is_sent_in_contiguous_tensors_and_keeps_its_layout(monkeypatch):

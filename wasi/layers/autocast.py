@@ -9,11 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wasi.layers.activation import TuckerState
+
 
 def autocast_forward(model: nn.Module, dtype: torch.dtype) -> None:
     """Run every forward pass of `model` under `torch.autocast` with `dtype`, and return its output as float32.
 
-    This is done by forward hooks, which `copy.deepcopy` copies along with the model.
+    This is done by forward hooks, which `copy.deepcopy` copies along with the model. The bases' `iterate_dtype`
+    is set here, too: in data-parallel training, a process without images has no forward pass that would set it.
     """
     entered: list[torch.autocast] = []
 
@@ -25,6 +28,9 @@ def autocast_forward(model: nn.Module, dtype: torch.dtype) -> None:
         entered.pop().__exit__(None, None, None)
         return None if output is None else output.float()
 
+    for module in model.modules():
+        if isinstance(module, TuckerState):
+            module.iterate_dtype = dtype
     model.register_forward_pre_hook(enter, prepend=True)
     model.register_forward_hook(leave, always_call=True)  # leaves autocast after an exception, too
 
