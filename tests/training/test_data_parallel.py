@@ -11,6 +11,7 @@ from torch import distributed as dist
 
 from tests.conftest import SMALL, _composed
 from tests.small import METHODS, applied, batch
+from tests.training.test_loop import fit, stop_in
 from tests.training.test_step import DOUBLE, outputs, sgd
 from train import train
 from wasi.errors import Interrupted
@@ -59,6 +60,21 @@ def on_single_images():
     return model.state_dict()
 
 
+def with_dropout(folder, stop=None):
+    """The state after six steps, after which the first process, unless `stop` is None, was stopped and continued."""
+    for stopping in [stop, None] if stop else [None]:
+        run = fit(folder, method="vanilla", epochs=2)
+        for module in run.step.model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.3
+        if stopping and not dist.get_rank():
+            stop_in(run, stopping)
+        with suppress(Interrupted):
+            run.run()
+    assert run.resumed_from_step == (stop or 0)
+    return run.step.model.state_dict()
+
+
 CASES = [
     *((name, sgd, "plain") for name in METHODS if name != "asi"),  # which is wasi with a dense weight
     ("asi", swan, "plain"),
@@ -75,6 +91,7 @@ def worker(rank, folder):
     dist.init_process_group("gloo", store=dist.FileStore(str(folder / "store"), 2), rank=rank, world_size=2)
     try:
         found = {"cases": [trained(*case) for case in CASES], "single images": on_single_images()}
+        found |= {f"dropout, {stop}": with_dropout(folder / f"dropout {stop}", stop) for stop in (None, 4)}
         torch.save(found, folder / f"{rank}.pt")
     finally:
         dist.destroy_process_group()
@@ -107,6 +124,11 @@ def test_a_process_that_never_has_an_image_updates_the_same_bases(in_two):
     """Which are updated depends on the type in which the others have computed."""
     first, second = (found["single images"] for found in in_two)
     assert equal(first, second)
+
+
+def test_a_run_with_dropout_is_continued_bit_for_bit(in_two):
+    for found in in_two:
+        assert equal(found["dropout, None"], found["dropout, 4"])
 
 
 def test_a_model_is_sent_in_contiguous_tensors_and_keeps_its_layout(monkeypatch):

@@ -65,8 +65,6 @@ class Fit:
         self.scheduler = make_scheduler(cfg.scheduler, step.optimizer, self.total, self.per_epoch)
         self.progress: Progress = load_checkpoint(folder, step, self.scheduler, cfg.train.select == "best")
         self.resumed_from_step = self.progress.step
-        if parallel.rank():  # each process draws its own dropout masks
-            torch.manual_seed(generator("dropout", cfg.seed, parallel.rank(), self.progress.step).initial_seed())
         tracker.resume(self.progress.step)
         self.on_epoch, self.mix = on_epoch, mix
         self._loaders: dict[str, Loader] = {}  # filled while `run` runs
@@ -143,6 +141,8 @@ class Fit:
         """Take one step, log it, and write a checkpoint if one is due."""
         progress, rate = self.progress, self.scheduler.get_last_lr()[0]
         batch = self.step.prepare(images, labels)
+        if parallel.rank():  # each process draws its own dropout masks; a checkpoint has the first one's generator
+            torch.manual_seed(generator("dropout", self.cfg.seed, parallel.rank(), progress.step).initial_seed())
         compiled, stop = graph_count(), self._durations.start()
         with self._refusing_single_images(len(labels)):
             result = self.step(*batch)
