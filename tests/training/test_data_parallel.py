@@ -131,6 +131,23 @@ def test_a_run_with_dropout_is_continued_bit_for_bit(in_two):
         assert equal(found["dropout, None"], found["dropout, 4"])
 
 
+def test_a_gradient_has_the_layout_of_its_parameter_in_all_processes(monkeypatch):
+    """The strides that autograd gives it differ, and the rounding of what is computed from it with them."""
+    counts = torch.tensor([[1, 1, 1], [1, 1, 1]])
+    monkeypatch.setattr(parallel, "all_reduce_sum", lambda values: values if values.is_floating_point() else counts)
+    parameters = [torch.nn.Parameter(torch.rand(1, 3).mT), torch.nn.Parameter(torch.rand(2, 3).mT)]
+    parameters.append(torch.zeros(1, 1).expand(3, 2))  # as coordinates
+    for given in ("none", "rows", "columns"):
+        for parameter in parameters:
+            new = torch.rand(parameter.shape)
+            parameter.grad = {"none": None, "rows": new, "columns": new.mT.contiguous().mT}[given]
+        before = [parameter.grad for parameter in parameters]
+        assert not parallel.sum_gradients(parameters, [None] * 3)
+        assert [p.grad.stride() for p in parameters] == [(1, 3), (1, 3), (2, 1)]
+        for parameter, old in zip(parameters, before, strict=True):
+            assert torch.equal(parameter.grad, torch.zeros(parameter.shape) if old is None else old)
+
+
 def test_a_model_is_sent_in_contiguous_tensors_and_keeps_its_layout(monkeypatch):
     """NCCL refuses others: "Tensors must be contiguous"."""
     model = torch.nn.Linear(3, 2)

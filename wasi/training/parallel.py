@@ -132,16 +132,30 @@ def sum_gradients(parameters: Sequence[Tensor], versions: Sequence[int | None]) 
     has = [p.grad is not None for p in parameters]
     has_new = [_version(p.grad) != before for p, before in zip(parameters, versions, strict=True)]
     counts = all_reduce_sum(torch.tensor([has, has_new], dtype=torch.int64)).tolist()
-    chosen = [p for p, processes in zip(parameters, counts[0], strict=True) if processes]
-    for parameter in chosen:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
+    some = [(p, before) for p, before, processes in zip(parameters, versions, counts[0], strict=True) if processes]
+    chosen = [parameter for parameter, _ in some]
+    for parameter, before in some:
+        if before is None:
+            _align_gradient(parameter)
     for dtype in dict.fromkeys(p.dtype for p in chosen):
         gradients = [p.grad for p in chosen if p.grad is not None and p.dtype == dtype]
         together = all_reduce_sum(torch.cat([g.flatten() for g in gradients]))
         parts = together.split([g.numel() for g in gradients])
         torch._foreach_copy_(gradients, [part.view_as(g) for part, g in zip(parts, gradients, strict=True)])
-    return [p for p, some, some_new in zip(parameters, *counts, strict=True) if some and not some_new]
+    return [p for p, processes, with_new in zip(parameters, *counts, strict=True) if processes and not with_new]
+
+
+def _align_gradient(parameter: Tensor) -> None:
+    """Give the gradient the strides of its parameter; one that is missing becomes zeros.
+
+    Those that autograd gives it depend on what this process has computed, and the rounding of the step depends on them.
+    """
+    gradient = parameter.grad
+    aligned = torch.empty_like(parameter, device="meta").stride()  # dense, also for coordinates, whose strides are 0
+    if gradient is None:
+        parameter.grad = torch.zeros_like(parameter)
+    elif gradient.stride() != aligned:
+        parameter.grad = torch.empty_like(parameter).copy_(gradient)
 
 
 def _version(gradient: Tensor | None) -> int | None:
