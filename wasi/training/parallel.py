@@ -4,7 +4,8 @@ Every process holds the whole model. All that a step needs of the batch is a sum
 and of coordinates `C`, subspace iterates `A_m^T A_m U_m`, the loss. Each process computes the sum over its share, the
 sums are all-reduced, and then all processes do the same computation on the same numbers. So a step equals, up to
 rounding, that of one process with the whole batch, but for `rank.batch_mode=cut`, which compresses the images of each
-process by themselves. Without other processes, all functions act as in a world of size 1.
+process by themselves, and for dropout, whose masks each process draws. Without other processes, all functions act as in
+a world of size 1.
 
 Numbers of the host, such as the size of the batch, are sent as tensors of the CPU, by gloo: no GPU is waited for.
 """
