@@ -14,7 +14,7 @@ from tests.small import METHODS, applied, batch
 from tests.training.test_loop import fit, stop_in
 from tests.training.test_step import DOUBLE, outputs, sgd
 from train import train
-from wasi.errors import Interrupted
+from wasi.errors import Interrupted, UserError
 from wasi.layers.autocast import autocast_forward
 from wasi.runs.job import Run
 from wasi.signals import interruptible
@@ -146,6 +146,16 @@ def test_a_gradient_has_the_layout_of_its_parameter_in_all_processes(monkeypatch
         assert [p.grad.stride() for p in parameters] == [(1, 3), (1, 3), (2, 1)]
         for parameter, old in zip(parameters, before, strict=True):
             assert torch.equal(parameter.grad, torch.zeros(parameter.shape) if old is None else old)
+
+
+def test_batch_norms_which_would_take_statistics_of_a_part_of_the_batch_are_refused(monkeypatch):
+    model = applied("timm_vit", "vanilla")
+    model.fc_norm = torch.nn.BatchNorm1d(32)
+    TrainStep(model, sgd(model), None)
+    monkeypatch.setattr(parallel, "is_parallel", lambda: True)
+    monkeypatch.setattr(parallel.dist, "get_world_size", lambda: 2)
+    with pytest.raises(UserError, match="WORLD_SIZE=2: allowed is 1 for a model with batch norms"):
+        TrainStep(model, sgd(model), None)
 
 
 def test_a_model_is_sent_in_contiguous_tensors_and_keeps_its_layout(monkeypatch):

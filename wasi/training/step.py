@@ -47,7 +47,8 @@ class TrainStep:
         label_smoothing: share of every label that is spread over all classes.
 
     Raises:
-        UserError: `step_in_backward` in data-parallel training.
+        UserError: in data-parallel training, `step_in_backward`, or a model with batch norms, whose statistics would be
+            of the images of each process by themselves.
     """
 
     chunk_size: int | None = None  # the most images per chunk of `LeanStep`; None: no chunks
@@ -71,6 +72,9 @@ class TrainStep:
         self.device = next(model.parameters()).device
         self.in_backward: dict[Tensor, RemovableHandle] = {}  # parameter -> the hook that steps on it
         self._completed: list[Tensor] = []  # norms of the gradients of steps that were taken in the backward pass
+        if parallel.is_parallel() and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
+            allowed = "1 for a model with batch norms, which take the statistics of the whole batch"
+            raise UserError("WORLD_SIZE", parallel.world_size(), allowed)
         if step_in_backward:
             if parallel.is_parallel():
                 allowed = "false for data-parallel training: its gradients are complete only after the backward pass"
