@@ -13,7 +13,7 @@ from wasi.errors import Interrupted
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PREEMPTING = (signal.SIGUSR1, signal.SIGUSR2)
 _depth = 0  # of nested `uninterrupted` blocks
-_pending: int | None = None  # see `pending`
+_pending: int | None = None  # the signal that arrived inside `uninterrupted`, see `pending`
 _nested = 0  # depth of nested `interruptible` blocks
 _arrived: int | None = None  # see `arrived`
 
@@ -46,8 +46,11 @@ def stopping() -> tuple[int, ...]:
 
 
 def pending() -> int | None:
-    """Return the signal that waits for the end of `uninterrupted`; None if there is none."""
-    return _pending
+    """Return the signal that waits for the end of `uninterrupted`; None if there is none.
+
+    It may also be an earlier one whose exception was lost, see `arrived`.
+    """
+    return _arrived if _pending is None else _pending
 
 
 def hold(signum: int) -> None:
@@ -104,18 +107,14 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Deliver a first signal that arrives inside the block at its end, so that a training step is never left half done.
-
-    So is an earlier signal whose exception was lost: Python drops what is raised while a finalizer runs, such as a
-    loader's.
-    """
+    """Deliver the signal that is `pending` at the end of the block, so that a training step is never left half done."""
     global _depth, _pending
     _depth += 1
     try:
         yield
     finally:
         _depth -= 1
-    signum = _arrived if _pending is None else _pending
+    signum = pending()
     if not _depth and signum is not None:
         _pending = None
         raise Interrupted(signum)

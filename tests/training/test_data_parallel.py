@@ -19,7 +19,7 @@ from wasi.layers.autocast import autocast_forward
 from wasi.runs.job import Run
 from wasi.signals import interruptible
 from wasi.tracking import Tracker
-from wasi.training import parallel
+from wasi.training import loop, parallel
 from wasi.training.compile import COMPILE_OPTIONS, compile_blocks
 from wasi.training.lean import LeanStep
 from wasi.training.optimizer import build_optimizer
@@ -200,15 +200,33 @@ def on_digits(folder, words, tracker):
     return run.resumed_from_step, [epoch["val/loss"] for epoch in run.history], run.metrics.get("test/loss")
 
 
+def stopped_while_it_loads(batches):
+    """Make `train_batches` as it is until a signal arrives, before the batch of the step after `STOP`."""
+    loaded = 0
+
+    def load(*arguments, **options):
+        nonlocal loaded
+        for found in batches(*arguments, **options):
+            loaded += 1
+            if loaded == STOP + 1:
+                signal.raise_signal(signal.SIGTERM)
+            yield found
+
+    return load
+
+
 def resuming_worker(rank, folder):
-    """Each run whole, stopped in two processes and continued by one, stopped in one and continued by two."""
+    """Each run whole, stopped in two processes and continued by one, stopped in one and continued by two.
+
+    One is also stopped by a signal that the second process alone gets, while it loads a batch.
+    """
     torch.set_num_threads(1)
 
     def alone(name, words, tracker):
         return None if rank else on_digits(folder / name, words, tracker)
 
     def together(name, words, tracker):
-        store = dist.FileStore(str(folder / f"{name} store"), 2)
+        store = dist.FileStore(str(folder / f"store {len(found)}"), 2)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
         try:
             return on_digits(folder / name, words, Tracker() if rank else tracker)
@@ -221,6 +239,11 @@ def resuming_worker(rank, folder):
         for case, first, second in (("two then one", together, alone), ("one then two", alone, together)):
             found[name, f"{case}, stopped"] = first(f"{name} {case}", words, Stopping())
             found[name, case] = second(f"{name} {case}", words, Tracker())
+    with pytest.MonkeyPatch.context() as patch:
+        if rank:
+            patch.setattr(loop, "train_batches", stopped_while_it_loads(loop.train_batches))
+        found["loading, stopped"] = together("loading", RUNS["sgd"], Tracker())
+    found["loading"] = together("loading", RUNS["sgd"], Tracker())
     torch.save(found, folder / f"{rank}.pt")
 
 
@@ -229,6 +252,13 @@ def resumed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("resumed")
     mp.spawn(resuming_worker, (folder,), nprocs=2)
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+def test_a_signal_to_one_process_that_loads_a_batch_stops_all_after_the_same_step(resumed):
+    _, losses, tested = resumed[0]["sgd", "whole"]
+    assert resumed[0]["loading"] == resumed[1]["loading"]
+    begun, *after = resumed[0]["loading"]
+    assert begun == STOP + 1 and [*after[0], after[1]] == pytest.approx([*losses, tested], rel=1e-4)
 
 
 @pytest.mark.parametrize("case", ["two then one", "one then two"])

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from math import isfinite
 from math import log as log_of
 from pathlib import Path
@@ -131,11 +131,15 @@ class Fit:
         options = {"hflip": data.hflip, "mix": self.mix, "part": parallel.shard}
         batches = train_batches(self._loaders["train"], data.batch_size, self.cfg.seed, epoch, start, **options)
         title = f"epoch {epoch + 1}/{self.cfg.train.epochs}"
-        with tqdm(batches, title, self.per_epoch, initial=start, leave=False, disable=None) as bar:
+        bar = tqdm(batches, title, self.per_epoch, initial=start, leave=False, disable=None)
+        # A process that a signal stops while it loads a batch would leave the others alone in their next step.
+        with bar, uninterrupted() if parallel.is_parallel() else nullcontext():
             for images, labels in bar:
                 with self._whole():
                     result = self._one(images, labels)
                 bar.set_postfix(loss=f"{result.loss:.3f}")
+                if parallel.stop_together():
+                    break
 
     def _one(self, images, labels) -> StepResult:
         """Take one step, log it, and write a checkpoint if one is due."""
@@ -162,7 +166,6 @@ class Fit:
                 "lr": rate,
             },
         )
-        parallel.share_pending_signal()
         every = self.cfg.train.checkpoint_every
         if every and progress.step % every == 0:
             self._save()

@@ -163,7 +163,13 @@ def _version(gradient: Tensor | None) -> int | None:
     return None if gradient is None else gradient._version
 
 
-def share_pending_signal() -> None:
-    """Share a pending signal with all processes, so that they all stop after the same step."""
-    if is_parallel():
-        signals.hold(largest(signals.pending() or 0))
+def stop_together() -> bool:
+    """Return whether a signal is pending in some process: the same in all, so that they stop after the same step.
+
+    It is pending in all of them then. This is to be called inside `wasi.signals.uninterrupted`.
+    """
+    if not is_parallel():
+        return False
+    signum = largest(signals.pending() or 0)
+    signals.hold(signum)
+    return signum > 0
