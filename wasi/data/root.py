@@ -9,9 +9,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
 
-from filelock import FileLock
-
 from wasi.errors import UserError
+from wasi.file_lock import file_lock
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +67,7 @@ def downloading(cfg_dataset, what: str) -> Iterator[None]:
         with ExitStack() as stack:
             with suppress(OSError):  # not writable: the data may be there already
                 root.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(FileLock(root / ".download.lock"))
+                stack.enter_context(file_lock(root / ".download.lock"))
             yield
     except _FAILURES as error:
         reason = (str(error).strip().splitlines() or [""])[-1] or type(error).__name__

@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from wasi import file_names
 from wasi.config.sweep_options import in_sweep
 from wasi.errors import UserError
+from wasi.file_lock import file_lock
 
 _PATIENCE = 1.0  # seconds; `is_locked` in another process holds the lock far more briefly, to test it
 
@@ -20,7 +21,7 @@ def folder_lock(folder: Path, patience: float = _PATIENCE) -> Iterator[bool]:
 
     It is a lock on the file `.lock`, which NFS (version 3 with its lock service, or 4), Lustre with `-o flock`, GPFS
     and BeeGFS share between machines; they would not share one on the folder itself. On a file system without locks the
-    existence of the file is the lock, and the file names its process (`filelock`).
+    existence of the file is the lock (`file_lock`).
 
     Args:
         patience: seconds to wait for a lock that another process holds.
@@ -28,7 +29,7 @@ def folder_lock(folder: Path, patience: float = _PATIENCE) -> Iterator[bool]:
     Raises:
         UserError: the lock cannot be opened.
     """
-    lock = FileLock(folder / file_names.LOCK, timeout=patience)
+    lock = file_lock(folder / file_names.LOCK, patience)
     try:
         lock.acquire()
     except Timeout:

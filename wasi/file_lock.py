@@ -1,0 +1,34 @@
+"""A lock on a file, also where the file system has no locks."""
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+
+from filelock import BaseFileLock, FileLock, SoftFileLock
+
+
+def file_lock(path: Path, timeout: float = -1) -> BaseFileLock:
+    """Return a lock, not acquired yet, on the file `path`, or one whose file's existence is the lock.
+
+    The latter is for file systems without locks. `FileLock` notices these, too, but filelock up to 3.21 raises
+    NotImplementedError there, and up to 4.0, the last for Python 3.10, it deletes the file of whoever has the lock.
+
+    Args:
+        timeout: seconds after which `acquire` raises `filelock.Timeout`; -1 to wait without end.
+    """
+    return (FileLock if _has_locks(path.parent) else SoftFileLock)(path, timeout=timeout)
+
+
+def _has_locks(folder: Path) -> bool:
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # may not be read; whether a file in it may be opened is for `acquire` to find out
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno != errno.ENOSYS
+    finally:
+        os.close(descriptor)
+    return True
