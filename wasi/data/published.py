@@ -20,7 +20,6 @@ from wasi.errors import UserError, first_line
 
 CUB_URL = "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz"
 CUB_MD5 = "97eceeb196236b17998738112f37df78"
-_FLOWERS_IMAGES = 8_189
 # What the readers raise for files that are missing, truncated or invalid.
 _BROKEN = (OSError, RuntimeError, EOFError, ValueError, LookupError)
 
@@ -115,10 +114,9 @@ def _flowers102(parent: Path, spec: InputSpec, download: bool) -> Splits:
 
     datasets = import_light("torchvision.datasets")
     sources = [datasets.Flowers102(str(parent), split, download=download) for split in ("train", "val", "test")]
-    _count_images(parent / "flowers-102" / "jpg", _FLOWERS_IMAGES)
     names = getattr(sources[0], "classes", None) or range(1, 103)  # older releases of torchvision have no class names
     train, val, test = (FileImages(source._image_files, source._labels, spec) for source in sources)
-    return Splits(train, val, test, [str(name) for name in names])
+    return _whole(Splits(train, val, test, [str(name) for name in names]))
 
 
 def _pets(parent: Path, spec: InputSpec, download: bool) -> Splits:
@@ -128,16 +126,17 @@ def _pets(parent: Path, spec: InputSpec, download: bool) -> Splits:
     datasets = import_light("torchvision.datasets")
     splits = ("trainval", "test")
     train, test = (datasets.OxfordIIITPet(str(parent), split, download=download) for split in splits)
-    _count_images(parent / "oxford-iiit-pet" / "images", len(train) + len(test))
     images = [FileImages(source._images, source._labels, spec) for source in (train, test)]
-    return Splits(images[0], None, images[1], list(train.classes))
+    return _whole(Splits(images[0], None, images[1], list(train.classes)))
 
 
-def _count_images(folder: Path, expected: int) -> None:
-    """Raise FileNotFoundError for an incomplete folder; torchvision checks only that the folder exists."""
-    found = sum(1 for _ in folder.glob("*.jpg"))
-    if found < expected:
-        raise FileNotFoundError(f"{folder} has {found} of {expected} images")
+def _whole(splits: Splits) -> Splits:
+    """Return splits of image files. Raises FileNotFoundError if one is missing, which torchvision does not look for."""
+    paths = [path for part in (splits.train, splits.val, splits.test) for path in getattr(part, "paths", ())]
+    lost = [path for path in paths if not path.is_file()]
+    if lost:
+        raise FileNotFoundError(f"{len(paths) - len(lost)} of {len(paths)} images found, {lost[0]} is missing")
+    return splits
 
 
 def _cub200(parent: Path, spec: InputSpec, download: bool) -> Splits:
@@ -165,15 +164,12 @@ def _read_cub200(folder: Path, spec: InputSpec) -> Splits:
         raise ValueError("images.txt, image_class_labels.txt and train_test_split.txt list different images")
     if not all(0 <= label < len(classes) for label in labels.values()):
         raise ValueError("image_class_labels.txt names a class that classes.txt does not have")
-    lost = next((path for path in paths.values() if not path.is_file()), None)
-    if lost:
-        raise FileNotFoundError(f"{lost} is missing")
 
     def split(flag: int) -> FileImages:
         keys = [key for key in paths if training[key] == flag]
         return FileImages([paths[key] for key in keys], [labels[key] for key in keys], spec)
 
-    return Splits(split(1), None, split(0), classes)
+    return _whole(Splits(split(1), None, split(0), classes))
 
 
 def _table(path: Path) -> dict[str, str]:
