@@ -54,7 +54,9 @@ def load(cfg_dataset, spec: InputSpec) -> Splits:
     download = archive.downloads and bool(cfg_dataset["download"])
     parent = _parent(cfg_dataset, archive) or root_of(cfg_dataset)
     with downloading(cfg_dataset, f"{archive.folder}/") if download else _reading(cfg_dataset, archive):
-        return archive.read(parent, spec, download)
+        splits = archive.read(parent, spec, download)
+    with _reading(cfg_dataset, archive):  # torchvision downloads nothing to a folder that is there, but incomplete
+        return _whole(splits)
 
 
 def _archive(cfg_dataset) -> Archive:
@@ -84,7 +86,7 @@ def _reading(cfg_dataset, archive: Archive) -> Iterator[None]:
     try:
         yield
     except _BROKEN as error:
-        anew = "; dataset.download=true fetches it anew" if archive.downloads else ""
+        anew = "; once that is deleted, dataset.download=true fetches it anew" if archive.downloads else ""
         allowed = f"a folder with a whole {archive.folder}/ ({first_line(error)}){anew}"
         raise UserError("dataset.root", cfg_dataset["root"], allowed) from error
 
@@ -116,7 +118,7 @@ def _flowers102(parent: Path, spec: InputSpec, download: bool) -> Splits:
     sources = [datasets.Flowers102(str(parent), split, download=download) for split in ("train", "val", "test")]
     names = getattr(sources[0], "classes", None) or range(1, 103)  # older releases of torchvision have no class names
     train, val, test = (FileImages(source._image_files, source._labels, spec) for source in sources)
-    return _whole(Splits(train, val, test, [str(name) for name in names]))
+    return Splits(train, val, test, [str(name) for name in names])
 
 
 def _pets(parent: Path, spec: InputSpec, download: bool) -> Splits:
@@ -127,7 +129,7 @@ def _pets(parent: Path, spec: InputSpec, download: bool) -> Splits:
     splits = ("trainval", "test")
     train, test = (datasets.OxfordIIITPet(str(parent), split, download=download) for split in splits)
     images = [FileImages(source._images, source._labels, spec) for source in (train, test)]
-    return _whole(Splits(images[0], None, images[1], list(train.classes)))
+    return Splits(images[0], None, images[1], list(train.classes))
 
 
 def _whole(splits: Splits) -> Splits:
