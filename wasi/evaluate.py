@@ -25,6 +25,7 @@ from wasi.data.catalogue import check_dataset, dataset_identity
 from wasi.errors import UserError, one_line
 from wasi.models.header import ModelHeader
 from wasi.models.weights_file import RUN, run_header, weights_path
+from wasi.paths import expanded
 from wasi.runs.command import run_cli
 from wasi.runs.folder import path_of
 from wasi.runs.inputs import check_counts
@@ -123,7 +124,7 @@ def _trained_on(run: Path, cfg_dataset: DictConfig) -> bool:
     data = _config_of(run).get("dataset")
     if not isinstance(data, dict) or not data.get("name") == cfg_dataset.name == "image_folder":
         return False
-    before, now = (Path(str(root)).expanduser().resolve() for root in (data.get("root"), cfg_dataset.root))
+    before, now = (expanded(str(root)).resolve() for root in (data.get("root"), cfg_dataset.root))
     if before == now:
         return True
     known = _data_of(run)

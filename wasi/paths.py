@@ -1,4 +1,4 @@
-"""Removes absolute paths from what is uploaded or shown to others."""
+"""Expands `~` in given paths, and removes absolute paths from what is uploaded or shown to others."""
 
 import os
 import re
@@ -6,6 +6,11 @@ from pathlib import Path
 from typing import Any
 
 _WITHIN_TEXT = re.compile(r"(?<![^\s'\"=(\[{,;<>])(?:~[^\s/]*)?/[^\s'\"(),;:\[\]{}<>|]+")
+
+
+def expanded(given: str | Path) -> Path:
+    """Return a path with `~` and `~user` expanded; of an unknown user as it is, where `Path.expanduser` would raise."""
+    return Path(os.path.expanduser(given))
 
 
 def shown(path: Path) -> str:
@@ -32,7 +37,7 @@ def without_absolute_paths(value: Any) -> Any:
         return {key: without_absolute_paths(item) for key, item in value.items()}
     if isinstance(value, list):
         return [without_absolute_paths(item) for item in value]
-    if not isinstance(value, str) or not os.path.isabs(os.path.expanduser(value)):
+    if not isinstance(value, str) or not (path := expanded(value)).is_absolute():
         return value
-    path, here = Path(os.path.expanduser(value)), Path.cwd()
+    here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else path.name

@@ -7,6 +7,7 @@ import threading
 import pytest
 from torchvision.datasets.utils import extract_archive
 
+from wasi.data.catalogue import check_dataset, dataset_identity
 from wasi.data.root import downloading
 from wasi.errors import UserError
 
@@ -46,3 +47,11 @@ def test_a_folder_that_cannot_be_written_into_is_read(tmp_path):
     (tmp_path / "file").touch()
     with downloading({"name": "cub200", "root": str(tmp_path / "file" / "below")}, "CUB_200_2011/"):
         pass
+
+
+@pytest.mark.parametrize("name", ["cifar10", "fashion_mnist", "image_folder"])
+def test_a_folder_of_an_unknown_user_is_missing(config, name):
+    cfg = config(name, root="~nobody_of_this_name/data")
+    assert dataset_identity(cfg)["content"] in ("absent", "published")
+    with pytest.raises(UserError, match="dataset.root=~nobody_of_this_name/data: "):
+        check_dataset(cfg)

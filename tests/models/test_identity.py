@@ -47,3 +47,7 @@ def test_import_is_light():
         "sys.exit(any(m in sys.modules for m in ('torch', 'timm', 'torchvision', 'safetensors')))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_file_of_an_unknown_user_is_absent():
+    assert weights_identity(config("~nobody_of_this_name/model.safetensors")) == "absent"

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -13,6 +12,7 @@ from wasi.config.rank_options import method_as_read, rank_options_read
 from wasi.config.relevance import SECTIONS, in_one_form, relevant
 from wasi.data.catalogue import dataset_identity
 from wasi.models.identity import weights_identity
+from wasi.paths import expanded
 
 SCHEMA_VERSION = 1
 
@@ -71,5 +71,5 @@ def _digest(ingredients: Any) -> str:
 
 
 def _file_digest(path: str) -> str:
-    file = Path(path).expanduser()
+    file = expanded(path)
     return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "absent"

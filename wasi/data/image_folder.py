@@ -17,6 +17,7 @@ from wasi.data.root import looking_below_root, root_of
 from wasi.data.sizes import Available, check_held_out, held_out
 from wasi.data.spec import Images, InputSpec, Splits
 from wasi.errors import UserError, first_line
+from wasi.paths import expanded
 
 # A file with one of these extensions must be readable, else the run is refused; all other files are ignored.
 EXTENSIONS = {
@@ -56,7 +57,7 @@ def available(cfg_dataset) -> Available:
 
 def identity(cfg_dataset):
     """Return number, total bytes and a digest of the (relative path, size) of all images, or "absent"."""
-    root = Path(str(cfg_dataset["root"])).expanduser()
+    root = expanded(str(cfg_dataset["root"]))
     digest, count, total = hashlib.sha256(), 0, 0
     for classes in _class_folders_by_part(root).values():
         for folder in classes.values():

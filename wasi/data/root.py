@@ -11,6 +11,7 @@ from pathlib import Path
 
 from wasi.errors import UserError
 from wasi.file_lock import file_lock
+from wasi.paths import expanded
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ def root_of(cfg_dataset) -> Path:
     root = cfg_dataset["root"]
     if root is None:
         raise UserError("dataset.root", "null", f"a folder for dataset={cfg_dataset['name']}")
-    return Path(str(root)).expanduser()
+    return expanded(str(root))
 
 
 @contextmanager

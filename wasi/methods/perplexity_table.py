@@ -3,9 +3,9 @@
 import json
 from dataclasses import dataclass
 from math import inf
-from pathlib import Path
 
 from wasi.errors import UserError
+from wasi.paths import expanded
 
 OPTION = "rank.perplexity_table"
 
@@ -46,7 +46,7 @@ def read_tables(path: str) -> tuple[list[LayerTable], str]:
         UserError: the file cannot be read, or is no `perplexity.json`.
     """
     try:
-        content = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        content = json.loads(expanded(path).read_text(encoding="utf-8"))
         return [_layer(layer) for layer in content["layers"]], str(content["batch_mode"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(OPTION, path, f"the perplexity.json of an earlier run ({type(error).__name__})") from error

@@ -7,6 +7,7 @@ from typing import Any
 from wasi import file_names
 from wasi.errors import UserError
 from wasi.models.header import METADATA_KEY, ModelHeader
+from wasi.paths import expanded
 
 KEYWORDS = ("pretrained", "random", "surrogate")
 ALLOWED = " | ".join(KEYWORDS) + " | the path of a .safetensors file or of a finished run's folder"
@@ -16,7 +17,7 @@ _ALLOWED_RUN = f"the folder of a finished run, or its {file_names.MODEL}"
 
 def weights_path(source: str | Path) -> Path:
     """Return `source` as a path or, if it is a run's folder, the path of the model's file in it."""
-    path = Path(source).expanduser()
+    path = expanded(source)
     is_folder = os.path.isdir(path)  # `Path.is_dir` raises where a folder above is closed
     return path / file_names.MODEL if is_folder else path
 
@@ -78,7 +79,7 @@ def _opened(source: str | Path, option: str, allowed: str) -> Any:
 
     file = weights_path(source)
     if not os.path.isfile(file):
-        missing = f"it has no {file_names.MODEL}" if file != Path(source).expanduser() else "there is no such file"
+        missing = f"it has no {file_names.MODEL}" if file != expanded(source) else "there is no such file"
         raise UserError(option, source, f"{allowed}; {_refusal(file) or missing}")
     try:
         return safe_open(file, framework="np")  # checks the header, and the file's size against it
