@@ -24,12 +24,11 @@ from wasi.data import image_folder
 from wasi.data.catalogue import check_dataset, dataset_identity
 from wasi.errors import UserError, one_line
 from wasi.models.header import ModelHeader
-from wasi.models.weights_file import RUN, run_header, weights_path
-from wasi.paths import expanded
+from wasi.models.weights_file import RUN, run_header
 from wasi.runs.command import run_cli
 from wasi.runs.folder import path_of
 from wasi.runs.inputs import check_counts
-from wasi.runs.result import read_result
+from wasi.runs.training_data import config_of, data_of, is_own_folder
 
 if TYPE_CHECKING:
     from wasi.data.spec import Images
@@ -60,18 +59,18 @@ def configuration(run: Path, header: ModelHeader, overrides: Sequence[str]) -> D
         UserError: an override is not allowed or would divide the run's own folder anew, nothing names a data set, or
             the image size is not the model's.
     """
-    before = _config_of(run)
+    before = config_of(run)
     own = not any(word.startswith("dataset=") for word in overrides)
     if own and not (isinstance(before.get("dataset"), dict) and "name" in before["dataset"]):
         raise UserError(RUN, run, "a folder with the run's result.json, or dataset=NAME beside the model")
     words = [f"dataset={before['dataset']['name']}", *overrides] if own else overrides
     cfg = _composed(words)
     given = {word.partition("=")[0] for word in overrides}
-    if own or _trained_on(run, cfg.dataset):  # with another split, images of the training could be in the test part
+    if own or is_own_folder(run, cfg.dataset):  # with another split, images of the training could be in the test part
         _fill(cfg.dataset, before["dataset"], given, "dataset.")
     _fill(cfg, {key: before[key] for key in ("seed",) if key in before}, given)
-    if _trained_on(run, cfg.dataset):
-        _refuse_another_division(cfg, before, given, _data_of(run))
+    if is_own_folder(run, cfg.dataset):
+        _refuse_another_division(cfg, before, given, data_of(run))
     validate(cfg)
     check_counts(cfg)
     size = cfg.dataset.image_size
@@ -116,30 +115,7 @@ def takes_all(run: Path, cfg: DictConfig, overrides: Sequence[str]) -> bool:
     """
     if cfg.dataset.name != "image_folder" or any(word.startswith(_DIVIDING) for word in overrides):
         return False
-    return image_folder.is_undivided(cfg.dataset) and not _trained_on(run, cfg.dataset)
-
-
-def _trained_on(run: Path, cfg_dataset: DictConfig) -> bool:
-    """Return whether this is the image folder that the run was trained on, even if it has been moved."""
-    data = _config_of(run).get("dataset")
-    if not isinstance(data, dict) or not data.get("name") == cfg_dataset.name == "image_folder":
-        return False
-    before, now = (expanded(str(root)).resolve() for root in (data.get("root"), cfg_dataset.root))
-    if before == now:
-        return True
-    known = _data_of(run)
-    return known not in (None, "absent") and dataset_identity(cfg_dataset)["content"] == known
-
-
-def _data_of(run: Path) -> Any:
-    """Return what identifies the images that the run had; None for a model without a result beside it."""
-    return select(read_result(weights_path(run).parent) or {}, "provenance.data")
-
-
-def _config_of(run: Path) -> dict[str, Any]:
-    """Return the run's configuration; empty for a model without a result beside it."""
-    found = (read_result(weights_path(run).parent) or {}).get("config")
-    return found if isinstance(found, dict) else {}
+    return image_folder.is_undivided(cfg.dataset) and not is_own_folder(run, cfg.dataset)
 
 
 def evaluate_run(run: Path, cfg: DictConfig, whole: bool) -> tuple[str, dict[str, float]]:

@@ -15,6 +15,7 @@ from wasi.methods.perplexity_table import read_tables
 from wasi.models.input_spec import check_architecture, check_image_size
 from wasi.models.weights_file import KEYWORDS, saved_header, tensor_shapes
 from wasi.runs.launching import runs_on_this_machine
+from wasi.runs.training_data import parts_seen
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +96,11 @@ def _check_batch_fits(size: int, count: int, number_size: int, share: int) -> No
 def _check_weights_file(cfg: DictConfig) -> None:
     shapes, header = tensor_shapes(cfg.model.weights), saved_header(cfg.model.weights)
     check_architecture(cfg.model, header)
+    if header is not None and (parts := parts_seen(cfg.model.weights, cfg)):
+        log.warning(
+            "model.weights=%s: that run divided the same data otherwise, so that images held out here may have trained "
+            "it; accuracies on them (%s) may be too high", cfg.model.weights, ", ".join(parts),
+        )  # fmt: skip
     if header is None or cfg.method.scope in ("all", header.scope) or not any(k.endswith(".L") for k in shapes):
         return
     log.warning(
