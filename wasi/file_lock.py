@@ -2,8 +2,8 @@
 
 import errno
 import fcntl
-import os
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from filelock import BaseFileLock, FileLock, SoftFileLock
 
@@ -21,14 +21,10 @@ def file_lock(path: Path, timeout: float = -1) -> BaseFileLock:
 
 
 def _has_locks(folder: Path) -> bool:
+    """Try a lock on a file without a name; one on a folder may be granted where those on files are not."""
     try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # may not be read; whether a file in it may be opened is for `acquire` to find out
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as error:
+        with TemporaryFile(dir=folder) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:  # another than ENOSYS is for `acquire` to meet, as in a folder that cannot be written into
         return error.errno != errno.ENOSYS
-    finally:
-        os.close(descriptor)
     return True
