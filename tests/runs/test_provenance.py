@@ -1,6 +1,7 @@
 """A result says which code made it, where and when."""
 
 import json
+import os
 import subprocess
 import sys
 from datetime import datetime
@@ -52,8 +53,11 @@ def test_a_dirty_checkout_is_told_from_a_clean_one(tmp_path, monkeypatch):
         subprocess.run([*git, *command], check=True)
     monkeypatch.setattr(module, "_root", lambda: tmp_path)
     (tmp_path / "multirun" / ".gitkeep").unlink()  # `rm -rf multirun` clears away results
+    os.utime(tmp_path / "file", (1, 1))  # for which `git status` would lock and write the index
+    index = (tmp_path / ".git" / "index").read_bytes()
     module.code_version.cache_clear()
     assert module.code_version()["git_dirty"] is False
+    assert (tmp_path / ".git" / "index").read_bytes() == index
     (tmp_path / "file").write_text("two")
     assert module.code_version()["git_dirty"] is False  # what this process has loaded
     module.code_version.cache_clear()

@@ -123,7 +123,8 @@ def _root() -> Path:
 
 
 def _git(*arguments: str) -> str | None:
-    command = ["git", "-C", str(_root()), *arguments]
+    # `git status` would lock the index to refresh it: a commit made meanwhile fails, and a kill leaves the lock behind.
+    command = ["git", "--no-optional-locks", "-C", str(_root()), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
