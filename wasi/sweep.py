@@ -175,7 +175,9 @@ def failed_jobs(
     for path in sorted(sweep.glob(f"*/{file_name}")):
         result = read_json(path)
         known = before.get(str(path.relative_to(sweep)))
-        if result is None or result.get("status") == "completed" or known == version(path):
+        if result is None or not {"status", "error"} <= result.keys():  # a file of that name that is no job's
+            continue
+        if result["status"] == "completed" or known == version(path):
             continue
         if result["status"] == "diverged" and path.parent.name in tried:
             continue

@@ -35,6 +35,8 @@ def test_this_invocation_s_failures(tmp_path):
     for folder in (again, failed, diverged):
         os.utime(folder / "result.json", (0, 0))  # the machine's clock was set back
     (tmp_path / "no_result").mkdir()
+    (tmp_path / "notes").mkdir()
+    write_json(tmp_path / "notes" / "result.json", {"mine": 1})
     found = {path: result["error"] for path, result in failed_jobs(tmp_path, before).items()}
     assert found == {again: "as before", failed: "train.epochs=0", diverged: "loss"}
 
