@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.models.saving import NAMES, SPEC, logits, serve
 from tests.small import CLASSES, MODELS, batch, build
 from tests.small import method as make
 from wasi.config.fingerprint import fingerprint
@@ -12,7 +13,9 @@ from wasi.measure.accounting import paper_accounting
 from wasi.measure.flops import inference_flops
 from wasi.methods.describe import describe_layers
 from wasi.methods.scope import scope_linears
+from wasi.models.header import ModelHeader
 from wasi.models.modes import eval_mode
+from wasi.models.saved import open_model, save_model
 from wasi.models.structure import head_module, linear_sites
 from wasi.training.step import TrainStep
 
@@ -177,3 +180,23 @@ def test_the_number_of_calibration_batches_counts_for_the_types_that_use_them(ki
     words = ["method=peft", f"method.type={kind}"]
     one, four = (fingerprint(compose_config(*words, *more)) for more in ([], ["rank.calibration_batches=4"]))
     assert (one != four) == (kind in _STARTS)
+
+
+@pytest.mark.parametrize("kind", _TYPES)
+def test_a_files_model_computes_what_the_trained_one_does(kind, tmp_path, monkeypatch):
+    """With biases that are not zero, as those of pretrained weights."""
+    serve(monkeypatch, "timm_vit")
+    model = build("timm_vit")
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.5)
+    model = peft(kind).apply(model, [batch()])
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in (p for p in model.parameters() if p.requires_grad):
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    header = ModelHeader("timm", "timm_vit", "peft", "all", NAMES, SPEC, tuple(describe_layers(model, "all")))
+    save_model(tmp_path / "model.safetensors", model, header)
+    opened, _ = open_model(tmp_path)
+    images = batch(3)[0]
+    torch.testing.assert_close(logits(opened, images), logits(model, images), rtol=1e-4, atol=1e-5)

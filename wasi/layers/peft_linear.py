@@ -28,8 +28,9 @@ class PeftLinear(LowRankLayer):
         self.layer, self._rank = layer, rank
 
     @property
-    def bias(self) -> nn.Parameter | None:
-        return self.layer.get_base_layer().bias
+    def bias(self) -> Tensor | None:
+        """The bias with the adapter merged; IA3 scales the bias, too."""
+        return self.merged().bias
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x.flatten(0, -2)).unflatten(0, x.shape[:-1])  # some tuners accept only 2-D inputs
