@@ -182,6 +182,16 @@ def test_the_number_of_calibration_batches_counts_for_the_types_that_use_them(ki
     assert (one != four) == (kind in _STARTS)
 
 
+@pytest.mark.parametrize("kind", ["oft", "boft"])
+def test_a_block_size_that_does_not_divide_every_width_is_refused(kind):
+    model = build("timm_vit")
+    for block in model.blocks:
+        block.mlp.fc1, block.mlp.fc2 = torch.nn.Linear(32, 4), torch.nn.Linear(4, 32)
+    message = r"^method\.block_size=8: allowed is a divisor of every width in scope; blocks\.0\.mlp\.fc2 has 4 inputs"
+    with pytest.raises(UserError, match=message):
+        peft(kind, "mlp", block_size=None).apply(model, [batch()])
+
+
 @pytest.mark.parametrize("kind", _TYPES)
 def test_a_files_model_computes_what_the_trained_one_does(kind, tmp_path, monkeypatch):
     """With biases that are not zero, as those of pretrained weights."""

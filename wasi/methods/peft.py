@@ -1,5 +1,6 @@
 """Adapters of Hugging Face's peft (https://github.com/huggingface/peft) on the linear layers of `scope`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -115,6 +116,8 @@ class Peft(Method):
         for option in ("lora_rank", "init_rank"):
             if option in _TYPES[self.type][1]:
                 check_adapter_rank(self._of_type(option), linears, option)
+        if "block_size" in _TYPES[self.type][1]:
+            _check_block_size(self._of_type("block_size"), linears)
         weights = {id(linear.weight) for linear in linears.values()}
         images = islice(calibration, self.calibration_batches) if self.type in _STARTS else ()
         device = next(model.parameters()).device
@@ -182,6 +185,14 @@ class Peft(Method):
             module, config = _STARTS[self.type]
             given[f"{self.type}_config"] = getattr(optional(module, "method.type", self.type), config)()
         return getattr(self._peft, kind)(target_modules=targets, **fixed, **given)
+
+
+def _check_block_size(size: int, linears: Mapping[str, nn.Linear]) -> None:
+    """Raise UserError for a size that does not divide the width of every layer: BOFT fails, and OFT takes another."""
+    for name, linear in linears.items():
+        if linear.in_features % size:
+            allowed = f"a divisor of every width in scope; {name} has {linear.in_features} inputs"
+            raise UserError("method.block_size", size, allowed)
 
 
 def _observe_for_corda(model: nn.Module, config: Any, images: list[Tensor]) -> None:
