@@ -210,3 +210,14 @@ def test_a_files_model_computes_what_the_trained_one_does(kind, tmp_path, monkey
     opened, _ = open_model(tmp_path)
     images = batch(3)[0]
     torch.testing.assert_close(logits(opened, images), logits(model, images), rtol=1e-4, atol=1e-5)
+
+
+def test_eva_takes_class_attention_or_is_refused_where_its_components_do_not_converge():
+    """Class attention has one query an image: with fewer images than components, peft would go on for ever."""
+    from timm.models.cait import Cait
+
+    options = {"embed_dim": 32, "depth": 2, "depth_token_only": 2, "num_heads": 4, "num_classes": CLASSES}
+    model = peft("eva").apply(Cait(16, 4, **options), [batch(8)])
+    assert isinstance(model.blocks_token_only[1].attn.q, PeftLinear)
+    with pytest.raises(UserError, match="^method.type=eva: allowed is another type, .* did not converge"):
+        peft("eva").apply(Cait(16, 4, **options), [batch(3)])

@@ -1,8 +1,8 @@
 """Adapters of Hugging Face's peft (https://github.com/huggingface/peft) on the linear layers of `scope`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 import torch
@@ -41,6 +41,7 @@ _TYPES: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
 }
 # Types that are initialised from calibration data -> module and class of their options in peft.
 _STARTS = {"eva": ("peft", "EvaConfig"), "corda": ("peft.tuners.lora.config", "CordaConfig")}
+_MOST_PASSES = 100  # of EVA over a calibration batch; it usually takes a few
 # Options that only some types have.
 _OF_SOME = ("lora_rank", "lora_alpha", "block_size", "init_rank", "tinit", "tfinal", "orth_reg_weight")
 
@@ -167,9 +168,9 @@ class Peft(Method):
             self._peft.initialize_lora_eva_weights(
                 tuned,
                 images,
-                forward_fn=lambda whole, batch: whole(batch),
+                forward_fn=_limited_forward(),
                 prepare_model_inputs_fn=None,
-                prepare_layer_inputs_fn=lambda args, *_: args[0].flatten(0, -2),
+                prepare_layer_inputs_fn=lambda args, *_: args[0].flatten(0, -2).contiguous(),  # peft takes a view of it
                 show_progress_bar=False,
             )
 
@@ -185,6 +186,25 @@ class Peft(Method):
             module, config = _STARTS[self.type]
             given[f"{self.type}_config"] = getattr(optional(module, "method.type", self.type), config)()
         return getattr(self._peft, kind)(target_modules=targets, **fixed, **given)
+
+
+def _limited_forward() -> Callable[[nn.Module, Tensor], Tensor]:
+    """Return a forward pass for EVA, which repeats its batches until the principal components of all inputs converge.
+
+    They may never do where a layer has fewer inputs than components, or nearly equal ones, as in class attention.
+
+    Raises:
+        UserError: by the returned function, when it has been called `_MOST_PASSES` times.
+    """
+    passes = count()
+
+    def run(model: nn.Module, images: Tensor) -> Tensor:
+        if next(passes) >= _MOST_PASSES:
+            fault = f"principal components of its inputs did not converge in {_MOST_PASSES} batches"
+            raise UserError("method.type", "eva", f"another type, such as pissa, for this model; {fault}")
+        return model(images)
+
+    return run
 
 
 def _check_block_size(size: int, linears: Mapping[str, nn.Linear]) -> None:
