@@ -38,6 +38,12 @@ def test_digits(tmp_path, changes, expected):
     assert parts_seen(_run(tmp_path / "run", _config("digits")), _config("digits", **changes)) == expected
 
 
+def test_the_share_to_hold_out_counts_where_no_size_is_given(tmp_path):
+    run = _run(tmp_path / "run", _config("digits", val_size=100))
+    assert parts_seen(run, _config("digits", val_size=100, val_fraction=0.2)) == []
+    assert parts_seen(run, _config("digits", val_size=200)) == parts_seen(run, _config("digits")) == ["val"]
+
+
 def test_a_run_that_was_validated_on_test_images_has_trained_on_all_others(tmp_path):
     run = _run(tmp_path / "run", _config("flowers102", val_source="test"))
     assert parts_seen(run, _config("flowers102")) == ["val"]

@@ -1,5 +1,6 @@
 """The images that a run's model was trained on, as far as the result beside the model tells."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +46,19 @@ def parts_seen(run: str | Path, cfg: DictConfig) -> list[str]:
     name, is_folder = cfg.dataset.name, cfg.dataset.name == "image_folder"
     if select(before, "dataset.name") != name or (is_folder and not is_own_folder(run, cfg.dataset)):
         return []
-    options = ("seed", *(f"dataset.{option}" for option in ("val_size", "test_size", "val_fraction", "val_source")))
-    changed = {option for option in options if select(before, option) != select(cfg, option)}
+    changed = {option for option in ("seed", "dataset.val_source") if select(before, option) != select(cfg, option)}
+    changed |= {part for part in ("val", "test") if _size(before, part) != _size(cfg, part)}
     if is_folder and data_of(run) != dataset_identity(cfg.dataset)["content"]:
         changed.add("images")
     cut = kind_of(cfg.dataset).cut_parts(cfg.dataset)
-    seen = []
-    if "test" in cut and changed & {"images", "dataset.test_size", "dataset.val_fraction"}:
-        seen.append("test")
-    dividing = {"images", "seed", "dataset.val_size", "dataset.val_fraction"} if "val" in cut else set()
+    seen = ["test"] if "test" in cut and changed & {"images", "test"} else []
+    dividing = {"images", "seed", "val"} if "val" in cut else set()
     if cfg.dataset.val_source != "test" and (seen or changed & {*dividing, "dataset.val_source"}):
         seen.append("val")
     return seen
+
+
+def _size(config: Mapping[str, Any], part: str) -> tuple[Any, Any]:
+    """Return the size of "val" or "test" that a configuration asks for, and the share that decides where it is null."""
+    size = select(config, f"dataset.{part}_size")
+    return size, select(config, "dataset.val_fraction") if size is None else None
