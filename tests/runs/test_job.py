@@ -12,7 +12,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from wasi.config.fingerprint import fingerprint
+from wasi.data.spec import InputSpec
 from wasi.errors import Diverged, Interrupted, UserError
+from wasi.models.header import METADATA_KEY, ModelHeader
 from wasi.runs import inputs, lock, log_file
 from wasi.runs import job as module
 from wasi.runs import record as record_module
@@ -20,7 +22,7 @@ from wasi.runs.ending import Ending
 from wasi.runs.job import perform, run_job
 from wasi.runs.lock import folder_lock
 from wasi.runs.log_file import FILE_ONLY, LogFile
-from wasi.runs.result import read_result
+from wasi.runs.result import read_result, write_json
 from wasi.signals import interruptible
 from wasi.tracking import Tracker
 
@@ -206,6 +208,36 @@ def test_a_step_takes_several_times_its_images(options, fits, compose_config, mo
         return inputs.check_inputs(cfg)
     with pytest.raises(UserError, match=r"^dataset.image_size=1400: allowed is a size at which a batch of "):
         inputs.check_inputs(cfg)
+
+
+def _model_of_a_run(folder, dataset):
+    """Write what another run leaves in its folder: its model, and a result that names its data."""
+    folder.mkdir()
+    spec = InputSpec(28, (0.5,) * 3, (0.5,) * 3, "bilinear")
+    header = ModelHeader("wasi", "vit_micro", "vanilla", "mlp", ("a", "b"), spec, ())
+    save_file({"w": torch.ones(1)}, folder / "model.safetensors", {METADATA_KEY: header.to_json()})
+    write_json(folder / "result.json", {"config": {"seed": 0, "dataset": dataset}})
+    return f"model.weights={folder}"
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_run_warns_where_held_out_images_may_have_trained_its_model_and_no_benchmark_does(
+    seed, tmp_path, compose_config, caplog
+):
+    digits = dict(compose_config("dataset=digits").dataset)
+    cfg = compose_config(_model_of_a_run(tmp_path / "before", digits), f"seed={seed}")
+    inputs.check_inputs(cfg)
+    assert "may be too high" not in caplog.text
+    assert perform(cfg, tmp_path, trains).exit_code == 0
+    assert ("accuracies on them (val) may be too high" in caplog.text) == (seed == 1)
+
+
+def test_photos_of_the_model_s_run_that_are_gone_are_told_as_without_it(tmp_path, compose_config):
+    words = ["dataset=image_folder", f"dataset.root={tmp_path / 'gone'}"]
+    photos = dict(compose_config(*words).dataset)
+    words.append(_model_of_a_run(tmp_path / "before", photos))
+    assert perform(compose_config(*words), tmp_path, never).exit_code == 2
+    assert f"there is no folder {tmp_path / 'gone'}" in read_result(tmp_path)["error"]
 
 
 def test_a_result_of_other_code_is_used_with_a_warning(tmp_path, cfg, monkeypatch, caplog):

@@ -40,6 +40,19 @@ def check_inputs(cfg: DictConfig) -> None:
     check_dataset(cfg.dataset)
 
 
+def warn_of_images_seen(cfg: DictConfig) -> None:
+    """Log a warning if images that are held out may have trained the run whose model `model.weights` names.
+
+    To be called after `check_inputs`, which refuses data that are not there.
+    """
+    weights = cfg.model.weights
+    if saved_header(weights) is not None and (parts := parts_seen(weights, cfg)):
+        log.warning(
+            "model.weights=%s: that run divided the same data otherwise, so that images held out here may have trained "
+            "it; accuracies on them (%s) may be too high", weights, ", ".join(parts),
+        )  # fmt: skip
+
+
 def check_files(job: DictConfig) -> None:
     """Raise `UserError` for weights or images that are not there, as the job would if it ran; of a sweep, before any.
 
@@ -96,11 +109,6 @@ def _check_batch_fits(size: int, count: int, number_size: int, share: int) -> No
 def _check_weights_file(cfg: DictConfig) -> None:
     shapes, header = tensor_shapes(cfg.model.weights), saved_header(cfg.model.weights)
     check_architecture(cfg.model, header)
-    if header is not None and (parts := parts_seen(cfg.model.weights, cfg)):
-        log.warning(
-            "model.weights=%s: that run divided the same data otherwise, so that images held out here may have trained "
-            "it; accuracies on them (%s) may be too high", cfg.model.weights, ", ".join(parts),
-        )  # fmt: skip
     if header is None or cfg.method.scope in ("all", header.scope) or not any(k.endswith(".L") for k in shapes):
         return
     log.warning(

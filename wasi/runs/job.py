@@ -31,7 +31,7 @@ from wasi.paths import shown
 from wasi.runs.command import continue_with
 from wasi.runs.ending import Ending, end_job, ending_of, print_error, tell
 from wasi.runs.fail_fast import enough_failures
-from wasi.runs.inputs import check_inputs
+from wasi.runs.inputs import check_inputs, warn_of_images_seen
 from wasi.runs.job_slots import acquire_job_slot
 from wasi.runs.lock import folder_lock
 from wasi.runs.log_file import refused_log_file
@@ -178,6 +178,7 @@ def perform(cfg: DictConfig, folder: Path, body: Body) -> Ending:
                 return _skip(record, cfg.train.monitor)
             log.info("already completed, measured now: %s", shown(folder))
         check_inputs(cfg)
+        warn_of_images_seen(cfg)
         if not run.only_measure:
             _start_afresh_or_resume(record, cfg.train.rerun)
             record.begin()
