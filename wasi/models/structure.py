@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from wasi.errors import UserError
 from wasi.layers.base import LowRankLayer
@@ -155,6 +156,11 @@ def _what_is_there(model: nn.Module, sites: list[LinearSite]) -> str:
         kind = "transformer blocks that hold an attention of linear layers"
         return f"available only for models with {kind}, and {type(model).__name__} has none"
     return "a scope with linear layers; here " + ", ".join(sorted({site.role for site in sites}))
+
+
+def batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    """Return the model's batch norms of any kind, in its order."""
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 
 def first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d] | None:

@@ -5,10 +5,9 @@ from contextlib import contextmanager, nullcontext
 from functools import wraps
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from wasi.models.structure import find_blocks
+from wasi.models.structure import batch_norms, find_blocks
 
 
 def checkpoint_blocks(model: nn.Module) -> None:
@@ -31,8 +30,7 @@ def _checkpointed(block: nn.Module, forward):
 @contextmanager
 def _repetition(block: nn.Module) -> Iterator[None]:
     """Inside, batch norms do not update running statistics: the first forward pass on this batch has done so."""
-    norms = (norm for norm in block.modules() if isinstance(norm, _BatchNorm) and norm.track_running_stats)
-    seen = ((norm, norm.num_batches_tracked) for norm in norms)
+    seen = ((norm, norm.num_batches_tracked) for norm in batch_norms(block) if norm.track_running_stats)
     before = [(norm, norm.momentum, count, count.clone()) for norm, count in seen if count is not None]
     for norm, *_ in before:
         norm.momentum = 0.0

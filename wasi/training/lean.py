@@ -28,7 +28,7 @@ from wasi.data.transfer import to_device
 from wasi.errors import UserError
 from wasi.layers.factored import FactoredLinear
 from wasi.layers.skipped_output import GraphOnlyRepetition, convolution_graph
-from wasi.models.structure import find_blocks, first_convolution, linear_sites
+from wasi.models.structure import batch_norms, find_blocks, first_convolution, linear_sites
 from wasi.training.chunked_checkpoint import ChunkedCheckpoint, Repeated
 from wasi.training.compile import is_compiled
 from wasi.training.segments import segments
@@ -329,5 +329,5 @@ def _other_activations(x: Tensor, arguments: Iterable[object]) -> bool:
 
 def _refuse_what_chunks_would_change(model: nn.Module) -> None:
     blocks = find_blocks(model).values()
-    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for block in blocks for m in block.modules()):
+    if any(batch_norms(block) for block in blocks):
         raise UserError("train.memory", "lean", "plain for a model whose blocks have batch norms")

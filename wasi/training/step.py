@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from wasi.data.transfer import to_device
 from wasi.errors import Diverged, UserError
+from wasi.models.structure import batch_norms
 from wasi.training import parallel
 from wasi.training.subspace_iteration import SubspaceIteration
 from wasi.training.swan import Swan
@@ -72,7 +73,7 @@ class TrainStep:
         self.device = next(model.parameters()).device
         self.in_backward: dict[Tensor, RemovableHandle] = {}  # parameter -> the hook that steps on it
         self._completed: list[Tensor] = []  # norms of the gradients of steps that were taken in the backward pass
-        if parallel.is_parallel() and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
+        if parallel.is_parallel() and batch_norms(model):
             allowed = "1 for a model with batch norms, which take the statistics of the whole batch"
             raise UserError("WORLD_SIZE", parallel.world_size(), allowed)
         if step_in_backward:
