@@ -46,7 +46,10 @@ def folder_lock(folder: Path, patience: float = _PATIENCE) -> Iterator[bool]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Return whether another process has the folder. Creates no file; a lock that may not be opened counts as held."""
+    """Return whether another process has the folder. Leaves no file behind.
+
+    A lock that may not be opened counts as held.
+    """
     lock = folder / file_names.LOCK
     if not lock.is_file():
         return False
