@@ -68,3 +68,5 @@ def test_a_folder_that_has_grown_is_divided_otherwise(tmp_path):
     assert parts_seen(run, _config("image_folder", root=str(tmp_path / "others"))) == []
     add(tmp_path / "photos", 21)
     assert parts_seen(run, cfg) == ["test", "val"]
+    write_json(run / "result.json", {"config": OmegaConf.to_container(cfg)})
+    assert parts_seen(run, cfg) == []  # as in evaluation, where a result does not tell the images

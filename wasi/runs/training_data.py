@@ -48,7 +48,7 @@ def parts_seen(run: str | Path, cfg: DictConfig) -> list[str]:
         return []
     changed = {option for option in ("seed", "dataset.val_source") if select(before, option) != select(cfg, option)}
     changed |= {part for part in ("val", "test") if _size(before, part) != _size(cfg, part)}
-    if is_folder and data_of(run) != dataset_identity(cfg.dataset)["content"]:
+    if is_folder and data_of(run) not in (None, dataset_identity(cfg.dataset)["content"]):
         changed.add("images")
     cut = kind_of(cfg.dataset).cut_parts(cfg.dataset)
     seen = ["test"] if "test" in cut and changed & {"images", "test"} else []
